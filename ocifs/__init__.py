@@ -1,0 +1,35 @@
+"""Mount OCI images lazily, or read them without a mount.
+
+with ocifs.open_image("./debian:latest") as image:
+image.rootfs.open("/etc/os-release").read()
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ocifs.errors import OcifsError as OcifsError
+    from ocifs.image.opening import Image as Image
+    from ocifs.image.opening import Options as Options
+    from ocifs.image.opening import open_image as open_image
+    from ocifs.store import Store as Store
+
+__version__ = "0.1.0"
+
+__all__ = ["Image", "OcifsError", "Options", "Store", "__version__", "open_image"]
+
+_HOMES = {
+    "Image": "ocifs.image.opening",
+    "OcifsError": "ocifs.errors",
+    "Options": "ocifs.image.opening",
+    "Store": "ocifs.store",
+    "open_image": "ocifs.image.opening",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for: each command, and the daemon, loads only its own part of the package."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ocifs' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,61 @@
+"""What can go wrong, told by what the user can do about it.
+
+Every error that ocifs raises on purpose is an `OcifsError`. Its text is one line that names the blob, entry or
+option at fault and, where there is one, the way out; it never holds a control character taken from an image.
+The command line turns the class into an exit code (`exit_code`); nothing else is derived from the class.
+"""
+
+import os
+
+
+def printable(name: bytes) -> str:
+    """Return `name` for a message: UTF-8 where it is, and no control characters (terminal injection)."""
+    text = name.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_path(path: str) -> str:
+    """Return a path or another argument of the user's for a message."""
+    return printable(os.fsencode(path))
+
+
+class OcifsError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class NotFoundError(OcifsError, LookupError):
+    """A reference, tag, platform, blob or path that is not there: name another."""
+
+    exit_code = 3
+
+
+class InvalidImageError(OcifsError, ValueError):
+    """Bytes that are not what they claim to be: fetch or build the image again."""
+
+    exit_code = 4
+
+
+class UnsupportedError(OcifsError):
+    """A well-formed thing that ocifs does not handle: convert the image."""
+
+    exit_code = 5
+
+
+class LimitError(OcifsError):
+    """A bound that protects memory or disk was reached: raise the limit if the image is trusted."""
+
+    exit_code = 6
+
+
+class MountError(OcifsError):
+    """The mountpoint, `/dev/fuse` or fusermount3 does not allow the mount."""
+
+    exit_code = 7
+
+
+class StoreError(OcifsError):
+    """The cache directory cannot be used: name another with `--cache-dir`."""
+
+    exit_code = 8

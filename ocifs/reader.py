@@ -1,0 +1,64 @@
+"""Random access to bytes: the one joint between the floors.
+
+A compressed blob, a member of an archive and a decompressed layer all satisfy `ReaderAt`. It knows nothing of
+what the bytes mean. Readers are safe to use from several threads at once.
+"""
+
+import os
+from typing import Protocol, runtime_checkable
+
+
+class ReaderAt(Protocol):
+    """Bytes that can be read at any place."""
+
+    size: int
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Return up to `size` bytes at `offset`: all of them unless the end comes first."""
+        ...
+
+
+class BytesReader:
+    """Bytes in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.size = len(data)
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Return up to `size` bytes at `offset`."""
+        return self.data[offset : offset + size]
+
+
+@runtime_checkable
+class FileSection(ReaderAt, Protocol):
+    """Bytes that lie, whole and in order, in an open file: another process can be given that."""
+
+    fd: int
+    offset: int
+
+
+class FileReader:
+    """`size` bytes of an open regular file from `offset` on. The descriptor stays its owner's, who closes it."""
+
+    def __init__(self, fd: int, offset: int = 0, size: int | None = None) -> None:
+        self.fd = fd
+        self.offset = offset
+        self.size = os.fstat(fd).st_size - offset if size is None else size
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Return up to `size` bytes at `offset`."""
+        missing = min(size, self.size - offset)
+        place = self.offset + offset
+        if missing <= 0:
+            return b""
+        data = os.pread(self.fd, missing, place)
+        if len(data) == missing or not data:
+            return data
+        parts = [data]
+        while data:
+            missing -= len(data)
+            place += len(data)
+            data = os.pread(self.fd, missing, place) if missing else b""
+            parts.append(data)
+        return b"".join(parts)
