@@ -1,0 +1,74 @@
+"""Image configs (image-spec config.md; Docker's are the same but for fields that are ignored here).
+
+Everything but `rootfs` is data for `history`, `inspect` and bundles; nothing in it selects what ocifs does.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from ocifs.spec.digest import DiffID
+from ocifs.spec.document import decode
+from ocifs.spec.platform import Platform
+
+
+class RootFS(msgspec.Struct, frozen=True):
+    """The diff IDs of the layers, the base first."""
+
+    type: Literal["layers"]
+    diff_ids: tuple[DiffID, ...] = ()
+
+
+class ExecutionParameters(msgspec.Struct, frozen=True, rename="pascal"):
+    """How a container of the image is run; every member as written."""
+
+    user: str = ""
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    working_dir: str = ""
+    labels: dict[str, str] = {}
+    exposed_ports: dict[str, Any] = {}
+    """Keyed `PORT[/PROTOCOL]`; the values are empty objects."""
+    volumes: dict[str, Any] = {}
+    """Keyed by path; the values are empty objects."""
+    stop_signal: str = ""
+
+
+class History(msgspec.Struct, frozen=True):
+    """One step of the build."""
+
+    created: str = ""
+    created_by: str = ""
+    author: str = ""
+    comment: str = ""
+    empty_layer: bool = False
+    """The step made no layer."""
+
+
+class ImageConfig(msgspec.Struct, frozen=True):
+    """The config of an image. Times are RFC 3339 text as written."""
+
+    rootfs: RootFS
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+    created: str = ""
+    author: str = ""
+    config: ExecutionParameters = ExecutionParameters()
+    history: tuple[History, ...] = ()
+
+    @property
+    def platform(self) -> Platform:
+        """What the image was built for."""
+        return Platform(self.os, self.architecture, self.variant)
+
+
+def parse_config(data: bytes, name: str) -> ImageConfig:
+    """Return the image config in `data`; `name` is what errors call it.
+
+    Raises:
+        InvalidImageError: It is malformed.
+        LimitError: It is too large or nested too deeply.
+    """
+    return decode(data, ImageConfig, name)

@@ -1,0 +1,24 @@
+"""Descriptors: a media type, a digest and a size that together name a blob (image-spec descriptor.md)."""
+
+from typing import Annotated
+
+import msgspec
+
+from ocifs.spec.digest import Digest
+from ocifs.spec.platform import Platform
+
+
+class Descriptor(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
+    """What a document says of a blob. `urls` and `annotations` are data: nothing follows them."""
+
+    media_type: str
+    digest: Digest
+    size: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    """Bytes."""
+    urls: tuple[str, ...] = ()
+    annotations: dict[str, str] = {}
+    data: bytes | None = None
+    """The blob itself, unverified."""
+    platform: Platform | None = None
+    artifact_type: str | None = None
+    """Given only when the blob is the manifest of something else than an image."""

@@ -1,0 +1,96 @@
+"""JSON documents of an image, decoded without trust.
+
+Every document passes `parse_json` and then `typed`, so all of them keep the same rules: at most `MAX_SIZE`
+bytes and `MAX_DEPTH` levels, UTF-8 without a byte order mark, no key twice, no NaN, integers only where integers
+belong. A member that is null counts as absent, as Go, in which most of these documents are written and read, has
+it. What the members mean is the business of the modules that call this one.
+"""
+
+import json
+import re
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+
+from ocifs.errors import InvalidImageError, LimitError, printable
+
+MAX_SIZE = 4 << 20
+"""Bytes; also the bound that the distribution spec gives registries for a manifest."""
+MAX_DEPTH = 64
+
+T = TypeVar("T")
+
+# Strings are stepped over whole. Possessive, and happy with a missing end, so the scan is linear on any input.
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+
+
+def shown(text: str, limit: int = 200) -> str:
+    """Return a string of a document for a message: one printable line of bounded length."""
+    cut = text if len(text) <= limit else text[:limit] + "…"
+    return printable(cut.encode("utf-8", "backslashreplace"))
+
+
+def decode(data: bytes, kind: type[T], name: str) -> T:
+    """Return the JSON text `data` as a value of the msgspec type `kind`; `name` is what errors call it.
+
+    Raises:
+        LimitError: It is too large or nested too deeply.
+        InvalidImageError: It is not unambiguous JSON, or a member is missing or of another type.
+    """
+    return typed(parse_json(data, name), kind, name)
+
+
+def parse_json(data: bytes, name: str) -> object:
+    """Return the JSON value in `data`, of dicts, lists and scalars; raises as `decode`."""
+    if len(data) > MAX_SIZE:
+        raise LimitError(f"{name} has {len(data)} bytes; ocifs reads documents of up to {MAX_SIZE}")
+    _check_depth(data, name)
+    try:
+        text = data.decode("utf-8")
+        value: object = json.loads(text, object_pairs_hook=_members, parse_constant=_refuse_constant)
+        if "\\u" in text:  # json lets lone surrogates pass, which nothing could write out again
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except ValueError as error:
+        raise InvalidImageError(f"{name} is not valid JSON: {shown(str(error))}") from error
+    return value
+
+
+def typed(value: object, kind: type[T], name: str) -> T:
+    """Return a value that `parse_json` gave as one of the msgspec type `kind`; raises as `decode`."""
+    try:
+        return msgspec.convert(value, kind, dec_hook=_string_type)
+    except msgspec.ValidationError as error:
+        raise InvalidImageError(f"{name} is malformed: {shown(str(error))}") from error
+
+
+def _check_depth(data: bytes, name: str) -> None:
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(data):
+        if (start := token[0]) in (b"[", b"{"):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise LimitError(f"{name} is nested more than {MAX_DEPTH} levels deep")
+        elif start in (b"]", b"}"):
+            depth -= 1
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members: dict[str, object] = {}
+    for key, value in pairs:
+        if key in members:
+            raise ValueError(f"key '{key}' occurs twice in one object")
+        members[key] = value
+    return {key: value for key, value in members.items() if value is not None}
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _string_type(kind: type[Any], value: object) -> object:
+    """Make a `Digest` and the like, which are strings that check themselves."""
+    if not isinstance(value, str):
+        raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
+    return kind(value)

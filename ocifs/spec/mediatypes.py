@@ -1,0 +1,72 @@
+"""Media types of OCI images and of Docker's schema 2, which differ in name only.
+
+Sources: image-spec media-types.md, and for the `vnd.docker` names Docker's "Image Manifest Version 2, Schema 2".
+A media type is believed; that the bytes agree is for the readers of the bytes to check.
+"""
+
+from typing import Literal, NamedTuple
+
+from ocifs.errors import UnsupportedError
+from ocifs.spec.document import shown
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+OCI_NONDISTRIBUTABLE_LAYER = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+DOCKER_FOREIGN_LAYER = "application/vnd.docker.image.rootfs.foreign.diff.tar"
+
+INDEXES = frozenset({OCI_INDEX, DOCKER_INDEX})
+MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+
+Compression = Literal["tar", "gzip", "zstd"]
+"""How a layer's tar is stored; `tar` is not at all."""
+
+
+class LayerType(NamedTuple):
+    """What the media type of a layer says."""
+
+    compression: Compression
+    nondistributable: bool
+    """The layer may be absent from where the image is; its descriptor's `urls` tell where it is."""
+
+
+def _layer_types() -> dict[str, LayerType]:
+    types: dict[str, LayerType] = {}
+    suffixes: tuple[tuple[Compression, str], ...] = (("tar", ""), ("gzip", "gzip"), ("zstd", "zstd"))
+    for compression, suffix in suffixes:
+        for base, separator in (
+            (OCI_LAYER, "+"),
+            (OCI_NONDISTRIBUTABLE_LAYER, "+"),
+            (DOCKER_LAYER, "."),
+            (DOCKER_FOREIGN_LAYER, "."),
+        ):
+            name = base + separator + suffix if suffix else base
+            types[name] = LayerType(compression, base in (OCI_NONDISTRIBUTABLE_LAYER, DOCKER_FOREIGN_LAYER))
+    return types
+
+
+_LAYER_TYPES = _layer_types()
+
+
+def layer_type(media_type: str, layer: str) -> LayerType:
+    """Return what `media_type` says of a layer; `layer` is what errors call it.
+
+    Raises:
+        UnsupportedError: The layer is encrypted, or nothing that ocifs knows.
+    """
+    known = _LAYER_TYPES.get(media_type)
+    if known is not None:
+        return known
+    if media_type.endswith("+encrypted"):
+        raise UnsupportedError(f"{layer} is encrypted ({shown(media_type)}): decrypt the image first")
+    raise UnsupportedError(
+        f"{layer} has the unsupported media type '{shown(media_type)}': "
+        "ocifs reads tar layers, plain or compressed with gzip or zstd"
+    )

@@ -1,0 +1,88 @@
+import json
+import time
+from contextlib import suppress
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocifs.errors import InvalidImageError, LimitError, OcifsError
+from ocifs.spec.document import MAX_DEPTH, MAX_SIZE, decode, parse_json, shown
+
+
+class Sized(msgspec.Struct, frozen=True):
+    size: int
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (b"", InvalidImageError, "not valid JSON"),
+        (b"{", InvalidImageError, "not valid JSON"),
+        (b"{} {}", InvalidImageError, "Extra data"),
+        (b"\xef\xbb\xbf{}", InvalidImageError, "BOM"),
+        ("{}".encode("utf-16"), InvalidImageError, "not valid JSON"),
+        (b'{"a": "\xff"}', InvalidImageError, "can't decode"),
+        (b'{"a": NaN}', InvalidImageError, "NaN"),
+        (b'{"a": Infinity}', InvalidImageError, "Infinity"),
+        (b'{"a": -Infinity}', InvalidImageError, "-Infinity"),
+        (b'{"a": 1, "a": 1}', InvalidImageError, "'a' occurs twice"),
+        (b'{"a": 1, "\\u0061": null}', InvalidImageError, "'a' occurs twice"),
+        (b'{"x": [{"\\u001b[2J": 1, "\\u001b[2J": 1}]}', InvalidImageError, r"\\x1b\[2J"),
+        (b'{"a": "\\ud800"}', InvalidImageError, "surrogates"),
+        (b'{"a": ' + b"9" * 5000 + b"}", InvalidImageError, "integer"),
+        (b"[" * (MAX_DEPTH + 1), LimitError, "levels deep"),
+        (b"[" * 100_000, LimitError, "levels deep"),
+        (b'{"a":' * 100_000, LimitError, "levels deep"),
+        (b" " * (MAX_SIZE + 1), LimitError, str(MAX_SIZE)),
+    ],
+)
+def test_refused(data: bytes, error: type[OcifsError], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        parse_json(data, "document x")
+    assert str(caught.value).startswith("document x ")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * MAX_DEPTH + b"]" * MAX_DEPTH,
+        b"[" + b"{}," * 1000 + b"{}]",
+        b'["' + b"[" * 1000 + b'"]',
+        b'["\\"' + b"[" * 1000 + b'"]',
+        b'"\\ud83d\\ude00"',
+    ],
+)
+def test_accepted(data: bytes) -> None:
+    assert parse_json(data, "x") == json.loads(data)
+
+
+def test_null_is_absent() -> None:
+    assert parse_json(b'{"a": null, "b": [{"c": null}]}', "x") == {"b": [{}]}
+
+
+@pytest.mark.parametrize("unit", [b'"', b'\\"', b"[]", b'{"a":1},', b'"\\', b"]["])
+def test_hostile_text_is_refused_fast(unit: bytes) -> None:
+    start = time.perf_counter()
+    with pytest.raises(OcifsError):
+        parse_json(unit * (MAX_SIZE // len(unit)), "x")
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("value", ["true", "1.0", "1e3", '"1"', "[]", "null"])
+def test_only_integers_are_integers(value: str) -> None:
+    with pytest.raises(InvalidImageError, match=r"document x is malformed.*size"):
+        decode(f'{{"size": {value}}}'.encode(), Sized, "document x")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_end_in_a_value_or_one_error(data: bytes) -> None:
+    with suppress(OcifsError):
+        decode(data, Sized, "x")
+
+
+def test_shown_is_one_short_line() -> None:
+    assert shown("a\nb\x1b\u202e\ud800") == r"a\nb\x1b\u202e\ud800"
+    assert len(shown("x" * 10_000)) < 300
