@@ -1,0 +1,196 @@
+"""From a tar stream to its entries: the one loop over header blocks.
+
+It decides the order in which headers speak for an entry (GNU long name, pax record, header block) and keeps the
+account of what a layer may cost. What a field means is left to `field`, `pax` and `sparse`.
+"""
+
+from collections.abc import Callable
+from struct import Struct
+
+import msgspec
+
+from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError, printable
+from ocifs.toc import field, pax, sparse
+from ocifs.toc.entry import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
+from ocifs.toc.forward import Forward, read_exactly
+
+_KINDS = {
+    b"0": REGULAR,
+    b"\0": REGULAR,  # v7
+    b"7": REGULAR,  # contiguous
+    b"S": REGULAR,  # GNU sparse
+    b"1": HARDLINK,
+    b"2": SYMLINK,
+    b"3": CHARACTER,
+    b"4": BLOCK,
+    b"5": DIRECTORY,
+    b"6": FIFO,
+}
+_EXTENDED = frozenset((b"x", b"g", b"L", b"K"))
+_DEFAULTS = frozenset((b"mtime", b"uid", b"gid"))
+"""Records that a global pax header may give: those that cannot move or replace an entry."""
+
+# name, mode, uid, gid, size, mtime, (checksum), type, linkname, magic, (names of owner and group), devmajor,
+# devminor, prefix, tail
+_HEADER = Struct("100s8s8s8s12s12s8xc100s8s64x8s8s155s12s")
+_ZERO = bytes(512)
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the headers of one layer may cost."""
+
+    entries: int = 5_000_000
+    extended_header: int = 1 << 20
+    """Bytes of one extended header (pax or GNU long name)."""
+    extended_headers: int = 64 << 20
+    """Bytes of all extended headers together."""
+    xattrs: int = 64 << 10
+    """Bytes of the extended attributes of one entry, names and values."""
+    sparse_pieces: int = 1_000_000
+    """Pieces of all sparse files together."""
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def scan(stream: Forward, *, limits: Limits = DEFAULT_LIMITS, warn: Callable[[str], None]) -> list[Entry]:
+    """Return the entries of a tar stream in their order, up to the end of the archive.
+
+    The archive ends at two zero blocks, or where the stream ends at the border of a header. What follows is left
+    unread; a caller that hashes the stream drains it.
+
+    Raises:
+        InvalidImageError: The stream is not a tar archive, is cut short, or an entry has a value that no file has.
+        UnsupportedError: An entry has a type or form that Go's archive/tar does not know either.
+        LimitError: One of `limits` is passed.
+    """
+    scanner = _Scanner(stream, limits, warn)
+    entries: list[Entry] = []
+    while block := scanner.next_header():
+        entry = scanner.next_entry(block)
+        if entry is not None:
+            if len(entries) == limits.entries:
+                raise LimitError(f"the layer has more than {limits.entries} tar entries")
+            entries.append(entry)
+    return entries
+
+
+class _Scanner:
+    """One scan under way: what extended headers said of the entry to come, and what was spent so far."""
+
+    def __init__(self, stream: Forward, limits: Limits, warn: Callable[[str], None]) -> None:
+        self.stream = stream
+        self.limits = limits
+        self.warn = warn
+        self.defaults: dict[bytes, bytes] = {}
+        """Records of global pax headers, for all entries that follow."""
+        self.pax: dict[bytes, bytes] = {}
+        """Records of the pax header of the next entry."""
+        self.long: dict[bytes, bytes] = {}
+        """GNU long name and link name of the next entry, under pax's keys."""
+        self.extended = 0
+        self.pieces = 0
+
+    def next_header(self) -> bytes:
+        """Return the next header block; nothing at the end of the archive."""
+        block = self.stream.read(512)
+        if len(block) == 512 and block != _ZERO:
+            return block
+        start = self.stream.offset - len(block)
+        if block == _ZERO:
+            if self.stream.read(512) not in (b"", _ZERO):
+                raise InvalidImageError(f"the tar stream has a single zero block, at byte {start}")
+        elif block:
+            raise InvalidImageError(f"the tar stream ends inside the header at byte {start}")
+        if self.pax or self.long:
+            raise InvalidImageError(f"the tar stream ends at byte {start}, after an extended header")
+        return b""
+
+    def next_entry(self, block: bytes) -> Entry | None:
+        """Return the entry that `block` begins and pass over its data; None for an extended header."""
+        start = self.stream.offset - 512
+        records: dict[bytes, bytes] = {}
+        try:
+            field.check_sum(block)
+            flag = block[156:157]
+            if flag in _EXTENDED:
+                self._extend(flag, field.check_size(field.number(block[124:136])))
+                return None
+            records = self._records()
+            return self._entry(block, records)
+        except OcifsError as error:
+            name = printable((records.get(b"path") or field.text(block[:100]))[: field.NAME_MAX])
+            raise type(error)(f"tar entry '{name}' at byte {start}: {error}") from None
+
+    def _extend(self, flag: bytes, size: int) -> None:
+        """Take in an extended header of `size` bytes."""
+        if size > self.limits.extended_header:
+            raise LimitError(f"an extended header of {size} bytes; {self.limits.extended_header} are allowed")
+        self.extended += size
+        if self.extended > self.limits.extended_headers:
+            raise LimitError(f"over {self.limits.extended_headers} bytes of extended headers in the layer")
+        data = read_exactly(self.stream, size)
+        self.stream.skip(-size % 512)
+        if flag == b"x":
+            self.pax = pax.parse(data)
+        elif flag == b"g":
+            self.defaults |= {key: value for key, value in pax.parse(data).items() if key in _DEFAULTS}
+        else:
+            self.long[b"path" if flag == b"L" else b"linkpath"] = field.text(data)
+
+    def _records(self) -> dict[bytes, bytes]:
+        """Return what the extended headers say of the entry at hand; an empty value leaves it to the header."""
+        if not (self.pax or self.long):
+            return self.defaults
+        records = self.defaults | self.pax | self.long
+        self.pax, self.long = {}, {}
+        return records
+
+    def _entry(self, block: bytes, records: dict[bytes, bytes]) -> Entry:
+        name, mode, uid, gid, size, mtime, flag, link, magic, major, minor, prefix, tail = _HEADER.unpack(block)
+        kind = _KINDS.get(flag)
+        if kind is None:
+            raise UnsupportedError(f"type '{printable(flag)}' is not one of a file system")
+        path = records.get(b"path") or _header_path(name, prefix, magic, tail)
+        if flag == b"\0" and path.endswith(b"/"):
+            kind = DIRECTORY
+        field.check_path(path)
+        stored = field.check_size(pax.integer(records, b"size", size))
+        user, group = pax.integer(records, b"uid", uid), pax.integer(records, b"gid", gid)
+        field.check_owner(user, group)
+        time = self._clamp(pax.mtime(records, mtime), path)
+        bits = field.number(mode) & 0o7777
+        xattrs = pax.xattrs(records, self.limits.xattrs) if records else {}
+        if kind == REGULAR:
+            length, stored, pieces = sparse.layout(
+                block, records, stored, self.stream, self.limits.sparse_pieces - self.pieces
+            )
+            self.pieces += len(pieces or ())
+            offset = self.stream.offset
+            self._pass(stored)
+            return Entry(kind, path, bits, user, group, time, length, offset, stored, xattrs=xattrs, sparse=pieces)
+        target, rdev = b"", (0, 0)
+        if kind in (HARDLINK, SYMLINK):
+            target = records.get(b"linkpath") or field.text(link)
+            field.check_target(target)
+        elif kind in (CHARACTER, BLOCK) and magic.startswith(b"ustar"):
+            rdev = field.device(major, minor)
+        return Entry(kind, path, bits, user, group, time, linkname=target, rdev=rdev, xattrs=xattrs)
+
+    def _clamp(self, time: int, path: bytes) -> int:
+        if -(2**63) <= time <= field.INT64_MAX:
+            return time
+        self.warn(f"tar entry '{printable(path)}': mtime {time // 10**9} s is out of range; clamped")
+        return field.INT64_MAX if time > 0 else -(2**63)
+
+    def _pass(self, stored: int) -> None:
+        """Pass over file data. Their padding may be missing at the end of the stream."""
+        if self.stream.offset + stored > field.INT64_MAX:
+            raise InvalidImageError(f"size {stored} is not possible")
+        if self.stream.skip(stored + -stored % 512) < stored:
+            raise InvalidImageError(f"the tar stream ends inside its {stored} bytes of data")
+
+
+def _header_path(name: bytes, prefix: bytes, magic: bytes, tail: bytes) -> bytes:
+    path = field.text(name)
+    return field.prefix(prefix, magic, tail) + path if prefix[0] else path
