@@ -1,0 +1,234 @@
+"""Layers applied one after the other, in manifest order, to one tree.
+
+The rule is OCI image-spec layer.md, "Applying Changesets": a whiteout removes what lower layers gave and nothing of
+its own layer, wherever it stands in it. Paths are resolved inside the tree, symlinks included, when an entry is
+applied; nothing outside exists. Where the specification is silent the result is umoci's. It knows nothing of how the
+tree is stored.
+"""
+
+import stat
+from collections.abc import Callable, Iterable
+from typing import Literal, overload
+
+from ocifs.errors import InvalidImageError, LimitError, OcifsError, printable
+from ocifs.toc import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
+from ocifs.tree.node import Extent, Node
+from ocifs.tree.whiteout import Mark, classify
+
+_TYPES = {
+    REGULAR: stat.S_IFREG,
+    SYMLINK: stat.S_IFLNK,
+    CHARACTER: stat.S_IFCHR,
+    BLOCK: stat.S_IFBLK,
+    DIRECTORY: stat.S_IFDIR,
+    FIFO: stat.S_IFIFO,
+}
+_MAX_LINKS = 40
+"""Symlinks followed in one path, as in Linux."""
+_MAX_STEPS = 1 << 26
+"""Names taken from symlink targets in one layer: some entries and long targets would keep us busy for days."""
+_HIDDEN = (b"trusted.overlay.", b"user.overlay.", b"security.selinux")
+"""Extended attributes that speak of another mount: overlayfs would believe them, SELinux has its own policy."""
+
+
+def merge(layers: Iterable[Iterable[Entry]], warn: Callable[[str], None]) -> Node:
+    """Return the root of the tree that `layers`, base layer first, make together.
+
+    A directory no layer describes is 0755 root:root, mtime 0, as is the root.
+
+    Raises:
+        InvalidImageError: A whiteout names no file, a hard link has no target, symlinks loop, or the root is not a
+            directory.
+        LimitError: Paths lead through too many long symlinks.
+    """
+    root = Node(stat.S_IFDIR | 0o755)
+    for number, entries in enumerate(layers):
+        layer = _Layer(root, number, warn)
+        for entry in entries:
+            try:
+                layer.apply(entry)
+            except OcifsError as error:
+                raise type(error)(f"layer {number}, entry '{printable(entry.path)}': {error}") from None
+    return root
+
+
+class _Layer:
+    """One layer while it is applied: what of the tree below `root` is its own."""
+
+    def __init__(self, root: Node, number: int, warn: Callable[[str], None]) -> None:
+        self.root = root
+        self.number = number
+        self.warn = warn
+        self.upper: dict[tuple[Node, bytes], bool] = {}
+        """Names (in a directory) this layer gave, and their ancestors; True if an entry gave just that name."""
+        self.opaque: set[Node] = set()
+        """Directories in which, at any depth, nothing lower is left: no whiteout has work there again."""
+        self.steps = 0
+
+    def apply(self, entry: Entry) -> None:
+        """Apply one entry."""
+        path, inside = _clean(entry.path)
+        if not inside:
+            self._warn(entry, "leads above the root; taken as /" + printable(b"/".join(path)))
+        mark, removed = classify(path)
+        if mark is Mark.ORDINARY:
+            self._add(path, entry)
+        elif mark is Mark.LITERAL:
+            self._warn(entry, "lies below a directory with a whiteout's name; kept")
+            self._add(path, entry)
+        elif mark is Mark.DROPPED:
+            self._warn(entry, "is AUFS metadata; dropped")
+        else:
+            if entry.size or entry.kind == DIRECTORY:
+                self._warn(entry, "is a whiteout and should be an empty file")
+            directory = self._resolve(path[:-1], create=False)
+            if directory is not None and mark is Mark.OPAQUE:
+                self._remove_lower([directory])
+            elif directory is not None:
+                self._whiteout(directory, removed)
+
+    def _warn(self, entry: Entry, what: str) -> None:
+        self.warn(f"layer {self.number}, entry '{printable(entry.path)}' {what}")
+
+    def _whiteout(self, directory: Node, name: bytes) -> None:
+        child = _children(directory).get(name)
+        if child is None:
+            return
+        if (directory, name) not in self.upper:
+            del _children(directory)[name]
+        elif child.is_dir:
+            self._remove_lower([child])
+
+    def _remove_lower(self, todo: list[Node]) -> None:
+        """Remove from the directories `todo`, at all depths, what this layer did not give."""
+        while todo:
+            directory = todo.pop()
+            if directory in self.opaque:
+                continue
+            self.opaque.add(directory)
+            children = _children(directory)
+            for name, child in list(children.items()):
+                if (directory, name) not in self.upper:
+                    del children[name]
+                elif child.is_dir:
+                    todo.append(child)
+
+    def _add(self, path: list[bytes], entry: Entry) -> None:
+        if not path:
+            if entry.kind != DIRECTORY:
+                raise InvalidImageError("the root must be a directory")
+            self._describe(self.root, entry)
+            return
+        directory = self._resolve(path[:-1], create=True)
+        children = _children(directory)
+        name = path[-1]
+        if self.upper.get((directory, name)):
+            self._warn(entry, "is given twice; the later one counts")
+        child = children.get(name)
+        if entry.kind == HARDLINK:
+            children.pop(name, None)
+            children[name] = self._link_target(entry.linkname)
+        elif entry.kind == DIRECTORY:
+            if child is None or not child.is_dir:
+                child = self._make_directory(directory, name)
+            self._describe(child, entry)
+        else:
+            children[name] = self._describe(Node(_TYPES[entry.kind]), entry)
+        self._mark(directory, name)
+
+    def _mark(self, directory: Node, name: bytes) -> None:
+        """Note that this layer gave `name` in `directory`, and so the directory and all above."""
+        self.upper[directory, name] = True
+        while directory.parent is not None and (directory.parent, directory.name) not in self.upper:
+            self.upper[directory.parent, directory.name] = False
+            directory = directory.parent
+
+    def _link_target(self, linkname: bytes) -> Node:
+        """Return the node a hard link names: as the tree is now, a symlink at the end not followed."""
+        path, _ = _clean(linkname)
+        directory = self._resolve(path[:-1], create=False) if path else None
+        node = _children(directory).get(path[-1]) if directory else None
+        if node is None:
+            raise InvalidImageError(f"hard link to '{printable(linkname)}', which is not there (yet)")
+        if node.is_dir:
+            raise InvalidImageError(f"hard link to '{printable(linkname)}', which is a directory")
+        return node
+
+    def _describe(self, node: Node, entry: Entry) -> Node:
+        """Give `node` the attributes of `entry`, of its type."""
+        permissions = 0o777 if entry.kind == SYMLINK else entry.mode
+        node.mode = _TYPES[entry.kind] | permissions
+        node.layer = self.number
+        node.uid, node.gid, node.mtime_ns = entry.uid, entry.gid, entry.mtime_ns
+        node.xattrs = {name: value for name, value in entry.xattrs.items() if not name.startswith(_HIDDEN)}
+        if entry.kind == REGULAR:
+            node.size = entry.size
+            node.extent = Extent(self.number, entry.offset, entry.stored, entry.sparse) if entry.size else None
+        elif entry.kind == SYMLINK:
+            node.target, node.size = entry.linkname, len(entry.linkname)
+        else:
+            node.rdev = entry.rdev
+        return node
+
+    @overload
+    def _resolve(self, path: list[bytes], *, create: Literal[True]) -> Node: ...
+
+    @overload
+    def _resolve(self, path: list[bytes], *, create: Literal[False]) -> Node | None: ...
+
+    def _resolve(self, path: list[bytes], *, create: bool) -> Node | None:
+        """Return the directory at `path`, following symlinks; None if there is none and `create` is not set.
+
+        To create means to put directories where there is nothing, and where there is a file.
+        """
+        todo = path[::-1]
+        links = 0
+        node = self.root
+        while todo:
+            name = todo.pop()
+            child = _children(node).get(name)
+            if child is not None and child.is_dir:
+                node = child
+            elif child is not None and stat.S_ISLNK(child.mode):
+                links += 1
+                names = child.target.split(b"/")
+                self.steps += len(names)
+                if links > _MAX_LINKS:
+                    raise InvalidImageError(f"more than {_MAX_LINKS} symlinks on the way to it")
+                if self.steps > _MAX_STEPS:
+                    raise LimitError(f"the layer's paths take over {_MAX_STEPS} steps through symlinks")
+                todo += names[::-1]
+                node = self.root if child.target.startswith(b"/") else node
+            elif name in (b"", b".", b".."):  # of a symlink's target; no file has such a name
+                node = node.parent or node if name == b".." else node
+            elif create:
+                node = self._make_directory(node, name)
+            else:
+                return None
+        return node
+
+    def _make_directory(self, parent: Node, name: bytes) -> Node:
+        node = Node(stat.S_IFDIR | 0o755, layer=self.number)
+        node.parent, node.name = parent, name
+        _children(parent)[name] = node
+        self.opaque.add(node)
+        return node
+
+
+def _children(directory: Node) -> dict[bytes, Node]:
+    if directory.children is None:
+        raise TypeError("not a directory")
+    return directory.children
+
+
+def _clean(path: bytes) -> tuple[list[bytes], bool]:
+    """Return the names of `path`, `..` resolved by name alone, and whether it stays below the root."""
+    names: list[bytes] = []
+    inside = True
+    for name in path.split(b"/"):
+        if name == b"..":
+            inside = inside and bool(names)
+            del names[-1:]
+        elif name not in (b"", b"."):
+            names.append(name)
+    return names, inside

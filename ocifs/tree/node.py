@@ -1,0 +1,67 @@
+"""A node of the merged tree: what an inode will be, before it has a number.
+
+A node is a file, not a name: hard links are one node under several names. It knows its attributes and where its
+bytes lie, and nothing of tar, of whiteouts or of how it will be stored.
+"""
+
+import stat
+from typing import NamedTuple
+
+
+class Extent(NamedTuple):
+    """Where a regular file's bytes lie: in the uncompressed tar stream of one layer."""
+
+    layer: int
+    """Position of the layer in the manifest, the base layer being 0."""
+    offset: int
+    """Byte offset in the layer's uncompressed tar stream."""
+    size: int
+    """Bytes stored there; less than the node's size when it is sparse."""
+    sparse: tuple[tuple[int, int], ...] | None = None
+    """(offset in the file, length) of each stored piece, in the order they are stored; None: not sparse."""
+
+
+class Node:
+    """One inode. `mode` holds type and permissions as in `st_mode`; times are ns since the epoch."""
+
+    __slots__ = (
+        "children",
+        "extent",
+        "gid",
+        "layer",
+        "mode",
+        "mtime_ns",
+        "name",
+        "parent",
+        "rdev",
+        "size",
+        "target",
+        "uid",
+        "xattrs",
+    )
+
+    def __init__(self, mode: int, *, layer: int = 0, uid: int = 0, gid: int = 0, mtime_ns: int = 0) -> None:
+        self.mode = mode
+        self.layer = layer
+        """The layer whose entry gave the node its present attributes."""
+        self.uid = uid
+        self.gid = gid
+        self.mtime_ns = mtime_ns
+        self.size = 0
+        self.rdev: tuple[int, int] = (0, 0)
+        """(major, minor) of a device."""
+        self.target = b""
+        """Target of a symlink, as stored."""
+        self.xattrs: dict[bytes, bytes] = {}
+        self.extent: Extent | None = None
+        """None for anything but a regular file that has bytes."""
+        self.children: dict[bytes, Node] | None = {} if stat.S_ISDIR(mode) else None
+        """Name to node, in no particular order; None for anything but a directory."""
+        self.parent: Node | None = None
+        """Of a directory only, as its name: other nodes may have several."""
+        self.name = b""
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether the node is a directory."""
+        return self.children is not None

@@ -1,0 +1,49 @@
+"""Whiteouts: names in a layer that remove instead of add, told from all others once.
+
+OCI image-spec layer.md, "Representing Changes" and "Whiteouts"; `.wh..wh.` names are what AUFS left behind. What a
+whiteout removes is `merge`'s to say.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+
+from ocifs.errors import InvalidImageError, printable
+
+_PREFIX = b".wh."
+_META = b".wh..wh."
+_OPAQUE = b".wh..wh..opq"
+
+
+class Mark(Enum):
+    """What an entry is by its name."""
+
+    ORDINARY = "a file to add"
+    LITERAL = "a file to add, below a directory that is named as a whiteout"
+    WHITEOUT = "removes the file of that name"
+    OPAQUE = "removes what is in the directory"
+    DROPPED = "AUFS metadata, or below it"
+
+
+def classify(path: Sequence[bytes]) -> tuple[Mark, bytes]:
+    """Return what the cleaned `path`, a sequence of names, marks, and the name that a whiteout removes.
+
+    Raises:
+        InvalidImageError: `.wh.` is followed by nothing, `.` or `..`, in any name of the path.
+    """
+    if _PREFIX not in b"/".join(path):
+        return Mark.ORDINARY, b""
+    mark = Mark.ORDINARY
+    for depth, name in enumerate(path, 1):
+        if not name.startswith(_PREFIX):
+            continue
+        if name == _OPAQUE and depth == len(path):
+            return Mark.OPAQUE, b""
+        if name.startswith(_META):
+            return Mark.DROPPED, b""
+        removed = name.removeprefix(_PREFIX)
+        if removed in (b"", b".", b".."):
+            raise InvalidImageError(f"whiteout '{printable(name)}' names no file that a layer may remove")
+        if depth == len(path):
+            return Mark.WHITEOUT, removed
+        mark = Mark.LITERAL
+    return mark, b""
