@@ -1,0 +1,128 @@
+"""What `docker save` writes: `manifest.json`, and configs and layers as it names them.
+
+Source: Docker's "Image specification v1.2", "Combined Image JSON + Filesystem Changeset Format". Such an archive
+has neither media types nor manifests, so for the image that is chosen a manifest is made here and the rest of ocifs
+sees no difference. A layer's digest is its diff ID when it is plain, else what its path says, else computed.
+"""
+
+import hashlib
+import os
+from contextlib import ExitStack
+
+import msgspec
+
+from ocifs.errors import InvalidImageError, NotFoundError
+from ocifs.reader import FileReader
+from ocifs.sources.archive import Archive
+from ocifs.sources.blob import memory_blob
+from ocifs.sources.magic import sniff_layer
+from ocifs.sources.reference import Reference, matching
+from ocifs.sources.source import read_metadata
+from ocifs.spec.config import parse_config
+from ocifs.spec.descriptor import Descriptor
+from ocifs.spec.digest import DiffID, Digest
+from ocifs.spec.document import decode, shown
+from ocifs.spec.manifest import Manifest
+from ocifs.spec.mediatypes import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
+
+_BLOBS = "blobs/sha256/"
+_CHUNK = 1 << 20
+
+
+class _SavedImage(msgspec.Struct, frozen=True, rename="pascal"):
+    """An item of `manifest.json`."""
+
+    config: str
+    repo_tags: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+
+
+class DockerArchive:
+    """The images of one archive."""
+
+    def __init__(self, archive: Archive, images: tuple[_SavedImage, ...]) -> None:
+        self._archive = archive
+        self._images = images
+        self._blobs: dict[Digest, FileReader] = {}
+        """Of the image resolved last: its manifest, config and layers."""
+        self._computed: dict[int, Digest] = {}
+        """Of compressed layers without a digest in their name, by offset."""
+        self._files = ExitStack()
+        self._files.callback(archive.close)
+
+    def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
+        """Return the manifest made for the image that a name or a position chooses, or for the only image."""
+        image = self._images[self._choose(reference)]
+        name = f"member {shown(image.config)} of {self._archive.name}"
+        config_blob = self._archive.open(image.config)
+        data = read_metadata(config_blob, name)
+        diff_ids = parse_config(data, name).rootfs.diff_ids
+        if len(diff_ids) != len(image.layers):
+            raise InvalidImageError(f"{name} has {len(diff_ids)} diff IDs for {len(image.layers)} layers")
+        config = self._describe(config_blob, OCI_CONFIG, Digest.of(data))
+        layers = tuple(map(self._layer, image.layers, diff_ids))
+        manifest = Manifest(schema_version=2, media_type=OCI_MANIFEST, config=config, layers=layers)
+        text = msgspec.json.encode(manifest, enc_hook=str)
+        blob = memory_blob(text)
+        self._files.callback(os.close, blob.fd)
+        return (self._describe(blob, OCI_MANIFEST, Digest.of(text)),)
+
+    def open(self, descriptor: Descriptor) -> FileReader:
+        """Return a blob of an image that was resolved."""
+        blob = self._blobs.get(descriptor.digest)
+        if blob is None or blob.size != descriptor.size:
+            raise NotFoundError(f"{self._archive.name} has no blob {descriptor.digest} of {descriptor.size} bytes")
+        return blob
+
+    def close(self) -> None:
+        """Close the archive and what was opened."""
+        self._files.close()
+
+    def _choose(self, reference: Reference) -> int:
+        if reference.position is not None and reference.position < len(self._images):
+            return reference.position
+        if reference.tag is not None:
+            found = matching(reference.tag, [image.repo_tags for image in self._images])
+            if len(found) == 1:
+                return found[0]
+        elif reference.position is None and reference.digest is None and len(self._images) == 1:
+            return 0
+        named = [image.repo_tags[0] if image.repo_tags else f"@{i}" for i, image in enumerate(self._images)]
+        choices = ", ".join(f":{shown(name)}" for name in named[:20]) or "it has no image"
+        raise NotFoundError(f"{reference} does not name one image of {self._archive.name}; choose: {choices}")
+
+    def _layer(self, path: str, diff_id: DiffID) -> Descriptor:
+        name = f"layer {shown(path)} of {self._archive.name}"
+        blob = self._archive.open(path)
+        compression = sniff_layer(blob, name)
+        if compression == "tar":
+            return self._describe(blob, OCI_LAYER, diff_id)
+        hex_digits = path.removeprefix(_BLOBS)
+        digest = self._compute(blob) if hex_digits == path else Digest(f"sha256:{hex_digits}")
+        return self._describe(blob, f"{OCI_LAYER}+{compression}", digest)
+
+    def _compute(self, blob: FileReader) -> Digest:
+        if blob.offset not in self._computed:
+            hasher = hashlib.sha256()
+            for offset in range(0, blob.size, _CHUNK):
+                hasher.update(blob.pread(_CHUNK, offset))
+            self._computed[blob.offset] = Digest(f"sha256:{hasher.hexdigest()}")
+        return self._computed[blob.offset]
+
+    def _describe(self, blob: FileReader, media_type: str, digest: Digest) -> Descriptor:
+        self._blobs[digest] = blob
+        return Descriptor(media_type=media_type, digest=digest, size=blob.size)
+
+
+def open_docker_archive(archive: Archive) -> DockerArchive:
+    """Return the images of `archive`, which is its to close from then on.
+
+    Raises:
+        InvalidImageError: It is no such archive, or its `manifest.json` is malformed.
+    """
+    name = f"manifest.json of {archive.name}"
+    try:
+        data = read_metadata(archive.open("manifest.json"), name)
+    except NotFoundError as error:
+        raise InvalidImageError(f"{archive.name} was not written by `docker save`: {error}") from error
+    return DockerArchive(archive, decode(data, tuple[_SavedImage, ...], name))

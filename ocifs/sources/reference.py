@@ -1,0 +1,103 @@
+"""References: how a user names an image.
+
+    PATH[:TAG]  PATH@DIGEST                  a layout or an archive, recognised by its content
+    oci:PATH[:TAG]  oci:PATH@DIGEST          a layout directory
+    oci-archive:FILE[:TAG]                   a layout in a tar file
+    docker-archive:FILE[:NAME:TAG|:@POSITION]   what `docker save` writes
+
+A path ends at the first `:` or, where that names no existing path, wherever the longest existing path ends; so
+both an odd tag and an odd path can be written. A transport goes before a path of the same name, which `./` saves.
+What the tag means is for the source that holds the image.
+"""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, cast
+
+from ocifs.errors import NotFoundError, OcifsError, UnsupportedError, printable_path
+from ocifs.spec.digest import Digest
+
+Transport = Literal["oci", "oci-archive", "docker-archive"]
+
+_TRANSPORT = re.compile(r"(oci|oci-archive|docker-archive):(.*)", re.DOTALL)
+_FOREIGN = re.compile(r"(containers-storage|dir|docker-daemon|ostree|sif|tarball):")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+_DIGESTED = re.compile(r"(.+)@([^@:/]+:[^@:/]*)", re.DOTALL)
+_POSITION = re.compile(r"@([0-9]{1,9})")
+
+_COPY_FIRST = "copy the image into a layout with `skopeo copy {} oci:DIR:TAG`"
+
+
+class Reference(NamedTuple):
+    """A parsed reference: a path and at most one of tag, digest and position."""
+
+    text: str
+    """As the user wrote it."""
+    path: str
+    transport: Transport | None = None
+    """None: to be told from the content."""
+    tag: str | None = None
+    digest: Digest | None = None
+    position: int | None = None
+    """Among the images of the source, from 0."""
+
+    def __str__(self) -> str:
+        return printable_path(self.text)
+
+
+def parse_reference(text: str, exists: Callable[[str], bool] = os.path.lexists) -> Reference:
+    """Parse a reference; `exists` tells whether a path is there.
+
+    Raises:
+        NotFoundError: No path in it exists, or it is incomplete.
+        InvalidImageError: Its digest is malformed.
+        UnsupportedError: It names a transport or a digest algorithm that ocifs does not handle.
+    """
+    if _URL.match(text):
+        what = "registries are" if text.startswith("docker://") else "URLs are"
+        raise UnsupportedError(f"{what} not supported yet: {_COPY_FIRST.format(printable_path(text))}")
+    match = _TRANSPORT.fullmatch(text)
+    transport, rest = (cast("Transport", match[1]), match[2]) if match else (None, text)
+    path, tag, digest = _split(rest, exists)
+    if not exists(path):
+        raise _no_such_path(text, path, transport)
+    if tag == "":
+        raise NotFoundError(f"'{printable_path(text)}' ends in an empty tag: leave the colon out, or name a tag")
+    if digest is not None:
+        return Reference(text, path, transport, digest=Digest(digest))
+    if tag is not None and (positioned := _POSITION.fullmatch(tag)):
+        return Reference(text, path, transport, position=int(positioned[1]))
+    return Reference(text, path, transport, tag)
+
+
+def _no_such_path(text: str, path: str, transport: Transport | None) -> OcifsError:
+    if transport is None and _FOREIGN.match(text):
+        way_out = _COPY_FIRST.format(printable_path(text))
+        return UnsupportedError(f"the transport of {printable_path(text)} is not supported: {way_out}")
+    way_out = "" if transport else f"; if it is in a registry, {_COPY_FIRST.format('docker://…')}"
+    return NotFoundError(f"no such file or directory: '{printable_path(path)}'{way_out}")
+
+
+def _split(rest: str, exists: Callable[[str], bool]) -> tuple[str, str | None, str | None]:
+    """Return path, tag and digest."""
+    if exists(rest):
+        return rest, None, None
+    match = _DIGESTED.fullmatch(rest)
+    if match and (":" not in match[1] or exists(match[1])):
+        return match[1], None, match[2]
+    colons = [i for i, character in enumerate(rest) if character == ":"]
+    if not colons:
+        return rest, None, None
+    end = next((i for i in reversed(colons) if exists(rest[:i])), colons[0])
+    return rest[:end], rest[end + 1 :], None
+
+
+def matching(tag: str, names: Sequence[tuple[str, ...]]) -> list[int]:
+    """Return the positions of the images called `tag`, given the names of each.
+
+    A name counts in full; if no image has it, so does its end: `app:1` and `1` for `HOST/app:1`.
+    """
+    exact = [i for i, own in enumerate(names) if tag in own]
+    ends = (f"/{tag}", f":{tag}")
+    return exact or [i for i, own in enumerate(names) if any(name.endswith(ends) for name in own)]

@@ -1,0 +1,171 @@
+"""From a reference to an image: the source is opened, a manifest chosen by platform, the config read.
+
+Nothing of an image is believed before its size and digest are verified; layers alone are left to whoever reads
+them. Indexes may nest, to a depth and in a number that real ones never reach.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from ocifs.errors import InvalidImageError, LimitError, NotFoundError, UnsupportedError
+from ocifs.sources.archive import Archive
+from ocifs.sources.directory import Directory
+from ocifs.sources.docker_archive import open_docker_archive
+from ocifs.sources.layout import open_layout
+from ocifs.sources.reference import Reference
+from ocifs.sources.source import Source, read_document
+from ocifs.spec.config import ImageConfig, parse_config
+from ocifs.spec.descriptor import Descriptor
+from ocifs.spec.digest import DiffID, Digest
+from ocifs.spec.document import shown
+from ocifs.spec.manifest import ImageIndex, Manifest, parse_document
+from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, layer_type
+from ocifs.spec.platform import Platform, best_match
+
+_INDEX_DEPTH = 8
+_INDEXES = 64
+_LAYERS = 500
+
+
+class Layer(NamedTuple):
+    """A layer of a resolved image."""
+
+    descriptor: Descriptor
+    diff_id: DiffID
+    compression: Compression
+
+
+class ResolvedImage(NamedTuple):
+    """An image whose documents are read and verified."""
+
+    name: str
+    """The reference, printable."""
+    descriptor: Descriptor
+    """Of the manifest."""
+    manifest: Manifest
+    config: ImageConfig
+    layers: tuple[Layer, ...]
+    """The base layer first; a layer may occur twice."""
+
+    @property
+    def digest(self) -> Digest:
+        """The manifest's digest, which names the image."""
+        return self.descriptor.digest
+
+
+def open_source(reference: Reference) -> Source:
+    """Open what the path of a reference names; the caller closes it.
+
+    Raises:
+        NotFoundError: The path cannot be opened.
+        InvalidImageError: It holds no images.
+        UnsupportedError: They are stored in a way that cannot be read in place.
+    """
+    with ExitStack() as stack:
+        folder: Directory | Archive
+        if reference.transport == "oci" or (reference.transport is None and Path(reference.path).is_dir()):
+            folder = Directory.at(reference.path)
+        else:
+            folder = Archive.at(reference.path)
+        stack.callback(folder.close)
+        source = _source(reference, folder)
+        stack.pop_all()
+        return source
+
+
+def _source(reference: Reference, folder: Directory | Archive) -> Source:
+    if isinstance(folder, Directory) or reference.transport == "oci-archive":
+        return open_layout(folder)
+    # `docker save` writes both kinds of metadata nowadays; the layout says more.
+    if reference.transport == "docker-archive" or "oci-layout" not in folder:
+        return open_docker_archive(folder)
+    return open_layout(folder)
+
+
+def resolve_image(source: Source, reference: Reference, platform: Platform | None = None) -> ResolvedImage:
+    """Resolve `reference` in `source` to an image for `platform`; None: for this machine, if there is a choice.
+
+    Raises:
+        NotFoundError: There is no such image, none for the platform, or a document is missing.
+        InvalidImageError: A document is malformed, or not what a digest or another document says it is.
+        UnsupportedError: The image has a form or a layer that ocifs does not handle.
+        LimitError: A document is too large, or indexes nest too deeply.
+    """
+    descriptor = _choose(source, source.resolve(reference), platform, str(reference))
+    manifest = parse_document(read_document(source, descriptor), _manifest_name(descriptor), descriptor.media_type)
+    if not isinstance(manifest, Manifest):
+        raise InvalidImageError(f"{_manifest_name(descriptor)} is an image index")
+    if manifest.config.media_type not in CONFIGS:
+        raise UnsupportedError(
+            f"{reference} is not a container image: its config is '{shown(manifest.config.media_type)}'"
+        )
+    config = parse_config(read_document(source, manifest.config), f"config {manifest.config.digest}")
+    if platform is not None and config.os and best_match(platform, [config.platform]) is None:
+        raise NotFoundError(f"{reference} is for {shown(str(config.platform))} only, not for {platform}")
+    return ResolvedImage(str(reference), descriptor, manifest, config, _layers(manifest, config))
+
+
+def _manifest_name(descriptor: Descriptor) -> str:
+    return f"manifest {descriptor.digest}"
+
+
+def _choose(source: Source, candidates: Sequence[Descriptor], platform: Platform | None, name: str) -> Descriptor:
+    """Return the descriptor of the manifest for `platform`."""
+    if len(candidates) == 1 and candidates[0].media_type in MANIFESTS:
+        return candidates[0]
+    manifests = list(_manifests(source, candidates, _INDEX_DEPTH, set()))
+    if len(manifests) == 1 and manifests[0].platform is None:
+        return manifests[0]
+    wanted = platform or Platform.of_machine(os.uname().machine)
+    described = [(each, each.platform) for each in manifests if each.platform is not None]
+    best = best_match(wanted, [offered for _, offered in described])
+    if best is not None:
+        return described[best][0]
+    choices = list(dict.fromkeys(str(offered) for _, offered in described))[:20]
+    if not choices:
+        raise NotFoundError(f"{name} offers no manifest with a platform: name a manifest by its digest")
+    raise NotFoundError(f"{name} has nothing for {wanted}: choose with --platform from {shown(', '.join(choices))}")
+
+
+def _manifests(
+    source: Source, descriptors: Sequence[Descriptor], depth: int, seen: set[Digest]
+) -> Iterator[Descriptor]:
+    """Yield the image manifests among `descriptors` and in the indexes among them, in their order."""
+    for descriptor in descriptors:
+        if descriptor.media_type in MANIFESTS:
+            if descriptor.artifact_type is None and not _is_attestation(descriptor):
+                yield descriptor
+        elif descriptor.media_type in INDEXES and descriptor.digest not in seen:
+            seen.add(descriptor.digest)
+            if depth == 0 or len(seen) > _INDEXES:
+                raise LimitError(
+                    f"image indexes nest more than {_INDEX_DEPTH} deep or are more than {_INDEXES}: "
+                    "name a manifest by its digest"
+                )
+            name = f"image index {descriptor.digest}"
+            index = parse_document(read_document(source, descriptor), name, descriptor.media_type)
+            if not isinstance(index, ImageIndex):
+                raise InvalidImageError(f"{name} is a manifest")
+            yield from _manifests(source, index.manifests, depth - 1, seen)
+
+
+def _is_attestation(descriptor: Descriptor) -> bool:
+    """Whether BuildKit made it to describe another manifest: it has the shape of an image, but is none."""
+    return descriptor.platform is not None and descriptor.platform.os == "unknown"
+
+
+def _layers(manifest: Manifest, config: ImageConfig) -> tuple[Layer, ...]:
+    diff_ids = config.rootfs.diff_ids
+    if len(diff_ids) != len(manifest.layers):
+        raise InvalidImageError(
+            f"config {manifest.config.digest} has {len(diff_ids)} diff IDs for {len(manifest.layers)} layers"
+        )
+    if len(diff_ids) > _LAYERS:
+        raise LimitError(f"the image has {len(diff_ids)} layers; ocifs opens up to {_LAYERS}")
+    return tuple(
+        Layer(descriptor, diff_id, layer_type(descriptor.media_type, f"layer {descriptor.digest}").compression)
+        for descriptor, diff_id in zip(manifest.layers, diff_ids, strict=True)
+    )

@@ -1,0 +1,114 @@
+import gzip
+import io
+import lzma
+import tarfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsError, UnsupportedError
+from ocifs.sources.archive import Archive
+from tests.images import tar, write_archive
+
+Member = tuple[str, bytes, str | bytes]
+
+
+def write_members(path: Path, *members: Member) -> str:
+    """Write a tar of (name, type, content or link target)."""
+    with tarfile.open(path, "w") as archive:
+        for name, kind, content in members:
+            member = tarfile.TarInfo(name)
+            member.type = kind
+            if isinstance(content, str):
+                member.linkname = content
+                archive.addfile(member)
+            else:
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+FILE, LINK, HARD = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+X: Member = ("dir/x", FILE, b"content")
+
+
+@pytest.mark.parametrize(
+    ("members", "path"),
+    [
+        ([X], "dir/x"),
+        ([X], "./dir//x"),
+        ([("./dir/x", FILE, b"content")], "dir/x"),
+        ([("/dir/x", FILE, b"content")], "dir/x"),
+        ([X, ("l", LINK, "dir/x")], "l"),
+        ([X, ("dir/l", LINK, "x")], "dir/l"),
+        ([X, ("other/l", LINK, "../dir/x")], "other/l"),
+        ([X, ("other/l", LINK, "/dir/x")], "other/l"),
+        ([X, ("other/h", HARD, "dir/x")], "other/h"),
+        ([X, ("other/h", HARD, "./dir/x"), ("l", LINK, "other/h")], "l"),
+        ([X, *((f"l{i + 1}", LINK, f"l{i}") for i in range(7)), ("l0", LINK, "dir/x")], "l7"),
+        ([("blobs/x", FILE, b"old"), ("blobs/x", FILE, b"content")], "blobs/x"),
+    ],
+)
+def test_members(tmp_path: Path, members: list[Member], path: str) -> None:
+    with closing(Archive.at(write_members(tmp_path / "a", *members))) as archive:
+        assert archive.open(path).pread(100, 0) == b"content"
+
+
+@pytest.mark.parametrize(
+    ("members", "path", "error", "message"),
+    [
+        ([], "x", NotFoundError, "has no member x"),
+        ([X], "x\x1b\n", NotFoundError, r"has no member x\\x1b\\n"),
+        ([X], "", NotFoundError, "no member"),
+        ([X], "../../etc/passwd", NotFoundError, "no member"),
+        ([X, X], "dir/x", InvalidImageError, "occurs twice"),
+        ([X, ("./dir/x", FILE, b"")], "dir/x", InvalidImageError, "occurs twice"),
+        ([X, X, ("l", LINK, "dir/x")], "l", InvalidImageError, "occurs twice"),
+        ([("l", LINK, "../../../etc/passwd")], "l", NotFoundError, "no member"),
+        ([("l", LINK, "/etc/passwd")], "l", NotFoundError, "no member etc/passwd"),
+        ([("l", LINK, "l")], "l", LimitError, "more than 8 links"),
+        ([("l", HARD, "k"), ("k", HARD, "l")], "l", LimitError, "more than 8 links"),
+        ([("d", tarfile.DIRTYPE, b"")], "d", InvalidImageError, "not a plain file"),
+        ([("d", tarfile.CHRTYPE, b"")], "d", InvalidImageError, "not a plain file"),
+    ],
+)
+def test_bad_members(tmp_path: Path, members: list[Member], path: str, error: type[OcifsError], message: str) -> None:
+    with closing(Archive.at(write_members(tmp_path / "a", *members))) as archive:
+        assert ("dir/x" in archive) == (X in members)
+        with pytest.raises(error, match=message) as caught:
+            archive.open(path)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (gzip.compress(tar({"x": b""})), UnsupportedError, "compressed with gzip: .*decompress it first"),
+        (zstandard.compress(tar({"x": b""})), UnsupportedError, "compressed with zstd"),
+        (lzma.compress(tar({"x": b""})), UnsupportedError, "compressed with xz"),
+        (b"BZh9" + bytes(100), UnsupportedError, "compressed with bzip2"),
+        (b"text\n" * 1000, InvalidImageError, "not a usable archive"),
+        (tar({"x": b"y" * 10_000})[:5000], InvalidImageError, "not a usable archive"),
+        (tar({"x": b"y"})[:512], InvalidImageError, "not a usable archive"),
+    ],
+)
+def test_bad_archives(tmp_path: Path, data: bytes, error: type[OcifsError], message: str) -> None:
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(error, match=message) as caught:
+        Archive.at(str(tmp_path / "a"))
+    assert str(tmp_path / "a") in str(caught.value)
+
+
+def test_files_that_hold_no_archive(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="No such file"):
+        Archive.at(str(tmp_path / "missing"))
+    for path in (tmp_path, Path("/dev/null")):
+        with pytest.raises(UnsupportedError, match="not a regular file"):
+            Archive.at(str(path))
+
+
+def test_an_empty_file_has_no_members(tmp_path: Path) -> None:
+    with closing(Archive.at(str(write_archive(tmp_path / "a", {})))) as archive:
+        assert "x" not in archive

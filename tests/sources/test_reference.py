@@ -1,0 +1,128 @@
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, UnsupportedError
+from ocifs.sources.reference import Reference, matching, parse_reference
+from ocifs.spec.digest import Digest
+
+X = Digest.of(b"x")
+X512 = Digest.of(b"x", "sha512")
+EXISTING = {"/dir", "dir", "a.tar", "odd:path", "odd:path:1", "at@sha256:path", "both", "both:tag", "oci"}
+
+
+def parse(text: str) -> Reference:
+    return parse_reference(text, EXISTING.__contains__)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dir", ("dir", None, None, None, None)),
+        ("dir:1.0", ("dir", None, "1.0", None, None)),
+        ("dir:a:b", ("dir", None, "a:b", None, None)),
+        ("dir:host:5000/app:1", ("dir", None, "host:5000/app:1", None, None)),
+        ("dir: odd tag\x1b ", ("dir", None, " odd tag\x1b ", None, None)),
+        ("dir:a@b", ("dir", None, "a@b", None, None)),
+        (f"dir@{X}", ("dir", None, None, X, None)),
+        (f"dir@{X512}", ("dir", None, None, X512, None)),
+        (f"dir:app@{X}", ("dir", None, f"app@{X}", None, None)),
+        ("dir:@2", ("dir", None, None, None, 2)),
+        ("dir:@two", ("dir", None, "@two", None, None)),
+        ("odd:path", ("odd:path", None, None, None, None)),
+        ("odd:path:1", ("odd:path:1", None, None, None, None)),
+        ("odd:path:2", ("odd:path", None, "2", None, None)),
+        ("odd:path:1:2", ("odd:path:1", None, "2", None, None)),
+        (f"odd:path@{X}", ("odd:path", None, None, X, None)),
+        ("at@sha256:path", ("at@sha256:path", None, None, None, None)),
+        (f"at@sha256:path@{X}", ("at@sha256:path", None, None, X, None)),
+        ("both:tag", ("both:tag", None, None, None, None)),
+        ("both:tag:tag", ("both:tag", None, "tag", None, None)),
+        ("both:other", ("both", None, "other", None, None)),
+        ("oci:dir", ("dir", "oci", None, None, None)),
+        ("oci:/dir:1", ("/dir", "oci", "1", None, None)),
+        (f"oci:dir@{X}", ("dir", "oci", None, X, None)),
+        ("oci:oci", ("oci", "oci", None, None, None)),
+        ("oci", ("oci", None, None, None, None)),
+        ("oci-archive:a.tar", ("a.tar", "oci-archive", None, None, None)),
+        ("oci-archive:a.tar:1", ("a.tar", "oci-archive", "1", None, None)),
+        ("docker-archive:a.tar", ("a.tar", "docker-archive", None, None, None)),
+        ("docker-archive:a.tar:app:1", ("a.tar", "docker-archive", "app:1", None, None)),
+        ("docker-archive:a.tar:@0", ("a.tar", "docker-archive", None, None, 0)),
+    ],
+)
+def test_parse(text: str, expected: tuple[object, ...]) -> None:
+    reference = parse(text)
+    assert (
+        reference.path,
+        reference.transport,
+        reference.tag,
+        reference.digest,
+        reference.position,
+    ) == expected
+    assert reference.text == text
+    assert str(reference).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("", NotFoundError, "no such file or directory: ''"),
+        ("missing", NotFoundError, "'missing'; if it is in a registry, .*skopeo copy"),
+        ("missing:1", NotFoundError, "'missing';"),
+        (f"missing@{X}", NotFoundError, "'missing';"),
+        ("missing\x1b[2J", NotFoundError, r"missing\\x1b\[2J"),
+        ("missing\udcff", NotFoundError, r"missing\\xff"),
+        ("nul\0", NotFoundError, r"nul\\x00"),
+        (":1", NotFoundError, "''"),
+        ("oci:", NotFoundError, "no such file or directory: ''$"),
+        ("oci:missing:1", NotFoundError, "'missing'$"),
+        ("docker-archive:missing:1", NotFoundError, "'missing'$"),
+        ("dir:", NotFoundError, "empty tag"),
+        ("dir@sha256:../../x", NotFoundError, "no such file"),
+        ("dir@sha256:abc", InvalidImageError, "malformed sha256 digest 'sha256:abc'"),
+        (f"dir@{str(X).upper()}", InvalidImageError, "malformed digest"),
+        ("dir@md5:00", UnsupportedError, "unsupported digest algorithm 'md5'"),
+        ("docker://app:1", UnsupportedError, "registries .*`skopeo copy docker://app:1 oci:DIR:TAG`"),
+        ("containers-storage:app", UnsupportedError, "transport of containers-storage:app"),
+        ("docker-daemon:app:1", UnsupportedError, "not supported: .*skopeo"),
+        ("sif:/missing", UnsupportedError, "not supported"),
+        ("https://example/app", UnsupportedError, "not supported yet"),
+    ],
+)
+def test_refused(text: str, error: type[OcifsError], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        parse(text)
+    assert str(caught.value).isprintable()
+
+
+@given(st.text(alphabet="dir:@oci-/sha256.\0\udcff\n", max_size=30))
+def test_any_text_ends_in_a_reference_or_one_error(text: str) -> None:
+    with suppress(OcifsError):
+        assert parse(text).path in EXISTING
+
+
+def test_the_file_system_tells_which_paths_exist(tmp_path: object) -> None:
+    assert parse_reference(f"{tmp_path}:1").path == str(tmp_path)
+    with pytest.raises(NotFoundError):
+        parse_reference(f"{tmp_path}/\0")
+
+
+@pytest.mark.parametrize(
+    ("tag", "positions"),
+    [
+        ("host:5000/a/app:1", [0]),
+        ("a/app:1", [0]),
+        ("app:1", [0]),
+        ("1", [0, 1]),
+        ("latest", [2]),
+        ("pp:1", []),
+        ("", []),
+        ("host:5000/a", []),
+    ],
+)
+def test_matching(tag: str, positions: list[int]) -> None:
+    names = [("host:5000/a/app:1",), ("other:1", "2"), ("latest",), ("x:latest",), ()]
+    assert matching(tag, names) == positions

@@ -1,0 +1,308 @@
+import json
+import os
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsError, UnsupportedError
+from ocifs.sources.reference import parse_reference
+from ocifs.sources.resolve import ResolvedImage, open_source, resolve_image
+from ocifs.spec.platform import Platform
+from tests.images import (
+    CONFIG,
+    INDEX,
+    LAYOUT_VERSION,
+    MANIFEST,
+    Files,
+    Image,
+    Json,
+    Layer,
+    add_image,
+    add_index,
+    blob_path,
+    digest,
+    docker_files,
+    index_of,
+    layout_files,
+    tar,
+    to_json,
+    write_archive,
+    write_directory,
+    write_docker_archive,
+    write_layout,
+    write_oci_archive,
+)
+
+AMD64: Json = {"os": "linux", "architecture": "amd64"}
+ARM64: Json = {"os": "linux", "architecture": "arm64", "variant": "v8"}
+S390X: Json = {"os": "linux", "architecture": "s390x"}
+UNKNOWN: Json = {"os": "unknown", "architecture": "unknown"}
+DOCKER = "application/vnd.docker."
+
+
+def resolve(text: str, platform: str | None = None) -> ResolvedImage:
+    reference = parse_reference(text)
+    with closing(open_source(reference)) as source:
+        image = resolve_image(source, reference, Platform.parse(platform) if platform else None)
+        for layer in image.layers:
+            blob = source.open(layer.descriptor)
+            assert digest(blob.pread(blob.size, 0), layer.descriptor.digest.algorithm) == layer.descriptor.digest
+        return image
+
+
+def descriptors() -> set[str]:
+    """Return the open file descriptors."""
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("compression", ["tar", "gzip", "zstd"])
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@pytest.mark.parametrize("embedded", [False, True])
+def test_an_image(tmp_path: Path, compression: str, algorithm: str, embedded: bool) -> None:
+    layer = Layer(compression=compression, embedded=embedded)  # type: ignore[arg-type]
+    write_layout(tmp_path / "x", Image((layer, layer), algorithm=algorithm))
+    image = resolve(f"{tmp_path}/x")
+    assert image.name == f"{tmp_path}/x"
+    assert image.digest.algorithm == algorithm
+    assert image.digest == image.descriptor.digest
+    assert image.config.platform == Platform("linux", "amd64")
+    assert [each.diff_id for each in image.layers] == [digest(layer.tar)] * 2
+    assert [each.compression for each in image.layers] == [compression] * 2
+    assert [each.descriptor for each in image.layers] == list(image.manifest.layers)
+
+
+def test_no_layers(tmp_path: Path) -> None:
+    write_layout(tmp_path / "x", Image(()))
+    assert resolve(f"{tmp_path}/x").layers == ()
+
+
+def docker_media_types(files: Files) -> Files:
+    """Return the layout of one image with Docker's media types."""
+    (item,) = json.loads(files["index.json"])["manifests"]
+    text = files[blob_path(item["digest"])].decode()
+    text = text.replace(MANIFEST, f"{DOCKER}distribution.manifest.v2+json")
+    text = text.replace(CONFIG, f"{DOCKER}container.image.v1+json")
+    manifest = text.replace("application/vnd.oci.image.layer.v1.tar+", f"{DOCKER}image.rootfs.diff.tar.").encode()
+    described = {"mediaType": f"{DOCKER}distribution.manifest.v2+json", "digest": digest(manifest)}
+    listed = to_json(
+        {
+            "schemaVersion": 2,
+            "mediaType": f"{DOCKER}distribution.manifest.list.v2+json",
+            "manifests": [described | {"size": len(manifest), "platform": AMD64}],
+        }
+    )
+    index = {"mediaType": f"{DOCKER}distribution.manifest.list.v2+json", "digest": digest(listed)}
+    return files | {
+        blob_path(digest(manifest)): manifest,
+        blob_path(digest(listed)): listed,
+        "index.json": to_json(index_of([index | {"size": len(listed)}])),
+    }
+
+
+def test_docker_schema_2(tmp_path: Path) -> None:
+    write_directory(tmp_path, docker_media_types(layout_files(Image())))
+    image = resolve(str(tmp_path), "linux/amd64")
+    assert image.manifest.media_type == f"{DOCKER}distribution.manifest.v2+json"
+    assert image.layers[0].compression == "gzip"
+
+
+def test_transports_and_content(tmp_path: Path) -> None:
+    layer = Layer(compression="tar")
+    write_layout(tmp_path / "dir", Image((layer,)))
+    write_oci_archive(tmp_path / "oci.tar", Image((layer,)))
+    write_docker_archive(tmp_path / "docker.tar", (Image((layer,)), ["example/app:latest"]))
+    write_archive(tmp_path / "both.tar", layout_files(Image((layer,))) | docker_files((Image((layer,)), [])))
+    oci = resolve(f"oci:{tmp_path}/dir:latest").digest
+    docker = resolve(f"docker-archive:{tmp_path}/docker.tar:app:latest").digest
+    assert oci != docker
+    assert resolve(f"{tmp_path}/dir").digest == oci
+    assert resolve(f"{tmp_path}/dir@{oci}").digest == oci
+    assert resolve(f"{tmp_path}/oci.tar:latest").digest == oci
+    assert resolve(f"oci-archive:{tmp_path}/oci.tar").digest == oci
+    assert resolve(f"{tmp_path}/docker.tar:@0").digest == docker
+    assert resolve(f"{tmp_path}/both.tar").digest == oci
+    assert resolve(f"oci-archive:{tmp_path}/both.tar").digest == oci
+    assert resolve(f"docker-archive:{tmp_path}/both.tar").digest == docker
+
+
+@pytest.mark.parametrize(
+    ("prefix", "file", "error", "message"),
+    [
+        ("", "other.tar", InvalidImageError, "not written by `docker save`"),
+        ("oci-archive:", "docker.tar", InvalidImageError, "not an OCI layout"),
+        ("docker-archive:", "oci.tar", InvalidImageError, "not written by"),
+        ("oci:", "oci.tar", NotFoundError, "Not a directory"),
+        ("oci-archive:", "", UnsupportedError, "not a regular file"),
+        ("", "", InvalidImageError, "not an OCI layout"),
+    ],
+)
+def test_the_wrong_transport(tmp_path: Path, prefix: str, file: str, error: type[OcifsError], message: str) -> None:
+    write_oci_archive(tmp_path / "oci.tar", Image())
+    write_docker_archive(tmp_path / "docker.tar", (Image(), []))
+    write_archive(tmp_path / "other.tar", {"x": b"y"})
+    before = descriptors()
+    with pytest.raises(error, match=message):
+        resolve(f"{prefix}{tmp_path}/{file}")
+    assert descriptors() == before
+
+
+def index_files(*platforms: Json | None, nested: int = 1, single: bool = False) -> tuple[Files, list[str]]:
+    """Return a layout of one index, nested some levels deep, and the digests of its manifests."""
+    files: Files = {"oci-layout": LAYOUT_VERSION}
+    items = [
+        add_image(files, Image((Layer(tar({str(i): b""})),), tag=None, platform=platform))
+        for i, platform in enumerate(platforms)
+    ]
+    entries = items
+    for _ in range(nested):
+        entries = [add_index(files, entries)]
+    files["index.json"] = to_json(index_of(entries))
+    return files, [str(item["digest"]) for item in items]
+
+
+@pytest.mark.parametrize("nested", [0, 1, 8])
+@pytest.mark.parametrize(
+    ("platform", "position"),
+    [("linux/amd64", 0), ("linux/x86_64", 0), ("linux/arm64", 1), ("linux/arm64/v8", 1), ("linux/s390x", 2)],
+)
+def test_platforms(tmp_path: Path, nested: int, platform: str, position: int) -> None:
+    files, digests = index_files(AMD64, ARM64, S390X, nested=nested)
+    write_directory(tmp_path, files)
+    assert resolve(str(tmp_path), platform).digest == digests[position]
+
+
+def test_the_default_platform_is_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, digests = index_files(AMD64, ARM64)
+    write_directory(tmp_path, files)
+    for machine, expected in zip(("x86_64", "aarch64"), digests, strict=True):
+        uname = os.uname_result(("Linux", "host", "6", "1", machine))
+        monkeypatch.setattr(os, "uname", lambda result=uname: result)
+        assert resolve(str(tmp_path)).digest == expected
+
+
+def test_attestations_are_no_images(tmp_path: Path) -> None:
+    files, digests = index_files(None, UNKNOWN)
+    write_directory(tmp_path, files)
+    assert resolve(str(tmp_path)).digest == digests[0]
+
+
+@pytest.mark.parametrize(
+    ("platforms", "platform", "message"),
+    [
+        ((AMD64, ARM64), "linux/riscv64", "--platform from linux/amd64, linux/arm64/v8"),
+        ((ARM64, ARM64), "linux/amd64", "nothing for linux/amd64: .* linux/arm64/v8$"),
+        ((AMD64,), "linux/arm64", "--platform from linux/amd64"),
+        ((None, None), "linux/arm64", "by its digest"),
+        ((UNKNOWN,), "linux/amd64", "by its digest"),
+        ((), "linux/amd64", "by its digest"),
+        ((None,), "linux/arm64", "is for linux/amd64 only, not for linux/arm64"),
+        (({"os": "linux\x1b", "architecture": "x"},), "linux/amd64", r"linux\\x1b/x"),
+    ],
+)
+def test_no_such_platform(tmp_path: Path, platforms: tuple[Json | None, ...], platform: str, message: str) -> None:
+    write_directory(tmp_path, index_files(*platforms)[0])
+    with pytest.raises(NotFoundError, match=message) as caught:
+        resolve(str(tmp_path), platform)
+    assert str(caught.value).isprintable()
+
+
+def test_a_platform_that_the_only_image_is_not_for(tmp_path: Path) -> None:
+    write_layout(tmp_path, Image(platform=S390X))
+    assert resolve(str(tmp_path)).config.architecture == "s390x"
+    with pytest.raises(NotFoundError, match="is for linux/s390x only, not for linux/amd64"):
+        resolve(str(tmp_path), "linux/amd64")
+
+
+def test_indexes_nested_too_deeply(tmp_path: Path) -> None:
+    write_directory(tmp_path, index_files(AMD64, nested=9)[0])
+    with pytest.raises(LimitError, match="nest more than 8"):
+        resolve(str(tmp_path), "linux/amd64")
+
+
+def test_too_many_indexes(tmp_path: Path) -> None:
+    files: Files = {"oci-layout": LAYOUT_VERSION}
+    indexes = [add_index(files, [{"mediaType": MANIFEST, "digest": digest(bytes([i])), "size": 1}]) for i in range(70)]
+    files["index.json"] = to_json(index_of([add_index(files, indexes)]))
+    write_directory(tmp_path, files)
+    with pytest.raises(LimitError, match="more than 64"):
+        resolve(str(tmp_path), "linux/amd64")
+
+
+def test_an_index_that_names_itself(tmp_path: Path) -> None:
+    name = digest(b"itself")
+    loop = to_json(index_of([{"mediaType": INDEX, "digest": name, "size": 0}]))
+    size = len(loop) + len(str(len(loop))) - 1
+    loop = to_json(index_of([{"mediaType": INDEX, "digest": name, "size": size}]))
+    files = {"oci-layout": LAYOUT_VERSION, "index.json": loop, blob_path(name): loop}
+    write_directory(tmp_path, files)
+    with pytest.raises(InvalidImageError, match=f"blob {name} is damaged"):
+        resolve(str(tmp_path))
+
+
+def test_an_index_seen_twice_is_read_once(tmp_path: Path) -> None:
+    files, digests = index_files(AMD64, ARM64)
+    (item,) = json.loads(files["index.json"])["manifests"]
+    files["index.json"] = to_json(index_of([add_index(files, [item] * 1000)]))
+    write_directory(tmp_path, files)
+    assert resolve(str(tmp_path), "linux/arm64").digest == digests[1]
+
+
+ENCRYPTED: Json = {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip+encrypted"}
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (Image(descriptor={"size": 5}), InvalidImageError, "its descriptor says 5"),
+        (Image(descriptor={"size": 5 << 20}), LimitError, "a document may have"),
+        (Image(descriptor={"digest": digest(b"x")}), NotFoundError, f"cannot read blob {digest(b'x')}"),
+        (Image(manifest={"mediaType": INDEX}), InvalidImageError, "members of the other kind"),
+        (Image(manifest={"config": {"mediaType": CONFIG, "digest": digest(b"x"), "size": 1}}), NotFoundError, "blob"),
+        (
+            Image(manifest={"config": {"mediaType": "application/x", "digest": digest(b"x"), "size": 1}}),
+            UnsupportedError,
+            "not a container image: its config is 'application/x'",
+        ),
+        (Image(manifest={"layers": []}), InvalidImageError, "1 diff IDs for 0 layers"),
+        (Image(config={"rootfs": {"type": "layers", "diff_ids": []}}), InvalidImageError, "0 diff IDs for 1 layers"),
+        (Image(config={"rootfs": {"type": "x", "diff_ids": []}}), InvalidImageError, "config sha256:.*rootfs.type"),
+        (Image((Layer(),) * 501), LimitError, "501 layers"),
+        (Image((Layer(descriptor=ENCRYPTED),)), UnsupportedError, "layer sha256:.* is encrypted"),
+        (Image((Layer(descriptor={"mediaType": "x"}),)), UnsupportedError, "layer sha256:.* unsupported media type"),
+        (Image((Layer(descriptor={"size": 3}),)), InvalidImageError, "its descriptor says 3"),
+        (Image((Layer(descriptor={"digest": digest(b"x")}),)), NotFoundError, f"cannot read blob {digest(b'x')}"),
+        (Image((Layer(embedded=True, descriptor={"data": "eA=="}),)), InvalidImageError, "embedded"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["directory", "archive"])
+def test_bad_images(tmp_path: Path, kind: str, image: Image, error: type[OcifsError], message: str) -> None:
+    write = write_layout if kind == "directory" else write_oci_archive
+    write(tmp_path / "x", image)
+    before = descriptors()
+    with pytest.raises(error, match=message) as caught:
+        resolve(f"{tmp_path}/x")
+    assert str(caught.value).isprintable()
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("document", ["manifest", "config"])
+def test_a_changed_document_is_damaged(tmp_path: Path, document: str) -> None:
+    files = layout_files(Image())
+    mark = b'"layers":' if document == "manifest" else b'"rootfs"'
+    path = next(path for path, data in files.items() if path.startswith("blobs/") and mark in data)
+    files[path] = files[path].replace(b"{", b" ", 1)
+    write_directory(tmp_path, files)
+    with pytest.raises(InvalidImageError, match=f"blob sha256:{path[-64:]} is damaged: .*digest sha256:"):
+        resolve(str(tmp_path))
+
+
+def test_all_files_are_closed(tmp_path: Path) -> None:
+    image = Image((Layer(), Layer(embedded=True), Layer(tar({"x": b"y"}), "zstd")))
+    write_layout(tmp_path / "dir", image)
+    write_oci_archive(tmp_path / "oci.tar", image)
+    write_docker_archive(tmp_path / "docker.tar", (image, ["a"]))
+    before = descriptors()
+    for name in ("dir", "oci.tar", "docker.tar"):
+        resolve(f"{tmp_path}/{name}")
+        assert descriptors() == before
