@@ -1,0 +1,84 @@
+"""The structs and constants of EROFS that a tree image uses, and the layout of the file that is served.
+
+The served file is the tree image, then each layer's uncompressed tar stream at its base. Blocks are of 512 bytes,
+so that the data of a tar member, always 512-aligned, is a legal extent as it lies. All integers are little-endian.
+Sources: Linux fs/erofs/erofs_fs.h and Documentation/filesystems/erofs.rst. It knows nothing of trees.
+"""
+
+import stat
+from collections.abc import Sequence
+from struct import Struct
+
+MAGIC = 0xE0F5E1E2
+BLOCK_BITS = 9
+BLOCK = 1 << BLOCK_BITS
+PAGE = 4096
+BASE_ALIGNMENT = 1 << 20
+MAX_BLOCKS = (1 << 32) - 1
+"""Block addresses have 32 bits, and all ones is a hole."""
+
+SUPERBLOCK = Struct("<I4xIB1xHQ8x4xI8x16s16sI44x")
+"""struct erofs_super_block: magic, feature_compat, blkszbits, root_nid, inos, blocks, uuid, volume_name,
+feature_incompat; all else is zero, the optional checksum included."""
+SUPERBLOCK_OFFSET = 1024
+SUPERBLOCK_END = SUPERBLOCK_OFFSET + SUPERBLOCK.size
+UUID_OFFSET = SUPERBLOCK_OFFSET + 48
+COMPAT_MTIME = 0x2
+INCOMPAT_CHUNKED_FILE = 0x4
+
+LABEL = b"ocifs"
+"""The volume name, a label the kernel does not interpret. The two words after it save callers a look at every
+inode."""
+LABEL_XATTRS = b" xattr"
+LABEL_ACLS = b" acl"
+
+INODE = Struct("<HHH2xQIIIIqII16x")
+"""struct erofs_inode_extended: format, xattr_icount, mode, size, u, ino, uid, gid, mtime, mtime_nsec, nlink.
+`u` is the first block, the device number or the chunk format."""
+NID_BITS = 5
+"""An inode's nid is its offset in the image / 32, as meta_blkaddr is 0."""
+NID_UNIT = 1 << NID_BITS
+PLAIN, INLINE, CHUNKED = 0, 2, 4
+
+DIRENT = Struct("<QHBx")
+"""struct erofs_dirent: nid, offset of the name in the block, file type."""
+NAME_MAX = 255
+DIRECTORY = 2
+FILE_TYPES = {
+    stat.S_IFREG: 1,
+    stat.S_IFDIR: DIRECTORY,
+    stat.S_IFCHR: 3,
+    stat.S_IFBLK: 4,
+    stat.S_IFIFO: 5,
+    stat.S_IFSOCK: 6,
+    stat.S_IFLNK: 7,
+}
+SYMLINK_MAX = 4095
+
+HOLE = 0xFFFFFFFF
+CHUNK_BITS_MASK = 0x1F
+"""Of the chunk format: log2 of the blocks in a chunk. The other bits choose tables not used here."""
+
+
+def round_up(number: int, unit: int) -> int:
+    """Return the least multiple of `unit` that is not less than `number`."""
+    return -(-number // unit) * unit
+
+
+def layer_bases(image_size: int, layer_sizes: Sequence[int]) -> list[int]:
+    """Return where in the served file each layer's tar stream begins, in bytes, ascending.
+
+    `image_size` is the length of the tree image, `layer_sizes` those of the uncompressed tar streams.
+    """
+    bases = []
+    end = image_size
+    for size in layer_sizes:
+        bases.append(round_up(end, BASE_ALIGNMENT))
+        end = bases[-1] + size
+    return bases
+
+
+def served_size(image_size: int, layer_sizes: Sequence[int]) -> int:
+    """Return the length of the served file: the end of the last layer's tar stream, in whole pages."""
+    bases = layer_bases(image_size, layer_sizes)
+    return round_up(bases[-1] + layer_sizes[-1] if bases else image_size, PAGE)

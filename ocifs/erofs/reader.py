@@ -1,0 +1,249 @@
+"""A tree image in memory (usually mapped) -> answers: attributes, names, links, extended attributes, extents.
+
+Opening costs nothing that grows with the image, and nothing is kept per file: each answer is read from the buffer
+when asked, as the kernel would. The buffer is not trusted: any offset is checked before use, and what cannot be
+right raises `InvalidImageError`. It knows nothing of layers but where their tar streams begin.
+"""
+
+import mmap
+import stat
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from typing import NamedTuple
+
+from ocifs.erofs import directory, xattr
+from ocifs.erofs import format as erofs
+from ocifs.erofs.format import BLOCK, BLOCK_BITS, CHUNKED, INLINE, INODE, NID_BITS, PLAIN
+from ocifs.errors import InvalidImageError
+
+_TYPE_MASK = 0o170000
+_LAYOUTS = {kind | (1 | PLAIN << 1) << 16: PLAIN for kind in erofs.FILE_TYPES} | {
+    stat.S_IFREG | (1 | CHUNKED << 1) << 16: CHUNKED,
+    stat.S_IFDIR | (1 | INLINE << 1) << 16: INLINE,
+    stat.S_IFLNK | (1 | INLINE << 1) << 16: INLINE,
+}
+"""Layout by type of file and format, for those that go together."""
+_DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
+_BODY = Struct("<HHH2xQI")
+"""The first fields of an inode: format, xattr_icount, mode, size, u."""
+_SLOT_BITS = 6
+_SLOT_MASK = (1 << _SLOT_BITS) - 1
+
+
+class Inode(NamedTuple):
+    """An inode. `blocks` counts 512 bytes as `st_blocks` does, holes included."""
+
+    nid: int
+    mode: int
+    nlink: int
+    size: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    rdev: int
+    """As `st_rdev`; 0 for anything but a device."""
+    blocks: int
+    layout: int
+    """PLAIN, INLINE or CHUNKED."""
+    start: int
+    """First block, or chunk format."""
+    end: int
+    """Where in the image the inode and its extended attributes end."""
+
+
+class TreeImage:
+    """The files of one tree image, by nid."""
+
+    def __init__(self, data: bytes | mmap.mmap, layer_sizes: Sequence[int]) -> None:
+        """Check the superblock; raises `InvalidImageError` when `data` is no tree image of these layers."""
+        self._data = data
+        self.size = len(data)
+        if self.size < erofs.SUPERBLOCK_END or self.size % BLOCK:
+            raise InvalidImageError(f"tree image of {self.size} bytes; build it again")
+        magic, _, bits, self.root, self.inode_count, blocks, _, label, incompatible = erofs.SUPERBLOCK.unpack_from(
+            self._data, erofs.SUPERBLOCK_OFFSET
+        )
+        if magic != erofs.MAGIC or bits != BLOCK_BITS or incompatible & ~erofs.INCOMPAT_CHUNKED_FILE:
+            raise InvalidImageError("not a tree image; build it again")
+        if blocks != erofs.served_size(self.size, layer_sizes) // BLOCK:
+            raise InvalidImageError("tree image of other layers; build it again")
+        if not 0 < self.inode_count <= self.size // INODE.size:
+            raise InvalidImageError(f"tree image that claims {self.inode_count} inodes; build it again")
+        self.bases = erofs.layer_bases(self.size, layer_sizes)
+        self._layer_sizes = tuple(layer_sizes)
+        self.has_xattrs = erofs.LABEL_XATTRS in label
+        """Whether any file has extended attributes."""
+        self.has_acls = erofs.LABEL_ACLS in label
+        """Whether any file has a POSIX ACL."""
+
+    def inode(self, nid: int) -> Inode:
+        """Return the attributes of an inode."""
+        position = nid << NID_BITS
+        if not erofs.SUPERBLOCK_END <= position <= self.size - INODE.size:
+            raise InvalidImageError(f"tree image: no inode {nid}; build it again")
+        form, count, mode, size, start, _, uid, gid, seconds, nanoseconds, nlink = INODE.unpack_from(
+            self._data, position
+        )
+        kind = mode & _TYPE_MASK
+        layout = _LAYOUTS.get(kind | form << 16)
+        if layout is None or size >> 63:
+            raise InvalidImageError(f"tree image: inode {nid} is malformed; build it again")
+        return Inode(
+            nid,
+            mode,
+            nlink,
+            size,
+            uid,
+            gid,
+            seconds * 1_000_000_000 + nanoseconds,
+            start if kind in _DEVICES else 0,
+            (size + 511) >> 9,
+            layout,
+            start,
+            position + INODE.size + (xattr.stored_size(count) if count else 0),
+        )
+
+    def lookup(self, nid: int, name: bytes) -> int | None:
+        """Return the nid that `name` has in directory `nid`, or None: a binary search, as the kernel's."""
+        body = self._body(nid, stat.S_IFDIR)
+        low, high = 0, (body[0] + BLOCK - 1) >> BLOCK_BITS
+        while high - low > 1:
+            middle = (low + high) // 2
+            if directory.first_name(self._block(body, middle)) <= name:
+                low = middle
+            else:
+                high = middle
+        return directory.find(self._block(body, low), name)
+
+    def readdir(self, nid: int, cookie: int = 0) -> Iterator[tuple[bytes, int, int, int]]:
+        """Yield (name, nid, file type, next cookie) of each entry in name order, `.` and `..` among them.
+
+        `cookie` is 0, or one yielded before: then go on after that entry, without a look at those before it. File
+        types are those of `format.FILE_TYPES`.
+        """
+        body = self._body(nid, stat.S_IFDIR)
+        slot = cookie & _SLOT_MASK
+        for block in range(max(0, cookie >> _SLOT_BITS), (body[0] + BLOCK - 1) >> BLOCK_BITS):
+            following = (block << _SLOT_BITS) + slot
+            for name, child, file_type in directory.unpack(self._block(body, block))[slot:]:
+                following += 1
+                yield name, child, file_type, following
+            slot = 0
+
+    def walk(self, nid: int) -> Iterator[tuple[bytes, int]]:
+        """Yield (path below `nid`, nid) of all files, depth first and in name order; `nid` itself has path b""."""
+        yield b"", nid
+        pending = [(b"", self.readdir(nid))] if stat.S_ISDIR(self.inode(nid).mode) else []
+        directories = 1
+        while pending:
+            prefix, entries = pending[-1]
+            for name, child, file_type, _ in entries:
+                if name in {b".", b".."}:
+                    continue
+                yield prefix + name, child
+                if file_type == erofs.DIRECTORY:
+                    directories += 1
+                    if directories > self.inode_count:
+                        raise InvalidImageError("tree image: directories form a loop; build it again")
+                    pending.append((prefix + name + b"/", self.readdir(child)))
+                    break
+            else:
+                pending.pop()
+
+    def readlink(self, nid: int) -> bytes:
+        """Return the target of a symlink."""
+        body = self._body(nid, stat.S_IFLNK)
+        if body[0] > erofs.SYMLINK_MAX:
+            raise InvalidImageError(f"tree image: symlink {nid} of {body[0]} bytes; build it again")
+        return b"".join(self._block(body, block) for block in range(-(-body[0] // BLOCK)))
+
+    def xattrs(self, nid: int) -> dict[bytes, bytes]:
+        """Return the extended attributes of an inode by their whole names, ordered by name."""
+        start = (nid << NID_BITS) + INODE.size
+        return xattr.decode(self.read(self.inode(nid).end - start, start))
+
+    def extents(self, nid: int, offset: int, size: int) -> list[tuple[int | None, int]]:
+        """Return where `size` bytes at `offset` of a regular file lie: (address in the served file, length) in turn.
+
+        The address of a hole is None. Ends at the end of the file.
+        """
+        inode = self.inode(nid)
+        if not stat.S_ISREG(inode.mode):
+            raise InvalidImageError(f"tree image: inode {nid} is no regular file; build it again")
+        size = min(size, inode.size - offset)
+        if size <= 0 or offset < 0:
+            return []
+        if inode.layout == CHUNKED:
+            return self._chunks(inode, offset, size)
+        address = (inode.start << BLOCK_BITS) + offset
+        self._check(address, size)
+        return [(address, size)]
+
+    def layer_of(self, address: int) -> tuple[int, int] | None:
+        """Return the layer and the offset in its tar stream that lie at `address`; None: in the tree image."""
+        layer = bisect_right(self.bases, address) - 1
+        return (layer, address - self.bases[layer]) if layer >= 0 else None
+
+    def read(self, size: int, address: int) -> bytes:
+        """Return exactly `size` bytes at `address` of the tree image."""
+        if not 0 <= address <= address + size <= self.size:
+            raise InvalidImageError(f"tree image: {size} bytes at {address} lie outside; build it again")
+        return self._data[address : address + size]
+
+    def _body(self, nid: int, kind: int) -> tuple[int, int, int]:
+        """Return the size of a directory or symlink, where its blocks begin, and where its partial block lies."""
+        position = nid << NID_BITS
+        if not erofs.SUPERBLOCK_END <= position <= self.size - INODE.size:
+            raise InvalidImageError(f"tree image: no inode {nid}; build it again")
+        form, count, mode, size, start = _BODY.unpack_from(self._data, position)
+        layout = _LAYOUTS.get(kind | form << 16)
+        if layout is None or mode & _TYPE_MASK != kind:
+            raise InvalidImageError(f"tree image: inode {nid} is not of type {kind:#o}; build it again")
+        address = start << BLOCK_BITS
+        if layout == INLINE:
+            return size, address, position + INODE.size + xattr.stored_size(count)
+        return size, address, address + (size & -BLOCK)
+
+    def _block(self, body: tuple[int, int, int], index: int) -> bytes:
+        """Return a block of a directory or symlink; the last one to its last byte."""
+        size, address, partial = body
+        start = index << BLOCK_BITS
+        if size - start >= BLOCK:
+            return self.read(BLOCK, address + start)
+        return self.read(size - start, partial)
+
+    def _chunks(self, inode: Inode, offset: int, size: int) -> list[tuple[int | None, int]]:
+        if inode.start & ~erofs.CHUNK_BITS_MASK:
+            raise InvalidImageError(f"tree image: inode {inode.nid} is malformed; build it again")
+        bits = BLOCK_BITS + inode.start
+        first, last = offset >> bits, (offset + size - 1) >> bits
+        count = last - first + 1
+        blocks = self.read(4 * count, inode.end + 4 * first)
+        extents: list[tuple[int | None, int]] = []
+        for block in Struct(f"<{count}I").unpack(blocks):
+            length = min(size, (1 << bits) - (offset & (1 << bits) - 1))
+            address = None if block == erofs.HOLE else (block << BLOCK_BITS) + (offset & (1 << bits) - 1)
+            if address is not None:
+                self._check(address, length)
+            offset += length
+            size -= length
+            self._append(extents, address, length)
+        return extents
+
+    @staticmethod
+    def _append(extents: list[tuple[int | None, int]], address: int | None, length: int) -> None:
+        """Add an extent, or lengthen the last one where this continues it."""
+        if extents:
+            before, size = extents[-1]
+            if address == (None if before is None else before + size):
+                extents[-1] = (before, size + length)
+                return
+        extents.append((address, length))
+
+    def _check(self, address: int, length: int) -> None:
+        """Raise unless the bytes lie within one layer's tar stream, or within the tree image."""
+        place = self.layer_of(address)
+        end = self._layer_sizes[place[0]] if place else self.size
+        if (place[1] if place else address) + length > end:
+            raise InvalidImageError(f"tree image: {length} bytes at {address} lie in no layer; build it again")

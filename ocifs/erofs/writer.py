@@ -1,0 +1,336 @@
+"""A merged tree -> its tree image.
+
+Inodes come first, siblings together in name order, each followed by its extended attributes and by the last,
+partial block of its directory or symlink; whole blocks follow all inodes. Regular files have no bytes here: their
+inodes point into the layers' tar streams, where `layer_bases` puts those. The same tree gives the same bytes.
+Nothing recurses, and every number that a layer chose is checked before memory is spent on it. It knows nodes
+only by their attributes (`nodes.py`), not how they were merged.
+"""
+
+import hashlib
+import logging
+import struct
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
+
+import msgspec
+
+from ocifs.erofs import directory, sparse, xattr
+from ocifs.erofs import format as erofs
+from ocifs.erofs.format import BLOCK, FILE_TYPES, INODE, NID_BITS, NID_UNIT, round_up
+from ocifs.erofs.nodes import Extent, Node
+from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError, printable
+
+Read = Callable[[int, int, int], bytes]
+_DEVICES = frozenset({S_IFCHR, S_IFBLK})
+_log = logging.getLogger(__name__)
+
+
+class _Inode(msgspec.Struct, gc=False):
+    """A node with its number, and the shape of what it stores in the image.
+
+    Others are named by their position among the inodes: so there are no reference cycles, and the garbage
+    collector, which otherwise takes most of the time, can leave these objects alone.
+    """
+
+    node: Node
+    name: bytes
+    parent: int
+    nlink: int = 1
+    nid: int = 0
+    size: int = 0
+    xattrs: bytes = b""
+    inline: int = 0
+    """Bytes that follow the inode and its extended attributes."""
+    blocks: int = 0
+    """Whole blocks of its own in the image, and the first of them."""
+    start: int = 0
+    names: Sequence[bytes] = ()
+    """Of a directory: its names, sorted, the inodes they stand for, and how they are divided into blocks."""
+    children: Sequence[int] = ()
+    division: Sequence[slice] = ()
+    chunks: sparse.Chunks | None = None
+
+
+def compile_tree(
+    root: Node, layer_sizes: Sequence[int], read: Read, warn: Callable[[str], None] = _log.warning
+) -> bytes:
+    """Return the tree image of the tree below `root`; its length is a multiple of 4096.
+
+    `layer_sizes[k]` is the length of layer k's uncompressed tar stream and `read(layer, size, offset)` reads it,
+    which only sparse files with chunks to copy need. `warn` is told once of extended attributes left out.
+
+    Raises `InvalidImageError` for a tree that no file system can hold, `UnsupportedError` for one that EROFS
+    cannot, `LimitError` when a bound on sparse files or the 2 TiB that can be addressed are passed.
+    """
+    inodes = _number(root)
+    _plan(inodes, layer_sizes, warn)
+    size = _place(inodes)
+    total = erofs.served_size(size, layer_sizes) // BLOCK
+    if total > erofs.MAX_BLOCKS:
+        raise LimitError("the layers' tar streams pass 2 TiB, more than a tree image can address: use fewer layers")
+    bases = erofs.layer_bases(size, layer_sizes)
+    image = bytearray(size)
+    for number, inode in enumerate(inodes):
+        try:
+            _write_inode(image, inode, number, bases)
+            if inode.inline or inode.blocks or inode.xattrs:
+                _write_content(image, inode, inodes)
+            if inode.chunks:
+                _write_chunks(image, inode, inode.chunks, bases, read)
+        except OcifsError as error:
+            raise _at(inodes, number, error) from error
+    _write_superblock(image, inodes, total)
+    return bytes(image)
+
+
+def _number(root: Node) -> list[_Inode]:
+    """Give every node one inode, in the order of their places: siblings together, then each subtree in turn."""
+    inodes = [_Inode(root, b"", 0)]
+    seen = {id(root): 0}
+    pending = [0]
+    while pending:
+        parent = pending.pop()
+        children = inodes[parent].node.children or {}
+        special = {b".": parent, b"..": inodes[parent].parent}
+        names = sorted(children)
+        try:
+            directory.check_names(names)
+        except OcifsError as error:
+            raise _at(inodes, parent, error) from error
+        numbers = []
+        subdirectories = []
+        for name in names:
+            node = children[name]
+            number = seen.setdefault(id(node), len(inodes))
+            numbers.append(number)
+            if number == len(inodes):
+                inodes.append(_Inode(node, name, parent))
+                if node.children is not None:
+                    subdirectories.append(number)
+            elif node.children is not None:
+                raise InvalidImageError(f"{_path(inodes, number)}: a directory with two names")
+            else:
+                inodes[number].nlink += 1
+        for name, number in special.items():
+            place = bisect_left(names, name)
+            names.insert(place, name)
+            numbers.insert(place, number)
+        inodes[parent].names, inodes[parent].children = names, numbers
+        pending += reversed(subdirectories)
+    return inodes
+
+
+def _plan(inodes: Sequence[_Inode], layer_sizes: Sequence[int], warn: Callable[[str], None]) -> None:
+    """Find what each inode stores in the image, and keep the total for sparse files within bounds."""
+    left_out: list[str] = []
+    table = literal = 0
+    for number, inode in enumerate(inodes):
+        try:
+            if inode.node.xattrs and (foreign := _plan_xattrs(inode)):
+                left_out.append("" if left_out else f"{printable(min(foreign)[:255])} of {_path(inodes, number)}")
+            _plan_content(inode, layer_sizes, is_root=number == 0)
+            if inode.chunks:
+                table += inode.inline
+                literal += inode.blocks * BLOCK
+                if table > sparse.MAX_TABLE or literal > sparse.MAX_LITERAL:
+                    raise LimitError("one sparse file too many: together they would take too much memory")
+        except OcifsError as error:
+            raise _at(inodes, number, error) from error
+    if left_out:
+        warn(f"{len(left_out)} files lose extended attributes that EROFS has no namespace for, as {left_out[0]}")
+
+
+def _plan_xattrs(inode: _Inode) -> list[bytes]:
+    """Encode the extended attributes; return the names that have to be left out."""
+    xattrs = inode.node.xattrs
+    foreign = [name for name in xattrs if not xattr.is_storable(name)]
+    inode.xattrs = xattr.encode({name: xattrs[name] for name in xattrs.keys() - foreign})
+    return foreign
+
+
+def _plan_content(inode: _Inode, layer_sizes: Sequence[int], *, is_root: bool) -> None:
+    node = inode.node
+    kind = S_IFMT(node.mode)
+    if kind not in FILE_TYPES or (kind == S_IFDIR) != (node.children is not None):
+        raise InvalidImageError(f"mode {node.mode:#o} is of no type of file")
+    if kind == S_IFREG:
+        inode.size = node.size
+        if node.size:
+            _plan_file(inode, node.extent, layer_sizes)
+    elif kind == S_IFDIR:
+        inode.division, inode.size = directory.split(inode.names)
+        _divide(inode, inline=not is_root)  # the root's place is fixed
+    elif kind == S_IFLNK:
+        inode.size = len(node.target)
+        if inode.size > erofs.SYMLINK_MAX:
+            raise UnsupportedError(f"symlink target of {inode.size} bytes, more than {erofs.SYMLINK_MAX}")
+        if b"\0" in node.target:
+            raise InvalidImageError("symlink target with a NUL byte")
+        _divide(inode, inline=True)
+
+
+def _plan_file(inode: _Inode, extent: Extent | None, layer_sizes: Sequence[int]) -> None:
+    size = inode.size
+    if not 0 < size < 1 << 63:
+        raise InvalidImageError(f"file of {size} bytes")
+    if extent is None:
+        inode.chunks = sparse.cut(size, ())
+    else:
+        layer, offset, stored, pieces = extent.layer, extent.offset, extent.size, extent.sparse
+        if not 0 <= layer < len(layer_sizes):
+            raise InvalidImageError(f"data in layer {layer}, where there are {len(layer_sizes)}")
+        if not 0 <= offset <= offset + stored <= layer_sizes[layer]:
+            raise InvalidImageError(f"data that reach beyond layer {layer}")
+        if stored != (size if pieces is None else sum(length for _, length in pieces)):
+            raise InvalidImageError(f"{stored} bytes stored, which is not what its size or map says")
+        if pieces is None and offset % BLOCK == 0:
+            return
+        inode.chunks = sparse.cut(size, sparse.pieces_of(size, offset, ((0, size),) if pieces is None else pieces))
+    inode.inline = inode.chunks.table_size
+    inode.blocks = inode.chunks.literal_blocks
+
+
+def _divide(inode: _Inode, *, inline: bool) -> None:
+    """Divide a directory's or symlink's bytes into whole blocks and, if it may be and fits, an inline rest."""
+    inode.blocks, inode.inline = divmod(inode.size, BLOCK)
+    if inode.inline and not (inline and len(inode.xattrs) + inode.inline <= BLOCK):
+        inode.blocks += 1
+        inode.inline = 0
+
+
+def _place(inodes: Sequence[_Inode]) -> int:
+    """Give each inode its nid and its blocks, and return the size of the image."""
+    position = erofs.SUPERBLOCK_END
+    for inode in inodes:
+        end = position + INODE.size
+        if rest := len(inode.xattrs) + inode.inline:
+            if inode.inline and not inode.chunks and end % BLOCK + rest > BLOCK:
+                end = round_up(end, BLOCK)  # an inline rest must not cross a block
+            rest = round_up(rest, NID_UNIT)
+        inode.nid = (end - INODE.size) >> NID_BITS
+        position = end + rest
+    block = round_up(position, BLOCK) // BLOCK
+    for inode in inodes:
+        if inode.blocks:
+            inode.start = block
+            block += inode.blocks
+    return round_up(block * BLOCK, erofs.PAGE)
+
+
+def _write_inode(image: bytearray, inode: _Inode, number: int, bases: Sequence[int]) -> None:
+    node = inode.node
+    seconds, nanoseconds = divmod(node.mtime_ns, 1_000_000_000)
+    layout = erofs.CHUNKED if inode.chunks else erofs.INLINE if inode.inline else erofs.PLAIN
+    try:
+        INODE.pack_into(
+            image,
+            inode.nid << NID_BITS,
+            1 | layout << 1,
+            xattr.count_field(len(inode.xattrs)) if inode.xattrs else 0,
+            node.mode,
+            inode.size,
+            _first_block(inode, bases),
+            number + 1,
+            node.uid,
+            node.gid,
+            seconds,
+            nanoseconds,
+            inode.nlink,
+        )
+    except struct.error:
+        raise UnsupportedError(
+            f"mode {node.mode:#o}, uid {node.uid}, gid {node.gid} or mtime {seconds} s does not fit an inode"
+        ) from None
+
+
+def _first_block(inode: _Inode, bases: Sequence[int]) -> int:
+    """Return the inode's field `u`: first block, chunk format or device number (new_encode_dev)."""
+    node = inode.node
+    kind = S_IFMT(node.mode)
+    if inode.chunks:
+        return inode.chunks.bits - erofs.BLOCK_BITS
+    if kind == S_IFREG:
+        extent = node.extent if inode.size else None
+        return (bases[extent.layer] + extent.offset) // BLOCK if extent else 0
+    if kind in _DEVICES:
+        major, minor = node.rdev
+        if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
+            raise UnsupportedError(f"device {major}:{minor}, where Linux has 12 and 20 bits")
+        return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
+    return inode.start
+
+
+def _write_content(image: bytearray, inode: _Inode, inodes: Sequence[_Inode]) -> None:
+    """Write the extended attributes, and the bytes of a directory or symlink."""
+    end = (inode.nid << NID_BITS) + INODE.size
+    _put(image, end, inode.xattrs)
+    if not inode.chunks:
+        content = _directory(inode, inodes) if inode.names else inode.node.target
+        whole = inode.blocks * BLOCK
+        _put(image, inode.start * BLOCK, content[:whole])
+        _put(image, end + len(inode.xattrs), content[whole:])
+
+
+def _directory(inode: _Inode, inodes: Sequence[_Inode]) -> bytes:
+    children = [inodes[number] for number in inode.children]
+    nids = [child.nid for child in children]
+    types = [FILE_TYPES[S_IFMT(child.node.mode)] for child in children]
+    blocks = [directory.pack(inode.names[part], nids[part], types[part]) for part in inode.division]
+    return b"".join(block.ljust(BLOCK, b"\0") for block in blocks[:-1]) + blocks[-1]
+
+
+def _write_chunks(image: bytearray, inode: _Inode, chunks: sparse.Chunks, bases: Sequence[int], read: Read) -> None:
+    extent = inode.node.extent
+    layer = extent.layer if extent else 0
+    table = sparse.table(chunks, bases[layer] if extent else 0, inode.start)
+    _put(image, (inode.nid << NID_BITS) + INODE.size + len(inode.xattrs), table)
+    position = inode.start * BLOCK
+    for content in sparse.literal_bytes(chunks, lambda size, offset: read(layer, size, offset)):
+        _put(image, position, content)
+        position += len(content)
+
+
+def _write_superblock(image: bytearray, inodes: Sequence[_Inode], total: int) -> None:
+    """Write the superblock, with a UUID that is a digest of all else, so that images can be told apart."""
+    label = erofs.LABEL
+    attributed = [inode.node.xattrs for inode in inodes if inode.xattrs]
+    if attributed:
+        label += erofs.LABEL_XATTRS
+    if not all(map(xattr.ACL_NAMES.isdisjoint, attributed)):
+        label += erofs.LABEL_ACLS
+    erofs.SUPERBLOCK.pack_into(
+        image,
+        erofs.SUPERBLOCK_OFFSET,
+        erofs.MAGIC,
+        erofs.COMPAT_MTIME,
+        erofs.BLOCK_BITS,
+        inodes[0].nid,
+        len(inodes),
+        total,
+        bytes(16),
+        label,
+        erofs.INCOMPAT_CHUNKED_FILE if any(inode.chunks for inode in inodes) else 0,
+    )
+    uuid = bytearray(hashlib.blake2b(image, digest_size=16).digest())
+    uuid[6] = uuid[6] & 0x0F | 0x80  # version 8, custom
+    uuid[8] = uuid[8] & 0x3F | 0x80
+    _put(image, erofs.UUID_OFFSET, uuid)
+
+
+def _put(image: bytearray, position: int, content: bytes | bytearray) -> None:
+    image[position : position + len(content)] = content
+
+
+def _path(inodes: Sequence[_Inode], number: int) -> str:
+    """Return an inode's path for a message; only its last part when it is very long."""
+    names: list[bytes] = []
+    while number and len(names) < 100:
+        names.append(inodes[number].name)
+        number = inodes[number].parent
+    return ("…/" if number else "/") + printable(b"/".join(reversed(names)))
+
+
+def _at(inodes: Sequence[_Inode], number: int, error: OcifsError) -> OcifsError:
+    return type(error)(f"{_path(inodes, number)}: {error}")
