@@ -1,0 +1,112 @@
+"""gzip (RFC 1952), of one member or many: a pass over a blob, and decoding from a checkpoint.
+
+zlib-ng inflates. Who finds the checkpoints is the business of `checkpoint_finders`. CRCs are checked on the pass;
+random access never meets a whole member, so there the spans' digests, kept by the layer, take their place.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from zlib_ng import zlib_ng
+
+from ocifs.compression import Checkpoint, Pass, Warn, evenly
+from ocifs.compression.deflate import align
+from ocifs.errors import InvalidImageError
+from ocifs.reader import ReaderAt
+
+_MAGIC = b"\x1f\x8b"
+_GZIP_WBITS = 31
+_RAW_WBITS = -15
+_TRAILER = 8  # CRC32 and ISIZE
+_INPUT = 128 << 10
+_OUTPUT = 4 << 20  # bounds what one piece of input may inflate to before it is handed on
+
+
+class GzipPass:
+    """Inflates with zlib-ng in this process, while indexed_gzip finds the checkpoints in another."""
+
+    restartable = True
+
+    def __init__(self, blob: ReaderAt, warn: Warn) -> None:
+        self.blob = blob
+        self.warn = warn
+        self.consumed = 0
+        from ocifs.compression.checkpoint_finders import IndexedGzipFinder
+
+        self.finder = IndexedGzipFinder(blob)
+
+    def __enter__(self) -> "GzipPass":
+        self.finder.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.finder.stop()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Inflate member after member; NUL padding after one is skipped, anything else is left with a warning."""
+        data = self._next_input()
+        while data:
+            inflater = zlib_ng.decompressobj(wbits=_GZIP_WBITS)
+            while not inflater.eof:
+                if not data and not (data := self._next_input()):
+                    raise InvalidImageError("the gzip stream ends in the middle: the blob is cut short")
+                try:
+                    chunk = inflater.decompress(data, _OUTPUT)
+                except zlib_ng.error as error:  # type: ignore[misc]  # its stub calls it a value
+                    raise InvalidImageError(f"gzip stream damaged near byte {self.consumed}: {error}") from None
+                data = inflater.unconsumed_tail
+                if chunk:
+                    yield chunk
+            data = self._next_member(inflater.unused_data)
+
+    def checkpoints(self) -> Iterator[Checkpoint]:
+        """Give what the finder found."""
+        return evenly(self.finder.checkpoints())
+
+    def _next_input(self) -> bytes:
+        data = self.blob.pread(_INPUT, self.consumed)
+        self.consumed += len(data)
+        return data
+
+    def _next_member(self, data: bytes) -> bytes:
+        """Return the input from the next member on; nothing at the end or where no member follows."""
+        data = data.lstrip(b"\0")
+        while len(data) < len(_MAGIC):
+            if not (more := self._next_input()):
+                break
+            data = (data + more).lstrip(b"\0")
+        if data and not data.startswith(_MAGIC):
+            self.warn(f"{self.blob.size - self.consumed + len(data)} bytes after the gzip stream are ignored")
+            return b""
+        return data
+
+
+def passes(blob: ReaderAt, warn: Warn) -> list[Callable[[], Pass]]:
+    """Begin by rapidgzip where it is installed; what that cannot read, or finds damaged, zlib-ng judges."""
+    from ocifs.compression.checkpoint_finders import RapidgzipPass, rapidgzip_is_installed
+
+    if blob.pread(len(_MAGIC), 0) != _MAGIC:
+        raise InvalidImageError("the media type says gzip, the bytes do not")
+    careful = partial(GzipPass, blob, warn)
+    return [partial(RapidgzipPass, blob), careful] if rapidgzip_is_installed() else [careful]
+
+
+def decode(data: bytes, checkpoint: Checkpoint, size: int) -> bytes:
+    """Inflate a span of `size` bytes; it may begin inside a byte and cross from one member to the next."""
+    try:
+        inflater = zlib_ng.decompressobj(wbits=_RAW_WBITS, zdict=checkpoint.window)
+        parts = [inflater.decompress(align(data, checkpoint.bits), size)] if size else []
+        missing = size - sum(map(len, parts))
+        rest = inflater.unused_data[_TRAILER:]
+        while missing and inflater.eof:
+            inflater = zlib_ng.decompressobj(wbits=_GZIP_WBITS)
+            parts.append(inflater.decompress(rest.lstrip(b"\0"), missing))
+            missing -= len(parts[-1])
+            rest = inflater.unused_data
+            if not rest:
+                break
+    except zlib_ng.error as error:  # type: ignore[misc]  # its stub calls it a value
+        raise InvalidImageError(f"span at byte {checkpoint.offset}: {error}") from None
+    if missing:
+        raise InvalidImageError(f"span at byte {checkpoint.offset} ends {missing} bytes early")
+    return parts[0] if len(parts) == 1 else b"".join(parts)

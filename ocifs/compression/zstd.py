@@ -1,0 +1,163 @@
+"""zstd (RFC 8878): decoding restarts where a frame begins.
+
+A blob of many frames (zstd:chunked, pzstd, the seekable format) is a run of spans as it lies. A frame that is too
+long is no place to restart in; `restartable` says so after a look at the block headers, before anything is decoded.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import IO, cast
+
+import zstandard
+
+from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Pass, Warn, evenly
+from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
+from ocifs.reader import ReaderAt
+
+MAX_WINDOW = 1 << 27
+"""Largest window that is decoded, in bytes: what zstd itself allows by default; a frame may ask for gigabytes."""
+
+_MAGIC = 0xFD2FB528
+_SKIPPABLE = 0x184D2A50
+_BLOCK_MAX = 128 << 10
+_INPUT = 128 << 10
+
+
+class Frame:
+    """Where a frame lies and what its header tells."""
+
+    __slots__ = ("bound", "end", "offset", "skippable")
+
+    def __init__(self, offset: int, end: int, bound: int, *, skippable: bool) -> None:
+        self.offset = offset
+        self.end = end
+        self.bound = bound
+        """No less than its uncompressed size."""
+        self.skippable = skippable
+
+
+def scan_frames(blob: ReaderAt) -> Iterator[Frame]:
+    """Give the frames of a blob by their block headers alone. Raises InvalidImageError, UnsupportedError."""
+    offset = 0
+    while offset < blob.size:
+        head = blob.pread(18, offset)
+        magic = int.from_bytes(head[:4], "little")
+        if magic & ~0xF == _SKIPPABLE:
+            end = offset + 8 + int.from_bytes(head[4:8], "little")
+            bound = 0
+        elif magic == _MAGIC:
+            end, bound = _scan_frame(blob, offset, head)
+        else:
+            raise InvalidImageError(f"no zstd frame at byte {offset}")
+        if end > blob.size:
+            raise InvalidImageError("the zstd stream ends in the middle: the blob is cut short")
+        yield Frame(offset, end, bound, skippable=magic != _MAGIC)
+        offset = end
+
+
+def _scan_frame(blob: ReaderAt, offset: int, head: bytes) -> tuple[int, int]:
+    """Return where the frame at `offset` ends and a bound of its uncompressed size."""
+    try:
+        parameters = zstandard.get_frame_parameters(head)
+        header_size = zstandard.frame_header_size(head)
+    except zstandard.ZstdError as error:
+        raise InvalidImageError(f"zstd frame at byte {offset}: {error}") from None
+    if parameters.dict_id:
+        raise UnsupportedError(
+            f"zstd frame at byte {offset} needs dictionary {parameters.dict_id}: recompress the layer"
+        )
+    if parameters.window_size > MAX_WINDOW:
+        raise LimitError(
+            f"zstd frame at byte {offset} asks for a window of {parameters.window_size >> 20} MiB; "
+            f"the limit is {MAX_WINDOW >> 20} MiB: recompress the layer without --long"
+        )
+    place = offset + header_size
+    blocks = 0
+    last = False
+    while not last:
+        block = blob.pread(3, place)
+        if len(block) < 3:
+            raise InvalidImageError("the zstd stream ends in the middle: the blob is cut short")
+        header = int.from_bytes(block, "little")
+        last = bool(header & 1)
+        kind, size = header >> 1 & 3, header >> 3
+        place += 3 + (1 if kind == 1 else size)  # an RLE block stores one byte
+        blocks += 1
+    declared = parameters.content_size
+    bound = declared if declared != zstandard.CONTENTSIZE_UNKNOWN else blocks * _BLOCK_MAX
+    return place + 4 * parameters.has_checksum, bound
+
+
+class ZstdPass:
+    """Decodes frame after frame."""
+
+    def __init__(self, blob: ReaderAt) -> None:
+        self.blob = blob
+        self.consumed = 0
+        self.frames = list(scan_frames(blob))
+        self.restartable = all(frame.bound <= MAX_SPAN for frame in self.frames)
+        self.starts: list[int] = []
+
+    def __enter__(self) -> "ZstdPass":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def chunks(self) -> Iterator[bytes]:
+        """Decode in pieces of bounded size, however much a frame claims to hold."""
+        produced = 0
+        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+        for frame in self.frames:
+            self.starts.append(produced)
+            if frame.skippable:
+                continue
+            try:
+                source = cast("IO[bytes]", _Forward(self, frame))
+                with decompressor.stream_reader(source, read_size=_INPUT, closefd=False) as reader:
+                    while chunk := reader.read(CHUNK):
+                        produced += len(chunk)
+                        yield chunk
+            except zstandard.ZstdError as error:
+                raise InvalidImageError(f"zstd frame at byte {frame.offset} is damaged: {error}") from None
+        self.starts.append(produced)
+        self.consumed = self.blob.size
+
+    def checkpoints(self) -> Iterator[Checkpoint]:
+        """Give the frames' beginnings, so far apart as the spacing asks."""
+        beginnings = [Checkpoint(start, f.offset) for start, f in zip(self.starts, self.frames, strict=False)]
+        yield from evenly(iter([*(beginnings or [Checkpoint(0, 0)]), Checkpoint(self.starts[-1], self.blob.size)]))
+
+
+class _Forward(io.RawIOBase):
+    """The bytes of one frame, read in order."""
+
+    def __init__(self, reading: ZstdPass, frame: Frame) -> None:
+        super().__init__()
+        self.reading = reading
+        self.end = frame.end
+        reading.consumed = frame.offset
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.reading.blob.pread(min(size, self.end - self.reading.consumed), self.reading.consumed)
+        self.reading.consumed += len(data)
+        return data
+
+
+def passes(blob: ReaderAt, warn: Warn) -> list[Callable[[], Pass]]:
+    """There is one way."""
+    return [partial(ZstdPass, blob)]
+
+
+def decode(data: bytes, checkpoint: Checkpoint, size: int) -> bytes:
+    """Decode the frames of a span, `size` bytes in all."""
+    try:
+        reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(data, read_across_frames=True)
+        # One byte more than is due, to notice too many; never as many as a frame may claim.
+        decoded = reader.read(size + 1) if size else b""
+    except zstandard.ZstdError as error:
+        raise InvalidImageError(f"span at byte {checkpoint.offset}: {error}") from None
+    if len(decoded) != size:
+        raise InvalidImageError(f"span at byte {checkpoint.offset} holds other than {size} bytes")
+    return decoded

@@ -1,0 +1,291 @@
+"""Making a LayerIndex: one forward pass over a blob gives its TOC, diff ID and checkpoints, a second look its digests.
+
+The pass decodes in one thread, hashes in another and reads tar headers in the caller's. The second look reads the
+blob once more and takes blob digest and span digests from the same bytes, so that a span that is proven later is
+proven to be part of a blob that was. Nothing is kept unless blob digest, blob size and diff ID are as promised.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from typing import NamedTuple, Protocol
+
+import msgspec
+import zstandard
+
+from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Pass
+from ocifs.errors import InvalidImageError, LimitError, OcifsError
+from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
+from ocifs.layer.layer import CODECS
+from ocifs.reader import FileSection
+from ocifs.spec.digest import DiffID, Digest
+from ocifs.spec.mediatypes import Compression
+from ocifs.store import Store, Writer
+from ocifs.toc import ChunkReader, Entry, scan
+from ocifs.toc import Limits as TocLimits
+
+_MAX_WARNINGS = 100
+_READ_AHEAD = 4 << 20
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a layer may cost before it is refused; raise them for an image that you trust."""
+
+    uncompressed: int = 64 << 30
+    """Bytes of its tar stream."""
+    ratio: int = 2000
+    """Uncompressed to compressed, looked at once the stream is past `ratio_from`."""
+    ratio_from: int = 64 << 20
+    toc: TocLimits = TocLimits()
+
+
+class Progress(Protocol):
+    """Is told how far the indexing of a layer is; called from several threads."""
+
+    def __call__(self, layer: Digest, done: int, total: int) -> None:
+        """Take note that `done` of `total` compressed bytes of `layer` are read."""
+        ...
+
+
+class LayerBlob(NamedTuple):
+    """A layer as an image names it."""
+
+    digest: Digest
+    diff_id: DiffID
+    compression: Compression
+    blob: FileSection
+
+
+class _Survey(NamedTuple):
+    """What a pass found."""
+
+    toc: list[Entry]
+    diff_id: str
+    size: int
+    checkpoints: list[Checkpoint]
+    """Windows compressed."""
+
+
+def open_layer_index(
+    layer: LayerBlob, store: Store, limits: Limits, warn: Callable[[str], None], progress: Progress
+) -> LayerIndex:
+    """Return the layer's index, from the store or made now.
+
+    Raises:
+        InvalidImageError: The blob is not what its digest, its size, its media type or the diff ID promise.
+        UnsupportedError, LimitError: It holds what ocifs does not handle, or too much.
+    """
+    warnings: list[str] = []
+
+    def note(message: str) -> None:
+        if len(warnings) < _MAX_WARNINGS:
+            warnings.append(message)
+            warn(f"layer {layer.digest}: {message}")
+
+    try:
+        index = LayerIndex(
+            store.get(KIND, layer.digest, lambda out: _Build(layer, limits, note, progress).write(out, warnings))
+        )
+    except OcifsError as error:
+        raise type(error)(f"layer {layer.digest}: {error}") from None
+    if index.summary.diff_id != layer.diff_id:
+        raise InvalidImageError(_wrong_diff_id(layer, index.summary.diff_id))
+    return index
+
+
+def _wrong_diff_id(layer: LayerBlob, diff_id: str) -> str:
+    return f"layer {layer.digest}: its uncompressed digest is {diff_id}, the image config says {layer.diff_id}"
+
+
+class _Build:
+    """The making of one index."""
+
+    def __init__(self, layer: LayerBlob, limits: Limits, warn: Callable[[str], None], progress: Progress) -> None:
+        self.layer = layer
+        self.blob = layer.blob
+        self.limits = limits
+        self.warn = warn
+        self.progress = progress
+
+    def write(self, out: Writer, warnings: list[str]) -> None:
+        """Write the whole index."""
+        survey, frames = self._survey(out)
+        if frames is None:
+            digests = self._digests(survey.checkpoints)
+            windows = self._write_windows(survey.checkpoints, out)
+        else:
+            self._digests([])
+            digests, windows = frames.digests, []
+        points = frames.checkpoints if frames else survey.checkpoints
+        summary = Summary(
+            blob_digest=str(self.layer.digest),
+            blob_size=self.blob.size,
+            diff_id=str(survey.diff_id),
+            size=survey.size,
+            codec="zstd" if frames else self.layer.compression,
+            reframed=frames is not None,
+            entries=len(survey.toc),
+            starts=pack_u64(point.start for point in points),
+            offsets=pack_u64(point.offset for point in points),
+            bits=bytes(point.bits for point in points),
+            windows=pack_u64(windows),
+            digests=b"".join(digests),
+            warnings=tuple(warnings),
+        )
+        out.write(encode_tail(survey.toc, summary, out.size))
+
+    def _survey(self, out: Writer) -> tuple[_Survey, "_Frames | None"]:
+        """Go through the blob; again, into frames, if that shows that its spans would be too long to decode."""
+        ways = CODECS[self.layer.compression].passes(self.blob, self.warn)
+        survey = None
+        for begin in ways[:-1]:
+            try:
+                survey = self._go(begin(), None)
+                break
+            except InvalidImageError:
+                continue
+        if survey is None:
+            reading = ways[-1]()
+            frames = None if reading.restartable else _Frames(out)
+            survey = self._go(reading, frames)
+            if frames:
+                return survey, frames
+        if any(map(_too_long, survey.checkpoints, survey.checkpoints[1:])):
+            frames = _Frames(out)
+            return self._go(ways[-1](), frames), frames
+        return survey, None
+
+    def _go(self, reading: Pass, frames: "_Frames | None") -> _Survey:
+        diff_id = self.layer.diff_id.hasher()
+        with reading, ThreadPoolExecutor(2) as threads:
+            chunks = _ahead(self._bounded(reading), threads)
+            chunks = _beside(diff_id.update, chunks, threads)
+            if frames:
+                chunks = frames.written(chunks)
+            stream = ChunkReader(chunks)
+            toc = scan(stream, limits=self.limits.toc, warn=self.warn)
+            stream.drain()
+            found = Digest(f"{self.layer.diff_id.algorithm}:{diff_id.hexdigest()}")
+            if found != self.layer.diff_id:
+                raise InvalidImageError(
+                    f"its uncompressed digest is {found}, the image config says {self.layer.diff_id}"
+                )
+            compress = zstandard.ZstdCompressor(level=3).compress
+            checkpoints = [
+                point._replace(window=compress(point.window) if point.window else b"")
+                for point in ([] if frames else reading.checkpoints())
+            ]
+        return _Survey(toc, found, stream.offset, checkpoints)
+
+    def _bounded(self, reading: Pass) -> Iterator[bytes]:
+        """Give the chunks of the pass as long as they stay within the limits."""
+        limits = self.limits
+        produced = 0
+        for chunk in reading.chunks():
+            produced += len(chunk)
+            if produced > limits.uncompressed:
+                raise LimitError(f"it inflates to more than {limits.uncompressed >> 30} GiB")
+            if produced > limits.ratio_from and produced > limits.ratio * max(reading.consumed, 1):
+                raise LimitError(f"it inflates to more than {limits.ratio} times its size")
+            self.progress(self.layer.digest, reading.consumed, self.blob.size)
+            yield chunk
+
+    def _digests(self, checkpoints: list[Checkpoint]) -> list[bytes]:
+        """Read the blob once; check its size and digest, and return the digest of each span in it."""
+        blob_hash = self.layer.digest.hasher()
+        ranges = [(begin.offset, end.offset + (end.bits > 0)) for begin, end in pairwise(checkpoints)]
+        digests = []
+        hashed = 0
+        with ThreadPoolExecutor(2) as threads:
+            pending: Future[None] | None = None
+
+            def advance(data: bytes, offset: int) -> None:
+                nonlocal pending, hashed
+                if pending:
+                    pending.result()
+                pending = threads.submit(blob_hash.update, memoryview(data)[hashed - offset :])
+                hashed = offset + len(data)
+
+            for offset, end in [*ranges, (self.blob.size, self.blob.size)]:
+                for place in range(hashed, offset, _READ_AHEAD):
+                    advance(self._read(place, min(_READ_AHEAD, offset - place)), place)
+                if offset == end:
+                    digests.append(hashlib.sha256().digest())
+                    continue
+                data = self._read(offset, end - offset)
+                advance(data, offset)
+                digests.append(hashlib.sha256(data).digest())
+            if pending:
+                pending.result()
+        if blob_hash.hexdigest() != self.layer.digest.hex:
+            raise InvalidImageError("its bytes do not match its digest: fetch the image again")
+        self.progress(self.layer.digest, self.blob.size, self.blob.size)
+        return digests[: len(ranges)]
+
+    def _read(self, offset: int, size: int) -> bytes:
+        data = self.blob.pread(size, offset)
+        if len(data) != size:
+            raise InvalidImageError("the blob became shorter while it was read")
+        return data
+
+    @staticmethod
+    def _write_windows(checkpoints: list[Checkpoint], out: Writer) -> list[int]:
+        """Write the windows one after the other; return where each begins, or nothing if there is none."""
+        if not any(point.window for point in checkpoints):
+            return []
+        places = []
+        for point in checkpoints:
+            places.append(out.size)
+            out.write(point.window)
+        return places
+
+
+class _Frames:
+    """The stream written anew as short zstd frames, each a span."""
+
+    def __init__(self, out: Writer) -> None:
+        self.out = out
+        self.checkpoints = [Checkpoint(0, 0)]
+        self.digests: list[bytes] = []
+        self._compress = zstandard.ZstdCompressor(level=1).compress
+
+    def written(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Write each chunk, and pass it on."""
+        start = 0
+        for chunk in chunks:
+            for place in range(0, len(chunk), CHUNK):
+                frame = self._compress(chunk[place : place + CHUNK])
+                self.digests.append(hashlib.sha256(frame).digest())
+                self.out.write(frame)
+                start += min(CHUNK, len(chunk) - place)
+                self.checkpoints.append(Checkpoint(start, self.out.size))
+            yield chunk
+        if not self.digests:  # a layer of no bytes still has one span, an empty one
+            self.digests.append(hashlib.sha256().digest())
+            self.checkpoints.append(Checkpoint(0, 0))
+
+
+def _too_long(begin: Checkpoint, end: Checkpoint) -> bool:
+    """Whether the span would cost too much: in memory, or in compressed bytes that hold next to nothing."""
+    return end.start - begin.start > MAX_SPAN or end.offset - begin.offset > 2 * MAX_SPAN
+
+
+def _ahead(chunks: Iterator[bytes], threads: ThreadPoolExecutor) -> Iterator[bytes]:
+    """Give the chunks, each being made in a thread while the one before is used."""
+    upcoming = threads.submit(next, chunks, None)
+    while (chunk := upcoming.result()) is not None:
+        upcoming = threads.submit(next, chunks, None)
+        yield chunk
+
+
+def _beside(work: Callable[[bytes], None], chunks: Iterator[bytes], threads: ThreadPoolExecutor) -> Iterator[bytes]:
+    """Give the chunks, each being handed to `work` in a thread as well, in order."""
+    pending: Future[None] | None = None
+    for chunk in chunks:
+        if pending:
+            pending.result()
+        pending = threads.submit(work, chunk)
+        yield chunk
+    if pending:
+        pending.result()

@@ -1,0 +1,173 @@
+"""LayerIndex: all that is known of a layer, as one file of the store.
+
+    data | TOC | summary | sizes of the three (3 x u64, little-endian)
+
+The data section holds what decoding a span needs besides the blob: each gzip window as a zstd frame, or, where the
+blob has no place to restart in, the whole stream as short zstd frames. The TOC is MessagePack in zstd, the summary
+MessagePack. Opening one reads the summary only; the TOC is for whoever merges, the windows for whoever decodes.
+"""
+
+import struct
+import sys
+from array import array
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import zstandard
+
+from ocifs.compression import Checkpoint
+from ocifs.errors import InvalidImageError
+from ocifs.reader import FileReader
+from ocifs.store import Kind
+
+if TYPE_CHECKING:
+    from ocifs.toc import Entry
+
+KIND = Kind("layer", 1)
+
+SPAN_DIGEST_SIZE = 32
+"""Spans are digested with sha256, whatever the blob's own digest is made with."""
+
+_SIZES = struct.Struct("<QQQ")
+_WINDOW_MAX = 1 << 15
+_TOC_MAX = 4 << 30
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What opening a layer needs. The columns have one element for each checkpoint, the end being the last."""
+
+    blob_digest: str
+    blob_size: int
+    diff_id: str
+    size: int
+    """Bytes of the uncompressed tar stream."""
+    codec: Literal["tar", "gzip", "zstd"]
+    """How a span is decoded."""
+    reframed: bool
+    """Whether spans lie in the data section of this file, not in the blob."""
+    entries: int
+    starts: bytes
+    """u64 each: offset in the tar stream."""
+    offsets: bytes
+    """u64 each: offset in the blob, or in the data section."""
+    bits: bytes
+    """u8 each: top bits of the byte at the offset that belong to the span."""
+    windows: bytes
+    """u64 each: where in the data section the span's window begins; empty columns and windows are allowed."""
+    digests: bytes
+    """32 bytes for each span: sha256 of its bytes as stored."""
+    warnings: tuple[str, ...] = ()
+
+
+def pack_u64(numbers: Iterable[int]) -> bytes:
+    """Return a column of little-endian u64."""
+    column = array("Q", numbers)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column.tobytes()
+
+
+def _unpack_u64(data: bytes) -> "array[int]":
+    column = array("Q", data)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column
+
+
+def encode_tail(toc: "list[Entry]", summary: Summary, data_size: int) -> bytes:
+    """Return what follows the data section."""
+    packed_toc = zstandard.ZstdCompressor(level=3).compress(msgspec.msgpack.encode(toc))
+    packed_summary = msgspec.msgpack.encode(summary)
+    return b"".join((packed_toc, packed_summary, _SIZES.pack(data_size, len(packed_toc), len(packed_summary))))
+
+
+class LayerIndex:
+    """An opened LayerIndex. Raises InvalidImageError when the file does not hold one."""
+
+    def __init__(self, file: FileReader) -> None:
+        self.file = file
+        try:
+            self._data_size, self._toc_size, summary_size = _SIZES.unpack(
+                file.pread(_SIZES.size, max(0, file.size - _SIZES.size))
+            )
+            if self._data_size + self._toc_size + summary_size + _SIZES.size != file.size:
+                raise InvalidImageError("layer index: its sections do not fill the file")
+            packed = file.pread(summary_size, self._data_size + self._toc_size)
+            self.summary = msgspec.msgpack.decode(packed, type=Summary)
+        except (struct.error, msgspec.MsgspecError) as error:
+            raise InvalidImageError(f"layer index: {error}") from None
+        self.starts = _unpack_u64(self.summary.starts)
+        self._offsets = _unpack_u64(self.summary.offsets)
+        self._windows = _unpack_u64(self.summary.windows)
+        self._check_columns()
+
+    @property
+    def span_count(self) -> int:
+        """How many spans there are."""
+        return len(self.starts) - 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of the uncompressed tar stream."""
+        return self.summary.size
+
+    def toc(self) -> "list[Entry]":
+        """Decode the entries, in stream order."""
+        from ocifs.toc import Entry  # whoever only reads files has no use for it
+
+        packed = self.file.pread(self._toc_size, self._data_size)
+        try:
+            raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_TOC_MAX)
+            return msgspec.msgpack.decode(raw, type=list[Entry])
+        except (zstandard.ZstdError, msgspec.MsgspecError) as error:
+            raise InvalidImageError(f"layer index: {error}") from None
+
+    def stored_range(self, span: int) -> tuple[int, int]:
+        """Return (offset, size) of the span's bytes as stored; neighbours may share a byte."""
+        offset = self._offsets[span]
+        return offset, self._offsets[span + 1] + (self.summary.bits[span + 1] > 0) - offset
+
+    def digest(self, span: int) -> bytes:
+        """Return the sha256 of the span's bytes as stored."""
+        return self.summary.digests[span * SPAN_DIGEST_SIZE : (span + 1) * SPAN_DIGEST_SIZE]
+
+    def checkpoint(self, span: int) -> Checkpoint:
+        """Return the checkpoint at which the span begins, with its window."""
+        return Checkpoint(self.starts[span], self._offsets[span], self.summary.bits[span], self._window(span))
+
+    def _window(self, span: int) -> bytes:
+        if not self._windows:
+            return b""
+        begin, end = self._windows[span], self._windows[span + 1]
+        if begin == end:
+            return b""
+        try:
+            packed = self.file.pread(end - begin, begin)
+            return zstandard.ZstdDecompressor().decompress(packed, max_output_size=_WINDOW_MAX)
+        except zstandard.ZstdError as error:
+            raise InvalidImageError(f"layer index: window of span {span}: {error}") from None
+
+    def _check_columns(self) -> None:
+        """Make sure that no later read can go outside of anything."""
+        count = len(self.starts)
+        limit = self._data_size if self.summary.reframed else self.summary.blob_size
+        consistent = (
+            count >= 2
+            and len(self._offsets) == len(self.summary.bits) == count
+            and len(self._windows) in (0, count)
+            and len(self.summary.digests) == (count - 1) * SPAN_DIGEST_SIZE
+            and self.starts[0] == 0
+            and self.starts[-1] == self.summary.size
+            and self._offsets[-1] + (self.summary.bits[-1] > 0) <= limit
+            and (not self._windows or self._windows[-1] <= self._data_size)
+            and all(map(_ascending, (self.starts, self._offsets, self._windows)))
+            and max(self.summary.bits) < 8
+        )
+        if not consistent:
+            raise InvalidImageError("layer index: its columns contradict each other")
+
+
+def _ascending(column: "array[int]") -> bool:
+    return all(a <= b for a, b in pairwise(column))

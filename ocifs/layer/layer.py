@@ -1,0 +1,75 @@
+"""Reading anywhere in a layer's uncompressed tar stream, each span proven before it is decoded."""
+
+import hashlib
+from bisect import bisect_right
+from types import ModuleType
+
+from ocifs.compression import gzip, plain, zstd
+from ocifs.errors import InvalidImageError
+from ocifs.layer.index import LayerIndex
+from ocifs.layer.span_cache import SpanCache
+from ocifs.reader import ReaderAt
+
+CODECS: dict[str, ModuleType] = {"tar": plain, "gzip": gzip, "zstd": zstd}
+"""Compression, as media types name it, to the module that handles it (`ocifs.compression.Codec`)."""
+
+
+class Layer:
+    """A layer's tar stream as a `ReaderAt`: `number` is its place in the manifest, the base being 0."""
+
+    def __init__(self, number: int, index: LayerIndex, blob: ReaderAt, cache: SpanCache) -> None:
+        self.number = number
+        self.index = index
+        self.size = index.size
+        self._stored = index.file if index.summary.reframed else blob
+        self._decode = CODECS[index.summary.codec].decode
+        self._cache = cache
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Return up to `size` bytes of the tar stream at `offset`.
+
+        Raises:
+            InvalidImageError: A span is not what it was when the layer was indexed.
+            OSError: The blob cannot be read.
+        """
+        end = min(offset + size, self.size)
+        if offset >= end:
+            return b""
+        parts = []
+        span = bisect_right(self.index.starts, offset) - 1
+        while offset < end:
+            data = self._span(span)
+            start = self.index.starts[span]
+            parts.append(data[offset - start : end - start])
+            offset += len(parts[-1])
+            span += 1
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def peek(self, size: int, offset: int) -> bytes | None:
+        """Return what `pread` would if that needs no decoding, else None."""
+        span = bisect_right(self.index.starts, offset) - 1
+        end = min(offset + size, self.size)
+        if span >= self.index.span_count or end > self.index.starts[span + 1]:
+            return None  # several spans: rare, and never worth the event loop's time
+        data = self._cache.peek((self.number, span))
+        return None if data is None else data[offset - self.index.starts[span] : end - self.index.starts[span]]
+
+    def decode_ahead(self, offset: int) -> None:
+        """Decode the span at `offset`, for the reader who will come."""
+        if offset < self.size:
+            self._span(bisect_right(self.index.starts, offset) - 1)
+
+    def _span(self, span: int) -> bytes:
+        return self._cache.get((self.number, span), lambda: self._load(span))
+
+    def _load(self, span: int) -> bytes:
+        index = self.index
+        offset, stored = index.stored_range(span)
+        data = self._stored.pread(stored, offset)
+        if hashlib.sha256(data).digest() != index.digest(span):
+            raise InvalidImageError(
+                f"layer {index.summary.blob_digest}: bytes {offset}..{offset + stored} are not what they were when "
+                "the layer was indexed: the blob was changed or damaged"
+            )
+        decoded: bytes = self._decode(data, index.checkpoint(span), index.starts[span + 1] - index.starts[span])
+        return decoded

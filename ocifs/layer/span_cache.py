@@ -1,0 +1,68 @@
+"""Decoded spans, the most recently used ones, within a bound of bytes; shared by the layers of an image.
+
+However many readers want a span at once, it is decoded once: the first does it, the others wait for that flight.
+Safe to use from any thread. It does not know what a span is.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+
+DEFAULT_CAPACITY = 64 << 20
+"""Bytes."""
+
+Key = tuple[int, int]
+"""(layer, span)"""
+
+
+class SpanCache:
+    """Holds up to `capacity` bytes."""
+
+    def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
+        self.capacity = capacity
+        self.used = 0
+        self._spans: OrderedDict[Key, bytes] = OrderedDict()
+        self._flights: dict[Key, Future[bytes]] = {}
+        self._lock = threading.Lock()
+
+    def peek(self, key: Key) -> bytes | None:
+        """Return the span if it is here, without waiting."""
+        with self._lock:
+            span = self._spans.get(key)
+            if span is not None:
+                self._spans.move_to_end(key)
+            return span
+
+    def get(self, key: Key, load: Callable[[], bytes]) -> bytes:
+        """Return the span, from `load` if it is not here. Raises what `load` raises, to every waiting reader."""
+        with self._lock:
+            span = self._spans.get(key)
+            if span is not None:
+                self._spans.move_to_end(key)
+                return span
+            flight = self._flights.get(key)
+            first = flight is None
+            if flight is None:
+                flight = self._flights[key] = Future()
+        if not first:
+            return flight.result()
+        try:
+            span = load()
+        except BaseException as error:
+            with self._lock:
+                del self._flights[key]
+            flight.set_exception(error)
+            raise
+        with self._lock:
+            del self._flights[key]
+            self._keep(key, span)
+        flight.set_result(span)
+        return span
+
+    def _keep(self, key: Key, span: bytes) -> None:
+        self._spans[key] = span
+        self.used += len(span)
+        while self.used > self.capacity and len(self._spans) > 1:
+            _, evicted = self._spans.popitem(last=False)
+            self.used -= len(evicted)

@@ -1,0 +1,316 @@
+"""The cache directory: files that can be made again, kept under the digest of what they were made from.
+
+The rule: what `get` returns is whole and what it claims to be, or it is built. A file is written under a temporary
+name, fsynced, and renamed; its last bytes say kind, format version, subject, length and checksum, and any doubt about
+them means building anew. Who builds holds a lock on the temporary file, so two processes never build the same entry,
+and a builder that was killed leaves neither a lock nor a file that the next one does not take over. When the directory
+cannot be written the entry is kept in memory, with one warning. The store does not know what the files hold.
+"""
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from zlib_ng import zlib_ng
+
+from ocifs.errors import StoreError
+from ocifs.reader import FileReader
+
+DEFAULT_MAX_SIZE = 10 << 30
+"""Bytes that the directory may hold before the least recently used entries go."""
+
+_CHECKED_AT_ONCE = 8 << 20
+
+# kind, format version, subject, payload length, crc32 of the payload; then its own crc32.
+_FOOTER = struct.Struct("<16sI144sQI")
+_FOOTER_CRC = struct.Struct("<I")
+_FOOTER_SIZE = _FOOTER.size + _FOOTER_CRC.size
+
+
+class Kind(NamedTuple):
+    """A sort of entry. Another format version is another entry, so two versions of ocifs do not fight."""
+
+    name: str
+    version: int
+
+
+class StoredFile(FileReader):
+    """The payload of an entry, open for reading until `close`, whatever happens to its name meanwhile."""
+
+    def map(self) -> mmap.mmap:
+        """Map the payload into memory."""
+        return mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.fd)
+
+
+class Writer:
+    """Takes an entry's payload in order. A full disk moves it into memory, and the writing goes on."""
+
+    def __init__(self, fd: int, warn: Callable[[str], None]) -> None:
+        self.fd = fd
+        self.size = 0
+        self.crc = 0
+        self.warn = warn
+        self.in_memory = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append to the payload."""
+        self.crc = zlib_ng.crc32(data, self.crc)
+        self._write(data)
+
+    def finish(self, kind: Kind, subject: str) -> None:
+        """Append what makes the payload trustworthy, and make sure that all of it is on disk."""
+        footer = _footer(kind, subject, self.size, self.crc)
+        self._write(footer)
+        self.size -= len(footer)
+        if not self.in_memory:
+            os.fsync(self.fd)
+
+    def _write(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                written = os.pwrite(self.fd, view, self.size)
+            except OSError as error:
+                if self.in_memory or error.errno not in _REASONS_FOR_MEMORY:
+                    raise StoreError(f"cache: {error.strerror}") from None
+                self.warn(f"the cache cannot be written ({error.strerror}): going on without it")
+                self._move_to_memory()
+                continue
+            view = view[written:]
+            self.size += written
+
+    def _move_to_memory(self) -> None:
+        memory = os.memfd_create("ocifs")
+        copied = 0
+        while copied < self.size:
+            copied += os.sendfile(memory, self.fd, copied, self.size - copied)
+        os.ftruncate(self.fd, 0)
+        os.close(self.fd)
+        self.fd = memory
+        self.in_memory = True
+
+
+_REASONS_FOR_MEMORY = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+
+Build = Callable[[Writer], None]
+
+
+class CacheEntry(NamedTuple):
+    """A file of the store, for listings. `used` is seconds since the epoch."""
+
+    kind: str
+    subject: str
+    size: int
+    used: float
+
+
+class Store:
+    """The cache below `directory`, which is made when it is missing; None keeps everything in memory."""
+
+    def __init__(
+        self,
+        directory: Path | None,
+        *,
+        max_size: int = DEFAULT_MAX_SIZE,
+        warn: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self.max_size = max_size
+        self.directory = directory
+        self._warn = warn
+        self._warned = False
+        if directory is not None:
+            try:
+                self._claim(directory)
+            except OSError as error:
+                self.warn(f"cache directory {directory}: {error.strerror}: going on without it")
+                self.directory = None
+
+    def warn(self, message: str) -> None:
+        """Say that the cache is of no use, once."""
+        if not self._warned:
+            self._warned = True
+            self._warn(message)
+
+    def get(self, kind: Kind, subject: str, build: Build) -> StoredFile:
+        """Return the entry, from the directory or built by `build`. Raises what `build` raises."""
+        if self.directory is None:
+            return _build_in_memory(kind, subject, build, self.warn)
+        path = self._path(kind, subject)
+        if (entry := _open_checked(path, kind, subject)) is not None:
+            return entry
+        try:
+            lock = _lock(path.with_name(path.name + ".tmp"))
+        except OSError as error:
+            self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
+            return _build_in_memory(kind, subject, build, self.warn)
+        # While this process waited for the lock, another may have built the entry.
+        if (entry := _open_checked(path, kind, subject)) is not None:
+            _abandon(lock, path)
+            return entry
+        return self._build(lock, path, kind, subject, build)
+
+    def load(self, kind: Kind, subject: str) -> StoredFile | None:
+        """Return the entry if it is there and whole."""
+        return None if self.directory is None else _open_checked(self._path(kind, subject), kind, subject)
+
+    def entries(self) -> list[CacheEntry]:
+        """List what the directory holds, least recently used first."""
+        listed = []
+        for path in self._files():
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                kind, _, subject = path.name.partition("-")
+                listed.append(CacheEntry(kind, subject.replace("-", ":", 1), status.st_size, status.st_mtime))
+        return sorted(listed, key=lambda entry: entry.used)
+
+    def prune(self, max_size: int, *, keep: str = "") -> int:
+        """Remove least recently used entries until `max_size` bytes are left; return the bytes freed.
+
+        Mounts go on: they hold their files open. An entry whose file name is `keep` stays.
+        """
+        ranked = []
+        for path in self._files():
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                ranked.append((status.st_mtime_ns, status.st_size, path))
+        excess = sum(size for _, size, _ in ranked) - max_size
+        freed = 0
+        for _, size, path in sorted(ranked):
+            if freed >= excess:
+                break
+            if path.name != keep:
+                path.unlink(missing_ok=True)
+                freed += size
+        return freed + self._remove_leftovers()
+
+    def _claim(self, directory: Path) -> None:
+        """Make the directory, for this user alone, and refuse one that somebody else could have filled."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = directory.stat()
+        if status.st_uid != os.geteuid():
+            raise OSError(errno.EPERM, f"belongs to uid {status.st_uid}")
+        if status.st_mode & 0o022:
+            raise OSError(errno.EPERM, "can be written by others")
+        (directory / "entries").mkdir(mode=0o700, exist_ok=True)
+
+    def _path(self, kind: Kind, subject: str) -> Path:
+        assert self.directory is not None  # noqa: S101 - callers have looked
+        return self.directory / "entries" / f"{kind.name}{kind.version}-{subject.replace(':', '-')}"
+
+    def _files(self) -> Iterator[Path]:
+        if self.directory is not None:
+            yield from (path for path in (self.directory / "entries").iterdir() if path.suffix != ".tmp")
+
+    def _remove_leftovers(self) -> int:
+        """Remove what killed builders left and nobody builds now."""
+        freed = 0
+        for path in [] if self.directory is None else (self.directory / "entries").glob("*.tmp"):
+            with contextlib.suppress(OSError):
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    freed += os.fstat(fd).st_size
+                    path.unlink()
+                finally:
+                    os.close(fd)
+        return freed
+
+    def _build(self, lock: int, path: Path, kind: Kind, subject: str, build: Build) -> StoredFile:
+        """Build under the lock, which goes with the temporary file."""
+        temporary = path.with_name(path.name + ".tmp")
+        os.ftruncate(lock, 0)
+        # The writer gets a descriptor of its own: moving to memory closes it, and the lock must outlive that.
+        writer = Writer(os.open(temporary, os.O_RDWR | os.O_CLOEXEC), self.warn)
+        try:
+            build(writer)
+            writer.finish(kind, subject)
+            if not writer.in_memory:
+                temporary.rename(path)
+                _fsync_directory(path.parent)
+                self.prune(self.max_size, keep=path.name)
+        except BaseException:
+            os.close(writer.fd)
+            _abandon(lock, path)
+            raise
+        if writer.in_memory:
+            _abandon(lock, path)
+        else:
+            os.close(lock)
+        return StoredFile(writer.fd, 0, writer.size)
+
+
+def _lock(temporary: Path) -> int:
+    """Open and lock `temporary`, waiting for whoever has it; sure that the name is still this file's."""
+    while True:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(temporary.stat(), os.fstat(fd)):
+                return fd
+        os.close(fd)
+
+
+def _abandon(lock: int, path: Path) -> None:
+    path.with_name(path.name + ".tmp").unlink(missing_ok=True)
+    os.close(lock)
+
+
+def _build_in_memory(kind: Kind, subject: str, build: Build, warn: Callable[[str], None]) -> StoredFile:
+    writer = Writer(os.memfd_create("ocifs"), warn)
+    writer.in_memory = True
+    try:
+        build(writer)
+        writer.finish(kind, subject)
+    except BaseException:
+        os.close(writer.fd)
+        raise
+    return StoredFile(writer.fd, 0, writer.size)
+
+
+def _footer(kind: Kind, subject: str, size: int, crc: int) -> bytes:
+    footer = _FOOTER.pack(f"ocifs {kind.name}".encode(), kind.version, subject.encode(), size, crc)
+    return footer + _FOOTER_CRC.pack(zlib_ng.crc32(footer))
+
+
+def _open_checked(path: Path, kind: Kind, subject: str) -> StoredFile | None:
+    """Open an entry if every byte of it is as it was written; mark it as used."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    size = os.fstat(fd).st_size - _FOOTER_SIZE
+    try:
+        whole = size >= 0 and os.pread(fd, _FOOTER_SIZE, size) == _footer(kind, subject, size, _crc(fd, size))
+        if whole:
+            with contextlib.suppress(OSError):
+                os.utime(fd)
+            return StoredFile(fd, 0, size)
+    except OSError:  # a disk that cannot be read is no better than a wrong checksum
+        pass
+    os.close(fd)
+    return None
+
+
+def _crc(fd: int, size: int) -> int:
+    crc = 0
+    for offset in range(0, size, _CHECKED_AT_ONCE):
+        crc = zlib_ng.crc32(os.pread(fd, min(_CHECKED_AT_ONCE, size - offset), offset), crc)
+    return crc
+
+
+def _fsync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
