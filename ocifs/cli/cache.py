@@ -1,0 +1,49 @@
+"""`ocifs cache`: what is kept of images that were seen."""
+
+import time
+from pathlib import Path
+
+import click
+import msgspec
+
+from ocifs.cli.options import Size, cache_dir_option, json_option, open_store
+from ocifs.report.text import human_size
+from ocifs.store import DEFAULT_MAX_SIZE
+
+
+@click.group(short_help="Look after the cache.")
+def cache() -> None:
+    """Look after the cache of indexes and merged trees.
+
+    All of it can be made again from the images. Mounts go on when it is removed: they hold what they need open.
+    """
+
+
+@cache.command("ls")
+@cache_dir_option
+@json_option
+def list_entries(cache_dir: Path | None, as_json: bool) -> None:
+    """List the entries, least recently used first."""
+    entries = open_store(cache_dir, DEFAULT_MAX_SIZE).entries()
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(entries)).decode())
+        return
+    for entry in entries:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        click.echo(f"{entry.kind:8} {human_size(entry.size):>9}  {used}  {entry.subject}")
+    click.echo(f"{len(entries)} entries, {human_size(sum(entry.size for entry in entries))}")
+
+
+@cache.command()
+@cache_dir_option
+@click.option("--max-size", type=Size(), required=True, help="Bytes to keep, such as 2GiB.")
+def prune(cache_dir: Path | None, max_size: int) -> None:
+    """Remove least recently used entries until --max-size is kept."""
+    click.echo(f"freed {human_size(open_store(cache_dir, DEFAULT_MAX_SIZE).prune(max_size))}")
+
+
+@cache.command()
+@cache_dir_option
+def clear(cache_dir: Path | None) -> None:
+    """Remove every entry."""
+    click.echo(f"freed {human_size(open_store(cache_dir, DEFAULT_MAX_SIZE).prune(0))}")

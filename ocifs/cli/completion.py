@@ -1,0 +1,18 @@
+"""`ocifs completion`: what a shell needs to complete ocifs commands."""
+
+import click
+from click.shell_completion import get_completion_class
+
+
+@click.command(short_help="Print a completion script for a shell.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print a script that completes ocifs commands in SHELL.
+
+    \b
+    Try:  ocifs completion bash >~/.local/share/bash-completion/completions/ocifs
+    """
+    complete = get_completion_class(shell)
+    if complete is not None:  # click knows all three
+        click.echo(complete(context.find_root().command, {}, "ocifs", "_OCIFS_COMPLETE").source())

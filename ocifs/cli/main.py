@@ -1,0 +1,111 @@
+"""The `ocifs` command: finds the verb, and turns whatever ends it into one line and an exit code.
+
+Verbs are imported when they are called, so that each starts as fast as what it needs.
+"""
+
+import importlib
+import os
+import sys
+
+import click
+
+import ocifs
+from ocifs.errors import OcifsError
+
+_VERBS = {
+    "mount": "ocifs.cli.mount",
+    "umount": "ocifs.cli.mount",
+    "mounts": "ocifs.cli.mount",
+    "index": "ocifs.cli.index",
+    "ls": "ocifs.cli.look",
+    "cat": "ocifs.cli.look",
+    "stat": "ocifs.cli.look",
+    "cache": "ocifs.cli.cache",
+    "completion": "ocifs.cli.completion",
+}
+
+INTERNAL_ERROR = 70
+"""As sysexits.h has it: a defect of ocifs itself."""
+
+_INTERRUPTED = 130
+
+_EPILOG = """\b
+IMAGE is one of
+  PATH[:TAG]  PATH@sha256:…            a layout directory or an archive
+  oci:DIR[:TAG]                        an OCI image layout
+  oci-archive:FILE[:TAG]               a layout in a tar file
+  docker-archive:FILE[:NAME:TAG|:@N]   what `docker save` writes
+
+\b
+Exit codes
+  0 done      3 not found          6 over a limit
+  1 failed    4 invalid image      7 cannot mount or unmount
+  2 usage     5 not supported      8 cache unusable   70 defect in ocifs
+"""
+
+
+class _Verbs(click.Group):
+    """Imports a verb's module when the verb is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module = importlib.import_module(_VERBS[cmd_name])
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.command(cls=_Verbs, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(ocifs.__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Mount and look into OCI images without unpacking them.
+
+    \b
+    Try:  ocifs ls ./image:latest /etc
+          ocifs mount ./image:latest /mnt
+          ocifs umount /mnt
+    """
+
+
+def main() -> None:
+    """Run the command line, and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; return its exit code. No error reaches the user as a traceback."""
+    try:
+        result = cli.main(arguments, prog_name="ocifs", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", _INTERRUPTED)
+    except OcifsError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. Nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{name}{error.strerror}", OcifsError.exit_code)
+    except Exception as error:
+        if os.environ.get("OCIFS_DEBUG"):
+            raise
+        return _fail(
+            f"internal error: {type(error).__name__}: {error} (OCIFS_DEBUG=1 shows where; please report it)",
+            INTERNAL_ERROR,
+        )
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, exit_code: int) -> int:
+    click.echo(f"ocifs: {message}", err=True)
+    return exit_code

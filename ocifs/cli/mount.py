@@ -1,0 +1,135 @@
+"""`ocifs mount`, `umount` and `mounts`."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+import msgspec
+
+from ocifs.cli.options import Size, image_options, json_option, open_for_command
+from ocifs.errors import MountError, printable_path
+from ocifs.image.opening import default_cache_directory
+from ocifs.layer.span_cache import DEFAULT_CAPACITY
+from ocifs.mount.job import Daemon, Job
+from ocifs.mount.mountinfo import FSTYPE, mount_at, real_mountpoint, unmount
+from ocifs.mount.mountpoint import check_fuse, check_mountpoint
+from ocifs.mount.record import list_mounts, runtime_directory, wait_for_end
+from ocifs.sources.reference import parse_reference
+from ocifs.spec.platform import Platform
+
+_PATIENCE = 10.0
+"""Seconds that an unmounted daemon is given to end."""
+
+
+@click.command(short_help="Mount an image.")
+@image_options
+@click.option("--foreground", "-f", is_flag=True, help="Serve from this process until unmounted or interrupted.")
+@click.option("--allow-other", is_flag=True, help="Let other users see the mount.")
+@click.option("--suid", is_flag=True, help="Honour setuid, setgid and file capabilities (root only).")
+@click.option("--dev", is_flag=True, help="Honour device nodes (root only).")
+@click.option(
+    "--span-cache", type=Size(), default=DEFAULT_CAPACITY, show_default="64MiB", help="Memory for decoded bytes."
+)
+@click.option(
+    "--log",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where the mount writes what went wrong.  [default: ocifs.log in the runtime directory]",
+)
+@click.argument("image")
+@click.argument("mountpoint", type=click.Path(path_type=str))
+def mount(
+    image: str,
+    mountpoint: str,
+    platform: Platform | None,
+    cache_dir: Path | None,
+    max_cache_size: int,
+    foreground: bool,
+    allow_other: bool,
+    suid: bool,
+    dev: bool,
+    span_cache: int,
+    log: Path | None,
+) -> None:
+    """Mount IMAGE read-only on the empty directory MOUNTPOINT.
+
+    Returns when the mount answers. The first time an image is seen each layer is read once and indexed; after that a
+    mount starts at once, whatever the size of the image. Nothing is unpacked.
+
+    \b
+    Try:  ocifs mount ./debian:latest /mnt
+          ocifs mount --platform linux/arm64 oci-archive:image.tar /mnt
+    """
+    if os.geteuid() and (suid or dev):
+        raise click.UsageError("--suid and --dev are for root only")
+    check_fuse()
+    if log is None and not foreground:
+        log = runtime_directory() / "ocifs.log"
+    needed = [
+        ("the image", parse_reference(image).path),
+        ("the cache", str(cache_dir or default_cache_directory())),
+        ("the current directory", os.getcwd()),
+        *([("the log", str(log))] if log else []),
+    ]
+    real = check_mountpoint(mountpoint, needed)
+    with ExitStack() as stack:
+        daemon = None if foreground else stack.enter_context(Daemon())
+        opened = stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size))
+        job = Job(
+            image=opened.resolved.name,
+            digest=str(opened.digest),
+            mountpoint=real,
+            rootfs=opened.rootfs.handoff,
+            span_cache=span_cache,
+            allow_other=allow_other,
+            suid=suid,
+            dev=dev,
+            log=None if log is None else str(log.absolute()),
+        )
+        if daemon is not None:
+            daemon.mount(job)
+            return
+        from ocifs.mount.daemon import serve
+
+        serve(job, lambda: click.echo(f"{printable_path(mountpoint)}: mounted until interrupted", err=True))
+
+
+@click.command(short_help="Unmount.")
+@click.option("--lazy", "-l", is_flag=True, help="Detach it now, though it is in use.")
+@click.argument("mountpoints", nargs=-1, required=True, metavar="MOUNTPOINT...")
+def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
+    """Unmount MOUNTPOINT, and wait until its daemon has ended.
+
+    umount(8) and `fusermount3 -u` do as well. A mount whose daemon died is cleared.
+    """
+    for mountpoint in mountpoints:
+        real = real_mountpoint(mountpoint)
+        mounted = mount_at(real)
+        if mounted is None or mounted.fstype != FSTYPE:
+            raise MountError(f"{printable_path(mountpoint)} is not an ocifs mount: `ocifs mounts` lists those that are")
+        records = [record for record in list_mounts() if record.mountpoint == real and record.pid]
+        unmount(real, lazy=lazy or any(record.state == "dead" for record in records))
+        for record in records:
+            if not lazy and not wait_for_end(record.pid, _PATIENCE):
+                raise MountError(f"{printable_path(mountpoint)} is unmounted, but its daemon {record.pid} still runs")
+        list_mounts()  # forgets those that have ended
+
+
+@click.command(short_help="List mounts.")
+@json_option
+def mounts(as_json: bool) -> None:
+    """List mounted images: mountpoint, image, digest, engine, pid and state.
+
+    The state is `mounted`; `dead` when the daemon is gone (clear it with `ocifs umount`); or `elsewhere` when the mount
+    is in another mount namespace.
+    """
+    listed = list_mounts()
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(listed)))
+        return
+    rows = [("MOUNTPOINT", "IMAGE", "DIGEST", "ENGINE", "PID", "STATE")] + [
+        (printable_path(m.mountpoint), m.image, m.digest[:19], m.engine, str(m.pid or "?"), m.state) for m in listed
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,110 @@
+"""The options that several verbs share, and what they make: a store, an opened image."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ocifs.errors import printable
+from ocifs.image.opening import Image, Options, default_cache_directory, open_image
+from ocifs.spec.platform import Platform
+from ocifs.store import DEFAULT_MAX_SIZE, Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE = re.compile(r"(\d{1,15})\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes: `64MiB`, `10g`, `4096`; units are powers of 1024."""
+
+    name = "size"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse."""
+        if isinstance(value, int):
+            return value
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            self.fail(f"{value!r} is not a size; write 64MiB or 10GiB", param, ctx)
+        return int(match[1]) * _UNITS[match[2].lower()]
+
+
+class PlatformType(click.ParamType[Platform]):
+    """OS/ARCH[/VARIANT]."""
+
+    name = "platform"
+
+    def convert(self, value: str | Platform, param: click.Parameter | None, ctx: click.Context | None) -> Platform:
+        """Parse."""
+        return value if isinstance(value, Platform) else Platform.parse(value)
+
+
+cache_dir_option = click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="OCIFS_CACHE_DIR",
+    show_envvar=True,
+    help="Where indexes are kept.  [default: $XDG_CACHE_HOME/ocifs]",
+)
+max_cache_size_option = click.option(
+    "--max-cache-size",
+    type=Size(),
+    default=DEFAULT_MAX_SIZE,
+    envvar="OCIFS_MAX_CACHE_SIZE",
+    show_envvar=True,
+    show_default="10GiB",
+    help="Least recently used indexes go when the cache is larger.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def image_options(command: F) -> F:
+    """Add what every verb that opens an image takes."""
+    for add in (
+        max_cache_size_option,
+        cache_dir_option,
+        click.option(
+            "--platform",
+            type=PlatformType(),
+            metavar="OS/ARCH[/VARIANT]",
+            help="Which image, where there are several.  [default: this machine's]",
+        ),
+    ):
+        command = add(command)
+    return command
+
+
+def open_store(cache_dir: Path | None, max_cache_size: int) -> Store:
+    """Open the cache; say on stderr when it is of no use."""
+    return Store(cache_dir or default_cache_directory(), max_size=max_cache_size, warn=warn)
+
+
+def open_for_command(image: str, platform: Platform | None, cache_dir: Path | None, max_cache_size: int) -> Image:
+    """Open an image for a verb: from the cache, or with a progress bar if somebody watches."""
+    from ocifs.cli.progress import indexing
+
+    with indexing() as progress:
+        return open_image(
+            image,
+            Options(store=open_store(cache_dir, max_cache_size), platform=platform, warn=warn, progress=progress),
+        )
+
+
+def warn(message: str) -> None:
+    """Print a warning on stderr."""
+    click.echo(f"ocifs: warning: {message}", err=True)
+
+
+def write_bytes(data: bytes) -> None:
+    """Write bytes to stdout as they are."""
+    sys.stdout.buffer.write(data)
+
+
+def shown_name(name: bytes) -> bytes:
+    """Return a name for stdout: raw for a program, without control characters for a terminal."""
+    return printable(name).encode(errors="replace") if sys.stdout.isatty() else name

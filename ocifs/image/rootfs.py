@@ -1,0 +1,228 @@
+"""The merged tree with its bytes: a tree image, and a seekable reader for each layer.
+
+This is what engines serve and commands look into. Files go by nid, as in the tree image, or by path; paths are resolved
+inside this tree alone, symlinks and all. Nothing is kept per file. It knows no manifest, no config and no store.
+"""
+
+import errno
+import io
+import mmap
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from ocifs.erofs.reader import Inode, TreeImage
+from ocifs.errors import InvalidImageError, NotFoundError, printable
+from ocifs.layer.index import LayerIndex
+from ocifs.layer.layer import Layer
+from ocifs.layer.span_cache import SpanCache
+from ocifs.reader import FileReader, FileSection
+
+MAX_SYMLINKS = 40
+"""Symlinks followed in one lookup, as Linux does (path_resolution(7))."""
+
+
+class FileRange(msgspec.Struct, frozen=True):
+    """Bytes of an open file, as another process can be given them."""
+
+    fd: int
+    offset: int
+    size: int
+
+    @classmethod
+    def of(cls, section: FileSection) -> Self:
+        """Describe an open section."""
+        return cls(section.fd, section.offset, section.size)
+
+    def open(self) -> FileReader:
+        """Return a reader of the range."""
+        return FileReader(self.fd, self.offset, self.size)
+
+
+class Handoff(msgspec.Struct, frozen=True):
+    """A rootfs as open files only: all that the process which serves it needs to know."""
+
+    tree_image: FileRange
+    layers: tuple[tuple[FileRange, FileRange], ...]
+    """(LayerIndex, blob) of each layer, the base first."""
+
+    def fds(self) -> set[int]:
+        """Return the descriptors to hand over."""
+        return {self.tree_image.fd} | {part.fd for layer in self.layers for part in layer}
+
+    def renumbered(self, fds: Mapping[int, int]) -> "Handoff":
+        """Return the same with each descriptor replaced by that which another process knows it by."""
+
+        def replaced(part: FileRange) -> FileRange:
+            return FileRange(fds[part.fd], part.offset, part.size)
+
+        return Handoff(
+            replaced(self.tree_image), tuple((replaced(index), replaced(blob)) for index, blob in self.layers)
+        )
+
+
+class Rootfs:
+    """A merged tree. A context manager: `close` lets go of the mapping, not of files that others opened."""
+
+    def __init__(self, handoff: Handoff, cache: SpanCache) -> None:
+        self.handoff = handoff
+        indexes = [LayerIndex(index.open()) for index, _ in handoff.layers]
+        self.layers: Sequence[Layer] = [
+            Layer(number, index, blob.open(), cache)
+            for number, (index, (_, blob)) in enumerate(zip(indexes, handoff.layers, strict=True))
+        ]
+        self._closing = ExitStack()
+        mapped = mmap.mmap(handoff.tree_image.fd, handoff.tree_image.size, prot=mmap.PROT_READ)
+        self._closing.callback(mapped.close)
+        try:
+            self.tree = TreeImage(mapped, [index.size for index in indexes])
+        except BaseException:
+            self._closing.close()
+            raise
+        self.root: int = self.tree.root
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the tree image."""
+        self._closing.close()
+
+    def read(self, nid: int, size: int, offset: int) -> bytes:
+        """Return up to `size` bytes at `offset` of a regular file.
+
+        Raises:
+            InvalidImageError: The bytes cannot be proven to be those that were indexed.
+            OSError: A blob cannot be read.
+        """
+        extents = self.tree.extents(nid, offset, size)
+        if len(extents) == 1:
+            return self._read_extent(*extents[0])
+        return b"".join(self._read_extent(address, length) for address, length in extents)
+
+    def peek(self, nid: int, size: int, offset: int) -> bytes | None:
+        """Return what `read` would if that takes neither decoding nor a wait, else None."""
+        extents = self.tree.extents(nid, offset, size)
+        if not extents:
+            return b""
+        address, length = extents[0]
+        if len(extents) > 1 or address is None:
+            return None
+        place = self.tree.layer_of(address)
+        return self.layers[place[0]].peek(length, place[1]) if place else None
+
+    def readlink(self, nid: int) -> bytes:
+        """Return the target of a symlink."""
+        return self.tree.readlink(nid)
+
+    def lookup(self, path: str | bytes | os.PathLike[str], *, follow: bool = True) -> int:
+        """Return the nid at `path`, which is taken from the root; `follow` a symlink at its end.
+
+        Raises:
+            NotFoundError: There is nothing, or symlinks lead nowhere.
+        """
+        wanted = os.fsencode(path)
+        pending = _split(wanted)[::-1]
+        chain = [self.root]
+        links = 0
+        while pending:
+            name = pending.pop()
+            if name == b"..":
+                if len(chain) > 1:
+                    chain.pop()
+                continue
+            nid = self._child(chain[-1], name, wanted)
+            if stat.S_ISLNK(self.tree.inode(nid).mode) and (follow or pending):
+                links += 1
+                if links > MAX_SYMLINKS:
+                    raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ELOOP)}")
+                target = self.tree.readlink(nid)
+                if target.startswith(b"/"):
+                    del chain[1:]
+                pending += _split(target)[::-1]
+            else:
+                chain.append(nid)
+        if wanted.endswith(b"/") and not stat.S_ISDIR(self.tree.inode(chain[-1]).mode):
+            raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ENOTDIR)}")
+        return chain[-1]
+
+    def walk(self, path: str | bytes | os.PathLike[str] = "/") -> Iterator[tuple[bytes, Inode]]:
+        """Give (path below `path`, inode) of everything there, depth first and by name; itself as b""."""
+        for below, nid in self.tree.walk(self.lookup(path)):
+            yield below, self.tree.inode(nid)
+
+    def open(self, path: str | bytes | os.PathLike[str]) -> io.BufferedReader:
+        """Open a regular file for reading, as `open(path, "rb")` does.
+
+        Raises:
+            NotFoundError: There is nothing, or no regular file.
+        """
+        inode = self.tree.inode(self.lookup(path))
+        if not stat.S_ISREG(inode.mode):
+            raise NotFoundError(f"{printable(os.fsencode(path))}: not a regular file")
+        return io.BufferedReader(_OpenFile(self, inode), buffer_size=128 << 10)
+
+    def _child(self, directory: int, name: bytes, wanted: bytes) -> int:
+        if not stat.S_ISDIR(self.tree.inode(directory).mode):
+            raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ENOTDIR)}")
+        nid = self.tree.lookup(directory, name)
+        if nid is None:
+            raise NotFoundError(f"{printable(wanted)}: no such file or directory in the image")
+        return nid
+
+    def _read_extent(self, address: int | None, length: int) -> bytes:
+        if address is None:
+            return bytes(length)
+        place = self.tree.layer_of(address)
+        if place is None:
+            return self.tree.read(length, address)
+        data = self.layers[place[0]].pread(length, place[1])
+        if len(data) != length:
+            raise InvalidImageError(f"layer {place[0]} ends inside a file: index the image again")
+        return data
+
+
+class _OpenFile(io.RawIOBase):
+    """A regular file of a rootfs as a file object."""
+
+    def __init__(self, rootfs: Rootfs, inode: Inode) -> None:
+        super().__init__()
+        self._rootfs = rootfs
+        self._inode = inode
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._inode.size}[whence]
+        if start + offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        data = self._rootfs.read(self._inode.nid, len(buffer), self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _split(path: bytes) -> list[bytes]:
+    return [name for name in path.split(b"/") if name not in {b"", b"."}]

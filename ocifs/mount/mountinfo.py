@@ -1,0 +1,118 @@
+"""What is mounted where, from the kernel (proc(5), `/proc/self/mountinfo`), and unmounting it."""
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from ocifs.errors import MountError, printable_path
+
+FSTYPE = "fuse.ocifs"
+
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+class Mount(NamedTuple):
+    """A line of the mount table."""
+
+    mountpoint: str
+    fstype: str
+    source: str
+    options: tuple[str, ...]
+
+
+def mount_table() -> list[Mount]:
+    """Return what this process's mount namespace shows, in the order it was mounted."""
+    mounts = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        before, _, after = line.partition(b" - ")
+        fields = before.split(b" ")
+        fstype, source, superblock_options = [*after.split(b" ", 2), b"", b""][:3]
+        options = os.fsdecode(fields[5]).split(",") + os.fsdecode(superblock_options).split(",")
+        mounts.append(Mount(_unescape(fields[4]), _unescape(fstype), _unescape(source), tuple(options)))
+    return mounts
+
+
+def mount_at(path: str) -> Mount | None:
+    """Return what is mounted on `path`: the topmost, where several are."""
+    return next((mount for mount in reversed(mount_table()) if mount.mountpoint == path), None)
+
+
+def real_mountpoint(path: str) -> str:
+    """Return `path` as the mount table has it, without a look at the directory itself, which may hang or be dead."""
+    absolute = os.path.abspath(path)
+    return os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
+
+
+def unmount(path: str, *, lazy: bool) -> None:
+    """Unmount `path`: with `lazy` out of sight now, and for good when the last user is done.
+
+    Raises:
+        MountError: It is busy (the message names who uses it), or not this user's.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+    if libc.umount2(os.fsencode(path), flags) == 0:
+        return
+    error = ctypes.get_errno()
+    if error == errno.EBUSY:
+        raise MountError(_busy(path))
+    if error != errno.EPERM:
+        raise MountError(f"cannot unmount {printable_path(path)}: {os.strerror(error)}")
+    if (fusermount := shutil.which("fusermount3")) is None:
+        raise MountError(f"cannot unmount {printable_path(path)}: fusermount3 is missing (Debian package fuse3)")
+    run = subprocess.run(
+        [fusermount, "-u", *(["-z"] if lazy else []), "--", path], capture_output=True, text=True, check=False
+    )
+    if run.returncode:
+        complaint = run.stderr.strip().rpartition("\n")[2]
+        raise MountError(_busy(path) if "busy" in complaint else f"cannot unmount {printable_path(path)}: {complaint}")
+
+
+def users_of(path: str) -> list[tuple[int, str]]:
+    """Return (pid, command) of the processes that are visibly in, or have something open, below `path`."""
+    users = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and any(_is_below(target, path) for target in _links(process)):
+            try:
+                command = (process / "comm").read_text(errors="replace").strip()
+            except OSError:
+                continue
+            users.append((int(process.name), printable_path(command)))
+    return users
+
+
+def _busy(path: str) -> str:
+    users = ", ".join(f"{command} ({pid})" for pid, command in users_of(path)[:5])
+    return (
+        f"{printable_path(path)} is in use{' by ' + users if users else ''}: "
+        "end that and try again, or detach it now with --lazy"
+    )
+
+
+def _links(process: Path) -> list[str]:
+    links = []
+    try:
+        candidates = [process / "cwd", process / "root", process / "exe", *(process / "fd").iterdir()]
+    except OSError:
+        return []
+    for link in candidates:
+        try:
+            links.append(os.readlink(link))
+        except OSError:
+            continue
+    return links
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def _unescape(field: bytes) -> str:
+    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))

@@ -1,0 +1,67 @@
+"""Whether a directory can be mounted on: every reason not to, found before anything is started."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable
+
+from ocifs.errors import MountError, printable_path
+from ocifs.mount.mountinfo import FSTYPE, mount_at, real_mountpoint
+
+
+def check_mountpoint(path: str, needed: Iterable[tuple[str, str]]) -> str:
+    """Return the mountpoint's real path. `needed` are (what, path) of all that must stay readable while mounted.
+
+    Raises:
+        MountError: It cannot be mounted on; the message says why and what to do.
+    """
+    real = real_mountpoint(path)
+    shown = printable_path(path)
+    mounted = mount_at(real)
+    try:
+        status = os.stat(real)
+    except FileNotFoundError:
+        raise MountError(f"mountpoint {shown} does not exist: make the directory first") from None
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise MountError(f"{shown} is a dead mount: clear it with `ocifs umount {shown}`") from None
+        raise MountError(f"mountpoint {shown}: {error.strerror}") from None
+    if not os.path.isdir(real):
+        raise MountError(f"mountpoint {shown} is not a directory")
+    real = os.path.realpath(real)
+    if mounted := mounted or mount_at(real):
+        way_out = f"`ocifs umount {shown}` first" if mounted.fstype == FSTYPE else "choose another directory"
+        raise MountError(f"{shown} is already a mountpoint ({mounted.fstype}): {way_out}")
+    for what, place in needed:
+        if os.path.commonpath([real, os.path.realpath(place)]) == real:
+            raise MountError(f"mountpoint {shown} would hide {what} {printable_path(place)}: choose another directory")
+        if what == "the cache" and os.path.commonpath([real, os.path.realpath(place)]) == os.path.realpath(place):
+            raise MountError(f"mountpoint {shown} lies in the cache {printable_path(place)}: choose another directory")
+    _check_directory(real, shown, status)
+    return real
+
+
+def _check_directory(real: str, shown: str, status: os.stat_result) -> None:
+    try:
+        with os.scandir(real) as entries:
+            if next(entries, None) is not None:
+                raise MountError(f"mountpoint {shown} is not empty: choose an empty directory")
+    except PermissionError:
+        raise MountError(f"mountpoint {shown} cannot be read: choose a directory of your own") from None
+    if os.geteuid() and not os.access(real, os.W_OK):
+        raise MountError(
+            f"mountpoint {shown} belongs to uid {status.st_uid} and cannot be written: "
+            "fusermount3 mounts only on directories of your own"
+        )
+
+
+def check_fuse() -> None:
+    """Make sure that this user can mount with FUSE. Raises MountError."""
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise MountError("/dev/fuse is missing: load the kernel module with `modprobe fuse`") from None
+    except OSError as error:
+        raise MountError(f"/dev/fuse: {error.strerror}: it should have mode 0666, which udev gives it") from None
+    if os.geteuid() and shutil.which("fusermount3") is None:
+        raise MountError("fusermount3 is missing: install the Debian package fuse3")

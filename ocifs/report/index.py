@@ -1,0 +1,73 @@
+"""What the index of an image holds and costs."""
+
+import msgspec
+
+from ocifs.image.opening import Image
+from ocifs.report.text import human_size
+
+
+class LayerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer's index. Sizes are bytes."""
+
+    digest: str
+    diff_id: str
+    media_type: str
+    size: int
+    uncompressed: int
+    entries: int
+    spans: int
+    index_size: int
+    reframed: bool
+    """Whether the index holds a copy of the layer that can be read at random, since the layer itself cannot."""
+
+
+class IndexReport(msgspec.Struct, frozen=True, kw_only=True):
+    """An image's index."""
+
+    image: str
+    digest: str
+    layers: list[LayerReport]
+    inodes: int
+    tree_image_size: int
+    seconds: float
+
+
+def index_report(image: Image, seconds: float) -> IndexReport:
+    """Describe the index of an image that took `seconds` to open."""
+    layers = [
+        LayerReport(
+            digest=str(layer.descriptor.digest),
+            diff_id=str(layer.diff_id),
+            media_type=layer.descriptor.media_type,
+            size=layer.descriptor.size,
+            uncompressed=index.size,
+            entries=index.summary.entries,
+            spans=index.span_count,
+            index_size=index.file.size,
+            reframed=index.summary.reframed,
+        )
+        for layer, index in zip(image.resolved.layers, image.indexes, strict=True)
+    ]
+    return IndexReport(
+        image=image.resolved.name,
+        digest=str(image.digest),
+        layers=layers,
+        inodes=image.rootfs.tree.inode_count,
+        tree_image_size=image.rootfs.tree.size,
+        seconds=round(seconds, 3),
+    )
+
+
+def render_index(report: IndexReport) -> str:
+    """Return the report as lines."""
+    lines = [f"{report.image} ({report.digest})"]
+    lines += [
+        f"  {layer.digest[:19]}  {human_size(layer.size):>9} -> {human_size(layer.uncompressed):>9}  "
+        f"{layer.entries:>7} entries  {layer.spans:>6} spans  index {human_size(layer.index_size):>9}"
+        + ("  (reframed)" if layer.reframed else "")
+        for layer in report.layers
+    ]
+    lines.append(
+        f"  {report.inodes} inodes  tree image {human_size(report.tree_image_size)}  {report.seconds:.2f} seconds"
+    )
+    return "\n".join(lines)
