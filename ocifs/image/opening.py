@@ -76,7 +76,7 @@ class Image:
     @property
     def layers(self) -> list[Layer]:
         """The layers' tar streams, the base first."""
-        return list(self.rootfs.layers)
+        return list(self.rootfs.served.layers)
 
     def __enter__(self) -> Self:
         return self

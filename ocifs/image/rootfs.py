@@ -9,7 +9,7 @@ import io
 import mmap
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -17,7 +17,8 @@ from typing import Self
 import msgspec
 
 from ocifs.erofs.reader import Inode, TreeImage
-from ocifs.errors import InvalidImageError, NotFoundError, printable
+from ocifs.errors import NotFoundError, printable
+from ocifs.image.served import ServedFile
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
@@ -72,10 +73,12 @@ class Rootfs:
     def __init__(self, handoff: Handoff, cache: SpanCache) -> None:
         self.handoff = handoff
         indexes = [LayerIndex(index.open()) for index, _ in handoff.layers]
-        self.layers: Sequence[Layer] = [
+        layers = [
             Layer(number, index, blob.open(), cache)
             for number, (index, (_, blob)) in enumerate(zip(indexes, handoff.layers, strict=True))
         ]
+        self.served = ServedFile(handoff.tree_image.open(), layers)
+        """Where the extents that the tree image names can be read."""
         self._closing = ExitStack()
         mapped = mmap.mmap(handoff.tree_image.fd, handoff.tree_image.size, prot=mmap.PROT_READ)
         self._closing.callback(mapped.close)
@@ -105,21 +108,11 @@ class Rootfs:
             InvalidImageError: The bytes cannot be proven to be those that were indexed.
             OSError: A blob cannot be read.
         """
-        extents = self.tree.extents(nid, offset, size)
-        if len(extents) == 1:
-            return self._read_extent(*extents[0])
-        return b"".join(self._read_extent(address, length) for address, length in extents)
-
-    def peek(self, nid: int, size: int, offset: int) -> bytes | None:
-        """Return what `read` would if that takes neither decoding nor a wait, else None."""
-        extents = self.tree.extents(nid, offset, size)
-        if not extents:
-            return b""
-        address, length = extents[0]
-        if len(extents) > 1 or address is None:
-            return None
-        place = self.tree.layer_of(address)
-        return self.layers[place[0]].peek(length, place[1]) if place else None
+        parts = [
+            bytes(length) if address is None else self.served.pread(length, address)
+            for address, length in self.tree.extents(nid, offset, size)
+        ]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def readlink(self, nid: int) -> bytes:
         """Return the target of a symlink."""
@@ -179,17 +172,6 @@ class Rootfs:
         if nid is None:
             raise NotFoundError(f"{printable(wanted)}: no such file or directory in the image")
         return nid
-
-    def _read_extent(self, address: int | None, length: int) -> bytes:
-        if address is None:
-            return bytes(length)
-        place = self.tree.layer_of(address)
-        if place is None:
-            return self.tree.read(length, address)
-        data = self.layers[place[0]].pread(length, place[1])
-        if len(data) != length:
-            raise InvalidImageError(f"layer {place[0]} ends inside a file: index the image again")
-        return data
 
 
 class _OpenFile(io.RawIOBase):

@@ -2,6 +2,7 @@
 
 import hashlib
 from bisect import bisect_right
+from collections.abc import Callable
 from types import ModuleType
 
 from ocifs.compression import gzip, plain, zstd
@@ -32,32 +33,42 @@ class Layer:
             InvalidImageError: A span is not what it was when the layer was indexed.
             OSError: The blob cannot be read.
         """
+        data = self._read(size, offset, self._span)
+        assert data is not None  # noqa: S101 - every span was there
+        return data
+
+    def peek(self, size: int, offset: int) -> bytes | None:
+        """Return what `pread` would if that needs no decoding, else None."""
+        return self._read(size, offset, lambda span: self._cache.peek((self.number, span)))
+
+    def span_at(self, offset: int) -> int:
+        """Return the number of the span that holds the byte at `offset`, which lies in the stream."""
+        return bisect_right(self.index.starts, offset) - 1
+
+    def is_decoded(self, span: int) -> bool:
+        """Whether a span is decoded, or being decoded; or there is no such span."""
+        return span >= self.index.span_count or self._cache.has((self.number, span))
+
+    def decode(self, span: int) -> None:
+        """Decode a span for a reader who will come."""
+        self._span(span)
+
+    def _read(self, size: int, offset: int, span_bytes: Callable[[int], bytes | None]) -> bytes | None:
+        """Join what lies in each span; None where a span is not to be had."""
         end = min(offset + size, self.size)
         if offset >= end:
             return b""
         parts = []
-        span = bisect_right(self.index.starts, offset) - 1
+        span = self.span_at(offset)
         while offset < end:
-            data = self._span(span)
+            data = span_bytes(span)
+            if data is None:
+                return None
             start = self.index.starts[span]
             parts.append(data[offset - start : end - start])
             offset += len(parts[-1])
             span += 1
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def peek(self, size: int, offset: int) -> bytes | None:
-        """Return what `pread` would if that needs no decoding, else None."""
-        span = bisect_right(self.index.starts, offset) - 1
-        end = min(offset + size, self.size)
-        if span >= self.index.span_count or end > self.index.starts[span + 1]:
-            return None  # several spans: rare, and never worth the event loop's time
-        data = self._cache.peek((self.number, span))
-        return None if data is None else data[offset - self.index.starts[span] : end - self.index.starts[span]]
-
-    def decode_ahead(self, offset: int) -> None:
-        """Decode the span at `offset`, for the reader who will come."""
-        if offset < self.size:
-            self._span(bisect_right(self.index.starts, offset) - 1)
 
     def _span(self, span: int) -> bytes:
         return self._cache.get((self.number, span), lambda: self._load(span))

@@ -34,6 +34,11 @@ class SpanCache:
                 self._spans.move_to_end(key)
             return span
 
+    def has(self, key: Key) -> bool:
+        """Whether the span is here or on its way."""
+        with self._lock:
+            return key in self._spans or key in self._flights
+
     def get(self, key: Key, load: Callable[[], bytes]) -> bytes:
         """Return the span, from `load` if it is not here. Raises what `load` raises, to every waiting reader."""
         with self._lock:

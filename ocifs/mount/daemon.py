@@ -24,6 +24,8 @@ from ocifs.layer.span_cache import SpanCache
 from ocifs.mount.job import Answer, Job, receive_job
 from ocifs.mount.mountinfo import FSTYPE
 from ocifs.mount.operations import RootfsOperations
+from ocifs.mount.place import Place
+from ocifs.mount.reading import Reading
 from ocifs.mount.record import MountRecord, recorded
 
 
@@ -68,12 +70,16 @@ def serve(job: Job, mounted: Callable[[], None]) -> None:
         rootfs = stack.enter_context(Rootfs(job.rootfs, SpanCache(job.span_cache)))
         stack.enter_context(recorded(record))
         try:
-            pyfuse3.init(RootfsOperations(rootfs), job.mountpoint, _mount_options(job))
+            pyfuse3.init(RootfsOperations(rootfs, Reading(rootfs.served)), job.mountpoint, _mount_options(job))
         except RuntimeError:
             raise MountError(f"cannot mount on {printable_path(job.mountpoint)}: {_said_by_libfuse()}") from None
-        stack.callback(pyfuse3.close, unmount=True)
+        place = Place(job.mountpoint)
         mounted()
-        trio.run(_until_unmounted)
+        try:
+            trio.run(_until_unmounted)
+        finally:
+            place.unmount_from_outside()
+            pyfuse3.close(unmount=place.is_ours())
 
 
 async def _until_unmounted() -> None:
@@ -103,7 +109,10 @@ def _mount_options(job: Job) -> set[str]:
 
 
 def _open_log(job: Job) -> None:
-    handler = logging.StreamHandler() if job.log is None else logging.FileHandler(job.log, delay=True)
+    try:
+        handler = logging.StreamHandler() if job.log is None else logging.FileHandler(job.log)
+    except OSError as error:
+        raise MountError(f"cannot write the log {printable_path(job.log or '')}: {error.strerror}") from None
     handler.setFormatter(logging.Formatter(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
     logging.getLogger().addHandler(handler)
 

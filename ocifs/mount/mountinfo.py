@@ -15,6 +15,7 @@ FSTYPE = "fuse.ocifs"
 
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
+_SYMLINKS = 40
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
@@ -25,6 +26,8 @@ class Mount(NamedTuple):
     fstype: str
     source: str
     options: tuple[str, ...]
+    device: str
+    """major:minor, one for each file system that is mounted."""
 
 
 def mount_table() -> list[Mount]:
@@ -35,7 +38,9 @@ def mount_table() -> list[Mount]:
         fields = before.split(b" ")
         fstype, source, superblock_options = [*after.split(b" ", 2), b"", b""][:3]
         options = os.fsdecode(fields[5]).split(",") + os.fsdecode(superblock_options).split(",")
-        mounts.append(Mount(_unescape(fields[4]), _unescape(fstype), _unescape(source), tuple(options)))
+        mounts.append(
+            Mount(_unescape(fields[4]), _unescape(fstype), _unescape(source), tuple(options), os.fsdecode(fields[2]))
+        )
     return mounts
 
 
@@ -45,8 +50,20 @@ def mount_at(path: str) -> Mount | None:
 
 
 def real_mountpoint(path: str) -> str:
-    """Return `path` as the mount table has it, without a look at the directory itself, which may hang or be dead."""
+    """Return `path` as the mount table has it, without a look at the directory itself, which may hang or be dead.
+
+    Raises:
+        MountError: It is empty, which would otherwise mean the current directory.
+    """
+    if not path:
+        raise MountError("the mountpoint has no name: name a directory")
     absolute = os.path.abspath(path)
+    for _ in range(_SYMLINKS):
+        try:
+            target = os.readlink(absolute)  # of a directory this fails in the kernel, which asks nobody
+        except OSError:
+            break
+        absolute = os.path.abspath(os.path.join(os.path.realpath(os.path.dirname(absolute)), target))
     return os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
 
 

@@ -1,25 +1,19 @@
 """The fuse engine: a rootfs as FUSE requests (pyfuse3.Operations).
 
-Metadata is answered from the mapped tree image at once, file bytes from the span cache at once or else from a worker
-thread. An image never changes, so the kernel may keep every name, attribute and page for good; it asks for each once.
-Writes never arrive, since the mount is read-only. Nothing here knows of layers, whiteouts or tar.
+Metadata is answered from the mapped tree image at once; file bytes are read through `Reading`. An image never changes,
+so the kernel may keep every name, attribute and page for good; it asks for each once. Writes never arrive, since the
+mount is read-only. Nothing here knows of layers, whiteouts or tar.
 """
 
 import errno
-import functools
-import logging
-import os
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Sequence
 
 import pyfuse3
-import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, RequestContext
 
-from ocifs.errors import OcifsError
 from ocifs.image.rootfs import Rootfs
-
-_log = logging.getLogger(__name__)
+from ocifs.mount.edge import answered
+from ocifs.mount.reading import Reading
 
 FOREVER = 1e9
 """Seconds, some thirty years: longer than any kernel stays up."""
@@ -27,44 +21,19 @@ FOREVER = 1e9
 _NAME_MAX = 255
 _BLOCK = 4096
 
-P = ParamSpec("P")
-T = TypeVar("T")
-Handler = Callable[Concatenate["RootfsOperations", P], Coroutine[Any, Any, T]]
-
-
-def _answered(handler: Handler[P, T]) -> Handler[P, T]:
-    """Turn what goes wrong into an errno: one edge, where every error ends, with one line in the log."""
-
-    @functools.wraps(handler)
-    async def answer(self: "RootfsOperations", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await handler(self, *args, **kwargs)
-        except FUSEError:
-            raise
-        except OcifsError as error:
-            _log.error("%s", error)
-        except OSError as error:
-            _log.error("%s: %s", handler.__name__, error.strerror)
-        except Exception:  # noqa: BLE001 - the edge: a defect here must not end the mount
-            _log.exception("%s", handler.__name__)
-        raise FUSEError(errno.EIO)
-
-    return answer
-
 
 class RootfsOperations(pyfuse3.Operations):
     """Serves one rootfs. FUSE's root inode is 1; every other inode number is the file's nid."""
 
     supports_dot_lookup = True
 
-    def __init__(self, rootfs: Rootfs) -> None:
+    def __init__(self, rootfs: Rootfs, reading: Reading) -> None:
         super().__init__()
-        self.rootfs = rootfs
         self.tree = rootfs.tree
         self.enable_acl = rootfs.tree.has_acls
-        self._decoders = trio.CapacityLimiter(os.cpu_count() or 1)
+        self.reading = reading
 
-    @_answered
+    @answered
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         """Find a name; that it is not there is remembered as well."""
         if len(name) > _NAME_MAX:
@@ -77,22 +46,22 @@ class RootfsOperations(pyfuse3.Operations):
             return absent
         return self._attributes(nid)
 
-    @_answered
+    @answered
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         """Return attributes."""
         return self._attributes(self._nid(inode))
 
-    @_answered
+    @answered
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         """Return a symlink's target."""
         return FileNameT(self.tree.readlink(self._nid(inode)))
 
-    @_answered
+    @answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """Hand out the nid: there is nothing to remember of an open directory."""
         return FileHandleT(self._nid(inode))
 
-    @_answered
+    @answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """List from `start_id` on, each entry with its attributes."""
         for name, nid, _, following in self.tree.readdir(fh, start_id):
@@ -102,18 +71,19 @@ class RootfsOperations(pyfuse3.Operations):
     async def releasedir(self, fh: FileHandleT) -> None:
         """Nothing to let go of."""
 
-    @_answered
+    @answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """Hand out the nid; pages that the kernel has stay good."""
         return FileInfo(fh=FileHandleT(self._nid(inode)), keep_cache=True)
 
-    @_answered
+    @answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        """Return bytes: at once when their span is decoded, else from a thread."""
-        data = self.rootfs.peek(fh, size, off)
-        if data is None:
-            data = await trio.to_thread.run_sync(self.rootfs.read, fh, size, off, limiter=self._decoders)
-        return data
+        """Return bytes, from each place where the file has some."""
+        parts = [
+            bytes(length) if address is None else await self.reading.read(length, address)
+            for address, length in self.tree.extents(fh, off, size)
+        ]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def release(self, fh: FileHandleT) -> None:
         """Nothing to let go of."""
@@ -121,17 +91,17 @@ class RootfsOperations(pyfuse3.Operations):
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Nothing is kept per inode."""
 
-    @_answered
+    @answered
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         """Describe a full file system of a fixed number of files."""
         stats = pyfuse3.StatvfsData()
         stats.f_bsize = stats.f_frsize = _BLOCK
-        stats.f_blocks = sum(layer.size for layer in self.rootfs.layers) // _BLOCK
+        stats.f_blocks = self.reading.served.size // _BLOCK
         stats.f_files = self.tree.inode_count
         stats.f_namemax = _NAME_MAX
         return stats
 
-    @_answered
+    @answered
     async def getxattr(self, inode: InodeT, name: FileNameT, ctx: RequestContext) -> bytes:
         """Return a value; when the image has none at all the kernel is told not to ask again."""
         if not self.tree.has_xattrs:
@@ -141,7 +111,7 @@ class RootfsOperations(pyfuse3.Operations):
             raise FUSEError(pyfuse3.ENOATTR)
         return value
 
-    @_answered
+    @answered
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[FileNameT]:
         """Return names; when the image has none at all the kernel is told not to ask again."""
         if not self.tree.has_xattrs:

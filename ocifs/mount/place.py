@@ -1,0 +1,59 @@
+"""Where a daemon has mounted: which mount is its own, and in which mount namespace.
+
+A path is not enough to unmount by: another mount may lie on it by now, or the path may mean another directory. And a
+daemon that stays in a private mount namespace keeps that alive, with its own mount in it; so it leaves, for the
+namespace of PID 1, and its mount goes when the last process in there does (mount_namespaces(7)).
+"""
+
+import ctypes
+import os
+import subprocess
+from pathlib import Path
+
+from ocifs.mount.mountinfo import mount_at
+
+_CLONE_NEWNS = 0x20000
+
+
+class Place:
+    """The mount that this process has just made at `path`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        mount = mount_at(path)
+        self._device = mount.device if mount else None
+        self._left = _leave_private_namespace()
+
+    def is_ours(self) -> bool:
+        """Whether to unmount `path`, as this process sees it, is to unmount what it mounted."""
+        mount = mount_at(self.path)
+        return self._left is None and mount is not None and mount.device == self._device
+
+    def unmount_from_outside(self) -> None:
+        """Unmount in the namespace that was left, by way of a process that is still in it."""
+        if self._left is None:
+            return
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit() and _namespace_of(process.name) == self._left:
+                command = ["nsenter", "--mount", "--target", process.name, "umount", "--lazy", self.path]
+                subprocess.run(command, check=False, capture_output=True)
+                return
+
+
+def _leave_private_namespace() -> int | None:
+    """Join the mount namespace of PID 1; return the one that was left, or None when this process is where it was."""
+    own, first = _namespace_of("self"), _namespace_of("1")
+    if own is None or first is None or own == first:
+        return None
+    fd = os.open("/proc/1/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return own if ctypes.CDLL(None).setns(fd, _CLONE_NEWNS) == 0 else None
+    finally:
+        os.close(fd)
+
+
+def _namespace_of(pid: str) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}/ns/mnt").st_ino
+    except OSError:
+        return None
