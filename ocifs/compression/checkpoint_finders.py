@@ -5,6 +5,7 @@ all cores and gives the bytes as well. indexed_gzip holds the GIL for as long as
 of its own (`python -m` this module), next to the pass that inflates here; small blobs are not worth a process.
 """
 
+import contextlib
 import importlib.util
 import io
 import os
@@ -12,7 +13,6 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from typing import BinaryIO
 
 from ocifs.compression import CHUNK, SPACING, Checkpoint, evenly
@@ -28,10 +28,11 @@ _GZIDX_POINT = struct.Struct("<QQBB")
 
 
 class _SeekableFile(io.RawIOBase):
-    """A blob as the file object that both libraries want."""
+    """A blob, or the first `size` bytes of it, as the file object that both libraries want."""
 
-    def __init__(self, blob: ReaderAt) -> None:
+    def __init__(self, blob: ReaderAt, size: int) -> None:
         self.blob = blob
+        self.size = size
         self.position = 0
 
     def readable(self) -> bool:
@@ -44,11 +45,12 @@ class _SeekableFile(io.RawIOBase):
         return self.position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.blob.size}[whence]
+        self.position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
         return self.position
 
     def read(self, size: int = -1) -> bytes:
-        data = self.blob.pread(self.blob.size if size < 0 else size, self.position)
+        left = max(self.size - self.position, 0)
+        data = self.blob.pread(left if size < 0 else min(size, left), self.position)
         self.position += len(data)
         return data
 
@@ -60,20 +62,27 @@ class _SeekableFile(io.RawIOBase):
 
 def read_gzidx(file: BinaryIO, blob_size: int) -> Iterator[Checkpoint]:
     """Give the checkpoints of a GZIDX file, which ends where the stream does. Raises InvalidImageError."""
-    try:
-        magic, version, _, _, size, _, window_size, count = _GZIDX_HEADER.unpack(file.read(_GZIDX_HEADER.size))
-        points = list(_GZIDX_POINT.iter_unpack(file.read(count * _GZIDX_POINT.size)))
-    except struct.error as error:
-        raise InvalidImageError(f"GZIDX file: {error}") from None
-    if magic != b"GZIDX" or version > 1 or len(points) != count or window_size > 1 << 15:
+    header = file.read(_GZIDX_HEADER.size)
+    if len(header) < _GZIDX_HEADER.size or not header.startswith(b"GZIDX") or header[5] > 1:
         raise InvalidImageError("not a GZIDX file of version 0 or 1")
-    if not points:
+    _, version, _, _, size, _, window_size, count = _GZIDX_HEADER.unpack(header)
+    if count > blob_size or window_size > 1 << 15:
+        raise InvalidImageError(f"GZIDX file: {count} checkpoints with windows of {window_size} bytes are too many")
+    columns = file.read(count * _GZIDX_POINT.size)
+    if len(columns) < count * _GZIDX_POINT.size:
+        raise InvalidImageError("GZIDX file: it is cut short")
+    if not count:
         yield Checkpoint(0, 0)
-    for index, (offset, start, bits, has_window) in enumerate(points):
+    before = (0, 0)
+    for index, (offset, start, bits, has_window) in enumerate(_GZIDX_POINT.iter_unpack(columns)):
         # Version 0 has no flag: every point but the first has a window.
-        window = file.read(window_size) if (has_window if version else index) else b""
-        if offset > blob_size or start > size or bits > 7:
+        expected = window_size if (has_window if version else index) else 0
+        window = file.read(expected)
+        if not (before[0] <= offset <= blob_size and before[1] <= start <= size and bits < 8 and offset >= bits):
             raise InvalidImageError(f"GZIDX file: checkpoint {index} lies outside the blob")
+        if len(window) < expected:
+            raise InvalidImageError("GZIDX file: it is cut short")
+        before = (offset, start)
         if start < size or index == 0:
             yield Checkpoint(start, offset - (bits > 0), bits, window)
     yield Checkpoint(size, blob_size)
@@ -85,55 +94,61 @@ class IndexedGzipFinder:
     def __init__(self, blob: ReaderAt) -> None:
         self.blob = blob
         self.process: subprocess.Popen[bytes] | None = None
-        self.found: BinaryIO | None = None
+        self.found: int | None = None
 
     def start(self) -> None:
         """Begin, in a process where that is worth it and the blob lies in a file."""
-        self.found = os.fdopen(os.memfd_create("gzidx"), "w+b")
         blob = self.blob
         if blob.size <= _SMALL or not isinstance(blob, FileSection):
             return
-        arguments = [str(number) for number in (blob.fd, blob.offset, blob.size, self.found.fileno())]
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, *arguments],
-            pass_fds=(blob.fd, self.found.fileno()),
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        self.found = os.memfd_create("gzidx")
+        arguments = [str(number) for number in (blob.fd, blob.offset, blob.size, self.found)]
+        with contextlib.suppress(OSError):  # where there is no process to be had, this one does it
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, *arguments],
+                pass_fds=(blob.fd, self.found),
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
 
-    def checkpoints(self) -> Iterator[Checkpoint]:
-        """Wait for the end, and give what was found. Raises InvalidImageError."""
-        assert self.found is not None, "checkpoints() before start()"  # noqa: S101
-        if self.process is None:
-            _find(self.blob, self.found)
-        else:
+    def checkpoints(self, end: int) -> Iterator[Checkpoint]:
+        """Wait, and give what was found. The gzip stream ends at `end` in the blob. Raises InvalidImageError."""
+        if self.process is not None and end == self.blob.size:
             _, complaint = self.process.communicate()
             if self.process.returncode:
-                last = complaint.decode(errors="replace").strip().rpartition("\n")[2]
-                raise InvalidImageError(f"no checkpoints found: {last or self.process.returncode}")
-        self.found.seek(0)
-        yield from read_gzidx(self.found, self.blob.size)
+                raise InvalidImageError(complaint.decode(errors="replace").strip() or "indexed_gzip was killed")
+        else:  # indexed_gzip may fail over what follows the stream
+            self.stop()
+            self.found = os.memfd_create("gzidx")
+            _find(self.blob, end, self.found)
+        assert self.found is not None  # noqa: S101 - a process has been given one
+        with open(self.found, "rb", closefd=False) as found:
+            found.seek(0)
+            yield from read_gzidx(found, self.blob.size)
 
     def stop(self) -> None:
         """Leave nothing behind, done or not."""
         if self.process is not None:
             self.process.kill()
             with self.process:
-                pass
+                self.process = None
         if self.found is not None:
-            self.found.close()
+            os.close(self.found)
+            self.found = None
 
 
-def _find(blob: ReaderAt, found: BinaryIO) -> None:
+def _find(blob: ReaderAt, end: int, fd: int) -> None:
     import indexed_gzip
 
     try:
-        with closing(indexed_gzip.IndexedGzipFile(_SeekableFile(blob), spacing=SPACING)) as file:
+        with (
+            open(fd, "wb", closefd=False) as found,  # the only mode that export_index takes
+            contextlib.closing(indexed_gzip.IndexedGzipFile(_SeekableFile(blob, end), spacing=SPACING)) as file,
+        ):
             file.build_full_index()
             file.export_index(fileobj=found)
     except (indexed_gzip.ZranError, OSError) as error:
         raise InvalidImageError(f"no checkpoints found: {error}") from None
-    found.flush()
 
 
 def rapidgzip_is_installed() -> bool:
@@ -142,7 +157,11 @@ def rapidgzip_is_installed() -> bool:
 
 
 class RapidgzipPass:
-    """Inflates on all cores. It takes no padding and no garbage after a member: those need the other pass."""
+    """Inflates on all cores.
+
+    It takes no padding and no garbage after a member: those need the other pass. Where a stream is cut short it may
+    end without an error, so its bytes are believed only once the diff ID has proven them.
+    """
 
     restartable = True
 
@@ -151,7 +170,7 @@ class RapidgzipPass:
 
         self.blob = blob
         self.consumed = 0
-        self.file = rapidgzip.RapidgzipFile(_SeekableFile(blob), parallelization=0, chunk_size=SPACING)
+        self.file = rapidgzip.RapidgzipFile(_SeekableFile(blob, blob.size), parallelization=0, chunk_size=SPACING)
 
     def __enter__(self) -> "RapidgzipPass":
         return self
@@ -169,13 +188,23 @@ class RapidgzipPass:
             raise InvalidImageError(f"rapidgzip: {error}") from None
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """Give the borders of the chunks that were inflated in parallel."""
+        """Give the borders of the chunks that were inflated in parallel. Raises InvalidImageError."""
         with os.fdopen(os.memfd_create("gzidx"), "w+b") as found:
-            self.file.export_index(found)
+            try:
+                self.file.export_index(found)
+            except (ValueError, RuntimeError) as error:  # it is of a stream that was cut
+                raise InvalidImageError(f"rapidgzip: {error}") from None
             found.seek(0)
             yield from evenly(read_gzidx(found, self.blob.size))
 
 
+def _main() -> None:
+    fd, offset, size, found = map(int, sys.argv[1:])
+    try:
+        _find(FileReader(fd, offset, size), size, found)
+    except InvalidImageError as error:
+        sys.exit(str(error))
+
+
 if __name__ == "__main__":
-    _fd, _offset, _size, _found = map(int, sys.argv[1:])
-    _find(FileReader(_fd, _offset, _size), os.fdopen(_found, "wb"))
+    _main()

@@ -31,6 +31,8 @@ class GzipPass:
         self.blob = blob
         self.warn = warn
         self.consumed = 0
+        self.end = blob.size
+        """Where the gzip stream ends."""
         from ocifs.compression.checkpoint_finders import IndexedGzipFinder
 
         self.finder = IndexedGzipFinder(blob)
@@ -61,7 +63,7 @@ class GzipPass:
 
     def checkpoints(self) -> Iterator[Checkpoint]:
         """Give what the finder found."""
-        return evenly(self.finder.checkpoints())
+        return evenly(self.finder.checkpoints(self.end))
 
     def _next_input(self) -> bytes:
         data = self.blob.pread(_INPUT, self.consumed)
@@ -76,7 +78,8 @@ class GzipPass:
                 break
             data = (data + more).lstrip(b"\0")
         if data and not data.startswith(_MAGIC):
-            self.warn(f"{self.blob.size - self.consumed + len(data)} bytes after the gzip stream are ignored")
+            self.end = self.consumed - len(data)
+            self.warn(f"{self.blob.size - self.end} bytes after the gzip stream are ignored")
             return b""
         return data
 

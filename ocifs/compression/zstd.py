@@ -7,11 +7,11 @@ long is no place to restart in; `restartable` says so after a look at the block 
 import io
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
 import zstandard
 
-from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Pass, Warn, evenly
+from ocifs.compression import CHUNK, MAX_SPAN, SPACING, Checkpoint, Pass, Warn, evenly
 from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
 from ocifs.reader import ReaderAt
 
@@ -24,17 +24,13 @@ _BLOCK_MAX = 128 << 10
 _INPUT = 128 << 10
 
 
-class Frame:
-    """Where a frame lies and what its header tells."""
+class Frame(NamedTuple):
+    """A frame, or several that follow each other."""
 
-    __slots__ = ("bound", "end", "offset", "skippable")
-
-    def __init__(self, offset: int, end: int, bound: int, *, skippable: bool) -> None:
-        self.offset = offset
-        self.end = end
-        self.bound = bound
-        """No less than its uncompressed size."""
-        self.skippable = skippable
+    offset: int
+    end: int
+    bound: int
+    """No less than the uncompressed size."""
 
 
 def scan_frames(blob: ReaderAt) -> Iterator[Frame]:
@@ -52,8 +48,22 @@ def scan_frames(blob: ReaderAt) -> Iterator[Frame]:
             raise InvalidImageError(f"no zstd frame at byte {offset}")
         if end > blob.size:
             raise InvalidImageError("the zstd stream ends in the middle: the blob is cut short")
-        yield Frame(offset, end, bound, skippable=magic != _MAGIC)
+        yield Frame(offset, end, bound)
         offset = end
+
+
+def _joined(frames: Iterator[Frame]) -> Iterator[Frame]:
+    """Join small neighbours: a blob may be made of any number of frames that hold nothing."""
+    run = next(frames, None)
+    if run is None:
+        return
+    for frame in frames:
+        if run.bound + frame.bound <= SPACING and frame.end - run.offset <= SPACING:
+            run = Frame(run.offset, frame.end, run.bound + frame.bound)
+        else:
+            yield run
+            run = frame
+    yield run
 
 
 def _scan_frame(blob: ReaderAt, offset: int, head: bytes) -> tuple[int, int]:
@@ -73,7 +83,7 @@ def _scan_frame(blob: ReaderAt, offset: int, head: bytes) -> tuple[int, int]:
             f"the limit is {MAX_WINDOW >> 20} MiB: recompress the layer without --long"
         )
     place = offset + header_size
-    blocks = 0
+    bound = 0
     last = False
     while not last:
         block = blob.pread(3, place)
@@ -83,9 +93,9 @@ def _scan_frame(blob: ReaderAt, offset: int, head: bytes) -> tuple[int, int]:
         last = bool(header & 1)
         kind, size = header >> 1 & 3, header >> 3
         place += 3 + (1 if kind == 1 else size)  # an RLE block stores one byte
-        blocks += 1
-    declared = parameters.content_size
-    bound = declared if declared != zstandard.CONTENTSIZE_UNKNOWN else blocks * _BLOCK_MAX
+        bound += _BLOCK_MAX if kind == 2 else size  # only a compressed block does not tell what it holds
+    if parameters.content_size != zstandard.CONTENTSIZE_UNKNOWN:
+        bound = parameters.content_size
     return place + 4 * parameters.has_checksum, bound
 
 
@@ -95,7 +105,7 @@ class ZstdPass:
     def __init__(self, blob: ReaderAt) -> None:
         self.blob = blob
         self.consumed = 0
-        self.frames = list(scan_frames(blob))
+        self.frames = list(_joined(scan_frames(blob)))
         self.restartable = all(frame.bound <= MAX_SPAN for frame in self.frames)
         self.starts: list[int] = []
 
@@ -111,11 +121,9 @@ class ZstdPass:
         decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
         for frame in self.frames:
             self.starts.append(produced)
-            if frame.skippable:
-                continue
             try:
                 source = cast("IO[bytes]", _Forward(self, frame))
-                with decompressor.stream_reader(source, read_size=_INPUT, closefd=False) as reader:
+                with decompressor.stream_reader(source, _INPUT, read_across_frames=True, closefd=False) as reader:
                     while chunk := reader.read(CHUNK):
                         produced += len(chunk)
                         yield chunk
