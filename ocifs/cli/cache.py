@@ -26,7 +26,7 @@ def list_entries(cache_dir: Path | None, as_json: bool) -> None:
     """List the entries, least recently used first."""
     entries = open_store(cache_dir, DEFAULT_MAX_SIZE).entries()
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(entries)).decode())
+        click.echo(msgspec.json.format(msgspec.json.encode([entry._asdict() for entry in entries])).decode())
         return
     for entry in entries:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))

@@ -28,6 +28,7 @@ INTERNAL_ERROR = 70
 """As sysexits.h has it: a defect of ocifs itself."""
 
 _INTERRUPTED = 130
+_COMPLETE = "_OCIFS_COMPLETE"
 
 _EPILOG = """\b
 IMAGE is one of
@@ -72,13 +73,32 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line, and exit."""
+    _open_closed_streams()
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_closed_streams() -> None:
+    """Put something in place of each standard stream that is closed: else a file of ours would become one.
+
+    What is in place of stdout cannot be written, as the closed one could not.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command; return its exit code. No error reaches the user as a traceback."""
     try:
-        result = cli.main(arguments, prog_name="ocifs", standalone_mode=False)
+        if _COMPLETE in os.environ:
+            cli.main(arguments, prog_name="ocifs", complete_var=_COMPLETE)  # answers the shell, and exits
+        # Not cli.main: that has its own ideas of broken pipes and interrupts.
+        with cli.make_context("ocifs", arguments) as context:
+            result = cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
@@ -90,10 +110,10 @@ def run(arguments: list[str]) -> int:
     except OcifsError as error:
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        # Whoever read the output has seen enough. Nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read it has seen enough
         return 0
     except OSError as error:
+        _drop_output()
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror}", OcifsError.exit_code)
     except Exception as error:
@@ -104,6 +124,11 @@ def run(arguments: list[str]) -> int:
             INTERNAL_ERROR,
         )
     return result if isinstance(result, int) else 0
+
+
+def _drop_output() -> None:
+    """Let what is not written yet go nowhere at exit, instead of failing once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _fail(message: str, exit_code: int) -> int:
