@@ -1,0 +1,91 @@
+"""`ocifs cache`, where it is, how large it may be, and doing without it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import Ocifs
+from tests.images import Image, Layer, write_layout
+from tests.tars import file, tar
+
+
+def entries(ocifs: Ocifs, *options: str) -> list[dict[str, object]]:
+    listed: list[dict[str, object]] = json.loads(ocifs.output("cache", "ls", "--json", *options))
+    return listed
+
+
+def test_an_index_is_made_once_and_listed(ocifs: Ocifs, demo: Path) -> None:
+    assert entries(ocifs) == []
+    ocifs.output("ls", demo)
+    listed = entries(ocifs)
+    assert sorted(str(entry["kind"]) for entry in listed) == ["layer1", "layer1", "tree1"]
+    assert all(str(entry["subject"]).startswith("sha256:") for entry in listed)
+    ocifs.output("cat", demo, "file")
+    assert {entry["subject"] for entry in entries(ocifs)} == {entry["subject"] for entry in listed}
+    assert ocifs.output("cache", "ls").splitlines()[-1].startswith("3 entries, ")
+
+
+def test_clear_removes_all(ocifs: Ocifs, demo: Path) -> None:
+    ocifs.output("ls", demo)
+    assert ocifs.output("cache", "clear").startswith("freed ")
+    assert entries(ocifs) == []
+    assert list((ocifs.cache / "entries").iterdir()) == []
+
+
+def test_prune_keeps_what_was_used_last(ocifs: Ocifs, demo: Path) -> None:
+    ocifs.output("ls", demo)
+    ocifs.output("cache", "prune", "--max-size", "1GiB")
+    listed = entries(ocifs)
+    assert len(listed) == 3
+    ocifs.output("cache", "prune", "--max-size", str(listed[-1]["size"]))
+    assert [entry["subject"] for entry in entries(ocifs)] == [listed[-1]["subject"]]
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_max_cache_size_bounds_what_is_kept(ocifs: Ocifs, demo: Path, how: str) -> None:
+    options, variables = (["--max-cache-size", "1k"], {}) if how == "option" else ([], {"OCIFS_MAX_CACHE_SIZE": "1k"})
+    assert ocifs.output("cat", *options, demo, "file", **variables) == "content"
+    assert len(entries(ocifs)) == 1  # the last one made stays, whatever its size
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_the_cache_is_where_it_is_told_to_be(ocifs: Ocifs, demo: Path, how: str) -> None:
+    other = ocifs.home / "other"
+    options, variables = (["--cache-dir", str(other)], {}) if how == "option" else ([], {"OCIFS_CACHE_DIR": str(other)})
+    ocifs.output("ls", *options, demo, **variables)
+    assert len(list((other / "entries").iterdir())) == 3
+    assert not ocifs.cache.exists()
+    assert len(entries(ocifs, "--cache-dir", str(other))) == 3
+    assert other.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_cache_that_cannot_be_made_is_one_warning(ocifs: Ocifs, demo: Path) -> None:
+    (ocifs.home / "file").touch()
+    result = ocifs.run("cat", "--cache-dir", ocifs.home / "file/cache", demo, "file")
+    assert (result.code, result.out) == (0, b"content")
+    assert result.err == (
+        f"ocifs: warning: cache directory {ocifs.home}/file/cache: Not a directory: going on without it\n"
+    )
+
+
+def test_a_cache_that_others_may_write_is_not_trusted(ocifs: Ocifs, demo: Path) -> None:
+    ocifs.cache.mkdir(parents=True)
+    ocifs.cache.chmod(0o777)
+    result = ocifs.run("cat", demo, "file")
+    assert (result.code, result.out) == (0, b"content")
+    assert "can be written by others" in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_full_disk_is_one_warning(ocifs: Ocifs, tmp_path: Path, root: None) -> None:
+    names = [file(b"%064d" % (number * 7919**9), b"x") for number in range(5000)]
+    image = write_layout(tmp_path / "image", Image(layers=(Layer(tar(names)),)))
+    ocifs.cache.mkdir(parents=True, mode=0o700)
+    full = f'mount -t tmpfs -o size=16k,mode=0700 tmpfs {ocifs.cache} && exec "$@"'
+    tight = replace(ocifs, become=("unshare", "--mount", "sh", "-c", full, "sh"))
+    result = tight.run("cat", image, f"/{0:064d}")
+    assert (result.code, result.out) == (0, b"x")
+    assert result.err.startswith("ocifs: warning: the cache cannot be written (No space left on device)")
+    assert result.err.count("\n") == 1

@@ -1,0 +1,69 @@
+"""On a terminal: a bar while something is indexed, and no control characters from an image."""
+
+import os
+import pty
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from tests.cli.command import Argument, Ocifs
+from tests.images import Image, Layer, write_layout
+from tests.tars import file, tar
+
+
+def on_a_terminal(ocifs: Ocifs, *arguments: Argument) -> str:
+    """Return what the terminal shows."""
+    outer, inner = pty.openpty()
+    variables = ocifs.variables(TERM="xterm", COLUMNS="120")
+    process = subprocess.Popen(ocifs.command(*arguments), stdin=inner, stdout=inner, stderr=inner, env=variables)
+    os.close(inner)
+    shown = b""
+    try:
+        while data := os.read(outer, 65536):
+            shown += data
+    except OSError:  # EIO: nobody has the terminal open any more
+        pass
+    os.close(outer)
+    assert process.wait() == 0, shown
+    return shown.decode()
+
+
+def test_a_bar_is_drawn_while_a_layer_is_indexed_and_goes(ocifs: Ocifs, tmp_path: Path) -> None:
+    data = file(b"big", random.Random(1).randbytes(8 << 20))
+    image = write_layout(tmp_path / "image", Image(layers=(Layer(tar([data])),)))
+    cold, warm = on_a_terminal(ocifs, "ls", image), on_a_terminal(ocifs, "ls", image)
+    layer = max((image / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size).name
+    assert f"indexing {layer[:12]}" in cold
+    assert "MiB" in cold
+    assert warm == "big\r\n"
+
+
+def test_control_characters_are_escaped(ocifs: Ocifs, demo: Path) -> None:
+    ocifs.output("index", demo)
+    for command in (["ls"], ["ls", "-l"], ["ls", "-R"], ["ls", "--json"]):
+        shown = on_a_terminal(ocifs, *command, demo)
+        assert "\x1b" not in shown
+        assert "lines" in shown
+    assert on_a_terminal(ocifs, "stat", demo, "two\nlines\x1b[31m").startswith("  File: two\\nlines\\x1b[31m\r\n")
+
+
+def test_mount_on_a_terminal_gives_it_back(ocifs: Ocifs, demo: Path, fuse: None) -> None:
+    ocifs.output("index", demo)
+    mountpoint = ocifs.mountpoint()
+    assert on_a_terminal(ocifs, "mount", demo, mountpoint) == ""
+    assert (mountpoint / "file").read_text() == "content"
+    ocifs.output("umount", mountpoint)
+
+
+def test_an_interrupt_ends_it_in_one_line(ocifs: Ocifs, tmp_path: Path) -> None:
+    image = write_layout(tmp_path / "image", Image(layers=(Layer(tar([file(b"big", bytes(256 << 20))])),)))
+    process = ocifs.start("index", image)
+    deadline = time.monotonic() + 20
+    while not list(ocifs.cache.glob("entries/*.tmp")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=20)
+    assert (process.returncode, out, said) == (130, b"", b"ocifs: interrupted\n")
+    assert list(ocifs.cache.glob("entries/*.tmp")) == []

@@ -1,0 +1,102 @@
+"""What tests of the whole command share: the command itself, and what must be there for it to mount.
+
+Whoever runs a command through these fixtures is checked afterwards: no mount, process or record may be left.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import Ocifs
+
+_NOBODY = 65534
+_REPOSITORY = Path(__file__).parent.parent
+
+
+@contextmanager
+def leaving_nothing(ocifs: Ocifs) -> Iterator[Ocifs]:
+    """Fail if anything is left, and clear it away, so that it fails one test only."""
+    ocifs.runtime.mkdir(mode=0o700)
+    os.chown(ocifs.runtime, ocifs.home.stat().st_uid, -1)
+    try:
+        yield ocifs
+    finally:
+        left = ocifs.leftovers()
+        for place in ocifs.mounts():
+            subprocess.run(["umount", "-l", place], check=False)
+        for pid in ocifs.processes():
+            os.kill(pid, signal.SIGKILL)
+    assert left == []
+
+
+@pytest.fixture
+def ocifs(tmp_path: Path) -> Iterator[Ocifs]:
+    home = tmp_path / "home"
+    home.mkdir()
+    with leaving_nothing(Ocifs(home)) as command:
+        yield command
+
+
+@pytest.fixture(scope="session")
+def session_ocifs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ocifs]:
+    """The command for what many tests look at."""
+    with leaving_nothing(Ocifs(tmp_path_factory.mktemp("session"))) as command:
+        yield command
+
+
+@pytest.fixture(scope="session")
+def fuse() -> None:
+    """Skip where nothing can be mounted."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("/dev/fuse is missing or closed to this user")
+    if shutil.which("fusermount3") is None:
+        pytest.skip("fusermount3 is missing")
+
+
+@pytest.fixture(scope="session")
+def root() -> None:
+    """Skip unless these tests run as root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+@pytest.fixture
+def user() -> Iterator[Ocifs]:
+    """The command as an ordinary user runs it: as root, by becoming one."""
+    with tempfile.TemporaryDirectory(prefix="ocifs-user-") as name:
+        home = Path(name).resolve()
+        if os.geteuid() != 0:
+            command = Ocifs(home, become=("env",))
+        else:
+            os.chown(home, _NOBODY, _NOBODY)
+            home.chmod(0o755)
+            command = _as_nobody(home)
+        with leaving_nothing(command):
+            yield command
+
+
+def _as_nobody(home: Path) -> Ocifs:
+    """Find an interpreter that an ordinary user may run, and can import ocifs with."""
+    become = ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "env")
+    packages = {
+        "PYTHONPATH": os.pathsep.join([str(_REPOSITORY), sysconfig.get_path("platlib")]),
+        "HOME": str(home),
+    }
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for interpreter in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
+        command = Ocifs(home, interpreter, become, packages)
+        try:
+            if command.run("--version").code == 0:
+                return command
+        except FileNotFoundError:
+            continue
+    pytest.skip("no interpreter with ocifs is open to an ordinary user")

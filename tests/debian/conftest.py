@@ -1,0 +1,16 @@
+"""The real image of three layers that scripts/make-debian-image makes, and what `umoci unpack` makes of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def debian(fuse: None) -> Path:
+    """Return the layout; skip where nobody made it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    layout = Path(os.environ.get("OCIFS_DEBIAN_IMAGE") or cache / "ocifs-tests/debian")
+    if not (layout / "complete").exists():
+        pytest.skip(f"{layout} is missing: make it with scripts/make-debian-image (root, debootstrap, umoci)")
+    return layout

@@ -1,0 +1,114 @@
+"""A mount of a real image is what `umoci unpack` makes of it, however the image is stored."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ocifs.layer.span_cache import DEFAULT_CAPACITY
+from tests.cli.command import Ocifs
+from tests.debian.recompress import recompress
+from tests.debian.view import view
+
+TAGS = ["base", "tools", "latest"]
+
+_DAEMON_RSS = 60_000_000
+"""Bytes that the daemon may take besides its span cache."""
+
+
+@pytest.fixture(scope="session")
+def mounts(session_ocifs: Ocifs, debian: Path, root: None) -> Iterator[dict[str, Path]]:
+    """Return where each tag is mounted."""
+    with (
+        session_ocifs.mounted(f"{debian}:base") as base,
+        session_ocifs.mounted(f"{debian}:tools") as tools,
+        session_ocifs.mounted(f"{debian}:latest") as latest,
+    ):
+        yield dict(zip(TAGS, (base, tools, latest), strict=True))
+
+
+@pytest.fixture(scope="session")
+def unpacked(debian: Path, root: None) -> set[bytes]:
+    """Return the view of the unpacked `latest`."""
+    return view(debian / "bundle-latest/rootfs")
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_rsync_finds_nothing_to_do(mounts: dict[str, Path], debian: Path, tag: str) -> None:
+    command = ["rsync", "-aHAXn", "--numeric-ids", "--delete", "--itemize-changes"]
+    for source, target in [
+        (mounts[tag], debian / f"bundle-{tag}/rootfs"),
+        (debian / f"bundle-{tag}/rootfs", mounts[tag]),
+    ]:
+        ran = subprocess.run([*command, f"{source}/", f"{target}/"], capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_every_attribute_and_byte_is_the_same(mounts: dict[str, Path], debian: Path, tag: str) -> None:
+    assert view(mounts[tag]) ^ view(debian / f"bundle-{tag}/rootfs") == set()
+
+
+def test_an_ordinary_user_s_own_mount_shows_what_that_user_would_see(user: Ocifs, debian: Path, root: None) -> None:
+    image = user.home / "image"
+    image.mkdir()
+    parts = [debian / name for name in ("blobs", "index.json", "oci-layout")]
+    subprocess.run(["cp", "-r", "--reflink=auto", "-t", image, *parts], check=True)
+    subprocess.run(["chmod", "-R", "a+rX", image], check=True)
+    with user.mounted(f"{image}:latest") as mountpoint:
+        seen = view(mountpoint, user.become)
+    assert seen ^ view(debian / "bundle-latest/rootfs", within=user.become) == set()
+
+
+def _copied_to(kind: str) -> Callable[[Path, Path], str]:
+    def copy(layout: Path, target: Path) -> str:
+        command = ["skopeo", "--insecure-policy", "copy", "--quiet", f"oci:{layout}:latest"]
+        reference = f"{kind}:{target}:debian:latest" if kind == "docker-archive" else f"{kind}:{target}:latest"
+        subprocess.run([*command, reference], check=True)
+        return reference
+
+    return copy
+
+
+def _recompressed(command: list[str], suffix: str) -> Callable[[Path, Path], str]:
+    return lambda layout, target: str(recompress(layout, "latest", target, command, suffix))
+
+
+_FORMS: dict[str, Callable[[Path, Path], str]] = {
+    "oci-archive": _copied_to("oci-archive"),
+    "docker-archive": _copied_to("docker-archive"),
+    "zstd": _recompressed(["zstd", "-c", "-1"], "+zstd"),
+    "pigz": _recompressed(["pigz", "-c", "-1"], "+gzip"),
+    "bgzip": _recompressed(["bgzip", "-c", "-l", "1"], "+gzip"),
+    "plain": _recompressed(["cat"], ""),
+}
+
+
+@pytest.mark.parametrize("form", _FORMS)
+def test_the_same_image_in_another_form_is_the_same_tree(
+    ocifs: Ocifs, debian: Path, unpacked: set[bytes], tmp_path: Path, form: str
+) -> None:
+    with ocifs.mounted(_FORMS[form](debian, tmp_path / "image")) as mountpoint:
+        assert view(mountpoint) ^ unpacked == set()
+
+
+def test_the_daemon_stays_small(session_ocifs: Ocifs, mounts: dict[str, Path]) -> None:
+    mountpoint = mounts["latest"]
+    subprocess.run(["find", mountpoint, "-ls"], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(["sh", "-c", f"tar -c {mountpoint} 2>/dev/null | cat >/dev/null"], check=True)
+    listed = json.loads(session_ocifs.output("mounts", "--json"))
+    (pid,) = (mount["pid"] for mount in listed if mount["mountpoint"] == str(mountpoint))
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    assert int(found[1]) * 1024 < _DAEMON_RSS + DEFAULT_CAPACITY
+
+
+def test_a_program_of_the_image_runs_in_it(mounts: dict[str, Path]) -> None:
+    program = ["chroot", str(mounts["tools"]), "/usr/bin/python3", "-c", "import json, ssl, sqlite3; print('ran')"]
+    ran = subprocess.run(
+        program, capture_output=True, text=True, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, check=False
+    )
+    assert (ran.stdout, ran.returncode) == ("ran\n", 0), ran.stderr

@@ -1,0 +1,93 @@
+"""What happens to a mount when the image below it does not stay as it was."""
+
+import errno
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import Ocifs
+
+
+def the_layer(image: Path) -> Path:
+    """Return the image's largest blob."""
+    return max((image / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+
+
+def test_a_damaged_blob_is_eio_and_one_line_in_the_log_and_the_rest_stays_readable(ocifs: Ocifs, small: Path) -> None:
+    blob = the_layer(small)
+    with ocifs.mounted(small) as mountpoint:
+        with blob.open("r+b") as file:
+            file.seek(-(1 << 20), os.SEEK_END)
+            file.write(b"damage")
+        with (mountpoint / "dir/big").open("rb", buffering=0) as big:
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                os.pread(big.fileno(), 4096, (2 << 20) - 4096)
+            assert len(os.pread(big.fileno(), 4096, 4096)) == 4096
+        assert (mountpoint / "hello").read_text() == "hello\n"
+    lines = ocifs.log.read_text().splitlines()
+    assert f"sha256:{blob.name}" in lines[0]
+    assert set(map(_message, lines)) == {_message(lines[0])}
+
+
+def _message(line: str) -> str:
+    return line.partition("ERROR")[2]
+
+
+def test_a_truncated_blob_is_eio(ocifs: Ocifs, small: Path) -> None:
+    with ocifs.mounted(small) as mountpoint:
+        os.truncate(the_layer(small), 4096)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            (mountpoint / "dir/big").read_bytes()
+        assert os.listdir(mountpoint / "dir") == ["big"]
+
+
+def test_a_deleted_image_and_cache_are_still_served(ocifs: Ocifs, small: Path) -> None:
+    expected = ocifs.run("cat", small, "dir/big").out
+    with ocifs.mounted(small) as mountpoint:
+        for blob in (small / "blobs/sha256").iterdir():
+            blob.unlink()
+        ocifs.output("cache", "clear")
+        assert (mountpoint / "dir/big").read_bytes() == expected
+
+
+def test_a_blob_damaged_before_the_mount_is_found_when_it_is_read(ocifs: Ocifs, small: Path) -> None:
+    ocifs.output("index", small)
+    blob = the_layer(small)
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.write_bytes(data)
+    assert f"sha256:{blob.name}" in ocifs.complaint(4, "index", "--cache-dir", ocifs.home / "cold", small)
+    with ocifs.mounted(small) as mountpoint:
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            (mountpoint / "dir/big").read_bytes()
+        assert (mountpoint / "hello").read_text() == "hello\n"
+
+
+@pytest.mark.parametrize("kind", ["layer", "tree"])
+@pytest.mark.parametrize("damage", [b"", b"garbage", None])
+def test_a_damaged_cache_entry_is_made_again(ocifs: Ocifs, small: Path, kind: str, damage: bytes | None) -> None:
+    ocifs.output("index", small)
+    (entry,) = (path for path in (ocifs.cache / "entries").iterdir() if path.name.startswith(kind))
+    whole = entry.read_bytes()
+    entry.write_bytes(bytes([whole[0] ^ 1]) + whole[1:] if damage is None else damage)
+    with ocifs.mounted(small) as mountpoint:
+        assert (mountpoint / "hello").read_text() == "hello\n"
+    assert entry.read_bytes() == whole
+
+
+def test_a_reader_is_told_at_once_when_the_daemon_is_killed(ocifs: Ocifs, small: Path) -> None:
+    mountpoint = ocifs.mountpoint()
+    ocifs.output("mount", small, mountpoint)
+    pids = ocifs.processes()
+
+    def read_while_the_daemon_dies() -> None:
+        with (mountpoint / "dir/big").open("rb") as big:
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            big.read()
+
+    with pytest.raises(OSError, match=r"not connected|aborted|Input/output"):
+        read_while_the_daemon_dies()
+    ocifs.output("umount", mountpoint)

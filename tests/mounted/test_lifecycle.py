@@ -1,0 +1,246 @@
+"""A mount from its beginning to each of its ends."""
+
+import ctypes
+import json
+import os
+import shlex
+import signal
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import Ocifs
+
+End = Callable[[Ocifs, Path], object]
+
+
+def listed(ocifs: Ocifs) -> list[dict[str, object]]:
+    """Return the mounts of this test among all that are listed."""
+    found: list[dict[str, object]] = json.loads(ocifs.output("mounts", "--json"))
+    return [mount for mount in found if str(mount["mountpoint"]).startswith(f"{ocifs.home}/")]
+
+
+def daemon_of(ocifs: Ocifs) -> int:
+    (pid,) = (mount["pid"] for mount in listed(ocifs))
+    assert isinstance(pid, int)
+    return pid
+
+
+_ENDS: dict[str, End] = {
+    "ocifs umount": lambda ocifs, mountpoint: ocifs.output("umount", mountpoint),
+    "ocifs umount of a relative path": lambda ocifs, mountpoint: ocifs.output("umount", mountpoint.name + "/."),
+    "umount": lambda ocifs, mountpoint: subprocess.run(["umount", mountpoint], check=True),
+    "fusermount3 -u": lambda ocifs, mountpoint: subprocess.run(["fusermount3", "-u", mountpoint], check=True),
+    "SIGTERM": lambda ocifs, mountpoint: os.kill(daemon_of(ocifs), signal.SIGTERM),
+    "SIGINT": lambda ocifs, mountpoint: os.kill(daemon_of(ocifs), signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize("end", _ENDS)
+def test_ends_the_mount_and_its_daemon(ocifs: Ocifs, small: Path, end: str) -> None:
+    with ocifs.mounted(small) as mountpoint:
+        assert (mountpoint / "hello").read_text() == "hello\n"
+        _ENDS[end](ocifs, mountpoint)
+        assert ocifs.leftovers() == []
+        assert os.listdir(mountpoint) == []
+    assert ocifs.log.read_text() == ""
+
+
+def test_mount_answers_when_it_returns_and_says_nothing(ocifs: Ocifs, small: Path) -> None:
+    mountpoint = ocifs.mountpoint()
+    mount = shlex.join(ocifs.command("mount", small, mountpoint))
+    script = f'said=$({mount} 2>&1); cat {mountpoint}/hello; echo "[$said]"'
+    shell = subprocess.run(
+        script, shell=True, env=ocifs.variables(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert shell.stdout == "hello\n[]\n"
+    ocifs.output("umount", mountpoint)
+
+
+def test_mounts_says_what_is_where(ocifs: Ocifs, small: Path) -> None:
+    assert listed(ocifs) == []
+    with ocifs.mounted(f"{small}:latest") as mountpoint:
+        (mount,) = listed(ocifs)
+        assert (mount["image"], mount["mountpoint"], mount["state"]) == (f"{small}:latest", str(mountpoint), "mounted")
+        assert [mount["pid"]] == ocifs.processes()
+        table = ocifs.output("mounts")
+        assert table.splitlines()[0].split() == ["MOUNTPOINT", "IMAGE", "DIGEST", "ENGINE", "PID", "STATE"]
+        assert str(mountpoint) in table
+    assert str(mountpoint) not in ocifs.output("mounts")
+
+
+def test_the_kernel_is_told_the_digest_and_the_safe_options(ocifs: Ocifs, small: Path) -> None:
+    with ocifs.mounted(small) as mountpoint:
+        (digest,) = (mount["digest"] for mount in listed(ocifs))
+        (line,) = (line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(mountpoint) in line)
+    options, _, what = line.split(" ", 5)[5].partition(" - ")
+    assert {"ro", "nosuid", "nodev"} <= set(options.split()[0].split(","))
+    assert "allow_other" not in what
+    assert str(digest) in what
+
+
+def test_suid_and_dev_are_root_s_to_ask_for(ocifs: Ocifs, small: Path, posix_image: Path, root: None) -> None:
+    with ocifs.mounted(posix_image, "--suid", "--dev", "--allow-other") as mountpoint:
+        assert not os.statvfs(mountpoint).f_flag & (os.ST_NOSUID | 4)
+        assert (mountpoint / "null").read_bytes() == b""
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_foreground_serves_until_a_signal(ocifs: Ocifs, small: Path, stop: signal.Signals) -> None:
+    mountpoint = ocifs.mountpoint()
+    process = ocifs.start("mount", "--foreground", small, mountpoint)
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"%b: mounted until interrupted\n" % bytes(mountpoint)
+    assert (mountpoint / "hello").read_text() == "hello\n"
+    process.send_signal(stop)
+    assert process.communicate(timeout=10) == (b"", b"")
+    assert process.returncode == 0
+    assert ocifs.leftovers() == []
+
+
+def test_foreground_ends_when_unmounted(ocifs: Ocifs, small: Path) -> None:
+    mountpoint = ocifs.mountpoint()
+    process = ocifs.start("mount", "-f", small, mountpoint)
+    assert process.stderr is not None
+    process.stderr.readline()
+    ocifs.output("umount", mountpoint)
+    assert process.communicate(timeout=10) == (b"", b"")
+    assert process.returncode == 0
+
+
+def test_a_terminal_that_hangs_up_does_not_matter(ocifs: Ocifs, small: Path) -> None:
+    with ocifs.mounted(small) as mountpoint:
+        os.kill(daemon_of(ocifs), signal.SIGHUP)
+        assert (mountpoint / "hello").read_text() == "hello\n"
+
+
+def test_a_busy_mount_says_who_uses_it_and_lazy_takes_it_away(ocifs: Ocifs, small: Path) -> None:
+    with ocifs.mounted(small) as mountpoint:
+        with (mountpoint / "dir/big").open("rb", buffering=0) as held:
+            result = ocifs.run("umount", mountpoint)
+            assert result.code == 7
+            assert f"({os.getpid()})" in result.err
+            assert "--lazy" in result.err
+            ocifs.output("umount", "--lazy", mountpoint)
+            assert os.listdir(mountpoint) == []
+            assert len(held.read(1 << 20)) == 1 << 20  # whoever has it open goes on
+        assert ocifs.leftovers() == []
+
+
+def test_a_killed_daemon_leaves_a_dead_mount_that_umount_clears(ocifs: Ocifs, small: Path) -> None:
+    mountpoint = ocifs.mountpoint()
+    ocifs.output("mount", small, mountpoint)
+    os.kill(daemon_of(ocifs), signal.SIGKILL)
+    with pytest.raises(OSError, match=r"not connected|abort"):
+        os.listdir(mountpoint)
+    assert [mount["state"] for mount in listed(ocifs)] == ["dead"]
+    again = ocifs.run("mount", small, mountpoint)
+    assert again.code == 7
+    assert again.err.startswith(f"ocifs: {mountpoint} is ")
+    assert f"`ocifs umount {mountpoint}`" in again.err
+    ocifs.output("umount", mountpoint)
+    assert listed(ocifs) == []
+    with ocifs.mounted(small, at=mountpoint):
+        assert (mountpoint / "hello").read_text() == "hello\n"
+
+
+def test_the_end_of_the_last_mount_namespace_that_has_it_ends_the_daemon(ocifs: Ocifs, small: Path, root: None) -> None:
+    with ocifs.mounted(small) as mountpoint:
+        with other_namespace(f"echo && read line && cat {mountpoint}/hello") as process:
+            subprocess.run(["umount", mountpoint], check=True)
+            assert ocifs.processes() != []
+            assert process.communicate(b"\n", timeout=10)[0] == b"hello\n"
+        assert ocifs.leftovers() == []
+
+
+def test_a_mount_in_another_namespace_is_listed_as_elsewhere(ocifs: Ocifs, small: Path, root: None) -> None:
+    mountpoint = ocifs.mountpoint()
+    mount = shlex.join(ocifs.command("mount", small, mountpoint))
+    script = f"{mount} && echo && read line && umount {mountpoint}"
+    with other_namespace(script, ocifs.variables()) as process:
+        assert [mount["state"] for mount in listed(ocifs)] == ["elsewhere"]
+        process.communicate(b"\n", timeout=10)
+
+
+@contextmanager
+def other_namespace(script: str, variables: dict[str, str] | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a script in a mount namespace of its own, once it has written its first line."""
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+    with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+
+
+def test_four_at_once_on_a_cold_image_index_each_layer_once(ocifs: Ocifs, small: Path) -> None:
+    ocifs.output("cache", "ls")  # makes the directory
+    mountpoints = [ocifs.mountpoint() for _ in range(4)]
+    with renamed_into(ocifs.cache / "entries") as finished:
+        processes = [ocifs.start("mount", small, mountpoint) for mountpoint in mountpoints]
+        assert [process.communicate(timeout=60) for process in processes] == [(b"", b"")] * 4
+        names = finished()
+    assert sorted(name[:4] for name in names) == ["laye", "tree"]
+    for mountpoint in mountpoints:
+        assert len((mountpoint / "dir/big").read_bytes()) == 3 << 20
+    ocifs.output("umount", *mountpoints)
+
+
+@contextmanager
+def renamed_into(directory: Path) -> Iterator[Callable[[], list[str]]]:
+    """Give what tells the names that files in `directory` got since (inotify(7), IN_MOVED_TO)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    watcher = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    assert libc.inotify_add_watch(watcher, bytes(directory), 0x80) > 0
+
+    def names() -> list[str]:
+        events, found = os.read(watcher, 1 << 16), []
+        while events:
+            *_, length = struct.unpack_from("iIII", events)
+            found.append(events[16 : 16 + length].rstrip(b"\0").decode())
+            events = events[16 + length :]
+        return found
+
+    try:
+        yield names
+    finally:
+        os.close(watcher)
+
+
+def test_two_mounts_of_one_image_are_apart(ocifs: Ocifs, small: Path) -> None:
+    with ocifs.mounted(small) as one, ocifs.mounted(small) as other:
+        assert len(listed(ocifs)) == 2
+        ocifs.output("umount", one)
+        assert (other / "hello").read_text() == "hello\n"
+
+
+def test_umount_takes_several(ocifs: Ocifs, small: Path) -> None:
+    with ocifs.mounted(small) as one, ocifs.mounted(small) as other:
+        ocifs.output("umount", one, other)
+        assert ocifs.leftovers() == []
+
+
+def test_a_mountpoint_is_shown_as_it_is_named(ocifs: Ocifs, small: Path) -> None:
+    mountpoint = ocifs.home / "with space\\and\tmore é"
+    mountpoint.mkdir()
+    with ocifs.mounted(small, at=mountpoint):
+        assert [mount["mountpoint"] for mount in listed(ocifs)] == [str(mountpoint)]
+        ocifs.output("umount", mountpoint)
+        assert os.listdir(mountpoint) == []
+
+
+def test_a_symlink_to_a_directory_is_mounted_on_and_unmounted(ocifs: Ocifs, small: Path) -> None:
+    mountpoint, link = ocifs.mountpoint(), ocifs.home / "link"
+    link.symlink_to(mountpoint)
+    ocifs.output("mount", small, link)
+    assert (mountpoint / "hello").read_text() == "hello\n"
+    ocifs.output("umount", link)
+
+
+def test_a_warm_mount_builds_nothing(ocifs: Ocifs, small: Path) -> None:
+    ocifs.output("index", small)
+    with renamed_into(ocifs.cache / "entries") as finished, ocifs.mounted(small), pytest.raises(BlockingIOError):
+        finished()
