@@ -131,6 +131,7 @@ class Rootfs:
         while pending:
             name = pending.pop()
             if name == b"..":
+                self._check_directory(chain[-1], wanted)
                 if len(chain) > 1:
                     chain.pop()
                 continue
@@ -145,8 +146,8 @@ class Rootfs:
                 pending += _split(target)[::-1]
             else:
                 chain.append(nid)
-        if wanted.endswith(b"/") and not stat.S_ISDIR(self.tree.inode(chain[-1]).mode):
-            raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ENOTDIR)}")
+        if wanted.endswith(b"/"):
+            self._check_directory(chain[-1], wanted)
         return chain[-1]
 
     def walk(self, path: str | bytes | os.PathLike[str] = "/") -> Iterator[tuple[bytes, Inode]]:
@@ -165,9 +166,12 @@ class Rootfs:
             raise NotFoundError(f"{printable(os.fsencode(path))}: not a regular file")
         return io.BufferedReader(_OpenFile(self, inode), buffer_size=128 << 10)
 
-    def _child(self, directory: int, name: bytes, wanted: bytes) -> int:
-        if not stat.S_ISDIR(self.tree.inode(directory).mode):
+    def _check_directory(self, nid: int, wanted: bytes) -> None:
+        if not stat.S_ISDIR(self.tree.inode(nid).mode):
             raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ENOTDIR)}")
+
+    def _child(self, directory: int, name: bytes, wanted: bytes) -> int:
+        self._check_directory(directory, wanted)
         nid = self.tree.lookup(directory, name)
         if nid is None:
             raise NotFoundError(f"{printable(wanted)}: no such file or directory in the image")

@@ -1,0 +1,142 @@
+"""From a reference to a rootfs: what is checked, what is built once, and what is closed."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsError
+from ocifs.image.opening import Options, open_image
+from ocifs.layer.build import Limits
+from ocifs.store import Store
+from tests import tars
+from tests.images import Image, Layer, blob_path, digest, layout_files, tar, write_directory, write_layout
+
+BASE = Layer(tar({"a": b"base", "b": b"kept"}))
+UPPER = Layer(tars.tar([tars.file(b".wh.a"), tars.file(b"c", b"new")]))
+
+
+def open_fds() -> set[str]:
+    return {
+        os.readlink(f"/proc/self/fd/{fd}")
+        for fd in os.listdir("/proc/self/fd")
+        if os.path.exists(f"/proc/self/fd/{fd}")
+    }
+
+
+def names(image: Path, options: Options | None = None) -> list[bytes]:
+    with open_image(str(image), options) as opened:
+        return [path for path, _ in opened.rootfs.walk()]
+
+
+def test_layers_are_merged(tmp_path: Path) -> None:
+    image = write_layout(tmp_path / "image", Image((BASE, UPPER)))
+    assert names(image) == [b"", b"b", b"c"]
+
+
+def test_an_image_without_layers_is_an_empty_tree(tmp_path: Path) -> None:
+    assert names(write_layout(tmp_path / "image", Image(()))) == [b""]
+
+
+def test_a_layer_that_is_listed_twice_is_applied_twice(tmp_path: Path) -> None:
+    image = write_layout(tmp_path / "image", Image((BASE, UPPER, BASE)))
+    assert names(image) == [b"", b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("compression", ["tar", "gzip", "zstd"])
+def test_the_tree_does_not_depend_on_the_compression(tmp_path: Path, compression: str) -> None:
+    layer = Layer(tar({"file": os.urandom(3 << 20)}), compression)  # type: ignore[arg-type]
+    with open_image(str(write_layout(tmp_path / "image", Image((layer,))))) as opened:
+        content = opened.rootfs.open("file").read()
+    assert hashlib.sha256(content).digest() == hashlib.sha256(layer.tar[512 : 512 + (3 << 20)]).digest()
+
+
+def test_the_second_time_nothing_is_read_again(tmp_path: Path) -> None:
+    image = write_layout(tmp_path / "image", Image((BASE, UPPER)))
+    seen: list[str] = []
+
+    def options() -> Options:
+        return Options(store=Store(tmp_path / "cache"), progress=lambda layer, done, total: seen.append(layer))
+
+    first = names(image, options())
+    assert set(seen) == {digest(BASE.blob), digest(UPPER.blob)}
+    seen.clear()
+    assert names(image, options()) == first
+    assert not seen
+
+
+def test_a_store_of_damaged_entries_is_built_anew(tmp_path: Path) -> None:
+    image = write_layout(tmp_path / "image", Image((BASE, UPPER)))
+    expected = names(image, Options(store=Store(tmp_path / "cache")))
+    for entry in (tmp_path / "cache" / "entries").iterdir():
+        data = bytearray(entry.read_bytes())
+        data[len(data) // 2] ^= 1
+        entry.write_bytes(data)
+    assert names(image, Options(store=Store(tmp_path / "cache"))) == expected
+
+
+WRONG: list[tuple[str, Image, type[OcifsError], str]] = [
+    ("diff ID", Image((Layer(diff_id=digest(b"other")),)), InvalidImageError, "image config says"),
+    ("size", Image((Layer(descriptor={"size": 5}),)), InvalidImageError, "bytes"),
+    ("not a tar", Image((Layer(b"no tar" * 200),)), InvalidImageError, "layer sha256:"),
+    (
+        "not gzip",
+        Image((Layer(compression="tar", descriptor={"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"}),)),
+        InvalidImageError,
+        "media type says gzip",
+    ),
+    (
+        "hard link to nothing",
+        Image((Layer(tars.tar([tars.hardlink(b"a", b"nowhere")])),)),
+        InvalidImageError,
+        "nowhere",
+    ),
+]
+
+
+@pytest.mark.parametrize(("image", "error", "message"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
+def test_what_is_wrong_is_said_and_nothing_stays_open(
+    tmp_path: Path, image: Image, error: type[OcifsError], message: str
+) -> None:
+    layout = write_layout(tmp_path / "image", image)
+    before = open_fds()
+    with pytest.raises(error, match=message):
+        open_image(str(layout))
+    assert open_fds() == before
+
+
+def test_a_damaged_blob_is_refused(tmp_path: Path) -> None:
+    files = layout_files(Image((BASE,)))
+    path = blob_path(digest(BASE.blob))
+    files[path] = files[path][:-8] + bytes(8)  # the CRC of the gzip member, which no tar shows
+    with pytest.raises(InvalidImageError, match=digest(BASE.blob)):
+        open_image(str(write_directory(tmp_path / "image", files)))
+
+
+def test_a_missing_blob_is_named(tmp_path: Path) -> None:
+    files = layout_files(Image((BASE,)))
+    del files[blob_path(digest(BASE.blob))]
+    with pytest.raises(NotFoundError, match=digest(BASE.blob).partition(":")[2]):
+        open_image(str(write_directory(tmp_path / "image", files)))
+
+
+def test_a_layer_over_the_limit_is_refused(tmp_path: Path) -> None:
+    image = write_layout(tmp_path / "image", Image((BASE,)))
+    with pytest.raises(LimitError, match="inflates"):
+        open_image(str(image), Options(limits=Limits(uncompressed=1024)))
+
+
+def test_a_bomb_is_refused(tmp_path: Path) -> None:
+    layer = Layer(tar({"zeros": bytes(8 << 20)}), "zstd")
+    image = write_layout(tmp_path / "image", Image((layer,)))
+    with pytest.raises(LimitError, match="times its size"):
+        open_image(str(image), Options(limits=Limits(ratio_from=1 << 20)))
+
+
+def test_closing_closes_everything(tmp_path: Path) -> None:
+    image = write_layout(tmp_path / "image", Image((BASE, UPPER)))
+    before = open_fds()
+    with open_image(str(image)) as opened:
+        opened.rootfs.open("b").read()
+    assert open_fds() == before
