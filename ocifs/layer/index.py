@@ -96,11 +96,11 @@ class LayerIndex:
                 raise InvalidImageError("layer index: its sections do not fill the file")
             packed = file.pread(summary_size, self._data_size + self._toc_size)
             self.summary = msgspec.msgpack.decode(packed, type=Summary)
-        except (struct.error, msgspec.MsgspecError) as error:
+            self.starts = _unpack_u64(self.summary.starts)
+            self._offsets = _unpack_u64(self.summary.offsets)
+            self._windows = _unpack_u64(self.summary.windows)
+        except (struct.error, msgspec.MsgspecError, ValueError) as error:  # ValueError: no UTF-8, half a number
             raise InvalidImageError(f"layer index: {error}") from None
-        self.starts = _unpack_u64(self.summary.starts)
-        self._offsets = _unpack_u64(self.summary.offsets)
-        self._windows = _unpack_u64(self.summary.windows)
         self._check_columns()
 
     @property
@@ -121,7 +121,7 @@ class LayerIndex:
         try:
             raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_TOC_MAX)
             return msgspec.msgpack.decode(raw, type=list[Entry])
-        except (zstandard.ZstdError, msgspec.MsgspecError) as error:
+        except (zstandard.ZstdError, msgspec.MsgspecError, ValueError) as error:
             raise InvalidImageError(f"layer index: {error}") from None
 
     def stored_range(self, span: int) -> tuple[int, int]:

@@ -1,0 +1,329 @@
+"""A layer: indexed once, with everything it promises checked, and read anywhere, every span proven."""
+
+import hashlib
+import os
+import random
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, cast
+
+import msgspec
+import pytest
+import zstandard
+
+from ocifs.compression import Checkpoint
+from ocifs.errors import InvalidImageError, LimitError, OcifsError
+from ocifs.layer import build
+from ocifs.layer.build import LayerBlob, Limits, open_layer_index
+from ocifs.layer.index import LayerIndex, Summary, pack_u64
+from ocifs.layer.layer import Layer
+from ocifs.layer.span_cache import SpanCache
+from ocifs.reader import BytesReader, FileReader
+from ocifs.spec.digest import DiffID, Digest
+from ocifs.store import Store
+from tests import images, tars
+
+TAR = tars.tar([tars.file(b"random", random.Random(1).randbytes(3 << 20)), tars.file(b"zeros", bytes(2 << 20))])
+FRAMES = b"".join(zstandard.compress(TAR[place : place + (1 << 19)]) for place in range(0, len(TAR), 1 << 19))
+Compression = Literal["tar", "gzip", "zstd"]
+BLOBS: dict[str, tuple[Compression, bytes]] = {
+    "tar": ("tar", TAR),
+    "gzip": ("gzip", images.Layer(TAR, "gzip").blob),
+    "zstd": ("zstd", FRAMES),
+    "one frame": ("zstd", zstandard.compress(TAR)),
+}
+
+
+@pytest.fixture
+def open_blob(tmp_path: Path) -> Iterator[Callable[[bytes], FileReader]]:
+    """Put bytes in a file that can be changed under its reader."""
+    opened: list[int] = []
+
+    def open_(data: bytes) -> FileReader:
+        path = tmp_path / f"blob{len(opened)}"
+        path.write_bytes(data)
+        opened.append(os.open(path, os.O_RDONLY))
+        return FileReader(opened[-1])
+
+    yield open_
+    for fd in opened:
+        os.close(fd)
+
+
+def index_of(
+    blob: FileReader,
+    compression: Compression,
+    *,
+    tar: bytes = TAR,
+    limits: Limits | None = None,
+    store: Store | None = None,
+    digest: str | None = None,
+    diff_id: str | None = None,
+    warnings: list[str] | None = None,
+) -> LayerIndex:
+    """Index a blob that promises what it holds, or what is given."""
+    data = blob.pread(blob.size, 0)
+    layer = LayerBlob(
+        Digest(digest or images.digest(data)), DiffID(Digest(diff_id or images.digest(tar))), compression, blob
+    )
+    said = [] if warnings is None else warnings
+    return open_layer_index(
+        layer, store or Store(None), limits or Limits(), said.append, lambda layer, done, total: None
+    )
+
+
+@pytest.mark.parametrize("name", BLOBS)
+def test_any_part_of_a_layer_can_be_read(
+    name: str, open_blob: Callable[[bytes], FileReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "one frame":
+        monkeypatch.setattr("ocifs.compression.zstd.MAX_SPAN", 1 << 20)
+    compression, data = BLOBS[name]
+    blob = open_blob(data)
+    index = index_of(blob, compression)
+    assert index.summary.reframed == (name == "one frame")
+    assert index.span_count > 3
+    layer = Layer(0, index, blob, SpanCache(2 << 20))
+    chance = random.Random(2)
+    places = [start + near for start in index.starts for near in (-1, 0, 1)]
+    for offset in places + [chance.randrange(len(TAR)) for _ in range(10)]:
+        for size in (0, 1, 4096, 3 << 20):
+            if offset >= 0:
+                assert layer.pread(size, offset) == TAR[offset : offset + size]
+    assert [entry.path for entry in index.toc()] == [b"random", b"zeros"]
+
+
+def test_a_gzip_block_that_is_too_long_is_stored_anew(
+    open_blob: Callable[[bytes], FileReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "MAX_SPAN", 100_000)
+    blob = open_blob(BLOBS["gzip"][1])
+    index = index_of(blob, "gzip")
+    assert index.summary.reframed
+    assert index.summary.codec == "zstd"
+    assert Layer(0, index, blob, SpanCache()).pread(len(TAR), 0) == TAR
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_both_algorithms_are_checked(algorithm: str, open_blob: Callable[[bytes], FileReader]) -> None:
+    blob = open_blob(TAR)
+    index_of(blob, "tar", digest=images.digest(TAR, algorithm), diff_id=images.digest(TAR, algorithm))
+    with pytest.raises(InvalidImageError, match="do not match its digest"):
+        index_of(blob, "tar", digest=images.digest(b"other", algorithm))
+    with pytest.raises(InvalidImageError, match="image config says"):
+        index_of(blob, "tar", diff_id=images.digest(b"other", algorithm))
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd", "tar"])
+def test_a_blob_that_is_cut_is_refused(name: str, open_blob: Callable[[bytes], FileReader]) -> None:
+    compression, data = BLOBS[name]
+    for share in (0, 1, 5, 9):
+        with pytest.raises(InvalidImageError, match=images.digest(data)):
+            index_of(open_blob(data[: len(data) * share // 10]), compression, digest=images.digest(data))
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [(Limits(uncompressed=1 << 20), "inflates to more than"), (Limits(ratio=1, ratio_from=1 << 20), "times its size")],
+)
+def test_limits(limits: Limits, message: str, open_blob: Callable[[bytes], FileReader]) -> None:
+    with pytest.raises(LimitError, match=message):
+        index_of(open_blob(BLOBS["gzip"][1]), "gzip", limits=limits)
+
+
+def test_what_follows_the_archive_is_hashed_but_not_read(open_blob: Callable[[bytes], FileReader]) -> None:
+    tar = TAR + tars.file(b"after the end") + b"junk" * 300
+    index = index_of(open_blob(tar), "tar", tar=tar)
+    assert [entry.path for entry in index.toc()] == [b"random", b"zeros"]
+    assert index.size == len(tar)
+
+
+def test_warnings_are_told_once_and_kept(tmp_path: Path, open_blob: Callable[[bytes], FileReader]) -> None:
+    data = images.Layer(TAR).blob + b"garbage"
+    told: list[str] = []
+    index = index_of(open_blob(data), "gzip", store=Store(tmp_path / "cache"), warnings=told)
+    assert told == [f"layer {images.digest(data)}: 7 bytes after the gzip stream are ignored"]
+    assert index.summary.warnings == ("7 bytes after the gzip stream are ignored",)
+
+
+def changed(path: str, offset: int) -> None:
+    with Path(path).open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+@pytest.mark.parametrize("name", ["tar", "gzip", "zstd"])
+def test_a_changed_byte_is_an_error_and_the_rest_stays_readable(
+    name: str, open_blob: Callable[[bytes], FileReader]
+) -> None:
+    compression, data = BLOBS[name]
+    blob = open_blob(data)
+    index = index_of(blob, compression)
+    layer = Layer(0, index, blob, SpanCache())
+    changed(os.readlink(f"/proc/self/fd/{blob.fd}"), index.stored_range(1)[0] + 1000)
+    with pytest.raises(InvalidImageError, match=images.digest(data)):
+        layer.pread(10, index.starts[1] + 5)
+    assert layer.pread(100, 0) == TAR[:100]
+    assert layer.pread(100, index.starts[2]) == TAR[index.starts[2] : index.starts[2] + 100]
+
+
+def test_without_the_digest_the_change_would_be_served(
+    open_blob: Callable[[bytes], FileReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test above detects something: with the check gone, other bytes come out."""
+    blob = open_blob(TAR)
+    index = index_of(blob, "tar")
+    changed(os.readlink(f"/proc/self/fd/{blob.fd}"), 5000)
+    data = blob.pread(*reversed(index.stored_range(0)))
+    monkeypatch.setattr(LayerIndex, "digest", lambda self, span: hashlib.sha256(data).digest())
+    assert Layer(0, index, blob, SpanCache()).pread(1, 5000) != TAR[5000:5001]
+
+
+def test_peek_gives_only_what_is_decoded(open_blob: Callable[[bytes], FileReader]) -> None:
+    blob = open_blob(TAR)
+    index = index_of(blob, "tar")
+    layer = Layer(0, index, blob, SpanCache())
+    border = index.starts[1]
+    assert layer.peek(10, border - 5) is None
+    layer.decode(0)
+    assert layer.peek(5, border - 5) == TAR[border - 5 : border]
+    assert layer.peek(10, border - 5) is None
+    layer.decode(1)
+    assert layer.peek(10, border - 5) == TAR[border - 5 : border + 5]
+    assert layer.is_decoded(1)
+    assert not layer.is_decoded(2)
+    assert layer.is_decoded(index.span_count)
+
+
+def summary(**changes: object) -> Summary:
+    """Return a summary of two spans of 10 bytes in a blob of 30."""
+    whole = Summary(
+        blob_digest=images.digest(b"blob"),
+        blob_size=30,
+        diff_id=images.digest(b"tar"),
+        size=20,
+        codec="tar",
+        reframed=False,
+        entries=0,
+        starts=pack_u64([0, 10, 20]),
+        offsets=pack_u64([0, 15, 30]),
+        bits=bytes(3),
+        windows=b"",
+        digests=bytes(64),
+    )
+    return msgspec.structs.replace(whole, **changes)
+
+
+def parse(packed: bytes, data: bytes = b"") -> LayerIndex:
+    toc = zstandard.compress(msgspec.msgpack.encode([]))
+    file = BytesReader(data + toc + packed + struct.pack("<QQQ", len(data), len(toc), len(packed)))
+    return LayerIndex(cast("FileReader", file))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"starts": pack_u64([0, 20])},
+        {"starts": pack_u64([1, 10, 20])},
+        {"starts": pack_u64([0, 30, 20])},
+        {"starts": pack_u64([0, 10, 19])},
+        {"starts": b"123"},
+        {"offsets": pack_u64([0, 15, 31])},
+        {"offsets": pack_u64([0, 31, 30])},
+        {"bits": bytes(2)},
+        {"bits": bytes([0, 9, 0])},
+        {"digests": bytes(63)},
+        {"windows": pack_u64([0, 1])},
+        {"windows": pack_u64([0, 0, 1])},
+        {"windows": pack_u64([1, 0, 0])},
+        {"reframed": True},
+        {"codec": "lzma"},
+        {"size": "20"},
+    ],
+    ids=str,
+)
+def test_an_index_that_contradicts_itself_is_refused(changes: dict[str, object]) -> None:
+    parse(msgspec.msgpack.encode(summary()))
+    with pytest.raises(InvalidImageError, match="layer index"):
+        parse(msgspec.msgpack.encode(summary(**changes)))
+
+
+def test_a_damaged_summary_is_refused_or_harmless() -> None:
+    packed = msgspec.msgpack.encode(summary())
+    chance = random.Random(4)
+    for _ in range(2000):
+        damaged = bytearray(packed)
+        for _ in range(chance.randrange(1, 4)):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        try:
+            index = parse(bytes(damaged))
+        except OcifsError:
+            continue
+        for span in range(index.span_count):
+            offset, size = index.stored_range(span)
+            assert offset + size <= index.summary.blob_size
+        assert all(a <= b for a, b in pairwise(index.starts))
+
+
+def test_a_window_that_is_damaged_is_refused() -> None:
+    index = parse(msgspec.msgpack.encode(summary(windows=pack_u64([0, 4, 4]))), b"junk")
+    assert index.checkpoint(1) == Checkpoint(10, 15)
+    with pytest.raises(InvalidImageError, match="window of span 0"):
+        index.checkpoint(0)
+
+
+def test_the_cache_stays_within_its_bound() -> None:
+    cache = SpanCache(100)
+    for span in range(50):
+        cache.get((0, span), lambda: bytes(30))
+        assert cache.used <= 100
+    assert cache.peek((0, 49)) is not None
+    assert cache.peek((0, 0)) is None
+    assert len(cache.get((0, 99), lambda: bytes(500))) == 500  # larger than the cache, but served
+
+
+def test_many_readers_of_a_span_decode_it_once() -> None:
+    cache = SpanCache()
+    loads: list[int] = []
+    together = threading.Barrier(8)
+
+    def load() -> bytes:
+        loads.append(1)
+        time.sleep(0.05)
+        return b"span"
+
+    def read(_: int) -> bytes:
+        together.wait()
+        return cache.get((0, 0), load)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(read, range(8))) == {b"span"}
+    assert len(loads) == 1
+
+
+def test_an_error_reaches_every_waiting_reader_and_is_forgotten() -> None:
+    cache = SpanCache()
+    together = threading.Barrier(4)
+
+    def load() -> bytes:
+        time.sleep(0.05)
+        raise InvalidImageError("damaged")
+
+    def read(_: int) -> str:
+        together.wait()
+        try:
+            cache.get((0, 0), load)
+        except InvalidImageError as error:
+            return str(error)
+        return "read"
+
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(read, range(4))) == {"damaged"}
+    assert cache.get((0, 0), lambda: b"now") == b"now"

@@ -1,0 +1,222 @@
+"""The store: whole entries or none, built once, within a bound, and never in the way."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+
+from ocifs.store import Kind, Store, StoredFile, Writer
+
+KIND = Kind("thing", 1)
+SUBJECT = "sha256:" + "ab" * 32
+
+
+def writing(payload: bytes, built: list[bytes] | None = None) -> Callable[[Writer], None]:
+    def build(out: Writer) -> None:
+        if built is not None:
+            built.append(payload)
+        for place in range(0, len(payload), 1000):
+            out.write(payload[place : place + 1000])
+
+    return build
+
+
+def content(entry: StoredFile) -> bytes:
+    data = entry.pread(entry.size, 0)
+    entry.close()
+    return data
+
+
+def path_of(directory: Path) -> Path:
+    return directory / "entries" / f"thing1-{SUBJECT.replace(':', '-')}"
+
+
+def test_an_entry_is_built_once(tmp_path: Path) -> None:
+    built: list[bytes] = []
+    store = Store(tmp_path)
+    for _ in range(3):
+        assert content(store.get(KIND, SUBJECT, writing(b"payload", built))) == b"payload"
+    assert len(built) == 1
+    assert [path.name for path in (tmp_path / "entries").iterdir()] == [path_of(tmp_path).name]
+
+
+def test_another_version_or_subject_is_another_entry(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    content(store.get(KIND, SUBJECT, writing(b"one")))
+    assert content(store.get(Kind("thing", 2), SUBJECT, writing(b"two"))) == b"two"
+    assert content(store.get(KIND, "sha256:" + "cd" * 32, writing(b"three"))) == b"three"
+
+
+def test_any_changed_byte_and_any_cut_means_building_anew(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    content(store.get(KIND, SUBJECT, writing(b"payload")))
+    path = path_of(tmp_path)
+    whole = path.read_bytes()
+    damaged = [whole[:n] + bytes([whole[n] ^ 1]) + whole[n + 1 :] for n in range(len(whole))]
+    damaged += [whole[:end] for end in range(len(whole))] + [whole + b"x"]
+    for data in damaged:
+        path.write_bytes(data)
+        assert store.load(KIND, SUBJECT) is None
+        assert content(store.get(KIND, SUBJECT, writing(b"new"))) == b"new"
+
+
+def test_an_entry_of_another_subject_is_not_believed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    other = "sha256:" + "cd" * 32
+    content(store.get(KIND, other, writing(b"other")))
+    path_of(tmp_path).write_bytes((tmp_path / "entries" / f"thing1-{other.replace(':', '-')}").read_bytes())
+    assert content(store.get(KIND, SUBJECT, writing(b"mine"))) == b"mine"
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    def fail(out: Writer) -> None:
+        out.write(b"half")
+        raise ValueError("no")
+
+    before = len(os.listdir("/proc/self/fd"))
+    for store in (Store(tmp_path), Store(None)):
+        with pytest.raises(ValueError, match="no"):
+            store.get(KIND, SUBJECT, fail)
+    assert list((tmp_path / "entries").iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def _build_slowly(directory: str, barrier: Barrier, counter: str) -> None:
+    def build(out: Writer) -> None:
+        with Path(counter).open("a") as file:
+            file.write("built\n")
+        time.sleep(0.2)
+        out.write(b"payload")
+
+    barrier.wait()
+    assert content(Store(Path(directory)).get(KIND, SUBJECT, build)) == b"payload"
+
+
+def test_processes_build_an_entry_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(4)
+    arguments = (str(tmp_path / "cache"), barrier, str(tmp_path / "count"))
+    processes = [context.Process(target=_build_slowly, args=arguments) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert (tmp_path / "count").read_text() == "built\n"
+
+
+def test_what_a_killed_builder_left_is_taken_over(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from ocifs.store import *\n"
+        "def build(out):\n  out.write(b'half'); print('building', flush=True); time.sleep(60)\n"
+        f"Store(Path(sys.argv[1])).get(Kind('thing', 1), '{SUBJECT}', build)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"building\n"
+        process.send_signal(signal.SIGKILL)
+    assert path_of(tmp_path).with_name(path_of(tmp_path).name + ".tmp").exists()
+    assert content(Store(tmp_path).get(KIND, SUBJECT, writing(b"whole"))) == b"whole"
+    assert [path.name for path in (tmp_path / "entries").iterdir()] == [path_of(tmp_path).name]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory that holds 64 KiB."""
+    directory = tmp_path / "small"
+    directory.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs", str(directory)]
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("a small file system takes root to mount")
+    yield directory
+    subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def test_a_full_disk_moves_the_entry_into_memory(small_disk: Path) -> None:
+    warnings: list[str] = []
+    store = Store(small_disk, warn=warnings.append)
+    payload = os.urandom(300_000)
+    for _ in range(2):
+        assert content(store.get(KIND, SUBJECT, writing(payload))) == payload
+    assert len(warnings) == 1
+    assert "No space left" in warnings[0]
+    assert list((small_disk / "entries").iterdir()) == []
+
+
+def test_a_disk_that_fails_moves_the_entry_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    store = Store(tmp_path, warn=warnings.append)
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: failing(real, fd, data, offset))
+    assert content(store.get(KIND, SUBJECT, writing(bytes(5000)))) == bytes(5000)
+    assert len(warnings) == 1
+
+
+def failing(real: Callable[[int, bytes, int], int], fd: int, data: bytes, offset: int) -> int:
+    """Write, but not past 3000 bytes of a file on disk."""
+    if offset >= 3000 and "memfd" not in os.readlink(f"/proc/self/fd/{fd}"):
+        raise OSError(errno.EIO, "Input/output error")
+    return real(fd, data, offset)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o720])
+def test_a_directory_that_others_may_write_is_not_used(tmp_path: Path, mode: int) -> None:
+    directory = tmp_path / "cache"
+    directory.mkdir()
+    directory.chmod(mode)
+    warnings: list[str] = []
+    store = Store(directory, warn=warnings.append)
+    assert content(store.get(KIND, SUBJECT, writing(b"payload"))) == b"payload"
+    assert len(warnings) == 1
+    assert str(directory) in warnings[0]
+    assert list(directory.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_made_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    warnings: list[str] = []
+    store = Store(tmp_path / "file" / "cache", warn=warnings.append)
+    assert content(store.get(KIND, SUBJECT, writing(b"payload"))) == b"payload"
+    assert len(warnings) == 1
+    assert store.entries() == []
+    assert store.prune(0) == 0
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    subjects = [f"sha256:{n:064x}" for n in range(4)]
+    for age, subject in enumerate(subjects):
+        content(store.get(KIND, subject, writing(bytes(1000))))
+        name = tmp_path / "entries" / f"thing1-{subject.replace(':', '-')}"
+        os.utime(name, (1000 + age, 1000 + age))
+    used = store.load(KIND, subjects[0])  # used again, so the second is now the oldest
+    assert used is not None
+    size = store.entries()[0].size
+    assert store.prune(2 * size) == 2 * size
+    assert {entry.subject for entry in store.entries()} == {subjects[0], subjects[3]}
+    store.prune(0)
+    assert store.entries() == []
+    assert content(used) == bytes(1000)  # who has it open keeps it
+
+
+def test_the_bound_is_kept_while_building(tmp_path: Path) -> None:
+    store = Store(tmp_path, max_size=5000)
+    for number in range(10):
+        content(store.get(KIND, f"sha256:{number:064x}", writing(bytes(2000))))
+    assert sum(entry.size for entry in store.entries()) <= 5000
+
+
+def test_pruning_removes_what_nobody_builds_any_more(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    left = tmp_path / "entries" / "thing1-left.tmp"
+    left.write_bytes(b"12345")
+    assert store.prune(1 << 30) == 5
+    assert not left.exists()
