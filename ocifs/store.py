@@ -73,7 +73,10 @@ class Writer:
         self._write(footer)
         self.size -= len(footer)
         if not self.in_memory:
-            os.fsync(self.fd)
+            try:
+                os.fsync(self.fd)
+            except OSError as error:  # what was written may be lost, so there is nothing to go on with
+                raise StoreError(f"cache: {error.strerror}: name another directory with --cache-dir") from None
 
     def _write(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
@@ -234,10 +237,6 @@ class Store:
         try:
             build(writer)
             writer.finish(kind, subject)
-            if not writer.in_memory:
-                temporary.rename(path)
-                _fsync_directory(path.parent)
-                self.prune(self.max_size, keep=path.name)
         except BaseException:
             os.close(writer.fd)
             _abandon(lock, path)
@@ -245,8 +244,18 @@ class Store:
         if writer.in_memory:
             _abandon(lock, path)
         else:
+            self._publish(temporary, path)
             os.close(lock)
         return StoredFile(writer.fd, 0, writer.size)
+
+    def _publish(self, temporary: Path, path: Path) -> None:
+        """Give a built entry its name, and make room; whoever built it can use it even where that fails."""
+        try:
+            temporary.rename(path)
+            _fsync_directory(path.parent)
+            self.prune(self.max_size, keep=path.name)
+        except OSError as error:
+            self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
 
 
 def _lock(temporary: Path) -> int:

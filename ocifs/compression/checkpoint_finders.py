@@ -116,7 +116,7 @@ class IndexedGzipFinder:
         if self.process is not None and end == self.blob.size:
             _, complaint = self.process.communicate()
             if self.process.returncode:
-                raise InvalidImageError(complaint.decode(errors="replace").strip() or "indexed_gzip was killed")
+                raise InvalidImageError(complaint.decode(errors="replace").strip().rpartition("\n")[2])
         else:  # indexed_gzip may fail over what follows the stream
             self.stop()
             self.found = os.memfd_create("gzidx")
@@ -129,9 +129,9 @@ class IndexedGzipFinder:
     def stop(self) -> None:
         """Leave nothing behind, done or not."""
         if self.process is not None:
-            self.process.kill()
-            with self.process:
-                self.process = None
+            with self.process as process:
+                process.kill()
+            self.process = None
         if self.found is not None:
             os.close(self.found)
             self.found = None

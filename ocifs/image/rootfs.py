@@ -130,9 +130,9 @@ class Rootfs:
         links = 0
         while pending:
             name = pending.pop()
-            if name == b"..":
+            if name in {b".", b".."}:
                 self._check_directory(chain[-1], wanted)
-                if len(chain) > 1:
+                if name == b".." and len(chain) > 1:
                     chain.pop()
                 continue
             nid = self._child(chain[-1], name, wanted)
@@ -146,8 +146,6 @@ class Rootfs:
                 pending += _split(target)[::-1]
             else:
                 chain.append(nid)
-        if wanted.endswith(b"/"):
-            self._check_directory(chain[-1], wanted)
         return chain[-1]
 
     def walk(self, path: str | bytes | os.PathLike[str] = "/") -> Iterator[tuple[bytes, Inode]]:
@@ -211,4 +209,6 @@ class _OpenFile(io.RawIOBase):
 
 
 def _split(path: bytes) -> list[bytes]:
-    return [name for name in path.split(b"/") if name not in {b"", b"."}]
+    """Return the names; a slash at the end asks for a directory, as `.` does (path_resolution(7))."""
+    names = [name for name in path.split(b"/") if name]
+    return [*names, b"."] if path.endswith(b"/") else names

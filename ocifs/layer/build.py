@@ -8,6 +8,7 @@ proven to be part of a blob that was. Nothing is kept unless blob digest, blob s
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -79,19 +80,21 @@ def open_layer_index(
     warnings: list[str] = []
 
     def note(message: str) -> None:
-        if len(warnings) < _MAX_WARNINGS:
+        if message not in warnings and len(warnings) < _MAX_WARNINGS:  # another pass says the same again
             warnings.append(message)
             warn(f"layer {layer.digest}: {message}")
 
-    try:
-        index = LayerIndex(
-            store.get(KIND, layer.digest, lambda out: _Build(layer, limits, note, progress).write(out, warnings))
-        )
-    except OcifsError as error:
-        raise type(error)(f"layer {layer.digest}: {error}") from None
-    if index.summary.diff_id != layer.diff_id:
-        raise InvalidImageError(_wrong_diff_id(layer, index.summary.diff_id))
-    return index
+    with ExitStack() as stack:
+        try:
+            file = store.get(KIND, layer.digest, lambda out: _Build(layer, limits, note, progress).write(out, warnings))
+            stack.callback(file.close)
+            index = LayerIndex(file)
+        except OcifsError as error:
+            raise type(error)(f"layer {layer.digest}: {error}") from None
+        if index.summary.diff_id != layer.diff_id:
+            raise InvalidImageError(_wrong_diff_id(layer, index.summary.diff_id))
+        stack.pop_all()
+        return index
 
 
 def _wrong_diff_id(layer: LayerBlob, diff_id: str) -> str:
@@ -185,7 +188,7 @@ class _Build:
         for chunk in reading.chunks():
             produced += len(chunk)
             if produced > limits.uncompressed:
-                raise LimitError(f"it inflates to more than {limits.uncompressed >> 30} GiB")
+                raise LimitError(f"it inflates to more than {limits.uncompressed} bytes")
             if produced > limits.ratio_from and produced > limits.ratio * max(reading.consumed, 1):
                 raise LimitError(f"it inflates to more than {limits.ratio} times its size")
             self.progress(self.layer.digest, reading.consumed, self.blob.size)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import zstandard
 
-from ocifs.compression import Checkpoint
+from ocifs.compression import MAX_SPAN, Checkpoint
 from ocifs.errors import InvalidImageError
 from ocifs.reader import FileReader
 from ocifs.store import Kind
@@ -119,8 +119,7 @@ class LayerIndex:
 
         packed = self.file.pread(self._toc_size, self._data_size)
         try:
-            raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_TOC_MAX)
-            return msgspec.msgpack.decode(raw, type=list[Entry])
+            return msgspec.msgpack.decode(_decompress(packed, _TOC_MAX), type=list[Entry])
         except (zstandard.ZstdError, msgspec.MsgspecError, ValueError) as error:
             raise InvalidImageError(f"layer index: {error}") from None
 
@@ -144,8 +143,7 @@ class LayerIndex:
         if begin == end:
             return b""
         try:
-            packed = self.file.pread(end - begin, begin)
-            return zstandard.ZstdDecompressor().decompress(packed, max_output_size=_WINDOW_MAX)
+            return _decompress(self.file.pread(end - begin, begin), _WINDOW_MAX)
         except zstandard.ZstdError as error:
             raise InvalidImageError(f"layer index: window of span {span}: {error}") from None
 
@@ -163,10 +161,19 @@ class LayerIndex:
             and self._offsets[-1] + (self.summary.bits[-1] > 0) <= limit
             and (not self._windows or self._windows[-1] <= self._data_size)
             and all(map(_ascending, (self.starts, self._offsets, self._windows)))
+            and all(b - a <= MAX_SPAN for a, b in pairwise(self.starts))
             and max(self.summary.bits) < 8
         )
         if not consistent:
             raise InvalidImageError("layer index: its columns contradict each other")
+
+
+def _decompress(packed: bytes, limit: int) -> bytes:
+    """Decompress a frame; what it claims to hold is allocated at once, so the claim is looked at before."""
+    size = zstandard.frame_content_size(packed)
+    if not 0 <= size <= limit:
+        raise zstandard.ZstdError(f"a frame that claims {size} bytes")
+    return zstandard.ZstdDecompressor().decompress(packed)
 
 
 def _ascending(column: "array[int]") -> bool:

@@ -8,6 +8,7 @@ namespace of PID 1, and its mount goes when the last process in there does (moun
 import ctypes
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from ocifs.mount.mountinfo import mount_at
@@ -41,15 +42,28 @@ class Place:
 
 
 def _leave_private_namespace() -> int | None:
-    """Join the mount namespace of PID 1; return the one that was left, or None when this process is where it was."""
-    own, first = _namespace_of("self"), _namespace_of("1")
-    if own is None or first is None or own == first:
+    """Join the mount namespace around this one; return that which was left, or None where there is none to be seen."""
+    own = _namespace_of("self")
+    outside = next((pid for pid in _ancestors() if _namespace_of(pid) not in {None, own}), None)
+    if own is None or outside is None:
         return None
-    fd = os.open("/proc/1/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(f"/proc/{outside}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
         return own if ctypes.CDLL(None).setns(fd, _CLONE_NEWNS) == 0 else None
     finally:
         os.close(fd)
+
+
+def _ancestors() -> Iterator[str]:
+    """Give the parent of this process, its parent, and so on, as far as they can be seen."""
+    pid = str(os.getppid())
+    while pid != "0":
+        yield pid
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError:
+            return
+        pid = status.rpartition(")")[2].split()[1]
 
 
 def _namespace_of(pid: str) -> int | None:

@@ -1,16 +1,21 @@
 """The real image of three layers that scripts/make-debian-image makes, and what `umoci unpack` makes of it."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+_TOOLS = ("rsync", "skopeo", "zstd", "pigz", "bgzip")
+
 
 @pytest.fixture(scope="session")
 def debian(fuse: None) -> Path:
-    """Return the layout; skip where nobody made it."""
+    """Return the layout; skip where nobody made it, or what compares it is missing."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     layout = Path(os.environ.get("OCIFS_DEBIAN_IMAGE") or cache / "ocifs-tests/debian")
     if not (layout / "complete").exists():
         pytest.skip(f"{layout} is missing: make it with scripts/make-debian-image (root, debootstrap, umoci)")
+    if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
+        pytest.skip(f"missing: {', '.join(missing)}")
     return layout

@@ -7,6 +7,7 @@ import shlex
 import signal
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,6 +156,49 @@ def test_the_end_of_the_last_mount_namespace_that_has_it_ends_the_daemon(ocifs: 
             assert ocifs.processes() != []
             assert process.communicate(b"\n", timeout=10)[0] == b"hello\n"
         assert ocifs.leftovers() == []
+
+
+def test_the_end_of_the_mount_namespace_it_was_started_in_ends_the_daemon(
+    ocifs: Ocifs, small: Path, root: None
+) -> None:
+    mountpoint = ocifs.mountpoint()
+    mount = shlex.join(ocifs.command("mount", small, mountpoint))
+    with other_namespace(f"{mount} && cat {mountpoint}/hello", ocifs.variables()) as process:
+        assert process.wait(timeout=20) == 0
+    assert ocifs.leftovers() == []
+
+
+def test_sigterm_unmounts_in_the_namespace_that_the_daemon_has_left(ocifs: Ocifs, small: Path, root: None) -> None:
+    mountpoint = ocifs.mountpoint()
+    mount = shlex.join(ocifs.command("mount", small, mountpoint))
+    script = f"{mount} && echo && read line && ! mountpoint -q {mountpoint}"
+    with other_namespace(script, ocifs.variables()) as process:
+        terminate(*ocifs_daemons(ocifs))
+        process.communicate(b"\n", timeout=10)
+        assert process.returncode == 0
+
+
+def test_an_old_daemon_leaves_a_newer_mount_on_its_path_alone(ocifs: Ocifs, small: Path) -> None:
+    mountpoint = ocifs.mountpoint()
+    ocifs.output("mount", small, mountpoint)
+    (old,) = ocifs_daemons(ocifs)
+    with (mountpoint / "hello").open("rb"):
+        ocifs.output("umount", "--lazy", mountpoint)
+        ocifs.output("mount", small, mountpoint)
+        terminate(old)
+        assert (mountpoint / "hello").read_bytes() == b"hello\n"
+    ocifs.output("umount", mountpoint)
+
+
+def ocifs_daemons(ocifs: Ocifs) -> list[int]:
+    return [int(str(mount["pid"])) for mount in listed(ocifs)]
+
+
+def terminate(pid: int) -> None:
+    """End a process, and wait until it is gone."""
+    os.kill(pid, signal.SIGTERM)
+    while Path(f"/proc/{pid}").exists():
+        time.sleep(0.02)
 
 
 def test_a_mount_in_another_namespace_is_listed_as_elsewhere(ocifs: Ocifs, small: Path, root: None) -> None:

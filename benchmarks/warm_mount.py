@@ -1,0 +1,44 @@
+"""How long does it take until an indexed image is mounted, and does it depend on the size of the image?
+
+Side by side: mounts of a tiny image, of each tag of the Debian image, and the start of the interpreter with what the
+daemon cannot do without.
+"""
+
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from benchmarks.timing import arguments, ocifs, report, seconds, side_by_side
+
+
+def mount_once(image: str, mountpoint: str) -> float:
+    """Return the seconds until a mount answers; unmount it again."""
+    taken = seconds(ocifs("mount", image, mountpoint))
+    subprocess.run(ocifs("umount", mountpoint), check=True)
+    return taken
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments()
+    with tempfile.TemporaryDirectory() as directory:
+        mountpoint = Path(directory, "mnt")
+        mountpoint.mkdir()
+        sample = Path(directory, "sample")
+        script = Path(__file__).parent.parent / "scripts" / "sample_image.py"
+        subprocess.run([sys.executable, script, sample], check=True)
+        images = {"10 inodes": str(sample)} | {tag: f"{options.image}:{tag}" for tag in ("base", "tools", "latest")}
+        for image in images.values():
+            subprocess.run(ocifs("index", image), check=True, stdout=subprocess.DEVNULL)
+        interpreter = "import trio, pyfuse3"
+        ways = {
+            interpreter: partial(seconds, [sys.executable, "-c", "import trio, pyfuse3"]),
+            "nothing imported": partial(seconds, [sys.executable, "-c", "pass"]),
+        } | {f"mount {name}": partial(mount_once, image, str(mountpoint)) for name, image in images.items()}
+        report("a warm mount", side_by_side(ways, options.rounds), interpreter)
+
+
+if __name__ == "__main__":
+    main()
