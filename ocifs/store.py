@@ -33,6 +33,13 @@ _FOOTER_CRC = struct.Struct("<I")
 _FOOTER_SIZE = _FOOTER.size + _FOOTER_CRC.size
 
 
+def default_directory() -> Path:
+    """Return where the cache is when nobody says otherwise: `$XDG_CACHE_HOME/ocifs`."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("ocifs")
+
+
 class Kind(NamedTuple):
     """A sort of entry. Another format version is another entry, so two versions of ocifs do not fight."""
 

@@ -9,14 +9,14 @@ import msgspec
 
 from ocifs.cli.options import Size, image_options, json_option, open_for_command
 from ocifs.errors import MountError, printable_path
-from ocifs.image.opening import default_cache_directory
 from ocifs.layer.span_cache import DEFAULT_CAPACITY
-from ocifs.mount.job import Daemon, Job
 from ocifs.mount.mountinfo import FSTYPE, mount_at, real_mountpoint, unmount
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint
+from ocifs.mount.process import Daemon
 from ocifs.mount.record import list_mounts, runtime_directory, wait_for_end
 from ocifs.sources.reference import parse_reference
 from ocifs.spec.platform import Platform
+from ocifs.store import default_directory
 
 _PATIENCE = 10.0
 """Seconds that an unmounted daemon is given to end."""
@@ -63,17 +63,21 @@ def mount(
     if os.geteuid() and (suid or dev):
         raise click.UsageError("--suid and --dev are for root only")
     check_fuse()
-    if log is None and not foreground:
-        log = runtime_directory() / "ocifs.log"
-    needed = [
-        ("the image", parse_reference(image).path),
-        ("the cache", str(cache_dir or default_cache_directory())),
-        ("the current directory", os.getcwd()),
-        *([("the log", str(log))] if log else []),
-    ]
-    real = check_mountpoint(mountpoint, needed)
     with ExitStack() as stack:
+        # First of all, and before the imports that this process needs: it has as many to do itself.
         daemon = None if foreground else stack.enter_context(Daemon())
+        from ocifs.mount.job import Job
+        from ocifs.mount.job import mount as mount_by
+
+        if log is None and not foreground:
+            log = runtime_directory() / "ocifs.log"
+        needed = [
+            ("the image", parse_reference(image).path),
+            ("the cache", str(cache_dir or default_directory())),
+            ("the current directory", os.getcwd()),
+            *([("the log", str(log))] if log else []),
+        ]
+        real = check_mountpoint(mountpoint, needed)
         opened = stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size))
         job = Job(
             image=opened.resolved.name,
@@ -87,7 +91,7 @@ def mount(
             log=None if log is None else str(log.absolute()),
         )
         if daemon is not None:
-            daemon.mount(job)
+            mount_by(daemon, job)
             return
         from ocifs.mount.daemon import serve
 

@@ -4,14 +4,16 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ocifs.errors import printable
-from ocifs.image.opening import Image, Options, default_cache_directory, open_image
 from ocifs.spec.platform import Platform
-from ocifs.store import DEFAULT_MAX_SIZE, Store
+from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
+
+if TYPE_CHECKING:
+    from ocifs.image.opening import Image
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,12 +83,13 @@ def image_options(command: F) -> F:
 
 def open_store(cache_dir: Path | None, max_cache_size: int) -> Store:
     """Open the cache; say on stderr when it is of no use."""
-    return Store(cache_dir or default_cache_directory(), max_size=max_cache_size, warn=warn)
+    return Store(cache_dir or default_directory(), max_size=max_cache_size, warn=warn)
 
 
-def open_for_command(image: str, platform: Platform | None, cache_dir: Path | None, max_cache_size: int) -> Image:
+def open_for_command(image: str, platform: Platform | None, cache_dir: Path | None, max_cache_size: int) -> "Image":
     """Open an image for a verb: from the cache, or with a progress bar if somebody watches."""
     from ocifs.cli.progress import indexing
+    from ocifs.image.opening import Options, open_image
 
     with indexing() as progress:
         return open_image(

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -176,10 +175,3 @@ def _handoff(tree_image: StoredFile, indexes: list[LayerIndex], blobs: list[Laye
         FileRange.of(tree_image),
         tuple((FileRange.of(index.file), FileRange.of(blob.blob)) for index, blob in zip(indexes, blobs, strict=True)),
     )
-
-
-def default_cache_directory() -> Path:
-    """Return where the cache is when nobody says otherwise: `$XDG_CACHE_HOME/ocifs`."""
-    import platformdirs
-
-    return platformdirs.user_cache_path("ocifs")

@@ -1,4 +1,4 @@
-"""Serving one mount: `python -m ocifs.mount.daemon FD`, started by `ocifs.mount.job`; or in the foreground.
+"""Serving one mount: `python -m ocifs.mount.daemon FD`, started by `ocifs.mount.process`; or in the foreground.
 
 It lives as long as the mount: whoever unmounts ends it, and SIGTERM or SIGINT make it unmount. SIGHUP means nothing to
 it, since it has no terminal. It answers through its socket once, and from then on writes only to its log.

@@ -1,0 +1,57 @@
+"""The process of a daemon, started before anything else is done, so that it gets ready meanwhile.
+
+The daemon is a new program, not a fork: it maps the tree image, is given the open files it reads, and holds nothing of
+what indexing needed. It waits for a job to come through its socket; if none does it ends, and nothing was mounted. This
+module knows nothing of jobs, and imports next to nothing.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from types import TracebackType
+from typing import Self
+
+_COMPLAINT_MAX = 64 << 10
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(256 << 10)}
+"""glibc, give evicted spans back to the system: else what is freed of the span cache stays, up to twice its size."""
+
+
+class Daemon:
+    """A daemon that waits for its job. A context manager: an error in it ends a daemon that has none."""
+
+    def __init__(self) -> None:
+        self.socket, theirs = socket.socketpair()
+        self._complaints = os.memfd_create("ocifs-complaints")
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "ocifs.mount.daemon", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._complaints,
+                cwd="/",
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                env=os.environ | _ENVIRONMENT,
+            )
+        self.has_job = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.socket.close()
+        os.close(self._complaints)
+        if not self.has_job:
+            self._process.kill()
+        if kind is not None:
+            self._process.wait()
+        self._process.returncode = 0  # if it has a mount it outlives this process: there is nothing to wait for
+
+    def last_words(self) -> str:
+        """Wait for the end of a daemon that failed, and return the last line that it wrote, or its exit status."""
+        status = self._process.wait()
+        text = os.pread(self._complaints, _COMPLAINT_MAX, 0).decode(errors="surrogateescape").strip()
+        return text.rpartition("\n")[2] or f"the daemon ended with status {status}"
