@@ -5,6 +5,7 @@ Verbs are imported when they are called, so that each starts as fast as what it 
 
 import importlib
 import os
+import resource
 import sys
 
 import click
@@ -74,6 +75,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line, and exit."""
     _open_closed_streams()
+    _allow_many_files()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -89,6 +91,12 @@ def _open_closed_streams() -> None:
             os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _allow_many_files() -> None:
+    """Raise the soft limit on open files to the hard one: each layer takes two, and an image may have hundreds."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run(arguments: list[str]) -> int:

@@ -9,7 +9,6 @@ import msgspec
 
 from ocifs.cli.options import Size, image_options, json_option, open_for_command
 from ocifs.errors import MountError, printable_path
-from ocifs.layer.span_cache import DEFAULT_CAPACITY
 from ocifs.mount.mountinfo import FSTYPE, mount_at, real_mountpoint, unmount
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint
 from ocifs.mount.process import Daemon
@@ -28,9 +27,7 @@ _PATIENCE = 10.0
 @click.option("--allow-other", is_flag=True, help="Let other users see the mount.")
 @click.option("--suid", is_flag=True, help="Honour setuid, setgid and file capabilities (root only).")
 @click.option("--dev", is_flag=True, help="Honour device nodes (root only).")
-@click.option(
-    "--span-cache", type=Size(), default=DEFAULT_CAPACITY, show_default="64MiB", help="Memory for decoded bytes."
-)
+@click.option("--span-cache", type=Size(), default="64MiB", show_default=True, help="Memory for decoded bytes.")
 @click.option(
     "--log",
     type=click.Path(dir_okay=False, path_type=Path),
