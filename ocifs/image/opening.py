@@ -31,6 +31,9 @@ TREE_IMAGE = Kind("tree", 1)
 """Named by the chain ID of the layers, so images of the same layers, however compressed, share it."""
 
 
+_MAX_WARNINGS = 100
+
+
 def _ignore(message: str) -> None:
     """Take no notice."""
 
@@ -157,17 +160,33 @@ def _open_tree_image(blobs: list[LayerBlob], indexes: list[LayerIndex], options:
 
         cache = SpanCache()
         layers = [Layer(n, index, blob.blob, cache) for n, (index, blob) in enumerate(zip(indexes, blobs, strict=True))]
-        root = merge((index.toc() for index in indexes), options.warn)
+        warn = _at_most(_MAX_WARNINGS, options.warn)
+        root = merge((index.toc() for index in indexes), warn)
         out.write(
             compile_tree(
                 root,
                 [index.size for index in indexes],
                 lambda layer, size, offset: layers[layer].pread(size, offset),
-                options.warn,
+                warn,
             )
         )
 
     return options.store.get(TREE_IMAGE, chain_id([blob.diff_id for blob in blobs]), build)
+
+
+def _at_most(count: int, warn: Callable[[str], None]) -> Callable[[str], None]:
+    """Return `warn` for `count` messages: a hostile image has something odd in every entry."""
+    left = count
+
+    def bounded(message: str) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            warn(message)
+        elif left == -1:
+            warn("more warnings like these are left out")
+
+    return bounded
 
 
 def _handoff(tree_image: StoredFile, indexes: list[LayerIndex], blobs: list[LayerBlob]) -> Handoff:

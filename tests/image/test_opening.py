@@ -78,6 +78,12 @@ def test_a_store_of_damaged_entries_is_built_anew(tmp_path: Path) -> None:
 
 WRONG: list[tuple[str, Image, type[OcifsError], str]] = [
     ("diff ID", Image((Layer(diff_id=digest(b"other")),)), InvalidImageError, "image config says"),
+    (
+        "one of three",
+        Image((BASE, Layer(UPPER.tar, diff_id=digest(b"other")), UPPER)),
+        InvalidImageError,
+        "config says",
+    ),
     ("size", Image((Layer(descriptor={"size": 5}),)), InvalidImageError, "bytes"),
     ("not a tar", Image((Layer(b"no tar" * 200),)), InvalidImageError, "layer sha256:"),
     (
@@ -140,3 +146,12 @@ def test_closing_closes_everything(tmp_path: Path) -> None:
     with open_image(str(image)) as opened:
         opened.rootfs.open("b").read()
     assert open_fds() == before
+
+
+def test_warnings_do_not_come_without_end(tmp_path: Path) -> None:
+    twice = Layer(tars.tar([tars.file(b"same")] * 1000))
+    warnings: list[str] = []
+    image = write_layout(tmp_path / "image", Image((twice,)))
+    with open_image(str(image), Options(warn=warnings.append)):
+        assert len(warnings) == 101
+    assert warnings[-1] == "more warnings like these are left out"

@@ -26,6 +26,9 @@ LAYERS = (
                 tars.symlink(b"out", b"../../../etc"),
                 tars.symlink(b"dangling", b"nowhere"),
                 tars.symlink(b"loop", b"loop"),
+                tars.symlink(b"to_no_directory", b"etc/name/"),
+                *(tars.symlink(b"chain%d" % n, b"chain%d" % (n + 1)) for n in range(41)),
+                tars.symlink(b"chain41", b"etc/name"),
                 tars.symlink(b"etc/up", b".."),
                 tars.file(b"big", BIG),
                 tars.file(b"empty"),
@@ -64,6 +67,9 @@ def test_lookup_finds(rootfs: Rootfs, path: str) -> None:
         ("etc/name/x", "Not a directory"),
         ("etc/name/", "Not a directory"),
         ("etc/name/..", "Not a directory"),
+        ("etc/name/.", "Not a directory"),
+        ("absolute/", "Not a directory"),
+        ("to_no_directory", "Not a directory"),
         ("etc", "not a regular file"),
     ],
 )
@@ -74,6 +80,58 @@ def test_lookup_says_why_not(rootfs: Rootfs, path: str, why: str) -> None:
 
 def test_lookup_may_stop_at_a_symlink(rootfs: Rootfs) -> None:
     assert rootfs.readlink(rootfs.lookup("absolute", follow=False)) == b"/etc/name"
+
+
+def test_a_slash_at_the_end_asks_for_what_a_symlink_leads_to(rootfs: Rootfs) -> None:
+    assert rootfs.lookup("out/", follow=False) == rootfs.lookup("etc")
+    assert rootfs.lookup("/") == rootfs.lookup("") == rootfs.lookup("../..") == rootfs.root
+
+
+def test_as_many_symlinks_are_followed_as_linux_does(rootfs: Rootfs) -> None:
+    assert rootfs.open("chain2").read() == b"content"  # 40 of them
+    with pytest.raises(NotFoundError, match="symbolic links"):
+        rootfs.lookup("chain1")
+
+
+def test_holes_are_read_as_zeros(tmp_path: Path) -> None:
+    records = {
+        b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.name": b"sparse",
+        b"GNU.sparse.realsize": b"1000000",
+    }  # fmt: skip
+    body = tars.padded(b"2\n4096\n5000\n900000\n10\n") + BIG[:5010]
+    layer = images.Layer(tars.tar([tars.pax(records), tars.file(b"sparse", body)]))
+    expected = bytes(4096) + BIG[:5000] + bytes(900_000 - 9096) + BIG[5000:5010] + bytes(1_000_000 - 900_010)
+    with open_image(images.write_layout(tmp_path / "layout", images.Image((layer,)))) as opened:
+        rootfs, nid = opened.rootfs, opened.rootfs.lookup("sparse")
+        assert rootfs.open("sparse").read() == expected
+        for border in (0, 4096, 9096, 899_999, 900_010, 1_000_000):
+            for offset in range(max(0, border - 2), border + 3):
+                assert rootfs.read(nid, 100, offset) == expected[offset : offset + 100]
+
+
+def test_an_open_file_reads_by_line_and_into_buffers(rootfs: Rootfs) -> None:
+    with rootfs.open("big") as file:
+        assert b"".join(file) == BIG
+        file.seek(-5, os.SEEK_CUR)
+        buffer = bytearray(10)
+        assert file.readinto(buffer) == 5
+        assert bytes(buffer) == BIG[-5:] + bytes(5)
+        assert file.tell() == len(BIG)
+        assert file.seek(10, os.SEEK_END) == len(BIG) + 10
+        assert file.read(1) == b""
+        assert not file.writable()
+
+
+def test_walk_gives_paths_below_in_order(rootfs: Rootfs) -> None:
+    assert [path for path, _ in rootfs.walk("/etc")] == [b"", b"name", b"up"]
+    assert [path for path, _ in rootfs.walk("/out/")] == [b"", b"name", b"up"]
+    assert [inode.nid for _, inode in rootfs.walk("/etc/name")] == [rootfs.lookup("/etc/name")]
+    everything = [path for path, _ in rootfs.walk()]
+    assert len(everything) == len(set(everything)) == opened_names() + 1
+
+
+def opened_names() -> int:
+    return LAYERS[0].tar.count(b"ustar\0")
 
 
 def test_an_open_file_is_a_file(rootfs: Rootfs) -> None:
