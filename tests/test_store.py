@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
+from ocifs.errors import StoreError
 from ocifs.store import Kind, Store, StoredFile, Writer
 
 KIND = Kind("thing", 1)
@@ -220,3 +223,118 @@ def test_pruning_removes_what_nobody_builds_any_more(tmp_path: Path) -> None:
     left.write_bytes(b"12345")
     assert store.prune(1 << 30) == 5
     assert not left.exists()
+
+
+def test_an_entry_that_cannot_be_named_is_used_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    warnings: list[str] = []
+    store = Store(tmp_path, warn=warnings.append)
+    monkeypatch.setattr(Path, "rename", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        assert content(store.get(KIND, SUBJECT, writing(b"payload"))) == b"payload"
+    assert len(warnings) == 1
+    assert "Read-only" in warnings[0]
+    assert len(os.listdir("/proc/self/fd")) == before
+    monkeypatch.undo()
+    assert content(store.get(KIND, SUBJECT, writing(b"anew"))) == b"anew"
+
+
+def test_a_directory_in_the_way_is_no_entry(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    store = Store(tmp_path, warn=warnings.append)
+    path_of(tmp_path).mkdir()
+    assert content(store.get(KIND, SUBJECT, writing(b"payload"))) == b"payload"
+    assert len(warnings) == 1
+
+
+def test_what_may_not_have_reached_the_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StoreError, match="Input/output error"):
+        Store(tmp_path).get(KIND, SUBJECT, writing(b"payload"))
+    assert list((tmp_path / "entries").iterdir()) == []
+
+
+def test_an_entry_that_cannot_be_read_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    store = Store(tmp_path)
+    content(store.get(KIND, SUBJECT, writing(b"payload")))
+    monkeypatch.setattr(os, "pread", fail)
+    assert store.load(KIND, SUBJECT) is None
+    entry = store.get(KIND, SUBJECT, writing(b"anew"))
+    monkeypatch.undo()
+    assert content(entry) == b"anew"
+
+
+def test_threads_build_an_entry_once(tmp_path: Path) -> None:
+    built: list[bytes] = []
+    together = threading.Barrier(6)
+
+    def get(_: int) -> bytes:
+        together.wait()
+        return content(Store(tmp_path).get(KIND, SUBJECT, writing(b"payload", built)))
+
+    with ThreadPoolExecutor(6) as threads:
+        assert set(threads.map(get, range(6))) == {b"payload"}
+    assert len(built) == 1
+
+
+def test_who_waits_for_a_builder_that_fails_builds(tmp_path: Path) -> None:
+    building = threading.Event()
+
+    def fail(out: Writer) -> None:
+        building.set()
+        time.sleep(0.1)
+        raise ValueError("no")
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(Store(tmp_path).get, KIND, SUBJECT, fail)
+        building.wait()
+        second = threads.submit(Store(tmp_path).get, KIND, SUBJECT, writing(b"payload"))
+        assert isinstance(first.exception(), ValueError)
+        assert content(second.result()) == b"payload"
+    assert [path.name for path in (tmp_path / "entries").iterdir()] == [path_of(tmp_path).name]
+
+
+def test_pruning_leaves_a_builder_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def build(out: Writer) -> None:
+        out.write(b"half ")
+        assert store.prune(0) == 0
+        out.write(b"whole")
+
+    assert content(store.get(KIND, SUBJECT, build)) == b"half whole"
+    assert store.entries()[0].subject == SUBJECT
+
+
+def test_entries_are_listed_least_recently_used_first(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number, kind in enumerate((Kind("layer", 1), Kind("tree", 2))):
+        content(store.get(kind, f"sha512:{number:0128x}", writing(bytes(100))))
+    later, earlier = (tmp_path / "entries").iterdir()
+    os.utime(later, (2000, 2000))
+    os.utime(earlier, (1000, 1000))
+    first, second = store.entries()
+    assert (first.used, second.used) == (1000, 2000)
+    assert {first.kind, second.kind} == {"layer1", "tree2"}
+    assert {first.subject, second.subject} == {f"sha512:{number:0128x}" for number in range(2)}
+    assert first.size == second.size > 100
+
+
+def test_a_store_of_no_directory_keeps_nothing() -> None:
+    built: list[bytes] = []
+    store = Store(None, warn=pytest.fail)
+    for _ in range(2):
+        entry = store.get(KIND, SUBJECT, writing(b"payload", built))
+        assert bytes(entry.map()) == b"payload"
+        entry.close()
+    assert len(built) == 2
+    assert (store.load(KIND, SUBJECT), store.entries(), store.prune(0)) == (None, [], 0)

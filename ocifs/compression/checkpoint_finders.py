@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from ocifs.compression import CHUNK, SPACING, Checkpoint, evenly
-from ocifs.errors import InvalidImageError
+from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.reader import FileReader, FileSection, ReaderAt
 
 _SMALL = 4 << 20
@@ -115,6 +115,10 @@ class IndexedGzipFinder:
         """Wait, and give what was found. The gzip stream ends at `end` in the blob. Raises InvalidImageError."""
         if self.process is not None and end == self.blob.size:
             _, complaint = self.process.communicate()
+            if self.process.returncode < 0:
+                raise OcifsError(
+                    f"the search for checkpoints was ended by signal {-self.process.returncode}: try again"
+                )
             if self.process.returncode:
                 raise InvalidImageError(complaint.decode(errors="replace").strip().rpartition("\n")[2])
         else:  # indexed_gzip may fail over what follows the stream

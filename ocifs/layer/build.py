@@ -174,7 +174,8 @@ class _Build:
                 raise InvalidImageError(
                     f"its uncompressed digest is {found}, the image config says {self.layer.diff_id}"
                 )
-            compress = zstandard.ZstdCompressor(level=3).compress
+            # With a checksum: no digest is of the windows, and a wrong one would give wrong bytes.
+            compress = zstandard.ZstdCompressor(level=3, write_checksum=True).compress
             checkpoints = [
                 point._replace(window=compress(point.window) if point.window else b"")
                 for point in ([] if frames else reading.checkpoints())

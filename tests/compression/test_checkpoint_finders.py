@@ -1,0 +1,217 @@
+"""Who finds the checkpoints: rapidgzip, or indexed_gzip in this process or another; of streams whole or damaged."""
+
+import os
+import random
+import struct
+import subprocess
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocifs.compression import Pass, checkpoint_finders, gzip
+from ocifs.compression.checkpoint_finders import IndexedGzipFinder, RapidgzipPass
+from ocifs.compression.gzip import GzipPass
+from ocifs.errors import InvalidImageError, OcifsError
+from ocifs.reader import BytesReader, FileReader, ReaderAt
+
+NOISE = random.Random(1).randbytes(300_000)
+SMALL = NOISE[:60_000] + bytes(200_000) + NOISE[60_000:90_000]
+LARGE = b"".join(random.Random(2).randbytes(600_000) + bytes(100_000) for _ in range(9))
+
+Begin = Callable[[ReaderAt], Pass]
+BEGIN: dict[str, Begin] = {"indexed_gzip": lambda blob: GzipPass(blob, lambda message: None)}
+if checkpoint_finders.rapidgzip_is_installed():
+    BEGIN["rapidgzip"] = RapidgzipPass
+
+
+def member(data: bytes, strategy: int = zlib.Z_DEFAULT_STRATEGY, **fields: bytes) -> bytes:
+    """Return a gzip member, with the header fields `extra`, `name` and `comment` where given."""
+    deflate = zlib.compressobj(6, zlib.DEFLATED, -15, 8, strategy)
+    body = deflate.compress(data) + deflate.flush()
+    flags = sum(flag for flag, field in ((4, "extra"), (8, "name"), (16, "comment")) if field in fields)
+    extra = struct.pack("<H", len(fields["extra"])) + fields["extra"] if "extra" in fields else b""
+    texts = b"".join(fields[field] + b"\0" for field in ("name", "comment") if field in fields)
+    header = b"\x1f\x8b\x08" + bytes([flags]) + bytes(6) + extra + texts
+    return header + body + struct.pack("<II", zlib.crc32(data), len(data))
+
+
+@pytest.fixture
+def blob_file(tmp_path: Path) -> Iterator[Callable[[bytes], FileReader]]:
+    """Put bytes in a file, between others."""
+
+    def write(data: bytes) -> FileReader:
+        path = tmp_path / "blob"
+        path.write_bytes(b"another blob" + data + b"and another")
+        opened.append(os.open(path, os.O_RDONLY))
+        return FileReader(opened[-1], 12, len(data))
+
+    opened: list[int] = []
+    yield write
+    for fd in opened:
+        os.close(fd)
+
+
+def spans(reading: Pass, blob: bytes) -> bytes:
+    """Go through a blob, and return what its spans decode to, each on its own."""
+    with reading:
+        stream = b"".join(reading.chunks())
+        points = list(reading.checkpoints())
+    decoded = b"".join(
+        gzip.decode(blob[begin.offset : end.offset + (end.bits > 0)], begin, end.start - begin.start)
+        for begin, end in pairwise(points)
+    )
+    assert decoded == stream
+    return stream
+
+
+@pytest.mark.parametrize("begin", BEGIN.values(), ids=BEGIN)
+@pytest.mark.parametrize("strategy", [zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE, zlib.Z_FIXED])
+def test_every_strategy_of_deflate(begin: Begin, strategy: int) -> None:
+    data = SMALL * 8
+    blob = member(data, strategy)
+    assert spans(begin(BytesReader(blob)), blob) == data
+
+
+@pytest.mark.parametrize("begin", BEGIN.values(), ids=BEGIN)
+def test_headers_may_be_longer_than_what_is_read_at_once(begin: Begin) -> None:
+    blob = member(SMALL, extra=b"e" * 65535, name=b"n" * 200_000, comment=b"c" * 200_000) + member(SMALL)
+    assert spans(begin(BytesReader(blob)), blob) == SMALL * 2
+
+
+@pytest.mark.parametrize("size", [1, 7, 300_000])
+@pytest.mark.parametrize("content", [SMALL, b""], ids=["data", "nothing"])
+def test_much_garbage_is_left_out_of_the_search(size: int, content: bytes) -> None:
+    warnings: list[str] = []
+    blob = member(content) + NOISE[:size]
+    assert spans(GzipPass(BytesReader(blob), warnings.append), blob) == content
+    assert warnings == [f"{size} bytes after the gzip stream are ignored"]
+
+
+def test_padding_of_any_length_is_no_garbage() -> None:
+    blob = member(SMALL) + bytes(3 << 20) + member(SMALL) + bytes(1 << 20)
+    assert spans(GzipPass(BytesReader(blob), pytest.fail), blob) == SMALL * 2
+
+
+@pytest.mark.parametrize("begin", BEGIN.values(), ids=BEGIN)
+@pytest.mark.parametrize("blob", [member(SMALL), member(b""), member(SMALL) * 2], ids=["data", "nothing", "two"])
+def test_a_cut_or_damaged_stream_ends_in_one_kind_of_error(begin: Begin, blob: bytes) -> None:
+    """Or in bytes that lead up to the cut: those, the diff ID refuses."""
+    chance = random.Random(3)
+    cuts = [*range(2, 40), *range(len(blob) - 20, len(blob)), *(chance.randrange(2, len(blob)) for _ in range(30))]
+    damaged = [blob[: max(cut, 2)] for cut in cuts]
+    for _ in range(60):
+        place = chance.randrange(2, len(blob))
+        damaged.append(blob[:place] + bytes([blob[place] ^ 1 << chance.randrange(8)]) + blob[place + 1 :])
+    for data in damaged:
+        try:
+            stream = spans(begin(BytesReader(data)), data)
+        except InvalidImageError:
+            continue
+        assert (SMALL * 2).startswith(stream)
+
+
+def fds() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Every process that is started from now on."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    class Recorded(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            processes.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    return processes
+
+
+def test_another_process_searches_what_is_large(
+    blob_file: Callable[[bytes], FileReader], started: list[subprocess.Popen[bytes]]
+) -> None:
+    blob = member(LARGE[: 3 << 20]) + member(LARGE[3 << 20 :])
+    reader = blob_file(blob)
+    before = fds()
+    reading = GzipPass(reader, pytest.fail)
+    with reading:
+        assert b"".join(reading.chunks()) == LARGE
+        there = list(reading.checkpoints())
+    assert fds() == before
+    assert [process.returncode for process in started] == [0]
+    with GzipPass(BytesReader(blob), pytest.fail) as here:
+        assert b"".join(here.chunks()) == LARGE
+        assert list(here.checkpoints()) == there
+    assert len(started) == 1
+
+
+def test_the_process_is_not_heard_where_garbage_follows(blob_file: Callable[[bytes], FileReader]) -> None:
+    blob = member(LARGE) + NOISE
+    before = fds()
+    warnings: list[str] = []
+    assert spans(GzipPass(blob_file(blob), warnings.append), blob) == LARGE
+    assert len(warnings) == 1
+    assert len(fds()) == len(before) + 1  # the blob
+
+
+def test_what_the_process_complains_of_is_one_line(blob_file: Callable[[bytes], FileReader]) -> None:
+    blob = bytearray(member(LARGE))
+    blob[len(blob) // 2] ^= 0xFF
+    finder = IndexedGzipFinder(blob_file(bytes(blob)))
+    before = fds()
+    finder.start()
+    with pytest.raises(InvalidImageError, match=r"^no checkpoints found: .*$"):
+        list(finder.checkpoints(len(blob)))
+    finder.stop()
+    assert fds() == before
+
+
+def test_a_process_that_is_killed_is_an_error(blob_file: Callable[[bytes], FileReader]) -> None:
+    blob = member(LARGE)
+    finder = IndexedGzipFinder(blob_file(blob))
+    finder.start()
+    assert finder.process is not None
+    finder.process.kill()
+    with pytest.raises(OcifsError, match="signal 9"):
+        list(finder.checkpoints(len(blob)))
+    finder.stop()
+
+
+def test_where_no_process_can_be_had_this_one_does_it(
+    blob_file: Callable[[bytes], FileReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    blob = member(LARGE)
+    reader = blob_file(blob)
+    before = fds()
+    assert spans(GzipPass(reader, pytest.fail), blob) == LARGE
+    assert fds() == before
+
+
+def test_a_pass_may_be_left_at_any_point(
+    blob_file: Callable[[bytes], FileReader], started: list[subprocess.Popen[bytes]]
+) -> None:
+    blob = member(LARGE)
+    reader = blob_file(blob)
+    before = fds()
+    for begin in BEGIN.values():
+        with begin(reader):
+            pass
+        with begin(reader) as reading:
+            next(reading.chunks())
+        with begin(reader) as reading:
+            list(reading.chunks())
+        with begin(reader) as reading:
+            list(reading.chunks())
+            next(reading.checkpoints())
+    assert fds() == before
+    assert len(started) == 4
+    assert None not in {process.returncode for process in started}

@@ -1,0 +1,291 @@
+"""Making a LayerIndex: the same one whoever helps, nothing said twice, nothing left open."""
+
+import gzip
+import os
+import random
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from ocifs.compression import MAX_SPAN, checkpoint_finders
+from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
+from ocifs.layer import build
+from ocifs.layer.build import LayerBlob, Limits, open_layer_index
+from ocifs.layer.index import LayerIndex
+from ocifs.layer.layer import Layer
+from ocifs.layer.span_cache import SpanCache
+from ocifs.reader import FileReader
+from ocifs.spec.digest import DiffID, Digest
+from ocifs.spec.mediatypes import Compression
+from ocifs.store import Store
+from ocifs.toc import Limits as TocLimits
+from tests import images, tars
+
+NOISE = random.Random(1).randbytes(2 << 20)
+TAR = tars.tar([tars.file(b"noise", NOISE), tars.file(b"zeros", bytes(1 << 20))])
+LATE = tars.tar([tars.file(b"late", NOISE, mtime=tars.base256(1 << 62, 12))])
+"""A tar with something to warn of."""
+
+Write = Callable[[bytes], FileReader]
+KNOWN = Path("/proc/self/fd")
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Iterator[Write]:
+    """Put a blob in a file."""
+    opened: list[int] = []
+
+    def write(data: bytes) -> FileReader:
+        (tmp_path / f"blob{len(opened)}").write_bytes(data)
+        opened.append(os.open(tmp_path / f"blob{len(opened)}", os.O_RDONLY))
+        return FileReader(opened[-1])
+
+    yield write
+    for fd in opened:
+        os.close(fd)
+
+
+class Opening:
+    """How an index is opened, and what was said meanwhile."""
+
+    def __init__(self, store: Store | None = None, limits: Limits | None = None) -> None:
+        self.store = store or Store(None)
+        self.limits = limits or Limits()
+        self.said: list[str] = []
+        self.done: list[tuple[int, int]] = []
+
+    def open(self, blob: FileReader, compression: Compression, diff_id: str, digest: str | None = None) -> LayerIndex:
+        name = Digest(digest or images.digest(blob.pread(blob.size, 0)))
+        layer = LayerBlob(name, DiffID(Digest(diff_id)), compression, blob)
+        return open_layer_index(
+            layer, self.store, self.limits, self.said.append, lambda layer, done, total: self.done.append((done, total))
+        )
+
+
+@pytest.fixture
+def opening() -> Opening:
+    return Opening()
+
+
+def read(index: LayerIndex, blob: FileReader) -> bytes:
+    return Layer(0, index, blob, SpanCache()).pread(index.size, 0)
+
+
+def open_files() -> int:
+    return len(list(KNOWN.iterdir()))
+
+
+BLOBS: dict[str, tuple[Compression, bytes]] = {
+    "tar": ("tar", TAR),
+    "gzip": ("gzip", gzip.compress(TAR)),
+    "pigz": ("gzip", gzip.compress(TAR[:100_000]) + gzip.compress(b"") + gzip.compress(TAR[100_000:])),
+    "padded": ("gzip", gzip.compress(TAR[:100_000]) + bytes(5000) + gzip.compress(TAR[100_000:]) + bytes(5000)),
+    "zstd": ("zstd", zstandard.compress(TAR)),
+}
+
+
+@pytest.mark.parametrize("name", BLOBS)
+@pytest.mark.parametrize("fast", [True, False], ids=["rapidgzip", "indexed_gzip"])
+def test_every_way_gives_the_same_layer(
+    name: str, fast: bool, write: Write, opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fast and not checkpoint_finders.rapidgzip_is_installed():
+        pytest.skip("rapidgzip is not installed")
+    monkeypatch.setattr(checkpoint_finders, "rapidgzip_is_installed", lambda: fast)
+    compression, data = BLOBS[name]
+    blob = write(data)
+    index = opening.open(blob, compression, images.digest(TAR))
+    assert read(index, blob) == TAR
+    assert [(entry.path, entry.size) for entry in index.toc()] == [(b"noise", 2 << 20), (b"zeros", 1 << 20)]
+    assert opening.said == []
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["rapidgzip", "indexed_gzip"])
+def test_a_deflate_block_longer_than_any_span(
+    fast: bool, write: Write, opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """32,767 times 258 equal bytes in one block: no checkpoint can lie inside."""
+    if fast and not checkpoint_finders.rapidgzip_is_installed():
+        pytest.skip("rapidgzip is not installed")
+    monkeypatch.setattr(checkpoint_finders, "rapidgzip_is_installed", lambda: fast)
+    tar = tars.tar([tars.file(b"zeros", bytes(20_000_000))])
+    deflate = zlib.compressobj(9, zlib.DEFLATED, 31, zlib.DEF_MEM_LEVEL + 1)
+    blob = write(deflate.compress(tar) + deflate.flush())
+    index = opening.open(blob, "gzip", images.digest(tar))
+    assert max(b - a for a, b in zip(index.starts, index.starts[1:], strict=False)) <= MAX_SPAN
+    layer = Layer(0, index, blob, SpanCache())
+    for start in index.starts:
+        offset = max(start - 5, 0)
+        assert layer.pread(10, offset) == tar[offset : offset + 10]
+
+
+def test_a_stored_index_serves_a_reframed_layer_without_the_blob(write: Write, tmp_path: Path) -> None:
+    tar = tars.tar([tars.file(b"noise", NOISE * 5)])
+    blob = write(zstandard.compress(tar))
+    cached = Store(tmp_path / "cache")
+    os.close(Opening(cached).open(blob, "zstd", images.digest(tar)).file.fd)
+    again = Opening(cached)
+    index = again.open(blob, "zstd", images.digest(tar))
+    assert again.done == []
+    assert index.summary.reframed
+    Path(f"/proc/self/fd/{blob.fd}").write_bytes(b"changed")
+    assert read(index, blob) == tar
+
+
+def test_what_several_passes_find_odd_is_said_once(
+    write: Write, opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "MAX_SPAN", 100_000)  # so that one pass more is made
+    index = opening.open(write(gzip.compress(LATE)), "gzip", images.digest(LATE))
+    assert index.summary.reframed
+    assert len(opening.said) == 1
+    assert "'late': mtime" in opening.said[0]
+    assert len(index.summary.warnings) == 1
+
+
+def test_warnings_are_few(write: Write, opening: Opening) -> None:
+    tar = tars.tar([tars.file(b"%d" % number, mtime=tars.base256(1 << 62, 12)) for number in range(500)])
+    opening.open(write(tar), "tar", images.digest(tar))
+    assert len(opening.said) == 100
+
+
+def test_another_diff_id_for_an_index_that_is_stored(write: Write, tmp_path: Path) -> None:
+    blob = write(TAR)
+    store = Store(tmp_path / "cache")
+    os.close(Opening(store).open(blob, "tar", images.digest(TAR)).file.fd)
+    before = open_files()
+    with pytest.raises(InvalidImageError, match=r"^layer sha256:.*the image config says"):
+        Opening(store).open(blob, "tar", images.digest(b"other"))
+    assert open_files() == before
+
+
+REFUSED: dict[str, tuple[Compression, bytes, bytes, type[OcifsError]]] = {
+    "gzip as zstd": ("zstd", gzip.compress(TAR), TAR, InvalidImageError),
+    "zstd as gzip": ("gzip", zstandard.compress(TAR), TAR, InvalidImageError),
+    "tar as gzip": ("gzip", TAR, TAR, InvalidImageError),
+    "nothing as gzip": ("gzip", b"", b"", InvalidImageError),
+    "cut gzip": ("gzip", gzip.compress(TAR)[:-9], TAR, InvalidImageError),
+    "header of gzip": ("gzip", gzip.compress(b"")[:10], b"", InvalidImageError),
+    "gzip of another": ("gzip", gzip.compress(TAR[:-1]), TAR, InvalidImageError),
+    "no tar": ("gzip", gzip.compress(NOISE), NOISE, InvalidImageError),
+    "half a tar": ("zstd", zstandard.compress(TAR[:700]), TAR[:700], InvalidImageError),
+    "odd type": ("tar", tars.tar([tars.header(b"x", flag=b"M")]), b"", UnsupportedError),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_is_one_line_and_leaves_nothing(name: str, write: Write, tmp_path: Path) -> None:
+    compression, data, tar, error = REFUSED[name]
+    blob = write(data)
+    before, threads = open_files(), threading.active_count()
+    for store in (Store(None), Store(tmp_path / "cache")):
+        with pytest.raises(error, match=r"^layer sha256:[^\n]+$"):
+            Opening(store).open(blob, compression, images.digest(tar))
+    assert (open_files(), threading.active_count()) == (before, threads)
+    assert list((tmp_path / "cache" / "entries").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", BLOBS)
+def test_a_blob_that_is_not_what_its_digest_says(name: str, write: Write, opening: Opening) -> None:
+    """Though it decodes to the right tar: a digest is of the blob."""
+    compression, data = BLOBS[name]
+    with pytest.raises(InvalidImageError, match=r"^layer sha256:\S+ its bytes do not match its digest"):
+        opening.open(write(data), compression, images.digest(TAR), images.digest(data + b"\0"))
+
+
+@pytest.mark.parametrize("name", BLOBS)
+def test_a_file_that_is_shorter_than_it_was(name: str, write: Write, opening: Opening) -> None:
+    compression, data = BLOBS[name]
+    blob = write(data)
+    for size in (0, 1, 600, len(data) - 1):
+        os.truncate(f"/proc/self/fd/{blob.fd}", size)
+        with pytest.raises(InvalidImageError):
+            opening.open(blob, compression, images.digest(TAR), images.digest(data))
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+def test_a_bomb_ends_at_the_limit(codec: Compression, write: Write) -> None:
+    tar = tars.tar([tars.file(b"zeros", bytes(30 << 20))])
+    blob = write(images.Layer(tar, codec).blob)
+    for limits in (Limits(uncompressed=2 << 20), Limits(ratio=100, ratio_from=2 << 20)):
+        opening = Opening(limits=limits)
+        with pytest.raises(LimitError, match="inflates to more than"):
+            opening.open(blob, codec, images.digest(tar))
+    assert Opening(limits=Limits(uncompressed=len(tar))).open(blob, codec, images.digest(tar)).size == len(tar)
+
+
+def test_the_limits_of_headers_are_kept(write: Write) -> None:
+    tar = tars.tar([tars.file(b"%d" % number) for number in range(11)])
+    with pytest.raises(LimitError, match="entries"):
+        Opening(limits=Limits(toc=TocLimits(entries=10))).open(write(tar), "tar", images.digest(tar))
+
+
+def test_progress_only_grows_and_ends_with_the_blob(write: Write) -> None:
+    for compression, data in BLOBS.values():
+        opening = Opening()
+        opening.open(write(data), compression, images.digest(TAR))
+        assert opening.done[-1] == (len(data), len(data))
+        assert opening.done == sorted(opening.done)
+
+
+def test_progress_may_end_it(write: Write) -> None:
+    def stop(layer: Digest, done: int, total: int) -> None:
+        raise OcifsError("interrupted")
+
+    blob = write(BLOBS["gzip"][1])
+    layer = LayerBlob(Digest(images.digest(BLOBS["gzip"][1])), DiffID(Digest(images.digest(TAR))), "gzip", blob)
+    before, threads = open_files(), threading.active_count()
+    with pytest.raises(OcifsError, match="interrupted"):
+        open_layer_index(layer, Store(None), Limits(), pytest.fail, stop)
+    assert (open_files(), threading.active_count()) == (before, threads)
+
+
+def test_a_layer_of_nothing_has_one_empty_span(write: Write) -> None:
+    compressions: list[Compression] = ["tar", "gzip", "zstd"]
+    for compression in compressions:
+        blob = write(images.Layer(b"", compression).blob)
+        index = Opening().open(blob, compression, images.digest(b""))
+        assert (index.size, index.span_count, index.toc()) == (0, 1, [])
+        assert read(index, blob) == b""
+
+
+_SCRIPT = """
+import os, resource, sys
+from ocifs.errors import LimitError
+from ocifs.layer.build import *
+from ocifs.reader import FileReader
+from ocifs.store import Store
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # decoding takes memory for each processor
+blob = FileReader(os.open(sys.argv[1], os.O_RDONLY))
+layer = LayerBlob(Digest(sys.argv[2]), Digest(sys.argv[2]), sys.argv[3], blob)
+try:
+    open_layer_index(layer, Store(None), Limits(uncompressed=1 << 30), print, lambda *progress: None)
+except LimitError:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def bomb(codec: str) -> bytes:
+    """Return more than a gigabyte of zeros in a tar, as one gzip member or zstd frame that goes on and on."""
+    start = tars.header(b"zeros", 7 << 30)
+    if codec == "zstd":
+        frame = zstandard.ZstdCompressor(level=1).compressobj()
+        pieces = [frame.compress(start), *(frame.compress(bytes(4 << 20)) for _ in range(300)), frame.flush()]
+        return b"".join(pieces)
+    deflate = zlib.compressobj(9, zlib.DEFLATED, 31)
+    head = deflate.compress(start) + deflate.flush(zlib.Z_FULL_FLUSH)
+    return head + (deflate.compress(bytes(4 << 20)) + deflate.flush(zlib.Z_FULL_FLUSH)) * 300
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+def test_a_bomb_takes_little_memory(codec: str, tmp_path: Path) -> None:
+    (tmp_path / "bomb").write_bytes(bomb(codec))
+    command = [sys.executable, "-c", _SCRIPT, str(tmp_path / "bomb"), images.digest(b""), codec]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 600 << 10  # KiB

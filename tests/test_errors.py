@@ -1,0 +1,49 @@
+"""Messages: one line, and nothing in it that a terminal would obey."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocifs import errors
+from ocifs.errors import OcifsError, printable, printable_path
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"plain name.txt", "plain name.txt"),
+        ("größe/名前".encode(), "größe/名前"),
+        (b"\xff\xfe", r"\xff\xfe"),
+        (b"a\x1b[31mred\nline\0", r"a\x1b[31mred\nline\x00"),
+        ("\u202egpj.exe\u2028".encode(), r"\u202egpj.exe\u2028"),
+        ("\x9b1m".encode(), r"\x9b1m"),
+        (b"", ""),
+    ],
+)
+def test_printable(name: bytes, shown: str) -> None:
+    assert printable(name) == shown
+
+
+@given(st.binary())
+def test_whatever_a_name_holds_it_can_be_printed_on_one_line(name: bytes) -> None:
+    shown = printable(name)
+    assert shown.isprintable()
+    shown.encode()
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"])))
+def test_text_is_shown_as_it_is(text: str) -> None:
+    assert printable(text.encode()) == text
+
+
+def test_an_argument_may_be_no_utf8() -> None:
+    assert printable_path(os.fsdecode(b"a\xff\n")) == r"a\xff\n"
+
+
+def test_each_class_has_an_exit_code_of_its_own() -> None:
+    classes: list[type[OcifsError]] = [OcifsError, *OcifsError.__subclasses__()]
+    assert len({each.exit_code for each in classes}) == len(classes)
+    assert {each.exit_code for each in classes}.isdisjoint({0, 2})  # success, and click's wrong usage
+    assert {each for each in vars(errors).values() if isinstance(each, type)} >= set(classes)
