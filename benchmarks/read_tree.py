@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from benchmarks.timing import arguments, drop_caches, mounted, ocifs, report, seconds, side_by_side
+from benchmarks.timing import arguments, cold, mounted, ocifs, report, side_by_side
 
 _INFLATE = """
 import sys
@@ -22,12 +22,6 @@ for path in sys.argv[1:]:
         while data := file.read(1 << 18):
             inflate.decompress(data)
 """
-
-
-def cold(command: list[str]) -> float:
-    """Return the seconds a command takes when the kernel has nothing cached."""
-    drop_caches()
-    return seconds(command)
 
 
 def resident(fragment: str) -> float:

@@ -28,6 +28,12 @@ def seconds(command: list[str], **environment: str) -> float:
     return time.perf_counter() - began
 
 
+def cold(command: list[str]) -> float:
+    """Return the seconds a command takes when the kernel has nothing cached."""
+    drop_caches()
+    return seconds(command)
+
+
 def side_by_side(ways: Mapping[str, Measure], rounds: int) -> dict[str, list[float]]:
     """Return the measures of each way, taken in turn."""
     taken: dict[str, list[float]] = {name: [] for name in ways}

@@ -8,13 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from benchmarks.timing import arguments, drop_caches, mounted, ocifs, report, seconds, side_by_side
-
-
-def cold(command: list[str]) -> float:
-    """Return the seconds a command takes when the kernel has nothing cached."""
-    drop_caches()
-    return seconds(command)
+from benchmarks.timing import arguments, cold, mounted, ocifs, report, side_by_side
 
 
 def main() -> None:
