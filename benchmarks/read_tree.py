@@ -6,12 +6,10 @@ layers with zlib-ng in one thread, which is the least that has to be done.
 
 import subprocess
 import sys
-import tempfile
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from benchmarks.timing import arguments, cold, mounted, ocifs, report, side_by_side
+from benchmarks.timing import arguments, cold, report, side_by_side, trees_of
 
 _INFLATE = """
 import sys
@@ -34,18 +32,7 @@ def resident(fragment: str) -> float:
 def main() -> None:
     """Measure and print."""
     options = arguments()
-    extracted = Path(options.image, f"bundle-{options.tag}", "rootfs")
-    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
-        work = Path(directory)
-        for name in ("upper", "work"):
-            (work / name).mkdir()
-        overlay = ["fuse-overlayfs", "-o", f"lowerdir={extracted},upperdir={work}/upper,workdir={work}/work"]
-        image = f"{options.image}:{options.tag}"
-        trees = {
-            "ocifs, fuse engine": stack.enter_context(mounted(ocifs("mount", image, f"{work}/ocifs"), work / "ocifs")),
-            "fuse-overlayfs": stack.enter_context(mounted([*overlay, f"{work}/overlay"], work / "overlay")),
-            "extracted": extracted,
-        }
+    with trees_of(options) as trees:
         idle = resident("ocifs.mount.daemon")
         # Through a pipe: tar does not read what it would write to /dev/null.
         ways = {

@@ -6,9 +6,10 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 Measure = Callable[[], float]
@@ -93,3 +94,20 @@ def mounted(mount: list[str], mountpoint: Path) -> Iterator[Path]:
         yield mountpoint
     finally:
         subprocess.run(["umount", str(mountpoint)], check=True)
+
+
+@contextmanager
+def trees_of(options: argparse.Namespace) -> Iterator[dict[str, Path]]:
+    """Have the image at hand in every way that is compared, all at once: way to directory."""
+    extracted = Path(options.image, f"bundle-{options.tag}", "rootfs")
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        work = Path(directory)
+        for name in ("upper", "work"):
+            (work / name).mkdir()
+        overlay = ["fuse-overlayfs", "-o", f"lowerdir={extracted},upperdir={work}/upper,workdir={work}/work"]
+        image = f"{options.image}:{options.tag}"
+        yield {
+            "ocifs, fuse engine": stack.enter_context(mounted(ocifs("mount", image, f"{work}/ocifs"), work / "ocifs")),
+            "fuse-overlayfs": stack.enter_context(mounted([*overlay, f"{work}/overlay"], work / "overlay")),
+            "extracted": extracted,
+        }

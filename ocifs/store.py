@@ -13,7 +13,7 @@ import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,6 +84,10 @@ class Writer:
                 os.fsync(self.fd)
             except OSError as error:  # what was written may be lost, so there is nothing to go on with
                 raise StoreError(f"cache: {error.strerror}: name another directory with --cache-dir") from None
+
+    def close(self) -> None:
+        """Give up: close what was written to."""
+        os.close(self.fd)
 
     def _write(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
@@ -156,7 +160,7 @@ class Store:
         if self.directory is None:
             return _build_in_memory(kind, subject, build, self.warn)
         path = self._path(kind, subject)
-        if (entry := _open_checked(path, kind, subject)) is not None:
+        if (entry := self.load(kind, subject)) is not None:
             return entry
         try:
             lock = _lock(path.with_name(path.name + ".tmp"))
@@ -164,7 +168,7 @@ class Store:
             self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
             return _build_in_memory(kind, subject, build, self.warn)
         # While this process waited for the lock, another may have built the entry.
-        if (entry := _open_checked(path, kind, subject)) is not None:
+        if (entry := self.load(kind, subject)) is not None:
             _abandon(lock, path)
             return entry
         return self._build(lock, path, kind, subject, build)
@@ -176,31 +180,25 @@ class Store:
     def entries(self) -> list[CacheEntry]:
         """List what the directory holds, least recently used first."""
         listed = []
-        for path in self._files():
-            with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
-                kind, _, subject = path.name.partition("-")
-                listed.append(CacheEntry(kind, subject.replace("-", ":", 1), status.st_size, status.st_mtime))
-        return sorted(listed, key=lambda entry: entry.used)
+        for path, status in self._files():
+            kind, _, subject = path.name.partition("-")
+            listed.append(CacheEntry(kind, subject.replace("-", ":", 1), status.st_size, status.st_mtime))
+        return listed
 
     def prune(self, max_size: int, *, keep: str = "") -> int:
         """Remove least recently used entries until `max_size` bytes are left; return the bytes freed.
 
         Mounts go on: they hold their files open. An entry whose file name is `keep` stays.
         """
-        ranked = []
-        for path in self._files():
-            with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
-                ranked.append((status.st_mtime_ns, status.st_size, path))
-        excess = sum(size for _, size, _ in ranked) - max_size
+        files = self._files()
+        excess = sum(status.st_size for _, status in files) - max_size
         freed = 0
-        for _, size, path in sorted(ranked):
+        for path, status in files:
             if freed >= excess:
                 break
             if path.name != keep:
                 path.unlink(missing_ok=True)
-                freed += size
+                freed += status.st_size
         return freed + self._remove_leftovers()
 
     def _claim(self, directory: Path) -> None:
@@ -217,9 +215,14 @@ class Store:
         assert self.directory is not None  # noqa: S101 - callers have looked
         return self.directory / "entries" / f"{kind.name}{kind.version}-{subject.replace(':', '-')}"
 
-    def _files(self) -> Iterator[Path]:
-        if self.directory is not None:
-            yield from (path for path in (self.directory / "entries").iterdir() if path.suffix != ".tmp")
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        """Return the files of whole entries, least recently used first."""
+        files = []
+        for path in [] if self.directory is None else (self.directory / "entries").iterdir():
+            if path.suffix != ".tmp":
+                with contextlib.suppress(FileNotFoundError):
+                    files.append((path, path.stat()))
+        return sorted(files, key=lambda file: (file[1].st_mtime_ns, file[1].st_size, file[0]))
 
     def _remove_leftovers(self) -> int:
         """Remove what killed builders left and nobody builds now."""
@@ -239,15 +242,14 @@ class Store:
         """Build under the lock, which goes with the temporary file."""
         temporary = path.with_name(path.name + ".tmp")
         os.ftruncate(lock, 0)
-        # The writer gets a descriptor of its own: moving to memory closes it, and the lock must outlive that.
-        writer = Writer(os.open(temporary, os.O_RDWR | os.O_CLOEXEC), self.warn)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(_abandon, lock, path)
+            # The writer gets a descriptor of its own: moving to memory closes it, and the lock must outlive that.
+            writer = Writer(os.open(temporary, os.O_RDWR | os.O_CLOEXEC), self.warn)
+            undo.callback(writer.close)
             build(writer)
             writer.finish(kind, subject)
-        except BaseException:
-            os.close(writer.fd)
-            _abandon(lock, path)
-            raise
+            undo.pop_all()
         if writer.in_memory:
             _abandon(lock, path)
         else:
@@ -284,12 +286,11 @@ def _abandon(lock: int, path: Path) -> None:
 def _build_in_memory(kind: Kind, subject: str, build: Build, warn: Callable[[str], None]) -> StoredFile:
     writer = Writer(os.memfd_create("ocifs"), warn)
     writer.in_memory = True
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(writer.close)
         build(writer)
         writer.finish(kind, subject)
-    except BaseException:
-        os.close(writer.fd)
-        raise
+        undo.pop_all()
     return StoredFile(writer.fd, 0, writer.size)
 
 

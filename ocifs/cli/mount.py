@@ -68,13 +68,14 @@ def mount(
 
         if log is None and not foreground:
             log = runtime_directory() / "ocifs.log"
+        cache = str(cache_dir or default_directory())
         needed = [
             ("the image", parse_reference(image).path),
-            ("the cache", str(cache_dir or default_directory())),
+            ("the cache", cache),
             ("the current directory", os.getcwd()),
             *([("the log", str(log))] if log else []),
         ]
-        real = check_mountpoint(mountpoint, needed)
+        real = check_mountpoint(mountpoint, cache, needed)
         opened = stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size))
         job = Job(
             image=opened.resolved.name,

@@ -10,7 +10,7 @@ import click
 
 from ocifs.errors import printable
 from ocifs.spec.platform import Platform
-from ocifs.store import Store, default_directory
+from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
 
 if TYPE_CHECKING:
     from ocifs.image.opening import Image
@@ -56,7 +56,7 @@ cache_dir_option = click.option(
 max_cache_size_option = click.option(
     "--max-cache-size",
     type=Size(),
-    default="10GiB",
+    default=f"{DEFAULT_MAX_SIZE >> 30}GiB",
     envvar="OCIFS_MAX_CACHE_SIZE",
     show_envvar=True,
     show_default=True,

@@ -112,4 +112,4 @@ def decode(data: bytes, checkpoint: Checkpoint, size: int) -> bytes:
         raise InvalidImageError(f"span at byte {checkpoint.offset}: {error}") from None
     if missing:
         raise InvalidImageError(f"span at byte {checkpoint.offset} ends {missing} bytes early")
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return b"".join(parts)

@@ -7,8 +7,8 @@ this module's. Everything that can be wrong with an image comes out here, before
 
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -16,14 +16,14 @@ from typing import Self
 import msgspec
 
 from ocifs.errors import OcifsError
-from ocifs.image.rootfs import FileRange, Handoff, Rootfs
+from ocifs.image.rootfs import Rootfs
 from ocifs.layer.build import LayerBlob, Limits, open_layer_index
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import DEFAULT_CAPACITY, SpanCache
 from ocifs.sources.reference import Reference, parse_reference
 from ocifs.sources.resolve import ResolvedImage, open_source, resolve_image
-from ocifs.spec.digest import Digest, chain_id
+from ocifs.spec.digest import ChainID, Digest, chain_id
 from ocifs.spec.platform import Platform
 from ocifs.store import Kind, Store, StoredFile, Writer
 
@@ -61,13 +61,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class Image:
     """An opened image: a context manager that owns its files."""
 
-    def __init__(self, resolved: ResolvedImage, rootfs: Rootfs, indexes: list[LayerIndex], closing: ExitStack) -> None:
+    def __init__(self, resolved: ResolvedImage, rootfs: Rootfs, closing: ExitStack) -> None:
         self.resolved = resolved
         """What the image says of itself: name, digest, manifest, config, layers."""
         self.rootfs = rootfs
         """The merged tree."""
-        self.indexes = indexes
-        """The LayerIndex of each layer, the base first."""
         self._closing = closing
 
     @property
@@ -79,6 +77,11 @@ class Image:
     def layers(self) -> list[Layer]:
         """The layers' tar streams, the base first."""
         return list(self.rootfs.served.layers)
+
+    @property
+    def indexes(self) -> list[LayerIndex]:
+        """The LayerIndex of each layer, the base first."""
+        return [layer.index for layer in self.layers]
 
     def __enter__(self) -> Self:
         return self
@@ -112,12 +115,16 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
             LayerBlob(layer.descriptor.digest, layer.diff_id, layer.compression, source.open(layer.descriptor))
             for layer in resolved.layers
         ]
-        indexes = _open_indexes(blobs, options, stack)
-        tree_image = _open_tree_image(blobs, indexes, options)
+        cache = SpanCache(options.span_cache)
+        layers = [
+            Layer(number, index, blob.blob, cache)
+            for number, (index, blob) in enumerate(zip(_open_indexes(blobs, options, stack), blobs, strict=True))
+        ]
+        tree_image = _open_tree_image(chain_id([blob.diff_id for blob in blobs]), layers, options)
         stack.callback(tree_image.close)
-        rootfs = Rootfs(_handoff(tree_image, indexes, blobs), SpanCache(options.span_cache))
+        rootfs = Rootfs(tree_image, layers)
         stack.callback(rootfs.close)
-        return Image(resolved, rootfs, indexes, stack.pop_all())
+        return Image(resolved, rootfs, stack.pop_all())
 
 
 def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) -> list[LayerIndex]:
@@ -131,26 +138,28 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
 
     distinct = {(blob.digest, blob.diff_id): blob for blob in blobs}
     largest_first = sorted(distinct, key=lambda key: -distinct[key].blob.size)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads, ExitStack() as undo:
         opening = {
             key: threads.submit(open_layer_index, distinct[key], options.store, options.limits, options.warn, progress)
             for key in largest_first
         }
-        try:
-            indexes = {key: future.result() for key, future in opening.items()}
-        except BaseException:
-            stop.set()
-            threads.shutdown(cancel_futures=True)
-            for future in opening.values():
-                if future.done() and not future.cancelled() and future.exception() is None:
-                    os.close(future.result().file.fd)
-            raise
+        undo.callback(_close_opened, opening.values())
+        undo.callback(threads.shutdown, cancel_futures=True)
+        undo.callback(stop.set)
+        indexes = {key: future.result() for key, future in opening.items()}
+        undo.pop_all()
     for index in indexes.values():
         stack.callback(os.close, index.file.fd)
     return [indexes[blob.digest, blob.diff_id] for blob in blobs]
 
 
-def _open_tree_image(blobs: list[LayerBlob], indexes: list[LayerIndex], options: Options) -> StoredFile:
+def _close_opened(opening: Iterable[Future[LayerIndex]]) -> None:
+    for future in opening:
+        if future.done() and not future.cancelled() and future.exception() is None:
+            os.close(future.result().file.fd)
+
+
+def _open_tree_image(chain: ChainID, layers: list[Layer], options: Options) -> StoredFile:
     """Open the tree image, or merge the layers and compile it."""
 
     def build(out: Writer) -> None:
@@ -158,20 +167,18 @@ def _open_tree_image(blobs: list[LayerBlob], indexes: list[LayerIndex], options:
         from ocifs.erofs.writer import compile_tree
         from ocifs.tree.merge import merge
 
-        cache = SpanCache()
-        layers = [Layer(n, index, blob.blob, cache) for n, (index, blob) in enumerate(zip(indexes, blobs, strict=True))]
         warn = _at_most(_MAX_WARNINGS, options.warn)
-        root = merge((index.toc() for index in indexes), warn)
+        root = merge((layer.index.toc() for layer in layers), warn)
         out.write(
             compile_tree(
                 root,
-                [index.size for index in indexes],
+                [layer.size for layer in layers],
                 lambda layer, size, offset: layers[layer].pread(size, offset),
                 warn,
             )
         )
 
-    return options.store.get(TREE_IMAGE, chain_id([blob.diff_id for blob in blobs]), build)
+    return options.store.get(TREE_IMAGE, chain, build)
 
 
 def _at_most(count: int, warn: Callable[[str], None]) -> Callable[[str], None]:
@@ -187,10 +194,3 @@ def _at_most(count: int, warn: Callable[[str], None]) -> Callable[[str], None]:
             warn("more warnings like these are left out")
 
     return bounded
-
-
-def _handoff(tree_image: StoredFile, indexes: list[LayerIndex], blobs: list[LayerBlob]) -> Handoff:
-    return Handoff(
-        FileRange.of(tree_image),
-        tuple((FileRange.of(index.file), FileRange.of(blob.blob)) for index, blob in zip(indexes, blobs, strict=True)),
-    )

@@ -6,10 +6,9 @@ inside this tree alone, symlinks and all. Nothing is kept per file. It knows no 
 
 import errno
 import io
-import mmap
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -23,6 +22,7 @@ from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import FileReader, FileSection
+from ocifs.store import StoredFile
 
 MAX_SYMLINKS = 40
 """Symlinks followed in one lookup, as Linux does (path_resolution(7))."""
@@ -70,24 +70,34 @@ class Handoff(msgspec.Struct, frozen=True):
 class Rootfs:
     """A merged tree. A context manager: `close` lets go of the mapping, not of files that others opened."""
 
-    def __init__(self, handoff: Handoff, cache: SpanCache) -> None:
-        self.handoff = handoff
-        indexes = [LayerIndex(index.open()) for index, _ in handoff.layers]
-        layers = [
-            Layer(number, index, blob.open(), cache)
-            for number, (index, (_, blob)) in enumerate(zip(indexes, handoff.layers, strict=True))
-        ]
-        self.served = ServedFile(handoff.tree_image.open(), layers)
+    def __init__(self, tree_image: StoredFile, layers: Sequence[Layer]) -> None:
+        self.served = ServedFile(tree_image, layers)
         """Where the extents that the tree image names can be read."""
-        self._closing = ExitStack()
-        mapped = mmap.mmap(handoff.tree_image.fd, handoff.tree_image.size, prot=mmap.PROT_READ)
-        self._closing.callback(mapped.close)
-        try:
-            self.tree = TreeImage(mapped, [index.size for index in indexes])
-        except BaseException:
-            self._closing.close()
-            raise
+        self._tree_image = tree_image
+        with ExitStack() as stack:
+            mapped = tree_image.map()
+            stack.callback(mapped.close)
+            self.tree = TreeImage(mapped, [layer.size for layer in layers])
+            self._closing = stack.pop_all()
         self.root: int = self.tree.root
+
+    @classmethod
+    def received(cls, handoff: Handoff, cache: SpanCache) -> Self:
+        """Open what another process has handed over."""
+        tree_image = handoff.tree_image
+        layers = [
+            Layer(number, LayerIndex(index.open()), blob.open(), cache)
+            for number, (index, blob) in enumerate(handoff.layers)
+        ]
+        return cls(StoredFile(tree_image.fd, tree_image.offset, tree_image.size), layers)
+
+    @property
+    def handoff(self) -> Handoff:
+        """What another process needs to open the same."""
+        return Handoff(
+            FileRange.of(self._tree_image),
+            tuple((FileRange.of(layer.index.file), FileRange.of(layer.blob)) for layer in self.served.layers),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +122,7 @@ class Rootfs:
             bytes(length) if address is None else self.served.pread(length, address)
             for address, length in self.tree.extents(nid, offset, size)
         ]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     def readlink(self, nid: int) -> bytes:
         """Return the target of a symlink."""

@@ -5,7 +5,7 @@ knows neither names nor inodes.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ocifs.erofs.format import layer_bases, served_size
 from ocifs.layer.layer import Layer
@@ -29,22 +29,13 @@ class ServedFile:
             InvalidImageError: They cannot be proven to be those that were indexed.
             OSError: A blob cannot be read.
         """
-        parts = []
-        for layer, place, length in self._pieces(size, offset):
-            source: ReaderAt = self._tree_image if layer is None else layer
-            data = source.pread(length, place)
-            parts.append(data if len(data) == length else data.ljust(length, b"\0"))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        data = self._read(size, offset, Layer.pread)
+        assert data is not None  # noqa: S101 - every piece was there
+        return data
 
     def peek(self, size: int, offset: int) -> bytes | None:
         """Return what `pread` would if that needs no decoding, else None."""
-        parts = []
-        for layer, place, length in self._pieces(size, offset):
-            data = self._tree_image.pread(length, place) if layer is None else layer.peek(length, place)
-            if data is None:
-                return None
-            parts.append(data if len(data) == length else data.ljust(length, b"\0"))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return self._read(size, offset, Layer.peek)
 
     def layer_at(self, address: int) -> tuple[Layer, int] | None:
         """Return the layer at `address` and the offset in its stream; None: the tree image, or past a stream's end."""
@@ -52,6 +43,16 @@ class ServedFile:
         if number < 0 or address - self._bases[number] >= self.layers[number].size:
             return None
         return self.layers[number], address - self._bases[number]
+
+    def _read(self, size: int, offset: int, layer_bytes: Callable[[Layer, int, int], bytes | None]) -> bytes | None:
+        """Join what lies in each piece; None where a piece is not to be had."""
+        parts = []
+        for layer, place, length in self._pieces(size, offset):
+            data = self._tree_image.pread(length, place) if layer is None else layer_bytes(layer, length, place)
+            if data is None:
+                return None
+            parts.append(data.ljust(length, b"\0"))
+        return b"".join(parts)
 
     def _pieces(self, size: int, offset: int) -> list[tuple[Layer | None, int, int]]:
         """Cut a range at the bases: (layer or None for the tree image, offset in it, length) in turn."""

@@ -89,16 +89,16 @@ def open_layer_index(
             file = store.get(KIND, layer.digest, lambda out: _Build(layer, limits, note, progress).write(out, warnings))
             stack.callback(file.close)
             index = LayerIndex(file)
+            _check_diff_id(layer, index.summary.diff_id)
         except OcifsError as error:
             raise type(error)(f"layer {layer.digest}: {error}") from None
-        if index.summary.diff_id != layer.diff_id:
-            raise InvalidImageError(_wrong_diff_id(layer, index.summary.diff_id))
         stack.pop_all()
         return index
 
 
-def _wrong_diff_id(layer: LayerBlob, diff_id: str) -> str:
-    return f"layer {layer.digest}: its uncompressed digest is {diff_id}, the image config says {layer.diff_id}"
+def _check_diff_id(layer: LayerBlob, found: str) -> None:
+    if found != layer.diff_id:
+        raise InvalidImageError(f"its uncompressed digest is {found}, the image config says {layer.diff_id}")
 
 
 class _Build:
@@ -170,10 +170,7 @@ class _Build:
             toc = scan(stream, limits=self.limits.toc, warn=self.warn)
             stream.drain()
             found = Digest(f"{self.layer.diff_id.algorithm}:{diff_id.hexdigest()}")
-            if found != self.layer.diff_id:
-                raise InvalidImageError(
-                    f"its uncompressed digest is {found}, the image config says {self.layer.diff_id}"
-                )
+            _check_diff_id(self.layer, found)
             # With a checksum: no digest is of the windows, and a wrong one would give wrong bytes.
             compress = zstandard.ZstdCompressor(level=3, write_checksum=True).compress
             checkpoints = [

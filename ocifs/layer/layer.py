@@ -9,7 +9,7 @@ from ocifs.compression import gzip, plain, zstd
 from ocifs.errors import InvalidImageError
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.span_cache import SpanCache
-from ocifs.reader import ReaderAt
+from ocifs.reader import FileSection, ReaderAt
 
 CODECS: dict[str, ModuleType] = {"tar": plain, "gzip": gzip, "zstd": zstd}
 """Compression, as media types name it, to the module that handles it (`ocifs.compression.Codec`)."""
@@ -18,11 +18,12 @@ CODECS: dict[str, ModuleType] = {"tar": plain, "gzip": gzip, "zstd": zstd}
 class Layer:
     """A layer's tar stream as a `ReaderAt`: `number` is its place in the manifest, the base being 0."""
 
-    def __init__(self, number: int, index: LayerIndex, blob: ReaderAt, cache: SpanCache) -> None:
+    def __init__(self, number: int, index: LayerIndex, blob: FileSection, cache: SpanCache) -> None:
         self.number = number
         self.index = index
+        self.blob = blob
         self.size = index.size
-        self._stored = index.file if index.summary.reframed else blob
+        self._stored: ReaderAt = index.file if index.summary.reframed else blob
         self._decode = CODECS[index.summary.codec].decode
         self._cache = cache
 
@@ -68,7 +69,7 @@ class Layer:
             parts.append(data[offset - start : end - start])
             offset += len(parts[-1])
             span += 1
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     def _span(self, span: int) -> bytes:
         return self._cache.get((self.number, span), lambda: self._load(span))

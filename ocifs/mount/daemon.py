@@ -67,7 +67,7 @@ def serve(job: Job, mounted: Callable[[], None]) -> None:
         log=job.log,
     )
     with ExitStack() as stack:
-        rootfs = stack.enter_context(Rootfs(job.rootfs, SpanCache(job.span_cache)))
+        rootfs = stack.enter_context(Rootfs.received(job.rootfs, SpanCache(job.span_cache)))
         stack.enter_context(recorded(record))
         try:
             pyfuse3.init(RootfsOperations(rootfs, Reading(rootfs.served)), job.mountpoint, _mount_options(job))

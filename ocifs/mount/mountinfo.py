@@ -96,7 +96,7 @@ def users_of(path: str) -> list[tuple[int, str]]:
     """Return (pid, command) of the processes that are visibly in, or have something open, below `path`."""
     users = []
     for process in Path("/proc").iterdir():
-        if process.name.isdigit() and any(_is_below(target, path) for target in _links(process)):
+        if process.name.isdigit() and any(is_below(target, path) for target in _links(process)):
             try:
                 command = (process / "comm").read_text(errors="replace").strip()
             except OSError:
@@ -127,7 +127,8 @@ def _links(process: Path) -> list[str]:
     return links
 
 
-def _is_below(path: str, directory: str) -> bool:
+def is_below(path: str, directory: str) -> bool:
+    """Whether an absolute path is `directory`, or lies below it, as far as the names tell."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 

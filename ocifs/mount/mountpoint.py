@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Iterable
 
 from ocifs.errors import MountError, printable_path
-from ocifs.mount.mountinfo import FSTYPE, mount_at, real_mountpoint
+from ocifs.mount.mountinfo import FSTYPE, is_below, mount_at, real_mountpoint
 
 
-def check_mountpoint(path: str, needed: Iterable[tuple[str, str]]) -> str:
+def check_mountpoint(path: str, cache: str, needed: Iterable[tuple[str, str]]) -> str:
     """Return the mountpoint's real path. `needed` are (what, path) of all that must stay readable while mounted.
+
+    `cache` is the directory of the cache, in which nothing is to be mounted.
 
     Raises:
         MountError: It cannot be mounted on; the message says why and what to do.
@@ -33,10 +35,10 @@ def check_mountpoint(path: str, needed: Iterable[tuple[str, str]]) -> str:
         way_out = f"`ocifs umount {shown}` first" if mounted.fstype == FSTYPE else "choose another directory"
         raise MountError(f"{shown} is already a mountpoint ({mounted.fstype}): {way_out}")
     for what, place in needed:
-        if os.path.commonpath([real, os.path.realpath(place)]) == real:
+        if is_below(os.path.realpath(place), real):
             raise MountError(f"mountpoint {shown} would hide {what} {printable_path(place)}: choose another directory")
-        if what == "the cache" and os.path.commonpath([real, os.path.realpath(place)]) == os.path.realpath(place):
-            raise MountError(f"mountpoint {shown} lies in the cache {printable_path(place)}: choose another directory")
+    if is_below(real, os.path.realpath(cache)):
+        raise MountError(f"mountpoint {shown} lies in the cache {printable_path(cache)}: choose another directory")
     _check_directory(real, shown, status)
     return real
 

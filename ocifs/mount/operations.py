@@ -83,7 +83,7 @@ class RootfsOperations(pyfuse3.Operations):
             bytes(length) if address is None else await self.reading.read(length, address)
             for address, length in self.tree.extents(fh, off, size)
         ]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     async def release(self, fh: FileHandleT) -> None:
         """Nothing to let go of."""

@@ -185,7 +185,7 @@ def test_a_handoff_names_files_by_other_numbers(rootfs: Rootfs) -> None:
     try:
         moved: Handoff = rootfs.handoff.renumbered(copies)
         assert moved.fds() == set(copies.values())
-        with Rootfs(moved, SpanCache()) as other:
+        with Rootfs.received(moved, SpanCache()) as other:
             assert other.open("etc/name").read() == b"content"
     finally:
         for fd in copies.values():
