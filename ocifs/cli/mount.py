@@ -3,16 +3,17 @@
 import os
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import click
 import msgspec
 
 from ocifs.cli.options import Size, image_options, json_option, open_for_command
 from ocifs.errors import MountError, printable_path
-from ocifs.mount.mountinfo import FSTYPE, mount_at, real_mountpoint, unmount
+from ocifs.mount.mountinfo import mount_at, real_mountpoint, unmount
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint
 from ocifs.mount.process import Daemon
-from ocifs.mount.record import list_mounts, runtime_directory, wait_for_end
+from ocifs.mount.record import EngineName, list_mounts, runtime_directory, wait_for_end
 from ocifs.sources.reference import parse_reference
 from ocifs.spec.platform import Platform
 from ocifs.store import default_directory
@@ -23,6 +24,13 @@ _PATIENCE = 10.0
 
 @click.command(short_help="Mount an image.")
 @image_options
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "erofs", "fuse"]),
+    default="auto",
+    show_default=True,
+    help="erofs: the kernel does all but decode (root, Linux 6.12 or later); auto: that where it can be.",
+)
 @click.option("--foreground", "-f", is_flag=True, help="Serve from this process until unmounted or interrupted.")
 @click.option("--allow-other", is_flag=True, help="Let other users see the mount.")
 @click.option("--suid", is_flag=True, help="Honour setuid, setgid and file capabilities (root only).")
@@ -33,6 +41,7 @@ _PATIENCE = 10.0
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where the mount writes what went wrong.  [default: ocifs.log in the runtime directory]",
 )
+@click.option("--verbose", "-v", is_flag=True, help="Say which engine mounted, and why.")
 @click.argument("image")
 @click.argument("mountpoint", type=click.Path(path_type=str))
 def mount(
@@ -41,12 +50,14 @@ def mount(
     platform: Platform | None,
     cache_dir: Path | None,
     max_cache_size: int,
+    engine: Literal["auto", "erofs", "fuse"],
     foreground: bool,
     allow_other: bool,
     suid: bool,
     dev: bool,
     span_cache: int,
     log: Path | None,
+    verbose: bool,
 ) -> None:
     """Mount IMAGE read-only on the empty directory MOUNTPOINT.
 
@@ -83,17 +94,29 @@ def mount(
             mountpoint=real,
             rootfs=opened.rootfs.handoff,
             span_cache=span_cache,
+            engine=engine,
             allow_other=allow_other,
             suid=suid,
             dev=dev,
             log=None if log is None else str(log.absolute()),
         )
         if daemon is not None:
-            mount_by(daemon, job)
+            answer = mount_by(daemon, job)
+            if verbose:
+                click.echo(_mounted_by(answer.engine, answer.reason), err=True)
             return
         from ocifs.mount.daemon import serve
 
-        serve(job, lambda: click.echo(f"{printable_path(mountpoint)}: mounted until interrupted", err=True))
+        def mounted(engine: EngineName, reason: str | None) -> None:
+            if verbose:
+                click.echo(_mounted_by(engine, reason), err=True)
+            click.echo(f"{printable_path(mountpoint)}: mounted until interrupted", err=True)
+
+        serve(job, mounted)
+
+
+def _mounted_by(engine: EngineName, reason: str | None) -> str:
+    return f"ocifs: mounted by the {engine} engine" + (f": {reason}" if reason else "")
 
 
 @click.command(short_help="Unmount.")
@@ -107,7 +130,7 @@ def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
     for mountpoint in mountpoints:
         real = real_mountpoint(mountpoint)
         mounted = mount_at(real)
-        if mounted is None or mounted.fstype != FSTYPE:
+        if mounted is None or mounted.digest is None:
             raise MountError(f"{printable_path(mountpoint)} is not an ocifs mount: `ocifs mounts` lists those that are")
         records = [record for record in list_mounts() if record.mountpoint == real and record.pid]
         unmount(real, lazy=lazy or any(record.state == "dead" for record in records))
@@ -120,7 +143,7 @@ def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
 @click.command(short_help="List mounts.")
 @json_option
 def mounts(as_json: bool) -> None:
-    """List mounted images: mountpoint, image, digest, engine, pid and state.
+    """List mounted images: mountpoint, image, digest, pid, state and engine.
 
     The state is `mounted`; `dead` when the daemon is gone (clear it with `ocifs umount`); or `elsewhere` when the mount
     is in another mount namespace.
@@ -129,8 +152,16 @@ def mounts(as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(listed)))
         return
-    rows = [("MOUNTPOINT", "IMAGE", "DIGEST", "ENGINE", "PID", "STATE")] + [
-        (printable_path(m.mountpoint), m.image, m.digest[:19], m.engine, str(m.pid or "?"), m.state) for m in listed
+    rows = [("MOUNTPOINT", "IMAGE", "DIGEST", "PID", "STATE", "ENGINE")] + [
+        (
+            printable_path(m.mountpoint),
+            m.image,
+            m.digest[:19],
+            str(m.pid or "?"),
+            m.state,
+            f"{m.engine} ({m.reason})" if m.reason else m.engine,
+        )
+        for m in listed
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

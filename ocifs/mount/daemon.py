@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 import msgspec
 import pyfuse3
@@ -21,12 +20,11 @@ import trio
 from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.span_cache import SpanCache
+from ocifs.mount.engine import Engine
+from ocifs.mount.erofs_engine import ErofsEngine
+from ocifs.mount.fuse_engine import FuseEngine
 from ocifs.mount.job import Answer, Job, receive_job
-from ocifs.mount.mountinfo import FSTYPE
-from ocifs.mount.operations import RootfsOperations
-from ocifs.mount.place import Place
-from ocifs.mount.reading import Reading
-from ocifs.mount.record import MountRecord, recorded
+from ocifs.mount.record import EngineName, MountRecord, recorded
 
 
 def main(arguments: list[str]) -> int:
@@ -42,70 +40,84 @@ def main(arguments: list[str]) -> int:
             connection.sendall(msgspec.json.encode(reply))
             connection.close()
 
-        def mounted() -> None:
-            answer(Answer())
+        def mounted(engine: EngineName, reason: str | None) -> None:
+            answer(Answer(engine=engine, reason=reason))
             _leave_stderr()
 
         try:
             serve(job, mounted)
         except OcifsError as error:
-            answer(Answer(str(error), error.exit_code))
+            answer(Answer(error=str(error), exit_code=error.exit_code))
             return error.exit_code
     return 0
 
 
-def serve(job: Job, mounted: Callable[[], None]) -> None:
-    """Mount, call `mounted`, and serve until unmounted. Raises MountError when it cannot be mounted."""
+def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
+    """Mount, call `mounted` with the engine and why not with a better one, and serve until unmounted.
+
+    Raises:
+        MountError: It cannot be mounted; nothing is left behind.
+    """
     _open_log(job)
+    with Rootfs.received(job.rootfs, SpanCache(job.span_cache)) as rootfs:
+        reason = None
+        if job.engine != "fuse":
+            try:
+                _serve_by(ErofsEngine(rootfs, job), job, mounted, None)
+                return
+            except MountError as error:
+                if job.engine == "erofs":
+                    raise
+                reason = str(error)
+        _serve_by(FuseEngine(rootfs, job), job, mounted, reason)
+
+
+def _serve_by(engine: Engine, job: Job, mounted: Callable[[EngineName, str | None], None], reason: str | None) -> None:
     record = MountRecord(
         image=job.image,
         digest=job.digest,
         mountpoint=job.mountpoint,
-        engine="fuse",
+        engine=engine.name,
+        reason=reason,
         pid=os.getpid(),
         since=time.time(),
         log=job.log,
     )
     with ExitStack() as stack:
-        rootfs = stack.enter_context(Rootfs.received(job.rootfs, SpanCache(job.span_cache)))
-        stack.enter_context(recorded(record))
-        try:
-            pyfuse3.init(RootfsOperations(rootfs, Reading(rootfs.served)), job.mountpoint, _mount_options(job))
-        except RuntimeError:
-            raise MountError(f"cannot mount on {printable_path(job.mountpoint)}: {_said_by_libfuse()}") from None
-        place = Place(job.mountpoint)
-        mounted()
-        try:
-            trio.run(_until_unmounted)
-        finally:
-            place.unmount_from_outside()
-            pyfuse3.close(unmount=place.is_ours())
+        stack.enter_context(engine)
+
+        def attached() -> None:
+            stack.enter_context(recorded(record))
+            mounted(engine.name, reason)
+
+        if error := trio.run(_until_unmounted, engine, attached):
+            raise error
 
 
-async def _until_unmounted() -> None:
+async def _until_unmounted(engine: Engine, attached: Callable[[], None]) -> MountError | None:
+    """Serve; return why the mount could not be made, if it could not."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_unmount_on_signal)
-        await pyfuse3.main()
-        nursery.cancel_scope.cancel()
+
+        async def serve_requests() -> None:
+            await pyfuse3.main()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(serve_requests)
+        try:
+            await engine.attach()
+            attached()
+        except MountError as error:
+            nursery.cancel_scope.cancel()
+            return error
+        nursery.start_soon(_end_on_signal)
+    return None
 
 
-async def _unmount_on_signal() -> None:
+async def _end_on_signal() -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             pyfuse3.terminate()
             return
-
-
-def _mount_options(job: Job) -> set[str]:
-    options = {
-        "ro",
-        "default_permissions",
-        f"fsname={job.digest}",
-        f"subtype={FSTYPE.partition('.')[2]}",
-        "suid" if job.suid else "nosuid",
-        "dev" if job.dev else "nodev",
-    }
-    return options | {"allow_other"} if job.allow_other else options
 
 
 def _open_log(job: Job) -> None:
@@ -122,15 +134,6 @@ def _leave_stderr() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 2)
     os.close(null)
-
-
-def _said_by_libfuse() -> str:
-    """Return the last line that libfuse wrote to stderr, if that is a file to read back."""
-    try:
-        lines = Path("/proc/self/fd/2").read_text(errors="replace").split("\n")
-    except OSError:
-        lines = []
-    return next((line for line in reversed(lines) if line.strip()), "libfuse refuses")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 import array
 import os
 import socket
+from typing import Literal
 
 import msgspec
 
 from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.rootfs import Handoff
 from ocifs.mount.process import Daemon
+from ocifs.mount.record import EngineName
 
 _ANSWER_MAX = 64 << 10
 _FDS_AT_ONCE = 250  # the kernel takes 253 in one message
@@ -23,6 +25,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     rootfs: Handoff
     span_cache: int
     """Bytes."""
+    engine: EngineName | Literal["auto"] = "auto"
     allow_other: bool = False
     suid: bool = False
     dev: bool = False
@@ -31,14 +34,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What the daemon answers once it has tried to mount: an error, or none."""
+    """What the daemon answers once it has tried to mount: an error, or how it has mounted."""
 
+    engine: EngineName = "fuse"
+    reason: str | None = None
+    """Why it is not the erofs engine, where that was tried."""
     error: str | None = None
     exit_code: int = 0
 
 
-def mount(daemon: Daemon, job: Job) -> None:
-    """Give a daemon its job, and return when the mount answers.
+def mount(daemon: Daemon, job: Job) -> Answer:
+    """Give a daemon its job, and return its answer when the mount answers, too.
 
     Raises:
         MountError: It could not be mounted; nothing is left behind.
@@ -58,6 +64,7 @@ def mount(daemon: Daemon, job: Job) -> None:
         error.exit_code = reply.exit_code
         raise error
     os.stat(job.mountpoint)  # comes back when the daemon has answered the kernel
+    return reply
 
 
 def send_job(connection: socket.socket, job: Job) -> None:

@@ -1,6 +1,5 @@
 """What is mounted where, from the kernel (proc(5), `/proc/self/mountinfo`), and unmounting it."""
 
-import ctypes
 import errno
 import os
 import re
@@ -10,11 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ocifs.errors import MountError, printable_path
+from ocifs.mount import syscalls
 
 FSTYPE = "fuse.ocifs"
+"""Of a mount by the fuse engine, whose source is the image's digest."""
 
-_MNT_DETACH = 2
-_UMOUNT_NOFOLLOW = 8
+EROFS_SOURCE = "ocifs:"
+"""What the source of a mount by the erofs engine begins with; the image's digest follows."""
+
 _SYMLINKS = 40
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -28,6 +30,15 @@ class Mount(NamedTuple):
     options: tuple[str, ...]
     device: str
     """major:minor, one for each file system that is mounted."""
+
+    @property
+    def digest(self) -> str | None:
+        """Which image it is, if ocifs has mounted it."""
+        if self.fstype == FSTYPE:
+            return self.source
+        if self.fstype == "erofs" and self.source.startswith(EROFS_SOURCE):
+            return self.source.removeprefix(EROFS_SOURCE)
+        return None
 
 
 def mount_table() -> list[Mount]:
@@ -73,15 +84,15 @@ def unmount(path: str, *, lazy: bool) -> None:
     Raises:
         MountError: It is busy (the message names who uses it), or not this user's.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
-    if libc.umount2(os.fsencode(path), flags) == 0:
+    try:
+        syscalls.umount(path, lazy=lazy)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise MountError(_busy(path)) from None
+        if error.errno != errno.EPERM:
+            raise MountError(f"cannot unmount {printable_path(path)}: {error.strerror}") from None
+    else:
         return
-    error = ctypes.get_errno()
-    if error == errno.EBUSY:
-        raise MountError(_busy(path))
-    if error != errno.EPERM:
-        raise MountError(f"cannot unmount {printable_path(path)}: {os.strerror(error)}")
     if (fusermount := shutil.which("fusermount3")) is None:
         raise MountError(f"cannot unmount {printable_path(path)}: fusermount3 is missing (Debian package fuse3)")
     run = subprocess.run(

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 
 from ocifs.errors import MountError, printable_path
-from ocifs.mount.mountinfo import FSTYPE, is_below, mount_at, real_mountpoint
+from ocifs.mount.mountinfo import is_below, mount_at, real_mountpoint
 
 
 def check_mountpoint(path: str, cache: str, needed: Iterable[tuple[str, str]]) -> str:
@@ -32,7 +32,7 @@ def check_mountpoint(path: str, cache: str, needed: Iterable[tuple[str, str]]) -
         raise MountError(f"mountpoint {shown} is not a directory")
     real = os.path.realpath(real)
     if mounted := mounted or mount_at(real):
-        way_out = f"`ocifs umount {shown}` first" if mounted.fstype == FSTYPE else "choose another directory"
+        way_out = f"`ocifs umount {shown}` first" if mounted.digest else "choose another directory"
         raise MountError(f"{shown} is already a mountpoint ({mounted.fstype}): {way_out}")
     for what, place in needed:
         if is_below(os.path.realpath(place), real):

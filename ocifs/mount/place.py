@@ -5,19 +5,17 @@ daemon that stays in a private mount namespace keeps that alive, with its own mo
 namespace of PID 1, and its mount goes when the last process in there does (mount_namespaces(7)).
 """
 
-import ctypes
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from ocifs.mount import syscalls
 from ocifs.mount.mountinfo import mount_at
-
-_CLONE_NEWNS = 0x20000
 
 
 class Place:
-    """The mount that this process has just made at `path`."""
+    """The mount that this process, which has but one thread, has just made at `path`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -49,9 +47,12 @@ def _leave_private_namespace() -> int | None:
         return None
     fd = os.open(f"/proc/{outside}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return own if ctypes.CDLL(None).setns(fd, _CLONE_NEWNS) == 0 else None
+        syscalls.enter_mount_namespace(fd)
+    except OSError:
+        return None
     finally:
         os.close(fd)
+    return own
 
 
 def _ancestors() -> Iterator[str]:

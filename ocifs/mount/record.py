@@ -17,8 +17,9 @@ from typing import Literal
 import msgspec
 
 from ocifs.errors import MountError
-from ocifs.mount.mountinfo import FSTYPE, mount_table
+from ocifs.mount.mountinfo import mount_table
 
+EngineName = Literal["erofs", "fuse"]
 State = Literal["mounted", "dead", "elsewhere"]
 
 
@@ -30,10 +31,12 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     """Of the image's manifest."""
     mountpoint: str
-    engine: Literal["fuse"]
+    engine: EngineName
     pid: int
     since: float
     """Seconds since the epoch."""
+    reason: str | None = None
+    """Why it is not the erofs engine, where that was tried."""
     log: str | None = None
     """Where the daemon writes what went wrong; None: to its terminal."""
 
@@ -77,14 +80,14 @@ def recorded(record: MountRecord) -> Iterator[None]:
 
 def list_mounts() -> list[ListedMount]:
     """Return the mounts of this user, and those in the mount table that nobody has a record of, oldest first."""
-    table = {mount.mountpoint: mount for mount in mount_table() if mount.fstype == FSTYPE}
+    table = {mount.mountpoint: mount for mount in mount_table() if mount.digest is not None}
     listed = []
     for path in sorted(runtime_directory().glob("*.json")):
         record = _read(path)
         if record is None:
             continue
         mount = table.get(record.mountpoint)
-        here = mount is not None and mount.source == record.digest
+        here = mount is not None and mount.digest == record.digest
         alive = is_alive(record.pid)
         if not alive and not here:
             path.unlink(missing_ok=True)
@@ -93,9 +96,17 @@ def list_mounts() -> list[ListedMount]:
             del table[record.mountpoint]
         state: State = "elsewhere" if not here else "mounted" if alive else "dead"
         listed.append(ListedMount(**msgspec.structs.asdict(record), state=state))
-    unknown = ListedMount(image="?", digest="", mountpoint="", engine="fuse", pid=0, since=0.0, state="mounted")
     listed += [
-        msgspec.structs.replace(unknown, digest=mount.source, mountpoint=mount.mountpoint) for mount in table.values()
+        ListedMount(
+            image="?",
+            digest=mount.digest or "",
+            mountpoint=mount.mountpoint,
+            engine="erofs" if mount.fstype == "erofs" else "fuse",
+            pid=0,
+            since=0.0,
+            state="mounted",
+        )
+        for mount in table.values()
     ]
     return sorted(listed, key=lambda mount: mount.since)
 

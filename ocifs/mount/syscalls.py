@@ -1,0 +1,104 @@
+"""The system calls on mounts that Python lacks: fsopen(2) to move_mount(2), umount2(2) and setns(2).
+
+A file system can be made and used before it lies anywhere, or without ever doing so: a mount is an open file here. Each
+call lets other threads run while it waits. It does not know what is mounted.
+"""
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Mapping
+
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+
+_FSOPEN_CLOEXEC = 1
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
+_FSMOUNT_CLOEXEC = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_AT_FDCWD = -100
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+_CLONE_FS = 0x200
+_CLONE_NEWNS = 0x20000
+_MESSAGE_MAX = 8192
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check_filesystem(fstype: str) -> None:
+    """Make sure that the kernel knows a type of file system, and lets this process mount it. Raises OSError."""
+    os.close(_call("fsopen", fstype.encode(), _FSOPEN_CLOEXEC))
+
+
+def new_mount(fstype: str, options: Mapping[str, str | None], attributes: int) -> int:
+    """Return the root of a new file system, mounted nowhere, as an O_PATH file descriptor.
+
+    `options` are those of fsconfig(2), None for one without a value; `source` is one of them. `attributes` are
+    MOUNT_ATTR_* of fsmount(2). Closing the descriptor unmounts what has not been attached.
+
+    Raises:
+        OSError: The kernel refuses; `strerror` has its reason.
+    """
+    context = _call("fsopen", fstype.encode(), _FSOPEN_CLOEXEC)
+    try:
+        for key, value in options.items():
+            if value is None:
+                _call("fsconfig", context, _FSCONFIG_SET_FLAG, key.encode(), None, 0)
+            else:
+                _call("fsconfig", context, _FSCONFIG_SET_STRING, key.encode(), value.encode(), 0)
+        _call("fsconfig", context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _call("fsmount", context, _FSMOUNT_CLOEXEC, attributes)
+    except OSError as error:
+        if reason := _last_message(context):
+            error.strerror = f"{error.strerror} ({reason})"
+        raise
+    finally:
+        os.close(context)
+
+
+def attach(mount: int, path: str) -> None:
+    """Mount what `new_mount` returned on the directory `path`. Raises OSError."""
+    _call("move_mount", mount, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def umount(path: str, *, lazy: bool) -> None:
+    """Unmount what lies topmost on `path`, and follow no symlink there. Raises OSError."""
+    _call("umount2", os.fsencode(path), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0))
+
+
+def enter_mount_namespace(fd: int) -> None:
+    """Move this process, which has but one thread, to the mount namespace that an open file stands for (setns(2)).
+
+    Raises:
+        OSError: It may not, or it has more threads.
+    """
+    _call("setns", fd, _CLONE_NEWNS)
+
+
+def unshare_directory() -> None:
+    """Give this thread a working directory of its own (unshare(2), CLONE_FS). Raises OSError."""
+    _call("unshare", _CLONE_FS)
+
+
+def _call(name: str, *arguments: int | bytes | None) -> int:
+    try:
+        function = getattr(_libc, name)
+    except AttributeError:
+        raise OSError(0, f"the C library has no {name}") from None
+    result: int = function(*arguments)
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+def _last_message(context: int) -> str:
+    """Return what the kernel has to say about a file system that it refused to make: `e erofs: ...` (fsopen(2))."""
+    message = ""
+    os.set_blocking(context, False)
+    with contextlib.suppress(OSError):
+        while line := os.read(context, _MESSAGE_MAX):
+            message = line.decode(errors="replace").strip().partition(" ")[2]
+    return message
