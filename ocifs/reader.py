@@ -37,6 +37,10 @@ class FileSection(ReaderAt, Protocol):
     fd: int
     offset: int
 
+    def will_need(self, size: int, offset: int) -> None:
+        """Say that `size` bytes at `offset` will be read soon."""
+        ...
+
 
 class FileReader:
     """`size` bytes of an open regular file from `offset` on. The descriptor stays its owner's, who closes it."""
@@ -62,3 +66,7 @@ class FileReader:
             data = os.pread(self.fd, missing, place) if missing else b""
             parts.append(data)
         return b"".join(parts)
+
+    def will_need(self, size: int, offset: int) -> None:
+        """Have the kernel read `size` bytes at `offset` into its page cache meanwhile (posix_fadvise(2))."""
+        os.posix_fadvise(self.fd, self.offset + offset, size, os.POSIX_FADV_WILLNEED)

@@ -29,13 +29,13 @@ class ServedFile:
             InvalidImageError: They cannot be proven to be those that were indexed.
             OSError: A blob cannot be read.
         """
-        data = self._read(size, offset, Layer.pread)
+        data = self._read(size, offset, Layer.views)
         assert data is not None  # noqa: S101 - every piece was there
         return data
 
     def peek(self, size: int, offset: int) -> bytes | None:
         """Return what `pread` would if that needs no decoding, else None."""
-        return self._read(size, offset, Layer.peek)
+        return self._read(size, offset, Layer.views_at_hand)
 
     def layer_at(self, address: int) -> tuple[Layer, int] | None:
         """Return the layer at `address` and the offset in its stream; None: the tree image, or past a stream's end."""
@@ -44,14 +44,18 @@ class ServedFile:
             return None
         return self.layers[number], address - self._bases[number]
 
-    def _read(self, size: int, offset: int, layer_bytes: Callable[[Layer, int, int], bytes | None]) -> bytes | None:
+    def _read(
+        self, size: int, offset: int, layer_views: Callable[[Layer, int, int], list[memoryview] | None]
+    ) -> bytes | None:
         """Join what lies in each piece; None where a piece is not to be had."""
-        parts = []
+        parts: list[bytes | memoryview] = []
         for layer, place, length in self._pieces(size, offset):
-            data = self._tree_image.pread(length, place) if layer is None else layer_bytes(layer, length, place)
-            if data is None:
+            views = [self._tree_image.pread(length, place)] if layer is None else layer_views(layer, length, place)
+            if views is None:
                 return None
-            parts.append(data.ljust(length, b"\0"))
+            parts += views
+            if missing := length - sum(map(len, views)):
+                parts.append(bytes(missing))
         return b"".join(parts)
 
     def _pieces(self, size: int, offset: int) -> list[tuple[Layer | None, int, int]]:

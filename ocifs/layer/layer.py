@@ -9,7 +9,7 @@ from ocifs.compression import gzip, plain, zstd
 from ocifs.errors import InvalidImageError
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.span_cache import SpanCache
-from ocifs.reader import FileSection, ReaderAt
+from ocifs.reader import FileSection
 
 CODECS: dict[str, ModuleType] = {"tar": plain, "gzip": gzip, "zstd": zstd}
 """Compression, as media types name it, to the module that handles it (`ocifs.compression.Codec`)."""
@@ -23,7 +23,7 @@ class Layer:
         self.index = index
         self.blob = blob
         self.size = index.size
-        self._stored: ReaderAt = index.file if index.summary.reframed else blob
+        self._stored: FileSection = index.file if index.summary.reframed else blob
         self._decode = CODECS[index.summary.codec].decode
         self._cache = cache
 
@@ -34,13 +34,17 @@ class Layer:
             InvalidImageError: A span is not what it was when the layer was indexed.
             OSError: The blob cannot be read.
         """
-        data = self._read(size, offset, self._span)
-        assert data is not None  # noqa: S101 - every span was there
-        return data
+        return b"".join(self.views(size, offset))
 
-    def peek(self, size: int, offset: int) -> bytes | None:
-        """Return what `pread` would if that needs no decoding, else None."""
-        return self._read(size, offset, lambda span: self._cache.peek((self.number, span)))
+    def views(self, size: int, offset: int) -> list[memoryview]:
+        """Return what `pread` does, as it lies in the spans: nothing is copied."""
+        views = self._views(size, offset, self.decode)
+        assert views is not None  # noqa: S101 - every span was there
+        return views
+
+    def views_at_hand(self, size: int, offset: int) -> list[memoryview] | None:
+        """Return what `views` would if that needs no decoding, else None."""
+        return self._views(size, offset, lambda span: self._cache.peek((self.number, span)))
 
     def span_at(self, offset: int) -> int:
         """Return the number of the span that holds the byte at `offset`, which lies in the stream."""
@@ -50,29 +54,32 @@ class Layer:
         """Whether a span is decoded, or being decoded; or there is no such span."""
         return span >= self.index.span_count or self._cache.has((self.number, span))
 
-    def decode(self, span: int) -> None:
-        """Decode a span for a reader who will come."""
-        self._span(span)
+    def decode(self, span: int) -> bytes:
+        """Return a span. Raises what `pread` does."""
+        return self._cache.get((self.number, span), lambda: self._load(span))
 
-    def _read(self, size: int, offset: int, span_bytes: Callable[[int], bytes | None]) -> bytes | None:
-        """Join what lies in each span; None where a span is not to be had."""
+    def will_need(self, span: int) -> None:
+        """Have the kernel read what a span is decoded from, if there is such a span."""
+        if span < self.index.span_count:
+            offset, stored = self.index.stored_range(span)
+            self._stored.will_need(stored, offset)
+
+    def _views(self, size: int, offset: int, span_bytes: Callable[[int], bytes | None]) -> list[memoryview] | None:
+        """Give what lies in each span; None where a span is not to be had."""
         end = min(offset + size, self.size)
+        views: list[memoryview] = []
         if offset >= end:
-            return b""
-        parts = []
+            return views
         span = self.span_at(offset)
         while offset < end:
             data = span_bytes(span)
             if data is None:
                 return None
             start = self.index.starts[span]
-            parts.append(data[offset - start : end - start])
-            offset += len(parts[-1])
+            views.append(memoryview(data)[offset - start : end - start])
+            offset += len(views[-1])
             span += 1
-        return b"".join(parts)
-
-    def _span(self, span: int) -> bytes:
-        return self._cache.get((self.number, span), lambda: self._load(span))
+        return views
 
     def _load(self, span: int) -> bytes:
         index = self.index

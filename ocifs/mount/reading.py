@@ -4,16 +4,17 @@ Whoever reads a layer span after span gets the next ones decoded ahead, on all p
 does not. It does not know what the bytes are for.
 """
 
-import contextlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import trio
 
-from ocifs.errors import OcifsError
 from ocifs.image.served import ServedFile
 from ocifs.layer.layer import Layer
 
-SPANS_AHEAD = 2
+_PROCESSORS = os.cpu_count() or 1
+SPANS_AHEAD = min(max(2, _PROCESSORS), 16)
+"""As many as can be decoded at a time; more would only take room in the span cache."""
 
 
 class Reading:
@@ -21,19 +22,18 @@ class Reading:
 
     def __init__(self, served: ServedFile) -> None:
         self.served = served
-        processors = os.cpu_count() or 1
         # Apart, so that readers who wait for a span that is being decoded ahead never keep it from a thread.
-        self._readers = trio.CapacityLimiter(4 * processors)
-        self._decoders = trio.CapacityLimiter(processors)
+        self._readers = trio.CapacityLimiter(4 * _PROCESSORS)
+        self._ahead = ThreadPoolExecutor(_PROCESSORS)
         self._last: dict[int, int] = {}
         """Layer to the span that was read last."""
 
     async def read(self, size: int, address: int) -> bytes:
         """Return up to `size` bytes at `address`. Raises what `ServedFile.pread` does."""
+        self._look_ahead(address + max(size - 1, 0))
         data = self.served.peek(size, address)
         if data is None:
             data = await trio.to_thread.run_sync(self.served.pread, size, address, limiter=self._readers)
-        self._look_ahead(address + max(size - 1, 0))
         return data
 
     def _look_ahead(self, address: int) -> None:
@@ -49,9 +49,10 @@ class Reading:
         if last is not None and span == last + 1:
             for ahead in range(span + 1, span + 1 + SPANS_AHEAD):
                 if not layer.is_decoded(ahead):
-                    trio.lowlevel.spawn_system_task(self._decode, layer, ahead)
+                    # Not by way of trio, since nobody waits; whoever reads the span is told what is wrong with it.
+                    self._ahead.submit(_decode, layer, ahead)
 
-    async def _decode(self, layer: Layer, span: int) -> None:
-        # Whoever reads the span will be told what is wrong with it.
-        with contextlib.suppress(OcifsError, OSError):
-            await trio.to_thread.run_sync(layer.decode, span, limiter=self._decoders)
+
+def _decode(layer: Layer, span: int) -> None:
+    layer.will_need(span + SPANS_AHEAD)
+    layer.decode(span)

@@ -186,20 +186,28 @@ def test_without_the_digest_the_change_would_be_served(
     assert Layer(0, index, blob, SpanCache()).pread(1, 5000) != TAR[5000:5001]
 
 
-def test_peek_gives_only_what_is_decoded(open_blob: Callable[[bytes], FileReader]) -> None:
+def test_at_hand_is_only_what_is_decoded(open_blob: Callable[[bytes], FileReader]) -> None:
     blob = open_blob(TAR)
     index = index_of(blob, "tar")
     layer = Layer(0, index, blob, SpanCache())
     border = index.starts[1]
-    assert layer.peek(10, border - 5) is None
+    assert layer.views_at_hand(10, border - 5) is None
     layer.decode(0)
-    assert layer.peek(5, border - 5) == TAR[border - 5 : border]
-    assert layer.peek(10, border - 5) is None
+    assert layer.views_at_hand(5, border - 5) == [TAR[border - 5 : border]]
+    assert layer.views_at_hand(10, border - 5) is None
     layer.decode(1)
-    assert layer.peek(10, border - 5) == TAR[border - 5 : border + 5]
+    assert layer.views_at_hand(10, border - 5) == [TAR[border - 5 : border], TAR[border : border + 5]]
     assert layer.is_decoded(1)
     assert not layer.is_decoded(2)
     assert layer.is_decoded(index.span_count)
+
+
+def test_to_say_that_a_span_is_needed_is_allowed_past_the_end(open_blob: Callable[[bytes], FileReader]) -> None:
+    blob = open_blob(TAR)
+    layer = Layer(0, index_of(blob, "tar"), blob, SpanCache())
+    for span in range(layer.index.span_count + 2):
+        layer.will_need(span)
+    assert layer.pread(len(TAR), 0) == TAR
 
 
 def summary(**changes: object) -> Summary:
