@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -11,6 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+EROFS = "ocifs, erofs engine"
+FUSE = "ocifs, fuse engine"
+EXTRACTED = "extracted on ext4"
 
 Measure = Callable[[], float]
 """Does the work once; returns seconds, or whatever else is measured."""
@@ -98,16 +103,48 @@ def mounted(mount: list[str], mountpoint: Path) -> Iterator[Path]:
 
 @contextmanager
 def trees_of(options: argparse.Namespace) -> Iterator[dict[str, Path]]:
-    """Have the image at hand in every way that is compared, all at once: way to directory."""
+    """Have the image at hand in every way that is compared, all at once: way to directory.
+
+    Peers that are not installed are left out, with a word on stderr.
+    """
     extracted = Path(options.image, f"bundle-{options.tag}", "rootfs")
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         work = Path(directory)
-        for name in ("upper", "work"):
-            (work / name).mkdir()
-        overlay = ["fuse-overlayfs", "-o", f"lowerdir={extracted},upperdir={work}/upper,workdir={work}/work"]
-        image = f"{options.image}:{options.tag}"
-        yield {
-            "ocifs, fuse engine": stack.enter_context(mounted(ocifs("mount", image, f"{work}/ocifs"), work / "ocifs")),
-            "fuse-overlayfs": stack.enter_context(mounted([*overlay, f"{work}/overlay"], work / "overlay")),
-            "extracted": extracted,
-        }
+        trees = {}
+        for name, mount in _mounts(options, extracted, work).items():
+            if shutil.which(mount[0]) is None:
+                print(f"{name} is left out: {mount[0]} is not installed", file=sys.stderr)
+                continue
+            mountpoint = work / name.replace(" ", "-")
+            trees[name] = stack.enter_context(mounted([*mount, str(mountpoint)], mountpoint))
+        yield trees | {EXTRACTED: extracted}
+
+
+def _mounts(options: argparse.Namespace, extracted: Path, work: Path) -> dict[str, list[str]]:
+    """Return the command that mounts each way, without its mountpoint."""
+    for name in ("upper", "work", "ratarmount-indexes"):
+        (work / name).mkdir()
+    image = f"{options.image}:{options.tag}"
+    layers = [str(path) for path in layer_blobs(options)]
+    squashed = work / "image.squashfs"
+    if shutil.which("mksquashfs"):
+        squash = ["mksquashfs", str(extracted), str(squashed), "-quiet", "-no-progress", "-comp", "zstd"]
+        subprocess.run([*squash, "-Xcompression-level", "3"], check=True, stdout=subprocess.DEVNULL)
+    return {
+        EROFS: ocifs("mount", "--engine", "erofs", image),
+        FUSE: ocifs("mount", "--engine", "fuse", image),
+        "fuse-overlayfs": [
+            "fuse-overlayfs", "-o", f"lowerdir={extracted},upperdir={work}/upper,workdir={work}/work",
+        ],
+        "squashfuse": ["squashfuse", str(squashed)],
+        "ratarmount": ["ratarmount", "--index-folders", f"{work}/ratarmount-indexes", *layers],
+    }  # fmt: skip
+
+
+def layer_blobs(options: argparse.Namespace) -> list[Path]:
+    """Return the blobs of the image's layers, the base first."""
+    shown = subprocess.run(
+        ocifs("index", "--json", f"{options.image}:{options.tag}"), check=True, capture_output=True, text=True
+    ).stdout
+    digests = [layer["digest"].partition(":")[2] for layer in json.loads(shown)["layers"]]
+    return [Path(options.image, "blobs/sha256", digest) for digest in digests]

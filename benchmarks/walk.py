@@ -1,11 +1,11 @@
 """How long does it take to walk through a whole image with nothing cached: `find` and `find -ls`?
 
-Side by side: the mount, fuse-overlayfs on the extracted tree, and the extracted tree itself.
+Side by side: the mounts of both engines, those of other tools, and the extracted tree itself.
 """
 
 from functools import partial
 
-from benchmarks.timing import arguments, cold, report, side_by_side, trees_of
+from benchmarks.timing import EXTRACTED, arguments, cold, report, side_by_side, trees_of
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
     with trees_of(options) as trees:
         for tail in ([], ["-ls"]):
             ways = {name: partial(cold, ["find", str(tree), *tail]) for name, tree in trees.items()}
-            report(f"find {' '.join(tail)}, nothing cached", side_by_side(ways, options.rounds), "fuse-overlayfs")
+            report(f"find {' '.join(tail)}, nothing cached", side_by_side(ways, options.rounds), EXTRACTED)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How long does it take until an indexed image is mounted, and does it depend on the size of the image?
 
-Side by side: mounts of a tiny image, of each tag of the Debian image, and the start of the interpreter with what the
-daemon cannot do without.
+Side by side: mounts, by both engines, of a tiny image and of each tag of the Debian image; and the start of the
+interpreter with what the daemon cannot do without.
 """
 
 import subprocess
@@ -13,9 +13,9 @@ from pathlib import Path
 from benchmarks.timing import arguments, ocifs, report, seconds, side_by_side
 
 
-def mount_once(image: str, mountpoint: str) -> float:
+def mount_once(engine: str, image: str, mountpoint: str) -> float:
     """Return the seconds until a mount answers; unmount it again."""
-    taken = seconds(ocifs("mount", image, mountpoint))
+    taken = seconds(ocifs("mount", "--engine", engine, image, mountpoint))
     subprocess.run(ocifs("umount", mountpoint), check=True)
     return taken
 
@@ -36,7 +36,11 @@ def main() -> None:
         ways = {
             interpreter: partial(seconds, [sys.executable, "-c", "import trio, pyfuse3"]),
             "nothing imported": partial(seconds, [sys.executable, "-c", "pass"]),
-        } | {f"mount {name}": partial(mount_once, image, str(mountpoint)) for name, image in images.items()}
+        } | {
+            f"{engine} engine, {name}": partial(mount_once, engine, image, str(mountpoint))
+            for engine in ("fuse", "erofs")
+            for name, image in images.items()
+        }
         report("a warm mount", side_by_side(ways, options.rounds), interpreter)
 
 
