@@ -16,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from ocifs.erofs.writer import compile_tree
+from ocifs.mount import syscalls
 from tests.cli.command import Ocifs
+from tests.erofs.trees import directory
 
 _NOBODY = 65534
 _REPOSITORY = Path(__file__).parent.parent
@@ -60,6 +63,24 @@ def fuse() -> None:
         pytest.skip("/dev/fuse is missing or closed to this user")
     if shutil.which("fusermount3") is None:
         pytest.skip("fusermount3 is missing")
+
+
+@pytest.fixture(scope="session")
+def erofs(fuse: None, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skip where the kernel, asked without the engine, mounts no EROFS from a file for this user."""
+    tree_image = tmp_path_factory.mktemp("erofs") / "image"
+    tree_image.write_bytes(compile_tree(directory(), [], lambda layer, size, offset: b""))
+    try:
+        os.close(syscalls.new_mount("erofs", {"source": str(tree_image)}, syscalls.MOUNT_ATTR_RDONLY))
+    except OSError as error:
+        pytest.skip(f"no EROFS from a file here: {error.strerror}")
+
+
+@pytest.fixture(params=["fuse", "erofs"], scope="session")
+def engine(request: pytest.FixtureRequest) -> str:
+    """Whoever uses this runs with both engines."""
+    request.getfixturevalue(request.param)
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")
