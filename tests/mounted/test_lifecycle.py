@@ -86,10 +86,12 @@ def test_the_kernel_is_told_the_digest_and_the_safe_options(ocifs: Ocifs, small:
     assert str(digest) in what
 
 
-def test_suid_and_dev_are_root_s_to_ask_for(ocifs: Ocifs, small: Path, posix_image: Path, root: None) -> None:
-    with ocifs.mounted(posix_image, "--suid", "--dev", "--allow-other") as mountpoint:
-        assert not os.statvfs(mountpoint).f_flag & (os.ST_NOSUID | 4)
-        assert (mountpoint / "null").read_bytes() == b""
+def test_suid_and_dev_are_root_s_to_ask_for(ocifs: Ocifs, posix_image: Path, root: None) -> None:
+    for options, missing in [(["--suid"], 4), (["--dev"], os.ST_NOSUID), (["--suid", "--dev", "--allow-other"], 0)]:
+        with ocifs.mounted(posix_image, *options) as mountpoint:
+            assert os.statvfs(mountpoint).f_flag & (os.ST_RDONLY | os.ST_NOSUID | 4) == os.ST_RDONLY | missing
+            if "--dev" in options:
+                assert (mountpoint / "null").read_bytes() == b""
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
