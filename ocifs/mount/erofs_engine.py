@@ -62,7 +62,11 @@ class ErofsEngine:
                 "group_id": str(os.getegid()),
                 "default_permissions": None,
             }
-            self._fuse = syscalls.new_mount("fuse", options, syscalls.MOUNT_ATTR_RDONLY)
+            try:
+                self._fuse = syscalls.new_mount("fuse", options, syscalls.MOUNT_ATTR_RDONLY)
+            except OSError:
+                os.close(device)
+                raise
         except OSError as error:
             raise self._refused(error) from None
         # libfuse takes the path for "open and mounted already", and closes the descriptor at the end.
