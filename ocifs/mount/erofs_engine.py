@@ -31,7 +31,7 @@ _READ_AHEAD = 1024
 """KiB that the kernel reads of the served file ahead of a sequential reader."""
 
 _REASONS = {
-    errno.EPERM: "only root may, with CAP_SYS_ADMIN and outside of user namespaces",
+    errno.EPERM: "only root of the host may, with CAP_SYS_ADMIN",
     errno.ENODEV: "this kernel has no EROFS",
     errno.ENOTBLK: "this kernel mounts EROFS from block devices only (from a file since Linux 6.12)",
     errno.ENOSYS: "this kernel, or a seccomp filter, has no fsopen(2)",

@@ -33,7 +33,7 @@ def test_a_kernel_without_erofs(engine: ErofsEngine, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (errno.EPERM, "only root may, with CAP_SYS_ADMIN and outside of user namespaces"),
+        (errno.EPERM, "only root of the host may, with CAP_SYS_ADMIN"),
         (errno.ENOTBLK, r"this kernel mounts EROFS from block devices only \(from a file since Linux 6\.12\)"),
         (errno.ENOSYS, r"this kernel, or a seccomp filter, has no fsopen\(2\)"),
         (errno.EINVAL, "the kernel's own words"),

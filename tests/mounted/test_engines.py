@@ -17,7 +17,7 @@ import pytest
 
 from tests.cli.command import Ocifs
 
-_NOT_ROOT = "only root may, with CAP_SYS_ADMIN and outside of user namespaces"
+_NOT_ROOT = "only root of the host may, with CAP_SYS_ADMIN"
 _FSOPEN, _FSCONFIG, _MOVE_MOUNT = 430, 431, 429
 
 _REFUSE = """

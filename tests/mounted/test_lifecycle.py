@@ -51,6 +51,14 @@ def test_ends_the_mount_and_its_daemon(ocifs: Ocifs, small: Path, way: str) -> N
     assert ocifs.log.read_text() == ""
 
 
+def test_sigterm_ends_a_mount_that_is_in_use_and_its_readers_are_told(ocifs: Ocifs, small: Path) -> None:
+    with ocifs.mounted(small) as mountpoint, (mountpoint / "dir/big").open("rb", buffering=0) as held:
+        end(daemon_of(ocifs))
+        assert os.listdir(mountpoint) == []
+        with pytest.raises(OSError, match=r"not connected|abort|Input/output"):
+            held.read(1 << 20)
+
+
 def test_mount_answers_when_it_returns_and_says_nothing(ocifs: Ocifs, small: Path) -> None:
     mountpoint = ocifs.mountpoint()
     mount = shlex.join(ocifs.command("mount", small, mountpoint))
