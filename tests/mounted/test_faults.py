@@ -98,6 +98,7 @@ def test_a_blob_damaged_before_the_mount_is_found_when_it_is_read(ocifs: Ocifs, 
         assert (mountpoint / "hello").read_text() == "hello\n"
 
 
+@pytest.mark.parametrize("engine", ["fuse"], indirect=True)  # it is over when an engine begins
 @pytest.mark.parametrize("kind", ["layer", "tree"])
 @pytest.mark.parametrize("damage", [b"", b"garbage", None])
 def test_a_damaged_cache_entry_is_made_again(ocifs: Ocifs, small: Path, kind: str, damage: bytes | None) -> None:

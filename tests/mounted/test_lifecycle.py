@@ -18,6 +18,9 @@ from tests.cli.command import Ocifs
 
 End = Callable[[Ocifs, Path], object]
 
+one_engine = pytest.mark.parametrize("engine", ["fuse"], indirect=True)
+"""For what is over when an engine begins."""
+
 
 def listed(ocifs: Ocifs) -> list[dict[str, object]]:
     """Return the mounts of this test among all that are listed."""
@@ -235,6 +238,7 @@ def other_namespace(script: str, variables: dict[str, str] | None = None) -> Ite
         yield process
 
 
+@one_engine
 def test_four_at_once_on_a_cold_image_index_each_layer_once(ocifs: Ocifs, small: Path) -> None:
     ocifs.output("cache", "ls")  # makes the directory
     mountpoints = [ocifs.mountpoint() for _ in range(4)]
@@ -299,6 +303,7 @@ def test_a_symlink_to_a_directory_is_mounted_on_and_unmounted(ocifs: Ocifs, smal
     ocifs.output("umount", link)
 
 
+@one_engine
 def test_a_warm_mount_builds_nothing(ocifs: Ocifs, small: Path) -> None:
     ocifs.output("index", small)
     with renamed_into(ocifs.cache / "entries") as finished, ocifs.mounted(small), pytest.raises(BlockingIOError):
