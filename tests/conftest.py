@@ -4,6 +4,7 @@ Whoever runs a command through these fixtures is checked afterwards: no mount, p
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,9 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from ocifs.erofs.writer import compile_tree
+from ocifs.mount import syscalls
 from tests.cli.command import Ocifs
+from tests.erofs.trees import directory
 
 _NOBODY = 65534
+_CAP_SYS_ADMIN = 1 << 21
 _REPOSITORY = Path(__file__).parent.parent
 
 
@@ -63,10 +68,29 @@ def fuse() -> None:
 
 
 @pytest.fixture(scope="session")
+def erofs(fuse: None, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skip where the kernel, asked without the engine, mounts no EROFS from a file for this user."""
+    tree_image = tmp_path_factory.mktemp("erofs") / "image"
+    tree_image.write_bytes(compile_tree(directory(), [], lambda layer, size, offset: b""))
+    try:
+        os.close(syscalls.new_mount("erofs", {"source": str(tree_image)}, syscalls.MOUNT_ATTR_RDONLY))
+    except OSError as error:
+        pytest.skip(f"no EROFS from a file here: {error.strerror}")
+
+
+@pytest.fixture(params=["fuse", "erofs"], scope="session")
+def engine(request: pytest.FixtureRequest) -> str:
+    """Whoever uses this runs with both engines."""
+    request.getfixturevalue(request.param)
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
 def root() -> None:
-    """Skip unless these tests run as root."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+    """Skip unless these tests run as root who may mount."""
+    capabilities = re.search(r"^CapEff:\s+(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if os.geteuid() != 0 or not (capabilities and int(capabilities[1], 16) & _CAP_SYS_ADMIN):
+        pytest.skip("needs root with CAP_SYS_ADMIN")
 
 
 @pytest.fixture

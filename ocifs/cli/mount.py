@@ -28,6 +28,8 @@ _PATIENCE = 10.0
     "--engine",
     type=click.Choice(["auto", "erofs", "fuse"]),
     default="auto",
+    envvar="OCIFS_ENGINE",
+    show_envvar=True,
     show_default=True,
     help="erofs: the kernel does all but decode (root, Linux 6.12 or later); auto: that where it can be.",
 )

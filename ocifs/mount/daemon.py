@@ -67,7 +67,7 @@ def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
                 return
             except MountError as error:
                 if job.engine == "erofs":
-                    raise
+                    raise MountError(f"{error}: use --engine fuse instead") from None
                 reason = str(error)
         _serve_by(FuseEngine(rootfs, job), job, mounted, reason)
 

@@ -12,6 +12,9 @@ from ocifs.errors import OcifsError
 
 _log = logging.getLogger(__name__)
 
+_REMEMBERED = 1024
+"""Messages; whoever reads on in what is damaged, the kernel's read-ahead too, fills no disk with what was said."""
+
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
@@ -19,7 +22,7 @@ Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
 
 
 def answered(handler: Handler[S, P, T]) -> Handler[S, P, T]:
-    """Make a handler of requests fail with an errno only: its own, or EIO with a line in the log."""
+    """Make a handler of requests fail with an errno only: its own, or EIO with a line in the log, once."""
 
     @functools.wraps(handler)
     async def answer(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -28,11 +31,16 @@ def answered(handler: Handler[S, P, T]) -> Handler[S, P, T]:
         except FUSEError:
             raise
         except OcifsError as error:
-            _log.error("%s", error)
+            _say_once(str(error))
         except OSError as error:
-            _log.error("%s: %s", handler.__name__, error.strerror)
+            _say_once(f"{handler.__name__}: {error.strerror}")
         except Exception:  # noqa: BLE001 - a defect in one request must not end the mount
             _log.exception("%s", handler.__name__)
         raise FUSEError(errno.EIO)
 
     return answer
+
+
+@functools.lru_cache(_REMEMBERED)
+def _say_once(message: str) -> None:
+    _log.error("%s", message)

@@ -31,7 +31,7 @@ _READ_AHEAD = 1024
 """KiB that the kernel reads of the served file ahead of a sequential reader."""
 
 _REASONS = {
-    errno.EPERM: "this process may not mount (it takes root with CAP_SYS_ADMIN)",
+    errno.EPERM: "only root of the host may, with CAP_SYS_ADMIN",
     errno.ENODEV: "this kernel has no EROFS",
     errno.ENOTBLK: "this kernel mounts EROFS from block devices only (from a file since Linux 6.12)",
     errno.ENOSYS: "this kernel, or a seccomp filter, has no fsopen(2)",
@@ -62,7 +62,11 @@ class ErofsEngine:
                 "group_id": str(os.getegid()),
                 "default_permissions": None,
             }
-            self._fuse = syscalls.new_mount("fuse", options, syscalls.MOUNT_ATTR_RDONLY)
+            try:
+                self._fuse = syscalls.new_mount("fuse", options, syscalls.MOUNT_ATTR_RDONLY)
+            except OSError:
+                os.close(device)
+                raise
         except OSError as error:
             raise self._refused(error) from None
         # libfuse takes the path for "open and mounted already", and closes the descriptor at the end.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from ocifs.errors import MountError, printable_path
 from ocifs.mount.mountinfo import is_below, mount_at, real_mountpoint
+from ocifs.mount.record import list_mounts
 
 
 def check_mountpoint(path: str, cache: str, needed: Iterable[tuple[str, str]]) -> str:
@@ -20,13 +21,17 @@ def check_mountpoint(path: str, cache: str, needed: Iterable[tuple[str, str]]) -
     real = real_mountpoint(path)
     shown = printable_path(path)
     mounted = mount_at(real)
+    dead = f"{shown} is a dead mount: clear it with `ocifs umount {shown}`"
+    # The kernel goes on answering for what it has of EROFS, so a look at the directory does not tell.
+    if mounted and mounted.digest and any(each.mountpoint == real and each.state == "dead" for each in list_mounts()):
+        raise MountError(dead)
     try:
         status = os.stat(real)
     except FileNotFoundError:
         raise MountError(f"mountpoint {shown} does not exist: make the directory first") from None
     except OSError as error:
         if error.errno == errno.ENOTCONN:
-            raise MountError(f"{shown} is a dead mount: clear it with `ocifs umount {shown}`") from None
+            raise MountError(dead) from None
         raise MountError(f"mountpoint {shown}: {error.strerror}") from None
     if not os.path.isdir(real):
         raise MountError(f"mountpoint {shown} is not a directory")

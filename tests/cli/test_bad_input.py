@@ -187,7 +187,7 @@ def test_bad_mountpoint(
 
 
 def test_what_is_mounted_already(ocifs: Ocifs, demo: Path, fuse: None) -> None:
-    with ocifs.mounted(demo) as mountpoint:
+    with ocifs.mounted(demo, "--engine", "fuse") as mountpoint:
         result = ocifs.run("mount", demo, mountpoint)
         assert (result.code, result.out) == (7, b"")
         assert result.err == (

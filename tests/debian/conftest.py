@@ -2,9 +2,15 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.cli.command import Ocifs
+
+_MOUNTS = [("base", "fuse"), ("tools", "erofs"), ("latest", "fuse"), ("latest", "erofs")]
+"""(tag, engine)."""
 
 _TOOLS = ("rsync", "skopeo", "zstd", "pigz", "bgzip")
 
@@ -19,3 +25,14 @@ def debian(fuse: None) -> Path:
     if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
         pytest.skip(f"missing: {', '.join(missing)}")
     return layout
+
+
+@pytest.fixture(scope="session", params=_MOUNTS, ids="-".join)
+def mounted(
+    request: pytest.FixtureRequest, session_ocifs: Ocifs, debian: Path, root: None
+) -> Iterator[tuple[str, Path]]:
+    """Return a tag, and where it is mounted."""
+    tag, engine = request.param
+    request.getfixturevalue(engine)
+    with session_ocifs.mounted(f"{debian}:{tag}", "--engine", engine) as mountpoint:
+        yield tag, mountpoint

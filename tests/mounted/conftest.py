@@ -1,7 +1,8 @@
-"""Every test here mounts."""
+"""Every test here mounts, and does so with both engines; but those of an ordinary user, who has but one."""
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,20 @@ def _fuse(fuse: None) -> None:
     """Skip all where nothing can be mounted."""
 
 
+@pytest.fixture
+def ocifs(ocifs: Ocifs, engine: str) -> Ocifs:
+    return replace(ocifs, environment={"OCIFS_ENGINE": engine})
+
+
 @pytest.fixture(scope="session")
 def posix_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return image(tmp_path_factory.mktemp("posix"))
 
 
 @pytest.fixture(scope="session")
-def posix(session_ocifs: Ocifs, posix_image: Path) -> Iterator[bytes]:
+def posix(session_ocifs: Ocifs, posix_image: Path, engine: str) -> Iterator[bytes]:
     """Where the image with one of everything is mounted, for all tests that only look."""
-    with session_ocifs.mounted(posix_image) as mountpoint:
+    with session_ocifs.mounted(posix_image, "--engine", engine) as mountpoint:
         yield bytes(mountpoint)
 
 

@@ -18,6 +18,9 @@ from tests.cli.command import Ocifs
 
 End = Callable[[Ocifs, Path], object]
 
+one_engine = pytest.mark.parametrize("engine", ["fuse"], indirect=True)
+"""For what is over when an engine begins."""
+
 
 def listed(ocifs: Ocifs) -> list[dict[str, object]]:
     """Return the mounts of this test among all that are listed."""
@@ -41,14 +44,22 @@ _ENDS: dict[str, End] = {
 }
 
 
-@pytest.mark.parametrize("end", _ENDS)
-def test_ends_the_mount_and_its_daemon(ocifs: Ocifs, small: Path, end: str) -> None:
+@pytest.mark.parametrize("way", _ENDS)
+def test_ends_the_mount_and_its_daemon(ocifs: Ocifs, small: Path, way: str) -> None:
     with ocifs.mounted(small) as mountpoint:
         assert (mountpoint / "hello").read_text() == "hello\n"
-        _ENDS[end](ocifs, mountpoint)
+        _ENDS[way](ocifs, mountpoint)
         assert ocifs.leftovers() == []
         assert os.listdir(mountpoint) == []
     assert ocifs.log.read_text() == ""
+
+
+def test_sigterm_ends_a_mount_that_is_in_use_and_its_readers_are_told(ocifs: Ocifs, small: Path) -> None:
+    with ocifs.mounted(small) as mountpoint, (mountpoint / "dir/big").open("rb", buffering=0) as held:
+        end(daemon_of(ocifs))
+        assert os.listdir(mountpoint) == []
+        with pytest.raises(OSError, match=r"not connected|abort|Input/output"):
+            held.read(1 << 20)
 
 
 def test_mount_answers_when_it_returns_and_says_nothing(ocifs: Ocifs, small: Path) -> None:
@@ -62,15 +73,17 @@ def test_mount_answers_when_it_returns_and_says_nothing(ocifs: Ocifs, small: Pat
     ocifs.output("umount", mountpoint)
 
 
-def test_mounts_says_what_is_where(ocifs: Ocifs, small: Path) -> None:
+def test_mounts_says_what_is_where(ocifs: Ocifs, small: Path, engine: str) -> None:
     assert listed(ocifs) == []
     with ocifs.mounted(f"{small}:latest") as mountpoint:
         (mount,) = listed(ocifs)
         assert (mount["image"], mount["mountpoint"], mount["state"]) == (f"{small}:latest", str(mountpoint), "mounted")
         assert [mount["pid"]] == ocifs.processes()
-        table = ocifs.output("mounts")
-        assert table.splitlines()[0].split() == ["MOUNTPOINT", "IMAGE", "DIGEST", "ENGINE", "PID", "STATE"]
-        assert str(mountpoint) in table
+        assert (mount["engine"], mount["reason"]) == (engine, None)
+        head, *rows = (line.split() for line in ocifs.output("mounts").splitlines())
+        assert head == ["MOUNTPOINT", "IMAGE", "DIGEST", "PID", "STATE", "ENGINE"]
+        (row,) = (row for row in rows if row[0] == str(mountpoint))
+        assert row[1:] == [f"{small}:latest", str(mount["digest"])[:19], str(mount["pid"]), "mounted", engine]
     assert str(mountpoint) not in ocifs.output("mounts")
 
 
@@ -84,10 +97,12 @@ def test_the_kernel_is_told_the_digest_and_the_safe_options(ocifs: Ocifs, small:
     assert str(digest) in what
 
 
-def test_suid_and_dev_are_root_s_to_ask_for(ocifs: Ocifs, small: Path, posix_image: Path, root: None) -> None:
-    with ocifs.mounted(posix_image, "--suid", "--dev", "--allow-other") as mountpoint:
-        assert not os.statvfs(mountpoint).f_flag & (os.ST_NOSUID | 4)
-        assert (mountpoint / "null").read_bytes() == b""
+def test_suid_and_dev_are_root_s_to_ask_for(ocifs: Ocifs, posix_image: Path, root: None) -> None:
+    for options, missing in [(["--suid"], 4), (["--dev"], os.ST_NOSUID), (["--suid", "--dev", "--allow-other"], 0)]:
+        with ocifs.mounted(posix_image, *options) as mountpoint:
+            assert os.statvfs(mountpoint).f_flag & (os.ST_RDONLY | os.ST_NOSUID | 4) == os.ST_RDONLY | missing
+            if "--dev" in options:
+                assert (mountpoint / "null").read_bytes() == b""
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -135,18 +150,25 @@ def test_a_busy_mount_says_who_uses_it_and_lazy_takes_it_away(ocifs: Ocifs, smal
 def test_a_killed_daemon_leaves_a_dead_mount_that_umount_clears(ocifs: Ocifs, small: Path) -> None:
     mountpoint = ocifs.mountpoint()
     ocifs.output("mount", small, mountpoint)
-    os.kill(daemon_of(ocifs), signal.SIGKILL)
-    with pytest.raises(OSError, match=r"not connected|abort"):
-        os.listdir(mountpoint)
+    end(daemon_of(ocifs), signal.SIGKILL)
+    with pytest.raises(OSError, match=r"not connected|abort|Input/output"):
+        (mountpoint / "dir/big").read_bytes()
     assert [mount["state"] for mount in listed(ocifs)] == ["dead"]
     again = ocifs.run("mount", small, mountpoint)
-    assert again.code == 7
-    assert again.err.startswith(f"ocifs: {mountpoint} is ")
-    assert f"`ocifs umount {mountpoint}`" in again.err
+    assert again == (7, b"", f"ocifs: {mountpoint} is a dead mount: clear it with `ocifs umount {mountpoint}`\n")
     ocifs.output("umount", mountpoint)
     assert listed(ocifs) == []
     with ocifs.mounted(small, at=mountpoint):
         assert (mountpoint / "hello").read_text() == "hello\n"
+
+
+def test_a_dead_mount_in_use_is_cleared(ocifs: Ocifs, small: Path) -> None:
+    mountpoint = ocifs.mountpoint()
+    ocifs.output("mount", small, mountpoint)
+    with (mountpoint / "hello").open("rb"):
+        end(daemon_of(ocifs), signal.SIGKILL)
+        ocifs.output("umount", mountpoint)
+        assert os.listdir(mountpoint) == []
 
 
 def test_the_end_of_the_last_mount_namespace_that_has_it_ends_the_daemon(ocifs: Ocifs, small: Path, root: None) -> None:
@@ -173,7 +195,7 @@ def test_sigterm_unmounts_in_the_namespace_that_the_daemon_has_left(ocifs: Ocifs
     mount = shlex.join(ocifs.command("mount", small, mountpoint))
     script = f"{mount} && echo && read line && ! mountpoint -q {mountpoint}"
     with other_namespace(script, ocifs.variables()) as process:
-        terminate(*ocifs_daemons(ocifs))
+        end(daemon_of(ocifs))
         process.communicate(b"\n", timeout=10)
         assert process.returncode == 0
 
@@ -181,22 +203,18 @@ def test_sigterm_unmounts_in_the_namespace_that_the_daemon_has_left(ocifs: Ocifs
 def test_an_old_daemon_leaves_a_newer_mount_on_its_path_alone(ocifs: Ocifs, small: Path) -> None:
     mountpoint = ocifs.mountpoint()
     ocifs.output("mount", small, mountpoint)
-    (old,) = ocifs_daemons(ocifs)
+    old = daemon_of(ocifs)
     with (mountpoint / "hello").open("rb"):
         ocifs.output("umount", "--lazy", mountpoint)
         ocifs.output("mount", small, mountpoint)
-        terminate(old)
+        end(old)
         assert (mountpoint / "hello").read_bytes() == b"hello\n"
     ocifs.output("umount", mountpoint)
 
 
-def ocifs_daemons(ocifs: Ocifs) -> list[int]:
-    return [int(str(mount["pid"])) for mount in listed(ocifs)]
-
-
-def terminate(pid: int) -> None:
+def end(pid: int, by: signal.Signals = signal.SIGTERM) -> None:
     """End a process, and wait until it is gone."""
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, by)
     while Path(f"/proc/{pid}").exists():
         time.sleep(0.02)
 
@@ -220,6 +238,7 @@ def other_namespace(script: str, variables: dict[str, str] | None = None) -> Ite
         yield process
 
 
+@one_engine
 def test_four_at_once_on_a_cold_image_index_each_layer_once(ocifs: Ocifs, small: Path) -> None:
     ocifs.output("cache", "ls")  # makes the directory
     mountpoints = [ocifs.mountpoint() for _ in range(4)]
@@ -284,6 +303,7 @@ def test_a_symlink_to_a_directory_is_mounted_on_and_unmounted(ocifs: Ocifs, smal
     ocifs.output("umount", link)
 
 
+@one_engine
 def test_a_warm_mount_builds_nothing(ocifs: Ocifs, small: Path) -> None:
     ocifs.output("index", small)
     with renamed_into(ocifs.cache / "entries") as finished, ocifs.mounted(small), pytest.raises(BlockingIOError):

@@ -57,6 +57,24 @@ def test_nobody_else_sees_the_mount(user: Ocifs, theirs: Path, root: None) -> No
         os.listdir(mountpoint)
 
 
+def test_a_mount_of_root_s_is_open_as_far_as_the_modes_allow_with_erofs_only(
+    ocifs: Ocifs, engine: str, user: Ocifs, theirs: Path, root: None
+) -> None:
+    with ocifs.mounted(theirs, at=user.mountpoint()) as mountpoint:
+        seen = [as_user(user, "cat", f"{mountpoint}/{name}") for name in ("open", "secret")]
+    assert [run.stdout for run in seen] == (["for all", ""] if engine == "erofs" else ["", ""])
+    assert all(run.stderr.endswith("Permission denied\n") for run in seen if not run.stdout)
+
+
+def test_an_ordinary_user_gets_fuse(user: Ocifs, theirs: Path, root: None) -> None:
+    mountpoint = user.mountpoint()
+    why = "cannot mount EROFS: only root of the host may, with CAP_SYS_ADMIN"
+    complaint = user.complaint(7, "mount", "--engine", "erofs", theirs, mountpoint)
+    assert complaint == f"{why}: use --engine fuse instead"
+    with user.mounted(theirs, at=mountpoint):
+        assert f"fuse ({why})\n" in user.output("mounts")
+
+
 @pytest.mark.skipif(_ALLOWED, reason="/etc/fuse.conf has user_allow_other")
 def test_allow_other_is_refused_unless_fuse_conf_allows_it(user: Ocifs, theirs: Path) -> None:
     complaint = user.complaint(7, "mount", "--allow-other", theirs, user.mountpoint())

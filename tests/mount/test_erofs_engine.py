@@ -1,0 +1,73 @@
+"""Why it does not mount. That it does is seen in tests/mounted."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ocifs.errors import MountError
+from ocifs.image.opening import Options, open_image
+from ocifs.mount import erofs_engine, syscalls
+from ocifs.mount.erofs_engine import ErofsEngine
+from ocifs.mount.job import Job
+from tests.images import Image, Layer, write_layout
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[ErofsEngine]:
+    with open_image(str(write_layout(tmp_path / "image", Image(layers=(Layer(),)))), Options()) as image:
+        handoff = image.rootfs.handoff
+        job = Job(image="image", digest=str(image.digest), mountpoint=str(tmp_path), rootfs=handoff, span_cache=0)
+        yield ErofsEngine(image.rootfs, job)
+
+
+def test_a_kernel_without_erofs(engine: ErofsEngine, monkeypatch: pytest.MonkeyPatch, root: None) -> None:
+    check = syscalls.check_filesystem
+    monkeypatch.setattr(syscalls, "check_filesystem", lambda fstype: check(f"no-{fstype}"))
+    with pytest.raises(MountError, match=r"^cannot mount EROFS: this kernel has no EROFS$"):
+        engine.__enter__()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (errno.EPERM, "only root of the host may, with CAP_SYS_ADMIN"),
+        (errno.ENOTBLK, r"this kernel mounts EROFS from block devices only \(from a file since Linux 6\.12\)"),
+        (errno.ENOSYS, r"this kernel, or a seccomp filter, has no fsopen\(2\)"),
+        (errno.EINVAL, "the kernel's own words"),
+        (0, "the kernel's own words"),
+    ],
+)
+def test_each_errno_has_its_reason(
+    engine: ErofsEngine, monkeypatch: pytest.MonkeyPatch, error: int, reason: str
+) -> None:
+    def refuse(fstype: str) -> None:
+        raise OSError(error, "the kernel's own words")
+
+    monkeypatch.setattr(syscalls, "check_filesystem", refuse)
+    with pytest.raises(MountError, match=rf"^cannot mount EROFS: {reason}$"):
+        engine.__enter__()
+
+
+def test_nothing_is_left_open_where_fuse_is_refused(
+    engine: ErofsEngine, monkeypatch: pytest.MonkeyPatch, root: None, fuse: None
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(syscalls, "new_mount", refuse)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(MountError, match="CAP_SYS_ADMIN"):
+        engine.__enter__()
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_kernel_that_hides_xattrs_is_refused() -> None:
+    proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
+    try:
+        with pytest.raises(OSError, match=r"this kernel's EROFS has no user\.\* xattrs"):
+            erofs_engine._check_xattrs(proc)
+    finally:
+        os.close(proc)
