@@ -54,21 +54,21 @@ class ErofsEngine:
         try:
             syscalls.check_filesystem("erofs")
             device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-            options = {
-                "source": "ocifs",
-                "fd": str(device),
-                "rootmode": "40000",
-                "user_id": str(os.geteuid()),
-                "group_id": str(os.getegid()),
-                "default_permissions": None,
-            }
-            try:
-                self._fuse = syscalls.new_mount("fuse", options, syscalls.MOUNT_ATTR_RDONLY)
-            except OSError:
-                os.close(device)
-                raise
         except OSError as error:
-            raise self._refused(error) from None
+            raise _refused(error) from None
+        options = {
+            "source": "ocifs",
+            "fd": str(device),
+            "rootmode": "40000",
+            "user_id": str(os.geteuid()),
+            "group_id": str(os.getegid()),
+            "default_permissions": None,
+        }
+        try:
+            self._fuse = syscalls.new_mount("fuse", options, syscalls.MOUNT_ATTR_RDONLY)
+        except OSError as error:
+            os.close(device)
+            raise _refused(error) from None
         # libfuse takes the path for "open and mounted already", and closes the descriptor at the end.
         operations = BlockFileOperations(self._source, Reading(self._rootfs.served))
         pyfuse3.init(operations, f"/dev/fd/{device}", set())
@@ -100,7 +100,7 @@ class ErofsEngine:
             finally:
                 os.close(erofs)
         except OSError as error:
-            raise self._refused(error) from None
+            raise _refused(error) from None
         self._place = Place(self._job.mountpoint)
 
     def __exit__(
@@ -126,9 +126,10 @@ class ErofsEngine:
             _check_xattrs(erofs)
         return erofs
 
-    def _refused(self, error: OSError) -> MountError:
-        reason = _REASONS.get(error.errno or 0, error.strerror)
-        return MountError(f"cannot mount EROFS: {reason}")
+
+def _refused(error: OSError) -> MountError:
+    reason = _REASONS.get(error.errno or 0, error.strerror)
+    return MountError(f"cannot mount EROFS: {reason}")
 
 
 def _check_xattrs(erofs: int) -> None:
