@@ -13,8 +13,8 @@ from ocifs.image.served import ServedFile
 from ocifs.layer.layer import Layer
 
 _PROCESSORS = os.cpu_count() or 1
-SPANS_AHEAD = min(max(2, _PROCESSORS), 16)
-"""As many as can be decoded at a time; more would only take room in the span cache."""
+SPANS_AHEAD = min(2 * _PROCESSORS, 16)
+"""Enough that no processor waits; more would only take room in the span cache."""
 
 
 class Reading:
@@ -30,29 +30,32 @@ class Reading:
 
     async def read(self, size: int, address: int) -> bytes:
         """Return up to `size` bytes at `address`. Raises what `ServedFile.pread` does."""
-        self._look_ahead(address + max(size - 1, 0))
+        self._decode_ahead(size, address)
         data = self.served.peek(size, address)
         if data is None:
             data = await trio.to_thread.run_sync(self.served.pread, size, address, limiter=self._readers)
         return data
 
-    def _look_ahead(self, address: int) -> None:
+    def _decode_ahead(self, size: int, address: int) -> None:
+        """Begin to decode what this read will come to after its first span, and what the next ones will."""
         place = self.served.layer_at(address)
         if place is None:
             return
         layer, offset = place
-        span = layer.span_at(offset)
-        last = self._last.get(layer.number)
-        if span == last:
+        first = layer.span_at(offset)
+        last = layer.span_at(min(offset + max(size, 1), layer.size) - 1)
+        before = self._last.get(layer.number)
+        if first == last == before:
             return
-        self._last[layer.number] = span
-        if last is not None and span == last + 1:
-            for ahead in range(span + 1, span + 1 + SPANS_AHEAD):
-                if not layer.is_decoded(ahead):
-                    # Not by way of trio, since nobody waits; whoever reads the span is told what is wrong with it.
-                    self._ahead.submit(_decode, layer, ahead)
+        self._last[layer.number] = last
+        is_sequential = before is not None and first - 1 <= before < last
+        for span in range(first + 1, last + 1 + (SPANS_AHEAD if is_sequential else 0)):
+            if not layer.is_decoded(span):
+                # Not by way of trio, since nobody waits; whoever reads the span is told what is wrong with it.
+                self._ahead.submit(_decode, layer, span)
 
 
 def _decode(layer: Layer, span: int) -> None:
-    layer.will_need(span + SPANS_AHEAD)
-    layer.decode(span)
+    if not layer.is_decoded(span):  # somebody may have begun meanwhile, and to wait for that is not this thread's work
+        layer.will_need(span + SPANS_AHEAD)
+        layer.decode(span)
