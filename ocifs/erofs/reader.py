@@ -8,7 +8,7 @@ right raises `InvalidImageError`. It knows nothing of layers but where their tar
 import mmap
 import stat
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -135,18 +135,21 @@ class TreeImage:
                 yield name, child, file_type, following
             slot = 0
 
-    def walk(self, nid: int) -> Iterator[tuple[bytes, int]]:
-        """Yield (path below `nid`, nid) of all files, depth first and in name order; `nid` itself has path b""."""
-        yield b"", nid
-        pending = [(b"", self.readdir(nid))] if stat.S_ISDIR(self.inode(nid).mode) else []
+    def walk(self, nid: int) -> Generator[tuple[bytes, int], bool | None]:
+        """Yield (path below `nid`, nid) of all files, depth first and in name order; `nid` itself has path b"".
+
+        Whoever sends True after a directory leaves out what is below it.
+        """
+        left_out = yield b"", nid
+        pending = [(b"", self.readdir(nid))] if not left_out and stat.S_ISDIR(self.inode(nid).mode) else []
         directories = 1
         while pending:
             prefix, entries = pending[-1]
             for name, child, file_type, _ in entries:
                 if name in {b".", b".."}:
                     continue
-                yield prefix + name, child
-                if file_type == erofs.DIRECTORY:
+                left_out = yield prefix + name, child
+                if file_type == erofs.DIRECTORY and not left_out:
                     directories += 1
                     if directories > self.inode_count:
                         raise InvalidImageError("tree image: directories form a loop; build it again")

@@ -23,6 +23,7 @@ from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import FileReader, FileSection
 from ocifs.store import StoredFile
+from ocifs.tree.changes import OPAQUE_XATTR, WHITEOUT_XATTR
 
 MAX_SYMLINKS = 40
 """Symlinks followed in one lookup, as Linux does (path_resolution(7))."""
@@ -127,6 +128,14 @@ class Rootfs:
     def readlink(self, nid: int) -> bytes:
         """Return the target of a symlink."""
         return self.tree.readlink(nid)
+
+    def is_whiteout(self, inode: Inode) -> bool:
+        """Whether the layer removed the file of that name, in a tree of what a layer changes."""
+        return stat.S_ISCHR(inode.mode) and not inode.rdev and WHITEOUT_XATTR in self.tree.xattrs(inode.nid)
+
+    def is_opaque(self, inode: Inode) -> bool:
+        """Whether the layer hides what is below it in the directory, in a tree of what a layer changes."""
+        return stat.S_ISDIR(inode.mode) and OPAQUE_XATTR in self.tree.xattrs(inode.nid)
 
     def lookup(self, path: str | bytes | os.PathLike[str], *, follow: bool = True) -> int:
         """Return the nid at `path`, which is taken from the root; `follow` a symlink at its end.

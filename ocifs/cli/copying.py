@@ -1,0 +1,100 @@
+"""One regular file of an image, written to the host.
+
+The file is written under a temporary name beside its place, and renamed: whoever looks finds it whole or not at all.
+Where it goes is the user's word alone; nothing that the image says becomes a path.
+"""
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from ocifs.erofs.reader import Inode
+from ocifs.errors import OcifsError, UnsupportedError, printable_path
+from ocifs.image.rootfs import Rootfs
+
+_CHUNK = 1 << 20
+
+
+def copy_file(rootfs: Rootfs, path: str, destination: Path, *, preserve: bool) -> None:
+    """Copy the regular file at `path` to the file `destination`, or into that directory by its own name.
+
+    A destination that is there and is neither (a device, a FIFO) is written into.
+
+    Args:
+        rootfs: Where the file is.
+        path: In the image; a symlink at its end is followed.
+        destination: On the host.
+        preserve: Mode and times, and the owner where this user may give files away.
+
+    Raises:
+        NotFoundError: There is nothing at `path`.
+        UnsupportedError: It is no regular file.
+        OSError: The file cannot be written.
+    """
+    inode = rootfs.tree.inode(rootfs.lookup(path))
+    if stat.S_ISDIR(inode.mode):
+        raise UnsupportedError(f"{printable_path(path)}: is a directory, and cp copies regular files")
+    if not stat.S_ISREG(inode.mode):
+        raise UnsupportedError(f"{printable_path(path)}: not a regular file")
+    target = destination / path.rstrip("/").rpartition("/")[2] if destination.is_dir() else destination
+    if target.is_dir():
+        raise OcifsError(f"{target}: is a directory: remove it, or choose another place")
+    target = Path(os.path.realpath(target))  # like cp, through a symlink to what it leads to
+    if target.exists() and not target.is_file():
+        with target.open("wb", buffering=0) as out:
+            _write_content(rootfs, inode, out.fileno(), seekable=False)
+        return
+    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _write_new(rootfs, inode, directory, target.name, preserve=preserve)
+    finally:
+        os.close(directory)
+
+
+def _write_new(rootfs: Rootfs, inode: Inode, directory: int, name: str, *, preserve: bool) -> None:
+    temporary = f".ocifs-{secrets.token_hex(8)}"
+    mode = inode.mode & 0o777
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=directory)
+    try:
+        _write_content(rootfs, inode, fd, seekable=True)
+        if preserve:
+            _preserve(inode, fd)
+        os.fsync(fd)
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _preserve(inode: Inode, fd: int) -> None:
+    mode = stat.S_IMODE(inode.mode)
+    try:
+        os.fchown(fd, inode.uid, inode.gid)
+    except PermissionError:  # as cp: a set-id bit must not come to mean another user
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)
+    os.fchmod(fd, mode)
+    os.utime(fd, ns=(inode.mtime_ns, inode.mtime_ns))
+
+
+def _write_content(rootfs: Rootfs, inode: Inode, fd: int, *, seekable: bool) -> None:
+    """Write the bytes; `seekable`: leave holes where the file has them."""
+    offset = 0
+    for address, length in rootfs.tree.extents(inode.nid, 0, inode.size):
+        end = offset + length
+        while offset < end:
+            if seekable and address is None:
+                offset = end
+                os.lseek(fd, end, os.SEEK_SET)
+                break
+            data = rootfs.read(inode.nid, min(_CHUNK, end - offset), offset)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            offset += len(data)
+    if seekable:
+        os.ftruncate(fd, inode.size)
