@@ -49,7 +49,7 @@ def ls(
         if as_json:
             output.lines(map(to_json, shown))
         elif long:
-            output.lines(long_lines(list(shown), output.show, output.paint, human=human))
+            output.lines(long_lines(shown, output.show, output.paint, human=human))
         else:
             paint = output.paint
             output.lines(paint(output.show(entry.name), entry) for entry in shown)

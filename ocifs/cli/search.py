@@ -51,16 +51,15 @@ def find(view: View, words: tuple[str, ...], as_json: bool) -> None:
         except finding.ExpressionError as error:
             raise click.UsageError(str(error)) from None
         for visit in finding.find(rootfs, [os.fsencode(path) for path in words[:start] or ("/",)], expression):
-            entry = Listed.of(rootfs, visit.path, visit.nid)
             for action in visit.actions:
                 if as_json:
-                    write_bytes(to_json(entry) + b"\n")
+                    write_bytes(to_json(Listed.of(rootfs, visit.path, visit.nid)) + b"\n")
                 elif action == "print":
-                    write_bytes(output.show(entry.name) + b"\n")
+                    write_bytes(output.show(visit.printed) + b"\n")
                 elif action == "print0":
-                    write_bytes(entry.name + b"\0")
+                    write_bytes(visit.printed + b"\0")
                 else:
-                    write_bytes(finding.ls_line(entry, output.show) + b"\n")
+                    write_bytes(finding.ls_line(Listed.of(rootfs, visit.path, visit.nid), output.show) + b"\n")
     output.lines([])
 
 
@@ -111,8 +110,8 @@ def du(
         shown = (
             usage
             for path in paths or ("/",)
-            for usage in disk_usage(opened.rootfs, os.fsencode(path), apparent=apparent)
-            if (most is None or usage.depth <= most) and (show_all or usage.is_directory or not usage.depth)
+            for usage in disk_usage(opened.rootfs, os.fsencode(path), apparent=apparent, files=show_all)
+            if most is None or usage.depth <= most
         )
         if as_json:
             output.lines(map(usage_json, shown))

@@ -16,7 +16,7 @@ from ocifs.erofs.reader import Inode
 from ocifs.errors import OcifsError, printable_path
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.accounts import number_of
-from ocifs.report.listing import Listed, Show, shown_time, shown_with_target, size_or_device, unpainted
+from ocifs.report.listing import Listed, Show, shown_time, shown_with_target, size_or_device, unpainted, whiteout_name
 from ocifs.report.permissions import parse_permissions
 
 Action = Literal["print", "print0", "ls"]
@@ -49,6 +49,11 @@ class Visit:
     def name(self) -> bytes:
         """The last part of its path."""
         return self.path.rstrip(b"/").rpartition(b"/")[2] or b"/"
+
+    @property
+    def printed(self) -> bytes:
+        """The path, for the actions that print it: a whiteout's with the name of the whiteout."""
+        return whiteout_name(self.path) if self.rootfs.is_whiteout(self.inode) else self.path
 
 
 Test = Callable[[Visit], bool]

@@ -7,8 +7,10 @@ in base64 beside it.
 import base64
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Self
 
 import msgspec
@@ -26,8 +28,7 @@ _TYPES = {
     stat.S_IFIFO: "fifo",
     stat.S_IFSOCK: "socket",
 }
-WHITEOUT_PREFIX = b".wh."
-"""Image-spec layer.md, "Whiteouts"."""
+_BATCH = 4096
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Show = Callable[[bytes], bytes]
@@ -82,7 +83,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_hidden(self) -> bool:
         """Whether ls leaves it out: its name, or that of a directory above it in the listing, begins with a dot."""
-        return any(name.startswith(b".") for name in self.path.split(b"/"))
+        return self.path.startswith(b".") or b"/." in self.path
 
     @property
     def type(self) -> str:
@@ -98,10 +99,13 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> bytes:
         """The path, for people: a whiteout by the name that the image specification gives it."""
-        if not self.whiteout:
-            return self.path
-        directory, slash, name = self.path.rpartition(b"/")
-        return directory + slash + WHITEOUT_PREFIX + name
+        return whiteout_name(self.path) if self.whiteout else self.path
+
+
+def whiteout_name(path: bytes) -> bytes:
+    """Return the path of the whiteout that removes `path` (image-spec layer.md, "Whiteouts")."""
+    directory, slash, name = path.rpartition(b"/")
+    return directory + slash + b".wh." + name
 
 
 def list_directory(rootfs: Rootfs, path: bytes, *, recursive: bool, itself: bool) -> Iterator[Listed]:
@@ -124,24 +128,32 @@ def list_directory(rootfs: Rootfs, path: bytes, *, recursive: bool, itself: bool
 
 
 def long_lines(
-    entries: Sequence[Listed], show: Show, paint: Paint = unpainted, *, human: bool = False
+    entries: Iterable[Listed], show: Show, paint: Paint = unpainted, *, human: bool = False
 ) -> Iterator[bytes]:
-    """Give a line for each, as `ls -ln --time-style=long-iso` does; `human`: sizes with a unit."""
-    rows = [
-        (
-            entry.mode,
-            str(entry.inode.nlink),
-            str(entry.inode.uid),
-            str(entry.inode.gid),
-            size_or_device(entry.inode, human=human),
-            shown_time(entry.inode.mtime_ns),
-        )
-        for entry in entries
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row, entry in zip(rows, entries, strict=True):
-        mode, *numbers, time = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        yield " ".join((mode, *numbers, time)).encode() + b" " + shown_with_target(entry, show, paint)
+    """Give a line for each, as `ls -ln --time-style=long-iso` does; `human`: sizes with a unit.
+
+    Columns are aligned for some thousand lines at a time, so that none waits for the end of a large tree.
+    """
+    left = iter(entries)
+    widths = [0] * 6
+    while batch := list(islice(left, _BATCH)):
+        rows = [_long_row(entry, human=human) for entry in batch]
+        widths = [max(width, *map(len, column)) for width, column in zip(widths, zip(*rows, strict=True), strict=True)]
+        for row, entry in zip(rows, batch, strict=True):
+            cells = " ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            yield cells.encode() + b" " + shown_with_target(entry, show, paint)
+
+
+def _long_row(entry: Listed, *, human: bool) -> tuple[str, ...]:
+    inode = entry.inode
+    return (
+        entry.mode,
+        str(inode.nlink),
+        str(inode.uid),
+        str(inode.gid),
+        size_or_device(inode, human=human),
+        shown_time(inode.mtime_ns),
+    )
 
 
 def shown_with_target(entry: Listed, show: Show, paint: Paint) -> bytes:
@@ -232,10 +244,14 @@ def size_or_device(inode: Inode, *, human: bool = False) -> str:
 
 def shown_time(nanoseconds: int) -> str:
     """Return a time as `ls --time-style=long-iso` does, in the local time zone."""
-    return f"{_time(nanoseconds).astimezone():%Y-%m-%d %H:%M}"
+    year, month, day, hour, minute, *_ = time.localtime(_seconds(nanoseconds))
+    return f"{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}"
 
 
 def _time(nanoseconds: int) -> datetime:
+    return _EPOCH + timedelta(seconds=_seconds(nanoseconds))
+
+
+def _seconds(nanoseconds: int) -> int:
     """Return a time, the nearest one that can be written where it lies beyond the years 1 to 9999."""
-    seconds = min(max(nanoseconds // 1_000_000_000, -62_135_500_000), 253_402_200_000)
-    return _EPOCH + timedelta(seconds=seconds)
+    return min(max(nanoseconds // 1_000_000_000, -62_135_500_000), 253_402_200_000)

@@ -1,12 +1,10 @@
 """What files take, added up for each directory and each layer, in the manner of du(1)."""
 
 import stat
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 import msgspec
 
-from ocifs.erofs.reader import Inode
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Show, named
 
@@ -18,7 +16,6 @@ class Usage(msgspec.Struct, frozen=True):
     depth: int
     layers: dict[int, int]
     """Bytes of what is from each layer, directories themselves included."""
-    is_directory: bool
 
     @property
     def size(self) -> int:
@@ -26,48 +23,50 @@ class Usage(msgspec.Struct, frozen=True):
         return sum(self.layers.values())
 
 
-def disk_usage(rootfs: Rootfs, path: bytes, *, apparent: bool) -> Iterator[Usage]:
-    """Give the file at `path` and all below it, what is in a directory before the directory, and by name.
+def disk_usage(rootfs: Rootfs, path: bytes, *, apparent: bool, files: bool) -> Iterator[Usage]:
+    """Give the directories at and below `path`, what is in a directory before the directory, and by name.
 
     A hard-linked file counts once, where it comes first. Bytes are those of the whole blocks of 512 that a mount
-    reports, holes included, or `apparent`: the sizes.
+    reports, holes included, or `apparent`: the sizes. With `files` other files are given as well; what is at `path`
+    always is.
 
     Raises:
         NotFoundError: There is nothing at `path`.
     """
     seen: set[int] = set()
-    open_directories: list[tuple[bytes, Counter[int]]] = []
+    above: list[Usage] = []
+    """The directories that lead to the file."""
+    prefix = path if path.endswith(b"/") else path + b"/"
     for below, nid in rootfs.tree.walk(rootfs.lookup(path, follow=False)):
         depth = below.count(b"/") + 1 if below else 0
-        while len(open_directories) > depth:
-            yield _close(open_directories)
+        while len(above) > depth:
+            yield _close(above)
         inode = rootfs.tree.inode(nid)
-        layers = Counter({inode.layer: _bytes(inode, apparent=apparent)})
-        if inode.nlink > 1 and not stat.S_ISDIR(inode.mode):
+        size = inode.size if apparent else inode.blocks * 512
+        if stat.S_ISDIR(inode.mode):
+            above.append(Usage(prefix + below if below else path, depth, {inode.layer: size}))
+            continue
+        if inode.nlink > 1:
             if nid in seen:
                 continue
             seen.add(nid)
-        full = path if not below else path + (b"" if path.endswith(b"/") else b"/") + below
-        if stat.S_ISDIR(inode.mode):
-            open_directories.append((full, layers))
-        else:
-            if open_directories:
-                open_directories[-1][1].update(layers)
-            yield Usage(full, depth, layers, is_directory=False)
-    while open_directories:
-        yield _close(open_directories)
+        if above:
+            layers = above[-1].layers
+            layers[inode.layer] = layers.get(inode.layer, 0) + size
+        if files or not depth:
+            yield Usage(prefix + below if below else path, depth, {inode.layer: size})
+    while above:
+        yield _close(above)
 
 
-def _close(open_directories: list[tuple[bytes, Counter[int]]]) -> Usage:
+def _close(above: list[Usage]) -> Usage:
     """Take the innermost directory, and add it to the one above."""
-    path, layers = open_directories.pop()
-    if open_directories:
-        open_directories[-1][1].update(layers)
-    return Usage(path, len(open_directories), layers, is_directory=True)
-
-
-def _bytes(inode: Inode, *, apparent: bool) -> int:
-    return inode.size if apparent else inode.blocks * 512
+    done = above.pop()
+    if above:
+        layers = above[-1].layers
+        for layer, size in done.layers.items():
+            layers[layer] = layers.get(layer, 0) + size
+    return done
 
 
 def usage_lines(usage: Usage, show: Show, size: Callable[[int], str], *, by_layer: bool) -> Iterator[bytes]:
