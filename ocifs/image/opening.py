@@ -138,7 +138,8 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
             Layer(number, index, blob.blob, cache)
             for number, (index, blob) in enumerate(zip(_open_indexes(blobs, options, stack), blobs, strict=True))
         ]
-        trees = Trees(layers, options.store, options.warn, stack)
+        trees = Trees(layers, options.store, options.warn)
+        stack.callback(trees.close)
         rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
         return Image(resolved, rootfs, trees, stack.pop_all())
 

@@ -25,16 +25,20 @@ Warn = Callable[[str], None]
 
 
 class Trees:
-    """The trees of some layers. What it opens is closed by the `closing` of whoever made it."""
+    """The trees of some layers, opened when they are asked for, and all closed together."""
 
-    def __init__(self, layers: Sequence[Layer], store: Store, warn: Warn, closing: ExitStack) -> None:
+    def __init__(self, layers: Sequence[Layer], store: Store, warn: Warn) -> None:
         self.layers = layers
         self._store = store
         self._warn = warn
-        self._closing = closing
+        self._closing = ExitStack()
         self._opened: dict[tuple[Kind, int], Rootfs] = {}
         self._changes: tuple[int, Iterator[Node]] = (0, iter(()))
         """The layer that comes next in a pass over the changes, and the pass: asked for in order, one does for all."""
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._closing.close()
 
     def as_of(self, count: int) -> Rootfs:
         """Return the tree of the first `count` layers."""

@@ -23,9 +23,9 @@ _KINDS: tuple[tuple[str, Callable[[int], bool]], ...] = (
     ("so", stat.S_ISSOCK),
     ("bd", stat.S_ISBLK),
     ("cd", stat.S_ISCHR),
-    ("su", lambda mode: bool(mode & stat.S_ISUID)),
-    ("sg", lambda mode: bool(mode & stat.S_ISGID)),
-    ("ex", lambda mode: bool(mode & 0o111)),
+    ("su", lambda mode: stat.S_ISREG(mode) and bool(mode & stat.S_ISUID)),
+    ("sg", lambda mode: stat.S_ISREG(mode) and bool(mode & stat.S_ISGID)),
+    ("ex", lambda mode: stat.S_ISREG(mode) and bool(mode & 0o111)),
 )
 """Of the keys that suit a mode the first that has a colour counts."""
 

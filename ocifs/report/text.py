@@ -16,11 +16,11 @@ def short_size(size: int) -> str:
     if size < 1024:
         return str(size)
     unit = 1
-    for letter in "KMGTP":
+    for letter in "KMGTPE":
         unit <<= 10
         tenths, whole = -(-size * 10 // unit), -(-size // unit)
         if tenths < 100:
             return f"{tenths // 10}.{tenths % 10}{letter}"
         if whole < 1024:
             return f"{whole}{letter}"
-    return f"{-(-size // (unit << 10))}E"
+    raise ValueError(f"{size} bytes are more than a file has")
