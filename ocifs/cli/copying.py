@@ -17,7 +17,7 @@ from ocifs.image.rootfs import Rootfs
 _CHUNK = 1 << 20
 
 
-def copy_file(rootfs: Rootfs, path: str, destination: Path, *, preserve: bool) -> None:
+def copy_file(rootfs: Rootfs, path: str, destination: str, *, preserve: bool) -> None:
     """Copy the regular file at `path` to the file `destination`, or into that directory by its own name.
 
     A destination that is there and is neither (a device, a FIFO) is written into.
@@ -38,19 +38,29 @@ def copy_file(rootfs: Rootfs, path: str, destination: Path, *, preserve: bool) -
         raise UnsupportedError(f"{printable_path(path)}: is a directory, and cp copies regular files")
     if not stat.S_ISREG(inode.mode):
         raise UnsupportedError(f"{printable_path(path)}: not a regular file")
-    target = destination / path.rstrip("/").rpartition("/")[2] if destination.is_dir() else destination
-    if target.is_dir():
-        raise OcifsError(f"{target}: is a directory: remove it, or choose another place")
-    target = Path(os.path.realpath(target))  # like cp, through a symlink to what it leads to
+    target = _target(path, destination)
     if target.exists() and not target.is_file():
         with target.open("wb", buffering=0) as out:
             _write_content(rootfs, inode, out.fileno(), seekable=False)
         return
+    target = Path(os.path.realpath(target))  # like cp, through a symlink to what it leads to
     directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _write_new(rootfs, inode, directory, target.name, preserve=preserve)
     finally:
         os.close(directory)
+
+
+def _target(path: str, destination: str) -> Path:
+    """Return where the file goes."""
+    target = Path(destination)
+    if target.is_dir():
+        target /= path.rstrip("/").rpartition("/")[2]
+    elif destination.endswith("/"):
+        raise OcifsError(f"{printable_path(destination)}: no such directory")
+    if target.is_dir():
+        raise OcifsError(f"{printable_path(str(target))}: is a directory: remove it, or choose another place")
+    return target
 
 
 def _write_new(rootfs: Rootfs, inode: Inode, directory: int, name: str, *, preserve: bool) -> None:

@@ -66,9 +66,18 @@ def _below(rootfs: Rootfs, nid: int, prefix: bytes, chosen: Chosen) -> list[List
     ]
 
 
-def tree_lines(
-    drawn: Iterator[Branch], show: Show, paint: Paint, *, sizes: bool = False, human: bool = False
-) -> Iterator[bytes]:
+class Columns(msgspec.Struct, frozen=True, kw_only=True):
+    """What is shown of each file besides its name, and what is counted."""
+
+    sizes: bool = False
+    """In bytes."""
+    human: bool = False
+    """Sizes with a unit."""
+    count_files: bool = True
+    """In the last line; directories are counted in any case."""
+
+
+def tree_lines(drawn: Iterator[Branch], show: Show, paint: Paint, columns: Columns) -> Iterator[bytes]:
     """Give the lines of the drawing; the last one counts what is in it, the directory that is drawn included."""
     directories = files = 0
     for branch in drawn:
@@ -77,13 +86,14 @@ def tree_lines(
             directories += 1
         else:
             files += 1
-        size = short_size(entry.inode.size) if human else str(entry.inode.size)
-        column = f"[{size:>{4 if human else 11}}]  ".encode() if sizes or human else b""
+        size = short_size(entry.inode.size) if columns.human else str(entry.inode.size)
+        column = f"[{size:>{4 if columns.human else 11}}]  ".encode() if columns.sizes or columns.human else b""
         # What lies below is shown by its name alone.
         name = entry if not branch.depth else msgspec.structs.replace(entry, path=entry.path.rpartition(b"/")[2])
         yield branch.indent.encode() + column + shown_with_target(name, show, paint)
     yield b""
-    yield f"{_counted(directories, 'directory', 'directories')}, {_counted(files, 'file', 'files')}".encode()
+    count = _counted(directories, "directory", "directories")
+    yield (f"{count}, {_counted(files, 'file', 'files')}" if columns.count_files else count).encode()
 
 
 def _counted(number: int, one: str, several: str) -> str:
