@@ -60,6 +60,12 @@ def test_what_is_chosen(layered: Image, chosen: Chosen, names: list[str], count:
     assert drawn(branches(layered.rootfs, b"/etc", chosen), Columns(count_files=False))[-1] == "1 directory"
 
 
+def test_a_symlink_to_a_directory_counts_as_one(layered: Image) -> None:
+    lines = drawn(branches(layered.rootfs, b"/", Chosen(levels=1, directories_only=True)))
+    assert "├── lib -> usr/lib" in lines
+    assert lines[-1] == "7 directories, 0 files"
+
+
 def test_levels_end_a_deep_tree(layered: Image) -> None:
     depths = [branch.depth for branch in branches(layered.rootfs, b"/", Chosen(levels=2))]
     assert max(depths) == 2
