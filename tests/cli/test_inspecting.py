@@ -230,7 +230,7 @@ def test_cp_through_a_symlink_and_into_a_pipe(ocifs: Ocifs, layered: Path, tmp_p
         (["head", "IMAGE", "/etc"], 3, "/etc: is a directory"),
         (["cp", "IMAGE", "/etc", "out"], 5, "/etc: is a directory"),
         (["cp", "IMAGE", "/pipe", "out"], 5, "/pipe: not a regular file"),
-        (["cp", "IMAGE", "/etc/issue", "absent/out"], 1, "No such file or directory"),
+        (["cp", "IMAGE", "/etc/issue", "absent/out"], 1, "cannot copy /etc/issue to absent/out: No such file"),
         (["cp", "IMAGE", "/opt/odd\n\x1b[31m\udcff", "absent/"], 1, "absent/: no such directory"),
         (["ls", "--layer", "2", "IMAGE"], 3, "no layer 2 among the 2 layers"),
         (["ls", "--only-layer", "-3", "IMAGE"], 3, "they are 0 to 1"),
@@ -316,3 +316,19 @@ def test_a_terminal_gets_colours_and_no_control_characters(
         paths = ["opt/odd\n\x1b[31m\udcff"] if command == ["which"] else []
         assert "\x1b" not in on_a_terminal(ocifs, *command, layered, *paths)
     assert r"odd\n\x1b[31m\xff" in on_a_terminal(ocifs, "find", layered)
+
+
+def test_a_full_disk_leaves_nothing_behind(ocifs: Ocifs, tmp_path: Path, root: None) -> None:
+    image = write_layout(tmp_path / "image", Image((Layer(tar([file(b"big", bytes(range(256)) * 8192)])),)))
+    script = 'mount -t tmpfs -o size=1M tmpfs "$1" && shift && "$@"; code=$?; ls -A "$0"; exit $code'
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    ran = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, str(disk), str(disk), *ocifs.command("cp", image, "big", disk)],
+        env=ocifs.variables(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == f"ocifs: cannot copy big to {disk}/big: No space left on device\n"
