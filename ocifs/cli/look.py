@@ -1,106 +1,145 @@
-"""`ocifs ls`, `cat` and `stat`: looking into an image without a mount."""
+"""`ocifs ls`, `tree`, `stat` and `which`: names and attributes of an image, without a mount."""
 
 import os
-import shutil
-import sys
-from pathlib import Path
 
 import click
+import msgspec
 
-from ocifs.cli.options import image_options, json_option, open_for_command, shown_name, write_bytes
+from ocifs.cli.options import View, json_option, view_options
+from ocifs.cli.output import ColourWhen, Output, colour_option, human_option, null_option
+from ocifs.image.opening import Image
 from ocifs.report.listing import Listed, describe, list_directory, long_lines, to_json
-from ocifs.spec.platform import Platform
 
 
 @click.command(short_help="List a directory of an image.")
-@image_options
+@view_options
 @click.option("-l", "long", is_flag=True, help="Mode, links, owner, size, time and link target as well.")
 @click.option("-R", "recursive", is_flag=True, help="Everything below, as paths.")
 @click.option("-a", "show_all", is_flag=True, help="Names that begin with a dot as well.")
 @click.option("-d", "itself", is_flag=True, help="A directory itself, not what is in it.")
+@human_option
+@null_option
+@colour_option
 @json_option
-@click.argument("image")
 @click.argument("path", default="/")
 def ls(
-    image: str,
+    view: View,
     path: str,
-    platform: Platform | None,
-    cache_dir: Path | None,
-    max_cache_size: int,
     long: bool,
     recursive: bool,
     show_all: bool,
     itself: bool,
+    human: bool,
+    null: bool,
+    colour: ColourWhen,
     as_json: bool,
 ) -> None:
     """List PATH in IMAGE; a symlink in PATH is followed within the image.
 
-    With --json one object for each line: path, type, mode, nlink, uid, gid, size, mtime_ns, and target, rdev, where
-    there are such. Owners are numbers, as stored.
+    Owners are numbers, as stored. With --json one object for each line, dotted names included.
 
     \b
     Try:  ocifs ls -l ./debian:latest /etc
+          ocifs ls -lR --only-layer 2 ./debian:latest
     """
-    with open_for_command(image, platform, cache_dir, max_cache_size) as opened:
+    output = Output(null, colour)
+    with view.open() as opened:
         entries = list_directory(opened.rootfs, os.fsencode(path), recursive=recursive, itself=itself)
         shown = (entry for entry in entries if show_all or as_json or not entry.is_hidden)
         if as_json:
-            for entry in shown:
-                write_bytes(to_json(entry) + b"\n")
+            output.lines(map(to_json, shown))
         elif long:
-            for line in long_lines(list(shown), shown_name):
-                write_bytes(line + b"\n")
+            output.lines(long_lines(shown, output.show, output.paint, human=human))
         else:
-            for entry in shown:
-                write_bytes(shown_name(entry.path) + b"\n")
-    sys.stdout.buffer.flush()
+            paint = output.paint
+            output.lines(paint(output.show(entry.name), entry) for entry in shown)
 
 
-@click.command(short_help="Print a file of an image.")
-@image_options
-@click.argument("image")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-def cat(
-    image: str, paths: tuple[str, ...], platform: Platform | None, cache_dir: Path | None, max_cache_size: int
+@click.command(short_help="Draw a directory of an image as a tree.")
+@view_options
+@click.option("-L", "levels", type=click.IntRange(min=1), metavar="N", help="Descend N levels only.")
+@click.option("-d", "directories_only", is_flag=True, help="Directories only.")
+@click.option("-a", "show_all", is_flag=True, help="Names that begin with a dot as well.")
+@click.option("-s", "sizes", is_flag=True, help="Sizes in bytes before the names.")
+@human_option
+@colour_option
+@json_option
+@click.argument("path", default="/")
+def tree(
+    view: View,
+    path: str,
+    levels: int | None,
+    directories_only: bool,
+    show_all: bool,
+    sizes: bool,
+    human: bool,
+    colour: ColourWhen,
+    as_json: bool,
 ) -> None:
-    """Write the files at PATH in IMAGE to standard output, one after the other.
+    """Draw PATH in IMAGE and all below it.
 
-    Only the parts of layers that hold them are read.
+    With --json one object for each line, with a path below PATH and its depth.
 
     \b
-    Try:  ocifs cat ./debian:latest /etc/os-release
+    Try:  ocifs tree -L 2 ./debian:latest /etc
+          ocifs tree --only-layer 2 ./debian:latest
     """
-    with open_for_command(image, platform, cache_dir, max_cache_size) as opened:
-        for path in paths:
-            with opened.rootfs.open(path) as file:
-                shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
-    sys.stdout.buffer.flush()
+    from ocifs.report.tree import Chosen, Columns, branches, tree_lines
+    from ocifs.report.tree import to_json as branch_json
+
+    output = Output(colour=colour)
+    chosen = Chosen(levels=levels, directories_only=directories_only, dotted=show_all)
+    with view.open() as opened:
+        drawn = branches(opened.rootfs, os.fsencode(path), chosen)
+        if as_json:
+            output.lines(map(branch_json, drawn))
+        else:
+            columns = Columns(sizes=sizes, human=human, count_files=not directories_only)
+            output.lines(tree_lines(drawn, output.show, output.paint, columns))
 
 
 @click.command(short_help="Show all that is known of a file.")
-@image_options
+@view_options
 @click.option("--follow", "-L", is_flag=True, help="Of what a symlink leads to.")
 @json_option
-@click.argument("image")
-@click.argument("path")
-def stat(
-    image: str,
-    path: str,
-    platform: Platform | None,
-    cache_dir: Path | None,
-    max_cache_size: int,
-    follow: bool,
-    as_json: bool,
-) -> None:
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+def stat(view: View, paths: tuple[str, ...], follow: bool, as_json: bool) -> None:
     """Show the attributes of PATH in IMAGE, its extended attributes, and the layers that hold its bytes."""
-    with open_for_command(image, platform, cache_dir, max_cache_size) as opened:
-        rootfs = opened.rootfs
-        name = os.fsencode(path)
-        listed = Listed.of(rootfs, name, rootfs.lookup(name, follow=follow), detailed=True)
-        if as_json:
-            write_bytes(to_json(listed) + b"\n")
-        else:
-            layers = [layer.descriptor.digest for layer in opened.resolved.layers]
-            for line in describe(listed, layers, shown_name):
-                write_bytes(line + b"\n")
-    sys.stdout.buffer.flush()
+    output = Output()
+    with view.open() as opened:
+        for path in map(os.fsencode, paths):
+            nid = opened.rootfs.lookup(path, follow=follow)
+            listed = Listed.of(opened.rootfs, path, nid, detailed=True)
+            output.lines([to_json(listed)] if as_json else describe(listed, _digests(opened), output.show))
+
+
+@click.command(short_help="Tell the history of a path, layer by layer.")
+@view_options
+@json_option
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+def which(view: View, paths: tuple[str, ...], as_json: bool) -> None:
+    """Tell which layers of IMAGE added, changed and removed PATH, and what is hidden below.
+
+    With --json one object for each change on a line.
+
+    \b
+    Try:  ocifs which ./debian:latest /etc/issue
+    """
+    from ocifs.report.which import history_lines, history_members, path_history
+
+    if view.only_layer is not None:
+        raise click.UsageError("which is about all layers: --only-layer cannot be used")
+    output = Output()
+    with view.open() as opened:
+        for path in map(os.fsencode, paths):
+            events = path_history(opened, path)
+            if as_json:
+                output.lines(msgspec.json.encode(history_members(path, event)) for event in events)
+            else:
+                if len(paths) > 1:
+                    output.lines([output.show(path) + b":"])
+                output.lines(history_lines(events, _digests(opened), output.show))
+
+
+def _digests(opened: Image) -> list[str]:
+    return [layer.descriptor.digest for layer in opened.resolved.layers]

@@ -1,14 +1,13 @@
 """The options that several verbs share, and what they make: a store, an opened image."""
 
+import functools
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from ocifs.errors import printable
 from ocifs.spec.platform import Platform
 from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
 
@@ -86,7 +85,15 @@ def open_store(cache_dir: Path | None, max_cache_size: int) -> Store:
     return Store(cache_dir or default_directory(), max_size=max_cache_size, warn=warn)
 
 
-def open_for_command(image: str, platform: Platform | None, cache_dir: Path | None, max_cache_size: int) -> "Image":
+def open_for_command(
+    image: str,
+    platform: Platform | None,
+    cache_dir: Path | None,
+    max_cache_size: int,
+    *,
+    layer: int | None = None,
+    changes_only: bool = False,
+) -> "Image":
     """Open an image for a verb: from the cache, or with a progress bar if somebody watches."""
     from ocifs.cli.progress import indexing
     from ocifs.image.opening import Options, open_image
@@ -94,20 +101,66 @@ def open_for_command(image: str, platform: Platform | None, cache_dir: Path | No
     with indexing() as progress:
         return open_image(
             image,
-            Options(store=open_store(cache_dir, max_cache_size), platform=platform, warn=warn, progress=progress),
+            Options(
+                store=open_store(cache_dir, max_cache_size),
+                platform=platform,
+                layer=layer,
+                changes_only=changes_only,
+                warn=warn,
+                progress=progress,
+            ),
         )
+
+
+class View(NamedTuple):
+    """An image, and what of it a verb looks into."""
+
+    image: str
+    platform: Platform | None
+    cache_dir: Path | None
+    max_cache_size: int
+    layer: int | None
+    only_layer: int | None
+
+    def open(self) -> "Image":
+        """Open it."""
+        if self.layer is not None and self.only_layer is not None:
+            raise click.UsageError("--layer and --only-layer exclude each other")
+        return open_for_command(
+            self.image,
+            self.platform,
+            self.cache_dir,
+            self.max_cache_size,
+            layer=self.layer if self.only_layer is None else self.only_layer,
+            changes_only=self.only_layer is not None,
+        )
+
+
+def view_options(command: F) -> F:
+    """Add what every verb that looks into an image takes, IMAGE included, and give it to the verb as one `View`."""
+
+    @functools.wraps(command)
+    def with_view(
+        image: str,
+        platform: Platform | None,
+        cache_dir: Path | None,
+        max_cache_size: int,
+        layer: int | None,
+        only_layer: int | None,
+        **others: object,
+    ) -> object:
+        return command(View(image, platform, cache_dir, max_cache_size, layer, only_layer), **others)
+
+    for add in (
+        click.argument("image"),
+        click.option("--only-layer", type=int, metavar="N", help="Only what layer N changes, whiteouts included."),
+        click.option("--layer", type=int, metavar="N", help="The image as of layer N; 0 is the base, -1 the last."),
+        image_options,
+    ):
+        with_view = add(with_view)
+    return with_view  # type: ignore[return-value] # of other parameters, as click calls it
 
 
 def warn(message: str) -> None:
     """Print a warning on stderr."""
     click.echo(f"ocifs: warning: {message}", err=True)
-
-
-def write_bytes(data: bytes) -> None:
-    """Write bytes to stdout as they are."""
-    sys.stdout.buffer.write(data)
-
-
-def shown_name(name: bytes) -> bytes:
-    """Return a name for stdout: raw for a program, without control characters for a terminal."""
-    return printable(name).encode(errors="replace") if sys.stdout.isatty() else name

@@ -32,8 +32,9 @@ inode."""
 LABEL_XATTRS = b" xattr"
 LABEL_ACLS = b" acl"
 
-INODE = Struct("<HHH2xQIIIIqII16x")
-"""struct erofs_inode_extended: format, xattr_icount, mode, size, u, ino, uid, gid, mtime, mtime_nsec, nlink.
+INODE = Struct("<HHH2xQIIIIqIII12x")
+"""struct erofs_inode_extended: format, xattr_icount, mode, size, u, ino, uid, gid, mtime, mtime_nsec, nlink, and the
+layer in the first of 16 reserved bytes, which the kernel does not look at.
 `u` is the first block, the device number or the chunk format."""
 NID_BITS = 5
 """An inode's nid is its offset in the image / 32, as meta_blkaddr is 0."""

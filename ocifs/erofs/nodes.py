@@ -37,6 +37,11 @@ class Node(Protocol):
         ...
 
     @property
+    def layer(self) -> int:
+        """Position in the image of the layer that the file is from."""
+        ...
+
+    @property
     def uid(self) -> int:
         """User id."""
         ...

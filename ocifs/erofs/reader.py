@@ -8,7 +8,7 @@ right raises `InvalidImageError`. It knows nothing of layers but where their tar
 import mmap
 import stat
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -50,6 +50,8 @@ class Inode(NamedTuple):
     """First block, or chunk format."""
     end: int
     """Where in the image the inode and its extended attributes end."""
+    layer: int
+    """The layer that the file is from: whose entry gave it its attributes and bytes, the base being 0."""
 
 
 class TreeImage:
@@ -72,6 +74,7 @@ class TreeImage:
             raise InvalidImageError(f"tree image that claims {self.inode_count} inodes; build it again")
         self.bases = erofs.layer_bases(self.size, layer_sizes)
         self._layer_sizes = tuple(layer_sizes)
+        self._top = max(0, len(layer_sizes) - 1)
         self.has_xattrs = erofs.LABEL_XATTRS in label
         """Whether any file has extended attributes."""
         self.has_acls = erofs.LABEL_ACLS in label
@@ -82,12 +85,12 @@ class TreeImage:
         position = nid << NID_BITS
         if not erofs.SUPERBLOCK_END <= position <= self.size - INODE.size:
             raise InvalidImageError(f"tree image: no inode {nid}; build it again")
-        form, count, mode, size, start, _, uid, gid, seconds, nanoseconds, nlink = INODE.unpack_from(
+        form, count, mode, size, start, _, uid, gid, seconds, nanoseconds, nlink, layer = INODE.unpack_from(
             self._data, position
         )
         kind = mode & _TYPE_MASK
         layout = _LAYOUTS.get(kind | form << 16)
-        if layout is None or size >> 63:
+        if layout is None or size >> 63 or layer > self._top:
             raise InvalidImageError(f"tree image: inode {nid} is malformed; build it again")
         return Inode(
             nid,
@@ -102,6 +105,7 @@ class TreeImage:
             layout,
             start,
             position + INODE.size + (xattr.stored_size(count) if count else 0),
+            layer,
         )
 
     def lookup(self, nid: int, name: bytes) -> int | None:
@@ -131,18 +135,21 @@ class TreeImage:
                 yield name, child, file_type, following
             slot = 0
 
-    def walk(self, nid: int) -> Iterator[tuple[bytes, int]]:
-        """Yield (path below `nid`, nid) of all files, depth first and in name order; `nid` itself has path b""."""
-        yield b"", nid
-        pending = [(b"", self.readdir(nid))] if stat.S_ISDIR(self.inode(nid).mode) else []
+    def walk(self, nid: int) -> Generator[tuple[bytes, int], bool | None]:
+        """Yield (path below `nid`, nid) of all files, depth first and in name order; `nid` itself has path b"".
+
+        Whoever sends True after a directory leaves out what is below it.
+        """
+        left_out = yield b"", nid
+        pending = [(b"", self.readdir(nid))] if not left_out and stat.S_ISDIR(self.inode(nid).mode) else []
         directories = 1
         while pending:
             prefix, entries = pending[-1]
             for name, child, file_type, _ in entries:
                 if name in {b".", b".."}:
                     continue
-                yield prefix + name, child
-                if file_type == erofs.DIRECTORY:
+                left_out = yield prefix + name, child
+                if file_type == erofs.DIRECTORY and not left_out:
                     directories += 1
                     if directories > self.inode_count:
                         raise InvalidImageError("tree image: directories form a loop; build it again")

@@ -238,6 +238,7 @@ def _write_inode(image: bytearray, inode: _Inode, number: int, bases: Sequence[i
             seconds,
             nanoseconds,
             inode.nlink,
+            node.layer,
         )
     except struct.error:
         raise UnsupportedError(

@@ -15,23 +15,18 @@ from typing import Self
 
 import msgspec
 
-from ocifs.errors import OcifsError
+from ocifs.errors import NotFoundError, OcifsError
 from ocifs.image.rootfs import Rootfs
+from ocifs.image.trees import Trees
 from ocifs.layer.build import LayerBlob, Limits, open_layer_index
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import DEFAULT_CAPACITY, SpanCache
 from ocifs.sources.reference import Reference, parse_reference
 from ocifs.sources.resolve import ResolvedImage, open_source, resolve_image
-from ocifs.spec.digest import ChainID, Digest, chain_id
+from ocifs.spec.digest import Digest
 from ocifs.spec.platform import Platform
-from ocifs.store import Kind, Store, StoredFile, Writer
-
-TREE_IMAGE = Kind("tree", 1)
-"""Named by the chain ID of the layers, so images of the same layers, however compressed, share it."""
-
-
-_MAX_WARNINGS = 100
+from ocifs.store import Store
 
 
 def _ignore(message: str) -> None:
@@ -49,6 +44,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Where what is learnt of the image is kept; by default in memory, for as long as it is open."""
     platform: Platform | None = None
     """Which image of an index; by default this machine's."""
+    layer: int | None = None
+    """Open the image as if this were its last layer, the base being 0, -1 the last; None: all layers."""
+    changes_only: bool = False
+    """Let the rootfs be what that layer changes, whiteouts among it (`ocifs.tree.changes`), not the merged tree."""
     span_cache: int = DEFAULT_CAPACITY
     """Bytes of decoded spans to hold."""
     limits: Limits = Limits()
@@ -61,11 +60,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class Image:
     """An opened image: a context manager that owns its files."""
 
-    def __init__(self, resolved: ResolvedImage, rootfs: Rootfs, closing: ExitStack) -> None:
+    def __init__(self, resolved: ResolvedImage, rootfs: Rootfs, trees: Trees, closing: ExitStack) -> None:
         self.resolved = resolved
-        """What the image says of itself: name, digest, manifest, config, layers."""
+        """What the image says of itself: name, digest, manifest, config, and the layers that are opened."""
         self.rootfs = rootfs
-        """The merged tree."""
+        """The merged tree; or what the last layer changes, if only that was asked for."""
+        self._trees = trees
         self._closing = closing
 
     @property
@@ -82,6 +82,24 @@ class Image:
     def indexes(self) -> list[LayerIndex]:
         """The LayerIndex of each layer, the base first."""
         return [layer.index for layer in self.layers]
+
+    def as_of(self, layer: int) -> Rootfs:
+        """Return the merged tree of the layers up to `layer`; the image closes it.
+
+        Raises:
+            NotFoundError: There is no such layer.
+        """
+        return self._trees.as_of(_number(layer, self.resolved) + 1)
+
+    def changes(self, layer: int) -> Rootfs:
+        """Return what `layer` changes, as a tree with whiteouts (`ocifs.tree.changes`); the image closes it.
+
+        Those of several layers cost least when they are asked for in order, the base first.
+
+        Raises:
+            NotFoundError: There is no such layer.
+        """
+        return self._trees.changes(_number(layer, self.resolved))
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +118,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
     """Open an image by reference, such as `./debian:latest` or `oci-archive:image.tar`.
 
     Raises:
-        NotFoundError: The reference names nothing, or more than one image.
+        NotFoundError: The reference names nothing, or more than one image; or there is no such layer.
         InvalidImageError: The image is not what its digests promise, or breaks the specification.
         UnsupportedError, LimitError: It holds what ocifs does not handle, or too much.
     """
@@ -110,7 +128,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
     with ExitStack() as stack:
         source = open_source(reference)
         stack.callback(source.close)
-        resolved = resolve_image(source, reference, options.platform)
+        resolved = _cut(resolve_image(source, reference, options.platform), options.layer)
         blobs = [
             LayerBlob(layer.descriptor.digest, layer.diff_id, layer.compression, source.open(layer.descriptor))
             for layer in resolved.layers
@@ -120,11 +138,23 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
             Layer(number, index, blob.blob, cache)
             for number, (index, blob) in enumerate(zip(_open_indexes(blobs, options, stack), blobs, strict=True))
         ]
-        tree_image = _open_tree_image(chain_id([blob.diff_id for blob in blobs]), layers, options)
-        stack.callback(tree_image.close)
-        rootfs = Rootfs(tree_image, layers)
-        stack.callback(rootfs.close)
-        return Image(resolved, rootfs, stack.pop_all())
+        trees = Trees(layers, options.store, options.warn)
+        stack.callback(trees.close)
+        rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
+        return Image(resolved, rootfs, trees, stack.pop_all())
+
+
+def _cut(resolved: ResolvedImage, layer: int | None) -> ResolvedImage:
+    return resolved if layer is None else resolved._replace(layers=resolved.layers[: _number(layer, resolved) + 1])
+
+
+def _number(layer: int, resolved: ResolvedImage) -> int:
+    """Return the position of a layer that may be counted from the end."""
+    count = len(resolved.layers)
+    if not -count <= layer < count:
+        there = f"they are 0 to {count - 1}" if count else "there are none"
+        raise NotFoundError(f"no layer {layer} among the {count} layers of {resolved.name}: {there}")
+    return layer % count
 
 
 def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) -> list[LayerIndex]:
@@ -157,40 +187,3 @@ def _close_opened(opening: Iterable[Future[LayerIndex]]) -> None:
     for future in opening:
         if future.done() and not future.cancelled() and future.exception() is None:
             os.close(future.result().file.fd)
-
-
-def _open_tree_image(chain: ChainID, layers: list[Layer], options: Options) -> StoredFile:
-    """Open the tree image, or merge the layers and compile it."""
-
-    def build(out: Writer) -> None:
-        # Imported only here: a warm start has no use for it.
-        from ocifs.erofs.writer import compile_tree
-        from ocifs.tree.merge import merge
-
-        warn = _at_most(_MAX_WARNINGS, options.warn)
-        root = merge((layer.index.toc() for layer in layers), warn)
-        out.write(
-            compile_tree(
-                root,
-                [layer.size for layer in layers],
-                lambda layer, size, offset: layers[layer].pread(size, offset),
-                warn,
-            )
-        )
-
-    return options.store.get(TREE_IMAGE, chain, build)
-
-
-def _at_most(count: int, warn: Callable[[str], None]) -> Callable[[str], None]:
-    """Return `warn` for `count` messages: a hostile image has something odd in every entry."""
-    left = count
-
-    def bounded(message: str) -> None:
-        nonlocal left
-        left -= 1
-        if left >= 0:
-            warn(message)
-        elif left == -1:
-            warn("more warnings like these are left out")
-
-    return bounded

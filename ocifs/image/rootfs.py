@@ -23,6 +23,7 @@ from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import FileReader, FileSection
 from ocifs.store import StoredFile
+from ocifs.tree.changes import OPAQUE_XATTR, WHITEOUT_XATTR
 
 MAX_SYMLINKS = 40
 """Symlinks followed in one lookup, as Linux does (path_resolution(7))."""
@@ -128,6 +129,14 @@ class Rootfs:
         """Return the target of a symlink."""
         return self.tree.readlink(nid)
 
+    def is_whiteout(self, inode: Inode) -> bool:
+        """Whether the layer removed the file of that name, in a tree of what a layer changes."""
+        return stat.S_ISCHR(inode.mode) and not inode.rdev and WHITEOUT_XATTR in self.tree.xattrs(inode.nid)
+
+    def is_opaque(self, inode: Inode) -> bool:
+        """Whether the layer hides what is below it in the directory, in a tree of what a layer changes."""
+        return stat.S_ISDIR(inode.mode) and OPAQUE_XATTR in self.tree.xattrs(inode.nid)
+
     def lookup(self, path: str | bytes | os.PathLike[str], *, follow: bool = True) -> int:
         """Return the nid at `path`, which is taken from the root; `follow` a symlink at its end.
 
@@ -135,28 +144,58 @@ class Rootfs:
             NotFoundError: There is nothing, or symlinks lead nowhere.
         """
         wanted = os.fsencode(path)
+        chain, names, rest = self._go(wanted, follow=follow)
+        if rest:
+            parent = printable(b"/" + b"/".join(names))
+            if not self._is_directory(chain[-1]):
+                raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ENOTDIR)}: {parent}")
+            raise NotFoundError(
+                f"{printable(wanted)}: no such file or directory in the image: its nearest parent is {parent}"
+            )
+        return chain[-1]
+
+    def canonical(self, path: str | bytes | os.PathLike[str]) -> list[bytes]:
+        """Return the names on the way to `path` once symlinks are followed, but for one at its end.
+
+        What is not there is taken as it is written.
+        """
+        _, names, rest = self._go(os.fsencode(path), follow=False)
+        for name in rest:
+            if name == b"..":
+                del names[-1:]
+            elif name != b".":
+                names.append(name)
+        return names
+
+    def _go(self, wanted: bytes, *, follow: bool) -> tuple[list[int], list[bytes], list[bytes]]:
+        """Go along a path as far as there is one: (nids from the root on, names of those below it, names left)."""
         pending = _split(wanted)[::-1]
         chain = [self.root]
+        names: list[bytes] = []
         links = 0
         while pending:
             name = pending.pop()
+            if not self._is_directory(chain[-1]):
+                return chain, names, [name, *reversed(pending)]
             if name in {b".", b".."}:
-                self._check_directory(chain[-1], wanted)
-                if name == b".." and len(chain) > 1:
-                    chain.pop()
+                if name == b".." and names:
+                    del chain[-1], names[-1]
                 continue
-            nid = self._child(chain[-1], name, wanted)
+            nid = self.tree.lookup(chain[-1], name)
+            if nid is None:
+                return chain, names, [name, *reversed(pending)]
             if stat.S_ISLNK(self.tree.inode(nid).mode) and (follow or pending):
                 links += 1
                 if links > MAX_SYMLINKS:
                     raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ELOOP)}")
                 target = self.tree.readlink(nid)
                 if target.startswith(b"/"):
-                    del chain[1:]
+                    del chain[1:], names[:]
                 pending += _split(target)[::-1]
             else:
                 chain.append(nid)
-        return chain[-1]
+                names.append(name)
+        return chain, names, []
 
     def walk(self, path: str | bytes | os.PathLike[str] = "/") -> Iterator[tuple[bytes, Inode]]:
         """Give (path below `path`, inode) of everything there, depth first and by name; itself as b""."""
@@ -171,19 +210,12 @@ class Rootfs:
         """
         inode = self.tree.inode(self.lookup(path))
         if not stat.S_ISREG(inode.mode):
-            raise NotFoundError(f"{printable(os.fsencode(path))}: not a regular file")
+            what = "is a directory" if stat.S_ISDIR(inode.mode) else "not a regular file"
+            raise NotFoundError(f"{printable(os.fsencode(path))}: {what}")
         return io.BufferedReader(_OpenFile(self, inode), buffer_size=128 << 10)
 
-    def _check_directory(self, nid: int, wanted: bytes) -> None:
-        if not stat.S_ISDIR(self.tree.inode(nid).mode):
-            raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ENOTDIR)}")
-
-    def _child(self, directory: int, name: bytes, wanted: bytes) -> int:
-        self._check_directory(directory, wanted)
-        nid = self.tree.lookup(directory, name)
-        if nid is None:
-            raise NotFoundError(f"{printable(wanted)}: no such file or directory in the image")
-        return nid
+    def _is_directory(self, nid: int) -> bool:
+        return stat.S_ISDIR(self.tree.inode(nid).mode)
 
 
 class _OpenFile(io.RawIOBase):

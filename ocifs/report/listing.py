@@ -7,14 +7,17 @@ in base64 beside it.
 import base64
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Self
 
 import msgspec
 
 from ocifs.erofs.reader import Inode
 from ocifs.image.rootfs import Rootfs
+from ocifs.report.text import short_size
 
 _TYPES = {
     stat.S_IFREG: "regular",
@@ -25,10 +28,18 @@ _TYPES = {
     stat.S_IFIFO: "fifo",
     stat.S_IFSOCK: "socket",
 }
+_BATCH = 4096
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Show = Callable[[bytes], bytes]
 """A name as it may be written out."""
+Paint = Callable[[bytes, "Listed"], bytes]
+"""A shown name in the colour of its file."""
+
+
+def unpainted(name: bytes, entry: "Listed") -> bytes:
+    """Leave the name as it is."""
+    return name
 
 
 class Extent(msgspec.Struct, frozen=True):
@@ -49,27 +60,52 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     xattrs: dict[bytes, bytes] | None = None
     """None: not asked for; so with extents."""
     extents: tuple[Extent, ...] | None = None
+    whiteout: bool = False
+    """In what a layer changes: the layer removed the name."""
+    opaque: bool = False
+    """In what a layer changes: the layer hides what layers below it have in the directory."""
 
     @classmethod
     def of(cls, rootfs: Rootfs, path: bytes, nid: int, *, detailed: bool = False) -> Self:
         """Describe a file."""
         inode = rootfs.tree.inode(nid)
         target = rootfs.readlink(nid) if stat.S_ISLNK(inode.mode) else None
-        if not detailed:
-            return cls(path=path, inode=inode, target=target)
         return cls(
-            path=path, inode=inode, target=target, xattrs=rootfs.tree.xattrs(nid), extents=_extents(rootfs, inode)
+            path=path,
+            inode=inode,
+            target=target,
+            xattrs=rootfs.tree.xattrs(nid) if detailed else None,
+            extents=_extents(rootfs, inode) if detailed else None,
+            whiteout=rootfs.is_whiteout(inode),
+            opaque=rootfs.is_opaque(inode),
         )
 
     @property
     def is_hidden(self) -> bool:
         """Whether ls leaves it out: its name, or that of a directory above it in the listing, begins with a dot."""
-        return any(name.startswith(b".") for name in self.path.split(b"/"))
+        return self.path.startswith(b".") or b"/." in self.path
 
     @property
     def type(self) -> str:
         """The file type, as a word."""
-        return _TYPES[stat.S_IFMT(self.inode.mode)]
+        return "whiteout" if self.whiteout else _TYPES[stat.S_IFMT(self.inode.mode)]
+
+    @property
+    def mode(self) -> str:
+        """Type and permissions, as `ls -l` writes them."""
+        mode = stat.filemode(self.inode.mode)
+        return f"w{mode[1:]}" if self.whiteout else mode
+
+    @property
+    def name(self) -> bytes:
+        """The path, for people: a whiteout by the name that the image specification gives it."""
+        return whiteout_name(self.path) if self.whiteout else self.path
+
+
+def whiteout_name(path: bytes) -> bytes:
+    """Return the path of the whiteout that removes `path` (image-spec layer.md, "Whiteouts")."""
+    directory, slash, name = path.rpartition(b"/")
+    return directory + slash + b".wh." + name
 
 
 def list_directory(rootfs: Rootfs, path: bytes, *, recursive: bool, itself: bool) -> Iterator[Listed]:
@@ -91,48 +127,69 @@ def list_directory(rootfs: Rootfs, path: bytes, *, recursive: bool, itself: bool
                 yield Listed.of(rootfs, name, child)
 
 
-def long_lines(entries: Sequence[Listed], show: Show) -> Iterator[bytes]:
-    """Give a line for each, as `ls -ln --time-style=long-iso` does."""
-    rows = [
-        (
-            stat.filemode(entry.inode.mode),
-            str(entry.inode.nlink),
-            str(entry.inode.uid),
-            str(entry.inode.gid),
-            _size_or_device(entry.inode),
-            f"{_time(entry.inode.mtime_ns).astimezone():%Y-%m-%d %H:%M}",
-        )
-        for entry in entries
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row, entry in zip(rows, entries, strict=True):
-        mode, *numbers, time = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        arrow = b"" if entry.target is None else b" -> " + show(entry.target)
-        yield " ".join((mode, *numbers, time)).encode() + b" " + show(entry.path) + arrow
+def long_lines(
+    entries: Iterable[Listed], show: Show, paint: Paint = unpainted, *, human: bool = False
+) -> Iterator[bytes]:
+    """Give a line for each, as `ls -ln --time-style=long-iso` does; `human`: sizes with a unit.
+
+    Columns are aligned for some thousand lines at a time, so that none waits for the end of a large tree.
+    """
+    left = iter(entries)
+    widths = [0] * 6
+    while batch := list(islice(left, _BATCH)):
+        rows = [_long_row(entry, human=human) for entry in batch]
+        widths = [max(width, *map(len, column)) for width, column in zip(widths, zip(*rows, strict=True), strict=True)]
+        for row, entry in zip(rows, batch, strict=True):
+            cells = " ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            yield cells.encode() + b" " + shown_with_target(entry, show, paint)
+
+
+def _long_row(entry: Listed, *, human: bool) -> tuple[str, ...]:
+    inode = entry.inode
+    return (
+        entry.mode,
+        str(inode.nlink),
+        str(inode.uid),
+        str(inode.gid),
+        size_or_device(inode, human=human),
+        shown_time(inode.mtime_ns),
+    )
+
+
+def shown_with_target(entry: Listed, show: Show, paint: Paint) -> bytes:
+    """Return the name, and where a symlink leads, or that a directory is opaque."""
+    after = b" (opaque)" if entry.opaque else b"" if entry.target is None else b" -> " + show(entry.target)
+    return paint(show(entry.name), entry) + after
 
 
 def describe(entry: Listed, layers: Sequence[str], show: Show) -> Iterator[bytes]:
     """Give lines that tell all there is, in the manner of stat(1); `layers` are the layers' digests."""
     inode = entry.inode
-    arrow = b"" if entry.target is None else b" -> " + show(entry.target)
-    yield b"  File: " + show(entry.path) + arrow
-    device = f"  Device type: {_size_or_device(inode)}" if inode.rdev else ""
+    yield b"  File: " + shown_with_target(entry, show, unpainted)
+    device = f"  Device type: {size_or_device(inode)}" if inode.rdev else ""
     yield f"  Size: {inode.size}  Blocks: {inode.blocks}  Type: {entry.type}{device}".encode()
     yield f" Inode: {inode.nid}  Links: {inode.nlink}".encode()
-    mode = f"{stat.S_IMODE(inode.mode):04o}/{stat.filemode(inode.mode)}"
+    mode = f"{stat.S_IMODE(inode.mode):04o}/{entry.mode}"
     yield f"Access: ({mode})  Uid: {inode.uid}  Gid: {inode.gid}".encode()
     nanoseconds = inode.mtime_ns % 1_000_000_000
     yield f"Modify: {_time(inode.mtime_ns):%Y-%m-%d %H:%M:%S}.{nanoseconds:09d} +0000".encode()
     for name, value in (entry.xattrs or {}).items():
         yield b" Xattr: " + show(name) + b" = 0x" + value.hex().encode()
+    if layers and not entry.extents:
+        yield f" Layer: {inode.layer} {layers[inode.layer]}".encode()
     for extent in entry.extents or ():
         yield f" Layer: {extent.layer} {layers[extent.layer]}, tar bytes {extent.offset}+{extent.size}".encode()
 
 
 def to_json(entry: Listed) -> bytes:
     """Return a JSON object on one line."""
+    return msgspec.json.encode(members(entry))
+
+
+def members(entry: Listed) -> dict[str, object]:
+    """Return what is said of a file in JSON."""
     inode = entry.inode
-    fields: dict[str, object] = _named("path", entry.path) | {
+    fields: dict[str, object] = named("path", entry.path) | {
         "type": entry.type,
         "mode": f"{stat.S_IMODE(inode.mode):04o}",
         "inode": inode.nid,
@@ -141,22 +198,26 @@ def to_json(entry: Listed) -> bytes:
         "gid": inode.gid,
         "size": inode.size,
         "mtime_ns": inode.mtime_ns,
+        "layer": inode.layer,
     }
     if entry.target is not None:
-        fields |= _named("target", entry.target)
+        fields |= named("target", entry.target)
+    if entry.opaque:
+        fields["opaque"] = True
     if inode.rdev:
         fields["rdev"] = [os.major(inode.rdev), os.minor(inode.rdev)]
     if entry.xattrs is not None:
         fields["xattrs"] = [
-            _named("name", name) | {"value_base64": base64.b64encode(value).decode()}
+            named("name", name) | {"value_base64": base64.b64encode(value).decode()}
             for name, value in entry.xattrs.items()
         ]
     if entry.extents is not None:
         fields["extents"] = entry.extents
-    return msgspec.json.encode(fields)
+    return fields
 
 
-def _named(key: str, name: bytes) -> dict[str, object]:
+def named(key: str, name: bytes) -> dict[str, object]:
+    """Return a name as a member of a JSON object; with all its bytes in base64 beside it if it is not UTF-8."""
     try:
         return {key: name.decode()}
     except UnicodeDecodeError:
@@ -174,11 +235,23 @@ def _extents(rootfs: Rootfs, inode: Inode) -> tuple[Extent, ...]:
     return tuple(found)
 
 
-def _size_or_device(inode: Inode) -> str:
-    return f"{os.major(inode.rdev)}, {os.minor(inode.rdev)}" if inode.rdev else str(inode.size)
+def size_or_device(inode: Inode, *, human: bool = False) -> str:
+    """Return the size; of a device its numbers."""
+    if inode.rdev:
+        return f"{os.major(inode.rdev)}, {os.minor(inode.rdev)}"
+    return short_size(inode.size) if human else str(inode.size)
+
+
+def shown_time(nanoseconds: int) -> str:
+    """Return a time as `ls --time-style=long-iso` does, in the local time zone."""
+    year, month, day, hour, minute, *_ = time.localtime(_seconds(nanoseconds))
+    return f"{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}"
 
 
 def _time(nanoseconds: int) -> datetime:
+    return _EPOCH + timedelta(seconds=_seconds(nanoseconds))
+
+
+def _seconds(nanoseconds: int) -> int:
     """Return a time, the nearest one that can be written where it lies beyond the years 1 to 9999."""
-    seconds = min(max(nanoseconds // 1_000_000_000, -62_135_500_000), 253_402_200_000)
-    return _EPOCH + timedelta(seconds=seconds)
+    return min(max(nanoseconds // 1_000_000_000, -62_135_500_000), 253_402_200_000)

@@ -9,3 +9,18 @@ def human_size(size: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" or amount >= 99.5 else f"{amount:.3g} {unit}"
         amount /= 1024
     return f"{amount:.3g} EiB"
+
+
+def short_size(size: int) -> str:
+    """Return bytes as `ls -h` and `du -h` do: rounded up, one letter for the binary unit, none for bytes."""
+    if size < 1024:
+        return str(size)
+    unit = 1
+    for letter in "KMGTPE":
+        unit <<= 10
+        tenths, whole = -(-size * 10 // unit), -(-size // unit)
+        if tenths < 100:
+            return f"{tenths // 10}.{tenths % 10}{letter}"
+        if whole < 1024:
+            return f"{whole}{letter}"
+    raise ValueError(f"{size} bytes are more than a file has")

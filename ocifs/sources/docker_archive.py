@@ -17,7 +17,7 @@ from ocifs.sources.archive import Archive
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.magic import sniff_layer
 from ocifs.sources.reference import Reference, matching
-from ocifs.sources.source import read_metadata
+from ocifs.sources.source import Named, read_metadata
 from ocifs.spec.config import parse_config
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest
@@ -44,7 +44,7 @@ class DockerArchive:
         self._archive = archive
         self._images = images
         self._blobs: dict[Digest, FileReader] = {}
-        """Of the image resolved last: its manifest, config and layers."""
+        """Of the images resolved so far: their manifests, configs and layers."""
         self._computed: dict[int, Digest] = {}
         """Of compressed layers without a digest in their name, by offset."""
         self._files = ExitStack()
@@ -52,7 +52,14 @@ class DockerArchive:
 
     def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
         """Return the manifest made for the image that a name or a position chooses, or for the only image."""
-        image = self._images[self._choose(reference)]
+        return (self._describe_image(self._images[self._choose(reference)]),)
+
+    def images(self) -> tuple[Named, ...]:
+        """Return the images, each with a manifest made for it."""
+        return tuple(Named(image.repo_tags, self._describe_image(image)) for image in self._images)
+
+    def _describe_image(self, image: _SavedImage) -> Descriptor:
+        """Make the manifest, and return its descriptor."""
         name = f"member {shown(image.config)} of {self._archive.name}"
         config_blob = self._archive.open(image.config)
         data = read_metadata(config_blob, name)
@@ -65,7 +72,7 @@ class DockerArchive:
         text = msgspec.json.encode(manifest, enc_hook=str)
         blob = memory_blob(text)
         self._files.callback(os.close, blob.fd)
-        return (self._describe(blob, OCI_MANIFEST, Digest.of(text)),)
+        return self._describe(blob, OCI_MANIFEST, Digest.of(text))
 
     def open(self, descriptor: Descriptor) -> FileReader:
         """Return a blob of an image that was resolved."""

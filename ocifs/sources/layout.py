@@ -17,7 +17,7 @@ from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError, pri
 from ocifs.reader import FileReader
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.reference import Reference, matching
-from ocifs.sources.source import read_metadata
+from ocifs.sources.source import Named, read_metadata
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import decode, shown
@@ -71,6 +71,10 @@ class Layout:
         if len(named) > 1 and (None in platforms or len(platforms) < len(named)):
             raise NotFoundError(f"{reference} names several images: {self._choices(named.values())}")
         return tuple(named.values())
+
+    def images(self) -> tuple[Named, ...]:
+        """Return the images and indexes that `index.json` lists."""
+        return tuple(Named(_names(image), image) for image in self._images)
 
     def open(self, descriptor: Descriptor) -> FileReader:
         """Return a blob: what the descriptor embeds, else the file under its digest."""

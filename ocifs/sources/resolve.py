@@ -95,17 +95,27 @@ def resolve_image(source: Source, reference: Reference, platform: Platform | Non
         LimitError: A document is too large, or indexes nest too deeply.
     """
     descriptor = _choose(source, source.resolve(reference), platform, str(reference))
+    resolved = resolve_manifest(source, descriptor, str(reference))
+    offered = resolved.config.platform
+    if platform is not None and offered.os and best_match(platform, [offered]) is None:
+        raise NotFoundError(f"{reference} is for {shown(str(offered))} only, not for {platform}")
+    return resolved
+
+
+def resolve_manifest(source: Source, descriptor: Descriptor, name: str) -> ResolvedImage:
+    """Read the manifest that `descriptor` is of, and its config; raises as `resolve_image`."""
     manifest = parse_document(read_document(source, descriptor), _manifest_name(descriptor), descriptor.media_type)
     if not isinstance(manifest, Manifest):
         raise InvalidImageError(f"{_manifest_name(descriptor)} is an image index")
     if manifest.config.media_type not in CONFIGS:
-        raise UnsupportedError(
-            f"{reference} is not a container image: its config is '{shown(manifest.config.media_type)}'"
-        )
+        raise UnsupportedError(f"{name} is not a container image: its config is '{shown(manifest.config.media_type)}'")
     config = parse_config(read_document(source, manifest.config), f"config {manifest.config.digest}")
-    if platform is not None and config.os and best_match(platform, [config.platform]) is None:
-        raise NotFoundError(f"{reference} is for {shown(str(config.platform))} only, not for {platform}")
-    return ResolvedImage(str(reference), descriptor, manifest, config, _layers(manifest, config))
+    return ResolvedImage(name, descriptor, manifest, config, _layers(manifest, config))
+
+
+def manifests_of(source: Source, descriptor: Descriptor) -> list[Descriptor]:
+    """Return the image manifest that `descriptor` is of, or all in that index; raises as `resolve_image`."""
+    return list(_manifests(source, [descriptor], _INDEX_DEPTH, set()))
 
 
 def _manifest_name(descriptor: Descriptor) -> str:

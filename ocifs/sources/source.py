@@ -3,7 +3,7 @@
 `Source` is the joint: a layout, an archive and whatever else holds images look the same from above.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ocifs.errors import InvalidImageError, LimitError
 from ocifs.reader import FileReader
@@ -11,6 +11,14 @@ from ocifs.sources.reference import Reference
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import MAX_SIZE
+
+
+class Named(NamedTuple):
+    """An image of a source, or an index of images, with the names it goes by there."""
+
+    names: tuple[str, ...]
+    """What `PATH:NAME` takes, the fullest first; none: only its position or its digest names it."""
+    descriptor: Descriptor
 
 
 class Source(Protocol):
@@ -22,6 +30,10 @@ class Source(Protocol):
         Raises:
             NotFoundError: It names nothing here, or more than one thing; the message lists the choices.
         """
+        ...
+
+    def images(self) -> tuple[Named, ...]:
+        """Return what the source holds, in its order: the position of each is what `@N` names."""
         ...
 
     def open(self, descriptor: Descriptor) -> FileReader:

@@ -7,11 +7,12 @@ tree is stored.
 """
 
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, overload
 
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, printable
 from ocifs.toc import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
+from ocifs.tree.changes import Place, changed_tree
 from ocifs.tree.node import Extent, Node
 from ocifs.tree.whiteout import Mark, classify
 
@@ -42,6 +43,22 @@ def merge(layers: Iterable[Iterable[Entry]], warn: Callable[[str], None]) -> Nod
         LimitError: Paths lead through too many long symlinks.
     """
     root = Node(stat.S_IFDIR | 0o755)
+    for _ in _apply(root, layers, warn):
+        pass
+    return root
+
+
+def changes(layers: Iterable[Iterable[Entry]], warn: Callable[[str], None]) -> Iterator[Node]:
+    """Give for each of `layers` in turn, base layer first, the tree of what it changes (`ocifs.tree.changes`).
+
+    Raises what `merge` does, when it comes to the layer.
+    """
+    for layer in _apply(Node(stat.S_IFDIR | 0o755), layers, warn):
+        given = [place for place, itself in layer.upper.items() if itself]
+        yield changed_tree(layer.root, layer.number, given, layer.removed, layer.cut)
+
+
+def _apply(root: Node, layers: Iterable[Iterable[Entry]], warn: Callable[[str], None]) -> "Iterator[_Layer]":
     for number, entries in enumerate(layers):
         layer = _Layer(root, number, warn)
         for entry in entries:
@@ -49,7 +66,7 @@ def merge(layers: Iterable[Iterable[Entry]], warn: Callable[[str], None]) -> Nod
                 layer.apply(entry)
             except OcifsError as error:
                 raise type(error)(f"layer {number}, entry '{printable(entry.path)}': {error}") from None
-    return root
+        yield layer
 
 
 class _Layer:
@@ -59,10 +76,14 @@ class _Layer:
         self.root = root
         self.number = number
         self.warn = warn
-        self.upper: dict[tuple[Node, bytes], bool] = {}
+        self.upper: dict[Place, bool] = {}
         """Names (in a directory) this layer gave, and their ancestors; True if an entry gave just that name."""
         self.opaque: set[Node] = set()
         """Directories in which, at any depth, nothing lower is left: no whiteout has work there again."""
+        self.removed: list[Place] = []
+        """Lower names that went, with all below them; this layer may have given them anew, before or after."""
+        self.cut: list[Node] = []
+        """Directories that were there below and were made opaque."""
         self.steps = 0
 
     def apply(self, entry: Entry) -> None:
@@ -83,7 +104,7 @@ class _Layer:
                 self._warn(entry, "is a whiteout and should be an empty file")
             directory = self._resolve(path[:-1], create=False)
             if directory is not None and mark is Mark.OPAQUE:
-                self._remove_lower([directory])
+                self._cut(directory)
             elif directory is not None:
                 self._whiteout(directory, removed)
 
@@ -91,13 +112,19 @@ class _Layer:
         self.warn(f"layer {self.number}, entry '{printable(entry.path)}' {what}")
 
     def _whiteout(self, directory: Node, name: bytes) -> None:
-        child = _children(directory).get(name)
+        child = directory.names().get(name)
         if child is None:
             return
         if (directory, name) not in self.upper:
-            del _children(directory)[name]
+            del directory.names()[name]
+            self.removed.append((directory, name))
         elif child.is_dir:
-            self._remove_lower([child])
+            self._cut(child)
+
+    def _cut(self, directory: Node) -> None:
+        if directory not in self.opaque:
+            self.cut.append(directory)
+            self._remove_lower([directory])
 
     def _remove_lower(self, todo: list[Node]) -> None:
         """Remove from the directories `todo`, at all depths, what this layer did not give."""
@@ -106,7 +133,7 @@ class _Layer:
             if directory in self.opaque:
                 continue
             self.opaque.add(directory)
-            children = _children(directory)
+            children = directory.names()
             for name, child in list(children.items()):
                 if (directory, name) not in self.upper:
                     del children[name]
@@ -120,11 +147,13 @@ class _Layer:
             self._describe(self.root, entry)
             return
         directory = self._resolve(path[:-1], create=True)
-        children = _children(directory)
+        children = directory.names()
         name = path[-1]
         if self.upper.get((directory, name)):
             self._warn(entry, "is given twice; the later one counts")
         child = children.get(name)
+        if child is not None and child.is_dir and entry.kind != DIRECTORY:
+            self.removed.append((directory, name))
         if entry.kind == HARDLINK:
             children.pop(name, None)
             children[name] = self._link_target(entry.linkname)
@@ -147,7 +176,7 @@ class _Layer:
         """Return the node a hard link names: as the tree is now, a symlink at the end not followed."""
         path, _ = _clean(linkname)
         directory = self._resolve(path[:-1], create=False) if path else None
-        node = _children(directory).get(path[-1]) if directory else None
+        node = directory.names().get(path[-1]) if directory else None
         if node is None:
             raise InvalidImageError(f"hard link to '{printable(linkname)}', which is not there (yet)")
         if node.is_dir:
@@ -186,7 +215,7 @@ class _Layer:
         node = self.root
         while todo:
             name = todo.pop()
-            child = _children(node).get(name)
+            child = node.names().get(name)
             if child is not None and child.is_dir:
                 node = child
             elif child is not None and stat.S_ISLNK(child.mode):
@@ -210,15 +239,9 @@ class _Layer:
     def _make_directory(self, parent: Node, name: bytes) -> Node:
         node = Node(stat.S_IFDIR | 0o755, layer=self.number)
         node.parent, node.name = parent, name
-        _children(parent)[name] = node
+        parent.names()[name] = node
         self.opaque.add(node)
         return node
-
-
-def _children(directory: Node) -> dict[bytes, Node]:
-    if directory.children is None:
-        raise TypeError("not a directory")
-    return directory.children
 
 
 def _clean(path: bytes) -> tuple[list[bytes], bool]:

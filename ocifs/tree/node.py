@@ -65,3 +65,9 @@ class Node:
     def is_dir(self) -> bool:
         """Whether the node is a directory."""
         return self.children is not None
+
+    def names(self) -> dict[bytes, "Node"]:
+        """Return the children of what is known to be a directory."""
+        if self.children is None:
+            raise TypeError("not a directory")
+        return self.children

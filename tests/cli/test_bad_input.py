@@ -119,7 +119,7 @@ def test_bad_reference(ocifs: Ocifs, reference: str, code: int, says: str) -> No
     ("command", "code", "says"),
     [
         (["cat", "IMAGE", "absent"], 3, "absent: no such file"),
-        (["cat", "IMAGE", "/"], 3, "/: not a regular file"),
+        (["cat", "IMAGE", "/"], 3, "/: is a directory"),
         (["cat", "IMAGE", "null"], 3, "null: not a regular file"),
         (["ls", "IMAGE", "file/"], 3, "file/: Not a directory"),
         (["ls", "IMAGE", "absent\x1b"], 3, r"absent\x1b: no such file"),

@@ -243,6 +243,27 @@ def test_a_loop_of_directories_ends() -> None:
         list(TreeImage(bytes(data), []).walk(image.root))
 
 
+def test_a_layer_that_is_not_there_is_refused() -> None:
+    node = file()
+    node.layer = 1
+    tree = directory({b"f": node})
+    image = TreeImage(compile_tree(tree, [0, 0], LAYERS.read), [0, 0])
+    nid = dict(image.walk(image.root))[b"f"]
+    assert (image.inode(nid).layer, image.inode(image.root).layer) == (1, 0)
+    with pytest.raises(InvalidImageError, match="malformed"):
+        TreeImage(compile_tree(tree, [0], LAYERS.read), [0]).inode(nid)
+
+
+def test_a_walk_leaves_out_what_it_is_told_to() -> None:
+    image = Layers().compile(directory({b"a": directory({b"x": file()}), b"b": directory({b"y": file()})}))
+    walk = image.walk(image.root)
+    assert [next(walk)[0], next(walk)[0], walk.send(True)[0], next(walk)[0]] == [b"", b"a", b"b", b"b/y"]
+    walk = image.walk(image.root)
+    next(walk)
+    with pytest.raises(StopIteration):
+        walk.send(True)
+
+
 @pytest.mark.parametrize("nid", [-1, 0, 1, 35, 1 << 40, 1 << 64])
 def test_no_such_inode(nid: int) -> None:
     data, layers = sample()

@@ -70,7 +70,7 @@ def test_lookup_finds(rootfs: Rootfs, path: str) -> None:
         ("etc/name/.", "Not a directory"),
         ("absolute/", "Not a directory"),
         ("to_no_directory", "Not a directory"),
-        ("etc", "not a regular file"),
+        ("etc", "is a directory"),
     ],
 )
 def test_lookup_says_why_not(rootfs: Rootfs, path: str, why: str) -> None:

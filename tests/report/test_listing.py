@@ -159,6 +159,7 @@ def test_json_has_these_keys(rootfs: Rootfs) -> None:
         "gid": 50,
         "size": 7,
         "mtime_ns": 951_782_400 * 10**9,
+        "layer": 0,
     }
 
 

@@ -1,10 +1,12 @@
 """Sizes as people read them."""
 
+import subprocess
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocifs.report.text import human_size
+from ocifs.report.text import human_size, short_size
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,11 @@ def test_a_size_is_short_and_right_to_three_digits(size: int) -> None:
     assert len(number.replace(".", "").lstrip("0")) <= 3
     scale = 1024 ** ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"].index(unit)
     assert float(number) * scale == pytest.approx(size, rel=0.006)
+
+
+def test_short_sizes_are_those_of_coreutils() -> None:
+    sizes = [0, 1, 1023, 1024, 1025, 10188, 10189, 10240, 10241, 1048064, 1048065, 1 << 20, 10**7, 123456789, 10**12]
+    sizes += [number for power in range(10, 63) for number in (2**power - 1, 2**power, 2**power + 1)]
+    text = "".join(f"{size}\n" for size in sizes)
+    ran = subprocess.run(["numfmt", "--to=iec", "--round=up"], input=text, capture_output=True, text=True, check=True)
+    assert [short_size(size) for size in sizes] == ran.stdout.split()

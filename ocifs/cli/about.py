@@ -1,0 +1,108 @@
+"""`ocifs inspect` and `history`: what an image says of itself. Neither indexes anything."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from ocifs.cli.options import image_options, json_option, open_store
+from ocifs.cli.output import write_bytes
+from ocifs.sources.reference import Reference, parse_reference
+from ocifs.sources.resolve import open_source, resolve_image
+from ocifs.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from ocifs.sources.source import Source
+
+
+@click.command(short_help="Show what an image says of itself.")
+@image_options
+@click.option("--all", "show_all", is_flag=True, help="List all images of the layout or archive: tags and platforms.")
+@click.option("--raw", is_flag=True, help="Print the manifest as it is; with --config, the config.")
+@click.option("--config", "config_only", is_flag=True, help="Print the config, as JSON.")
+@json_option
+@click.argument("image")
+def inspect(
+    image: str,
+    platform: Platform | None,
+    cache_dir: Path | None,
+    max_cache_size: int,
+    show_all: bool,
+    raw: bool,
+    config_only: bool,
+    as_json: bool,
+) -> None:
+    """Show digests, platform, config and layers of IMAGE, and what the cache holds of it.
+
+    Nothing is indexed: entries and whiteouts of a layer are shown once it is.
+
+    \b
+    Try:  ocifs inspect ./debian:latest
+          ocifs inspect --all ./debian
+          ocifs inspect --raw ./debian:latest | jq .layers
+    """
+    from ocifs.report.inspection import inspect_image, inspection_lines, list_offers, offer_lines
+    from ocifs.sources.source import read_document
+
+    if show_all and (raw or config_only):
+        raise click.UsageError("--all lists images: leave out --raw and --config")
+    with _opened(image) as (source, reference):
+        if show_all:
+            offers = list(list_offers(source))
+            _print_lines((msgspec.json.encode(offer).decode() for offer in offers) if as_json else offer_lines(offers))
+            return
+        resolved = resolve_image(source, reference, platform)
+        if raw or config_only:
+            data = read_document(source, resolved.manifest.config if config_only else resolved.descriptor)
+            write_bytes(data if raw else msgspec.json.format(data) + b"\n")
+            sys.stdout.buffer.flush()
+            return
+        inspected = inspect_image(resolved, open_store(cache_dir, max_cache_size))
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(inspected)).decode())
+    else:
+        _print_lines(inspection_lines(inspected))
+
+
+@click.command(short_help="Show the steps that built an image.")
+@image_options
+@click.option("--no-trunc", "whole", is_flag=True, help="Do not cut long commands to the width of the terminal.")
+@json_option
+@click.argument("image")
+def history(
+    image: str, platform: Platform | None, cache_dir: Path | None, max_cache_size: int, whole: bool, as_json: bool
+) -> None:
+    """Show the steps that built IMAGE, the first one first, each with the layer it made and its stored size.
+
+    With --json one object for each step on a line.
+    """
+    from ocifs.report.history import build_history, history_lines
+
+    with _opened(image) as (source, reference):
+        steps = build_history(resolve_image(source, reference, platform))
+    if as_json:
+        _print_lines(msgspec.json.encode(step).decode() for step in steps)
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() and not whole else None
+        _print_lines(history_lines(steps, width))
+
+
+@contextmanager
+def _opened(image: str) -> "Iterator[tuple[Source, Reference]]":
+    reference = parse_reference(image)
+    source = open_source(reference)
+    try:
+        yield source, reference
+    finally:
+        source.close()
+
+
+def _print_lines(lines: Iterator[str]) -> None:
+    for line in lines:
+        write_bytes(line.encode() + b"\n")
+    sys.stdout.buffer.flush()

@@ -1,0 +1,75 @@
+"""How lines and names go to stdout: raw to a program, without control characters and in colour to a terminal."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import click
+
+from ocifs.errors import printable
+from ocifs.report.listing import Listed, Paint, unpainted
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ColourWhen = Literal["auto", "always", "never"]
+
+null_option = click.option(
+    "-z", "--null", "null", is_flag=True, help="End lines with NUL, and write names as they are."
+)
+human_option = click.option("-h", "--human-readable", "human", is_flag=True, help="Sizes with a unit: 1.5K, 20M.")
+colour_option = click.option(
+    "--color",
+    "colour",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Names in the colours of LS_COLORS; auto: on a terminal, unless NO_COLOR is set.",
+)
+
+
+class Output(NamedTuple):
+    """Where lines go."""
+
+    null: bool = False
+    """End them with NUL instead of a newline, for programs."""
+    colour: ColourWhen = "never"
+
+    def show(self, name: bytes) -> bytes:
+        """Return a name as it may be written."""
+        return name if self.null else shown_name(name)
+
+    @property
+    def paint(self) -> Paint:
+        """What gives names their colours."""
+        if self.colour == "always" or (self.colour == "auto" and _wants_colour()):
+            from ocifs.report.colour import painter
+
+            return painter(os.environ.get("LS_COLORS", ""))
+        return unpainted
+
+    def name(self, entry: Listed) -> bytes:
+        """Return the name of a file, shown and painted."""
+        return self.paint(self.show(entry.name), entry)
+
+    def lines(self, lines: Iterable[bytes]) -> None:
+        """Write lines."""
+        end = b"\0" if self.null else b"\n"
+        for line in lines:
+            write_bytes(line + end)
+        sys.stdout.buffer.flush()
+
+
+def write_bytes(data: bytes) -> None:
+    """Write bytes to stdout as they are."""
+    sys.stdout.buffer.write(data)
+
+
+def shown_name(name: bytes) -> bytes:
+    """Return a name for stdout: raw for a program, without control characters for a terminal."""
+    return printable(name).encode(errors="replace") if sys.stdout.isatty() else name
+
+
+def _wants_colour() -> bool:
+    """Whether stdout is a terminal that shows colours (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -1,0 +1,101 @@
+"""`ocifs cat`, `head` and `cp`: the bytes of files of an image; only the parts of layers that hold them are read."""
+
+import itertools
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import IO
+
+import click
+
+from ocifs.cli.options import Size, View, view_options
+from ocifs.cli.output import shown_name, write_bytes
+from ocifs.errors import printable_path
+
+_CHUNK = 1 << 20
+
+
+@click.command(short_help="Print files of an image.")
+@view_options
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+def cat(view: View, paths: tuple[str, ...]) -> None:
+    """Write the files at PATH in IMAGE to standard output, one after the other.
+
+    \b
+    Try:  ocifs cat ./debian:latest /etc/os-release
+    """
+    with view.open() as opened:
+        for path in paths:
+            with opened.rootfs.open(path) as file:
+                shutil.copyfileobj(file, sys.stdout.buffer, _CHUNK)
+    sys.stdout.buffer.flush()
+
+
+@click.command(short_help="Print the beginning of files of an image.")
+@view_options
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=10, show_default=True, help="How many lines.")
+@click.option("-c", "--bytes", "size", type=Size(), metavar="SIZE", help="How many bytes, instead of lines.")
+@click.option("-q", "--quiet", is_flag=True, help="No headings, where there are several files.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+def head(view: View, paths: tuple[str, ...], lines: int, size: int | None, quiet: bool) -> None:
+    """Write the first lines, or bytes, of the files at PATH in IMAGE to standard output.
+
+    \b
+    Try:  ocifs head -c 64 ./debian:latest /bin/ls | od -c
+    """
+    with view.open() as opened:
+        for number, path in enumerate(paths):
+            with opened.rootfs.open(path) as file:
+                if len(paths) > 1 and not quiet:
+                    _heading(path, first=number == 0)
+                if size is None:
+                    _write_lines(file, lines)
+                else:
+                    _write_size(file, size)
+    sys.stdout.buffer.flush()
+
+
+@click.command(short_help="Copy files out of an image.")
+@view_options
+@click.option("-p", "--preserve", is_flag=True, help="Mode, times and, as root, the owner as well.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("destination", metavar="DEST")
+def cp(view: View, paths: tuple[str, ...], destination: str, preserve: bool) -> None:
+    """Copy the regular files at PATH in IMAGE to the file DEST, or into the directory DEST.
+
+    A file is there as a whole or not at all; one of that name is replaced. Holes of sparse files stay holes.
+
+    \b
+    Try:  ocifs cp ./debian:latest /etc/os-release /etc/passwd .
+    """
+    from ocifs.cli.copying import copy_file
+
+    if len(paths) > 1 and not Path(destination).is_dir():
+        raise click.UsageError(
+            f"several files need a directory to be copied into: {printable_path(destination)} is none"
+        )
+    with view.open() as opened:
+        for path in paths:
+            copy_file(opened.rootfs, path, destination, preserve=preserve)
+
+
+def _heading(path: str, *, first: bool) -> None:
+    write_bytes((b"" if first else b"\n") + b"==> " + shown_name(os.fsencode(path)) + b" <==\n")
+
+
+def _write_lines(file: IO[bytes], count: int) -> None:
+    """Write lines; one that never ends is written piece by piece."""
+    while count:
+        piece = file.readline(_CHUNK)
+        if not piece:
+            break
+        write_bytes(piece)
+        count -= piece.endswith(b"\n")
+
+
+def _write_size(file: IO[bytes], size: int) -> None:
+    for left in itertools.count(size, -_CHUNK):
+        if left <= 0 or not (piece := file.read(min(left, _CHUNK))):
+            break
+        write_bytes(piece)

@@ -1,0 +1,120 @@
+"""`ocifs find` and `du`: going through all files of an image, without a mount."""
+
+import os
+
+import click
+
+from ocifs.cli.options import View, json_option, view_options
+from ocifs.cli.output import Output, human_option, null_option, write_bytes
+from ocifs.report.listing import Listed, to_json
+
+_EXPRESSION = """\b
+Tests, as those of find(1); N is N, +N for more, -N for less
+  -name GLOB  -iname GLOB  -path GLOB  -ipath GLOB  -regex RE  -iregex RE
+  -type [bcdflpsw],…   w: a whiteout     -size N[cwbkMG]   -empty
+  -mtime N  -mmin N  -newer PATH  -newermt TIME
+  -perm MODE  -perm -MODE  -perm /MODE   -user NAME  -group NAME
+  -uid N  -gid N  -links N  -inum N      -xattr GLOB  -layer N
+  -maxdepth N  -mindepth N  -prune  -true  -false
+Operators: ( )  ! -not  -a -and  -o -or
+Actions: -print (if no other is named)  -print0  -ls
+"""
+
+
+@click.command(
+    short_help="Find files of an image.",
+    epilog=_EXPRESSION,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@view_options
+@json_option
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[PATH...] [EXPRESSION]")
+def find(view: View, words: tuple[str, ...], as_json: bool) -> None:
+    """Find files at and below each PATH in IMAGE, by default /, that EXPRESSION is true of.
+
+    Options go before IMAGE. Symlinks are not followed. A regular expression is one of Python, and must match the
+    whole path. Names of users are those in the image's /etc/passwd.
+
+    \b
+    Try:  ocifs find ./debian:latest /usr -type f -size +1M
+          ocifs find ./debian:latest -perm /u+s,g+s -ls
+          ocifs find --layer 1 ./debian:latest -layer 1 -name '*.so*'
+    """
+    from ocifs.report import find as finding
+
+    output = Output()
+    start = next((place for place, word in enumerate(words) if _begins_expression(word)), len(words))
+    with view.open() as opened:
+        rootfs = opened.rootfs
+        try:
+            expression = finding.parse(words[start:], rootfs)
+        except finding.ExpressionError as error:
+            raise click.UsageError(str(error)) from None
+        for visit in finding.find(rootfs, [os.fsencode(path) for path in words[:start] or ("/",)], expression):
+            for action in visit.actions:
+                if as_json:
+                    write_bytes(to_json(Listed.of(rootfs, visit.path, visit.nid)) + b"\n")
+                elif action == "print":
+                    write_bytes(output.show(visit.printed) + b"\n")
+                elif action == "print0":
+                    write_bytes(visit.printed + b"\0")
+                else:
+                    write_bytes(finding.ls_line(Listed.of(rootfs, visit.path, visit.nid), output.show) + b"\n")
+    output.lines([])
+
+
+def _begins_expression(word: str) -> bool:
+    return word in {"(", ")", "!"} or (word.startswith("-") and word != "-")
+
+
+@click.command(short_help="Add up what directories of an image take.")
+@view_options
+@click.option("-s", "--summarize", "summary", is_flag=True, help="Only PATH itself; as -d 0.")
+@click.option("-d", "--max-depth", "depth", type=click.IntRange(min=0), metavar="N", help="Show N levels only.")
+@click.option("-a", "--all", "show_all", is_flag=True, help="Files as well.")
+@click.option("-b", "--bytes", "apparent", is_flag=True, help="Sizes of files in bytes, not the blocks they take.")
+@click.option("--layers", "by_layer", is_flag=True, help="A line for each layer that has a part in it.")
+@human_option
+@null_option
+@json_option
+@click.argument("paths", nargs=-1, metavar="[PATH...]")
+def du(
+    view: View,
+    paths: tuple[str, ...],
+    summary: bool,
+    depth: int | None,
+    show_all: bool,
+    apparent: bool,
+    by_layer: bool,
+    human: bool,
+    null: bool,
+    as_json: bool,
+) -> None:
+    """Add up what each directory at and below PATH in IMAGE takes, by default /, in KiB.
+
+    A file with several names counts once. Columns: size, with --layers the layer, path.
+
+    \b
+    Try:  ocifs du -h -d 1 ./debian:latest /usr
+          ocifs du -sh --layers ./debian:latest
+    """
+    from ocifs.report.text import short_size
+    from ocifs.report.usage import disk_usage, usage_lines
+    from ocifs.report.usage import to_json as usage_json
+
+    if summary and depth:
+        raise click.UsageError("-s is -d 0: leave one of them out")
+    most = 0 if summary else depth
+    output = Output(null)
+    with view.open() as opened:
+        shown = (
+            usage
+            for path in paths or ("/",)
+            for usage in disk_usage(opened.rootfs, os.fsencode(path), apparent=apparent, files=show_all)
+            if most is None or usage.depth <= most
+        )
+        if as_json:
+            output.lines(map(usage_json, shown))
+        else:
+            size = short_size if human else (lambda size: str(-(-size // (1 if apparent else 1024))))
+            output.lines(line for usage in shown for line in usage_lines(usage, output.show, size, by_layer=by_layer))

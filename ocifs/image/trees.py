@@ -1,0 +1,103 @@
+"""The tree images of a stack of layers: the tree as of a layer, and what one layer changes; from the store, or made.
+
+Each is named by the chain ID of the layers up to it, so images that begin with the same layers share them. What a layer
+changes depends on those below as well: on what is there to remove, and on where symlinks lead.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from ocifs.image.rootfs import Rootfs
+from ocifs.layer.layer import Layer
+from ocifs.spec.digest import DiffID, Digest, chain_id
+from ocifs.store import Kind, Store, StoredFile, Writer
+
+if TYPE_CHECKING:
+    from ocifs.tree.node import Node
+
+TREE = Kind("tree", 2)
+CHANGES = Kind("changes", 1)
+
+_MAX_WARNINGS = 100
+
+Warn = Callable[[str], None]
+
+
+class Trees:
+    """The trees of some layers, opened when they are asked for, and all closed together."""
+
+    def __init__(self, layers: Sequence[Layer], store: Store, warn: Warn) -> None:
+        self.layers = layers
+        self._store = store
+        self._warn = warn
+        self._closing = ExitStack()
+        self._opened: dict[tuple[Kind, int], Rootfs] = {}
+        self._changes: tuple[int, Iterator[Node]] = (0, iter(()))
+        """The layer that comes next in a pass over the changes, and the pass: asked for in order, one does for all."""
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._closing.close()
+
+    def as_of(self, count: int) -> Rootfs:
+        """Return the tree of the first `count` layers."""
+        return self._open(TREE, count, lambda: self._merged(count))
+
+    def changes(self, number: int) -> Rootfs:
+        """Return what layer `number` changes, as `ocifs.tree.changes` has it."""
+        return self._open(CHANGES, number + 1, lambda: self._changed(number))
+
+    def _open(self, kind: Kind, count: int, make: "Callable[[], Node]") -> Rootfs:
+        rootfs = self._opened.get((kind, count))
+        if rootfs is None:
+            layers = self.layers[:count]
+            chain = chain_id([DiffID(Digest(layer.index.summary.diff_id)) for layer in layers])
+            file = self._store.get(kind, chain, lambda out: self._compile(make(), layers, out))
+            rootfs = self._opened[kind, count] = self._own(file, layers)
+        return rootfs
+
+    def _own(self, file: StoredFile, layers: Sequence[Layer]) -> Rootfs:
+        self._closing.callback(file.close)
+        rootfs = Rootfs(file, layers)
+        self._closing.callback(rootfs.close)
+        return rootfs
+
+    def _compile(self, root: "Node", layers: Sequence[Layer], out: Writer) -> None:
+        from ocifs.erofs.writer import compile_tree  # a warm start has no use for it, nor for merging
+
+        sizes = [layer.size for layer in layers]
+        out.write(compile_tree(root, sizes, lambda layer, size, offset: layers[layer].pread(size, offset), self._warn))
+
+    def _merged(self, count: int) -> "Node":
+        from ocifs.tree.merge import merge
+
+        return merge((layer.index.toc() for layer in self.layers[:count]), _at_most(_MAX_WARNINGS, self._warn))
+
+    def _changed(self, number: int) -> "Node":
+        from ocifs.tree.merge import changes
+
+        following, trees = self._changes
+        if following == 0 or following > number:
+            # What is odd was told when the whole tree was made.
+            following, trees = 0, changes((layer.index.toc() for layer in self.layers), lambda message: None)
+        for _ in range(following, number):
+            next(trees)
+        root = next(trees)
+        self._changes = (0, iter(())) if number + 1 == len(self.layers) else (number + 1, trees)
+        return root
+
+
+def _at_most(count: int, warn: Warn) -> Warn:
+    """Return `warn` for `count` messages: a hostile image has something odd in every entry."""
+    left = count
+
+    def bounded(message: str) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            warn(message)
+        elif left == -1:
+            warn("more warnings like these are left out")
+
+    return bounded

@@ -1,0 +1,70 @@
+"""The steps that built an image, as its config tells them, each with the layer it made."""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from ocifs.report.text import human_size
+from ocifs.sources.resolve import ResolvedImage
+from ocifs.spec.config import History
+from ocifs.spec.document import shown
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of the build; times are RFC 3339 text as written."""
+
+    created: str
+    created_by: str
+    author: str
+    comment: str
+    layer: int | None
+    """The layer that it made, the base being 0; None: it made none."""
+    digest: str | None
+    size: int | None
+    """Bytes of the layer as stored."""
+
+
+def build_history(resolved: ResolvedImage) -> list[Step]:
+    """Return the steps, the first one first; a layer that no step claims has a step that says nothing.
+
+    A config need not tell any history; nothing makes sure that what it tells is true.
+    """
+    numbers = iter(range(len(resolved.layers)))
+    steps = [
+        _step(entry, None if entry.empty_layer else next(numbers, None), resolved) for entry in resolved.config.history
+    ]
+    return [*steps, *(_step(History(), number, resolved) for number in numbers)]
+
+
+def _step(entry: History, number: int | None, resolved: ResolvedImage) -> Step:
+    descriptor = None if number is None else resolved.layers[number].descriptor
+    return Step(
+        created=entry.created,
+        created_by=entry.created_by,
+        author=entry.author,
+        comment=entry.comment,
+        layer=number,
+        digest=None if descriptor is None else str(descriptor.digest),
+        size=None if descriptor is None else descriptor.size,
+    )
+
+
+def history_lines(steps: Sequence[Step], width: int | None) -> Iterator[str]:
+    """Give a table; long commands are cut to a `width` in columns, unless that is None."""
+    rows = [
+        (
+            "-" if step.layer is None else str(step.layer),
+            "-" if step.digest is None else step.digest[:19],
+            "-" if step.size is None else human_size(step.size),
+            shown(step.created.partition(".")[0].removesuffix("Z") or "-"),
+        )
+        for step in steps
+    ]
+    rows.insert(0, ("LAYER", "DIGEST", "SIZE", "CREATED"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    commands = ["CREATED BY", *(" ".join((step.created_by or step.comment or "-").split()) for step in steps)]
+    for (layer, digest, size, created), command in zip(rows, commands, strict=True):
+        begin = f"{layer:>{widths[0]}}  {digest:{widths[1]}}  {size:>{widths[2]}}  {created:{widths[3]}}  "
+        text = shown(command, 1 << 20)
+        room = None if width is None else max(20, width - len(begin))
+        yield begin + (text if room is None or len(text) <= room else text[: room - 1] + "…")

@@ -1,0 +1,231 @@
+"""What an image says of itself, and what is known of its layers already: nothing is indexed for it.
+
+Sizes are bytes. What only an index tells is None until there is one.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from ocifs.errors import OcifsError
+from ocifs.image.trees import TREE
+from ocifs.layer.index import KIND as LAYER_INDEX
+from ocifs.layer.index import LayerIndex
+from ocifs.report.text import human_size
+from ocifs.sources.resolve import Layer, ResolvedImage, manifests_of, resolve_manifest
+from ocifs.sources.source import Named, Source
+from ocifs.spec.config import ExecutionParameters
+from ocifs.spec.digest import chain_id
+from ocifs.spec.document import shown
+from ocifs.store import Store
+
+
+class LayerInspection(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer."""
+
+    number: int
+    """Its position; the base is 0."""
+    digest: str
+    diff_id: str
+    chain_id: str
+    media_type: str
+    size: int
+    indexed: bool
+    """Whether the cache holds its LayerIndex."""
+    uncompressed: int | None = None
+    entries: int | None = None
+    """Members of its tar, whiteouts included."""
+    whiteouts: int | None = None
+    """Opaque ones included."""
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """An image."""
+
+    image: str
+    """The reference."""
+    digest: str
+    """Of the manifest."""
+    media_type: str
+    platform: str
+    created: str
+    author: str
+    size: int
+    """Of all layers, compressed."""
+    merged: bool
+    """Whether the cache holds the tree image."""
+    config_digest: str
+    config: ExecutionParameters
+    """As the image config writes it: User, Env, Entrypoint, Cmd, WorkingDir, Labels …"""
+    annotations: dict[str, str]
+    """Of the manifest."""
+    layers: list[LayerInspection]
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the images that a source holds."""
+
+    position: int
+    """What `@N` names: several images of one index share it."""
+    names: list[str]
+    digest: str
+    platform: str | None = None
+    created: str | None = None
+    layers: int | None = None
+    size: int | None = None
+    """Of all layers, compressed."""
+    error: str | None = None
+    """Why ocifs cannot open it."""
+
+
+def inspect_image(resolved: ResolvedImage, store: Store) -> Inspection:
+    """Describe an image, with what `store` knows of it."""
+    config = resolved.config
+    chain = chain_id([layer.diff_id for layer in resolved.layers])
+    tree = store.load(TREE, chain)
+    if tree is not None:
+        tree.close()
+    return Inspection(
+        image=resolved.name,
+        digest=str(resolved.digest),
+        media_type=resolved.descriptor.media_type,
+        platform=str(config.platform),
+        created=config.created,
+        author=config.author,
+        size=sum(layer.descriptor.size for layer in resolved.layers),
+        merged=tree is not None,
+        config_digest=str(resolved.manifest.config.digest),
+        config=config.config,
+        annotations=resolved.manifest.annotations,
+        layers=[_layer(number, resolved.layers, store) for number in range(len(resolved.layers))],
+    )
+
+
+def _layer(number: int, layers: Sequence[Layer], store: Store) -> LayerInspection:
+    layer = layers[number]
+    known = LayerInspection(
+        number=number,
+        digest=str(layer.descriptor.digest),
+        diff_id=str(layer.diff_id),
+        chain_id=str(chain_id([each.diff_id for each in layers[: number + 1]])),
+        media_type=layer.descriptor.media_type,
+        size=layer.descriptor.size,
+        indexed=False,
+    )
+    file = store.load(LAYER_INDEX, layer.descriptor.digest)
+    if file is None:
+        return known
+    try:
+        index = LayerIndex(file)
+        return msgspec.structs.replace(
+            known,
+            indexed=True,
+            uncompressed=index.size,
+            entries=index.summary.entries,
+            whiteouts=sum(_is_whiteout(path) for _, path in index.paths()),
+        )
+    finally:
+        file.close()
+
+
+def _is_whiteout(path: bytes) -> bool:
+    name = path.rstrip(b"/").rpartition(b"/")[2]
+    return name.startswith(b".wh.") and (not name.startswith(b".wh..wh.") or name == b".wh..wh..opq")
+
+
+def list_offers(source: Source) -> Iterator[Offer]:
+    """Give every image of a source, those of an index one after the other; what is wrong with one is said of it."""
+    for position, named in enumerate(source.images()):
+        try:
+            manifests = manifests_of(source, named.descriptor)
+        except OcifsError as error:
+            yield _unusable(position, named, str(error))
+            continue
+        for descriptor in manifests:
+            name = str(descriptor.digest)
+            try:
+                resolved = resolve_manifest(source, descriptor, name)
+            except OcifsError as error:
+                yield _unusable(position, Named(named.names, descriptor), str(error))
+                continue
+            yield Offer(
+                position=position,
+                names=list(named.names),
+                digest=name,
+                platform=str(resolved.config.platform),
+                created=resolved.config.created,
+                layers=len(resolved.layers),
+                size=sum(layer.descriptor.size for layer in resolved.layers),
+            )
+
+
+def _unusable(position: int, named: Named, error: str) -> Offer:
+    return Offer(position=position, names=list(named.names), digest=str(named.descriptor.digest), error=error)
+
+
+def inspection_lines(image: Inspection) -> Iterator[str]:
+    """Give lines for people; what the image leaves out is left out."""
+    config = image.config
+    facts: list[tuple[str, str]] = [
+        ("Image", image.image),
+        ("Digest", image.digest),
+        ("Media type", image.media_type),
+        ("Config", image.config_digest),
+        ("Platform", image.platform),
+        ("Created", image.created),
+        ("Author", image.author),
+        ("Entrypoint", _json(config.entrypoint)),
+        ("Cmd", _json(config.cmd)),
+        ("User", config.user),
+        ("Working dir", config.working_dir),
+        *(("Env", variable) for variable in config.env),
+        *(("Port", port) for port in config.exposed_ports),
+        *(("Volume", volume) for volume in config.volumes),
+        ("Stop signal", config.stop_signal),
+        *(("Label", f"{key}={value}") for key, value in config.labels.items()),
+        *(("Annotation", f"{key}={value}") for key, value in image.annotations.items()),
+        ("Size", human_size(image.size)),
+        ("Tree image", "in the cache" if image.merged else "not made yet"),
+    ]
+    previous = ""
+    for name, value in facts:
+        if value:
+            yield f"{'' if name == previous else name + ':':12} {shown(value, _LONG)}"
+            previous = name
+    for layer in image.layers:
+        yield f"{f'Layer {layer.number}:':12} {layer.digest}"
+        yield f"             {shown(layer.media_type)}"
+        yield f"             {_known(layer)}"
+
+
+_LONG = 2000
+
+
+def _json(words: Sequence[str]) -> str:
+    return msgspec.json.encode(words).decode() if words else ""
+
+
+def _known(layer: LayerInspection) -> str:
+    if layer.uncompressed is None:
+        return f"{human_size(layer.size)}, not indexed yet"
+    size = f"{human_size(layer.size)} -> {human_size(layer.uncompressed)}"
+    return f"{size}, entries {layer.entries}, whiteouts {layer.whiteouts}"
+
+
+def offer_lines(offers: Sequence[Offer]) -> Iterator[str]:
+    """Give a table."""
+    rows = [("NAME", "PLATFORM", "DIGEST", "LAYERS", "SIZE")]
+    for offer in offers:
+        if offer.error is None:
+            cells = (offer.platform or "", str(offer.layers), human_size(offer.size or 0))
+        else:
+            cells = ("?", "?", "?")
+        name = offer.names[-1] if offer.names else f"@{offer.position}"
+        rows.append((shown(name), shown(cells[0]), offer.digest[:19], cells[1], cells[2]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        name, platform, digest, layers, size = row
+        yield (
+            f"{name:{widths[0]}}  {platform:{widths[1]}}  {digest:{widths[2]}}  {layers:>{widths[3]}}  "
+            f"{size:>{widths[4]}}"
+        )

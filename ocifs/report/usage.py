@@ -1,0 +1,86 @@
+"""What files take, added up for each directory and each layer, in the manner of du(1)."""
+
+import stat
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from ocifs.image.rootfs import Rootfs
+from ocifs.report.listing import Show, named
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """A file or directory, with all below it."""
+
+    path: bytes
+    depth: int
+    layers: dict[int, int]
+    """Bytes of what is from each layer, directories themselves included."""
+
+    @property
+    def size(self) -> int:
+        """All bytes."""
+        return sum(self.layers.values())
+
+
+def disk_usage(rootfs: Rootfs, path: bytes, *, apparent: bool, files: bool) -> Iterator[Usage]:
+    """Give the directories at and below `path`, what is in a directory before the directory, and by name.
+
+    A hard-linked file counts once, where it comes first. Bytes are those of the whole blocks of 512 that a mount
+    reports, holes included, or `apparent`: the sizes. With `files` other files are given as well; what is at `path`
+    always is.
+
+    Raises:
+        NotFoundError: There is nothing at `path`.
+    """
+    seen: set[int] = set()
+    above: list[Usage] = []
+    """The directories that lead to the file."""
+    prefix = path if path.endswith(b"/") else path + b"/"
+    for below, nid in rootfs.tree.walk(rootfs.lookup(path, follow=False)):
+        depth = below.count(b"/") + 1 if below else 0
+        while len(above) > depth:
+            yield _close(above)
+        inode = rootfs.tree.inode(nid)
+        size = inode.size if apparent else inode.blocks * 512
+        if stat.S_ISDIR(inode.mode):
+            above.append(Usage(prefix + below if below else path, depth, {inode.layer: size}))
+            continue
+        if inode.nlink > 1:
+            if nid in seen:
+                continue
+            seen.add(nid)
+        if above:
+            layers = above[-1].layers
+            layers[inode.layer] = layers.get(inode.layer, 0) + size
+        if files or not depth:
+            yield Usage(prefix + below if below else path, depth, {inode.layer: size})
+    while above:
+        yield _close(above)
+
+
+def _close(above: list[Usage]) -> Usage:
+    """Take the innermost directory, and add it to the one above."""
+    done = above.pop()
+    if above:
+        layers = above[-1].layers
+        for layer, size in done.layers.items():
+            layers[layer] = layers.get(layer, 0) + size
+    return done
+
+
+def usage_lines(usage: Usage, show: Show, size: Callable[[int], str], *, by_layer: bool) -> Iterator[bytes]:
+    """Give the line of du(1), or one for each layer that has a part; `size` writes bytes as text."""
+    path = show(usage.path)
+    if not by_layer:
+        yield b"%b\t%b" % (size(usage.size).encode(), path)
+        return
+    for layer, part in sorted(usage.layers.items()):
+        yield b"%b\t%d\t%b" % (size(part).encode(), layer, path)
+
+
+def to_json(usage: Usage) -> bytes:
+    """Return a JSON object on one line."""
+    layers = [{"layer": layer, "size": part} for layer, part in sorted(usage.layers.items())]
+    fields = named("path", usage.path) | {"size": usage.size, "depth": usage.depth, "layers": layers}
+    return msgspec.json.encode(fields)

@@ -1,0 +1,127 @@
+"""The tree as of a layer, and what a layer changes: made once, of as many layers as it takes, and closed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ocifs.errors import NotFoundError
+from ocifs.image.opening import Options, open_image
+from ocifs.image.rootfs import Rootfs
+from ocifs.layer.index import LayerIndex
+from ocifs.store import Store
+from ocifs.toc import Entry
+from tests import tars
+from tests.images import Image, Layer, digest, write_layout
+
+LAYERS = (
+    Layer(tars.tar([tars.file(b"a", b"zero"), tars.directory(b"d"), tars.file(b"d/x", b"x"), tars.file(b"kept")])),
+    Layer(tars.tar([tars.file(b"a", b"one"), tars.file(b".wh.kept"), tars.hardlink(b"again", b"d/x")])),
+    Layer(tars.tar([tars.file(b"d/.wh..wh..opq"), tars.file(b"d/y", b"y")])),
+)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> str:
+    return str(write_layout(tmp_path / "image", Image(LAYERS)))
+
+
+def paths(rootfs: Rootfs) -> list[str]:
+    """Return the paths: `-` after a whiteout, `!` after an opaque directory."""
+    marks = [
+        (path.decode(), "-" * rootfs.is_whiteout(inode) + "!" * rootfs.is_opaque(inode))
+        for path, inode in rootfs.walk()
+    ]
+    return [path + mark for path, mark in marks if path]
+
+
+def test_the_tree_as_of_each_layer(image: str) -> None:
+    expected = [["a", "d", "d/x", "kept"], ["a", "again", "d", "d/x"], ["a", "again", "d", "d/y"]]
+    with open_image(image) as opened:
+        assert [paths(opened.as_of(number)) for number in range(3)] == expected
+        assert paths(opened.as_of(-3)) == expected[0]
+        assert opened.as_of(0).open("a").read() == b"zero"
+        assert opened.as_of(1).open("a").read() == b"one"
+        assert opened.as_of(2).tree.inode_count == opened.rootfs.tree.inode_count
+    for number, tree in enumerate(expected):
+        with open_image(image, Options(layer=number)) as opened:
+            assert paths(opened.rootfs) == tree
+            assert len(opened.layers) == len(opened.resolved.layers) == number + 1
+
+
+def test_what_each_layer_changes(image: str) -> None:
+    expected = [["a", "d", "d/x", "kept"], ["a", "again", "kept-"], ["d!", "d/y"]]
+    with open_image(image) as opened:
+        assert [paths(opened.changes(number)) for number in range(3)] == expected
+        assert opened.changes(1).open("again").read() == b"x"  # of a layer below
+    with open_image(image) as opened:
+        assert [paths(opened.changes(number)) for number in (2, 0, 1, 2)] == [expected[n] for n in (2, 0, 1, 2)]
+    for number, tree in enumerate(expected):
+        with open_image(image, Options(layer=number, changes_only=True)) as opened:
+            assert paths(opened.rootfs) == tree
+            assert paths(opened.changes(number)) == tree
+
+
+def test_only_the_layers_that_are_needed_are_read(tmp_path: Path) -> None:
+    broken = Layer(b"no tar" * 200)
+    image = str(write_layout(tmp_path / "image", Image((*LAYERS, broken))))
+    with open_image(image, Options(layer=2)) as opened:
+        assert paths(opened.rootfs) == ["a", "again", "d", "d/y"]
+
+
+@pytest.mark.parametrize("number", [3, -4, 1 << 70])
+def test_a_layer_out_of_range(image: str, number: int) -> None:
+    with pytest.raises(NotFoundError, match=r"among the 3 layers of .*: they are 0 to 2"):
+        open_image(image, Options(layer=number))
+    with open_image(image) as opened:
+        for ask in (opened.as_of, opened.changes):
+            with pytest.raises(NotFoundError, match=f"no layer {number} "):
+                ask(number)
+
+
+def test_an_image_without_layers_has_no_layer(tmp_path: Path) -> None:
+    image = str(write_layout(tmp_path / "image", Image(())))
+    with pytest.raises(NotFoundError, match="there are none"):
+        open_image(image, Options(layer=0))
+    with open_image(image, Options(changes_only=True)) as opened:
+        assert paths(opened.rootfs) == []
+
+
+def test_trees_are_kept_by_chain_id(image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def options() -> Options:
+        return Options(store=Store(tmp_path / "cache"))
+
+    with open_image(image, options()) as opened:
+        before = [paths(opened.as_of(0)), *(paths(opened.changes(number)) for number in range(3))]
+    entries = {(entry.kind, entry.subject) for entry in Store(tmp_path / "cache").entries()}
+    base = digest(LAYERS[0].tar)
+    assert {("tree2", base), ("changes1", base)} <= entries
+    assert [kind for kind, _ in entries].count("changes1") == 3
+
+    monkeypatch.setattr("ocifs.erofs.writer.compile_tree", None)  # nothing is made again
+    with open_image(image, options()) as opened:
+        assert [paths(opened.as_of(0)), *(paths(opened.changes(number)) for number in range(3))] == before
+
+
+def test_in_order_one_pass_serves_all(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[LayerIndex] = []
+    toc = LayerIndex.toc
+
+    def counted(index: LayerIndex) -> list[Entry]:
+        read.append(index)
+        return toc(index)
+
+    with open_image(image) as opened:
+        monkeypatch.setattr(LayerIndex, "toc", counted)
+        for number in range(3):
+            opened.changes(number)
+        assert read == opened.indexes
+
+
+def test_closing_closes_every_tree(image: str) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with open_image(image) as opened:
+        for number in range(3):
+            opened.as_of(number)
+            opened.changes(number)
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,130 @@
+"""What an image says of itself, before and after it is indexed."""
+
+from pathlib import Path
+
+from ocifs.image.opening import Options, open_image
+from ocifs.report.inspection import Inspection, inspect_image, inspection_lines, list_offers, offer_lines
+from ocifs.sources.reference import parse_reference
+from ocifs.sources.resolve import open_source, resolve_image
+from ocifs.store import Store
+from tests.images import (
+    Image,
+    Json,
+    Layer,
+    add_image,
+    add_index,
+    digest,
+    index_of,
+    layout_files,
+    to_json,
+    write_directory,
+    write_docker_archive,
+    write_layout,
+)
+from tests.tars import file, tar
+
+UPPER = Layer(tar([file(b".wh.a"), file(b"d/.wh..wh..opq"), file(b"d/.wh..wh.plnk"), file(b"b.wh.c")]), "zstd")
+CONFIG: Json = {
+    "created": "2001-02-03T04:05:06Z",
+    "author": "some\x1bone",
+    "config": {
+        "Env": ["A=1", "B=2"],
+        "Entrypoint": ["/bin/sh", "-c"],
+        "User": "nobody",
+        "ExposedPorts": {"80/tcp": {}},
+        "Volumes": {"/data": {}},
+        "Labels": {"a.b": "c"},
+        "WorkingDir": "/w",
+        "StopSignal": "SIGINT",
+    },
+}
+IMAGE = Image((Layer(), UPPER), config=CONFIG, manifest={"annotations": {"note": "text"}})
+
+
+def inspected(layout: Path, store: Store) -> tuple[Inspection, list[str]]:
+    reference = parse_reference(str(layout))
+    source = open_source(reference)
+    image = inspect_image(resolve_image(source, reference), store)
+    source.close()
+    return image, list(inspection_lines(image))
+
+
+def test_a_cold_image_answers_and_nothing_is_indexed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    layout = write_layout(tmp_path / "image", IMAGE)
+    image, lines = inspected(layout, store)
+    assert store.entries() == []
+    assert not image.merged
+    layers = image.layers
+    assert [(layer.indexed, layer.entries, layer.whiteouts) for layer in layers] == [(False, None, None)] * 2
+    assert layers[0].diff_id == layers[0].chain_id == digest(Layer().tar)
+    assert layers[1].chain_id == digest(f"{digest(Layer().tar)} {digest(UPPER.tar)}".encode())
+    assert [layer.digest for layer in layers] == [digest(Layer().blob), digest(UPPER.blob)]
+    assert lines[-1] == f"             {len(UPPER.blob)} B, not indexed yet"
+    for line in (
+        'Entrypoint:  ["/bin/sh","-c"]',
+        "User:        nobody",
+        "Env:         A=1",
+        "             B=2",
+        "Port:        80/tcp",
+        "Volume:      /data",
+        "Label:       a.b=c",
+        "Working dir: /w",
+        "Stop signal: SIGINT",
+        "Annotation:  note=text",
+        "Platform:    linux/amd64",
+        "Created:     2001-02-03T04:05:06Z",
+        r"Author:      some\x1bone",
+        "Tree image:  not made yet",
+    ):
+        assert line in lines
+    assert not any(line.startswith("Cmd") for line in lines)
+
+
+def test_an_indexed_image_tells_more(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    layout = write_layout(tmp_path / "image", IMAGE)
+    with open_image(layout, Options(store=store)):
+        pass
+    image, lines = inspected(layout, store)
+    assert image.merged
+    layers = image.layers
+    assert [(layer.indexed, layer.entries, layer.whiteouts) for layer in layers] == [(True, 1, 0), (True, 4, 2)]
+    assert layers[1].uncompressed == len(UPPER.tar)
+    assert lines[-1].endswith("entries 4, whiteouts 2")
+    assert "Tree image:  in the cache" in lines
+
+
+def test_all_images_of_a_layout(tmp_path: Path) -> None:
+    files = layout_files()
+    platforms: list[Json] = [{"os": "linux", "architecture": name} for name in ("s390x", "riscv64")]
+    many = add_index(files, [add_image(files, Image(tag=None, platform=platform)) for platform in platforms], "many")
+    one = add_image(files, Image(tag="o\x1bne"))
+    bad = add_image(files, Image((Layer(descriptor={"mediaType": "application/x-unknown"}),), tag="bad"))
+    bare = add_image(files, Image(tag=None, config={"author": "x"}))
+    files["index.json"] = to_json(index_of([many, one, bad, bare]))
+    source = open_source(parse_reference(str(write_directory(tmp_path / "image", files))))
+    offers = list(list_offers(source))
+    source.close()
+    assert [(offer.position, offer.names, offer.platform) for offer in offers] == [
+        (0, ["many"], "linux/s390x"),
+        (0, ["many"], "linux/riscv64"),
+        (1, ["o\x1bne"], "linux/amd64"),
+        (2, ["bad"], None),
+        (3, [], "linux/amd64"),
+    ]
+    assert offers[0].size == len(Layer().blob)
+    assert "application/x-unknown" in (offers[3].error or "")
+    lines = list(offer_lines(offers))
+    assert [line.split()[0] for line in lines] == ["NAME", "many", "many", r"o\x1bne", "bad", "@3"]
+    assert len(set(map(len, lines))) == 1
+
+
+def test_all_images_of_a_docker_archive(tmp_path: Path) -> None:
+    other = Image((Layer(tar([file(b"other")])),))
+    write_docker_archive(tmp_path / "saved.tar", (Image(), ["a:1", "b:2"]), (other, []))
+    source = open_source(parse_reference(str(tmp_path / "saved.tar")))
+    offers = list(list_offers(source))
+    source.close()
+    assert [(offer.names, offer.layers) for offer in offers] == [(["a:1", "b:2"], 1), ([], 1)]
+    assert offers[0].digest != offers[1].digest
