@@ -81,6 +81,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--image", default=default, help="what scripts/make-debian-image made")
     parser.add_argument("--tag", default="tools")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--without", action="append", default=[], metavar="TOOL", help="leave a peer out")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
@@ -105,17 +106,17 @@ def mounted(mount: list[str], mountpoint: Path) -> Iterator[Path]:
 def trees_of(options: argparse.Namespace) -> Iterator[dict[str, Path]]:
     """Have the image at hand in every way that is compared, all at once: way to directory.
 
-    Peers that are not installed are left out, with a word on stderr.
+    Peers that are not installed, or not wanted, are left out, with a word on stderr.
     """
     extracted = Path(options.image, f"bundle-{options.tag}", "rootfs")
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         work = Path(directory)
         trees = {}
         for name, mount in _mounts(options, extracted, work).items():
-            if shutil.which(mount[0]) is None:
-                print(f"{name} is left out: {mount[0]} is not installed", file=sys.stderr)
+            if name in options.without or shutil.which(mount[0]) is None:
+                print(f"left out, not asked for or not installed: {name}", file=sys.stderr)
                 continue
-            mountpoint = work / name.replace(" ", "-")
+            mountpoint = work / f"mount-{len(trees)}"
             trees[name] = stack.enter_context(mounted([*mount, str(mountpoint)], mountpoint))
         yield trees | {EXTRACTED: extracted}
 
