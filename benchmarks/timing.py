@@ -111,7 +111,7 @@ def trees_of(options: argparse.Namespace) -> Iterator[dict[str, Path]]:
     extracted = Path(options.image, f"bundle-{options.tag}", "rootfs")
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         work = Path(directory)
-        trees = {}
+        trees: dict[str, Path] = {}
         for name, mount in _mounts(options, extracted, work).items():
             if name in options.without or shutil.which(mount[0]) is None:
                 print(f"left out, not asked for or not installed: {name}", file=sys.stderr)
