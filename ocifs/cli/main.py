@@ -21,6 +21,7 @@ _VERBS = {
     "ls": "ocifs.cli.look",
     "cat": "ocifs.cli.look",
     "stat": "ocifs.cli.look",
+    "export": "ocifs.cli.export",
     "cache": "ocifs.cli.cache",
     "completion": "ocifs.cli.completion",
 }
