@@ -16,21 +16,22 @@ if TYPE_CHECKING:
 @contextmanager
 def indexing() -> Iterator[Callable[[Digest, int, int], None]]:
     """Give what is to be told (layer, bytes done, bytes in all); draw a bar for each layer if stderr is a terminal."""
-    with _bars() as bars:
-        yield lambda layer, done, total: bars(f"indexing {layer.hex[:12]}", done, total)
+    with _bars() as advance:
+        yield lambda layer, done, total: advance(f"indexing {layer.hex[:12]}", done, total) if advance else None
 
 
 @contextmanager
-def exporting() -> Iterator[Callable[[int, int], None]]:
-    """Give what is to be told (bytes done, bytes in all); draw a bar if stderr is a terminal."""
-    with _bars() as bars:
-        yield partial(bars, "exporting")
+def exporting() -> Iterator[Callable[[int, int], None] | None]:
+    """Give what is to be told (bytes done, bytes in all) and draws a bar; None if stderr is no terminal."""
+    with _bars() as advance:
+        yield partial(advance, "exporting") if advance else None
 
 
 @contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
+def _bars() -> Iterator[Callable[[str, int, int], None] | None]:
+    """Give what moves the bar of a name; None if stderr is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda what, done, total: None
+        yield None
         return
     with ExitStack() as stack:
         yield _Bars(stack).advance

@@ -20,6 +20,8 @@ _REFUSED_XATTR = _REFUSED | {errno.ENOSPC, errno.E2BIG, errno.ERANGE}
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _KEEP = 0xFFFFFFFF
+Path = Callable[[], bytes]
+"""Gives a path, which only a message needs."""
 ROOTLESS = b"user.rootlesscontainers"
 
 
@@ -51,8 +53,8 @@ class Attributes:
         self._losses = losses
         self._rootless = rootless
 
-    def give(self, file: int | str, inode: Inode, xattrs: Mapping[bytes, bytes], path: bytes) -> None:
-        """Give all to a file with its content; `file` is a descriptor, or a name in /proc/self/fd; `path` for messages.
+    def give(self, file: int | str, inode: Inode, xattrs: Mapping[bytes, bytes], path: Path) -> None:
+        """Give all to a file that has its content; `file` is a descriptor, or a name in /proc/self/fd.
 
         The order matters: chown(2) takes setuid and capabilities away, a file that may not be written takes no
         `user.*`, chmod(2) changes an ACL, and any of them the times.
@@ -70,33 +72,33 @@ class Attributes:
             self._give_xattr(file, name, xattrs[name], path)
         os.utime(file, ns=(inode.mtime_ns, inode.mtime_ns))
 
-    def _give_owner(self, file: int | str, inode: Inode, path: bytes) -> bool:
+    def _give_owner(self, file: int | str, inode: Inode, path: Path) -> bool:
         owner = inode.uid, inode.gid
         return owner == self._owner or self._try(Loss.OWNER, path, _REFUSED, lambda: os.chown(file, *owner))
 
-    def _record_owner(self, file: int | str, inode: Inode, path: bytes) -> bool:
+    def _record_owner(self, file: int | str, inode: Inode, path: Path) -> bool:
         value = rootless_owner(inode.uid, inode.gid)
         if value:
             self._try(Loss.RECORD, path, _REFUSED_XATTR, lambda: os.setxattr(file, ROOTLESS, value))
         return not value
 
-    def _give_xattr(self, file: int | str, name: bytes, value: bytes, path: bytes) -> None:
+    def _give_xattr(self, file: int | str, name: bytes, value: bytes, path: Path) -> None:
         self._try(Loss.XATTR, path, _REFUSED_XATTR, lambda: os.setxattr(file, name, value))
 
-    def _give_mode(self, file: int | str, inode: Inode, owned: bool, path: bytes) -> None:
+    def _give_mode(self, file: int | str, inode: Inode, owned: bool, path: Path) -> None:
         mode = stat.S_IMODE(inode.mode)
         if mode & _SET_ID and not owned:
-            self._losses.add(Loss.SET_ID, path)
+            self._losses.add(Loss.SET_ID, path())
             mode &= ~_SET_ID
         self._try(Loss.MODE, path, _REFUSED, lambda: os.chmod(file, mode))
 
-    def _try(self, loss: Loss, path: bytes, refusals: Set[int], call: Callable[[], None]) -> bool:
+    def _try(self, loss: Loss, path: Path, refusals: Set[int], call: Callable[[], None]) -> bool:
         """Whether the call was allowed; note the loss where it was refused."""
         try:
             call()
         except OSError as error:
             if error.errno not in refusals:
                 raise
-            self._losses.add(loss, path)
+            self._losses.add(loss, path())
             return False
         return True

@@ -1,13 +1,16 @@
 """What the bytes of files are, for whoever writes all of them: where they lie, and themselves, decoded ahead."""
 
 import stat
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import NamedTuple
 
 from ocifs.erofs.reader import Inode
 from ocifs.errors import OcifsError
 from ocifs.image.ahead import read_ahead
 from ocifs.image.rootfs import Rootfs
+
+Progress = Callable[[int, int], None]
+"""Is told (bytes written, bytes in all)."""
 
 
 class Data(NamedTuple):

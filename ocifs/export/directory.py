@@ -8,22 +8,21 @@ attributes, which all this would have changed. Every name is reached by descript
 import os
 import stat
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
+from itertools import tee
 
 from ocifs.erofs import format as erofs
 from ocifs.erofs.reader import Inode
 from ocifs.erofs.xattr import ACL_NAMES
 from ocifs.errors import InvalidImageError
 from ocifs.export.attributes import Attributes
-from ocifs.export.data import Data, contents, data_of, directory_at, place_of, take
+from ocifs.export.data import Data, Progress, contents, data_of, directory_at, place_of, take
 from ocifs.export.directories import OPEN_DIRECTORY, Cursor, Directories
 from ocifs.export.losses import Loss, Losses
 from ocifs.export.target import new_directory
 from ocifs.image.rootfs import Rootfs
-
-Progress = Callable[[int, int], None]
-"""Is told (bytes written, bytes in all)."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _BY_NAME = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -31,7 +30,7 @@ _DEVICES = {stat.S_IFCHR, stat.S_IFBLK}
 
 
 def export_directory(
-    rootfs: Rootfs, path: str, target: str, *, rootless: bool = False, progress: Progress = lambda done, total: None
+    rootfs: Rootfs, path: str, target: str, *, rootless: bool = False, progress: Progress | None = None
 ) -> Losses:
     """Write the directory at `path` of the image, and all below it, as the new directory `target`.
 
@@ -71,7 +70,7 @@ class _Export:
         self.here = Cursor(self.directories, top)
         self.there = Cursor(self.directories, top)
 
-    def run(self, progress: Progress) -> None:
+    def run(self, progress: Progress | None) -> None:
         """Do all of it."""
         with closing(self.here), closing(self.there):
             self._make_directories()
@@ -119,18 +118,18 @@ class _Export:
     def _make_special(self, directory: int, name: bytes, inode: Inode) -> bool:
         """Make a symlink, device, FIFO or socket; whether this process may."""
         here = self.here.at(directory)
-        path = self.directories.path(directory, name)
+        path = partial(self.directories.path, directory, name)
         kind = stat.S_IFMT(inode.mode)
         if kind == stat.S_IFLNK:
             os.symlink(self.tree.readlink(inode.nid), name, dir_fd=here)
         elif kind in _DEVICES and self.rootless:
-            self.losses.add(Loss.PLACEHOLDER, path)
+            self.losses.add(Loss.PLACEHOLDER, path())
             os.close(os.open(name, _NEW, 0o600, dir_fd=here))
         else:
             try:
                 os.mknod(name, kind | 0o600, inode.rdev, dir_fd=here)
             except PermissionError:
-                self.losses.add(Loss.DEVICE, path)
+                self.losses.add(Loss.DEVICE, path())
                 return False
         fd = os.open(name, _BY_NAME, dir_fd=here)
         try:
@@ -140,20 +139,22 @@ class _Export:
             os.close(fd)
         return True
 
-    def _write_files(self, progress: Progress) -> None:
+    def _write_files(self, progress: Progress | None) -> None:
         """Make the files that have bytes."""
         done = 0
-        pieces = (piece for _, _, inode in self._in_order() for piece in data_of(self.rootfs, inode))
-        with closing(contents(self.rootfs, pieces)) as parts:
-            for directory, name, inode in self._in_order():
-                self._write_file(directory, name, inode, data_of(self.rootfs, inode), parts)
+        files, ahead = tee(self._in_order())
+        with closing(contents(self.rootfs, (piece for _, _, _, data in ahead for piece in data))) as parts:
+            for directory, name, inode, data in files:
+                self._write_file(directory, name, inode, data, parts)
                 done += inode.size
-                progress(done, self.files.size)
+                if progress:
+                    progress(done, self.files.size)
 
-    def _in_order(self) -> Iterator[tuple[int, bytes, Inode]]:
+    def _in_order(self) -> Iterator[tuple[int, bytes, Inode, list[Data]]]:
         for directory, cookie in self.files.in_order():
             name, nid, _, _ = next(self.tree.readdir(self.directories.nids[directory], cookie))
-            yield directory, name, self.tree.inode(nid)
+            inode = self.tree.inode(nid)
+            yield directory, name, inode, data_of(self.rootfs, inode)
 
     def _write_file(
         self, directory: int, name: bytes, inode: Inode, data: list[Data], parts: Iterator[memoryview]
@@ -167,7 +168,9 @@ class _Export:
                     end = _write(fd, part, end)
             if end < inode.size:
                 os.truncate(fd, inode.size)
-            self.attributes.give(fd, inode, self.tree.xattrs(inode.nid), self.directories.path(directory, name))
+            self.attributes.give(
+                fd, inode, self.tree.xattrs(inode.nid), partial(self.directories.path, directory, name)
+            )
         finally:
             os.close(fd)
 
@@ -188,7 +191,7 @@ class _Export:
         here = self.here.at(directories.parents[number])
         fd = os.open(directories.names[number] or b".", OPEN_DIRECTORY, dir_fd=here)
         try:
-            self.attributes.give(fd, self.tree.inode(nid), self.tree.xattrs(nid), directories.path(number))
+            self.attributes.give(fd, self.tree.inode(nid), self.tree.xattrs(nid), partial(directories.path, number))
         finally:
             os.close(fd)
 

@@ -13,6 +13,7 @@ class Loss(Enum):
     MODE = "have another mode than in the image: the file system refuses it"
     XATTR = "lack extended attributes: the system refuses them"
     DEVICE = "are left out: only root may make devices"
+    SOCKET = "are left out: tar has no sockets"
     PLACEHOLDER = "are empty files in place of devices"
 
 

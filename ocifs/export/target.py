@@ -9,10 +9,12 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 from ocifs.errors import OcifsError, printable_path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_BUFFER = 1 << 20
 
 
 def check_new_directory(target: str) -> None:
@@ -56,20 +58,19 @@ def new_directory(target: str) -> Iterator[int]:
 
 
 @contextmanager
-def new_file(target: str) -> Iterator[int]:
-    """Give a new, empty file, open for writing; it becomes `target`, on disk, if all goes well.
+def new_file(target: str) -> Iterator[BinaryIO]:
+    """Give a new, empty file; it becomes `target`, and is on disk, if all goes well.
 
     Raises:
         OcifsError: The target is in the way, or cannot be made.
     """
     check_new_file(target)
     with _built(target, lambda name, parent: os.unlink(name, dir_fd=parent)) as (parent, temporary):
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=parent)
-        try:
-            yield fd
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=parent)
+        with open(fd, "wb", _BUFFER) as file:
+            yield file
+            file.flush()
             os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def _status(target: str) -> os.stat_result | None:
