@@ -83,7 +83,7 @@ def export(
         else:
             losses = _export_tar(opened.rootfs, path, to_tar or _STDOUT, prefix, progress)
     for loss, count, first in losses:
-        warn(f"{count} {'file' if count == 1 else 'files'} {loss.value}; the first is {printable(first)}")
+        warn(f"{loss.value}: {count}, the first is {printable(first)}")
 
 
 def _check_target(to_dir: str | None, to_tar: str | None, to_erofs: str | None) -> None:

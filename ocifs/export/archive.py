@@ -35,7 +35,8 @@ def export_tar(
 ) -> Losses:
     """Write the directory at `path` of the image, and all below it, as the new tar file `target`.
 
-    `target` may be an empty file. It appears when it is whole, or not at all. `prefix` is a relative path that is put before all names.
+    `target` may be an empty file. It appears when it is whole, or not at all. `prefix` is a relative path, put before
+    all names.
 
     Returns:
         What tar has no place for.

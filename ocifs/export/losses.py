@@ -5,16 +5,16 @@ from enum import Enum
 
 
 class Loss(Enum):
-    """A way in which files of an export may differ from the image, as the end of a sentence."""
+    """A way in which an export may differ from the image, as words before a number."""
 
-    OWNER = "belong to you, not to whom the image says: only root may give files away"
-    RECORD = "have no record of their owner: the file system takes none for such files"
-    SET_ID = "are not setuid or setgid, as they do not have the image's owner"
-    MODE = "have another mode than in the image: the file system refuses it"
-    XATTR = "lack extended attributes: the system refuses them"
-    DEVICE = "are left out: only root may make devices"
-    SOCKET = "are left out: tar has no sockets"
-    PLACEHOLDER = "are empty files in place of devices"
+    OWNER = "files that belong to you instead of the image's owners, which only root can give them"
+    RECORD = "files whose owner the file system has no place to record"
+    SET_ID = "files that are not setuid or setgid, since they lack the image's owner"
+    MODE = "files whose mode the file system refuses"
+    XATTR = "extended attributes that the system refuses"
+    DEVICE = "devices left out, which only root can make"
+    PLACEHOLDER = "devices that are empty files instead"
+    SOCKET = "sockets left out, which tar does not know"
 
 
 class Losses:

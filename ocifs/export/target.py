@@ -74,6 +74,8 @@ def new_file(target: str) -> Iterator[BinaryIO]:
 
 
 def _status(target: str) -> os.stat_result | None:
+    if not target:
+        raise OcifsError("the target has an empty name")
     try:
         return os.stat(target)
     except FileNotFoundError:
@@ -107,35 +109,37 @@ def _built(target: str, remove: Callable[[str, int], None]) -> Iterator[tuple[in
 
 def _remove_tree(name: str, parent: int) -> None:
     """Remove a directory and all below it, however deep and whatever its modes, with one descriptor at a time."""
-    fd = os.open(name, _DIRECTORY, dir_fd=parent)
-    names = [name]
+    here = _open(name, parent)
+    way: list[str] = []
     try:
-        while names:
-            below = _empty(fd)
+        while (below := _empty(here)) is not None or way:
+            there = _open(below, here) if below is not None else os.open("..", _DIRECTORY, dir_fd=here)
+            os.close(here)
+            here = there
             if below is not None:
-                os.chmod(below, 0o700, dir_fd=fd)
-                names.append(below)
-                fd = _move(fd, below)
-            elif len(names) > 1:
-                fd = _move(fd, "..")
-                os.rmdir(names.pop(), dir_fd=fd)
+                way.append(below)
             else:
-                os.rmdir(names.pop(), dir_fd=parent)
+                os.rmdir(way.pop(), dir_fd=here)
     finally:
-        os.close(fd)
+        os.close(here)
+    os.rmdir(name, dir_fd=parent)
 
 
-def _empty(fd: int) -> str | None:
-    """Remove files from a directory until there is none left, or up to a directory: then return its name."""
-    with os.scandir(fd) as entries:
+def _empty(directory: int) -> str | None:
+    """Remove files from a directory until none is left, or up to a directory: then return its name."""
+    with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 return entry.name
-            os.unlink(entry.name, dir_fd=fd)
+            os.unlink(entry.name, dir_fd=directory)
     return None
 
 
-def _move(fd: int, name: str) -> int:
-    moved = os.open(name, _DIRECTORY, dir_fd=fd)
-    os.close(fd)
-    return moved
+def _open(name: str, parent: int) -> int:
+    """Open a directory of our own that may be closed to ourselves by now."""
+    by_name = os.open(name, os.O_PATH | _DIRECTORY, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{by_name}", 0o700)
+        return os.open(".", _DIRECTORY, dir_fd=by_name)
+    finally:
+        os.close(by_name)

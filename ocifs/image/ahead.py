@@ -65,7 +65,7 @@ def _loads(served: ServedFile, extents: Iterable[tuple[int, int]]) -> Iterator[_
         place = served.layer_at(address)
         if place is None:
             yield load
-            yield _Load(partial(served.pread, size, address), [(0, size)])
+            yield _Load(partial(served.pread, size, address), [(0, size)] if size else [])
             wanted, load = None, _Load(bytes, [])
             continue
         layer, offset = place
