@@ -1,11 +1,8 @@
 """The kernel as judge: it mounts the served file, and must see what the reader sees and what was meant."""
 
-import ctypes
 import os
 import random
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from ocifs.erofs.format import served_size
 from ocifs.erofs.reader import TreeImage
 from ocifs.erofs.writer import compile_tree
 from ocifs.tree.node import Extent, Node
+from tests.erofs.kernel import mounted
 from tests.erofs.trees import (
     Layers,
     directory,
@@ -28,25 +26,10 @@ from tests.erofs.trees import (
     with_xattrs,
 )
 
-MS_RDONLY, MNT_DETACH = 1, 2
 ACL = b"\x02\0\0\0" + b"".join(
     tag.to_bytes(2, "little") + perm.to_bytes(2, "little") + who.to_bytes(4, "little")
     for tag, perm, who in [(1, 7, 2**32 - 1), (2, 5, 1000), (4, 5, 2**32 - 1), (16, 5, 2**32 - 1), (32, 0, 2**32 - 1)]
 )
-
-
-@contextmanager
-def mounted(served: Path, where: Path) -> Iterator[bytes]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting EROFS needs root")
-    libc = ctypes.CDLL(None, use_errno=True)
-    where.mkdir()
-    if libc.mount(bytes(served), bytes(where), b"erofs", MS_RDONLY, None) != 0:
-        pytest.skip(f"the kernel refuses to mount: {os.strerror(ctypes.get_errno())}")
-    try:
-        yield bytes(where)
-    finally:
-        assert libc.umount2(bytes(where), MNT_DETACH) == 0
 
 
 def xattrs_of(path: bytes) -> dict[bytes, bytes]:

@@ -33,10 +33,10 @@ ACL = struct.pack("<I", 2) + b"".join(
 _SPARSE_MAP = b"2\n%d\n512\n%d\n3\n" % (HOLE, 2 * HOLE + 512)
 
 
-def image(directory_: Path) -> Path:
-    """Write the image, of three layers with all compressions."""
-    layers = (Layer(tar(_BASE), "gzip"), Layer(tar(_MIDDLE), "zstd"), Layer(tar(_TOP), "tar"))
-    return write_layout(directory_, Image(layers=layers))
+def image(directory_: Path, *, wide: bool = True) -> Path:
+    """Write the image, of three layers with all compressions; the directory `wide` may be left out."""
+    layers = [Layer(tar(_BASE), "gzip"), Layer(tar(_MIDDLE), "zstd"), Layer(tar(_TOP if wide else ()), "tar")]
+    return write_layout(directory_, Image(layers=tuple(layers)))
 
 
 _BASE = [
