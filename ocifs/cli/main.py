@@ -29,6 +29,7 @@ _VERBS = {
     "cat": "ocifs.cli.read",
     "head": "ocifs.cli.read",
     "cp": "ocifs.cli.read",
+    "export": "ocifs.cli.export",
     "cache": "ocifs.cli.cache",
     "completion": "ocifs.cli.completion",
 }
