@@ -19,10 +19,8 @@ _ZEROS = bytes(_BLOCK)
 
 
 def in_data_order(rootfs: Rootfs, nids: Iterable[int]) -> list[int]:
-    """Return the regular files among `nids`, which may not hold others, so that their bytes lie one after the other."""
-    return [
-        place & ((1 << _NID_BITS) - 1) for place in sorted(_place(rootfs, nid) << _NID_BITS | nid for nid in set(nids))
-    ]
+    """Return regular files in such an order that their bytes lie one after the other."""
+    return [place & ((1 << _NID_BITS) - 1) for place in sorted(_place(rootfs, nid) << _NID_BITS | nid for nid in nids)]
 
 
 def _place(rootfs: Rootfs, nid: int) -> int:
@@ -32,7 +30,7 @@ def _place(rootfs: Rootfs, nid: int) -> int:
 
 
 def read_files(rootfs: Rootfs, nids: Iterable[int]) -> Iterator[tuple[int, Iterator[Part]]]:
-    """Give (nid, its bytes in parts) of each regular file in turn; the parts must be taken before the next file is.
+    """Give (nid, its bytes in parts) of regular files, in data order; the parts must be taken before the next file is.
 
     Whoever has seen enough of a file may leave its other parts. Parts have at most 8 MiB, holes any length.
 
