@@ -108,7 +108,6 @@ def test_refused(text: str, error: type[OcifsError], message: str) -> None:
         (f"oci:dir@{X}~10", ("dir", None, X, 10)),
         ("dir~1:1", ("dir~1", "1", None, 0)),
         ("dir~1~2", ("dir~1", None, None, 2)),
-        ("dir~1", ("dir", None, None, 1)),
         ("backup~1", ("backup~1", None, None, 0)),
     ],
 )
