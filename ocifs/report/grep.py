@@ -148,19 +148,26 @@ def _bytes(parts: Iterable[Part], done: Done) -> Iterator[bytes]:
 def _search(pattern: Pattern, first: bytes, others: Iterable[bytes]) -> Iterator[Match]:
     number = 1
     begun = bytearray()
-    for data in itertools.chain([first], others):
-        cut = data.rfind(b"\n") + 1
-        if cut:
-            lines = bytes(begun) + data[:cut]
-            begun.clear()
-            yield from pattern.matches(lines, number)
-            number += lines.count(b"\n")
-        begun += data[cut:]
-        while len(begun) > MAX_LINE:
+    """Of a line, or the piece of one that is too long."""
+    for data in _pieces(itertools.chain([first], others)):
+        cut = data.find(b"\n") + 1
+        begun += data[:cut] or data
+        while len(begun) - begun.endswith(b"\n") > MAX_LINE:
             yield from pattern.matches(bytes(begun[:MAX_LINE]), number)
             del begun[:MAX_LINE]
+        if cut:
+            last = data.rfind(b"\n") + 1
+            lines = bytes(begun) + data[cut:last]
+            yield from pattern.matches(lines, number)
+            number += lines.count(b"\n")
+            begun[:] = data[last:]
     if begun:
         yield from pattern.matches(bytes(begun), number)
+
+
+def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Give the same in pieces, in which no whole line is too long."""
+    return (part[at : at + MAX_LINE] for part in parts for at in range(0, len(part), MAX_LINE))
 
 
 def to_json(path: bytes, match: Match | None = None, **more: int | bool) -> bytes:

@@ -2,7 +2,8 @@
 
 One walk goes through the trees of what each layer changes, side by side, so it costs what the layers hold and nothing
 is kept of what is seen. A file with several names is hidden when all of them are. What counts are bytes of files as the
-tar streams hold them: holes take none. What one layer gives twice under one name is hidden too, but has no entry.
+tar streams hold them: holes take none, and pieces of sparse files that had to be copied into the tree image count with
+the chunks they are in. What one layer gives twice under one name is hidden too, but has no entry of its own.
 """
 
 import heapq

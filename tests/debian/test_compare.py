@@ -18,7 +18,7 @@ def _rsync(before: Path, after: Path) -> dict[str, frozenset[str]]:
     """Return what rsync would do to make the one of the other: path to what differs."""
     command = ["rsync", "-aAXnc", "--numeric-ids", "--delete", "--itemize-changes", f"{after}/", f"{before}/"]
     ran = subprocess.run(command, capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"})
-    found = {}
+    found: dict[str, frozenset[str]] = {}
     for line in ran.stdout.splitlines():
         what, path = line[:11].decode(), re.sub(rb"\\#(\d{3})", lambda m: bytes([int(m[1], 8)]), line[12:])
         if what[1] == "L":

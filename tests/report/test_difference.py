@@ -198,7 +198,7 @@ def test_as_two_dicts_differ(
     members = [
         [file(name, data, mode=mode, uid=uid) for name, (data, mode, uid) in files.items()] for files in (first, second)
     ]
-    expected = {}
+    expected: dict[bytes, tuple[str, tuple[str, ...]]] = {}
     for name in first.keys() | second.keys():
         a, b = first.get(name), second.get(name)
         if a is None or b is None:
