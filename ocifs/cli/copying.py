@@ -17,7 +17,7 @@ from ocifs.image.rootfs import Rootfs
 _CHUNK = 1 << 20
 
 
-def copy_file(rootfs: Rootfs, path: str, destination: Path, *, preserve: bool) -> None:
+def copy_file(rootfs: Rootfs, path: str, destination: str, *, preserve: bool) -> None:
     """Copy the regular file at `path` to the file `destination`, or into that directory by its own name.
 
     A destination that is there and is neither (a device, a FIFO) is written into.
@@ -31,44 +31,64 @@ def copy_file(rootfs: Rootfs, path: str, destination: Path, *, preserve: bool) -
     Raises:
         NotFoundError: There is nothing at `path`.
         UnsupportedError: It is no regular file.
-        OSError: The file cannot be written.
+        OcifsError: The file cannot be written.
     """
     inode = rootfs.tree.inode(rootfs.lookup(path))
     if stat.S_ISDIR(inode.mode):
         raise UnsupportedError(f"{printable_path(path)}: is a directory, and cp copies regular files")
     if not stat.S_ISREG(inode.mode):
         raise UnsupportedError(f"{printable_path(path)}: not a regular file")
-    target = destination / path.rstrip("/").rpartition("/")[2] if destination.is_dir() else destination
+    target = _target(path, destination)
+    try:
+        if target.exists() and not target.is_file():
+            with target.open("wb", buffering=0) as out:
+                _write_content(rootfs, inode, out.fileno(), seekable=False)
+        else:
+            # Like cp, through a symlink to what it leads to.
+            _write_new(rootfs, inode, Path(os.path.realpath(target)), preserve=preserve)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OcifsError(
+            f"cannot copy {printable_path(path)} to {printable_path(str(target))}: {error.strerror}"
+        ) from None
+
+
+def _target(path: str, destination: str) -> Path:
+    """Return where the file goes."""
+    target = Path(destination)
     if target.is_dir():
-        raise OcifsError(f"{target}: is a directory: remove it, or choose another place")
-    target = Path(os.path.realpath(target))  # like cp, through a symlink to what it leads to
-    if target.exists() and not target.is_file():
-        with target.open("wb", buffering=0) as out:
-            _write_content(rootfs, inode, out.fileno(), seekable=False)
-        return
+        target /= path.rstrip("/").rpartition("/")[2]
+    elif destination.endswith("/"):
+        raise OcifsError(f"{printable_path(destination)}: no such directory")
+    if target.is_dir():
+        raise OcifsError(f"{printable_path(str(target))}: is a directory: remove it, or choose another place")
+    return target
+
+
+def _write_new(rootfs: Rootfs, inode: Inode, target: Path, *, preserve: bool) -> None:
     directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _write_new(rootfs, inode, directory, target.name, preserve=preserve)
+        fd, temporary = _create(directory, inode.mode & 0o777)
+        try:
+            _write_content(rootfs, inode, fd, seekable=True)
+            if preserve:
+                _preserve(inode, fd)
+            os.fsync(fd)
+            os.rename(temporary, target.name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=directory)
+            raise
+        finally:
+            os.close(fd)
     finally:
         os.close(directory)
 
 
-def _write_new(rootfs: Rootfs, inode: Inode, directory: int, name: str, *, preserve: bool) -> None:
-    temporary = f".ocifs-{secrets.token_hex(8)}"
-    mode = inode.mode & 0o777
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=directory)
-    try:
-        _write_content(rootfs, inode, fd, seekable=True)
-        if preserve:
-            _preserve(inode, fd)
-        os.fsync(fd)
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary, dir_fd=directory)
-        raise
-    finally:
-        os.close(fd)
+def _create(directory: int, mode: int) -> tuple[int, str]:
+    name = f".ocifs-{secrets.token_hex(8)}"
+    return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=directory), name
 
 
 def _preserve(inode: Inode, fd: int) -> None:

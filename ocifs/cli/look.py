@@ -84,7 +84,7 @@ def tree(
     Try:  ocifs tree -L 2 ./debian:latest /etc
           ocifs tree --only-layer 2 ./debian:latest
     """
-    from ocifs.report.tree import Chosen, branches, tree_lines
+    from ocifs.report.tree import Chosen, Columns, branches, tree_lines
     from ocifs.report.tree import to_json as branch_json
 
     output = Output(colour=colour)
@@ -94,7 +94,8 @@ def tree(
         if as_json:
             output.lines(map(branch_json, drawn))
         else:
-            output.lines(tree_lines(drawn, output.show, output.paint, sizes=sizes, human=human))
+            columns = Columns(sizes=sizes, human=human, count_files=not directories_only)
+            output.lines(tree_lines(drawn, output.show, output.paint, columns))
 
 
 @click.command(short_help="Show all that is known of a file.")

@@ -1,6 +1,7 @@
 """`ocifs cat`, `head` and `cp`: the bytes of files of an image; only the parts of layers that hold them are read."""
 
 import itertools
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import IO
 import click
 
 from ocifs.cli.options import Size, View, view_options
-from ocifs.cli.output import write_bytes
+from ocifs.cli.output import shown_name, write_bytes
+from ocifs.errors import printable_path
 
 _CHUNK = 1 << 20
 
@@ -58,8 +60,8 @@ def head(view: View, paths: tuple[str, ...], lines: int, size: int | None, quiet
 @view_options
 @click.option("-p", "--preserve", is_flag=True, help="Mode, times and, as root, the owner as well.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.argument("destination", type=click.Path(path_type=Path), metavar="DEST")
-def cp(view: View, paths: tuple[str, ...], destination: Path, preserve: bool) -> None:
+@click.argument("destination", metavar="DEST")
+def cp(view: View, paths: tuple[str, ...], destination: str, preserve: bool) -> None:
     """Copy the regular files at PATH in IMAGE to the file DEST, or into the directory DEST.
 
     A file is there as a whole or not at all; one of that name is replaced. Holes of sparse files stay holes.
@@ -69,17 +71,17 @@ def cp(view: View, paths: tuple[str, ...], destination: Path, preserve: bool) ->
     """
     from ocifs.cli.copying import copy_file
 
-    if len(paths) > 1 and not destination.is_dir():
-        raise click.UsageError(f"several files need a directory to be copied into: {destination} is none")
+    if len(paths) > 1 and not Path(destination).is_dir():
+        raise click.UsageError(
+            f"several files need a directory to be copied into: {printable_path(destination)} is none"
+        )
     with view.open() as opened:
         for path in paths:
             copy_file(opened.rootfs, path, destination, preserve=preserve)
 
 
 def _heading(path: str, *, first: bool) -> None:
-    from ocifs.cli.output import shown_name
-
-    write_bytes((b"" if first else b"\n") + b"==> " + shown_name(path.encode(errors="surrogateescape")) + b" <==\n")
+    write_bytes((b"" if first else b"\n") + b"==> " + shown_name(os.fsencode(path)) + b" <==\n")
 
 
 def _write_lines(file: IO[bytes], count: int) -> None:

@@ -146,9 +146,9 @@ class Rootfs:
         wanted = os.fsencode(path)
         chain, names, rest = self._go(wanted, follow=follow)
         if rest:
-            if not self._is_directory(chain[-1]):
-                raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ENOTDIR)}")
             parent = printable(b"/" + b"/".join(names))
+            if not self._is_directory(chain[-1]):
+                raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ENOTDIR)}: {parent}")
             raise NotFoundError(
                 f"{printable(wanted)}: no such file or directory in the image: its nearest parent is {parent}"
             )

@@ -209,7 +209,7 @@ def _known(layer: LayerInspection) -> str:
     if layer.uncompressed is None:
         return f"{human_size(layer.size)}, not indexed yet"
     size = f"{human_size(layer.size)} -> {human_size(layer.uncompressed)}"
-    return f"{size}, {layer.entries} entries, {layer.whiteouts} whiteouts"
+    return f"{size}, entries {layer.entries}, whiteouts {layer.whiteouts}"
 
 
 def offer_lines(offers: Sequence[Offer]) -> Iterator[str]:

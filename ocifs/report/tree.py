@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from ocifs.errors import NotFoundError
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Listed, Paint, Show, members, shown_with_target
 from ocifs.report.text import short_size
@@ -18,6 +19,8 @@ class Branch(msgspec.Struct, frozen=True):
 
     entry: Listed
     """Its path is below the directory that is drawn, which itself has the path it was given by."""
+    counts_as_directory: bool
+    """A directory, or a symlink that leads to one in the image."""
     indent: str = ""
     """What is drawn before it."""
     depth: int = 0
@@ -29,6 +32,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     levels: int | None = None
     """How deep; None: all."""
     directories_only: bool = False
+    """And symlinks that lead to one."""
     dotted: bool = False
     """Names that begin with a dot as well."""
 
@@ -40,50 +44,77 @@ def branches(rootfs: Rootfs, path: bytes, chosen: Chosen) -> Iterator[Branch]:
         NotFoundError: There is nothing at `path`.
     """
     nid = rootfs.lookup(path)
-    yield Branch(Listed.of(rootfs, path, nid))
-    if not stat.S_ISDIR(rootfs.tree.inode(nid).mode) or chosen.levels == 0:
+    base = b"".join(name + b"/" for name in rootfs.canonical(path + b"/"))
+    top = Listed.of(rootfs, path, nid)
+    yield Branch(top, _is_directory(top))
+    if not _is_directory(top) or chosen.levels == 0:
         return
-    pending = [("", _below(rootfs, nid, b"", chosen)[::-1])]
+    pending = [("", _below(rootfs, nid, b"", chosen, base))]
     while pending:
         indent, left = pending[-1]
         if not left:
             pending.pop()
             continue
-        entry = left.pop()
+        entry, counts = left.pop()
         bar, further = _OTHER if left else _LAST
-        yield Branch(entry, indent + bar, len(pending))
-        if stat.S_ISDIR(entry.inode.mode) and len(pending) != chosen.levels:
-            pending.append((indent + further, _below(rootfs, entry.inode.nid, entry.path + b"/", chosen)[::-1]))
+        yield Branch(entry, counts, indent + bar, len(pending))
+        if _is_directory(entry) and len(pending) != chosen.levels:
+            pending.append((indent + further, _below(rootfs, entry.inode.nid, entry.path + b"/", chosen, base)))
 
 
-def _below(rootfs: Rootfs, nid: int, prefix: bytes, chosen: Chosen) -> list[Listed]:
-    return [
-        entry
-        for name, child, _, _ in rootfs.tree.readdir(nid)
-        if name not in {b".", b".."} and (chosen.dotted or not name.startswith(b"."))
-        if not chosen.directories_only or stat.S_ISDIR(rootfs.tree.inode(child).mode)
-        for entry in (Listed.of(rootfs, prefix + name, child),)
-    ]
+def _below(rootfs: Rootfs, nid: int, prefix: bytes, chosen: Chosen, base: bytes) -> list[tuple[Listed, bool]]:
+    """Return what is drawn of a directory, the last one first, and whether each counts as a directory."""
+    found = []
+    for name, child, _, _ in rootfs.tree.readdir(nid):
+        if name not in {b".", b".."} and (chosen.dotted or not name.startswith(b".")):
+            entry = Listed.of(rootfs, prefix + name, child)
+            counts = _is_directory(entry) or (
+                entry.target is not None and _leads_to_directory(rootfs, base + entry.path)
+            )
+            if counts or not chosen.directories_only:
+                found.append((entry, counts))
+    return found[::-1]
 
 
-def tree_lines(
-    drawn: Iterator[Branch], show: Show, paint: Paint, *, sizes: bool = False, human: bool = False
-) -> Iterator[bytes]:
+def _is_directory(entry: Listed) -> bool:
+    return stat.S_ISDIR(entry.inode.mode)
+
+
+def _leads_to_directory(rootfs: Rootfs, path: bytes) -> bool:
+    try:
+        return stat.S_ISDIR(rootfs.tree.inode(rootfs.lookup(path)).mode)
+    except NotFoundError:
+        return False
+
+
+class Columns(msgspec.Struct, frozen=True, kw_only=True):
+    """What is shown of each file besides its name, and what is counted."""
+
+    sizes: bool = False
+    """In bytes."""
+    human: bool = False
+    """Sizes with a unit."""
+    count_files: bool = True
+    """In the last line; directories are counted in any case."""
+
+
+def tree_lines(drawn: Iterator[Branch], show: Show, paint: Paint, columns: Columns) -> Iterator[bytes]:
     """Give the lines of the drawing; the last one counts what is in it, the directory that is drawn included."""
     directories = files = 0
     for branch in drawn:
         entry = branch.entry
-        if stat.S_ISDIR(entry.inode.mode):
+        if branch.counts_as_directory:
             directories += 1
         else:
             files += 1
-        size = short_size(entry.inode.size) if human else str(entry.inode.size)
-        column = f"[{size:>{4 if human else 11}}]  ".encode() if sizes or human else b""
+        size = short_size(entry.inode.size) if columns.human else str(entry.inode.size)
+        column = f"[{size:>{4 if columns.human else 11}}]  ".encode() if columns.sizes or columns.human else b""
         # What lies below is shown by its name alone.
         name = entry if not branch.depth else msgspec.structs.replace(entry, path=entry.path.rpartition(b"/")[2])
         yield branch.indent.encode() + column + shown_with_target(name, show, paint)
     yield b""
-    yield f"{_counted(directories, 'directory', 'directories')}, {_counted(files, 'file', 'files')}".encode()
+    count = _counted(directories, "directory", "directories")
+    yield (f"{count}, {_counted(files, 'file', 'files')}" if columns.count_files else count).encode()
 
 
 def _counted(number: int, one: str, several: str) -> str:

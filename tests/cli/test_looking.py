@@ -72,6 +72,7 @@ def test_ls_json_is_an_object_for_each_line(ocifs: Ocifs, demo: Path) -> None:
         "gid": 0,
         "size": 10,
         "mtime_ns": 10**18,
+        "layer": 0,
     }
     assert named["etc/link"]["target"] == "release"
     assert named["null"]["rdev"] == [1, 3]

@@ -43,7 +43,7 @@ def test_a_bar_is_drawn_while_a_layer_is_indexed_and_goes(ocifs: Ocifs, tmp_path
 def test_control_characters_are_escaped(ocifs: Ocifs, demo: Path) -> None:
     ocifs.output("index", demo)
     for command in (["ls"], ["ls", "-l"], ["ls", "-R"], ["ls", "--json"]):
-        shown = on_a_terminal(ocifs, *command, demo)
+        shown = on_a_terminal(ocifs, *command, "--color=never", demo)
         assert "\x1b" not in shown
         assert "lines" in shown
     assert on_a_terminal(ocifs, "stat", demo, "two\nlines\x1b[31m").startswith("  File: two\\nlines\\x1b[31m\r\n")

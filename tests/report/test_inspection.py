@@ -91,7 +91,7 @@ def test_an_indexed_image_tells_more(tmp_path: Path) -> None:
     layers = image.layers
     assert [(layer.indexed, layer.entries, layer.whiteouts) for layer in layers] == [(True, 1, 0), (True, 4, 2)]
     assert layers[1].uncompressed == len(UPPER.tar)
-    assert lines[-1].endswith("4 entries, 2 whiteouts")
+    assert lines[-1].endswith("entries 4, whiteouts 2")
     assert "Tree image:  in the cache" in lines
 
 

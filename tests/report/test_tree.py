@@ -8,13 +8,11 @@ import pytest
 from ocifs.errors import NotFoundError
 from ocifs.image.opening import Image
 from ocifs.report.listing import unpainted
-from ocifs.report.tree import Branch, Chosen, branches, to_json, tree_lines
+from ocifs.report.tree import Branch, Chosen, Columns, branches, to_json, tree_lines
 
 
-def drawn(branch: Iterator[Branch], *, sizes: bool = False, human: bool = False) -> list[str]:
-    return [
-        line.decode(errors="replace") for line in tree_lines(branch, lambda n: n, unpainted, sizes=sizes, human=human)
-    ]
+def drawn(branch: Iterator[Branch], columns: Columns | None = None) -> list[str]:
+    return [line.decode(errors="replace") for line in tree_lines(branch, lambda n: n, unpainted, columns or Columns())]
 
 
 def test_a_tree(layered: Image) -> None:
@@ -59,6 +57,13 @@ def test_what_is_chosen(layered: Image, chosen: Chosen, names: list[str], count:
     lines = drawn(branches(layered.rootfs, b"/etc", chosen))
     assert [line[4:] for line in lines[1:-2]] == names
     assert lines[-1] == count
+    assert drawn(branches(layered.rootfs, b"/etc", chosen), Columns(count_files=False))[-1] == "1 directory"
+
+
+def test_a_symlink_to_a_directory_counts_as_one(layered: Image) -> None:
+    lines = drawn(branches(layered.rootfs, b"/", Chosen(levels=1, directories_only=True)))
+    assert "├── lib -> usr/lib" in lines
+    assert lines[-1] == "7 directories, 0 files"
 
 
 def test_levels_end_a_deep_tree(layered: Image) -> None:
@@ -68,10 +73,10 @@ def test_levels_end_a_deep_tree(layered: Image) -> None:
 
 
 def test_sizes_stand_before_names(layered: Image) -> None:
-    sizes = drawn(branches(layered.rootfs, b"usr/lib", Chosen()), sizes=True)
+    sizes = drawn(branches(layered.rootfs, b"usr/lib", Chosen()), Columns(sizes=True))
     assert "├── [       3000]  lib.so" in sizes
     assert "└── [       5000]  new" in sizes
-    assert "└── [4.9K]  new" in drawn(branches(layered.rootfs, b"usr/lib", Chosen()), human=True)
+    assert "└── [4.9K]  new" in drawn(branches(layered.rootfs, b"usr/lib", Chosen()), Columns(human=True))
 
 
 def test_a_file_is_a_tree_of_its_own(layered: Image) -> None:

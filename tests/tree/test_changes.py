@@ -80,7 +80,7 @@ BASE = entries("a/", "a/x", "a/sub/", "a/sub/y", "top", "link -> a", "b/", "b/z"
         (["again = top"], {"again 0"}),
         (["a/sub/new", "a", "a/"], {"a/! 1"}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_changes(layer: list[str], expected: set[str]) -> None:
     *_, upper = changes([BASE, entries(*layer)], lambda message: None)
