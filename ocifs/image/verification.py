@@ -159,6 +159,7 @@ class _LayerCheck:
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, problem=problem)
             index = None
         checks = [blob.result(), check]
+        self._advance(2 * self.layer.blob.size)  # headers and padding belong to no span
         return _Verified(checks, self.layer.blob, None if any(each.problem for each in checks) else index)
 
     def check_blob(self) -> Check:
