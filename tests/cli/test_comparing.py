@@ -93,8 +93,11 @@ def test_grep(ocifs: Ocifs, image: Path) -> None:
 
 
 def test_a_terminal_gets_no_control_characters(ocifs: Ocifs, image: Path) -> None:
-    for arguments in (["grep", "to the top|welcome", image], ["diff", f"{image}~1", image, "etc/motd"],
-                      ["diff", f"{image}~1", image, "etc"]):  # fmt: skip
+    for arguments in (
+        ("grep", "to the top|welcome", image),
+        ("diff", f"{image}~1", image, "etc/motd"),
+        ("diff", f"{image}~1", image, "etc"),
+    ):
         ours, theirs = pty.openpty()
         environment = ocifs.variables(NO_COLOR="1")
         subprocess.run(ocifs.command(*arguments), stdout=theirs, env=environment, check=False)
