@@ -35,7 +35,9 @@ def copy_file(rootfs: Rootfs, path: str, destination: str, *, preserve: bool) ->
     """
     inode = rootfs.tree.inode(rootfs.lookup(path))
     if stat.S_ISDIR(inode.mode):
-        raise UnsupportedError(f"{printable_path(path)}: is a directory: copy it with `ocifs export IMAGE PATH --to-dir DIR`")
+        raise UnsupportedError(
+            f"{printable_path(path)}: is a directory: copy it with `ocifs export IMAGE PATH --to-dir DIR`"
+        )
     if not stat.S_ISREG(inode.mode):
         raise UnsupportedError(f"{printable_path(path)}: not a regular file")
     target = _target(path, destination)

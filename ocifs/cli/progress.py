@@ -14,17 +14,20 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def indexing() -> Iterator[Callable[[Digest, int, int], None]]:
+def indexing(what: str = "indexing") -> Iterator[Callable[[Digest, int, int], None]]:
     """Give what is to be told (layer, bytes done, bytes in all); draw a bar for each layer if stderr is a terminal."""
     with _bars() as advance:
-        yield lambda layer, done, total: advance(f"indexing {layer.hex[:12]}", done, total) if advance else None
+        yield lambda layer, done, total: advance(f"{what} {layer.hex[:12]}", done, total) if advance else None
 
 
 @contextmanager
-def exporting() -> Iterator[Callable[[int, int], None] | None]:
+def working(what: str) -> Iterator[Callable[[int, int], None] | None]:
     """Give what is to be told (bytes done, bytes in all) and draws a bar; None if stderr is no terminal."""
     with _bars() as advance:
-        yield partial(advance, "exporting") if advance else None
+        yield partial(advance, what) if advance else None
+
+
+exporting = partial(working, "exporting")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ number of spans ahead. It does not know what the bytes are for.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,7 +28,7 @@ class _Load(NamedTuple):
     cuts: list[tuple[int, int]]
 
 
-def read_ahead(served: ServedFile, extents: Iterable[tuple[int, int]]) -> Iterator[memoryview]:
+def read_ahead(served: ServedFile, extents: Iterable[tuple[int, int]]) -> Generator[memoryview, None, None]:
     """Give the bytes at each (address, size) in turn, in parts of which none is of two extents.
 
     Each lies in one layer or in the tree image, as `TreeImage.extents` says. They may come in any order, but only when

@@ -259,7 +259,10 @@ def test_an_image_of_an_export_is_the_same(ocifs: Ocifs, demo: Path, tmp_path: P
     data = ocifs.run("export", demo, "--to-tar", "-").out
     again = write_layout(tmp_path / "again", Image(layers=(Layer(data),)))
     listed = [
-        [json.loads(line) | {"inode": 0, "layer": 0} for line in ocifs.output("ls", "-R", "--json", layout).splitlines()]
+        [
+            json.loads(line) | {"inode": 0, "layer": 0}
+            for line in ocifs.output("ls", "-R", "--json", layout).splitlines()
+        ]
         for layout in (demo, again)
     ]
     assert listed[0] == listed[1]
