@@ -131,7 +131,10 @@ def _environment(variables: tuple[str, ...]) -> dict[str, str]:
 
 
 def _volume(path: str) -> Mount:
-    return Mount(destination=_inner_path(path, "volume"), type="tmpfs", source="none", options=_VOLUME_OPTIONS)
+    destination = _inner_path(path, "volume")
+    if destination == "/":
+        raise InvalidImageError("volume '/' would hide the whole image")
+    return Mount(destination=destination, type="tmpfs", source="none", options=_VOLUME_OPTIONS)
 
 
 def _inner_path(path: str, what: str) -> str:

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from ocifs.errors import NotFoundError, printable_path
+from ocifs.errors import NotFoundError, UnsupportedError, printable_path
 
 _RUNTIMES = ("runc", "crun")
 _ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
@@ -34,6 +34,17 @@ def find_runtime(name: str | None) -> str:
     if name:
         raise NotFoundError(f"runtime {printable_path(name)}: no such program: give runc, crun or a path by --runtime")
     raise NotFoundError("neither runc nor crun is there: install the Debian package runc or crun")
+
+
+def check_user_namespaces(sysctl: Path = Path("/proc/sys")) -> None:
+    """Make sure that this machine lets ordinary users have containers. Raises UnsupportedError."""
+    for name in ("user/max_user_namespaces", "kernel/unprivileged_userns_clone"):
+        with contextlib.suppress(OSError):
+            if (sysctl / name).read_text().strip() == "0":
+                raise UnsupportedError(
+                    f"a rootless container takes a user namespace, which this machine gives to nobody but root: "
+                    f"sysctl {name.replace('/', '.')} is 0"
+                )
 
 
 class Container:

@@ -10,7 +10,7 @@ _CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
 
 
 class _Object(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A JSON object; a member that has its default is left out."""
+    """A JSON object; a member that has its default, which is always an empty value, is left out."""
 
 
 class User(_Object, frozen=True, kw_only=True):
@@ -24,9 +24,9 @@ class User(_Object, frozen=True, kw_only=True):
 class Capabilities(_Object, frozen=True, kw_only=True):
     """capabilities(7)."""
 
-    bounding: tuple[str, ...] = _CAPABILITIES
-    effective: tuple[str, ...] = _CAPABILITIES
-    permitted: tuple[str, ...] = _CAPABILITIES
+    bounding: tuple[str, ...]
+    effective: tuple[str, ...]
+    permitted: tuple[str, ...]
 
 
 class Rlimit(_Object, frozen=True, kw_only=True):
@@ -132,7 +132,7 @@ def default_spec(*, cgroup2: bool) -> Spec:
             args=("sh",),
             env=("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"),
             cwd="/",
-            capabilities=Capabilities(),
+            capabilities=Capabilities(bounding=_CAPABILITIES, effective=_CAPABILITIES, permitted=_CAPABILITIES),
             rlimits=(Rlimit(type="RLIMIT_NOFILE", hard=1024, soft=1024),),
             no_new_privileges=True,
         ),

@@ -2,11 +2,14 @@
 
 import os
 import shlex
+import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 import msgspec
@@ -97,6 +100,7 @@ def bundle(
     \b
     Try:  ocifs bundle --args sh ./debian:latest box && runc run --bundle box box
     """
+    unwind_on_signals()
     wanted = Wanted(
         kind=rootfs,
         rootless=bool(os.geteuid()) if rootless is None else rootless,
@@ -123,6 +127,17 @@ def bundle(
         undo.callback(end_bundle, str(target), lazy=True)
         mount_rootfs(daemon, target, opened, wanted)
         undo.pop_all()
+
+
+def unwind_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end this process as SIGINT does: what it has begun is undone."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def check_wanted(wanted: Wanted) -> None:

@@ -38,7 +38,9 @@ def cleaned_up(bundle: Path, runtime: str, *, keep: bool) -> Iterator[int]:
         yield held
     finally:
         os.close(held)
-        os.waitpid(process, 0)
+        _, status = os.waitpid(process, 0)
+        if os.WIFSIGNALED(status):
+            _clean(bundle, keep=keep)
 
 
 def is_container(directory: str) -> bool:
@@ -61,6 +63,13 @@ def remove_container(bundle: str) -> None:
     remove_tree(Path(bundle))
 
 
+def _clean(bundle: Path, *, keep: bool) -> None:
+    if keep:
+        Container(str(bundle / _RUNTIME), bundle).delete()
+    else:
+        remove_container(str(bundle))
+
+
 def _clean_when_left(waiting: int, bundle: Path, *, keep: bool) -> int:
     """Wait, clean, and return an exit status. Signals that end the others do not reach it."""
     os.setsid()
@@ -73,10 +82,7 @@ def _clean_when_left(waiting: int, bundle: Path, *, keep: bool) -> int:
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))
     os.read(3, 1)
     try:
-        if keep:
-            Container(str(bundle / _RUNTIME), bundle).delete()
-        else:
-            remove_container(str(bundle))
+        _clean(bundle, keep=keep)
     except OcifsError as error:
         sys.stderr.write(f"ocifs: {error}\n")
         sys.stderr.flush()

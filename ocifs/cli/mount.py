@@ -120,7 +120,7 @@ def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
 @click.command(short_help="List mounts.")
 @json_option
 def mounts(as_json: bool) -> None:
-    """List mounted images: mountpoint, image, digest, pid, state and engine.
+    """List mounted images: mountpoint or bundle, image, digest, pid, state, kind and engine.
 
     The state is `mounted`; `dead` when the daemon is gone (clear it with `ocifs umount`); or `elsewhere` when the mount
     is in another mount namespace.
@@ -129,13 +129,14 @@ def mounts(as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(listed)))
         return
-    rows = [("MOUNTPOINT", "IMAGE", "DIGEST", "PID", "STATE", "ENGINE")] + [
+    rows = [("MOUNTPOINT", "IMAGE", "DIGEST", "PID", "STATE", "KIND", "ENGINE")] + [
         (
-            printable_path(m.mountpoint),
+            printable_path(m.bundle or m.mountpoint),
             m.image,
             m.digest[:19],
             str(m.pid or "?"),
             m.state,
+            "bundle" if m.bundle else "mount",
             f"{m.engine} ({m.reason})" if m.reason else m.engine,
         )
         for m in listed

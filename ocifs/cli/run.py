@@ -1,13 +1,11 @@
 """`ocifs run`: a container of an image, with nothing left of it afterwards."""
 
 import os
-import signal
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
-from typing import Literal, NoReturn
+from typing import Literal
 
 import click
 
@@ -19,6 +17,7 @@ from ocifs.cli.bundle import (
     overrides_of,
     spec_of,
     start_daemon,
+    unwind_on_signals,
     write_bundle,
 )
 from ocifs.cli.options import image_options, mount_options, open_for_command
@@ -64,9 +63,7 @@ def run(
     Try:  ocifs run ./debian:latest -- python3 -c 'print(42)'
           ocifs run --rootfs tmpfs ./debian:latest -- bash
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _end)
+    unwind_on_signals()
     wanted = Wanted(
         kind=rootfs,
         rootless=bool(os.geteuid()) if rootless is None else rootless,
@@ -80,10 +77,12 @@ def run(
         raise click.UsageError("--tty takes a terminal, which standard input is not")
     with ExitStack() as last, ExitStack() as stack:
         daemon = start_daemon(wanted, stack)
-        from ocifs.bundle.runtime import Container, find_runtime
+        from ocifs.bundle.runtime import Container, check_user_namespaces, find_runtime
         from ocifs.cli.container import cleaned_up
 
         program = find_runtime(runtime)
+        if os.geteuid():
+            check_user_namespaces()
         overrides = overrides_of(args, env, user, cwd, hostname, terminal=terminal)
         opened = stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size))
         spec = spec_of(opened, wanted, overrides)
@@ -99,8 +98,4 @@ def run(
 
 def _place_for(wanted: Wanted) -> str | Path:
     """Return where to make the bundle: what is written to an overlay may be more than the runtime directory holds."""
-    return os.environ.get("TMPDIR", "/var/tmp") if wanted.kind == "overlay" else runtime_directory()  # noqa: S108
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
+    return os.environ.get("TMPDIR") or "/var/tmp" if wanted.kind == "overlay" else runtime_directory()  # noqa: S108

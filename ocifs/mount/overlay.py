@@ -23,8 +23,9 @@ from ocifs.mount.mountinfo import Mount, mount_table, unmount
 Kind = Literal["mount", "overlay", "tmpfs", "copy"]
 """Of a rootfs: the image itself, written to with or without a trace, or copied."""
 
-SOURCE = "ocifs"
-"""Of the mounts made here, as the mount table has it."""
+_SOURCE = "ocifs"
+_SOURCES = {_SOURCE, "fuse-overlayfs"}
+"""Of the mounts made here, as the mount table has it; fuse-overlayfs does not let its own be named."""
 
 
 def make_directories(bundle: Path, kind: Kind) -> None:
@@ -63,7 +64,7 @@ def mounts_of_bundle(bundle: str) -> list[Mount]:
     return [
         mount
         for mount in mount_table()
-        if mount.mountpoint in places and (mount.digest is not None or mount.source == SOURCE)
+        if mount.mountpoint in places and (mount.digest is not None or mount.source in _SOURCES)
     ]
 
 
@@ -82,7 +83,8 @@ def remove_tree(directory: Path) -> None:
         MountError: Something could not be removed.
     """
     if os.geteuid() and directory.exists():
-        subprocess.run(["chmod", "-R", "u+rwx", "--", directory], check=False, capture_output=True)
+        closed = ["find", directory, "-xdev", "-type", "d", "!", "-perm", "-u=rwx"]
+        subprocess.run([*closed, "-exec", "chmod", "u+rwx", "{}", ";"], check=False, capture_output=True)
     run = subprocess.run(
         ["rm", "-rf", "--one-file-system", "--", directory], check=False, capture_output=True, text=True
     )
@@ -93,7 +95,7 @@ def remove_tree(directory: Path) -> None:
 def _attach(fstype: str, options: dict[str, str], bundle: Path, place: str) -> None:
     try:
         with contextlib.chdir(bundle):
-            mount = syscalls.new_mount(fstype, {"source": SOURCE} | options, syscalls.MOUNT_ATTR_NODEV)
+            mount = syscalls.new_mount(fstype, {"source": _SOURCE} | options, syscalls.MOUNT_ATTR_NODEV)
             try:
                 syscalls.attach(mount, place)
             finally:
@@ -110,7 +112,7 @@ def _run_fuse_overlayfs(options: dict[str, str], bundle: Path) -> None:
         )
     given = ",".join(f"{name}={value}" for name, value in options.items())
     run = subprocess.run(
-        [program, "-o", f"{given},fsname={SOURCE}", "rootfs"], cwd=bundle, check=False, capture_output=True, text=True
+        [program, "-o", given, "rootfs"], cwd=bundle, check=False, capture_output=True, text=True
     )
     if run.returncode:
         complaint = printable_path(run.stderr.strip().rpartition("\n")[2])
