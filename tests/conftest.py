@@ -25,8 +25,9 @@ _REPOSITORY = Path(__file__).parent.parent
 @contextmanager
 def leaving_nothing(ocifs: Ocifs) -> Iterator[Ocifs]:
     """Fail if anything is left, and clear it away, so that it fails one test only."""
-    ocifs.runtime.mkdir(mode=0o700)
-    os.chown(ocifs.runtime, ocifs.home.stat().st_uid, -1)
+    for made in (ocifs.runtime, ocifs.temporary):
+        made.mkdir(mode=0o700)
+        os.chown(made, ocifs.home.stat().st_uid, -1)
     try:
         yield ocifs
     finally:
@@ -60,6 +61,13 @@ def fuse() -> None:
         pytest.skip("/dev/fuse is missing or closed to this user")
     if shutil.which("fusermount3") is None:
         pytest.skip("fusermount3 is missing")
+
+
+@pytest.fixture(scope="session")
+def erofs() -> None:
+    """Skip where the kernel does not mount EROFS from a file."""
+    if os.geteuid() != 0 or tuple(map(int, os.uname().release.split(".")[:2])) < (6, 12):
+        pytest.skip("the erofs engine takes root and Linux 6.12")
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ _ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTER
 _PASSED_ON = _ENDING | {signal.SIGUSR1, signal.SIGUSR2}
 _ENOUGH = 3
 """After so many SIGINT or SIGTERM a program is killed, whatever it does about them."""
+_LOOK_AGAIN = 1.0
+"""Seconds."""
 _PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None)
@@ -53,7 +55,6 @@ class Container:
     def __init__(self, runtime: str, bundle: Path) -> None:
         self._bundle = bundle
         self._command = [runtime, "--root", str(bundle / "state")]
-        self._asked = 0
 
     def run(self, keep_open: Iterable[int] = ()) -> int:
         """Run it to its end; return its exit status, 128+N where signal N ended it.
@@ -91,34 +92,37 @@ class Container:
 
     def _attend(self, process: "subprocess.Popen[bytes]", watched: set[signal.Signals]) -> int:
         """Wait for the end of the runtime, and pass on the signals that come meanwhile."""
-        ended_by = None
+        asked, killed, times = None, False, 0
         while (status := process.poll()) is None:
-            received = signal.sigwaitinfo(watched)
-            number = signal.Signals(received.si_signo)
-            if number == signal.SIGCHLD:
-                continue
-            if received.si_code <= 0:  # what the terminal sends the runtime gets by itself
-                process.send_signal(number)
-            if number in _ENDING and self._has_to_be_killed(number):
-                ended_by = number
+            # Asked to end, it is looked at again: a shell may have had a handler until it became another program.
+            received = signal.sigtimedwait(watched, _LOOK_AGAIN) if asked else signal.sigwaitinfo(watched)
+            if received is not None and received.si_signo != signal.SIGCHLD:
+                number = signal.Signals(received.si_signo)
+                if received.si_code <= 0:  # what the terminal sends the runtime gets by itself
+                    process.send_signal(number)
+                if number in _ENDING:
+                    asked = number
+                    times += number in {signal.SIGINT, signal.SIGTERM}
+            if asked and (times >= _ENOUGH or self._is_lost_on_it(asked)):
                 self._kill(process)
-        if ended_by is not None:
-            return 128 + ended_by
+                killed = True
+        if asked and killed:
+            return 128 + asked
         return status if status >= 0 else 128 - status
 
-    def _has_to_be_killed(self, number: signal.Signals) -> bool:
-        if number in {signal.SIGINT, signal.SIGTERM}:
-            self._asked += 1
-        return self._asked >= _ENOUGH or not self._is_heeded(number)
-
-    def _is_heeded(self, number: signal.Signals) -> bool:
-        """Whether the container's PID 1 has a handler for a signal, or ignores it on purpose (proc_pid_status(5))."""
+    def _is_lost_on_it(self, number: signal.Signals) -> bool:
+        """Whether PID 1 runs, but neither has a handler for a signal nor ignores it on purpose (proc_pid_status(5))."""
         try:
-            lines = Path(f"/proc/{self._pid()}/status").read_text(errors="replace").splitlines()
-        except (OSError, ValueError):
+            pid = self._pid()
+        except (OSError, ValueError):  # it has not begun
+            return True
+        try:
+            status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        except OSError:
             return False
-        masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt:", "SigIgn:"))]
-        return any(mask >> (number - 1) & 1 for mask in masks)
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+        masks = int(fields["SigCgt"], 16) | int(fields["SigIgn"], 16)
+        return not fields["State"].strip().startswith(("Z", "X")) and not masks >> (number - 1) & 1
 
     def _kill(self, process: "subprocess.Popen[bytes]") -> None:
         """Kill PID 1, and with it all of the container; if there is none yet, the runtime."""

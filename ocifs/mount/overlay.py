@@ -83,7 +83,7 @@ def remove_tree(directory: Path) -> None:
         MountError: Something could not be removed.
     """
     if os.geteuid() and directory.exists():
-        closed = ["find", directory, "-xdev", "-type", "d", "!", "-perm", "-u=rwx"]
+        closed = ["find", str(directory), "-xdev", "-type", "d", "!", "-perm", "-u=rwx"]
         subprocess.run([*closed, "-exec", "chmod", "u+rwx", "{}", ";"], check=False, capture_output=True)
     run = subprocess.run(
         ["rm", "-rf", "--one-file-system", "--", directory], check=False, capture_output=True, text=True
@@ -111,9 +111,7 @@ def _run_fuse_overlayfs(options: dict[str, str], bundle: Path) -> None:
             "install the Debian package fuse-overlayfs, or use --rootfs mount"
         )
     given = ",".join(f"{name}={value}" for name, value in options.items())
-    run = subprocess.run(
-        [program, "-o", given, "rootfs"], cwd=bundle, check=False, capture_output=True, text=True
-    )
+    run = subprocess.run([program, "-o", given, "rootfs"], cwd=bundle, check=False, capture_output=True, text=True)
     if run.returncode:
         complaint = printable_path(run.stderr.strip().rpartition("\n")[2])
         raise MountError(f"cannot mount on {printable_path(str(bundle / 'rootfs'))}: {complaint}")

@@ -123,7 +123,13 @@ def test_annotations() -> None:
             "StopSignal": "SIGINT",
             "ExposedPorts": {"80/tcp": {}, "53/udp": {}},
         },
-        {"author": "by field", "created": "2026-01-02T03:04:05Z", "variant": "v8", "os.version": "6", "os.features": ["x"]},
+        {
+            "author": "by field",
+            "created": "2026-01-02T03:04:05Z",
+            "variant": "v8",
+            "os.version": "6",
+            "os.features": ["x"],
+        },
     )
     prefix = "org.opencontainers.image."
     assert spec.annotations == {

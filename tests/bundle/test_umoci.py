@@ -13,7 +13,7 @@ from ocifs.bundle.config import Host, Overrides, runtime_spec
 from ocifs.bundle.runtime_spec import to_json
 from ocifs.bundle.user import Accounts
 from ocifs.spec.platform import Platform
-from tests.images import Image, Layer, Json, write_layout
+from tests.images import Image, Json, Layer, write_layout
 from tests.tars import directory, file, tar
 
 _PREFIX = "org.opencontainers.image."
@@ -105,5 +105,7 @@ def differences(one: Any, other: Any, where: str = "") -> set[str]:
     if not isinstance(one, dict) or not isinstance(other, dict):
         return set() if one == other else {where.lstrip(".")}
     return {
-        path for key in one.keys() | other.keys() for path in differences(one.get(key), other.get(key), f"{where}.{key}")
+        path
+        for key in one.keys() | other.keys()
+        for path in differences(one.get(key), other.get(key), f"{where}.{key}")
     }

@@ -51,7 +51,9 @@ def test_is_found(user: str) -> None:
     assert resolve_user(user, Accounts(PASSWD, GROUP)) == _USERS[user]
 
 
-@pytest.mark.parametrize("user", ["nobody", "short", "toohigh", "4294967295", "-1", "+1", "0x1", "\u0663", "we", "x" * 999])
+@pytest.mark.parametrize(
+    "user", ["nobody", "short", "toohigh", "4294967295", "-1", "+1", "0x1", "\u0663", "we", "x" * 999]
+)
 def test_an_unknown_user_is_an_error(user: str) -> None:
     with pytest.raises(NotFoundError, match="/etc/passwd: give another by --user") as error:
         resolve_user(user, Accounts(PASSWD, GROUP))
