@@ -86,6 +86,7 @@ def mount(daemon: Daemon, job: Job) -> Answer:
         error = OcifsError(reply.error)
         error.exit_code = reply.exit_code
         raise error
+    daemon.has_mounted = True
     os.stat(job.mountpoint)  # comes back when the daemon has answered the kernel
     return reply
 
