@@ -30,8 +30,9 @@ _REPOSITORY = Path(__file__).parent.parent
 @contextmanager
 def leaving_nothing(ocifs: Ocifs) -> Iterator[Ocifs]:
     """Fail if anything is left, and clear it away, so that it fails one test only."""
-    ocifs.runtime.mkdir(mode=0o700)
-    os.chown(ocifs.runtime, ocifs.home.stat().st_uid, -1)
+    for made in (ocifs.runtime, ocifs.temporary):
+        made.mkdir(mode=0o700)
+        os.chown(made, ocifs.home.stat().st_uid, -1)
     try:
         yield ocifs
     finally:

@@ -17,6 +17,8 @@ _VERBS = {
     "mount": "ocifs.cli.mount",
     "umount": "ocifs.cli.mount",
     "mounts": "ocifs.cli.mount",
+    "bundle": "ocifs.cli.bundle",
+    "run": "ocifs.cli.run",
     "index": "ocifs.cli.index",
     "inspect": "ocifs.cli.about",
     "history": "ocifs.cli.about",

@@ -7,42 +7,27 @@ from typing import Literal
 
 import click
 import msgspec
+from msgspec.structs import replace
 
-from ocifs.cli.options import Size, image_options, json_option, open_for_command
-from ocifs.errors import MountError, printable_path
-from ocifs.mount.mountinfo import mount_at, real_mountpoint, unmount
+from ocifs.cli.options import image_options, json_option, mount_options, open_for_command
+from ocifs.errors import printable_path
+from ocifs.mount.ending import end_bundle, end_mount, is_bundle
+from ocifs.mount.mountinfo import real_mountpoint
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint
 from ocifs.mount.process import Daemon
-from ocifs.mount.record import EngineName, list_mounts, runtime_directory, wait_for_end
+from ocifs.mount.record import EngineName, list_mounts, runtime_directory
 from ocifs.sources.reference import parse_reference
 from ocifs.spec.platform import Platform
 from ocifs.store import default_directory
 
-_PATIENCE = 10.0
-"""Seconds that an unmounted daemon is given to end."""
-
 
 @click.command(short_help="Mount an image.")
 @image_options
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "erofs", "fuse"]),
-    default="auto",
-    envvar="OCIFS_ENGINE",
-    show_envvar=True,
-    show_default=True,
-    help="erofs: the kernel does all but decode (root, Linux 6.12 or later); auto: that where it can be.",
-)
+@mount_options
 @click.option("--foreground", "-f", is_flag=True, help="Serve from this process until unmounted or interrupted.")
 @click.option("--allow-other", is_flag=True, help="Let other users see the mount.")
 @click.option("--suid", is_flag=True, help="Honour setuid, setgid and file capabilities (root only).")
 @click.option("--dev", is_flag=True, help="Honour device nodes (root only).")
-@click.option("--span-cache", type=Size(), default="64MiB", show_default=True, help="Memory for decoded bytes.")
-@click.option(
-    "--log",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the mount writes what went wrong.  [default: ocifs.log in the runtime directory]",
-)
 @click.option("--verbose", "-v", is_flag=True, help="Say which engine mounted, and why.")
 @click.argument("image")
 @click.argument("mountpoint", type=click.Path(path_type=str))
@@ -90,18 +75,7 @@ def mount(
         ]
         real = check_mountpoint(mountpoint, cache, needed)
         opened = stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size))
-        job = Job(
-            image=opened.resolved.name,
-            digest=str(opened.digest),
-            mountpoint=real,
-            rootfs=opened.rootfs.handoff,
-            span_cache=span_cache,
-            engine=engine,
-            allow_other=allow_other,
-            suid=suid,
-            dev=dev,
-            log=None if log is None else str(log.absolute()),
-        )
+        job = replace(Job.of(opened, real, engine, span_cache, log), allow_other=allow_other, suid=suid, dev=dev)
         if daemon is not None:
             answer = mount_by(daemon, job)
             if verbose:
@@ -127,25 +101,26 @@ def _mounted_by(engine: EngineName, reason: str | None) -> str:
 def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
     """Unmount MOUNTPOINT, and wait until its daemon has ended.
 
-    umount(8) and `fusermount3 -u` do as well. A mount whose daemon died is cleared.
+    MOUNTPOINT may be a bundle: then all that is mounted in it is unmounted. What `ocifs run` has left behind is ended,
+    unmounted and removed. For other mounts umount(8) and `fusermount3 -u` do as well. A mount whose daemon died is
+    cleared.
     """
+    from ocifs.cli.container import is_container, remove_container
+
     for mountpoint in mountpoints:
         real = real_mountpoint(mountpoint)
-        mounted = mount_at(real)
-        if mounted is None or mounted.digest is None:
-            raise MountError(f"{printable_path(mountpoint)} is not an ocifs mount: `ocifs mounts` lists those that are")
-        records = [record for record in list_mounts() if record.mountpoint == real and record.pid]
-        unmount(real, lazy=lazy or any(record.state == "dead" for record in records))
-        for record in records:
-            if not lazy and not wait_for_end(record.pid, _PATIENCE):
-                raise MountError(f"{printable_path(mountpoint)} is unmounted, but its daemon {record.pid} still runs")
-        list_mounts()  # forgets those that have ended
+        if is_container(real):
+            remove_container(real)
+        elif is_bundle(real):
+            end_bundle(real, lazy=lazy)
+        else:
+            end_mount(real, lazy=lazy)
 
 
 @click.command(short_help="List mounts.")
 @json_option
 def mounts(as_json: bool) -> None:
-    """List mounted images: mountpoint, image, digest, pid, state and engine.
+    """List mounted images: mountpoint or bundle, image, digest, pid, state, kind and engine.
 
     The state is `mounted`; `dead` when the daemon is gone (clear it with `ocifs umount`); or `elsewhere` when the mount
     is in another mount namespace.
@@ -154,13 +129,14 @@ def mounts(as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(listed)))
         return
-    rows = [("MOUNTPOINT", "IMAGE", "DIGEST", "PID", "STATE", "ENGINE")] + [
+    rows = [("MOUNTPOINT", "IMAGE", "DIGEST", "PID", "STATE", "KIND", "ENGINE")] + [
         (
-            printable_path(m.mountpoint),
+            printable_path(m.bundle or m.mountpoint),
             m.image,
             m.digest[:19],
             str(m.pid or "?"),
             m.state,
+            "bundle" if m.bundle else "mount",
             f"{m.engine} ({m.reason})" if m.reason else m.engine,
         )
         for m in listed

@@ -80,6 +80,29 @@ def image_options(command: F) -> F:
     return command
 
 
+def mount_options(command: F) -> F:
+    """Add what every verb that mounts an image takes."""
+    for add in (
+        click.option(
+            "--log",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Where the mount writes what went wrong.  [default: ocifs.log in the runtime directory]",
+        ),
+        click.option("--span-cache", type=Size(), default="64MiB", show_default=True, help="Memory for decoded bytes."),
+        click.option(
+            "--engine",
+            type=click.Choice(["auto", "erofs", "fuse"]),
+            default="auto",
+            envvar="OCIFS_ENGINE",
+            show_envvar=True,
+            show_default=True,
+            help="erofs: the kernel does all but decode (root, Linux 6.12 or later); auto: that where it can be.",
+        ),
+    ):
+        command = add(command)
+    return command
+
+
 def open_store(cache_dir: Path | None, max_cache_size: int) -> Store:
     """Open the cache; say on stderr when it is of no use."""
     return Store(cache_dir or default_directory(), max_size=max_cache_size, warn=warn)

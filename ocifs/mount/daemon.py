@@ -82,6 +82,7 @@ def _serve_by(engine: Engine, job: Job, mounted: Callable[[EngineName, str | Non
         pid=os.getpid(),
         since=time.time(),
         log=job.log,
+        bundle=job.bundle,
     )
     with ExitStack() as stack:
         stack.enter_context(engine)

@@ -28,7 +28,7 @@ class FuseEngine:
     def __enter__(self) -> Self:
         """Mount. Raises MountError."""
         mountpoint = self._job.mountpoint
-        operations = RootfsOperations(self._rootfs, Reading(self._rootfs.served))
+        operations = RootfsOperations(self._rootfs, Reading(self._rootfs.served), self._job.owner)
         try:
             pyfuse3.init(operations, mountpoint, self._mount_options())
         except RuntimeError:

@@ -3,7 +3,8 @@
 import array
 import os
 import socket
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
@@ -11,6 +12,9 @@ from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.rootfs import Handoff
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import EngineName
+
+if TYPE_CHECKING:
+    from ocifs.image.opening import Image
 
 _ANSWER_MAX = 64 << 10
 _FDS_AT_ONCE = 250  # the kernel takes 253 in one message
@@ -29,8 +33,27 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     allow_other: bool = False
     suid: bool = False
     dev: bool = False
+    owner: tuple[int, int] | None = None
+    """uid and gid that everything is shown to belong to, by the fuse engine; None: as the image has it."""
     log: str | None = None
     """File for warnings; None: stderr."""
+    bundle: str | None = None
+    """The directory of the bundle that it is part of."""
+
+    @classmethod
+    def of(
+        cls, image: "Image", mountpoint: str, engine: EngineName | Literal["auto"], span_cache: int, log: Path | None
+    ) -> Self:
+        """Describe a mount of an opened image in the safest way."""
+        return cls(
+            image=image.resolved.name,
+            digest=str(image.digest),
+            mountpoint=mountpoint,
+            rootfs=image.rootfs.handoff,
+            span_cache=span_cache,
+            engine=engine,
+            log=None if log is None else str(log.absolute()),
+        )
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -63,6 +86,7 @@ def mount(daemon: Daemon, job: Job) -> Answer:
         error = OcifsError(reply.error)
         error.exit_code = reply.exit_code
         raise error
+    daemon.has_mounted = True
     os.stat(job.mountpoint)  # comes back when the daemon has answered the kernel
     return reply
 

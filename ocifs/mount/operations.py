@@ -27,8 +27,10 @@ class RootfsOperations(pyfuse3.Operations):
 
     supports_dot_lookup = True
 
-    def __init__(self, rootfs: Rootfs, reading: Reading) -> None:
+    def __init__(self, rootfs: Rootfs, reading: Reading, owner: tuple[int, int] | None = None) -> None:
+        """Serve `rootfs`, with the uid and gid of `owner` for all that is in it, if that is given."""
         super().__init__()
+        self.owner = owner
         self.tree = rootfs.tree
         self.enable_acl = rootfs.tree.has_acls
         self.reading = reading
@@ -130,8 +132,7 @@ class RootfsOperations(pyfuse3.Operations):
         attributes.entry_timeout = attributes.attr_timeout = FOREVER
         attributes.st_mode = inode.mode
         attributes.st_nlink = inode.nlink
-        attributes.st_uid = inode.uid
-        attributes.st_gid = inode.gid
+        attributes.st_uid, attributes.st_gid = self.owner or (inode.uid, inode.gid)
         attributes.st_rdev = inode.rdev
         attributes.st_size = inode.size
         attributes.st_blocks = inode.blocks

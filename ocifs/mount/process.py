@@ -40,6 +40,7 @@ class Daemon:
                 env=os.environ | _ENVIRONMENT,
             )
         self.has_job = False
+        self.has_mounted = False
 
     def __enter__(self) -> Self:
         return self
@@ -51,7 +52,7 @@ class Daemon:
         os.close(self._complaints)
         if not self.has_job:
             self._process.kill()
-        if kind is not None:
+        if kind is not None and not self.has_mounted:
             self._process.wait()
         self._process.returncode = 0  # if it has a mount it outlives this process: there is nothing to wait for
 

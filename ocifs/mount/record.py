@@ -39,6 +39,8 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is not the erofs engine, where that was tried."""
     log: str | None = None
     """Where the daemon writes what went wrong; None: to its terminal."""
+    bundle: str | None = None
+    """The directory of the bundle whose rootfs, or the lower layer of it, this is."""
 
 
 class ListedMount(MountRecord, frozen=True, kw_only=True):

@@ -53,6 +53,8 @@ class ImageConfig(msgspec.Struct, frozen=True):
     os: str = ""
     architecture: str = ""
     variant: str = ""
+    os_version: str = msgspec.field(default="", name="os.version")
+    os_features: tuple[str, ...] = msgspec.field(default=(), name="os.features")
     created: str = ""
     author: str = ""
     config: ExecutionParameters = ExecutionParameters()

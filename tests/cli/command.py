@@ -48,6 +48,10 @@ class Ocifs:
         return self.home / "run"
 
     @property
+    def temporary(self) -> Path:
+        return self.home / "tmp"
+
+    @property
     def log(self) -> Path:
         return self.runtime / "ocifs" / "ocifs.log"
 
@@ -56,7 +60,11 @@ class Ocifs:
 
     def variables(self, **more: str) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("OCIFS_")}
-        own = {"XDG_CACHE_HOME": str(self.home / "cache"), "XDG_RUNTIME_DIR": str(self.runtime)}
+        own = {
+            "XDG_CACHE_HOME": str(self.home / "cache"),
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "TMPDIR": str(self.temporary),
+        }
         return {**clean, **own, **self.environment, **more}
 
     def run(self, *arguments: Argument, **variables: str) -> Result:
@@ -142,6 +150,7 @@ class Ocifs:
 
     def _left(self) -> list[str]:
         records = [str(path) for path in self.runtime.glob("ocifs/*.[jt]*")]
+        records += [str(path) for place in (self.runtime / "ocifs", self.temporary) for path in place.glob("ocifs-*")]
         return [*self.mounts(), *(f"process {pid}" for pid in self.processes()), *records]
 
 

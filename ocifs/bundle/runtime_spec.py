@@ -1,0 +1,213 @@
+"""The runtime specification's config.json (runtime-spec config.md, config-linux.md): the members that ocifs writes.
+
+The default is what `runc spec` writes today, and `rootless` what `runc spec --rootless` makes of it. Values only.
+"""
+
+import msgspec
+from msgspec.structs import replace
+
+_CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
+
+
+class _Object(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A JSON object; a member that has its default, which is always an empty value, is left out."""
+
+
+class User(_Object, frozen=True, kw_only=True):
+    """Who the process is, by number, as seen in the container."""
+
+    uid: int
+    gid: int
+    additional_gids: tuple[int, ...] = ()
+
+
+class Capabilities(_Object, frozen=True, kw_only=True):
+    """capabilities(7)."""
+
+    bounding: tuple[str, ...]
+    effective: tuple[str, ...]
+    permitted: tuple[str, ...]
+
+
+class Rlimit(_Object, frozen=True, kw_only=True):
+    """getrlimit(2)."""
+
+    type: str
+    hard: int
+    soft: int
+
+
+class Process(_Object, frozen=True, kw_only=True):
+    """What runs in the container."""
+
+    terminal: bool = False
+    user: User
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    capabilities: Capabilities
+    rlimits: tuple[Rlimit, ...]
+    no_new_privileges: bool = False
+
+
+class Root(_Object, frozen=True, kw_only=True):
+    """The rootfs; `path` is relative to the bundle."""
+
+    path: str
+    readonly: bool = False
+
+
+class Mount(_Object, frozen=True, kw_only=True):
+    """A file system that the runtime mounts in the container."""
+
+    destination: str
+    type: str
+    source: str
+    options: tuple[str, ...] = ()
+
+
+class IDMapping(_Object, frozen=True, kw_only=True):
+    """user_namespaces(7)."""
+
+    container_id: int = msgspec.field(name="containerID")
+    host_id: int = msgspec.field(name="hostID")
+    size: int
+
+
+class Device(_Object, frozen=True, kw_only=True):
+    """A rule of the device cgroup."""
+
+    allow: bool
+    access: str
+
+
+class Resources(_Object, frozen=True, kw_only=True):
+    """cgroups(7)."""
+
+    devices: tuple[Device, ...]
+
+
+class Namespace(_Object, frozen=True, kw_only=True):
+    """namespaces(7)."""
+
+    type: str
+
+
+class Linux(_Object, frozen=True, kw_only=True):
+    """What only Linux has."""
+
+    uid_mappings: tuple[IDMapping, ...] = ()
+    gid_mappings: tuple[IDMapping, ...] = ()
+    resources: Resources | None = None
+    namespaces: tuple[Namespace, ...]
+    masked_paths: tuple[str, ...]
+    readonly_paths: tuple[str, ...]
+
+
+class Spec(_Object, frozen=True, kw_only=True):
+    """A config.json."""
+
+    oci_version: str
+    process: Process
+    root: Root
+    hostname: str
+    mounts: tuple[Mount, ...]
+    annotations: dict[str, str] = {}
+    linux: Linux
+
+
+def to_json(spec: Spec) -> bytes:
+    """Return the bytes of config.json."""
+    return msgspec.json.format(msgspec.json.encode(spec), indent=2) + b"\n"
+
+
+def default_spec(*, cgroup2: bool) -> Spec:
+    """Return what `runc spec` writes; `cgroup2`: where cgroups are of version 2 alone."""
+    namespaces = ("pid", "network", "ipc", "uts", "mount", *(("cgroup",) if cgroup2 else ()))
+    return Spec(
+        oci_version="1.0.2",
+        process=Process(
+            terminal=True,
+            user=User(uid=0, gid=0),
+            args=("sh",),
+            env=("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"),
+            cwd="/",
+            capabilities=Capabilities(bounding=_CAPABILITIES, effective=_CAPABILITIES, permitted=_CAPABILITIES),
+            rlimits=(Rlimit(type="RLIMIT_NOFILE", hard=1024, soft=1024),),
+            no_new_privileges=True,
+        ),
+        root=Root(path="rootfs", readonly=True),
+        hostname="runc",
+        mounts=_MOUNTS,
+        linux=Linux(
+            resources=Resources(devices=(Device(allow=False, access="rwm"),)),
+            namespaces=tuple(Namespace(type=each) for each in namespaces),
+            masked_paths=_MASKED,
+            readonly_paths=("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"),
+        ),
+    )
+
+
+def rootless(spec: Spec, uid: int, gid: int) -> Spec:
+    """Return the spec for a runtime without privileges: container root is the user `uid`, `gid`, and nobody else is."""
+    namespaces = [each for each in spec.linux.namespaces if each.type not in {"network", "user"}]
+    return replace(
+        spec,
+        mounts=tuple(_unprivileged(mount) for mount in spec.mounts),
+        linux=replace(
+            spec.linux,
+            uid_mappings=(IDMapping(container_id=0, host_id=uid, size=1),),
+            gid_mappings=(IDMapping(container_id=0, host_id=gid, size=1),),
+            resources=None,
+            namespaces=(*namespaces, Namespace(type="user")),
+        ),
+    )
+
+
+def _unprivileged(mount: Mount) -> Mount:
+    if mount.destination == "/sys":  # a sysfs of its own takes a network namespace of its own
+        return Mount(
+            destination="/sys", type="none", source="/sys", options=("rbind", "nosuid", "noexec", "nodev", "ro")
+        )
+    return replace(mount, options=tuple(each for each in mount.options if not each.startswith(("uid=", "gid="))))
+
+
+_MOUNTS = (
+    Mount(destination="/proc", type="proc", source="proc"),
+    Mount(
+        destination="/dev", type="tmpfs", source="tmpfs", options=("nosuid", "strictatime", "mode=755", "size=65536k")
+    ),
+    Mount(
+        destination="/dev/pts",
+        type="devpts",
+        source="devpts",
+        options=("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+    ),
+    Mount(
+        destination="/dev/shm",  # noqa: S108 - in the container
+        type="tmpfs",
+        source="shm",
+        options=("nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
+    ),
+    Mount(destination="/dev/mqueue", type="mqueue", source="mqueue", options=("nosuid", "noexec", "nodev")),
+    Mount(destination="/sys", type="sysfs", source="sysfs", options=("nosuid", "noexec", "nodev", "ro")),
+    Mount(
+        destination="/sys/fs/cgroup",
+        type="cgroup",
+        source="cgroup",
+        options=("nosuid", "noexec", "nodev", "relatime", "ro"),
+    ),
+)
+_MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/sys/firmware",
+    "/proc/scsi",
+    "/sys/devices/virtual/tpm",
+)

@@ -1,0 +1,236 @@
+"""`ocifs bundle`: an image as a bundle for an OCI runtime."""
+
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+
+import click
+import msgspec
+from msgspec.structs import replace
+
+from ocifs.cli.options import image_options, mount_options, open_for_command, warn
+from ocifs.errors import MountError, UnsupportedError, printable_path
+from ocifs.mount.mountinfo import real_mountpoint
+from ocifs.mount.mountpoint import check_fuse
+from ocifs.mount.overlay import Kind
+from ocifs.mount.process import Daemon
+from ocifs.mount.record import runtime_directory
+from ocifs.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from ocifs.bundle.config import Overrides
+    from ocifs.bundle.runtime_spec import Spec
+    from ocifs.image.opening import Image
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """How the rootfs of a bundle is to be made."""
+
+    kind: Kind
+    rootless: bool
+    engine: Literal["auto", "erofs", "fuse"]
+    span_cache: int
+    log: Path | None
+
+
+def container_options(command: F) -> F:
+    """Add what the verbs that make a container take."""
+    for add in (
+        click.option("--tty/--no-tty", default=None, help="Give the container a terminal."),
+        click.option("--hostname", default="ocifs", show_default=True, help="The container's host name."),
+        click.option("--cwd", metavar="PATH", help="Where the command starts, instead of WorkingDir."),
+        click.option("--user", metavar="USER[:GROUP]", help="Who runs it, by name or number, instead of User."),
+        click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable; may be given again."),
+        click.option(
+            "--rootless/--no-rootless",
+            default=None,
+            help="For a runtime without privileges.  [default: unless run by root]",
+        ),
+        click.option(
+            "--rootfs",
+            type=click.Choice(["mount", "overlay", "tmpfs", "copy"]),
+            default="mount",
+            show_default=True,
+            help="mount: read-only; overlay: what is written is kept in the bundle; tmpfs: it is thrown away; "
+            "copy: all is copied.",
+        ),
+    ):
+        command = add(command)
+    return command
+
+
+@click.command(short_help="Make a bundle for runc or crun.")
+@image_options
+@mount_options
+@container_options
+@click.option("--args", metavar="COMMAND", help="What is run, in words as a shell splits them.")
+@click.argument("image")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=str))
+def bundle(
+    image: str,
+    directory: str,
+    platform: Platform | None,
+    cache_dir: Path | None,
+    max_cache_size: int,
+    engine: Literal["auto", "erofs", "fuse"],
+    span_cache: int,
+    log: Path | None,
+    rootfs: Kind,
+    rootless: bool | None,
+    env: tuple[str, ...],
+    user: str | None,
+    cwd: str | None,
+    hostname: str,
+    tty: bool | None,
+    args: str | None,
+) -> None:
+    """Make DIR a bundle of IMAGE: a config.json by the image's config, and its rootfs, mounted.
+
+    Nothing is unpacked. `ocifs umount DIR` unmounts it.
+
+    \b
+    Try:  ocifs bundle --args sh ./debian:latest box && runc run --bundle box box
+    """
+    unwind_on_signals()
+    wanted = Wanted(
+        kind=rootfs,
+        rootless=bool(os.geteuid()) if rootless is None else rootless,
+        engine=engine,
+        span_cache=span_cache,
+        log=log,
+    )
+    check_wanted(wanted)
+    target = _new_directory(directory)
+    with ExitStack() as undo, ExitStack() as stack:
+        daemon = start_daemon(wanted, stack)
+        from ocifs.mount.ending import end_bundle
+        from ocifs.mount.overlay import remove_tree
+
+        overrides = overrides_of(_split(args), env, user, cwd, hostname, terminal=True if tty is None else tty)
+        opened = stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size))
+        spec = spec_of(opened, wanted, overrides)
+        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        undo.callback(remove_tree, made)
+        write_bundle(made, spec, wanted)
+        made.rename(target)
+        undo.pop_all()
+        undo.callback(remove_tree, target)
+        undo.callback(end_bundle, str(target), lazy=True)
+        mount_rootfs(daemon, target, opened, wanted)
+        undo.pop_all()
+
+
+def unwind_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end this process as SIGINT does: what it has begun is undone."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def check_wanted(wanted: Wanted) -> None:
+    """Find out what cannot be before anything is started. Raises MountError, UnsupportedError."""
+    if wanted.kind == "copy":
+        raise UnsupportedError("--rootfs copy is not supported yet: use mount, overlay or tmpfs")
+    check_fuse()
+
+
+def start_daemon(wanted: Wanted, stack: ExitStack) -> Daemon:
+    """Start the daemon for the rootfs: first of all, since it has as much to import as this process."""
+    return stack.enter_context(Daemon())
+
+
+def overrides_of(
+    args: tuple[str, ...], env: tuple[str, ...], user: str | None, cwd: str | None, hostname: str, *, terminal: bool
+) -> "Overrides":
+    """Return what the user wants of the container."""
+    from ocifs.bundle.config import Overrides, parse_environment
+
+    if cwd is not None and (not cwd.startswith("/") or ".." in cwd.split("/")):
+        raise click.BadParameter("give an absolute path without '..'", param_hint="--cwd")
+    return Overrides(
+        args=args,
+        env=parse_environment(env, os.environ),
+        user=user,
+        cwd=cwd,
+        hostname=hostname,
+        terminal=terminal,
+    )
+
+
+def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides") -> "Spec":
+    """Return the config.json of a container of the image, made for this machine and user."""
+    from ocifs.bundle.config import Host, check_mountpoints, runtime_spec
+    from ocifs.bundle.user import Accounts
+
+    host = Host(
+        readonly=wanted.kind == "mount",
+        rootless=(os.geteuid(), os.getegid()) if wanted.rootless else None,
+        cgroup2=os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
+    )
+    spec = runtime_spec(image.resolved.config, Accounts.of(image.rootfs), overrides, host, warn)
+    if host.readonly:
+        check_mountpoints(spec, image.rootfs)
+    return spec
+
+
+def write_bundle(directory: Path, spec: "Spec", wanted: Wanted) -> None:
+    """Write config.json, and make the directories to mount on."""
+    from ocifs.bundle.runtime_spec import to_json
+    from ocifs.mount.overlay import make_directories
+
+    with (directory / "config.json").open("wb") as file:
+        file.write(to_json(spec))
+        file.flush()
+        os.fsync(file.fileno())
+    make_directories(directory, wanted.kind)
+
+
+def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", wanted: Wanted) -> None:
+    """Mount the image in a bundle, and an overlay upon it. Raises MountError."""
+    from ocifs.mount.job import Job
+    from ocifs.mount.job import mount as mount_by
+    from ocifs.mount.overlay import image_mountpoint, mount_overlay
+
+    log = wanted.log or runtime_directory() / "ocifs.log"
+    job = Job.of(image, str(image_mountpoint(directory)), wanted.engine, wanted.span_cache, log)
+    if os.geteuid() == 0:  # the bundle is closed to others, so nobody else comes upon a setuid file
+        job = replace(job, suid=True, allow_other=True, bundle=str(directory))
+    else:
+        job = replace(job, owner=(os.geteuid(), os.getegid()), bundle=str(directory))
+    mount_by(daemon, job)
+    if wanted.kind in {"overlay", "tmpfs"}:
+        mount_overlay(directory)
+
+
+def _new_directory(directory: str) -> Path:
+    """Return the real path of a directory that is yet to be made, or is empty. Raises MountError."""
+    target = Path(real_mountpoint(directory))
+    shown = printable_path(directory)
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise MountError(f"{shown} exists and is not a directory: name a new one")
+    if target.is_dir() and any(target.iterdir()):
+        what = "holds a bundle already" if (target / "config.json").exists() else "is not empty"
+        raise MountError(f"{shown} {what}: name a new directory")
+    if not target.parent.is_dir():
+        raise MountError(f"{printable_path(str(target.parent))} is not a directory: make it first")
+    return target
+
+
+def _split(args: str | None) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(args or ""))
+    except ValueError as error:
+        raise click.BadParameter(f"{error}", param_hint="--args") from None

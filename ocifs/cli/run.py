@@ -1,0 +1,101 @@
+"""`ocifs run`: a container of an image, with nothing left of it afterwards."""
+
+import os
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from ocifs.cli.bundle import (
+    Wanted,
+    check_wanted,
+    container_options,
+    mount_rootfs,
+    overrides_of,
+    spec_of,
+    start_daemon,
+    unwind_on_signals,
+    write_bundle,
+)
+from ocifs.cli.options import image_options, mount_options, open_for_command
+from ocifs.errors import printable_path
+from ocifs.mount.overlay import Kind
+from ocifs.mount.record import runtime_directory
+from ocifs.spec.platform import Platform
+
+
+@click.command(short_help="Run a container of an image.")
+@image_options
+@mount_options
+@container_options
+@click.option("--runtime", metavar="PROGRAM", help="runc, crun or a path.  [default: runc, or else crun]")
+@click.option("--keep/--rm", default=False, help="Keep the bundle, or remove it at the end.  [default: rm]")
+@click.argument("image")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS...]")
+def run(
+    image: str,
+    args: tuple[str, ...],
+    platform: Platform | None,
+    cache_dir: Path | None,
+    max_cache_size: int,
+    engine: Literal["auto", "erofs", "fuse"],
+    span_cache: int,
+    log: Path | None,
+    rootfs: Kind,
+    rootless: bool | None,
+    env: tuple[str, ...],
+    user: str | None,
+    cwd: str | None,
+    hostname: str,
+    tty: bool | None,
+    runtime: str | None,
+    keep: bool,
+) -> int:
+    """Run ARGS, or what the image's config says, in a container of IMAGE; ARGS replace Entrypoint and Cmd.
+
+    Signals reach the command, and its exit status is that of `ocifs run`: 128+N if signal N ended it. The container has
+    a network namespace of its own, without a network.
+
+    \b
+    Try:  ocifs run ./debian:latest -- python3 -c 'print(42)'
+          ocifs run --rootfs tmpfs ./debian:latest -- bash
+    """
+    unwind_on_signals()
+    wanted = Wanted(
+        kind=rootfs,
+        rootless=bool(os.geteuid()) if rootless is None else rootless,
+        engine=engine,
+        span_cache=span_cache,
+        log=log,
+    )
+    check_wanted(wanted)
+    terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
+    if terminal and not sys.stdin.isatty():
+        raise click.UsageError("--tty takes a terminal, which standard input is not")
+    with ExitStack() as last, ExitStack() as stack:
+        daemon = start_daemon(wanted, stack)
+        from ocifs.bundle.runtime import Container, check_user_namespaces, find_runtime
+        from ocifs.cli.container import cleaned_up
+
+        program = find_runtime(runtime)
+        if os.geteuid():
+            check_user_namespaces()
+        overrides = overrides_of(args, env, user, cwd, hostname, terminal=terminal)
+        opened = stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size))
+        spec = spec_of(opened, wanted, overrides)
+        bundle = Path(tempfile.mkdtemp(prefix="ocifs-", dir=_place_for(wanted)))
+        held = last.enter_context(cleaned_up(bundle, program, keep=keep))
+        write_bundle(bundle, spec, wanted)
+        mount_rootfs(daemon, bundle, opened, wanted)
+        status = Container(program, bundle).run(keep_open=[held])
+        if keep:
+            click.echo(f"ocifs: kept {printable_path(str(bundle))}: `ocifs umount` removes it", err=True)
+        return status
+
+
+def _place_for(wanted: Wanted) -> str | Path:
+    """Return where to make the bundle: what is written to an overlay may be more than the runtime directory holds."""
+    return os.environ.get("TMPDIR") or "/var/tmp" if wanted.kind == "overlay" else runtime_directory()  # noqa: S108

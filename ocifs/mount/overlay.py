@@ -1,0 +1,125 @@
+"""The mounts of a bundle: a writable rootfs over a mounted image, and undoing all of them.
+
+    rootfs/               the image, or an overlay of what follows (overlayfs)
+    lower/                the image
+    upper/  work/         what was written, kept
+    tmpfs/upper  .../work what was written, thrown away; for root a tmpfs
+
+Paths are given to the kernel and to fuse-overlayfs relative to the bundle, so that no name in them needs escaping. The
+bundle is its owner's alone, so nobody else comes upon a setuid file of the image.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Literal
+
+from ocifs.errors import MountError, printable_path
+from ocifs.mount import syscalls
+from ocifs.mount.mountinfo import Mount, mount_table, unmount
+
+Kind = Literal["mount", "overlay", "tmpfs", "copy"]
+"""Of a rootfs: the image itself, written to with or without a trace, or copied."""
+
+_SOURCE = "ocifs"
+_SOURCES = {_SOURCE, "fuse-overlayfs"}
+"""Of the mounts made here, as the mount table has it; fuse-overlayfs does not let its own be named."""
+
+
+def make_directories(bundle: Path, kind: Kind) -> None:
+    """Make the directories of a bundle to mount on."""
+    (bundle / "rootfs").mkdir()
+    if kind in {"overlay", "tmpfs"}:
+        (bundle / "lower").mkdir()
+    if kind == "tmpfs":
+        (bundle / "tmpfs").mkdir()
+
+
+def image_mountpoint(bundle: Path) -> Path:
+    """Return where in a bundle the image belongs."""
+    lower = bundle / "lower"
+    return lower if lower.exists() else bundle / "rootfs"
+
+
+def mount_overlay(bundle: Path) -> None:
+    """Mount `rootfs` over the image that is mounted on `lower`. Raises MountError."""
+    upper = "tmpfs/" if (bundle / "tmpfs").exists() else ""
+    if upper and os.geteuid() == 0:
+        _attach("tmpfs", {"mode": "0700"}, bundle, "tmpfs")
+    (bundle / upper / "upper").mkdir()
+    (bundle / upper / "work").mkdir()
+    _copy_attributes(bundle / "lower", bundle / upper / "upper")
+    options = {"lowerdir": "lower", "upperdir": f"{upper}upper", "workdir": f"{upper}work"}
+    if os.geteuid() == 0:
+        _attach("overlay", options, bundle, "rootfs")
+    else:
+        _run_fuse_overlayfs(options, bundle)
+
+
+def mounts_of_bundle(bundle: str) -> list[Mount]:
+    """Return what ocifs has mounted in a bundle, in the order in which it was."""
+    places = {os.path.join(bundle, name) for name in ("rootfs", "lower", "tmpfs")}
+    return [
+        mount
+        for mount in mount_table()
+        if mount.mountpoint in places and (mount.digest is not None or mount.source in _SOURCES)
+    ]
+
+
+def unmount_overlay(bundle: str, *, lazy: bool) -> None:
+    """Unmount all but the image, and throw away what was to be. Raises MountError."""
+    for mount in reversed(mounts_of_bundle(bundle)):
+        if mount.digest is None:
+            unmount(mount.mountpoint, lazy=lazy)
+    remove_tree(Path(bundle, "tmpfs"))
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory with what containers have left in it, however deep, and nothing that is mounted there.
+
+    Raises:
+        MountError: Something could not be removed.
+    """
+    if os.geteuid() and directory.exists():
+        closed = ["find", str(directory), "-xdev", "-type", "d", "!", "-perm", "-u=rwx"]
+        subprocess.run([*closed, "-exec", "chmod", "u+rwx", "{}", ";"], check=False, capture_output=True)
+    run = subprocess.run(
+        ["rm", "-rf", "--one-file-system", "--", directory], check=False, capture_output=True, text=True
+    )
+    if run.returncode:
+        raise MountError(f"cannot remove {printable_path(str(directory))}: {run.stderr.strip().rpartition(': ')[2]}")
+
+
+def _attach(fstype: str, options: dict[str, str], bundle: Path, place: str) -> None:
+    try:
+        with contextlib.chdir(bundle):
+            mount = syscalls.new_mount(fstype, {"source": _SOURCE} | options, syscalls.MOUNT_ATTR_NODEV)
+            try:
+                syscalls.attach(mount, place)
+            finally:
+                os.close(mount)
+    except OSError as error:
+        raise MountError(f"cannot mount {fstype} on {printable_path(str(bundle / place))}: {error.strerror}") from None
+
+
+def _run_fuse_overlayfs(options: dict[str, str], bundle: Path) -> None:
+    if (program := shutil.which("fuse-overlayfs")) is None:
+        raise MountError(
+            "fuse-overlayfs is missing, and a rootfs that an ordinary user can write takes it: "
+            "install the Debian package fuse-overlayfs, or use --rootfs mount"
+        )
+    given = ",".join(f"{name}={value}" for name, value in options.items())
+    run = subprocess.run([program, "-o", given, "rootfs"], cwd=bundle, check=False, capture_output=True, text=True)
+    if run.returncode:
+        complaint = printable_path(run.stderr.strip().rpartition("\n")[2])
+        raise MountError(f"cannot mount on {printable_path(str(bundle / 'rootfs'))}: {complaint}")
+
+
+def _copy_attributes(source: Path, target: Path) -> None:
+    """Give the upper layer's root what the overlay will show as the attributes of its own."""
+    status = source.stat()
+    if os.geteuid() == 0:
+        os.chown(target, status.st_uid, status.st_gid)
+    shutil.copystat(source, target)

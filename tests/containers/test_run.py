@@ -1,0 +1,322 @@
+"""`ocifs run`, from its first line to each of its ends; every test also makes sure that nothing is left."""
+
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import Ocifs
+from tests.images import Image, Layer, write_layout
+from tests.tars import directory, file, tar
+
+pytestmark = pytest.mark.usefixtures("root", "runc")
+
+ROOTFS = ["mount", "overlay", "tmpfs"]
+
+
+@contextmanager
+def started(ocifs: Ocifs, *arguments: str | Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Give a container that has written its first line, which is `ready`; wait until `ocifs run` has ended."""
+    with ocifs.start("run", *arguments) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield process
+            process.wait(timeout=30)
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def running(ocifs: Ocifs, *arguments: str | Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """The same, with nothing left afterwards."""
+    with started(ocifs, *arguments) as process:
+        yield process
+    assert ocifs.leftovers() == []
+
+
+def cleaner_of(process: "subprocess.Popen[bytes]") -> int:
+    """Return the process that cleans when the others are gone: the fork of this one."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    own = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    (found,) = (pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == own)
+    return int(found)
+
+
+@pytest.mark.parametrize("rootfs", ROOTFS)
+def test_prints_and_leaves_nothing(ocifs: Ocifs, programs: Path, runtime: str, rootfs: str) -> None:
+    said = ocifs.output("run", "--runtime", runtime, "--rootfs", rootfs, programs, "--", "sh", "-c", "echo $((6 * 7))")
+    assert said == "42\n"
+    assert ocifs.leftovers() == []
+
+
+@pytest.mark.parametrize("engine", ["erofs", "fuse"])
+@pytest.mark.parametrize("rootfs", ROOTFS)
+def test_either_engine_will_do_for_any_user(
+    ocifs: Ocifs, programs: Path, rootfs: str, engine: str, erofs: None
+) -> None:
+    arguments = [
+        "--engine",
+        engine,
+        "--rootfs",
+        rootfs,
+        "--user",
+        "web",
+        str(programs),
+        "--",
+        "sh",
+        "-c",
+        "id -u; cat /etc/group",
+    ]
+    assert ocifs.output("run", *arguments).splitlines()[:2] == ["33", "root:x:0:"]
+
+
+def test_runs_what_the_image_says(ocifs: Ocifs, programs: Path) -> None:
+    assert ocifs.output("run", programs) == "started by the image\n"
+
+
+def test_options_override_the_image(ocifs: Ocifs, programs: Path) -> None:
+    options = ["--env", "WHO=me", "--env", "MINE", "--user", "web", "--cwd", "/srv", "--hostname", "box"]
+    script = "echo $WHO $MINE $HOME $PWD; id -u; id -G; cat /proc/sys/kernel/hostname"
+    said = ocifs.output("run", *options, programs, "--", "sh", "-c", script, MINE="inherited")
+    assert said.splitlines() == ["me inherited /srv /srv", "33", "33 4", "box"]
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [("exit 0", 0), ("exit 7", 7), ("exit 255", 255)],
+)
+def test_passes_on_the_exit_status(ocifs: Ocifs, programs: Path, runtime: str, script: str, status: int) -> None:
+    assert ocifs.run("run", "--runtime", runtime, programs, "--", "sh", "-c", script) == (status, b"", "")
+
+
+def test_a_killed_command_is_128_and_the_signal(ocifs: Ocifs, programs: Path, runtime: str) -> None:
+    arguments = ["--runtime", runtime, str(programs), "--", "sh", "-c", "echo ready; exec sleep 1000"]
+    with running(ocifs, *arguments) as process:
+        (pid_file,) = ocifs.runtime.glob("ocifs/ocifs-*/pid")
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    assert process.returncode == 128 + signal.SIGKILL
+
+
+def test_a_command_that_is_not_there_is_said_to_be_so(ocifs: Ocifs, programs: Path, runtime: str) -> None:
+    result = ocifs.run("run", "--runtime", runtime, programs, "--", "no-such-command")
+    assert result.code not in {0, 70}
+    assert "no-such-command" in result.err
+    assert result.err.count("\n") == 1
+    assert ocifs.leftovers() == []
+
+
+def test_standard_streams_are_the_container_s(ocifs: Ocifs, programs: Path) -> None:
+    command = ocifs.command("run", programs, "--", "sh", "-c", "cat; echo to stderr >&2")
+    ran = subprocess.run(command, input=b"through\n", capture_output=True, env=ocifs.variables(), check=True)
+    assert (ran.stdout, ran.stderr) == (b"through\n", b"to stderr\n")
+
+
+def test_the_root_of_a_writable_rootfs_is_that_of_the_image(ocifs: Ocifs, programs: Path) -> None:
+    shown = {
+        ocifs.output("run", "--rootfs", rootfs, programs, "--", "stat", "-c", "%a %u %g %Y", "/") for rootfs in ROOTFS
+    }
+    assert len(shown) == 1
+
+
+@pytest.mark.parametrize("rootfs", ["overlay", "tmpfs"])
+def test_what_is_written_is_there_and_then_gone(ocifs: Ocifs, programs: Path, rootfs: str) -> None:
+    script = "echo new >/etc/passwd && cat /etc/passwd && echo x >/root/x && ls /root"
+    assert ocifs.output("run", "--rootfs", rootfs, programs, "--", "sh", "-c", script) == "new\nx\n"
+    assert ocifs.output("run", "--rootfs", rootfs, programs, "--", "ls", "/root") == ""
+
+
+def test_a_mounted_rootfs_cannot_be_written(ocifs: Ocifs, programs: Path) -> None:
+    result = ocifs.run("run", programs, "--", "sh", "-c", "echo x >/etc/passwd")
+    assert result.code == 2
+    assert "Read-only file system" in result.err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 3), (signal.SIGINT, 4), (signal.SIGUSR1, 5)])
+def test_signals_reach_the_command(
+    ocifs: Ocifs, programs: Path, runtime: str, number: signal.Signals, status: int
+) -> None:
+    script = "trap 'exit 3' TERM; trap 'exit 4' INT; trap 'exit 5' USR1; echo ready; while :; do sleep 0.05; done"
+    with running(ocifs, "--runtime", runtime, programs, "--", "sh", "-c", script) as process:
+        process.send_signal(number)
+    assert process.returncode == status
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("rootfs", ROOTFS)
+def test_a_command_that_knows_nothing_of_signals_ends_all_the_same(
+    ocifs: Ocifs, programs: Path, rootfs: str, number: signal.Signals
+) -> None:
+    with running(ocifs, "--rootfs", rootfs, programs, "--", "sh", "-c", "echo ready; exec sleep 1000") as process:
+        process.send_signal(number)
+    assert process.returncode == 128 + number
+
+
+def test_a_command_that_takes_no_notice_ends_the_third_time(ocifs: Ocifs, programs: Path) -> None:
+    script = "trap 'echo no' TERM; echo ready; while :; do sleep 0.02; done"
+    with running(ocifs, programs, "--", "sh", "-c", script) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            process.terminate()
+            assert process.stdout.readline() == b"no\n"
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("rootfs", ROOTFS)
+def test_being_killed_leaves_nothing_either(ocifs: Ocifs, programs: Path, runtime: str, rootfs: str) -> None:
+    arguments = [
+        "--runtime",
+        runtime,
+        "--rootfs",
+        rootfs,
+        str(programs),
+        "--",
+        "sh",
+        "-c",
+        "echo ready; exec sleep 1000",
+    ]
+    with running(ocifs, *arguments) as process:
+        process.kill()
+
+
+def test_without_the_process_that_cleans_ocifs_does(ocifs: Ocifs, programs: Path) -> None:
+    with running(ocifs, programs, "--", "sh", "-c", "echo ready; exec sleep 1000") as process:
+        os.kill(cleaner_of(process), signal.SIGKILL)
+        process.terminate()
+
+
+@pytest.mark.parametrize("rootfs", ROOTFS)
+def test_umount_clears_what_is_left_when_both_are_killed(ocifs: Ocifs, programs: Path, rootfs: str) -> None:
+    arguments = ["--rootfs", rootfs, str(programs), "--", "sh", "-c", "echo ready; exec sleep 1000"]
+    with started(ocifs, *arguments) as process:
+        os.kill(cleaner_of(process), signal.SIGKILL)
+        process.kill()
+        (bundle,) = {line.split()[0] for line in ocifs.output("mounts").splitlines() if f"{ocifs.home}/" in line}
+        ocifs.output("umount", bundle)
+    assert not Path(bundle).exists()
+    assert ocifs.leftovers() == []
+
+
+def test_a_dead_daemon_is_cleaned_away_as_well(ocifs: Ocifs, programs: Path) -> None:
+    with running(ocifs, "--rootfs", "overlay", programs, "--", "sh", "-c", "echo ready; exec sleep 1000") as process:
+        (record,) = ocifs.runtime.glob("ocifs/*.json")
+        os.kill(int(record.stem), signal.SIGKILL)
+        process.terminate()
+
+
+def test_keep_keeps_the_bundle_until_it_is_unmounted(ocifs: Ocifs, programs: Path) -> None:
+    result = ocifs.run("run", "--keep", "--rootfs", "overlay", programs, "--", "sh", "-c", "echo x >/srv/x; exit 4")
+    assert result.code == 4
+    bundle = Path(result.err.split()[2].rstrip(":"))
+    assert result.err == f"ocifs: kept {bundle}: `ocifs umount` removes it\n"
+    assert (bundle / "rootfs/srv/x").read_text() == "x\n"
+    assert (bundle / "upper/srv/x").read_text() == "x\n"
+    ocifs.output("umount", bundle)
+    assert not bundle.exists()
+
+
+def test_an_overlay_is_not_kept_where_memory_is(ocifs: Ocifs, programs: Path) -> None:
+    with running(ocifs, "--rootfs", "overlay", programs, "--", "sh", "-c", "echo ready; exec sleep 1000") as process:
+        assert list(ocifs.runtime.glob("ocifs/ocifs-*")) == []
+        assert len(list(ocifs.temporary.glob("ocifs-*/upper"))) == 1
+        process.terminate()
+
+
+def test_a_deep_tree_is_removed(ocifs: Ocifs, programs: Path) -> None:
+    script = "cd /srv; i=0; while [ $i -lt 1500 ]; do mkdir d && cd d; i=$((i + 1)); done; echo deep >f; cat f"
+    assert ocifs.output("run", "--rootfs", "overlay", programs, "--", "sh", "-c", script) == "deep\n"
+    assert ocifs.leftovers() == []
+
+
+class Terminal:
+    """A pseudoterminal, and a command for which it is the controlling terminal."""
+
+    def __init__(self, ocifs: Ocifs, *arguments: str | Path) -> None:
+        self.ours, theirs = pty.openpty()
+
+        def take() -> None:
+            os.setsid()
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        self.process = subprocess.Popen(
+            ocifs.command(*arguments),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=ocifs.variables(),
+            preexec_fn=take,  # noqa: PLW1509 - tests have no threads
+        )
+        os.close(theirs)
+
+    def read_until(self, text: bytes) -> bytes:
+        """Return what it shows, up to and with `text`, or to the end."""
+        shown = b""
+        while text not in shown:
+            try:
+                data = os.read(self.ours, 4096)
+            except OSError:  # EIO: nobody has the other side open
+                break
+            if not data:
+                break
+            shown += data
+        return shown
+
+
+def test_a_terminal_is_the_container_s_own(ocifs: Ocifs, programs: Path) -> None:
+    terminal = Terminal(ocifs, "run", programs, "--", "sh", "-c", "test -t 0 && ls -l /proc/self/fd/0; cat; echo over")
+    assert b"-> /dev/pts/0" in terminal.read_until(b"pts/0\r\n")
+    os.write(terminal.ours, b"typed\n\x04")
+    assert terminal.read_until(b"over\r\n").split() == [b"typed", b"typed", b"over"]
+    assert terminal.process.wait(timeout=20) == 0
+    os.close(terminal.ours)
+
+
+def test_ctrl_c_without_a_terminal_in_the_container(ocifs: Ocifs, programs: Path) -> None:
+    script = "trap 'echo once' INT; echo ready; while :; do sleep 0.02; done"
+    terminal = Terminal(ocifs, "run", "--no-tty", programs, "--", "sh", "-c", script)
+    assert terminal.read_until(b"ready\r\n").endswith(b"ready\r\n")
+    os.write(terminal.ours, b"\x03")
+    assert terminal.read_until(b"once\r\n").count(b"once") == 1
+    time.sleep(0.1)
+    terminal.process.terminate()
+    assert b"once" not in terminal.read_until(b"nothing more")
+    assert terminal.process.wait(timeout=20) == 128 + signal.SIGTERM
+    os.close(terminal.ours)
+
+
+def test_ctrl_c_ends_a_command_that_knows_nothing_of_it(ocifs: Ocifs, programs: Path) -> None:
+    terminal = Terminal(ocifs, "run", "--no-tty", programs, "--", "sh", "-c", "echo ready; exec sleep 1000")
+    terminal.read_until(b"ready\r\n")
+    os.write(terminal.ours, b"\x03")
+    assert terminal.process.wait(timeout=20) == 128 + signal.SIGINT
+    os.close(terminal.ours)
+
+
+def test_an_image_without_directories_to_mount_on_needs_a_writable_rootfs(
+    ocifs: Ocifs, programs: Path, tmp_path: Path
+) -> None:
+    bare = write_layout(tmp_path / "bare", Image(layers=(Layer(tar([directory(b"./"), file(b"x", b"x")])),)))
+    complaint = ocifs.complaint(5, "run", bare, "--", "/x")
+    assert complaint.startswith("/proc is no directory of the image")
+    assert "--rootfs overlay or tmpfs" in complaint
+
+
+def test_refusals(ocifs: Ocifs, programs: Path, tmp_path: Path) -> None:
+    no_command = write_layout(tmp_path / "no-command", Image(layers=(Layer(tar([directory(b"./")])),)))
+    assert "no command" in ocifs.complaint(3, "run", no_command)
+    assert "nosuch" in ocifs.complaint(3, "run", "--runtime", "nosuch", programs)
+    assert "neither runc nor crun" in ocifs.complaint(3, "run", programs, PATH=str(tmp_path))
+    assert "/etc/passwd" in ocifs.complaint(3, "run", "--user", "stranger", programs)
+    assert "/etc/group" in ocifs.complaint(3, "run", "--user", "web:strangers", programs)
+    for usage in (["--tty", str(programs)], ["--cwd", "srv", str(programs)], ["--cwd", "/a/../..", str(programs)]):
+        assert ocifs.run("run", *usage).code == 2
+    assert ocifs.leftovers() == []
