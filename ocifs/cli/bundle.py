@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ocifs.cli.options import image_options, mount_options, open_for_command, warn
-from ocifs.errors import MountError, UnsupportedError, printable_path
+from ocifs.errors import MountError, printable_path
 from ocifs.mount.mountinfo import real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
 from ocifs.mount.overlay import Kind
@@ -121,11 +121,14 @@ def bundle(
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         undo.callback(remove_tree, made)
         write_bundle(made, spec, wanted)
+        if daemon is None:
+            copy_rootfs(made, opened, wanted)
         made.rename(target)
         undo.pop_all()
         undo.callback(remove_tree, target)
         undo.callback(end_bundle, str(target), lazy=True)
-        mount_rootfs(daemon, target, opened, wanted)
+        if daemon is not None:
+            mount_rootfs(daemon, target, opened, wanted)
         undo.pop_all()
 
 
@@ -141,15 +144,14 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def check_wanted(wanted: Wanted) -> None:
-    """Find out what cannot be before anything is started. Raises MountError, UnsupportedError."""
-    if wanted.kind == "copy":
-        raise UnsupportedError("--rootfs copy is not supported yet: use mount, overlay or tmpfs")
-    check_fuse()
+    """Find out what cannot be before anything is started. Raises MountError."""
+    if wanted.kind != "copy":
+        check_fuse()
 
 
-def start_daemon(wanted: Wanted, stack: ExitStack) -> Daemon:
-    """Start the daemon for the rootfs: first of all, since it has as much to import as this process."""
-    return stack.enter_context(Daemon())
+def start_daemon(wanted: Wanted, stack: ExitStack) -> Daemon | None:
+    """Start the daemon for a rootfs that is mounted: first of all, since it has as much to import as this process."""
+    return None if wanted.kind == "copy" else stack.enter_context(Daemon())
 
 
 def overrides_of(
@@ -196,6 +198,19 @@ def write_bundle(directory: Path, spec: "Spec", wanted: Wanted) -> None:
         file.flush()
         os.fsync(file.fileno())
     make_directories(directory, wanted.kind)
+
+
+def copy_rootfs(directory: Path, image: "Image", wanted: Wanted) -> None:
+    """Write all files of the image into a bundle. Raises OcifsError."""
+    from ocifs.cli.progress import exporting
+    from ocifs.export.directory import export_directory
+
+    with exporting() as progress:
+        losses = export_directory(
+            image.rootfs, "/", str(directory / "rootfs"), rootless=wanted.rootless, progress=progress
+        )
+    for message in losses.messages():
+        warn(message)
 
 
 def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", wanted: Wanted) -> None:

@@ -13,7 +13,6 @@ import click
 
 from ocifs.cli.options import image_options, open_for_command, warn
 from ocifs.cli.progress import exporting
-from ocifs.errors import printable
 from ocifs.spec.platform import Platform
 
 if TYPE_CHECKING:
@@ -82,8 +81,8 @@ def export(
             losses = export_erofs(opened.rootfs, path, to_erofs, progress=progress)
         else:
             losses = _export_tar(opened.rootfs, path, to_tar or _STDOUT, prefix, progress)
-    for loss, count, first in losses:
-        warn(f"{loss.value}: {count}, the first is {printable(first)}")
+    for message in losses.messages():
+        warn(message)
 
 
 def _check_target(to_dir: str | None, to_tar: str | None, to_erofs: str | None) -> None:

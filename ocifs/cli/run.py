@@ -13,6 +13,7 @@ from ocifs.cli.bundle import (
     Wanted,
     check_wanted,
     container_options,
+    copy_rootfs,
     mount_rootfs,
     overrides_of,
     spec_of,
@@ -89,7 +90,10 @@ def run(
         bundle = Path(tempfile.mkdtemp(prefix="ocifs-", dir=_place_for(wanted)))
         held = last.enter_context(cleaned_up(bundle, program, keep=keep))
         write_bundle(bundle, spec, wanted)
-        mount_rootfs(daemon, bundle, opened, wanted)
+        if daemon is None:
+            copy_rootfs(bundle, opened, wanted)
+        else:
+            mount_rootfs(daemon, bundle, opened, wanted)
         status = Container(program, bundle).run(keep_open=[held])
         if keep:
             click.echo(f"ocifs: kept {printable_path(str(bundle))}: `ocifs umount` removes it", err=True)
@@ -97,5 +101,5 @@ def run(
 
 
 def _place_for(wanted: Wanted) -> str | Path:
-    """Return where to make the bundle: what is written to an overlay may be more than the runtime directory holds."""
-    return os.environ.get("TMPDIR") or "/var/tmp" if wanted.kind == "overlay" else runtime_directory()  # noqa: S108
+    """Return where to make the bundle: what is written to it may be more than the runtime directory holds."""
+    return os.environ.get("TMPDIR") or "/var/tmp" if wanted.kind in {"overlay", "copy"} else runtime_directory()  # noqa: S108

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from enum import Enum
 
+from ocifs.errors import printable
+
 
 class Loss(Enum):
     """A way in which an export may differ from the image, as words before a number."""
@@ -32,3 +34,8 @@ class Losses:
         """Give each kind found, how many files it concerns, and the path of the first."""
         for loss, (count, first) in self._found.items():
             yield loss, count, first
+
+    def messages(self) -> Iterator[str]:
+        """Give a line for each kind."""
+        for loss, count, first in self:
+            yield f"{loss.value}: {count}, the first is {printable(first)}"
