@@ -29,6 +29,7 @@ _VERBS = {
     "cat": "ocifs.cli.read",
     "head": "ocifs.cli.read",
     "cp": "ocifs.cli.read",
+    "explore": "ocifs.cli.explore",
     "cache": "ocifs.cli.cache",
     "completion": "ocifs.cli.completion",
 }
