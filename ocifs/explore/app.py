@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Footer, Input, Static
-from textual.worker import Worker, get_current_worker
+from textual.worker import Worker, WorkerState, get_current_worker
 
 from ocifs.errors import OcifsError, printable
 from ocifs.explore.layers import LayersPane, layer_lines
@@ -91,10 +91,8 @@ class Explorer(App[None]):
         self._filter.border_title = "Find"
         self._layers.recount()
         self._tree.focus()
-        self._view()
-        if self._image.resolved.layers:
-            self._note("compare", "comparing layers …")
-            self._in_thread("compare", self._compare)
+        self._show_tree()
+        self.call_after_refresh(self._begin)
 
     def on_lines_moved(self, message: LayersPane.Moved) -> None:
         """Show details of what the cursor is on; of another layer, its tree."""
@@ -131,6 +129,8 @@ class Explorer(App[None]):
 
     def on_worker_state_changed(self, message: Worker.StateChanged) -> None:
         """Tell what went wrong in a thread."""
+        if message.state != WorkerState.ERROR:
+            return
         error = message.worker.error
         if isinstance(error, OcifsError | OSError):
             self._note(message.worker.group, "")
@@ -168,15 +168,30 @@ class Explorer(App[None]):
         layer = self._layers.cursor
         return 1 if self._aggregated else max(1, layer), layer + 1
 
-    def _view(self) -> None:
-        """Show the tree as of the layer under the cursor."""
+    def _begin(self) -> None:
+        """Begin to work out what is not there yet, now that the screen is."""
+        if self._image.resolved.layers:
+            self._note("compare", "comparing layers …")
+            self._in_thread("compare", self._compare)
+        # Of layers that were compared before, the sizes can be added up at once in the trees that stay.
+        self.set_timer(0.5, lambda: None if self._compared else self._begin_sizes())
+
+    def _begin_sizes(self) -> None:
         overlay, before, after = self._roots()
-        self._shown = self._selection
-        self._tree.show(overlay, before, after)
+        self._note("size", "adding up …")
         self._in_thread("sizes", lambda stop: self._add_up(overlay, before, after, stop))
+
+    def _view(self) -> None:
+        """Show the tree as of the layer under the cursor, and all that belongs to it."""
+        self._show_tree()
+        self._begin_sizes()
         if self._filter.value:
             self._search()
         self._describe()
+
+    def _show_tree(self) -> None:
+        self._shown = self._selection
+        self._tree.show(*self._roots())
 
     def _roots(self) -> tuple[Overlay, Stack, Stack]:
         if self._compared is None:

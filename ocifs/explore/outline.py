@@ -66,10 +66,6 @@ class Outline:
         top = Directory(b"", 0, after or before)
         self.rows = self._page(top, overlay.entries(before, after))
 
-    def is_directory(self, row: Row) -> bool:
-        """Whether a row can be opened."""
-        return self._overlay.is_directory(row.entry.shown)
-
     def is_open(self, row: Row) -> bool:
         """Whether what is in it is shown."""
         return row.path in self._open
@@ -79,7 +75,7 @@ class Outline:
         row = self.rows[index]
         if isinstance(row, Rest):
             self.rows[index : index + 1] = self._page(row.parent, row.entries)
-        elif self.is_directory(row) and not self.is_open(row):
+        elif row.entry.is_directory and not self.is_open(row):
             self._open.add(row.path)
             self.rows[index + 1 : index + 1] = self._below(row)
 
@@ -133,7 +129,7 @@ class Outline:
                     break
                 rows.append(row)
                 given += 1
-                if self.is_open(row) and self.is_directory(row):
+                if self.is_open(row) and row.entry.is_directory:
                     pending.append((parent, entries, given))
                     below = Directory(row.path + b"/", parent.depth + 1, entry.shown)
                     pending.append((below, self._overlay.entries(entry.before, entry.after), 0))
@@ -148,6 +144,6 @@ class Outline:
         if self.found is not None and row.path not in self.found:
             return False
         change = row.entry.change
-        if change == "changed" and self.is_directory(row):
+        if change == "changed" and row.entry.is_directory:
             return not self.hidden >= {"added", "removed", "changed"}
         return change not in self.hidden

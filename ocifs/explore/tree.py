@@ -106,7 +106,7 @@ class TreePane(Lines):
         size = self._sizes.of(row.entry.shown)
         whole = self._sizes.of(row.parent.stack)
         change = row.entry.change
-        marker = ("▾ " if self.outline.is_open(row) else "▸ ") if self.outline.is_directory(row) else "  "
+        marker = ("▾ " if self.outline.is_open(row) else "▸ ") if row.entry.is_directory else "  "
         target = "" if listed.target is None else f" -> {printable(listed.target)}"
         before = [
             (_MARKS[change] + " ", f"tree--{change}"),
@@ -115,13 +115,13 @@ class TreePane(Lines):
             (bar((size or 0) / whole if whole else 0, _BAR) + " ", "tree--bar"),
         ]
         room = width - sum(len(text) for text, _ in before)
-        name = f"tree--{change}" + (" tree--directory" if self.outline.is_directory(row) else "")
+        name = f"tree--{change}" + (" tree--directory" if row.entry.is_directory else "")
         return [*before, (cut(indent + marker + printable(row.entry.name) + target, max(0, room)), name)]
 
     def action_look(self) -> None:
         """Open or close a directory, show what is left of one, or look into a file."""
         row = self.current
-        if row is None or self.outline.is_directory(row):
+        if row is None or row.entry.is_directory:
             self.action_switch()
         else:
             self.post_message(self.Wanted(row))

@@ -8,7 +8,7 @@ import heapq
 import re
 import stat
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Literal, NamedTuple
@@ -34,6 +34,8 @@ class Compared(NamedTuple):
     name: bytes
     before: Stack
     after: Stack
+    is_directory: bool
+    """What there is to show is one."""
 
     @property
     def change(self) -> Change:
@@ -58,7 +60,7 @@ class Overlay:
 
     def root(self, count: int) -> Stack:
         """Return the root of the first `count` trees together."""
-        return self._fold((number, self.trees[number].root, erofs.DIRECTORY) for number in range(count))
+        return self._fold([(number, self.trees[number].root, erofs.DIRECTORY) for number in range(count)])
 
     def rootfs(self, stack: Stack) -> Rootfs:
         """Return the tree in which a file can be read, by the nid of its inode."""
@@ -69,20 +71,24 @@ class Overlay:
         number, nid = stack[-1]
         return self.trees[number].tree.inode(nid)
 
-    def is_directory(self, stack: Stack) -> bool:
-        """Whether it is one."""
-        return bool(stack) and stat.S_ISDIR(self.inode(stack).mode)
-
     def entries(self, before: Stack, after: Stack) -> Iterator[Compared]:
         """Give what is in a directory, by name; either stack may be of no directory, and then holds nothing."""
-        lower = frozenset(before if self.is_directory(before) else ())
-        upper = frozenset(after if self.is_directory(after) else ())
-        for name, found in groupby(heapq.merge(*map(self._names, sorted(lower | upper)), key=_NAME), key=_NAME):
+        lower, upper = self._directories(before), self._directories(after)
+        places = sorted(lower | upper)
+        if len(places) == 1:  # most directories by far
+            for name, (_, child) in self._names(places[0]):
+                if here := self._fold([child]):
+                    is_directory = child[2] == erofs.DIRECTORY
+                    yield Compared(name, here if lower else (), here if upper else (), is_directory)
+            return
+        for name, found in groupby(heapq.merge(*map(self._names, places), key=_NAME), key=_NAME):
             versions = [version for _, version in found]
-            here = self._fold(child for place, child in versions if place in upper)
-            there = here if lower == upper else self._fold(child for place, child in versions if place in lower)
+            here = self._fold([child for place, child in versions if place in upper])
+            there = here if lower == upper else self._fold([child for place, child in versions if place in lower])
             if here or there:
-                yield Compared(name, there, here)
+                shown = (here or there)[-1]
+                types = {(number, nid): file_type for _, (number, nid, file_type) in versions}
+                yield Compared(name, there, here, types[shown] == erofs.DIRECTORY)
 
     def walk(self, before: Stack, after: Stack) -> Iterator[tuple[bytes, Compared]]:
         """Give (path without a leading slash, file) of all files below a directory, depth first and by name."""
@@ -91,11 +97,14 @@ class Overlay:
             prefix, entries = pending[-1]
             for entry in entries:
                 yield prefix + entry.name, entry
-                if self.is_directory(entry.shown):
+                if entry.is_directory:
                     pending.append((prefix + entry.name + b"/", self.entries(entry.before, entry.after)))
                     break
             else:
                 pending.pop()
+
+    def _directories(self, stack: Stack) -> frozenset[Place]:
+        return frozenset(stack if stack and stat.S_ISDIR(self.inode(stack).mode) else ())
 
     def _names(self, place: Place) -> Iterator[tuple[bytes, tuple[Place, tuple[int, int, int]]]]:
         number, nid = place
@@ -103,8 +112,10 @@ class Overlay:
             if name not in {b".", b".."}:
                 yield name, (place, (number, child, file_type))
 
-    def _fold(self, versions: Iterable[tuple[int, int, int]]) -> Stack:
+    def _fold(self, versions: Sequence[tuple[int, int, int]]) -> Stack:
         """Return what is left of the (tree, nid, file type) of a name, the lowest first."""
+        if len(versions) == 1 and versions[0][2] != _CHARACTER:
+            return (versions[0][:2],)
         stack: Stack = ()
         merging = False
         for number, nid, file_type in versions:
@@ -143,16 +154,17 @@ class Sizes:
         a layer; if another layer links it again, it counts there as well.
         """
         seen: set[Place] = set()
-        above: list[tuple[Compared, list[int]]] = [(Compared(b"", before, after), [0])]
+        root = Compared(b"", before, after, is_directory=True)
+        above = [(root, [0])]
         for path, entry in self._overlay.walk(before, after):
             if stop():
                 return
             while len(above) > path.count(b"/") + 1:
                 self._close(above)
-            inode = self._overlay.inode(entry.shown)
-            if stat.S_ISDIR(inode.mode):
+            if entry.is_directory:
                 above.append((entry, [0]))
             elif entry.after or not above[-1][0].after:
+                inode = self._overlay.inode(entry.shown)
                 place = entry.shown[-1]
                 if inode.nlink == 1 or place not in seen:
                     above[-1][1][0] += inode.size
