@@ -177,6 +177,10 @@ class Store:
         """Return the entry if it is there and whole."""
         return None if self.directory is None else _open_checked(self._path(kind, subject), kind, subject)
 
+    def has(self, kind: Kind, subject: str) -> bool:
+        """Whether there is such an entry, be it whole or not."""
+        return self.directory is not None and self._path(kind, subject).exists()
+
     def entries(self) -> list[CacheEntry]:
         """List what the directory holds, least recently used first."""
         listed = []

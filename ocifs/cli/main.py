@@ -29,7 +29,13 @@ _VERBS = {
     "cat": "ocifs.cli.read",
     "head": "ocifs.cli.read",
     "cp": "ocifs.cli.read",
+    "grep": "ocifs.cli.grep",
+    "diff": "ocifs.cli.compare",
+    "waste": "ocifs.cli.audit",
+    "verify": "ocifs.cli.audit",
+    "export": "ocifs.cli.export",
     "explore": "ocifs.cli.explore",
+    "report": "ocifs.cli.report",
     "cache": "ocifs.cli.cache",
     "completion": "ocifs.cli.completion",
 }

@@ -39,6 +39,10 @@ class Output(NamedTuple):
         """Return a name as it may be written."""
         return name if self.null else shown_name(name)
 
+    def text(self, line: bytes) -> bytes:
+        """Return a line of a file as it may be written: to a terminal without control characters but tabs."""
+        return line if self.null else b"\t".join(map(shown_name, line.split(b"\t")))
+
     @property
     def paint(self) -> Paint:
         """What gives names their colours."""

@@ -1,9 +1,10 @@
-"""A progress bar for each layer that is being indexed: on a terminal, and only once there is something to wait for."""
+"""Progress bars: on a terminal, and only once there is something to wait for."""
 
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ocifs.spec.digest import Digest
@@ -13,10 +14,27 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def indexing() -> Iterator[Callable[[Digest, int, int], None]]:
-    """Give what is to be told of progress; draw it on stderr if that is a terminal."""
+def indexing(what: str = "indexing") -> Iterator[Callable[[Digest, int, int], None]]:
+    """Give what is to be told (layer, bytes done, bytes in all); draw a bar for each layer if stderr is a terminal."""
+    with _bars() as advance:
+        yield lambda layer, done, total: advance(f"{what} {layer.hex[:12]}", done, total) if advance else None
+
+
+@contextmanager
+def working(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Give what is to be told (bytes done, bytes in all) and draws a bar; None if stderr is no terminal."""
+    with _bars() as advance:
+        yield partial(advance, what) if advance else None
+
+
+exporting = partial(working, "exporting")
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None] | None]:
+    """Give what moves the bar of a name; None if stderr is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda layer, done, total: None
+        yield None
         return
     with ExitStack() as stack:
         yield _Bars(stack).advance
@@ -29,23 +47,23 @@ class _Bars:
         self._stack = stack
         self._lock = threading.Lock()
         self._progress: Progress | None = None
-        self._tasks: dict[Digest, TaskID] = {}
+        self._tasks: dict[str, TaskID] = {}
 
-    def advance(self, layer: Digest, done: int, total: int) -> None:
-        """Move the layer's bar."""
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Move a bar."""
         with self._lock:
             if self._progress is None:
                 self._progress = self._start()
-            if layer not in self._tasks:
-                self._tasks[layer] = self._progress.add_task(layer.hex[:12], total=total)
-            self._progress.update(self._tasks[layer], completed=done)
+            if what not in self._tasks:
+                self._tasks[what] = self._progress.add_task(what, total=total)
+            self._progress.update(self._tasks[what], completed=done)
 
     def _start(self) -> "Progress":
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
         columns = (
-            TextColumn("indexing {task.description}"),
+            TextColumn("{task.description}"),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),

@@ -34,7 +34,7 @@ class Layer:
             InvalidImageError: A span is not what it was when the layer was indexed.
             OSError: The blob cannot be read.
         """
-        data = self._read(size, offset, self._span)
+        data = self._read(size, offset, self.decode)
         assert data is not None  # noqa: S101 - every span was there
         return data
 
@@ -50,9 +50,9 @@ class Layer:
         """Whether a span is decoded, or being decoded; or there is no such span."""
         return span >= self.index.span_count or self._cache.has((self.number, span))
 
-    def decode(self, span: int) -> None:
-        """Decode a span for a reader who will come."""
-        self._span(span)
+    def decode(self, span: int) -> bytes:
+        """Return the bytes of a span. Raises what `pread` does."""
+        return self._cache.get((self.number, span), lambda: self._load(span))
 
     def _read(self, size: int, offset: int, span_bytes: Callable[[int], bytes | None]) -> bytes | None:
         """Join what lies in each span; None where a span is not to be had."""
@@ -70,9 +70,6 @@ class Layer:
             offset += len(parts[-1])
             span += 1
         return b"".join(parts)
-
-    def _span(self, span: int) -> bytes:
-        return self._cache.get((self.number, span), lambda: self._load(span))
 
     def _load(self, span: int) -> bytes:
         index = self.index

@@ -5,6 +5,8 @@
     oci-archive:FILE[:TAG]                   a layout in a tar file
     docker-archive:FILE[:NAME:TAG|:@POSITION]   what `docker save` writes
 
+`~N` behind any of these means the image without its last N layers; a path of just that name comes first.
+
 A path ends at the first `:` or, where that names no existing path, wherever the longest existing path ends; so
 both an odd tag and an odd path can be written. A transport goes before a path of the same name, which `./` saves.
 What the tag means is for the source that holds the image.
@@ -25,6 +27,7 @@ _FOREIGN = re.compile(r"(containers-storage|dir|docker-daemon|ostree|sif|tarball
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _DIGESTED = re.compile(r"(.+)@([^@:/]+:[^@:/]*)", re.DOTALL)
 _POSITION = re.compile(r"@([0-9]{1,9})")
+_WITHOUT = re.compile(r"(.+)~([0-9]{1,9})", re.DOTALL)
 
 _COPY_FIRST = "copy the image into a layout with `skopeo copy {} oci:DIR:TAG`"
 
@@ -41,6 +44,8 @@ class Reference(NamedTuple):
     digest: Digest | None = None
     position: int | None = None
     """Among the images of the source, from 0."""
+    without: int = 0
+    """How many of the last layers to leave out."""
 
     def __str__(self) -> str:
         return printable_path(self.text)
@@ -59,16 +64,18 @@ def parse_reference(text: str, exists: Callable[[str], bool] = os.path.lexists) 
         raise UnsupportedError(f"{what} not supported yet: {_COPY_FIRST.format(printable_path(text))}")
     match = _TRANSPORT.fullmatch(text)
     transport, rest = (cast("Transport", match[1]), match[2]) if match else (None, text)
+    suffixed = None if exists(rest) else _WITHOUT.fullmatch(rest)
+    rest, without = (suffixed[1], int(suffixed[2])) if suffixed else (rest, 0)
     path, tag, digest = _split(rest, exists)
     if not exists(path):
         raise _no_such_path(text, path, transport)
     if tag == "":
         raise NotFoundError(f"'{printable_path(text)}' ends in an empty tag: leave the colon out, or name a tag")
     if digest is not None:
-        return Reference(text, path, transport, digest=Digest(digest))
+        return Reference(text, path, transport, digest=Digest(digest), without=without)
     if tag is not None and (positioned := _POSITION.fullmatch(tag)):
-        return Reference(text, path, transport, position=int(positioned[1]))
-    return Reference(text, path, transport, tag)
+        return Reference(text, path, transport, position=int(positioned[1]), without=without)
+    return Reference(text, path, transport, tag, without=without)
 
 
 def _no_such_path(text: str, path: str, transport: Transport | None) -> OcifsError:

@@ -48,7 +48,7 @@ class ResolvedImage(NamedTuple):
     manifest: Manifest
     config: ImageConfig
     layers: tuple[Layer, ...]
-    """The base layer first; a layer may occur twice."""
+    """The base layer first; a layer may occur twice, and the last ones may be left out by the reference."""
 
     @property
     def digest(self) -> Digest:
@@ -99,7 +99,9 @@ def resolve_image(source: Source, reference: Reference, platform: Platform | Non
     offered = resolved.config.platform
     if platform is not None and offered.os and best_match(platform, [offered]) is None:
         raise NotFoundError(f"{reference} is for {shown(str(offered))} only, not for {platform}")
-    return resolved
+    if reference.without > len(resolved.layers):
+        raise NotFoundError(f"{reference}: the image has only {len(resolved.layers)} layers")
+    return resolved._replace(layers=resolved.layers[: len(resolved.layers) - reference.without])
 
 
 def resolve_manifest(source: Source, descriptor: Descriptor, name: str) -> ResolvedImage:

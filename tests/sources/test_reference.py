@@ -98,7 +98,28 @@ def test_refused(text: str, error: type[OcifsError], message: str) -> None:
     assert str(caught.value).isprintable()
 
 
-@given(st.text(alphabet="dir:@oci-/sha256.\0\udcff\n", max_size=30))
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dir~1", ("dir", None, None, 1)),
+        ("dir:1.0~2", ("dir", "1.0", None, 2)),
+        ("dir:a~b", ("dir", "a~b", None, 0)),
+        ("dir:a~", ("dir", "a~", None, 0)),
+        (f"oci:dir@{X}~10", ("dir", None, X, 10)),
+        ("dir~1:1", ("dir~1", "1", None, 0)),
+        ("dir~1~2", ("dir~1", None, None, 2)),
+        ("dir~1", ("dir", None, None, 1)),
+        ("backup~1", ("backup~1", None, None, 0)),
+    ],
+)
+def test_without_the_last_layers(text: str, expected: tuple[object, ...]) -> None:
+    exists = {"dir", "backup~1", *(["dir~1"] if expected[0] == "dir~1" else [])}.__contains__
+    reference = parse_reference(text, exists)
+    assert (reference.path, reference.tag, reference.digest, reference.without) == expected
+    assert reference.text == text
+
+
+@given(st.text(alphabet="dir:@oci-/sha256.~\0\udcff\n", max_size=30))
 def test_any_text_ends_in_a_reference_or_one_error(text: str) -> None:
     with suppress(OcifsError):
         assert parse(text).path in EXISTING

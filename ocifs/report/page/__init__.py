@@ -14,14 +14,17 @@ import msgspec
 from markupsafe import Markup
 
 import ocifs
+from ocifs.errors import printable
 from ocifs.image.opening import Image
 from ocifs.report.history import Step, build_history, shown_command
 from ocifs.report.inspection import Inspection, facts
 from ocifs.report.text import human_size
 from ocifs.report.treemap import Treemap, treemap
+from ocifs.report.waste import Waste, waste
 from ocifs.spec.document import shown
 
 MOST_NODES = 20_000
+MOST_HIDDEN = 50
 COLOURS = 12
 """How many colours of layers the style has."""
 
@@ -45,6 +48,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     layers: list[Layer]
     steps: list[Step]
     treemap: Treemap
+    waste: Waste
 
 
 def build_report(image: Image, inspection: Inspection) -> Report:
@@ -62,7 +66,9 @@ def build_report(image: Image, inspection: Inspection) -> Report:
         )
         for number, (layer, index) in enumerate(zip(image.resolved.layers, image.indexes, strict=True))
     ]
-    return Report(inspection=inspection, layers=layers, steps=steps, treemap=treemap(image.rootfs, MOST_NODES))
+    return Report(
+        inspection=inspection, layers=layers, steps=steps, treemap=treemap(image.rootfs, MOST_NODES), waste=waste(image)
+    )
 
 
 def page(report: Report) -> Iterator[str]:
@@ -71,13 +77,14 @@ def page(report: Report) -> Iterator[str]:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"size": human_size, "shown": shown, "command": shown_command}
+    environment.filters |= {"size": human_size, "printable": printable, "shown": shown, "command": shown_command}
     template = environment.from_string((folder / "page.html").read_text("utf-8"))
     style = (folder / "page.css").read_text("utf-8")
     script = (folder / "page.js").read_text("utf-8")
     return template.generate(
         report=report,
         image=report.inspection,
+        hidden=report.waste.hidden[:MOST_HIDDEN],
         facts=facts(report.inspection),
         largest=max((layer.size for layer in report.layers), default=0) or 1,
         colours=COLOURS,

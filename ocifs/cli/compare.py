@@ -1,0 +1,155 @@
+"""`ocifs diff`: two images, or one with and without its last layers, compared."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from ocifs.cli.options import image_options, json_option, open_for_command
+from ocifs.cli.output import ColourWhen, Output, colour_option, null_option
+from ocifs.cli.progress import working
+from ocifs.cli.verdict import NO, YES, answering
+from ocifs.errors import LimitError, NotFoundError
+from ocifs.image.rootfs import Rootfs
+from ocifs.report.difference import ASPECTS, Aspect, Difference, differences
+from ocifs.spec.platform import Platform
+
+Starts = tuple[int | None, int | None]
+
+
+class Aspects(click.ParamType[frozenset[Aspect]]):
+    """Some of the things in which files differ, with commas between."""
+
+    name = "aspects"
+
+    def convert(
+        self, value: str | frozenset[Aspect], param: click.Parameter | None, ctx: click.Context | None
+    ) -> frozenset[Aspect]:
+        """Parse."""
+        if isinstance(value, frozenset):
+            return value
+        words = value.split(",")
+        if unknown := [word for word in words if word not in ASPECTS]:
+            self.fail(f"{unknown[0]!r} is not one of {', '.join(ASPECTS)}", param, ctx)
+        return frozenset(aspect for aspect in ASPECTS if aspect in words)
+
+
+@click.command(short_help="Compare two images.")
+@image_options
+@click.option(
+    "--ignore",
+    "ignored",
+    type=Aspects(),
+    default=frozenset(),
+    metavar="WHAT,...",
+    help=f"Differences to leave out; some of {', '.join(ASPECTS)}.",
+)
+@click.option("--stat", "statistics", is_flag=True, help="Only how many files and bytes, by directory of the root.")
+@click.option("-q", "--brief", is_flag=True, help="Print nothing: the exit status says it.")
+@null_option
+@colour_option
+@json_option
+@click.argument("first", metavar="IMAGE1")
+@click.argument("second", metavar="IMAGE2")
+@click.argument("path", default="/")
+def diff(
+    first: str,
+    second: str,
+    path: str,
+    platform: Platform | None,
+    cache_dir: Path | None,
+    max_cache_size: int,
+    ignored: frozenset[Aspect],
+    statistics: bool,
+    brief: bool,
+    null: bool,
+    colour: ColourWhen,
+    as_json: bool,
+) -> int:
+    """Tell how IMAGE2 differs from IMAGE1: in all, or at and below PATH; of a text file the lines as well.
+
+    IMAGE~N is the image without its last N layers. The exit status is 0 if there is no difference, 1 if there is one.
+    Bytes are read only where sizes agree and layers do not tell. With --json one object for each path on a line.
+
+    \b
+    Try:  ocifs diff ./debian:latest~1 ./debian:latest
+          ocifs diff --stat --ignore mtime ./debian:base ./debian:latest
+          ocifs diff ./debian:base ./debian:latest /etc/passwd
+    """
+    from ocifs.report import changes
+
+    output = Output(null, colour)
+    with answering(), ExitStack() as stack:
+        before, after = (
+            stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size)).rootfs
+            for image in (first, second)
+        )
+        starts = _starts(before, after, path)
+        # What differs is known at once; only what it looks like is looked up while it is printed.
+        with working("comparing") as progress:
+            found = differences(before, after, starts, os.fsencode(path), ignored, progress)
+            one = next(found, None)
+        if one is None or brief:
+            return YES if one is None else NO
+        found = _again(one, found)
+        if statistics:
+            totals = changes.add_up(found)
+            if as_json:
+                output.lines(changes.totals_json(*row) for row in sorted(totals.items()))
+            else:
+                output.lines(changes.totals_lines(totals, output.show))
+        elif as_json:
+            output.lines(map(changes.to_json, found))
+        else:
+            output.lines(changes.difference_line(each, output.show, output.paint) for each in found)
+            output.lines(_text_lines(before, after, one, output) if one.path == os.fsencode(path) else ())
+        return NO
+
+
+def _again(first: Difference, others: Iterator[Difference]) -> Iterator[Difference]:
+    yield first
+    yield from others
+
+
+def _starts(before: Rootfs, after: Rootfs, path: str) -> Starts:
+    """Return what `path` is in each tree, symlinks followed; raises NotFoundError if it is in neither."""
+    found: list[int | None] = []
+    for rootfs in (before, after):
+        try:
+            found.append(rootfs.lookup(path))
+        except NotFoundError:
+            if found == [None]:
+                raise
+            found.append(None)
+    return found[0], found[1]
+
+
+def _text_lines(before: Rootfs, after: Rootfs, difference: Difference, output: Output) -> Iterator[bytes]:
+    """Give the lines in which a regular file differs."""
+    from ocifs.report.textdiff import MAX_SIZE, is_text, unified_diff
+
+    entries = (difference.before, difference.after)
+    if not all(entry is None or stat.S_ISREG(entry.inode.mode) for entry in entries):
+        return
+    if all(entries) and "content" not in difference.aspects:
+        return
+    for entry in entries:
+        if entry is not None and entry.inode.size > MAX_SIZE:
+            raise LimitError(
+                f"{entry.inode.size} bytes are too many to be compared line by line: copy both out with cp"
+            )
+    texts = [
+        b"" if entry is None else rootfs.read(entry.inode.nid, entry.inode.size, 0)
+        for rootfs, entry in zip((before, after), entries, strict=True)
+    ]
+    if not all(map(is_text, texts)):
+        return
+    path = difference.path.lstrip(b"/")
+    names = tuple(
+        b"/dev/null" if entry is None else output.show(side + path)
+        for side, entry in zip((b"a/", b"b/"), entries, strict=True)
+    )
+    yield from map(output.text, unified_diff(texts[0], texts[1], (names[0], names[1])))

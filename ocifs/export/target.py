@@ -1,0 +1,141 @@
+"""Where an export goes: built under a temporary name beside the target, and renamed when it is whole.
+
+The rule: the target is what it was, or all of the export; whatever ends an export removes what was built. Only the
+target's own path, which is the user's, is ever used as a string: what lies below it is reached by file descriptors.
+"""
+
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+from ocifs.errors import OcifsError, printable_path
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_BUFFER = 1 << 20
+
+
+def check_new_directory(target: str) -> None:
+    """Raise OcifsError unless `target` is an empty directory, or nothing in a directory that exists."""
+    real = os.path.realpath(target)
+    status = _status(target)
+    if status is None:
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        raise OcifsError(f"{printable_path(target)} exists and is no directory: name a new or empty one")
+    if os.path.ismount(real) or os.path.samefile(real, "."):
+        # What is renamed over either would not be seen there.
+        what = "a mountpoint" if os.path.ismount(real) else "the current directory"
+        raise OcifsError(f"{printable_path(target)} is {what}: name a new directory in it")
+    if os.listdir(real):
+        raise OcifsError(f"{printable_path(target)} is not empty: name a new or empty directory")
+
+
+def check_new_file(target: str, *, replace: bool = False) -> None:
+    """Raise OcifsError unless `target` is an empty regular file, or any to `replace`, or nothing in a directory."""
+    status = _status(target)
+    if status is not None and ((status.st_size and not replace) or not stat.S_ISREG(status.st_mode)):
+        raise OcifsError(f"{printable_path(target)} exists: name a new file")
+
+
+@contextmanager
+def new_directory(target: str) -> Iterator[int]:
+    """Give a new, empty directory, open and closed to others; it becomes `target` if all goes well.
+
+    Raises:
+        OcifsError: The target is in the way, or cannot be made.
+    """
+    check_new_directory(target)
+    with _built(target, _remove_tree) as (parent, temporary):
+        os.mkdir(temporary, 0o700, dir_fd=parent)
+        fd = os.open(temporary, _DIRECTORY, dir_fd=parent)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def new_file(target: str, *, replace: bool = False) -> Iterator[BinaryIO]:
+    """Give a new, empty file; it becomes `target`, and is on disk, if all goes well.
+
+    Raises:
+        OcifsError: The target is in the way, or cannot be made.
+    """
+    check_new_file(target, replace=replace)
+    with _built(target, lambda name, parent: os.unlink(name, dir_fd=parent)) as (parent, temporary):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=parent)
+        with open(fd, "wb", _BUFFER) as file:
+            yield file
+            file.flush()
+            os.fsync(fd)
+
+
+def _status(target: str) -> os.stat_result | None:
+    try:
+        return os.stat(target)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OcifsError(f"{printable_path(target)}: {error.strerror}") from None
+
+
+@contextmanager
+def _built(target: str, remove: Callable[[str, int], None]) -> Iterator[tuple[int, str]]:
+    """Give the target's directory, open, and a temporary name there; rename it to the target, or remove it."""
+    directory, name = os.path.split(os.path.realpath(target))
+    temporary = f".ocifs-{secrets.token_hex(8)}"
+    try:
+        parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise OcifsError(f"{printable_path(directory)}: {error.strerror}") from None
+    try:
+        try:
+            yield parent, temporary
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException as error:
+            with suppress(FileNotFoundError):  # it was not made, or has its name by now
+                remove(temporary, parent)
+            if isinstance(error, OSError):
+                raise OcifsError(f"{printable_path(target)}: {error.strerror}") from error
+            raise
+    finally:
+        os.close(parent)
+
+
+def _remove_tree(name: str, parent: int) -> None:
+    """Remove a directory and all below it, however deep and whatever its modes, with one descriptor at a time."""
+    fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    names = [name]
+    try:
+        while names:
+            below = _empty(fd)
+            if below is not None:
+                os.chmod(below, 0o700, dir_fd=fd)
+                names.append(below)
+                fd = _move(fd, below)
+            elif len(names) > 1:
+                fd = _move(fd, "..")
+                os.rmdir(names.pop(), dir_fd=fd)
+            else:
+                os.rmdir(names.pop(), dir_fd=parent)
+    finally:
+        os.close(fd)
+
+
+def _empty(fd: int) -> str | None:
+    """Remove files from a directory until there is none left, or up to a directory: then return its name."""
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                return entry.name
+            os.unlink(entry.name, dir_fd=fd)
+    return None
+
+
+def _move(fd: int, name: str) -> int:
+    moved = os.open(name, _DIRECTORY, dir_fd=fd)
+    os.close(fd)
+    return moved

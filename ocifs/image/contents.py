@@ -1,0 +1,137 @@
+"""The bytes of many files: each span is decoded once, and holes are not made of zeros.
+
+Files come in the order in which the layers hold them, not in the order of their names. What the bytes are for it does
+not know.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+
+from ocifs.image.ahead import read_ahead
+from ocifs.image.rootfs import Rootfs
+
+Part = memoryview | int
+"""Bytes; or a hole, as its length in bytes."""
+
+_NID_BITS = 48
+_BLOCK = 1 << 16
+_ZEROS = bytes(_BLOCK)
+
+
+def in_data_order(rootfs: Rootfs, nids: Iterable[int]) -> list[int]:
+    """Return regular files in such an order that their bytes lie one after the other."""
+    return [place & ((1 << _NID_BITS) - 1) for place in sorted(_place(rootfs, nid) << _NID_BITS | nid for nid in nids)]
+
+
+def _place(rootfs: Rootfs, nid: int) -> int:
+    layers = rootfs.tree.bases[0] if rootfs.tree.bases else 0
+    size = rootfs.tree.inode(nid).size
+    return next((place for place, _ in rootfs.tree.extents(nid, 0, size) if place is not None and place >= layers), 0)
+
+
+def read_files(rootfs: Rootfs, nids: Iterable[int]) -> Iterator[tuple[int, Iterator[Part]]]:
+    """Give (nid, its bytes in parts) of regular files, in data order; the parts must be taken before the next file is.
+
+    Whoever has seen enough of a file may leave its other parts. Parts have at most 8 MiB, holes any length.
+
+    Raises:
+        InvalidImageError: Bytes cannot be proven to be those that were indexed.
+        OSError: A blob cannot be read.
+    """
+    ordered = in_data_order(rootfs, nids)
+    data = read_ahead(rootfs.served, (piece for nid in ordered for piece in _stored(rootfs, nid)))
+    try:
+        for nid in ordered:
+            parts = _parts(rootfs, nid, data)
+            yield nid, parts
+            for _ in parts:
+                pass
+    finally:
+        data.close()
+
+
+def _extents(rootfs: Rootfs, nid: int) -> list[tuple[int | None, int]]:
+    return rootfs.tree.extents(nid, 0, rootfs.tree.inode(nid).size)
+
+
+def _stored(rootfs: Rootfs, nid: int) -> Iterator[tuple[int, int]]:
+    return ((address, size) for address, size in _extents(rootfs, nid) if address is not None)
+
+
+def _parts(rootfs: Rootfs, nid: int, data: Iterator[memoryview]) -> Iterator[Part]:
+    for address, size in _extents(rootfs, nid):
+        if address is None:
+            yield size
+            continue
+        left = size
+        while left:
+            part = next(data)
+            left -= len(part)
+            yield part
+
+
+def digests(rootfs: Rootfs, nids: Iterable[int], done: Callable[[int], None] = lambda size: None) -> dict[int, bytes]:
+    """Return a digest for each of some regular files: two are the same if and only if size and bytes are.
+
+    It is nobody else's digest: it is made so that the length of a hole costs nothing, and that stored zeros count as a
+    hole does. `done` is told how many bytes are read.
+
+    Raises what `read_files` does.
+    """
+    found = {}
+    for nid, parts in read_files(rootfs, nids):
+        digest = _ContentDigest()
+        for part in parts:
+            if isinstance(part, int):
+                digest.hole(part)
+            else:
+                digest.data(part)
+                done(len(part))
+        found[nid] = digest.finish()
+    return found
+
+
+class _ContentDigest:
+    """Hashes the size and, with their places, the blocks that are not all zero."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._block = bytearray()
+        """The beginning of a block."""
+
+    def hole(self, size: int) -> None:
+        """Take zeros."""
+        filling = min(size, -self._size % _BLOCK)
+        self.data(bytes(filling))
+        rest = (size - filling) % _BLOCK
+        self._size += size - filling - rest
+        self.data(bytes(rest))
+
+    def data(self, part: bytes | memoryview) -> None:
+        """Take bytes."""
+        view = memoryview(part)
+        while view:
+            room = _BLOCK - len(self._block)
+            piece, view = view[:room], view[room:]
+            self._size += len(piece)
+            if len(piece) == _BLOCK:
+                self._take(piece)
+                continue
+            self._block += piece
+            if len(self._block) == _BLOCK:
+                self._take(self._block)
+                self._block.clear()
+
+    def finish(self) -> bytes:
+        """Return the digest of all that was taken."""
+        if self._block:
+            self._take(self._block)
+        self._hash.update(self._size.to_bytes(8, "little"))
+        return self._hash.digest()
+
+    def _take(self, block: bytearray | memoryview) -> None:
+        """Take a block that ends where we are."""
+        if bytes(block) != _ZEROS[: len(block)]:
+            self._hash.update((self._size - len(block)).to_bytes(8, "little"))
+            self._hash.update(block)

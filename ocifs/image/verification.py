@@ -1,0 +1,287 @@
+"""Proving an image: everything is read again, and held against what digests promise and what the cache holds.
+
+The chain is: the reference names a manifest by its digest, the manifest names the config and the blobs, and the config
+the diff IDs; each blob decodes to the tar stream of its diff ID, through the very spans that reads use; the tar stream
+has the entries that the LayerIndex has; and these entries, merged anew, are the tree image byte for byte. Nothing is
+changed: what is wrong in the cache is left there for the next command to make again.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from ocifs.errors import InvalidImageError, OcifsError
+from ocifs.image.opening import Options
+from ocifs.image.trees import CHANGES, TREE, Trees
+from ocifs.layer.build import LayerBlob, open_layer_index
+from ocifs.layer.index import KIND, LayerIndex
+from ocifs.layer.layer import CODECS, Layer
+from ocifs.layer.span_cache import SpanCache
+from ocifs.reader import FileSection, ReaderAt
+from ocifs.sources.reference import parse_reference
+from ocifs.sources.resolve import ResolvedImage, open_source, resolve_image
+from ocifs.sources.source import Source
+from ocifs.spec.digest import ChainID, Digest, chain_id
+from ocifs.store import Kind, Store
+from ocifs.toc import ChunkReader, Entry, scan
+
+What = Literal["manifest", "config", "blob", "layer", "tree", "changes"]
+_CHUNK = 1 << 20
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """What was proven of a part of an image, or that it could not be."""
+
+    what: What
+    """`layer`: its tar stream and its LayerIndex; `changes`: the tree image of what one layer changes."""
+    digest: str
+    """Of the document or blob; of a layer the diff ID; of a tree image the chain ID it is named by."""
+    layer: int | None = None
+    proven: str = ""
+    problem: str | None = None
+    """None: there is none."""
+
+
+def verify_image(reference: str, options: Options) -> Iterator[Check]:
+    """Give a check for each part of an image; parts that need one that is wrong are left out.
+
+    `options.progress` is told (layer, bytes read, bytes to read), which are twice those of the blob.
+
+    Raises:
+        NotFoundError: The reference names nothing.
+        UnsupportedError, LimitError: The image holds what ocifs does not handle, or too much.
+    """
+    with ExitStack() as stack:
+        parsed = parse_reference(reference)
+        try:
+            source = open_source(parsed)
+            stack.callback(source.close)
+            resolved = resolve_image(source, parsed, options.platform)
+        except InvalidImageError as error:
+            yield Check(what="manifest", digest="", problem=str(error))
+            return
+        yield _document("manifest", resolved.digest, resolved.descriptor.size)
+        yield _document("config", resolved.manifest.config.digest, resolved.manifest.config.size)
+        layers: list[Layer] = []
+        spans = SpanCache(options.span_cache)
+        for verified in _verified_layers(source, resolved, options, stack):
+            yield from verified.checks
+            if verified.known is not None and verified.blob is not None:
+                layers.append(Layer(len(layers), verified.known, verified.blob, spans))
+        if len(layers) == len(resolved.layers):
+            yield from _trees(layers, resolved, options, stack)
+
+
+def _document(what: What, digest: Digest, size: int) -> Check:
+    return Check(what=what, digest=digest, proven=f"its {size} bytes have that digest")
+
+
+class _Verified(NamedTuple):
+    """A layer, with what later proofs need of it if it is sound."""
+
+    checks: list[Check]
+    blob: FileSection | None = None
+    known: LayerIndex | None = None
+
+
+def _verified_layers(
+    source: Source, resolved: ResolvedImage, options: Options, stack: ExitStack
+) -> Iterator[_Verified]:
+    """Give each layer in its place; they are verified side by side, a blob's digest beside its decoding."""
+    stop = threading.Event()
+
+    def progress(layer: Digest, done: int, total: int) -> None:
+        if stop.is_set():
+            raise OcifsError("interrupted")
+        options.progress(layer, done, total)
+
+    telling = msgspec.structs.replace(options, progress=progress)
+    found: dict[tuple[Digest, Digest], Future[_Verified]] = {}
+    opened: list[_Verified | Future[_Verified]] = []
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as hashing,
+        ThreadPoolExecutor(os.cpu_count()) as decoding,
+        ExitStack() as undo,
+    ):
+        undo.callback(decoding.shutdown, cancel_futures=True)
+        undo.callback(hashing.shutdown, cancel_futures=True)
+        undo.callback(stop.set)
+        for number, layer in enumerate(resolved.layers):
+            try:
+                blob = source.open(layer.descriptor)
+            except OcifsError as error:
+                opened.append(_Verified([_blob_check(number, layer.descriptor.digest, str(error))]))
+                continue
+            key = (layer.descriptor.digest, layer.diff_id)
+            if key not in found:
+                of = LayerBlob(layer.descriptor.digest, layer.diff_id, layer.compression, blob)
+                checking = _LayerCheck(number, of, telling, stack)
+                found[key] = decoding.submit(checking.run, hashing.submit(checking.check_blob))
+            opened.append(found[key])
+        told: set[int] = set()
+        for each in opened:
+            verified = each if isinstance(each, _Verified) else each.result()
+            yield verified if id(verified) not in told else verified._replace(checks=[])
+            told.add(id(verified))
+        undo.pop_all()
+
+
+def _blob_check(number: int, digest: Digest, problem: str | None, size: int = 0) -> Check:
+    return Check(
+        what="blob", digest=digest, layer=number, problem=problem,
+        proven="" if problem else f"its {size} bytes have that digest",
+    )  # fmt: skip
+
+
+class _LayerCheck:
+    """The proof of one layer."""
+
+    def __init__(self, number: int, layer: LayerBlob, options: Options, stack: ExitStack) -> None:
+        self.number = number
+        self.layer = layer
+        self.options = options
+        self._stack = stack
+        self._done = 0
+
+    def run(self, blob: "Future[Check]") -> _Verified:
+        """Prove that the blob decodes to what the diff ID and the LayerIndex say."""
+        index = None
+        try:
+            index, proven = self._prove()
+            check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven)
+        except (OcifsError, OSError) as error:
+            problem = error.strerror if isinstance(error, OSError) else str(error)
+            check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, problem=problem)
+            index = None
+        checks = [blob.result(), check]
+        return _Verified(checks, self.layer.blob, None if any(each.problem for each in checks) else index)
+
+    def check_blob(self) -> Check:
+        """Read the blob from front to end and hash it."""
+        blob = self.layer.blob
+        hasher = self.layer.digest.hasher()
+        try:
+            for offset in range(0, blob.size, _CHUNK):
+                data = blob.pread(_CHUNK, offset)
+                hasher.update(data)
+                self._advance(len(data))
+        except OSError as error:
+            return _blob_check(self.number, self.layer.digest, error.strerror)
+        problem = None
+        if hasher.hexdigest() != self.layer.digest.hex:
+            problem = f"its bytes have the digest {self.layer.digest.algorithm}:{hasher.hexdigest()}"
+        return _blob_check(self.number, self.layer.digest, problem, blob.size)
+
+    def _prove(self) -> tuple[LayerIndex, str]:
+        """Return the LayerIndex, and what is proven of it."""
+        store = self.options.store
+        file = store.load(KIND, self.layer.digest)
+        if file is None and store.has(KIND, self.layer.digest):
+            raise InvalidImageError("its LayerIndex in the cache is damaged: it is made again when it is needed")
+        if file is None:
+            index = open_layer_index(self.layer, Store(None), self.options.limits, lambda message: None, self._building)
+            self._stack.callback(os.close, index.file.fd)
+            return index, f"decodes to {index.size} bytes of that digest; it has no LayerIndex in the cache"
+        self._stack.callback(file.close)
+        index = LayerIndex(file)
+        self._check_summary(index)
+        if index.summary.reframed:
+            self._check_whole()
+        entries = self._check_spans(index)
+        if entries != index.toc():
+            raise InvalidImageError("the LayerIndex in the cache has other entries than the tar stream")
+        return index, (
+            f"decodes to {index.size} bytes of that digest, in {index.span_count} spans of the LayerIndex; "
+            f"its {len(entries)} entries are those of the LayerIndex"
+        )
+
+    def _building(self, layer: Digest, done: int, total: int) -> None:
+        self.options.progress(layer, done + total, 2 * total)
+
+    def _check_summary(self, index: LayerIndex) -> None:
+        told = (index.summary.blob_digest, index.summary.blob_size, index.summary.diff_id)
+        if told != (self.layer.digest, self.layer.blob.size, self.layer.diff_id):
+            raise InvalidImageError(
+                f"the LayerIndex in the cache is of a blob {told[0]} of {told[1]} bytes with diff ID {told[2]}"
+            )
+
+    def _check_whole(self) -> None:
+        """Decode the blob from front to end, where spans are read from a copy."""
+        hasher = self.layer.diff_id.hasher()
+        with CODECS[self.layer.compression].passes(self.layer.blob, lambda message: None)[-1]() as reading:
+            for chunk in reading.chunks():
+                hasher.update(chunk)
+        self._check_diff_id(hasher.hexdigest())
+
+    def _check_spans(self, index: LayerIndex) -> list[Entry]:
+        """Decode span after span; return the entries of the tar stream that they are together."""
+        hasher = self.layer.diff_id.hasher()
+        stream = ChunkReader(self._decoded(index, hasher.update))
+        entries = scan(stream, limits=self.options.limits.toc, warn=lambda message: None)
+        stream.drain()
+        self._check_diff_id(hasher.hexdigest())
+        return entries
+
+    def _decoded(self, index: LayerIndex, update: Callable[[bytes], None]) -> Iterator[bytes]:
+        layer = Layer(self.number, index, self.layer.blob, SpanCache(0))
+        for span in range(index.span_count):
+            data = layer.decode(span)
+            update(data)
+            if not index.summary.reframed:
+                self._advance(index.stored_range(span)[1])
+            yield data
+
+    def _check_diff_id(self, found: str) -> None:
+        if found != self.layer.diff_id.hex:
+            raise InvalidImageError(f"it decodes to bytes of the digest {self.layer.diff_id.algorithm}:{found}")
+
+    def _advance(self, size: int) -> None:
+        self._done += size
+        total = 2 * self.layer.blob.size
+        self.options.progress(self.layer.digest, min(self._done, total), total)
+
+
+def _trees(layers: Sequence[Layer], resolved: ResolvedImage, options: Options, stack: ExitStack) -> Iterator[Check]:
+    """Give a check for each tree image of the layers that the cache has, and for the whole tree in any case."""
+    fresh = Trees(layers, Store(None), lambda message: None)
+    stack.callback(fresh.close)
+    for count in range(len(layers) + 1):
+        chain = chain_id([layer.diff_id for layer in resolved.layers[:count]])
+        if count and options.store.has(CHANGES, chain):
+            yield _tree(CHANGES, count, chain, fresh, options.store)
+        if count == len(layers) or options.store.has(TREE, chain):
+            yield _tree(TREE, count, chain, fresh, options.store)
+
+
+def _tree(kind: Kind, count: int, chain: ChainID, fresh: Trees, store: Store) -> Check:
+    what: What = "tree" if kind == TREE else "changes"
+    number = count - 1 if count else None
+    try:
+        tree = (fresh.as_of(count) if kind == TREE else fresh.changes(count - 1)).tree
+        proven = f"{tree.inode_count} inodes, {tree.size} bytes; the cache has none to compare with"
+        if store.has(kind, chain):
+            file = store.load(kind, chain)
+            if file is None:
+                raise InvalidImageError("it is damaged in the cache: it is made again when it is needed")
+            try:
+                _compare(file, tree.size, tree.read)
+            finally:
+                file.close()
+            proven = f"{tree.inode_count} inodes; its {tree.size} bytes are those of a new merge"
+    except (OcifsError, OSError) as error:
+        problem = error.strerror if isinstance(error, OSError) else str(error)
+        return Check(what=what, digest=chain, layer=number, problem=problem)
+    return Check(what=what, digest=chain, layer=number, proven=proven)
+
+
+def _compare(file: ReaderAt, size: int, read: Callable[[int, int], bytes]) -> None:
+    same = file.size == size and all(
+        file.pread(_CHUNK, offset) == read(min(_CHUNK, size - offset), offset) for offset in range(0, size, _CHUNK)
+    )
+    if not same:
+        raise InvalidImageError("it is in the cache another than a new merge makes")

@@ -1,0 +1,140 @@
+"""Differences of two trees as lines for people, as JSON, and added up."""
+
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from ocifs.report.difference import Aspect, Change, Difference
+from ocifs.report.listing import Listed, Paint, Show, members, named, shown_time, shown_with_target, size_or_device
+from ocifs.report.text import human_size
+
+CHANGES: tuple[Change, ...] = ("added", "removed", "changed")
+
+
+def difference_line(difference: Difference, show: Show, paint: Paint) -> bytes:
+    """Return the change, the path, and of a changed file in what it differs."""
+    entry = difference.after or difference.before
+    if entry is None:
+        raise ValueError("a difference of nothing")
+    line = f"{difference.change:7}  ".encode()
+    if difference.before is None or difference.after is None:
+        return line + shown_with_target(entry, show, paint)
+    told = (_told(aspect, difference.before, difference.after, show) for aspect in difference.aspects)
+    return line + paint(show(entry.path), entry) + b"  (" + b", ".join(told) + b")"
+
+
+def _told(aspect: Aspect, before: Listed, after: Listed, show: Show) -> bytes:
+    match aspect:
+        case "content":
+            return b"content"
+        case "xattr":
+            return b"xattr " + b" ".join(map(show, _changed_keys(before.xattrs or {}, after.xattrs or {})))
+        case "target":
+            return b"target " + show(before.target or b"") + b" -> " + show(after.target or b"")
+    old, new = _value(aspect, before), _value(aspect, after)
+    if old == new:  # times, to the second
+        old, new = (f"{value}.{e.inode.mtime_ns % 10**9:09}" for value, e in ((old, before), (new, after)))
+    return f"{aspect} {old} -> {new}".encode()
+
+
+def _value(aspect: Aspect, entry: Listed) -> str:
+    inode = entry.inode
+    match aspect:
+        case "type":
+            return entry.type
+        case "mode":
+            return f"{stat.S_IMODE(inode.mode):04o}"
+        case "owner":
+            return f"{inode.uid}:{inode.gid}"
+        case "mtime":
+            return f"{shown_time(inode.mtime_ns)}:{inode.mtime_ns // 10**9 % 60:02}"
+        case _:
+            return size_or_device(inode).replace(" ", "")
+
+
+def _changed_keys(before: Mapping[bytes, bytes], after: Mapping[bytes, bytes]) -> list[bytes]:
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def to_json(difference: Difference) -> bytes:
+    """Return a JSON object on one line."""
+    fields = named("path", difference.path) | {"change": difference.change}
+    if difference.aspects:
+        fields["aspects"] = difference.aspects
+    for side, entry in (("before", difference.before), ("after", difference.after)):
+        if entry is not None:
+            fields[side] = {key: value for key, value in members(entry).items() if not key.startswith("path")}
+    return msgspec.json.encode(fields)
+
+
+class Total(msgspec.Struct):
+    """Some differences, added up."""
+
+    files: int = 0
+    """Names, of files of any type."""
+    bytes: int = 0
+    """Of the regular files among them: how many more, or fewer."""
+
+
+Totals = dict[Change, Total]
+
+
+def add_up(found: Iterable[Difference]) -> dict[bytes, Totals]:
+    """Return the totals for each directory in the root, and for what lies in the root itself (`/`).
+
+    A file with several names counts once.
+    """
+    totals: dict[bytes, Totals] = {}
+    seen: set[tuple[Change, int]] = set()
+    for difference in found:
+        names = difference.path.split(b"/")
+        directory = b"/".join(names[:2]) if len(names) > 2 or _is_directory(difference) else b""
+        total = totals.setdefault(directory or b"/", {change: Total() for change in CHANGES})[difference.change]
+        total.files += 1
+        entry = difference.after or difference.before
+        if entry is not None and (difference.change, entry.inode.nid) not in seen:
+            total.bytes += _size(difference.after) - _size(difference.before)
+            if entry.inode.nlink > 1:
+                seen.add((difference.change, entry.inode.nid))
+    return totals
+
+
+def _is_directory(difference: Difference) -> bool:
+    entry = difference.after or difference.before
+    return entry is not None and stat.S_ISDIR(entry.inode.mode)
+
+
+def _size(entry: Listed | None) -> int:
+    return entry.inode.size if entry is not None and stat.S_ISREG(entry.inode.mode) else 0
+
+
+def totals_lines(totals: Mapping[bytes, Totals], show: Show) -> Iterator[bytes]:
+    """Give a table: a line for each directory, and one for all."""
+    everything = {change: Total() for change in CHANGES}
+    for each in totals.values():
+        for change, total in each.items():
+            everything[change].files += total.files
+            everything[change].bytes += total.bytes
+    rows: list[tuple[bytes, Totals]] = [*sorted(totals.items()), (b"total", everything)]
+    columns = [_column(change, [row[change] for _, row in rows]) for change in CHANGES]
+    for cells, name in zip(zip(*columns, strict=True), [b"directory", *(show(name) for name, _ in rows)], strict=True):
+        yield "   ".join(cells).encode() + b"   " + name
+
+
+def _column(change: Change, totals: Sequence[Total]) -> list[str]:
+    """Return the cells of a change, its name first, all of one width."""
+    files = max(len(str(total.files)) for total in totals)
+    sizes = max(len(_signed(total.bytes)) for total in totals)
+    cells = [change, *(f"{total.files:>{files}}  {_signed(total.bytes):>{sizes}}" for total in totals)]
+    width = max(map(len, cells))
+    return [cell.rjust(width) for cell in cells]
+
+
+def _signed(size: int) -> str:
+    return ("-" if size < 0 else "+") + human_size(abs(size)) if size else "0 B"
+
+
+def totals_json(directory: bytes, totals: Totals) -> bytes:
+    """Return a JSON object on one line."""
+    return msgspec.json.encode(named("path", directory) | {change: totals[change] for change in CHANGES})

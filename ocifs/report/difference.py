@@ -1,0 +1,207 @@
+"""How two trees differ: names that one of them lacks, and files that are not the same in both.
+
+One walk goes through both trees, which are sorted. Bytes are read only where sizes agree and the two files lie in
+different places of different layers, and then in the order in which the layers hold them. Every other difference is
+told by the tree images alone.
+"""
+
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import msgspec
+
+from ocifs.erofs.reader import Inode
+from ocifs.image.contents import digests
+from ocifs.image.rootfs import Rootfs
+from ocifs.report.listing import Listed
+
+Change = Literal["added", "removed", "changed"]
+Aspect = Literal["type", "mode", "owner", "size", "mtime", "xattr", "target", "rdev", "content"]
+ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
+
+Done = Callable[[int, int], None]
+"""Is told (bytes read, bytes in all)."""
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A path at which two trees differ."""
+
+    path: bytes
+    before: Listed | None
+    """The file in the first tree; None: it has none."""
+    after: Listed | None
+    aspects: tuple[Aspect, ...] = ()
+    """Of a file that both have: in what they differ."""
+
+    @property
+    def change(self) -> Change:
+        """What became of the path."""
+        return "added" if self.before is None else "removed" if self.after is None else "changed"
+
+
+class _Found(NamedTuple):
+    """A path at which two trees differ, or may differ."""
+
+    path: bytes
+    before: int | None
+    after: int | None
+    aspects: tuple[Aspect, ...] = ()
+    undecided: bool = False
+    """Whether the bytes must be read to know."""
+
+
+def differences(
+    before: Rootfs, after: Rootfs, starts: tuple[int | None, int | None], path: bytes, ignored: Iterable[Aspect] = (),
+    done: Done | None = None,
+) -> Iterator[Difference]:  # fmt: skip
+    """Give the differences at and below a path, in the order of a walk.
+
+    Args:
+        before: The first tree.
+        after: The second tree.
+        starts: What `path` names in each of them; None: nothing.
+        path: As it is to be shown.
+        ignored: Aspects that are not looked at.
+        done: Is told how far the reading of contents is.
+
+    Raises:
+        InvalidImageError: Bytes cannot be proven to be those that were indexed.
+        OSError: A blob cannot be read.
+    """
+    looking = _Looking(before, after, frozenset(ignored))
+    found = [each for each in looking.walk(path, *starts) if each.aspects or each.undecided or None in each[1:3]]
+    same = _same_contents(before, after, found, done)
+    for each in found:
+        aspects = each.aspects
+        if each.undecided and (each.before, each.after) not in same:
+            aspects = tuple(aspect for aspect in ASPECTS if aspect in {*aspects, "content"})
+        if aspects or each.before is None or each.after is None:
+            yield Difference(
+                path=each.path,
+                before=_listed(before, each.path, each.before, aspects),
+                after=_listed(after, each.path, each.after, aspects),
+                aspects=aspects,
+            )
+
+
+def _listed(rootfs: Rootfs, path: bytes, nid: int | None, aspects: Sequence[Aspect]) -> Listed | None:
+    if nid is None:
+        return None
+    listed = Listed.of(rootfs, path, nid)
+    return msgspec.structs.replace(listed, xattrs=rootfs.tree.xattrs(nid)) if "xattr" in aspects else listed
+
+
+def _same_contents(
+    before: Rootfs, after: Rootfs, found: Iterable[_Found], done: Done | None
+) -> set[tuple[int | None, int | None]]:
+    """Read what must be read; return the pairs of files that have the same bytes."""
+    pairs = {(each.before, each.after) for each in found if each.undecided}
+    sides = [(tree, {pair[side] for pair in pairs} - {None}) for side, tree in enumerate((before, after))]
+    total = sum(tree.tree.inode(nid).size for tree, nids in sides for nid in nids if nid is not None)
+    read = 0
+
+    def advance(size: int) -> None:
+        nonlocal read
+        read += size
+        if done:
+            done(read, total)
+
+    first, second = (digests(tree, (nid for nid in nids if nid is not None), advance) for tree, nids in sides)
+    return {(a, b) for a, b in pairs if a is not None and b is not None and first[a] == second[b]}
+
+
+class _Looking:
+    """Two trees, side by side."""
+
+    def __init__(self, before: Rootfs, after: Rootfs, ignored: frozenset[Aspect]) -> None:
+        self.before = before
+        self.after = after
+        self.ignored = ignored
+        self.xattrs = before.tree.has_xattrs or after.tree.has_xattrs
+        self.diff_ids = [[layer.index.summary.diff_id for layer in tree.served.layers] for tree in (before, after)]
+
+    def walk(self, path: bytes, before: int | None, after: int | None) -> Iterator[_Found]:
+        """Give every path that either of them has, depth first and by name."""
+        yield self._compared(path, before, after)
+        pending = [(path if path.endswith(b"/") else path + b"/", self._children(before, after))]
+        while pending:
+            prefix, children = pending[-1]
+            for name, first, second in children:
+                yield self._compared(prefix + name, first, second)
+                if _is_directory(self.before, first) or _is_directory(self.after, second):
+                    pending.append((prefix + name + b"/", self._children(first, second)))
+                    break
+            else:
+                pending.pop()
+
+    def _children(self, before: int | None, after: int | None) -> Iterator[tuple[bytes, int | None, int | None]]:
+        """Give (name, its nid in the first directory, in the second), in name order."""
+        left, right = _names(self.before, before), _names(self.after, after)
+        first, second = next(left, None), next(right, None)
+        while first or second:
+            if first and (second is None or first[0] < second[0]):
+                yield first[0], first[1], None
+                first = next(left, None)
+            elif second and (first is None or second[0] < first[0]):
+                yield second[0], None, second[1]
+                second = next(right, None)
+            elif first and second:
+                yield first[0], first[1], second[1]
+                first, second = next(left, None), next(right, None)
+
+    def _compared(self, path: bytes, before: int | None, after: int | None) -> _Found:
+        if before is None or after is None:
+            return _Found(path, before, after)
+        first, second = self.before.tree.inode(before), self.after.tree.inode(after)
+        aspects = [aspect for aspect, differs in self._aspects(first, second) if differs]
+        undecided = (
+            stat.S_ISREG(first.mode)
+            and stat.S_IFMT(first.mode) == stat.S_IFMT(second.mode)
+            and first.size == second.size > 0
+            and "content" not in self.ignored
+            and not self._lies_in_the_same_place(first, second)
+        )
+        return _Found(path, before, after, tuple(a for a in aspects if a not in self.ignored), undecided)
+
+    def _aspects(self, first: Inode, second: Inode) -> Iterator[tuple[Aspect, bool]]:
+        """Give what the two can be told apart by, in the order of `ASPECTS`."""
+        kind = stat.S_IFMT(first.mode)
+        same_kind = kind == stat.S_IFMT(second.mode)
+        resized = same_kind and stat.S_ISREG(kind) and first.size != second.size
+        yield "type", not same_kind
+        yield "mode", stat.S_IMODE(first.mode) != stat.S_IMODE(second.mode)
+        yield "owner", (first.uid, first.gid) != (second.uid, second.gid)
+        yield "size", resized
+        yield "mtime", first.mtime_ns != second.mtime_ns
+        yield "xattr", self.xattrs and self.before.tree.xattrs(first.nid) != self.after.tree.xattrs(second.nid)
+        yield (
+            "target",
+            same_kind and stat.S_ISLNK(kind) and self.before.readlink(first.nid) != self.after.readlink(second.nid),
+        )
+        yield "rdev", same_kind and first.rdev != second.rdev
+        yield "content", resized
+
+    def _lies_in_the_same_place(self, first: Inode, second: Inode) -> bool:
+        """Whether the two are the same bytes of the same tar stream."""
+        places = self._places(0, self.before, first)
+        return places is not None and places == self._places(1, self.after, second)
+
+    def _places(self, side: int, rootfs: Rootfs, inode: Inode) -> list[tuple[str, int, int]] | None:
+        places = []
+        for address, size in rootfs.tree.extents(inode.nid, 0, inode.size):
+            place = None if address is None else rootfs.tree.layer_of(address)
+            if address is not None and place is None:  # bytes of a sparse file that the tree image holds
+                return None
+            places.append((self.diff_ids[side][place[0]], place[1], size) if place else ("", 0, size))
+        return places
+
+
+def _is_directory(rootfs: Rootfs, nid: int | None) -> bool:
+    return nid is not None and stat.S_ISDIR(rootfs.tree.inode(nid).mode)
+
+
+def _names(rootfs: Rootfs, nid: int | None) -> Iterator[tuple[bytes, int]]:
+    if nid is None or not _is_directory(rootfs, nid):
+        return iter(())
+    return ((name, child) for name, child, _, _ in rootfs.tree.readdir(nid) if name not in {b".", b".."})

@@ -1,0 +1,232 @@
+"""Bytes that an image stores and nobody sees: files that a later layer replaced or removed; and copies of others.
+
+One walk goes through the trees of what each layer changes, side by side, so it costs what the layers hold and nothing
+is kept of what is seen. A file with several names is hidden when all of them are. What counts are bytes of files as the
+tar streams hold them: holes take none. What one layer gives twice under one name is hidden too, but has no entry.
+"""
+
+import heapq
+import itertools
+import stat
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from ocifs.erofs.format import CHUNKED
+from ocifs.erofs.reader import Inode
+from ocifs.image.contents import digests
+from ocifs.image.opening import Image
+from ocifs.image.rootfs import Rootfs
+from ocifs.report.efficiency import Efficiency, efficiency
+from ocifs.toc import REGULAR, Entry
+
+Done = Callable[[int], None]
+_Key = tuple[int, int]
+"""Names the bytes of a file: layer and offset in its tar stream. Of a sparse file that is in the tree image only: a
+negative number for the tree image, and the nid in it."""
+
+
+class Hidden(NamedTuple):
+    """A file that nobody sees. Sizes are bytes."""
+
+    size: int
+    """As stored."""
+    path: bytes
+    layer: int
+    """The layer that stores it."""
+    by: int
+    """The layer that hides it."""
+    how: Literal["replaced", "removed"]
+
+
+class LayerWaste(msgspec.Struct, frozen=True):
+    """What a layer stores, in bytes of files."""
+
+    layer: int
+    digest: str
+    stored: int
+    hidden: int
+
+
+class Duplicates(NamedTuple):
+    """Files of the whole tree that are the same, but are stored apart."""
+
+    size: int
+    """Of each."""
+    paths: list[bytes]
+
+    @property
+    def wasted(self) -> int:
+        """Bytes of all but one."""
+        return self.size * (len(self.paths) - 1)
+
+
+class Waste(NamedTuple):
+    """What an image wastes."""
+
+    efficiency: Efficiency
+    layers: list[LayerWaste]
+    hidden: list[Hidden]
+    """The largest first."""
+
+
+def waste(image: Image) -> Waste:
+    """Return what is hidden in an image."""
+    stored: list[int] = []
+
+    def tocs() -> Iterator[list[Entry]]:
+        for index in image.indexes:
+            toc = index.toc()
+            stored.append(sum(entry.stored for entry in toc if entry.kind == REGULAR))
+            yield toc
+
+    score = efficiency(tocs())
+    hidden = _Walk(image).hidden()
+    seen = [0] * len(stored)
+    for inode in _regular_files(image.rootfs):
+        layer, size, key = _stored(image.rootfs, inode)
+        seen[layer] += size
+        hidden.pop(key, None)
+    layers = [
+        LayerWaste(number, str(layer.descriptor.digest), stored[number], max(0, stored[number] - seen[number]))
+        for number, layer in enumerate(image.resolved.layers)
+    ]
+    return Waste(score, layers, sorted(hidden.values(), key=lambda each: (-each.size, each.path)))
+
+
+def duplicates(rootfs: Rootfs, done: Done = lambda size: None) -> list[Duplicates]:
+    """Return the files that are the same and not empty, those that waste most first; only those are read that may be.
+
+    Raises:
+        InvalidImageError: Bytes cannot be proven to be those that were indexed.
+        OSError: A blob cannot be read.
+    """
+    sizes = Counter(inode.size for inode in _regular_files(rootfs))
+    found = digests(
+        rootfs, [inode.nid for inode in _regular_files(rootfs) if inode.size and sizes[inode.size] > 1], done
+    )
+    times = Counter(found.values())
+    same: dict[bytes, tuple[int, list[bytes]]] = {}
+    named: set[int] = set()
+    for path, inode in rootfs.walk():
+        digest = found.get(inode.nid, b"")
+        if times[digest] > 1 and inode.nid not in named:
+            named.add(inode.nid)
+            same.setdefault(digest, (inode.size, []))[1].append(b"/" + path)
+    groups = [Duplicates(size, paths) for size, paths in same.values()]
+    return sorted(groups, key=lambda each: (-each.wasted, each.paths))
+
+
+def _regular_files(rootfs: Rootfs) -> Iterator[Inode]:
+    """Give each regular file once."""
+    linked: set[int] = set()
+    for _, nid in rootfs.tree.walk(rootfs.root):
+        inode = rootfs.tree.inode(nid)
+        if not stat.S_ISREG(inode.mode) or nid in linked:
+            continue
+        if inode.nlink > 1:
+            linked.add(nid)
+        yield inode
+
+
+def _stored(rootfs: Rootfs, inode: Inode) -> tuple[int, int, _Key]:
+    """Return the layer that stores a file, its bytes there, and what names them."""
+    extents = [
+        (address, size) for address, size in rootfs.tree.extents(inode.nid, 0, inode.size) if address is not None
+    ]
+    places = (rootfs.tree.layer_of(address) for address, _ in extents)
+    place = next(filter(None, places), None)
+    return inode.layer, sum(size for _, size in extents), place or (-1, inode.nid)
+
+
+class _Given(NamedTuple):
+    """What a layer has under a name."""
+
+    layer: int
+    inode: Inode
+    whiteout: bool
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.inode.mode)
+
+
+class _Walk:
+    """A walk through the trees of what each layer changes, side by side."""
+
+    def __init__(self, image: Image) -> None:
+        self._trees = [image.changes(number) for number in range(len(image.resolved.layers))]
+        self._hidden: dict[_Key, Hidden] = {}
+        self._seen: set[_Key] = set()
+        """Of the files that the tree image alone holds, those that a name shows."""
+
+    def hidden(self) -> dict[_Key, Hidden]:
+        """Return the files of which a name is hidden; but for files with several names nobody sees them."""
+        roots = [(number, tree.root) for number, tree in enumerate(self._trees)]
+        pending = [(b"/", self._children(roots), tuple(self._cuts(self._given(roots))))]
+        while pending:
+            prefix, names, cuts = pending[-1]
+            for name, given in names:
+                self._note(prefix + name, given, cuts)
+                directories = [(each.layer, each.inode.nid) for each in given if each.is_directory]
+                if directories:
+                    below = tuple(sorted({*cuts, *self._cuts(given)}))
+                    pending.append((prefix + name + b"/", self._children(directories), below))
+                    break
+            else:
+                pending.pop()
+        for key in self._seen:
+            self._hidden.pop(key, None)
+        return self._hidden
+
+    def _children(self, directories: Sequence[tuple[int, int]]) -> Iterator[tuple[bytes, list[_Given]]]:
+        """Give (name, what each layer has there, the lowest first), by name."""
+        named = heapq.merge(*(self._names(layer, nid) for layer, nid in directories))
+        for name, group in itertools.groupby(named, itemgetter(0)):
+            if name not in {b".", b".."}:
+                yield name, self._given([(layer, nid) for _, layer, nid in group])
+
+    def _names(self, layer: int, nid: int) -> Iterator[tuple[bytes, int, int]]:
+        return ((name, layer, child) for name, child, _, _ in self._trees[layer].tree.readdir(nid))
+
+    def _given(self, nids: Sequence[tuple[int, int]]) -> list[_Given]:
+        found = []
+        for layer, nid in nids:
+            tree = self._trees[layer]
+            inode = tree.tree.inode(nid)
+            found.append(_Given(layer, inode, tree.is_whiteout(inode)))
+        return found
+
+    def _cuts(self, given: Sequence[_Given]) -> Iterator[int]:
+        """Give the layers that hide what is in the directory in those below them."""
+        return (each.layer for each in given if not each.is_directory or self._trees[each.layer].is_opaque(each.inode))
+
+    def _note(self, path: bytes, given: Sequence[_Given], cuts: Sequence[int]) -> None:
+        """Take note of what is hidden of a name, in directories that are cut."""
+        for place, each in enumerate(given):
+            if each.whiteout or not stat.S_ISREG(each.inode.mode):
+                continue
+            cut = bisect_right(cuts, each.layer)
+            above = given[place + 1 : place + 2]
+            seen = not above and cut == len(cuts)
+            if seen and each.inode.layout != CHUNKED:
+                continue
+            _, size, key = _stored(self._trees[each.layer], each.inode)
+            if key[0] < 0:
+                key = (-1 - each.layer, each.inode.nid)
+            if seen:
+                if key[0] < 0:
+                    self._seen.add(key)
+                continue
+            by_name = bool(above) and (cut == len(cuts) or above[0].layer <= cuts[cut])
+            by = above[0].layer if by_name else cuts[cut]
+            how: Literal["replaced", "removed"] = "replaced" if by_name and not above[0].whiteout else "removed"
+            before = self._hidden.get(key)
+            if size and before is None:
+                self._hidden[key] = Hidden(size, path, each.inode.layer, by, how)
+            elif before is not None and before.by < by:
+                self._hidden[key] = before._replace(by=by, how=how)

@@ -1,0 +1,91 @@
+"""What an image wastes as tables and as JSON, and the bounds that a build may set to it."""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from ocifs.report.efficiency import Efficiency
+from ocifs.report.listing import Show, named
+from ocifs.report.text import human_size
+from ocifs.report.waste import Duplicates, LayerWaste, Waste
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds that a build may set, those of dive(1); None: none."""
+
+    lowest_efficiency: float | None = None
+    highest_wasted_bytes: int | None = None
+    highest_user_wasted: float | None = None
+    """As a part of 1."""
+
+
+def broken_rules(rules: Rules, found: Efficiency) -> list[str]:
+    """Return what is out of bounds, each as a sentence."""
+    broken = []
+    if rules.lowest_efficiency is not None and found.score < rules.lowest_efficiency:
+        broken.append(f"the efficiency {found.score:.4f} is below {rules.lowest_efficiency}")
+    if rules.highest_wasted_bytes is not None and found.wasted_bytes > rules.highest_wasted_bytes:
+        broken.append(f"{found.wasted_bytes} wasted bytes are more than {rules.highest_wasted_bytes}")
+    if rules.highest_user_wasted is not None and found.user_wasted > rules.highest_user_wasted:
+        broken.append(f"the wasted part {found.user_wasted:.4f} of user bytes is more than {rules.highest_user_wasted}")
+    return broken
+
+
+def waste_lines(found: Waste, same: Sequence[Duplicates] | None, count: int, show: Show) -> Iterator[bytes]:
+    """Give the tables, of files at most `count` of each kind."""
+    yield from _layer_lines(found.layers)
+    score = found.efficiency
+    yield b""
+    wasted = f"{human_size(score.wasted_bytes)} wasted, {score.user_wasted:.2%} of user bytes"
+    yield f"efficiency {score.score:.4f}, {wasted}".encode()
+    if found.hidden:
+        yield b""
+        yield b"   HIDDEN  LAYER  BY"
+        for each in found.hidden[:count]:
+            line = f"{human_size(each.size):>9}  {each.layer:>5}  {each.how} by {each.by}  "
+            yield line.encode() + show(each.path)
+        yield from _left(len(found.hidden) - count, sum(each.size for each in found.hidden[count:]))
+    if same is not None:
+        yield b""
+        yield b"DUPLICATE  FILES"
+        for group in same[:count]:
+            line = f"{human_size(group.wasted):>9}  "
+            yield line.encode() + b"  ".join(map(show, group.paths))
+        yield from _left(len(same) - count, sum(group.wasted for group in same[count:]))
+
+
+def _layer_lines(layers: Sequence[LayerWaste]) -> Iterator[bytes]:
+    total = LayerWaste(-1, "", sum(each.stored for each in layers), sum(each.hidden for each in layers))
+    rows = [("LAYER", "DIGEST", "STORED", "HIDDEN")] + [
+        ("" if each.layer < 0 else str(each.layer), each.digest[:19], human_size(each.stored), human_size(each.hidden))
+        for each in (*layers, total)
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for layer, digest, stored, hidden in rows:
+        yield f"{layer:>{widths[0]}}  {digest:{widths[1]}}  {stored:>{widths[2]}}  {hidden:>{widths[3]}}".encode()
+
+
+def _left(number: int, size: int) -> Iterator[bytes]:
+    if number > 0:
+        yield f"{human_size(size):>9}  in {number} more".encode()
+
+
+def to_json(found: Waste, same: Sequence[Duplicates] | None, count: int, broken: Sequence[str]) -> bytes:
+    """Return one JSON object."""
+    fields: dict[str, object] = {
+        "efficiency": found.efficiency.score,
+        "wasted_bytes": found.efficiency.wasted_bytes,
+        "user_bytes": found.efficiency.user_bytes,
+        "user_wasted": found.efficiency.user_wasted,
+        "layers": found.layers,
+        "hidden": [
+            named("path", each.path) | {"size": each.size, "layer": each.layer, "by": each.by, "how": each.how}
+            for each in found.hidden[:count]
+        ],
+        "broken_rules": list(broken),
+    }
+    if same is not None:
+        fields["duplicates"] = [
+            {"size": group.size, "files": [named("path", path) for path in group.paths]} for group in same[:count]
+        ]
+    return msgspec.json.encode(fields)
