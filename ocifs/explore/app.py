@@ -12,6 +12,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, Static
 from textual.worker import Worker, WorkerState, get_current_worker
 
@@ -53,7 +54,8 @@ class Explorer(App[None]):
         Binding("ctrl+f,slash", "filter", "Find"),
         Binding("escape", "unfilter", "All", show=False),
         Binding("question_mark", "help", "Keys"),
-        Binding("q,ctrl+c,ctrl+q", "quit", "Quit"),
+        Binding("q", "quit", "Quit"),
+        Binding("ctrl+c,ctrl+q", "quit", "Quit", priority=True, show=False),
     ]
 
     def __init__(self, image: Image) -> None:
@@ -140,7 +142,8 @@ class Explorer(App[None]):
 
     def action_switch(self) -> None:
         """Go to the other pane."""
-        (self._tree if self.focused is not self._tree else self._layers).focus()
+        if not isinstance(self.screen, ModalScreen):
+            (self._tree if self.focused is not self._tree else self._layers).focus()
 
     def action_aggregate(self, aggregated: bool) -> None:
         """Compare with the base layer, or with the layer below."""
@@ -156,6 +159,7 @@ class Explorer(App[None]):
         """Show all paths again."""
         self._filter.remove_class("-shown")
         self._filter.value = ""
+        self._search()
         self._tree.focus()
 
     def action_help(self) -> None:

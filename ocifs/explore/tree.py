@@ -81,10 +81,13 @@ class TreePane(Lines):
         self.refresh()
 
     def find(self, paths: frozenset[bytes] | None) -> None:
-        """Leave out all but these paths; None: show all."""
+        """Leave out all but these paths, and go to the first of them that leads to no other; None: show all."""
         self.outline.found = paths
         self.outline.open_way()
         self._rebuild()
+        if paths:
+            rows = enumerate(self.outline.rows)
+            self.move(next((index for index, row in rows if isinstance(row, Row) and not self.outline.is_open(row)), 0))
 
     @property
     def current(self) -> Row | None:

@@ -35,7 +35,7 @@ class Compared(NamedTuple):
     before: Stack
     after: Stack
     is_directory: bool
-    """What there is to show is one."""
+    """It is one, or was: something may be in it."""
 
     @property
     def change(self) -> Change:
@@ -86,9 +86,9 @@ class Overlay:
             here = self._fold([child for place, child in versions if place in upper])
             there = here if lower == upper else self._fold([child for place, child in versions if place in lower])
             if here or there:
-                shown = (here or there)[-1]
                 types = {(number, nid): file_type for _, (number, nid, file_type) in versions}
-                yield Compared(name, there, here, types[shown] == erofs.DIRECTORY)
+                is_directory = any(types[stack[-1]] == erofs.DIRECTORY for stack in (here, there) if stack)
+                yield Compared(name, there, here, is_directory)
 
     def walk(self, before: Stack, after: Stack) -> Iterator[tuple[bytes, Compared]]:
         """Give (path without a leading slash, file) of all files below a directory, depth first and by name."""
@@ -161,10 +161,10 @@ class Sizes:
                 return
             while len(above) > path.count(b"/") + 1:
                 self._close(above)
+            inode = self._overlay.inode(entry.shown)
             if entry.is_directory:
-                above.append((entry, [0]))
+                above.append((entry, [0 if stat.S_ISDIR(inode.mode) else inode.size]))
             elif entry.after or not above[-1][0].after:
-                inode = self._overlay.inode(entry.shown)
                 place = entry.shown[-1]
                 if inode.nlink == 1 or place not in seen:
                     above[-1][1][0] += inode.size
