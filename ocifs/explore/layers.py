@@ -46,7 +46,7 @@ class LayersPane(Lines):
     """The layers."""
 
     DEFAULT_CSS = """
-    LayersPane .layers--size { color: $text-muted; }
+    LayersPane .layers--size { color: $foreground-darken-3; }
     LayersPane .layers--bar { color: $primary; }
     """
     COMPONENT_CLASSES: ClassVar[set[str]] = {"layers--size", "layers--bar"}

@@ -22,8 +22,8 @@ class Lines(ScrollView, can_focus=True):
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"lines--cursor"}
     DEFAULT_CSS = """
-    Lines { overflow-x: hidden; }
-    Lines .lines--cursor { background: $boost; }
+    Lines { overflow-x: hidden; scrollbar-size-vertical: 1; }
+    Lines .lines--cursor { background: $panel; }
     Lines:focus .lines--cursor { background: $primary; color: $text; text-style: bold; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -74,7 +74,7 @@ class Lines(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """Return a line of the screen."""
-        width = self.size.width
+        width = self.scrollable_content_region.width
         index = self.scroll_offset.y + y
         if index >= self.count():
             return Strip.blank(width, self.rich_style)

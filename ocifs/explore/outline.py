@@ -27,6 +27,7 @@ class Directory(NamedTuple):
     """Of its entries."""
     stack: Stack
     """What it is shown as: its size is the whole that theirs are parts of."""
+    removed: bool
 
 
 class Row(NamedTuple):
@@ -63,7 +64,7 @@ class Outline:
     def show(self, overlay: Overlay, before: Stack, after: Stack) -> None:
         """Show a tree; the directories that are open stay so."""
         self._overlay = overlay
-        top = Directory(b"", 0, after or before)
+        top = Directory(b"", 0, after, removed=False)
         self.rows = self._page(top, overlay.entries(before, after))
 
     def is_open(self, row: Row) -> bool:
@@ -111,8 +112,7 @@ class Outline:
 
     def _below(self, row: Row) -> list[Row | Rest]:
         entry = row.entry
-        here = Directory(row.path + b"/", row.parent.depth + 1, entry.shown)
-        return self._page(here, self._overlay.entries(entry.before, entry.after))
+        return self._page(_directory(row), self._overlay.entries(entry.before, entry.after))
 
     def _page(self, parent: Directory, entries: Iterator[Compared]) -> list[Row | Rest]:
         """Return the next rows of a directory, with those below directories that are open."""
@@ -131,8 +131,7 @@ class Outline:
                 given += 1
                 if self.is_open(row) and row.entry.is_directory:
                     pending.append((parent, entries, given))
-                    below = Directory(row.path + b"/", parent.depth + 1, entry.shown)
-                    pending.append((below, self._overlay.entries(entry.before, entry.after), 0))
+                    pending.append((_directory(row), self._overlay.entries(entry.before, entry.after), 0))
                     break
             else:
                 following = next(entries, None)
@@ -147,3 +146,7 @@ class Outline:
         if change == "changed" and row.entry.is_directory:
             return not self.hidden >= {"added", "removed", "changed"}
         return change not in self.hidden
+
+
+def _directory(row: Row) -> Directory:
+    return Directory(row.path + b"/", row.parent.depth + 1, row.entry.shown, removed=not row.entry.after)

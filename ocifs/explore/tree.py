@@ -25,8 +25,8 @@ class TreePane(Lines):
     DEFAULT_CSS = """
     TreePane .tree--added { color: $text-success; }
     TreePane .tree--changed { color: $text-warning; }
-    TreePane .tree--removed { color: $text-error; text-style: strike; }
-    TreePane .tree--faint { color: $text-muted; }
+    TreePane .tree--removed { color: $text-error; }
+    TreePane .tree--faint { color: $foreground-darken-3; }
     TreePane .tree--bar { color: $primary; }
     TreePane .tree--directory { text-style: bold; }
     """
@@ -106,9 +106,10 @@ class TreePane(Lines):
         if not isinstance(row, Row):
             return [(" " * (_BAR + 9) + f"{indent}… Enter shows more, Ctrl+F finds", "tree--faint")]
         listed = Listed.of(self.overlay.rootfs(row.entry.shown), row.entry.name, row.entry.shown[-1][1])
-        size = self._sizes.of(row.entry.shown)
-        whole = self._sizes.of(row.parent.stack)
         change = row.entry.change
+        size = self._sizes.of(row.entry.shown)
+        # What was removed is no part of a directory that is still there, but maybe of one that went as well.
+        whole = self._sizes.of(row.parent.stack) if change != "removed" or row.parent.removed else None
         marker = ("▾ " if self.outline.is_open(row) else "▸ ") if row.entry.is_directory else "  "
         target = "" if listed.target is None else f" -> {printable(listed.target)}"
         before = [
