@@ -36,6 +36,8 @@ _VERBS = {
     "waste": "ocifs.cli.audit",
     "verify": "ocifs.cli.audit",
     "export": "ocifs.cli.export",
+    "explore": "ocifs.cli.explore",
+    "report": "ocifs.cli.report",
     "cache": "ocifs.cli.cache",
     "completion": "ocifs.cli.completion",
 }

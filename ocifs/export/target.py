@@ -33,10 +33,10 @@ def check_new_directory(target: str) -> None:
         raise OcifsError(f"{printable_path(target)} is not empty: name a new or empty directory")
 
 
-def check_new_file(target: str) -> None:
-    """Raise OcifsError unless `target` is an empty regular file, or nothing in a directory that exists."""
+def check_new_file(target: str, *, replace: bool = False) -> None:
+    """Raise OcifsError unless `target` is an empty regular file, or any to `replace`, or nothing in a directory."""
     status = _status(target)
-    if status is not None and (status.st_size or not stat.S_ISREG(status.st_mode)):
+    if status is not None and ((status.st_size and not replace) or not stat.S_ISREG(status.st_mode)):
         raise OcifsError(f"{printable_path(target)} exists: name a new file")
 
 
@@ -58,13 +58,13 @@ def new_directory(target: str) -> Iterator[int]:
 
 
 @contextmanager
-def new_file(target: str) -> Iterator[BinaryIO]:
+def new_file(target: str, *, replace: bool = False) -> Iterator[BinaryIO]:
     """Give a new, empty file; it becomes `target`, and is on disk, if all goes well.
 
     Raises:
         OcifsError: The target is in the way, or cannot be made.
     """
-    check_new_file(target)
+    check_new_file(target, replace=replace)
     with _built(target, lambda name, parent: os.unlink(name, dir_fd=parent)) as (parent, temporary):
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=parent)
         with open(fd, "wb", _BUFFER) as file:

@@ -9,6 +9,8 @@ from ocifs.sources.resolve import ResolvedImage
 from ocifs.spec.config import History
 from ocifs.spec.document import shown
 
+_LONG = 4096
+
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """A step of the build; times are RFC 3339 text as written."""
@@ -47,6 +49,14 @@ def _step(entry: History, number: int | None, resolved: ResolvedImage) -> Step:
         digest=None if descriptor is None else str(descriptor.digest),
         size=None if descriptor is None else descriptor.size,
     )
+
+
+def shown_command(step: Step) -> str:
+    """Return on one line what made a step, without the shell that Dockerfiles run it in."""
+    text = " ".join((step.created_by or step.comment or "-").split())
+    for shell in ("/bin/sh -c #(nop) ", "/bin/sh -c "):
+        text = text.removeprefix(shell)
+    return shown(text, _LONG)
 
 
 def history_lines(steps: Sequence[Step], width: int | None) -> Iterator[str]:

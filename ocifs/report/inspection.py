@@ -163,10 +163,10 @@ def _unusable(position: int, named: Named, error: str) -> Offer:
     return Offer(position=position, names=list(named.names), digest=str(named.descriptor.digest), error=error)
 
 
-def inspection_lines(image: Inspection) -> Iterator[str]:
-    """Give lines for people; what the image leaves out is left out."""
+def facts(image: Inspection) -> list[tuple[str, str]]:
+    """Return (name, value) of what is said of the whole image, as it is written; empty if it is not."""
     config = image.config
-    facts: list[tuple[str, str]] = [
+    return [
         ("Image", image.image),
         ("Digest", image.digest),
         ("Media type", image.media_type),
@@ -187,8 +187,12 @@ def inspection_lines(image: Inspection) -> Iterator[str]:
         ("Size", human_size(image.size)),
         ("Tree image", "in the cache" if image.merged else "not made yet"),
     ]
+
+
+def inspection_lines(image: Inspection) -> Iterator[str]:
+    """Give lines for people; what the image leaves out is left out."""
     previous = ""
-    for name, value in facts:
+    for name, value in facts(image):
         if value:
             yield f"{'' if name == previous else name + ':':12} {shown(value, _LONG)}"
             previous = name

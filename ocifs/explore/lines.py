@@ -1,0 +1,119 @@
+"""A widget of many lines with a cursor, of which those on the screen alone are ever made."""
+
+from typing import ClassVar
+
+from rich.cells import cell_len, set_cell_size
+from rich.segment import Segment
+from textual.binding import Binding, BindingType
+from textual.events import Click
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+_BLOCKS = " ▏▎▍▌▋▊▉█"
+
+Part = tuple[str, str]
+"""A piece of a line: the text, and the names of the component classes that style it, with blanks between them."""
+
+
+class Lines(ScrollView, can_focus=True):
+    """The lines; a class for each thing that has some says how many they are, and what is in one."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"lines--cursor"}
+    DEFAULT_CSS = """
+    Lines { overflow-x: hidden; scrollbar-size-vertical: 1; }
+    Lines .lines--cursor { background: $panel; }
+    Lines:focus .lines--cursor { background: $primary; color: $text; text-style: bold; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "go(-1)", "Up", show=False),
+        Binding("down,j", "go(1)", "Down", show=False),
+        Binding("pageup", "page(-1)", "Page up", show=False),
+        Binding("pagedown", "page(1)", "Page down", show=False),
+        Binding("home,g", "top", "First", show=False),
+        Binding("end,G", "bottom", "Last", show=False),
+    ]
+
+    class Moved(Message):
+        """The cursor is on another line, or on other things."""
+
+        def __init__(self, lines: "Lines") -> None:
+            super().__init__()
+            self.lines = lines
+
+        @property
+        def control(self) -> "Lines":
+            """The widget."""
+            return self.lines
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 # as all widgets have it
+        super().__init__(id=id)
+        self.cursor = 0
+
+    def count(self) -> int:
+        """Return how many lines there are."""
+        raise NotImplementedError
+
+    def parts(self, index: int, width: int) -> list[Part]:
+        """Return a line, for a screen of so many columns."""
+        raise NotImplementedError
+
+    def recount(self, cursor: int | None = None) -> None:
+        """Take notice that the lines are others."""
+        self.virtual_size = Size(0, self.count())
+        self.move(self.cursor if cursor is None else cursor)
+        self.refresh()
+
+    def move(self, index: int) -> None:
+        """Put the cursor on a line, the nearest there is."""
+        self.cursor = max(0, min(index, self.count() - 1))
+        self.scroll_to_region(Region(0, self.cursor, 1, 1), animate=False, force=True)
+        self.refresh()
+        self.post_message(self.Moved(self))
+
+    def render_line(self, y: int) -> Strip:
+        """Return a line of the screen."""
+        width = self.scrollable_content_region.width
+        index = self.scroll_offset.y + y
+        if index >= self.count():
+            return Strip.blank(width, self.rich_style)
+        at_cursor = ["lines--cursor"] if index == self.cursor else []
+        segments = [
+            Segment(text, self.rich_style + self.get_component_rich_style(*names.split(), *at_cursor, partial=True))
+            for text, names in self.parts(index, width)
+        ]
+        rest = self.rich_style + self.get_component_rich_style(*at_cursor, partial=True)
+        return Strip(segments).adjust_cell_length(width, rest).crop(0, width)
+
+    def action_go(self, lines: int) -> None:
+        """Move the cursor."""
+        self.move(self.cursor + lines)
+
+    def action_page(self, pages: int) -> None:
+        """Move the cursor by screens."""
+        self.move(self.cursor + pages * max(1, self.size.height - 1))
+
+    def action_top(self) -> None:
+        """Go to the first line."""
+        self.move(0)
+
+    def action_bottom(self) -> None:
+        """Go to the last line."""
+        self.move(self.count() - 1)
+
+    def on_click(self, event: Click) -> None:
+        """Move the cursor to the mouse."""
+        self.move(self.scroll_offset.y + event.get_content_offset_capture(self).y)
+
+
+def bar(part: float, width: int) -> str:
+    """Return a bar of `width` columns, of which a part from 0 to 1 is full."""
+    eighths = round(max(0.0, min(part, 1.0)) * width * 8)
+    full, left = divmod(eighths, 8)
+    return set_cell_size("█" * full + (_BLOCKS[left] if left else ""), width)
+
+
+def cut(text: str, width: int) -> str:
+    """Return what fits in so many columns, with an ellipsis if that is not all."""
+    return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + "…"

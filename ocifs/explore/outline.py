@@ -1,0 +1,152 @@
+"""The rows of a tree on a screen: which directories are open, what of them is left out; read as it is asked for.
+
+A directory is read when it is opened, and no further than some thousand names; the last row then stands for the rest.
+It knows nothing of screens.
+"""
+
+import itertools
+from collections.abc import Iterator, Set
+from typing import NamedTuple
+
+from ocifs.report.overlay import Change, Compared, Overlay, Stack
+
+_PAGE = 5000
+"""Rows that a directory gets at once."""
+_LOOK = 50_000
+"""Names that are looked at for them."""
+
+ALL_CHANGES: tuple[Change, ...] = ("added", "removed", "changed", "unchanged")
+
+
+class Directory(NamedTuple):
+    """A directory whose entries are rows."""
+
+    path: bytes
+    """From the root, with a slash at the end; of the root, nothing."""
+    depth: int
+    """Of its entries."""
+    stack: Stack
+    """What it is shown as: its size is the whole that theirs are parts of."""
+    removed: bool
+
+
+class Row(NamedTuple):
+    """A file."""
+
+    parent: Directory
+    entry: Compared
+
+    @property
+    def path(self) -> bytes:
+        """From the root, without a leading slash."""
+        return self.parent.path + self.entry.name
+
+
+class Rest(NamedTuple):
+    """What of a directory is not read yet."""
+
+    parent: Directory
+    entries: Iterator[Compared]
+
+
+class Outline:
+    """The rows, from the top."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row | Rest] = []
+        self.hidden: Set[Change] = frozenset()
+        """Files that are left out; directories on the way to others stay."""
+        self.found: Set[bytes] | None = None
+        """The paths that are shown; None: all."""
+        self._open: set[bytes] = set()
+        self._overlay = Overlay(())
+
+    def show(self, overlay: Overlay, before: Stack, after: Stack) -> None:
+        """Show a tree; the directories that are open stay so."""
+        self._overlay = overlay
+        top = Directory(b"", 0, after, removed=False)
+        self.rows = self._page(top, overlay.entries(before, after))
+
+    def is_open(self, row: Row) -> bool:
+        """Whether what is in it is shown."""
+        return row.path in self._open
+
+    def open(self, index: int) -> None:
+        """Show what is in the directory of a row; of what is left, the next page."""
+        row = self.rows[index]
+        if isinstance(row, Rest):
+            self.rows[index : index + 1] = self._page(row.parent, row.entries)
+        elif row.entry.is_directory and not self.is_open(row):
+            self._open.add(row.path)
+            self.rows[index + 1 : index + 1] = self._below(row)
+
+    def close(self, index: int) -> None:
+        """Show a directory without what is in it; what is open below stays so, for the next time."""
+        row = self.rows[index]
+        if isinstance(row, Row) and self.is_open(row):
+            self._open.discard(row.path)
+            end = index + 1
+            while end < len(self.rows) and self.rows[end].parent.depth > row.parent.depth:
+                end += 1
+            del self.rows[index + 1 : end]
+
+    def close_all(self) -> None:
+        """Leave only what is in the root; `show` tells the rows."""
+        self._open.clear()
+
+    def open_way(self) -> None:
+        """Open all directories that lead to what is found; `show` tells the rows."""
+        self._open |= {path.rpartition(b"/")[0] for path in self.found or () if b"/" in path}
+
+    def parent(self, index: int) -> int:
+        """Return the row of the directory that a row is in, or the row itself at the top."""
+        depth = self.rows[index].parent.depth
+        return next((above for above in range(index, -1, -1) if self.rows[above].parent.depth < depth), index)
+
+    def index(self, path: bytes) -> int:
+        """Return the row of a path, or that of the nearest directory above it, or the first."""
+        places = {row.path: number for number, row in enumerate(self.rows) if isinstance(row, Row)}
+        while path and path not in places:
+            path = path.rpartition(b"/")[0]
+        return places.get(path, 0)
+
+    def _below(self, row: Row) -> list[Row | Rest]:
+        entry = row.entry
+        return self._page(_directory(row), self._overlay.entries(entry.before, entry.after))
+
+    def _page(self, parent: Directory, entries: Iterator[Compared]) -> list[Row | Rest]:
+        """Return the next rows of a directory, with those below directories that are open."""
+        rows: list[Row | Rest] = []
+        pending = [(parent, entries, 0)]
+        while pending:
+            parent, entries, given = pending.pop()
+            for entry in itertools.islice(entries, _LOOK):
+                row = Row(parent, entry)
+                if not self._is_shown(row):
+                    continue
+                if given == _PAGE:
+                    rows.append(Rest(parent, itertools.chain((entry,), entries)))
+                    break
+                rows.append(row)
+                given += 1
+                if self.is_open(row) and row.entry.is_directory:
+                    pending.append((parent, entries, given))
+                    pending.append((_directory(row), self._overlay.entries(entry.before, entry.after), 0))
+                    break
+            else:
+                following = next(entries, None)
+                if following is not None:
+                    rows.append(Rest(parent, itertools.chain((following,), entries)))
+        return rows
+
+    def _is_shown(self, row: Row) -> bool:
+        if self.found is not None and row.path not in self.found:
+            return False
+        change = row.entry.change
+        if change == "changed" and row.entry.is_directory:
+            return not self.hidden >= {"added", "removed", "changed"}
+        return change not in self.hidden
+
+
+def _directory(row: Row) -> Directory:
+    return Directory(row.path + b"/", row.parent.depth + 1, row.entry.shown, removed=not row.entry.after)

@@ -1,0 +1,33 @@
+"""The beginning of a file as lines for a screen: as text, or in hex as `hexdump -C` writes it."""
+
+from collections.abc import Sequence
+
+from ocifs.errors import printable
+
+_ROW = 16
+_TAB = 8
+_SNIFFED = 8192
+
+
+def is_binary(data: bytes) -> bool:
+    """Whether it is no text, as grep(1) judges: there is a NUL in what comes first."""
+    return b"\0" in data[:_SNIFFED]
+
+
+def text_lines(data: bytes) -> Sequence[str]:
+    """Return the lines, without control characters."""
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return [printable(line.removesuffix(b"\r").expandtabs(_TAB)) for line in lines]
+
+
+def hex_lines(data: bytes) -> Sequence[str]:
+    """Return a line for each sixteen bytes: where they are, each byte, and those that are ASCII."""
+    return [_hex_line(start, data[start : start + _ROW]) for start in range(0, len(data), _ROW)]
+
+
+def _hex_line(start: int, row: bytes) -> str:
+    halves = f"{row[:8].hex(' '):23}  {row[8:].hex(' '):23}"
+    shown = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)
+    return f"{start:08x}  {halves}  |{shown}|"
