@@ -12,7 +12,7 @@ from ocifs.cli.options import image_options, json_option, open_for_command
 from ocifs.cli.output import ColourWhen, Output, colour_option, null_option
 from ocifs.cli.progress import working
 from ocifs.cli.verdict import NO, YES, answering
-from ocifs.errors import LimitError, NotFoundError
+from ocifs.errors import NotFoundError
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.difference import ASPECTS, Aspect, Difference, differences
 from ocifs.spec.platform import Platform
@@ -138,9 +138,8 @@ def _text_lines(before: Rootfs, after: Rootfs, difference: Difference, output: O
         return
     for entry in entries:
         if entry is not None and entry.inode.size > MAX_SIZE:
-            raise LimitError(
-                f"{entry.inode.size} bytes are too many to be compared line by line: copy both out with cp"
-            )
+            yield b"Files of more than 1 MiB are not compared line by line"
+            return
     texts = [
         b"" if entry is None else rootfs.read(entry.inode.nid, entry.inode.size, 0)
         for rootfs, entry in zip((before, after), entries, strict=True)

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterator
 
-MAX_SIZE = 4 << 20
+MAX_SIZE = 1 << 20
 """Bytes that a text may have to be compared line by line; the time this takes grows faster than they do."""
 
 

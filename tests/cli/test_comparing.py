@@ -65,6 +65,14 @@ def test_diff_of_a_text(ocifs: Ocifs, image: Path) -> None:
     assert ocifs.run("diff", f"{image}~1", image, "program").out == b"changed  program  (content)\n"
 
 
+def test_diff_of_what_is_too_large_for_lines(ocifs: Ocifs, tmp_path: Path) -> None:
+    layers = (Layer(tar([file(b"log", b"a\n" * 600_000)])), Layer(tar([file(b"log", b"b\n")])))
+    image = write_layout(tmp_path / "large", Image(layers))
+    result = ocifs.run("diff", f"{image}~1", image, "log")
+    assert (result.code, result.out.count(b"\n"), result.err) == (1, 2, "")
+    assert result.out.endswith(b"Files of more than 1 MiB are not compared line by line\n")
+
+
 def test_diff_added_up(ocifs: Ocifs, image: Path) -> None:
     text = ocifs.run("diff", "--stat", f"{image}~1", image).text
     assert [line.split()[-1] for line in text.splitlines()] == ["directory", "/", "/etc", "total"]
