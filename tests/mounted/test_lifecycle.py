@@ -81,9 +81,9 @@ def test_mounts_says_what_is_where(ocifs: Ocifs, small: Path, engine: str) -> No
         assert [mount["pid"]] == ocifs.processes()
         assert (mount["engine"], mount["reason"]) == (engine, None)
         head, *rows = (line.split() for line in ocifs.output("mounts").splitlines())
-        assert head == ["MOUNTPOINT", "IMAGE", "DIGEST", "PID", "STATE", "ENGINE"]
+        assert head == ["MOUNTPOINT", "IMAGE", "DIGEST", "PID", "STATE", "KIND", "ENGINE"]
         (row,) = (row for row in rows if row[0] == str(mountpoint))
-        assert row[1:] == [f"{small}:latest", str(mount["digest"])[:19], str(mount["pid"]), "mounted", engine]
+        assert row[1:] == [f"{small}:latest", str(mount["digest"])[:19], str(mount["pid"]), "mounted", "mount", engine]
     assert str(mountpoint) not in ocifs.output("mounts")
 
 
