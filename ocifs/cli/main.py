@@ -60,6 +60,7 @@ Exit codes
   0 done      3 not found          6 over a limit
   1 failed    4 invalid image      7 cannot mount or unmount
   2 usage     5 not supported      8 cache unusable   70 defect in ocifs
+  diff, grep, waste: 1 different, nothing found, a rule broken; 74 failed
 """
 
 
