@@ -120,12 +120,13 @@ def bundle(
         spec = spec_of(opened, wanted, overrides)
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         undo.callback(remove_tree, made)
-        write_bundle(made, spec, wanted)
+        write_bundle(made, opened, spec, wanted)
         made.rename(target)
         undo.pop_all()
         undo.callback(remove_tree, target)
         undo.callback(end_bundle, str(target), lazy=True)
-        mount_rootfs(daemon, target, opened, wanted)
+        if daemon is not None:
+            mount_rootfs(daemon, target, opened, wanted)
         undo.pop_all()
 
 
@@ -141,15 +142,14 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def check_wanted(wanted: Wanted) -> None:
-    """Find out what cannot be before anything is started. Raises MountError, UnsupportedError."""
-    if wanted.kind == "copy":
-        raise UnsupportedError("--rootfs copy is not supported yet: use mount, overlay or tmpfs")
-    check_fuse()
+    """Find out what cannot be before anything is started. Raises MountError."""
+    if wanted.kind != "copy":
+        check_fuse()
 
 
-def start_daemon(wanted: Wanted, stack: ExitStack) -> Daemon:
-    """Start the daemon for the rootfs: first of all, since it has as much to import as this process."""
-    return stack.enter_context(Daemon())
+def start_daemon(wanted: Wanted, stack: ExitStack) -> Daemon | None:
+    """Start the daemon for the rootfs, if there is to be one: it has as much to import as this process."""
+    return None if wanted.kind == "copy" else stack.enter_context(Daemon())
 
 
 def overrides_of(
@@ -186,8 +186,8 @@ def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides") -> "Spec":
     return spec
 
 
-def write_bundle(directory: Path, spec: "Spec", wanted: Wanted) -> None:
-    """Write config.json, and make the directories to mount on."""
+def write_bundle(directory: Path, image: "Image", spec: "Spec", wanted: Wanted) -> None:
+    """Write config.json, and make the directories to mount on, or copy the rootfs."""
     from ocifs.bundle.runtime_spec import to_json
     from ocifs.mount.overlay import make_directories
 
@@ -196,6 +196,13 @@ def write_bundle(directory: Path, spec: "Spec", wanted: Wanted) -> None:
         file.flush()
         os.fsync(file.fileno())
     make_directories(directory, wanted.kind)
+    if wanted.kind == "copy":
+        copy_rootfs(image, directory / "rootfs")
+
+
+def copy_rootfs(image: "Image", target: Path) -> None:
+    """Copy the image's files into an empty directory."""
+    raise UnsupportedError("--rootfs copy is not supported yet: use mount, overlay or tmpfs")
 
 
 def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", wanted: Wanted) -> None:

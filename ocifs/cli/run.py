@@ -88,8 +88,9 @@ def run(
         spec = spec_of(opened, wanted, overrides)
         bundle = Path(tempfile.mkdtemp(prefix="ocifs-", dir=_place_for(wanted)))
         held = last.enter_context(cleaned_up(bundle, program, keep=keep))
-        write_bundle(bundle, spec, wanted)
-        mount_rootfs(daemon, bundle, opened, wanted)
+        write_bundle(bundle, opened, spec, wanted)
+        if daemon is not None:
+            mount_rootfs(daemon, bundle, opened, wanted)
         status = Container(program, bundle).run(keep_open=[held])
         if keep:
             click.echo(f"ocifs: kept {printable_path(str(bundle))}: `ocifs umount` removes it", err=True)
