@@ -120,9 +120,7 @@ def bundle(
         spec = spec_of(opened, wanted, overrides)
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         undo.callback(remove_tree, made)
-        write_bundle(made, spec, wanted)
-        if daemon is None:
-            copy_rootfs(made, opened, wanted)
+        write_bundle(made, opened, spec, wanted)
         made.rename(target)
         undo.pop_all()
         undo.callback(remove_tree, target)
@@ -188,8 +186,8 @@ def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides") -> "Spec":
     return spec
 
 
-def write_bundle(directory: Path, spec: "Spec", wanted: Wanted) -> None:
-    """Write config.json, and make the directories to mount on."""
+def write_bundle(directory: Path, image: "Image", spec: "Spec", wanted: Wanted) -> None:
+    """Write config.json, and make the directories to mount on, or copy the rootfs. Raises OcifsError."""
     from ocifs.bundle.runtime_spec import to_json
     from ocifs.mount.overlay import make_directories
 
@@ -198,17 +196,16 @@ def write_bundle(directory: Path, spec: "Spec", wanted: Wanted) -> None:
         file.flush()
         os.fsync(file.fileno())
     make_directories(directory, wanted.kind)
+    if wanted.kind == "copy":
+        _copy_rootfs(image, directory / "rootfs", wanted)
 
 
-def copy_rootfs(directory: Path, image: "Image", wanted: Wanted) -> None:
-    """Write all files of the image into a bundle. Raises OcifsError."""
+def _copy_rootfs(image: "Image", target: Path, wanted: Wanted) -> None:
     from ocifs.cli.progress import exporting
     from ocifs.export.directory import export_directory
 
     with exporting() as progress:
-        losses = export_directory(
-            image.rootfs, "/", str(directory / "rootfs"), rootless=wanted.rootless, progress=progress
-        )
+        losses = export_directory(image.rootfs, "/", str(target), rootless=wanted.rootless, progress=progress)
     for message in losses.messages():
         warn(message)
 

@@ -13,7 +13,6 @@ from ocifs.cli.bundle import (
     Wanted,
     check_wanted,
     container_options,
-    copy_rootfs,
     mount_rootfs,
     overrides_of,
     spec_of,
@@ -89,10 +88,8 @@ def run(
         spec = spec_of(opened, wanted, overrides)
         bundle = Path(tempfile.mkdtemp(prefix="ocifs-", dir=_place_for(wanted)))
         held = last.enter_context(cleaned_up(bundle, program, keep=keep))
-        write_bundle(bundle, spec, wanted)
-        if daemon is None:
-            copy_rootfs(bundle, opened, wanted)
-        else:
+        write_bundle(bundle, opened, spec, wanted)
+        if daemon is not None:
             mount_rootfs(daemon, bundle, opened, wanted)
         status = Container(program, bundle).run(keep_open=[held])
         if keep:

@@ -11,6 +11,7 @@ import pytest
 
 from ocifs.mount.mountinfo import mount_at
 from tests.cli.command import Ocifs
+from tests.debian.view import view
 from tests.images import Image, Layer, write_layout
 from tests.tars import directory, tar
 
@@ -95,6 +96,16 @@ def test_an_empty_directory_is_taken(ocifs: Ocifs, programs: Path) -> None:
     ocifs.output("umount", bundle)
 
 
+def test_a_copied_rootfs_is_what_a_mounted_one_shows(ocifs: Ocifs, programs: Path, tmp_path: Path, root: None) -> None:
+    ocifs.output("bundle", "--rootfs", "copy", programs, tmp_path / "copied")
+    assert ocifs.leftovers() == []
+    ocifs.output("bundle", programs, tmp_path / "mounted")
+    seen = [view(tmp_path / name / "rootfs") for name in ("copied", "mounted")]
+    ocifs.output("umount", tmp_path / "mounted")
+    assert seen[0] == seen[1]
+    assert '"readonly"' not in (tmp_path / "copied/config.json").read_text()
+
+
 def test_refusals(ocifs: Ocifs, programs: Path, tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
@@ -173,7 +184,7 @@ def test_interrupted_at_any_moment_it_is_whole_or_not_there(
 ) -> None:
     ocifs.output("index", programs)
     before = set(os.listdir(ocifs.home))
-    for delay in (0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5):
+    for delay in (0.1, 0.2, 0.3, 0.4):
         bundle = ocifs.home / "box"
         with ocifs.start("bundle", "--rootfs", "overlay", programs, bundle) as process:
             time.sleep(delay)

@@ -59,7 +59,7 @@ def test_prints_and_leaves_nothing(ocifs: Ocifs, programs: Path, runtime: str, r
 
 
 @pytest.mark.parametrize("engine", ["erofs", "fuse"])
-@pytest.mark.parametrize("rootfs", ROOTFS)
+@pytest.mark.parametrize("rootfs", ["mount", "overlay"])
 def test_either_engine_will_do_for_any_user(
     ocifs: Ocifs, programs: Path, rootfs: str, engine: str, erofs: None
 ) -> None:
@@ -90,12 +90,10 @@ def test_options_override_the_image(ocifs: Ocifs, programs: Path) -> None:
     assert said.splitlines() == ["me inherited /srv /srv", "33", "33 4", "box"]
 
 
-@pytest.mark.parametrize(
-    ("script", "status"),
-    [("exit 0", 0), ("exit 7", 7), ("exit 255", 255)],
-)
-def test_passes_on_the_exit_status(ocifs: Ocifs, programs: Path, runtime: str, script: str, status: int) -> None:
-    assert ocifs.run("run", "--runtime", runtime, programs, "--", "sh", "-c", script) == (status, b"", "")
+def test_passes_on_the_exit_status(ocifs: Ocifs, programs: Path, runtime: str) -> None:
+    for status in (7, 255):
+        result = ocifs.run("run", "--runtime", runtime, programs, "--", "sh", "-c", f"exit {status}")
+        assert result == (status, b"", "")
 
 
 def test_a_killed_command_is_128_and_the_signal(ocifs: Ocifs, programs: Path, runtime: str) -> None:
@@ -150,8 +148,9 @@ def test_signals_reach_the_command(
     assert process.returncode == status
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("rootfs", ROOTFS)
+@pytest.mark.parametrize(
+    ("rootfs", "number"), [("mount", signal.SIGTERM), ("overlay", signal.SIGINT), ("tmpfs", signal.SIGHUP)]
+)
 def test_a_command_that_knows_nothing_of_signals_ends_all_the_same(
     ocifs: Ocifs, programs: Path, rootfs: str, number: signal.Signals
 ) -> None:
@@ -194,7 +193,7 @@ def test_without_the_process_that_cleans_ocifs_does(ocifs: Ocifs, programs: Path
         process.terminate()
 
 
-@pytest.mark.parametrize("rootfs", ROOTFS)
+@pytest.mark.parametrize("rootfs", ["mount", "tmpfs"])
 def test_umount_clears_what_is_left_when_both_are_killed(ocifs: Ocifs, programs: Path, rootfs: str) -> None:
     arguments = ["--rootfs", rootfs, str(programs), "--", "sh", "-c", "echo ready; exec sleep 1000"]
     with started(ocifs, *arguments) as process:
