@@ -138,6 +138,7 @@ def test_a_browser_draws_the_map(text: str, chromium: str, tmp_path: Path) -> No
             *arguments,
             "--enable-logging=stderr",
             "--window-size=900,900",
+            "--virtual-time-budget=10000",  # so long the page may take, by its own clock
             "--dump-dom",
             f"file://{tmp_path}/page.html",
         ],
