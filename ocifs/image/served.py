@@ -29,13 +29,17 @@ class ServedFile:
             InvalidImageError: They cannot be proven to be those that were indexed.
             OSError: A blob cannot be read.
         """
-        data = self._read(size, offset, Layer.views)
-        assert data is not None  # noqa: S101 - every piece was there
-        return data
+        return b"".join(self.views(size, offset))
 
-    def peek(self, size: int, offset: int) -> bytes | None:
-        """Return what `pread` would if that needs no decoding, else None."""
-        return self._read(size, offset, Layer.views_at_hand)
+    def views(self, size: int, offset: int) -> list[memoryview]:
+        """Return what `pread` does, as it lies in the spans: nothing is copied."""
+        views = self._views(size, offset, Layer.views)
+        assert views is not None  # noqa: S101 - every piece was there
+        return views
+
+    def views_at_hand(self, size: int, offset: int) -> list[memoryview] | None:
+        """Return what `views` would if that needs no decoding, else None."""
+        return self._views(size, offset, Layer.views_at_hand)
 
     def layer_at(self, address: int) -> tuple[Layer, int] | None:
         """Return the layer at `address` and the offset in its stream; None: the tree image, or past a stream's end."""
@@ -44,19 +48,22 @@ class ServedFile:
             return None
         return self.layers[number], address - self._bases[number]
 
-    def _read(
+    def _views(
         self, size: int, offset: int, layer_views: Callable[[Layer, int, int], list[memoryview] | None]
-    ) -> bytes | None:
-        """Join what lies in each piece; None where a piece is not to be had."""
-        parts: list[bytes | memoryview] = []
+    ) -> list[memoryview] | None:
+        """Give what lies in each piece; None where a piece is not to be had."""
+        views: list[memoryview] = []
         for layer, place, length in self._pieces(size, offset):
-            views = [self._tree_image.pread(length, place)] if layer is None else layer_views(layer, length, place)
-            if views is None:
+            if layer is None:
+                parts: list[memoryview] | None = [memoryview(self._tree_image.pread(length, place))]
+            else:
+                parts = layer_views(layer, length, place)
+            if parts is None:
                 return None
-            parts += views
-            if missing := length - sum(map(len, views)):
-                parts.append(bytes(missing))
-        return b"".join(parts)
+            views += parts
+            if missing := length - sum(map(len, parts)):
+                views.append(memoryview(bytes(missing)))
+        return views
 
     def _pieces(self, size: int, offset: int) -> list[tuple[Layer | None, int, int]]:
         """Cut a range at the bases: (layer or None for the tree image, offset in it, length) in turn."""

@@ -1,60 +1,108 @@
-"""The erofs engine's half in user space: a file system of one file, the served file (pyfuse3.Operations).
+"""The erofs engine's half in user space: a file system of one file, the served file, answered on /dev/fuse itself.
 
 The kernel's EROFS reads it as a disk is read: a page of metadata here, a run of file bytes there. It never changes, so
-every page may be kept for good. Nothing here knows what the bytes mean.
+every page may be kept for good. A library for whole file systems would take longer to load than all that a mount does,
+and would copy every byte once more. Nothing here knows what the bytes mean.
 """
 
 import errno
-import stat
+import os
+import select
+from concurrent.futures import ThreadPoolExecutor
 
-import pyfuse3
-from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, RequestContext
+from ocifs.mount import fuse_protocol
+from ocifs.mount.complaints import complain
+from ocifs.mount.fuse_protocol import NOT_ANSWERED, REQUEST_MAX, ROOT, Operation, Request, parse_request
+from ocifs.mount.reading import READERS, Reading
 
-from ocifs.mount.edge import answered
-from ocifs.mount.operations import FOREVER
-from ocifs.mount.reading import Reading
-
-_FILE = InodeT(pyfuse3.ROOT_INODE + 1)
+_FILE = ROOT + 1
+_IOV_MAX = 1000
 
 
-class BlockFileOperations(pyfuse3.Operations):
-    """A directory with the one file `name`."""
+class BlockFile:
+    """A directory with the one file `name`, on the open /dev/fuse `device`, which it owns."""
 
-    def __init__(self, name: str, reading: Reading) -> None:
-        super().__init__()
+    def __init__(self, device: int, name: str, reading: Reading) -> None:
+        self._device = device
         self._name = name.encode()
         self._reading = reading
+        self._readers = ThreadPoolExecutor(READERS)
+        os.set_blocking(device, False)
 
-    @answered
-    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        """Find the file, if that is its name."""
-        if name != self._name:
-            raise FUSEError(errno.ENOENT)
-        return self._attributes(_FILE)
+    def serve(self, stop: int) -> None:
+        """Answer until there is something to read from `stop`, or the file system has gone."""
+        poll = select.poll()
+        poll.register(self._device, select.POLLIN)
+        poll.register(stop, select.POLLIN)
+        while stop not in dict(poll.poll()):
+            try:
+                request = parse_request(os.read(self._device, REQUEST_MAX))
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    return
+                if error.errno not in {errno.EAGAIN, errno.ENOENT, errno.EINTR}:  # a request may be taken back
+                    raise
+            else:
+                self._take(request)
 
-    @answered
-    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        """Return attributes of the directory or the file."""
-        return self._attributes(inode)
+    def close(self) -> None:
+        """Let go of the device, and with it of the file system, once no thread uses it any more."""
+        self._readers.shutdown(cancel_futures=True)
+        os.close(self._device)
 
-    @answered
-    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        """Open the file; pages that the kernel has stay good."""
-        return FileInfo(fh=FileHandleT(inode), keep_cache=True)
+    def _take(self, request: Request) -> None:
+        """Answer at once what needs no decoding, and the rest in a thread."""
+        if request.operation == Operation.READ:
+            size, offset = fuse_protocol.range_in(request.body)
+            try:
+                views = self._reading.at_hand(size, offset)
+            except Exception as error:  # noqa: BLE001 - a defect in one request must not end the mount
+                self._fail(request.unique, error)
+                return
+            if views is None:
+                self._readers.submit(self._read, request.unique, size, offset)
+            else:
+                self._send(request.unique, views)
+        elif request.operation not in NOT_ANSWERED:
+            reply = self._reply(request)
+            if isinstance(reply, int):
+                self._send(request.unique, error=reply)
+            else:
+                self._send(request.unique, [reply])
 
-    @answered
-    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        """Return bytes of the served file."""
-        return await self._reading.read(size, off)
+    def _read(self, unique: int, size: int, offset: int) -> None:
+        try:
+            self._send(unique, self._reading.views(size, offset))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(unique, error)
 
-    async def release(self, fh: FileHandleT) -> None:
-        """Nothing to let go of."""
+    def _reply(self, request: Request) -> bytes | int:
+        """Return what is asked for, or an errno."""
+        match request.operation:
+            case Operation.LOOKUP:
+                if fuse_protocol.name_in(request.body) != self._name:
+                    return errno.ENOENT
+                return fuse_protocol.entry(_FILE, self._reading.served.size)
+            case Operation.GETATTR:
+                return fuse_protocol.attributes(
+                    request.inode, self._reading.served.size if request.inode == _FILE else None
+                )
+            case Operation.OPEN:
+                return fuse_protocol.opened()
+            case Operation.INIT:
+                return fuse_protocol.initialised(request.body)
+            case Operation.RELEASE | Operation.DESTROY:
+                return b""
+        return errno.ENOSYS  # for most operations the kernel does not ask again
 
-    def _attributes(self, inode: InodeT) -> EntryAttributes:
-        attributes = EntryAttributes()
-        attributes.st_ino = inode
-        attributes.entry_timeout = attributes.attr_timeout = FOREVER
-        attributes.st_mode = stat.S_IFREG | 0o400 if inode == _FILE else stat.S_IFDIR | 0o500
-        attributes.st_nlink = 1
-        attributes.st_size = self._reading.served.size if inode == _FILE else 0
-        return attributes
+    def _fail(self, unique: int, error: Exception) -> None:
+        complain("read", error)
+        self._send(unique, error=errno.EIO)
+
+    def _send(self, unique: int, parts: list[bytes] | list[memoryview] | tuple[()] = (), *, error: int = 0) -> None:
+        pieces = parts if len(parts) < _IOV_MAX else [b"".join(parts)]
+        try:
+            os.writev(self._device, fuse_protocol.answer(unique, pieces, error=error))
+        except OSError as gone:
+            if gone.errno not in {errno.ENOENT, errno.ENODEV}:  # nobody waits for it any more
+                complain("answer", gone)

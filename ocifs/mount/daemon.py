@@ -4,6 +4,7 @@ It lives as long as the mount: whoever unmounts ends it, and SIGTERM or SIGINT m
 it, since it has no terminal. It answers through its socket once, and from then on writes only to its log.
 """
 
+import importlib
 import logging
 import os
 import signal
@@ -14,15 +15,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import msgspec
-import pyfuse3
-import trio
 
 from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount.engine import Engine
 from ocifs.mount.erofs_engine import ErofsEngine
-from ocifs.mount.fuse_engine import FuseEngine
 from ocifs.mount.job import Answer, Job, receive_job
 from ocifs.mount.record import EngineName, MountRecord, recorded
 
@@ -31,6 +29,8 @@ def main(arguments: list[str]) -> int:
     """Serve the job that comes through the socket that the argument names; return the exit status."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nobody at a terminal waits for a daemon without a job
+    if os.geteuid():  # what it will need, while the job is being prepared
+        importlib.import_module("ocifs.mount.fuse_engine")
     with socket.socket(fileno=int(arguments[0])) as connection:
         job = receive_job(connection)
         if job is None:
@@ -69,6 +69,8 @@ def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
                 if job.engine == "erofs":
                     raise MountError(f"{error}: use --engine fuse instead") from None
                 reason = str(error)
+        from ocifs.mount.fuse_engine import FuseEngine  # trio and pyfuse3 take longer to load than all the rest
+
         _serve_by(FuseEngine(rootfs, job), job, mounted, reason)
 
 
@@ -85,40 +87,12 @@ def _serve_by(engine: Engine, job: Job, mounted: Callable[[EngineName, str | Non
         bundle=job.bundle,
     )
     with ExitStack() as stack:
-        stack.enter_context(engine)
 
         def attached() -> None:
             stack.enter_context(recorded(record))
             mounted(engine.name, reason)
 
-        if error := trio.run(_until_unmounted, engine, attached):
-            raise error
-
-
-async def _until_unmounted(engine: Engine, attached: Callable[[], None]) -> MountError | None:
-    """Serve; return why the mount could not be made, if it could not."""
-    async with trio.open_nursery() as nursery:
-
-        async def serve_requests() -> None:
-            await pyfuse3.main()
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(serve_requests)
-        try:
-            await engine.attach()
-            attached()
-        except MountError as error:
-            nursery.cancel_scope.cancel()
-            return error
-        nursery.start_soon(_end_on_signal)
-    return None
-
-
-async def _end_on_signal() -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            pyfuse3.terminate()
-            return
+        engine.serve(attached)
 
 
 def _open_log(job: Job) -> None:

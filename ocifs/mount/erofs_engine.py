@@ -8,19 +8,16 @@ EROFS mount goes, so does the connection that this process serves, whoever unmou
 import contextlib
 import errno
 import os
-import threading
-from concurrent.futures import Future
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
-
-import pyfuse3
-import trio
 
 from ocifs.errors import MountError
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount import syscalls
-from ocifs.mount.block_file import BlockFileOperations
+from ocifs.mount.block_file import BlockFile
+from ocifs.mount.engine import told_to_end
 from ocifs.mount.job import Job
 from ocifs.mount.mountinfo import EROFS_SOURCE
 from ocifs.mount.place import Place
@@ -39,7 +36,7 @@ _REASONS = {
 
 
 class ErofsEngine:
-    """Serves a rootfs by `BlockFileOperations`; see `ocifs.mount.engine.Engine`."""
+    """Serves a rootfs by `BlockFile`; see `ocifs.mount.engine.Engine`."""
 
     name: EngineName = "erofs"
 
@@ -47,15 +44,30 @@ class ErofsEngine:
         self._rootfs = rootfs
         self._job = job
         self._source = EROFS_SOURCE + job.digest
-        self._place: Place | None = None
 
-    def __enter__(self) -> Self:
-        """Make the FUSE file system. Raises MountError, before anything is asked for where the kernel has no EROFS."""
-        try:
-            syscalls.check_filesystem("erofs")
-            device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise _refused(error) from None
+    def serve(self, attached: Callable[[], None]) -> None:
+        """Make EROFS of the file, attach it, and serve the file. Raises MountError."""
+        with ExitStack() as stack:
+            stop = stack.enter_context(told_to_end())
+            try:
+                block_file = self._block_file(stack)
+                erofs = self._made_while_served(block_file)
+                try:
+                    syscalls.attach(erofs, self._job.mountpoint)
+                finally:
+                    os.close(erofs)
+            except OSError as error:
+                raise _refused(error) from None
+            stack.callback(_unmount, Place(self._job.mountpoint))
+            attached()
+            block_file.serve(stop)
+
+    def _block_file(self, stack: ExitStack) -> BlockFile:
+        """Make the FUSE file system. Raises OSError, before anything is made where the kernel has no EROFS."""
+        syscalls.check_filesystem("erofs")
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        block_file = BlockFile(device, self._source, Reading(self._rootfs.served))
+        stack.callback(block_file.close)
         options = {
             "source": "ocifs",
             "fd": str(device),
@@ -64,57 +76,23 @@ class ErofsEngine:
             "group_id": str(os.getegid()),
             "default_permissions": None,
         }
-        try:
-            self._fuse = syscalls.new_mount("fuse", options, syscalls.MOUNT_ATTR_RDONLY)
-        except OSError as error:
-            os.close(device)
-            raise _refused(error) from None
-        # libfuse takes the path for "open and mounted already", and closes the descriptor at the end.
-        operations = BlockFileOperations(self._source, Reading(self._rootfs.served))
-        pyfuse3.init(operations, f"/dev/fd/{device}", set())
-        return self
+        self._fuse = syscalls.new_mount("fuse", options, syscalls.MOUNT_ATTR_RDONLY)
+        return block_file
 
-    async def attach(self) -> None:
-        """Make EROFS of the file, and attach it. Raises MountError."""
-        made: Future[int] = Future()
-        done = trio.Event()
-        token = trio.lowlevel.current_trio_token()
-
-        def make() -> None:
-            try:
-                made.set_result(self._make())
-            except OSError as error:
-                made.set_exception(error)
-            token.run_sync_soon(done.set)
-
-        # Not a thread of trio's, which would stay: `Place` needs this process to have no other.
-        thread = threading.Thread(target=make)
-        thread.start()
-        await done.wait()
-        thread.join()
+    def _made_while_served(self, block_file: BlockFile) -> int:
+        """Return the EROFS mount, attached nowhere. Raises OSError."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        # Not one of the block file's threads, which would stay: `Place` needs this process to have no other.
+        with ThreadPoolExecutor(1) as thread:
+            made = thread.submit(self._make)
+            made.add_done_callback(lambda _: os.close(writing))
+            block_file.serve(reading)
+        os.close(reading)
         os.close(self._fuse)
-        try:
-            erofs = made.result()
-            try:
-                syscalls.attach(erofs, self._job.mountpoint)
-            finally:
-                os.close(erofs)
-        except OSError as error:
-            raise _refused(error) from None
-        self._place = Place(self._job.mountpoint)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._place is not None:
-            self._place.unmount_from_outside()
-            if self._place.is_ours():
-                with contextlib.suppress(OSError):  # somebody else has just done it
-                    syscalls.umount(self._place.path, lazy=True)
-        pyfuse3.close(unmount=False)
+        return made.result()
 
     def _make(self) -> int:
-        """Return the EROFS mount, attached nowhere. Each step here waits until this process answers the kernel."""
+        """Return the EROFS mount. Each step here waits until this process answers the kernel."""
         syscalls.unshare_directory()
         os.fchdir(self._fuse)  # so that the mount table shows the file's bare name as the source
         _read_ahead(os.stat(".").st_dev)
@@ -125,6 +103,13 @@ class ErofsEngine:
         if self._rootfs.tree.has_xattrs:
             _check_xattrs(erofs)
         return erofs
+
+
+def _unmount(place: Place) -> None:
+    place.unmount_from_outside()
+    if place.is_ours():
+        with contextlib.suppress(OSError):  # somebody else has just done it
+            syscalls.umount(place.path, lazy=True)
 
 
 def _refused(error: OSError) -> MountError:

@@ -1,13 +1,14 @@
 """The fuse engine: the kernel asks this process for names, attributes and bytes. Any user may mount so."""
 
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pyfuse3
+import trio
 
 from ocifs.errors import MountError, printable_path
 from ocifs.image.rootfs import Rootfs
+from ocifs.mount.engine import ENDING
 from ocifs.mount.job import Job
 from ocifs.mount.mountinfo import FSTYPE
 from ocifs.mount.operations import RootfsOperations
@@ -25,25 +26,20 @@ class FuseEngine:
         self._rootfs = rootfs
         self._job = job
 
-    def __enter__(self) -> Self:
-        """Mount. Raises MountError."""
+    def serve(self, attached: Callable[[], None]) -> None:
+        """Mount, and serve. Raises MountError."""
         mountpoint = self._job.mountpoint
         operations = RootfsOperations(self._rootfs, Reading(self._rootfs.served), self._job.owner)
         try:
             pyfuse3.init(operations, mountpoint, self._mount_options())
         except RuntimeError:
             raise MountError(f"cannot mount on {printable_path(mountpoint)}: {_said_by_libfuse()}") from None
-        self._place = Place(mountpoint)
-        return self
-
-    async def attach(self) -> None:
-        """Nothing to do: it is at the mountpoint already."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._place.unmount_from_outside()
-        pyfuse3.close(unmount=self._place.is_ours())
+        place = Place(mountpoint)
+        try:
+            trio.run(_until_unmounted, attached)
+        finally:
+            place.unmount_from_outside()
+            pyfuse3.close(unmount=place.is_ours())
 
     def _mount_options(self) -> set[str]:
         job = self._job
@@ -56,6 +52,21 @@ class FuseEngine:
             "dev" if job.dev else "nodev",
         }
         return options | {"allow_other"} if job.allow_other else options
+
+
+async def _until_unmounted(attached: Callable[[], None]) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def serve_requests() -> None:
+            await pyfuse3.main()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(serve_requests)
+        with trio.open_signal_receiver(*ENDING) as signals:
+            attached()
+            async for _ in signals:
+                pyfuse3.terminate()
+                await trio.sleep_forever()
 
 
 def _said_by_libfuse() -> str:

@@ -9,14 +9,13 @@ import errno
 from collections.abc import Sequence
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, RequestContext
 
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount.edge import answered
-from ocifs.mount.reading import Reading
-
-FOREVER = 1e9
-"""Seconds, some thirty years: longer than any kernel stays up."""
+from ocifs.mount.fuse_protocol import FOREVER
+from ocifs.mount.reading import READERS, Reading
 
 _NAME_MAX = 255
 _BLOCK = 4096
@@ -34,6 +33,7 @@ class RootfsOperations(pyfuse3.Operations):
         self.tree = rootfs.tree
         self.enable_acl = rootfs.tree.has_acls
         self.reading = reading
+        self._readers = trio.CapacityLimiter(READERS)
 
     @answered
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
@@ -82,7 +82,7 @@ class RootfsOperations(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Return bytes, from each place where the file has some."""
         parts = [
-            bytes(length) if address is None else await self.reading.read(length, address)
+            bytes(length) if address is None else await self._bytes(length, address)
             for address, length in self.tree.extents(fh, off, size)
         ]
         return b"".join(parts)
@@ -121,6 +121,12 @@ class RootfsOperations(pyfuse3.Operations):
         names = self.tree.xattrs(self._nid(inode))
         # The kernel lets only root read trusted.*, but leaves it to the file system to hide the names (xattr(7)).
         return [FileNameT(name) for name in names if ctx.uid == 0 or not name.startswith(b"trusted.")]
+
+    async def _bytes(self, size: int, address: int) -> bytes:
+        views = self.reading.at_hand(size, address)
+        if views is None:
+            views = await trio.to_thread.run_sync(self.reading.views, size, address, limiter=self._readers)
+        return b"".join(views)
 
     def _nid(self, inode: InodeT) -> int:
         return self.tree.root if inode == pyfuse3.ROOT_INODE else inode

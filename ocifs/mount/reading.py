@@ -1,4 +1,4 @@
-"""Reads of the served file for an event loop: at once where nothing has to be decoded, else in a thread.
+"""Reads of the served file: at once where nothing has to be decoded, else by whatever thread is given for it.
 
 Whoever reads a layer span after span gets the next ones decoded ahead, on all processors; somebody who jumps about
 does not. It does not know what the bytes are for.
@@ -7,14 +7,14 @@ does not. It does not know what the bytes are for.
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import trio
-
 from ocifs.image.served import ServedFile
 from ocifs.layer.layer import Layer
 
 _PROCESSORS = os.cpu_count() or 1
 SPANS_AHEAD = min(2 * _PROCESSORS, 16)
 """Enough that no processor waits; more would only take room in the span cache."""
+READERS = 4 * _PROCESSORS
+"""Threads for those who wait, apart from those that decode ahead: a waiting one never keeps a span from its thread."""
 
 
 class Reading:
@@ -22,19 +22,18 @@ class Reading:
 
     def __init__(self, served: ServedFile) -> None:
         self.served = served
-        # Apart, so that readers who wait for a span that is being decoded ahead never keep it from a thread.
-        self._readers = trio.CapacityLimiter(4 * _PROCESSORS)
+        self.views = served.views
         self._ahead = ThreadPoolExecutor(_PROCESSORS)
         self._last: dict[int, int] = {}
         """Layer to the span that was read last."""
 
-    async def read(self, size: int, address: int) -> bytes:
-        """Return up to `size` bytes at `address`. Raises what `ServedFile.pread` does."""
+    def at_hand(self, size: int, address: int) -> list[memoryview] | None:
+        """Return up to `size` bytes at `address` if that needs no decoding, else None: `views` gives them.
+
+        In both cases what a reader will want next begins to be decoded. To be called from one thread only.
+        """
         self._decode_ahead(size, address)
-        data = self.served.peek(size, address)
-        if data is None:
-            data = await trio.to_thread.run_sync(self.served.pread, size, address, limiter=self._readers)
-        return data
+        return self.served.views_at_hand(size, address)
 
     def _decode_ahead(self, size: int, address: int) -> None:
         """Begin to decode what this read will come to after its first span, and what the next ones will."""
@@ -51,7 +50,7 @@ class Reading:
         is_sequential = before is not None and first - 1 <= before < last
         for span in range(first + 1, last + 1 + (SPANS_AHEAD if is_sequential else 0)):
             if not layer.is_decoded(span):
-                # Not by way of trio, since nobody waits; whoever reads the span is told what is wrong with it.
+                # Nobody waits for the outcome; whoever reads the span is told what is wrong with it.
                 self._ahead.submit(_decode, layer, span)
 
 

@@ -1,0 +1,115 @@
+"""The kernel's FUSE protocol, as far as one file takes it that is only read (linux/fuse.h, version 7.31).
+
+A request is a header and what its operation says; an answer is a header, with an errno or what was asked for. All is
+in the order of bytes of the machine. This module only packs and unpacks.
+"""
+
+import stat
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+REQUEST_MAX = 64 << 10
+"""Bytes to read a request with: the kernel demands more than a request without data ever takes."""
+
+ROOT = 1
+"""The inode number of the root directory."""
+
+FOREVER = 1_000_000_000
+"""Seconds, some thirty years: longer than any kernel stays up."""
+
+_HEADER = struct.Struct("=IIQQIIIHH")
+_ANSWER = struct.Struct("=IiQ")
+_READ = struct.Struct("=QQI")
+_INIT = struct.Struct("=IIII")
+_INITIALISED = struct.Struct("=IIIIHHIIHHI28x")
+_ATTRIBUTES = struct.Struct("=6Q3I7I")
+_ENTRY_TIMES = struct.Struct("=QQQQII")
+_ATTRIBUTE_TIME = struct.Struct("=QII")
+_OPENED = struct.Struct("=QII")
+
+_MAJOR, _MINOR = 7, 31
+_ASYNC_READ, _MAX_PAGES = 1 << 0, 1 << 22
+_PAGES = 256
+_BACKGROUND = 64
+"""Reads ahead of a reader that the kernel has on their way at once."""
+_WRITE = 4096
+_KEEP_CACHE = 1 << 1
+
+
+class Operation(IntEnum):
+    """What is asked for; there are others."""
+
+    LOOKUP = 1
+    FORGET = 2
+    GETATTR = 3
+    OPEN = 14
+    READ = 15
+    RELEASE = 18
+    INIT = 26
+    DESTROY = 38
+    BATCH_FORGET = 42
+
+
+NOT_ANSWERED = frozenset({Operation.FORGET, Operation.BATCH_FORGET})
+
+
+class Request(NamedTuple):
+    """A request: `unique` tells its answer from others'."""
+
+    operation: int
+    unique: int
+    inode: int
+    body: memoryview
+
+
+def parse_request(data: bytes) -> Request:
+    """Take a request of the kernel apart."""
+    _, operation, unique, inode, *_ = _HEADER.unpack_from(data)
+    return Request(operation, unique, inode, memoryview(data)[_HEADER.size :])
+
+
+def name_in(body: memoryview) -> bytes:
+    """Return the name of LOOKUP, which a zero ends."""
+    return bytes(body).partition(b"\0")[0]
+
+
+def range_in(body: memoryview) -> tuple[int, int]:
+    """Return size and offset of READ."""
+    _, offset, size = _READ.unpack_from(body)
+    return size, offset
+
+
+def answer(unique: int, parts: Sequence[bytes | memoryview] = (), *, error: int = 0) -> list[bytes | memoryview]:
+    """Return an answer, an errno or `parts`, to be written at once (writev(2))."""
+    return [_ANSWER.pack(_ANSWER.size + sum(map(len, parts)), -error, unique), *parts]
+
+
+def initialised(body: memoryview) -> bytes:
+    """Answer INIT: reads may be of 1 MiB, and many at once."""
+    _, minor, read_ahead, offered = _INIT.unpack_from(body)
+    flags = offered & (_ASYNC_READ | _MAX_PAGES)
+    return _INITIALISED.pack(
+        _MAJOR, min(minor, _MINOR), read_ahead, flags, _BACKGROUND, _BACKGROUND, _WRITE, 1, _PAGES, 0, 0
+    )
+
+
+def entry(inode: int, size: int | None) -> bytes:
+    """Answer LOOKUP, for good: a file of `size` bytes, or None for a directory."""
+    return _ENTRY_TIMES.pack(inode, 0, FOREVER, FOREVER, 0, 0) + _attributes(inode, size)
+
+
+def attributes(inode: int, size: int | None) -> bytes:
+    """Answer GETATTR, for good."""
+    return _ATTRIBUTE_TIME.pack(FOREVER, 0, 0) + _attributes(inode, size)
+
+
+def opened() -> bytes:
+    """Answer OPEN: the pages that the kernel has stay good."""
+    return _OPENED.pack(0, _KEEP_CACHE, 0)
+
+
+def _attributes(inode: int, size: int | None) -> bytes:
+    mode = stat.S_IFDIR | 0o500 if size is None else stat.S_IFREG | 0o400
+    return _ATTRIBUTES.pack(inode, size or 0, 0, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 0, 0)
