@@ -82,6 +82,8 @@ def main() -> None:
         if run := podman(directory, image):
             ways["podman run, pulled before"] = partial(first_line, run)
         ways["umoci unpack, runc run"] = partial(unpack_and_run, image, directory)
+        # podman leaves its storage mounted upon itself
+        subprocess.run(["umount", "--lazy", directory / "storage/overlay"], check=False, stderr=subprocess.DEVNULL)
         report("the first line of a container", side_by_side(ways, options.rounds), "ocifs run --rootfs mount")
 
 
