@@ -75,7 +75,9 @@ def container_options(command: F) -> F:
 @click.option("--args", metavar="COMMAND", help="What is run, in words as a shell splits them.")
 @click.argument("image")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=str))
+@click.pass_obj
 def bundle(
+    daemon: Daemon,
     image: str,
     directory: str,
     platform: Platform | None,
@@ -108,10 +110,9 @@ def bundle(
         span_cache=span_cache,
         log=log,
     )
-    check_wanted(wanted)
+    prepare(wanted, daemon)
     target = _new_directory(directory)
     with ExitStack() as undo, ExitStack() as stack:
-        daemon = start_daemon(wanted, stack)
         from ocifs.mount.ending import end_bundle
         from ocifs.mount.overlay import remove_tree
 
@@ -125,7 +126,7 @@ def bundle(
         undo.pop_all()
         undo.callback(remove_tree, target)
         undo.callback(end_bundle, str(target), lazy=True)
-        if daemon is not None:
+        if wanted.kind != "copy":
             mount_rootfs(daemon, target, opened, wanted)
         undo.pop_all()
 
@@ -141,15 +142,12 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def check_wanted(wanted: Wanted) -> None:
-    """Find out what cannot be before anything is started. Raises MountError."""
-    if wanted.kind != "copy":
+def prepare(wanted: Wanted, daemon: Daemon) -> None:
+    """Find out what cannot be before anything is made. Raises MountError."""
+    if wanted.kind == "copy":
+        daemon.dismiss()
+    else:
         check_fuse()
-
-
-def start_daemon(wanted: Wanted, stack: ExitStack) -> Daemon | None:
-    """Start the daemon for a rootfs that is mounted: first of all, since it has as much to import as this process."""
-    return None if wanted.kind == "copy" else stack.enter_context(Daemon())
 
 
 def overrides_of(

@@ -31,7 +31,9 @@ from ocifs.store import default_directory
 @click.option("--verbose", "-v", is_flag=True, help="Say which engine mounted, and why.")
 @click.argument("image")
 @click.argument("mountpoint", type=click.Path(path_type=str))
+@click.pass_obj
 def mount(
+    daemon: Daemon,
     image: str,
     mountpoint: str,
     platform: Platform | None,
@@ -58,9 +60,9 @@ def mount(
     if os.geteuid() and (suid or dev):
         raise click.UsageError("--suid and --dev are for root only")
     check_fuse()
+    if foreground:
+        daemon.dismiss()
     with ExitStack() as stack:
-        # First of all, and before the imports that this process needs: it has as many to do itself.
-        daemon = None if foreground else stack.enter_context(Daemon())
         from ocifs.mount.job import Job
         from ocifs.mount.job import mount as mount_by
 
@@ -76,7 +78,7 @@ def mount(
         real = check_mountpoint(mountpoint, cache, needed)
         opened = stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size))
         job = replace(Job.of(opened, real, engine, span_cache, log), allow_other=allow_other, suid=suid, dev=dev)
-        if daemon is not None:
+        if not foreground:
             answer = mount_by(daemon, job)
             if verbose:
                 click.echo(_mounted_by(answer.engine, answer.reason), err=True)

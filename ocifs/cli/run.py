@@ -11,18 +11,18 @@ import click
 
 from ocifs.cli.bundle import (
     Wanted,
-    check_wanted,
     container_options,
     mount_rootfs,
     overrides_of,
+    prepare,
     spec_of,
-    start_daemon,
     unwind_on_signals,
     write_bundle,
 )
 from ocifs.cli.options import image_options, mount_options, open_for_command
 from ocifs.errors import printable_path
 from ocifs.mount.overlay import Kind
+from ocifs.mount.process import Daemon
 from ocifs.mount.record import runtime_directory
 from ocifs.spec.platform import Platform
 
@@ -35,7 +35,9 @@ from ocifs.spec.platform import Platform
 @click.option("--keep/--rm", default=False, help="Keep the bundle, or remove it at the end.  [default: rm]")
 @click.argument("image")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS...]")
+@click.pass_obj
 def run(
+    daemon: Daemon,
     image: str,
     args: tuple[str, ...],
     platform: Platform | None,
@@ -71,12 +73,11 @@ def run(
         span_cache=span_cache,
         log=log,
     )
-    check_wanted(wanted)
+    prepare(wanted, daemon)
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
     if terminal and not sys.stdin.isatty():
         raise click.UsageError("--tty takes a terminal, which standard input is not")
     with ExitStack() as last, ExitStack() as stack:
-        daemon = start_daemon(wanted, stack)
         from ocifs.bundle.runtime import Container, check_user_namespaces, find_runtime
         from ocifs.cli.container import cleaned_up
 
@@ -89,7 +90,7 @@ def run(
         bundle = Path(tempfile.mkdtemp(prefix="ocifs-", dir=_place_for(wanted)))
         held = last.enter_context(cleaned_up(bundle, program, keep=keep))
         write_bundle(bundle, opened, spec, wanted)
-        if daemon is not None:
+        if wanted.kind != "copy":
             mount_rootfs(daemon, bundle, opened, wanted)
         status = Container(program, bundle).run(keep_open=[held])
         if keep:

@@ -23,7 +23,7 @@ threads free is not kept for each of them apart."""
 
 
 class Daemon:
-    """A daemon that waits for its job. A context manager: an error in it ends a daemon that has none."""
+    """A daemon that waits for its job. A context manager: at its end, a daemon that has none ends."""
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair()
@@ -31,8 +31,8 @@ class Daemon:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ocifs.mount.daemon", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdin=self._complaints,  # /dev/null may be missing, as it is where there is no /dev/fuse
+                stdout=self._complaints,
                 stderr=self._complaints,
                 cwd="/",
                 pass_fds=(theirs.fileno(),),
@@ -51,10 +51,15 @@ class Daemon:
         self.socket.close()
         os.close(self._complaints)
         if not self.has_job:
-            self._process.kill()
-        if kind is not None and not self.has_mounted:
+            self.dismiss()
+        elif not self.has_mounted:
             self._process.wait()
         self._process.returncode = 0  # if it has a mount it outlives this process: there is nothing to wait for
+
+    def dismiss(self) -> None:
+        """End it: no job will come."""
+        self._process.kill()
+        self._process.wait()
 
     def last_words(self) -> str:
         """Wait for the end of a daemon that failed, and return the last line that it wrote, or its exit status."""

@@ -1,0 +1,141 @@
+"""The verbs of `ocifs`: finds the one that is called, and turns whatever ends it into one line and an exit code.
+
+Verbs are imported when they are called, so that each starts as fast as what it needs.
+"""
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+import ocifs
+from ocifs.errors import OcifsError
+
+if TYPE_CHECKING:
+    from ocifs.mount.process import Daemon
+
+_VERBS = {
+    "mount": "ocifs.cli.mount",
+    "umount": "ocifs.cli.mount",
+    "mounts": "ocifs.cli.mount",
+    "bundle": "ocifs.cli.bundle",
+    "run": "ocifs.cli.run",
+    "index": "ocifs.cli.index",
+    "inspect": "ocifs.cli.about",
+    "history": "ocifs.cli.about",
+    "ls": "ocifs.cli.look",
+    "tree": "ocifs.cli.look",
+    "find": "ocifs.cli.search",
+    "stat": "ocifs.cli.look",
+    "which": "ocifs.cli.look",
+    "du": "ocifs.cli.search",
+    "cat": "ocifs.cli.read",
+    "head": "ocifs.cli.read",
+    "cp": "ocifs.cli.read",
+    "grep": "ocifs.cli.grep",
+    "diff": "ocifs.cli.compare",
+    "waste": "ocifs.cli.audit",
+    "verify": "ocifs.cli.audit",
+    "export": "ocifs.cli.export",
+    "explore": "ocifs.cli.explore",
+    "report": "ocifs.cli.report",
+    "cache": "ocifs.cli.cache",
+    "completion": "ocifs.cli.completion",
+}
+
+INTERNAL_ERROR = 70
+"""As sysexits.h has it: a defect of ocifs itself."""
+
+_INTERRUPTED = 130
+_COMPLETE = "_OCIFS_COMPLETE"
+
+_EPILOG = """\b
+IMAGE is one of
+  PATH[:TAG]  PATH@sha256:…            a layout directory or an archive
+  oci:DIR[:TAG]                        an OCI image layout
+  oci-archive:FILE[:TAG]               a layout in a tar file
+  docker-archive:FILE[:NAME:TAG|:@N]   what `docker save` writes
+
+\b
+Exit codes
+  0 done      3 not found          6 over a limit
+  1 failed    4 invalid image      7 cannot mount or unmount
+  2 usage     5 not supported      8 cache unusable   70 defect in ocifs
+  diff, grep, waste: 1 different, nothing found, a rule broken; 74 failed
+"""
+
+
+class _Verbs(click.Group):
+    """Imports a verb's module when the verb is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module = importlib.import_module(_VERBS[cmd_name])
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.command(cls=_Verbs, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(ocifs.__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Mount and look into OCI images without unpacking them.
+
+    \b
+    Try:  ocifs ls ./image:latest /etc
+          ocifs mount ./image:latest /mnt
+          ocifs umount /mnt
+    """
+
+
+def run(arguments: list[str], daemon: "Daemon | None") -> int:
+    """Run one command; return its exit code. No error reaches the user as a traceback.
+
+    A verb that mounts takes `daemon`.
+    """
+    try:
+        if _COMPLETE in os.environ:
+            cli.main(arguments, prog_name="ocifs", complete_var=_COMPLETE)  # answers the shell, and exits
+        # Not cli.main: that has its own ideas of broken pipes and interrupts.
+        with cli.make_context("ocifs", arguments, obj=daemon) as context:
+            result = cli.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", _INTERRUPTED)
+    except OcifsError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        _drop_output()  # whoever read it has seen enough
+        return 0
+    except OSError as error:
+        _drop_output()
+        name = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{name}{error.strerror}", OcifsError.exit_code)
+    except Exception as error:
+        if os.environ.get("OCIFS_DEBUG"):
+            raise
+        return _fail(
+            f"internal error: {type(error).__name__}: {error} (OCIFS_DEBUG=1 shows where; please report it)",
+            INTERNAL_ERROR,
+        )
+    return result if isinstance(result, int) else 0
+
+
+def _drop_output() -> None:
+    """Let what is not written yet go nowhere at exit, instead of failing once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    click.echo(f"ocifs: {message}", err=True)
+    return exit_code
