@@ -122,6 +122,8 @@ def bundle(
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         undo.callback(remove_tree, made)
         write_bundle(made, opened, spec, wanted)
+        with (made / "config.json").open("rb") as file:
+            os.fsync(file)
         made.rename(target)
         undo.pop_all()
         undo.callback(remove_tree, target)
@@ -189,10 +191,7 @@ def write_bundle(directory: Path, image: "Image", spec: "Spec", wanted: Wanted) 
     from ocifs.bundle.runtime_spec import to_json
     from ocifs.mount.overlay import make_directories
 
-    with (directory / "config.json").open("wb") as file:
-        file.write(to_json(spec))
-        file.flush()
-        os.fsync(file.fileno())
+    (directory / "config.json").write_bytes(to_json(spec))
     make_directories(directory, wanted.kind)
     if wanted.kind == "copy":
         _copy_rootfs(image, directory / "rootfs", wanted)
