@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 import msgspec
+from click.core import ParameterSource
 from msgspec.structs import replace
 
 from ocifs.cli.options import image_options, mount_options, open_for_command, warn
-from ocifs.errors import MountError, printable_path
+from ocifs.errors import MountError, NotFoundError, printable_path
 from ocifs.mount.mountinfo import real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
-from ocifs.mount.overlay import Kind
+from ocifs.mount.overlay import Kind, make_directories
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import runtime_directory
 from ocifs.spec.platform import Platform
@@ -73,11 +74,12 @@ def container_options(command: F) -> F:
 @mount_options
 @container_options
 @click.option("--args", metavar="COMMAND", help="What is run, in words as a shell splits them.")
+@click.option("--remount", is_flag=True, help="Mount the bundle DIR again, with what was written to it.")
 @click.argument("image")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=str))
-@click.pass_obj
+@click.pass_context
 def bundle(
-    daemon: Daemon,
+    context: click.Context,
     image: str,
     directory: str,
     platform: Platform | None,
@@ -94,10 +96,11 @@ def bundle(
     hostname: str,
     tty: bool | None,
     args: str | None,
+    remount: bool,
 ) -> None:
     """Make DIR a bundle of IMAGE: a config.json by the image's config, and its rootfs, mounted.
 
-    Nothing is unpacked. `ocifs umount DIR` unmounts it.
+    Nothing is unpacked. `ocifs umount DIR` unmounts it, and with --remount it is mounted again.
 
     \b
     Try:  ocifs bundle --args sh ./debian:latest box && runc run --bundle box box
@@ -110,6 +113,11 @@ def bundle(
         span_cache=span_cache,
         log=log,
     )
+    daemon: Daemon = context.obj
+    if remount:
+        _refuse_what_was_settled(context)
+        _mount_again(daemon, directory, wanted, lambda: open_for_command(image, platform, cache_dir, max_cache_size))
+        return
     prepare(wanted, daemon)
     target = _new_directory(directory)
     with ExitStack() as undo, ExitStack() as stack:
@@ -130,6 +138,36 @@ def bundle(
         undo.callback(end_bundle, str(target), lazy=True)
         if wanted.kind != "copy":
             mount_rootfs(daemon, target, opened, wanted)
+        undo.pop_all()
+
+
+def _refuse_what_was_settled(context: click.Context) -> None:
+    """Refuse the options that a bundle is made by when it is there already."""
+    for name in ("rootfs", "rootless", "env", "user", "cwd", "hostname", "tty", "args"):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--remount mounts a bundle as it was made: leave --{name} out, or edit config.json")
+
+
+def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, open_it: Callable[[], "Image"]) -> None:
+    """Mount what `ocifs umount` has unmounted. Raises OcifsError."""
+    from ocifs.bundle.origin import Origin
+    from ocifs.mount.ending import end_bundle, is_bundle
+
+    bundle = Path(real_mountpoint(directory))
+    shown = printable_path(directory)
+    origin = Origin.read(bundle)
+    if origin.rootfs == "copy":
+        raise MountError(f"{shown} holds a copy of its image: there is nothing to mount")
+    if is_bundle(str(bundle)):
+        raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
+    wanted = replace(wanted, kind=origin.rootfs)
+    prepare(wanted, daemon)
+    with ExitStack() as undo, open_it() as image:
+        if origin.digest != str(image.digest):
+            raise NotFoundError(f"{shown} is a bundle of the image {origin.digest}, not of {image.digest}")
+        undo.callback(end_bundle, str(bundle), lazy=True)
+        make_directories(bundle, wanted.kind)
+        mount_rootfs(daemon, bundle, image, wanted)
         undo.pop_all()
 
 
@@ -188,10 +226,11 @@ def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides") -> "Spec":
 
 def write_bundle(directory: Path, image: "Image", spec: "Spec", wanted: Wanted) -> None:
     """Write config.json, and make the directories to mount on, or copy the rootfs. Raises OcifsError."""
+    from ocifs.bundle.origin import Origin
     from ocifs.bundle.runtime_spec import to_json
-    from ocifs.mount.overlay import make_directories
 
     (directory / "config.json").write_bytes(to_json(spec))
+    Origin(str(image.digest), wanted.kind).write(directory)
     make_directories(directory, wanted.kind)
     if wanted.kind == "copy":
         _copy_rootfs(image, directory / "rootfs", wanted)
