@@ -59,3 +59,9 @@ class StoreError(OcifsError):
     """The cache directory cannot be used: name another with `--cache-dir`."""
 
     exit_code = 8
+
+
+class RegistryError(OcifsError):
+    """A registry cannot be reached, or refuses: try again later, or log in."""
+
+    exit_code = 9

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from ocifs.cli.options import image_options, json_option, open_store
+from ocifs.cli.options import access_of_command, image_options, json_option, open_store
 from ocifs.cli.output import write_bytes
+from ocifs.image.kept import open_kept
 from ocifs.sources.reference import Reference, parse_reference
-from ocifs.sources.resolve import open_source, resolve_image
+from ocifs.sources.resolve import resolve_image
 from ocifs.spec.platform import Platform
+from ocifs.store import Store
 
 if TYPE_CHECKING:
     from ocifs.sources.source import Source
@@ -51,7 +53,8 @@ def inspect(
 
     if show_all and (raw or config_only):
         raise click.UsageError("--all lists images: leave out --raw and --config")
-    with _opened(image) as (source, reference):
+    store = open_store(cache_dir, max_cache_size)
+    with _opened(image, store) as (source, reference):
         if show_all:
             offers = list(list_offers(source))
             _print_lines((msgspec.json.encode(offer).decode() for offer in offers) if as_json else offer_lines(offers))
@@ -62,7 +65,7 @@ def inspect(
             write_bytes(data if raw else msgspec.json.format(data) + b"\n")
             sys.stdout.buffer.flush()
             return
-        inspected = inspect_image(resolved, open_store(cache_dir, max_cache_size))
+        inspected = inspect_image(resolved, store)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(inspected)).decode())
     else:
@@ -83,7 +86,7 @@ def history(
     """
     from ocifs.report.history import build_history, history_lines
 
-    with _opened(image) as (source, reference):
+    with _opened(image, open_store(cache_dir, max_cache_size)) as (source, reference):
         steps = build_history(resolve_image(source, reference, platform))
     if as_json:
         _print_lines(msgspec.json.encode(step).decode() for step in steps)
@@ -93,9 +96,9 @@ def history(
 
 
 @contextmanager
-def _opened(image: str) -> "Iterator[tuple[Source, Reference]]":
+def _opened(image: str, store: Store) -> "Iterator[tuple[Source, Reference]]":
     reference = parse_reference(image)
-    source = open_source(reference)
+    source = open_kept(reference, store, access_of_command())
     try:
         yield source, reference
     finally:

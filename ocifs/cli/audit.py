@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ocifs.cli.options import Size, image_options, json_option, open_for_command, open_store, warn
+from ocifs.cli.options import Size, access_of_command, image_options, json_option, open_for_command, open_store, warn
 from ocifs.cli.output import Output
 from ocifs.cli.progress import indexing
 from ocifs.cli.verdict import NO, YES, answering
@@ -87,7 +87,13 @@ def verify(image: str, platform: Platform | None, cache_dir: Path | None, max_ca
     from ocifs.report.verification import check_line, summary_line, to_json
 
     with indexing("verifying") as progress:
-        options = Options(store=open_store(cache_dir, max_cache_size), platform=platform, warn=warn, progress=progress)
+        options = Options(
+            store=open_store(cache_dir, max_cache_size),
+            access=access_of_command(),
+            platform=platform,
+            warn=warn,
+            progress=progress,
+        )
         checks = list(verify_image(image, options))  # nothing is printed among the bars
     for check in checks:
         click.echo(to_json(check) if as_json else check_line(check))

@@ -69,8 +69,9 @@ def mount(
         if log is None and not foreground:
             log = runtime_directory() / "ocifs.log"
         cache = str(cache_dir or default_directory())
+        reference = parse_reference(image)
         needed = [
-            ("the image", parse_reference(image).path),
+            *([("the image", reference.path)] if reference.transport != "docker" else []),
             ("the cache", cache),
             ("the current directory", os.getcwd()),
             *([("the log", str(log))] if log else []),

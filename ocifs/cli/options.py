@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from ocifs.sources.registry.access import Access
 from ocifs.spec.platform import Platform
 from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
 
@@ -64,9 +65,59 @@ max_cache_size_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+_ACCESS = "ocifs.access"
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    """Keep an option that no verb but the opening of an image wants to know of (`access_of_command`)."""
+    ctx.meta.setdefault(_ACCESS, {})[param.name] = value
+
+
+_REGISTRY_OPTIONS = (
+    click.option(
+        "--cert-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        callback=_remember,
+        expose_value=False,
+        help="CAs (*.crt) and client certificates (*.cert, *.key) for the registry.",
+    ),
+    click.option(
+        "--tls-verify",
+        type=bool,
+        metavar="true|false",
+        callback=_remember,
+        expose_value=False,
+        help="false: take any certificate, or plain HTTP.  [default: true, or as registries.conf says]",
+    ),
+    click.option(
+        "--creds",
+        "credentials",
+        metavar="USER[:PASSWORD]",
+        callback=_remember,
+        expose_value=False,
+        help="For the registry; other users can see it in the list of processes.",
+    ),
+    click.option(
+        "--authfile",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="REGISTRY_AUTH_FILE",
+        show_envvar=True,
+        callback=_remember,
+        expose_value=False,
+        help="Credentials for registries.  [default: those of `podman login` and `docker login`]",
+    ),
+)
+
+
+def access_of_command() -> Access:
+    """Return what the options of the running command say of registries."""
+    return Access(**click.get_current_context().meta.get(_ACCESS, {}))
+
+
 def image_options(command: F) -> F:
     """Add what every verb that opens an image takes."""
     for add in (
+        *_REGISTRY_OPTIONS,
         max_cache_size_option,
         cache_dir_option,
         click.option(
@@ -126,6 +177,7 @@ def open_for_command(
             image,
             Options(
                 store=open_store(cache_dir, max_cache_size),
+                access=access_of_command(),
                 platform=platform,
                 layer=layer,
                 changes_only=changes_only,

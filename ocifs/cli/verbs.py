@@ -57,12 +57,14 @@ IMAGE is one of
   oci:DIR[:TAG]                        an OCI image layout
   oci-archive:FILE[:TAG]               a layout in a tar file
   docker-archive:FILE[:NAME:TAG|:@N]   what `docker save` writes
+  docker://HOST[:PORT]/REPO[:TAG|@…]   in a registry
 
 \b
 Exit codes
   0 done      3 not found          6 over a limit
   1 failed    4 invalid image      7 cannot mount or unmount
-  2 usage     5 not supported      8 cache unusable   70 defect in ocifs
+  2 usage     5 not supported      8 cache unusable   9 registry refuses
+  70 defect in ocifs
   diff, grep, waste: 1 different, nothing found, a rule broken; 74 failed
 """
 

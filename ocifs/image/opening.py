@@ -16,6 +16,7 @@ from typing import Self
 import msgspec
 
 from ocifs.errors import NotFoundError, OcifsError
+from ocifs.image.kept import Download, in_file, open_kept
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import Trees
 from ocifs.layer.build import LayerBlob, Limits, open_layer_index
@@ -23,7 +24,8 @@ from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import DEFAULT_CAPACITY, SpanCache
 from ocifs.sources.reference import Reference, parse_reference
-from ocifs.sources.resolve import ResolvedImage, open_source, resolve_image
+from ocifs.sources.registry.access import Access
+from ocifs.sources.resolve import ResolvedImage, resolve_image
 from ocifs.spec.digest import Digest
 from ocifs.spec.platform import Platform
 from ocifs.store import Store
@@ -41,7 +43,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to open an image."""
 
     store: Store = msgspec.field(default_factory=lambda: Store(None))
-    """Where what is learnt of the image is kept; by default in memory, for as long as it is open."""
+    """Where what is learnt of the image is kept, and what comes from a registry; by default in memory, for as long as
+    it is open."""
+    access: Access = Access()
+    """How registries are to be spoken to."""
     platform: Platform | None = None
     """Which image of an index; by default this machine's."""
     layer: int | None = None
@@ -121,12 +126,13 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
         NotFoundError: The reference names nothing, or more than one image; or there is no such layer.
         InvalidImageError: The image is not what its digests promise, or breaks the specification.
         UnsupportedError, LimitError: It holds what ocifs does not handle, or too much.
+        RegistryError: Its registry cannot be reached, or refuses.
     """
     options = options or Options()
     if not isinstance(reference, Reference):
         reference = parse_reference(os.fspath(reference))
     with ExitStack() as stack:
-        source = open_source(reference)
+        source = open_kept(reference, options.store, options.access)
         stack.callback(source.close)
         resolved = _cut(resolve_image(source, reference, options.platform), options.layer)
         blobs = [
@@ -135,7 +141,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
         ]
         cache = SpanCache(options.span_cache)
         layers = [
-            Layer(number, index, blob.blob, cache)
+            Layer(number, index, in_file(blob.blob), cache)
             for number, (index, blob) in enumerate(zip(_open_indexes(blobs, options, stack), blobs, strict=True))
         ]
         trees = Trees(layers, options.store, options.warn)
@@ -175,12 +181,19 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
         }
         undo.callback(_close_opened, opening.values())
         undo.callback(threads.shutdown, cancel_futures=True)
+        undo.callback(_stop_downloads, blobs)
         undo.callback(stop.set)
         indexes = {key: future.result() for key, future in opening.items()}
         undo.pop_all()
     for index in indexes.values():
         stack.callback(os.close, index.file.fd)
     return [indexes[blob.digest, blob.diff_id] for blob in blobs]
+
+
+def _stop_downloads(blobs: Iterable[LayerBlob]) -> None:
+    for blob in blobs:
+        if isinstance(blob.blob, Download):
+            blob.blob.stop()
 
 
 def _close_opened(opening: Iterable[Future[LayerIndex]]) -> None:

@@ -16,15 +16,16 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from ocifs.errors import InvalidImageError, OcifsError
+from ocifs.image.kept import in_file, open_kept
 from ocifs.image.opening import Options
 from ocifs.image.trees import CHANGES, TREE, Trees
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import CODECS, Layer
 from ocifs.layer.span_cache import SpanCache
-from ocifs.reader import FileSection, ReaderAt
+from ocifs.reader import ReaderAt
 from ocifs.sources.reference import parse_reference
-from ocifs.sources.resolve import ResolvedImage, open_source, resolve_image
+from ocifs.sources.resolve import ResolvedImage, resolve_image
 from ocifs.sources.source import Source
 from ocifs.spec.digest import ChainID, Digest, chain_id
 from ocifs.store import Kind, Store
@@ -59,7 +60,7 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
     with ExitStack() as stack:
         parsed = parse_reference(reference)
         try:
-            source = open_source(parsed)
+            source = open_kept(parsed, options.store, options.access)
             stack.callback(source.close)
             resolved = resolve_image(source, parsed, options.platform)
         except InvalidImageError as error:
@@ -72,7 +73,7 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
         for verified in _verified_layers(source, resolved, options, stack):
             yield from verified.checks
             if verified.known is not None and verified.blob is not None:
-                layers.append(Layer(len(layers), verified.known, verified.blob, spans))
+                layers.append(Layer(len(layers), verified.known, in_file(verified.blob), spans))
         if len(layers) == len(resolved.layers):
             yield from _trees(layers, resolved, options, stack)
 
@@ -85,7 +86,7 @@ class _Verified(NamedTuple):
     """A layer, with what later proofs need of it if it is sound."""
 
     checks: list[Check]
-    blob: FileSection | None = None
+    blob: ReaderAt | None = None
     known: LayerIndex | None = None
 
 
@@ -171,8 +172,9 @@ class _LayerCheck:
                 data = blob.pread(_CHUNK, offset)
                 hasher.update(data)
                 self._advance(len(data))
-        except OSError as error:
-            return _blob_check(self.number, self.layer.digest, error.strerror)
+        except (OcifsError, OSError) as error:
+            problem = error.strerror if isinstance(error, OSError) else str(error)
+            return _blob_check(self.number, self.layer.digest, problem)
         problem = None
         if hasher.hexdigest() != self.layer.digest.hex:
             problem = f"its bytes have the digest {self.layer.digest.algorithm}:{hasher.hexdigest()}"
@@ -229,7 +231,7 @@ class _LayerCheck:
         return entries
 
     def _decoded(self, index: LayerIndex, update: Callable[[bytes], None]) -> Iterator[bytes]:
-        layer = Layer(self.number, index, self.layer.blob, SpanCache(0))
+        layer = Layer(self.number, index, in_file(self.layer.blob), SpanCache(0))
         for span in range(index.span_count):
             data = layer.decode(span)
             update(data)

@@ -19,7 +19,7 @@ from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Pass
 from ocifs.errors import InvalidImageError, LimitError, OcifsError
 from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
 from ocifs.layer.layer import CODECS
-from ocifs.reader import FileSection
+from ocifs.reader import ReaderAt
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Store, Writer
@@ -55,7 +55,7 @@ class LayerBlob(NamedTuple):
     digest: Digest
     diff_id: DiffID
     compression: Compression
-    blob: FileSection
+    blob: ReaderAt
 
 
 class _Survey(NamedTuple):

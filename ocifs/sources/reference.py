@@ -4,12 +4,12 @@
     oci:PATH[:TAG]  oci:PATH@DIGEST          a layout directory
     oci-archive:FILE[:TAG]                   a layout in a tar file
     docker-archive:FILE[:NAME:TAG|:@POSITION]   what `docker save` writes
+    docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]   a registry
 
 `~N` behind any of these means the image without its last N layers; a path of just that name comes first.
 
 A path ends at the first `:` or, where that names no existing path, wherever the longest existing path ends; so
-both an odd tag and an odd path can be written. A transport goes before a path of the same name, which `./` saves.
-What the tag means is for the source that holds the image.
+both an odd tag and an odd path can XX is for the source that holds the image.
 """
 
 import os
@@ -17,10 +17,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, cast
 
-from ocifs.errors import NotFoundError, OcifsError, UnsupportedError, printable_path
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, UnsupportedError, printable_path
 from ocifs.spec.digest import Digest
 
-Transport = Literal["oci", "oci-archive", "docker-archive"]
+Transport = Literal["oci", "oci-archive", "docker-archive", "docker"]
 
 _TRANSPORT = re.compile(r"(oci|oci-archive|docker-archive):(.*)", re.DOTALL)
 _FOREIGN = re.compile(r"(containers-storage|dir|docker-daemon|ostree|sif|tarball):")
@@ -28,6 +28,14 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _DIGESTED = re.compile(r"(.+)@([^@:/]+:[^@:/]*)", re.DOTALL)
 _POSITION = re.compile(r"@([0-9]{1,9})")
 _WITHOUT = re.compile(r"(.+)~([0-9]{1,9})", re.DOTALL)
+
+_REGISTRY = "docker://"
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_IN_REGISTRY = re.compile(
+    r"((?:(?:\[[0-9a-fA-F:]+\]|[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?)(?::[0-9]{1,5})?/)?"
+    rf"{_COMPONENT}(?:/{_COMPONENT})*)(?::(\w[\w.-]{{0,127}}))?(?:@([^@/]+))?",
+    re.ASCII,
+)
 
 _COPY_FIRST = "copy the image into a layout with `skopeo copy {} oci:DIR:TAG`"
 
@@ -38,6 +46,7 @@ class Reference(NamedTuple):
     text: str
     """As the user wrote it."""
     path: str
+    """Of a registry: `[HOST[:PORT]/]REPOSITORY`."""
     transport: Transport | None = None
     """None: to be told from the content."""
     tag: str | None = None
@@ -56,12 +65,16 @@ def parse_reference(text: str, exists: Callable[[str], bool] = os.path.lexists) 
 
     Raises:
         NotFoundError: No path in it exists, or it is incomplete.
-        InvalidImageError: Its digest is malformed.
+        InvalidImageError: Its digest, or the name of an image in a registry, is malformed.
         UnsupportedError: It names a transport or a digest algorithm that ocifs does not handle.
     """
+    if text.startswith(_REGISTRY):
+        return _in_registry(text)
     if _URL.match(text):
-        what = "registries are" if text.startswith("docker://") else "URLs are"
-        raise UnsupportedError(f"{what} not supported yet: {_COPY_FIRST.format(printable_path(text))}")
+        raise UnsupportedError(
+            f"URLs are not supported: write docker://HOST/REPOSITORY for an image in a registry, or "
+            f"{_COPY_FIRST.format(printable_path(text))}"
+        )
     match = _TRANSPORT.fullmatch(text)
     transport, rest = (cast("Transport", match[1]), match[2]) if match else (None, text)
     suffixed = None if exists(rest) else _WITHOUT.fullmatch(rest)
@@ -78,11 +91,27 @@ def parse_reference(text: str, exists: Callable[[str], bool] = os.path.lexists) 
     return Reference(text, path, transport, tag, without=without)
 
 
+def _in_registry(text: str) -> Reference:
+    suffixed = _WITHOUT.fullmatch(text)
+    named, without = (suffixed[1], int(suffixed[2])) if suffixed else (text, 0)
+    match = _IN_REGISTRY.fullmatch(named.removeprefix(_REGISTRY))
+    if match is None:
+        # It may hold a password, so it is not repeated.
+        raise InvalidImageError(
+            "malformed name of an image in a registry: write docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST], the "
+            "repository in lower case, and credentials by --creds or --authfile"
+        )
+    path, tag, digest = match.groups()
+    if digest is not None:
+        return Reference(text, path, "docker", digest=Digest(digest), without=without)
+    return Reference(text, path, "docker", tag or "latest", without=without)
+
+
 def _no_such_path(text: str, path: str, transport: Transport | None) -> OcifsError:
     if transport is None and _FOREIGN.match(text):
         way_out = _COPY_FIRST.format(printable_path(text))
         return UnsupportedError(f"the transport of {printable_path(text)} is not supported: {way_out}")
-    way_out = "" if transport else f"; if it is in a registry, {_COPY_FIRST.format('docker://…')}"
+    way_out = "" if transport else "; an image in a registry is written docker://HOST/REPOSITORY:TAG"
     return NotFoundError(f"no such file or directory: '{printable_path(path)}'{way_out}")
 
 

@@ -16,6 +16,7 @@ from ocifs.sources.directory import Directory
 from ocifs.sources.docker_archive import open_docker_archive
 from ocifs.sources.layout import open_layout
 from ocifs.sources.reference import Reference
+from ocifs.sources.registry.access import Access
 from ocifs.sources.source import Source, read_document
 from ocifs.spec.config import ImageConfig, parse_config
 from ocifs.spec.descriptor import Descriptor
@@ -56,14 +57,18 @@ class ResolvedImage(NamedTuple):
         return self.descriptor.digest
 
 
-def open_source(reference: Reference) -> Source:
-    """Open what the path of a reference names; the caller closes it.
+def open_source(reference: Reference, access: Access | None = None) -> Source:
+    """Open what a reference names, a registry by way of `access`; the caller closes it.
 
     Raises:
         NotFoundError: The path cannot be opened.
         InvalidImageError: It holds no images.
         UnsupportedError: They are stored in a way that cannot be read in place.
     """
+    if reference.transport == "docker":
+        from ocifs.sources.registry.source import open_registry
+
+        return open_registry(reference, access or Access())
     with ExitStack() as stack:
         folder: Directory | Archive
         if reference.transport == "oci" or (reference.transport is None and Path(reference.path).is_dir()):

@@ -6,7 +6,7 @@
 from typing import NamedTuple, Protocol
 
 from ocifs.errors import InvalidImageError, LimitError
-from ocifs.reader import FileReader
+from ocifs.reader import ReaderAt
 from ocifs.sources.reference import Reference
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
@@ -36,7 +36,7 @@ class Source(Protocol):
         """Return what the source holds, in its order: the position of each is what `@N` names."""
         ...
 
-    def open(self, descriptor: Descriptor) -> FileReader:
+    def open(self, descriptor: Descriptor) -> ReaderAt:
         """Return the blob, of the size that the descriptor gives; its digest is not verified.
 
         Raises:
@@ -68,7 +68,7 @@ def read_document(source: Source, descriptor: Descriptor) -> bytes:
     return data
 
 
-def read_metadata(blob: FileReader, name: str) -> bytes:
+def read_metadata(blob: ReaderAt, name: str) -> bytes:
     """Return all of a document that no descriptor names, such as `index.json`.
 
     Raises:

@@ -102,7 +102,7 @@ def test_bad_image(ocifs: Ocifs, tmp_path: Path, what: str, fuse: None) -> None:
         ("./nothing:tag", 3, "'./nothing'"),
         ("oci:nothing", 3, "'nothing'"),
         ("", 3, "no such file"),
-        ("docker://image", 5, "skopeo copy docker://image oci:DIR:TAG"),
+        ("docker://Image", 4, "malformed name of an image in a registry"),
         ("docker-daemon:image:tag", 5, "skopeo copy"),
         ("a\x1b[31mb", 3, r"a\x1b[31mb"),
         ("/dev/null", 5, "/dev/null is not a regular file"),

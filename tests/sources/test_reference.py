@@ -51,6 +51,11 @@ def parse(text: str) -> Reference:
         ("docker-archive:a.tar", ("a.tar", "docker-archive", None, None, None)),
         ("docker-archive:a.tar:app:1", ("a.tar", "docker-archive", "app:1", None, None)),
         ("docker-archive:a.tar:@0", ("a.tar", "docker-archive", None, None, 0)),
+        ("docker://app", ("app", "docker", "latest", None, None)),
+        ("docker://host:5000/a/b-c__d:1.0", ("host:5000/a/b-c__d", "docker", "1.0", None, None)),
+        ("docker://[::1]:5000/app", ("[::1]:5000/app", "docker", "latest", None, None)),
+        (f"docker://host/app@{X}", ("host/app", "docker", None, X, None)),
+        (f"docker://host/app:1@{X}", ("host/app", "docker", None, X, None)),
     ],
 )
 def test_parse(text: str, expected: tuple[object, ...]) -> None:
@@ -70,7 +75,7 @@ def test_parse(text: str, expected: tuple[object, ...]) -> None:
     ("text", "error", "message"),
     [
         ("", NotFoundError, "no such file or directory: ''"),
-        ("missing", NotFoundError, "'missing'; if it is in a registry, .*skopeo copy"),
+        ("missing", NotFoundError, "'missing'; an image in a registry is written docker://HOST/REPOSITORY:TAG"),
         ("missing:1", NotFoundError, "'missing';"),
         (f"missing@{X}", NotFoundError, "'missing';"),
         ("missing\x1b[2J", NotFoundError, r"missing\\x1b\[2J"),
@@ -85,11 +90,18 @@ def test_parse(text: str, expected: tuple[object, ...]) -> None:
         ("dir@sha256:abc", InvalidImageError, "malformed sha256 digest 'sha256:abc'"),
         (f"dir@{str(X).upper()}", InvalidImageError, "malformed digest"),
         ("dir@md5:00", UnsupportedError, "unsupported digest algorithm 'md5'"),
-        ("docker://app:1", UnsupportedError, "registries .*`skopeo copy docker://app:1 oci:DIR:TAG`"),
+        ("docker://", InvalidImageError, "malformed name of an image in a registry: write docker://HOST"),
+        ("docker://host/App:1", InvalidImageError, "the repository in lower case"),
+        ("docker://host/app:", InvalidImageError, "malformed name"),
+        ("docker://user:s3cr3t@host/app", InvalidImageError, "(?!.*s3cr3t)malformed name .* credentials by --creds"),
+        ("docker://host/../app", InvalidImageError, "malformed name"),
+        ("docker://host/app?x=1", InvalidImageError, "malformed name"),
+        ("docker://host/app@sha256:abc", InvalidImageError, "malformed sha256 digest"),
+        ("docker://host/app\n", InvalidImageError, "malformed name"),
         ("containers-storage:app", UnsupportedError, "transport of containers-storage:app"),
         ("docker-daemon:app:1", UnsupportedError, "not supported: .*skopeo"),
         ("sif:/missing", UnsupportedError, "not supported"),
-        ("https://example/app", UnsupportedError, "not supported yet"),
+        ("https://example/app", UnsupportedError, "write docker://HOST/REPOSITORY for an image in a registry"),
     ],
 )
 def test_refused(text: str, error: type[OcifsError], message: str) -> None:
@@ -109,6 +121,7 @@ def test_refused(text: str, error: type[OcifsError], message: str) -> None:
         ("dir~1:1", ("dir~1", "1", None, 0)),
         ("dir~1~2", ("dir~1", None, None, 2)),
         ("backup~1", ("backup~1", None, None, 0)),
+        ("docker://host/app:1~2", ("host/app", "1", None, 2)),
     ],
 )
 def test_without_the_last_layers(text: str, expected: tuple[object, ...]) -> None:
@@ -121,7 +134,8 @@ def test_without_the_last_layers(text: str, expected: tuple[object, ...]) -> Non
 @given(st.text(alphabet="dir:@oci-/sha256.~\0\udcff\n", max_size=30))
 def test_any_text_ends_in_a_reference_or_one_error(text: str) -> None:
     with suppress(OcifsError):
-        assert parse(text).path in EXISTING
+        reference = parse(text)
+        assert reference.transport == "docker" or reference.path in EXISTING
 
 
 def test_the_file_system_tells_which_paths_exist(tmp_path: object) -> None:

@@ -1,0 +1,204 @@
+"""registries.conf: where an image of some name is to be fetched from (containers-registries.conf(5), version 2).
+
+A name becomes the endpoints to ask, mirrors first; or an error, when it is blocked or too short to tell. Nothing here
+speaks to a registry. docker.io is known by the names that it has for its users and for programs.
+"""
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, printable_path
+from ocifs.spec.document import shown
+
+_DOCKER = "docker.io"
+_SYSTEM = Path("/etc/containers")
+
+
+class Mirror(msgspec.Struct, frozen=True, rename="kebab"):
+    """A `[[registry.mirror]]`."""
+
+    location: str
+    insecure: bool = False
+    pull_from_mirror: Literal["all", "digest-only", "tag-only"] = "all"
+
+
+class Registry(msgspec.Struct, frozen=True, rename="kebab"):
+    """A `[[registry]]`."""
+
+    prefix: str = ""
+    location: str = ""
+    insecure: bool = False
+    blocked: bool = False
+    mirror_by_digest_only: bool = False
+    mirror: tuple[Mirror, ...] = ()
+
+
+class _File(msgspec.Struct, frozen=True, rename="kebab"):
+    unqualified_search_registries: tuple[str, ...] | None = None
+    registry: tuple[Registry, ...] = ()
+    aliases: dict[str, str] = {}
+
+
+class Configuration(NamedTuple):
+    """All files together; a later one wins."""
+
+    registries: tuple[Registry, ...] = ()
+    search: tuple[str, ...] = ()
+    aliases: dict[str, str] = {}  # noqa: RUF012 - never changed
+
+
+class Endpoint(NamedTuple):
+    """A place to ask for an image."""
+
+    host: str
+    """`HOST[:PORT]`, as the user knows it; credentials and certificates go by it."""
+    repository: str
+    insecure: bool
+    """Its certificate is not checked, and plain HTTP will do."""
+
+    @property
+    def address(self) -> str:
+        """What to connect to."""
+        return "registry-1.docker.io" if self.host == _DOCKER else self.host
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.repository}"
+
+
+def read_configuration() -> Configuration:
+    """Read the user's registries.conf, or else the system's, and the drop-in files of both.
+
+    Raises:
+        OcifsError: A file is malformed.
+    """
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "containers"
+    named = os.environ.get("CONTAINERS_REGISTRIES_CONF")
+    main = [Path(named)] if named else [home / "registries.conf", _SYSTEM / "registries.conf"]
+    found = Configuration()
+    first = next((path for path in main if named or path.exists()), None)
+    dropped = [sorted(directory.glob("*.conf")) for directory in (_drop_ins(_SYSTEM), _drop_ins(home))]
+    for path in [*([first] if first else []), *dropped[0], *dropped[1]]:
+        file = _read(path)
+        prefixes = {registry.prefix for registry in file.registry}
+        found = Configuration(
+            (*(each for each in found.registries if each.prefix not in prefixes), *file.registry),
+            found.search if file.unqualified_search_registries is None else file.unqualified_search_registries,
+            found.aliases | file.aliases,
+        )
+    return found
+
+
+def _drop_ins(directory: Path) -> Path:
+    return directory / "registries.conf.d"
+
+
+def _read(path: Path) -> _File:
+    try:
+        file = msgspec.convert(tomllib.loads(path.read_text()), _File)
+    except (OSError, ValueError) as error:  # of TOML, of UTF-8 and of msgspec are ValueErrors
+        reason = error.strerror if isinstance(error, OSError) else shown(str(error))
+        raise OcifsError(f"cannot use {printable_path(str(path))}: {reason}") from None
+    return msgspec.structs.replace(file, registry=tuple(map(_complete, file.registry)))
+
+
+def _complete(registry: Registry) -> Registry:
+    return msgspec.structs.replace(
+        registry, prefix=registry.prefix or registry.location, location=registry.location or registry.prefix
+    )
+
+
+def endpoints(
+    name: str, configuration: Configuration, *, by_digest: bool, tls_verify: bool | None = None
+) -> list[Endpoint]:
+    """Return where to ask for the image `[HOST[:PORT]/]REPOSITORY`, mirrors first.
+
+    Raises:
+        NotFoundError: It is a short name, and nothing says what it is short for.
+        OcifsError: It is blocked.
+    """
+    full = _canonical(name if _host(name) else _lengthened(name, configuration))
+    registry = max(
+        (each for each in configuration.registries if _matches(each.prefix, full)),
+        key=lambda each: len(each.prefix),
+        default=None,
+    )
+    if registry is None:
+        return [_endpoint(full, tls_verify=tls_verify)]
+    if registry.blocked:
+        raise OcifsError(f"{printable_path(full)} is blocked by registries.conf")
+    places = [*_mirrors(registry, by_digest=by_digest), (registry.location, registry.insecure)]
+    rest = "" if registry.prefix.startswith("*.") else full[len(registry.prefix) :]
+    return [
+        _endpoint(location + rest if location and rest != full else full, insecure=insecure, tls_verify=tls_verify)
+        for location, insecure in places
+        if location or registry.prefix.startswith("*.")
+    ]
+
+
+def _mirrors(registry: Registry, *, by_digest: bool) -> Iterator[tuple[str, bool]]:
+    if registry.mirror_by_digest_only and not by_digest:
+        return
+    for mirror in registry.mirror:
+        if mirror.pull_from_mirror != ("tag-only" if by_digest else "digest-only"):
+            yield mirror.location, mirror.insecure
+
+
+def _endpoint(full: str, *, insecure: bool = False, tls_verify: bool | None = None) -> Endpoint:
+    host, _, repository = _canonical(full).partition("/")
+    if not repository:
+        raise InvalidImageError(f"{printable_path(full)} names a registry, and no repository in it")
+    return Endpoint(host, repository, insecure if tls_verify is None else not tls_verify)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `HOST[:PORT]` is this machine: what goes there passes no network, so plain HTTP will do."""
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+def _host(name: str) -> str | None:
+    """Return the first component if it is a host (github.com/distribution/reference)."""
+    first, slash, _ = name.partition("/")
+    return first if slash and (set(first) & set(".:") or first == "localhost" or first != first.lower()) else None
+
+
+def _canonical(full: str) -> str:
+    """Return the name in full as docker.io has it."""
+    host, _, repository = full.partition("/")
+    if host in {"index.docker.io", "registry-1.docker.io"}:
+        host = _DOCKER
+    if host == _DOCKER and repository and "/" not in repository:
+        repository = f"library/{repository}"
+    return f"{host}/{repository}" if repository else host
+
+
+def _matches(prefix: str, full: str) -> bool:
+    if prefix.startswith("*."):
+        host = full.partition("/")[0].rpartition(":")[0] or full.partition("/")[0]
+        return host.endswith(prefix[1:])
+    return bool(prefix) and (full == prefix or full.startswith((f"{prefix}/", f"{prefix}:")))
+
+
+def _lengthened(name: str, configuration: Configuration) -> str:
+    if (alias := configuration.aliases.get(name)) is not None:
+        return alias
+    candidates = [f"{host}/{name}" for host in configuration.search]
+    if len(candidates) == 1:
+        return candidates[0]
+    shown_name = printable_path(name)
+    if not candidates:
+        raise NotFoundError(
+            f"{shown_name} is a short name, and no registries.conf says what it is short for: "
+            f"write docker://docker.io/{shown_name}, or another registry"
+        )
+    choices = ", ".join(f"docker://{_canonical(each)}" for each in candidates)
+    raise NotFoundError(f"{shown_name} is a short name that may mean several images: choose from {choices}")

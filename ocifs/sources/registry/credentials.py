@@ -1,0 +1,176 @@
+"""Credentials for a registry: as given, or from the files of podman and docker, or from their helpers.
+
+Sources: containers-auth.json(5), docker's config.json, and the protocol of docker-credential-helpers. The most
+specific entry of the first file that has one is taken. A secret is shown by nothing here, and is in no error.
+"""
+
+import base64
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from ocifs.errors import OcifsError, RegistryError, printable_path
+from ocifs.sources.registry.access import Access
+from ocifs.sources.registry.configuration import Endpoint
+
+_MAX_FILE = 4 << 20
+_HELPER_SECONDS = 30
+_HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_DOCKER_KEYS = ("docker.io", "index.docker.io", "registry-1.docker.io")
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """A user's name with a password, or a token that stands for both."""
+
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return "Credentials(…)"
+
+    @property
+    def basic(self) -> str:
+        """The value of an `Authorization` header (RFC 7617)."""
+        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    auth: str = ""
+    identitytoken: str = ""
+    username: str = ""
+    password: str = ""
+
+
+class _File(msgspec.Struct, frozen=True, rename="camel"):
+    auths: dict[str, _Entry] = {}
+    creds_store: str = ""
+    cred_helpers: dict[str, str] = {}
+
+
+class _Helped(msgspec.Struct, frozen=True, rename="pascal"):
+    """What a helper answers."""
+
+    username: str
+    secret: str
+
+
+def find_credentials(endpoint: Endpoint, access: Access) -> Credentials | None:
+    """Return the credentials for an endpoint, or None: it is asked as a stranger.
+
+    Raises:
+        OcifsError: A file is malformed, or a helper fails.
+    """
+    if access.credentials is not None:
+        username, _, password = access.credentials.partition(":")
+        return Credentials(username, password)
+    for path in _files(access.authfile):
+        file = _read(path)
+        for key in _keys(endpoint):
+            if (helper := file.cred_helpers.get(key)) is not None:
+                return _ask(helper, key)
+            found = next((entry for name, entry in file.auths.items() if _normal(name) == key), None)
+            credentials = None if found is None else _decode(found, path)
+            if credentials is not None:
+                return credentials
+        if file.creds_store and (credentials := _ask(file.creds_store, _server(endpoint))) is not None:
+            return credentials
+    return None
+
+
+def _files(authfile: Path | None) -> Iterator[Path]:
+    """Give the files that are there, in the order of containers-auth.json(5)."""
+    if authfile is not None:
+        if not authfile.exists():
+            raise OcifsError(f"no such file: {printable_path(str(authfile))}, which --authfile names")
+        yield authfile
+        return
+    home = Path.home()
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{os.geteuid()}"
+    for path in (
+        Path(runtime) / "containers/auth.json" if "XDG_RUNTIME_DIR" in os.environ else Path(runtime) / "auth.json",
+        Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "containers/auth.json",
+        Path(os.environ.get("DOCKER_CONFIG") or home / ".docker") / "config.json",
+    ):
+        if path.exists():
+            yield path
+
+
+def _read(path: Path) -> _File:
+    name = printable_path(str(path))
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE + 1)
+        if len(data) > _MAX_FILE:
+            raise OcifsError(f"{name} is too large for a file of credentials")
+        return msgspec.json.decode(data or b"{}", type=_File)
+    except OSError as error:
+        raise OcifsError(f"cannot read {name}: {error.strerror}") from None
+    except ValueError:  # its text would quote the file
+        raise OcifsError(f"{name} is malformed: log in again, or name another file with --authfile") from None
+
+
+def _keys(endpoint: Endpoint) -> Iterator[str]:
+    """Give what an entry may be under, the most specific first."""
+    name = f"{endpoint.host}/{endpoint.repository}"
+    while "/" in name:
+        yield name
+        name = name.rpartition("/")[0]
+    yield from _DOCKER_KEYS if endpoint.host in _DOCKER_KEYS else (endpoint.host,)
+
+
+def _normal(key: str) -> str:
+    """Return a key as podman writes it; docker writes URLs, such as https://index.docker.io/v1/."""
+    if "://" not in key:
+        return key
+    return key.partition("://")[2].partition("/")[0]
+
+
+def _server(endpoint: Endpoint) -> str:
+    return "https://index.docker.io/v1/" if endpoint.host in _DOCKER_KEYS else endpoint.host
+
+
+def _decode(entry: _Entry, path: Path) -> Credentials | None:
+    if entry.identitytoken:
+        return Credentials(identity_token=entry.identitytoken)
+    if entry.username:
+        return Credentials(entry.username, entry.password)
+    if not entry.auth:
+        return None
+    try:
+        username, colon, password = base64.b64decode(entry.auth, validate=True).decode().partition(":")
+    except ValueError:
+        colon = ""
+    if not colon:
+        raise OcifsError(f"{printable_path(str(path))} has an entry without USER:PASSWORD in base64: log in again")
+    return Credentials(username, password.rstrip("\0"))
+
+
+def _ask(helper: str, server: str) -> Credentials | None:
+    """Ask `docker-credential-HELPER get`."""
+    if not _HELPER_NAME.fullmatch(helper):
+        raise OcifsError(f"the credential helper {printable_path(helper)!r} has no name of a program")
+    program = f"docker-credential-{helper}"
+    try:
+        answer = subprocess.run(
+            [program, "get"], input=server.encode(), capture_output=True, check=False, timeout=_HELPER_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"no answer in {_HELPER_SECONDS} seconds"
+        raise RegistryError(f"cannot ask {program} for credentials: {reason}") from None
+    if answer.returncode:
+        if b"not found" in answer.stdout + answer.stderr:
+            return None
+        raise RegistryError(f"{program} gives no credentials for {server}: it ends with status {answer.returncode}")
+    try:
+        helped = msgspec.json.decode(answer.stdout, type=_Helped)
+    except ValueError:
+        raise RegistryError(f"{program} gives no credentials that can be read") from None
+    if helped.username == "<token>":
+        return Credentials(identity_token=helped.secret)
+    return Credentials(helped.username, helped.secret)

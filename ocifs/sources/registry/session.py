@@ -1,0 +1,239 @@
+"""Asking one endpoint of a registry: with authorization, along redirects, and again where that may help.
+
+What may pass by itself is tried again with growing pauses, or when the registry says, until a budget of time is used
+up. A host that has never answered gets less of it: most likely its name is wrong. Redirects are followed five times,
+from HTTPS never to HTTP, and no other host is told who we are.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import msgspec
+import urllib3
+from urllib3.exceptions import InvalidHeader
+
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
+from ocifs.sources.registry.access import Access
+from ocifs.sources.registry.authorization import Authorization
+from ocifs.sources.registry.configuration import Endpoint, is_loopback
+from ocifs.sources.registry.credentials import Credentials, find_credentials
+from ocifs.sources.registry.tls import make_context
+from ocifs.sources.registry.transport import NoTlsError, TransientError, Transport, host_of, read_all
+
+BUDGET = 30.0
+"""Seconds in which one thing is tried."""
+
+FIRST_BUDGET = 3.0
+"""The same, as long as the host has not answered anything."""
+
+FIRST_PAUSE = 0.25
+"""Seconds before the second try, about; before each further one twice as many."""
+
+_MAX_PAUSE = 5.0
+_MAX_RETRY_AFTER = 60.0
+_REDIRECTS = 5
+_REDIRECT = {301, 302, 303, 307, 308}
+_LATER = {408, 425, 429, 500, 502, 503, 504}
+_MAX_ERROR = 64 << 10
+
+T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    """An answer with a body to come, which whoever takes it closes or releases."""
+
+    response: urllib3.BaseHTTPResponse
+    host: str
+
+
+class _Error(msgspec.Struct, frozen=True):
+    code: str = ""
+
+
+class _Errors(msgspec.Struct, frozen=True):
+    errors: tuple[_Error, ...] = ()
+
+
+class Session:
+    """One endpoint. Safe to use from several threads."""
+
+    def __init__(self, endpoint: Endpoint, access: Access) -> None:
+        self.endpoint = endpoint
+        self._insecure = endpoint.insecure or (is_loopback(endpoint.host) and access.tls_verify is not True)
+        self.transport = Transport(make_context(endpoint.host, access.cert_dir, verify=not endpoint.insecure))
+        self._access = access
+        self._authorization = Authorization(endpoint, self._credentials, self.transport)
+        self._scheme: str | None = None if self._insecure else "https"
+        self._answered = False
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self.transport.close()
+
+    def get(self, path: str, headers: Mapping[str, str], *, what: str, actions: str = "pull") -> Answer:
+        """Ask once for `/v2/REPOSITORY/PATH`; status 200 or 206 are answers.
+
+        Args:
+            path: Below the repository.
+            headers: Besides those of authorization.
+            what: What errors call it.
+            actions: What the token is to be good for.
+
+        Raises:
+            TransientError: It may pass by itself.
+            NotFoundError: There is no such thing.
+            RegistryError: The registry refuses, or cannot be believed.
+        """
+        return self.ask("GET", path, headers, what=what, actions=actions)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        what: str,
+        actions: str = "pull",
+        body: bytes | None = None,
+    ) -> Answer:
+        """Ask once by any method; raises as `get`."""
+        url = urljoin(f"{self._base()}/v2/{self.endpoint.repository}/", path)
+        asked_again = False
+        while True:
+            known = self._authorization.headers(actions)
+            last, response = self._follow(method, url, {**headers, **known}, body)
+            self._answered = True
+            if response.status in {200, 201, 202, 204, 206}:
+                return Answer(response, host_of(last))
+            code = _code(response, host_of(last))
+            if response.status not in {401, 403} or asked_again:
+                raise self._failure(response, code, last, what)
+            # The token may have expired, or the signature of a URL that we were sent to: both are made anew, once.
+            asked_again = True
+            if _origin(last) == _origin(url):
+                if response.status == 403 and not known:
+                    raise self._failure(response, code, last, what)
+                self._authorization.answer(response.headers, last, actions)
+
+    @property
+    def budget(self) -> float:
+        """Seconds in which one thing is worth to be tried."""
+        return BUDGET if self._answered else FIRST_BUDGET
+
+    def patiently(self, once: Callable[[], T]) -> T:
+        """Return what `once` does, which is tried again while it raises `TransientError` and there is time."""
+        patience = Patience(self)
+        while True:
+            try:
+                return once()
+            except TransientError as error:
+                if not patience.lasts(error):
+                    raise
+
+    def _credentials(self) -> Credentials | None:
+        return find_credentials(self.endpoint, self._access)
+
+    def _base(self) -> str:
+        """Return scheme and host; where plain HTTP will do, the first request tells whether it has to."""
+        with self._lock:
+            if self._scheme is None:
+                self._scheme = "https" if self._speaks_tls() else "http"
+        return f"{self._scheme}://{self.endpoint.address}"
+
+    def _speaks_tls(self) -> bool:
+        try:
+            answer = self.transport.send("GET", f"https://{self.endpoint.address}/v2/", {})
+        except (NoTlsError, TransientError):
+            return False
+        answer.close()
+        return True
+
+    def _follow(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> tuple[str, urllib3.BaseHTTPResponse]:
+        """Send, follow redirects, and return the last URL with its answer."""
+        for _ in range(_REDIRECTS + 1):
+            response = self.transport.send(method, url, headers, body)
+            if response.status not in _REDIRECT:
+                return url, response
+            target = urljoin(url, response.headers.get("Location", ""))
+            response.close()
+            parts = urlsplit(target)
+            if parts.scheme not in {"http", "https"} or not parts.hostname:
+                raise RegistryError(f"{host_of(url)} redirects to what is no URL of HTTP")
+            if parts.scheme == "http" and url.startswith("https:"):
+                raise RegistryError(f"{host_of(url)} redirects to {host_of(target)} without encryption: refused")
+            if _origin(target) != _origin(url):
+                headers = {key: value for key, value in headers.items() if key not in {"Authorization", "Cookie"}}
+            url = target
+        raise RegistryError(f"{self.endpoint.host} redirects more than {_REDIRECTS} times")
+
+    def _failure(self, response: urllib3.BaseHTTPResponse, code: str, url: str, what: str) -> OcifsError:
+        """Return the error that an answer is."""
+        host, status = host_of(url), response.status
+        detail = f"status {status}{f' {code}' if code else ''}"
+        if status == 404:
+            return NotFoundError(f"{self.endpoint.host} has no {what}" + (f" ({code})" if code else ""))
+        if status == 416:
+            return InvalidImageError(f"{host} says that {what} is shorter than its descriptor says")
+        if status in _LATER:
+            return TransientError(f"{host} cannot give {what} now: {detail}", _retry_after(response))
+        if status in {401, 403}:
+            return RegistryError(
+                f"{host} refuses {what}: {detail}; log in with `podman login`, or give --authfile or --creds"
+            )
+        return RegistryError(f"{host} does not give {what}: {detail}")
+
+
+class Patience:
+    """How long something has been tried with a session. It begins anew when something was got."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew."""
+        self._since = time.monotonic()
+        self._pause = FIRST_PAUSE
+
+    def lasts(self, error: TransientError) -> bool:
+        """Pause before the next try; False at once if that would be too late."""
+        pause = self._pause * random.uniform(0.5, 1.5)  # noqa: S311 - only to spread requests
+        self._pause = min(self._pause * 2, _MAX_PAUSE)
+        if error.retry_after is not None:
+            pause = max(error.retry_after, pause)
+        if time.monotonic() - self._since + pause > self._session.budget:
+            return False
+        time.sleep(pause)
+        return True
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _code(response: urllib3.BaseHTTPResponse, host: str) -> str:
+    """Return the code of an error (distribution spec, Error Codes); its message may hold anything."""
+    try:
+        errors = msgspec.json.decode(read_all(response, host, _MAX_ERROR), type=_Errors).errors
+    except (RegistryError, ValueError):
+        return ""
+    code = errors[0].code if errors else ""
+    return code if code.replace("_", "").isalpha() and code.isascii() and len(code) < 40 else ""
+
+
+def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
+    value = response.headers.get("Retry-After")
+    if value is None:
+        return None
+    try:
+        return urllib3.Retry(retry_after_max=int(_MAX_RETRY_AFTER)).parse_retry_after(value)
+    except InvalidHeader:
+        return None

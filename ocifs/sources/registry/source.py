@@ -1,0 +1,104 @@
+"""A registry as a source of images: a name or a digest becomes a manifest, and each descriptor a remote blob.
+
+Several endpoints may have the image: mirrors are asked first, and what one does not have, or not now, the next may. A
+manifest is believed by what it hashes to, whatever headers say.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from ocifs.errors import InvalidImageError, NotFoundError, RegistryError, UnsupportedError
+from ocifs.reader import BytesReader, ReaderAt
+from ocifs.sources.reference import Reference
+from ocifs.sources.registry.access import Access
+from ocifs.sources.registry.blob import RemoteBlob
+from ocifs.sources.registry.configuration import endpoints, read_configuration
+from ocifs.sources.registry.session import Session
+from ocifs.sources.registry.transport import read_all
+from ocifs.sources.source import Named
+from ocifs.spec.descriptor import Descriptor
+from ocifs.spec.digest import Digest
+from ocifs.spec.document import MAX_SIZE
+from ocifs.spec.manifest import parse_document
+from ocifs.spec.mediatypes import DOCKER_INDEX, DOCKER_MANIFEST, INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST
+
+_ACCEPT = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX))
+
+T = TypeVar("T")
+
+
+class RegistrySource:
+    """The repository that a reference names."""
+
+    def __init__(self, sessions: list[Session]) -> None:
+        self._sessions = sessions
+        """The one that had the image comes first."""
+        self._manifests: dict[Digest, bytes] = {}
+
+    def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
+        """Return the manifest or index that a tag or a digest names."""
+        name = str(reference.digest or reference.tag)
+        data = self._first(lambda session: self._fetch(session, name, reference.digest))
+        digest = reference.digest or Digest.of(data)
+        self._manifests[digest] = data
+        document = parse_document(data, f"manifest {name} of {self._sessions[0].endpoint}")
+        return (Descriptor(media_type=document.media_type, digest=digest, size=len(data)),)
+
+    def images(self) -> tuple[Named, ...]:
+        """Refuse: a registry is not asked for all that it has."""
+        raise UnsupportedError("a registry is not asked for all its images: name one, or use `skopeo list-tags`")
+
+    def open(self, descriptor: Descriptor) -> ReaderAt:
+        """Return the blob; it is not asked for before it is read."""
+        if (data := self._manifests.get(descriptor.digest)) is not None:
+            return BytesReader(data)
+        is_manifest = descriptor.media_type in MANIFESTS | INDEXES
+        path = f"{'manifests' if is_manifest else 'blobs'}/{descriptor.digest}"
+        accept = _ACCEPT if is_manifest else None
+        return RemoteBlob(self._sessions, path, descriptor.digest, descriptor.size, accept)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for session in self._sessions:
+            session.close()
+
+    def _first(self, ask: Callable[[Session], T]) -> T:
+        """Return the first answer; the last endpoint, which is no mirror, has the last word."""
+        for number, session in enumerate(self._sessions):
+            try:
+                found = ask(session)
+            except (NotFoundError, RegistryError, InvalidImageError):
+                if session is self._sessions[-1]:
+                    raise
+                continue
+            self._sessions.insert(0, self._sessions.pop(number))
+            return found
+        raise AssertionError
+
+    def _fetch(self, session: Session, name: str, digest: Digest | None) -> bytes:
+        what = f"manifest {name} in {session.endpoint.repository}"
+
+        def once() -> bytes:
+            answer = session.get(f"manifests/{name}", {"Accept": _ACCEPT}, what=what)
+            return read_all(answer.response, answer.host, MAX_SIZE)
+
+        data = session.patiently(once)
+        if digest is not None and Digest.of(data, digest.algorithm) != digest:
+            raise InvalidImageError(f"{session.endpoint.host} gives another manifest than {digest}")
+        return data
+
+
+def open_registry(reference: Reference, access: Access) -> RegistrySource:
+    """Return the source that `reference` names; nothing is asked yet.
+
+    Raises:
+        NotFoundError: It is a short name that nothing explains.
+        OcifsError: It is blocked, or a file of the configuration is malformed.
+    """
+    places = endpoints(
+        reference.path, read_configuration(), by_digest=reference.digest is not None, tls_verify=access.tls_verify
+    )
+    elsewhere = msgspec.structs.replace(access, credentials=None)  # what is typed in is for no mirror
+    return RegistrySource([Session(place, access if place.host == places[-1].host else elsewhere) for place in places])

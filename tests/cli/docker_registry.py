@@ -1,0 +1,56 @@
+"""The registry that others use: Debian's docker-registry on loopback, with images that skopeo has pushed."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+_CONFIG = """\
+version: 0.1
+log: {{level: error}}
+storage: {{filesystem: {{rootdirectory: {directory}}}}}
+http: {{addr: "{host}"}}
+"""
+_PATIENCE = 10
+
+
+@contextmanager
+def docker_registry(directory: Path) -> Iterator[str]:
+    """Run a registry that keeps its images below `directory`; give its `HOST:PORT`."""
+    for program in ("docker-registry", "skopeo"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is missing")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        host = f"127.0.0.1:{free.getsockname()[1]}"
+    config = directory / "config.yml"
+    config.write_text(_CONFIG.format(directory=directory / "data", host=host))
+    with subprocess.Popen(["docker-registry", "serve", config], stderr=subprocess.DEVNULL) as process:
+        try:
+            _wait_for(host)
+            yield host
+        finally:
+            process.terminate()
+
+
+def push(image: str, host: str, name: str) -> None:
+    """Copy an image that skopeo can read to `name` in the registry."""
+    command = ["skopeo", "copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"]
+    subprocess.run([*command, image, f"docker://{host}/{name}"], check=True)
+
+
+def _wait_for(host: str) -> None:
+    address, _, port = host.partition(":")
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((address, int(port)), 1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    pytest.fail("docker-registry does not answer")

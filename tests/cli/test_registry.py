@@ -1,0 +1,137 @@
+"""Images in a registry, as a user names them."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import Ocifs
+from tests.cli.docker_registry import docker_registry, push
+from tests.images import Image, Layer, layout_files, tar, write_layout
+from tests.registry import SECRET, Registry, basic, bearer, redirect, running, slowly, status
+
+IMAGE = Image((Layer(tar({"etc": None, "etc/motd": b"hello\n"})), Layer(tar({"big": bytes(3_000_000)}), "zstd")))
+
+
+@pytest.fixture
+def ocifs(ocifs: Ocifs) -> Ocifs:
+    """The command, that knows nothing of registries."""
+    return Ocifs(ocifs.home, environment={"HOME": str(ocifs.home), "XDG_CONFIG_HOME": str(ocifs.home / "config")})
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    directory = tmp_path_factory.mktemp("registry")
+    with docker_registry(directory) as host:
+        layout = write_layout(directory / "layout", IMAGE)
+        push(f"oci:{layout}:latest", host, "team/app:1")
+        yield host
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with running() as registry:
+        registry.add("app", layout_files(IMAGE))
+        yield registry
+
+
+def test_looking(ocifs: Ocifs, host: str) -> None:
+    image = f"docker://{host}/team/app:1"
+    assert ocifs.run("ls", image, "/").text == "big\netc\n"
+    assert ocifs.run("cat", image, "/etc/motd").text == "hello\n"
+    inspected = json.loads(ocifs.run("inspect", "--json", image).text)
+    by_digest = f"docker://{host}/team/app@{inspected['digest']}"
+    assert ocifs.run("ls", "--layer", "0", by_digest, "/etc").text == "motd\n"
+    assert ocifs.run("history", by_digest).code == 0
+    assert ocifs.run("verify", by_digest).code == 0
+    assert ocifs.run("ls", f"{image}~1").text == "etc\n"
+
+
+def test_mounting(ocifs: Ocifs, host: str, engine: str) -> None:
+    with ocifs.mounted(f"docker://{host}/team/app:1", "--engine", engine) as mountpoint:
+        assert (mountpoint / "etc/motd").read_bytes() == b"hello\n"
+        assert (mountpoint / "big").read_bytes() == bytes(3_000_000)
+        assert f"docker://{host}/team/app:1" in ocifs.output("mounts")
+
+
+def test_export(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
+    assert ocifs.run("export", f"docker://{host}/team/app:1", "--to-dir", tmp_path / "out").code == 0
+    assert (tmp_path / "out/etc/motd").read_bytes() == b"hello\n"
+
+
+@pytest.mark.parametrize(
+    ("image", "code", "message"),
+    [
+        ("docker://{host}/team/app:2", 3, r"ocifs: {host} has no manifest 2 in team/app (MANIFEST_UNKNOWN)"),
+        ("docker://127.0.0.1:1/app", 9, "ocifs: cannot connect to 127.0.0.1:1: connection refused"),
+        ("docker://me:pw@{host}/team/app", 4, "ocifs: malformed name of an image in a registry: write docker://HOST"),
+        ("docker://app", 3, "ocifs: app is a short name, and no registries.conf says what it is short for"),
+    ],
+)
+def test_errors(ocifs: Ocifs, host: str, tmp_path: Path, image: str, code: int, message: str) -> None:
+    if image == "docker://app":
+        (tmp_path / "conf").touch()
+        ocifs = Ocifs(ocifs.home, environment={**ocifs.environment, "CONTAINERS_REGISTRIES_CONF": f"{tmp_path}/conf"})
+    result = ocifs.run("ls", image.format(host=host))
+    assert result.code == code
+    assert result.err.startswith(message.format(host=host))
+    assert result.err.count("\n") == 1
+
+
+def test_options(ocifs: Ocifs, registry: Registry, tmp_path: Path) -> None:
+    registry.fault(basic("me", "pw"), "/v2/app/")
+    image = f"docker://{registry.host}/app"
+    assert ocifs.run("ls", image).code == 9
+    assert ocifs.run("ls", "--creds", "me:pw", image).code == 0
+    authfile = tmp_path / "auth.json"
+    authfile.write_text(json.dumps({"auths": {registry.host: {"username": "me", "password": "pw"}}}))
+    assert ocifs.run("ls", "--authfile", authfile, image).code == 0
+    assert "no TLS connection" in ocifs.run("ls", "--tls-verify", "true", image).err
+    assert "which --cert-dir names" in ocifs.run("ls", "--cert-dir", "/missing", image).err
+
+
+def test_no_secret_is_told(ocifs: Ocifs, registry: Registry, tmp_path: Path) -> None:
+    """Neither by what goes well nor by what does not, be it on the terminal, in the log or in the cache."""
+    registry.fault(bearer("s3cr3t-token"), "/v2/app/manifests/")
+    registry.tokens = lambda request: (200, {"token": "s3cr3t-token"})
+    told = ""
+    with running() as signed:
+        signed.blobs = registry.blobs
+        registry.fault(redirect(signed.base + "{path}?signature=" + SECRET))
+        arguments = ("--creds", "me:s3cr3t-password", f"docker://{registry.host}/app")
+        for code in (403, 404, 416, 418):
+            signed.fault(status(code), times=100)
+            told += ocifs.run("ls", *arguments).err
+            signed.faults.clear()
+        result = ocifs.run("ls", *arguments)
+        assert (result.code, result.err) == (0, "")
+    assert told.count("ocifs: ") == 4
+    assert "s3cr3t" not in told
+    for path in ocifs.home.rglob("*"):
+        assert not path.is_file() or b"s3cr3t" not in path.read_bytes()
+
+
+def test_interrupted(ocifs: Ocifs, registry: Registry) -> None:
+    registry.fault(slowly(50), times=1, after=1)
+    with ocifs.start("index", f"docker://{registry.host}/app") as process:
+        while len(registry.sent) < 2:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert process.stderr.read() == b"ocifs: interrupted\n"
+    assert process.returncode == 130
+    assert ocifs.run("index", f"docker://{registry.host}/app").code == 0
+    assert not [path for path in os.listdir(ocifs.cache / "entries") if path.endswith(".tmp")]
+
+
+def test_local_images_cost_no_http(ocifs: Ocifs, tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "layout", IMAGE)
+    command = ocifs.command("ls", layout)
+    command.insert(1, "-Ximporttime")
+    told = subprocess.run(command, env=ocifs.variables(), capture_output=True, text=True, check=True).stderr
+    assert "ocifs.image.opening" in told
+    assert not [line for line in told.splitlines() if line.endswith(("urllib3", "tomllib", "http.client"))]

@@ -1,0 +1,232 @@
+"""Images from a registry: fetched once, and read while they come."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
+from ocifs.image.kept import BLOB, Download, KeptSource, open_kept
+from ocifs.image.opening import Options, open_image
+from ocifs.image.verification import verify_image
+from ocifs.sources.reference import parse_reference
+from ocifs.sources.registry import session
+from ocifs.sources.registry.access import Access
+from ocifs.spec.digest import Digest
+from ocifs.store import Store
+from tests.images import Image, Layer, layout_files, tar
+from tests.registry import SECRET, Registry, cut, redirect, running, slowly, status, wrong_bytes
+
+BIG = tar({f"file{number}": bytes([number]) * 400_000 for number in range(5)})
+
+
+class Scripted:
+    """A blob that comes when it is told to."""
+
+    def __init__(self, data: bytes, digest: Digest | None = None) -> None:
+        self.data = data
+        self.digest = digest or Digest.of(data)
+        self.size = len(data)
+        self.pieces: list[bytes | OcifsError] = []
+        self.more = threading.Semaphore(0)
+        self.streams = 0
+
+    def give(self, *pieces: bytes | OcifsError) -> None:
+        for piece in pieces:
+            self.pieces.append(piece)
+            self.more.release()
+
+    def stream(self) -> Iterator[bytes]:
+        self.streams += 1
+        given = 0
+        while given < self.size:
+            self.more.acquire()
+            piece = self.pieces.pop(0)
+            if isinstance(piece, OcifsError):
+                raise piece
+            given += len(piece)
+            yield piece
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+def download(remote: Scripted, store: Store) -> Download:
+    return Download(remote, store, threading.Semaphore(4))
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_what_is_there_is_read_while_the_rest_comes(store: Store, in_memory: bool) -> None:
+    remote = Scripted(b"abcdef")
+    blob = download(remote, Store(None) if in_memory else store)
+    remote.give(b"abcd")
+    assert blob.pread(2, 1) == b"bc"
+    assert blob.pread(4, 0) == b"abcd"
+    remote.give(b"ef")
+    assert blob.pread(100, 3) == b"def"
+    assert blob.in_file().pread(6, 0) == b"abcdef"
+    blob.close()
+
+
+def test_nothing_is_a_blob_too(store: Store) -> None:
+    blob = download(Scripted(b""), store)
+    assert blob.pread(10, 0) == b""
+    assert blob.in_file().size == 0
+    blob.close()
+
+
+def test_other_bytes_are_not_kept(store: Store) -> None:
+    remote = Scripted(b"abcdef", Digest.of(b"abcdeF"))
+    blob = download(remote, store)
+    remote.give(b"abcdef")
+    with pytest.raises(InvalidImageError, match=r"comes with other bytes: sha256:"):
+        blob.in_file()
+    with pytest.raises(InvalidImageError):
+        blob.pread(1, 0)
+    assert store.load(BLOB, remote.digest) is None
+    blob.close()
+
+
+def test_whoever_waits_is_told_of_the_end(store: Store) -> None:
+    remote = Scripted(b"abcdef")
+    blob = download(remote, store)
+    remote.give(b"abc", RegistryError("gone"))
+    with pytest.raises(RegistryError, match="gone"):
+        blob.pread(6, 0)
+    again = download(remote, store)
+    remote.give(b"abc", b"def")
+    assert again.pread(6, 0) == b"abcdef"
+    again.close()
+
+
+def test_stopping_tells_whoever_waits(store: Store) -> None:
+    remote = Scripted(b"abcdef")
+    blob = download(remote, store)
+    threading.Timer(0.1, blob.stop).start()
+    with pytest.raises(OcifsError, match="interrupted"):
+        blob.in_file()
+    remote.give(b"abcdef")
+
+
+def test_two_want_the_same(store: Store) -> None:
+    remote = Scripted(b"abcdef")
+    blobs = [download(remote, store) for _ in range(2)]
+    remote.give(b"abcdef")
+    assert [blob.in_file().pread(6, 0) for blob in blobs] == [b"abcdef"] * 2
+    assert remote.streams == 1
+    for blob in blobs:
+        blob.close()
+
+
+# Whole images
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(session, "FIRST_PAUSE", 0.01)
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with running() as registry:
+        registry.add("app", layout_files(Image((Layer(BIG), Layer(BIG, "zstd"), Layer(BIG, "tar"), Layer(BIG)))))
+        yield registry
+
+
+@pytest.fixture
+def reference(registry: Registry) -> str:
+    return f"docker://{registry.host}/app"
+
+
+def content(reference: str, store: Store, access: Access | None = None) -> bytes:
+    with open_image(reference, Options(store=store, access=access or Access())) as image:
+        return b"".join(image.rootfs.open(f"/file{number}").read(1) for number in range(5))
+
+
+def test_each_blob_is_fetched_once(registry: Registry, reference: str, store: Store) -> None:
+    assert content(reference, store) == bytes(range(5))
+    paths = [request.path for request in registry.sent]
+    assert len(paths) == len(set(paths)) == 4  # a config, and three layers, one of them twice in the image
+    registry.requests.clear()
+    assert content(reference, store) == bytes(range(5))
+    assert [request.path for request in registry.requests if request.path != "/v2/"] == ["/v2/app/manifests/latest"]
+
+
+def test_a_digest_that_was_seen_needs_no_network(registry: Registry, reference: str, store: Store) -> None:
+    content(reference, store)
+    digest = Digest.of(registry.manifests["app"]["latest"].data)
+    registry.requests.clear()
+    registry.fault(status(500), "")
+    assert content(f"{reference}@{digest}", store) == bytes(range(5))
+    assert not registry.requests
+
+
+def test_blobs_that_are_gone_from_the_cache_are_fetched_again(
+    registry: Registry, reference: str, store: Store, tmp_path: Path
+) -> None:
+    content(reference, store)
+    for path in (tmp_path / "cache/entries").glob("blob*"):
+        path.unlink()
+    assert content(reference, store) == bytes(range(5))
+
+
+def test_cuts_and_errors_on_the_way(registry: Registry, reference: str, store: Store) -> None:
+    registry.fault(cut(700), times=6)
+    registry.fault(status(503), times=3)
+    assert content(reference, store) == bytes(range(5))
+
+
+def test_wrong_bytes_make_no_image(registry: Registry, reference: str, store: Store) -> None:
+    layer = Digest.of(Layer(BIG, "tar").blob)
+    registry.fault(wrong_bytes, str(layer))
+    with pytest.raises(InvalidImageError):
+        content(reference, store)
+    assert store.load(BLOB, layer) is None
+    registry.faults.clear()
+    assert content(reference, store) == bytes(range(5))
+
+
+def test_a_layer_that_is_missing(registry: Registry, reference: str, store: Store) -> None:
+    del registry.blobs["app"][str(Digest.of(Layer(BIG, "zstd").blob))]
+    with pytest.raises(NotFoundError, match=r"layer sha256:\w+: 127.* has no blob sha256"):
+        content(reference, store)
+
+
+def test_verify(registry: Registry, reference: str, store: Store) -> None:
+    content(reference, store)
+    assert [check.problem for check in verify_image(reference, Options(store=store))] == [None] * 9
+    del registry.blobs["app"][str(Digest.of(Layer(BIG, "tar").blob))]
+    problems = [check.problem for check in verify_image(reference, Options(store=Store(None)))]
+    assert len([problem for problem in problems if problem and "has no blob" in problem]) == 2
+
+
+def test_a_size_that_is_not_the_descriptors(registry: Registry, store: Store) -> None:
+    files = layout_files(Image((Layer(descriptor={"size": 7}),)))
+    reference = registry.add("sized", files)
+    with pytest.raises(InvalidImageError, match="of another size than its descriptor says"):
+        content(reference, store)
+
+
+def test_closing_does_not_wait_for_the_network(registry: Registry, reference: str, store: Store) -> None:
+    registry.fault(slowly(1000), str(Digest.of(Layer(BIG, "tar").blob)))
+    source = open_kept(parse_reference(reference), store)
+    assert isinstance(source, KeptSource)
+    (descriptor,) = source.resolve(parse_reference(reference))
+    source.open(descriptor)
+    source.close()
+
+
+def test_no_secret_is_kept(registry: Registry, reference: str, store: Store, tmp_path: Path) -> None:
+    with running() as signed:
+        signed.blobs = registry.blobs
+        registry.fault(redirect(signed.base + "{path}?signature=" + SECRET))
+        content(reference, store, Access(credentials="me:s3cr3t-password"))
+        assert any(SECRET in request.path for request in signed.requests)
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"s3cr3t" not in path.read_bytes()

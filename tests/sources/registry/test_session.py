@@ -1,0 +1,522 @@
+"""Asking a registry in which much goes wrong."""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
+from ocifs.sources.registry import session, transport
+from ocifs.sources.registry.access import Access
+from ocifs.sources.registry.authorization import at_home, parse_challenges
+from ocifs.sources.registry.configuration import Endpoint
+from ocifs.sources.registry.session import Session
+from ocifs.sources.registry.transport import TransientError, read_all
+from tests.images import Image, layout_files
+from tests.registry import (
+    SECRET,
+    Fault,
+    Registry,
+    basic,
+    bearer,
+    half_headers,
+    hang_up,
+    make_certificate,
+    redirect,
+    running,
+    stall,
+    status,
+)
+
+
+@contextmanager
+def asking(registry: Registry, access: Access | None = None, *, insecure: bool = False) -> Iterator[Session]:
+    opened = Session(Endpoint(registry.host, "app", insecure=insecure), access or Access())
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def manifest(asked: Session) -> bytes:
+    def once() -> bytes:
+        answer = asked.get("manifests/latest", {}, what="manifest latest")
+        return read_all(answer.response, answer.host, 1 << 20)
+
+    return asked.patiently(once)
+
+
+@pytest.fixture
+def registry(registry: Registry) -> Registry:
+    registry.add("app", layout_files(Image()))
+    return registry
+
+
+def expected(registry: Registry) -> bytes:
+    return registry.manifests["app"]["latest"].data
+
+
+def test_plain_http_on_loopback(registry: Registry) -> None:
+    with asking(registry) as asked:
+        assert manifest(asked) == expected(registry)
+
+
+def test_plain_http_only_where_it_will_do(registry: Registry) -> None:
+    with asking(registry, Access(tls_verify=True)) as asked, pytest.raises(RegistryError, match=r"no TLS connection"):
+        manifest(asked)
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])
+def test_what_passes_is_tried_again(registry: Registry, code: int) -> None:
+    registry.fault(status(code), "/manifests/", times=3)
+    with asking(registry) as asked:
+        assert manifest(asked) == expected(registry)
+    assert len(registry.requests) == 4
+
+
+@pytest.mark.parametrize("fault", [hang_up, status(503)])
+def test_until_there_is_no_time_left(registry: Registry, fault: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "BUDGET", 0.2)
+    registry.fault(fault, "/manifests/")  # type: ignore[arg-type]
+    with asking(registry) as asked:
+        for _ in range(2):  # nothing is poisoned: each read has its own budget
+            with pytest.raises(TransientError, match=r"127\.0\.0\.1"):
+                manifest(asked)
+        registry.faults.clear()
+        assert manifest(asked) == expected(registry)
+
+
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "FIRST_BUDGET", 0.1)
+    with running() as gone:
+        pass
+    with asking(gone) as asked, pytest.raises(RegistryError, match=r"cannot connect to 127.*: connection refused$"):
+        manifest(asked)
+
+
+def test_a_name_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "FIRST_BUDGET", 0.1)
+    asked = Session(Endpoint("registry.invalid", "app", insecure=False), Access())
+    with pytest.raises(RegistryError, match=r"^cannot find the address of registry.invalid$"):
+        manifest(asked)
+
+
+def test_retry_after_is_honoured(registry: Registry) -> None:
+    registry.fault(status(429, Retry_After="1"), "/manifests/", times=1)
+    began = time.monotonic()
+    with asking(registry) as asked:
+        assert manifest(asked) == expected(registry)
+    assert time.monotonic() - began >= 1
+
+
+def test_retry_after_the_budget_is_not_waited_for(registry: Registry) -> None:
+    registry.fault(status(429, Retry_After="3600"), "/manifests/")
+    with asking(registry) as asked, pytest.raises(RegistryError, match=r"cannot give manifest latest now: status 429"):
+        manifest(asked)
+    assert len(registry.requests) == 1
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "9" * 400])
+def test_retry_after_may_be_anything(registry: Registry, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "BUDGET", 0.1)
+    registry.fault(status(503, Retry_After=value), "/manifests/")
+    with asking(registry) as asked, pytest.raises(RegistryError, match="status 503"):
+        manifest(asked)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        (404, NotFoundError, r"has no manifest latest \(SCRIPTED\)"),
+        (416, InvalidImageError, "manifest latest is shorter than its descriptor says"),
+        (403, RegistryError, "refuses manifest latest: status 403 SCRIPTED; log in with `podman login`"),
+        (405, RegistryError, "does not give manifest latest: status 405 SCRIPTED"),
+    ],
+)
+def test_what_does_not_pass_is_told_at_once(
+    registry: Registry, code: int, error: type[OcifsError], message: str
+) -> None:
+    registry.fault(status(code), "/manifests/")
+    with asking(registry) as asked, pytest.raises(error, match=message) as caught:
+        manifest(asked)
+    assert SECRET not in str(caught.value)
+    assert len(registry.requests) == 1
+
+
+def test_an_answer_that_does_not_come(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "ANSWER_SECONDS", 0.2)
+    registry.fault(stall, "/manifests/", times=1)
+    with asking(registry) as asked:
+        assert manifest(asked) == expected(registry)
+
+
+def test_headers_that_never_end(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "ANSWER_SECONDS", 0.3)
+    registry.fault(half_headers, "/manifests/", times=1)
+    with asking(registry) as asked:
+        assert manifest(asked) == expected(registry)
+    assert len(registry.requests) == 2
+
+
+def test_a_body_that_never_ends(registry: Registry) -> None:
+    registry.fault(lambda handler, blob: handler.answer(200, bytes(2 << 20)), "/manifests/")
+    with asking(registry) as asked, pytest.raises(RegistryError, match="more than 1048576 bytes"):
+        manifest(asked)
+
+
+# Redirects
+
+
+def test_redirects_to_another_host_carry_no_credentials(registry: Registry) -> None:
+    registry.fault(basic("me", "pw"), "/manifests/", times=1)
+    with running() as store, asking(registry, Access(credentials="me:pw")) as asked:
+        store.add("app", layout_files(Image()))
+        registry.fault(redirect(store.base + "{path}?signature=" + SECRET), "/manifests/")
+        assert manifest(asked) == expected(registry)
+        assert "authorization" in registry.requests[1].headers
+        assert SECRET in store.requests[0].path
+        assert all("authorization" not in request.headers for request in store.requests)
+
+
+def test_redirects_at_home_carry_them(registry: Registry) -> None:
+    registry.fault(basic("me", "pw"), "/manifests/latest", times=1)
+    registry.fault(redirect("/v2/app/manifests/other"), "/manifests/latest")
+    registry.manifests["app"]["other"] = registry.manifests["app"]["latest"]
+    with asking(registry, Access(credentials="me:pw")) as asked:
+        assert manifest(asked) == expected(registry)
+    assert "authorization" in registry.requests[-1].headers
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("{path}", "redirects more than 5 times"),
+        ("ftp://host/file", "redirects to what is no URL of HTTP"),
+        ("https://", "redirects to what is no URL of HTTP"),
+        ("file:///etc/passwd", "redirects to what is no URL of HTTP"),
+    ],
+)
+def test_redirects_that_are_refused(registry: Registry, target: str, message: str) -> None:
+    registry.fault(redirect(target), "/manifests/")
+    with asking(registry) as asked, pytest.raises(RegistryError, match=message):
+        manifest(asked)
+
+
+def test_a_signed_url_that_expired_is_made_anew(registry: Registry) -> None:
+    with running() as store, asking(registry) as asked:
+        store.add("app", layout_files(Image()))
+        store.fault(status(403), "/manifests/", times=1)
+        registry.fault(redirect(store.base + "{path}?signature=" + SECRET), "/manifests/")
+        assert manifest(asked) == expected(registry)
+        assert len(registry.requests) == len(store.requests) == 2
+
+
+def test_a_signed_url_that_is_refused_again(registry: Registry) -> None:
+    with running() as store, asking(registry) as asked:
+        store.fault(status(403), "/manifests/")
+        registry.fault(redirect(store.base + "{path}?signature=" + SECRET), "/manifests/")
+        with pytest.raises(RegistryError, match="refuses manifest latest: status 403") as caught:
+            manifest(asked)
+    assert SECRET not in str(caught.value)
+
+
+# Authorization
+
+
+def test_basic(registry: Registry) -> None:
+    registry.fault(basic("me", "s3cr3t"), "/v2/app/")
+    with asking(registry, Access(credentials="me:s3cr3t")) as asked:
+        assert manifest(asked) == manifest(asked) == expected(registry)
+    assert len(registry.requests) == 3
+    with asking(registry, Access(credentials="me:wrong")) as asked:
+        with pytest.raises(RegistryError, match="refuses manifest latest: status 401; log in"):
+            manifest(asked)
+    with asking(registry) as asked, pytest.raises(RegistryError, match=r"wants a login: `podman login`, --authfile"):
+        manifest(asked)
+
+
+def test_a_token(registry: Registry) -> None:
+    registry.fault(bearer("t0ken"), "/v2/app/")
+    registry.tokens = lambda request: (200, {"token": "t0ken", "expires_in": 300})
+    with asking(registry, Access(credentials="me:s3cr3t")) as asked:
+        assert manifest(asked) == manifest(asked) == expected(registry)
+    token = registry.requests[1]
+    assert token.path == "/token?scope=repository%3Aapp%3Apull&service=here"
+    assert token.headers["authorization"].startswith("Basic ")
+    assert len(registry.requests) == 4
+
+
+def test_an_anonymous_token_called_access_token(registry: Registry) -> None:
+    registry.fault(bearer("t0ken"), "/v2/app/")
+    registry.tokens = lambda request: (200, {"access_token": "t0ken"})
+    with asking(registry) as asked:
+        assert manifest(asked) == expected(registry)
+    assert "authorization" not in registry.requests[1].headers
+
+
+def test_an_identity_token_is_posted(registry: Registry, tmp_path: Path) -> None:
+    registry.fault(bearer("t0ken"), "/v2/app/")
+    authfile = tmp_path / "auth.json"
+    authfile.write_text(json.dumps({"auths": {registry.host: {"identitytoken": "refresh"}}}))
+    with asking(registry, Access(authfile=authfile)) as asked:
+        assert manifest(asked) == expected(registry)
+    assert registry.requests[1].method == "POST"
+
+
+def test_a_token_that_expired_is_made_anew(registry: Registry) -> None:
+    tokens = iter(["0ld", "n3w"])
+    registry.tokens = lambda request: (200, {"token": next(tokens), "expires_in": 300})
+    registry.faults = [Fault(bearer("0ld"), "/v2/app/", times=2), Fault(bearer("n3w"), "/v2/app/")]
+    with asking(registry) as asked:
+        assert manifest(asked) == manifest(asked) == expected(registry)
+
+
+def test_expiry_goes_by_a_monotonic_clock(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.fault(bearer("t0ken"), "/v2/app/")
+    with asking(registry) as asked:
+        manifest(asked)
+        monkeypatch.setattr(time, "time", lambda: 4e9)
+        manifest(asked)
+        assert len([request for request in registry.requests if "/token" in request.path]) == 1
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+        manifest(asked)
+        assert len([request for request in registry.requests if "/token" in request.path]) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((401, {}), "refuses the credentials for 127.*: log in again"),
+        ((404, {}), "gives no token: status 404"),
+        ((200, {}), "gives no token that can be read"),
+        ((200, {"token": "a\r\nX-Evil: 1"}), "gives no token that can be read"),
+        ((200, {"token": 1}), "gives no token that can be read"),
+    ],
+)
+def test_no_token(registry: Registry, answer: tuple[int, dict[str, object]], message: str) -> None:
+    registry.fault(bearer("t0ken"), "/v2/app/")
+    registry.tokens = lambda request: answer
+    with asking(registry, Access(credentials="me:s3cr3t")) as asked, pytest.raises(RegistryError, match=message):
+        manifest(asked)
+
+
+@pytest.mark.parametrize(
+    ("realm", "message"),
+    [
+        ("http://169.254.169.254/latest", "for a token, a stranger: refused"),
+        ("https://10.0.0.1/token", "for a token, a stranger: refused"),
+        ("https://intranet/token", "for a token, a stranger: refused"),
+        ("http://evil.example/token", "for a token, a stranger: refused"),
+        ("https://evil.example/token", "with the credentials, which is elsewhere: refused"),
+        ("file:///etc/passwd", "names no realm for tokens that can be asked"),
+        ("", "names no realm"),
+    ],
+)
+def test_realms_of_strangers_get_nothing(registry: Registry, realm: str, message: str) -> None:
+    registry.fault(bearer("t0ken", realm), "/v2/app/")
+    with asking(registry, Access(credentials="me:s3cr3t")) as asked, pytest.raises(RegistryError, match=message):
+        manifest(asked)
+
+
+def test_an_authorization_that_is_unknown(registry: Registry) -> None:
+    registry.fault(
+        lambda handler, blob: handler.answer(401, b"", {"WWW-Authenticate": 'Digest realm="x"'}), "/manifests/"
+    )
+    with asking(registry) as asked, pytest.raises(RegistryError, match="asks for no authorization that ocifs knows"):
+        manifest(asked)
+
+
+@pytest.mark.parametrize(
+    ("registry_host", "realm", "expected"),
+    [
+        ("registry-1.docker.io", "auth.docker.io", True),
+        ("registry.gitlab.com", "gitlab.com", True),
+        ("ghcr.io", "ghcr.io", True),
+        ("ghcr.io", "evil.io", False),
+        ("r.example.co.uk", "auth.example.co.uk", True),
+        ("example.co.uk", "evil.co.uk", False),
+        ("docker.io", "evil.io", False),
+        ("registry.example.com", "registry.example.com.evil.com", False),
+        ("registry.example.com", "evilexample.com", False),
+        ("10.0.0.1", "10.0.0.2", False),
+        ("10.0.0.1", "5.0.0.1", False),
+        ("localhost", "localhost", True),
+    ],
+)
+def test_at_home(registry_host: str, realm: str, expected: bool) -> None:
+    assert at_home(registry_host, realm) == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("", []),
+        ("Basic", [("basic", {})]),
+        ('Basic realm="a b"', [("basic", {"realm": "a b"})]),
+        (
+            'Bearer realm="https://a/t",service="s",scope="repository:a:pull,push"',
+            [("bearer", {"realm": "https://a/t", "service": "s", "scope": "repository:a:pull,push"})],
+        ),
+        ('Basic realm=x, Bearer realm="y"', [("basic", {"realm": "x"}), ("bearer", {"realm": "y"})]),
+        (r'Bearer realm="a\"b"', [("bearer", {"realm": 'a"b'})]),
+        ("=,=", []),
+    ],
+)
+def test_challenges(header: str, expected: list[tuple[str, dict[str, str]]]) -> None:
+    assert [tuple(challenge) for challenge in parse_challenges(header)] == expected
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA, a certificate of it for this machine, and one that is nobody's."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is missing")
+    directory = tmp_path_factory.mktemp("certificates")
+    ca = make_certificate(directory, "ca")
+    make_certificate(directory, "server", ca)
+    return directory
+
+
+@contextmanager
+def tls_registry(certificates: Path, *, wants_client: bool = False) -> Iterator[Registry]:
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "server.crt", certificates / "server.key")
+    if wants_client:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(certificates / "ca.crt")
+    with running(context) as registry:
+        registry.add("app", layout_files(Image()))
+        yield registry
+
+
+def trusting(certificates: Path, directory: Path) -> Access:
+    directory.mkdir(exist_ok=True)
+    shutil.copy(certificates / "ca.crt", directory)
+    return Access(cert_dir=directory)
+
+
+def test_a_certificate_that_nobody_vouches_for(certificates: Path) -> None:
+    with (
+        tls_registry(certificates) as registry,
+        asking(registry, Access(tls_verify=True)) as asked,
+        pytest.raises(RegistryError, match=r"is not trusted: .*; name its CA with --cert-dir, or use --tls-verify"),
+    ):
+        manifest(asked)
+
+
+def test_loopback_is_not_less_secure_where_there_is_tls(certificates: Path) -> None:
+    with tls_registry(certificates) as registry, asking(registry) as asked:
+        with pytest.raises(RegistryError, match="is not trusted"):
+            manifest(asked)
+
+
+def test_a_ca_of_ones_own(certificates: Path, tmp_path: Path) -> None:
+    with tls_registry(certificates) as registry, asking(registry, trusting(certificates, tmp_path / "d")) as asked:
+        assert manifest(asked) == expected(registry)
+
+
+def test_a_ca_by_the_name_of_the_registry(certificates: Path, alone: Path) -> None:
+    with tls_registry(certificates) as registry:
+        directory = alone / ".config/containers/certs.d" / registry.host
+        directory.mkdir(parents=True)
+        shutil.copy(certificates / "ca.crt", directory)
+        with asking(registry) as asked:
+            assert manifest(asked) == expected(registry)
+
+
+def test_no_verification(certificates: Path) -> None:
+    with tls_registry(certificates) as registry, asking(registry, Access(tls_verify=False), insecure=True) as asked:
+        assert manifest(asked) == expected(registry)
+
+
+def test_a_client_certificate(certificates: Path, tmp_path: Path) -> None:
+    access = trusting(certificates, tmp_path / "d")
+    with tls_registry(certificates, wants_client=True) as registry:
+        with asking(registry, access) as asked, pytest.raises(RegistryError):
+            asked.get("manifests/latest", {}, what="manifest latest")
+        make_certificate(tmp_path / "d", "client", certificates / "ca.crt")
+        (tmp_path / "d/client.crt").rename(tmp_path / "d/client.cert")
+        with asking(registry, access) as asked:
+            assert manifest(asked) == expected(registry)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.crt", "no certificate", r"cannot use the certificate .*x\.crt: "),
+        ("x.cert", "no certificate", r"cannot use the certificate .*x\.cert: it has no x\.key beside it"),
+    ],
+)
+def test_certificates_that_are_none(registry: Registry, tmp_path: Path, name: str, content: str, message: str) -> None:
+    directory = tmp_path / "d"
+    directory.mkdir()
+    (directory / name).write_text(content)
+    with pytest.raises(OcifsError, match=message), asking(registry, Access(cert_dir=directory)):
+        pass
+
+
+def test_a_cert_dir_that_is_missing(registry: Registry) -> None:
+    with pytest.raises(OcifsError, match=r"no such directory: /missing, which --cert-dir names"):
+        with asking(registry, Access(cert_dir=Path("/missing"))):
+            pass
+
+
+def test_from_https_never_to_http(certificates: Path, tmp_path: Path, registry: Registry) -> None:
+    with tls_registry(certificates) as secure:
+        secure.fault(redirect(registry.base + "{path}"), "/manifests/")
+        with asking(secure, trusting(certificates, tmp_path / "d")) as asked:
+            with pytest.raises(RegistryError, match="without encryption: refused"):
+                manifest(asked)
+
+
+def test_no_token_without_encryption(certificates: Path, tmp_path: Path, registry: Registry) -> None:
+    with tls_registry(certificates) as secure:
+        secure.fault(bearer("t0ken", registry.base + "/token"), "/manifests/")
+        with asking(secure, trusting(certificates, tmp_path / "d")) as asked:
+            with pytest.raises(RegistryError, match="for a token: refused"):
+                manifest(asked)
+    assert not registry.requests
+
+
+# Proxies
+
+
+def test_a_proxy_of_the_environment(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as proxy:
+        seen: list[str] = []
+
+        def relay(handler: object, blob: object) -> None:
+            seen.append(handler.path)  # type: ignore[attr-defined]
+            handler.answer(200, expected(registry))  # type: ignore[attr-defined]
+
+        proxy.fault(relay, "manifests")
+        monkeypatch.setenv("http_proxy", proxy.base)
+        monkeypatch.setenv("https_proxy", proxy.base)
+        asked = Session(Endpoint("registry.invalid", "app", insecure=True), Access(tls_verify=False))
+        assert manifest(asked) == expected(registry)
+        assert seen == ["http://registry.invalid/v2/app/manifests/latest"]
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with asking(registry) as direct:
+            manifest(direct)
+        assert len(seen) == 1
+
+
+def test_nothing_reaches_a_log(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    registry.fault(status(503), "/manifests/", times=2)
+    registry.fault(redirect("/v2/app/manifests/latest?signature=" + SECRET), "/manifests/latest$")
+    with asking(registry) as asked:
+        manifest(asked)
+    assert SECRET in registry.requests[-1].path
+    assert SECRET not in caplog.text

@@ -1,0 +1,288 @@
+"""Images from a registry: what names them, and blobs in spite of all that goes wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, UnsupportedError
+from ocifs.sources.reference import parse_reference
+from ocifs.sources.registry import session, transport
+from ocifs.sources.registry.access import Access
+from ocifs.sources.registry.blob import NoRangesError, RemoteBlob
+from ocifs.sources.registry.source import RegistrySource, open_registry
+from ocifs.sources.resolve import resolve_image
+from ocifs.sources.source import read_document
+from ocifs.spec.digest import Digest
+from tests.images import Image, Json, Layer, add_image, add_index, layout_files, to_json
+from tests.registry import (
+    Act,
+    Blob,
+    Handler,
+    Registry,
+    cut,
+    encoded,
+    hang_up,
+    other_range,
+    running,
+    shorter,
+    slowly,
+    stall,
+    status,
+    whole,
+    wrong_bytes,
+)
+
+DATA = bytes(range(256)) * 4096
+
+
+@pytest.fixture
+def registry(registry: Registry) -> Registry:
+    registry.add("app", layout_files(Image((Layer(),), tag="1"), Image((Layer(), Layer(compression="zstd")), tag="2")))
+    registry.blobs["app"][str(Digest.of(DATA))] = DATA
+    return registry
+
+
+@contextmanager
+def opened(reference: str, access: Access | None = None) -> Iterator[RegistrySource]:
+    source = open_registry(parse_reference(reference), access or Access())
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+@pytest.fixture
+def blob(registry: Registry) -> Iterator[RemoteBlob]:
+    with opened(f"docker://{registry.host}/app:1") as source:
+        yield RemoteBlob(source._sessions, f"blobs/{Digest.of(DATA)}", Digest.of(DATA), len(DATA))
+
+
+# References
+
+
+def test_tags_and_digests(registry: Registry) -> None:
+    for tag, layers in (("1", 1), ("2", 2)):
+        with opened(text := f"docker://{registry.host}/app:{tag}") as source:
+            image = resolve_image(source, parse_reference(text))
+            assert len(image.layers) == layers
+            assert image.name == text
+        with opened(text := f"docker://{registry.host}/app@{image.digest}") as source:
+            assert resolve_image(source, parse_reference(text)).config == image.config
+
+
+def test_an_index(registry: Registry) -> None:
+    files = layout_files()
+    platforms: list[Json] = [{"os": "linux", "architecture": "amd64"}, {"os": "linux", "architecture": "arm64"}]
+    index = add_index(files, [add_image(files, Image(tag=None, platform=each)) for each in platforms], "multi")
+    files["index.json"] = to_json({"schemaVersion": 2, "manifests": [index]})
+    registry.add("multi", files)
+    reference = parse_reference(f"docker://{registry.host}/multi:multi")
+    with opened(reference.text) as source:
+        image = resolve_image(source, reference)
+        assert read_document(source, image.descriptor)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("app:3", NotFoundError, r"has no manifest 3 in app \(NAME_UNKNOWN\)"),
+        ("other:1", NotFoundError, "has no manifest 1 in other"),
+        (f"app@{Digest.of(b'')}", NotFoundError, "has no manifest sha256:e3b0"),
+    ],
+)
+def test_what_is_not_there(registry: Registry, name: str, error: type[OcifsError], message: str) -> None:
+    reference = parse_reference(f"docker://{registry.host}/{name}")
+    with opened(reference.text) as source, pytest.raises(error, match=message):
+        source.resolve(reference)
+
+
+def test_another_manifest_than_the_digest_says(registry: Registry) -> None:
+    registry.fault(lambda handler, blob: handler.answer(200, registry.manifests["app"]["2"].data), "/manifests/")
+    digest = Digest.of(registry.manifests["app"]["1"].data)
+    reference = parse_reference(f"docker://{registry.host}/app@{digest}")
+    with opened(reference.text) as source, pytest.raises(InvalidImageError, match="gives another manifest than sha256"):
+        source.resolve(reference)
+
+
+def test_no_list_of_images(registry: Registry) -> None:
+    with opened(f"docker://{registry.host}/app:1") as source, pytest.raises(UnsupportedError, match="skopeo list-tags"):
+        source.images()
+
+
+def mirrored(alone: Path, mirror: Registry, registry: Registry) -> None:
+    conf = alone / ".config/containers/registries.conf"
+    conf.parent.mkdir(parents=True)
+    conf.write_text(
+        f'[[registry]]\nlocation = "{registry.host}"\n[[registry.mirror]]\nlocation = "{mirror.host}/copy"\n'
+    )
+
+
+def test_a_mirror_is_asked_first(registry: Registry, alone: Path) -> None:
+    with running() as mirror:
+        mirrored(alone, mirror, registry)
+        mirror.add("copy/app", layout_files(Image(tag="1")))
+        reference = parse_reference(f"docker://{registry.host}/app:1")
+        with opened(reference.text) as source:
+            resolve_image(source, reference)
+    assert not registry.requests
+
+
+@pytest.mark.parametrize("fault", [status(404), status(401), hang_up, status(503)])
+def test_what_a_mirror_has_not_the_registry_has(
+    registry: Registry, alone: Path, monkeypatch: pytest.MonkeyPatch, fault: Act
+) -> None:
+    monkeypatch.setattr(session, "FIRST_BUDGET", 0.05)
+    monkeypatch.setattr(session, "BUDGET", 0.05)
+    with running() as mirror:
+        mirrored(alone, mirror, registry)
+        mirror.fault(fault, "/v2/")
+        reference = parse_reference(f"docker://{registry.host}/app:1")
+        with opened(reference.text, Access(credentials="me:s3cr3t")) as source:
+            resolve_image(source, reference)
+        assert all("authorization" not in request.headers for request in mirror.requests)
+
+
+def test_a_blob_that_a_mirror_loses_midway(registry: Registry, alone: Path) -> None:
+    with running() as mirror:
+        mirrored(alone, mirror, registry)
+        mirror.add("copy/app", layout_files(Image(tag="1")))
+        mirror.blobs["copy/app"][str(Digest.of(DATA))] = DATA
+        mirror.fault(cut(1000), times=1)
+        mirror.fault(status(404))
+        with opened(f"docker://{registry.host}/app:1") as source:
+            remote = RemoteBlob(source._sessions, f"blobs/{Digest.of(DATA)}", Digest.of(DATA), len(DATA))
+            assert b"".join(remote.stream()) == DATA
+    assert registry.sent[-1].range == f"bytes=1000-{len(DATA) - 1}"
+
+
+# Blobs
+
+
+def test_pread(blob: RemoteBlob, registry: Registry) -> None:
+    assert blob.pread(10, 5) == DATA[5:15]
+    assert blob.pread(10, len(DATA) - 4) == DATA[-4:]
+    assert blob.pread(10, len(DATA)) == b""
+    assert blob.pread(0, 0) == b""
+    assert [request.range for request in registry.sent] == ["bytes=5-14", f"bytes={len(DATA) - 4}-{len(DATA) - 1}"]
+    assert blob.pread(len(DATA), 0) == DATA
+    assert not registry.sent[-1].range
+
+
+def test_one_connection_does(blob: RemoteBlob, registry: Registry) -> None:
+    connections = set()
+
+    def note(handler: Handler, found: Blob) -> None:
+        connections.add(handler.connection)
+        handler.serve(found)
+
+    registry.fault(note)
+    for offset in range(20):
+        blob.pread(1000, offset * 1000)
+    assert len(connections) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        hang_up,
+        cut(0),
+        cut(10),
+        status(429),
+        status(503),
+        other_range,
+        encoded,
+        lambda handler, data: handler.answer(206, data.data[5:15]),
+        lambda handler, data: handler.answer(206, data.data[5:15], {"Content-Range": "bytes 5-14"}),
+        lambda handler, data: handler.answer(206, data.data[5:14], {"Content-Range": f"bytes 5-14/{len(DATA)}"}),
+        lambda handler, data: handler.answer(206, b"--x", {"Content-Type": "multipart/byteranges; boundary=x"}),
+    ],
+)
+def test_what_goes_wrong_once(blob: RemoteBlob, registry: Registry, fault: Act) -> None:
+    registry.fault(fault, times=1)
+    assert blob.pread(1000, 5) == DATA[5:1005]
+    assert len(registry.sent) == 2
+
+
+def test_a_cut_is_resumed_where_it_was(blob: RemoteBlob, registry: Registry) -> None:
+    registry.fault(cut(1000), times=2)
+    assert blob.pread(5000, 100) == DATA[100:5100]
+    assert [request.range for request in registry.sent] == ["bytes=100-5099", "bytes=1100-5099", "bytes=2100-5099"]
+
+
+def test_a_stream_is_resumed_where_it_was(blob: RemoteBlob, registry: Registry) -> None:
+    registry.fault(cut(300_000), times=3)
+    assert b"".join(blob.stream()) == DATA
+    last = len(DATA) - 1
+    assert [request.range for request in registry.sent] == [
+        "",
+        f"bytes=300000-{last}",
+        f"bytes=600000-{last}",
+        f"bytes=900000-{last}",
+    ]
+
+
+def test_a_stream_takes_a_whole_blob_for_its_rest(blob: RemoteBlob, registry: Registry) -> None:
+    registry.fault(cut(300_000), times=1)
+    registry.fault(whole, times=1)
+    assert b"".join(blob.stream()) == DATA
+
+
+def test_a_read_does_not(blob: RemoteBlob, registry: Registry) -> None:
+    registry.fault(whole)
+    with pytest.raises(NoRangesError, match="gives whole blobs only"):
+        blob.pread(10, 5)
+    assert blob.pread(10, 0) == DATA[:10]  # that the whole blob begins with
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        (status(404), NotFoundError, r"has no blob sha256:\w+ \(SCRIPTED\)"),
+        (status(416), InvalidImageError, "shorter than its descriptor says"),
+        (shorter, InvalidImageError, "of another size than its descriptor says"),
+    ],
+)
+@pytest.mark.parametrize("offset", [0, 5])
+def test_what_does_not_pass(
+    blob: RemoteBlob, registry: Registry, fault: Act, error: type[OcifsError], message: str, offset: int
+) -> None:
+    registry.fault(fault)
+    with pytest.raises(error, match=message):
+        blob.pread(len(DATA) - offset, offset)
+    assert len(registry.sent) == 1
+
+
+@pytest.mark.parametrize("fault", [hang_up, cut(0), status(503), other_range, encoded])
+def test_a_read_ends_in_time_and_the_next_one_tries_again(
+    blob: RemoteBlob, registry: Registry, monkeypatch: pytest.MonkeyPatch, fault: Act
+) -> None:
+    monkeypatch.setattr(session, "BUDGET", 0.3)
+    monkeypatch.setattr(session, "FIRST_BUDGET", 0.3)
+    registry.fault(fault)
+    with pytest.raises(RegistryError):
+        blob.pread(10, 5)
+    assert 1 < len(registry.sent) < 20
+    registry.faults.clear()
+    assert blob.pread(10, 5) == DATA[5:15]
+
+
+def test_who_is_too_slow_is_left(blob: RemoteBlob, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_RATE_SECONDS", 0.2)
+    registry.fault(slowly(100), times=1)
+    assert blob.pread(1000, 5) == DATA[5:1005]
+    first, second = registry.sent
+    assert first.range == "bytes=5-1004"
+    assert 5 < int(second.range[6:].partition("-")[0]) < 200
+
+
+def test_who_stalls_is_left(blob: RemoteBlob, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "ANSWER_SECONDS", 0.2)
+    registry.fault(stall, times=1)
+    assert blob.pread(1000, 5) == DATA[5:1005]
+
+
+def test_wrong_bytes_are_for_the_reader_to_notice(blob: RemoteBlob, registry: Registry) -> None:
+    registry.fault(wrong_bytes, times=1)
+    assert blob.pread(10, 5) != DATA[5:15]
