@@ -179,6 +179,32 @@ class Store:
         """Return the entry if it is there and whole."""
         return None if self.directory is None else _open_checked(self._path(kind, subject), kind, subject)
 
+    def sparse(self, kind: Kind, whole: Kind, subject: str, size: int) -> StoredFile:
+        """Return a file of `size` bytes, for reading and writing, of which any part may be missing, and then is zero.
+
+        Nothing is promised of it: whoever reads it proves what is read. Other processes may write to it meanwhile, the
+        same bytes at the same places. One that `finish_sparse` has finished becomes an entry of the kind `whole`.
+        """
+        if self.directory is not None:
+            path = self._path(kind, subject)
+            finished = _open_checked(path, whole, subject)
+            if finished is not None:
+                path.rename(self._path(whole, subject))
+                return finished
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                if os.fstat(fd).st_size != size:
+                    os.truncate(fd, size)
+                os.utime(fd)
+            except OSError as error:
+                self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
+            else:
+                self.prune(self.max_size, keep=path.name)
+                return StoredFile(fd, 0, size)
+        fd = os.memfd_create("ocifs")
+        os.truncate(fd, size)
+        return StoredFile(fd, 0, size)
+
     def has(self, kind: Kind, subject: str) -> bool:
         """Whether there is such an entry, be it whole or not."""
         return self.directory is not None and self._path(kind, subject).exists()
@@ -188,7 +214,7 @@ class Store:
         listed = []
         for path, status in self._files():
             kind, _, subject = path.name.partition("-")
-            listed.append(CacheEntry(kind, subject.replace("-", ":", 1), status.st_size, status.st_mtime))
+            listed.append(CacheEntry(kind, subject.replace("-", ":", 1), _occupied(status), status.st_mtime))
         return listed
 
     def prune(self, max_size: int, *, keep: str = "") -> int:
@@ -197,14 +223,14 @@ class Store:
         Mounts go on: they hold their files open. An entry whose file name is `keep` stays.
         """
         files = self._files()
-        excess = sum(status.st_size for _, status in files) - max_size
+        excess = sum(_occupied(status) for _, status in files) - max_size
         freed = 0
         for path, status in files:
             if freed >= excess:
                 break
             if path.name != keep:
                 path.unlink(missing_ok=True)
-                freed += status.st_size
+                freed += _occupied(status)
         return freed + self._remove_leftovers()
 
     def _claim(self, directory: Path) -> None:
@@ -271,6 +297,18 @@ class Store:
             self.prune(self.max_size, keep=path.name)
         except OSError as error:
             self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
+
+
+def _occupied(status: os.stat_result) -> int:
+    """Return the bytes that a file takes, of which it may have fewer than it is long."""
+    return min(status.st_size, status.st_blocks * 512)
+
+
+def finish_sparse(fd: int, kind: Kind, subject: str, size: int) -> None:
+    """Say of a sparse file that it is an entry of `kind` that is whole; `kind` is one that is not checked."""
+    footer = _footer(kind, subject, size, 0)
+    os.fsync(fd)
+    os.pwrite(fd, footer, size)
 
 
 def _lock(temporary: Path) -> int:

@@ -66,6 +66,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 _ACCESS = "ocifs.access"
+_TRUST = "ocifs.trust-index"
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None:
@@ -73,7 +74,18 @@ def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None
     ctx.meta.setdefault(_ACCESS, {})[param.name] = value
 
 
+def _remember_trust(ctx: click.Context, _param: click.Parameter, value: object) -> None:
+    ctx.meta[_TRUST] = value
+
+
 _REGISTRY_OPTIONS = (
+    click.option(
+        "--trust-index/--no-trust-index",
+        default=None,
+        callback=_remember_trust,
+        expose_value=False,
+        help="Use an index that the registry has before it is proven.  [default: for a tag, not for a digest]",
+    ),
     click.option(
         "--cert-dir",
         type=click.Path(file_okay=False, path_type=Path),
@@ -167,6 +179,7 @@ def open_for_command(
     *,
     layer: int | None = None,
     changes_only: bool = False,
+    lazy: bool = True,
 ) -> "Image":
     """Open an image for a verb: from the cache, or with a progress bar if somebody watches."""
     from ocifs.cli.progress import indexing
@@ -178,6 +191,8 @@ def open_for_command(
             Options(
                 store=open_store(cache_dir, max_cache_size),
                 access=access_of_command(),
+                trust_index=click.get_current_context().meta.get(_TRUST),
+                lazy=lazy,
                 platform=platform,
                 layer=layer,
                 changes_only=changes_only,

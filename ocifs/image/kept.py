@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from ocifs.errors import InvalidImageError, OcifsError
+from ocifs.layer import lazy
+from ocifs.layer.lazy import LazyBlob
 from ocifs.reader import FileReader, FileSection, ReaderAt
 from ocifs.sources.reference import Reference
 from ocifs.sources.registry.access import Access
+from ocifs.sources.registry.peer import Origin
 from ocifs.sources.resolve import open_source
 from ocifs.sources.source import Named, Source, read_metadata
 from ocifs.spec.descriptor import Descriptor
@@ -22,6 +25,8 @@ from ocifs.spec.manifest import parse_document
 from ocifs.store import Kind, Store, StoredFile, Writer
 
 BLOB = Kind("blob", 1, checked=False)
+PART = Kind("part", 1, checked=False)
+"""What is here of a blob (`ocifs.layer.lazy`)."""
 
 _AT_ONCE = 4
 
@@ -35,6 +40,15 @@ class Remote(Protocol):
 
     def stream(self) -> Iterator[bytes]:
         """Give all of it in pieces."""
+        ...
+
+
+@runtime_checkable
+class RemoteParts(Remote, lazy.Remote, Protocol):
+    """A blob somewhere else, of which parts can be had as well."""
+
+    def origin(self) -> Origin:
+        """Where it is, for another process."""
         ...
 
 
@@ -137,10 +151,12 @@ class KeptSource:
     """A registry, and the store in front of it."""
 
     def __init__(self, source: Source, store: Store) -> None:
-        self._source = source
+        self.source = source
+        """Where things come from."""
         self._store = store
         self._slots = threading.Semaphore(_AT_ONCE)
         self._blobs: dict[Digest, FileReader | Download] = {}
+        self._files: list[StoredFile] = []
 
     def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
         """Return what `reference` names; a digest that was seen needs no registry."""
@@ -151,11 +167,11 @@ class KeptSource:
                 return (Descriptor(media_type=document.media_type, digest=reference.digest, size=file.size),)
             finally:
                 file.close()
-        return self._source.resolve(reference)
+        return self.source.resolve(reference)
 
     def images(self) -> tuple[Named, ...]:
         """Return what the source does."""
-        return self._source.images()
+        return self.source.images()
 
     def open(self, descriptor: Descriptor) -> ReaderAt:
         """Return the blob from the store, or on its way there; raises what the source does."""
@@ -163,27 +179,45 @@ class KeptSource:
         if blob is None:
             blob = self._blobs[descriptor.digest] = self._open(descriptor)
         if blob.size != descriptor.size:
-            raise InvalidImageError(
-                f"blob {descriptor.digest} has {blob.size} bytes, its descriptor says {descriptor.size}"
-            )
+            raise _other_size(descriptor, blob)
         return blob
+
+    def open_part(self, descriptor: Descriptor) -> FileReader:
+        """Return the blob from the store, or so that what is read of it is fetched."""
+        file = self._store.load(BLOB, descriptor.digest)
+        if file is None:
+            remote = self.source.open(descriptor)
+            assert isinstance(remote, RemoteParts)  # noqa: S101 - whatever is no document
+            file = self._store.sparse(PART, BLOB, descriptor.digest, descriptor.size)
+            self._files.append(file)
+            return LazyBlob(file.fd, file.size, remote.origin, lambda: remote)
+        self._files.append(file)
+        if file.size != descriptor.size:
+            raise _other_size(descriptor, file)
+        return file
 
     def close(self) -> None:
         """Stop what is on its way, and close everything."""
+        for file in self._files:
+            file.close()
         for blob in self._blobs.values():
             if isinstance(blob, Download | StoredFile):
                 blob.close()
-        self._source.close()
+        self.source.close()
 
     def _open(self, descriptor: Descriptor) -> FileReader | Download:
         file = self._store.load(BLOB, descriptor.digest)
         if file is not None:
             return file
-        remote = self._source.open(descriptor)
+        remote = self.source.open(descriptor)
         if isinstance(remote, Remote):
             return Download(remote, self._store, self._slots)
         data = remote.pread(remote.size, 0)  # a document that was fetched to resolve the reference
         return self._store.get(BLOB, descriptor.digest, lambda out: out.write(data))
+
+
+def _other_size(descriptor: Descriptor, blob: ReaderAt) -> InvalidImageError:
+    return InvalidImageError(f"blob {descriptor.digest} has {blob.size} bytes, its descriptor says {descriptor.size}")
 
 
 def open_kept(reference: Reference, store: Store, access: Access | None = None) -> Source:

@@ -11,21 +11,24 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
 from ocifs.errors import NotFoundError, OcifsError
-from ocifs.image.kept import Download, in_file, open_kept
+from ocifs.image.kept import Download, KeptSource, in_file, open_kept
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import Trees
 from ocifs.layer.build import LayerBlob, Limits, open_layer_index
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import DEFAULT_CAPACITY, SpanCache
+from ocifs.reader import FileReader
 from ocifs.sources.reference import Reference, parse_reference
 from ocifs.sources.registry.access import Access
+from ocifs.sources.resolve import Layer as LayerOfImage
 from ocifs.sources.resolve import ResolvedImage, resolve_image
+from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 from ocifs.spec.platform import Platform
 from ocifs.store import Store
@@ -45,6 +48,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     store: Store = msgspec.field(default_factory=lambda: Store(None))
     """Where what is learnt of the image is kept, and what comes from a registry; by default in memory, for as long as
     it is open."""
+    lazy: bool = True
+    """Fetch from a registry only what is read of layers whose index is known; else whole layers, which are proven."""
+    trust_index: bool | None = None
+    """Whether an index that is published in the registry may be used before it is proven; None: for a tag, since that
+    means what the registry says, and not for a digest."""
     access: Access = Access()
     """How registries are to be spoken to."""
     platform: Platform | None = None
@@ -65,7 +73,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class Image:
     """An opened image: a context manager that owns its files."""
 
-    def __init__(self, resolved: ResolvedImage, rootfs: Rootfs, trees: Trees, closing: ExitStack) -> None:
+    def __init__(
+        self, source: Source, resolved: ResolvedImage, rootfs: Rootfs, trees: Trees, closing: ExitStack
+    ) -> None:
+        self.source = source
+        """Where it is from."""
         self.resolved = resolved
         """What the image says of itself: name, digest, manifest, config, and the layers that are opened."""
         self.rootfs = rootfs
@@ -135,19 +147,98 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
         source = open_kept(reference, options.store, options.access)
         stack.callback(source.close)
         resolved = _cut(resolve_image(source, reference, options.platform), options.layer)
-        blobs = [
-            LayerBlob(layer.descriptor.digest, layer.diff_id, layer.compression, source.open(layer.descriptor))
-            for layer in resolved.layers
-        ]
-        cache = SpanCache(options.span_cache)
-        layers = [
-            Layer(number, index, in_file(blob.blob), cache)
-            for number, (index, blob) in enumerate(zip(_open_indexes(blobs, options, stack), blobs, strict=True))
-        ]
+        known = _known_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)
+        layers = _open_layers(source, resolved, known, options, stack)
         trees = Trees(layers, options.store, options.warn)
         stack.callback(trees.close)
         rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
-        return Image(resolved, rootfs, trees, stack.pop_all())
+        return Image(source, resolved, rootfs, trees, stack.pop_all())
+
+
+class _Known(NamedTuple):
+    """A LayerIndex that needs not be made."""
+
+    layer_index: LayerIndex
+    published: Digest | None = None
+    """Its digest, if it is not proven."""
+
+
+def _known_indexes(
+    source: Source, resolved: ResolvedImage, options: Options, stack: ExitStack, *, by_digest: bool
+) -> dict[Digest, _Known]:
+    """Return the LayerIndexes that are known of layers in a registry: what is read of these is fetched.
+
+    A registry that is trusted for what a tag means is trusted for the index that it has of it; a digest is to be held
+    against nothing but bytes, unless the user says otherwise.
+    """
+    if not options.lazy or not isinstance(source, KeptSource):
+        return {}
+    known: dict[Digest, _Known] = {}
+    missing = []
+    for layer in resolved.layers:
+        file = options.store.load(KIND, layer.descriptor.digest)
+        if file is None:
+            missing.append(layer)
+            continue
+        stack.callback(file.close)
+        index = LayerIndex(file)
+        if index.summary.diff_id == layer.diff_id:
+            known[layer.descriptor.digest] = _Known(index)
+    trusted = not by_digest if options.trust_index is None else options.trust_index
+    return known | _published(source, resolved, missing, options) if missing and trusted else known
+
+
+def _published(
+    source: KeptSource, resolved: ResolvedImage, layers: list[LayerOfImage], options: Options
+) -> dict[Digest, _Known]:
+    """Return the LayerIndexes that are published of some layers; what is wrong with one is a warning."""
+    from ocifs.image.published import open_published, published_indexes
+
+    try:
+        published = published_indexes(source, resolved)
+        opened = [
+            (layer, published[layer.descriptor.digest], source.open(published[layer.descriptor.digest]))
+            for layer in layers
+            if layer.descriptor.digest in published
+        ]
+    except OcifsError as error:
+        options.warn(f"{resolved.name}: no published index is used: {error}")
+        return {}
+    known = {}
+    for layer, descriptor, blob in opened:
+        try:
+            section = in_file(blob)
+            index = open_published(FileReader(section.fd, section.offset, section.size), layer, options.limits.toc)
+        except OcifsError as error:
+            options.warn(f"layer {layer.descriptor.digest}: its published index is not used: {error}")
+        else:
+            known[layer.descriptor.digest] = _Known(index, descriptor.digest)
+    return known
+
+
+def _open_layers(
+    source: Source, resolved: ResolvedImage, known: dict[Digest, _Known], options: Options, stack: ExitStack
+) -> list[Layer]:
+    """Open the layers: those whose index is not known are indexed, and read from front to end for that."""
+    blobs = {
+        layer.descriptor.digest: LayerBlob(
+            layer.descriptor.digest, layer.diff_id, layer.compression, source.open(layer.descriptor)
+        )
+        for layer in resolved.layers
+        if layer.descriptor.digest not in known
+    }
+    made = dict(zip(blobs, _open_indexes(list(blobs.values()), options, stack), strict=True))
+    cache = SpanCache(options.span_cache)
+    layers = []
+    for number, layer in enumerate(resolved.layers):
+        digest = layer.descriptor.digest
+        if digest in made:
+            layers.append(Layer(number, made[digest], in_file(blobs[digest].blob), cache))
+        else:
+            assert isinstance(source, KeptSource)  # noqa: S101 - nothing is known else
+            blob = source.open_part(layer.descriptor)
+            layers.append(Layer(number, known[digest].layer_index, blob, cache, known[digest].published))
+    return layers
 
 
 def _cut(resolved: ResolvedImage, layer: int | None) -> ResolvedImage:

@@ -6,12 +6,15 @@ inside this tree alone, symlinks and all. Nothing is kept per file. It knows no 
 
 import errno
 import io
+import itertools
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -20,10 +23,15 @@ from ocifs.errors import NotFoundError, printable
 from ocifs.image.served import ServedFile
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
+from ocifs.layer.lazy import LazyBlob
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import FileReader, FileSection
+from ocifs.sources.registry.peer import Origin
 from ocifs.store import StoredFile
 from ocifs.tree.changes import OPAQUE_XATTR, WHITEOUT_XATTR
+
+if TYPE_CHECKING:
+    from ocifs.sources.registry.blob import RemoteBlob
 
 MAX_SYMLINKS = 40
 """Symlinks followed in one lookup, as Linux does (path_resolution(7))."""
@@ -52,6 +60,10 @@ class Handoff(msgspec.Struct, frozen=True):
     tree_image: FileRange
     layers: tuple[tuple[FileRange, FileRange], ...]
     """(LayerIndex, blob) of each layer, the base first."""
+    origins: tuple[Origin | None, ...] = ()
+    """Of each layer, where its blob comes from, if parts of it are still to be fetched."""
+    published: tuple[str | None, ...] = ()
+    """Of each layer, the digest of its LayerIndex, if that is not proven."""
 
     def fds(self) -> set[int]:
         """Return the descriptors to hand over."""
@@ -64,7 +76,10 @@ class Handoff(msgspec.Struct, frozen=True):
             return FileRange(fds[part.fd], part.offset, part.size)
 
         return Handoff(
-            replaced(self.tree_image), tuple((replaced(index), replaced(blob)) for index, blob in self.layers)
+            replaced(self.tree_image),
+            tuple((replaced(index), replaced(blob)) for index, blob in self.layers),
+            self.origins,
+            self.published,
         )
 
 
@@ -86,9 +101,14 @@ class Rootfs:
     def received(cls, handoff: Handoff, cache: SpanCache) -> Self:
         """Open what another process has handed over."""
         tree_image = handoff.tree_image
+        blobs: list[FileSection] = [blob.open() for _, blob in handoff.layers]
+        if any(handoff.origins):
+            blobs = _lazily(blobs, handoff.origins)
         layers = [
-            Layer(number, LayerIndex(index.open()), blob.open(), cache)
-            for number, (index, blob) in enumerate(handoff.layers)
+            Layer(number, LayerIndex(index.open()), blob, cache, published)
+            for number, ((index, _), blob, published) in enumerate(
+                zip(handoff.layers, blobs, handoff.published, strict=True)
+            )
         ]
         return cls(StoredFile(tree_image.fd, tree_image.offset, tree_image.size), layers)
 
@@ -98,6 +118,8 @@ class Rootfs:
         return Handoff(
             FileRange.of(self._tree_image),
             tuple((FileRange.of(layer.index.file), FileRange.of(layer.blob)) for layer in self.served.layers),
+            tuple(layer.blob.origin() if isinstance(layer.blob, LazyBlob) else None for layer in self.served.layers),
+            tuple(layer.published for layer in self.served.layers),
         )
 
     def __enter__(self) -> Self:
@@ -248,6 +270,33 @@ class _OpenFile(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+def _lazily(blobs: Sequence[FileSection], origins: Sequence[Origin | None]) -> list[FileSection]:
+    """Return the blobs, those with an origin filled from there; it is spoken to when something is missing."""
+    known = [origin for origin in origins if origin is not None]
+    opened: list[Callable[[], RemoteBlob]] = []
+    lock = threading.Lock()
+
+    def open_remote(number: int) -> "RemoteBlob":
+        from ocifs.sources.registry.source import open_origins  # and HTTP with it
+
+        with lock:
+            if not opened:
+                opened.extend(open_origins(known))
+        return opened[number]()
+
+    numbers = itertools.count()
+    return [
+        blob
+        if origin is None
+        else LazyBlob(blob.fd, blob.size, partial(_same, origin), partial(open_remote, next(numbers)))
+        for blob, origin in zip(blobs, origins, strict=True)
+    ]
+
+
+def _same(origin: Origin) -> Origin:
+    return origin
 
 
 def _split(path: bytes) -> list[bytes]:

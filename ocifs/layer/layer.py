@@ -8,6 +8,7 @@ from types import ModuleType
 from ocifs.compression import gzip, plain, zstd
 from ocifs.errors import InvalidImageError
 from ocifs.layer.index import LayerIndex
+from ocifs.layer.lazy import LazyBlob
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import FileSection
 
@@ -18,10 +19,16 @@ CODECS: dict[str, ModuleType] = {"tar": plain, "gzip": gzip, "zstd": zstd}
 class Layer:
     """A layer's tar stream as a `ReaderAt`: `number` is its place in the manifest, the base being 0."""
 
-    def __init__(self, number: int, index: LayerIndex, blob: FileSection, cache: SpanCache) -> None:
+    def __init__(
+        self, number: int, index: LayerIndex, blob: FileSection, cache: SpanCache, published: str | None = None
+    ) -> None:
         self.number = number
+        self.published = published
+        """The digest of the index, if somebody has published it and nothing has proven it; None: it is proven."""
         self.index = index
         self.blob = blob
+        self.refuted: str | None = None
+        """Why nothing of it is to be believed any more."""
         self.size = index.size
         self._stored: FileSection = index.file if index.summary.reframed else blob
         self._decode = CODECS[index.summary.codec].decode
@@ -32,6 +39,7 @@ class Layer:
 
         Raises:
             InvalidImageError: A span is not what it was when the layer was indexed.
+            NotFoundError, RegistryError: It has to be fetched, and cannot be.
             OSError: The blob cannot be read.
         """
         return b"".join(self.views(size, offset))
@@ -44,6 +52,8 @@ class Layer:
 
     def views_at_hand(self, size: int, offset: int) -> list[memoryview] | None:
         """Return what `views` would if that needs no decoding, else None."""
+        if self.refuted is not None:
+            return None
         return self._views(size, offset, lambda span: self._cache.peek((self.number, span)))
 
     def span_at(self, offset: int) -> int:
@@ -56,6 +66,8 @@ class Layer:
 
     def decode(self, span: int) -> bytes:
         """Return a span. Raises what `pread` does."""
+        if self.refuted is not None:
+            raise InvalidImageError(self.refuted)
         return self._cache.get((self.number, span), lambda: self._load(span))
 
     def will_need(self, span: int) -> None:
@@ -83,12 +95,15 @@ class Layer:
 
     def _load(self, span: int) -> bytes:
         index = self.index
-        offset, stored = index.stored_range(span)
-        data = self._stored.pread(stored, offset)
-        if hashlib.sha256(data).digest() != index.digest(span):
-            raise InvalidImageError(
-                f"layer {index.summary.blob_digest}: bytes {offset}..{offset + stored} are not what they were when "
-                "the layer was indexed: the blob was changed or damaged"
-            )
+        if isinstance(self._stored, LazyBlob):
+            data = self._stored.span(index, span)
+        else:
+            offset, stored = index.stored_range(span)
+            data = self._stored.pread(stored, offset)
+            if hashlib.sha256(data).digest() != index.digest(span):
+                raise InvalidImageError(
+                    f"layer {index.summary.blob_digest}: bytes {offset}..{offset + stored} are not what they were when "
+                    "the layer was indexed: the blob was changed or damaged"
+                )
         decoded: bytes = self._decode(data, index.checkpoint(span), index.starts[span + 1] - index.starts[span])
         return decoded

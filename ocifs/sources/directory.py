@@ -6,17 +6,21 @@ be a symlink as long as it stays below. What the files mean is for the caller.
 """
 
 import errno
+import fcntl
 import os
+import secrets
 import stat
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from ocifs.errors import InvalidImageError, NotFoundError, printable_path
-from ocifs.reader import FileReader
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, printable_path
+from ocifs.reader import FileReader, ReaderAt
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CHUNK = 1 << 20
 
 
 class Directory:
@@ -68,6 +72,50 @@ class Directory:
             raise InvalidImageError(f"{self.name}/{path} is not a regular file")
         return FileReader(fd)
 
+    def write(self, path: str, blob: ReaderAt) -> None:
+        """Write a file at `path` below the directory: whole, or not at all.
+
+        Raises:
+            OcifsError: It cannot be written.
+        """
+        parent, _, name = path.rpartition("/")
+        temporary = f".ocifs-{secrets.token_hex(8)}"
+        try:
+            with ExitStack() as stack:
+                parent_fd = self._make(parent, stack)
+                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent_fd)
+                stack.callback(_unlink, temporary, parent_fd)
+                with open(fd, "wb") as file:
+                    for offset in range(0, blob.size, _CHUNK):
+                        file.write(blob.pread(_CHUNK, offset))
+                    file.flush()
+                    os.fsync(fd)
+                os.rename(temporary, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+                os.fsync(parent_fd)
+        except OSError as error:
+            raise OcifsError(f"cannot write {self.name}/{path}: {error.strerror}") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep out others who change files here and hold this, too."""
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _make(self, path: str, stack: ExitStack) -> int:
+        """Open the directory at `path`, which is made if it is missing."""
+        place = ""
+        for name in path.split("/") if path else []:
+            place = f"{place}/{name}" if place else name
+            with suppress(FileExistsError):
+                os.mkdir(place, 0o755, dir_fd=self._fd)
+        fd = os.open(path or ".", _DIRECTORY, dir_fd=self._fd)
+        stack.callback(os.close, fd)
+        self._check_below(fd, path)
+        return fd
+
     def _check_below(self, fd: int, path: str) -> None:
         """Ask the kernel where the directories are: a path cannot change between check and use this way."""
         here, there = (Path(f"/proc/self/fd/{each}").readlink() for each in (self._fd, fd))
@@ -77,3 +125,8 @@ class Directory:
     def close(self) -> None:
         """Close the directory and every file opened below it."""
         self._files.close()
+
+
+def _unlink(name: str, directory: int) -> None:
+    with suppress(OSError):
+        os.unlink(name, dir_fd=directory)

@@ -6,7 +6,7 @@ is a manifest or an index.
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from itertools import islice
 from typing import Protocol
@@ -14,13 +14,16 @@ from typing import Protocol
 import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError, printable_path
-from ocifs.reader import FileReader
+from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.blob import memory_blob
+from ocifs.sources.directory import Directory
 from ocifs.sources.reference import Reference, matching
-from ocifs.sources.source import Named, read_metadata
+from ocifs.sources.referrers import Content
+from ocifs.sources.source import Named, read_document, read_metadata
+from ocifs.spec.artifact import parse_artifact, referrers_tag
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
-from ocifs.spec.document import decode, shown
+from ocifs.spec.document import decode, parse_json, shown
 from ocifs.spec.manifest import ImageIndex, parse_document
 from ocifs.spec.mediatypes import INDEXES, MANIFESTS, OCI_INDEX
 
@@ -49,9 +52,10 @@ class _OciLayout(msgspec.Struct, frozen=True, rename="camel"):
 class Layout:
     """The images of one layout."""
 
-    def __init__(self, folder: Folder, images: tuple[Descriptor, ...]) -> None:
+    def __init__(self, folder: Folder, listed: tuple[Descriptor, ...]) -> None:
         self._folder = folder
-        self._images = images
+        self._images = tuple(filter(_is_image, listed))
+        self._listed = listed
         self._blobs: dict[Digest, FileReader] = {}
         self._files = ExitStack()
         self._files.callback(folder.close)
@@ -92,6 +96,47 @@ class Layout:
     def close(self) -> None:
         """Close the folder and what was opened."""
         self._files.close()
+
+    def referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
+        """Return the artifacts of that type whose subject is `subject`."""
+        named = [each for each in self._listed if each.artifact_type == artifact_type]
+        return [each for each in named if self._subject(each) == subject.digest]
+
+    def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
+        """Write an artifact: its blobs, and itself into `index.json`, by a tag by which other tools can copy it."""
+        folder = self._writable()
+        with folder.locked():
+            for content in (*blobs, manifest):
+                digest = content.descriptor.digest
+                folder.write(f"blobs/{digest.algorithm}/{digest.hex}", content.blob)
+            tag = {_REF_NAME: referrers_tag(subject.digest)}
+            listed = msgspec.structs.replace(manifest.descriptor, annotations=tag)
+            self._relist(folder, lambda members: [*_unlisted(members, listed), _to_json(listed)])
+
+    def detach(self, subject: Descriptor, manifest: Descriptor) -> None:
+        """Take an artifact out of `index.json`."""
+        folder = self._writable()
+        with folder.locked():
+            self._relist(folder, lambda members: _unlisted(members, manifest))
+
+    def _subject(self, artifact: Descriptor) -> Digest | None:
+        name = f"artifact {artifact.digest} in {self._folder.name}"
+        subject = parse_artifact(read_document(self, artifact), name).subject
+        return subject.digest if subject else None
+
+    def _writable(self) -> Directory:
+        if not isinstance(self._folder, Directory):
+            raise UnsupportedError(f"{self._folder.name} is an archive, to which nothing is added: use a directory")
+        return self._folder
+
+    def _relist(self, folder: Directory, change: Callable[[list[object]], list[object]]) -> None:
+        """Write `index.json` anew, with what else is in it as it is."""
+        name = f"{folder.name}/index.json"
+        index = parse_json(read_metadata(folder.open("index.json"), name), name)
+        if not isinstance(index, dict) or not isinstance(index.get("manifests"), list):
+            raise InvalidImageError(f"{name} is not an image index")
+        data = msgspec.json.encode(index | {"manifests": change(index["manifests"])})
+        folder.write("index.json", BytesReader(data))
 
     def _open(self, descriptor: Descriptor) -> FileReader:
         try:
@@ -172,7 +217,15 @@ def open_layout(folder: Folder) -> Layout:
     index = parse_document(read_metadata(folder.open("index.json"), name), name, OCI_INDEX)
     if not isinstance(index, ImageIndex):
         raise InvalidImageError(f"{name} is not an image index")
-    return Layout(folder, tuple(image for image in index.manifests if _is_image(image)))
+    return Layout(folder, index.manifests)
+
+
+def _unlisted(members: list[object], descriptor: Descriptor) -> list[object]:
+    return [each for each in members if not (isinstance(each, dict) and each.get("digest") == descriptor.digest)]
+
+
+def _to_json(descriptor: Descriptor) -> object:
+    return msgspec.json.decode(msgspec.json.encode(descriptor, enc_hook=str))
 
 
 def _is_image(descriptor: Descriptor) -> bool:

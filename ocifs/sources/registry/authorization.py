@@ -14,8 +14,8 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from ocifs.errors import RegistryError
-from ocifs.sources.registry.configuration import Endpoint
 from ocifs.sources.registry.credentials import Credentials
+from ocifs.sources.registry.peer import Peer
 from ocifs.sources.registry.transport import TransientError, Transport, host_of, read_all
 from ocifs.spec.document import shown
 
@@ -82,10 +82,12 @@ def _is_address(host: str) -> bool:
 class Authorization:
     """What is known of how one endpoint wants to be asked."""
 
-    def __init__(self, endpoint: Endpoint, find: Callable[[], Credentials | None], transport: Transport) -> None:
-        self._endpoint = endpoint
-        self._find = find
+    def __init__(self, peer: Peer, find: Callable[[], Credentials | None], transport: Transport) -> None:
+        self._peer = peer
+        self._find_credentials = find
         self._transport = transport
+        self.credentials = peer.credentials
+        """Those that were asked for."""
         self._basic: str | None = None
         self._tokens: dict[str, tuple[str, float]] = {}
         """By scope: the token, and when it ends on the monotonic clock."""
@@ -111,31 +113,36 @@ class Authorization:
         credentials = self._find()
         if any(challenge.scheme == "basic" for challenge in challenges):
             if credentials is None or credentials.identity_token:
-                raise RegistryError(f"{self._endpoint.host} wants a login: `podman login`, --authfile or --creds")
+                raise RegistryError(f"{self._peer.host} wants a login: `podman login`, --authfile or --creds")
             if self._basic == credentials.basic:
-                raise RegistryError(f"{self._endpoint.host} refuses the credentials: log in again")
+                raise RegistryError(f"{self._peer.host} refuses the credentials: log in again")
             self._basic = credentials.basic
             return
-        raise RegistryError(f"{self._endpoint.host} asks for no authorization that ocifs knows")
+        raise RegistryError(f"{self._peer.host} asks for no authorization that ocifs knows")
+
+    def _find(self) -> Credentials | None:
+        if self.credentials is None:
+            self.credentials = self._find_credentials()
+        return self.credentials
 
     def _fetch_token(self, challenge: Challenge, url: str, actions: str) -> None:
         realm = challenge.parameters.get("realm", "")
         parts = urlsplit(realm)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise RegistryError(f"{self._endpoint.host} names no realm for tokens that can be asked")
+            raise RegistryError(f"{self._peer.host} names no realm for tokens that can be asked")
         if parts.scheme == "http" and not url.startswith("http:"):
             raise RegistryError(
-                f"{self._endpoint.host} sends us without encryption to {host_of(realm)} for a token: refused"
+                f"{self._peer.host} sends us without encryption to {host_of(realm)} for a token: refused"
             )
         credentials = self._find()
         home = at_home(urlsplit(url).hostname or "", parts.hostname)
         if not home and (parts.scheme == "http" or _is_address(parts.hostname) or "." not in parts.hostname):
-            raise RegistryError(f"{self._endpoint.host} sends us to {host_of(realm)} for a token, a stranger: refused")
+            raise RegistryError(f"{self._peer.host} sends us to {host_of(realm)} for a token, a stranger: refused")
         if not home and credentials is not None:
             raise RegistryError(
-                f"{self._endpoint.host} sends us to {host_of(realm)} with the credentials, which is elsewhere: refused"
+                f"{self._peer.host} sends us to {host_of(realm)} with the credentials, which is elsewhere: refused"
             )
-        scope = f"repository:{self._endpoint.repository}:{actions}"
+        scope = f"repository:{self._peer.repository}:{actions}"
         query = {"scope": scope} | {
             key: challenge.parameters[key] for key in ("service",) if key in challenge.parameters
         }
@@ -160,9 +167,9 @@ class Authorization:
         data = read_all(response, host, _MAX_ANSWER)
         if response.status in {401, 403}:
             raise RegistryError(
-                f"{host} refuses the credentials for {self._endpoint.host}: log in again"
+                f"{host} refuses the credentials for {self._peer.host}: log in again"
                 if credentials
-                else f"{self._endpoint.host} wants a login: `podman login`, --authfile or --creds"
+                else f"{self._peer.host} wants a login: `podman login`, --authfile or --creds"
             )
         if response.status == 429 or response.status >= 500:
             raise TransientError(f"{host} gives no token: status {response.status}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
+from ocifs.sources.registry.peer import NoRangesError, Origin
 from ocifs.sources.registry.session import Patience, Session
 from ocifs.sources.registry.transport import TransientError, body
 from ocifs.spec.digest import Digest
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)")
-
-
-class NoRangesError(InvalidImageError):
-    """The registry gives whole blobs only."""
 
 
 class RemoteBlob:
@@ -50,6 +47,18 @@ class RemoteBlob:
     def stream(self) -> Iterator[bytes]:
         """Give all of it in pieces, as they come. Raises what `pread` does, but for `NoRangesError`."""
         return self._pieces(0, self.size, whole_will_do=True)
+
+    def distrust(self) -> bool:
+        """Leave out the endpoint that gave wrong bytes; False if there is no other."""
+        if len(self._sessions) > 1:
+            del self._sessions[0]
+            return True
+        return False
+
+    def origin(self) -> Origin:
+        """Where it is, for another process."""
+        peers = tuple(session.peer for session in self._sessions)
+        return Origin(peers=peers, path=self._path, digest=str(self.digest), size=self.size)
 
     def _pieces(self, start: int, end: int, *, whole_will_do: bool) -> Iterator[bytes]:
         """Give the bytes from `start` to `end`, from one endpoint after the other."""

@@ -17,10 +17,9 @@ import urllib3
 from urllib3.exceptions import InvalidHeader
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
-from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.authorization import Authorization
-from ocifs.sources.registry.configuration import Endpoint, is_loopback
-from ocifs.sources.registry.credentials import Credentials, find_credentials
+from ocifs.sources.registry.credentials import Credentials
+from ocifs.sources.registry.peer import Peer
 from ocifs.sources.registry.tls import make_context
 from ocifs.sources.registry.transport import NoTlsError, TransientError, Transport, host_of, read_all
 
@@ -61,15 +60,23 @@ class _Errors(msgspec.Struct, frozen=True):
 class Session:
     """One endpoint. Safe to use from several threads."""
 
-    def __init__(self, endpoint: Endpoint, access: Access) -> None:
-        self.endpoint = endpoint
-        self._insecure = endpoint.insecure or (is_loopback(endpoint.host) and access.tls_verify is not True)
-        self.transport = Transport(make_context(endpoint.host, access.cert_dir, verify=not endpoint.insecure))
-        self._access = access
-        self._authorization = Authorization(endpoint, self._credentials, self.transport)
-        self._scheme: str | None = None if self._insecure else "https"
-        self._answered = False
+    def __init__(self, peer: Peer, find: Callable[[], Credentials | None] | None = None) -> None:
+        """Ask `peer`; `find` is called for credentials when the registry wants some that `peer` does not have."""
+        self._peer = peer
+        self.transport = Transport(make_context(peer.certificates))
+        self._find = find or (lambda: peer.credentials)
+        self._authorization = Authorization(peer, self._find, self.transport)
+        self._scheme = peer.scheme if peer.plain_http else "https"
+        self._answered = peer.scheme is not None
         self._lock = threading.Lock()
+
+    @property
+    def peer(self) -> Peer:
+        """The endpoint, with what was learnt of it."""
+        known = self._authorization.credentials
+        if not self._answered:  # nobody has asked for them yet; whoever gets this cannot look for them
+            known = self._find()
+        return msgspec.structs.replace(self._peer, scheme=self._scheme if self._answered else None, credentials=known)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -102,10 +109,11 @@ class Session:
         body: bytes | None = None,
     ) -> Answer:
         """Ask once by any method; raises as `get`."""
-        url = urljoin(f"{self._base()}/v2/{self.endpoint.repository}/", path)
+        base = f"{self._base()}/v2/{self._peer.repository}/"
+        url = urljoin(base, path)
         asked_again = False
         while True:
-            known = self._authorization.headers(actions)
+            known = self._authorization.headers(actions) if _origin(url) == _origin(base) else {}
             last, response = self._follow(method, url, {**headers, **known}, body)
             self._answered = True
             if response.status in {200, 201, 202, 204, 206}:
@@ -135,19 +143,16 @@ class Session:
                 if not patience.lasts(error):
                     raise
 
-    def _credentials(self) -> Credentials | None:
-        return find_credentials(self.endpoint, self._access)
-
     def _base(self) -> str:
         """Return scheme and host; where plain HTTP will do, the first request tells whether it has to."""
         with self._lock:
             if self._scheme is None:
                 self._scheme = "https" if self._speaks_tls() else "http"
-        return f"{self._scheme}://{self.endpoint.address}"
+        return f"{self._scheme}://{self._peer.address}"
 
     def _speaks_tls(self) -> bool:
         try:
-            answer = self.transport.send("GET", f"https://{self.endpoint.address}/v2/", {})
+            answer = self.transport.send("GET", f"https://{self._peer.address}/v2/", {})
         except (NoTlsError, TransientError):
             return False
         answer.close()
@@ -171,14 +176,14 @@ class Session:
             if _origin(target) != _origin(url):
                 headers = {key: value for key, value in headers.items() if key not in {"Authorization", "Cookie"}}
             url = target
-        raise RegistryError(f"{self.endpoint.host} redirects more than {_REDIRECTS} times")
+        raise RegistryError(f"{self._peer.host} redirects more than {_REDIRECTS} times")
 
     def _failure(self, response: urllib3.BaseHTTPResponse, code: str, url: str, what: str) -> OcifsError:
         """Return the error that an answer is."""
         host, status = host_of(url), response.status
         detail = f"status {status}{f' {code}' if code else ''}"
         if status == 404:
-            return NotFoundError(f"{self.endpoint.host} has no {what}" + (f" ({code})" if code else ""))
+            return NotFoundError(f"{self._peer.host} has no {what}" + (f" ({code})" if code else ""))
         if status == 416:
             return InvalidImageError(f"{host} says that {what} is shorter than its descriptor says")
         if status in _LATER:

@@ -4,7 +4,9 @@ Several endpoints may have the image: mirrors are asked first, and what one does
 manifest is believed by what it hashes to, whatever headers say.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -12,10 +14,15 @@ import msgspec
 from ocifs.errors import InvalidImageError, NotFoundError, RegistryError, UnsupportedError
 from ocifs.reader import BytesReader, ReaderAt
 from ocifs.sources.reference import Reference
+from ocifs.sources.referrers import Content
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.blob import RemoteBlob
-from ocifs.sources.registry.configuration import endpoints, read_configuration
+from ocifs.sources.registry.configuration import Endpoint, endpoints, is_loopback, read_configuration
+from ocifs.sources.registry.credentials import find_credentials
+from ocifs.sources.registry.peer import Origin, Peer
+from ocifs.sources.registry.referrers import list_referrers, push, remove
 from ocifs.sources.registry.session import Session
+from ocifs.sources.registry.tls import read_certificates
 from ocifs.sources.registry.transport import read_all
 from ocifs.sources.source import Named
 from ocifs.spec.descriptor import Descriptor
@@ -35,6 +42,7 @@ class RegistrySource:
     def __init__(self, sessions: list[Session]) -> None:
         self._sessions = sessions
         """The one that had the image comes first."""
+        self._home = sessions[-1]
         self._manifests: dict[Digest, bytes] = {}
 
     def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
@@ -43,7 +51,7 @@ class RegistrySource:
         data = self._first(lambda session: self._fetch(session, name, reference.digest))
         digest = reference.digest or Digest.of(data)
         self._manifests[digest] = data
-        document = parse_document(data, f"manifest {name} of {self._sessions[0].endpoint}")
+        document = parse_document(data, f"manifest {name} of {self._sessions[0].peer}")
         return (Descriptor(media_type=document.media_type, digest=digest, size=len(data)),)
 
     def images(self) -> tuple[Named, ...]:
@@ -58,6 +66,18 @@ class RegistrySource:
         path = f"{'manifests' if is_manifest else 'blobs'}/{descriptor.digest}"
         accept = _ACCEPT if is_manifest else None
         return RemoteBlob(self._sessions, path, descriptor.digest, descriptor.size, accept)
+
+    def referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
+        """Return the artifacts of that type whose subject is `subject`."""
+        return self._first(lambda session: list_referrers(session, subject.digest, artifact_type))
+
+    def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
+        """Write an artifact: to the registry itself, not to a mirror."""
+        push(self._home, subject, manifest, blobs)
+
+    def detach(self, subject: Descriptor, manifest: Descriptor) -> None:
+        """Remove an artifact, from the registry itself."""
+        remove(self._home, subject, manifest)
 
     def close(self) -> None:
         """Close all connections."""
@@ -78,7 +98,7 @@ class RegistrySource:
         raise AssertionError
 
     def _fetch(self, session: Session, name: str, digest: Digest | None) -> bytes:
-        what = f"manifest {name} in {session.endpoint.repository}"
+        what = f"manifest {name} in {session.peer.repository}"
 
         def once() -> bytes:
             answer = session.get(f"manifests/{name}", {"Accept": _ACCEPT}, what=what)
@@ -86,7 +106,7 @@ class RegistrySource:
 
         data = session.patiently(once)
         if digest is not None and Digest.of(data, digest.algorithm) != digest:
-            raise InvalidImageError(f"{session.endpoint.host} gives another manifest than {digest}")
+            raise InvalidImageError(f"{session.peer.host} gives another manifest than {digest}")
         return data
 
 
@@ -101,4 +121,33 @@ def open_registry(reference: Reference, access: Access) -> RegistrySource:
         reference.path, read_configuration(), by_digest=reference.digest is not None, tls_verify=access.tls_verify
     )
     elsewhere = msgspec.structs.replace(access, credentials=None)  # what is typed in is for no mirror
-    return RegistrySource([Session(place, access if place.host == places[-1].host else elsewhere) for place in places])
+    return RegistrySource(
+        [open_session(place, access if place.host == places[-1].host else elsewhere) for place in places]
+    )
+
+
+def open_session(endpoint: Endpoint, access: Access) -> Session:
+    """Return what asks an endpoint; credentials are looked for when it wants some."""
+    peer = Peer(
+        host=endpoint.host,
+        address=endpoint.address,
+        repository=endpoint.repository,
+        plain_http=endpoint.insecure or (is_loopback(endpoint.host) and access.tls_verify is not True),
+        certificates=read_certificates(endpoint.host, access.cert_dir, verify=not endpoint.insecure),
+    )
+    return Session(peer, lambda: find_credentials(endpoint, access))
+
+
+def open_origins(origins: Sequence[Origin]) -> list[Callable[[], RemoteBlob]]:
+    """Return what opens the blob of each origin; those of one registry share its connections."""
+    sessions: dict[tuple[str, ...], list[Session]] = {}
+    lock = threading.Lock()
+
+    def opened(origin: Origin) -> RemoteBlob:
+        with lock:
+            key = tuple(map(str, origin.peers))
+            if key not in sessions:
+                sessions[key] = [Session(peer) for peer in origin.peers]
+            return RemoteBlob(sessions[key], origin.path, Digest(origin.digest), origin.size)
+
+    return [partial(opened, origin) for origin in origins]

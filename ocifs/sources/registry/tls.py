@@ -9,29 +9,53 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ocifs.errors import OcifsError, printable_path
+from ocifs.sources.registry.peer import Certificates
 
 _SYSTEM = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
 
 
-def make_context(host: str, cert_dir: Path | None, *, verify: bool) -> ssl.SSLContext:
-    """Return what TLS connections to the registry `HOST[:PORT]` are made with.
+def read_certificates(host: str, cert_dir: Path | None, *, verify: bool) -> Certificates:
+    """Return the certificates for the registry `HOST[:PORT]`.
+
+    Raises:
+        OcifsError: One cannot be read.
+    """
+    if cert_dir is not None and not cert_dir.is_dir():
+        raise OcifsError(f"no such directory: {printable_path(str(cert_dir))}, which --cert-dir names")
+    directory = cert_dir or next((each for each in _directories(host) if each.is_dir()), None)
+    authorities, clients = [], []
+    for path in sorted(directory.iterdir()) if directory else []:
+        name = printable_path(str(path))
+        try:
+            if path.suffix == ".crt":
+                authorities.append((name, path.read_text()))
+            elif path.suffix == ".cert":
+                clients.append((name, path.read_text() + path.with_suffix(".key").read_text()))
+        except FileNotFoundError:
+            raise _unusable(name, f"it has no {printable_path(path.with_suffix('.key').name)} beside it") from None
+        except (OSError, ValueError) as error:
+            raise _unusable(name, getattr(error, "strerror", None) or "it is no text") from None
+    return Certificates(verify, tuple(authorities), tuple(clients))
+
+
+def make_context(certificates: Certificates) -> ssl.SSLContext:
+    """Return what TLS connections are made with.
 
     Raises:
         OcifsError: A certificate cannot be used.
     """
     context = ssl.create_default_context()
-    if not verify:
+    if not certificates.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    if cert_dir is not None and not cert_dir.is_dir():
-        raise OcifsError(f"no such directory: {printable_path(str(cert_dir))}, which --cert-dir names")
-    directory = cert_dir or next((each for each in _directories(host) if each.is_dir()), None)
-    for path in sorted(directory.iterdir()) if directory else []:
+    for name, text in (*certificates.authorities, *certificates.clients):
         try:
-            _load(context, path)
+            if (name, text) in certificates.clients:
+                _load_client(context, text)
+            else:
+                context.load_verify_locations(cadata=text)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            reason = getattr(error, "strerror", None) or str(error)
-            raise OcifsError(f"cannot use the certificate {printable_path(str(path))}: {reason}") from None
+            raise _unusable(name, str(getattr(error, "reason", None) or error).lower().replace("_", " ")) from None
     return context
 
 
@@ -41,15 +65,17 @@ def _directories(host: str) -> Iterator[Path]:
         yield base / host
 
 
-def _load(context: ssl.SSLContext, path: Path) -> None:
-    if path.suffix == ".crt":
-        context.load_verify_locations(path)
-    elif path.suffix == ".cert":
-        key = path.with_suffix(".key")
-        if not key.exists():
-            raise ValueError(f"it has no {printable_path(key.name)} beside it")
-        context.load_cert_chain(path, key, password=_no_password)
+def _load_client(context: ssl.SSLContext, text: str) -> None:
+    """Load a certificate, which ssl takes from a file only: one that has no name."""
+    with open(os.memfd_create("ocifs-certificate"), "w") as file:
+        file.write(text)
+        file.flush()
+        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}", password=_no_password)
 
 
 def _no_password() -> str:
     raise ValueError("its key is encrypted, and nobody can be asked for the password")
+
+
+def _unusable(name: str, reason: str) -> OcifsError:
+    return OcifsError(f"cannot use the certificate {name}: {reason}")

@@ -1,0 +1,87 @@
+"""Proving a layer whose index somebody has published: all of its blob, and what the index says of it.
+
+A blob of which parts are missing is fetched first. What is proven then is what indexing proves: the digest of the blob,
+the diff ID of its tar stream, decoded by the very spans that reads use, and that the stream has the entries of the TOC.
+"""
+
+from collections.abc import Callable, Iterator
+
+from ocifs.errors import InvalidImageError
+from ocifs.layer.layer import Layer
+from ocifs.layer.lazy import LazyBlob
+from ocifs.layer.span_cache import SpanCache
+from ocifs.spec.digest import Digest
+from ocifs.toc import ChunkReader, scan
+
+_PIECE = 2 << 20
+
+Pause = Callable[[int], None]
+"""Is told of so many bytes that were fetched or decoded, and may wait, or raise to end it all."""
+
+
+def fetch_all(layer: Layer, pause: Pause) -> None:
+    """Fetch what is missing of a layer's blob, in pieces of about 2 MiB.
+
+    Raises:
+        NotFoundError, RegistryError: It cannot be got.
+        InvalidImageError: The registry gives other bytes.
+    """
+    blob, index = layer.blob, layer.index
+    if not isinstance(blob, LazyBlob):
+        return
+    number = 0
+    while number < index.span_count:
+        if not blob.has(index, number) or blob.proven(index, number) is None:
+            fetched, following = blob.run(index, number, _PIECE)
+            pause(fetched)
+            number = following
+        else:
+            pause(0)
+            number += 1
+    begin = index.stored_range(0)[0]
+    offset, size = index.stored_range(index.span_count - 1)
+    blob.fill(0, begin)
+    blob.fill(offset + size, blob.size)
+
+
+def prove_blob(layer: Layer, pause: Pause) -> None:
+    """Read all of a layer's blob, and hash it.
+
+    Raises:
+        InvalidImageError: It has another digest.
+    """
+    digest = Digest(layer.index.summary.blob_digest)
+    hasher = digest.hasher()
+    for offset in range(0, layer.blob.size, _PIECE):
+        hasher.update(layer.blob.pread(_PIECE, offset))
+        pause(0)
+    if hasher.hexdigest() != digest.hex:
+        raise InvalidImageError(f"layer {digest}: its bytes have the digest {digest.algorithm}:{hasher.hexdigest()}")
+
+
+def prove_index(layer: Layer, pause: Pause) -> None:
+    """Decode all of a layer, and hold it against its index.
+
+    Raises:
+        InvalidImageError: The index lies.
+    """
+    summary = layer.index.summary
+    hasher = Digest(summary.diff_id).hasher()
+    private = Layer(layer.number, layer.index, layer.blob, SpanCache(0))
+
+    def decoded() -> Iterator[bytes]:
+        for number in range(layer.index.span_count):
+            data = private.decode(number)
+            hasher.update(data)
+            pause(0)
+            yield data
+
+    stream = ChunkReader(decoded())
+    entries = scan(stream, warn=lambda message: None)
+    stream.drain()
+    if hasher.hexdigest() != Digest(summary.diff_id).hex:
+        raise InvalidImageError(
+            f"layer {summary.blob_digest}: its index decodes to another tar stream than {summary.diff_id}"
+        )
+    if entries != layer.index.toc():
+        raise InvalidImageError(f"layer {summary.blob_digest}: its index has other entries than its tar stream")

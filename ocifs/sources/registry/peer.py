@@ -1,0 +1,59 @@
+"""What is needed to speak to an endpoint, and to find a blob there, as values: another process can be given them.
+
+Nothing in them is a path, so whoever has one needs neither the files of the configuration nor the right to read them.
+They hold secrets: they are never written to a file, and show none.
+"""
+
+import msgspec
+
+from ocifs.errors import InvalidImageError
+from ocifs.sources.registry.credentials import Credentials
+
+
+class NoRangesError(InvalidImageError):
+    """The registry gives whole blobs only."""
+
+
+class Certificates(msgspec.Struct, frozen=True):
+    """Whom to believe, and who we are; the texts are PEM, each with what errors call it."""
+
+    verify: bool = True
+    authorities: tuple[tuple[str, str], ...] = ()
+    """CAs, besides those of the system."""
+    clients: tuple[tuple[str, str], ...] = ()
+    """Certificate and key in one text."""
+
+    def __repr__(self) -> str:
+        """Show no key."""
+        return f"Certificates(verify={self.verify})"
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint of a registry."""
+
+    host: str
+    """`HOST[:PORT]`."""
+    address: str
+    """What to connect to."""
+    repository: str
+    plain_http: bool
+    """Whether HTTP without TLS will do."""
+    certificates: Certificates = Certificates()
+    scheme: str | None = None
+    """`http` or `https`; None: to be found out."""
+    credentials: Credentials | None = None
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.repository}"
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a blob is."""
+
+    peers: tuple[Peer, ...]
+    """The one to ask first comes first."""
+    path: str
+    """Below the repository."""
+    digest: str
+    size: int
+    """Bytes."""

@@ -1,0 +1,149 @@
+"""Referrers in a registry (distribution spec): by the API, or where that is missing by the tag that takes its place.
+
+The tag's index is read, changed and written, which is a race; so it is read again afterwards, and what somebody else
+has undone meanwhile is done again.
+"""
+
+import re
+from collections.abc import Callable
+from urllib.parse import quote, urljoin
+
+import msgspec
+
+from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
+from ocifs.sources.referrers import Content
+from ocifs.sources.registry.session import Answer, Session
+from ocifs.sources.registry.transport import read_all
+from ocifs.spec.artifact import referrers_tag
+from ocifs.spec.descriptor import Descriptor
+from ocifs.spec.digest import Digest
+from ocifs.spec.document import MAX_SIZE, decode
+from ocifs.spec.manifest import ImageIndex
+from ocifs.spec.mediatypes import OCI_INDEX, OCI_MANIFEST
+
+_PAGES = 20
+_TRIES = 5
+_PUSH = "pull,push"
+_NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
+
+
+def list_referrers(session: Session, subject: Digest, artifact_type: str) -> list[Descriptor]:
+    """Return the manifests of that type whose subject is `subject`."""
+    found = _listed_by_api(session, subject, artifact_type)
+    if found is None:
+        found = _tagged(session, subject)
+    return [each for each in found if each.artifact_type == artifact_type]
+
+
+def push(session: Session, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
+    """Write an artifact, and list it under the tag if the registry does not do that by itself."""
+    for blob in blobs:
+        _push_blob(session, blob)
+    data = manifest.blob.pread(manifest.descriptor.size, 0)
+    answer = _put_manifest(session, str(manifest.descriptor.digest), data, OCI_MANIFEST)
+    if "OCI-Subject" not in answer.response.headers:
+        listed = msgspec.structs.replace(manifest.descriptor, data=None)
+        _change_tag(session, subject.digest, lambda found: [*_without(found, listed), listed])
+
+
+def remove(session: Session, subject: Descriptor, manifest: Descriptor) -> None:
+    """Remove the manifest of an artifact, and from under the tag."""
+    if _tagged(session, subject.digest):
+        _change_tag(session, subject.digest, lambda found: _without(found, manifest))
+    what = f"manifest {manifest.digest}"
+    _finish(
+        session.patiently(
+            lambda: session.ask("DELETE", f"manifests/{manifest.digest}", {}, what=what, actions="pull,push,delete")
+        )
+    )
+
+
+def _listed_by_api(session: Session, subject: Digest, artifact_type: str) -> list[Descriptor] | None:
+    """Return what the API lists; None where there is none."""
+    path = f"referrers/{subject}?artifactType={quote(artifact_type)}"
+    found: list[Descriptor] = []
+    for _ in range(_PAGES):
+        try:
+            data, link = session.patiently(lambda: _read(session, path))  # noqa: B023
+        except NotFoundError:
+            return None
+        found += _parse(data, f"list of referrers of {subject}")
+        following = _NEXT.search(link)
+        if following is None:
+            break
+        path = urljoin(f"/v2/{session.peer.repository}/", following[1])
+    return found
+
+
+def _tagged(session: Session, subject: Digest) -> list[Descriptor]:
+    """Return what is listed under the tag."""
+    tag = referrers_tag(subject)
+    try:
+        data, _ = session.patiently(lambda: _read(session, f"manifests/{tag}"))
+    except NotFoundError:
+        return []
+    return _parse(data, f"index {tag}")
+
+
+def _parse(data: bytes, name: str) -> list[Descriptor]:
+    return list(decode(data, ImageIndex, name).manifests)
+
+
+def _read(session: Session, path: str) -> tuple[bytes, str]:
+    """Return a document and what its header says of a next page."""
+    accept = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}"}
+    answer = session.get(path, accept, what=path.partition("?")[0])
+    return read_all(answer.response, answer.host, MAX_SIZE), answer.response.headers.get("Link", "")
+
+
+def _without(found: list[Descriptor], manifest: Descriptor) -> list[Descriptor]:
+    return [each for each in found if each.digest != manifest.digest]
+
+
+def _change_tag(session: Session, subject: Digest, change: Callable[[list[Descriptor]], list[Descriptor]]) -> None:
+    for _ in range(_TRIES):
+        before = _tagged(session, subject)
+        after = change(before)
+        if after == before:
+            return
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": after}
+        _put_manifest(session, referrers_tag(subject), msgspec.json.encode(document, enc_hook=str), OCI_INDEX)
+    if change(before := _tagged(session, subject)) != before:
+        raise RegistryError(f"somebody else changes the referrers of {subject} at the same time: try again")
+
+
+def _push_blob(session: Session, blob: Content) -> None:
+    digest = blob.descriptor.digest
+    what = f"blob {digest}"
+    try:
+        _finish(session.patiently(lambda: session.ask("HEAD", f"blobs/{digest}", {}, what=what, actions=_PUSH)))
+    except NotFoundError:
+        data = blob.blob.pread(blob.descriptor.size, 0)
+        session.patiently(lambda: _upload(session, digest, data, what))
+
+
+def _upload(session: Session, digest: Digest, data: bytes, what: str) -> None:
+    begun = session.ask("POST", "blobs/uploads/", {}, what=f"place for {what}", actions=_PUSH, body=b"")
+    _finish(begun)
+    location = begun.response.headers.get("Location", "")
+    if not location:
+        raise InvalidImageError(f"{begun.host} does not say where {what} is to be sent")
+    url = f"{location}{'&' if '?' in location else '?'}digest={quote(digest)}"
+    headers = {"Content-Type": "application/octet-stream"}
+    _finish(session.ask("PUT", url, headers, what=what, actions=_PUSH, body=data))
+
+
+def _put_manifest(session: Session, name: str, data: bytes, media_type: str) -> Answer:
+    headers = {"Content-Type": media_type}
+    what = f"manifest {name}"
+    answer = session.patiently(
+        lambda: session.ask("PUT", f"manifests/{name}", headers, what=what, actions=_PUSH, body=data)
+    )
+    _finish(answer)
+    return answer
+
+
+def _finish(answer: Answer) -> None:
+    """Let go of the connection."""
+    answer.response.drain_conn()
+    answer.response.release_conn()

@@ -1,0 +1,68 @@
+"""Entries that did not come from `scan`: held against the same rules, before anything is built of them."""
+
+from ocifs.errors import InvalidImageError, LimitError, printable
+from ocifs.toc import field
+from ocifs.toc.entry import BLOCK, CHARACTER, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
+from ocifs.toc.scan import DEFAULT_LIMITS, Limits
+
+
+def check_entries(entries: list[Entry], size: int, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Make sure that `scan` could have given these entries of a tar stream of `size` bytes.
+
+    Raises:
+        InvalidImageError: It could not.
+        LimitError: One of `limits` is passed.
+    """
+    if len(entries) > limits.entries:
+        raise LimitError(f"the layer has more than {limits.entries} tar entries")
+    pieces = 0
+    for entry in entries:
+        pieces += len(entry.sparse or ())
+        if pieces > limits.sparse_pieces:
+            raise LimitError(f"sparse files of more than {limits.sparse_pieces} pieces")
+        try:
+            _check(entry, size, limits)
+        except InvalidImageError as error:
+            raise InvalidImageError(f"entry '{printable(entry.path[: field.NAME_MAX])}': {error}") from None
+
+
+def _check(entry: Entry, size: int, limits: Limits) -> None:
+    field.check_path(entry.path)
+    field.check_owner(entry.uid, entry.gid)
+    if not (0 <= entry.kind <= FIFO and 0 <= entry.mode <= 0o7777 and -(2**63) <= entry.mtime_ns <= field.INT64_MAX):
+        raise InvalidImageError("a kind, mode or time that no file has")
+    if any(not 0 < len(name) <= field.NAME_MAX or b"\0" in name for name in entry.xattrs):
+        raise InvalidImageError("an extended attribute whose name cannot be one")
+    if sum(len(name) + len(value) for name, value in entry.xattrs.items()) > limits.xattrs:
+        raise LimitError(f"more than {limits.xattrs} bytes of extended attributes")
+    if entry.kind in {HARDLINK, SYMLINK}:
+        field.check_target(entry.linkname)
+    elif entry.linkname:
+        raise InvalidImageError("a target, though it is no link")
+    if entry.kind in {CHARACTER, BLOCK}:
+        if not (0 <= entry.rdev[0] < 1 << 12 and 0 <= entry.rdev[1] < 1 << 20):
+            raise InvalidImageError("a device number that no device has")
+    elif entry.rdev != (0, 0):
+        raise InvalidImageError("a device number, though it is no device")
+    _check_data(entry, size)
+
+
+def _check_data(entry: Entry, size: int) -> None:
+    field.check_size(entry.size)
+    if entry.kind != REGULAR:
+        if (entry.size, entry.offset, entry.stored, entry.sparse) != (0, 0, 0, None):
+            raise InvalidImageError("bytes, though it is no regular file")
+        return
+    if entry.offset % 512 or not 0 <= entry.offset <= entry.offset + entry.stored <= size:
+        raise InvalidImageError("bytes outside of the tar stream")
+    if entry.sparse is None:
+        if entry.stored != entry.size:
+            raise InvalidImageError("another size than it has bytes")
+        return
+    end = 0
+    for offset, length in entry.sparse:
+        if offset < end or length <= 0 or offset + length > entry.size:
+            raise InvalidImageError("a sparse map whose pieces overlap or lie outside the file")
+        end = offset + length
+    if sum(length for _, length in entry.sparse) != entry.stored:
+        raise InvalidImageError("a sparse map of another length than its bytes")
