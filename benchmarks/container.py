@@ -45,29 +45,41 @@ def unpack_and_run(image: str, directory: Path) -> float:
         shutil.rmtree(bundle)
 
 
-def podman(directory: Path, image: str) -> dict[str, list[str]]:
-    """Pull the image into a storage of its own; return the commands that run it: none where podman does not."""
+class Podman:
+    """podman with a storage of its own, into which it pulls an image."""
+
+    def __init__(self, directory: Path, image: str) -> None:
+        link = directory / "image"  # podman takes no path with capitals or a leading dot
+        link.symlink_to(Path(image.rpartition(":")[0]).resolve())
+        self._storage = directory / "storage"
+        storage = ["--root", str(self._storage), "--runroot", f"{directory}/podman", "--events-backend", "file"]
+        self.command = ["podman", *storage, "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
+        self.image = self.run("pull", "--quiet", f"oci:{link}:{image.rpartition(':')[2]}").strip()
+
+    def run(self, *arguments: str) -> str:
+        """Return what it prints."""
+        ran = subprocess.run([*self.command, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+        return ran.stdout
+
+    def close(self) -> None:
+        """Unmount its storage, which podman leaves mounted upon itself."""
+        subprocess.run(["umount", "--lazy", self._storage / "overlay"], check=False, stderr=subprocess.DEVNULL)
+
+
+def podman_runs(directory: Path, image: str) -> dict[str, list[str]]:
+    """Return the commands that run a container by podman, those that work here; the image is pulled."""
     if shutil.which("podman") is None:
         return {}
-    link = directory / "image"  # podman takes no path with capitals or a leading dot
-    link.symlink_to(Path(image.rpartition(":")[0]).resolve())
-    storage = ["--root", f"{directory}/storage", "--runroot", f"{directory}/podman", "--events-backend", "file"]
-    command = ["podman", *storage, "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
-    pulled = subprocess.run(
-        [*command, "pull", "--quiet", f"oci:{link}:{image.rpartition(':')[2]}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    podman = Podman(directory, image)
     limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
-    what = ["--entrypoint", _COMMAND[0], pulled.stdout.strip(), *_COMMAND[1:]]
+    what = [*limits, "--entrypoint", _COMMAND[0], podman.image, *_COMMAND[1:]]
     runs = {
-        "podman run, pulled before": [*command, "run", "--rm", *limits, *what],
-        "podman run --network none": [*command, "run", "--rm", "--network", "none", *limits, *what],
+        "podman run, pulled before": [*podman.command, "run", "--rm", *what],
+        "podman run --network none": [*podman.command, "run", "--rm", "--network", "none", *what],
     }
-    return {
-        name: run for name, run in runs.items() if subprocess.run(run, capture_output=True, check=False).returncode == 0
-    }
+    works = {name: subprocess.run(run, capture_output=True, check=False).returncode == 0 for name, run in runs.items()}
+    podman.close()
+    return {name: run for name, run in runs.items() if works[name]}
 
 
 def main() -> None:
@@ -83,10 +95,8 @@ def main() -> None:
             )
             for rootfs in ("mount", "overlay", "tmpfs")
         }
-        ways |= {name: partial(first_line, run) for name, run in podman(directory, image).items()}
+        ways |= {name: partial(first_line, run) for name, run in podman_runs(directory, image).items()}
         ways["umoci unpack, runc run"] = partial(unpack_and_run, image, directory)
-        # podman leaves its storage mounted upon itself
-        subprocess.run(["umount", "--lazy", directory / "storage/overlay"], check=False, stderr=subprocess.DEVNULL)
         report("the first line of a container", side_by_side(ways, options.rounds), "ocifs run --rootfs mount")
 
 

@@ -1,7 +1,7 @@
 """The images that are measured, besides the Debian one: made once, kept beside it.
 
     large       one layer of a few large files: a file of 1 GiB to read at random, one of 3 GiB to read in order
-    many-files  500,000 small files in 40 layers
+    growth-N    31,250 x N small files in 40 layers
     many-layers 100 layers of 20 files
 
 The bytes of large files are those of the Debian image, so that they compress as real ones do.
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from zlib_ng import zlib_ng
@@ -41,15 +42,15 @@ def _make_large(layout: Path, options: argparse.Namespace) -> None:
     _write_layout(layout, _large_layer(options))
 
 
-def _make_synthetic(files: int, layers: int, layout: Path) -> None:
+def _make_synthetic(files: int, layers: int, layout: Path, options: argparse.Namespace) -> None:
     command = [sys.executable, str(SCRIPTS / "synthetic_image.py"), str(layout)]
     subprocess.run([*command, "--files", str(files), "--layers", str(layers)], check=True)
 
 
 _MAKERS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "large": _make_large,
-    "many-files": lambda layout, options: _make_synthetic(500_000, 40, layout),
-    "many-layers": lambda layout, options: _make_synthetic(2_000, 100, layout),
+    **{f"growth-{times}": partial(_make_synthetic, 31_250 * times, 40) for times in (1, 4, 16)},
+    "many-layers": partial(_make_synthetic, 2_000, 100),
 }
 
 
