@@ -106,7 +106,7 @@ def _preserve(inode: Inode, fd: int) -> None:
 def _write_content(rootfs: Rootfs, inode: Inode, fd: int, *, seekable: bool) -> None:
     """Write the bytes; `seekable`: leave holes where the file has them."""
     offset = 0
-    for address, length in rootfs.tree.extents(inode.nid, 0, inode.size):
+    for address, length in rootfs.tree.extents_of(inode):
         end = offset + length
         while offset < end:
             if seekable and address is None:

@@ -228,7 +228,7 @@ def _extents(rootfs: Rootfs, inode: Inode) -> tuple[Extent, ...]:
     if not stat.S_ISREG(inode.mode):
         return ()
     found = []
-    for address, size in rootfs.tree.extents(inode.nid, 0, inode.size):
+    for address, size in rootfs.tree.extents_of(inode):
         place = None if address is None else rootfs.tree.layer_of(address)
         if place:
             found.append(Extent(*place, size))
