@@ -51,7 +51,7 @@ class Extent(msgspec.Struct, frozen=True):
     size: int
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class Listed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A file, as commands show it."""
 
     path: bytes
@@ -139,9 +139,9 @@ def long_lines(
     while batch := list(islice(left, _BATCH)):
         rows = [_long_row(entry, human=human) for entry in batch]
         widths = [max(width, *map(len, column)) for width, column in zip(widths, zip(*rows, strict=True), strict=True)]
+        cells = " ".join(f"{{:>{width}}}" for width in widths) + " "
         for row, entry in zip(rows, batch, strict=True):
-            cells = " ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-            yield cells.encode() + b" " + shown_with_target(entry, show, paint)
+            yield cells.format(*row).encode() + shown_with_target(entry, show, paint)
 
 
 def _long_row(entry: Listed, *, human: bool) -> tuple[str, ...]:
