@@ -11,7 +11,11 @@ import os
 def printable(name: bytes) -> str:
     """Return `name` for a message: UTF-8 where it is, and no control characters (terminal injection)."""
     text = name.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    )
 
 
 def printable_path(path: str) -> str:
