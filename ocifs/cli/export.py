@@ -5,15 +5,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
-from ocifs.cli.options import image_options, open_for_command, warn
+from ocifs.cli.options import Opening, image_options, warn
 from ocifs.cli.progress import exporting
-from ocifs.spec.platform import Platform
 
 if TYPE_CHECKING:
     from ocifs.export.data import Progress
@@ -40,9 +38,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def export(
     image: str,
     path: str,
-    platform: Platform | None,
-    cache_dir: Path | None,
-    max_cache_size: int,
+    opening: Opening,
     to_dir: str | None,
     to_tar: str | None,
     to_erofs: str | None,
@@ -68,7 +64,7 @@ def export(
     _check_target(to_dir, to_tar, to_erofs)  # before an image is indexed in vain
     with (
         _ended_by_signals(),
-        open_for_command(image, platform, cache_dir, max_cache_size) as opened,
+        opening.open(image) as opened,
         exporting() as progress,
     ):
         if to_dir is not None:

@@ -8,7 +8,7 @@ import pytest
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsError
 from ocifs.image.opening import Options, open_image
-from ocifs.layer.build import Limits
+from ocifs.limits import Limits
 from ocifs.store import Store
 from tests import tars
 from tests.images import Image, Layer, blob_path, digest, layout_files, tar, write_directory, write_layout
