@@ -21,7 +21,7 @@ from tests.images import Image, docker_files, write_archive, write_directory
 
 _FILES = tiny_files()
 _PATHS = list(_FILES)
-_LAYER_PATHS = {layer.compression: path for layer in LAYERS for path, data in _FILES.items() if data == layer.blob}
+_LAYER_PATHS = {str(layer.compression): path for layer in LAYERS for path, data in _FILES.items() if data == layer.blob}
 _DAMAGE: dict[str, Callable[[bytes], Iterator[bytes]]] = {"flips": flips, "cuts": cuts}
 if FULL:
     _DAMAGE["bits"] = bits

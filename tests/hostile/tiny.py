@@ -41,7 +41,7 @@ def see(image: os.PathLike[str] | str, store: Store | None = None) -> Seen:
 
 def look(rootfs: Rootfs) -> Seen:
     tree = rootfs.tree
-    attributes = {}
+    attributes: dict[bytes, tuple[object, ...]] = {}
     contents: dict[bytes, bytes | None] = {}
     for path, inode in rootfs.walk():
         target = tree.readlink(inode.nid) if stat.S_ISLNK(inode.mode) else None
