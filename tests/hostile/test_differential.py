@@ -84,7 +84,8 @@ def _member(draw: st.DrawFn, model: Model, serial: int) -> Member:
         target = draw(st.sampled_from(_TARGETS))
     elif kind == "hardlink":
         there = sorted(b"/".join(names) for names, node in model.tree.items() if node.kind != "directory")
-        target = draw(st.sampled_from(there)) if there and draw(st.integers(0, 9)) else draw(_paths())
+        misled = not there or draw(st.integers(0, 9)) == 0
+        target = draw(_paths() if misled else st.sampled_from(there))
     elif kind == "file":
         data = b"%d" % serial * draw(st.sampled_from([0, 1, 1, 400]))
     elif kind == "directory" and draw(st.booleans()):
