@@ -81,11 +81,12 @@ def read_gzidx(file: BinaryIO, blob_size: int) -> Iterator[Checkpoint]:
         # Version 0 has no flag: every point but the first has a window.
         expected = window_size if (has_window if version else index) else 0
         window = file.read(expected)
-        if not (before[0] <= offset <= blob_size and before[1] <= start <= size and bits < 8 and offset >= bits):
+        place = 8 * offset - bits  # in bits
+        if not (before[0] <= place <= 8 * blob_size and before[1] <= start <= size and bits < 8):
             raise InvalidImageError(f"GZIDX file: checkpoint {index} lies outside the blob")
         if len(window) < expected:
             raise InvalidImageError("GZIDX file: it is cut short")
-        before = (offset, start)
+        before = (place, start)
         if start < size or index == 0:
             yield Checkpoint(start, offset - (bits > 0), bits, window)
     yield Checkpoint(size, blob_size)
