@@ -16,14 +16,13 @@ import msgspec
 from click.core import ParameterSource
 from msgspec.structs import replace
 
-from ocifs.cli.options import image_options, mount_options, open_for_command, warn
+from ocifs.cli.options import Opening, image_options, mount_options, warn
 from ocifs.errors import MountError, NotFoundError, printable_path
 from ocifs.mount.mountinfo import real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
 from ocifs.mount.overlay import Kind, make_directories
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import runtime_directory
-from ocifs.spec.platform import Platform
 
 if TYPE_CHECKING:
     from ocifs.bundle.config import Overrides
@@ -82,9 +81,7 @@ def bundle(
     context: click.Context,
     image: str,
     directory: str,
-    platform: Platform | None,
-    cache_dir: Path | None,
-    max_cache_size: int,
+    opening: Opening,
     engine: Literal["auto", "erofs", "fuse"],
     span_cache: int,
     log: Path | None,
@@ -116,7 +113,7 @@ def bundle(
     daemon: Daemon = context.obj
     if remount:
         _refuse_what_was_settled(context)
-        _mount_again(daemon, directory, wanted, lambda: open_for_command(image, platform, cache_dir, max_cache_size))
+        _mount_again(daemon, directory, wanted, lambda: opening.open(image))
         return
     prepare(wanted, daemon)
     target = _new_directory(directory)
@@ -125,8 +122,8 @@ def bundle(
         from ocifs.mount.overlay import remove_tree
 
         overrides = overrides_of(_split(args), env, user, cwd, hostname, terminal=True if tty is None else tty)
-        opened = stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size))
-        spec = spec_of(opened, wanted, overrides)
+        opened = stack.enter_context(opening.open(image))
+        spec = spec_of(opened, wanted, overrides, opening)
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         undo.callback(remove_tree, made)
         write_bundle(made, opened, spec, wanted)
@@ -208,7 +205,7 @@ def overrides_of(
     )
 
 
-def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides") -> "Spec":
+def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides", opening: Opening) -> "Spec":
     """Return the config.json of a container of the image, made for this machine and user."""
     from ocifs.bundle.config import Host, check_mountpoints, runtime_spec
     from ocifs.bundle.user import Accounts
@@ -218,7 +215,8 @@ def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides") -> "Spec":
         rootless=(os.geteuid(), os.getegid()) if wanted.rootless else None,
         cgroup2=os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
     )
-    spec = runtime_spec(image.resolved.config, Accounts.of(image.rootfs), overrides, host, warn)
+    accounts = Accounts.of(image.rootfs, opening.limits)
+    spec = runtime_spec(image.resolved.config, accounts, overrides, host, opening.complain)
     if host.readonly:
         check_mountpoints(spec, image.rootfs)
     return spec

@@ -2,15 +2,13 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ocifs.cli.options import image_options, open_for_command, warn
+from ocifs.cli.options import Opening, image_options, warn
 from ocifs.cli.progress import exporting
 from ocifs.cli.signals import ended_by_signals
-from ocifs.spec.platform import Platform
 
 if TYPE_CHECKING:
     from ocifs.export.data import Progress
@@ -36,9 +34,7 @@ _STDOUT = "-"
 def export(
     image: str,
     path: str,
-    platform: Platform | None,
-    cache_dir: Path | None,
-    max_cache_size: int,
+    opening: Opening,
     to_dir: str | None,
     to_tar: str | None,
     to_erofs: str | None,
@@ -64,7 +60,7 @@ def export(
     _check_target(to_dir, to_tar, to_erofs)  # before an image is indexed in vain
     with (
         ended_by_signals(),
-        open_for_command(image, platform, cache_dir, max_cache_size) as opened,
+        opening.open(image) as opened,
         exporting() as progress,
     ):
         if to_dir is not None:

@@ -9,7 +9,7 @@ import click
 import msgspec
 from msgspec.structs import replace
 
-from ocifs.cli.options import image_options, json_option, mount_options, open_for_command
+from ocifs.cli.options import Opening, image_options, json_option, mount_options
 from ocifs.errors import printable_path
 from ocifs.mount.ending import end_bundle, end_mount, is_bundle
 from ocifs.mount.mountinfo import real_mountpoint
@@ -17,7 +17,6 @@ from ocifs.mount.mountpoint import check_fuse, check_mountpoint
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import EngineName, list_mounts, runtime_directory
 from ocifs.sources.reference import parse_reference
-from ocifs.spec.platform import Platform
 from ocifs.store import default_directory
 
 
@@ -36,9 +35,7 @@ def mount(
     daemon: Daemon,
     image: str,
     mountpoint: str,
-    platform: Platform | None,
-    cache_dir: Path | None,
-    max_cache_size: int,
+    opening: Opening,
     engine: Literal["auto", "erofs", "fuse"],
     foreground: bool,
     allow_other: bool,
@@ -68,7 +65,7 @@ def mount(
 
         if log is None and not foreground:
             log = runtime_directory() / "ocifs.log"
-        cache = str(cache_dir or default_directory())
+        cache = str(opening.cache_dir or default_directory())
         needed = [
             ("the image", parse_reference(image).path),
             ("the cache", cache),
@@ -76,7 +73,7 @@ def mount(
             *([("the log", str(log))] if log else []),
         ]
         real = check_mountpoint(mountpoint, cache, needed)
-        opened = stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size))
+        opened = stack.enter_context(opening.open(image))
         job = replace(Job.of(opened, real, engine, span_cache, log), allow_other=allow_other, suid=suid, dev=dev)
         if not foreground:
             answer = mount_by(daemon, job)

@@ -9,6 +9,7 @@ so spans decode in any order and in parallel. Neither knows of tar, of digests o
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import ReaderAt
 
 SPACING = 1 << 20
@@ -62,7 +63,7 @@ class Codec(Protocol):
     """A compression, as a module: `plain`, `gzip` and `zstd` are of this shape."""
 
     @staticmethod
-    def passes(blob: ReaderAt, warn: Warn) -> list[Callable[[], Pass]]:
+    def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[Callable[[], Pass]]:
         """Return the ways through a blob, the fastest first; what one finds invalid the next one judges."""
         ...
 

@@ -12,6 +12,7 @@ from zlib_ng import zlib_ng
 from ocifs.compression import Checkpoint, Pass, Warn, evenly
 from ocifs.compression.deflate import align
 from ocifs.errors import InvalidImageError
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import ReaderAt
 
 _MAGIC = b"\x1f\x8b"
@@ -85,7 +86,7 @@ class GzipPass:
         return data
 
 
-def passes(blob: ReaderAt, warn: Warn) -> list[Callable[[], Pass]]:
+def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[Callable[[], Pass]]:
     """Begin by rapidgzip where it is installed; what that cannot read, or finds damaged, zlib-ng judges."""
     from ocifs.compression.checkpoint_finders import RapidgzipPass, rapidgzip_is_installed
 

@@ -5,6 +5,7 @@ from functools import partial
 
 from ocifs.compression import CHUNK, SPACING, Checkpoint, Pass, Warn
 from ocifs.errors import InvalidImageError
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import ReaderAt
 
 
@@ -36,7 +37,7 @@ class PlainPass:
         yield Checkpoint(self.consumed, self.consumed)
 
 
-def passes(blob: ReaderAt, warn: Warn) -> list[Callable[[], Pass]]:
+def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[Callable[[], Pass]]:
     """There is one way."""
     return [partial(PlainPass, blob)]
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ocifs.erofs import directory, xattr
 from ocifs.erofs import format as erofs
 from ocifs.erofs.format import BLOCK, BLOCK_BITS, CHUNKED, INLINE, INODE, NID_BITS, PLAIN
-from ocifs.errors import InvalidImageError
+from ocifs.errors import InvalidImageError, printable
 
 _TYPE_MASK = 0o170000
 _LAYOUTS = {kind | (1 | PLAIN << 1) << 16: PLAIN for kind in erofs.FILE_TYPES} | {
@@ -84,6 +84,12 @@ class TreeImage:
         """Whether any file has extended attributes."""
         self.has_acls = erofs.LABEL_ACLS in label
         """Whether any file has a POSIX ACL."""
+
+    @property
+    def warnings(self) -> tuple[int, str]:
+        """How many things were odd when the tree was made, and the first, printable."""
+        count, first = erofs.WARNINGS.unpack_from(self._data, 0)
+        return count, printable(first.rstrip(b"\0"))
 
     def inode(self, nid: int) -> Inode:
         """Return the attributes of an inode."""

@@ -142,6 +142,8 @@ class _Export:
             except PermissionError:
                 self.losses.add(Loss.DEVICE, path())
                 return False
+            if kind == stat.S_IFCHR and not inode.rdev:
+                self.losses.add(Loss.WHITEOUT, path())
         fd = os.open(name, _BY_NAME, dir_fd=here)
         try:
             # The way to what is open by name only, such as a symlink: it leads to that very file.

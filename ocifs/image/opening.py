@@ -17,11 +17,12 @@ import msgspec
 
 from ocifs.errors import NotFoundError, OcifsError
 from ocifs.image.rootfs import Rootfs
-from ocifs.image.trees import Trees
-from ocifs.layer.build import LayerBlob, Limits, open_layer_index
+from ocifs.image.trees import Trees, refuse_odd
+from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import DEFAULT_CAPACITY, SpanCache
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.sources.reference import Reference, parse_reference
 from ocifs.sources.resolve import ResolvedImage, open_source, resolve_image
 from ocifs.spec.digest import Digest
@@ -50,7 +51,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Let the rootfs be what that layer changes, whiteouts among it (`ocifs.tree.changes`), not the merged tree."""
     span_cache: int = DEFAULT_CAPACITY
     """Bytes of decoded spans to hold."""
-    limits: Limits = Limits()
+    limits: Limits = DEFAULT_LIMITS
+    strict: bool = False
+    """Refuse an image of which `warn` is, or was once, told; what is in the store remembers."""
     warn: Callable[[str], None] = _ignore
     """Is told, a line each time, what is odd about the image but can be lived with."""
     progress: Callable[[Digest, int, int], None] = _no_progress
@@ -119,14 +122,15 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
 
     Raises:
         NotFoundError: The reference names nothing, or more than one image; or there is no such layer.
-        InvalidImageError: The image is not what its digests promise, or breaks the specification.
+        InvalidImageError: The image is not what its digests promise, or breaks the specification; or it has something
+            odd and `options.strict` is set.
         UnsupportedError, LimitError: It holds what ocifs does not handle, or too much.
     """
     options = options or Options()
     if not isinstance(reference, Reference):
         reference = parse_reference(os.fspath(reference))
     with ExitStack() as stack:
-        source = open_source(reference)
+        source = open_source(reference, options.limits)
         stack.callback(source.close)
         resolved = _cut(resolve_image(source, reference, options.platform), options.layer)
         blobs = [
@@ -138,8 +142,13 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
             Layer(number, index, blob.blob, cache)
             for number, (index, blob) in enumerate(zip(_open_indexes(blobs, options, stack), blobs, strict=True))
         ]
-        trees = Trees(layers, options.store, options.warn)
+        trees = Trees(layers, options.store, options.warn, limits=options.limits, strict=options.strict)
         stack.callback(trees.close)
+        if options.strict:
+            for layer in layers:
+                warnings = layer.index.summary.warnings
+                refuse_odd(f"layer {layer.index.summary.blob_digest}", len(warnings), *warnings[:1])
+            trees.as_of(len(layers))
         rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
         return Image(resolved, rootfs, trees, stack.pop_all())
 
@@ -160,6 +169,7 @@ def _number(layer: int, resolved: ResolvedImage) -> int:
 def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) -> list[LayerIndex]:
     """Open or make the index of each layer, the largest first, as many at a time as there are processors."""
     stop = threading.Event()
+    warn = _ignore if options.strict else options.warn
 
     def progress(layer: Digest, done: int, total: int) -> None:
         if stop.is_set():
@@ -170,7 +180,7 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
     largest_first = sorted(distinct, key=lambda key: -distinct[key].blob.size)
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads, ExitStack() as undo:
         opening = {
-            key: threads.submit(open_layer_index, distinct[key], options.store, options.limits, options.warn, progress)
+            key: threads.submit(open_layer_index, distinct[key], options.store, options.limits, warn, progress)
             for key in largest_first
         }
         undo.callback(_close_opened, opening.values())

@@ -17,7 +17,7 @@ import msgspec
 
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.image.opening import Options
-from ocifs.image.trees import CHANGES, TREE, Trees
+from ocifs.image.trees import CHANGES, TREE, Trees, refuse_odd
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import CODECS, Layer
@@ -50,6 +50,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 def verify_image(reference: str, options: Options) -> Iterator[Check]:
     """Give a check for each part of an image; parts that need one that is wrong are left out.
 
+    With `options.strict` something odd is a problem as well.
+
     `options.progress` is told (layer, bytes read, bytes to read), which are twice those of the blob.
 
     Raises:
@@ -59,7 +61,7 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
     with ExitStack() as stack:
         parsed = parse_reference(reference)
         try:
-            source = open_source(parsed)
+            source = open_source(parsed, options.limits)
             stack.callback(source.close)
             resolved = resolve_image(source, parsed, options.platform)
         except InvalidImageError as error:
@@ -153,6 +155,8 @@ class _LayerCheck:
         index = None
         try:
             index, proven = self._prove()
+            if self.options.strict:
+                refuse_odd("layer", len(index.summary.warnings), *index.summary.warnings[:1])
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven)
         except (OcifsError, OSError) as error:
             problem = error.strerror if isinstance(error, OSError) else str(error)
@@ -214,7 +218,9 @@ class _LayerCheck:
     def _check_whole(self) -> None:
         """Decode the blob from front to end, where spans are read from a copy."""
         hasher = self.layer.diff_id.hasher()
-        with CODECS[self.layer.compression].passes(self.layer.blob, lambda message: None)[-1]() as reading:
+        with CODECS[self.layer.compression].passes(self.layer.blob, lambda message: None, self.options.limits)[
+            -1
+        ]() as reading:
             for chunk in reading.chunks():
                 hasher.update(chunk)
         self._check_diff_id(hasher.hexdigest())
@@ -223,7 +229,7 @@ class _LayerCheck:
         """Decode span after span; return the entries of the tar stream that they are together."""
         hasher = self.layer.diff_id.hasher()
         stream = ChunkReader(self._decoded(index, hasher.update))
-        entries = scan(stream, limits=self.options.limits.toc, warn=lambda message: None)
+        entries = scan(stream, limits=self.options.limits, warn=lambda message: None)
         stream.drain()
         self._check_diff_id(hasher.hexdigest())
         return entries
@@ -249,7 +255,7 @@ class _LayerCheck:
 
 def _trees(layers: Sequence[Layer], resolved: ResolvedImage, options: Options, stack: ExitStack) -> Iterator[Check]:
     """Give a check for each tree image of the layers that the cache has, and for the whole tree in any case."""
-    fresh = Trees(layers, Store(None), lambda message: None)
+    fresh = Trees(layers, Store(None), lambda message: None, limits=options.limits, strict=options.strict)
     stack.callback(fresh.close)
     for count in range(len(layers) + 1):
         chain = chain_id([layer.diff_id for layer in resolved.layers[:count]])

@@ -12,33 +12,21 @@ from contextlib import ExitStack
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
-import msgspec
 import zstandard
 
 from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Pass
-from ocifs.errors import InvalidImageError, LimitError, OcifsError
+from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
 from ocifs.layer.layer import CODECS
+from ocifs.limits import Limits
 from ocifs.reader import FileSection
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Store, Writer
 from ocifs.toc import ChunkReader, Entry, scan
-from ocifs.toc import Limits as TocLimits
 
 _MAX_WARNINGS = 100
 _READ_AHEAD = 4 << 20
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a layer may cost before it is refused; raise them for an image that you trust."""
-
-    uncompressed: int = 64 << 30
-    """Bytes of its tar stream."""
-    ratio: int = 2000
-    """Uncompressed to compressed, looked at once the stream is past `ratio_from`."""
-    ratio_from: int = 64 << 20
-    toc: TocLimits = TocLimits()
 
 
 class Progress(Protocol):
@@ -140,7 +128,7 @@ class _Build:
 
     def _survey(self, out: Writer) -> tuple[_Survey, "_Frames | None"]:
         """Go through the blob; again, into frames, if that shows that its spans would be too long to decode."""
-        ways = CODECS[self.layer.compression].passes(self.blob, self.warn)
+        ways = CODECS[self.layer.compression].passes(self.blob, self.warn, self.limits)
         survey = None
         for begin in ways[:-1]:
             try:
@@ -167,7 +155,7 @@ class _Build:
             if frames:
                 chunks = frames.written(chunks)
             stream = ChunkReader(chunks)
-            toc = scan(stream, limits=self.limits.toc, warn=self.warn)
+            toc = scan(stream, limits=self.limits, warn=self.warn)
             stream.drain()
             found = Digest(f"{self.layer.diff_id.algorithm}:{diff_id.hexdigest()}")
             _check_diff_id(self.layer, found)
@@ -186,9 +174,9 @@ class _Build:
         for chunk in reading.chunks():
             produced += len(chunk)
             if produced > limits.uncompressed:
-                raise LimitError(f"it inflates to more than {limits.uncompressed} bytes")
+                raise limits.passed("uncompressed", f"it inflates to more than {limits.uncompressed} bytes")
             if produced > limits.ratio_from and produced > limits.ratio * max(reading.consumed, 1):
-                raise LimitError(f"it inflates to more than {limits.ratio} times its size")
+                raise limits.passed("ratio", f"it inflates to more than {limits.ratio} times its size")
             self.progress(self.layer.digest, reading.consumed, self.blob.size)
             yield chunk
 

@@ -137,6 +137,16 @@ def test_bad_arguments(ocifs: Ocifs, demo: Path, command: list[str], code: int, 
     assert says in ocifs.complaint(code, *arguments)
 
 
+def test_an_image_without_layers(ocifs: Ocifs, tmp_path: Path, fuse: None) -> None:
+    """It is an empty tree; there is nothing to run in it."""
+    image = write_layout(tmp_path / "empty", Image(layers=()))
+    with ocifs.mounted(image) as mountpoint:
+        assert list(mountpoint.iterdir()) == []
+    assert ocifs.output("find", image) == "/\n"
+    assert "names no command to run: give one" in ocifs.complaint(3, "run", image)
+    assert "is no directory of the image" in ocifs.complaint(5, "run", image, "--", "x")
+
+
 def _absent(home: Path, image: Path) -> Path:
     return home / "absent"
 

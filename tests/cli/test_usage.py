@@ -95,7 +95,7 @@ def test_completion_completes(ocifs: Ocifs) -> None:
 
 
 def test_a_defect_is_one_line_with_its_own_code(ocifs: Ocifs) -> None:
-    broken = "import ocifs.cli.options as o; o.open_for_command = None; from ocifs.cli.main import main; main()"
+    broken = "import ocifs.cli.options as o; o.Opening.open = None; from ocifs.cli.main import main; main()"
     command = [ocifs.interpreter, "-c", broken, "ls", "/"]
     quiet = subprocess.run(command, env=ocifs.variables(), capture_output=True, text=True, check=False)
     assert quiet.returncode == 70

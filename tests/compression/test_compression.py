@@ -159,6 +159,16 @@ def test_a_damaged_byte_never_gives_other_bytes_unnoticed(name: str) -> None:
             assert data == DATA[: len(data)]  # a header field was hit, or the stream seems to end
 
 
+@pytest.mark.parametrize("place", [-8, -5, -4, -1], ids=["CRC", "CRC end", "ISIZE", "ISIZE end"])
+@pytest.mark.parametrize("name", ["one member", "two members"])
+def test_a_wrong_trailer_is_refused(name: str, place: int) -> None:
+    blob = bytearray(GZIP[name])
+    blob[place] ^= 1
+    for begin in gzip.passes(BytesReader(bytes(blob)), no_warning):
+        with begin() as reading, pytest.raises(InvalidImageError):
+            b"".join(reading.chunks())
+
+
 def test_what_is_not_gzip_is_refused() -> None:
     with pytest.raises(InvalidImageError, match="media type says gzip"):
         gzip.passes(BytesReader(b"plain"), no_warning)

@@ -10,7 +10,7 @@ import pytest
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsError
 from ocifs.image.opening import Options, open_image
-from ocifs.layer.build import Limits
+from ocifs.limits import Limits
 from ocifs.store import Store
 from tests import tars
 from tests.images import Image, Layer, blob_path, digest, layout_files, tar, write_directory, write_layout
@@ -44,6 +44,30 @@ def test_an_image_without_layers_is_an_empty_tree(tmp_path: Path) -> None:
 def test_a_layer_that_is_listed_twice_is_applied_twice(tmp_path: Path) -> None:
     image = write_layout(tmp_path / "image", Image((BASE, UPPER, BASE)))
     assert names(image) == [b"", b"a", b"b", b"c"]
+
+
+def test_layers_are_applied_in_their_order_whichever_is_indexed_first(tmp_path: Path) -> None:
+    whiteout = tars.file(b".wh.a")
+    sizes = [1, 900_000, 10, 500_000, 100, 2_000_000]
+    layers = []
+    for number, size in enumerate(sizes):
+        rest = tars.file(b"rest", os.urandom(size))
+        layers += [Layer(tars.tar([rest, whiteout])), Layer(tars.tar([tars.file(b"a", b"%d" % number)]), "zstd")]
+    for count in range(1, len(layers) + 1):
+        image = write_layout(tmp_path / f"image{count}", Image(tuple(layers[:count])))
+        with open_image(str(image)) as opened:
+            if count % 2:
+                assert opened.rootfs.tree.lookup(opened.rootfs.root, b"a") is None
+            else:
+                assert opened.rootfs.open("a").read() == b"%d" % (count // 2 - 1)
+
+
+@pytest.mark.parametrize("name", ["oci-layout", "index.json"])
+def test_a_document_of_a_gigabyte_is_not_read(tmp_path: Path, name: str) -> None:
+    image = write_layout(tmp_path / "image", Image((BASE,)))
+    os.truncate(image / name, 1 << 30)
+    with pytest.raises(LimitError, match=f"{name} has 1073741824 bytes: over the limit document=4MiB"):
+        open_image(str(image))
 
 
 @pytest.mark.parametrize("compression", ["tar", "gzip", "zstd"])

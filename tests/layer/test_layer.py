@@ -19,11 +19,12 @@ import zstandard
 from ocifs.compression import Checkpoint, plain
 from ocifs.errors import InvalidImageError, LimitError, OcifsError
 from ocifs.layer import build
-from ocifs.layer.build import LayerBlob, Limits, open_layer_index
+from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import LayerIndex, Summary, pack_u64
 from ocifs.layer.layer import Layer
 from ocifs.layer.span import Span
 from ocifs.layer.span_cache import SpanCache
+from ocifs.limits import Limits
 from ocifs.reader import BytesReader, FileReader
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.store import Store
