@@ -19,6 +19,7 @@ import msgspec
 from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.span_cache import SpanCache
+from ocifs.mount.complaints import OneLine
 from ocifs.mount.engine import Engine
 from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.job import Answer, Job, receive_job
@@ -59,7 +60,7 @@ def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
         MountError: It cannot be mounted; nothing is left behind.
     """
     _open_log(job)
-    with Rootfs.received(job.rootfs, SpanCache(job.span_cache)) as rootfs:
+    with Rootfs.received(job.rootfs, SpanCache(job.span_cache, job.read_timeout)) as rootfs:
         reason = None
         if job.engine != "fuse":
             try:
@@ -100,7 +101,7 @@ def _open_log(job: Job) -> None:
         handler = logging.StreamHandler() if job.log is None else logging.FileHandler(job.log)
     except OSError as error:
         raise MountError(f"cannot write the log {printable_path(job.log or '')}: {error.strerror}") from None
-    handler.setFormatter(logging.Formatter(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
+    handler.setFormatter(OneLine(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
     logging.getLogger().addHandler(handler)
 
 
