@@ -45,6 +45,7 @@ def mount(
     suid: bool,
     dev: bool,
     span_cache: int,
+    read_timeout: int,
     log: Path | None,
     verbose: bool,
 ) -> None:
@@ -77,7 +78,9 @@ def mount(
         ]
         real = check_mountpoint(mountpoint, cache, needed)
         opened = stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size))
-        job = replace(Job.of(opened, real, engine, span_cache, log), allow_other=allow_other, suid=suid, dev=dev)
+        job = replace(
+            Job.of(opened, real, engine, span_cache, read_timeout, log), allow_other=allow_other, suid=suid, dev=dev
+        )
         if not foreground:
             answer = mount_by(daemon, job)
             if verbose:

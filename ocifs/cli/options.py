@@ -88,6 +88,14 @@ def mount_options(command: F) -> F:
             type=click.Path(dir_okay=False, path_type=Path),
             help="Where the mount writes what went wrong.  [default: ocifs.log in the runtime directory]",
         ),
+        click.option(
+            "--read-timeout",
+            type=click.IntRange(1, 86400),
+            default=60,
+            show_default=True,
+            metavar="SECONDS",
+            help="A read that takes longer fails (EIO).",
+        ),
         click.option("--span-cache", type=Size(), default="64MiB", show_default=True, help="Memory for decoded bytes."),
         click.option(
             "--engine",

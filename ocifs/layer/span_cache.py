@@ -17,10 +17,11 @@ Key = tuple[int, int]
 
 
 class SpanCache:
-    """Holds up to `capacity` bytes."""
+    """Holds up to `capacity` bytes. Nobody waits for a flight of somebody else for more than `patience` seconds."""
 
-    def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
+    def __init__(self, capacity: int = DEFAULT_CAPACITY, patience: float | None = None) -> None:
         self.capacity = capacity
+        self._patience = patience
         self.used = 0
         self._spans: OrderedDict[Key, bytes] = OrderedDict()
         self._flights: dict[Key, Future[bytes]] = {}
@@ -40,7 +41,10 @@ class SpanCache:
             return key in self._spans or key in self._flights
 
     def get(self, key: Key, load: Callable[[], bytes]) -> bytes:
-        """Return the span, from `load` if it is not here. Raises what `load` raises, to every waiting reader."""
+        """Return the span, from `load` if it is not here.
+
+        Raises what `load` raises, to every waiting reader; and TimeoutError to one that waited too long.
+        """
         with self._lock:
             span = self._spans.get(key)
             if span is not None:
@@ -51,7 +55,7 @@ class SpanCache:
             if flight is None:
                 flight = self._flights[key] = Future()
         if not first:
-            return flight.result()
+            return flight.result(self._patience)
         try:
             span = load()
         except BaseException as error:

@@ -66,7 +66,7 @@ class ErofsEngine:
         """Make the FUSE file system. Raises OSError, before anything is made where the kernel has no EROFS."""
         syscalls.check_filesystem("erofs")
         device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        block_file = BlockFile(device, self._source, Reading(self._rootfs.served))
+        block_file = BlockFile(device, self._source, Reading(self._rootfs.served, self._job.read_timeout))
         stack.callback(block_file.close)
         options = {
             "source": "ocifs",

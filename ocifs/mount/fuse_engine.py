@@ -16,6 +16,9 @@ from ocifs.mount.place import Place
 from ocifs.mount.reading import Reading
 from ocifs.mount.record import EngineName
 
+_PARTING = 1.0
+"""Seconds that requests are given when told to end; what is read from a dead disk then is not waited for."""
+
 
 class FuseEngine:
     """Serves a rootfs by `RootfsOperations`; see `ocifs.mount.engine.Engine`."""
@@ -29,7 +32,8 @@ class FuseEngine:
     def serve(self, attached: Callable[[], None]) -> None:
         """Mount, and serve. Raises MountError."""
         mountpoint = self._job.mountpoint
-        operations = RootfsOperations(self._rootfs, Reading(self._rootfs.served), self._job.owner)
+        reading = Reading(self._rootfs.served, self._job.read_timeout)
+        operations = RootfsOperations(self._rootfs, reading, self._job.owner)
         try:
             pyfuse3.init(operations, mountpoint, self._mount_options())
         except RuntimeError:
@@ -40,6 +44,7 @@ class FuseEngine:
         finally:
             place.unmount_from_outside()
             pyfuse3.close(unmount=place.is_ours())
+            reading.close()
 
     def _mount_options(self) -> set[str]:
         job = self._job
@@ -66,7 +71,8 @@ async def _until_unmounted(attached: Callable[[], None]) -> None:
             attached()
             async for _ in signals:
                 pyfuse3.terminate()
-                await trio.sleep_forever()
+                await trio.sleep(_PARTING)  # ends by itself once all requests are answered
+                nursery.cancel_scope.cancel()
 
 
 def _said_by_libfuse() -> str:

@@ -29,6 +29,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     rootfs: Handoff
     span_cache: int
     """Bytes."""
+    read_timeout: float
+    """Seconds that a read may take."""
     engine: EngineName | Literal["auto"] = "auto"
     allow_other: bool = False
     suid: bool = False
@@ -42,7 +44,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(
-        cls, image: "Image", mountpoint: str, engine: EngineName | Literal["auto"], span_cache: int, log: Path | None
+        cls,
+        image: "Image",
+        mountpoint: str,
+        engine: EngineName | Literal["auto"],
+        span_cache: int,
+        read_timeout: float,
+        log: Path | None,
     ) -> Self:
         """Describe a mount of an opened image in the safest way."""
         return cls(
@@ -51,6 +59,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             mountpoint=mountpoint,
             rootfs=image.rootfs.handoff,
             span_cache=span_cache,
+            read_timeout=read_timeout,
             engine=engine,
             log=None if log is None else str(log.absolute()),
         )

@@ -19,7 +19,14 @@ from tests.images import Image, Layer, write_layout
 def engine(tmp_path: Path) -> Iterator[ErofsEngine]:
     with open_image(str(write_layout(tmp_path / "image", Image(layers=(Layer(),)))), Options()) as image:
         handoff = image.rootfs.handoff
-        job = Job(image="image", digest=str(image.digest), mountpoint=str(tmp_path), rootfs=handoff, span_cache=0)
+        job = Job(
+            image="image",
+            digest=str(image.digest),
+            mountpoint=str(tmp_path),
+            rootfs=handoff,
+            span_cache=0,
+            read_timeout=60,
+        )
         yield ErofsEngine(image.rootfs, job)
 
 
