@@ -33,7 +33,7 @@ class ServedFile:
 
     def views(self, size: int, offset: int) -> list[memoryview]:
         """Return what `pread` does, as it lies in the spans: nothing is copied."""
-        views = self._views(size, offset, Layer.views, ReaderAt.pread)
+        views = self._views(size, offset, Layer.views, lambda reader, *place: reader.pread(*place))
         assert views is not None  # noqa: S101 - every piece was there
         return views
 
