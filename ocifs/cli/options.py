@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from ocifs.errors import NotFoundError, printable_path
 from ocifs.spec.platform import Platform
 from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
 
@@ -42,7 +43,10 @@ class PlatformType(click.ParamType[Platform]):
 
     def convert(self, value: str | Platform, param: click.Parameter | None, ctx: click.Context | None) -> Platform:
         """Parse."""
-        return value if isinstance(value, Platform) else Platform.parse(value)
+        try:
+            return value if isinstance(value, Platform) else Platform.parse(value)
+        except NotFoundError as error:
+            self.fail(str(error), param, ctx)
 
 
 cache_dir_option = click.option(
@@ -193,5 +197,5 @@ def view_options(command: F) -> F:
 
 
 def warn(message: str) -> None:
-    """Print a warning on stderr."""
-    click.echo(f"ocifs: warning: {message}", err=True)
+    """Print a warning on stderr, on one line."""
+    click.echo(f"ocifs: warning: {printable_path(message)}", err=True)

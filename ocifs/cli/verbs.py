@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 import ocifs
-from ocifs.errors import OcifsError
+from ocifs.errors import OcifsError, printable_path
 
 if TYPE_CHECKING:
     from ocifs.mount.process import Daemon
@@ -137,5 +137,5 @@ def _drop_output() -> None:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    click.echo(f"ocifs: {message}", err=True)
+    click.echo(f"ocifs: {printable_path(message)}", err=True)
     return exit_code
