@@ -13,6 +13,7 @@ import fcntl
 import mmap
 import os
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +49,10 @@ class Kind(NamedTuple):
 
 
 class StoredFile(FileReader):
-    """The payload of an entry, open for reading until `close`, whatever happens to its name meanwhile."""
+    """The payload of an entry, open for reading until `close`, whatever happens to its name meanwhile.
+
+    Its mtime says when it was made; the atime, when it was last used.
+    """
 
     def map(self) -> mmap.mmap:
         """Map the payload into memory."""
@@ -186,7 +190,7 @@ class Store:
         listed = []
         for path, status in self._files():
             kind, _, subject = path.name.partition("-")
-            listed.append(CacheEntry(kind, subject.replace("-", ":", 1), status.st_size, status.st_mtime))
+            listed.append(CacheEntry(kind, subject.replace("-", ":", 1), status.st_size, status.st_atime))
         return listed
 
     def prune(self, max_size: int, *, keep: str = "") -> int:
@@ -226,7 +230,7 @@ class Store:
             if path.suffix != ".tmp":
                 with contextlib.suppress(FileNotFoundError):
                     files.append((path, path.stat()))
-        return sorted(files, key=lambda file: (file[1].st_mtime_ns, file[1].st_size, file[0]))
+        return sorted(files, key=lambda file: (file[1].st_atime_ns, file[1].st_size, file[0]))
 
     def _remove_leftovers(self) -> int:
         """Remove what killed builders left and nobody builds now."""
@@ -309,12 +313,13 @@ def _open_checked(path: Path, kind: Kind, subject: str) -> StoredFile | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
-    size = os.fstat(fd).st_size - _FOOTER_SIZE
+    status = os.fstat(fd)
+    size = status.st_size - _FOOTER_SIZE
     try:
         whole = size >= 0 and os.pread(fd, _FOOTER_SIZE, size) == _footer(kind, subject, size, _crc(fd, size))
         if whole:
             with contextlib.suppress(OSError):
-                os.utime(fd)
+                os.utime(fd, ns=(time.time_ns(), status.st_mtime_ns))
             return StoredFile(fd, 0, size)
     except OSError:  # a disk that cannot be read is no better than a wrong checksum
         pass

@@ -8,6 +8,7 @@ changed: what is wrong in the cache is left there for the next command to make a
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -45,6 +46,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     proven: str = ""
     problem: str | None = None
     """None: there is none."""
+    at: float = msgspec.field(default_factory=time.time)
+    """When: seconds since the epoch."""
+    indexed: float | None = None
+    """When the LayerIndex of a layer was made, which took the same proof of blob and diff ID."""
 
 
 def verify_image(reference: str, options: Options) -> Iterator[Check]:
@@ -153,7 +158,7 @@ class _LayerCheck:
         index = None
         try:
             index, proven = self._prove()
-            check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven)
+            check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven, indexed=index.made)
         except (OcifsError, OSError) as error:
             problem = error.strerror if isinstance(error, OSError) else str(error)
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, problem=problem)
