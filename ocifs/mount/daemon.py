@@ -18,12 +18,13 @@ import msgspec
 
 from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.rootfs import Rootfs
+from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount.complaints import OneLine
 from ocifs.mount.engine import Engine
 from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.job import Answer, Job, receive_job
-from ocifs.mount.record import EngineName, MountRecord, recorded
+from ocifs.mount.record import EngineName, MountRecord, Proof, recorded
 
 
 def main(arguments: list[str]) -> int:
@@ -64,7 +65,7 @@ def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
         reason = None
         if job.engine != "fuse":
             try:
-                _serve_by(ErofsEngine(rootfs, job), job, mounted, None)
+                _serve_by(ErofsEngine(rootfs, job), rootfs, job, mounted, None)
                 return
             except MountError as error:
                 if job.engine == "erofs":
@@ -72,10 +73,12 @@ def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
                 reason = str(error)
         from ocifs.mount.fuse_engine import FuseEngine  # trio and pyfuse3 take longer to load than all the rest
 
-        _serve_by(FuseEngine(rootfs, job), job, mounted, reason)
+        _serve_by(FuseEngine(rootfs, job), rootfs, job, mounted, reason)
 
 
-def _serve_by(engine: Engine, job: Job, mounted: Callable[[EngineName, str | None], None], reason: str | None) -> None:
+def _serve_by(
+    engine: Engine, rootfs: Rootfs, job: Job, mounted: Callable[[EngineName, str | None], None], reason: str | None
+) -> None:
     record = MountRecord(
         image=job.image,
         digest=job.digest,
@@ -86,14 +89,20 @@ def _serve_by(engine: Engine, job: Job, mounted: Callable[[EngineName, str | Non
         since=time.time(),
         log=job.log,
         bundle=job.bundle,
+        proven=tuple(map(_proof, rootfs.served.layers)),
     )
     with ExitStack() as stack:
 
-        def attached() -> None:
-            stack.enter_context(recorded(record))
+        def attached(device: str | None) -> None:
+            stack.enter_context(recorded(msgspec.structs.replace(record, device=device)))
             mounted(engine.name, reason)
 
         engine.serve(attached)
+
+
+def _proof(layer: Layer) -> Proof:
+    summary = layer.index.summary
+    return Proof(blob=summary.blob_digest, diff_id=summary.diff_id, at=layer.index.made, spans=layer.index.span_count)
 
 
 def _open_log(job: Job) -> None:

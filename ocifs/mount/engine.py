@@ -21,8 +21,10 @@ class Engine(Protocol):
 
     def __init__(self, rootfs: Rootfs, job: Job) -> None: ...
 
-    def serve(self, attached: Callable[[], None]) -> None:
-        """Make the tree appear at the mountpoint, call `attached`, and serve until unmounted, or told to end.
+    def serve(self, attached: Callable[[str | None], None]) -> None:
+        """Make the tree appear at the mountpoint, and serve until unmounted, or told to end.
+
+        `attached` is called in between, with the device of the mount, major:minor, where it is known.
 
         Raises:
             MountError: It does not appear; nothing is left of it.

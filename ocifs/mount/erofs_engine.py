@@ -45,7 +45,7 @@ class ErofsEngine:
         self._job = job
         self._source = EROFS_SOURCE + job.digest
 
-    def serve(self, attached: Callable[[], None]) -> None:
+    def serve(self, attached: Callable[[str | None], None]) -> None:
         """Make EROFS of the file, attach it, and serve the file. Raises MountError."""
         with ExitStack() as stack:
             stop = stack.enter_context(told_to_end())
@@ -58,8 +58,9 @@ class ErofsEngine:
                     os.close(erofs)
             except OSError as error:
                 raise _refused(error) from None
-            stack.callback(_unmount, Place(self._job.mountpoint))
-            attached()
+            place = Place(self._job.mountpoint)
+            stack.callback(_unmount, place)
+            attached(place.device)
             block_file.serve(stop)
 
     def _block_file(self, stack: ExitStack) -> BlockFile:

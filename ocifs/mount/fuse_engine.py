@@ -1,6 +1,7 @@
 """The fuse engine: the kernel asks this process for names, attributes and bytes. Any user may mount so."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyfuse3
@@ -29,7 +30,7 @@ class FuseEngine:
         self._rootfs = rootfs
         self._job = job
 
-    def serve(self, attached: Callable[[], None]) -> None:
+    def serve(self, attached: Callable[[str | None], None]) -> None:
         """Mount, and serve. Raises MountError."""
         mountpoint = self._job.mountpoint
         reading = Reading(self._rootfs.served, self._job.read_timeout)
@@ -40,7 +41,7 @@ class FuseEngine:
             raise MountError(f"cannot mount on {printable_path(mountpoint)}: {_said_by_libfuse()}") from None
         place = Place(mountpoint)
         try:
-            trio.run(_until_unmounted, attached)
+            trio.run(_until_unmounted, partial(attached, place.device))
         finally:
             place.unmount_from_outside()
             pyfuse3.close(unmount=place.is_ours())

@@ -64,7 +64,8 @@ def test_who_waits_too_long_is_told_once_and_what_comes_late_is_for_nobody(threa
     assert waiting.answers.empty()
 
 
-def test_the_wait_for_a_thread_counts(threads: Threads) -> None:
+def test_the_wait_for_a_thread_counts(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ocifs.mount.threads._STUCK_MAX", 0)
     back = threading.Event()
     done = []
     stuck = [submitted(threads, back.wait) for _ in range(2)]
