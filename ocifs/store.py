@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from zlib_ng import zlib_ng
 
-from ocifs.errors import StoreError
+from ocifs.errors import StoreError, raise_if_too_many_files
 from ocifs.reader import FileReader
 
 DEFAULT_MAX_SIZE = 10 << 30
@@ -160,7 +160,10 @@ class Store:
             self._warn(message)
 
     def get(self, kind: Kind, subject: str, build: Build) -> StoredFile:
-        """Return the entry, from the directory or built by `build`. Raises what `build` raises."""
+        """Return the entry, from the directory or built by `build`.
+
+        Raises what `build` raises, and TooManyFilesError when that is so.
+        """
         if self.directory is None:
             return _build_in_memory(kind, subject, build, self.warn)
         path = self._path(kind, subject)
@@ -169,6 +172,7 @@ class Store:
         try:
             lock = _lock(path.with_name(path.name + ".tmp"))
         except OSError as error:
+            raise_if_too_many_files(error)
             self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
             return _build_in_memory(kind, subject, build, self.warn)
         # While this process waited for the lock, another may have built the entry.
@@ -257,11 +261,12 @@ class Store:
             undo.callback(writer.close)
             build(writer)
             writer.finish(kind, subject)
+            if not writer.in_memory:
+                self._publish(temporary, path)
             undo.pop_all()
         if writer.in_memory:
             _abandon(lock, path)
         else:
-            self._publish(temporary, path)
             os.close(lock)
         return StoredFile(writer.fd, 0, writer.size)
 
@@ -272,6 +277,7 @@ class Store:
             _fsync_directory(path.parent)
             self.prune(self.max_size, keep=path.name)
         except OSError as error:
+            raise_if_too_many_files(error)
             self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
 
 
@@ -311,7 +317,8 @@ def _open_checked(path: Path, kind: Kind, subject: str) -> StoredFile | None:
     """Open an entry if every byte of it is as it was written; mark it as used."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+    except OSError as error:
+        raise_if_too_many_files(error)
         return None
     status = os.fstat(fd)
     size = status.st_size - _FOOTER_SIZE

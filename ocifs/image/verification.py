@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, OcifsError
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_too_many_files
 from ocifs.image.opening import Options
 from ocifs.image.trees import CHANGES, TREE, Trees
 from ocifs.layer.build import LayerBlob, open_layer_index
@@ -119,7 +119,7 @@ def _verified_layers(
         for number, layer in enumerate(resolved.layers):
             try:
                 blob = source.open(layer.descriptor)
-            except OcifsError as error:
+            except (NotFoundError, InvalidImageError) as error:
                 opened.append(_Verified([_blob_check(number, layer.descriptor.digest, str(error))]))
                 continue
             key = (layer.descriptor.digest, layer.diff_id)
@@ -160,6 +160,7 @@ class _LayerCheck:
             index, proven = self._prove()
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven, indexed=index.made)
         except (OcifsError, OSError) as error:
+            raise_if_too_many_files(error)
             problem = error.strerror if isinstance(error, OSError) else str(error)
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, problem=problem)
             index = None
@@ -280,6 +281,7 @@ def _tree(kind: Kind, count: int, chain: ChainID, fresh: Trees, store: Store) ->
                 file.close()
             proven = f"{tree.inode_count} inodes; its {tree.size} bytes are those of a new merge"
     except (OcifsError, OSError) as error:
+        raise_if_too_many_files(error)
         problem = error.strerror if isinstance(error, OSError) else str(error)
         return Check(what=what, digest=chain, layer=number, problem=problem)
     return Check(what=what, digest=chain, layer=number, proven=proven)

@@ -34,9 +34,6 @@ def main(arguments: list[str]) -> int:
     if os.geteuid():  # what it will need, while the job is being prepared
         importlib.import_module("ocifs.mount.fuse_engine")
     with socket.socket(fileno=int(arguments[0])) as connection:
-        job = receive_job(connection)
-        if job is None:
-            return 0
 
         def answer(reply: Answer) -> None:
             connection.sendall(msgspec.json.encode(reply))
@@ -47,7 +44,9 @@ def main(arguments: list[str]) -> int:
             _leave_stderr()
 
         try:
-            serve(job, mounted)
+            job = receive_job(connection)
+            if job is not None:
+                serve(job, mounted)
         except OcifsError as error:
             answer(Answer(error=str(error), exit_code=error.exit_code))
             return error.exit_code

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from ocifs.errors import MountError
+from ocifs.errors import MountError, raise_if_too_many_files
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount import syscalls
 from ocifs.mount.block_file import BlockFile
@@ -114,6 +114,7 @@ def _unmount(place: Place) -> None:
 
 
 def _refused(error: OSError) -> MountError:
+    raise_if_too_many_files(error)
     reason = _REASONS.get(error.errno or 0, error.strerror)
     return MountError(f"cannot mount EROFS: {reason}")
 

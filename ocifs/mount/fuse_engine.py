@@ -7,7 +7,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from ocifs.errors import MountError, printable_path
+from ocifs.errors import MountError, printable_path, raise_if_too_many_files
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount.engine import ENDING
 from ocifs.mount.job import Job
@@ -42,6 +42,11 @@ class FuseEngine:
         place = Place(mountpoint)
         try:
             trio.run(_until_unmounted, partial(attached, place.device))
+        except ExceptionGroup as group:
+            raise _first(group) from None
+        except OSError as error:
+            raise_if_too_many_files(error)
+            raise
         finally:
             place.unmount_from_outside()
             pyfuse3.close(unmount=place.is_ours())
@@ -74,6 +79,12 @@ async def _until_unmounted(attached: Callable[[], None]) -> None:
                 pyfuse3.terminate()
                 await trio.sleep(_PARTING)  # ends by itself once all requests are answered
                 nursery.cancel_scope.cancel()
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _said_by_libfuse() -> str:

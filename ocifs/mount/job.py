@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
-from ocifs.errors import MountError, OcifsError, printable_path
+from ocifs.errors import MountError, OcifsError, printable_path, too_many_files
 from ocifs.image.rootfs import Handoff
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import EngineName
@@ -111,16 +111,22 @@ def send_job(connection: socket.socket, job: Job) -> None:
 
 
 def receive_job(connection: socket.socket) -> Job | None:
-    """Receive a job, its file descriptors being this process's own; None if there is none."""
+    """Receive a job, its file descriptors being this process's own; None if there is none.
+
+    Raises:
+        LimitError: There are more of them than this process may have.
+    """
     size = int.from_bytes(_receive(connection, 4), "little")
     if not size:
         return None
     received: list[int] = []
     message = b""
     while len(message) < size:
-        data, ancillary, _, _ = connection.recvmsg(size, socket.CMSG_SPACE(_FDS_AT_ONCE * 4))
+        data, ancillary, flags, _ = connection.recvmsg(size, socket.CMSG_SPACE(_FDS_AT_ONCE * 4))
         if not data:
             return None
+        if flags & socket.MSG_CTRUNC:
+            raise too_many_files()
         for _, _, packed in ancillary:
             fds = array.array("i")
             fds.frombytes(packed)

@@ -12,13 +12,13 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from ocifs.errors import MountError
+from ocifs.errors import MountError, printable_path, raise_if_too_many_files
 from ocifs.mount.mountinfo import Mount, mount_table
 
 _PF_EXITING = 0x4
@@ -88,18 +88,21 @@ def runtime_directory() -> Path:
 
 @contextmanager
 def recorded(record: MountRecord) -> Iterator[None]:
-    """Keep a record of this process's mount."""
+    """Keep a record of this process's mount. Raises MountError if it cannot be written."""
     path = runtime_directory() / f"{record.pid}.json"
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(msgspec.json.encode(record))
-        file.flush()
-        temporary.rename(path)
+    with ExitStack() as stack:
         try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+            file = stack.enter_context(temporary.open("wb", buffering=0))
+            stack.callback(temporary.unlink, missing_ok=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(msgspec.json.encode(record))
+            temporary.rename(path)
+            stack.callback(path.unlink, missing_ok=True)
+        except OSError as error:
+            raise_if_too_many_files(error)
+            raise MountError(f"cannot write {printable_path(str(path))}: {error.strerror}") from None
+        yield
 
 
 def list_mounts() -> list[ListedMount]:
