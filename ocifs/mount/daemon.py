@@ -21,7 +21,7 @@ from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount.complaints import OneLine
-from ocifs.mount.engine import Engine
+from ocifs.mount.engine import Engine, told_to_end
 from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.job import Answer, Job, receive_job
 from ocifs.mount.record import EngineName, MountRecord, Proof, recorded
@@ -60,11 +60,11 @@ def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
         MountError: It cannot be mounted; nothing is left behind.
     """
     _open_log(job)
-    with Rootfs.received(job.rootfs, SpanCache(job.span_cache, job.read_timeout)) as rootfs:
+    with told_to_end() as stop, Rootfs.received(job.rootfs, SpanCache(job.span_cache, job.read_timeout)) as rootfs:
         reason = None
         if job.engine != "fuse":
             try:
-                _serve_by(ErofsEngine(rootfs, job), rootfs, job, mounted, None)
+                _serve_by(ErofsEngine(rootfs, job), stop, rootfs, job, mounted, None)
                 return
             except MountError as error:
                 if job.engine == "erofs":
@@ -72,11 +72,16 @@ def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
                 reason = str(error)
         from ocifs.mount.fuse_engine import FuseEngine  # trio and pyfuse3 take longer to load than all the rest
 
-        _serve_by(FuseEngine(rootfs, job), rootfs, job, mounted, reason)
+        _serve_by(FuseEngine(rootfs, job), stop, rootfs, job, mounted, reason)
 
 
 def _serve_by(
-    engine: Engine, rootfs: Rootfs, job: Job, mounted: Callable[[EngineName, str | None], None], reason: str | None
+    engine: Engine,
+    stop: int,
+    rootfs: Rootfs,
+    job: Job,
+    mounted: Callable[[EngineName, str | None], None],
+    reason: str | None,
 ) -> None:
     record = MountRecord(
         image=job.image,
@@ -96,7 +101,7 @@ def _serve_by(
             stack.enter_context(recorded(msgspec.structs.replace(record, device=device)))
             mounted(engine.name, reason)
 
-        engine.serve(attached)
+        engine.serve(stop, attached)
 
 
 def _proof(layer: Layer) -> Proof:

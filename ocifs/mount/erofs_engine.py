@@ -17,7 +17,6 @@ from ocifs.errors import MountError, raise_if_too_many_files
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount import syscalls
 from ocifs.mount.block_file import BlockFile
-from ocifs.mount.engine import told_to_end
 from ocifs.mount.job import Job
 from ocifs.mount.mountinfo import EROFS_SOURCE
 from ocifs.mount.place import Place
@@ -45,10 +44,9 @@ class ErofsEngine:
         self._job = job
         self._source = EROFS_SOURCE + job.digest
 
-    def serve(self, attached: Callable[[str | None], None]) -> None:
+    def serve(self, stop: int, attached: Callable[[str | None], None]) -> None:
         """Make EROFS of the file, attach it, and serve the file. Raises MountError."""
         with ExitStack() as stack:
-            stop = stack.enter_context(told_to_end())
             try:
                 block_file = self._block_file(stack)
                 erofs = self._made_while_served(block_file)

@@ -9,7 +9,6 @@ import trio
 
 from ocifs.errors import MountError, printable_path, raise_if_too_many_files
 from ocifs.image.rootfs import Rootfs
-from ocifs.mount.engine import ENDING
 from ocifs.mount.job import Job
 from ocifs.mount.mountinfo import FSTYPE
 from ocifs.mount.operations import RootfsOperations
@@ -30,7 +29,7 @@ class FuseEngine:
         self._rootfs = rootfs
         self._job = job
 
-    def serve(self, attached: Callable[[str | None], None]) -> None:
+    def serve(self, stop: int, attached: Callable[[str | None], None]) -> None:
         """Mount, and serve. Raises MountError."""
         mountpoint = self._job.mountpoint
         reading = Reading(self._rootfs.served, self._job.read_timeout)
@@ -41,7 +40,7 @@ class FuseEngine:
             raise MountError(f"cannot mount on {printable_path(mountpoint)}: {_said_by_libfuse()}") from None
         place = Place(mountpoint)
         try:
-            trio.run(_until_unmounted, partial(attached, place.device))
+            trio.run(_until_unmounted, stop, partial(attached, place.device))
         except ExceptionGroup as group:
             raise _first(group) from None
         except OSError as error:
@@ -65,7 +64,7 @@ class FuseEngine:
         return options | {"allow_other"} if job.allow_other else options
 
 
-async def _until_unmounted(attached: Callable[[], None]) -> None:
+async def _until_unmounted(stop: int, attached: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
 
         async def serve_requests() -> None:
@@ -73,12 +72,11 @@ async def _until_unmounted(attached: Callable[[], None]) -> None:
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(serve_requests)
-        with trio.open_signal_receiver(*ENDING) as signals:
-            attached()
-            async for _ in signals:
-                pyfuse3.terminate()
-                await trio.sleep(_PARTING)  # ends by itself once all requests are answered
-                nursery.cancel_scope.cancel()
+        attached()
+        await trio.lowlevel.wait_readable(stop)
+        pyfuse3.terminate()
+        await trio.sleep(_PARTING)  # ends by itself once all requests are answered
+        nursery.cancel_scope.cancel()
 
 
 def _first(error: Exception) -> Exception:

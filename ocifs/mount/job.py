@@ -122,7 +122,9 @@ def receive_job(connection: socket.socket) -> Job | None:
     received: list[int] = []
     message = b""
     while len(message) < size:
-        data, ancillary, flags, _ = connection.recvmsg(size, socket.CMSG_SPACE(_FDS_AT_ONCE * 4))
+        data, ancillary, flags, _ = connection.recvmsg(
+            size, socket.CMSG_SPACE(_FDS_AT_ONCE * 4), socket.MSG_CMSG_CLOEXEC
+        )
         if not data:
             return None
         if flags & socket.MSG_CTRUNC:

@@ -34,7 +34,7 @@ def test_a_kernel_without_erofs(engine: ErofsEngine, monkeypatch: pytest.MonkeyP
     check = syscalls.check_filesystem
     monkeypatch.setattr(syscalls, "check_filesystem", lambda fstype: check(f"no-{fstype}"))
     with pytest.raises(MountError, match=r"^cannot mount EROFS: this kernel has no EROFS$"):
-        engine.serve(lambda device: None)
+        engine.serve(-1, lambda device: None)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_each_errno_has_its_reason(
 
     monkeypatch.setattr(syscalls, "check_filesystem", refuse)
     with pytest.raises(MountError, match=rf"^cannot mount EROFS: {reason}$"):
-        engine.serve(lambda device: None)
+        engine.serve(-1, lambda device: None)
 
 
 def test_nothing_is_left_open_where_fuse_is_refused(
@@ -67,7 +67,7 @@ def test_nothing_is_left_open_where_fuse_is_refused(
     monkeypatch.setattr(syscalls, "new_mount", refuse)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(MountError, match="CAP_SYS_ADMIN"):
-        engine.serve(lambda device: None)
+        engine.serve(-1, lambda device: None)
     assert os.listdir("/proc/self/fd") == before
 
 
