@@ -33,7 +33,7 @@ main()
 """Runs `ocifs` with a constant changed: modules that take it by name are imported after that."""
 
 SPACING = ("ocifs.compression", "SPACING")
-AHEAD = ("ocifs.mount.reading", "SPANS_AHEAD")
+AHEAD = ("ocifs.mount.reading", "_SPANS_AHEAD")
 READ_AHEAD = ("ocifs.mount.erofs_engine", "_READ_AHEAD")
 
 

@@ -39,6 +39,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     rootless: bool
     engine: Literal["auto", "erofs", "fuse"]
     span_cache: int
+    read_timeout: int
     log: Path | None
 
 
@@ -84,6 +85,7 @@ def bundle(
     opening: Opening,
     engine: Literal["auto", "erofs", "fuse"],
     span_cache: int,
+    read_timeout: int,
     log: Path | None,
     rootfs: Kind,
     rootless: bool | None,
@@ -108,6 +110,7 @@ def bundle(
         rootless=bool(os.geteuid()) if rootless is None else rootless,
         engine=engine,
         span_cache=span_cache,
+        read_timeout=read_timeout,
         log=log,
     )
     daemon: Daemon = context.obj
@@ -251,7 +254,8 @@ def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", wanted: Wanted
     from ocifs.mount.overlay import image_mountpoint, mount_overlay
 
     log = wanted.log or runtime_directory() / "ocifs.log"
-    job = Job.of(image, str(image_mountpoint(directory)), wanted.engine, wanted.span_cache, log)
+    mountpoint = str(image_mountpoint(directory))
+    job = Job.of(image, mountpoint, wanted.engine, wanted.span_cache, wanted.read_timeout, log)
     if os.geteuid() == 0:  # the bundle is closed to others, so nobody else comes upon a setuid file
         job = replace(job, suid=True, allow_other=True, bundle=str(directory))
     else:

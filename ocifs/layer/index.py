@@ -7,6 +7,7 @@ blob has no place to restart in, the whole stream as short zstd frames. The TOC 
 MessagePack. Opening one reads the summary only; the TOC is for whoever merges, the windows for whoever decodes.
 """
 
+import os
 import struct
 import sys
 from array import array
@@ -127,6 +128,11 @@ class LayerIndex:
     def size(self) -> int:
         """Bytes of the uncompressed tar stream."""
         return self.summary.size
+
+    @property
+    def made(self) -> float:
+        """When it was made, and blob digest and diff ID proven with it: seconds since the epoch."""
+        return os.fstat(self.file.fd).st_mtime
 
     def toc(self) -> "list[Entry]":
         """Decode the entries, in stream order."""

@@ -19,10 +19,14 @@ Key = tuple[int, int]
 
 
 class SpanCache:
-    """Holds spans of up to `capacity` bytes: a span counts as if all of it were decoded."""
+    """Holds spans of up to `capacity` bytes: a span counts as if all of it were decoded.
 
-    def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
+    Nobody waits for a flight of somebody else for more than `patience` seconds.
+    """
+
+    def __init__(self, capacity: int = DEFAULT_CAPACITY, patience: float | None = None) -> None:
         self.capacity = capacity
+        self._patience = patience
         self.used = 0
         self._spans: OrderedDict[Key, Span] = OrderedDict()
         self._flights: dict[Key, Future[Span]] = {}
@@ -49,7 +53,10 @@ class SpanCache:
                 self.used -= span.size
 
     def get(self, key: Key, load: Callable[[], Span]) -> Span:
-        """Return the span, from `load` if it is not here. Raises what `load` raises, to every waiting reader."""
+        """Return the span, from `load` if it is not here.
+
+        Raises what `load` raises, to every waiting reader; and TimeoutError to one that waited too long.
+        """
         with self._lock:
             span = self._spans.get(key)
             if span is not None:
@@ -60,7 +67,7 @@ class SpanCache:
             if flight is None:
                 flight = self._flights[key] = Future()
         if not first:
-            return flight.result()
+            return flight.result(self._patience)
         try:
             span = load()
         except BaseException as error:
