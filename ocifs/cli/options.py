@@ -109,6 +109,7 @@ class Opening(NamedTuple):
     max_cache_size: int = DEFAULT_MAX_SIZE
     limits: Limits = DEFAULT_LIMITS
     strict: bool = False
+    low_memory: bool = False
 
     def store(self) -> Store:
         """Open the cache; say on stderr when it is of no use."""
@@ -127,6 +128,7 @@ class Opening(NamedTuple):
             changes_only=changes_only,
             limits=self.limits,
             strict=self.strict,
+            low_memory=self.low_memory,
             warn=warn,
             progress=progress,
         )
