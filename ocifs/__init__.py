@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from ocifs.image.opening import Image as Image
     from ocifs.image.opening import Options as Options
     from ocifs.image.opening import open_image as open_image
+    from ocifs.limits import Limits as Limits
     from ocifs.store import Store as Store
 
 __version__ = "0.1.0"
 
-__all__ = ["Image", "OcifsError", "Options", "Store", "__version__", "open_image"]
+__all__ = ["Image", "Limits", "OcifsError", "Options", "Store", "__version__", "open_image"]
 
 _HOMES = {
     "Image": "ocifs.image.opening",
+    "Limits": "ocifs.limits",
     "OcifsError": "ocifs.errors",
     "Options": "ocifs.image.opening",
     "Store": "ocifs.store",

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
+from ocifs.limits import Limits
 from ocifs.reader import BytesReader
 from ocifs.toc import (
     BLOCK,
@@ -21,7 +22,6 @@ from ocifs.toc import (
     SYMLINK,
     ChunkReader,
     Entry,
-    Limits,
     ReaderForward,
     scan,
 )

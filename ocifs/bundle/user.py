@@ -8,11 +8,11 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
-from ocifs.errors import LimitError, NotFoundError
+from ocifs.errors import NotFoundError
 from ocifs.image.rootfs import Rootfs
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.spec.document import shown
 
-_MAX_SIZE = 4 << 20
 _MAX_ID = (1 << 32) - 2
 """The number above it stands for no user at all (chown(2))."""
 _NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
@@ -25,9 +25,9 @@ class Accounts(NamedTuple):
     group: bytes = b""
 
     @classmethod
-    def of(cls, rootfs: Rootfs) -> Self:
+    def of(cls, rootfs: Rootfs, limits: Limits = DEFAULT_LIMITS) -> Self:
         """Read the files of an image. Raises LimitError."""
-        return cls(_read(rootfs, "/etc/passwd"), _read(rootfs, "/etc/group"))
+        return cls(_read(rootfs, "/etc/passwd", limits), _read(rootfs, "/etc/group", limits))
 
 
 class ResolvedUser(NamedTuple):
@@ -101,13 +101,13 @@ def _number(text: str) -> int | None:
     return number if number <= _MAX_ID else None
 
 
-def _read(rootfs: Rootfs, path: str) -> bytes:
+def _read(rootfs: Rootfs, path: str, limits: Limits) -> bytes:
     try:
         inode = rootfs.tree.inode(rootfs.lookup(path))
     except NotFoundError:
         return b""
     if not stat.S_ISREG(inode.mode):
         return b""
-    if inode.size > _MAX_SIZE:
-        raise LimitError(f"{path} of the image has {inode.size} bytes; ocifs reads up to {_MAX_SIZE}")
+    if inode.size > limits.accounts:
+        raise limits.passed("accounts", f"{path} of the image has {inode.size} bytes")
     return rootfs.read(inode.nid, inode.size, 0)

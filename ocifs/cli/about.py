@@ -4,26 +4,22 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from ocifs.cli.options import access_of_command, image_options, json_option, open_store
+from ocifs.cli.options import Opening, document_options, json_option
 from ocifs.cli.output import write_bytes
-from ocifs.image.kept import open_kept
-from ocifs.sources.reference import Reference, parse_reference
 from ocifs.sources.resolve import resolve_image
-from ocifs.spec.platform import Platform
-from ocifs.store import Store
 
 if TYPE_CHECKING:
+    from ocifs.sources.reference import Reference
     from ocifs.sources.source import Source
 
 
 @click.command(short_help="Show what an image says of itself.")
-@image_options
+@document_options
 @click.option("--all", "show_all", is_flag=True, help="List all images of the layout or archive: tags and platforms.")
 @click.option("--raw", is_flag=True, help="Print the manifest as it is; with --config, the config.")
 @click.option("--config", "config_only", is_flag=True, help="Print the config, as JSON.")
@@ -31,9 +27,7 @@ if TYPE_CHECKING:
 @click.argument("image")
 def inspect(
     image: str,
-    platform: Platform | None,
-    cache_dir: Path | None,
-    max_cache_size: int,
+    opening: Opening,
     show_all: bool,
     raw: bool,
     config_only: bool,
@@ -53,19 +47,18 @@ def inspect(
 
     if show_all and (raw or config_only):
         raise click.UsageError("--all lists images: leave out --raw and --config")
-    store = open_store(cache_dir, max_cache_size)
-    with _opened(image, store) as (source, reference):
+    with _opened(image, opening) as (source, reference):
         if show_all:
             offers = list(list_offers(source))
             _print_lines((msgspec.json.encode(offer).decode() for offer in offers) if as_json else offer_lines(offers))
             return
-        resolved = resolve_image(source, reference, platform)
+        resolved = resolve_image(source, reference, opening.platform)
         if raw or config_only:
             data = read_document(source, resolved.manifest.config if config_only else resolved.descriptor)
             write_bytes(data if raw else msgspec.json.format(data) + b"\n")
             sys.stdout.buffer.flush()
             return
-        inspected = inspect_image(resolved, store)
+        inspected = inspect_image(resolved, opening.store())
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(inspected)).decode())
     else:
@@ -73,21 +66,19 @@ def inspect(
 
 
 @click.command(short_help="Show the steps that built an image.")
-@image_options
+@document_options
 @click.option("--no-trunc", "whole", is_flag=True, help="Do not cut long commands to the width of the terminal.")
 @json_option
 @click.argument("image")
-def history(
-    image: str, platform: Platform | None, cache_dir: Path | None, max_cache_size: int, whole: bool, as_json: bool
-) -> None:
+def history(image: str, opening: Opening, whole: bool, as_json: bool) -> None:
     """Show the steps that built IMAGE, the first one first, each with the layer it made and its stored size.
 
     With --json one object for each step on a line.
     """
     from ocifs.report.history import build_history, history_lines
 
-    with _opened(image, open_store(cache_dir, max_cache_size)) as (source, reference):
-        steps = build_history(resolve_image(source, reference, platform))
+    with _opened(image, opening) as (source, reference):
+        steps = build_history(resolve_image(source, reference, opening.platform))
     if as_json:
         _print_lines(msgspec.json.encode(step).decode() for step in steps)
     else:
@@ -96,9 +87,8 @@ def history(
 
 
 @contextmanager
-def _opened(image: str, store: Store) -> "Iterator[tuple[Source, Reference]]":
-    reference = parse_reference(image)
-    source = open_kept(reference, store, access_of_command())
+def _opened(image: str, opening: Opening) -> "Iterator[tuple[Source, Reference]]":
+    source, reference = opening.source(image)
     try:
         yield source, reference
     finally:

@@ -1,15 +1,12 @@
 """`ocifs waste` and `verify`: whether an image is well made, and whether it is what it claims to be."""
 
-from pathlib import Path
-
 import click
 
-from ocifs.cli.options import Size, access_of_command, image_options, json_option, open_for_command, open_store, warn
+from ocifs.cli.options import Opening, Size, image_options, json_option
 from ocifs.cli.output import Output
 from ocifs.cli.progress import indexing
 from ocifs.cli.verdict import NO, YES, answering
 from ocifs.errors import InvalidImageError, printable_path
-from ocifs.spec.platform import Platform
 
 
 @click.command(short_help="Show what an image stores in vain.")
@@ -28,9 +25,7 @@ from ocifs.spec.platform import Platform
 @click.argument("image")
 def waste(
     image: str,
-    platform: Platform | None,
-    cache_dir: Path | None,
-    max_cache_size: int,
+    opening: Opening,
     count: int,
     copies: bool,
     fail_under: float | None,
@@ -57,7 +52,7 @@ def waste(
         highest_wasted_bytes=highest_wasted_bytes,
         highest_user_wasted=highest_user_wasted_percent,
     )
-    with answering(), open_for_command(image, platform, cache_dir, max_cache_size) as opened:
+    with answering(), opening.open(image) as opened:
         found = find_waste(opened)
         broken = broken_rules(rules, found.efficiency)
         same = duplicates(opened.rootfs) if copies else None
@@ -71,7 +66,7 @@ def waste(
 @image_options
 @json_option
 @click.argument("image")
-def verify(image: str, platform: Platform | None, cache_dir: Path | None, max_cache_size: int, as_json: bool) -> int:
+def verify(image: str, opening: Opening, as_json: bool) -> int:
     """Read all of IMAGE again, and hold it against its digests and against what the cache has of it.
 
     Proven are: manifest, config and blobs by their digests; that each blob decodes to its diff ID, by way of the parts
@@ -82,19 +77,11 @@ def verify(image: str, platform: Platform | None, cache_dir: Path | None, max_ca
     \b
     Try:  ocifs verify ./debian:latest && echo sound
     """
-    from ocifs.image.opening import Options
     from ocifs.image.verification import verify_image
     from ocifs.report.verification import check_line, summary_line, to_json
 
     with indexing("verifying") as progress:
-        options = Options(
-            store=open_store(cache_dir, max_cache_size),
-            access=access_of_command(),
-            platform=platform,
-            warn=warn,
-            progress=progress,
-        )
-        checks = list(verify_image(image, options))  # nothing is printed among the bars
+        checks = list(verify_image(image, opening.options(progress)))  # nothing is printed among the bars
     for check in checks:
         click.echo(to_json(check) if as_json else check_line(check))
     if not as_json:

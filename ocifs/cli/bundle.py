@@ -16,14 +16,13 @@ import msgspec
 from click.core import ParameterSource
 from msgspec.structs import replace
 
-from ocifs.cli.options import image_options, mount_options, open_for_command, warn
+from ocifs.cli.options import Opening, image_options, mount_options, warn
 from ocifs.errors import MountError, NotFoundError, printable_path
 from ocifs.mount.mountinfo import real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
 from ocifs.mount.overlay import Kind, make_directories
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import runtime_directory
-from ocifs.spec.platform import Platform
 
 if TYPE_CHECKING:
     from ocifs.bundle.config import Overrides
@@ -40,6 +39,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     rootless: bool
     engine: Literal["auto", "erofs", "fuse"]
     span_cache: int
+    read_timeout: int
     log: Path | None
 
 
@@ -82,11 +82,10 @@ def bundle(
     context: click.Context,
     image: str,
     directory: str,
-    platform: Platform | None,
-    cache_dir: Path | None,
-    max_cache_size: int,
+    opening: Opening,
     engine: Literal["auto", "erofs", "fuse"],
     span_cache: int,
+    read_timeout: int,
     log: Path | None,
     rootfs: Kind,
     rootless: bool | None,
@@ -111,12 +110,13 @@ def bundle(
         rootless=bool(os.geteuid()) if rootless is None else rootless,
         engine=engine,
         span_cache=span_cache,
+        read_timeout=read_timeout,
         log=log,
     )
     daemon: Daemon = context.obj
     if remount:
         _refuse_what_was_settled(context)
-        _mount_again(daemon, directory, wanted, lambda: open_for_command(image, platform, cache_dir, max_cache_size))
+        _mount_again(daemon, directory, wanted, lambda: opening.open(image))
         return
     prepare(wanted, daemon)
     target = _new_directory(directory)
@@ -125,8 +125,8 @@ def bundle(
         from ocifs.mount.overlay import remove_tree
 
         overrides = overrides_of(_split(args), env, user, cwd, hostname, terminal=True if tty is None else tty)
-        opened = stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size))
-        spec = spec_of(opened, wanted, overrides)
+        opened = stack.enter_context(opening.open(image))
+        spec = spec_of(opened, wanted, overrides, opening)
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         undo.callback(remove_tree, made)
         write_bundle(made, opened, spec, wanted)
@@ -208,7 +208,7 @@ def overrides_of(
     )
 
 
-def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides") -> "Spec":
+def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides", opening: Opening) -> "Spec":
     """Return the config.json of a container of the image, made for this machine and user."""
     from ocifs.bundle.config import Host, check_mountpoints, runtime_spec
     from ocifs.bundle.user import Accounts
@@ -218,7 +218,8 @@ def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides") -> "Spec":
         rootless=(os.geteuid(), os.getegid()) if wanted.rootless else None,
         cgroup2=os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
     )
-    spec = runtime_spec(image.resolved.config, Accounts.of(image.rootfs), overrides, host, warn)
+    accounts = Accounts.of(image.rootfs, opening.limits)
+    spec = runtime_spec(image.resolved.config, accounts, overrides, host, opening.complain)
     if host.readonly:
         check_mountpoints(spec, image.rootfs)
     return spec
@@ -253,7 +254,8 @@ def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", wanted: Wanted
     from ocifs.mount.overlay import image_mountpoint, mount_overlay
 
     log = wanted.log or runtime_directory() / "ocifs.log"
-    job = Job.of(image, str(image_mountpoint(directory)), wanted.engine, wanted.span_cache, log)
+    mountpoint = str(image_mountpoint(directory))
+    job = Job.of(image, mountpoint, wanted.engine, wanted.span_cache, wanted.read_timeout, log)
     if os.geteuid() == 0:  # the bundle is closed to others, so nobody else comes upon a setuid file
         job = replace(job, suid=True, allow_other=True, bundle=str(directory))
     else:

@@ -4,18 +4,16 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import click
 
-from ocifs.cli.options import image_options, json_option, open_for_command
+from ocifs.cli.options import Opening, image_options, json_option
 from ocifs.cli.output import ColourWhen, Output, colour_option, null_option
 from ocifs.cli.progress import working
 from ocifs.cli.verdict import NO, YES, answering
 from ocifs.errors import NotFoundError
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.difference import ASPECTS, Aspect, Difference, differences
-from ocifs.spec.platform import Platform
 
 Starts = tuple[int | None, int | None]
 
@@ -59,9 +57,7 @@ def diff(
     first: str,
     second: str,
     path: str,
-    platform: Platform | None,
-    cache_dir: Path | None,
-    max_cache_size: int,
+    opening: Opening,
     ignored: frozenset[Aspect],
     statistics: bool,
     brief: bool,
@@ -83,10 +79,7 @@ def diff(
 
     output = Output(null, colour)
     with answering(), ExitStack() as stack:
-        before, after = (
-            stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size)).rootfs
-            for image in (first, second)
-        )
+        before, after = (stack.enter_context(opening.open(image)).rootfs for image in (first, second))
         starts = _starts(before, after, path)
         # What differs is known at once; only what it looks like is looked up while it is printed.
         with working("comparing") as progress:

@@ -1,18 +1,16 @@
 """`ocifs explore`: a screen to look around in an image."""
 
 import sys
-from pathlib import Path
 
 import click
 
-from ocifs.cli.options import image_options, open_for_command
-from ocifs.spec.platform import Platform
+from ocifs.cli.options import Opening, image_options
 
 
 @click.command(short_help="Look around in an image, on a screen.")
 @image_options
 @click.argument("image")
-def explore(image: str, platform: Platform | None, cache_dir: Path | None, max_cache_size: int) -> None:
+def explore(image: str, opening: Opening) -> None:
     """Look around in IMAGE on the terminal: its layers, its files, and what each layer changes. `?` shows the keys.
 
     \b
@@ -20,7 +18,7 @@ def explore(image: str, platform: Platform | None, cache_dir: Path | None, max_c
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("explore needs a terminal; tree prints, and report writes a page")
-    with open_for_command(image, platform, cache_dir, max_cache_size) as opened:
+    with opening.open(image) as opened:
         from ocifs.explore.app import Explorer
 
         Explorer(opened).run()

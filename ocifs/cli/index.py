@@ -2,18 +2,15 @@
 
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from ocifs.cli.options import access_of_command, image_options, json_option, open_for_command, open_store
+from ocifs.cli.options import Opening, document_options, image_options, json_option
 from ocifs.errors import NotFoundError
 from ocifs.report.index import index_report, render_index
 from ocifs.report.text import human_size
-from ocifs.spec.platform import Platform
-from ocifs.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,15 +40,16 @@ def index() -> None:
 
 @index.command(short_help="Index the layers of an image, and merge them.")
 @image_options
+@click.option("--low-memory", is_flag=True, help="Take less memory, and more time: one layer at a time.")
 @json_option
 @click.argument("image")
-def make(image: str, platform: Platform | None, cache_dir: Path | None, max_cache_size: int, as_json: bool) -> None:
+def make(image: str, opening: Opening, low_memory: bool, as_json: bool) -> None:
     """Index the layers of IMAGE and merge them, as the first mount would, and report.
 
     Every byte is read and checked: each layer's size and digest, and its diff ID.
     """
     began = time.monotonic()
-    with open_for_command(image, platform, cache_dir, max_cache_size, lazy=False) as opened:
+    with opening._replace(low_memory=low_memory, lazy=False).open(image) as opened:
         report = index_report(opened, time.monotonic() - began)
     click.echo(msgspec.json.format(msgspec.json.encode(report)).decode() if as_json else render_index(report))
 
@@ -59,7 +57,7 @@ def make(image: str, platform: Platform | None, cache_dir: Path | None, max_cach
 @index.command(short_help="Publish the index of an image beside it.")
 @image_options
 @click.argument("image")
-def push(image: str, platform: Platform | None, cache_dir: Path | None, max_cache_size: int) -> None:
+def push(image: str, opening: Opening) -> None:
     """Index IMAGE, if it is not, and put the index beside it: into its registry, or its layout directory.
 
     It is an OCI artifact whose subject is the image's manifest; the image stays as it is. Whoever mounts the image from
@@ -70,7 +68,7 @@ def push(image: str, platform: Platform | None, cache_dir: Path | None, max_cach
     """
     from ocifs.image.published import make_artifact, referrers_of
 
-    with open_for_command(image, platform, cache_dir, max_cache_size, lazy=False) as opened:
+    with opening._replace(lazy=False).open(image) as opened:
         manifest, blobs = make_artifact(opened.resolved, opened.indexes)
         referrers_of(opened.source, opened.resolved.name).attach(opened.resolved.descriptor, manifest, blobs)
         size = sum(blob.descriptor.size for blob in blobs)
@@ -78,9 +76,9 @@ def push(image: str, platform: Platform | None, cache_dir: Path | None, max_cach
 
 
 @index.command(short_help="Fetch the index that is published of an image.")
-@image_options
+@document_options
 @click.argument("image")
-def pull(image: str, platform: Platform | None, cache_dir: Path | None, max_cache_size: int) -> None:
+def pull(image: str, opening: Opening) -> None:
     """Fetch the index that is published of IMAGE into the cache, for a mount to come.
 
     What is fetched is used as a mount would use it: for a tag at once, for a digest with --trust-index.
@@ -88,8 +86,7 @@ def pull(image: str, platform: Platform | None, cache_dir: Path | None, max_cach
     from ocifs.image.kept import in_file
     from ocifs.image.published import indexes_in
 
-    store = open_store(cache_dir, max_cache_size)
-    with _artifacts(image, platform, store) as (source, resolved, found):
+    with _artifacts(image, opening) as (source, resolved, found):
         if not found:
             raise NotFoundError(f"{resolved.name}: no index is published of it: `ocifs index push` does that")
         published = indexes_in(source, found[0], resolved.digest)
@@ -99,44 +96,39 @@ def pull(image: str, platform: Platform | None, cache_dir: Path | None, max_cach
 
 
 @index.command("ls", short_help="List the indexes that are published of an image.")
-@image_options
+@document_options
 @click.argument("image")
-def list_published(image: str, platform: Platform | None, cache_dir: Path | None, max_cache_size: int) -> None:
+def list_published(image: str, opening: Opening) -> None:
     """List the indexes that are published of IMAGE, the one that is taken first."""
     from ocifs.image.published import indexes_in
 
-    with _artifacts(image, platform, open_store(cache_dir, max_cache_size)) as (source, resolved, found):
+    with _artifacts(image, opening) as (source, resolved, found):
         for artifact in found:
             click.echo(_described(artifact, indexes_in(source, artifact, resolved.digest)))
 
 
 @index.command(short_help="Remove the indexes that are published of an image.")
-@image_options
+@document_options
 @click.argument("image")
-def rm(image: str, platform: Platform | None, cache_dir: Path | None, max_cache_size: int) -> None:
+def rm(image: str, opening: Opening) -> None:
     """Remove all indexes that are published of IMAGE from its registry, or its layout directory."""
     from ocifs.image.published import referrers_of
 
-    with _artifacts(image, platform, open_store(cache_dir, max_cache_size)) as (source, resolved, found):
+    with _artifacts(image, opening) as (source, resolved, found):
         for artifact in found:
             referrers_of(source, resolved.name).detach(resolved.descriptor, artifact)
             click.echo(f"removed {artifact.digest}")
 
 
 @contextmanager
-def _artifacts(
-    image: str, platform: Platform | None, store: Store
-) -> "Iterator[tuple[Source, ResolvedImage, list[Descriptor]]]":
+def _artifacts(image: str, opening: Opening) -> "Iterator[tuple[Source, ResolvedImage, list[Descriptor]]]":
     """Give the source of an image, the image, and the artifacts that are published of it."""
-    from ocifs.image.kept import open_kept
     from ocifs.image.published import list_artifacts
-    from ocifs.sources.reference import parse_reference
     from ocifs.sources.resolve import resolve_image
 
-    reference = parse_reference(image)
-    source = open_kept(reference, store, access_of_command())
+    source, reference = opening.source(image)
     try:
-        resolved = resolve_image(source, reference, platform)
+        resolved = resolve_image(source, reference, opening.platform)
         yield source, resolved, list_artifacts(source, resolved)
     finally:
         source.close()

@@ -7,18 +7,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
+from msgspec.structs import asdict, replace
 
+from ocifs.errors import InvalidImageError, NotFoundError, printable_path
+from ocifs.limits import DEFAULT_LIMITS, Limits, in_units
 from ocifs.sources.registry.access import Access
 from ocifs.spec.platform import Platform
 from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
 
 if TYPE_CHECKING:
     from ocifs.image.opening import Image
+    from ocifs.image.opening import Options as ImageOptions
+    from ocifs.sources.reference import Reference
+    from ocifs.sources.source import Source
+    from ocifs.spec.digest import Digest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE = re.compile(r"(\d{1,15})\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int | None:
+    """Return a number of bytes, or of anything, that may have a unit; None: it is none."""
+    match = _SIZE.fullmatch(text.strip())
+    return int(match[1]) * _UNITS[match[2].lower()] if match else None
 
 
 class Size(click.ParamType[int]):
@@ -30,10 +43,33 @@ class Size(click.ParamType[int]):
         """Parse."""
         if isinstance(value, int):
             return value
-        match = _SIZE.fullmatch(value.strip())
-        if match is None:
+        size = parse_size(value)
+        if size is None:
             self.fail(f"{value!r} is not a size; write 64MiB or 10GiB", param, ctx)
-        return int(match[1]) * _UNITS[match[2].lower()]
+        return size
+
+
+class LimitType(click.ParamType[tuple[str, int]]):
+    """NAME=VALUE, of a limit."""
+
+    name = "NAME=VALUE"
+
+    def convert(
+        self, value: str | tuple[str, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Parse."""
+        if isinstance(value, tuple):
+            return value
+        name, _, number = value.partition("=")
+        field = name.strip().replace("-", "_")
+        if field not in Limits.__struct_fields__:
+            defaults = asdict(DEFAULT_LIMITS).items()
+            known = ", ".join(f"{each.replace('_', '-')}={in_units(default)}" for each, default in defaults)
+            self.fail(f"{name!r} is no limit. These are, with their defaults: {known}", param, ctx)
+        size = parse_size(number)
+        if size is None:
+            self.fail(f"{number!r} is not a number; write {name}=5000000 or {name}=64MiB", param, ctx)
+        return field, size
 
 
 class PlatformType(click.ParamType[Platform]):
@@ -43,7 +79,10 @@ class PlatformType(click.ParamType[Platform]):
 
     def convert(self, value: str | Platform, param: click.Parameter | None, ctx: click.Context | None) -> Platform:
         """Parse."""
-        return value if isinstance(value, Platform) else Platform.parse(value)
+        try:
+            return value if isinstance(value, Platform) else Platform.parse(value)
+        except NotFoundError as error:
+            self.fail(str(error), param, ctx)
 
 
 cache_dir_option = click.option(
@@ -66,23 +105,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 _ACCESS = "ocifs.access"
-_TRUST = "ocifs.trust-index"
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None:
-    """Keep an option that no verb but the opening of an image wants to know of (`access_of_command`)."""
+    """Keep an option that no verb but the opening of an image wants to know of."""
     ctx.meta.setdefault(_ACCESS, {})[param.name] = value
-
-
-def _remember_trust(ctx: click.Context, _param: click.Parameter, value: object) -> None:
-    ctx.meta[_TRUST] = value
 
 
 _REGISTRY_OPTIONS = (
     click.option(
         "--trust-index/--no-trust-index",
         default=None,
-        callback=_remember_trust,
+        callback=_remember,
         expose_value=False,
         help="Use an index that the registry has before it is proven.  [default: for a tag, not for a digest]",
     ),
@@ -121,17 +155,104 @@ _REGISTRY_OPTIONS = (
 )
 
 
-def access_of_command() -> Access:
-    """Return what the options of the running command say of registries."""
-    return Access(**click.get_current_context().meta.get(_ACCESS, {}))
+class Opening(NamedTuple):
+    """What the options say of how an image is opened."""
+
+    platform: Platform | None = None
+    cache_dir: Path | None = None
+    max_cache_size: int = DEFAULT_MAX_SIZE
+    limits: Limits = DEFAULT_LIMITS
+    strict: bool = False
+    low_memory: bool = False
+    lazy: bool = True
+    trust_index: bool | None = None
+    access: Access = Access()
+
+    def source(self, image: str) -> "tuple[Source, Reference]":
+        """Open where an image is, without the image."""
+        from ocifs.image.kept import open_kept
+        from ocifs.sources.reference import parse_reference
+
+        reference = parse_reference(image)
+        return open_kept(reference, self.store(), self.access, self.limits), reference
+
+    def store(self) -> Store:
+        """Open the cache; say on stderr when it is of no use."""
+        return open_store(self.cache_dir, self.max_cache_size)
+
+    def options(
+        self, progress: "Callable[[Digest, int, int], None]", *, layer: int | None = None, changes_only: bool = False
+    ) -> "ImageOptions":
+        """Return the options of the API."""
+        from ocifs.image.opening import Options
+
+        return Options(
+            store=self.store(),
+            platform=self.platform,
+            layer=layer,
+            changes_only=changes_only,
+            limits=self.limits,
+            strict=self.strict,
+            low_memory=self.low_memory,
+            lazy=self.lazy,
+            trust_index=self.trust_index,
+            access=self.access,
+            warn=warn,
+            progress=progress,
+        )
+
+    def open(self, image: str, *, layer: int | None = None, changes_only: bool = False) -> "Image":
+        """Open an image: from the cache, or with a progress bar if somebody watches."""
+        from ocifs.cli.progress import indexing
+        from ocifs.image.opening import open_image
+
+        with indexing() as progress:
+            return open_image(image, self.options(progress, layer=layer, changes_only=changes_only))
+
+    def complain(self, message: str) -> None:
+        """Warn of something odd in the image; with --strict, refuse it."""
+        if self.strict:
+            raise InvalidImageError(f"{message}: refused by --strict")
+        warn(message)
 
 
-def image_options(command: F) -> F:
-    """Add what every verb that opens an image takes."""
+def document_options(command: F) -> F:
+    """Add what every verb that opens an image takes, and give it to the verb as one `Opening`."""
+
+    @functools.wraps(command)
+    def with_opening(
+        platform: Platform | None,
+        cache_dir: Path | None,
+        max_cache_size: int,
+        limits: tuple[tuple[str, int], ...],
+        strict: bool = False,
+        **others: object,
+    ) -> object:
+        registry = dict(click.get_current_context().meta.get(_ACCESS, {}))
+        opening = Opening(
+            platform,
+            cache_dir,
+            max_cache_size,
+            replace(DEFAULT_LIMITS, **dict(limits)),
+            strict,
+            trust_index=registry.pop("trust_index", None),
+            access=Access(**registry),
+        )
+        return command(opening=opening, **others)
+
     for add in (
         *_REGISTRY_OPTIONS,
         max_cache_size_option,
         cache_dir_option,
+        click.option(
+            "--limit",
+            "limits",
+            type=LimitType(),
+            multiple=True,
+            envvar="OCIFS_LIMITS",
+            show_envvar=True,
+            help="Change what an image may cost, as entries=9000000; may be given again.  [names: --limit help]",
+        ),
         click.option(
             "--platform",
             type=PlatformType(),
@@ -139,8 +260,20 @@ def image_options(command: F) -> F:
             help="Which image, where there are several.  [default: this machine's]",
         ),
     ):
-        command = add(command)
-    return command
+        with_opening = add(with_opening)
+    return with_opening  # type: ignore[return-value] # of other parameters, as click calls it
+
+
+def image_options(command: F) -> F:
+    """Add what every verb takes that reads the layers of an image."""
+    strict = click.option(
+        "--strict",
+        is_flag=True,
+        envvar="OCIFS_STRICT",
+        show_envvar=True,
+        help="Refuse an image that there is, or was, anything to warn of.",
+    )
+    return strict(document_options(command))
 
 
 def mount_options(command: F) -> F:
@@ -150,6 +283,14 @@ def mount_options(command: F) -> F:
             "--log",
             type=click.Path(dir_okay=False, path_type=Path),
             help="Where the mount writes what went wrong.  [default: ocifs.log in the runtime directory]",
+        ),
+        click.option(
+            "--read-timeout",
+            type=click.IntRange(1, 86400),
+            default=60,
+            show_default=True,
+            metavar="SECONDS",
+            help="A read that takes longer fails (EIO).",
         ),
         click.option("--span-cache", type=Size(), default="64MiB", show_default=True, help="Memory for decoded bytes."),
         click.option(
@@ -171,44 +312,11 @@ def open_store(cache_dir: Path | None, max_cache_size: int) -> Store:
     return Store(cache_dir or default_directory(), max_size=max_cache_size, warn=warn)
 
 
-def open_for_command(
-    image: str,
-    platform: Platform | None,
-    cache_dir: Path | None,
-    max_cache_size: int,
-    *,
-    layer: int | None = None,
-    changes_only: bool = False,
-    lazy: bool = True,
-) -> "Image":
-    """Open an image for a verb: from the cache, or with a progress bar if somebody watches."""
-    from ocifs.cli.progress import indexing
-    from ocifs.image.opening import Options, open_image
-
-    with indexing() as progress:
-        return open_image(
-            image,
-            Options(
-                store=open_store(cache_dir, max_cache_size),
-                access=access_of_command(),
-                trust_index=click.get_current_context().meta.get(_TRUST),
-                lazy=lazy,
-                platform=platform,
-                layer=layer,
-                changes_only=changes_only,
-                warn=warn,
-                progress=progress,
-            ),
-        )
-
-
 class View(NamedTuple):
     """An image, and what of it a verb looks into."""
 
     image: str
-    platform: Platform | None
-    cache_dir: Path | None
-    max_cache_size: int
+    opening: Opening
     layer: int | None
     only_layer: int | None
 
@@ -216,11 +324,8 @@ class View(NamedTuple):
         """Open it."""
         if self.layer is not None and self.only_layer is not None:
             raise click.UsageError("--layer and --only-layer exclude each other")
-        return open_for_command(
+        return self.opening.open(
             self.image,
-            self.platform,
-            self.cache_dir,
-            self.max_cache_size,
             layer=self.layer if self.only_layer is None else self.only_layer,
             changes_only=self.only_layer is not None,
         )
@@ -230,16 +335,8 @@ def view_options(command: F) -> F:
     """Add what every verb that looks into an image takes, IMAGE included, and give it to the verb as one `View`."""
 
     @functools.wraps(command)
-    def with_view(
-        image: str,
-        platform: Platform | None,
-        cache_dir: Path | None,
-        max_cache_size: int,
-        layer: int | None,
-        only_layer: int | None,
-        **others: object,
-    ) -> object:
-        return command(View(image, platform, cache_dir, max_cache_size, layer, only_layer), **others)
+    def with_view(image: str, opening: Opening, layer: int | None, only_layer: int | None, **others: object) -> object:
+        return command(View(image, opening, layer, only_layer), **others)
 
     for add in (
         click.argument("image"),
@@ -252,5 +349,5 @@ def view_options(command: F) -> F:
 
 
 def warn(message: str) -> None:
-    """Print a warning on stderr."""
-    click.echo(f"ocifs: warning: {message}", err=True)
+    """Print a warning on stderr, on one line."""
+    click.echo(f"ocifs: warning: {printable_path(message)}", err=True)

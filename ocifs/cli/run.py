@@ -19,12 +19,11 @@ from ocifs.cli.bundle import (
     unwind_on_signals,
     write_bundle,
 )
-from ocifs.cli.options import image_options, mount_options, open_for_command
+from ocifs.cli.options import Opening, image_options, mount_options
 from ocifs.errors import printable_path
 from ocifs.mount.overlay import Kind
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import runtime_directory
-from ocifs.spec.platform import Platform
 
 
 @click.command(short_help="Run a container of an image.")
@@ -40,11 +39,10 @@ def run(
     daemon: Daemon,
     image: str,
     args: tuple[str, ...],
-    platform: Platform | None,
-    cache_dir: Path | None,
-    max_cache_size: int,
+    opening: Opening,
     engine: Literal["auto", "erofs", "fuse"],
     span_cache: int,
+    read_timeout: int,
     log: Path | None,
     rootfs: Kind,
     rootless: bool | None,
@@ -71,6 +69,7 @@ def run(
         rootless=bool(os.geteuid()) if rootless is None else rootless,
         engine=engine,
         span_cache=span_cache,
+        read_timeout=read_timeout,
         log=log,
     )
     prepare(wanted, daemon)
@@ -85,8 +84,8 @@ def run(
         if os.geteuid():
             check_user_namespaces()
         overrides = overrides_of(args, env, user, cwd, hostname, terminal=terminal)
-        opened = stack.enter_context(open_for_command(image, platform, cache_dir, max_cache_size))
-        spec = spec_of(opened, wanted, overrides)
+        opened = stack.enter_context(opening.open(image))
+        spec = spec_of(opened, wanted, overrides, opening)
         bundle = Path(tempfile.mkdtemp(prefix="ocifs-", dir=_place_for(wanted)))
         held = last.enter_context(cleaned_up(bundle, program, keep=keep))
         write_bundle(bundle, opened, spec, wanted)

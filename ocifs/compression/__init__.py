@@ -9,6 +9,7 @@ so spans decode in any order and in parallel. Neither knows of tar, of digests o
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import ReaderAt
 
 SPACING = 1 << 20
@@ -62,13 +63,16 @@ class Codec(Protocol):
     """A compression, as a module: `plain`, `gzip` and `zstd` are of this shape."""
 
     @staticmethod
-    def passes(blob: ReaderAt, warn: Warn) -> list[Callable[[], Pass]]:
+    def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[Callable[[], Pass]]:
         """Return the ways through a blob, the fastest first; what one finds invalid the next one judges."""
         ...
 
     @staticmethod
-    def decode(data: bytes, checkpoint: Checkpoint, size: int) -> bytes:
-        """Return the `size` bytes of the span whose compressed bytes are `data`. Raises InvalidImageError."""
+    def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
+        """Give the `size` bytes of the span whose compressed bytes are `data`, in pieces, none empty.
+
+        Whoever wants only the first of them stops early. Raises InvalidImageError.
+        """
         ...
 
 

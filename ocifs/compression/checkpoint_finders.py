@@ -13,13 +13,18 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
-from ocifs.compression import CHUNK, SPACING, Checkpoint, evenly
+from zlib_ng import zlib_ng
+
+from ocifs.compression import CHUNK, MAX_SPAN, SPACING, Checkpoint, evenly
+from ocifs.compression.deflate import align
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.reader import FileReader, FileSection, ReaderAt
 
 _SMALL = 4 << 20
+_INFLATING = max(1, (os.cpu_count() or 1) - 1)
+"""Threads of rapidgzip; hashing and reading headers keep another processor busy."""
 
 # "GZIDX", version, flags, compressed size, uncompressed size, spacing, window size, number of points
 _GZIDX_HEADER = struct.Struct("<5sBBQQIII")
@@ -78,11 +83,12 @@ def read_gzidx(file: BinaryIO, blob_size: int) -> Iterator[Checkpoint]:
         # Version 0 has no flag: every point but the first has a window.
         expected = window_size if (has_window if version else index) else 0
         window = file.read(expected)
-        if not (before[0] <= offset <= blob_size and before[1] <= start <= size and bits < 8 and offset >= bits):
+        place = 8 * offset - bits  # in bits
+        if not (before[0] <= place <= 8 * blob_size and before[1] <= start <= size and bits < 8):
             raise InvalidImageError(f"GZIDX file: checkpoint {index} lies outside the blob")
         if len(window) < expected:
             raise InvalidImageError("GZIDX file: it is cut short")
-        before = (offset, start)
+        before = (place, start)
         if start < size or index == 0:
             yield Checkpoint(start, offset - (bits > 0), bits, window)
     yield Checkpoint(size, blob_size)
@@ -155,6 +161,10 @@ def _find(blob: ReaderAt, end: int, fd: int) -> None:
         raise InvalidImageError(f"no checkpoints found: {error}") from None
 
 
+def _is_whole_file(blob: ReaderAt) -> TypeGuard[FileSection]:
+    return isinstance(blob, FileSection) and blob.offset == 0 and os.fstat(blob.fd).st_size == blob.size
+
+
 def rapidgzip_is_installed() -> bool:
     """Whether the optional dependency is there."""
     return importlib.util.find_spec("rapidgzip") is not None
@@ -163,8 +173,9 @@ def rapidgzip_is_installed() -> bool:
 class RapidgzipPass:
     """Inflates on all cores.
 
-    It takes no padding and no garbage after a member: those need the other pass. Where a stream is cut short it may
-    end without an error, so its bytes are believed only once the diff ID has proven them.
+    It takes no padding and no garbage after a member: those need the other pass. Where a stream is cut short, or a few
+    bytes follow it, it may end without an error: so where it ended is looked at, and its bytes are believed only once
+    the diff ID has proven them.
     """
 
     restartable = True
@@ -174,7 +185,9 @@ class RapidgzipPass:
 
         self.blob = blob
         self.consumed = 0
-        self.file = rapidgzip.RapidgzipFile(_SeekableFile(blob, blob.size), parallelization=0, chunk_size=SPACING)
+        # It reads a file by itself, without the GIL, but only from its beginning to its end.
+        source = blob.fd if _is_whole_file(blob) else _SeekableFile(blob, blob.size)
+        self.file = rapidgzip.RapidgzipFile(source, parallelization=_INFLATING, chunk_size=SPACING)
 
     def __enter__(self) -> "RapidgzipPass":
         return self
@@ -199,7 +212,30 @@ class RapidgzipPass:
             except (ValueError, RuntimeError) as error:  # it is of a stream that was cut
                 raise InvalidImageError(f"rapidgzip: {error}") from None
             found.seek(0)
-            yield from evenly(read_gzidx(found, self.blob.size))
+            points = list(evenly(read_gzidx(found, self.blob.size)))
+        if not _end_with(self.blob, *points[-2:]):
+            raise InvalidImageError("rapidgzip: the stream does not end where the blob does")
+        yield from points
+
+
+def _end_with(blob: ReaderAt, last: Checkpoint, end: Checkpoint) -> bool:
+    """Whether what begins at the `last` checkpoint ends where the blob does, or in NULs."""
+    if end.start - last.start > MAX_SPAN or end.offset - last.offset > 2 * MAX_SPAN:
+        return True  # a span of that size has the other pass go over the blob again
+    data = align(blob.pread(end.offset - last.offset, last.offset), last.bits)
+    inflater = zlib_ng.decompressobj(wbits=-15, zdict=last.window)
+    trailer = 8  # of the member that is under way: CRC32 and ISIZE
+    try:
+        while data:
+            inflater.decompress(data, MAX_SPAN + 1)
+            if not inflater.eof or len(inflater.unused_data) < trailer:
+                return False
+            data = inflater.unused_data[trailer:].lstrip(b"\0")
+            inflater = zlib_ng.decompressobj(wbits=31)
+            trailer = 0
+    except zlib_ng.error:  # type: ignore[misc]  # its stub calls it a value
+        return False
+    return True
 
 
 def _main() -> None:

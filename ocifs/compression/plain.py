@@ -5,6 +5,7 @@ from functools import partial
 
 from ocifs.compression import CHUNK, SPACING, Checkpoint, Pass, Warn
 from ocifs.errors import InvalidImageError
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import ReaderAt
 
 
@@ -36,13 +37,14 @@ class PlainPass:
         yield Checkpoint(self.consumed, self.consumed)
 
 
-def passes(blob: ReaderAt, warn: Warn) -> list[Callable[[], Pass]]:
+def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[Callable[[], Pass]]:
     """There is one way."""
     return [partial(PlainPass, blob)]
 
 
-def decode(data: bytes, checkpoint: Checkpoint, size: int) -> bytes:
-    """Return `data` itself."""
+def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
+    """Give `data` itself."""
     if len(data) != size:
         raise InvalidImageError(f"the span holds {len(data)} bytes instead of {size}")
-    return data
+    if data:
+        yield data

@@ -12,11 +12,12 @@ from typing import IO, NamedTuple, cast
 import zstandard
 
 from ocifs.compression import CHUNK, MAX_SPAN, SPACING, Checkpoint, Pass, Warn, evenly
-from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
+from ocifs.errors import InvalidImageError, UnsupportedError
+from ocifs.limits import DEFAULT_LIMITS, Limits, in_units
 from ocifs.reader import ReaderAt
 
-MAX_WINDOW = 1 << 27
-"""Largest window that is decoded, in bytes: what zstd itself allows by default; a frame may ask for gigabytes."""
+_SPAN_WINDOW = 1 << 27
+"""Bytes. A frame with a larger window is no span: whoever reads a few bytes of it would need that much memory."""
 
 _MAGIC = 0xFD2FB528
 _SKIPPABLE = 0x184D2A50
@@ -31,24 +32,26 @@ class Frame(NamedTuple):
     end: int
     bound: int
     """No less than the uncompressed size."""
+    window: int = 0
+    """Bytes that its decoder holds."""
 
 
-def scan_frames(blob: ReaderAt) -> Iterator[Frame]:
-    """Give the frames of a blob by their block headers alone. Raises InvalidImageError, UnsupportedError."""
+def scan_frames(blob: ReaderAt, limits: Limits = DEFAULT_LIMITS) -> Iterator[Frame]:
+    """Give the frames of a blob by their headers alone. Raises InvalidImageError, UnsupportedError, LimitError."""
     offset = 0
     while offset < blob.size:
         head = blob.pread(18, offset)
         magic = int.from_bytes(head[:4], "little")
         if magic & ~0xF == _SKIPPABLE:
             end = offset + 8 + int.from_bytes(head[4:8], "little")
-            bound = 0
+            bound = window = 0
         elif magic == _MAGIC:
-            end, bound = _scan_frame(blob, offset, head)
+            end, bound, window = _scan_frame(blob, offset, head, limits)
         else:
             raise InvalidImageError(f"no zstd frame at byte {offset}")
         if end > blob.size:
             raise InvalidImageError("the zstd stream ends in the middle: the blob is cut short")
-        yield Frame(offset, end, bound)
+        yield Frame(offset, end, bound, window)
         offset = end
 
 
@@ -59,15 +62,15 @@ def _joined(frames: Iterator[Frame]) -> Iterator[Frame]:
         return
     for frame in frames:
         if run.bound + frame.bound <= SPACING and frame.end - run.offset <= SPACING:
-            run = Frame(run.offset, frame.end, run.bound + frame.bound)
+            run = Frame(run.offset, frame.end, run.bound + frame.bound, max(run.window, frame.window))
         else:
             yield run
             run = frame
     yield run
 
 
-def _scan_frame(blob: ReaderAt, offset: int, head: bytes) -> tuple[int, int]:
-    """Return where the frame at `offset` ends and a bound of its uncompressed size."""
+def _scan_frame(blob: ReaderAt, offset: int, head: bytes, limits: Limits) -> tuple[int, int, int]:
+    """Return where the frame at `offset` ends, a bound of its uncompressed size, and its window."""
     try:
         parameters = zstandard.get_frame_parameters(head)
         header_size = zstandard.frame_header_size(head)
@@ -77,11 +80,9 @@ def _scan_frame(blob: ReaderAt, offset: int, head: bytes) -> tuple[int, int]:
         raise UnsupportedError(
             f"zstd frame at byte {offset} needs dictionary {parameters.dict_id}: recompress the layer"
         )
-    if parameters.window_size > MAX_WINDOW:
-        raise LimitError(
-            f"zstd frame at byte {offset} asks for a window of {parameters.window_size >> 20} MiB; "
-            f"the limit is {MAX_WINDOW >> 20} MiB: recompress the layer without --long"
-        )
+    if parameters.window_size > limits.zstd_window:
+        what = f"zstd frame at byte {offset} asks for a window of {in_units(parameters.window_size)}"
+        raise limits.passed("zstd_window", what)
     place = offset + header_size
     bound = 0
     last = False
@@ -96,17 +97,18 @@ def _scan_frame(blob: ReaderAt, offset: int, head: bytes) -> tuple[int, int]:
         bound += _BLOCK_MAX if kind == 2 else size  # only a compressed block does not tell what it holds
     if parameters.content_size != zstandard.CONTENTSIZE_UNKNOWN:
         bound = parameters.content_size
-    return place + 4 * parameters.has_checksum, bound
+    return place + 4 * parameters.has_checksum, bound, parameters.window_size
 
 
 class ZstdPass:
     """Decodes frame after frame."""
 
-    def __init__(self, blob: ReaderAt) -> None:
+    def __init__(self, blob: ReaderAt, limits: Limits = DEFAULT_LIMITS) -> None:
         self.blob = blob
+        self.limits = limits
         self.consumed = 0
-        self.frames = list(_joined(scan_frames(blob)))
-        self.restartable = all(frame.bound <= MAX_SPAN for frame in self.frames)
+        self.frames = list(_joined(scan_frames(blob, limits)))
+        self.restartable = all(frame.bound <= MAX_SPAN and frame.window <= _SPAN_WINDOW for frame in self.frames)
         self.starts: list[int] = []
 
     def __enter__(self) -> "ZstdPass":
@@ -118,7 +120,7 @@ class ZstdPass:
     def chunks(self) -> Iterator[bytes]:
         """Decode in pieces of bounded size, however much a frame claims to hold."""
         produced = 0
-        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=self.limits.zstd_window)
         for frame in self.frames:
             self.starts.append(produced)
             try:
@@ -153,19 +155,20 @@ class _Forward(io.RawIOBase):
         return data
 
 
-def passes(blob: ReaderAt, warn: Warn) -> list[Callable[[], Pass]]:
+def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[Callable[[], Pass]]:
     """There is one way."""
-    return [partial(ZstdPass, blob)]
+    return [partial(ZstdPass, blob, limits)]
 
 
-def decode(data: bytes, checkpoint: Checkpoint, size: int) -> bytes:
-    """Decode the frames of a span, `size` bytes in all."""
+def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
+    """Decode the frames of a span, `size` bytes in all: at once, since that takes a fraction of what inflating does."""
     try:
-        reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(data, read_across_frames=True)
+        reader = zstandard.ZstdDecompressor(max_window_size=_SPAN_WINDOW).stream_reader(data, read_across_frames=True)
         # One byte more than is due, to notice too many; never as many as a frame may claim.
         decoded = reader.read(size + 1) if size else b""
     except zstandard.ZstdError as error:
         raise InvalidImageError(f"span at byte {checkpoint.offset}: {error}") from None
     if len(decoded) != size:
         raise InvalidImageError(f"span at byte {checkpoint.offset} holds other than {size} bytes")
-    return decoded
+    if decoded:
+        yield decoded

@@ -21,6 +21,9 @@ SUPERBLOCK = Struct("<I4xIB1xHQ8x4xI8x16s16sI44x")
 """struct erofs_super_block: magic, feature_compat, blkszbits, root_nid, inos, blocks, uuid, volume_name,
 feature_incompat; all else is zero, the optional checksum included."""
 SUPERBLOCK_OFFSET = 1024
+WARNINGS = Struct("<I1020s")
+"""How many warnings there were when the tree was made, and the first, in UTF-8: kept before the superblock, where
+others have boot code."""
 SUPERBLOCK_END = SUPERBLOCK_OFFSET + SUPERBLOCK.size
 UUID_OFFSET = SUPERBLOCK_OFFSET + 48
 COMPAT_MTIME = 0x2

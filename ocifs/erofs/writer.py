@@ -54,12 +54,17 @@ class _Inode(msgspec.Struct, gc=False):
 
 
 def compile_tree(
-    root: Node, layer_sizes: Sequence[int], read: Read, warn: Callable[[str], None] = _log.warning
+    root: Node,
+    layer_sizes: Sequence[int],
+    read: Read,
+    warn: Callable[[str], None] = _log.warning,
+    warnings: Sequence[str] = (),
 ) -> bytes:
     """Return the tree image of the tree below `root`; its length is a multiple of 4096.
 
     `layer_sizes[k]` is the length of layer k's uncompressed tar stream and `read(layer, size, offset)` reads it,
-    which only sparse files with chunks to copy need. `warn` is told once of extended attributes left out.
+    which only sparse files with chunks to copy need. `warn` is told once of extended attributes left out. `warnings`,
+    read after that, are kept in the image.
 
     Raises `InvalidImageError` for a tree that no file system can hold, `UnsupportedError` for one that EROFS
     cannot, `LimitError` when a bound on sparse files or the 2 TiB that can be addressed are passed.
@@ -81,6 +86,8 @@ def compile_tree(
                 _write_chunks(image, inode, inode.chunks, bases, read)
         except OcifsError as error:
             raise _at(inodes, number, error) from error
+    if warnings:
+        _write_warnings(image, warnings)
     _write_superblock(image, inodes, total)
     return bytes(image)
 
@@ -291,6 +298,13 @@ def _write_chunks(image: bytearray, inode: _Inode, chunks: sparse.Chunks, bases:
     for content in sparse.literal_bytes(chunks, lambda size, offset: read(layer, size, offset)):
         _put(image, position, content)
         position += len(content)
+
+
+def _write_warnings(image: bytearray, warnings: Sequence[str]) -> None:
+    first = warnings[0].encode()
+    room = erofs.SUPERBLOCK_OFFSET - 4
+    kept = first if len(first) <= room else first[: room - 3].decode(errors="ignore").encode() + "…".encode()
+    erofs.WARNINGS.pack_into(image, 0, len(warnings), kept)
 
 
 def _write_superblock(image: bytearray, inodes: Sequence[_Inode], total: int) -> None:

@@ -1,4 +1,4 @@
-"""What of an image could not be made in an export: counted by kind, with the first example of each, never silent."""
+"""What an export has otherwise than the image: counted by kind, with the first example of each, never silent."""
 
 from collections.abc import Iterator
 from enum import Enum
@@ -16,6 +16,7 @@ class Loss(Enum):
     XATTR = "extended attributes that the system refuses"
     DEVICE = "devices left out, which only root can make"
     PLACEHOLDER = "devices that are empty files instead"
+    WHITEOUT = "character devices 0:0, which overlayfs over the directory takes for files that are removed"
     SOCKET = "sockets left out, which tar does not know"
 
 

@@ -98,7 +98,7 @@ def _built(target: str, remove: Callable[[str, int], None]) -> Iterator[tuple[in
             yield parent, temporary
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException as error:
-            with suppress(FileNotFoundError):  # it was not made, or has its name by now
+            with suppress(FileNotFoundError, NotADirectoryError):  # not made, renamed by now, or somebody else's
                 remove(temporary, parent)
             if isinstance(error, OSError):
                 raise OcifsError(f"{printable_path(target)}: {error.strerror}") from error

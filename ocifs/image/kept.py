@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.layer import lazy
 from ocifs.layer.lazy import LazyBlob
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileReader, FileSection, ReaderAt
 from ocifs.sources.reference import Reference
 from ocifs.sources.registry.access import Access
@@ -151,6 +152,7 @@ class KeptSource:
     """A registry, and the store in front of it."""
 
     def __init__(self, source: Source, store: Store) -> None:
+        self.limits = source.limits
         self.source = source
         """Where things come from."""
         self._store = store
@@ -163,7 +165,7 @@ class KeptSource:
         if reference.digest is not None and (file := self._store.load(BLOB, reference.digest)) is not None:
             try:
                 name = f"manifest {reference.digest}"
-                document = parse_document(read_metadata(file, name), name)
+                document = parse_document(read_metadata(file, name, self.limits), name)
                 return (Descriptor(media_type=document.media_type, digest=reference.digest, size=file.size),)
             finally:
                 file.close()
@@ -220,9 +222,11 @@ def _other_size(descriptor: Descriptor, blob: ReaderAt) -> InvalidImageError:
     return InvalidImageError(f"blob {descriptor.digest} has {blob.size} bytes, its descriptor says {descriptor.size}")
 
 
-def open_kept(reference: Reference, store: Store, access: Access | None = None) -> Source:
+def open_kept(
+    reference: Reference, store: Store, access: Access | None = None, limits: Limits = DEFAULT_LIMITS
+) -> Source:
     """Open what a reference names; what comes from a registry is kept in `store`. Raises what `open_source` does."""
-    source = open_source(reference, access)
+    source = open_source(reference, access, limits)
     return KeptSource(source, store) if reference.transport == "docker" else source
 
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -18,11 +19,12 @@ import msgspec
 from ocifs.errors import NotFoundError, OcifsError
 from ocifs.image.kept import Download, KeptSource, in_file, open_kept
 from ocifs.image.rootfs import Rootfs
-from ocifs.image.trees import Trees
-from ocifs.layer.build import LayerBlob, Limits, open_layer_index
+from ocifs.image.trees import Trees, refuse_odd
+from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import DEFAULT_CAPACITY, SpanCache
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileReader
 from ocifs.sources.reference import Reference, parse_reference
 from ocifs.sources.registry.access import Access
@@ -63,7 +65,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Let the rootfs be what that layer changes, whiteouts among it (`ocifs.tree.changes`), not the merged tree."""
     span_cache: int = DEFAULT_CAPACITY
     """Bytes of decoded spans to hold."""
-    limits: Limits = Limits()
+    limits: Limits = DEFAULT_LIMITS
+    strict: bool = False
+    """Refuse an image of which `warn` is, or was once, told; what is in the store remembers."""
+    low_memory: bool = False
+    """Index one layer at a time, in the way that takes the least memory; slower."""
     warn: Callable[[str], None] = _ignore
     """Is told, a line each time, what is odd about the image but can be lived with."""
     progress: Callable[[Digest, int, int], None] = _no_progress
@@ -136,7 +142,8 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
 
     Raises:
         NotFoundError: The reference names nothing, or more than one image; or there is no such layer.
-        InvalidImageError: The image is not what its digests promise, or breaks the specification.
+        InvalidImageError: The image is not what its digests promise, or breaks the specification; or it has something
+            odd and `options.strict` is set.
         UnsupportedError, LimitError: It holds what ocifs does not handle, or too much.
         RegistryError: Its registry cannot be reached, or refuses.
     """
@@ -144,13 +151,18 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
     if not isinstance(reference, Reference):
         reference = parse_reference(os.fspath(reference))
     with ExitStack() as stack:
-        source = open_kept(reference, options.store, options.access)
+        source = open_kept(reference, options.store, options.access, options.limits)
         stack.callback(source.close)
         resolved = _cut(resolve_image(source, reference, options.platform), options.layer)
         known = _known_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)
         layers = _open_layers(source, resolved, known, options, stack)
-        trees = Trees(layers, options.store, options.warn)
+        trees = Trees(layers, options.store, options.warn, limits=options.limits, strict=options.strict)
         stack.callback(trees.close)
+        if options.strict:
+            for layer in layers:
+                warnings = layer.index.summary.warnings
+                refuse_odd(f"layer {layer.index.summary.blob_digest}", len(warnings), *warnings[:1])
+            trees.as_of(len(layers))
         rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
         return Image(source, resolved, rootfs, trees, stack.pop_all())
 
@@ -165,7 +177,7 @@ class _Known(NamedTuple):
 
 def _known_indexes(
     source: Source, resolved: ResolvedImage, options: Options, stack: ExitStack, *, by_digest: bool
-) -> dict[Digest, _Known]:
+) -> dict[tuple[Digest, Digest], _Known]:
     """Return the LayerIndexes that are known of layers in a registry: what is read of these is fetched.
 
     A registry that is trusted for what a tag means is trusted for the index that it has of it; a digest is to be held
@@ -173,7 +185,7 @@ def _known_indexes(
     """
     if not options.lazy or not isinstance(source, KeptSource):
         return {}
-    known: dict[Digest, _Known] = {}
+    known: dict[tuple[Digest, Digest], _Known] = {}
     missing = []
     for layer in resolved.layers:
         file = options.store.load(KIND, layer.descriptor.digest)
@@ -183,14 +195,14 @@ def _known_indexes(
         stack.callback(file.close)
         index = LayerIndex(file)
         if index.summary.diff_id == layer.diff_id:
-            known[layer.descriptor.digest] = _Known(index)
+            known[_key(layer)] = _Known(index)
     trusted = not by_digest if options.trust_index is None else options.trust_index
     return known | _published(source, resolved, missing, options) if missing and trusted else known
 
 
 def _published(
     source: KeptSource, resolved: ResolvedImage, layers: list[LayerOfImage], options: Options
-) -> dict[Digest, _Known]:
+) -> dict[tuple[Digest, Digest], _Known]:
     """Return the LayerIndexes that are published of some layers; what is wrong with one is a warning."""
     from ocifs.image.published import open_published, published_indexes
 
@@ -208,37 +220,43 @@ def _published(
     for layer, descriptor, blob in opened:
         try:
             section = in_file(blob)
-            index = open_published(FileReader(section.fd, section.offset, section.size), layer, options.limits.toc)
+            index = open_published(FileReader(section.fd, section.offset, section.size), layer, options.limits)
         except OcifsError as error:
             options.warn(f"layer {layer.descriptor.digest}: its published index is not used: {error}")
         else:
-            known[layer.descriptor.digest] = _Known(index, descriptor.digest)
+            known[_key(layer)] = _Known(index, descriptor.digest)
     return known
 
 
 def _open_layers(
-    source: Source, resolved: ResolvedImage, known: dict[Digest, _Known], options: Options, stack: ExitStack
+    source: Source,
+    resolved: ResolvedImage,
+    known: dict[tuple[Digest, Digest], _Known],
+    options: Options,
+    stack: ExitStack,
 ) -> list[Layer]:
     """Open the layers: those whose index is not known are indexed, and read from front to end for that."""
-    blobs = {
-        layer.descriptor.digest: LayerBlob(
-            layer.descriptor.digest, layer.diff_id, layer.compression, source.open(layer.descriptor)
-        )
+    blobs = [
+        LayerBlob(layer.descriptor.digest, layer.diff_id, layer.compression, source.open(layer.descriptor))
         for layer in resolved.layers
-        if layer.descriptor.digest not in known
-    }
-    made = dict(zip(blobs, _open_indexes(list(blobs.values()), options, stack), strict=True))
+        if _key(layer) not in known
+    ]
+    made = iter(zip(_open_indexes(blobs, options, stack), blobs, strict=True))
     cache = SpanCache(options.span_cache)
     layers = []
     for number, layer in enumerate(resolved.layers):
-        digest = layer.descriptor.digest
-        if digest in made:
-            layers.append(Layer(number, made[digest], in_file(blobs[digest].blob), cache))
+        if (found := known.get(_key(layer))) is None:
+            index, blob = next(made)
+            layers.append(Layer(number, index, in_file(blob.blob), cache))
         else:
             assert isinstance(source, KeptSource)  # noqa: S101 - nothing is known else
-            blob = source.open_part(layer.descriptor)
-            layers.append(Layer(number, known[digest].layer_index, blob, cache, known[digest].published))
+            part = source.open_part(layer.descriptor)
+            layers.append(Layer(number, found.layer_index, part, cache, found.published))
     return layers
+
+
+def _key(layer: LayerOfImage) -> tuple[Digest, Digest]:
+    return layer.descriptor.digest, layer.diff_id
 
 
 def _cut(resolved: ResolvedImage, layer: int | None) -> ResolvedImage:
@@ -257,6 +275,7 @@ def _number(layer: int, resolved: ResolvedImage) -> int:
 def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) -> list[LayerIndex]:
     """Open or make the index of each layer, the largest first, as many at a time as there are processors."""
     stop = threading.Event()
+    warn = _ignore if options.strict else options.warn
 
     def progress(layer: Digest, done: int, total: int) -> None:
         if stop.is_set():
@@ -265,11 +284,16 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
 
     distinct = {(blob.digest, blob.diff_id): blob for blob in blobs}
     largest_first = sorted(distinct, key=lambda key: -distinct[key].blob.size)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads, ExitStack() as undo:
-        opening = {
-            key: threads.submit(open_layer_index, distinct[key], options.store, options.limits, options.warn, progress)
-            for key in largest_first
-        }
+    open_one = partial(
+        open_layer_index,
+        store=options.store,
+        limits=options.limits,
+        warn=warn,
+        progress=progress,
+        low_memory=options.low_memory,
+    )
+    with ThreadPoolExecutor(1 if options.low_memory else os.cpu_count() or 1) as threads, ExitStack() as undo:
+        opening = {key: threads.submit(open_one, distinct[key]) for key in largest_first}
         undo.callback(_close_opened, opening.values())
         undo.callback(threads.shutdown, cancel_futures=True)
         undo.callback(_stop_downloads, blobs)

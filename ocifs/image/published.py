@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.layer.index import KIND, LayerIndex
+from ocifs.limits import Limits
 from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.referrers import Content, Referrers
 from ocifs.sources.resolve import Layer, ResolvedImage
@@ -18,7 +19,6 @@ from ocifs.spec.artifact import EMPTY, EMPTY_CONFIG, Artifact, encode_artifact, 
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.mediatypes import OCI_MANIFEST
-from ocifs.toc import Limits
 from ocifs.toc.check import check_entries
 
 ARTIFACT_TYPE = "application/vnd.ocifs.layer-indexes.v1"

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from ocifs.errors import InvalidImageError
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.spec.digest import DiffID, Digest, chain_id
 from ocifs.store import Kind, Store, StoredFile, Writer
 
 if TYPE_CHECKING:
     from ocifs.tree.node import Node
 
-TREE = Kind("tree", 2)
-CHANGES = Kind("changes", 1)
+TREE = Kind("tree", 3)
+CHANGES = Kind("changes", 2)
 
 _MAX_WARNINGS = 100
 
@@ -27,10 +29,21 @@ Warn = Callable[[str], None]
 class Trees:
     """The trees of some layers, opened when they are asked for, and all closed together."""
 
-    def __init__(self, layers: Sequence[Layer], store: Store, warn: Warn) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        store: Store,
+        warn: Warn,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        strict: bool = False,
+    ) -> None:
+        """With `strict`, a tree that `warn` was ever told of is an InvalidImageError instead."""
         self.layers = layers
         self._store = store
-        self._warn = warn
+        self._warn = _ignore if strict else warn
+        self._limits = limits
+        self._strict = strict
         self._closing = ExitStack()
         self._opened: dict[tuple[Kind, int], Rootfs] = {}
         self._changes: tuple[int, Iterator[Node]] = (0, iter(()))
@@ -42,13 +55,13 @@ class Trees:
 
     def as_of(self, count: int) -> Rootfs:
         """Return the tree of the first `count` layers."""
-        return self._open(TREE, count, lambda: self._merged(count))
+        return self._open(TREE, count, lambda odd: self._merged(count, odd))
 
     def changes(self, number: int) -> Rootfs:
         """Return what layer `number` changes, as `ocifs.tree.changes` has it."""
-        return self._open(CHANGES, number + 1, lambda: self._changed(number))
+        return self._open(CHANGES, number + 1, lambda odd: self._changed(number))
 
-    def _open(self, kind: Kind, count: int, make: "Callable[[], Node]") -> Rootfs:
+    def _open(self, kind: Kind, count: int, make: "Callable[[list[str]], Node]") -> Rootfs:
         rootfs = self._opened.get((kind, count))
         if rootfs is None:
             layers = self.layers[:count]
@@ -58,8 +71,11 @@ class Trees:
                 # Not under the name of the tar streams: nothing has shown yet that it is of them.
                 claims = " ".join(str(layer.published or layer.index.summary.blob_digest) for layer in layers)
                 kept, subject = kind._replace(name=f"p{kind.name}"), Digest.of(claims.encode())
-            file = self._store.get(kept, subject, lambda out: self._compile(make(), layers, out))
+            odd: list[str] = []
+            file = self._store.get(kept, subject, lambda out: self._compile(make(odd), layers, odd, out))
             rootfs = self._opened[kind, count] = self._own(file, layers)
+        if self._strict:
+            refuse_odd("tree", *rootfs.tree.warnings)
         return rootfs
 
     def _own(self, file: StoredFile, layers: Sequence[Layer]) -> Rootfs:
@@ -68,16 +84,22 @@ class Trees:
         self._closing.callback(rootfs.close)
         return rootfs
 
-    def _compile(self, root: "Node", layers: Sequence[Layer], out: Writer) -> None:
+    def _compile(self, root: "Node", layers: Sequence[Layer], odd: list[str], out: Writer) -> None:
         from ocifs.erofs.writer import compile_tree  # a warm start has no use for it, nor for merging
 
         sizes = [layer.size for layer in layers]
-        out.write(compile_tree(root, sizes, lambda layer, size, offset: layers[layer].pread(size, offset), self._warn))
+        note = _noted(self._warn, odd)
 
-    def _merged(self, count: int) -> "Node":
+        def read(layer: int, size: int, offset: int) -> bytes:
+            return layers[layer].pread(size, offset)
+
+        out.write(compile_tree(root, sizes, read, note, odd))
+
+    def _merged(self, count: int, odd: list[str]) -> "Node":
         from ocifs.tree.merge import merge
 
-        return merge((layer.index.toc() for layer in self.layers[:count]), _at_most(_MAX_WARNINGS, self._warn))
+        note = _at_most(_MAX_WARNINGS, _noted(self._warn, odd))
+        return merge((layer.index.toc() for layer in self.layers[:count]), note, self._limits)
 
     def _changed(self, number: int) -> "Node":
         from ocifs.tree.merge import changes
@@ -85,12 +107,33 @@ class Trees:
         following, trees = self._changes
         if following == 0 or following > number:
             # What is odd was told when the whole tree was made.
-            following, trees = 0, changes((layer.index.toc() for layer in self.layers), lambda message: None)
+            following, trees = 0, changes((layer.index.toc() for layer in self.layers), _ignore, self._limits)
         for _ in range(following, number):
             next(trees)
         root = next(trees)
         self._changes = (0, iter(())) if number + 1 == len(self.layers) else (number + 1, trees)
         return root
+
+
+def refuse_odd(what: str, count: int, first: str = "") -> None:
+    """Raise InvalidImageError for `count` warnings of `what`, if there are any."""
+    if count:
+        more = f" (and {count - 1} more like it)" if count > 1 else ""
+        raise InvalidImageError(f"{what}: {first}{more}: refused by --strict")
+
+
+def _ignore(message: str) -> None:
+    """Take no notice."""
+
+
+def _noted(warn: Warn, odd: list[str]) -> Warn:
+    """Return `warn`, with what it is told added to `odd`."""
+
+    def note(message: str) -> None:
+        odd.append(message)
+        warn(message)
+
+    return note
 
 
 def _at_most(count: int, warn: Warn) -> Warn:

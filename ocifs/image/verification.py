@@ -8,6 +8,7 @@ changed: what is wrong in the cache is left there for the next command to make a
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,10 +16,10 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, OcifsError
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_too_many_files
 from ocifs.image.kept import in_file, open_kept
 from ocifs.image.opening import Options
-from ocifs.image.trees import CHANGES, TREE, Trees
+from ocifs.image.trees import CHANGES, TREE, Trees, refuse_odd
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import CODECS, Layer
@@ -46,10 +47,16 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     proven: str = ""
     problem: str | None = None
     """None: there is none."""
+    at: float = msgspec.field(default_factory=time.time)
+    """When: seconds since the epoch."""
+    indexed: float | None = None
+    """When the LayerIndex of a layer was made, which took the same proof of blob and diff ID."""
 
 
 def verify_image(reference: str, options: Options) -> Iterator[Check]:
     """Give a check for each part of an image; parts that need one that is wrong are left out.
+
+    With `options.strict` something odd is a problem as well.
 
     `options.progress` is told (layer, bytes read, bytes to read), which are twice those of the blob.
 
@@ -60,7 +67,7 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
     with ExitStack() as stack:
         parsed = parse_reference(reference)
         try:
-            source = open_kept(parsed, options.store, options.access)
+            source = open_kept(parsed, options.store, options.access, options.limits)
             stack.callback(source.close)
             resolved = resolve_image(source, parsed, options.platform)
         except InvalidImageError as error:
@@ -115,7 +122,7 @@ def _verified_layers(
         for number, layer in enumerate(resolved.layers):
             try:
                 blob = source.open(layer.descriptor)
-            except OcifsError as error:
+            except (NotFoundError, InvalidImageError) as error:
                 opened.append(_Verified([_blob_check(number, layer.descriptor.digest, str(error))]))
                 continue
             key = (layer.descriptor.digest, layer.diff_id)
@@ -154,8 +161,11 @@ class _LayerCheck:
         index = None
         try:
             index, proven = self._prove()
-            check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven)
+            if self.options.strict:
+                refuse_odd("layer", len(index.summary.warnings), *index.summary.warnings[:1])
+            check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven, indexed=index.made)
         except (OcifsError, OSError) as error:
+            raise_if_too_many_files(error)
             problem = error.strerror if isinstance(error, OSError) else str(error)
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, problem=problem)
             index = None
@@ -216,7 +226,9 @@ class _LayerCheck:
     def _check_whole(self) -> None:
         """Decode the blob from front to end, where spans are read from a copy."""
         hasher = self.layer.diff_id.hasher()
-        with CODECS[self.layer.compression].passes(self.layer.blob, lambda message: None)[-1]() as reading:
+        with CODECS[self.layer.compression].passes(self.layer.blob, lambda message: None, self.options.limits)[
+            -1
+        ]() as reading:
             for chunk in reading.chunks():
                 hasher.update(chunk)
         self._check_diff_id(hasher.hexdigest())
@@ -225,7 +237,7 @@ class _LayerCheck:
         """Decode span after span; return the entries of the tar stream that they are together."""
         hasher = self.layer.diff_id.hasher()
         stream = ChunkReader(self._decoded(index, hasher.update))
-        entries = scan(stream, limits=self.options.limits.toc, warn=lambda message: None)
+        entries = scan(stream, limits=self.options.limits, warn=lambda message: None)
         stream.drain()
         self._check_diff_id(hasher.hexdigest())
         return entries
@@ -251,7 +263,7 @@ class _LayerCheck:
 
 def _trees(layers: Sequence[Layer], resolved: ResolvedImage, options: Options, stack: ExitStack) -> Iterator[Check]:
     """Give a check for each tree image of the layers that the cache has, and for the whole tree in any case."""
-    fresh = Trees(layers, Store(None), lambda message: None)
+    fresh = Trees(layers, Store(None), lambda message: None, limits=options.limits, strict=options.strict)
     stack.callback(fresh.close)
     for count in range(len(layers) + 1):
         chain = chain_id([layer.diff_id for layer in resolved.layers[:count]])
@@ -277,6 +289,7 @@ def _tree(kind: Kind, count: int, chain: ChainID, fresh: Trees, store: Store) ->
                 file.close()
             proven = f"{tree.inode_count} inodes; its {tree.size} bytes are those of a new merge"
     except (OcifsError, OSError) as error:
+        raise_if_too_many_files(error)
         problem = error.strerror if isinstance(error, OSError) else str(error)
         return Check(what=what, digest=chain, layer=number, problem=problem)
     return Check(what=what, digest=chain, layer=number, proven=proven)

@@ -12,33 +12,21 @@ from contextlib import ExitStack
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
-import msgspec
 import zstandard
 
 from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Pass
-from ocifs.errors import InvalidImageError, LimitError, OcifsError
+from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
 from ocifs.layer.layer import CODECS
+from ocifs.limits import Limits
 from ocifs.reader import ReaderAt
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Store, Writer
 from ocifs.toc import ChunkReader, Entry, scan
-from ocifs.toc import Limits as TocLimits
 
 _MAX_WARNINGS = 100
 _READ_AHEAD = 4 << 20
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a layer may cost before it is refused; raise them for an image that you trust."""
-
-    uncompressed: int = 64 << 30
-    """Bytes of its tar stream."""
-    ratio: int = 2000
-    """Uncompressed to compressed, looked at once the stream is past `ratio_from`."""
-    ratio_from: int = 64 << 20
-    toc: TocLimits = TocLimits()
 
 
 class Progress(Protocol):
@@ -69,9 +57,15 @@ class _Survey(NamedTuple):
 
 
 def open_layer_index(
-    layer: LayerBlob, store: Store, limits: Limits, warn: Callable[[str], None], progress: Progress
+    layer: LayerBlob,
+    store: Store,
+    limits: Limits,
+    warn: Callable[[str], None],
+    progress: Progress,
+    *,
+    low_memory: bool = False,
 ) -> LayerIndex:
-    """Return the layer's index, from the store or made now.
+    """Return the layer's index, from the store or made now; with `low_memory` by the way that takes least of it.
 
     Raises:
         InvalidImageError: The blob is not what its digest, its size, its media type or the diff ID promise.
@@ -86,7 +80,8 @@ def open_layer_index(
 
     with ExitStack() as stack:
         try:
-            file = store.get(KIND, layer.digest, lambda out: _Build(layer, limits, note, progress).write(out, warnings))
+            build = _Build(layer, limits, note, progress, low_memory=low_memory)
+            file = store.get(KIND, layer.digest, lambda out: build.write(out, warnings))
             stack.callback(file.close)
             index = LayerIndex(file)
             _check_diff_id(layer, index.summary.diff_id)
@@ -104,12 +99,15 @@ def _check_diff_id(layer: LayerBlob, found: str) -> None:
 class _Build:
     """The making of one index."""
 
-    def __init__(self, layer: LayerBlob, limits: Limits, warn: Callable[[str], None], progress: Progress) -> None:
+    def __init__(
+        self, layer: LayerBlob, limits: Limits, warn: Callable[[str], None], progress: Progress, *, low_memory: bool
+    ) -> None:
         self.layer = layer
         self.blob = layer.blob
         self.limits = limits
         self.warn = warn
         self.progress = progress
+        self.low_memory = low_memory
 
     def write(self, out: Writer, warnings: list[str]) -> None:
         """Write the whole index."""
@@ -140,9 +138,9 @@ class _Build:
 
     def _survey(self, out: Writer) -> tuple[_Survey, "_Frames | None"]:
         """Go through the blob; again, into frames, if that shows that its spans would be too long to decode."""
-        ways = CODECS[self.layer.compression].passes(self.blob, self.warn)
+        ways = CODECS[self.layer.compression].passes(self.blob, self.warn, self.limits)
         survey = None
-        for begin in ways[:-1]:
+        for begin in [] if self.low_memory else ways[:-1]:
             try:
                 survey = self._go(begin(), None)
                 break
@@ -167,7 +165,7 @@ class _Build:
             if frames:
                 chunks = frames.written(chunks)
             stream = ChunkReader(chunks)
-            toc = scan(stream, limits=self.limits.toc, warn=self.warn)
+            toc = scan(stream, limits=self.limits, warn=self.warn)
             stream.drain()
             found = Digest(f"{self.layer.diff_id.algorithm}:{diff_id.hexdigest()}")
             _check_diff_id(self.layer, found)
@@ -186,9 +184,9 @@ class _Build:
         for chunk in reading.chunks():
             produced += len(chunk)
             if produced > limits.uncompressed:
-                raise LimitError(f"it inflates to more than {limits.uncompressed} bytes")
+                raise limits.passed("uncompressed", f"it inflates to more than {limits.uncompressed} bytes")
             if produced > limits.ratio_from and produced > limits.ratio * max(reading.consumed, 1):
-                raise LimitError(f"it inflates to more than {limits.ratio} times its size")
+                raise limits.passed("ratio", f"it inflates to more than {limits.ratio} times its size")
             self.progress(self.layer.digest, reading.consumed, self.blob.size)
             yield chunk
 

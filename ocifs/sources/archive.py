@@ -20,12 +20,12 @@ from ocifs.errors import (
     printable,
     printable_path,
 )
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileReader
 from ocifs.sources.magic import sniff
 from ocifs.spec.document import shown
-from ocifs.toc import HARDLINK, REGULAR, SYMLINK, Entry, Limits, ReaderForward, scan
+from ocifs.toc import HARDLINK, REGULAR, SYMLINK, Entry, ReaderForward, scan
 
-_LIMITS = Limits(entries=100_000)
 _LINK_DEPTH = 8
 
 
@@ -45,7 +45,7 @@ class Archive:
             self._members[path] = entry
 
     @classmethod
-    def at(cls, path: str) -> Self:
+    def at(cls, path: str, limits: Limits = DEFAULT_LIMITS) -> Self:
         """Open the tar file at `path` and read its headers.
 
         Raises:
@@ -59,7 +59,7 @@ class Archive:
         except OSError as error:
             raise NotFoundError(f"cannot open {name}: {error.strerror}") from error
         try:
-            return cls(fd, name, _scan(fd, name))
+            return cls(fd, name, _scan(fd, name, limits))
         except OcifsError:
             os.close(fd)
             raise
@@ -98,7 +98,7 @@ class Archive:
         os.close(self._fd)
 
 
-def _scan(fd: int, name: str) -> list[Entry]:
+def _scan(fd: int, name: str, limits: Limits) -> list[Entry]:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise UnsupportedError(f"{name} is not a regular file, and only in one can an archive be read in place")
     reader = FileReader(fd)
@@ -107,7 +107,7 @@ def _scan(fd: int, name: str) -> list[Entry]:
             f"{name} is compressed with {compression}: archives are read in place, so decompress it first"
         )
     try:
-        return scan(ReaderForward(reader), limits=_LIMITS, warn=_ignore)
+        return scan(ReaderForward(reader), limits=limits, count="members", warn=_ignore)
     except OcifsError as error:
         raise type(error)(f"{name} is not a usable archive: {error}") from error
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileReader
 from ocifs.sources.archive import Archive
 from ocifs.sources.blob import memory_blob
@@ -40,7 +41,8 @@ class _SavedImage(msgspec.Struct, frozen=True, rename="pascal"):
 class DockerArchive:
     """The images of one archive."""
 
-    def __init__(self, archive: Archive, images: tuple[_SavedImage, ...]) -> None:
+    def __init__(self, archive: Archive, images: tuple[_SavedImage, ...], limits: Limits) -> None:
+        self.limits = limits
         self._archive = archive
         self._images = images
         self._blobs: dict[Digest, FileReader] = {}
@@ -62,7 +64,7 @@ class DockerArchive:
         """Make the manifest, and return its descriptor."""
         name = f"member {shown(image.config)} of {self._archive.name}"
         config_blob = self._archive.open(image.config)
-        data = read_metadata(config_blob, name)
+        data = read_metadata(config_blob, name, self.limits)
         diff_ids = parse_config(data, name).rootfs.diff_ids
         if len(diff_ids) != len(image.layers):
             raise InvalidImageError(f"{name} has {len(diff_ids)} diff IDs for {len(image.layers)} layers")
@@ -121,7 +123,7 @@ class DockerArchive:
         return Descriptor(media_type=media_type, digest=digest, size=blob.size)
 
 
-def open_docker_archive(archive: Archive) -> DockerArchive:
+def open_docker_archive(archive: Archive, limits: Limits = DEFAULT_LIMITS) -> DockerArchive:
     """Return the images of `archive`, which is its to close from then on.
 
     Raises:
@@ -129,7 +131,7 @@ def open_docker_archive(archive: Archive) -> DockerArchive:
     """
     name = f"manifest.json of {archive.name}"
     try:
-        data = read_metadata(archive.open("manifest.json"), name)
+        data = read_metadata(archive.open("manifest.json"), name, limits)
     except NotFoundError as error:
         raise InvalidImageError(f"{archive.name} was not written by `docker save`: {error}") from error
-    return DockerArchive(archive, decode(data, tuple[_SavedImage, ...], name))
+    return DockerArchive(archive, decode(data, tuple[_SavedImage, ...], name), limits)

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError, printable_path
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.directory import Directory
@@ -52,7 +53,8 @@ class _OciLayout(msgspec.Struct, frozen=True, rename="camel"):
 class Layout:
     """The images of one layout."""
 
-    def __init__(self, folder: Folder, listed: tuple[Descriptor, ...]) -> None:
+    def __init__(self, folder: Folder, listed: tuple[Descriptor, ...], limits: Limits) -> None:
+        self.limits = limits
         self._folder = folder
         self._images = tuple(filter(_is_image, listed))
         self._listed = listed
@@ -132,7 +134,7 @@ class Layout:
     def _relist(self, folder: Directory, change: Callable[[list[object]], list[object]]) -> None:
         """Write `index.json` anew, with what else is in it as it is."""
         name = f"{folder.name}/index.json"
-        index = parse_json(read_metadata(folder.open("index.json"), name), name)
+        index = parse_json(read_metadata(folder.open("index.json"), name, self.limits), name)
         if not isinstance(index, dict) or not isinstance(index.get("manifests"), list):
             raise InvalidImageError(f"{name} is not an image index")
         data = msgspec.json.encode(index | {"manifests": change(index["manifests"])})
@@ -165,7 +167,7 @@ class Layout:
         except NotFoundError as error:
             raise NotFoundError(f"no image {digest} in {self._folder.name}: {self._choices(self._images)}") from error
         name = f"blob {digest} in {self._folder.name}"
-        document = parse_document(read_metadata(blob, name), name)
+        document = parse_document(read_metadata(blob, name, self.limits), name)
         return Descriptor(media_type=document.media_type, digest=digest, size=blob.size)
 
     def _tagged(self, tag: str | None) -> list[Descriptor]:
@@ -199,25 +201,26 @@ class Layout:
         return f"choose one of {', '.join(choices)}{more}" if choices else "it has none"
 
 
-def open_layout(folder: Folder) -> Layout:
+def open_layout(folder: Folder, limits: Limits = DEFAULT_LIMITS) -> Layout:
     """Return the layout in `folder`, which is its to close from then on.
 
     Raises:
         InvalidImageError: It is no layout, or its `index.json` is malformed.
         UnsupportedError: It is a layout of another version.
+        LimitError: A document is too large.
     """
     name = f"{folder.name}/oci-layout"
     try:
-        version = decode(read_metadata(folder.open("oci-layout"), name), _OciLayout, name).image_layout_version
+        version = decode(read_metadata(folder.open("oci-layout"), name, limits), _OciLayout, name).image_layout_version
     except NotFoundError as error:
         raise InvalidImageError(f"{folder.name} is not an OCI layout: {error}") from error
     if not version.startswith("1.0."):
         raise UnsupportedError(f"{name} states version '{shown(version)}'; ocifs reads 1.0.x")
     name = f"{folder.name}/index.json"
-    index = parse_document(read_metadata(folder.open("index.json"), name), name, OCI_INDEX)
+    index = parse_document(read_metadata(folder.open("index.json"), name, limits), name, OCI_INDEX)
     if not isinstance(index, ImageIndex):
         raise InvalidImageError(f"{name} is not an image index")
-    return Layout(folder, index.manifests)
+    return Layout(folder, index.manifests, limits)
 
 
 def _unlisted(members: list[object], descriptor: Descriptor) -> list[object]:

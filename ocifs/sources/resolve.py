@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, UnsupportedError
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.sources.archive import Archive
 from ocifs.sources.directory import Directory
 from ocifs.sources.docker_archive import open_docker_archive
@@ -27,8 +28,6 @@ from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, laye
 from ocifs.spec.platform import Platform, best_match
 
 _INDEX_DEPTH = 8
-_INDEXES = 64
-_LAYERS = 500
 
 
 class Layer(NamedTuple):
@@ -57,7 +56,7 @@ class ResolvedImage(NamedTuple):
         return self.descriptor.digest
 
 
-def open_source(reference: Reference, access: Access | None = None) -> Source:
+def open_source(reference: Reference, access: Access | None = None, limits: Limits = DEFAULT_LIMITS) -> Source:
     """Open what a reference names, a registry by way of `access`; the caller closes it.
 
     Raises:
@@ -68,26 +67,26 @@ def open_source(reference: Reference, access: Access | None = None) -> Source:
     if reference.transport == "docker":
         from ocifs.sources.registry.source import open_registry
 
-        return open_registry(reference, access or Access())
+        return open_registry(reference, access or Access(), limits)
     with ExitStack() as stack:
         folder: Directory | Archive
         if reference.transport == "oci" or (reference.transport is None and Path(reference.path).is_dir()):
             folder = Directory.at(reference.path)
         else:
-            folder = Archive.at(reference.path)
+            folder = Archive.at(reference.path, limits)
         stack.callback(folder.close)
-        source = _source(reference, folder)
+        source = _source(reference, folder, limits)
         stack.pop_all()
         return source
 
 
-def _source(reference: Reference, folder: Directory | Archive) -> Source:
+def _source(reference: Reference, folder: Directory | Archive, limits: Limits) -> Source:
     if isinstance(folder, Directory) or reference.transport == "oci-archive":
-        return open_layout(folder)
+        return open_layout(folder, limits)
     # `docker save` writes both kinds of metadata nowadays; the layout says more.
     if reference.transport == "docker-archive" or "oci-layout" not in folder:
-        return open_docker_archive(folder)
-    return open_layout(folder)
+        return open_docker_archive(folder, limits)
+    return open_layout(folder, limits)
 
 
 def resolve_image(source: Source, reference: Reference, platform: Platform | None = None) -> ResolvedImage:
@@ -97,7 +96,7 @@ def resolve_image(source: Source, reference: Reference, platform: Platform | Non
         NotFoundError: There is no such image, none for the platform, or a document is missing.
         InvalidImageError: A document is malformed, or not what a digest or another document says it is.
         UnsupportedError: The image has a form or a layer that ocifs does not handle.
-        LimitError: A document is too large, or indexes nest too deeply.
+        LimitError: A document is too large, or there are too many indexes or layers.
     """
     descriptor = _choose(source, source.resolve(reference), platform, str(reference))
     resolved = resolve_manifest(source, descriptor, str(reference))
@@ -117,7 +116,7 @@ def resolve_manifest(source: Source, descriptor: Descriptor, name: str) -> Resol
     if manifest.config.media_type not in CONFIGS:
         raise UnsupportedError(f"{name} is not a container image: its config is '{shown(manifest.config.media_type)}'")
     config = parse_config(read_document(source, manifest.config), f"config {manifest.config.digest}")
-    return ResolvedImage(name, descriptor, manifest, config, _layers(manifest, config))
+    return ResolvedImage(name, descriptor, manifest, config, _layers(manifest, config, source.limits))
 
 
 def manifests_of(source: Source, descriptor: Descriptor) -> list[Descriptor]:
@@ -157,11 +156,10 @@ def _manifests(
                 yield descriptor
         elif descriptor.media_type in INDEXES and descriptor.digest not in seen:
             seen.add(descriptor.digest)
-            if depth == 0 or len(seen) > _INDEXES:
-                raise LimitError(
-                    f"image indexes nest more than {_INDEX_DEPTH} deep or are more than {_INDEXES}: "
-                    "name a manifest by its digest"
-                )
+            if depth == 0:
+                raise LimitError(f"image indexes nest more than {_INDEX_DEPTH} deep: name a manifest by its digest")
+            if len(seen) > source.limits.indexes:
+                raise source.limits.passed("indexes", f"{len(seen)} image indexes to choose from")
             name = f"image index {descriptor.digest}"
             index = parse_document(read_document(source, descriptor), name, descriptor.media_type)
             if not isinstance(index, ImageIndex):
@@ -174,14 +172,14 @@ def _is_attestation(descriptor: Descriptor) -> bool:
     return descriptor.platform is not None and descriptor.platform.os == "unknown"
 
 
-def _layers(manifest: Manifest, config: ImageConfig) -> tuple[Layer, ...]:
+def _layers(manifest: Manifest, config: ImageConfig, limits: Limits) -> tuple[Layer, ...]:
     diff_ids = config.rootfs.diff_ids
     if len(diff_ids) != len(manifest.layers):
         raise InvalidImageError(
             f"config {manifest.config.digest} has {len(diff_ids)} diff IDs for {len(manifest.layers)} layers"
         )
-    if len(diff_ids) > _LAYERS:
-        raise LimitError(f"the image has {len(diff_ids)} layers; ocifs opens up to {_LAYERS}")
+    if len(diff_ids) > limits.layers:
+        raise limits.passed("layers", f"the image has {len(diff_ids)} layers")
     return tuple(
         Layer(descriptor, diff_id, layer_type(descriptor.media_type, f"layer {descriptor.digest}").compression)
         for descriptor, diff_id in zip(manifest.layers, diff_ids, strict=True)

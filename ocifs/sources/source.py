@@ -5,12 +5,12 @@
 
 from typing import NamedTuple, Protocol
 
-from ocifs.errors import InvalidImageError, LimitError
+from ocifs.errors import InvalidImageError
+from ocifs.limits import Limits
 from ocifs.reader import ReaderAt
 from ocifs.sources.reference import Reference
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
-from ocifs.spec.document import MAX_SIZE
 
 
 class Named(NamedTuple):
@@ -23,6 +23,9 @@ class Named(NamedTuple):
 
 class Source(Protocol):
     """A place that holds images. It owns what it opens until it is closed."""
+
+    limits: Limits
+    """What its images may cost."""
 
     def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
         """Return what `reference` names: a manifest or an index, or several manifests to choose from by platform.
@@ -57,8 +60,8 @@ def read_document(source: Source, descriptor: Descriptor) -> bytes:
         LimitError: It is larger than a document may be.
         InvalidImageError: The bytes are not those that the descriptor names.
     """
-    if descriptor.size > MAX_SIZE:
-        raise LimitError(f"{descriptor.digest} has {descriptor.size} bytes; a document may have {MAX_SIZE}")
+    if descriptor.size > source.limits.document:
+        raise source.limits.passed("document", f"document {descriptor.digest} has {descriptor.size} bytes")
     data = source.open(descriptor).pread(descriptor.size, 0)
     if len(data) != descriptor.size:
         raise InvalidImageError(f"{descriptor.digest} ends after {len(data)} of {descriptor.size} bytes")
@@ -68,12 +71,12 @@ def read_document(source: Source, descriptor: Descriptor) -> bytes:
     return data
 
 
-def read_metadata(blob: ReaderAt, name: str) -> bytes:
+def read_metadata(blob: ReaderAt, name: str, limits: Limits) -> bytes:
     """Return all of a document that no descriptor names, such as `index.json`.
 
     Raises:
         LimitError: It is larger than a document may be.
     """
-    if blob.size > MAX_SIZE:
-        raise LimitError(f"{name} has {blob.size} bytes; a document may have {MAX_SIZE}")
+    if blob.size > limits.document:
+        raise limits.passed("document", f"{name} has {blob.size} bytes")
     return blob.pread(blob.size, 0)

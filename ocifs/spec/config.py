@@ -71,6 +71,6 @@ def parse_config(data: bytes, name: str) -> ImageConfig:
 
     Raises:
         InvalidImageError: It is malformed.
-        LimitError: It is too large or nested too deeply.
+        LimitError: It is nested too deeply.
     """
     return decode(data, ImageConfig, name)

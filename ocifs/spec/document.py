@@ -1,24 +1,27 @@
 """JSON documents of an image, decoded without trust.
 
-Every document passes `parse_json` and then `typed`, so all of them keep the same rules: at most `MAX_SIZE`
-bytes and `MAX_DEPTH` levels, UTF-8 without a byte order mark, no key twice, no NaN, integers only where integers
-belong. A member that is null counts as absent, as Go, in which most of these documents are written and read, has
-it. What the members mean is the business of the modules that call this one.
+Every document passes `parse_json` and then `typed`, so all of them keep the same rules: at most `MAX_DEPTH`
+levels, UTF-8 without a byte order mark, no key twice, no NaN, integers only where integers belong. How many bytes
+there are is bounded by who reads them. A member that is null counts as absent, as Go, in which most of these
+documents are written and read, has it. What the members mean is the business of the modules that call this one.
 """
 
 import json
 import re
+import threading
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
 from ocifs.errors import InvalidImageError, LimitError, printable
 
-MAX_SIZE = 4 << 20
-"""Bytes; also the bound that the distribution spec gives registries for a manifest."""
 MAX_DEPTH = 64
+"""No document of the specification has more than about ten; Python's own parser ends at about a thousand."""
 
 T = TypeVar("T")
+
+_LEARNING = threading.Lock()
+"""msgspec learns a type when it first meets it, and crashes where two threads do that at once."""
 
 # Strings are stepped over whole. Possessive, and happy with a missing end, so the scan is linear on any input.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
@@ -34,7 +37,7 @@ def decode(data: bytes, kind: type[T], name: str) -> T:
     """Return the JSON text `data` as a value of the msgspec type `kind`; `name` is what errors call it.
 
     Raises:
-        LimitError: It is too large or nested too deeply.
+        LimitError: It is nested too deeply.
         InvalidImageError: It is not unambiguous JSON, or a member is missing or of another type.
     """
     return typed(parse_json(data, name), kind, name)
@@ -42,8 +45,6 @@ def decode(data: bytes, kind: type[T], name: str) -> T:
 
 def parse_json(data: bytes, name: str) -> object:
     """Return the JSON value in `data`, of dicts, lists and scalars; raises as `decode`."""
-    if len(data) > MAX_SIZE:
-        raise LimitError(f"{name} has {len(data)} bytes; ocifs reads documents of up to {MAX_SIZE}")
     _check_depth(data, name)
     try:
         text = data.decode("utf-8")
@@ -58,7 +59,8 @@ def parse_json(data: bytes, name: str) -> object:
 def typed(value: object, kind: type[T], name: str) -> T:
     """Return a value that `parse_json` gave as one of the msgspec type `kind`; raises as `decode`."""
     try:
-        return msgspec.convert(value, kind, dec_hook=_string_type)
+        with _LEARNING:
+            return msgspec.convert(value, kind, dec_hook=_string_type)
     except msgspec.ValidationError as error:
         raise InvalidImageError(f"{name} is malformed: {shown(str(error))}") from error
 

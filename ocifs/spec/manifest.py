@@ -44,7 +44,7 @@ def parse_document(data: bytes, name: str, media_type: str | None = None) -> Man
     Raises:
         InvalidImageError: It is malformed, or its kind is stated in two ways.
         UnsupportedError: It is a document of another kind.
-        LimitError: It is too large or nested too deeply.
+        LimitError: It is nested too deeply.
     """
     members = parse_json(data, name)
     if not isinstance(members, dict):

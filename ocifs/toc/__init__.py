@@ -10,12 +10,11 @@ Format" and "Storing Sparse Files"; libarchive's tar(5).
 
 from ocifs.toc.entry import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
 from ocifs.toc.forward import ChunkReader, Forward, ReaderForward
-from ocifs.toc.scan import DEFAULT_LIMITS, Limits, scan
+from ocifs.toc.scan import scan
 
 __all__ = [
     "BLOCK",
     "CHARACTER",
-    "DEFAULT_LIMITS",
     "DIRECTORY",
     "FIFO",
     "HARDLINK",
@@ -24,7 +23,6 @@ __all__ = [
     "ChunkReader",
     "Entry",
     "Forward",
-    "Limits",
     "ReaderForward",
     "scan",
 ]

@@ -1,9 +1,9 @@
 """Entries that did not come from `scan`: held against the same rules, before anything is built of them."""
 
-from ocifs.errors import InvalidImageError, LimitError, printable
+from ocifs.errors import InvalidImageError, printable
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.toc import field
 from ocifs.toc.entry import BLOCK, CHARACTER, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
-from ocifs.toc.scan import DEFAULT_LIMITS, Limits
 
 
 def check_entries(entries: list[Entry], size: int, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -14,12 +14,12 @@ def check_entries(entries: list[Entry], size: int, limits: Limits = DEFAULT_LIMI
         LimitError: One of `limits` is passed.
     """
     if len(entries) > limits.entries:
-        raise LimitError(f"the layer has more than {limits.entries} tar entries")
+        raise limits.passed("entries", f"{len(entries)} tar entries")
     pieces = 0
     for entry in entries:
         pieces += len(entry.sparse or ())
         if pieces > limits.sparse_pieces:
-            raise LimitError(f"sparse files of more than {limits.sparse_pieces} pieces")
+            raise limits.passed("sparse_pieces", f"sparse files of {pieces} pieces")
         try:
             _check(entry, size, limits)
         except InvalidImageError as error:
@@ -33,8 +33,9 @@ def _check(entry: Entry, size: int, limits: Limits) -> None:
         raise InvalidImageError("a kind, mode or time that no file has")
     if any(not 0 < len(name) <= field.NAME_MAX or b"\0" in name for name in entry.xattrs):
         raise InvalidImageError("an extended attribute whose name cannot be one")
-    if sum(len(name) + len(value) for name, value in entry.xattrs.items()) > limits.xattrs:
-        raise LimitError(f"more than {limits.xattrs} bytes of extended attributes")
+    total = sum(len(name) + len(value) for name, value in entry.xattrs.items())
+    if total > limits.xattrs:
+        raise limits.passed("xattrs", f"{total} bytes of extended attributes")
     if entry.kind in {HARDLINK, SYMLINK}:
         field.check_target(entry.linkname)
     elif entry.linkname:

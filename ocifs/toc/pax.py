@@ -8,7 +8,8 @@ import binascii
 import re
 from urllib.parse import unquote_to_bytes
 
-from ocifs.errors import InvalidImageError, LimitError, printable
+from ocifs.errors import InvalidImageError, printable
+from ocifs.limits import Limits
 from ocifs.toc.field import NAME_MAX, number
 
 _LENGTH = re.compile(rb"([0-9]{1,7}) ")
@@ -81,11 +82,11 @@ def mtime(records: dict[bytes, bytes], field: bytes) -> int:
     return -time if match[1] else time
 
 
-def xattrs(records: dict[bytes, bytes], limit: int) -> dict[bytes, bytes]:
+def xattrs(records: dict[bytes, bytes], limits: Limits) -> dict[bytes, bytes]:
     """Return the extended attributes: star's form (binary), else libarchive's (name URL-encoded, value base64).
 
     Raises:
-        LimitError: Names and values are more than `limit` bytes.
+        LimitError: Names and values are more bytes than `limits` allow.
     """
     found = {
         unquote_to_bytes(key[17:]): _base64(value)
@@ -96,8 +97,8 @@ def xattrs(records: dict[bytes, bytes], limit: int) -> dict[bytes, bytes]:
     if any(not 0 < len(name) <= NAME_MAX or b"\0" in name for name in found):
         raise InvalidImageError(f"an extended attribute whose name is not 1..{NAME_MAX} bytes without NUL")
     total = sum(len(name) + len(value) for name, value in found.items())
-    if total > limit:
-        raise LimitError(f"{total} bytes of extended attributes; {limit} are allowed")
+    if total > limits.xattrs:
+        raise limits.passed("xattrs", f"{total} bytes of extended attributes")
     return found
 
 

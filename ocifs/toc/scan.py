@@ -6,10 +6,10 @@ account of what a layer may cost. What a field means is left to `field`, `pax` a
 
 from collections.abc import Callable
 from struct import Struct
+from typing import Literal
 
-import msgspec
-
-from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError, printable
+from ocifs.errors import InvalidImageError, OcifsError, UnsupportedError, printable
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.toc import field, pax, sparse
 from ocifs.toc.entry import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
 from ocifs.toc.forward import Forward, read_exactly
@@ -36,24 +36,13 @@ _HEADER = Struct("100s8s8s8s12s12s8xc100s8s64x8s8s155s12s")
 _ZERO = bytes(512)
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """What the headers of one layer may cost."""
-
-    entries: int = 5_000_000
-    extended_header: int = 1 << 20
-    """Bytes of one extended header (pax or GNU long name)."""
-    extended_headers: int = 64 << 20
-    """Bytes of all extended headers together."""
-    xattrs: int = 64 << 10
-    """Bytes of the extended attributes of one entry, names and values."""
-    sparse_pieces: int = 1_000_000
-    """Pieces of all sparse files together."""
-
-
-DEFAULT_LIMITS = Limits()
-
-
-def scan(stream: Forward, *, limits: Limits = DEFAULT_LIMITS, warn: Callable[[str], None]) -> list[Entry]:
+def scan(
+    stream: Forward,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    count: Literal["entries", "members"] = "entries",
+    warn: Callable[[str], None],
+) -> list[Entry]:
     """Return the entries of a tar stream in their order, up to the end of the archive.
 
     The archive ends at two zero blocks, or where the stream ends at the border of a header. What follows is left
@@ -62,15 +51,16 @@ def scan(stream: Forward, *, limits: Limits = DEFAULT_LIMITS, warn: Callable[[st
     Raises:
         InvalidImageError: The stream is not a tar archive, is cut short, or an entry has a value that no file has.
         UnsupportedError: An entry has a type or form that Go's archive/tar does not know either.
-        LimitError: One of `limits` is passed.
+        LimitError: One of `limits` is passed; `count` is the one for the number of entries.
     """
     scanner = _Scanner(stream, limits, warn)
     entries: list[Entry] = []
+    most: int = getattr(limits, count)
     while block := scanner.next_header():
         entry = scanner.next_entry(block)
         if entry is not None:
-            if len(entries) == limits.entries:
-                raise LimitError(f"the layer has more than {limits.entries} tar entries")
+            if len(entries) == most:
+                raise limits.passed(count, f"more than {most} tar entries")
             entries.append(entry)
     return entries
 
@@ -125,10 +115,10 @@ class _Scanner:
     def _extend(self, flag: bytes, size: int) -> None:
         """Take in an extended header of `size` bytes."""
         if size > self.limits.extended_header:
-            raise LimitError(f"an extended header of {size} bytes; {self.limits.extended_header} are allowed")
+            raise self.limits.passed("extended_header", f"an extended header of {size} bytes")
         self.extended += size
         if self.extended > self.limits.extended_headers:
-            raise LimitError(f"over {self.limits.extended_headers} bytes of extended headers in the layer")
+            raise self.limits.passed("extended_headers", f"{self.extended} bytes of extended headers in the layer")
         data = read_exactly(self.stream, size)
         self.stream.skip(-size % 512)
         if flag == b"x":
@@ -160,7 +150,7 @@ class _Scanner:
         field.check_owner(user, group)
         time = self._clamp(pax.mtime(records, mtime), path)
         bits = field.number(mode) & 0o7777
-        xattrs = pax.xattrs(records, self.limits.xattrs) if records else {}
+        xattrs = pax.xattrs(records, self.limits) if records else {}
         if kind == REGULAR:
             length, stored, pieces = sparse.layout(
                 block, records, stored, self.stream, self.limits.sparse_pieces - self.pieces

@@ -92,7 +92,10 @@ def _data_map(stream: Forward, stored: int, room: int) -> list[int]:
 
 def _check(count: int, room: int) -> None:
     if count > room:
-        raise LimitError(f"a sparse file of {count} pieces, when {room} are left to the layer")
+        raise LimitError(
+            f"a sparse file of {count} pieces, when the limit sparse-pieces leaves {room} of the layer's to it; "
+            "if you trust the image, raise it with --limit"
+        )
 
 
 def _pieces(numbers: list[int], size: int, stored: int) -> Pieces:

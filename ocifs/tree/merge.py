@@ -10,7 +10,8 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, overload
 
-from ocifs.errors import InvalidImageError, LimitError, OcifsError, printable
+from ocifs.errors import InvalidImageError, OcifsError, printable
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.toc import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
 from ocifs.tree.changes import Place, changed_tree
 from ocifs.tree.node import Extent, Node
@@ -26,13 +27,11 @@ _TYPES = {
 }
 _MAX_LINKS = 40
 """Symlinks followed in one path, as in Linux."""
-_MAX_STEPS = 1 << 26
-"""Names taken from symlink targets in one layer: some entries and long targets would keep us busy for days."""
 _HIDDEN = (b"trusted.overlay.", b"user.overlay.", b"security.selinux")
 """Extended attributes that speak of another mount: overlayfs would believe them, SELinux has its own policy."""
 
 
-def merge(layers: Iterable[Iterable[Entry]], warn: Callable[[str], None]) -> Node:
+def merge(layers: Iterable[Iterable[Entry]], warn: Callable[[str], None], limits: Limits = DEFAULT_LIMITS) -> Node:
     """Return the root of the tree that `layers`, base layer first, make together.
 
     A directory no layer describes is 0755 root:root, mtime 0, as is the root.
@@ -43,24 +42,28 @@ def merge(layers: Iterable[Iterable[Entry]], warn: Callable[[str], None]) -> Nod
         LimitError: Paths lead through too many long symlinks.
     """
     root = Node(stat.S_IFDIR | 0o755)
-    for _ in _apply(root, layers, warn):
+    for _ in _apply(root, layers, warn, limits):
         pass
     return root
 
 
-def changes(layers: Iterable[Iterable[Entry]], warn: Callable[[str], None]) -> Iterator[Node]:
+def changes(
+    layers: Iterable[Iterable[Entry]], warn: Callable[[str], None], limits: Limits = DEFAULT_LIMITS
+) -> Iterator[Node]:
     """Give for each of `layers` in turn, base layer first, the tree of what it changes (`ocifs.tree.changes`).
 
     Raises what `merge` does, when it comes to the layer.
     """
-    for layer in _apply(Node(stat.S_IFDIR | 0o755), layers, warn):
+    for layer in _apply(Node(stat.S_IFDIR | 0o755), layers, warn, limits):
         given = [place for place, itself in layer.upper.items() if itself]
         yield changed_tree(layer.root, layer.number, given, layer.removed, layer.cut)
 
 
-def _apply(root: Node, layers: Iterable[Iterable[Entry]], warn: Callable[[str], None]) -> "Iterator[_Layer]":
+def _apply(
+    root: Node, layers: Iterable[Iterable[Entry]], warn: Callable[[str], None], limits: Limits
+) -> "Iterator[_Layer]":
     for number, entries in enumerate(layers):
-        layer = _Layer(root, number, warn)
+        layer = _Layer(root, number, warn, limits)
         for entry in entries:
             try:
                 layer.apply(entry)
@@ -72,10 +75,11 @@ def _apply(root: Node, layers: Iterable[Iterable[Entry]], warn: Callable[[str], 
 class _Layer:
     """One layer while it is applied: what of the tree below `root` is its own."""
 
-    def __init__(self, root: Node, number: int, warn: Callable[[str], None]) -> None:
+    def __init__(self, root: Node, number: int, warn: Callable[[str], None], limits: Limits) -> None:
         self.root = root
         self.number = number
         self.warn = warn
+        self.limits = limits
         self.upper: dict[Place, bool] = {}
         """Names (in a directory) this layer gave, and their ancestors; True if an entry gave just that name."""
         self.opaque: set[Node] = set()
@@ -224,8 +228,8 @@ class _Layer:
                 self.steps += len(names)
                 if links > _MAX_LINKS:
                     raise InvalidImageError(f"more than {_MAX_LINKS} symlinks on the way to it")
-                if self.steps > _MAX_STEPS:
-                    raise LimitError(f"the layer's paths take over {_MAX_STEPS} steps through symlinks")
+                if self.steps > self.limits.symlink_steps:
+                    raise self.limits.passed("symlink_steps", f"{self.steps} steps through the layer's symlinks")
                 todo += names[::-1]
                 node = self.root if child.target.startswith(b"/") else node
             elif name in (b"", b".", b".."):  # of a symlink's target; no file has such a name

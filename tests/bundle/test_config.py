@@ -1,15 +1,19 @@
 """What becomes of each member of an image's config."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from ocifs.bundle.config import Host, Overrides, parse_environment, runtime_spec
+from ocifs.bundle.config import Host, Overrides, check_mountpoints, parse_environment, runtime_spec
 from ocifs.bundle.runtime_spec import Spec, to_json
 from ocifs.bundle.user import Accounts
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, UnsupportedError
+from ocifs.image.opening import open_image
 from ocifs.spec.config import parse_config
+from tests.images import Image, Layer, write_layout
+from tests.tars import directory, file, symlink, tar
 
 _ACCOUNTS = Accounts(b"root:x:0:0::/root:\nweb:x:33:33::/var/www:\n", b"adm:x:4:web\n")
 _DIFF_IDS = {"type": "layers", "diff_ids": []}
@@ -176,3 +180,26 @@ def test_variables_of_the_command_line() -> None:
     for wrong in ("", "=1"):
         with pytest.raises(OcifsError, match="--env"):
             parse_environment((wrong,), {})
+
+
+@pytest.mark.parametrize(
+    ("members", "usable"),
+    [
+        ([directory(b"proc"), directory(b"dev"), directory(b"sys")], True),
+        ([symlink(b"proc", b"/elsewhere"), directory(b"elsewhere"), directory(b"dev"), directory(b"sys")], True),
+        ([symlink(b"proc", b"../../elsewhere"), directory(b"elsewhere"), directory(b"dev"), directory(b"sys")], True),
+        ([symlink(b"proc", b"/nowhere"), directory(b"dev"), directory(b"sys")], False),
+        ([symlink(b"dev", b"dev"), directory(b"proc"), directory(b"sys")], False),
+        ([file(b"sys"), directory(b"dev"), directory(b"proc")], False),
+        ([], False),
+    ],
+)
+def test_what_is_mounted_on_is_looked_up_in_the_image(tmp_path: Path, members: list[bytes], usable: bool) -> None:
+    """Whatever the host has there; the image is left as it is, for the runtime to withstand."""
+    spec, _ = made_of()
+    with open_image(write_layout(tmp_path / "image", Image((Layer(tar(members)),)))) as image:
+        if usable:
+            check_mountpoints(spec, image.rootfs)
+        else:
+            with pytest.raises(UnsupportedError, match="use --rootfs overlay or tmpfs"):
+                check_mountpoints(spec, image.rootfs)

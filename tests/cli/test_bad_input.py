@@ -124,7 +124,6 @@ def test_bad_reference(ocifs: Ocifs, reference: str, code: int, says: str) -> No
         (["ls", "IMAGE", "file/"], 3, "file/: Not a directory"),
         (["ls", "IMAGE", "absent\x1b"], 3, r"absent\x1b: no such file"),
         (["stat", "IMAGE", "file/below"], 3, "file/below: Not a directory"),
-        (["ls", "--platform", "no/such/platform/at/all", "IMAGE"], 3, "write OS/ARCH[/VARIANT]"),
         (["umount", "HOME"], 7, "is not an ocifs mount"),
         (["umount", "HOME/absent"], 7, "is not an ocifs mount"),
         (["umount", "/proc"], 7, "is not an ocifs mount"),
@@ -135,6 +134,16 @@ def test_bad_arguments(ocifs: Ocifs, demo: Path, command: list[str], code: int, 
     places = {"IMAGE": str(demo)}
     arguments = [places.get(each, each).replace("HOME", str(ocifs.home)) for each in command]
     assert says in ocifs.complaint(code, *arguments)
+
+
+def test_an_image_without_layers(ocifs: Ocifs, tmp_path: Path, fuse: None) -> None:
+    """It is an empty tree; there is nothing to run in it."""
+    image = write_layout(tmp_path / "empty", Image(layers=()))
+    with ocifs.mounted(image) as mountpoint:
+        assert list(mountpoint.iterdir()) == []
+    assert ocifs.output("find", image) == "/\n"
+    assert "names no command to run: give one" in ocifs.complaint(3, "run", image)
+    assert "is no directory of the image" in ocifs.complaint(5, "run", image, "--", "x")
 
 
 def _absent(home: Path, image: Path) -> Path:
@@ -190,9 +199,8 @@ def test_what_is_mounted_already(ocifs: Ocifs, demo: Path, fuse: None) -> None:
     with ocifs.mounted(demo, "--engine", "fuse") as mountpoint:
         result = ocifs.run("mount", demo, mountpoint)
         assert (result.code, result.out) == (7, b"")
-        assert result.err == (
-            f"ocifs: {mountpoint} is already a mountpoint (fuse.ocifs): `ocifs umount {mountpoint}` first\n"
-        )
+        way_out = f"`ocifs umount {mountpoint}` first, or use --replace"
+        assert result.err == f"ocifs: {mountpoint} is already a mountpoint (fuse.ocifs): {way_out}\n"
         assert len(ocifs.mounts()) == 1
 
 

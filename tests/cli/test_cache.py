@@ -20,7 +20,7 @@ def test_an_index_is_made_once_and_listed(ocifs: Ocifs, demo: Path) -> None:
     assert entries(ocifs) == []
     ocifs.output("ls", demo)
     listed = entries(ocifs)
-    assert sorted(str(entry["kind"]) for entry in listed) == ["layer1", "layer1", "tree2"]
+    assert sorted(str(entry["kind"]) for entry in listed) == ["layer1", "layer1", "tree3"]
     assert all(str(entry["subject"]).startswith("sha256:") for entry in listed)
     ocifs.output("cat", demo, "file")
     assert {entry["subject"] for entry in entries(ocifs)} == {entry["subject"] for entry in listed}

@@ -70,6 +70,9 @@ def test_version(ocifs: Ocifs) -> None:
         ["cache", "prune", "--max-size", "many"],
         ["ls", "--max-cache-size", "-1", "image"],
         ["mount", "--span-cache", "64MX", "image", "mountpoint"],
+        ["ls", "--platform", "no/such/platform/at/all", "image"],
+        ["mount", "--read-timeout", "0", "image", "mountpoint"],
+        ["mount", "--read-timeout", "nan", "image", "mountpoint"],
         ["completion", "tcsh"],
     ],
     ids=" ".join,
@@ -95,7 +98,7 @@ def test_completion_completes(ocifs: Ocifs) -> None:
 
 
 def test_a_defect_is_one_line_with_its_own_code(ocifs: Ocifs) -> None:
-    broken = "import ocifs.cli.options as o; o.open_for_command = None; from ocifs.cli.main import main; main()"
+    broken = "import ocifs.cli.options as o; o.Opening.open = None; from ocifs.cli.main import main; main()"
     command = [ocifs.interpreter, "-c", broken, "ls", "/"]
     quiet = subprocess.run(command, env=ocifs.variables(), capture_output=True, text=True, check=False)
     assert quiet.returncode == 70

@@ -61,7 +61,7 @@ def spans(reading: Pass, blob: bytes) -> bytes:
         stream = b"".join(reading.chunks())
         points = list(reading.checkpoints())
     decoded = b"".join(
-        gzip.decode(blob[begin.offset : end.offset + (end.bits > 0)], begin, end.start - begin.start)
+        b"".join(gzip.decode(blob[begin.offset : end.offset + (end.bits > 0)], begin, end.start - begin.start))
         for begin, end in pairwise(points)
     )
     assert decoded == stream
@@ -89,6 +89,18 @@ def test_much_garbage_is_left_out_of_the_search(size: int, content: bytes) -> No
     blob = member(content) + NOISE[:size]
     assert spans(GzipPass(BytesReader(blob), warnings.append), blob) == content
     assert warnings == [f"{size} bytes after the gzip stream are ignored"]
+
+
+@pytest.mark.skipif("rapidgzip" not in BEGIN, reason="rapidgzip is not installed")
+@pytest.mark.parametrize("content", [SMALL, LARGE, b""], ids=["data", "much", "nothing"])
+@pytest.mark.parametrize(
+    "garbage", [*(b"r" * size for size in range(1, 12)), member(b"")[:10], b"\0r", b"\0" * 9 + b"r"]
+)
+def test_rapidgzip_passes_over_no_garbage(content: bytes, garbage: bytes) -> None:
+    """It does so itself where fewer bytes follow than a header has; then nobody would be told of them."""
+    blob = member(content) + garbage
+    with pytest.raises(InvalidImageError, match="rapidgzip"):
+        spans(RapidgzipPass(BytesReader(blob)), blob)
 
 
 def test_padding_of_any_length_is_no_garbage() -> None:

@@ -275,3 +275,38 @@ def test_rootless_takes_no_record_from_the_image_and_gives_no_rights(tmp_path: P
     assert stat.S_IMODE(seen[b"suid"].mode) == 0o755
     assert stat.S_IMODE(seen[b"suid-root"].mode) == 0o4755
     assert (seen[b"null"].mode, seen[b"null"].content) == (stat.S_IFREG | 0o666, b"")
+
+
+def test_a_device_that_overlayfs_would_take_for_a_whiteout_is_told_of(tmp_path: Path, root: None) -> None:
+    """Mounted or looked into it is a device as others are."""
+    zero, one = header(b"zero", flag=b"3"), header(b"one", flag=b"3", minor=1)
+    rootfs = opened(tmp_path / "image", [zero, header(b"block", flag=b"4"), one])
+    losses = {loss.name: (count, first) for loss, count, first in export_directory(rootfs, "/", str(tmp_path / "out"))}
+    assert losses == {"WHITEOUT": (1, b"/zero")}
+    assert of_directory(tmp_path / "out") == of_image(rootfs)
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_a_directory_that_is_swapped_for_a_symlink_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turn: int
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    made: list[bytes] = []
+    mkdir = os.mkdir
+
+    def swapped(name: bytes, mode: int, *, dir_fd: int | None = None) -> None:
+        mkdir(name, mode, dir_fd=dir_fd)
+        if dir_fd is not None and len(made) == turn:
+            os.rename(name, b"moved", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+            os.symlink(victim, name, dir_fd=dir_fd)
+        made.append(name)
+
+    rootfs = opened(tmp_path / "image", [file(b"a/b/c/d/file", b"mine"), file(b"e/file", b"mine")])
+    monkeypatch.setattr(os, "mkdir", swapped)
+    with pytest.raises(OcifsError):
+        export_directory(rootfs, "/", str(tmp_path / "out"))
+    assert len(made) > turn
+    assert os.listdir(victim) == []
+    if turn:  # else it is no longer known where what was made is
+        assert sorted(os.listdir(tmp_path)) == ["image", "victim"]

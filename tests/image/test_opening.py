@@ -2,13 +2,15 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsError
 from ocifs.image.opening import Options, open_image
-from ocifs.layer.build import Limits
+from ocifs.limits import Limits
 from ocifs.store import Store
 from tests import tars
 from tests.images import Image, Layer, blob_path, digest, layout_files, tar, write_directory, write_layout
@@ -42,6 +44,30 @@ def test_an_image_without_layers_is_an_empty_tree(tmp_path: Path) -> None:
 def test_a_layer_that_is_listed_twice_is_applied_twice(tmp_path: Path) -> None:
     image = write_layout(tmp_path / "image", Image((BASE, UPPER, BASE)))
     assert names(image) == [b"", b"a", b"b", b"c"]
+
+
+def test_layers_are_applied_in_their_order_whichever_is_indexed_first(tmp_path: Path) -> None:
+    whiteout = tars.file(b".wh.a")
+    sizes = [1, 900_000, 10, 500_000, 100, 2_000_000]
+    layers = []
+    for number, size in enumerate(sizes):
+        rest = tars.file(b"rest", os.urandom(size))
+        layers += [Layer(tars.tar([rest, whiteout])), Layer(tars.tar([tars.file(b"a", b"%d" % number)]), "zstd")]
+    for count in range(1, len(layers) + 1):
+        image = write_layout(tmp_path / f"image{count}", Image(tuple(layers[:count])))
+        with open_image(str(image)) as opened:
+            if count % 2:
+                assert opened.rootfs.tree.lookup(opened.rootfs.root, b"a") is None
+            else:
+                assert opened.rootfs.open("a").read() == b"%d" % (count // 2 - 1)
+
+
+@pytest.mark.parametrize("name", ["oci-layout", "index.json"])
+def test_a_document_of_a_gigabyte_is_not_read(tmp_path: Path, name: str) -> None:
+    image = write_layout(tmp_path / "image", Image((BASE,)))
+    os.truncate(image / name, 1 << 30)
+    with pytest.raises(LimitError, match=f"{name} has 1073741824 bytes: over the limit document=4MiB"):
+        open_image(str(image))
 
 
 @pytest.mark.parametrize("compression", ["tar", "gzip", "zstd"])
@@ -155,3 +181,41 @@ def test_warnings_do_not_come_without_end(tmp_path: Path) -> None:
     with open_image(str(image), Options(warn=warnings.append)):
         assert len(warnings) == 101
     assert warnings[-1] == "more warnings like these are left out"
+
+
+_IN_THREADS = """
+import sys, threading, time, typing
+import msgspec._utils as learning
+from ocifs.image.opening import open_image
+
+def slowly(call):
+    def wait_and_call(*arguments):
+        time.sleep(0.002)
+        return call(*arguments)
+    return wait_and_call
+
+# Where msgspec calls Python while it learns a type.
+typing._BaseGenericAlias.__setattr__ = slowly(typing._BaseGenericAlias.__setattr__)
+learning._get_class_mro_and_typevar_mappings = slowly(learning._get_class_mro_and_typevar_mappings)
+
+together = threading.Barrier(6)
+found = []
+
+def look():
+    together.wait()
+    with open_image(sys.argv[1]) as image:
+        found.append([entry.path for index in image.indexes for entry in index.toc()])
+
+threads = [threading.Thread(target=look) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert found == [[b"a", b"b"]] * 6, found
+"""
+
+
+def test_opened_for_the_first_time_in_several_threads_at_once(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "layout", Image((Layer(tar({"a": b""})), Layer(tar({"b": b""}), "zstd"))))
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", _IN_THREADS, layout], check=True, timeout=60)

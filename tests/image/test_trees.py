@@ -95,8 +95,8 @@ def test_trees_are_kept_by_chain_id(image: str, tmp_path: Path, monkeypatch: pyt
         before = [paths(opened.as_of(0)), *(paths(opened.changes(number)) for number in range(3))]
     entries = {(entry.kind, entry.subject) for entry in Store(tmp_path / "cache").entries()}
     base = digest(LAYERS[0].tar)
-    assert {("tree2", base), ("changes1", base)} <= entries
-    assert [kind for kind, _ in entries].count("changes1") == 3
+    assert {("tree3", base), ("changes2", base)} <= entries
+    assert [kind for kind, _ in entries].count("changes2") == 3
 
     monkeypatch.setattr("ocifs.erofs.writer.compile_tree", None)  # nothing is made again
     with open_image(image, options()) as opened:

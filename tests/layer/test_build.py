@@ -16,15 +16,15 @@ import zstandard
 from ocifs.compression import MAX_SPAN, checkpoint_finders
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.layer import build
-from ocifs.layer.build import LayerBlob, Limits, open_layer_index
+from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
+from ocifs.limits import Limits
 from ocifs.reader import FileReader
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Store
-from ocifs.toc import Limits as TocLimits
 from tests import images, tars
 
 NOISE = random.Random(1).randbytes(2 << 20)
@@ -104,6 +104,25 @@ def test_every_way_gives_the_same_layer(
     assert read(index, blob) == TAR
     assert [(entry.path, entry.size) for entry in index.toc()] == [(b"noise", 2 << 20), (b"zeros", 1 << 20)]
     assert opening.said == []
+
+
+def test_low_memory_goes_without_rapidgzip(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def must_not_be(*_: object) -> None:
+        raise AssertionError("rapidgzip is at work")
+
+    monkeypatch.setattr(checkpoint_finders, "rapidgzip_is_installed", lambda: True)
+    monkeypatch.setattr(checkpoint_finders, "RapidgzipPass", must_not_be)
+    data = gzip.compress(TAR)
+    blob = write(data)
+    index = open_layer_index(
+        LayerBlob(Digest(images.digest(data)), DiffID(Digest(images.digest(TAR))), "gzip", blob),
+        Store(None),
+        Limits(),
+        pytest.fail,
+        lambda layer, done, total: None,
+        low_memory=True,
+    )
+    assert read(index, blob) == TAR
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["rapidgzip", "indexed_gzip"])
@@ -223,7 +242,7 @@ def test_a_bomb_ends_at_the_limit(codec: Compression, write: Write) -> None:
 def test_the_limits_of_headers_are_kept(write: Write) -> None:
     tar = tars.tar([tars.file(b"%d" % number) for number in range(11)])
     with pytest.raises(LimitError, match="entries"):
-        Opening(limits=Limits(toc=TocLimits(entries=10))).open(write(tar), "tar", images.digest(tar))
+        Opening(limits=Limits(entries=10)).open(write(tar), "tar", images.digest(tar))
 
 
 def test_progress_only_grows_and_ends_with_the_blob(write: Write) -> None:

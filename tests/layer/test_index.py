@@ -13,10 +13,11 @@ import zstandard
 
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError, OcifsError
-from ocifs.layer.build import LayerBlob, Limits, open_layer_index
+from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import LayerIndex, Summary, encode_tail, pack_u64
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
+from ocifs.limits import Limits
 from ocifs.reader import BytesReader, FileReader
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.store import Store

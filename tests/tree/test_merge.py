@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocifs.errors import InvalidImageError, LimitError
+from ocifs.limits import Limits
 from ocifs.reader import BytesReader
 from ocifs.toc import CHARACTER, DIRECTORY, HARDLINK, REGULAR, SYMLINK, Entry, ReaderForward, scan
 from ocifs.tree.merge import merge
@@ -324,13 +325,13 @@ def test_deep_tree() -> None:
     assert max(path.count("/") for path in tree) == 2000
 
 
-def test_long_symlinks_in_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ocifs.tree.merge._MAX_STEPS", 1 << 19)
+def test_long_symlinks_in_a_chain() -> None:
     target = b"/".join([b"."] * 2000)
     chain = [Entry(SYMLINK, b"l%d" % n, 0, 0, 0, 0, linkname=target + b"/l%d" % (n + 1)) for n in range(39)]
     chain += [Entry(DIRECTORY, b"l39", 0, 0, 0, 0)]
+    files = (Entry(REGULAR, b"l0/f", 0, 0, 0, 0) for _ in range(10**6))
     with pytest.raises(LimitError, match="symlinks"):
-        merge([chain, (Entry(REGULAR, b"l0/f", 0, 0, 0, 0) for _ in range(10**6))], list[str]().append)
+        merge([chain, files], list[str]().append, Limits(symlink_steps=1 << 19))
 
 
 def test_whiteouts_do_not_search_again() -> None:

@@ -14,8 +14,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from ocifs.errors import RegistryError
-from ocifs.sources.registry.credentials import Credentials
-from ocifs.sources.registry.peer import Peer
+from ocifs.sources.registry.peer import Credentials, Peer
 from ocifs.sources.registry.transport import TransientError, Transport, host_of, read_all
 from ocifs.spec.document import shown
 

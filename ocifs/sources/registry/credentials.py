@@ -16,28 +16,12 @@ import msgspec
 from ocifs.errors import OcifsError, RegistryError, printable_path
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.configuration import Endpoint
+from ocifs.sources.registry.peer import Credentials
 
 _MAX_FILE = 4 << 20
 _HELPER_SECONDS = 30
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DOCKER_KEYS = ("docker.io", "index.docker.io", "registry-1.docker.io")
-
-
-class Credentials(msgspec.Struct, frozen=True):
-    """A user's name with a password, or a token that stands for both."""
-
-    username: str = ""
-    password: str = ""
-    identity_token: str = ""
-
-    def __repr__(self) -> str:
-        """Show no secret."""
-        return "Credentials(…)"
-
-    @property
-    def basic(self) -> str:
-        """The value of an `Authorization` header (RFC 7617)."""
-        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
 
 class _Entry(msgspec.Struct, frozen=True):

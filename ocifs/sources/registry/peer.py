@@ -4,14 +4,32 @@ Nothing in them is a path, so whoever has one needs neither the files of the con
 They hold secrets: they are never written to a file, and show none.
 """
 
+import base64
+
 import msgspec
 
 from ocifs.errors import InvalidImageError
-from ocifs.sources.registry.credentials import Credentials
 
 
 class NoRangesError(InvalidImageError):
     """The registry gives whole blobs only."""
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """A user's name with a password, or a token that stands for both."""
+
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return "Credentials(…)"
+
+    @property
+    def basic(self) -> str:
+        """The value of an `Authorization` header (RFC 7617)."""
+        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
 
 class Certificates(msgspec.Struct, frozen=True):

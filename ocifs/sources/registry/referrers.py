@@ -11,13 +11,14 @@ from urllib.parse import quote, urljoin
 import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
+from ocifs.limits import DEFAULT_LIMITS
 from ocifs.sources.referrers import Content
 from ocifs.sources.registry.session import Answer, Session
 from ocifs.sources.registry.transport import read_all
 from ocifs.spec.artifact import referrers_tag
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
-from ocifs.spec.document import MAX_SIZE, decode
+from ocifs.spec.document import decode
 from ocifs.spec.manifest import ImageIndex
 from ocifs.spec.mediatypes import OCI_INDEX, OCI_MANIFEST
 
@@ -93,7 +94,7 @@ def _read(session: Session, path: str) -> tuple[bytes, str]:
     """Return a document and what its header says of a next page."""
     accept = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}"}
     answer = session.get(path, accept, what=path.partition("?")[0])
-    return read_all(answer.response, answer.host, MAX_SIZE), answer.response.headers.get("Link", "")
+    return read_all(answer.response, answer.host, DEFAULT_LIMITS.document), answer.response.headers.get("Link", "")
 
 
 def _without(found: list[Descriptor], manifest: Descriptor) -> list[Descriptor]:

@@ -18,8 +18,7 @@ from urllib3.exceptions import InvalidHeader
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
 from ocifs.sources.registry.authorization import Authorization
-from ocifs.sources.registry.credentials import Credentials
-from ocifs.sources.registry.peer import Peer
+from ocifs.sources.registry.peer import Credentials, Peer
 from ocifs.sources.registry.tls import make_context
 from ocifs.sources.registry.transport import NoTlsError, TransientError, Transport, host_of, read_all
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, RegistryError, UnsupportedError
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import BytesReader, ReaderAt
 from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Content
@@ -27,7 +28,6 @@ from ocifs.sources.registry.transport import read_all
 from ocifs.sources.source import Named
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
-from ocifs.spec.document import MAX_SIZE
 from ocifs.spec.manifest import parse_document
 from ocifs.spec.mediatypes import DOCKER_INDEX, DOCKER_MANIFEST, INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST
 
@@ -39,7 +39,8 @@ T = TypeVar("T")
 class RegistrySource:
     """The repository that a reference names."""
 
-    def __init__(self, sessions: list[Session]) -> None:
+    def __init__(self, sessions: list[Session], limits: Limits = DEFAULT_LIMITS) -> None:
+        self.limits = limits
         self._sessions = sessions
         """The one that had the image comes first."""
         self._home = sessions[-1]
@@ -102,7 +103,7 @@ class RegistrySource:
 
         def once() -> bytes:
             answer = session.get(f"manifests/{name}", {"Accept": _ACCEPT}, what=what)
-            return read_all(answer.response, answer.host, MAX_SIZE)
+            return read_all(answer.response, answer.host, self.limits.document)
 
         data = session.patiently(once)
         if digest is not None and Digest.of(data, digest.algorithm) != digest:
@@ -110,7 +111,7 @@ class RegistrySource:
         return data
 
 
-def open_registry(reference: Reference, access: Access) -> RegistrySource:
+def open_registry(reference: Reference, access: Access, limits: Limits = DEFAULT_LIMITS) -> RegistrySource:
     """Return the source that `reference` names; nothing is asked yet.
 
     Raises:
@@ -122,7 +123,7 @@ def open_registry(reference: Reference, access: Access) -> RegistrySource:
     )
     elsewhere = msgspec.structs.replace(access, credentials=None)  # what is typed in is for no mirror
     return RegistrySource(
-        [open_session(place, access if place.host == places[-1].host else elsewhere) for place in places]
+        [open_session(place, access if place.host == places[-1].host else elsewhere) for place in places], limits
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 from ocifs.errors import OcifsError, RegistryError
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.configuration import Endpoint
-from ocifs.sources.registry.credentials import Credentials, find_credentials
+from ocifs.sources.registry.credentials import find_credentials
+from ocifs.sources.registry.peer import Credentials
 
 
 def find(

@@ -16,6 +16,7 @@ from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.authorization import at_home, parse_challenges
 from ocifs.sources.registry.configuration import Endpoint
 from ocifs.sources.registry.session import Session
+from ocifs.sources.registry.source import open_session
 from ocifs.sources.registry.transport import TransientError, read_all
 from tests.images import Image, layout_files
 from tests.registry import (
@@ -36,7 +37,7 @@ from tests.registry import (
 
 @contextmanager
 def asking(registry: Registry, access: Access | None = None, *, insecure: bool = False) -> Iterator[Session]:
-    opened = Session(Endpoint(registry.host, "app", insecure=insecure), access or Access())
+    opened = open_session(Endpoint(registry.host, "app", insecure=insecure), access or Access())
     try:
         yield opened
     finally:
@@ -101,7 +102,7 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_name_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "FIRST_BUDGET", 0.1)
-    asked = Session(Endpoint("registry.invalid", "app", insecure=False), Access())
+    asked = open_session(Endpoint("registry.invalid", "app", insecure=False), Access())
     with pytest.raises(RegistryError, match=r"^cannot find the address of registry.invalid$"):
         manifest(asked)
 
@@ -503,7 +504,7 @@ def test_a_proxy_of_the_environment(registry: Registry, monkeypatch: pytest.Monk
         proxy.fault(relay, "manifests")
         monkeypatch.setenv("http_proxy", proxy.base)
         monkeypatch.setenv("https_proxy", proxy.base)
-        asked = Session(Endpoint("registry.invalid", "app", insecure=True), Access(tls_verify=False))
+        asked = open_session(Endpoint("registry.invalid", "app", insecure=True), Access(tls_verify=False))
         assert manifest(asked) == expected(registry)
         assert seen == ["http://registry.invalid/v2/app/manifests/latest"]
         monkeypatch.setenv("no_proxy", "127.0.0.1")

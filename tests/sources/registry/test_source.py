@@ -10,7 +10,8 @@ from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryE
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.registry import session, transport
 from ocifs.sources.registry.access import Access
-from ocifs.sources.registry.blob import NoRangesError, RemoteBlob
+from ocifs.sources.registry.blob import RemoteBlob
+from ocifs.sources.registry.peer import NoRangesError
 from ocifs.sources.registry.source import RegistrySource, open_registry
 from ocifs.sources.resolve import resolve_image
 from ocifs.sources.source import read_document

@@ -1,0 +1,63 @@
+"""What an image may cost before it is refused: every limit that a user can set, by its name.
+
+Whoever spends memory, disk or time on something that an image counts or sizes looks here first, and says which limit
+was passed in the same words. Bounds that Linux or a format sets are no limits: raising them would help nobody.
+"""
+
+import msgspec
+
+from ocifs.errors import LimitError
+
+_UNITS = ("", "KiB", "MiB", "GiB", "TiB")
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits; sizes are in bytes. Raise them for an image that you trust."""
+
+    document: int = 4 << 20
+    """A manifest, image index, config, `index.json` or `manifest.json`; the distribution spec's bound for manifests."""
+    indexes: int = 64
+    """Image indexes that are read to find an image."""
+    layers: int = 500
+    """Layers of an image."""
+    members: int = 100_000
+    """Members of an archive that holds images."""
+    uncompressed: int = 64 << 30
+    """The tar stream of a layer."""
+    ratio: int = 2000
+    """Tar stream to blob, looked at once the stream is past `ratio_from`."""
+    ratio_from: int = 64 << 20
+    zstd_window: int = 128 << 20
+    """The window of a zstd frame, which its decoder holds in memory; what zstd itself allows by default."""
+    entries: int = 5_000_000
+    """Entries of a layer."""
+    extended_header: int = 1 << 20
+    """One extended header of a tar (pax or GNU long name)."""
+    extended_headers: int = 64 << 20
+    """All extended headers of a layer."""
+    xattrs: int = 64 << 10
+    """Extended attributes of one entry, names and values; a tree image holds up to 256 KiB."""
+    sparse_pieces: int = 1_000_000
+    """Pieces of all sparse files of a layer."""
+    accounts: int = 4 << 20
+    """`/etc/passwd` and `/etc/group` of an image, each, for a container."""
+    symlink_steps: int = 1 << 26
+    """Names taken from symlink targets while a layer is applied: some entries could keep us busy for days."""
+
+    def passed(self, name: str, what: str) -> LimitError:
+        """Return the error for `what` is more than the limit `name` allows."""
+        option = name.replace("_", "-")
+        value = in_units(getattr(self, name))
+        return LimitError(f"{what}: over the limit {option}={value}; if you trust the image, raise it with --limit")
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def in_units(value: int) -> str:
+    """Return a number as `--limit` takes it: `64GiB`, `2000`."""
+    power = 0
+    while value and value % 1024 == 0 and power < len(_UNITS) - 1:
+        value //= 1024
+        power += 1
+    return f"{value}{_UNITS[power]}"

@@ -1,0 +1,370 @@
+"""Readers of what an image or the cache holds, each as a function that takes any bytes.
+
+A target ends quietly whatever it is given: it lets OcifsErrors pass whose text is one printable line, and checks what
+was read where anything was. Whatever else comes out of it is a defect.
+"""
+
+import io
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import msgspec
+import zstandard
+
+from ocifs.bundle.config import Host, Overrides, runtime_spec
+from ocifs.bundle.runtime_spec import to_json
+from ocifs.bundle.user import Accounts
+from ocifs.compression import Pass, gzip, zstd
+from ocifs.compression.checkpoint_finders import read_gzidx
+from ocifs.erofs.reader import TreeImage
+from ocifs.erofs.writer import compile_tree
+from ocifs.errors import OcifsError
+from ocifs.layer.index import LayerIndex, Summary, encode_tail, pack_u64
+from ocifs.limits import Limits
+from ocifs.reader import BytesReader, FileReader
+from ocifs.sources.reference import matching, parse_reference
+from ocifs.spec.config import parse_config
+from ocifs.spec.digest import Digest
+from ocifs.spec.manifest import parse_document
+from ocifs.spec.platform import Platform
+from ocifs.toc import ChunkReader, Entry, ReaderForward, pax, scan
+from ocifs.tree.merge import changes, merge
+from tests import images, tars
+
+_CASES = Path(__file__).parent / "cases"
+_SMALL = Limits(entries=2000, sparse_pieces=2000, symlink_steps=1 << 16)
+
+
+class Target(NamedTuple):
+    """What is fuzzed, and bytes to begin with."""
+
+    fuzz_one: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+
+
+@contextmanager
+def _clean_errors() -> Iterator[None]:
+    """Let clean errors pass."""
+    try:
+        yield
+    except OcifsError as error:
+        if not str(error).isprintable() or len(str(error)) > 40_000:
+            raise AssertionError(f"no line to show: {error!r}") from error
+
+
+# Tar headers, and what is made of them: a tree, and its image.
+
+
+def sealed(data: bytes) -> bytes:
+    """Make right the checksum of all blocks that may be headers, so that changes get past it."""
+    blocks = [bytearray(data[at : at + 512]) for at in range(0, len(data), 512)]
+    for block in blocks:
+        if len(block) == 512 and block[257:262] == b"ustar":
+            block[148:156] = b"        "
+            block[148:156] = b"%06o\0 " % sum(block)
+    return b"".join(blocks)
+
+
+def fuzz_tar(data: bytes) -> None:
+    """Take the first byte for how to go on, the rest for a tar stream of two layers."""
+    form, data = data[:1], data[1:]
+    if form and form[0] & 1:
+        data = sealed(data)
+    with _clean_errors():
+        entries = scan(ReaderForward(BytesReader(data)), limits=_SMALL, warn=_printable)
+        pieces = (data[place : place + 700] for place in range(0, len(data), 700))
+        assert scan(ChunkReader(pieces), limits=_SMALL, warn=_printable) == entries
+        for entry in entries:
+            assert entry.offset % 512 == 0
+            assert 0 <= entry.offset <= entry.offset + entry.stored <= len(data)
+            assert entry.path
+            assert b"\0" not in entry.path + entry.linkname
+        half = len(entries) // 2 if form and form[0] & 2 else 0
+        layers = [entries[:half], entries[half:]]
+        sizes = [len(data)] * 2
+        root = merge(layers, _printable, _SMALL)
+        tree = TreeImage(compile_tree(root, sizes, lambda layer, size, at: data[at : at + size], _printable), sizes)
+        _read_tree(tree, sizes)
+        for changed in changes(layers, _printable, _SMALL):
+            compile_tree(changed, sizes, lambda layer, size, at: data[at : at + size], _printable)
+
+
+def _printable(message: str) -> None:
+    assert message.isprintable()
+
+
+_SLOT = b"%011o\0%011o\0" % (512, 512)
+
+
+def _tar_seeds() -> list[bytes]:
+    sparse = {b"GNU.sparse.map": b"0,1,600,1", b"GNU.sparse.numblocks": b"2", b"GNU.sparse.size": b"1000"}
+    members = [
+        tars.directory(b"a/b/", 0o1777) + tars.file(b"a/b/c", b"content") + tars.hardlink(b"h", b"a/b/c"),
+        tars.symlink(b"l", b"a/../a/b") + tars.file(b"l/x", b"1") + tars.file(b"l/.wh.c"),
+        tars.file(b"b/.wh..wh..opq") + tars.file(b"b/c", b"1"),
+        tars.pax({b"path": b"p" * 120, b"mtime": b"1.5", b"SCHILY.xattr.user.a": b"1"}) + tars.file(b"p"),
+        tars.long_name(b"n" * 120) + tars.file(b"n") + tars.long_name(b"t" * 120, b"K") + tars.symlink(b"k", b"t"),
+        tars.pax(sparse) + tars.file(b"s", b"xy") + tars.header(b"dev", flag=b"3", major=1, minor=3),
+        tars.pax({b"uid": b"7"}, b"g") + tars.header(b"f", flag=b"6", mode=0o600) + tars.file(b"../../up", b"u"),
+        tars.header(b"o", 512, flag=b"S", magic=tars.GNU, sparse=_SLOT, realsize=1024) + bytes(512),
+    ]
+    return [form + tars.tar(chosen) for form in (b"\1", b"\3") for chosen in (members, *([each] for each in members))]
+
+
+# Records of a pax header.
+
+
+def fuzz_pax(data: bytes) -> None:
+    """Read records and what they hold."""
+    with _clean_errors():
+        records = pax.parse(data)
+        assert all(key and b"\0" not in key for key in records)
+        plain = {key: value for key, value in records.items() if not key.startswith(b"GNU.sparse.")}
+        assert pax.parse(b"".join(tars.record(*each) for each in plain.items())) == plain
+        for read in (_pax_mtime, _pax_number, _pax_xattrs):
+            with _clean_errors():
+                read(records)
+
+
+def _pax_mtime(records: dict[bytes, bytes]) -> None:
+    assert isinstance(pax.mtime(records, b"7\0"), int)
+
+
+def _pax_number(records: dict[bytes, bytes]) -> None:
+    assert pax.integer(records, b"size", b"7\0") >= 0
+
+
+def _pax_xattrs(records: dict[bytes, bytes]) -> None:
+    found = pax.xattrs(records, _SMALL)
+    assert sum(len(name) + len(value) for name, value in found.items()) <= _SMALL.xattrs
+
+
+def _pax_seeds() -> list[bytes]:
+    records = {
+        b"path": b"a", b"size": b"5", b"mtime": b"-1.25", b"SCHILY.xattr.user.a": b"\0\1", b"GNU.sparse.name": b"b",
+        b"LIBARCHIVE.xattr.user%2Eb": b"QUI", b"GNU.sparse.offset": b"0", b"GNU.sparse.numbytes": b"1",
+    }  # fmt: skip
+    return [b"".join(tars.record(*each) for each in records.items()), *(tars.record(*each) for each in records.items())]
+
+
+# Checkpoints as indexed_gzip and rapidgzip hand them over.
+
+
+def fuzz_gzidx(data: bytes) -> None:
+    """Take four bytes for the size of the blob, the rest for a GZIDX file."""
+    size = int.from_bytes(data[:4], "little")
+    with _clean_errors():
+        before = (-1, -1)
+        for point in read_gzidx(io.BytesIO(data[4:]), size):
+            assert 0 <= point.offset <= size
+            assert 0 <= point.bits < 8
+            assert len(point.window) <= 1 << 15
+            assert before <= (point.start, point.offset)
+            before = (point.start, point.offset)
+
+
+def _gzidx_seeds() -> list[bytes]:
+    seeds = []
+    for version, flags in ((0, [0, 0, 0]), (1, [0, 1, 0])):
+        head = struct.pack("<5sBBQQIII", b"GZIDX", version, 0, 1000, 5000, 1 << 20, 16, 3)
+        rows = ((10, 0, 0), (400, 2000, 3), (900, 4000, 7))
+        points = b"".join(struct.pack("<QQBB", *row, flag) for row, flag in zip(rows, flags, strict=True))
+        seeds.append(struct.pack("<I", 1000) + head + points + b"w" * 32)
+    return seeds
+
+
+# LayerIndexes, whole and with the parts that are compressed laid open.
+
+
+def fuzz_layer_index(data: bytes) -> None:
+    """Take the first byte for what the rest is: a file, or summary and TOC."""
+    form, data = data[:1], data[1:]
+    if form == b"s":
+        size = int.from_bytes(data[:2], "little")
+        summary, toc = data[2 : 2 + size], zstandard.compress(data[2 + size :])
+        data = toc + summary + struct.pack("<QQQ", 0, len(toc), len(summary))
+    with _clean_errors():
+        index = LayerIndex(cast("FileReader", BytesReader(data)))
+        limit = len(data) if index.summary.reframed else index.summary.blob_size
+        for span in range(min(index.span_count, 100)):
+            offset, size = index.stored_range(span)
+            assert 0 <= offset <= offset + size <= limit
+            assert len(index.digest(span)) == 32
+            with _clean_errors():
+                assert len(index.checkpoint(span).window) <= 1 << 15
+        assert [(entry.kind, entry.path) for entry in index.toc()] == index.paths()
+
+
+def _index_seeds() -> list[bytes]:
+    toc = [
+        Entry(0, b"a", 0o644, 0, 0, 0, 5, 512, 5, xattrs={b"user.x": b"1"}, sparse=((0, 5),)),
+        Entry(2, b"l", 0o777, 0, 0, -1, linkname=b"a"),
+        Entry(3, b"d", 0o600, 0, 0, 0, rdev=(1, 3)),
+    ]
+    window = zstandard.compress(b"window")
+    summary = Summary(
+        blob_digest="sha256:" + "0" * 64, blob_size=3000, diff_id="sha256:" + "1" * 64, size=5000, codec="gzip",
+        reframed=False, entries=3, starts=pack_u64([0, 2000, 5000]), offsets=pack_u64([10, 900, 3000]),
+        bits=bytes([0, 3, 0]), windows=pack_u64([0, 0, len(window)]), digests=bytes(64), warnings=("odd",),
+    )  # fmt: skip
+    packed = msgspec.msgpack.encode(summary)
+    whole = window + encode_tail(toc, summary, len(window))
+    return [b"f" + whole, b"s" + struct.pack("<H", len(packed)) + packed + msgspec.msgpack.encode(toc)]
+
+
+# Tree images.
+
+
+def fuzz_tree_image(data: bytes) -> None:
+    """Take bytes for a tree image of two layers."""
+    sizes = [10_000, 3_000]
+    with _clean_errors():
+        _read_tree(TreeImage(data.ljust(-(-len(data) // 512) * 512, b"\0"), sizes), sizes)
+
+
+def _read_tree(tree: TreeImage, sizes: list[int]) -> None:
+    _printable(tree.warnings[1])
+    for path, nid in tree.walk(tree.root):
+        inode = tree.inode(nid)
+        with _clean_errors():
+            tree.xattrs(nid)
+            if stat.S_ISLNK(inode.mode):
+                assert len(tree.readlink(nid)) == inode.size
+            elif stat.S_ISDIR(inode.mode):
+                tree.lookup(nid, path.rpartition(b"/")[2])
+            elif stat.S_ISREG(inode.mode):
+                for offset in (0, inode.size // 2, inode.size - 1):
+                    for address, length in tree.extents(nid, offset, 1 << 20):
+                        assert length > 0
+                        if address is not None and (place := tree.layer_of(address)):
+                            assert place[1] + length <= sizes[place[0]]
+
+
+def _tree_seeds() -> list[bytes]:
+    xattr = tars.pax({b"SCHILY.xattr.user.x": b"1", b"SCHILY.xattr.security.capability": b"c" * 20})
+    sparse = tars.pax({b"GNU.sparse.map": b"0,1,4096,1", b"GNU.sparse.numblocks": b"2", b"GNU.sparse.size": b"9000"})
+    stream = tars.tar(
+        [
+            tars.file(b"d/a", b"x" * 700), tars.symlink(b"l", b"d/a"), tars.hardlink(b"h", b"d/a"),
+            xattr + tars.file(b"x", b"y"), sparse + tars.file(b"s", b"xy"),
+            tars.header(b"c", flag=b"3", major=1, minor=3),
+        ]
+    )  # fmt: skip
+    entries = scan(ReaderForward(BytesReader(stream)), warn=print)
+    root = merge([entries, []], print)
+    compiled = compile_tree(root, [10_000, 3_000], lambda layer, size, at: stream[at : at + size], print, ["odd"])
+    empty = compile_tree(merge([[], []], print), [10_000, 3_000], lambda layer, size, at: b"")
+    return [compiled, empty.rstrip(b"\0")]
+
+
+# JSON documents.
+
+
+def fuzz_documents(data: bytes) -> None:
+    """Take bytes for a manifest, an index or a config; of a config, make that of a container."""
+    with _clean_errors():
+        document = parse_document(data, "document")
+        assert document.schema_version == 2
+    with _clean_errors():
+        config = parse_config(data, "config")
+        _printable(str(len(config.history)))
+        accounts = Accounts(b"root:x:0:0:root:/root:sh\n")
+        to_json(runtime_spec(config, accounts, Overrides(), Host(readonly=True), _printable))
+
+
+def _document_seeds() -> list[bytes]:
+    files = images.layout_files(images.Image((images.Layer(), images.Layer(embedded=True))))
+    arm = images.Image(platform={"os": "linux", "architecture": "arm64", "variant": "v8"})
+    index = images.to_json(images.index_of([images.add_image({}, arm)]))
+    config = {
+        "os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": ["sha256:" + "0" * 64]},
+        "config": {
+            "User": "root:0", "Env": ["PATH=/bin", "A=b=c"], "Cmd": ["sh"], "Entrypoint": ["/init"],
+            "WorkingDir": "/a/b", "Labels": {"a": "b"}, "Volumes": {"/v": {}}, "ExposedPorts": {"80/tcp": {}},
+            "StopSignal": "SIGTERM",
+        },
+        "history": [{"created": "2026-01-01T00:00:00Z", "created_by": "x", "empty_layer": True}],
+    }  # fmt: skip
+    return [*(data for name, data in files.items() if data.startswith(b"{")), index, images.to_json(config)]
+
+
+# References, digests, platforms.
+
+
+def fuzz_references(data: bytes) -> None:
+    """Take bytes for what a user may write; which paths exist depends on their length."""
+    text = os.fsdecode(data.replace(b"\0", b""))
+    with _clean_errors():
+        reference = parse_reference(text, lambda path: len(path) % 3 == 1)
+        _printable(str(reference))
+        assert len(reference.path) % 3 == 1
+        matching(reference.tag or "latest", [("example/app:latest", "latest")])
+    for parse in (Digest, Platform.parse):
+        with _clean_errors():
+            _printable(str(parse(text)))
+
+
+def _reference_seeds() -> list[bytes]:
+    digest = b"sha256:" + b"0" * 64
+    return [
+        b"./a:latest", b"oci:a:1.0", b"oci-archive:a.tar", b"docker-archive:a:@1", b"a@" + digest, b"docker://host/a:b",
+        b"a:b:c:d", b"a~2", b"a:tag~1", digest, b"linux/arm64/v8", b"docker-daemon:x", b"\xff:\x1b", b"a@sha512:00",
+    ]  # fmt: skip
+
+
+# Compressed blobs.
+
+
+def fuzz_blobs(data: bytes) -> None:
+    """Take the first byte for how the rest is compressed; read it from front to end, and each span by itself."""
+    codec = zstd if data[:1] == b"z" else gzip
+    blob = BytesReader(data[1:])
+    ways: list[Callable[[], Pass]] = []
+    with _clean_errors():
+        ways = codec.passes(blob, _printable)
+    for begin in ways:
+        with _clean_errors(), begin() as reading:
+            stream = b""
+            for chunk in reading.chunks():
+                stream += chunk
+                if len(stream) > 1 << 20:
+                    return
+            points = list(reading.checkpoints())
+            for point, end in pairwise(points):
+                stored = blob.pread(end.offset + (end.bits > 0) - point.offset, point.offset)
+                assert codec.decode(stored, point, end.start - point.start) == stream[point.start : end.start]
+
+
+def _blob_seeds() -> list[bytes]:
+    import gzip as python_gzip
+
+    text = b"the quick brown fox " * 30
+    member = python_gzip.compress(text, mtime=0)
+    frame = zstandard.compress(text)
+    skippable = struct.pack("<II", 0x184D2A50, 4) + b"skip"
+    checked = zstandard.ZstdCompressor(write_checksum=True, write_content_size=False).compress(text)
+    gzips = [member, member * 2, member + bytes(20), member + b"rubbish", python_gzip.compress(text, 0, mtime=0)]
+    return [b"g" + each for each in gzips] + [b"z" + each for each in (frame, frame + skippable + checked)]
+
+
+TARGETS = {
+    "tar": Target(fuzz_tar, _tar_seeds),
+    "pax": Target(fuzz_pax, _pax_seeds),
+    "gzidx": Target(fuzz_gzidx, _gzidx_seeds),
+    "layer_index": Target(fuzz_layer_index, _index_seeds),
+    "tree_image": Target(fuzz_tree_image, _tree_seeds),
+    "documents": Target(fuzz_documents, _document_seeds),
+    "references": Target(fuzz_references, _reference_seeds),
+    "blobs": Target(fuzz_blobs, _blob_seeds),
+}
+
+
+def cases(name: str) -> list[bytes]:
+    """Return the seeds of a target, and the cases that were found."""
+    return [*TARGETS[name].seeds(), *(path.read_bytes() for path in sorted((_CASES / name).glob("*")))]
