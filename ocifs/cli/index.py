@@ -71,7 +71,7 @@ def push(image: str, opening: Opening) -> None:
     with opening._replace(lazy=False).open(image) as opened:
         manifest, blobs = make_artifact(opened.resolved, opened.indexes)
         referrers_of(opened.source, opened.resolved.name).attach(opened.resolved.descriptor, manifest, blobs)
-        size = sum(blob.descriptor.size for blob in blobs)
+        size = sum(blob.descriptor.size for blob in blobs[1:])
         click.echo(f"{manifest.descriptor.digest}  {len(blobs) - 1} layers  {human_size(size)}")
 
 

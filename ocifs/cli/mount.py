@@ -133,7 +133,8 @@ def mounts(as_json: bool, verbose: bool) -> None:
     """List mounted images: mountpoint or bundle, image, digest, pid, state, kind and engine.
 
     The state is `mounted`; `dead` when the daemon is gone (clear it with `ocifs umount`); or `elsewhere` when the mount
-    is in another mount namespace.
+    is in another mount namespace. `unproven`: an index from the registry is used, and the layers are not all here yet
+    to prove it; `refuted`: it lied, and nothing is read any more.
     """
     listed = list_mounts()
     if as_json:
@@ -145,7 +146,7 @@ def mounts(as_json: bool, verbose: bool) -> None:
             m.image,
             m.digest[:19],
             str(m.pid or "?"),
-            m.state,
+            m.state + (", refuted" if m.refuted else "" if m.is_proven else ", unproven"),
             "bundle" if m.bundle else "mount",
             f"{m.engine} ({m.reason})" if m.reason else m.engine,
         )
@@ -156,6 +157,7 @@ def mounts(as_json: bool, verbose: bool) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         for number, proof in enumerate(proven if verbose else ()):
             click.echo(
-                f"  layer {number}: blob {proof.blob[:19]} and diff ID {proof.diff_id[:19]} proven "
-                f"{local_time(proof.at)}, each of {proof.spans} spans whenever it is decoded"
+                f"  layer {number}: blob {proof.blob[:19]} and diff ID {proof.diff_id[:19]} "
+                + (f"proven {local_time(proof.at)}" if proof.at else "not proven yet, but claimed by its registry")
+                + f", each of {proof.spans} spans whenever it is decoded"
             )

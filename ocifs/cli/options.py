@@ -280,6 +280,20 @@ def mount_options(command: F) -> F:
     """Add what every verb that mounts an image takes."""
     for add in (
         click.option(
+            "--prefetch-rate",
+            type=Size(),
+            callback=_remember,
+            expose_value=False,
+            help="Bytes a second, for what is fetched from a registry in the background.  [default: unlimited]",
+        ),
+        click.option(
+            "--prefetch/--no-prefetch",
+            default=True,
+            callback=_remember,
+            expose_value=False,
+            help="Fetch the rest of the image from its registry in the background, and prove it.  [default: yes]",
+        ),
+        click.option(
             "--log",
             type=click.Path(dir_okay=False, path_type=Path),
             help="Where the mount writes what went wrong.  [default: ocifs.log in the runtime directory]",

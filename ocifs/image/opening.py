@@ -80,10 +80,18 @@ class Image:
     """An opened image: a context manager that owns its files."""
 
     def __init__(
-        self, source: Source, resolved: ResolvedImage, rootfs: Rootfs, trees: Trees, closing: ExitStack
+        self,
+        source: Source,
+        access: Access,
+        resolved: ResolvedImage,
+        rootfs: Rootfs,
+        trees: Trees,
+        closing: ExitStack,
     ) -> None:
         self.source = source
         """Where it is from."""
+        self.access = access
+        """How that is spoken to."""
         self.resolved = resolved
         """What the image says of itself: name, digest, manifest, config, and the layers that are opened."""
         self.rootfs = rootfs
@@ -164,14 +172,14 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
                 refuse_odd(f"layer {layer.index.summary.blob_digest}", len(warnings), *warnings[:1])
             trees.as_of(len(layers))
         rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
-        return Image(source, resolved, rootfs, trees, stack.pop_all())
+        return Image(source, options.access, resolved, rootfs, trees, stack.pop_all())
 
 
 class _Known(NamedTuple):
     """A LayerIndex that needs not be made."""
 
     layer_index: LayerIndex
-    published: Digest | None = None
+    published: str | None = None
     """Its digest, if it is not proven."""
 
 
@@ -197,7 +205,9 @@ def _known_indexes(
         if index.summary.diff_id == layer.diff_id:
             known[_key(layer)] = _Known(index)
     trusted = not by_digest if options.trust_index is None else options.trust_index
-    return known | _published(source, resolved, missing, options) if missing and trusted else known
+    if not missing or not trusted or options.strict:  # what is odd about a layer, its index might conceal
+        return known
+    return known | _published(source, resolved, missing, options)
 
 
 def _published(
@@ -224,7 +234,7 @@ def _published(
         except OcifsError as error:
             options.warn(f"layer {layer.descriptor.digest}: its published index is not used: {error}")
         else:
-            known[_key(layer)] = _Known(index, descriptor.digest)
+            known[_key(layer)] = _Known(index, str(descriptor.digest))
     return known
 
 

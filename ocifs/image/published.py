@@ -27,6 +27,8 @@ _LAYER = "vnd.ocifs.layer.digest"
 _LAYER_SIZE = "vnd.ocifs.layer.size"
 
 _MAX_INDEX = 1 << 30
+_ENTRY = 64
+"""Bytes of an entry in a TOC, as few as they may be on average where there are very many."""
 
 
 class PublishedIndex(NamedTuple):
@@ -131,5 +133,7 @@ def open_published(file: FileReader, layer: Layer, limits: Limits) -> LayerIndex
         raise InvalidImageError("the index is of another layer")
     if index.summary.codec != layer.compression:
         raise InvalidImageError("the index is of a layer that is compressed otherwise")
+    if index.toc_size > _ENTRY * limits.entries:  # before it is unpacked
+        raise limits.passed("entries", f"{index.toc_size} bytes of tar entries")
     check_entries(index.toc(), index.size, limits)
     return index

@@ -134,6 +134,14 @@ class LayerIndex:
         """When it was made, and blob digest and diff ID proven with it: seconds since the epoch."""
         return os.fstat(self.file.fd).st_mtime
 
+    @property
+    def toc_size(self) -> int:
+        """Bytes that the TOC claims to have when it is decompressed."""
+        try:
+            return max(zstandard.frame_content_size(self.file.pread(32, self._data_size)), 0)
+        except zstandard.ZstdError as error:
+            raise InvalidImageError(f"layer index: {error}") from None
+
     def toc(self) -> "list[Entry]":
         """Decode the entries, in stream order."""
         from ocifs.toc.entry import ENTRIES  # whoever only reads files has no use for it

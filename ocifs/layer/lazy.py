@@ -82,7 +82,7 @@ class LazyBlob(FileReader):
     def run(self, index: LayerIndex, number: int, most: int) -> tuple[int, int]:
         """Fetch a span and those behind it that are missing, about `most` bytes; return how many, and what is next."""
         fetched = self._fly(index, number, lambda: self._last_within(index, number, most))
-        return (sum(map(len, fetched)), number + len(fetched)) if fetched else (0, number)
+        return (0, number + 1) if fetched is None else (sum(map(len, fetched)), number + len(fetched))
 
     def fill(self, start: int, end: int) -> None:
         """Fetch bytes that belong to no span; nothing proves them but the digest of the whole blob."""
@@ -93,6 +93,8 @@ class LazyBlob(FileReader):
         """Fetch spans from `number` on; or wait for whoever does that already, and return None."""
         with self._lock:
             flight = self._flights.get(number)
+            if flight is None and self.proven(index, number) is not None:  # it has landed a moment ago
+                return None
             if flight is None:
                 landing: Future[None] = Future()
                 wanted = range(number, choose_last() + 1)

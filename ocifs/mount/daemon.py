@@ -4,6 +4,7 @@ It lives as long as the mount: whoever unmounts ends it, and SIGTERM or SIGINT m
 it, since it has no terminal. It answers through its socket once, and from then on writes only to its log.
 """
 
+import contextlib
 import importlib
 import logging
 import os
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import msgspec
 
@@ -20,6 +22,7 @@ from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
+from ocifs.mount.background import in_background
 from ocifs.mount.complaints import OneLine
 from ocifs.mount.engine import Engine, told_to_end
 from ocifs.mount.erofs_engine import ErofsEngine
@@ -98,15 +101,28 @@ def _serve_by(
     with ExitStack() as stack:
 
         def attached(device: str | None) -> None:
-            stack.enter_context(recorded(msgspec.structs.replace(record, device=device)))
+            attached_record = msgspec.structs.replace(record, device=device)
+            write = stack.enter_context(recorded(attached_record))
             mounted(engine.name, reason)
+            if job.prefetch:
+                # Threads now: until here this process had to have no other.
+                stack.enter_context(
+                    in_background(rootfs, job.prefetch_rate, partial(_tell, write, attached_record, rootfs))
+                )
 
         engine.serve(stop, attached)
 
 
+def _tell(write: Callable[[MountRecord], None], record: MountRecord, rootfs: Rootfs, refuted: str | None) -> None:
+    """Record what the work in the background has shown."""
+    with contextlib.suppress(MountError):  # what it says is in the log as well
+        write(msgspec.structs.replace(record, proven=tuple(map(_proof, rootfs.served.layers)), refuted=refuted))
+
+
 def _proof(layer: Layer) -> Proof:
     summary = layer.index.summary
-    return Proof(blob=summary.blob_digest, diff_id=summary.diff_id, at=layer.index.made, spans=layer.index.span_count)
+    at = None if layer.published else layer.proven_at or layer.index.made
+    return Proof(blob=summary.blob_digest, diff_id=summary.diff_id, at=at, spans=layer.index.span_count)
 
 
 def _open_log(job: Job) -> None:

@@ -41,6 +41,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """File for warnings; None: stderr."""
     bundle: str | None = None
     """The directory of the bundle that it is part of."""
+    prefetch: bool = True
+    """Whether what is missing of the layers is fetched in the background, and what is claimed proven."""
+    prefetch_rate: int | None = None
+    """Bytes a second, for that; None: as fast as it goes."""
 
     @classmethod
     def of(
@@ -62,6 +66,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             read_timeout=read_timeout,
             engine=engine,
             log=None if log is None else str(log.absolute()),
+            prefetch=image.access.prefetch,
+            prefetch_rate=image.access.prefetch_rate,
         )
 
 

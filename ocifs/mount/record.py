@@ -11,7 +11,7 @@ import signal
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -35,8 +35,8 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """Its digest, proven when the layer was indexed."""
     diff_id: str
     """Likewise."""
-    at: float
-    """When that was: seconds since the epoch."""
+    at: float | None
+    """When that was: seconds since the epoch; None: a published index says so, and nothing has shown it yet."""
     spans: int
     """How many there are."""
 
@@ -63,6 +63,13 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """major:minor of the file system, which tells it from others on the same mountpoint; None: not known."""
     proven: tuple[Proof, ...] = ()
     """For each layer, the base first."""
+    refuted: str | None = None
+    """What was found to be a lie in a published index, so that nothing is read any more."""
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether all layers have been proven."""
+        return self.refuted is None and all(proof.at is not None for proof in self.proven)
 
 
 class ListedMount(MountRecord, frozen=True, kw_only=True):
@@ -87,22 +94,26 @@ def runtime_directory() -> Path:
 
 
 @contextmanager
-def recorded(record: MountRecord) -> Iterator[None]:
-    """Keep a record of this process's mount. Raises MountError if it cannot be written."""
+def recorded(record: MountRecord) -> Iterator[Callable[[MountRecord], None]]:
+    """Keep a record of this process's mount; give what replaces it. Both raise MountError if it cannot be written."""
     path = runtime_directory() / f"{record.pid}.json"
     temporary = path.with_suffix(".tmp")
     with ExitStack() as stack:
-        try:
-            file = stack.enter_context(temporary.open("wb", buffering=0))
-            stack.callback(temporary.unlink, missing_ok=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(msgspec.json.encode(record))
-            temporary.rename(path)
-            stack.callback(path.unlink, missing_ok=True)
-        except OSError as error:
-            raise_if_too_many_files(error)
-            raise MountError(f"cannot write {printable_path(str(path))}: {error.strerror}") from None
-        yield
+
+        def write(record: MountRecord) -> None:
+            try:
+                file = stack.enter_context(temporary.open("wb", buffering=0))
+                stack.callback(temporary.unlink, missing_ok=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.write(msgspec.json.encode(record))
+                temporary.rename(path)
+                stack.callback(path.unlink, missing_ok=True)
+            except OSError as error:
+                raise_if_too_many_files(error)
+                raise MountError(f"cannot write {printable_path(str(path))}: {error.strerror}") from None
+
+        write(record)
+        yield write
 
 
 def list_mounts() -> list[ListedMount]:

@@ -13,7 +13,7 @@ import pytest
 _CONFIG = """\
 version: 0.1
 log: {{level: error}}
-storage: {{filesystem: {{rootdirectory: {directory}}}}}
+storage: {{filesystem: {{rootdirectory: {directory}}}, delete: {{enabled: true}}}}
 http: {{addr: "{host}"}}
 """
 _PATIENCE = 10

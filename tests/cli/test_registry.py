@@ -58,6 +58,35 @@ def test_mounting(ocifs: Ocifs, host: str, engine: str) -> None:
         assert f"docker://{host}/team/app:1" in ocifs.output("mounts")
 
 
+def test_publishing_an_index(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
+    image = f"docker://{host}/team/app:1"
+    assert ocifs.output("index", "ls", image) == ""
+    assert "no index is published of it" in ocifs.complaint(3, "index", "pull", image)
+    pushed = ocifs.output("index", "push", image)
+    assert pushed.split()[1:3] == ["2", "layers"]
+    assert ocifs.output("index", "ls", image) == pushed
+    ocifs.output("cache", "clear")
+    assert ocifs.output("index", "pull", image) == pushed
+    assert ocifs.output("cat", image, "/etc/motd") == "hello\n"
+    assert "layer1" not in ocifs.output("cache", "ls")
+    assert ocifs.output("cat", "--no-trust-index", image, "/etc/motd") == "hello\n"
+    assert "layer1" in ocifs.output("cache", "ls")
+    assert ocifs.output("index", "rm", image) == f"removed {pushed.split()[0]}\n"
+    assert ocifs.output("index", "ls", image) == ""
+
+
+def test_skopeo_carries_an_index_from_a_layout_to_a_registry(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "layout", IMAGE)
+    pushed = ocifs.output("index", "push", layout)
+    tag = json.loads(ocifs.output("inspect", "--json", layout))["digest"].replace(":", "-")
+    for name in ("latest", tag):
+        push(f"oci:{layout}:{name}", host, f"carried:{name}")
+    ocifs.output("cache", "clear")
+    assert ocifs.output("index", "ls", f"docker://{host}/carried") == pushed
+    assert ocifs.output("cat", f"docker://{host}/carried", "/etc/motd") == "hello\n"
+    assert "ptree" in ocifs.output("cache", "ls")
+
+
 def test_export(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
     assert ocifs.run("export", f"docker://{host}/team/app:1", "--to-dir", tmp_path / "out").code == 0
     assert (tmp_path / "out/etc/motd").read_bytes() == b"hello\n"

@@ -16,6 +16,10 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     """False: certificates are not checked, and plain HTTP will do."""
     cert_dir: Path | None = None
     """Holds CAs (`*.crt`) and client certificates (`*.cert` with a `*.key`)."""
+    prefetch: bool = True
+    """Whether a mount fetches in the background what nobody has read yet."""
+    prefetch_rate: int | None = None
+    """Bytes a second, for that; None: as fast as it goes."""
 
     def __repr__(self) -> str:
         """Show no secret."""

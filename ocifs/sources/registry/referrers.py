@@ -15,10 +15,10 @@ from ocifs.limits import DEFAULT_LIMITS
 from ocifs.sources.referrers import Content
 from ocifs.sources.registry.session import Answer, Session
 from ocifs.sources.registry.transport import read_all
-from ocifs.spec.artifact import referrers_tag
+from ocifs.spec.artifact import parse_artifact, referrers_tag
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
-from ocifs.spec.document import decode
+from ocifs.spec.document import decode, parse_json
 from ocifs.spec.manifest import ImageIndex
 from ocifs.spec.mediatypes import OCI_INDEX, OCI_MANIFEST
 
@@ -83,7 +83,13 @@ def _tagged(session: Session, subject: Digest) -> list[Descriptor]:
         data, _ = session.patiently(lambda: _read(session, f"manifests/{tag}"))
     except NotFoundError:
         return []
-    return _parse(data, f"index {tag}")
+    name = f"index {tag}"
+    members = parse_json(data, name)
+    if isinstance(members, dict) and "config" in members:  # a tool has copied an artifact to where its subject has it
+        artifact = parse_artifact(data, name)
+        kind = artifact.artifact_type or artifact.config.media_type
+        return [Descriptor(media_type=OCI_MANIFEST, digest=Digest.of(data), size=len(data), artifact_type=kind)]
+    return _parse(data, name)
 
 
 def _parse(data: bytes, name: str) -> list[Descriptor]:

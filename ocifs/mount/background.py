@@ -1,0 +1,125 @@
+"""What a daemon does while nobody wants anything: it fetches what is missing of the layers, and proves what is claimed.
+
+A layer whose index was published is used before it is proven. When all of its blob is here, that is made good: if the
+index told the truth the mount is as trusted as any, and if not nothing more is read from it, because nothing tells
+which parts of the tree are true. It waits whenever a reader has to wait for the registry, and when that cannot be
+reached it comes back later.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ocifs.errors import InvalidImageError, OcifsError, RegistryError
+from ocifs.image.kept import BLOB
+from ocifs.image.rootfs import Rootfs
+from ocifs.layer.layer import Layer
+from ocifs.layer.lazy import LazyBlob
+from ocifs.layer.proof import fetch_all, prove_blob, prove_index
+from ocifs.mount.complaints import complain
+from ocifs.store import finish_sparse
+
+QUIET = 2.0
+"""Seconds since a reader last had to wait, before anything is done in the background."""
+
+_AGAIN = 30.0
+_AGAIN_MOST = 600.0
+_NICE = 10
+
+
+class _EndedError(Exception):
+    """The mount ends."""
+
+
+class Background:
+    """The work on one rootfs, in a thread."""
+
+    def __init__(self, layers: list[Layer], rate: int | None, tell: Callable[[str | None], None]) -> None:
+        """Take `rate` bytes a second at most; `tell` what is wrong, or None when all is proven."""
+        self._layers = layers
+        self._rate = rate
+        self._tell = tell
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, as soon as no request is under way: that is not waited for."""
+        self._ended.set()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        again = _AGAIN
+        with contextlib.suppress(_EndedError):
+            self._pause(0)
+            while True:
+                try:
+                    for layer in self._layers:
+                        self._work_on(layer)
+                except InvalidImageError as error:
+                    self._refute(error)
+                    return
+                except RegistryError as error:
+                    complain("prefetch", error)
+                except (OcifsError, OSError) as error:
+                    complain("prefetch", error)
+                    return
+                else:
+                    self._tell(None)
+                    return
+                if self._ended.wait(again):
+                    return
+                again = min(2 * again, _AGAIN_MOST)
+
+    def _work_on(self, layer: Layer) -> None:
+        """Fetch what is missing of a layer, and prove what nobody has proven. Raises what `ocifs.layer.proof` does."""
+        fetch_all(layer, self._pause)
+        if isinstance(layer.blob, LazyBlob) or layer.published:
+            prove_blob(layer, self._pause)
+        if layer.published:
+            prove_index(layer, self._pause)
+            layer.published, layer.proven_at = None, time.time()
+        if isinstance(layer.blob, LazyBlob):
+            finish_sparse(layer.blob.fd, BLOB, layer.index.summary.blob_digest, layer.blob.size)
+
+    def _refute(self, error: InvalidImageError) -> None:
+        """Let nothing be read any more: the tree was made of what all indexes say together."""
+        for layer in self._layers:
+            layer.refuted = f"nothing of the mount is to be believed: {error}"
+        complain("prefetch", error)
+        self._tell(str(error))
+
+    def _pause(self, size: int) -> None:
+        """Wait while a reader has to, and as the rate has it for `size` bytes. Raises _EndedError."""
+        if self._rate and self._ended.wait(size / self._rate):
+            raise _EndedError
+        while (quiet := self._last_wanted() + QUIET - time.monotonic()) > 0:
+            if self._ended.wait(quiet):
+                raise _EndedError
+        if self._ended.is_set():
+            raise _EndedError
+
+    def _last_wanted(self) -> float:
+        return max((each.blob.last_wanted for each in self._layers if isinstance(each.blob, LazyBlob)), default=0.0)
+
+
+@contextmanager
+def in_background(rootfs: Rootfs, rate: int | None, tell: Callable[[str | None], None]) -> Iterator[None]:
+    """Do what there is to do beside the serving of a rootfs."""
+    layers = list(rootfs.served.layers)
+    if not any(layer.published or isinstance(layer.blob, LazyBlob) for layer in layers):
+        yield
+        return
+    background = Background(layers, rate, tell)
+    background.start()
+    try:
+        yield
+    finally:
+        background.stop()

@@ -1,0 +1,169 @@
+"""Mounts of images in a registry of which only a part is fetched."""
+
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+
+from ocifs.image.opening import Options, open_image
+from ocifs.image.published import make_artifact, referrers_of
+from ocifs.layer.index import LayerIndex, encode_tail
+from ocifs.reader import BytesReader
+from ocifs.spec.digest import Digest
+from tests.cli.command import Ocifs
+from tests.images import Image, Layer, layout_files, tar
+from tests.registry import SECRET, Blob, Handler, Registry, basic, running, status
+
+FIRST, LAST = os.urandom(3_000_000), os.urandom(3_000_000)
+LAYER = Layer(tar({"first": FIRST, "middle": os.urandom(16_000_000), "last": LAST}))
+IMAGE = Image((LAYER,))
+
+
+@pytest.fixture
+def ocifs(ocifs: Ocifs) -> Ocifs:
+    """The command, that knows nothing of registries."""
+    return Ocifs(ocifs.home, environment={"HOME": str(ocifs.home), "XDG_CONFIG_HOME": str(ocifs.home / "config")})
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with running() as registry:
+        registry.add("app", layout_files(IMAGE))
+        yield registry
+
+
+@pytest.fixture
+def image(registry: Registry) -> str:
+    """An image with an index beside it."""
+    publish(registry, lambda index: index.file.pread(index.file.size, 0))
+    registry.requests.clear()
+    return f"docker://{registry.host}/app"
+
+
+def publish(registry: Registry, alter: Callable[[LayerIndex], bytes]) -> None:
+    reference = f"docker://{registry.host}/app"
+    with open_image(reference, Options(lazy=False)) as opened:
+        data = alter(opened.indexes[0])
+        index = LayerIndex(BytesReader(data))  # type: ignore[arg-type]
+        manifest, blobs = make_artifact(opened.resolved, [index])
+        referrers_of(opened.source, reference).attach(opened.resolved.descriptor, manifest, blobs)
+
+
+def fetched(registry: Registry) -> list[str]:
+    """The ranges of the layer that were asked for."""
+    return [request.range for request in registry.sent if str(Digest.of(LAYER.blob)) in request.path]
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def state(ocifs: Ocifs) -> dict[str, object]:
+    (mount,) = [each for each in json.loads(ocifs.output("mounts", "--json")) if each["pid"]]
+    return dict(mount)
+
+
+def test_only_what_is_read_is_fetched(ocifs: Ocifs, registry: Registry, image: str, engine: str) -> None:
+    with ocifs.mounted(image, "--engine", engine, "--no-prefetch") as mnt:
+        assert sorted(os.listdir(mnt)) == ["first", "last", "middle"]
+        assert not fetched(registry)
+        with (mnt / "last").open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            assert file.read(1000) == LAST[:1000]
+        ranges = fetched(registry)
+        assert ranges
+        assert all(int(each[6:].partition("-")[0]) > 15_000_000 for each in ranges)
+        assert ", unproven" in ocifs.output("mounts")
+
+
+def test_what_was_read_needs_no_network_any_more(ocifs: Ocifs, registry: Registry, image: str, engine: str) -> None:
+    with ocifs.mounted(image, "--engine", engine, "--no-prefetch") as mnt:
+        assert (mnt / "first").read_bytes() == FIRST
+        registry.fault(status(404), "")
+        assert (mnt / "first").read_bytes() == FIRST
+        with (mnt / "last").open("rb") as file, pytest.raises(OSError, match="Input/output error") as caught:
+            file.read(1)
+        assert caught.value.errno == errno.EIO
+        registry.faults.clear()
+        assert (mnt / "last").read_bytes() == LAST  # nothing is poisoned
+    assert "has no blob sha256" in ocifs.log.read_text()
+    with ocifs.mounted(image, "--engine", engine, "--no-prefetch") as mnt:
+        registry.fault(status(404), "/blobs/")
+        assert (mnt / "first").read_bytes() == FIRST
+
+
+def test_the_rest_is_fetched_and_proven_in_the_background(
+    ocifs: Ocifs, registry: Registry, image: str, engine: str
+) -> None:
+    with ocifs.mounted(image, "--engine", engine) as mnt:
+        wait_for(lambda: state(ocifs)["proven"][0]["at"] is not None)  # type: ignore[index]
+        assert "unproven" not in ocifs.output("mounts")
+        registry.fault(status(404), "")
+        assert (mnt / "first").read_bytes() == FIRST
+        assert (mnt / "last").read_bytes() == LAST
+    registry.faults.clear()
+    kinds = ocifs.output("cache", "ls")
+    assert "part1" in kinds
+    ocifs.output("ls", image)
+    assert "part1" not in ocifs.output("cache", "ls")
+
+
+def lie(index: LayerIndex) -> bytes:
+    """Swap the bytes of two files; every span is what it is said to be."""
+    first, middle, last = index.toc()
+    entries = [
+        msgspec.structs.replace(first, offset=last.offset),
+        middle,
+        msgspec.structs.replace(last, offset=first.offset),
+    ]
+    data = index.file.pread(index._data_size, 0)
+    return data + encode_tail(entries, index.summary, len(data))
+
+
+def test_an_index_that_lied_is_refuted(ocifs: Ocifs, registry: Registry, engine: str) -> None:
+    publish(registry, lie)
+    image = f"docker://{registry.host}/app"
+    with ocifs.mounted(image, "--engine", engine) as mnt:
+        wait_for(lambda: state(ocifs)["refuted"] is not None)
+        assert "mounted, refuted" in ocifs.output("mounts")
+        with (mnt / "middle").open("rb") as file, pytest.raises(OSError, match="Input/output error") as caught:
+            file.read(1)
+        assert caught.value.errno == errno.EIO
+    assert "its index has other entries than its tar stream" in ocifs.log.read_text()
+
+
+def test_secrets_stay_out_of_log_and_record(ocifs: Ocifs, registry: Registry, image: str, engine: str) -> None:
+    registry.fault(basic("me", "s3cr3t-password"), "/v2/app/")
+    options = ("--engine", engine, "--no-prefetch", "--creds", "me:s3cr3t-password")
+    with ocifs.mounted(image, *options) as mnt:
+        assert (mnt / "first").read_bytes() == FIRST
+        registry.faults.clear()
+        registry.fault(status(403), "")
+        with (mnt / "last").open("rb") as file, pytest.raises(OSError, match="Input/output error"):
+            file.read(1)
+        for path in ocifs.home.rglob("*"):
+            if path.is_file() and not path.is_relative_to(mnt):
+                assert b"s3cr3t" not in path.read_bytes()
+    assert SECRET not in ocifs.log.read_text()
+
+
+def test_network_away_for_a_while(ocifs: Ocifs, registry: Registry, image: str) -> None:
+    with ocifs.mounted(image, "--engine", "fuse", "--no-prefetch") as mnt:
+        began = time.monotonic()
+
+        def away(handler: Handler, blob: Blob) -> None:
+            if time.monotonic() < began + 2:
+                handler.answer(503, b"")
+            else:
+                handler.serve(blob)
+
+        registry.fault(away)
+        assert (mnt / "last").read_bytes() == LAST
+        assert 2 <= time.monotonic() - began < 30
