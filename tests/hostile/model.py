@@ -182,15 +182,16 @@ class Model:
                     raise RefusedError("a loop")
                 left = node.target.split(b"/") + left
                 place = () if node.target.startswith(b"/") else place
-            elif node and node.kind == "directory":
+            else:  # even if it is not there: `..` may follow
                 place = path
-            elif create:
+        for depth in range(1, len(place) + 1):
+            node = self.tree.get(place[:depth])
+            if node is None or node.kind != "directory":
+                if not create:
+                    return None
                 self.displaced |= node is not None
-                self.tree[path] = Node("directory")
-                self.tree[place].stirred = True
-                place = path
-            else:
-                return None
+                self.tree[place[:depth]] = Node("directory")
+                self.tree[place[: depth - 1]].stirred = True
         return place
 
 
