@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import platform
 import shutil
 import statistics
 import subprocess
@@ -65,7 +66,16 @@ def report(question: str, taken: Mapping[str, list[float]], reference: str, unit
             }
         )
     if "--json" in sys.argv:
-        print(json.dumps({"question": question, "reference": reference, "rows": rows}))
+        about = (sys.modules["__main__"].__doc__ or "").partition("\n\n")[2].strip().replace("\n", " ")
+        table = {
+            "question": question,
+            "reference": reference,
+            "rows": rows,
+            "about": about,
+            "machine": f"{os.cpu_count()} processors, Linux {platform.release()}, Python {platform.python_version()}",
+            "rounds": max(map(len, taken.values())),
+        }
+        print(json.dumps(table), flush=True)
         return
     print(f"\n{question} (ratios to {reference})")
     for row in rows:
@@ -95,7 +105,7 @@ def ocifs(*command: str) -> list[str]:
 def mounted(mount: list[str], mountpoint: Path) -> Iterator[Path]:
     """Have something mounted."""
     mountpoint.mkdir(parents=True, exist_ok=True)
-    subprocess.run(mount, check=True)
+    subprocess.run(mount, check=True, stdout=subprocess.DEVNULL)
     try:
         yield mountpoint
     finally:
@@ -140,6 +150,22 @@ def _mounts(options: argparse.Namespace, extracted: Path, work: Path) -> dict[st
         "squashfuse": ["squashfuse", str(squashed)],
         "ratarmount": ["ratarmount", "--index-folders", f"{work}/ratarmount-indexes", *layers],
     }  # fmt: skip
+
+
+def resident(pid: int) -> float:
+    """Return the MiB that a process holds."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def daemon_of(mountpoint: Path) -> int:
+    """Return the process that serves a mount: ocifs', or whoever has the mountpoint among its arguments."""
+    listed = json.loads(subprocess.run(ocifs("mounts", "--json"), check=True, capture_output=True).stdout)
+    for mount in listed:
+        if mount["mountpoint"] == str(mountpoint):
+            return int(mount["pid"])
+    (pid, *_) = subprocess.run(["pgrep", "-f", str(mountpoint)], check=True, capture_output=True).stdout.split()
+    return int(pid)
 
 
 def layer_blobs(options: argparse.Namespace) -> list[Path]:

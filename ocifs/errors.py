@@ -5,13 +5,22 @@ option at fault and, where there is one, the way out; it never holds a control c
 The command line turns the class into an exit code (`exit_code`); nothing else is derived from the class.
 """
 
+import errno
 import os
+import resource
+
+_TOO_MANY_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+"""Of an OSError: it says nothing of what could not be opened."""
 
 
 def printable(name: bytes) -> str:
     """Return `name` for a message: UTF-8 where it is, and no control characters (terminal injection)."""
     text = name.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    )
 
 
 def printable_path(path: str) -> str:
@@ -47,6 +56,26 @@ class LimitError(OcifsError):
     """A bound that protects memory or disk was reached: raise the limit if the image is trusted."""
 
     exit_code = 6
+
+
+class TooManyFilesError(LimitError):
+    """More files would have to be open than this process may have: raise the limit, `ulimit -n`."""
+
+
+def too_many_files() -> TooManyFilesError:
+    """Return the error for when no more files can be opened."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return TooManyFilesError(
+        f"too many open files: {allowed} are allowed, an image takes two for each layer: raise the limit (ulimit -n)"
+    )
+
+
+def raise_if_too_many_files(error: Exception) -> None:
+    """Raise TooManyFilesError if `error` says that no more files can be opened: nothing else is wrong then."""
+    if isinstance(error, TooManyFilesError):
+        raise error
+    if isinstance(error, OSError) and error.errno in _TOO_MANY_FILES:
+        raise too_many_files() from None
 
 
 class MountError(OcifsError):

@@ -13,13 +13,14 @@ import fcntl
 import mmap
 import os
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from zlib_ng import zlib_ng
 
-from ocifs.errors import StoreError
+from ocifs.errors import StoreError, raise_if_too_many_files
 from ocifs.reader import FileReader
 
 DEFAULT_MAX_SIZE = 10 << 30
@@ -48,7 +49,10 @@ class Kind(NamedTuple):
 
 
 class StoredFile(FileReader):
-    """The payload of an entry, open for reading until `close`, whatever happens to its name meanwhile."""
+    """The payload of an entry, open for reading until `close`, whatever happens to its name meanwhile.
+
+    Its mtime says when it was made; the atime, when it was last used.
+    """
 
     def map(self) -> mmap.mmap:
         """Map the payload into memory."""
@@ -156,7 +160,10 @@ class Store:
             self._warn(message)
 
     def get(self, kind: Kind, subject: str, build: Build) -> StoredFile:
-        """Return the entry, from the directory or built by `build`. Raises what `build` raises."""
+        """Return the entry, from the directory or built by `build`.
+
+        Raises what `build` raises, and TooManyFilesError when that is so.
+        """
         if self.directory is None:
             return _build_in_memory(kind, subject, build, self.warn)
         path = self._path(kind, subject)
@@ -165,6 +172,7 @@ class Store:
         try:
             lock = _lock(path.with_name(path.name + ".tmp"))
         except OSError as error:
+            raise_if_too_many_files(error)
             self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
             return _build_in_memory(kind, subject, build, self.warn)
         # While this process waited for the lock, another may have built the entry.
@@ -186,7 +194,7 @@ class Store:
         listed = []
         for path, status in self._files():
             kind, _, subject = path.name.partition("-")
-            listed.append(CacheEntry(kind, subject.replace("-", ":", 1), status.st_size, status.st_mtime))
+            listed.append(CacheEntry(kind, subject.replace("-", ":", 1), status.st_size, status.st_atime))
         return listed
 
     def prune(self, max_size: int, *, keep: str = "") -> int:
@@ -226,7 +234,7 @@ class Store:
             if path.suffix != ".tmp":
                 with contextlib.suppress(FileNotFoundError):
                     files.append((path, path.stat()))
-        return sorted(files, key=lambda file: (file[1].st_mtime_ns, file[1].st_size, file[0]))
+        return sorted(files, key=lambda file: (file[1].st_atime_ns, file[1].st_size, file[0]))
 
     def _remove_leftovers(self) -> int:
         """Remove what killed builders left and nobody builds now."""
@@ -253,11 +261,12 @@ class Store:
             undo.callback(writer.close)
             build(writer)
             writer.finish(kind, subject)
+            if not writer.in_memory:
+                self._publish(temporary, path)
             undo.pop_all()
         if writer.in_memory:
             _abandon(lock, path)
         else:
-            self._publish(temporary, path)
             os.close(lock)
         return StoredFile(writer.fd, 0, writer.size)
 
@@ -268,6 +277,7 @@ class Store:
             _fsync_directory(path.parent)
             self.prune(self.max_size, keep=path.name)
         except OSError as error:
+            raise_if_too_many_files(error)
             self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
 
 
@@ -307,14 +317,16 @@ def _open_checked(path: Path, kind: Kind, subject: str) -> StoredFile | None:
     """Open an entry if every byte of it is as it was written; mark it as used."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+    except OSError as error:
+        raise_if_too_many_files(error)
         return None
-    size = os.fstat(fd).st_size - _FOOTER_SIZE
+    status = os.fstat(fd)
+    size = status.st_size - _FOOTER_SIZE
     try:
         whole = size >= 0 and os.pread(fd, _FOOTER_SIZE, size) == _footer(kind, subject, size, _crc(fd, size))
         if whole:
             with contextlib.suppress(OSError):
-                os.utime(fd)
+                os.utime(fd, ns=(time.time_ns(), status.st_mtime_ns))
             return StoredFile(fd, 0, size)
     except OSError:  # a disk that cannot be read is no better than a wrong checksum
         pass

@@ -16,11 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ocifs.erofs.writer import compile_tree
 from ocifs.mount import syscalls
 from tests.cli.command import Ocifs
 from tests.erofs.trees import directory
+
+settings.register_profile("any machine", deadline=None)  # a busy one is no failure
+settings.load_profile("any machine")
 
 _NOBODY = 65534
 _CAP_SYS_ADMIN = 1 << 21

@@ -338,3 +338,15 @@ def test_a_store_of_no_directory_keeps_nothing() -> None:
         entry.close()
     assert len(built) == 2
     assert (store.load(KIND, SUBJECT), store.entries(), store.prune(0)) == (None, [], 0)
+
+
+def test_use_does_not_change_when_an_entry_was_made(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.get(KIND, SUBJECT, writing(b"payload")).close()
+    (path,) = (tmp_path / "entries").iterdir()
+    os.utime(path, (1000, 1000))
+    entry = store.load(KIND, SUBJECT)
+    assert entry is not None
+    assert os.fstat(entry.fd).st_mtime == 1000
+    assert os.fstat(entry.fd).st_atime > 1000
+    entry.close()

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 import msgspec
+from click.core import ParameterSource
 from msgspec.structs import replace
 
 from ocifs.cli.options import Opening, image_options, mount_options, warn
-from ocifs.errors import MountError, printable_path
+from ocifs.errors import MountError, NotFoundError, printable_path
 from ocifs.mount.mountinfo import real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
-from ocifs.mount.overlay import Kind
+from ocifs.mount.overlay import Kind, make_directories
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import runtime_directory
 
@@ -38,6 +39,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     rootless: bool
     engine: Literal["auto", "erofs", "fuse"]
     span_cache: int
+    read_timeout: int
     log: Path | None
 
 
@@ -72,16 +74,18 @@ def container_options(command: F) -> F:
 @mount_options
 @container_options
 @click.option("--args", metavar="COMMAND", help="What is run, in words as a shell splits them.")
+@click.option("--remount", is_flag=True, help="Mount the bundle DIR again, with what was written to it.")
 @click.argument("image")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=str))
-@click.pass_obj
+@click.pass_context
 def bundle(
-    daemon: Daemon,
+    context: click.Context,
     image: str,
     directory: str,
     opening: Opening,
     engine: Literal["auto", "erofs", "fuse"],
     span_cache: int,
+    read_timeout: int,
     log: Path | None,
     rootfs: Kind,
     rootless: bool | None,
@@ -91,10 +95,11 @@ def bundle(
     hostname: str,
     tty: bool | None,
     args: str | None,
+    remount: bool,
 ) -> None:
     """Make DIR a bundle of IMAGE: a config.json by the image's config, and its rootfs, mounted.
 
-    Nothing is unpacked. `ocifs umount DIR` unmounts it.
+    Nothing is unpacked. `ocifs umount DIR` unmounts it, and with --remount it is mounted again.
 
     \b
     Try:  ocifs bundle --args sh ./debian:latest box && runc run --bundle box box
@@ -105,8 +110,14 @@ def bundle(
         rootless=bool(os.geteuid()) if rootless is None else rootless,
         engine=engine,
         span_cache=span_cache,
+        read_timeout=read_timeout,
         log=log,
     )
+    daemon: Daemon = context.obj
+    if remount:
+        _refuse_what_was_settled(context)
+        _mount_again(daemon, directory, wanted, lambda: opening.open(image))
+        return
     prepare(wanted, daemon)
     target = _new_directory(directory)
     with ExitStack() as undo, ExitStack() as stack:
@@ -119,12 +130,44 @@ def bundle(
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         undo.callback(remove_tree, made)
         write_bundle(made, opened, spec, wanted)
+        with (made / "config.json").open("rb") as file:
+            os.fsync(file)
         made.rename(target)
         undo.pop_all()
         undo.callback(remove_tree, target)
         undo.callback(end_bundle, str(target), lazy=True)
         if wanted.kind != "copy":
             mount_rootfs(daemon, target, opened, wanted)
+        undo.pop_all()
+
+
+def _refuse_what_was_settled(context: click.Context) -> None:
+    """Refuse the options that a bundle is made by when it is there already."""
+    for name in ("rootfs", "rootless", "env", "user", "cwd", "hostname", "tty", "args"):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--remount mounts a bundle as it was made: leave --{name} out, or edit config.json")
+
+
+def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, open_it: Callable[[], "Image"]) -> None:
+    """Mount what `ocifs umount` has unmounted. Raises OcifsError."""
+    from ocifs.bundle.origin import Origin
+    from ocifs.mount.ending import end_bundle, is_bundle
+
+    bundle = Path(real_mountpoint(directory))
+    shown = printable_path(directory)
+    origin = Origin.read(bundle)
+    if origin.rootfs == "copy":
+        raise MountError(f"{shown} holds a copy of its image: there is nothing to mount")
+    if is_bundle(str(bundle)):
+        raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
+    wanted = replace(wanted, kind=origin.rootfs)
+    prepare(wanted, daemon)
+    with ExitStack() as undo, open_it() as image:
+        if origin.digest != str(image.digest):
+            raise NotFoundError(f"{shown} is a bundle of the image {origin.digest}, not of {image.digest}")
+        undo.callback(end_bundle, str(bundle), lazy=True)
+        make_directories(bundle, wanted.kind)
+        mount_rootfs(daemon, bundle, image, wanted)
         undo.pop_all()
 
 
@@ -184,13 +227,11 @@ def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides", opening: Ope
 
 def write_bundle(directory: Path, image: "Image", spec: "Spec", wanted: Wanted) -> None:
     """Write config.json, and make the directories to mount on, or copy the rootfs. Raises OcifsError."""
+    from ocifs.bundle.origin import Origin
     from ocifs.bundle.runtime_spec import to_json
-    from ocifs.mount.overlay import make_directories
 
-    with (directory / "config.json").open("wb") as file:
-        file.write(to_json(spec))
-        file.flush()
-        os.fsync(file.fileno())
+    (directory / "config.json").write_bytes(to_json(spec))
+    Origin(str(image.digest), wanted.kind).write(directory)
     make_directories(directory, wanted.kind)
     if wanted.kind == "copy":
         _copy_rootfs(image, directory / "rootfs", wanted)
@@ -213,7 +254,8 @@ def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", wanted: Wanted
     from ocifs.mount.overlay import image_mountpoint, mount_overlay
 
     log = wanted.log or runtime_directory() / "ocifs.log"
-    job = Job.of(image, str(image_mountpoint(directory)), wanted.engine, wanted.span_cache, log)
+    mountpoint = str(image_mountpoint(directory))
+    job = Job.of(image, mountpoint, wanted.engine, wanted.span_cache, wanted.read_timeout, log)
     if os.geteuid() == 0:  # the bundle is closed to others, so nobody else comes upon a setuid file
         job = replace(job, suid=True, allow_other=True, bundle=str(directory))
     else:

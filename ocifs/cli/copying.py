@@ -1,7 +1,7 @@
-"""One regular file of an image, written to the host.
+"""Files and directories of an image, written to the host.
 
-The file is written under a temporary name beside its place, and renamed: whoever looks finds it whole or not at all.
-Where it goes is the user's word alone; nothing that the image says becomes a path.
+Each is written under a temporary name beside its place, and renamed: whoever looks finds it whole or not at all. Where
+it goes is the user's word alone; nothing that the image says becomes a path.
 """
 
 import contextlib
@@ -10,36 +10,58 @@ import secrets
 import stat
 from pathlib import Path
 
+from ocifs.cli.progress import working
 from ocifs.erofs.reader import Inode
 from ocifs.errors import OcifsError, UnsupportedError, printable_path
+from ocifs.export.directory import export_directory
+from ocifs.export.losses import Losses
 from ocifs.image.rootfs import Rootfs
 
 _CHUNK = 1 << 20
 
 
-def copy_file(rootfs: Rootfs, path: str, destination: str, *, preserve: bool) -> None:
-    """Copy the regular file at `path` to the file `destination`, or into that directory by its own name.
+def copy(rootfs: Rootfs, path: str, destination: str, *, recursive: bool, preserve: bool) -> Losses:
+    """Copy what is at `path` to `destination`, or into that directory by its own name.
 
-    A destination that is there and is neither (a device, a FIFO) is written into.
+    A directory becomes a new one, or fills an empty one. A file replaces a file; a destination that is there and is
+    neither file nor directory (a device, a FIFO) is written into.
 
     Args:
-        rootfs: Where the file is.
+        rootfs: Where it is.
         path: In the image; a symlink at its end is followed.
         destination: On the host.
-        preserve: Mode and times, and the owner where this user may give files away.
+        recursive: Whether it may be a directory.
+        preserve: Mode and times, and the owner where this user may give files away; of directories, and of all in
+            them, extended attributes too.
+
+    Returns:
+        What of a directory could not be made as the image says.
 
     Raises:
         NotFoundError: There is nothing at `path`.
-        UnsupportedError: It is no regular file.
-        OcifsError: The file cannot be written.
+        UnsupportedError: It is no regular file, nor a directory that may be copied.
+        OcifsError: It cannot be written.
     """
     inode = rootfs.tree.inode(rootfs.lookup(path))
     if stat.S_ISDIR(inode.mode):
-        raise UnsupportedError(
-            f"{printable_path(path)}: is a directory: copy it with `ocifs export IMAGE PATH --to-dir DIR`"
-        )
+        if not recursive:
+            raise UnsupportedError(f"{printable_path(path)}: is a directory: give -r to copy it with all below it")
+        return _copy_directory(rootfs, path, destination, preserve=preserve)
     if not stat.S_ISREG(inode.mode):
         raise UnsupportedError(f"{printable_path(path)}: not a regular file")
+    _copy_file(rootfs, inode, path, destination, preserve=preserve)
+    return Losses()
+
+
+def _copy_directory(rootfs: Rootfs, path: str, destination: str, *, preserve: bool) -> Losses:
+    target = destination
+    if os.path.isdir(destination):
+        target = os.path.join(destination, path.rstrip("/").rpartition("/")[2])
+    with working("copying") as progress:
+        return export_directory(rootfs, path, target.rstrip("/") or "/", plain=not preserve, progress=progress)
+
+
+def _copy_file(rootfs: Rootfs, inode: Inode, path: str, destination: str, *, preserve: bool) -> None:
     target = _target(path, destination)
     try:
         if target.exists() and not target.is_file():
@@ -106,7 +128,7 @@ def _preserve(inode: Inode, fd: int) -> None:
 def _write_content(rootfs: Rootfs, inode: Inode, fd: int, *, seekable: bool) -> None:
     """Write the bytes; `seekable`: leave holes where the file has them."""
     offset = 0
-    for address, length in rootfs.tree.extents(inode.nid, 0, inode.size):
+    for address, length in rootfs.tree.extents_of(inode):
         end = offset + length
         while offset < end:
             if seekable and address is None:

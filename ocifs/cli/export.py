@@ -1,17 +1,14 @@
 """`ocifs export`: an image written out whole."""
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
 from ocifs.cli.options import Opening, image_options, warn
 from ocifs.cli.progress import exporting
+from ocifs.cli.signals import ended_by_signals
 
 if TYPE_CHECKING:
     from ocifs.export.data import Progress
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
     from ocifs.image.rootfs import Rootfs
 
 _STDOUT = "-"
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command(short_help="Write an image out: as a directory, a tar or a mountable file.")
@@ -63,7 +59,7 @@ def export(
         raise click.UsageError("--prefix goes with --to-tar")
     _check_target(to_dir, to_tar, to_erofs)  # before an image is indexed in vain
     with (
-        _ended_by_signals(),
+        ended_by_signals(),
         opening.open(image) as opened,
         exporting() as progress,
     ):
@@ -99,20 +95,3 @@ def _export_tar(rootfs: "Rootfs", path: str, target: str, prefix: str, progress:
         return export_tar(rootfs, path, target, prefix=os.fsencode(prefix), progress=progress)
     with open(sys.stdout.fileno(), "wb", closefd=False) as out:
         return write_tar(rootfs, path, out, prefix=os.fsencode(prefix), progress=progress)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP do as SIGINT does; none of them stops what is cleared away then."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        for each in _ENDING:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {each: signal.signal(each, end) for each in _ENDING}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

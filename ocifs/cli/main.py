@@ -3,12 +3,16 @@
 That is the daemon of a verb that mounts: it has as much to import as this process has.
 """
 
+import gc
 import os
 import resource
 import sys
 from contextlib import nullcontext
 
 from ocifs.mount.process import Daemon
+
+_GARBAGE = 1_000_000
+"""Objects after which Python looks for cycles among all there are: what a command makes mostly lives to its end."""
 
 _MOUNTING = {"mount", "bundle", "run"}
 
@@ -17,6 +21,7 @@ def main() -> None:
     """Run the command line, and exit."""
     _open_closed_streams()
     _allow_many_files()
+    gc.set_threshold(_GARBAGE)
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     try:
         early = Daemon() if verb in _MOUNTING else None

@@ -7,15 +7,15 @@ from typing import Literal
 
 import click
 import msgspec
-from msgspec.structs import replace
 
 from ocifs.cli.options import Opening, image_options, json_option, mount_options
 from ocifs.errors import printable_path
-from ocifs.mount.ending import end_bundle, end_mount, is_bundle
+from ocifs.mount.ending import end_bundle, end_mount, is_bundle, replace_mount
 from ocifs.mount.mountinfo import real_mountpoint
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import EngineName, list_mounts, runtime_directory
+from ocifs.report.text import local_time
 from ocifs.sources.reference import parse_reference
 from ocifs.store import default_directory
 
@@ -24,6 +24,7 @@ from ocifs.store import default_directory
 @image_options
 @mount_options
 @click.option("--foreground", "-f", is_flag=True, help="Serve from this process until unmounted or interrupted.")
+@click.option("--replace", is_flag=True, help="Unmount what ocifs has mounted there, be it alive or dead.")
 @click.option("--allow-other", is_flag=True, help="Let other users see the mount.")
 @click.option("--suid", is_flag=True, help="Honour setuid, setgid and file capabilities (root only).")
 @click.option("--dev", is_flag=True, help="Honour device nodes (root only).")
@@ -38,10 +39,12 @@ def mount(
     opening: Opening,
     engine: Literal["auto", "erofs", "fuse"],
     foreground: bool,
+    replace: bool,
     allow_other: bool,
     suid: bool,
     dev: bool,
     span_cache: int,
+    read_timeout: int,
     log: Path | None,
     verbose: bool,
 ) -> None:
@@ -70,11 +73,17 @@ def mount(
             ("the image", parse_reference(image).path),
             ("the cache", cache),
             ("the current directory", os.getcwd()),
+            ("the runtime directory", str(runtime_directory())),
             *([("the log", str(log))] if log else []),
         ]
-        real = check_mountpoint(mountpoint, cache, needed)
+        real = check_mountpoint(mountpoint, cache, needed, replace=replace)
         opened = stack.enter_context(opening.open(image))
-        job = replace(Job.of(opened, real, engine, span_cache, log), allow_other=allow_other, suid=suid, dev=dev)
+        job = msgspec.structs.replace(
+            Job.of(opened, real, engine, span_cache, read_timeout, log), allow_other=allow_other, suid=suid, dev=dev
+        )
+        if replace:
+            replace_mount(real)
+            check_mountpoint(mountpoint, cache, needed)
         if not foreground:
             answer = mount_by(daemon, job)
             if verbose:
@@ -118,7 +127,8 @@ def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
 
 @click.command(short_help="List mounts.")
 @json_option
-def mounts(as_json: bool) -> None:
+@click.option("--verbose", "-v", is_flag=True, help="Say of each layer what has been proven, and when.")
+def mounts(as_json: bool, verbose: bool) -> None:
     """List mounted images: mountpoint or bundle, image, digest, pid, state, kind and engine.
 
     The state is `mounted`; `dead` when the daemon is gone (clear it with `ocifs umount`); or `elsewhere` when the mount
@@ -141,5 +151,10 @@ def mounts(as_json: bool) -> None:
         for m in listed
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    for row, proven in zip(rows, [(), *(mount.proven for mount in listed)], strict=True):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        for number, proof in enumerate(proven if verbose else ()):
+            click.echo(
+                f"  layer {number}: blob {proof.blob[:19]} and diff ID {proof.diff_id[:19]} proven "
+                f"{local_time(proof.at)}, each of {proof.spans} spans whenever it is decoded"
+            )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 from msgspec.structs import asdict, replace
 
-from ocifs.errors import InvalidImageError
+from ocifs.errors import InvalidImageError, NotFoundError, printable_path
 from ocifs.limits import DEFAULT_LIMITS, Limits, in_units
 from ocifs.spec.platform import Platform
 from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
@@ -76,7 +76,10 @@ class PlatformType(click.ParamType[Platform]):
 
     def convert(self, value: str | Platform, param: click.Parameter | None, ctx: click.Context | None) -> Platform:
         """Parse."""
-        return value if isinstance(value, Platform) else Platform.parse(value)
+        try:
+            return value if isinstance(value, Platform) else Platform.parse(value)
+        except NotFoundError as error:
+            self.fail(str(error), param, ctx)
 
 
 cache_dir_option = click.option(
@@ -106,6 +109,7 @@ class Opening(NamedTuple):
     max_cache_size: int = DEFAULT_MAX_SIZE
     limits: Limits = DEFAULT_LIMITS
     strict: bool = False
+    low_memory: bool = False
 
     def store(self) -> Store:
         """Open the cache; say on stderr when it is of no use."""
@@ -124,6 +128,7 @@ class Opening(NamedTuple):
             changes_only=changes_only,
             limits=self.limits,
             strict=self.strict,
+            low_memory=self.low_memory,
             warn=warn,
             progress=progress,
         )
@@ -201,6 +206,14 @@ def mount_options(command: F) -> F:
             type=click.Path(dir_okay=False, path_type=Path),
             help="Where the mount writes what went wrong.  [default: ocifs.log in the runtime directory]",
         ),
+        click.option(
+            "--read-timeout",
+            type=click.IntRange(1, 86400),
+            default=60,
+            show_default=True,
+            metavar="SECONDS",
+            help="A read that takes longer fails (EIO).",
+        ),
         click.option("--span-cache", type=Size(), default="64MiB", show_default=True, help="Memory for decoded bytes."),
         click.option(
             "--engine",
@@ -258,5 +271,5 @@ def view_options(command: F) -> F:
 
 
 def warn(message: str) -> None:
-    """Print a warning on stderr."""
-    click.echo(f"ocifs: warning: {message}", err=True)
+    """Print a warning on stderr, on one line."""
+    click.echo(f"ocifs: warning: {printable_path(message)}", err=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import click
 
 from ocifs.errors import printable
-from ocifs.report.listing import Listed, Paint, unpainted
+from ocifs.report.listing import Listed, Paint, Show, unpainted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,9 +35,10 @@ class Output(NamedTuple):
     """End them with NUL instead of a newline, for programs."""
     colour: ColourWhen = "never"
 
-    def show(self, name: bytes) -> bytes:
-        """Return a name as it may be written."""
-        return name if self.null else shown_name(name)
+    @property
+    def show(self) -> Show:
+        """What makes of a name what may be written of it."""
+        return _escaped if not self.null and sys.stdout.isatty() else bytes
 
     def text(self, line: bytes) -> bytes:
         """Return a line of a file as it may be written: to a terminal without control characters but tabs."""
@@ -59,8 +60,7 @@ class Output(NamedTuple):
     def lines(self, lines: Iterable[bytes]) -> None:
         """Write lines."""
         end = b"\0" if self.null else b"\n"
-        for line in lines:
-            write_bytes(line + end)
+        sys.stdout.buffer.writelines(line + end for line in lines)
         sys.stdout.buffer.flush()
 
 
@@ -71,7 +71,11 @@ def write_bytes(data: bytes) -> None:
 
 def shown_name(name: bytes) -> bytes:
     """Return a name for stdout: raw for a program, without control characters for a terminal."""
-    return printable(name).encode(errors="replace") if sys.stdout.isatty() else name
+    return _escaped(name) if sys.stdout.isatty() else name
+
+
+def _escaped(name: bytes) -> bytes:
+    return printable(name).encode(errors="replace")
 
 
 def _wants_colour() -> bool:

@@ -56,7 +56,8 @@ class _Bars:
                 self._progress = self._start()
             if what not in self._tasks:
                 self._tasks[what] = self._progress.add_task(what, total=total)
-            self._progress.update(self._tasks[what], completed=done)
+            # What is done makes room: an image may have more layers than a screen has lines.
+            self._progress.update(self._tasks[what], completed=done, visible=done < total)
 
     def _start(self) -> "Progress":
         from rich.console import Console

@@ -9,8 +9,9 @@ from typing import IO
 
 import click
 
-from ocifs.cli.options import Size, View, view_options
+from ocifs.cli.options import Size, View, view_options, warn
 from ocifs.cli.output import shown_name, write_bytes
+from ocifs.cli.signals import ended_by_signals
 from ocifs.errors import printable_path
 
 _CHUNK = 1 << 20
@@ -58,26 +59,31 @@ def head(view: View, paths: tuple[str, ...], lines: int, size: int | None, quiet
 
 @click.command(short_help="Copy files out of an image.")
 @view_options
+@click.option("-r", "-R", "--recursive", is_flag=True, help="Directories as well, with all below them.")
 @click.option("-p", "--preserve", is_flag=True, help="Mode, times and, as root, the owner as well.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.argument("destination", metavar="DEST")
-def cp(view: View, paths: tuple[str, ...], destination: str, preserve: bool) -> None:
-    """Copy the regular files at PATH in IMAGE to the file DEST, or into the directory DEST.
+def cp(view: View, paths: tuple[str, ...], destination: str, recursive: bool, preserve: bool) -> None:
+    """Copy the files at PATH in IMAGE to DEST, or into the directory DEST.
 
-    A file is there as a whole or not at all; one of that name is replaced. Holes of sparse files stay holes.
+    A file or directory is there as a whole or not at all; a file of that name is replaced, a directory must be new or
+    empty. Holes of sparse files stay holes.
 
     \b
     Try:  ocifs cp ./debian:latest /etc/os-release /etc/passwd .
+          ocifs cp -r ./debian:latest /etc etc
     """
-    from ocifs.cli.copying import copy_file
+    from ocifs.cli.copying import copy
 
     if len(paths) > 1 and not Path(destination).is_dir():
         raise click.UsageError(
             f"several files need a directory to be copied into: {printable_path(destination)} is none"
         )
-    with view.open() as opened:
+    with ended_by_signals(), view.open() as opened:
         for path in paths:
-            copy_file(opened.rootfs, path, destination, preserve=preserve)
+            losses = copy(opened.rootfs, path, destination, recursive=recursive, preserve=preserve)
+            for message in losses.messages():
+                warn(message)
 
 
 def _heading(path: str, *, first: bool) -> None:

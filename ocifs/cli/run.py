@@ -42,6 +42,7 @@ def run(
     opening: Opening,
     engine: Literal["auto", "erofs", "fuse"],
     span_cache: int,
+    read_timeout: int,
     log: Path | None,
     rootfs: Kind,
     rootless: bool | None,
@@ -68,6 +69,7 @@ def run(
         rootless=bool(os.geteuid()) if rootless is None else rootless,
         engine=engine,
         span_cache=span_cache,
+        read_timeout=read_timeout,
         log=log,
     )
     prepare(wanted, daemon)

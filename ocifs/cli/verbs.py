@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 import ocifs
-from ocifs.errors import OcifsError
+from ocifs.errors import OcifsError, TooManyFilesError, printable_path, raise_if_too_many_files
 
 if TYPE_CHECKING:
     from ocifs.mount.process import Daemon
@@ -119,8 +119,7 @@ def run(arguments: list[str], daemon: "Daemon | None") -> int:
         return 0
     except OSError as error:
         _drop_output()
-        name = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{name}{error.strerror}", OcifsError.exit_code)
+        return _fail_by_system(error)
     except Exception as error:
         if os.environ.get("OCIFS_DEBUG"):
             raise
@@ -131,11 +130,20 @@ def run(arguments: list[str], daemon: "Daemon | None") -> int:
     return result if isinstance(result, int) else 0
 
 
+def _fail_by_system(error: OSError) -> int:
+    try:
+        raise_if_too_many_files(error)
+    except TooManyFilesError as too_many:
+        return _fail(str(too_many), too_many.exit_code)
+    name = f"{error.filename}: " if error.filename else ""
+    return _fail(f"{name}{error.strerror}", OcifsError.exit_code)
+
+
 def _drop_output() -> None:
     """Let what is not written yet go nowhere at exit, instead of failing once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _fail(message: str, exit_code: int) -> int:
-    click.echo(f"ocifs: {message}", err=True)
+    click.echo(f"ocifs: {printable_path(message)}", err=True)
     return exit_code

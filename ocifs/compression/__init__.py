@@ -68,8 +68,11 @@ class Codec(Protocol):
         ...
 
     @staticmethod
-    def decode(data: bytes, checkpoint: Checkpoint, size: int) -> bytes:
-        """Return the `size` bytes of the span whose compressed bytes are `data`. Raises InvalidImageError."""
+    def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
+        """Give the `size` bytes of the span whose compressed bytes are `data`, in pieces, none empty.
+
+        Whoever wants only the first of them stops early. Raises InvalidImageError.
+        """
         ...
 
 

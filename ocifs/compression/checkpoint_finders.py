@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 from zlib_ng import zlib_ng
 
@@ -23,6 +23,8 @@ from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.reader import FileReader, FileSection, ReaderAt
 
 _SMALL = 4 << 20
+_INFLATING = max(1, (os.cpu_count() or 1) - 1)
+"""Threads of rapidgzip; hashing and reading headers keep another processor busy."""
 
 # "GZIDX", version, flags, compressed size, uncompressed size, spacing, window size, number of points
 _GZIDX_HEADER = struct.Struct("<5sBBQQIII")
@@ -159,6 +161,10 @@ def _find(blob: ReaderAt, end: int, fd: int) -> None:
         raise InvalidImageError(f"no checkpoints found: {error}") from None
 
 
+def _is_whole_file(blob: ReaderAt) -> TypeGuard[FileSection]:
+    return isinstance(blob, FileSection) and blob.offset == 0 and os.fstat(blob.fd).st_size == blob.size
+
+
 def rapidgzip_is_installed() -> bool:
     """Whether the optional dependency is there."""
     return importlib.util.find_spec("rapidgzip") is not None
@@ -179,7 +185,9 @@ class RapidgzipPass:
 
         self.blob = blob
         self.consumed = 0
-        self.file = rapidgzip.RapidgzipFile(_SeekableFile(blob, blob.size), parallelization=0, chunk_size=SPACING)
+        # It reads a file by itself, without the GIL, but only from its beginning to its end.
+        source = blob.fd if _is_whole_file(blob) else _SeekableFile(blob, blob.size)
+        self.file = rapidgzip.RapidgzipFile(source, parallelization=_INFLATING, chunk_size=SPACING)
 
     def __enter__(self) -> "RapidgzipPass":
         return self

@@ -20,6 +20,7 @@ _GZIP_WBITS = 31
 _RAW_WBITS = -15
 _TRAILER = 8  # CRC32 and ISIZE
 _INPUT = 128 << 10
+_STEP = 32 << 10  # of a span: what is inflated at a time, when only a part of it is wanted
 _OUTPUT = 4 << 20  # bounds what one piece of input may inflate to before it is handed on
 
 
@@ -95,22 +96,29 @@ def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[
     return [partial(RapidgzipPass, blob), careful] if rapidgzip_is_installed() else [careful]
 
 
-def decode(data: bytes, checkpoint: Checkpoint, size: int) -> bytes:
+def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
     """Inflate a span of `size` bytes; it may begin inside a byte and cross from one member to the next."""
+    source = memoryview(align(data, checkpoint.bits))
+    at, missing = 0, size
+    inflater = zlib_ng.decompressobj(wbits=_RAW_WBITS, zdict=checkpoint.window)
+    trailer = _TRAILER  # which only a member that is inflated from its header on takes care of by itself
     try:
-        inflater = zlib_ng.decompressobj(wbits=_RAW_WBITS, zdict=checkpoint.window)
-        parts = [inflater.decompress(align(data, checkpoint.bits), size)] if size else []
-        missing = size - sum(map(len, parts))
-        rest = inflater.unused_data[_TRAILER:]
-        while missing and inflater.eof:
-            inflater = zlib_ng.decompressobj(wbits=_GZIP_WBITS)
-            parts.append(inflater.decompress(rest.lstrip(b"\0"), missing))
-            missing -= len(parts[-1])
-            rest = inflater.unused_data
-            if not rest:
-                break
+        while missing:
+            if inflater.eof:
+                at = _after_padding(source, at - len(inflater.unused_data) + trailer)
+                inflater, trailer = zlib_ng.decompressobj(wbits=_GZIP_WBITS), 0
+            if at >= len(source):
+                raise InvalidImageError(f"span at byte {checkpoint.offset} ends {missing} bytes early")
+            stored = source[at : at + _STEP]
+            at += len(stored)
+            piece = inflater.decompress(stored, missing)
+            missing -= len(piece)
+            if piece:
+                yield piece
     except zlib_ng.error as error:  # type: ignore[misc]  # its stub calls it a value
         raise InvalidImageError(f"span at byte {checkpoint.offset}: {error}") from None
-    if missing:
-        raise InvalidImageError(f"span at byte {checkpoint.offset} ends {missing} bytes early")
-    return b"".join(parts)
+
+
+def _after_padding(data: memoryview, at: int) -> int:
+    """Return the place of the first byte from `at` on that is not NUL."""
+    return len(data) - len(bytes(data[at:]).lstrip(b"\0"))

@@ -53,6 +53,11 @@ class Inode(NamedTuple):
     layer: int
     """The layer that the file is from: whose entry gave it its attributes and bytes, the base being 0."""
 
+    @property
+    def has_xattrs(self) -> bool:
+        """Whether it has extended attributes."""
+        return self.end - (self.nid << NID_BITS) > INODE.size
+
 
 class TreeImage:
     """The files of one tree image, by nid."""
@@ -181,17 +186,11 @@ class TreeImage:
 
         The address of a hole is None. Ends at the end of the file.
         """
-        inode = self.inode(nid)
-        if not stat.S_ISREG(inode.mode):
-            raise InvalidImageError(f"tree image: inode {nid} is no regular file; build it again")
-        size = min(size, inode.size - offset)
-        if size <= 0 or offset < 0:
-            return []
-        if inode.layout == CHUNKED:
-            return self._chunks(inode, offset, size)
-        address = (inode.start << BLOCK_BITS) + offset
-        self._check(address, size)
-        return [(address, size)]
+        return self._extents(self.inode(nid), offset, size)
+
+    def extents_of(self, inode: Inode) -> list[tuple[int | None, int]]:
+        """Return where all bytes of a regular file lie, as `extents` does."""
+        return self._extents(inode, 0, inode.size)
 
     def layer_of(self, address: int) -> tuple[int, int] | None:
         """Return the layer and the offset in its tar stream that lie at `address`; None: in the tree image."""
@@ -203,6 +202,18 @@ class TreeImage:
         if not 0 <= address <= address + size <= self.size:
             raise InvalidImageError(f"tree image: {size} bytes at {address} lie outside; build it again")
         return self._data[address : address + size]
+
+    def _extents(self, inode: Inode, offset: int, size: int) -> list[tuple[int | None, int]]:
+        if not stat.S_ISREG(inode.mode):
+            raise InvalidImageError(f"tree image: inode {inode.nid} is no regular file; build it again")
+        size = min(size, inode.size - offset)
+        if size <= 0 or offset < 0:
+            return []
+        if inode.layout == CHUNKED:
+            return self._chunks(inode, offset, size)
+        address = (inode.start << BLOCK_BITS) + offset
+        self._check(address, size)
+        return [(address, size)]
 
     def _body(self, nid: int, kind: int) -> tuple[int, int, int]:
         """Return the size of a directory or symlink, where its blocks begin, and where its partial block lies."""

@@ -44,6 +44,24 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
+class PlainModes:
+    """Gives files what programs give to those they make: the permissions that the umask leaves, and nothing else."""
+
+    def __init__(self) -> None:
+        self._left = 0o777 & ~_umask()
+
+    def give(self, file: int | str, inode: Inode, xattrs: Mapping[bytes, bytes], path: Path) -> None:
+        """Give permissions to a file that has its content; `file` is a descriptor, or a name in /proc/self/fd."""
+        if not stat.S_ISLNK(inode.mode):
+            os.chmod(file, inode.mode & self._left)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 class Attributes:
     """Gives files their owner, extended attributes, mode and time."""
 

@@ -33,7 +33,7 @@ def data_of(rootfs: Rootfs, inode: Inode) -> list[Data]:
     pieces = []
     offset = 0
     if stat.S_ISREG(inode.mode):
-        for address, size in rootfs.tree.extents(inode.nid, 0, inode.size):
+        for address, size in rootfs.tree.extents_of(inode):
             if address is not None:
                 pieces.append(Data(offset, address, size))
             offset += size

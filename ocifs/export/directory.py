@@ -17,7 +17,7 @@ from ocifs.erofs import format as erofs
 from ocifs.erofs.reader import Inode
 from ocifs.erofs.xattr import ACL_NAMES
 from ocifs.errors import InvalidImageError
-from ocifs.export.attributes import Attributes
+from ocifs.export.attributes import Attributes, PlainModes
 from ocifs.export.data import Data, Progress, contents, data_of, directory_at, place_of, take
 from ocifs.export.directories import OPEN_DIRECTORY, Cursor, Directories
 from ocifs.export.losses import Loss, Losses
@@ -30,12 +30,19 @@ _DEVICES = {stat.S_IFCHR, stat.S_IFBLK}
 
 
 def export_directory(
-    rootfs: Rootfs, path: str, target: str, *, rootless: bool = False, progress: Progress | None = None
+    rootfs: Rootfs,
+    path: str,
+    target: str,
+    *,
+    rootless: bool = False,
+    plain: bool = False,
+    progress: Progress | None = None,
 ) -> Losses:
     """Write the directory at `path` of the image, and all below it, as the new directory `target`.
 
     `target` may be an empty directory. It appears when it is whole, or not at all. `rootless` records owners in the
-    extended attribute `user.rootlesscontainers` instead of giving files away, and puts empty files for devices.
+    extended attribute `user.rootlesscontainers` instead of giving files away, and puts empty files for devices. `plain`
+    leaves all attributes but permissions out, and takes from these what the umask does.
 
     Returns:
         What could not be made as the image says.
@@ -48,19 +55,23 @@ def export_directory(
     nid = directory_at(rootfs, path)
     losses = Losses()
     with new_directory(target) as top:
-        _Export(rootfs, nid, top, losses, rootless=rootless).run(progress)
+        owner = _make_plain(top)
+        attributes = PlainModes() if plain else Attributes(owner, losses, rootless=rootless)
+        _Export(rootfs, nid, top, losses, attributes, rootless=rootless).run(progress)
     return losses
 
 
 class _Export:
     """One export under way, to the open directory `top`."""
 
-    def __init__(self, rootfs: Rootfs, nid: int, top: int, losses: Losses, *, rootless: bool) -> None:
+    def __init__(
+        self, rootfs: Rootfs, nid: int, top: int, losses: Losses, attributes: Attributes | PlainModes, *, rootless: bool
+    ) -> None:
         self.rootfs = rootfs
         self.tree = rootfs.tree
         self.losses = losses
         self.rootless = rootless
-        self.attributes = Attributes(_make_plain(top), losses, rootless=rootless)
+        self.attributes = attributes
         self.directories = Directories(nid)
         self.files = _Files()
         self.first: dict[int, tuple[int, bytes]] = {}

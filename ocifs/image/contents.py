@@ -25,8 +25,7 @@ def in_data_order(rootfs: Rootfs, nids: Iterable[int]) -> list[int]:
 
 def _place(rootfs: Rootfs, nid: int) -> int:
     layers = rootfs.tree.bases[0] if rootfs.tree.bases else 0
-    size = rootfs.tree.inode(nid).size
-    return next((place for place, _ in rootfs.tree.extents(nid, 0, size) if place is not None and place >= layers), 0)
+    return next((place for place, _ in _extents(rootfs, nid) if place is not None and place >= layers), 0)
 
 
 def read_files(rootfs: Rootfs, nids: Iterable[int]) -> Iterator[tuple[int, Iterator[Part]]]:
@@ -51,7 +50,7 @@ def read_files(rootfs: Rootfs, nids: Iterable[int]) -> Iterator[tuple[int, Itera
 
 
 def _extents(rootfs: Rootfs, nid: int) -> list[tuple[int | None, int]]:
-    return rootfs.tree.extents(nid, 0, rootfs.tree.inode(nid).size)
+    return rootfs.tree.extents_of(rootfs.tree.inode(nid))
 
 
 def _stored(rootfs: Rootfs, nid: int) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -54,6 +55,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = DEFAULT_LIMITS
     strict: bool = False
     """Refuse an image of which `warn` is, or was once, told; what is in the store remembers."""
+    low_memory: bool = False
+    """Index one layer at a time, in the way that takes the least memory; slower."""
     warn: Callable[[str], None] = _ignore
     """Is told, a line each time, what is odd about the image but can be lived with."""
     progress: Callable[[Digest, int, int], None] = _no_progress
@@ -178,11 +181,16 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
 
     distinct = {(blob.digest, blob.diff_id): blob for blob in blobs}
     largest_first = sorted(distinct, key=lambda key: -distinct[key].blob.size)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads, ExitStack() as undo:
-        opening = {
-            key: threads.submit(open_layer_index, distinct[key], options.store, options.limits, warn, progress)
-            for key in largest_first
-        }
+    open_one = partial(
+        open_layer_index,
+        store=options.store,
+        limits=options.limits,
+        warn=warn,
+        progress=progress,
+        low_memory=options.low_memory,
+    )
+    with ThreadPoolExecutor(1 if options.low_memory else os.cpu_count() or 1) as threads, ExitStack() as undo:
+        opening = {key: threads.submit(open_one, distinct[key]) for key in largest_first}
         undo.callback(_close_opened, opening.values())
         undo.callback(threads.shutdown, cancel_futures=True)
         undo.callback(stop.set)

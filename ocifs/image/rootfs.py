@@ -135,7 +135,7 @@ class Rootfs:
 
     def is_opaque(self, inode: Inode) -> bool:
         """Whether the layer hides what is below it in the directory, in a tree of what a layer changes."""
-        return stat.S_ISDIR(inode.mode) and OPAQUE_XATTR in self.tree.xattrs(inode.nid)
+        return stat.S_ISDIR(inode.mode) and inode.has_xattrs and OPAQUE_XATTR in self.tree.xattrs(inode.nid)
 
     def lookup(self, path: str | bytes | os.PathLike[str], *, follow: bool = True) -> int:
         """Return the nid at `path`, which is taken from the root; `follow` a symlink at its end.

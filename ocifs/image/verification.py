@@ -8,6 +8,7 @@ changed: what is wrong in the cache is left there for the next command to make a
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, OcifsError
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_too_many_files
 from ocifs.image.opening import Options
 from ocifs.image.trees import CHANGES, TREE, Trees, refuse_odd
 from ocifs.layer.build import LayerBlob, open_layer_index
@@ -45,6 +46,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     proven: str = ""
     problem: str | None = None
     """None: there is none."""
+    at: float = msgspec.field(default_factory=time.time)
+    """When: seconds since the epoch."""
+    indexed: float | None = None
+    """When the LayerIndex of a layer was made, which took the same proof of blob and diff ID."""
 
 
 def verify_image(reference: str, options: Options) -> Iterator[Check]:
@@ -116,7 +121,7 @@ def _verified_layers(
         for number, layer in enumerate(resolved.layers):
             try:
                 blob = source.open(layer.descriptor)
-            except OcifsError as error:
+            except (NotFoundError, InvalidImageError) as error:
                 opened.append(_Verified([_blob_check(number, layer.descriptor.digest, str(error))]))
                 continue
             key = (layer.descriptor.digest, layer.diff_id)
@@ -157,8 +162,9 @@ class _LayerCheck:
             index, proven = self._prove()
             if self.options.strict:
                 refuse_odd("layer", len(index.summary.warnings), *index.summary.warnings[:1])
-            check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven)
+            check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven, indexed=index.made)
         except (OcifsError, OSError) as error:
+            raise_if_too_many_files(error)
             problem = error.strerror if isinstance(error, OSError) else str(error)
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, problem=problem)
             index = None
@@ -281,6 +287,7 @@ def _tree(kind: Kind, count: int, chain: ChainID, fresh: Trees, store: Store) ->
                 file.close()
             proven = f"{tree.inode_count} inodes; its {tree.size} bytes are those of a new merge"
     except (OcifsError, OSError) as error:
+        raise_if_too_many_files(error)
         problem = error.strerror if isinstance(error, OSError) else str(error)
         return Check(what=what, digest=chain, layer=number, problem=problem)
     return Check(what=what, digest=chain, layer=number, proven=proven)

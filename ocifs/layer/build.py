@@ -57,9 +57,15 @@ class _Survey(NamedTuple):
 
 
 def open_layer_index(
-    layer: LayerBlob, store: Store, limits: Limits, warn: Callable[[str], None], progress: Progress
+    layer: LayerBlob,
+    store: Store,
+    limits: Limits,
+    warn: Callable[[str], None],
+    progress: Progress,
+    *,
+    low_memory: bool = False,
 ) -> LayerIndex:
-    """Return the layer's index, from the store or made now.
+    """Return the layer's index, from the store or made now; with `low_memory` by the way that takes least of it.
 
     Raises:
         InvalidImageError: The blob is not what its digest, its size, its media type or the diff ID promise.
@@ -74,7 +80,8 @@ def open_layer_index(
 
     with ExitStack() as stack:
         try:
-            file = store.get(KIND, layer.digest, lambda out: _Build(layer, limits, note, progress).write(out, warnings))
+            build = _Build(layer, limits, note, progress, low_memory=low_memory)
+            file = store.get(KIND, layer.digest, lambda out: build.write(out, warnings))
             stack.callback(file.close)
             index = LayerIndex(file)
             _check_diff_id(layer, index.summary.diff_id)
@@ -92,12 +99,15 @@ def _check_diff_id(layer: LayerBlob, found: str) -> None:
 class _Build:
     """The making of one index."""
 
-    def __init__(self, layer: LayerBlob, limits: Limits, warn: Callable[[str], None], progress: Progress) -> None:
+    def __init__(
+        self, layer: LayerBlob, limits: Limits, warn: Callable[[str], None], progress: Progress, *, low_memory: bool
+    ) -> None:
         self.layer = layer
         self.blob = layer.blob
         self.limits = limits
         self.warn = warn
         self.progress = progress
+        self.low_memory = low_memory
 
     def write(self, out: Writer, warnings: list[str]) -> None:
         """Write the whole index."""
@@ -130,7 +140,7 @@ class _Build:
         """Go through the blob; again, into frames, if that shows that its spans would be too long to decode."""
         ways = CODECS[self.layer.compression].passes(self.blob, self.warn, self.limits)
         survey = None
-        for begin in ways[:-1]:
+        for begin in [] if self.low_memory else ways[:-1]:
             try:
                 survey = self._go(begin(), None)
                 break

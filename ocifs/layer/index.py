@@ -7,6 +7,7 @@ blob has no place to restart in, the whole stream as short zstd frames. The TOC 
 MessagePack. Opening one reads the summary only; the TOC is for whoever merges, the windows for whoever decodes.
 """
 
+import os
 import struct
 import sys
 from array import array
@@ -71,6 +72,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
+# msgspec learns a type when it first meets it, and crashes where two threads do that at once: so let it happen here.
+_SUMMARY = msgspec.msgpack.Decoder(Summary)
+_PATHS = msgspec.msgpack.Decoder(list[_Path])
+
+
 def pack_u64(numbers: Iterable[int]) -> bytes:
     """Return a column of little-endian u64."""
     column = array("Q", numbers)
@@ -105,7 +111,7 @@ class LayerIndex:
             if self._data_size + self._toc_size + summary_size + _SIZES.size != file.size:
                 raise InvalidImageError("layer index: its sections do not fill the file")
             packed = file.pread(summary_size, self._data_size + self._toc_size)
-            self.summary = msgspec.msgpack.decode(packed, type=Summary)
+            self.summary = _SUMMARY.decode(packed)
             self.starts = _unpack_u64(self.summary.starts)
             self._offsets = _unpack_u64(self.summary.offsets)
             self._windows = _unpack_u64(self.summary.windows)
@@ -123,22 +129,27 @@ class LayerIndex:
         """Bytes of the uncompressed tar stream."""
         return self.summary.size
 
+    @property
+    def made(self) -> float:
+        """When it was made, and blob digest and diff ID proven with it: seconds since the epoch."""
+        return os.fstat(self.file.fd).st_mtime
+
     def toc(self) -> "list[Entry]":
         """Decode the entries, in stream order."""
-        from ocifs.toc import Entry  # whoever only reads files has no use for it
+        from ocifs.toc.entry import ENTRIES  # whoever only reads files has no use for it
 
-        return self._decode_toc(list[Entry])
+        return self._decode_toc(ENTRIES)
 
-    def _decode_toc(self, kind: type[T]) -> T:
+    def _decode_toc(self, decoder: msgspec.msgpack.Decoder[T]) -> T:
         packed = self.file.pread(self._toc_size, self._data_size)
         try:
-            return msgspec.msgpack.decode(_decompress(packed, _TOC_MAX), type=kind)
+            return decoder.decode(_decompress(packed, _TOC_MAX))
         except (zstandard.ZstdError, msgspec.MsgspecError, ValueError) as error:
             raise InvalidImageError(f"layer index: {error}") from None
 
     def paths(self) -> "list[tuple[int, bytes]]":
         """Decode (kind, path) of the entries, in stream order: a fraction of what `toc` takes."""
-        return [(entry.kind, entry.path) for entry in self._decode_toc(list[_Path])]
+        return [(entry.kind, entry.path) for entry in self._decode_toc(_PATHS)]
 
     def stored_range(self, span: int) -> tuple[int, int]:
         """Return (offset, size) of the span's bytes as stored; neighbours may share a byte."""

@@ -2,12 +2,13 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Iterator
 from types import ModuleType
 
 from ocifs.compression import gzip, plain, zstd
 from ocifs.errors import InvalidImageError
 from ocifs.layer.index import LayerIndex
+from ocifs.layer.span import Span
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import FileSection
 
@@ -38,13 +39,20 @@ class Layer:
 
     def views(self, size: int, offset: int) -> list[memoryview]:
         """Return what `pread` does, as it lies in the spans: nothing is copied."""
-        views = self._views(size, offset, self.decode)
-        assert views is not None  # noqa: S101 - every span was there
+        views: list[memoryview] = []
+        for number, begin, end in self._cuts(size, offset):
+            views += self._decoded(number, end).views(begin, end)
         return views
 
     def views_at_hand(self, size: int, offset: int) -> list[memoryview] | None:
         """Return what `views` would if that needs no decoding, else None."""
-        return self._views(size, offset, lambda span: self._cache.peek((self.number, span)))
+        views: list[memoryview] = []
+        for number, begin, end in self._cuts(size, offset):
+            span = self._cache.peek((self.number, number))
+            if span is None or span.decoded < end:
+                return None
+            views += span.views(begin, end)
+        return views
 
     def span_at(self, offset: int) -> int:
         """Return the number of the span that holds the byte at `offset`, which lies in the stream."""
@@ -56,7 +64,7 @@ class Layer:
 
     def decode(self, span: int) -> bytes:
         """Return a span. Raises what `pread` does."""
-        return self._cache.get((self.number, span), lambda: self._load(span))
+        return self._decoded(span, self.index.starts[span + 1] - self.index.starts[span]).whole()
 
     def will_need(self, span: int) -> None:
         """Have the kernel read what a span is decoded from, if there is such a span."""
@@ -64,24 +72,33 @@ class Layer:
             offset, stored = self.index.stored_range(span)
             self._stored.will_need(stored, offset)
 
-    def _views(self, size: int, offset: int, span_bytes: Callable[[int], bytes | None]) -> list[memoryview] | None:
-        """Give what lies in each span; None where a span is not to be had."""
-        end = min(offset + size, self.size)
-        views: list[memoryview] = []
-        if offset >= end:
-            return views
-        span = self.span_at(offset)
-        while offset < end:
-            data = span_bytes(span)
-            if data is None:
-                return None
-            start = self.index.starts[span]
-            views.append(memoryview(data)[offset - start : end - start])
-            offset += len(views[-1])
-            span += 1
-        return views
+    def _cuts(self, size: int, offset: int) -> Iterator[tuple[int, int, int]]:
+        """Give what of a range lies in each span: its number, and from where to where in it."""
+        stop = min(offset + size, self.size)
+        if offset >= stop:
+            return
+        number = self.span_at(offset)
+        while offset < stop:
+            start, border = self.index.starts[number : number + 2]
+            end = min(stop, border)
+            if offset < end:
+                yield number, offset - start, end - start
+            offset = end
+            number += 1
 
-    def _load(self, span: int) -> bytes:
+    def _decoded(self, number: int, end: int) -> Span:
+        """Return a span that is decoded up to its byte `end` at least. Raises what `pread` does."""
+        key = self.number, number
+        span = self._cache.get(key, lambda: self._load(number))
+        try:
+            span.decode(end)
+        except InvalidImageError:
+            self._cache.drop(key)
+            raise
+        return span
+
+    def _load(self, span: int) -> Span:
+        """Read a span, and prove it."""
         index = self.index
         offset, stored = index.stored_range(span)
         data = self._stored.pread(stored, offset)
@@ -90,5 +107,5 @@ class Layer:
                 f"layer {index.summary.blob_digest}: bytes {offset}..{offset + stored} are not what they were when "
                 "the layer was indexed: the blob was changed or damaged"
             )
-        decoded: bytes = self._decode(data, index.checkpoint(span), index.starts[span + 1] - index.starts[span])
-        return decoded
+        size = index.starts[span + 1] - index.starts[span]
+        return Span(size, self._decode(data, index.checkpoint(span), size))

@@ -1,13 +1,15 @@
-"""Decoded spans, the most recently used ones, within a bound of bytes; shared by the layers of an image.
+"""The spans that were used most recently, within a bound of bytes; shared by the layers of an image.
 
-However many readers want a span at once, it is decoded once: the first does it, the others wait for that flight.
-Safe to use from any thread. It does not know what a span is.
+However many readers want a span at once, it is read and proven once: the first does it, the others wait for that
+flight. Safe to use from any thread. It does not know how a span is decoded.
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+
+from ocifs.layer.span import Span
 
 DEFAULT_CAPACITY = 64 << 20
 """Bytes."""
@@ -17,16 +19,20 @@ Key = tuple[int, int]
 
 
 class SpanCache:
-    """Holds up to `capacity` bytes."""
+    """Holds spans of up to `capacity` bytes: a span counts as if all of it were decoded.
 
-    def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
+    Nobody waits for a flight of somebody else for more than `patience` seconds.
+    """
+
+    def __init__(self, capacity: int = DEFAULT_CAPACITY, patience: float | None = None) -> None:
         self.capacity = capacity
+        self._patience = patience
         self.used = 0
-        self._spans: OrderedDict[Key, bytes] = OrderedDict()
-        self._flights: dict[Key, Future[bytes]] = {}
+        self._spans: OrderedDict[Key, Span] = OrderedDict()
+        self._flights: dict[Key, Future[Span]] = {}
         self._lock = threading.Lock()
 
-    def peek(self, key: Key) -> bytes | None:
+    def peek(self, key: Key) -> Span | None:
         """Return the span if it is here, without waiting."""
         with self._lock:
             span = self._spans.get(key)
@@ -35,12 +41,22 @@ class SpanCache:
             return span
 
     def has(self, key: Key) -> bool:
-        """Whether the span is here or on its way."""
+        """Whether the span is here and decoded, or on its way there."""
         with self._lock:
-            return key in self._spans or key in self._flights
+            span = self._spans.get(key)
+            return key in self._flights if span is None else span.is_done()
 
-    def get(self, key: Key, load: Callable[[], bytes]) -> bytes:
-        """Return the span, from `load` if it is not here. Raises what `load` raises, to every waiting reader."""
+    def drop(self, key: Key) -> None:
+        """Forget a span: it is of no use."""
+        with self._lock:
+            if (span := self._spans.pop(key, None)) is not None:
+                self.used -= span.size
+
+    def get(self, key: Key, load: Callable[[], Span]) -> Span:
+        """Return the span, from `load` if it is not here.
+
+        Raises what `load` raises, to every waiting reader; and TimeoutError to one that waited too long.
+        """
         with self._lock:
             span = self._spans.get(key)
             if span is not None:
@@ -51,7 +67,7 @@ class SpanCache:
             if flight is None:
                 flight = self._flights[key] = Future()
         if not first:
-            return flight.result()
+            return flight.result(self._patience)
         try:
             span = load()
         except BaseException as error:
@@ -65,9 +81,9 @@ class SpanCache:
         flight.set_result(span)
         return span
 
-    def _keep(self, key: Key, span: bytes) -> None:
+    def _keep(self, key: Key, span: Span) -> None:
         self._spans[key] = span
-        self.used += len(span)
+        self.used += span.size
         while self.used > self.capacity and len(self._spans) > 1:
             _, evicted = self._spans.popitem(last=False)
-            self.used -= len(evicted)
+            self.used -= evicted.size

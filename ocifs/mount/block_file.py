@@ -8,12 +8,12 @@ and would copy every byte once more. Nothing here knows what the bytes mean.
 import errno
 import os
 import select
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from ocifs.mount import fuse_protocol
 from ocifs.mount.complaints import complain
 from ocifs.mount.fuse_protocol import NOT_ANSWERED, REQUEST_MAX, ROOT, Operation, Request, parse_request
-from ocifs.mount.reading import READERS, Reading
+from ocifs.mount.reading import Reading, Views
 
 _FILE = ROOT + 1
 _IOV_MAX = 1000
@@ -26,7 +26,6 @@ class BlockFile:
         self._device = device
         self._name = name.encode()
         self._reading = reading
-        self._readers = ThreadPoolExecutor(READERS)
         os.set_blocking(device, False)
 
     def serve(self, stop: int) -> None:
@@ -47,7 +46,7 @@ class BlockFile:
 
     def close(self) -> None:
         """Let go of the device, and with it of the file system, once no thread uses it any more."""
-        self._readers.shutdown(cancel_futures=True)
+        self._reading.close()
         os.close(self._device)
 
     def _take(self, request: Request) -> None:
@@ -60,7 +59,7 @@ class BlockFile:
                 self._fail(request.unique, error)
                 return
             if views is None:
-                self._readers.submit(self._read, request.unique, size, offset)
+                self._reading.fetch([(size, offset)], partial(self._answer, request.unique))
             else:
                 self._send(request.unique, views)
         elif request.operation not in NOT_ANSWERED:
@@ -70,11 +69,11 @@ class BlockFile:
             else:
                 self._send(request.unique, [reply])
 
-    def _read(self, unique: int, size: int, offset: int) -> None:
-        try:
-            self._send(unique, self._reading.views(size, offset))
-        except Exception as error:  # noqa: BLE001 - as above
-            self._fail(unique, error)
+    def _answer(self, unique: int, result: list[Views] | Exception) -> None:
+        if isinstance(result, Exception):
+            self._fail(unique, result)
+        else:
+            self._send(unique, result[0])
 
     def _reply(self, request: Request) -> bytes | int:
         """Return what is asked for, or an errno."""

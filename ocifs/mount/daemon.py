@@ -18,11 +18,13 @@ import msgspec
 
 from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.rootfs import Rootfs
+from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
-from ocifs.mount.engine import Engine
+from ocifs.mount.complaints import OneLine
+from ocifs.mount.engine import Engine, told_to_end
 from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.job import Answer, Job, receive_job
-from ocifs.mount.record import EngineName, MountRecord, recorded
+from ocifs.mount.record import EngineName, MountRecord, Proof, recorded
 
 
 def main(arguments: list[str]) -> int:
@@ -32,9 +34,6 @@ def main(arguments: list[str]) -> int:
     if os.geteuid():  # what it will need, while the job is being prepared
         importlib.import_module("ocifs.mount.fuse_engine")
     with socket.socket(fileno=int(arguments[0])) as connection:
-        job = receive_job(connection)
-        if job is None:
-            return 0
 
         def answer(reply: Answer) -> None:
             connection.sendall(msgspec.json.encode(reply))
@@ -45,7 +44,9 @@ def main(arguments: list[str]) -> int:
             _leave_stderr()
 
         try:
-            serve(job, mounted)
+            job = receive_job(connection)
+            if job is not None:
+                serve(job, mounted)
         except OcifsError as error:
             answer(Answer(error=str(error), exit_code=error.exit_code))
             return error.exit_code
@@ -59,11 +60,11 @@ def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
         MountError: It cannot be mounted; nothing is left behind.
     """
     _open_log(job)
-    with Rootfs.received(job.rootfs, SpanCache(job.span_cache)) as rootfs:
+    with told_to_end() as stop, Rootfs.received(job.rootfs, SpanCache(job.span_cache, job.read_timeout)) as rootfs:
         reason = None
         if job.engine != "fuse":
             try:
-                _serve_by(ErofsEngine(rootfs, job), job, mounted, None)
+                _serve_by(ErofsEngine(rootfs, job), stop, rootfs, job, mounted, None)
                 return
             except MountError as error:
                 if job.engine == "erofs":
@@ -71,10 +72,17 @@ def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
                 reason = str(error)
         from ocifs.mount.fuse_engine import FuseEngine  # trio and pyfuse3 take longer to load than all the rest
 
-        _serve_by(FuseEngine(rootfs, job), job, mounted, reason)
+        _serve_by(FuseEngine(rootfs, job), stop, rootfs, job, mounted, reason)
 
 
-def _serve_by(engine: Engine, job: Job, mounted: Callable[[EngineName, str | None], None], reason: str | None) -> None:
+def _serve_by(
+    engine: Engine,
+    stop: int,
+    rootfs: Rootfs,
+    job: Job,
+    mounted: Callable[[EngineName, str | None], None],
+    reason: str | None,
+) -> None:
     record = MountRecord(
         image=job.image,
         digest=job.digest,
@@ -85,14 +93,20 @@ def _serve_by(engine: Engine, job: Job, mounted: Callable[[EngineName, str | Non
         since=time.time(),
         log=job.log,
         bundle=job.bundle,
+        proven=tuple(map(_proof, rootfs.served.layers)),
     )
     with ExitStack() as stack:
 
-        def attached() -> None:
-            stack.enter_context(recorded(record))
+        def attached(device: str | None) -> None:
+            stack.enter_context(recorded(msgspec.structs.replace(record, device=device)))
             mounted(engine.name, reason)
 
-        engine.serve(attached)
+        engine.serve(stop, attached)
+
+
+def _proof(layer: Layer) -> Proof:
+    summary = layer.index.summary
+    return Proof(blob=summary.blob_digest, diff_id=summary.diff_id, at=layer.index.made, spans=layer.index.span_count)
 
 
 def _open_log(job: Job) -> None:
@@ -100,7 +114,7 @@ def _open_log(job: Job) -> None:
         handler = logging.StreamHandler() if job.log is None else logging.FileHandler(job.log)
     except OSError as error:
         raise MountError(f"cannot write the log {printable_path(job.log or '')}: {error.strerror}") from None
-    handler.setFormatter(logging.Formatter(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
+    handler.setFormatter(OneLine(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
     logging.getLogger().addHandler(handler)
 
 

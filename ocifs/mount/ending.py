@@ -1,12 +1,14 @@
 """Ending mounts: of an image, or of a bundle with all that is stacked on its image."""
 
 from ocifs.errors import MountError, printable_path
-from ocifs.mount.mountinfo import mount_at, unmount
+from ocifs.mount.mountinfo import mount_at, mount_table, unmount, users_elsewhere
 from ocifs.mount.overlay import mounts_of_bundle, unmount_overlay
-from ocifs.mount.record import list_mounts, wait_for_end
+from ocifs.mount.record import ListedMount, list_mounts, wait_for_end
 
+_AT_ONCE = 0.5
+"""Seconds that a daemon takes to end at most, as a rule; then it is looked whether it is mounted elsewhere as well."""
 _PATIENCE = 10.0
-"""Seconds that an unmounted daemon is given to end."""
+"""Seconds that an unmounted daemon is given to end; another mount namespace that keeps it may be about to end, too."""
 
 
 def end_mount(mountpoint: str, *, lazy: bool) -> None:
@@ -16,15 +18,32 @@ def end_mount(mountpoint: str, *, lazy: bool) -> None:
         MountError: Nothing of ocifs is mounted there, it is in use, or the daemon stays.
     """
     mounted = mount_at(mountpoint)
-    shown = printable_path(mountpoint)
     if mounted is None or mounted.digest is None:
-        raise MountError(f"{shown} is not an ocifs mount: `ocifs mounts` lists those that are")
-    records = [record for record in list_mounts() if record.mountpoint == mountpoint and record.pid]
-    unmount(mountpoint, lazy=lazy or any(record.state == "dead" for record in records))
-    for record in records:
-        if not lazy and not wait_for_end(record.pid, _PATIENCE):
-            raise MountError(f"{shown} is unmounted, but its daemon {record.pid} still runs")
+        raise MountError(f"{printable_path(mountpoint)} is not an ocifs mount: `ocifs mounts` lists those that are")
+    listed = [each for each in list_mounts() if (each.mountpoint, each.state) == (mountpoint, "mounted")]
+    ours = [each for each in listed if each.device in {None, mounted.device}]
+    unmount(mountpoint, lazy=lazy or not ours)  # whoever is in a dead mount cannot be waited for
+    for each in ours:
+        if each.pid and not lazy:
+            _wait(each)
     list_mounts()  # forgets those that have ended
+
+
+def replace_mount(mountpoint: str) -> None:
+    """Unmount what ocifs has mounted on `mountpoint`, a real path, be it dead or alive.
+
+    Raises:
+        MountError: Something else is mounted there as well; or it is in use.
+    """
+    mounts = [mount for mount in mount_table() if mount.mountpoint == mountpoint]
+    for other in mounts:
+        if other.digest is None:
+            raise MountError(
+                f"{printable_path(mountpoint)} is already a mountpoint ({other.fstype}), which --replace leaves alone: "
+                "choose another directory"
+            )
+    for _ in mounts:
+        end_mount(mountpoint, lazy=False)
 
 
 def is_bundle(directory: str) -> bool:
@@ -37,3 +56,16 @@ def end_bundle(bundle: str, *, lazy: bool) -> None:
     unmount_overlay(bundle, lazy=lazy)
     for mount in mounts_of_bundle(bundle):
         end_mount(mount.mountpoint, lazy=lazy)
+
+
+def _wait(ended: ListedMount) -> None:
+    """Wait for the daemon of a mount. Raises MountError if something keeps it."""
+    if wait_for_end(ended.pid, _AT_ONCE):
+        return
+    keepers = [mount.mountpoint for mount in mount_table() if mount.device == ended.device]
+    if not keepers:
+        if wait_for_end(ended.pid, _PATIENCE):
+            return
+        keepers = [f"{command} ({pid})" for pid, command in users_elsewhere(ended.device) if pid != ended.pid]
+    kept = f", kept by {', '.join(map(printable_path, keepers[:5]))}" if keepers else ""
+    raise MountError(f"{printable_path(ended.mountpoint)} is unmounted, but its daemon {ended.pid} still runs{kept}")

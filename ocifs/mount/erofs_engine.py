@@ -13,11 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from ocifs.errors import MountError
+from ocifs.errors import MountError, raise_if_too_many_files
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount import syscalls
 from ocifs.mount.block_file import BlockFile
-from ocifs.mount.engine import told_to_end
 from ocifs.mount.job import Job
 from ocifs.mount.mountinfo import EROFS_SOURCE
 from ocifs.mount.place import Place
@@ -45,10 +44,9 @@ class ErofsEngine:
         self._job = job
         self._source = EROFS_SOURCE + job.digest
 
-    def serve(self, attached: Callable[[], None]) -> None:
+    def serve(self, stop: int, attached: Callable[[str | None], None]) -> None:
         """Make EROFS of the file, attach it, and serve the file. Raises MountError."""
         with ExitStack() as stack:
-            stop = stack.enter_context(told_to_end())
             try:
                 block_file = self._block_file(stack)
                 erofs = self._made_while_served(block_file)
@@ -58,15 +56,16 @@ class ErofsEngine:
                     os.close(erofs)
             except OSError as error:
                 raise _refused(error) from None
-            stack.callback(_unmount, Place(self._job.mountpoint))
-            attached()
+            place = Place(self._job.mountpoint)
+            stack.callback(_unmount, place)
+            attached(place.device)
             block_file.serve(stop)
 
     def _block_file(self, stack: ExitStack) -> BlockFile:
         """Make the FUSE file system. Raises OSError, before anything is made where the kernel has no EROFS."""
         syscalls.check_filesystem("erofs")
         device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        block_file = BlockFile(device, self._source, Reading(self._rootfs.served))
+        block_file = BlockFile(device, self._source, Reading(self._rootfs.served, self._job.read_timeout))
         stack.callback(block_file.close)
         options = {
             "source": "ocifs",
@@ -113,6 +112,7 @@ def _unmount(place: Place) -> None:
 
 
 def _refused(error: OSError) -> MountError:
+    raise_if_too_many_files(error)
     reason = _REASONS.get(error.errno or 0, error.strerror)
     return MountError(f"cannot mount EROFS: {reason}")
 

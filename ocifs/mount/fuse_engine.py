@@ -1,20 +1,23 @@
 """The fuse engine: the kernel asks this process for names, attributes and bytes. Any user may mount so."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyfuse3
 import trio
 
-from ocifs.errors import MountError, printable_path
+from ocifs.errors import MountError, printable_path, raise_if_too_many_files
 from ocifs.image.rootfs import Rootfs
-from ocifs.mount.engine import ENDING
 from ocifs.mount.job import Job
 from ocifs.mount.mountinfo import FSTYPE
 from ocifs.mount.operations import RootfsOperations
 from ocifs.mount.place import Place
 from ocifs.mount.reading import Reading
 from ocifs.mount.record import EngineName
+
+_PARTING = 1.0
+"""Seconds that requests are given when told to end; what is read from a dead disk then is not waited for."""
 
 
 class FuseEngine:
@@ -26,20 +29,27 @@ class FuseEngine:
         self._rootfs = rootfs
         self._job = job
 
-    def serve(self, attached: Callable[[], None]) -> None:
+    def serve(self, stop: int, attached: Callable[[str | None], None]) -> None:
         """Mount, and serve. Raises MountError."""
         mountpoint = self._job.mountpoint
-        operations = RootfsOperations(self._rootfs, Reading(self._rootfs.served), self._job.owner)
+        reading = Reading(self._rootfs.served, self._job.read_timeout)
+        operations = RootfsOperations(self._rootfs, reading, self._job.owner)
         try:
             pyfuse3.init(operations, mountpoint, self._mount_options())
         except RuntimeError:
             raise MountError(f"cannot mount on {printable_path(mountpoint)}: {_said_by_libfuse()}") from None
         place = Place(mountpoint)
         try:
-            trio.run(_until_unmounted, attached)
+            trio.run(_until_unmounted, stop, partial(attached, place.device))
+        except ExceptionGroup as group:
+            raise _first(group) from None
+        except OSError as error:
+            raise_if_too_many_files(error)
+            raise
         finally:
             place.unmount_from_outside()
             pyfuse3.close(unmount=place.is_ours())
+            reading.close()
 
     def _mount_options(self) -> set[str]:
         job = self._job
@@ -54,7 +64,7 @@ class FuseEngine:
         return options | {"allow_other"} if job.allow_other else options
 
 
-async def _until_unmounted(attached: Callable[[], None]) -> None:
+async def _until_unmounted(stop: int, attached: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
 
         async def serve_requests() -> None:
@@ -62,11 +72,17 @@ async def _until_unmounted(attached: Callable[[], None]) -> None:
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(serve_requests)
-        with trio.open_signal_receiver(*ENDING) as signals:
-            attached()
-            async for _ in signals:
-                pyfuse3.terminate()
-                await trio.sleep_forever()
+        attached()
+        await trio.lowlevel.wait_readable(stop)
+        pyfuse3.terminate()
+        await trio.sleep(_PARTING)  # ends by itself once all requests are answered
+        nursery.cancel_scope.cancel()
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _said_by_libfuse() -> str:

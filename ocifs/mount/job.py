@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
-from ocifs.errors import MountError, OcifsError, printable_path
+from ocifs.errors import MountError, OcifsError, printable_path, too_many_files
 from ocifs.image.rootfs import Handoff
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import EngineName
@@ -29,6 +29,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     rootfs: Handoff
     span_cache: int
     """Bytes."""
+    read_timeout: float
+    """Seconds that a read may take."""
     engine: EngineName | Literal["auto"] = "auto"
     allow_other: bool = False
     suid: bool = False
@@ -42,7 +44,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(
-        cls, image: "Image", mountpoint: str, engine: EngineName | Literal["auto"], span_cache: int, log: Path | None
+        cls,
+        image: "Image",
+        mountpoint: str,
+        engine: EngineName | Literal["auto"],
+        span_cache: int,
+        read_timeout: float,
+        log: Path | None,
     ) -> Self:
         """Describe a mount of an opened image in the safest way."""
         return cls(
@@ -51,6 +59,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             mountpoint=mountpoint,
             rootfs=image.rootfs.handoff,
             span_cache=span_cache,
+            read_timeout=read_timeout,
             engine=engine,
             log=None if log is None else str(log.absolute()),
         )
@@ -102,16 +111,24 @@ def send_job(connection: socket.socket, job: Job) -> None:
 
 
 def receive_job(connection: socket.socket) -> Job | None:
-    """Receive a job, its file descriptors being this process's own; None if there is none."""
+    """Receive a job, its file descriptors being this process's own; None if there is none.
+
+    Raises:
+        LimitError: There are more of them than this process may have.
+    """
     size = int.from_bytes(_receive(connection, 4), "little")
     if not size:
         return None
     received: list[int] = []
     message = b""
     while len(message) < size:
-        data, ancillary, _, _ = connection.recvmsg(size, socket.CMSG_SPACE(_FDS_AT_ONCE * 4))
+        data, ancillary, flags, _ = connection.recvmsg(
+            size, socket.CMSG_SPACE(_FDS_AT_ONCE * 4), socket.MSG_CMSG_CLOEXEC
+        )
         if not data:
             return None
+        if flags & socket.MSG_CTRUNC:
+            raise too_many_files()
         for _, _, packed in ancillary:
             fds = array.array("i")
             fds.frombytes(packed)

@@ -41,10 +41,10 @@ class Mount(NamedTuple):
         return None
 
 
-def mount_table() -> list[Mount]:
-    """Return what this process's mount namespace shows, in the order it was mounted."""
+def mount_table(process: Path = Path("/proc/self")) -> list[Mount]:
+    """Return what a process's mount namespace shows, by default this one's, in the order it was mounted."""
     mounts = []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+    for line in (process / "mountinfo").read_bytes().splitlines():
         before, _, after = line.partition(b" - ")
         fields = before.split(b" ")
         fstype, source, superblock_options = [*after.split(b" ", 2), b"", b""][:3]
@@ -114,6 +114,31 @@ def users_of(path: str) -> list[tuple[int, str]]:
                 continue
             users.append((int(process.name), printable_path(command)))
     return users
+
+
+def users_elsewhere(device: str | None) -> list[tuple[int, str]]:
+    """Return (pid, command) of a process in each other mount namespace, as far as they are seen, that has `device`."""
+    seen = {_namespace(Path("/proc/self"))}
+    users = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or (namespace := _namespace(process)) in seen:
+            continue
+        seen.add(namespace)
+        try:
+            if any(mount.device == device for mount in mount_table(process)):
+                users.append(
+                    (int(process.name), printable_path((process / "comm").read_text(errors="replace").strip()))
+                )
+        except OSError:
+            continue
+    return users
+
+
+def _namespace(process: Path) -> str | None:
+    try:
+        return os.readlink(process / "ns/mnt")
+    except OSError:
+        return None
 
 
 def _busy(path: str) -> str:

@@ -10,10 +10,11 @@ from ocifs.mount.mountinfo import is_below, mount_at, real_mountpoint
 from ocifs.mount.record import list_mounts
 
 
-def check_mountpoint(path: str, cache: str, needed: Iterable[tuple[str, str]]) -> str:
+def check_mountpoint(path: str, cache: str, needed: Iterable[tuple[str, str]], *, replace: bool = False) -> str:
     """Return the mountpoint's real path. `needed` are (what, path) of all that must stay readable while mounted.
 
-    `cache` is the directory of the cache, in which nothing is to be mounted.
+    `cache` is the directory of the cache, in which nothing is to be mounted. With `replace` an ocifs mount may be
+    there; then the directory below it has still to be looked at, once that is unmounted.
 
     Raises:
         MountError: It cannot be mounted on; the message says why and what to do.
@@ -21,7 +22,10 @@ def check_mountpoint(path: str, cache: str, needed: Iterable[tuple[str, str]]) -
     real = real_mountpoint(path)
     shown = printable_path(path)
     mounted = mount_at(real)
-    dead = f"{shown} is a dead mount: clear it with `ocifs umount {shown}`"
+    dead = f"{shown} is a dead mount: clear it with `ocifs umount {shown}`, or mount with --replace"
+    if mounted and mounted.digest and replace:
+        _check_needed(real, shown, cache, needed)
+        return real
     # The kernel goes on answering for what it has of EROFS, so a look at the directory does not tell.
     if mounted and mounted.digest and any(each.mountpoint == real and each.state == "dead" for each in list_mounts()):
         raise MountError(dead)
@@ -37,15 +41,19 @@ def check_mountpoint(path: str, cache: str, needed: Iterable[tuple[str, str]]) -
         raise MountError(f"mountpoint {shown} is not a directory")
     real = os.path.realpath(real)
     if mounted := mounted or mount_at(real):
-        way_out = f"`ocifs umount {shown}` first" if mounted.digest else "choose another directory"
+        way_out = f"`ocifs umount {shown}` first, or use --replace" if mounted.digest else "choose another directory"
         raise MountError(f"{shown} is already a mountpoint ({mounted.fstype}): {way_out}")
+    _check_needed(real, shown, cache, needed)
+    _check_directory(real, shown, status)
+    return real
+
+
+def _check_needed(real: str, shown: str, cache: str, needed: Iterable[tuple[str, str]]) -> None:
     for what, place in needed:
         if is_below(os.path.realpath(place), real):
             raise MountError(f"mountpoint {shown} would hide {what} {printable_path(place)}: choose another directory")
     if is_below(real, os.path.realpath(cache)):
         raise MountError(f"mountpoint {shown} lies in the cache {printable_path(cache)}: choose another directory")
-    _check_directory(real, shown, status)
-    return real
 
 
 def _check_directory(real: str, shown: str, status: os.stat_result) -> None:

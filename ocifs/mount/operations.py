@@ -5,6 +5,7 @@ so the kernel may keep every name, attribute and page for good; it asks for each
 mount is read-only. Nothing here knows of layers, whiteouts or tar.
 """
 
+import contextlib
 import errno
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FU
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount.edge import answered
 from ocifs.mount.fuse_protocol import FOREVER
-from ocifs.mount.reading import READERS, Reading
+from ocifs.mount.reading import Reading, Views
 
 _NAME_MAX = 255
 _BLOCK = 4096
@@ -33,7 +34,6 @@ class RootfsOperations(pyfuse3.Operations):
         self.tree = rootfs.tree
         self.enable_acl = rootfs.tree.has_acls
         self.reading = reading
-        self._readers = trio.CapacityLimiter(READERS)
 
     @answered
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
@@ -81,11 +81,16 @@ class RootfsOperations(pyfuse3.Operations):
     @answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Return bytes, from each place where the file has some."""
+        extents = list(self.tree.extents(fh, off, size))
         parts = [
-            bytes(length) if address is None else await self._bytes(length, address)
-            for address, length in self.tree.extents(fh, off, size)
+            [memoryview(bytes(length))] if address is None else self.reading.at_hand(length, address)
+            for address, length in extents
         ]
-        return b"".join(parts)
+        missing = [
+            (length, address or 0) for (address, length), part in zip(extents, parts, strict=True) if part is None
+        ]
+        fetched = iter(await self._fetched(missing) if missing else [])
+        return b"".join(view for part in parts for view in (next(fetched) if part is None else part))
 
     async def release(self, fh: FileHandleT) -> None:
         """Nothing to let go of."""
@@ -122,11 +127,22 @@ class RootfsOperations(pyfuse3.Operations):
         # The kernel lets only root read trusted.*, but leaves it to the file system to hide the names (xattr(7)).
         return [FileNameT(name) for name in names if ctx.uid == 0 or not name.startswith(b"trusted.")]
 
-    async def _bytes(self, size: int, address: int) -> bytes:
-        views = self.reading.at_hand(size, address)
-        if views is None:
-            views = await trio.to_thread.run_sync(self.reading.views, size, address, limiter=self._readers)
-        return b"".join(views)
+    async def _fetched(self, ranges: list[tuple[int, int]]) -> list[Views]:
+        """Wait for what has to be decoded, or raise why it cannot be; other requests are answered meanwhile."""
+        results: list[list[Views] | Exception] = []
+        done = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+
+        def answer(result: list[Views] | Exception) -> None:
+            results.append(result)
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(done.set)
+
+        self.reading.fetch(ranges, answer)
+        await done.wait()
+        if isinstance(results[0], Exception):
+            raise results[0]
+        return results[0]
 
     def _nid(self, inode: InodeT) -> int:
         return self.tree.root if inode == pyfuse3.ROOT_INODE else inode

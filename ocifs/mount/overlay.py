@@ -29,12 +29,12 @@ _SOURCES = {_SOURCE, "fuse-overlayfs"}
 
 
 def make_directories(bundle: Path, kind: Kind) -> None:
-    """Make the directories of a bundle to mount on."""
-    (bundle / "rootfs").mkdir()
+    """Make the directories of a bundle to mount on, those that are missing."""
+    (bundle / "rootfs").mkdir(exist_ok=True)
     if kind in {"overlay", "tmpfs"}:
-        (bundle / "lower").mkdir()
+        (bundle / "lower").mkdir(exist_ok=True)
     if kind == "tmpfs":
-        (bundle / "tmpfs").mkdir()
+        (bundle / "tmpfs").mkdir(exist_ok=True)
 
 
 def image_mountpoint(bundle: Path) -> Path:
@@ -48,9 +48,10 @@ def mount_overlay(bundle: Path) -> None:
     upper = "tmpfs/" if (bundle / "tmpfs").exists() else ""
     if upper and os.geteuid() == 0:
         _attach("tmpfs", {"mode": "0700"}, bundle, "tmpfs")
-    (bundle / upper / "upper").mkdir()
-    (bundle / upper / "work").mkdir()
-    _copy_attributes(bundle / "lower", bundle / upper / "upper")
+    (bundle / upper / "work").mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # what was written there stays
+        (bundle / upper / "upper").mkdir()
+        _copy_attributes(bundle / "lower", bundle / upper / "upper")
     options = {"lowerdir": "lower", "upperdir": f"{upper}upper", "workdir": f"{upper}work"}
     if os.geteuid() == 0:
         _attach("overlay", options, bundle, "rootfs")

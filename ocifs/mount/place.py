@@ -20,13 +20,14 @@ class Place:
     def __init__(self, path: str) -> None:
         self.path = path
         mount = mount_at(path)
-        self._device = mount.device if mount else None
+        self.device = mount.device if mount else None
+        """major:minor."""
         self._left = _leave_private_namespace()
 
     def is_ours(self) -> bool:
         """Whether to unmount `path`, as this process sees it, is to unmount what it mounted."""
         mount = mount_at(self.path)
-        return self._left is None and mount is not None and mount.device == self._device
+        return self._left is None and mount is not None and mount.device == self.device
 
     def unmount_from_outside(self) -> None:
         """Unmount in the namespace that was left, by way of a process that is still in it."""

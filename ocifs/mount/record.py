@@ -6,21 +6,39 @@ Records of daemons that are gone with their mounts are removed by whoever lists 
 
 import fcntl
 import os
+import re
+import signal
 import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from ocifs.errors import MountError
-from ocifs.mount.mountinfo import mount_table
+from ocifs.errors import MountError, printable_path, raise_if_too_many_files
+from ocifs.mount.mountinfo import Mount, mount_table
+
+_PF_EXITING = 0x4
+"""A flag of a task of the kernel's (linux/sched.h)."""
 
 EngineName = Literal["erofs", "fuse"]
 State = Literal["mounted", "dead", "elsewhere"]
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """What has been proven of a layer, and when; besides, each of its spans is proven whenever it is decoded."""
+
+    blob: str
+    """Its digest, proven when the layer was indexed."""
+    diff_id: str
+    """Likewise."""
+    at: float
+    """When that was: seconds since the epoch."""
+    spans: int
+    """How many there are."""
 
 
 class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +59,10 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Where the daemon writes what went wrong; None: to its terminal."""
     bundle: str | None = None
     """The directory of the bundle whose rootfs, or the lower layer of it, this is."""
+    device: str | None = None
+    """major:minor of the file system, which tells it from others on the same mountpoint; None: not known."""
+    proven: tuple[Proof, ...] = ()
+    """For each layer, the base first."""
 
 
 class ListedMount(MountRecord, frozen=True, kw_only=True):
@@ -66,51 +88,68 @@ def runtime_directory() -> Path:
 
 @contextmanager
 def recorded(record: MountRecord) -> Iterator[None]:
-    """Keep a record of this process's mount."""
+    """Keep a record of this process's mount. Raises MountError if it cannot be written."""
     path = runtime_directory() / f"{record.pid}.json"
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(msgspec.json.encode(record))
-        file.flush()
-        temporary.rename(path)
+    with ExitStack() as stack:
         try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+            file = stack.enter_context(temporary.open("wb", buffering=0))
+            stack.callback(temporary.unlink, missing_ok=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(msgspec.json.encode(record))
+            temporary.rename(path)
+            stack.callback(path.unlink, missing_ok=True)
+        except OSError as error:
+            raise_if_too_many_files(error)
+            raise MountError(f"cannot write {printable_path(str(path))}: {error.strerror}") from None
+        yield
 
 
 def list_mounts() -> list[ListedMount]:
     """Return the mounts of this user, and those in the mount table that nobody has a record of, oldest first."""
-    table = {mount.mountpoint: mount for mount in mount_table() if mount.digest is not None}
+    others = [mount for mount in mount_table() if mount.digest is not None]
     listed = []
     for path in sorted(runtime_directory().glob("*.json")):
         record = _read(path)
         if record is None:
             continue
-        mount = table.get(record.mountpoint)
-        here = mount is not None and mount.digest == record.digest
-        alive = is_alive(record.pid)
-        if not alive and not here:
+        mount = next((mount for mount in others if _is_of(record, mount)), None)
+        alive = is_alive(record.pid) and not _is_dying(record.pid)
+        if mount is not None:
+            others.remove(mount)
+        elif not alive:
             path.unlink(missing_ok=True)
             continue
-        if here:
-            del table[record.mountpoint]
-        state: State = "elsewhere" if not here else "mounted" if alive else "dead"
-        listed.append(ListedMount(**msgspec.structs.asdict(record), state=state))
-    listed += [
-        ListedMount(
-            image="?",
-            digest=mount.digest or "",
-            mountpoint=mount.mountpoint,
-            engine="erofs" if mount.fstype == "erofs" else "fuse",
-            pid=0,
-            since=0.0,
-            state="mounted",
-        )
-        for mount in table.values()
-    ]
+        state: State = "elsewhere" if mount is None else "mounted" if alive else "dead"
+        listed.append(ListedMount(**_fields(record), state=state))
+    recorded_at = {mount.device: mount for mount in listed if mount.device}
+    listed += [_unrecorded(mount, recorded_at.get(mount.device)) for mount in others]
     return sorted(listed, key=lambda mount: mount.since)
+
+
+def _is_of(record: MountRecord, mount: Mount) -> bool:
+    return (
+        (mount.mountpoint, mount.digest) == (record.mountpoint, record.digest)
+        and record.device in {None, mount.device}
+    )  # fmt: skip
+
+
+def _fields(record: MountRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in MountRecord.__struct_fields__}
+
+
+def _unrecorded(mount: Mount, bound: ListedMount | None) -> ListedMount:
+    """Return a mount that no daemon has recorded, perhaps because it is a recorded one that is bound there as well."""
+    return ListedMount(
+        image=bound.image if bound else "?",
+        digest=mount.digest or "",
+        mountpoint=mount.mountpoint,
+        engine="erofs" if mount.fstype == "erofs" else "fuse",
+        pid=0,
+        since=bound.since if bound else 0.0,
+        device=mount.device,
+        state="dead" if bound and bound.state == "dead" else "mounted",
+    )
 
 
 def is_alive(pid: int) -> bool:
@@ -123,6 +162,17 @@ def is_alive(pid: int) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def _is_dying(pid: int) -> bool:
+    """Whether a process that still runs was killed: it has SIGKILL pending, or is exiting (proc(5))."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        stat_fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return True
+    pending = [int(mask, 16) for mask in re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)", status, re.MULTILINE)]
+    return bool(int(stat_fields[6]) & _PF_EXITING) or any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
 
 
 def wait_for_end(pid: int, seconds: float) -> bool:

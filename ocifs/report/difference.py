@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
+from ocifs.erofs.format import DIRECTORY
 from ocifs.erofs.reader import Inode
 from ocifs.image.contents import digests
 from ocifs.image.rootfs import Rootfs
@@ -38,6 +39,15 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     def change(self) -> Change:
         """What became of the path."""
         return "added" if self.before is None else "removed" if self.after is None else "changed"
+
+
+class _Name(NamedTuple):
+    """A name in a directory."""
+
+    name: bytes
+    nid: int
+    directory: int | None
+    """The nid too, if it is that of a directory."""
 
 
 class _Found(NamedTuple):
@@ -70,7 +80,9 @@ def differences(
         OSError: A blob cannot be read.
     """
     looking = _Looking(before, after, frozenset(ignored))
-    found = [each for each in looking.walk(path, *starts) if each.aspects or each.undecided or None in each[1:3]]
+    if looking.diff_ids[0] == looking.diff_ids[1]:
+        return  # of the same layers comes the same tree
+    found = list(looking.walk(path, *starts))
     same = _same_contents(before, after, found, done)
     for each in found:
         aspects = each.aspects
@@ -118,43 +130,46 @@ class _Looking:
         self.before = before
         self.after = after
         self.ignored = ignored
-        self.xattrs = before.tree.has_xattrs or after.tree.has_xattrs
         self.diff_ids = [[layer.index.summary.diff_id for layer in tree.served.layers] for tree in (before, after)]
 
     def walk(self, path: bytes, before: int | None, after: int | None) -> Iterator[_Found]:
-        """Give every path that either of them has, depth first and by name."""
-        yield self._compared(path, before, after)
-        pending = [(path if path.endswith(b"/") else path + b"/", self._children(before, after))]
+        """Give every path at which they differ or may differ, depth first and by name."""
+        if found := self._compared(path, before, after):
+            yield found
+        prefix = path if path.endswith(b"/") else path + b"/"
+        pending = [(prefix, self._children(_directory(self.before, before), _directory(self.after, after)))]
         while pending:
             prefix, children = pending[-1]
             for name, first, second in children:
-                yield self._compared(prefix + name, first, second)
-                if _is_directory(self.before, first) or _is_directory(self.after, second):
-                    pending.append((prefix + name + b"/", self._children(first, second)))
+                if found := self._compared(prefix + name, first and first.nid, second and second.nid):
+                    yield found
+                below = (first.directory if first else None, second.directory if second else None)
+                if below != (None, None):
+                    pending.append((prefix + name + b"/", self._children(*below)))
                     break
             else:
                 pending.pop()
 
-    def _children(self, before: int | None, after: int | None) -> Iterator[tuple[bytes, int | None, int | None]]:
-        """Give (name, its nid in the first directory, in the second), in name order."""
+    def _children(self, before: int | None, after: int | None) -> Iterator[tuple[bytes, _Name | None, _Name | None]]:
+        """Give (name, what has it in the first directory, in the second), in name order."""
         left, right = _names(self.before, before), _names(self.after, after)
         first, second = next(left, None), next(right, None)
         while first or second:
-            if first and (second is None or first[0] < second[0]):
-                yield first[0], first[1], None
+            if first and (second is None or first.name < second.name):
+                yield first.name, first, None
                 first = next(left, None)
-            elif second and (first is None or second[0] < first[0]):
-                yield second[0], None, second[1]
+            elif second and (first is None or second.name < first.name):
+                yield second.name, None, second
                 second = next(right, None)
             elif first and second:
-                yield first[0], first[1], second[1]
+                yield first.name, first, second
                 first, second = next(left, None), next(right, None)
 
-    def _compared(self, path: bytes, before: int | None, after: int | None) -> _Found:
+    def _compared(self, path: bytes, before: int | None, after: int | None) -> _Found | None:
         if before is None or after is None:
             return _Found(path, before, after)
         first, second = self.before.tree.inode(before), self.after.tree.inode(after)
-        aspects = [aspect for aspect, differs in self._aspects(first, second) if differs]
+        aspects = () if self._look_alike(first, second) else self._aspects(first, second)
         undecided = (
             stat.S_ISREG(first.mode)
             and stat.S_IFMT(first.mode) == stat.S_IFMT(second.mode)
@@ -162,10 +177,25 @@ class _Looking:
             and "content" not in self.ignored
             and not self._lies_in_the_same_place(first, second)
         )
-        return _Found(path, before, after, tuple(a for a in aspects if a not in self.ignored), undecided)
+        return _Found(path, before, after, aspects, undecided) if aspects or undecided else None
 
-    def _aspects(self, first: Inode, second: Inode) -> Iterator[tuple[Aspect, bool]]:
-        """Give what the two can be told apart by, in the order of `ASPECTS`."""
+    def _look_alike(self, first: Inode, second: Inode) -> bool:
+        """Whether nothing but the content can differ: nearly all files of two images do so."""
+        return (
+            first.mode == second.mode
+            and first.mtime_ns == second.mtime_ns
+            and first.size == second.size
+            and (first.uid, first.gid, first.rdev) == (second.uid, second.gid, second.rdev)
+            and not (first.has_xattrs or second.has_xattrs)
+            and not stat.S_ISLNK(first.mode)
+        )
+
+    def _aspects(self, first: Inode, second: Inode) -> tuple[Aspect, ...]:
+        """Return what the two can be told apart by, without the bytes of both."""
+        return tuple(aspect for aspect, differs in self._told(first, second) if differs and aspect not in self.ignored)
+
+    def _told(self, first: Inode, second: Inode) -> Iterator[tuple[Aspect, bool]]:
+        """Give whether they differ in each aspect, in the order of `ASPECTS`."""
         kind = stat.S_IFMT(first.mode)
         same_kind = kind == stat.S_IFMT(second.mode)
         resized = same_kind and stat.S_ISREG(kind) and first.size != second.size
@@ -174,7 +204,7 @@ class _Looking:
         yield "owner", (first.uid, first.gid) != (second.uid, second.gid)
         yield "size", resized
         yield "mtime", first.mtime_ns != second.mtime_ns
-        yield "xattr", self.xattrs and self.before.tree.xattrs(first.nid) != self.after.tree.xattrs(second.nid)
+        yield "xattr", self.before.tree.xattrs(first.nid) != self.after.tree.xattrs(second.nid)
         yield (
             "target",
             same_kind and stat.S_ISLNK(kind) and self.before.readlink(first.nid) != self.after.readlink(second.nid),
@@ -189,7 +219,7 @@ class _Looking:
 
     def _places(self, side: int, rootfs: Rootfs, inode: Inode) -> list[tuple[str, int, int]] | None:
         places = []
-        for address, size in rootfs.tree.extents(inode.nid, 0, inode.size):
+        for address, size in rootfs.tree.extents_of(inode):
             place = None if address is None else rootfs.tree.layer_of(address)
             if address is not None and place is None:  # bytes of a sparse file that the tree image holds
                 return None
@@ -197,11 +227,12 @@ class _Looking:
         return places
 
 
-def _is_directory(rootfs: Rootfs, nid: int | None) -> bool:
-    return nid is not None and stat.S_ISDIR(rootfs.tree.inode(nid).mode)
+def _directory(rootfs: Rootfs, nid: int | None) -> int | None:
+    return nid if nid is not None and stat.S_ISDIR(rootfs.tree.inode(nid).mode) else None
 
 
-def _names(rootfs: Rootfs, nid: int | None) -> Iterator[tuple[bytes, int]]:
-    if nid is None or not _is_directory(rootfs, nid):
-        return iter(())
-    return ((name, child) for name, child, _, _ in rootfs.tree.readdir(nid) if name not in {b".", b".."})
+def _names(rootfs: Rootfs, directory: int | None) -> Iterator[_Name]:
+    if directory is not None:
+        for name, nid, file_type, _ in rootfs.tree.readdir(directory):
+            if name not in {b".", b".."}:
+                yield _Name(name, nid, nid if file_type == DIRECTORY else None)

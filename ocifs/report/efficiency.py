@@ -44,6 +44,13 @@ class _File:
         self.is_directory = False
         self.children: dict[bytes, _File] = {}
 
+    def child(self, name: bytes) -> "_File":
+        """Return what has that name in it, made now if nothing has."""
+        found = self.children.get(name)
+        if found is None:
+            found = self.children[name] = _File()
+        return found
+
     def held(self) -> int:
         """Return the bytes of it and of all below it."""
         total = 0
@@ -138,16 +145,16 @@ def _stack(root: _File, given: dict[bytes, tuple[int, bool]]) -> None:
     """Put a layer on those below: first what it removes, then what it gives."""
     for path in given:
         directory, _, name = path.rpartition(b"/")
-        parent = _find(root, directory) if directory else root
-        if name.startswith(_WHITEOUT) and parent is not None:
+        if name.startswith(_WHITEOUT) and (parent := _find(root, directory) if directory else root) is not None:
             parent.children.pop(name.removeprefix(_WHITEOUT), None)
+    before, parent = b"", root
     for path, (size, is_directory) in given.items():
-        names = path.split(b"/")
-        if names[-1].startswith(_WHITEOUT):
+        directory, _, name = path.rpartition(b"/")
+        if name.startswith(_WHITEOUT):
             continue
-        file = root
-        for name in names:
-            if name not in file.children:
-                file.children[name] = _File()
-            file = file.children[name]
+        if directory != before:  # most have the directory of the one before
+            before, parent = directory, root
+            for each in directory.split(b"/") if directory else ():
+                parent = parent.child(each)
+        file = parent.child(name)
         file.size, file.is_directory = size, is_directory

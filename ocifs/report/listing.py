@@ -51,7 +51,7 @@ class Extent(msgspec.Struct, frozen=True):
     size: int
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class Listed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A file, as commands show it."""
 
     path: bytes
@@ -139,9 +139,9 @@ def long_lines(
     while batch := list(islice(left, _BATCH)):
         rows = [_long_row(entry, human=human) for entry in batch]
         widths = [max(width, *map(len, column)) for width, column in zip(widths, zip(*rows, strict=True), strict=True)]
+        cells = " ".join(f"{{:>{width}}}" for width in widths) + " "
         for row, entry in zip(rows, batch, strict=True):
-            cells = " ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-            yield cells.encode() + b" " + shown_with_target(entry, show, paint)
+            yield cells.format(*row).encode() + shown_with_target(entry, show, paint)
 
 
 def _long_row(entry: Listed, *, human: bool) -> tuple[str, ...]:
@@ -228,7 +228,7 @@ def _extents(rootfs: Rootfs, inode: Inode) -> tuple[Extent, ...]:
     if not stat.S_ISREG(inode.mode):
         return ()
     found = []
-    for address, size in rootfs.tree.extents(inode.nid, 0, inode.size):
+    for address, size in rootfs.tree.extents_of(inode):
         place = None if address is None else rootfs.tree.layer_of(address)
         if place:
             found.append(Extent(*place, size))

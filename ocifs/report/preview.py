@@ -1,4 +1,7 @@
-"""The beginning of a file as lines for a screen: as text, or in hex as `hexdump -C` writes it."""
+"""The beginning of a file as lines for a screen: as text, or in hex as `hexdump -C` writes it.
+
+Lines of hex, in a frame and beside a scroll bar, are as wide as a terminal of 80 columns.
+"""
 
 from collections.abc import Sequence
 
@@ -30,4 +33,4 @@ def hex_lines(data: bytes) -> Sequence[str]:
 def _hex_line(start: int, row: bytes) -> str:
     halves = f"{row[:8].hex(' '):23}  {row[8:].hex(' '):23}"
     shown = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)
-    return f"{start:08x}  {halves}  |{shown}|"
+    return f"{start:06x}  {halves}  |{shown}|"

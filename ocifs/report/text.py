@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+import time
+
 
 def human_size(size: int) -> str:
     """Return bytes with three digits and a binary unit."""
@@ -24,3 +26,8 @@ def short_size(size: int) -> str:
         if whole < 1024:
             return f"{whole}{letter}"
     raise ValueError(f"{size} bytes are more than a file has")
+
+
+def local_time(seconds: float) -> str:
+    """Return a time since the epoch as the clock on the wall had it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

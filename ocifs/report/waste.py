@@ -136,9 +136,7 @@ def _regular_files(rootfs: Rootfs) -> Iterator[Inode]:
 
 def _stored(rootfs: Rootfs, inode: Inode) -> tuple[int, int, _Key]:
     """Return the layer that stores a file, its bytes there, and what names them."""
-    extents = [
-        (address, size) for address, size in rootfs.tree.extents(inode.nid, 0, inode.size) if address is not None
-    ]
+    extents = [(address, size) for address, size in rootfs.tree.extents_of(inode) if address is not None]
     places = (rootfs.tree.layer_of(address) for address, _ in extents)
     place = next(filter(None, places), None)
     return inode.layer, sum(size for _, size in extents), place or (-1, inode.nid)
@@ -167,6 +165,15 @@ class _Walk:
 
     def hidden(self) -> dict[_Key, Hidden]:
         """Return the files of which a name is hidden; but for files with several names nobody sees them."""
+        self._go(everywhere=False)
+        if any(layer < 0 for layer, _ in self._hidden):  # rare, and only all names tell which of these are seen
+            self._go(everywhere=True)
+        for key in self._seen:
+            self._hidden.pop(key, None)
+        return self._hidden
+
+    def _go(self, *, everywhere: bool) -> None:
+        """Take note of what is hidden; if not everywhere, stay out of directories in which nothing can be."""
         roots = [(number, tree.root) for number, tree in enumerate(self._trees)]
         pending = [(b"/", self._children(roots), tuple(self._cuts(self._given(roots))))]
         while pending:
@@ -174,15 +181,14 @@ class _Walk:
             for name, given in names:
                 self._note(prefix + name, given, cuts)
                 directories = [(each.layer, each.inode.nid) for each in given if each.is_directory]
-                if directories:
-                    below = tuple(sorted({*cuts, *self._cuts(given)}))
+                if not directories:
+                    continue
+                below = tuple(sorted({*cuts, *self._cuts(given)}))
+                if everywhere or len(directories) > 1 or bisect_right(below, directories[0][0]) < len(below):
                     pending.append((prefix + name + b"/", self._children(directories), below))
                     break
             else:
                 pending.pop()
-        for key in self._seen:
-            self._hidden.pop(key, None)
-        return self._hidden
 
     def _children(self, directories: Sequence[tuple[int, int]]) -> Iterator[tuple[bytes, list[_Given]]]:
         """Give (name, what each layer has there, the lowest first), by name."""

@@ -49,7 +49,9 @@ def path_history(image: Image, path: bytes) -> list[Event]:
             present = event.change != "removed"
     if not events:
         shown = printable(b"/" + b"/".join(names))
-        raise NotFoundError(f"{printable(path)}: no layer of the image has {shown}")
+        raise NotFoundError(
+            f"{printable(path)}: no layer of the image has {'it' if printable(path) == shown else shown}"
+        )
     last = max(place for place, event in enumerate(events) if event.change != "emptied")
     return [
         msgspec.structs.replace(event, hidden=event.entry is not None and place < last)

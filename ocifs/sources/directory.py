@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from ocifs.errors import InvalidImageError, NotFoundError, printable_path
+from ocifs.errors import InvalidImageError, NotFoundError, printable_path, raise_if_too_many_files
 from ocifs.reader import FileReader
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -47,6 +47,7 @@ class Directory:
         Raises:
             NotFoundError: It cannot be opened.
             InvalidImageError: It is no regular file, or not below the directory.
+            TooManyFilesError: That is so.
         """
         parent, _, name = path.rpartition("/")
         try:
@@ -57,6 +58,7 @@ class Directory:
                 fd = os.open(name, _FILE, dir_fd=parent_fd)
                 self._files.callback(os.close, fd)
         except OSError as error:
+            raise_if_too_many_files(error)
             if error.errno == errno.ELOOP:
                 raise InvalidImageError(
                     f"{self.name}/{path} is a symlink: copy the layout with its links followed (cp -RL)"

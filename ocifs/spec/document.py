@@ -8,6 +8,7 @@ documents are written and read, has it. What the members mean is the business of
 
 import json
 import re
+import threading
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -18,6 +19,9 @@ MAX_DEPTH = 64
 """No document of the specification has more than about ten; Python's own parser ends at about a thousand."""
 
 T = TypeVar("T")
+
+_LEARNING = threading.Lock()
+"""msgspec learns a type when it first meets it, and crashes where two threads do that at once."""
 
 # Strings are stepped over whole. Possessive, and happy with a missing end, so the scan is linear on any input.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
@@ -55,7 +59,8 @@ def parse_json(data: bytes, name: str) -> object:
 def typed(value: object, kind: type[T], name: str) -> T:
     """Return a value that `parse_json` gave as one of the msgspec type `kind`; raises as `decode`."""
     try:
-        return msgspec.convert(value, kind, dec_hook=_string_type)
+        with _LEARNING:
+            return msgspec.convert(value, kind, dec_hook=_string_type)
     except msgspec.ValidationError as error:
         raise InvalidImageError(f"{name} is malformed: {shown(str(error))}") from error
 

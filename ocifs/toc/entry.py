@@ -30,3 +30,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     xattrs: dict[bytes, bytes] = {}
     sparse: tuple[tuple[int, int], ...] | None = None
     """(offset in the file, length) of each stored piece in stored order; None: not sparse."""
+
+
+ENTRIES = msgspec.msgpack.Decoder(list[Entry])
+"""Made while the module is imported: msgspec must not meet a type for the first time in two threads at once."""

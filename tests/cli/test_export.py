@@ -171,6 +171,18 @@ def test_a_signal_half_way_leaves_nothing_and_it_can_be_run_again(
     assert os.listdir(place) == ["out"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_half_way_through_cp_leaves_nothing(
+    ocifs: Ocifs, demo: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    command = [sys.executable, "-c", _SIGNALLED, "cp", "-r", str(demo), "/", str(place / "out")]
+    ran = subprocess.run(command, env=ocifs.variables(SIGNAL=str(int(number))), capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (130, b"ocifs: interrupted\n")
+    assert os.listdir(place) == []
+
+
 @pytest.mark.parametrize("form", _FORMS)
 def test_a_bar_is_drawn(ocifs: Ocifs, large: Path, tmp_path: Path, form: str) -> None:
     ocifs.output("index", large)

@@ -202,6 +202,36 @@ def test_cp_preserves_when_told_to(ocifs: Ocifs, layered: Path, tmp_path: Path) 
         assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (7, 0o4755)
 
 
+def test_cp_of_a_directory(ocifs: Ocifs, layered: Path, tmp_path: Path) -> None:
+    base = ["cp", "--layer", "0"]
+    ocifs.output(*base, "-r", layered, "/opt", tmp_path / "new")
+    ocifs.output(*base, "-R", layered, "/opt/", tmp_path)
+    for copied in (tmp_path / "new", tmp_path / "opt"):
+        tool = (copied / "tool").stat()
+        assert (tool.st_size, tool.st_uid, tool.st_mode & stat.S_ISUID) == (5000, os.geteuid(), 0)
+        assert tool.st_mtime > 1_000_000_000
+    complaint = ocifs.complaint(1, *base, "-r", layered, "/opt", tmp_path)
+    assert f"{tmp_path}/opt is not empty" in complaint
+    ocifs.output(*base, "-rp", layered, "/opt", tmp_path / "preserved")
+    assert (tmp_path / "preserved/tool").stat().st_mtime == 1_000_000_000
+
+
+def test_cp_of_a_directory_takes_what_the_umask_does(ocifs: Ocifs, tmp_path: Path) -> None:
+    members = [directory(b"d", mode=0o1777), file(b"d/f", mode=0o6777), symlink(b"d/l", b"/absolute")]
+    image = write_layout(tmp_path / "image", Image((Layer(tar(members)),)))
+    command = ocifs.command("cp", "-r", image, "d", tmp_path / "out")
+    subprocess.run(command, env=ocifs.variables(), umask=0o027, check=True)
+    modes = {path.name: stat.S_IMODE(path.lstat().st_mode) for path in (tmp_path / "out", tmp_path / "out/f")}
+    assert modes == {"out": 0o750, "f": 0o750}
+    assert os.readlink(tmp_path / "out/l") == "/absolute"
+
+
+def test_cp_of_everything_fills_an_empty_directory(ocifs: Ocifs, layered: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    ocifs.run("cp", "-r", layered, "/", tmp_path / "out")
+    assert (tmp_path / "out/etc/issue").read_bytes() == b"new\n"
+
+
 def test_cp_leaves_holes(ocifs: Ocifs, tmp_path: Path) -> None:
     stored = b"1\n1048576\n4\n".ljust(512, b"\0") + b"end\n"
     image = write_layout(tmp_path / "image", Image((Layer(tar([SPARSE + file(b"sparse", stored)])),)))
@@ -228,13 +258,17 @@ def test_cp_through_a_symlink_and_into_a_pipe(ocifs: Ocifs, layered: Path, tmp_p
         (["ls", "IMAGE", "nothing"], 3, "its nearest parent is /"),
         (["cat", "IMAGE", "/etc"], 3, "/etc: is a directory"),
         (["head", "IMAGE", "/etc"], 3, "/etc: is a directory"),
-        (["cp", "IMAGE", "/etc", "out"], 5, "/etc: is a directory"),
+        (["cp", "IMAGE", "/etc", "out"], 5, "/etc: is a directory: give -r"),
+        (["cp", "-r", "IMAGE", "/etc", "/proc"], 1, "/proc/etc: "),
+        (["cp", "-r", "IMAGE", "/", "/"], 1, "/ is a mountpoint"),
+        (["cp", "-r", "IMAGE", "/etc/issue/", "out"], 3, "Not a directory"),
         (["cp", "IMAGE", "/pipe", "out"], 5, "/pipe: not a regular file"),
         (["cp", "IMAGE", "/etc/issue", "absent/out"], 1, "cannot copy /etc/issue to absent/out: No such file"),
         (["cp", "IMAGE", "/opt/odd\n\x1b[31m\udcff", "absent/"], 1, "absent/: no such directory"),
         (["ls", "--layer", "2", "IMAGE"], 3, "no layer 2 among the 2 layers"),
         (["ls", "--only-layer", "-3", "IMAGE"], 3, "they are 0 to 1"),
-        (["which", "IMAGE", "/never"], 3, "no layer of the image has /never"),
+        (["which", "IMAGE", "/never"], 3, "/never: no layer of the image has it"),
+        (["which", "IMAGE", "never"], 3, "never: no layer of the image has /never"),
         (["which", "IMAGE", "\x1b"], 3, r"\x1b"),
         (["find", "IMAGE", "-user", "nobody"], 3, "no user 'nobody'"),
         (["find", "IMAGE", "/never"], 3, "/never"),

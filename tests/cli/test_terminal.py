@@ -5,7 +5,9 @@ import pty
 import random
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.cli.command import Argument, Ocifs
@@ -14,10 +16,13 @@ from tests.tars import file, tar
 
 
 def on_a_terminal(ocifs: Ocifs, *arguments: Argument) -> str:
-    """Return what the terminal shows."""
+    """Return what the terminal shows of a command of ocifs."""
+    return _shown(ocifs.command(*arguments), ocifs.variables(TERM="xterm", COLUMNS="120"))
+
+
+def _shown(command: Sequence[str], variables: Mapping[str, str]) -> str:
     outer, inner = pty.openpty()
-    variables = ocifs.variables(TERM="xterm", COLUMNS="120")
-    process = subprocess.Popen(ocifs.command(*arguments), stdin=inner, stdout=inner, stderr=inner, env=variables)
+    process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, env=variables)
     os.close(inner)
     shown = b""
     try:
@@ -38,6 +43,26 @@ def test_a_bar_is_drawn_while_a_layer_is_indexed_and_goes(ocifs: Ocifs, tmp_path
     assert f"indexing {layer[:12]}" in cold
     assert "MiB" in cold
     assert warm == "big\r\n"
+
+
+_INDEX_TEN_LAYERS = """
+from ocifs.cli.progress import indexing
+from ocifs.spec.digest import Digest
+with indexing() as progress:
+    for number in range(10):
+        layer = Digest(f"sha256:{number:012}{0:052}")
+        progress(layer, 5, 10)
+        progress(layer, 10, 10)
+"""
+
+
+def test_the_bar_of_a_layer_makes_room_when_it_is_done(ocifs: Ocifs) -> None:
+    command = [sys.executable, "-c", _INDEX_TEN_LAYERS]
+    shown = _shown(command, ocifs.variables(TERM="xterm", COLUMNS="120"))
+    bars = [f"indexing {number:012}" for number in range(10)]
+    assert all(bar in shown for bar in bars)
+    with_the_last = shown[shown.index(bars[-1]) :]
+    assert not any(bar in with_the_last for bar in bars[:-1])
 
 
 def test_control_characters_are_escaped(ocifs: Ocifs, demo: Path) -> None:

@@ -44,7 +44,8 @@ def spans(blob: bytes) -> bytes:
         points = list(reading.checkpoints())
     assert (points[0], points[-1]) == (Checkpoint(0, points[0].offset), Checkpoint(len(stream), len(blob)))
     decoded = b"".join(
-        zstd.decode(blob[begin.offset : end.offset], begin, end.start - begin.start) for begin, end in pairwise(points)
+        b"".join(zstd.decode(blob[begin.offset : end.offset], begin, end.start - begin.start))
+        for begin, end in pairwise(points)
     )
     assert decoded == stream
     return stream

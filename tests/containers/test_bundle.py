@@ -57,6 +57,45 @@ def test_an_overlay_keeps_what_was_written(ocifs: Ocifs, programs: Path) -> None
     run_in(bundle)
     ocifs.output("umount", bundle)
     assert (bundle / "upper/srv/x").read_text() == "x\n"
+    ocifs.output("bundle", "--remount", programs, bundle)
+    assert (bundle / "rootfs/srv/x").read_text() == "x\n"
+    assert run_in(bundle) == ""
+    again = ocifs.run("bundle", "--remount", programs, bundle)
+    assert again == (7, b"", f"ocifs: {bundle} is mounted: `ocifs umount {bundle}` first\n")
+    ocifs.output("umount", bundle)
+
+
+@pytest.mark.parametrize("rootfs", ["mount", "tmpfs"])
+def test_a_bundle_is_mounted_again(ocifs: Ocifs, programs: Path, rootfs: str) -> None:
+    bundle = ocifs.home / "box"
+    ocifs.output("bundle", "--no-tty", "--rootfs", rootfs, programs, bundle)
+    ocifs.output("umount", bundle)
+    ocifs.output("bundle", "--remount", programs, bundle)
+    assert run_in(bundle) == "started by the image\n"
+    ocifs.output("umount", bundle)
+
+
+def test_what_cannot_be_mounted_again(ocifs: Ocifs, programs: Path) -> None:
+    bundle = ocifs.home / "box"
+    assert ocifs.complaint(3, "bundle", "--remount", programs, bundle) == (
+        f"{bundle} is no bundle that `ocifs bundle` has made"
+    )
+    ocifs.output("bundle", programs, bundle)
+    ocifs.output("umount", bundle)
+    other = write_layout(ocifs.home / "other", Image())
+    assert f"is a bundle of the image {digest_of(programs)}, not of" in ocifs.complaint(
+        3, "bundle", "--remount", other, bundle
+    )
+    assert "leave --env out" in ocifs.run("bundle", "--remount", "--env", "A=1", programs, bundle).err
+    (bundle / "ocifs.json").write_text("{")
+    assert ocifs.complaint(7, "bundle", "--remount", programs, bundle).endswith("cannot be read: make a new bundle")
+    ocifs.output("bundle", "--rootfs", "copy", programs, ocifs.home / "copy")
+    assert "there is nothing to mount" in ocifs.complaint(7, "bundle", "--remount", programs, ocifs.home / "copy")
+
+
+def digest_of(layout: Path) -> str:
+    (manifest,) = json.loads((layout / "index.json").read_bytes())["manifests"]
+    return str(manifest["digest"])
 
 
 def test_a_tmpfs_does_not(ocifs: Ocifs, programs: Path) -> None:
@@ -65,7 +104,7 @@ def test_a_tmpfs_does_not(ocifs: Ocifs, programs: Path) -> None:
     run_in(bundle)
     assert (bundle / "rootfs/srv/x").read_text() == "x\n"
     ocifs.output("umount", bundle)
-    assert sorted(path.name for path in bundle.iterdir()) == ["config.json", "lower", "rootfs", "state"]
+    assert sorted(path.name for path in bundle.iterdir()) == ["config.json", "lower", "ocifs.json", "rootfs", "state"]
 
 
 def test_a_busy_bundle_stays_unless_lazily_unmounted(ocifs: Ocifs, programs: Path) -> None:

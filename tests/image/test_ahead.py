@@ -79,7 +79,7 @@ def test_each_span_is_decoded_once_in_the_order_of_addresses(layout: Path, monke
     with open_image(layout) as image:
         rootfs = image.rootfs
 
-        def count(data: bytes, checkpoint: Checkpoint, size: int) -> bytes:
+        def count(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
             decoded.append(checkpoint.start)
             return decode(data, checkpoint, size)
 

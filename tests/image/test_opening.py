@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,41 @@ def test_warnings_do_not_come_without_end(tmp_path: Path) -> None:
     with open_image(str(image), Options(warn=warnings.append)):
         assert len(warnings) == 101
     assert warnings[-1] == "more warnings like these are left out"
+
+
+_IN_THREADS = """
+import sys, threading, time, typing
+import msgspec._utils as learning
+from ocifs.image.opening import open_image
+
+def slowly(call):
+    def wait_and_call(*arguments):
+        time.sleep(0.002)
+        return call(*arguments)
+    return wait_and_call
+
+# Where msgspec calls Python while it learns a type.
+typing._BaseGenericAlias.__setattr__ = slowly(typing._BaseGenericAlias.__setattr__)
+learning._get_class_mro_and_typevar_mappings = slowly(learning._get_class_mro_and_typevar_mappings)
+
+together = threading.Barrier(6)
+found = []
+
+def look():
+    together.wait()
+    with open_image(sys.argv[1]) as image:
+        found.append([entry.path for index in image.indexes for entry in index.toc()])
+
+threads = [threading.Thread(target=look) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert found == [[b"a", b"b"]] * 6, found
+"""
+
+
+def test_opened_for_the_first_time_in_several_threads_at_once(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "layout", Image((Layer(tar({"a": b""})), Layer(tar({"b": b""}), "zstd"))))
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", _IN_THREADS, layout], check=True, timeout=60)

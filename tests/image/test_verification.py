@@ -12,6 +12,7 @@ from ocifs.image.opening import Options, open_image
 from ocifs.image.trees import TREE
 from ocifs.image.verification import Check, verify_image
 from ocifs.layer.index import KIND
+from ocifs.report.text import local_time
 from ocifs.report.verification import check_line, summary_line, to_json
 from ocifs.spec.digest import Digest
 from ocifs.store import Kind, Store, Writer
@@ -209,15 +210,18 @@ def test_progress_and_interrupts(layout: Path, cache: Path) -> None:
 
 def test_lines_and_json() -> None:
     checks = [
-        Check(what="manifest", digest="sha256:0123456789abcdef", proven="its 3 bytes have that digest"),
-        Check(what="tree", digest="sha256:0123456789abcdef", layer=2, problem="damaged"),
+        Check(what="manifest", digest="sha256:0123456789abcdef", proven="its 3 bytes have that digest", at=10.0),
+        Check(what="tree", digest="sha256:0123456789abcdef", layer=2, problem="damaged", at=11.0),
+        Check(what="layer", digest="sha256:0123456789abcdef", layer=0, proven="decodes", at=12.0, indexed=9.0),
     ]
     assert [check_line(check) for check in checks] == [
         "ok    manifest         sha256:0123456789ab  its 3 bytes have that digest",
         "FAIL  tree image 2     sha256:0123456789ab  damaged",
+        f"ok    layer 0          sha256:0123456789ab  decodes; it was indexed {local_time(9.0)}",
     ]
-    assert summary_line(checks[:1], "x") == "x: all 1 checks passed"
-    assert summary_line(checks, "x").startswith("x: 1 of 2 checks failed")
+    assert summary_line(checks[:1], "x") == f"x: all 1 checks passed, {local_time(10.0)}"
+    assert summary_line(checks[:2], "x").startswith(f"x: 1 of 2 checks failed, {local_time(11.0)}; ")
     assert to_json(checks[1]) == (
-        '{"what":"tree","digest":"sha256:0123456789abcdef","layer":2,"ok":false,"problem":"damaged"}'
+        '{"what":"tree","digest":"sha256:0123456789abcdef","layer":2,"ok":false,"at":11.0,"problem":"damaged"}'
     )
+    assert '"ok":true,"at":12.0,"indexed":9.0,"proven":"decodes"' in to_json(checks[2])

@@ -106,6 +106,25 @@ def test_every_way_gives_the_same_layer(
     assert opening.said == []
 
 
+def test_low_memory_goes_without_rapidgzip(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def must_not_be(*_: object) -> None:
+        raise AssertionError("rapidgzip is at work")
+
+    monkeypatch.setattr(checkpoint_finders, "rapidgzip_is_installed", lambda: True)
+    monkeypatch.setattr(checkpoint_finders, "RapidgzipPass", must_not_be)
+    data = gzip.compress(TAR)
+    blob = write(data)
+    index = open_layer_index(
+        LayerBlob(Digest(images.digest(data)), DiffID(Digest(images.digest(TAR))), "gzip", blob),
+        Store(None),
+        Limits(),
+        pytest.fail,
+        lambda layer, done, total: None,
+        low_memory=True,
+    )
+    assert read(index, blob) == TAR
+
+
 @pytest.mark.parametrize("fast", [True, False], ids=["rapidgzip", "indexed_gzip"])
 def test_a_deflate_block_longer_than_any_span(
     fast: bool, write: Write, opening: Opening, monkeypatch: pytest.MonkeyPatch

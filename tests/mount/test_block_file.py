@@ -66,7 +66,7 @@ class Kernel:
 def kernel() -> Iterator[Kernel]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     served = ServedFile(Damaged(CONTENT), [])
-    block_file = BlockFile(theirs.detach(), "ocifs:digest", Reading(served))
+    block_file = BlockFile(theirs.detach(), "ocifs:digest", Reading(served, timeout=60))
     reading, writing = os.pipe()
     thread = threading.Thread(target=block_file.serve, args=(reading,))
     thread.start()

@@ -35,7 +35,7 @@ def test_an_answer_is_handed_on() -> None:
         (pyfuse3.FUSEError(errno.ENOENT), errno.ENOENT, None),
         (InvalidImageError("the blob was changed"), errno.EIO, "the blob was changed"),
         (OSError(errno.ENOMEM, "no memory"), errno.EIO, "read: no memory"),
-        (ZeroDivisionError("a defect"), errno.EIO, "read"),
+        (ZeroDivisionError("a defect"), errno.EIO, "read: ZeroDivisionError: a defect"),
     ],
 )
 def test_whatever_went_wrong_is_an_errno_and_a_line_in_the_log(

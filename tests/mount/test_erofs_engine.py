@@ -19,7 +19,14 @@ from tests.images import Image, Layer, write_layout
 def engine(tmp_path: Path) -> Iterator[ErofsEngine]:
     with open_image(str(write_layout(tmp_path / "image", Image(layers=(Layer(),)))), Options()) as image:
         handoff = image.rootfs.handoff
-        job = Job(image="image", digest=str(image.digest), mountpoint=str(tmp_path), rootfs=handoff, span_cache=0)
+        job = Job(
+            image="image",
+            digest=str(image.digest),
+            mountpoint=str(tmp_path),
+            rootfs=handoff,
+            span_cache=0,
+            read_timeout=60,
+        )
         yield ErofsEngine(image.rootfs, job)
 
 
@@ -27,7 +34,7 @@ def test_a_kernel_without_erofs(engine: ErofsEngine, monkeypatch: pytest.MonkeyP
     check = syscalls.check_filesystem
     monkeypatch.setattr(syscalls, "check_filesystem", lambda fstype: check(f"no-{fstype}"))
     with pytest.raises(MountError, match=r"^cannot mount EROFS: this kernel has no EROFS$"):
-        engine.serve(lambda: None)
+        engine.serve(-1, lambda device: None)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +55,7 @@ def test_each_errno_has_its_reason(
 
     monkeypatch.setattr(syscalls, "check_filesystem", refuse)
     with pytest.raises(MountError, match=rf"^cannot mount EROFS: {reason}$"):
-        engine.serve(lambda: None)
+        engine.serve(-1, lambda device: None)
 
 
 def test_nothing_is_left_open_where_fuse_is_refused(
@@ -60,7 +67,7 @@ def test_nothing_is_left_open_where_fuse_is_refused(
     monkeypatch.setattr(syscalls, "new_mount", refuse)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(MountError, match="CAP_SYS_ADMIN"):
-        engine.serve(lambda: None)
+        engine.serve(-1, lambda device: None)
     assert os.listdir("/proc/self/fd") == before
 
 

@@ -155,7 +155,8 @@ def test_a_killed_daemon_leaves_a_dead_mount_that_umount_clears(ocifs: Ocifs, sm
         (mountpoint / "dir/big").read_bytes()
     assert [mount["state"] for mount in listed(ocifs)] == ["dead"]
     again = ocifs.run("mount", small, mountpoint)
-    assert again == (7, b"", f"ocifs: {mountpoint} is a dead mount: clear it with `ocifs umount {mountpoint}`\n")
+    way_out = f"clear it with `ocifs umount {mountpoint}`, or mount with --replace"
+    assert again == (7, b"", f"ocifs: {mountpoint} is a dead mount: {way_out}\n")
     ocifs.output("umount", mountpoint)
     assert listed(ocifs) == []
     with ocifs.mounted(small, at=mountpoint):

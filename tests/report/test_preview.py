@@ -21,10 +21,10 @@ def test_text(data: bytes, lines: list[str]) -> None:
 
 def test_hex_is_as_hexdump_writes_it() -> None:
     assert hex_lines(bytes(range(0x41, 0x55))) == [
-        "00000000  41 42 43 44 45 46 47 48  49 4a 4b 4c 4d 4e 4f 50  |ABCDEFGHIJKLMNOP|",
-        "00000010  51 52 53 54                                       |QRST|",
+        "000000  41 42 43 44 45 46 47 48  49 4a 4b 4c 4d 4e 4f 50  |ABCDEFGHIJKLMNOP|",
+        "000010  51 52 53 54                                       |QRST|",
     ]
-    assert hex_lines(b"\0\x1b\xff") == [f"00000000  00 1b ff{' ' * 42}|...|"]
+    assert hex_lines(b"\0\x1b\xff") == [f"000000  00 1b ff{' ' * 42}|...|"]
 
 
 def test_a_nul_makes_it_binary() -> None:

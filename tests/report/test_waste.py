@@ -83,9 +83,9 @@ def test_the_root_made_opaque(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [lambda name: file(name, b"x" * 512), _sparse], ids=["plain", "sparse"])
 def test_a_file_with_several_names_is_hidden_with_the_last(tmp_path: Path, make: Callable[[bytes], bytes]) -> None:
-    base = [make(b"a"), hardlink(b"b", b"a")]
+    base = [make(b"a"), directory(b"d"), hardlink(b"d/b", b"a")]
     assert _hidden(tmp_path / "one", base, [file(b".wh.a")]) == []
-    (found,) = _hidden(tmp_path / "both", base, [file(b".wh.b")], [file(b".wh.a")])
+    (found,) = _hidden(tmp_path / "both", base, [file(b"d/.wh.b")], [file(b".wh.a")])
     assert (found.path, found.layer, found.by) == (b"/a", 0, 2)
 
 

@@ -1,0 +1,132 @@
+"""How long does it take from an image that was never seen to the first file of it?
+
+Side by side, with nothing cached: `ocifs mount` with an empty cache, and reading a file; ratarmount over the layers;
+`umoci unpack`; podman's pull and mount; unpacking and conversion to SquashFS. The least that has to be done is to
+inflate the layers, here by rapidgzip on all processors.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from benchmarks.container import Podman
+from benchmarks.timing import Measure, arguments, drop_caches, layer_blobs, ocifs, report, side_by_side
+
+_FILE = "etc/hostname"
+_OCIFS = "ocifs mount"
+_INFLATE = """
+import rapidgzip, sys
+for path in sys.argv[1:]:
+    with rapidgzip.open(path, parallelization=0) as file:
+        while file.read(1 << 22):
+            pass
+"""
+
+
+def mount_cold(command: list[str], work: Path) -> float:
+    """Return the seconds until a mount that `command` makes, given a new directory for caches, shows a file."""
+    drop_caches()
+    with tempfile.TemporaryDirectory(dir=work) as name:
+        mountpoint = Path(name, "mnt")
+        mountpoint.mkdir()
+        filled = [part.replace("CACHE", f"{name}/cache").replace("MOUNTPOINT", str(mountpoint)) for part in command]
+        began = time.perf_counter()
+        subprocess.run(filled, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        (mountpoint / _FILE).read_bytes()
+        taken = time.perf_counter() - began
+        subprocess.run(["umount", str(mountpoint)], check=True)
+    return taken
+
+
+def unpack(image: str, work: Path) -> float:
+    """Return the seconds until `umoci unpack` is done."""
+    drop_caches()
+    bundle = work / "bundle"
+    began = time.perf_counter()
+    subprocess.run(["umoci", "unpack", "--image", image, str(bundle)], check=True, stderr=subprocess.DEVNULL)
+    (bundle / "rootfs" / _FILE).read_bytes()
+    taken = time.perf_counter() - began
+    shutil.rmtree(bundle)
+    return taken
+
+
+def convert(image: str, work: Path) -> float:
+    """Return the seconds until an image is unpacked, packed again as SquashFS, and mounted."""
+    drop_caches()
+    bundle, packed, mountpoint = work / "bundle", work / "squashfs", work / "mnt"
+    mountpoint.mkdir(exist_ok=True)
+    began = time.perf_counter()
+    subprocess.run(["umoci", "unpack", "--image", image, str(bundle)], check=True, stderr=subprocess.DEVNULL)
+    pack = ["mksquashfs", str(bundle / "rootfs"), str(packed), "-quiet", "-no-progress", "-comp", "zstd"]
+    subprocess.run([*pack, "-Xcompression-level", "3"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["squashfuse", str(packed), str(mountpoint)], check=True)
+    (mountpoint / _FILE).read_bytes()
+    taken = time.perf_counter() - began
+    subprocess.run(["umount", str(mountpoint)], check=True)
+    shutil.rmtree(bundle)
+    packed.unlink()
+    return taken
+
+
+def pull_and_mount(image: str, work: Path) -> float:
+    """Return the seconds until podman has pulled an image and mounted it."""
+    drop_caches()
+    with tempfile.TemporaryDirectory(dir=work) as name:
+        began = time.perf_counter()
+        podman = Podman(Path(name), image)
+        mounted = Path(podman.run("image", "mount", podman.image).strip())
+        (mounted / _FILE).read_bytes()
+        taken = time.perf_counter() - began
+        podman.run("image", "umount", "--all")
+        podman.close()
+    return taken
+
+
+def inflate(blobs: list[Path]) -> float:
+    """Return the seconds that rapidgzip needs to inflate the layers on all processors."""
+    drop_caches()
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", _INFLATE, *map(str, blobs)], check=True)
+    return time.perf_counter() - began
+
+
+def ways(options: argparse.Namespace, work: Path) -> dict[str, Measure]:
+    """Return every way that can be gone here."""
+    image = f"{options.image}:{options.tag}"
+    blobs = layer_blobs(options)
+    found: dict[str, tuple[str, Measure]] = {
+        _OCIFS: ("ocifs", partial(mount_cold, ocifs("mount", "--cache-dir", "CACHE", image, "MOUNTPOINT"), work)),
+        "inflating, rapidgzip": ("sh", partial(inflate, blobs)),
+        "ratarmount": (
+            "ratarmount",
+            partial(mount_cold, ["ratarmount", "--index-folders", "CACHE", *map(str, blobs), "MOUNTPOINT"], work),
+        ),
+        "umoci unpack": ("umoci", partial(unpack, image, work)),
+        "podman pull, image mount": ("podman", partial(pull_and_mount, image, work)),
+        "umoci unpack, mksquashfs, squashfuse": ("squashfuse", partial(convert, image, work)),
+    }
+    return {
+        name: measure
+        for name, (tool, measure) in found.items()
+        if (tool == "ocifs" or shutil.which(tool)) and tool not in options.without
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments()
+    with tempfile.TemporaryDirectory(prefix="benchmark") as name:
+        report(
+            "from an image never seen to its first file",
+            side_by_side(ways(options, Path(name)), options.rounds),
+            _OCIFS,
+        )
+
+
+if __name__ == "__main__":
+    main()

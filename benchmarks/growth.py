@@ -1,0 +1,59 @@
+"""How does each cost grow with the image?
+
+Images of 31,250, 125,000 and 500,000 small files in 40 layers: once, four and sixteen times as much of everything.
+Indexing, `find` and `du` should grow as the image does, and mounting what is indexed not at all.
+"""
+
+import subprocess
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from benchmarks.images import image
+from benchmarks.timing import Measure, arguments, cold, mounted, ocifs, report, seconds, side_by_side
+
+_TIMES = (1, 4, 16)
+
+
+def index(layout: Path) -> float:
+    """Return the seconds that it takes to index an image that was never seen."""
+    with tempfile.TemporaryDirectory() as cache:
+        return seconds(ocifs("index", "--cache-dir", cache, str(layout)))
+
+
+def mount(layout: Path, mountpoint: Path) -> float:
+    """Return the seconds until an image that is indexed is mounted."""
+    began = time.perf_counter()
+    with mounted(ocifs("mount", str(layout), str(mountpoint)), mountpoint):
+        return time.perf_counter() - began
+
+
+def find(layout: Path, engine: str, mountpoint: Path) -> float:
+    """Return the seconds of `find` on a mount, with nothing cached."""
+    with mounted(ocifs("mount", "--engine", engine, str(layout), str(mountpoint)), mountpoint):
+        return cold(["find", str(mountpoint)])
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments()
+    with tempfile.TemporaryDirectory() as name:
+        mountpoint = Path(name, "mnt")
+        layouts = {f"{times} x": image(f"growth-{times}", options) for times in _TIMES}
+        for layout in layouts.values():
+            subprocess.run(ocifs("index", str(layout)), check=True, stdout=subprocess.DEVNULL)
+        questions: dict[str, dict[str, Measure]] = {
+            "ocifs index": {times: partial(index, layout) for times, layout in layouts.items()},
+            "ocifs mount, indexed": {times: partial(mount, layout, mountpoint) for times, layout in layouts.items()},
+            "find, erofs engine": {t: partial(find, layout, "erofs", mountpoint) for t, layout in layouts.items()},
+            "find, fuse engine": {t: partial(find, layout, "fuse", mountpoint) for t, layout in layouts.items()},
+            "ocifs du -s": {t: partial(seconds, ocifs("du", "-s", str(layout))) for t, layout in layouts.items()},
+            "ocifs ls": {t: partial(seconds, ocifs("ls", str(layout))) for t, layout in layouts.items()},
+        }
+        for question, ways in questions.items():
+            report(f"{question}, by the size of the image", side_by_side(ways, options.rounds), f"{_TIMES[0]} x")
+
+
+if __name__ == "__main__":
+    main()

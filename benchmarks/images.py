@@ -1,0 +1,126 @@
+"""The images that are measured, besides the Debian one: made once, kept beside it.
+
+    large       one layer of a few large files: a file of 1 GiB to read at random, one of 3 GiB to read in order
+    growth-N    31,250 x N small files in 40 layers
+    many-layers 100 layers of 20 files
+
+The bytes of large files are those of the Debian image, so that they compress as real ones do.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from zlib_ng import zlib_ng
+
+from benchmarks.timing import layer_blobs
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+_GIB = 1 << 30
+LARGE_FILES = {"data/random": _GIB, "data/sequential": 3 * _GIB}
+_PIECE = 1 << 20
+Document = dict[str, object]
+_MEDIA = "application/vnd.oci.image"
+
+
+def image(name: str, options: argparse.Namespace) -> Path:
+    """Return the layout of an image, made now if it is not there."""
+    layout = Path(options.image).parent / f"benchmark-{name}"
+    if not (layout / "index.json").exists():
+        print(f"making {layout}", file=sys.stderr)
+        _MAKERS[name](layout, options)
+    return layout
+
+
+def _make_large(layout: Path, options: argparse.Namespace) -> None:
+    _write_layout(layout, _large_layer(options))
+
+
+def _make_synthetic(files: int, layers: int, layout: Path, options: argparse.Namespace) -> None:
+    command = [sys.executable, str(SCRIPTS / "synthetic_image.py"), str(layout)]
+    subprocess.run([*command, "--files", str(files), "--layers", str(layers)], check=True)
+
+
+_MAKERS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
+    "large": _make_large,
+    **{f"growth-{times}": partial(_make_synthetic, 31_250 * times, 40) for times in (1, 4, 16)},
+    "many-layers": partial(_make_synthetic, 2_000, 100),
+}
+
+
+def _large_layer(options: argparse.Namespace) -> Iterator[bytes]:
+    """Give the tar stream of the layer."""
+    content = _content(layer_blobs(options))
+    for path, size in LARGE_FILES.items():
+        member = tarfile.TarInfo(path)
+        member.size = size
+        yield member.tobuf(tarfile.USTAR_FORMAT)
+        missing = size
+        while missing:
+            piece = next(content)[:missing]
+            missing -= len(piece)
+            yield piece
+    yield bytes(1024)
+
+
+def _content(blobs: list[Path]) -> Iterator[bytes]:
+    """Give what gzip blobs hold, again and again."""
+    while True:
+        for blob in blobs:
+            inflate = zlib_ng.decompressobj(wbits=31)
+            with blob.open("rb") as file:
+                while data := file.read(_PIECE):
+                    yield inflate.decompress(data)
+
+
+def _write_layout(layout: Path, layer: Iterator[bytes]) -> None:
+    """Write an image of one gzip layer; index.json comes last."""
+    blobs = layout / "blobs/sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+    temporary = blobs / "layer"
+    diff_id, digest = hashlib.sha256(), hashlib.sha256()
+    compress = zlib_ng.compressobj(6, wbits=31)
+    with temporary.open("wb") as file:
+
+        def write(data: bytes) -> None:
+            digest.update(data)
+            file.write(data)
+
+        for piece in layer:
+            diff_id.update(piece)
+            write(compress.compress(piece))
+        write(compress.flush())
+        size = file.tell()
+    temporary.rename(blobs / digest.hexdigest())
+    layers = [
+        {"mediaType": f"{_MEDIA}.layer.v1.tar+gzip", "digest": f"sha256:{digest.hexdigest()}", "size": size},
+    ]
+    config: Document = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff_id.hexdigest()}"]},
+    }
+    manifest: Document = {
+        "schemaVersion": 2,
+        "mediaType": f"{_MEDIA}.manifest.v1+json",
+        "config": _put(blobs, config, "config"),
+        "layers": layers,
+    }
+    described = _put(blobs, manifest, "manifest") | {"annotations": {"org.opencontainers.image.ref.name": "latest"}}
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [described]}))
+
+
+def _put(blobs: Path, document: Document, kind: str) -> Document:
+    """Write a document; return its descriptor."""
+    data = json.dumps(document).encode()
+    digest = hashlib.sha256(data).hexdigest()
+    (blobs / digest).write_bytes(data)
+    return {"mediaType": f"{_MEDIA}.{kind}.v1+json", "digest": f"sha256:{digest}", "size": len(data)}

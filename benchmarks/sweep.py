@@ -1,0 +1,143 @@
+"""Why are the sizes as they are: spacing of checkpoints, decoding ahead, read-ahead, span cache?
+
+Each is changed by itself, by the erofs engine, with nothing cached: what reading the whole Debian image with `tar`
+takes; for the spacing also the room that indexes take, and reads of 4 KiB at random places of a large file.
+"""
+
+import argparse
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from benchmarks.images import LARGE_FILES, image
+from benchmarks.stored import files_below
+from benchmarks.timing import arguments, cold, drop_caches, layer_blobs, ocifs, report, side_by_side
+
+_KIB, _MIB = 1 << 10, 1 << 20
+_FOREGROUND = """
+import sys, importlib
+module, name, value = sys.argv[1:4]
+setattr(importlib.import_module(module), name, int(value))
+sys.argv[1:] = sys.argv[4:]
+from ocifs.cli.main import main
+main()
+"""
+"""Runs `ocifs` with a constant changed: modules that take it by name are imported after that."""
+
+SPACING = ("ocifs.compression", "SPACING")
+AHEAD = ("ocifs.mount.reading", "_SPANS_AHEAD")
+READ_AHEAD = ("ocifs.mount.erofs_engine", "_READ_AHEAD")
+
+
+def changed(constant: tuple[str, str], value: int, *command: str) -> list[str]:
+    """Return a command line of ocifs in which a constant of a module has another value."""
+    return [sys.executable, "-c", _FOREGROUND, *constant, str(value), *command]
+
+
+@contextmanager
+def served(command: list[str], mountpoint: Path) -> Iterator[Path]:
+    """Have `ocifs mount --foreground` running."""
+    mountpoint.mkdir(exist_ok=True)
+    with subprocess.Popen([*command, str(mountpoint)], stderr=subprocess.DEVNULL) as process:
+        while not os.path.ismount(mountpoint):
+            assert process.poll() is None
+            time.sleep(0.01)
+        try:
+            yield mountpoint
+        finally:
+            subprocess.run(["umount", str(mountpoint)], check=True)
+
+
+def read_all(command: list[str], work: Path) -> float:
+    """Return the seconds that `tar c` of a mount takes."""
+    with served(command, work / "mnt") as mountpoint:
+        return cold(["sh", "-c", f"tar c -C {mountpoint} . >/dev/zero"])
+
+
+def at_random(command: list[str], work: Path, count: int = 200) -> float:
+    """Return the median of so many reads, in milliseconds."""
+    place = random.Random(1)
+    with served(command, work / "mnt") as mountpoint:
+        drop_caches()
+        fd = os.open(mountpoint / "data/random", os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        taken = []
+        for _ in range(count):
+            began = time.perf_counter()
+            os.pread(fd, 4096, place.randrange(LARGE_FILES["data/random"] // 4096) * 4096)
+            taken.append(1000 * (time.perf_counter() - began))
+        os.close(fd)
+    return statistics.median(taken)
+
+
+def sweep_spacing(options: argparse.Namespace, work: Path) -> None:
+    """Measure what the spacing changes; each has a cache of its own."""
+    name = f"{options.image}:{options.tag}"
+    large = str(image("large", options))
+    layers = sum(blob.stat().st_size for blob in layer_blobs(options))
+    caches = {size: work / f"cache-{size}" for size in (_MIB // 4, _MIB // 2, _MIB, 2 * _MIB, 4 * _MIB)}
+    shares = {}
+    for size, cache in caches.items():
+        index = changed(SPACING, size, "index", "--cache-dir", str(cache))
+        subprocess.run([*index, name], check=True, stdout=subprocess.DEVNULL)
+        shares[_shown(size)] = [100 * files_below(cache) / layers]
+        subprocess.run([*index, large], check=True, stdout=subprocess.DEVNULL)
+
+    def mount(cache: Path, what: str) -> list[str]:
+        return ocifs("mount", "--foreground", "--engine", "erofs", "--cache-dir", str(cache), what)
+
+    reference = _shown(_MIB)
+    report("spacing of checkpoints: room, as a share of the layers", shares, reference, "%")
+    trees = {_shown(size): partial(read_all, mount(cache, name), work) for size, cache in caches.items()}
+    report("spacing of checkpoints: tar c of everything", side_by_side(trees, options.rounds), reference)
+    reads = {_shown(size): partial(at_random, mount(cache, large), work) for size, cache in caches.items()}
+    report("spacing of checkpoints: 4 KiB at random", side_by_side(reads, options.rounds), reference, "ms")
+
+
+def sweep_constant(
+    what: str, constant: tuple[str, str], values: Mapping[str, int], reference: str, options: argparse.Namespace
+) -> None:
+    """Measure what a constant of the daemon changes."""
+    mount = ("mount", "--foreground", "--engine", "erofs", f"{options.image}:{options.tag}")
+    with tempfile.TemporaryDirectory() as work:
+        ways = {name: partial(read_all, changed(constant, value, *mount), Path(work)) for name, value in values.items()}
+        report(f"{what}: tar c of everything", side_by_side(ways, options.rounds), reference)
+
+
+def sweep_cache(options: argparse.Namespace) -> None:
+    """Measure what the span cache changes."""
+    mount = ocifs("mount", "--foreground", "--engine", "erofs", f"{options.image}:{options.tag}", "--span-cache")
+    with tempfile.TemporaryDirectory() as work:
+        ways = {
+            f"{size} MiB": partial(read_all, [*mount, f"{size}MiB"], Path(work)) for size in (8, 16, 32, 64, 128, 256)
+        }
+        report("span cache: tar c of everything", side_by_side(ways, options.rounds), "64 MiB")
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments()
+    with tempfile.TemporaryDirectory() as work:
+        sweep_spacing(options, Path(work))
+    subprocess.run(ocifs("index", f"{options.image}:{options.tag}"), check=True, stdout=subprocess.DEVNULL)
+    spans = {str(count): count for count in (0, 1, 2, 4, 8, 16)}
+    sweep_constant("spans decoded ahead", AHEAD, spans, "4", options)
+    sizes = {f"{size} KiB": size for size in (128, 256, 512, 1024, 2048, 4096)}
+    sweep_constant("read-ahead of the kernel", READ_AHEAD, sizes, "1024 KiB", options)
+    sweep_cache(options)
+
+
+def _shown(size: int) -> str:
+    return f"{size // _KIB} KiB"
+
+
+if __name__ == "__main__":
+    main()

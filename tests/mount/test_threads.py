@@ -1,0 +1,132 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+from queue import Queue
+
+import pytest
+
+from ocifs.mount.threads import Overdue, Threads
+
+_PATIENCE = 10.0
+
+
+class Waiting:
+    """Somebody who waits: what it was answered."""
+
+    def __init__(self) -> None:
+        self.answers: Queue[object] = Queue()
+
+    def __call__(self, answer: object) -> None:
+        self.answers.put(answer)
+
+    def answer(self) -> object:
+        return self.answers.get(timeout=_PATIENCE)
+
+
+def submitted(threads: Threads, work: Callable[[], object]) -> Waiting:
+    waiting = Waiting()
+    threads.submit(work, waiting)
+    return waiting
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    threads = Threads(2, 0.2)
+    yield threads
+    threads.close()
+
+
+def test_who_waits_gets_what_the_work_returns_or_raises(threads: Threads) -> None:
+    assert submitted(threads, lambda: 7).answer() == 7
+    assert isinstance(submitted(threads, lambda: divmod(1, 0)).answer(), ZeroDivisionError)
+
+
+def test_no_more_threads_work_than_may(threads: Threads) -> None:
+    together = threading.Barrier(3)
+
+    def meet() -> bool:
+        try:
+            together.wait(0.1)
+        except threading.BrokenBarrierError:
+            return False
+        return True
+
+    assert [each.answer() for each in [submitted(threads, meet) for _ in range(3)]] == [False] * 3
+
+
+def test_who_waits_too_long_is_told_once_and_what_comes_late_is_for_nobody(threads: Threads) -> None:
+    back = threading.Event()
+    waiting = submitted(threads, back.wait)
+    assert isinstance(waiting.answer(), Overdue)
+    back.set()
+    assert submitted(threads, lambda: "next").answer() == "next"
+    time.sleep(0.1)
+    assert waiting.answers.empty()
+
+
+def test_the_wait_for_a_thread_counts(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ocifs.mount.threads._STUCK_MAX", 0)
+    back = threading.Event()
+    done = []
+    stuck = [submitted(threads, back.wait) for _ in range(2)]
+    queued = submitted(threads, lambda: done.append("in vain"))
+    assert all(isinstance(each.answer(), Overdue) for each in [*stuck, queued])
+    back.set()
+    assert submitted(threads, lambda: "next").answer() == "next"
+    assert done == []
+
+
+def test_stuck_threads_are_replaced_and_go_when_they_come_back(threads: Threads) -> None:
+    back = threading.Event()
+    before = threading.active_count()
+    for _ in range(3):
+        for each in [submitted(threads, back.wait) for _ in range(2)]:
+            assert isinstance(each.answer(), Overdue)
+        assert submitted(threads, lambda: "still here").answer() == "still here"
+    assert threading.active_count() - before >= 6
+    back.set()
+    deadline = time.monotonic() + _PATIENCE
+    while threading.active_count() - before > 3 and time.monotonic() < deadline:  # two, and one that looks after them
+        time.sleep(0.01)
+    assert threading.active_count() - before <= 3
+    assert submitted(threads, lambda: "as before").answer() == "as before"
+
+
+def test_the_number_of_stuck_threads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ocifs.mount.threads._STUCK_MAX", 3)
+    back = threading.Event()
+    threads = Threads(1, 0.05)
+    before = threading.active_count()
+    for _ in range(10):
+        assert isinstance(submitted(threads, back.wait).answer(), Overdue)
+    assert threading.active_count() - before <= 5
+    back.set()
+    assert submitted(threads, lambda: "again").answer() == "again"
+    threads.close()
+
+
+def test_the_end_waits_for_what_is_being_done_and_not_for_what_is_stuck() -> None:
+    threads = Threads(2, 60)
+    back = threading.Event()
+    stuck, busy = submitted(threads, back.wait), submitted(threads, lambda: time.sleep(0.1))
+    time.sleep(0.05)
+    began = time.monotonic()
+    threads.close()
+    assert time.monotonic() - began < _PATIENCE
+    back.set()
+    assert stuck.answers.empty()
+    assert busy.answers.empty()
+
+
+def test_many_threads_may_submit(threads: Threads) -> None:
+    def many(base: int) -> list[Waiting]:
+        return [submitted(threads, lambda number=number: number) for number in range(base, base + 100)]  # type: ignore[misc]
+
+    results: Queue[list[Waiting]] = Queue()
+    submitting = [threading.Thread(target=lambda base=base: results.put(many(base))) for base in range(0, 800, 100)]
+    for each in submitting:
+        each.start()
+    for each in submitting:
+        each.join()
+    answers = [waiting.answer() for _ in submitting for waiting in results.get()]
+    assert sorted(answers) == list(range(800))  # type: ignore[type-var] # they are what was submitted
