@@ -124,9 +124,29 @@ def test_it_is_kept_and_named(name: str, tmp_path: Path) -> None:
     assert message.isprintable()
 
 
-def test_a_window_of_any_size_is_decoded_if_it_may() -> None:
+@pytest.mark.parametrize("window", [0, 1000, (1 << 28) - 1, 1 << 28, 1 << 31, 1 << 32, 1 << 70])
+def test_windows(tmp_path: Path, window: int) -> None:
+    path = write_layout(tmp_path / "image", Image((_Wide(_FILE, "zstd"),)))
     assert zstandard.get_frame_parameters(_Wide(_FILE).blob).window_size == 1 << 28
-    assert Limits().zstd_window < 1 << 28
+    if window < 1 << 28:
+        with pytest.raises(LimitError, match="asks for a window of 256MiB: over the limit zstd-window="):
+            _open(path, Limits(zstd_window=window))
+    else:
+        _open(path, Limits(zstd_window=window))
+
+
+@pytest.mark.parametrize("value", [0, 1, 1 << 63, 1 << 80])
+def test_any_number_is_a_limit(tmp_path: Path, value: int) -> None:
+    """Most refuse the image with their name; none ends otherwise."""
+    path = write_layout(tmp_path / "image", Image((Layer(_FILE), Layer(_FILE, "zstd"), Layer(_FILE, "tar"))))
+    for name in IMAGES:
+        try:
+            _open(path, Limits(**{name: value}))
+        except LimitError as error:
+            told = str(error)
+        else:
+            continue
+        assert "over the limit " in told
 
 
 @pytest.mark.parametrize(
