@@ -4,7 +4,8 @@ umoci is given no entry named `.wh.`, `.wh..` or `.wh...`. Where it may do other
 
 - a file is in the way of a directory that no entry describes: older versions refuse, newer ones do as ocifs;
 - directories that no entry describes: they have the time of the unpacking, and so has the directory they were made in;
-  in a setgid directory they are setgid, as the kernel makes them.
+  in a setgid directory they are setgid, as the kernel makes them;
+- directories of which whiteouts removed some and kept some: they have the time of the unpacking.
 """
 
 import os
