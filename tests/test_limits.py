@@ -113,13 +113,12 @@ def test_it_is_kept_and_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(LimitError) as caught:
         _open(path, Limits(**{**enough, name: enough[name] - 1}))
     message = str(caught.value)
-    option = name.replace("_", "-")
     if name == "sparse_pieces":  # what is left of it
         assert "the limit sparse-pieces leaves 0" in message
     elif name == "ratio_from":  # says from where on there is a ratio
         assert "limit ratio=1;" in message
     else:
-        assert f"limit {option}={in_units(enough[name] - 1)};" in message
+        assert f"over the limit {Limits(**{name: enough[name] - 1}).setting(name)};" in message
     assert message.endswith("if you trust the image, raise it with --limit")
     assert message.isprintable()
 
@@ -147,6 +146,13 @@ def test_any_number_is_a_limit(tmp_path: Path, value: int) -> None:
         else:
             continue
         assert "over the limit " in told
+
+
+def test_settings() -> None:
+    assert (Limits().setting("zstd_window"), Limits().setting("symlink_steps")) == (
+        "zstd-window=128MiB",
+        "symlink-steps=67108864",
+    )
 
 
 @pytest.mark.parametrize(
