@@ -30,6 +30,7 @@ _PLAIN = [b"a", b"b", b"c"]
 _ODD = [b"\xff", b"\x1b[31m", b"n\nl", b" ", b".wh", b"wh.", b"x.wh.y", b"a" * 90, b".wi.a", b"\xc3\xb1"]
 _NAME = st.one_of(*[st.sampled_from(_PLAIN)] * 9, st.sampled_from(_ODD))
 _TARGETS = [b"a", b"b/c", b"/a", b"/", b".", b"..", b"../b", b"../../../c", b"a/../b", b"c/", b"no/such", b"./a//b"]
+_TARGETS += [b"no/../a", b"no/../../b"]
 _KINDS = ["file", "file", "file", "directory", "directory", "directory", "symlink", "symlink", "hardlink", "hardlink"]
 _KINDS += ["whiteout", "whiteout", "opaque", "fifo", "device"]
 
