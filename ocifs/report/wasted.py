@@ -9,7 +9,6 @@ from ocifs.report.listing import Show, named
 from ocifs.report.text import human_size
 from ocifs.report.waste import Duplicates, LayerWaste, Waste
 
-
 _NAMES = 4
 """Of files that are the same, how many are named on a line."""
 
