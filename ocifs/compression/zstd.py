@@ -120,7 +120,8 @@ class ZstdPass:
     def chunks(self) -> Iterator[bytes]:
         """Decode in pieces of bounded size, however much a frame claims to hold."""
         produced = 0
-        decompressor = zstandard.ZstdDecompressor(max_window_size=self.limits.zstd_window)
+        window = min(max(self.limits.zstd_window, 1 << 10), 1 << 31)  # the least and most that zstd takes
+        decompressor = zstandard.ZstdDecompressor(max_window_size=window)
         for frame in self.frames:
             self.starts.append(produced)
             try:
