@@ -11,7 +11,7 @@ from typing import IO, NamedTuple, cast
 
 import zstandard
 
-from ocifs.compression import CHUNK, MAX_SPAN, SPACING, Checkpoint, Pass, Warn, evenly
+from ocifs.compression import CHUNK, MAX_SPAN, SPACING, Checkpoint, Decoder, Pass, Warn, evenly
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.limits import DEFAULT_LIMITS, Limits, in_units
 from ocifs.reader import ReaderAt
@@ -161,7 +161,7 @@ def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[
     return [partial(ZstdPass, blob, limits)]
 
 
-def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
+def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:
     """Decode the frames of a span, `size` bytes in all: at once, since that takes a fraction of what inflating does."""
     try:
         reader = zstandard.ZstdDecompressor(max_window_size=_SPAN_WINDOW).stream_reader(data, read_across_frames=True)
@@ -171,5 +171,4 @@ def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
         raise InvalidImageError(f"span at byte {checkpoint.offset}: {error}") from None
     if len(decoded) != size:
         raise InvalidImageError(f"span at byte {checkpoint.offset} holds other than {size} bytes")
-    if decoded:
-        yield decoded
+    return io.BytesIO(decoded)

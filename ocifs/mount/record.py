@@ -7,11 +7,11 @@ Records of daemons that are gone with their mounts are removed by whoever lists 
 import fcntl
 import os
 import re
+import select
 import signal
 import stat
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -175,14 +175,23 @@ def _is_dying(pid: int) -> bool:
     return bool(int(stat_fields[6]) & _PF_EXITING) or any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
 
 
-def wait_for_end(pid: int, seconds: float) -> bool:
-    """Wait until the daemon is gone, `seconds` at most; return whether it is."""
-    deadline = time.monotonic() + seconds
-    while is_alive(pid):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
+@contextmanager
+def watched(pid: int) -> Iterator[Callable[[float], bool]]:
+    """Give what waits until the process `pid` of now has ended, so many seconds at most, and returns whether it has.
+
+    A lock is let go of before a process has closed all of its files; this is not (pidfd_open(2)).
+    """
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:  # it has ended
+        yield lambda seconds: True
+        return
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    try:
+        yield lambda seconds: bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(process)
 
 
 def _read(path: Path) -> MountRecord | None:
