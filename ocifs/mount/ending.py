@@ -66,10 +66,10 @@ def _wait(ended: ListedMount, has_ended: Callable[[float], bool]) -> None:
     """Wait for the daemon of a mount. Raises MountError if something keeps it."""
     if has_ended(_AT_ONCE):
         return
-    keepers = [mount.mountpoint for mount in mount_table() if mount.device == ended.device]
+    keepers = [mount.mountpoint for mount in mount_table() if ended.is_at(mount)]
     if not keepers:
         if has_ended(_PATIENCE):
             return
-        keepers = [f"{command} ({pid})" for pid, command in users_elsewhere(ended.device) if pid != ended.pid]
+        keepers = [f"{command} ({pid})" for pid, command in users_elsewhere(ended.is_at) if pid != ended.pid]
     kept = f", kept by {', '.join(map(printable_path, keepers[:5]))}" if keepers else ""
     raise MountError(f"{printable_path(ended.mountpoint)} is unmounted, but its daemon {ended.pid} still runs{kept}")

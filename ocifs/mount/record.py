@@ -64,6 +64,10 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     proven: tuple[Proof, ...] = ()
     """For each layer, the base first."""
 
+    def is_at(self, mount: Mount) -> bool:
+        """Whether `mount` is this one, wherever it lies. A device alone may be another's by now."""
+        return mount.digest == self.digest and self.device in {None, mount.device}
+
 
 class ListedMount(MountRecord, frozen=True, kw_only=True):
     """A record with what has become of it."""
@@ -113,7 +117,7 @@ def list_mounts() -> list[ListedMount]:
         record = _read(path)
         if record is None:
             continue
-        mount = next((mount for mount in others if _is_of(record, mount)), None)
+        mount = next((mount for mount in others if mount.mountpoint == record.mountpoint and record.is_at(mount)), None)
         alive = is_alive(record.pid) and not _is_dying(record.pid)
         if mount is not None:
             others.remove(mount)
@@ -122,16 +126,9 @@ def list_mounts() -> list[ListedMount]:
             continue
         state: State = "elsewhere" if mount is None else "mounted" if alive else "dead"
         listed.append(ListedMount(**_fields(record), state=state))
-    recorded_at = {mount.device: mount for mount in listed if mount.device}
-    listed += [_unrecorded(mount, recorded_at.get(mount.device)) for mount in others]
+    known = [mount for mount in listed if mount.device]
+    listed += [_unrecorded(mount, next((each for each in known if each.is_at(mount)), None)) for mount in others]
     return sorted(listed, key=lambda mount: mount.since)
-
-
-def _is_of(record: MountRecord, mount: Mount) -> bool:
-    return (
-        (mount.mountpoint, mount.digest) == (record.mountpoint, record.digest)
-        and record.device in {None, mount.device}
-    )  # fmt: skip
 
 
 def _fields(record: MountRecord) -> dict[str, Any]:
