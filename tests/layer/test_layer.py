@@ -5,10 +5,7 @@ import io
 import os
 import random
 import struct
-import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, cast
@@ -23,7 +20,6 @@ from ocifs.layer import build
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import LayerIndex, Summary, pack_u64
 from ocifs.layer.layer import Layer
-from ocifs.layer.span import Span
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits
 from ocifs.reader import BytesReader, FileReader
@@ -293,63 +289,6 @@ def test_a_window_that_is_damaged_is_refused() -> None:
     assert index.checkpoint(1) == Checkpoint(10, 15)
     with pytest.raises(InvalidImageError, match="window of span 0"):
         index.checkpoint(0)
-
-
-def span_of(data: bytes) -> Span:
-    return Span(len(data), io.BytesIO(data))
-
-
-def test_the_cache_stays_within_its_bound() -> None:
-    cache = SpanCache(100)
-    for number in range(50):
-        cache.get((0, number), lambda: span_of(bytes(30)))
-        assert cache.used <= 100
-    assert cache.peek((0, 49)) is not None
-    assert cache.peek((0, 0)) is None
-    assert cache.get((0, 99), lambda: span_of(bytes(500))).size == 500  # larger than the cache, but served
-    cache.drop((0, 99))
-    cache.drop((0, 99))
-    assert cache.used == 0
-
-
-def test_many_readers_of_a_span_read_it_once() -> None:
-    cache = SpanCache()
-    loads: list[int] = []
-    together = threading.Barrier(8)
-
-    def load() -> Span:
-        loads.append(1)
-        time.sleep(0.05)
-        return span_of(b"span")
-
-    def read(_: int) -> bytes:
-        together.wait()
-        return cache.get((0, 0), load).whole()
-
-    with ThreadPoolExecutor(8) as threads:
-        assert set(threads.map(read, range(8))) == {b"span"}
-    assert len(loads) == 1
-
-
-def test_an_error_reaches_every_waiting_reader_and_is_forgotten() -> None:
-    cache = SpanCache()
-    together = threading.Barrier(4)
-
-    def load() -> Span:
-        time.sleep(0.05)
-        raise InvalidImageError("damaged")
-
-    def read(_: int) -> str:
-        together.wait()
-        try:
-            cache.get((0, 0), load)
-        except InvalidImageError as error:
-            return str(error)
-        return "read"
-
-    with ThreadPoolExecutor(4) as threads:
-        assert set(threads.map(read, range(4))) == {"damaged"}
-    assert cache.get((0, 0), lambda: span_of(b"now")).whole() == b"now"
 
 
 def test_who_jumps_about_has_no_more_decoded_than_is_needed(open_blob: Callable[[bytes], FileReader]) -> None:
