@@ -2,8 +2,8 @@
 
 Side by side: `ocifs run` of an indexed image by each kind of rootfs; `umoci unpack` and `runc run`; and `podman run` of
 an image that it has pulled and unpacked before, where podman is installed: as it comes, with its own network, and
-without one, as the others are. The clock stops at the first line; what comes after is waited for but not counted. For numpy the kernel's caches are dropped before, and what
-was unpacked before is measured as well, as the limit.
+without one, as the others are. The clock stops at the first line; what comes after is waited for but not counted. For
+numpy the kernel's caches are dropped before, and what was unpacked before is measured as well, as the limit.
 """
 
 import json

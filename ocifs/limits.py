@@ -8,6 +8,8 @@ import msgspec
 
 from ocifs.errors import LimitError
 
+_COUNTS = frozenset({"indexes", "layers", "members", "ratio", "entries", "sparse_pieces", "symlink_steps"})
+"""The limits that are not in bytes."""
 _UNITS = ("", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -46,16 +48,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     def passed(self, name: str, what: str) -> LimitError:
         """Return the error for `what` is more than the limit `name` allows."""
-        option = name.replace("_", "-")
-        value = in_units(getattr(self, name))
-        return LimitError(f"{what}: over the limit {option}={value}; if you trust the image, raise it with --limit")
+        return LimitError(f"{what}: over the limit {self.setting(name)}; if you trust the image, raise it with --limit")
+
+    def setting(self, name: str) -> str:
+        """Return a limit as `--limit` takes it: `document=4MiB`, `entries=5000000`."""
+        value: int = getattr(self, name)
+        return f"{name.replace('_', '-')}={value if name in _COUNTS else in_units(value)}"
 
 
 DEFAULT_LIMITS = Limits()
 
 
 def in_units(value: int) -> str:
-    """Return a number as `--limit` takes it: `64GiB`, `2000`."""
+    """Return a number of bytes with the largest unit that leaves it whole: `64GiB`."""
     power = 0
     while value and value % 1024 == 0 and power < len(_UNITS) - 1:
         value //= 1024

@@ -113,20 +113,46 @@ def test_it_is_kept_and_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(LimitError) as caught:
         _open(path, Limits(**{**enough, name: enough[name] - 1}))
     message = str(caught.value)
-    option = name.replace("_", "-")
     if name == "sparse_pieces":  # what is left of it
         assert "the limit sparse-pieces leaves 0" in message
     elif name == "ratio_from":  # says from where on there is a ratio
         assert "limit ratio=1;" in message
     else:
-        assert f"limit {option}={in_units(enough[name] - 1)};" in message
+        assert f"over the limit {Limits(**{name: enough[name] - 1}).setting(name)};" in message
     assert message.endswith("if you trust the image, raise it with --limit")
     assert message.isprintable()
 
 
-def test_a_window_of_any_size_is_decoded_if_it_may() -> None:
+@pytest.mark.parametrize("window", [0, 1000, (1 << 28) - 1, 1 << 28, 1 << 31, 1 << 32, 1 << 70])
+def test_windows(tmp_path: Path, window: int) -> None:
+    path = write_layout(tmp_path / "image", Image((_Wide(_FILE, "zstd"),)))
     assert zstandard.get_frame_parameters(_Wide(_FILE).blob).window_size == 1 << 28
-    assert Limits().zstd_window < 1 << 28
+    if window < 1 << 28:
+        with pytest.raises(LimitError, match="asks for a window of 256MiB: over the limit zstd-window="):
+            _open(path, Limits(zstd_window=window))
+    else:
+        _open(path, Limits(zstd_window=window))
+
+
+@pytest.mark.parametrize("value", [0, 1, 1 << 63, 1 << 80])
+def test_any_number_is_a_limit(tmp_path: Path, value: int) -> None:
+    """Most refuse the image with their name; none ends otherwise."""
+    path = write_layout(tmp_path / "image", Image((Layer(_FILE), Layer(_FILE, "zstd"), Layer(_FILE, "tar"))))
+    for name in IMAGES:
+        try:
+            _open(path, Limits(**{name: value}))
+        except LimitError as error:
+            told = str(error)
+        else:
+            continue
+        assert "over the limit " in told
+
+
+def test_settings() -> None:
+    assert (Limits().setting("zstd_window"), Limits().setting("symlink_steps")) == (
+        "zstd-window=128MiB",
+        "symlink-steps=67108864",
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from ocifs.report.grep import grep as search
 @click.option("-n", "--line-number", "numbers", is_flag=True, help="The number of the line as well.")
 @click.option("-a", "--text", is_flag=True, help="Take binary files for text.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing, and end at the first match.")
+@click.option("-r", "-R", "--recursive", is_flag=True, expose_value=False, help="Directories with all below: as ever.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only files whose name fits; may be repeated.")
 @null_option
 @json_option

@@ -51,8 +51,8 @@ def ls(
         elif long:
             output.lines(long_lines(shown, output.show, output.paint, human=human))
         else:
-            paint = output.paint
-            output.lines(paint(output.show(entry.name), entry) for entry in shown)
+            show, paint = output.show, output.paint
+            output.lines(paint(show(entry.name), entry) for entry in shown)
 
 
 @click.command(short_help="Draw a directory of an image as a tree.")

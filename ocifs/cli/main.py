@@ -6,6 +6,7 @@ That is the daemon of a verb that mounts: it has as much to import as this proce
 import gc
 import os
 import resource
+import signal
 import sys
 from contextlib import nullcontext
 
@@ -19,6 +20,9 @@ _MOUNTING = {"mount", "bundle", "run"}
 
 def main() -> None:
     """Run the command line, and exit."""
+    interrupted = signal.getsignal(signal.SIGINT)
+    if interrupted is signal.default_int_handler:  # which nobody would catch yet
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     _open_closed_streams()
     _allow_many_files()
     gc.set_threshold(_GARBAGE)
@@ -30,6 +34,7 @@ def main() -> None:
     with early or nullcontext():
         from ocifs.cli.verbs import run
 
+        signal.signal(signal.SIGINT, interrupted)
         status = run(sys.argv[1:], early)
     sys.exit(status)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from ocifs.errors import InvalidImageError, NotFoundError, printable_path
-from ocifs.limits import DEFAULT_LIMITS, Limits, in_units
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.sources.registry.access import Access
 from ocifs.spec.platform import Platform
 from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
@@ -63,8 +63,7 @@ class LimitType(click.ParamType[tuple[str, int]]):
         name, _, number = value.partition("=")
         field = name.strip().replace("-", "_")
         if field not in Limits.__struct_fields__:
-            defaults = asdict(DEFAULT_LIMITS).items()
-            known = ", ".join(f"{each.replace('_', '-')}={in_units(default)}" for each, default in defaults)
+            known = ", ".join(map(DEFAULT_LIMITS.setting, Limits.__struct_fields__))
             self.fail(f"{name!r} is no limit. These are, with their defaults: {known}", param, ctx)
         size = parse_size(number)
         if size is None:

@@ -43,6 +43,7 @@ def find(view: View, words: tuple[str, ...], as_json: bool) -> None:
     from ocifs.report import find as finding
 
     output = Output()
+    show = output.show
     start = next((place for place, word in enumerate(words) if _begins_expression(word)), len(words))
     with view.open() as opened:
         rootfs = opened.rootfs
@@ -55,11 +56,11 @@ def find(view: View, words: tuple[str, ...], as_json: bool) -> None:
                 if as_json:
                     write_bytes(to_json(Listed.of(rootfs, visit.path, visit.nid)) + b"\n")
                 elif action == "print":
-                    write_bytes(output.show(visit.printed) + b"\n")
+                    write_bytes(show(visit.printed) + b"\n")
                 elif action == "print0":
                     write_bytes(visit.printed + b"\0")
                 else:
-                    write_bytes(finding.ls_line(Listed.of(rootfs, visit.path, visit.nid), output.show) + b"\n")
+                    write_bytes(finding.ls_line(Listed.of(rootfs, visit.path, visit.nid), show) + b"\n")
     output.lines([])
 
 

@@ -59,6 +59,14 @@ class Pass(Protocol):
         ...
 
 
+class Decoder(Protocol):
+    """A span that is being decoded: it is read in order, as far as it is wanted."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next `size` bytes, no fewer; there must be as many. Raises InvalidImageError."""
+        ...
+
+
 class Codec(Protocol):
     """A compression, as a module: `plain`, `gzip` and `zstd` are of this shape."""
 
@@ -68,11 +76,8 @@ class Codec(Protocol):
         ...
 
     @staticmethod
-    def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
-        """Give the `size` bytes of the span whose compressed bytes are `data`, in pieces, none empty.
-
-        Whoever wants only the first of them stops early. Raises InvalidImageError.
-        """
+    def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:
+        """Begin to decode the span of `size` bytes whose compressed bytes are `data`. Raises InvalidImageError."""
         ...
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from zlib_ng import zlib_ng
 
-from ocifs.compression import Checkpoint, Pass, Warn, evenly
+from ocifs.compression import Checkpoint, Decoder, Pass, Warn, evenly
 from ocifs.compression.deflate import align
 from ocifs.errors import InvalidImageError
 from ocifs.limits import DEFAULT_LIMITS, Limits
@@ -20,7 +20,6 @@ _GZIP_WBITS = 31
 _RAW_WBITS = -15
 _TRAILER = 8  # CRC32 and ISIZE
 _INPUT = 128 << 10
-_STEP = 32 << 10  # of a span: what is inflated at a time, when only a part of it is wanted
 _OUTPUT = 4 << 20  # bounds what one piece of input may inflate to before it is handed on
 
 
@@ -96,29 +95,37 @@ def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[
     return [partial(RapidgzipPass, blob), careful] if rapidgzip_is_installed() else [careful]
 
 
-def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
-    """Inflate a span of `size` bytes; it may begin inside a byte and cross from one member to the next."""
-    source = memoryview(align(data, checkpoint.bits))
-    at, missing = 0, size
-    inflater = zlib_ng.decompressobj(wbits=_RAW_WBITS, zdict=checkpoint.window)
-    trailer = _TRAILER  # which only a member that is inflated from its header on takes care of by itself
-    try:
-        while missing:
-            if inflater.eof:
-                at = _after_padding(source, at - len(inflater.unused_data) + trailer)
-                inflater, trailer = zlib_ng.decompressobj(wbits=_GZIP_WBITS), 0
-            if at >= len(source):
-                raise InvalidImageError(f"span at byte {checkpoint.offset} ends {missing} bytes early")
-            stored = source[at : at + _STEP]
-            at += len(stored)
-            piece = inflater.decompress(stored, missing)
-            missing -= len(piece)
-            if piece:
-                yield piece
-    except zlib_ng.error as error:  # type: ignore[misc]  # its stub calls it a value
-        raise InvalidImageError(f"span at byte {checkpoint.offset}: {error}") from None
+class Inflation:
+    """A span that is being inflated; it may begin inside a byte and cross from one member to the next."""
+
+    def __init__(self, data: bytes, checkpoint: Checkpoint) -> None:
+        self._offset = checkpoint.offset
+        self._input = align(data, checkpoint.bits)
+        self._inflater = zlib_ng.decompressobj(wbits=_RAW_WBITS, zdict=checkpoint.window)
+        self._trailer = _TRAILER  # which only a member that is inflated from its header on takes care of by itself
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next `size` bytes. Raises InvalidImageError."""
+        pieces: list[bytes] = []
+        while size:
+            if self._inflater.eof:
+                self._begin_member()
+            if not self._input:
+                raise InvalidImageError(f"span at byte {self._offset} ends {size} bytes early")
+            try:
+                pieces.append(self._inflater.decompress(self._input, size))
+            except zlib_ng.error as error:  # type: ignore[misc]  # its stub calls it a value
+                raise InvalidImageError(f"span at byte {self._offset}: {error}") from None
+            self._input = self._inflater.unconsumed_tail
+            size -= len(pieces[-1])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _begin_member(self) -> None:
+        self._input = self._inflater.unused_data[self._trailer :].lstrip(b"\0")
+        self._inflater = zlib_ng.decompressobj(wbits=_GZIP_WBITS)
+        self._trailer = 0
 
 
-def _after_padding(data: memoryview, at: int) -> int:
-    """Return the place of the first byte from `at` on that is not NUL."""
-    return len(data) - len(bytes(data[at:]).lstrip(b"\0"))
+def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:
+    """Begin to inflate a span."""
+    return Inflation(data, checkpoint)

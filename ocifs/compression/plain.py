@@ -1,9 +1,10 @@
 """No compression: every byte is a place to restart, so spans are simply equal pieces."""
 
+import io
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from ocifs.compression import CHUNK, SPACING, Checkpoint, Pass, Warn
+from ocifs.compression import CHUNK, SPACING, Checkpoint, Decoder, Pass, Warn
 from ocifs.errors import InvalidImageError
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import ReaderAt
@@ -42,9 +43,8 @@ def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[
     return [partial(PlainPass, blob)]
 
 
-def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
+def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:
     """Give `data` itself."""
     if len(data) != size:
         raise InvalidImageError(f"the span holds {len(data)} bytes instead of {size}")
-    if data:
-        yield data
+    return io.BytesIO(data)

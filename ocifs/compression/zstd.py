@@ -11,7 +11,7 @@ from typing import IO, NamedTuple, cast
 
 import zstandard
 
-from ocifs.compression import CHUNK, MAX_SPAN, SPACING, Checkpoint, Pass, Warn, evenly
+from ocifs.compression import CHUNK, MAX_SPAN, SPACING, Checkpoint, Decoder, Pass, Warn, evenly
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.limits import DEFAULT_LIMITS, Limits, in_units
 from ocifs.reader import ReaderAt
@@ -120,7 +120,8 @@ class ZstdPass:
     def chunks(self) -> Iterator[bytes]:
         """Decode in pieces of bounded size, however much a frame claims to hold."""
         produced = 0
-        decompressor = zstandard.ZstdDecompressor(max_window_size=self.limits.zstd_window)
+        window = min(max(self.limits.zstd_window, 1 << 10), 1 << 31)  # the least and most that zstd takes
+        decompressor = zstandard.ZstdDecompressor(max_window_size=window)
         for frame in self.frames:
             self.starts.append(produced)
             try:
@@ -160,7 +161,7 @@ def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[
     return [partial(ZstdPass, blob, limits)]
 
 
-def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
+def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:
     """Decode the frames of a span, `size` bytes in all: at once, since that takes a fraction of what inflating does."""
     try:
         reader = zstandard.ZstdDecompressor(max_window_size=_SPAN_WINDOW).stream_reader(data, read_across_frames=True)
@@ -170,5 +171,4 @@ def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
         raise InvalidImageError(f"span at byte {checkpoint.offset}: {error}") from None
     if len(decoded) != size:
         raise InvalidImageError(f"span at byte {checkpoint.offset} holds other than {size} bytes")
-    if decoded:
-        yield decoded
+    return io.BytesIO(decoded)

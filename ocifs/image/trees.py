@@ -118,7 +118,7 @@ class Trees:
 def refuse_odd(what: str, count: int, first: str = "") -> None:
     """Raise InvalidImageError for `count` warnings of `what`, if there are any."""
     if count:
-        more = f" (and {count - 1} more like it)" if count > 1 else ""
+        more = f" (and {count - 1} more)" if count > 1 else ""
         raise InvalidImageError(f"{what}: {first}{more}: refused by --strict")
 
 

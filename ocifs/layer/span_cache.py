@@ -7,7 +7,7 @@ flight. Safe to use from any thread. It does not know how a span is decoded.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
 from ocifs.layer.span import Span
 
@@ -16,6 +16,10 @@ DEFAULT_CAPACITY = 64 << 20
 
 Key = tuple[int, int]
 """(layer, span)"""
+
+
+class StillLoading(Exception):  # noqa: N818 - it is no error of the span's
+    """Somebody else is loading the span, and has not come back."""
 
 
 class SpanCache:
@@ -55,7 +59,7 @@ class SpanCache:
     def get(self, key: Key, load: Callable[[], Span]) -> Span:
         """Return the span, from `load` if it is not here.
 
-        Raises what `load` raises, to every waiting reader; and TimeoutError to one that waited too long.
+        Raises what `load` raises, to every waiting reader; and `StillLoading` to one that waited too long.
         """
         with self._lock:
             span = self._spans.get(key)
@@ -67,7 +71,9 @@ class SpanCache:
             if flight is None:
                 flight = self._flights[key] = Future()
         if not first:
-            return flight.result(self._patience)
+            if not wait([flight], self._patience).done:
+                raise StillLoading
+            return flight.result()
         try:
             span = load()
         except BaseException as error:

@@ -53,6 +53,9 @@ class BlockFile:
         """Answer at once what needs no decoding, and the rest in a thread."""
         if request.operation == Operation.READ:
             size, offset = fuse_protocol.range_in(request.body)
+            if offset >= self._reading.served.size:  # a forged file handle; an answer too short would cut the file off
+                self._send(request.unique, error=errno.EIO)
+                return
             try:
                 views = self._reading.at_hand(size, offset)
             except Exception as error:  # noqa: BLE001 - a defect in one request must not end the mount

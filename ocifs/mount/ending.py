@@ -1,9 +1,12 @@
 """Ending mounts: of an image, or of a bundle with all that is stacked on its image."""
 
+from collections.abc import Callable
+from contextlib import ExitStack
+
 from ocifs.errors import MountError, printable_path
 from ocifs.mount.mountinfo import mount_at, mount_table, unmount, users_elsewhere
 from ocifs.mount.overlay import mounts_of_bundle, unmount_overlay
-from ocifs.mount.record import ListedMount, list_mounts, wait_for_end
+from ocifs.mount.record import ListedMount, list_mounts, watched
 
 _AT_ONCE = 0.5
 """Seconds that a daemon takes to end at most, as a rule; then it is looked whether it is mounted elsewhere as well."""
@@ -22,10 +25,11 @@ def end_mount(mountpoint: str, *, lazy: bool) -> None:
         raise MountError(f"{printable_path(mountpoint)} is not an ocifs mount: `ocifs mounts` lists those that are")
     listed = [each for each in list_mounts() if (each.mountpoint, each.state) == (mountpoint, "mounted")]
     ours = [each for each in listed if each.device in {None, mounted.device}]
-    unmount(mountpoint, lazy=lazy or not ours)  # whoever is in a dead mount cannot be waited for
-    for each in ours:
-        if each.pid and not lazy:
-            _wait(each)
+    with ExitStack() as stack:
+        waits = [(each, stack.enter_context(watched(each.pid))) for each in ours if each.pid and not lazy]
+        unmount(mountpoint, lazy=lazy or not ours)  # whoever is in a dead mount cannot be waited for
+        for each, has_ended in waits:
+            _wait(each, has_ended)
     list_mounts()  # forgets those that have ended
 
 
@@ -58,14 +62,14 @@ def end_bundle(bundle: str, *, lazy: bool) -> None:
         end_mount(mount.mountpoint, lazy=lazy)
 
 
-def _wait(ended: ListedMount) -> None:
+def _wait(ended: ListedMount, has_ended: Callable[[float], bool]) -> None:
     """Wait for the daemon of a mount. Raises MountError if something keeps it."""
-    if wait_for_end(ended.pid, _AT_ONCE):
+    if has_ended(_AT_ONCE):
         return
-    keepers = [mount.mountpoint for mount in mount_table() if mount.device == ended.device]
+    keepers = [mount.mountpoint for mount in mount_table() if ended.is_at(mount)]
     if not keepers:
-        if wait_for_end(ended.pid, _PATIENCE):
+        if has_ended(_PATIENCE):
             return
-        keepers = [f"{command} ({pid})" for pid, command in users_elsewhere(ended.device) if pid != ended.pid]
+        keepers = [f"{command} ({pid})" for pid, command in users_elsewhere(ended.is_at) if pid != ended.pid]
     kept = f", kept by {', '.join(map(printable_path, keepers[:5]))}" if keepers else ""
     raise MountError(f"{printable_path(ended.mountpoint)} is unmounted, but its daemon {ended.pid} still runs{kept}")

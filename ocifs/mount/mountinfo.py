@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,8 +117,8 @@ def users_of(path: str) -> list[tuple[int, str]]:
     return users
 
 
-def users_elsewhere(device: str | None) -> list[tuple[int, str]]:
-    """Return (pid, command) of a process in each other mount namespace, as far as they are seen, that has `device`."""
+def users_elsewhere(is_it: Callable[[Mount], bool]) -> list[tuple[int, str]]:
+    """Return (pid, command) of a process in each other mount namespace, as far as they are seen, that has a mount."""
     seen = {_namespace(Path("/proc/self"))}
     users = []
     for process in Path("/proc").iterdir():
@@ -125,7 +126,7 @@ def users_elsewhere(device: str | None) -> list[tuple[int, str]]:
             continue
         seen.add(namespace)
         try:
-            if any(mount.device == device for mount in mount_table(process)):
+            if any(map(is_it, mount_table(process))):
                 users.append(
                     (int(process.name), printable_path((process / "comm").read_text(errors="replace").strip()))
                 )

@@ -11,6 +11,7 @@ from functools import partial
 from ocifs.errors import OcifsError
 from ocifs.image.served import ServedFile
 from ocifs.layer.layer import Layer
+from ocifs.layer.span_cache import StillLoading
 from ocifs.mount.threads import Overdue, Threads
 
 _PROCESSORS = os.cpu_count() or 1
@@ -49,7 +50,7 @@ class Reading:
         """
 
         def told(result: list[Views] | Exception) -> None:
-            answer(self._overdue(ranges) if isinstance(result, Overdue) else result)
+            answer(self._overdue(ranges) if isinstance(result, (Overdue, StillLoading)) else result)
 
         self._readers.submit(lambda: [self.served.views(size, address) for size, address in ranges], told)
 

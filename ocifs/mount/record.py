@@ -7,10 +7,10 @@ Records of daemons that are gone with their mounts are removed by whoever lists 
 import fcntl
 import os
 import re
+import select
 import signal
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -71,6 +71,10 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Whether all layers have been proven."""
         return self.refuted is None and all(proof.at is not None for proof in self.proven)
 
+    def is_at(self, mount: Mount) -> bool:
+        """Whether `mount` is this one, wherever it lies. A device alone may be another's by now."""
+        return mount.digest == self.digest and self.device in {None, mount.device}
+
 
 class ListedMount(MountRecord, frozen=True, kw_only=True):
     """A record with what has become of it."""
@@ -124,7 +128,7 @@ def list_mounts() -> list[ListedMount]:
         record = _read(path)
         if record is None:
             continue
-        mount = next((mount for mount in others if _is_of(record, mount)), None)
+        mount = next((mount for mount in others if mount.mountpoint == record.mountpoint and record.is_at(mount)), None)
         alive = is_alive(record.pid) and not _is_dying(record.pid)
         if mount is not None:
             others.remove(mount)
@@ -133,16 +137,9 @@ def list_mounts() -> list[ListedMount]:
             continue
         state: State = "elsewhere" if mount is None else "mounted" if alive else "dead"
         listed.append(ListedMount(**_fields(record), state=state))
-    recorded_at = {mount.device: mount for mount in listed if mount.device}
-    listed += [_unrecorded(mount, recorded_at.get(mount.device)) for mount in others]
+    known = [mount for mount in listed if mount.device]
+    listed += [_unrecorded(mount, next((each for each in known if each.is_at(mount)), None)) for mount in others]
     return sorted(listed, key=lambda mount: mount.since)
-
-
-def _is_of(record: MountRecord, mount: Mount) -> bool:
-    return (
-        (mount.mountpoint, mount.digest) == (record.mountpoint, record.digest)
-        and record.device in {None, mount.device}
-    )  # fmt: skip
 
 
 def _fields(record: MountRecord) -> dict[str, Any]:
@@ -186,14 +183,23 @@ def _is_dying(pid: int) -> bool:
     return bool(int(stat_fields[6]) & _PF_EXITING) or any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
 
 
-def wait_for_end(pid: int, seconds: float) -> bool:
-    """Wait until the daemon is gone, `seconds` at most; return whether it is."""
-    deadline = time.monotonic() + seconds
-    while is_alive(pid):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
+@contextmanager
+def watched(pid: int) -> Iterator[Callable[[float], bool]]:
+    """Give what waits until the process `pid` of now has ended, so many seconds at most, and returns whether it has.
+
+    A lock is let go of before a process has closed all of its files; this is not (pidfd_open(2)).
+    """
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:  # it has ended
+        yield lambda seconds: True
+        return
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    try:
+        yield lambda seconds: bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(process)
 
 
 def _read(path: Path) -> MountRecord | None:

@@ -9,6 +9,9 @@ from ocifs.report.listing import Show, named
 from ocifs.report.text import human_size
 from ocifs.report.waste import Duplicates, LayerWaste, Waste
 
+_NAMES = 4
+"""Of files that are the same, how many are named on a line."""
+
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds that a build may set, those of dive(1); None: none."""
@@ -49,8 +52,10 @@ def waste_lines(found: Waste, same: Sequence[Duplicates] | None, count: int, sho
         yield b""
         yield b"DUPLICATE  FILES"
         for group in same[:count]:
-            line = f"{human_size(group.wasted):>9}  "
-            yield line.encode() + b"  ".join(map(show, group.paths))
+            names = list(map(show, group.paths[:_NAMES]))
+            if len(group.paths) > _NAMES:
+                names.append(f"and {len(group.paths) - _NAMES} more".encode())
+            yield f"{human_size(group.wasted):>9}  ".encode() + b"  ".join(names)
         yield from _left(len(same) - count, sum(group.wasted for group in same[count:]))
 
 

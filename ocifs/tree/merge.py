@@ -212,33 +212,43 @@ class _Layer:
     def _resolve(self, path: list[bytes], *, create: bool) -> Node | None:
         """Return the directory at `path`, following symlinks; None if there is none and `create` is not set.
 
-        To create means to put directories where there is nothing, and where there is a file.
+        To create means to put directories where there is nothing, and where there is a file. What a symlink names and
+        leaves again by `..` need not be there.
         """
         todo = path[::-1]
         links = 0
         node = self.root
+        missing: list[bytes] = []
         while todo:
             name = todo.pop()
-            child = node.names().get(name)
+            child = None if missing else node.names().get(name)
             if child is not None and child.is_dir:
                 node = child
             elif child is not None and stat.S_ISLNK(child.mode):
                 links += 1
-                names = child.target.split(b"/")
-                self.steps += len(names)
-                if links > _MAX_LINKS:
-                    raise InvalidImageError(f"more than {_MAX_LINKS} symlinks on the way to it")
-                if self.steps > self.limits.symlink_steps:
-                    raise self.limits.passed("symlink_steps", f"{self.steps} steps through the layer's symlinks")
-                todo += names[::-1]
+                todo += self._followed(child.target, links)[::-1]
                 node = self.root if child.target.startswith(b"/") else node
-            elif name in (b"", b".", b".."):  # of a symlink's target; no file has such a name
-                node = node.parent or node if name == b".." else node
-            elif create:
-                node = self._make_directory(node, name)
-            else:
-                return None
+            elif name not in (b"", b".", b".."):  # only a symlink's target has such names
+                missing.append(name)
+            elif missing and name == b"..":
+                missing.pop()
+            elif name == b"..":
+                node = node.parent or node
+        if missing and not create:
+            return None
+        for name in missing:
+            node = self._make_directory(node, name)
         return node
+
+    def _followed(self, target: bytes, links: int) -> list[bytes]:
+        """Return the names that a symlink leads to, the `links`th on the way."""
+        names = target.split(b"/")
+        self.steps += len(names)
+        if links > _MAX_LINKS:
+            raise InvalidImageError(f"more than {_MAX_LINKS} symlinks on the way to it")
+        if self.steps > self.limits.symlink_steps:
+            raise self.limits.passed("symlink_steps", f"{self.steps} steps through the layer's symlinks")
+        return names
 
     def _make_directory(self, parent: Node, name: bytes) -> Node:
         node = Node(stat.S_IFDIR | 0o755, layer=self.number)

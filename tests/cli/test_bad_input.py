@@ -204,6 +204,33 @@ def test_what_is_mounted_already(ocifs: Ocifs, demo: Path, fuse: None) -> None:
         assert len(ocifs.mounts()) == 1
 
 
+@pytest.mark.parametrize("where", ["cache", "log", "current directory", "runtime directory", "image"])
+def test_what_is_needed_may_not_lie_below_the_mountpoint(
+    ocifs: Ocifs, demo: Path, fuse: None, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through symlinks as well: the daemon would wait for itself."""
+    mountpoint = ocifs.mountpoint()
+    link = ocifs.home / "link"
+    link.symlink_to(mountpoint)
+    options: list[Path | str] = []
+    there = ocifs
+    image = demo
+    match where:
+        case "cache":
+            options = ["--cache-dir", link / "cache"]
+        case "log":
+            options = ["--log", link / "log"]
+        case "current directory":
+            there = replace(ocifs, become=("env", "-C", str(link)))
+        case "runtime directory":
+            there = replace(ocifs, environment={"XDG_RUNTIME_DIR": str(link)})
+        case "image":
+            (mountpoint / "image").mkdir()
+            image = link / "image"
+    complaint = there.complaint(7, "mount", *options, image, mountpoint)
+    assert f"would hide the {where}" in complaint
+
+
 def test_a_log_that_the_mount_would_hide(ocifs: Ocifs, demo: Path, fuse: None) -> None:
     mountpoint = ocifs.mountpoint()
     assert "would hide the log" in ocifs.complaint(7, "mount", "--log", mountpoint / "log", demo, mountpoint)

@@ -92,7 +92,7 @@ def test_grep(ocifs: Ocifs, image: Path) -> None:
     )
     assert ocifs.output("grep", "-F", "to the", image, "etc/motd").startswith("to the top")
     assert ocifs.output("grep", "-c", "welcome", image, "--include", "motd") == "/etc/motd:1\n"
-    assert ocifs.output("grep", "-l", "ELF", image) == "/program\n"
+    assert ocifs.output("grep", "-rl", "ELF", image) == "/program\n"
     assert ocifs.output("grep", "-a", "ELF", image, "program") == "\x7fELF\0tops\n"
     assert ocifs.run("grep", "nothing", image) == (1, b"", "")
     assert ocifs.run("grep", "-q", "welcome", image) == (0, b"", "")

@@ -8,7 +8,7 @@ import pytest
 
 from ocifs.cli.verbs import _VERBS
 from tests.cli.command import Ocifs
-from tests.images import Image, Layer, write_layout
+from tests.images import Image, Json, Layer, write_layout
 from tests.tars import directory, file, tar
 
 _TWICE = tar([file(b"f", b"1"), file(b"f", b"2"), directory(b"etc")])
@@ -119,3 +119,13 @@ def test_what_is_no_limit(ocifs: Ocifs, odd: Path, limit: str, says: str) -> Non
     result = ocifs.run("ls", "--limit", limit, odd)
     assert (result.code, result.out) == (2, b"")
     assert says in result.err
+
+
+def test_a_label_that_is_left_out_is_odd(ocifs: Ocifs, tmp_path: Path, fuse: None) -> None:
+    config: Json = {"config": {"Cmd": ["x"], "Labels": {"run.oci.hooks.stdout": "/x"}}}
+    image = write_layout(tmp_path / "labelled", Image(config=config))
+    complaint = ocifs.complaint(4, "bundle", "--rootfs", "copy", "--strict", image, str(ocifs.home / "new"))
+    assert "run.oci.hooks.stdout" in complaint
+    assert complaint.endswith("refused by --strict")
+    allowed = ocifs.run("bundle", "--rootfs", "copy", image, str(ocifs.home / "new"))
+    assert (allowed.code, allowed.err.count("ocifs: warning: ")) == (0, 1)

@@ -92,3 +92,23 @@ def test_an_interrupt_ends_it_in_one_line(ocifs: Ocifs, tmp_path: Path) -> None:
     out, said = process.communicate(timeout=20)
     assert (process.returncode, out, said) == (130, b"", b"ocifs: interrupted\n")
     assert list(ocifs.cache.glob("entries/*.tmp")) == []
+
+
+_INTERRUPTED_EARLY = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == "ocifs.cli.verbs":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from ocifs.cli.main import main
+main()
+"""
+
+
+def test_an_interrupt_while_modules_are_loaded_ends_it_in_silence(ocifs: Ocifs) -> None:
+    command = [sys.executable, "-c", _INTERRUPTED_EARLY, "cache", "ls"]
+    ran = subprocess.run(command, env=ocifs.variables(), capture_output=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, b"", b"")
+    ignoring = subprocess.run(["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command], env=ocifs.variables(), check=True)
+    assert ignoring.returncode == 0

@@ -61,7 +61,7 @@ def spans(reading: Pass, blob: bytes) -> bytes:
         stream = b"".join(reading.chunks())
         points = list(reading.checkpoints())
     decoded = b"".join(
-        b"".join(gzip.decode(blob[begin.offset : end.offset + (end.bits > 0)], begin, end.start - begin.start))
+        gzip.decode(blob[begin.offset : end.offset + (end.bits > 0)], begin, 0).read(end.start - begin.start)
         for begin, end in pairwise(points)
     )
     assert decoded == stream

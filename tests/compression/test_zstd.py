@@ -44,7 +44,7 @@ def spans(blob: bytes) -> bytes:
         points = list(reading.checkpoints())
     assert (points[0], points[-1]) == (Checkpoint(0, points[0].offset), Checkpoint(len(stream), len(blob)))
     decoded = b"".join(
-        b"".join(zstd.decode(blob[begin.offset : end.offset], begin, end.start - begin.start))
+        zstd.decode(blob[begin.offset : end.offset], begin, end.start - begin.start).read(end.start - begin.start)
         for begin, end in pairwise(points)
     )
     assert decoded == stream

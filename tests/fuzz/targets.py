@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -24,11 +24,14 @@ from ocifs.compression import Pass, gzip, zstd
 from ocifs.compression.checkpoint_finders import read_gzidx
 from ocifs.erofs.reader import TreeImage
 from ocifs.erofs.writer import compile_tree
-from ocifs.errors import OcifsError
+from ocifs.errors import NotFoundError, OcifsError
 from ocifs.layer.index import LayerIndex, Summary, encode_tail, pack_u64
 from ocifs.limits import Limits
 from ocifs.reader import BytesReader, FileReader
+from ocifs.sources.blob import memory_blob
+from ocifs.sources.layout import open_layout
 from ocifs.sources.reference import matching, parse_reference
+from ocifs.sources.resolve import resolve_image
 from ocifs.spec.config import parse_config
 from ocifs.spec.digest import Digest
 from ocifs.spec.manifest import parse_document
@@ -294,6 +297,83 @@ def _document_seeds() -> list[bytes]:
     return [*(data for name, data in files.items() if data.startswith(b"{")), index, images.to_json(config)]
 
 
+# Layouts: what documents say of each other, their digests being right.
+
+
+class _Memory:
+    """A folder of files in memory."""
+
+    name = "memory"
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self._files = files
+        self._opened: list[int] = []
+
+    def open(self, path: str) -> FileReader:
+        if path not in self._files:
+            raise NotFoundError(f"memory has no {path}")
+        blob = memory_blob(self._files[path])
+        self._opened.append(blob.fd)
+        return blob
+
+    def close(self) -> None:
+        for fd in self._opened:
+            os.close(fd)
+
+
+_LAYER = tars.tar([tars.file(b"f")])
+
+
+def fuzz_layout(data: bytes) -> None:
+    """Take bytes for config, manifest and indexes, apart by a line of two dashes; `@LAYER@` is its digest and size."""
+    files = {"oci-layout": images.LAYOUT_VERSION}
+    places = {b"@DIFFID@": images.digest(_LAYER).encode(), b"@LAYER@": _described(files, _LAYER)}
+    last = b""
+    for name, document in zip(
+        (b"@CONFIG@", b"@MANIFEST@", b"@INDEX@", b"@OUTER@"), data.split(b"\n--\n"), strict=False
+    ):
+        last = document
+        for place, value in places.items():
+            last = last.replace(place, value)
+        places[name] = _described(files, last)
+    files["index.json"] = last
+    folder = _Memory(files)
+    with _clean_errors(), closing(folder):
+        source = open_layout(folder, Limits(layers=20))
+        for image in source.images():
+            _printable(str(image.descriptor.digest))
+        for text in ("x", "x:latest", "x:@0", "x@" + images.digest(_LAYER)):
+            with _clean_errors():
+                resolved = resolve_image(source, parse_reference(text, lambda path: path == "x"))
+                assert len(resolved.layers) == len(resolved.config.rootfs.diff_ids) <= 20
+                for layer in resolved.layers:
+                    assert source.open(layer.descriptor).size == layer.descriptor.size
+
+
+def _described(files: dict[str, bytes], data: bytes) -> bytes:
+    """Add a blob, and return the members of its descriptor that follow from its bytes."""
+    digest = images.digest(data)
+    files[images.blob_path(digest)] = data
+    return b'"digest":"%s","size":%d' % (digest.encode(), len(data))
+
+
+def _layout_seeds() -> list[bytes]:
+    config = b'{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":["@DIFFID@","@DIFFID@"]}}'
+    layer = b'{"mediaType":"%s",@LAYER@}' % images.LAYER.encode()
+    manifest = b'{"schemaVersion":2,"mediaType":"%s","config":{"mediaType":"%s",@CONFIG@},"layers":[%s,%s]}' % (
+        images.MANIFEST.encode(), images.CONFIG.encode(), layer, layer,
+    )  # fmt: skip
+    named = b'{"mediaType":"%s",@MANIFEST@,"annotations":{"%s":"latest"}}' % (
+        images.MANIFEST.encode(), images.REF_NAME.encode(),
+    )  # fmt: skip
+    platform = (
+        b'{"mediaType":"%s",@MANIFEST@,"platform":{"os":"linux","architecture":"amd64"}}' % images.MANIFEST.encode()
+    )
+    index = b'{"schemaVersion":2,"mediaType":"%s","manifests":[%s,%s]}' % (images.INDEX.encode(), named, platform)
+    nested = b'{"schemaVersion":2,"manifests":[{"mediaType":"%s",@INDEX@}]}' % images.INDEX.encode()
+    return [b"\n--\n".join(parts) for parts in ((config, manifest, index), (config, manifest, index, nested))]
+
+
 # References, digests, platforms.
 
 
@@ -338,7 +418,8 @@ def fuzz_blobs(data: bytes) -> None:
             points = list(reading.checkpoints())
             for point, end in pairwise(points):
                 stored = blob.pread(end.offset + (end.bits > 0) - point.offset, point.offset)
-                assert codec.decode(stored, point, end.start - point.start) == stream[point.start : end.start]
+                size = end.start - point.start
+                assert codec.decode(stored, point, size).read(size) == stream[point.start : end.start]
 
 
 def _blob_seeds() -> list[bytes]:
@@ -360,6 +441,7 @@ TARGETS = {
     "layer_index": Target(fuzz_layer_index, _index_seeds),
     "tree_image": Target(fuzz_tree_image, _tree_seeds),
     "documents": Target(fuzz_documents, _document_seeds),
+    "layout": Target(fuzz_layout, _layout_seeds),
     "references": Target(fuzz_references, _reference_seeds),
     "blobs": Target(fuzz_blobs, _blob_seeds),
 }

@@ -63,7 +63,7 @@ class Node:
     target: bytes = b""
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     stirred: bool = False
-    """Whether a directory that no entry describes was made in it since."""
+    """Whether, since an entry described it, a directory was made in it that none describes, or a whiteout cut it."""
 
 
 class Seen(NamedTuple):
@@ -117,11 +117,13 @@ class Model:
         if name == b".wh..wh..opq":
             directory = self._resolve(parents)
             if directory is not None:
-                self._remove({path for path in self._below(directory) if path != directory} - self.upper)
+                self._cut({path for path in self._below(directory) if path != directory} - self.upper)
         elif name.startswith(b".wh."):
             directory = self._resolve(parents)
             if directory is not None:
-                self._remove(self._below((*directory, name[4:])) - self.upper)
+                stirred = self.tree[directory].stirred
+                self._cut(self._below((*directory, name[4:])) - self.upper)
+                self.tree[directory].stirred = stirred
         else:
             self._add(member, names)
 
@@ -157,6 +159,12 @@ class Model:
         for path in paths:
             del self.tree[path]
 
+    def _cut(self, paths: set[Names]) -> None:
+        self._remove(paths)
+        for path in paths:
+            if path[:-1] in self.tree:
+                self.tree[path[:-1]].stirred = True
+
     def _made(self, names: list[bytes]) -> Names:
         found = self._resolve(names, create=True)
         assert found is not None
@@ -182,15 +190,16 @@ class Model:
                     raise RefusedError("a loop")
                 left = node.target.split(b"/") + left
                 place = () if node.target.startswith(b"/") else place
-            elif node and node.kind == "directory":
+            else:  # even if it is not there: `..` may follow
                 place = path
-            elif create:
+        for depth in range(1, len(place) + 1):
+            node = self.tree.get(place[:depth])
+            if node is None or node.kind != "directory":
+                if not create:
+                    return None
                 self.displaced |= node is not None
-                self.tree[path] = Node("directory")
-                self.tree[place].stirred = True
-                place = path
-            else:
-                return None
+                self.tree[place[:depth]] = Node("directory")
+                self.tree[place[: depth - 1]].stirred = True
         return place
 
 

@@ -5,7 +5,9 @@ digests off, they get through, and it says so.
 """
 
 import random
+import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -101,10 +103,11 @@ def test_a_blob_that_is_indexed(image: Path, expected: Seen, tmp_path: Path, com
 
 
 def judge_blobs(image: Path, expected: Seen, store: Store) -> dict[str, Outcome]:
-    """Return the worst that comes of a flip in the blob of each compression."""
+    """Return the worst that comes of some flips in the blob of each compression."""
     worst: dict[str, Outcome] = {}
     for compression, path in _LAYER_PATHS.items():
-        counted = outcomes(image / path, flips(_FILES[path]), lambda: outcome(image, expected, store))
+        some = islice(flips(_FILES[path]), 0, None, 5)
+        counted = outcomes(image / path, some, lambda: outcome(image, expected, store))
         worst[compression] = "wrong" if counted["wrong"] else "refused"
     return worst
 
@@ -114,7 +117,6 @@ def test_without_span_digests_wrong_bytes_get_through_and_are_noticed(
 ) -> None:
     """The negative control: the tests above do fail where the check is missing."""
     store = indexed(image, tmp_path / "cache")
-    assert set(judge_blobs(image, expected, store).values()) == {"refused"}
     monkeypatch.setattr("ocifs.layer.layer.hashlib", _Believing)
     assert judge_blobs(image, expected, store) == {"gzip": "wrong", "zstd": "wrong", "tar": "wrong"}
 
@@ -179,7 +181,7 @@ _CODES = {0, 1, 3, 4, 5, 6}
 def test_the_command_line(ocifs: Ocifs, tmp_path: Path, command: list[str]) -> None:
     image = write_directory(tmp_path / "image", _FILES)
     arguments = [str(image) if word == "IMAGE" else word for word in command]
-    well = ocifs.output(*arguments)
+    well = _timeless(ocifs.output(*arguments))
     entries = list(ocifs.cache.glob("entries/*"))
     chance = random.Random(command[0])
     for turn in range(depth(8, 500)):
@@ -198,5 +200,10 @@ def test_the_command_line(ocifs: Ocifs, tmp_path: Path, command: list[str]) -> N
             assert result.err.count("\n") == 1
             assert well.startswith(result.text)
         else:
-            assert (result.text, result.err) == (well, "")
-    assert ocifs.output(*arguments) == well
+            assert (_timeless(result.text), result.err) == (well, "")
+    assert _timeless(ocifs.output(*arguments)) == well
+
+
+def _timeless(text: str) -> str:
+    """Take out when something was verified or indexed."""
+    return re.sub(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d", "", text)

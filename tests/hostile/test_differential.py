@@ -4,7 +4,8 @@ umoci is given no entry named `.wh.`, `.wh..` or `.wh...`. Where it may do other
 
 - a file is in the way of a directory that no entry describes: older versions refuse, newer ones do as ocifs;
 - directories that no entry describes: they have the time of the unpacking, and so has the directory they were made in;
-  in a setgid directory they are setgid, as the kernel makes them.
+  in a setgid directory they are setgid, as the kernel makes them;
+- directories of which whiteouts removed some and kept some: they have the time of the unpacking.
 """
 
 import os
@@ -29,6 +30,7 @@ _PLAIN = [b"a", b"b", b"c"]
 _ODD = [b"\xff", b"\x1b[31m", b"n\nl", b" ", b".wh", b"wh.", b"x.wh.y", b"a" * 90, b".wi.a", b"\xc3\xb1"]
 _NAME = st.one_of(*[st.sampled_from(_PLAIN)] * 9, st.sampled_from(_ODD))
 _TARGETS = [b"a", b"b/c", b"/a", b"/", b".", b"..", b"../b", b"../../../c", b"a/../b", b"c/", b"no/such", b"./a//b"]
+_TARGETS += [b"no/../a", b"no/../../b"]
 _KINDS = ["file", "file", "file", "directory", "directory", "directory", "symlink", "symlink", "hardlink", "hardlink"]
 _KINDS += ["whiteout", "whiteout", "opaque", "fifo", "device"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.compression import Checkpoint, gzip
+from ocifs.compression import Checkpoint, Decoder, gzip
 from ocifs.errors import InvalidImageError
 from ocifs.image.ahead import read_ahead
 from ocifs.image.opening import open_image
@@ -79,7 +79,7 @@ def test_each_span_is_decoded_once_in_the_order_of_addresses(layout: Path, monke
     with open_image(layout) as image:
         rootfs = image.rootfs
 
-        def count(data: bytes, checkpoint: Checkpoint, size: int) -> Iterator[bytes]:
+        def count(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:
             decoded.append(checkpoint.start)
             return decode(data, checkpoint, size)
 

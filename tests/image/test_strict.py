@@ -111,7 +111,7 @@ def test_a_long_warning_is_cut(tmp_path: Path, letter: str, length: int) -> None
 
 def test_all_that_is_odd_is_counted(tmp_path: Path) -> None:
     image = str(write_layout(tmp_path / "image", Image((Layer(tar([file(b"same")] * 4)),))))
-    assert "(and 2 more like it)" in refusal(image)
+    assert "(and 2 more)" in refusal(image)
 
 
 def test_nothing_odd_is_nothing_refused(tmp_path: Path) -> None:

@@ -124,6 +124,13 @@ def test_bytes_that_cannot_be_proven_are_an_error_and_a_line_in_the_log(
     assert kernel.read(16, 0) == (0, CONTENT[:16])
 
 
+@pytest.mark.parametrize("offset", [len(CONTENT), len(CONTENT) + 4096, 2**63, 2**64 - 4096])
+def test_there_is_nothing_beyond_the_end(kernel: Kernel, offset: int, caplog: pytest.LogCaptureFixture) -> None:
+    """An answer of no bytes would have the kernel believe that the file ends there."""
+    assert kernel.read(4096, offset) == (errno.EIO, b"")
+    assert caplog.messages == []
+
+
 def test_what_is_not_answered_is_not(kernel: Kernel) -> None:
     kernel.send(Operation.FORGET, FILE, bytes(8))
     kernel.send(Operation.BATCH_FORGET, 0, bytes(8))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Ocifs
+from tests.images import Layer
+from tests.tars import file, tar
 
 
 def the_layer(image: Path) -> Path:
@@ -74,6 +77,33 @@ def test_a_truncated_blob_is_eio(ocifs: Ocifs, small: Path) -> None:
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
             (mountpoint / "dir/big").read_bytes()
         assert os.listdir(mountpoint / "dir") == ["big"]
+
+
+def test_a_blob_that_is_replaced_under_its_name_changes_nothing(ocifs: Ocifs, small: Path) -> None:
+    expected = ocifs.run("cat", small, "dir/big").out
+    blob = the_layer(small)
+    with ocifs.mounted(small) as mountpoint:
+        other = blob.with_name("other")
+        other.write_bytes(bytes(blob.stat().st_size))
+        other.rename(blob)
+        assert (mountpoint / "dir/big").read_bytes() == expected
+    assert ocifs.log.read_text() == ""
+
+
+def test_another_blob_in_the_place_of_one_is_eio_and_never_its_bytes(ocifs: Ocifs, small: Path) -> None:
+    """Of the same length, a layer as well, written over it in place; the log stays short however much is read."""
+    blob = the_layer(small)
+    members = [file(b"hello", b"HELLO\n"), file(b"dir/big", random.Random(3).randbytes(3 << 20))]
+    swapped = Layer(tar(members)).blob
+    with ocifs.mounted(small) as mountpoint:
+        size = blob.stat().st_size
+        blob.write_bytes(swapped[:size].ljust(size, b"\0"))
+        for _ in range(3):
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                (mountpoint / "dir/big").read_bytes()
+    lines = ocifs.log.read_text().splitlines()
+    assert 1 <= len(lines) <= 4
+    assert all("are not what they were when the layer was indexed" in line for line in lines)
 
 
 def test_a_deleted_image_and_cache_are_still_served(ocifs: Ocifs, small: Path) -> None:

@@ -239,20 +239,6 @@ def other_namespace(script: str, variables: dict[str, str] | None = None) -> Ite
         yield process
 
 
-@one_engine
-def test_four_at_once_on_a_cold_image_index_each_layer_once(ocifs: Ocifs, small: Path) -> None:
-    ocifs.output("cache", "ls")  # makes the directory
-    mountpoints = [ocifs.mountpoint() for _ in range(4)]
-    with renamed_into(ocifs.cache / "entries") as finished:
-        processes = [ocifs.start("mount", small, mountpoint) for mountpoint in mountpoints]
-        assert [process.communicate(timeout=60) for process in processes] == [(b"", b"")] * 4
-        names = finished()
-    assert sorted(name[:4] for name in names) == ["laye", "tree"]
-    for mountpoint in mountpoints:
-        assert len((mountpoint / "dir/big").read_bytes()) == 3 << 20
-    ocifs.output("umount", *mountpoints)
-
-
 @contextmanager
 def renamed_into(directory: Path) -> Iterator[Callable[[], list[str]]]:
     """Give what tells the names that files in `directory` got since (inotify(7), IN_MOVED_TO)."""

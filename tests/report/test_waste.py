@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ocifs.image.opening import Image, open_image
 from ocifs.report.efficiency import Efficiency
-from ocifs.report.waste import Duplicates, Hidden, duplicates, waste
+from ocifs.report.waste import Duplicates, Hidden, Waste, duplicates, waste
 from ocifs.report.wasted import Rules, broken_rules, to_json, waste_lines
 from ocifs.toc import REGULAR
 from ocifs.tree.merge import merge
@@ -198,3 +198,10 @@ def test_lines_and_json(tmp_path: Path) -> None:
     assert b'"duplicates":[{"size":30,"files":[{"path":"/c"},{"path":"/n\\u001b"}]}]' in line
     assert b'"broken_rules":["broken"]' in line
     assert list(waste_lines(found, None, 0, bytes))[-1] == b"     30 B  in 1 more"
+
+
+def test_of_many_files_that_are_the_same_some_are_named() -> None:
+    same = [Duplicates(2, [b"/%d" % number for number in range(7)])]
+    found = Waste(Efficiency(1.0, 0, 0), [], [])
+    assert list(waste_lines(found, same, 1, bytes))[-1] == b"     12 B  /0  /1  /2  /3  and 3 more"
+    assert b"/6" in to_json(found, same, 1, [])

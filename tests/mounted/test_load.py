@@ -1,0 +1,218 @@
+"""Much at once, and for long: nothing grows, nothing is wrong, nothing is left."""
+
+import ctypes
+import gc
+import hashlib
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ocifs.image.opening import Options, open_image
+from ocifs.store import Store
+from tests.cli.command import Ocifs
+from tests.depth import depth
+from tests.images import Image, Layer, write_layout
+from tests.tars import directory, file, tar
+
+_FILES = 400
+_LARGE = 8
+
+
+@pytest.fixture(scope="module")
+def contents() -> dict[str, bytes]:
+    """What the files of the image hold: many small ones, and some that are longer than several spans."""
+    chance = random.Random(11)
+    small = {f"small/{number:03}": chance.randbytes(chance.randrange(20_000)) for number in range(_FILES)}
+    return small | {f"large/{number}": chance.randbytes((2 << 20) + number) for number in range(_LARGE)}
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory, contents: dict[str, bytes]) -> Path:
+    """They lie in three layers, each compressed in another way."""
+    members: list[list[bytes]] = [[directory(b"small/"), directory(b"large/")], [], []]
+    for number, (name, data) in enumerate(contents.items()):
+        members[number % 3].append(file(name.encode(), data))
+    layers = [Layer(tar(each), kind) for each, kind in zip(members, ("gzip", "zstd", "tar"), strict=True)]  # type: ignore[arg-type]
+    return write_layout(tmp_path_factory.mktemp("load") / "image", Image(layers=tuple(layers)))
+
+
+@pytest.fixture(scope="module")
+def indexed(image: Path, session_ocifs: Ocifs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = tmp_path_factory.mktemp("indexed") / "cache"
+    session_ocifs.output("index", "--cache-dir", cache, image)
+    return cache
+
+
+@pytest.fixture
+def warm(ocifs: Ocifs, indexed: Path) -> Ocifs:
+    return replace(ocifs, environment={**ocifs.environment, "OCIFS_CACHE_DIR": str(indexed)})
+
+
+class Figures:
+    """Of a process: open files, threads, and KiB of memory that is its own."""
+
+    def __init__(self, pid: int) -> None:
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        self.files = len(os.listdir(f"/proc/{pid}/fd"))
+        self.threads = int(status["Threads"])
+        self.memory = int(status["RssAnon"].split()[0])
+
+
+def drop_caches() -> None:
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def read_randomly(mountpoint: Path, contents: dict[str, bytes], chance: random.Random) -> str | None:
+    """Read a piece of a file; return its name if the bytes are wrong."""
+    name = chance.choice(list(contents))
+    data = contents[name]
+    offset, size = chance.randrange(len(data) + 2), chance.choice([1, 4096, 100_000, 3 << 20])
+    with (mountpoint / name).open("rb", buffering=0) as opened:
+        if chance.random() < 0.3:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        found = b""
+        while len(found) < size and (more := os.pread(opened.fileno(), size - len(found), offset + len(found))):
+            found += more
+    return None if found == data[offset : offset + size] else name
+
+
+def test_sixteen_readers_and_caches_that_are_dropped(
+    warm: Ocifs, image: Path, contents: dict[str, bytes], root: None
+) -> None:
+    stop = threading.Event()
+    failures: list[object] = []
+    reads = [0] * 16
+
+    def read(number: int) -> None:
+        chance = random.Random(number)
+        while not stop.is_set():
+            try:
+                wrong = read_randomly(mountpoint, contents, chance)
+            except OSError as error:
+                wrong = str(error)
+            reads[number] += 1
+            if wrong is not None:
+                failures.append(wrong)
+
+    with warm.mounted(image, "--span-cache", "4MiB") as mountpoint:
+        (daemon,) = warm.processes()
+        threads = [threading.Thread(target=read, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        chance = random.Random(0)
+        seconds = depth(8.0, 600.0)
+        began = time.monotonic()
+        early = None
+        while time.monotonic() - began < seconds:
+            time.sleep(chance.random())
+            drop_caches()
+            if early is None and time.monotonic() - began > seconds / 4:
+                early = Figures(daemon)
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        late = Figures(daemon)
+    assert failures == []
+    assert min(reads) > 0
+    assert early is not None
+    assert (late.files, late.threads) == (early.files, early.threads)
+    assert late.memory < early.memory * 1.3 + 8192
+    assert warm.log.read_text() == ""
+
+
+def test_what_is_forgotten_and_found_again_costs_nothing(
+    warm: Ocifs, image: Path, contents: dict[str, bytes], root: None
+) -> None:
+    """The kernel forgets all inodes, and asks for them again: forget and lookup by the thousand."""
+    with warm.mounted(image) as mountpoint:
+        (daemon,) = warm.processes()
+        figures = []
+        for _ in range(depth(12, 300)):
+            assert sum(len(names) for _, _, names in os.walk(mountpoint)) == len(contents)
+            (mountpoint / "small/000").read_bytes()
+            drop_caches()
+            figures.append(Figures(daemon))
+        warmed, last = figures[len(figures) // 3], figures[-1]
+        assert (last.files, last.threads) == (warmed.files, warmed.threads)
+        assert last.memory < warmed.memory + 2048
+
+
+def test_mounting_again_and_again_leaves_nothing(warm: Ocifs, image: Path, contents: dict[str, bytes]) -> None:
+    mountpoint = warm.mountpoint()
+    figures = []
+    for _ in range(depth(10, 1000)):
+        warm.output("mount", image, mountpoint)
+        (daemon,) = warm.processes()
+        assert (mountpoint / "small/007").read_bytes() == contents["small/007"]
+        figures.append(Figures(daemon))
+        warm.output("umount", mountpoint)
+        assert warm.leftovers() == []
+    assert len({(each.files, each.threads) for each in figures[1:]}) <= 2  # a thread more, if it is slow
+    assert figures[-1].memory < figures[0].memory + 4096
+
+
+@pytest.mark.parametrize("engine", ["fuse"], indirect=True)
+def test_opening_again_and_again_in_one_process(
+    image: Path, indexed: Path, contents: dict[str, bytes], engine: str
+) -> None:
+    def once() -> None:
+        with open_image(str(image), Options(store=Store(indexed))) as opened, opened.rootfs.open("large/1") as file_:
+            assert hashlib.sha256(file_.read()).digest() == hashlib.sha256(contents["large/1"]).digest()
+
+    figures = []
+    for _ in range(depth(40, 2000)):
+        once()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        figures.append(Figures(os.getpid()))
+    assert (figures[-1].files, figures[-1].threads) == (figures[4].files, figures[4].threads)
+    assert figures[-1].memory < figures[len(figures) // 2].memory + 4096
+
+
+@pytest.mark.parametrize("engine", ["fuse"], indirect=True)
+@pytest.mark.parametrize("count", depth([6], [2, 4, 8, 16]))
+def test_a_cold_image_is_indexed_once_however_many_mount_it(
+    ocifs: Ocifs, image: Path, contents: dict[str, bytes], count: int, finished: "Finished"
+) -> None:
+    mountpoints = [ocifs.mountpoint() for _ in range(count)]
+    finished.watch(ocifs)
+    processes = [ocifs.start("mount", image, mountpoint) for mountpoint in mountpoints]
+    assert [process.communicate(timeout=120) for process in processes] == [(b"", b"")] * count
+    assert sorted(name.partition("-")[0][:-1] for name in finished.names()) == ["layer"] * 3 + ["tree"]
+    for mountpoint in mountpoints:
+        assert (mountpoint / "large/2").read_bytes() == contents["large/2"]
+    ocifs.output("umount", *mountpoints)
+
+
+class Finished:
+    """The entries of a cache that get their names (inotify(7), IN_MOVED_TO)."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def watch(self, ocifs: Ocifs) -> None:
+        ocifs.output("cache", "ls")  # makes the directory
+        assert self._libc.inotify_add_watch(self.fd, bytes(ocifs.cache / "entries"), 0x80) > 0
+
+    def names(self) -> list[str]:
+        events, found = os.read(self.fd, 1 << 16), []
+        while events:
+            length = int.from_bytes(events[12:16], "little")
+            found.append(events[16 : 16 + length].rstrip(b"\0").decode())
+            events = events[16 + length :]
+        return found
+
+
+@pytest.fixture
+def finished() -> Iterator[Finished]:
+    made = Finished()
+    yield made
+    os.close(made.fd)
