@@ -1,0 +1,92 @@
+"""A slow link on loopback: connections are relayed to a port with the rate and the round-trip time of a link.
+
+All connections share the rate, in each direction. Opening a connection takes a round trip, as it does on a link.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_PIECE = 16 << 10
+
+
+class _Direction:
+    """One direction of the link: bytes leave one after the other, and arrive later."""
+
+    def __init__(self, rate: float, delay: float) -> None:
+        self._rate = rate
+        self._delay = delay
+        self._free = 0.0
+        self.carried = 0
+
+    def arrival(self, size: int) -> float:
+        """Return when `size` bytes that are sent now arrive."""
+        self._free = max(self._free, time.monotonic()) + size / self._rate
+        self.carried += size
+        return self._free + self._delay
+
+
+class Link:
+    """`rate` is in bytes a second, `round_trip` in seconds; `port` is where to connect to."""
+
+    def __init__(self, target: int, rate: float, round_trip: float) -> None:
+        self.port = 0
+        self._target = target
+        self._round_trip = round_trip
+        self._up = _Direction(rate, round_trip / 2)
+        self._down = _Direction(rate, round_trip / 2)
+
+    @property
+    def received(self) -> int:
+        """Bytes that have come from the target."""
+        return self._down.carried
+
+    async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        ready.set()
+        await stop.wait()
+        server.close()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(self._round_trip)
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        await asyncio.gather(self._carry(reader, there_writer, self._up), self._carry(there_reader, writer, self._down))
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: _Direction) -> None:
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
+
+        async def deliver() -> None:
+            while (item := await under_way.get())[1]:
+                await asyncio.sleep(item[0] - time.monotonic())
+                writer.write(item[1])
+                await writer.drain()
+
+        delivering = asyncio.create_task(deliver())
+        try:
+            while piece := await reader.read(_PIECE):
+                await under_way.put((way.arrival(len(piece)), piece))
+            await under_way.put((0, b""))
+            await delivering
+        except ConnectionError:
+            delivering.cancel()
+        finally:
+            writer.close()
+
+
+@contextmanager
+def slow_link(target: int, *, rate: float, round_trip: float) -> Iterator[Link]:
+    """Relay to a port of this machine."""
+    link = Link(target, rate, round_trip)
+    loop = asyncio.new_event_loop()
+    stop, ready = asyncio.Event(), threading.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=[link._serve(ready, stop)], daemon=True)  # noqa: SLF001
+    thread.start()
+    ready.wait()
+    try:
+        yield link
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()

@@ -1,0 +1,88 @@
+"""What does an image in a registry cost over a slow link, seen for the first time?
+
+A docker-registry on loopback, behind a link of 100 Mbit/s and 20 ms. Side by side: the first line of a container by
+`ocifs run` with an index that was published, and by `podman run`, which has to pull; and a mount's worth of proven
+image without any index, by `ocifs index`, and `skopeo copy` to a directory, which does not look into the layers.
+As root, with docker-registry, skopeo and podman installed.
+"""
+
+import shutil
+import subprocess
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from benchmarks.container import first_line
+from benchmarks.link import Link, slow_link
+from benchmarks.timing import Measure, arguments, ocifs, report, seconds, side_by_side
+from tests.cli.docker_registry import docker_registry, push
+
+_RATE = 100e6 / 8
+_ROUND_TRIP = 0.02
+_COMMAND = ["-c", "import json; print('hello', flush=True)"]
+_PYTHON = "/usr/bin/python3"
+_OCIFS, _OCIFS_WHOLE = "ocifs run, index published", "ocifs index, no index known"
+_PODMAN, _SKOPEO = "podman run, not pulled before", "skopeo copy to a directory"
+
+
+def ocifs_run(image: str, cache: Path, link: Link, fetched: list[int]) -> float:
+    """Return the seconds to the first line; note the bytes that came by then."""
+    shutil.rmtree(cache, ignore_errors=True)
+    before = link.received
+    command = ocifs("run", "--cache-dir", str(cache), "--no-prefetch", image, "--", _PYTHON, *_COMMAND)
+    taken = first_line(command)
+    fetched.append(link.received - before)
+    return taken
+
+
+def podman_run(image: str, storage: Path) -> float:
+    """Return the seconds to the first line."""
+    podman = ["podman", "--root", f"{storage}/storage", "--runroot", f"{storage}/run", "--events-backend", "file"]
+    subprocess.run([*podman, "rmi", "--all", "--force"], check=True, capture_output=True)
+    limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
+    what = ["--network", "none", *limits, "--tls-verify=false", "--quiet", "--entrypoint", _PYTHON, image, *_COMMAND]
+    return first_line([*podman, "--runtime", "runc", "--cgroup-manager", "cgroupfs", "run", "--rm", *what])
+
+
+def index_all(image: str, cache: Path) -> float:
+    """Return the seconds until all layers are here, indexed and proven, and merged."""
+    shutil.rmtree(cache, ignore_errors=True)
+    return seconds(ocifs("index", "--cache-dir", str(cache), image))
+
+
+def copy_all(image: str, directory: Path) -> float:
+    """Return the seconds until all blobs are here."""
+    shutil.rmtree(directory, ignore_errors=True)
+    return seconds(["skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", image, f"dir:{directory}"])
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments()
+    with tempfile.TemporaryDirectory(prefix="benchmark") as name:
+        work = Path(name)
+        with docker_registry(work) as host:
+            push(f"oci:{options.image}:{options.tag}", host, "debian:latest")
+            subprocess.run(ocifs("index", "push", f"docker://{host}/debian"), check=True, stdout=subprocess.DEVNULL)
+            with slow_link(int(host.rpartition(":")[2]), rate=_RATE, round_trip=_ROUND_TRIP) as link:
+                image = f"127.0.0.1:{link.port}/debian:latest"
+                ways: dict[str, Measure] = {
+                    _OCIFS_WHOLE: partial(index_all, f"docker://{image}", work / "cache"),
+                    _SKOPEO: partial(copy_all, f"docker://{image}", work / "copy"),
+                }
+                report("an image that is here and proven", side_by_side(ways, options.rounds), _SKOPEO)
+                before = link.received
+                copy_all(f"docker://{image}", work / "copy")
+                whole = link.received - before
+                fetched: list[int] = []
+                ways = {_OCIFS: partial(ocifs_run, f"docker://{image}", work / "cache", link, fetched)}
+                if shutil.which("podman"):
+                    ways[_PODMAN] = partial(podman_run, image, work)
+                report("the first line of a container", side_by_side(ways, options.rounds), _OCIFS)
+                share = [size / whole * 100 for size in fetched]
+                report("fetched until then, of what a copy takes", {_OCIFS: share}, _OCIFS, "%")
+        subprocess.run(["umount", "--lazy", work / "storage/overlay"], check=False, stderr=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    main()
