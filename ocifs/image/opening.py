@@ -181,6 +181,8 @@ class _Known(NamedTuple):
     layer_index: LayerIndex
     published: str | None = None
     """Its digest, if it is not proven."""
+    prefetch: tuple[tuple[int, int], ...] = ()
+    """Which spans to fetch first."""
 
 
 def _known_indexes(
@@ -214,12 +216,12 @@ def _published(
     source: KeptSource, resolved: ResolvedImage, layers: list[LayerOfImage], options: Options
 ) -> dict[tuple[Digest, Digest], _Known]:
     """Return the LayerIndexes that are published of some layers; what is wrong with one is a warning."""
-    from ocifs.image.published import open_published, published_indexes
+    from ocifs.image.published import open_published, published_indexes, read_prefetch
 
     try:
         published = published_indexes(source, resolved)
         opened = [
-            (layer, published[layer.descriptor.digest], source.open(published[layer.descriptor.digest]))
+            (layer, published[layer.descriptor.digest], source.open(published[layer.descriptor.digest].descriptor))
             for layer in layers
             if layer.descriptor.digest in published
         ]
@@ -227,14 +229,15 @@ def _published(
         options.warn(f"{resolved.name}: no published index is used: {error}")
         return {}
     known = {}
-    for layer, descriptor, blob in opened:
+    for layer, found, blob in opened:
         try:
             section = in_file(blob)
             index = open_published(FileReader(section.fd, section.offset, section.size), layer, options.limits)
+            prefetch = read_prefetch(source, found.prefetch, index) if found.prefetch else ()
         except OcifsError as error:
             options.warn(f"layer {layer.descriptor.digest}: its published index is not used: {error}")
         else:
-            known[_key(layer)] = _Known(index, str(descriptor.digest))
+            known[_key(layer)] = _Known(index, str(found.descriptor.digest), prefetch)
     return known
 
 
@@ -262,6 +265,7 @@ def _open_layers(
             assert isinstance(source, KeptSource)  # noqa: S101 - nothing is known else
             part = source.open_part(layer.descriptor)
             layers.append(Layer(number, found.layer_index, part, cache, found.published))
+            layers[-1].prefetch = found.prefetch
     return layers
 
 

@@ -8,6 +8,8 @@ them, and takes none but our own.
 
 from typing import NamedTuple
 
+import msgspec
+
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.limits import Limits
@@ -18,11 +20,13 @@ from ocifs.sources.source import Source, read_document
 from ocifs.spec.artifact import EMPTY, EMPTY_CONFIG, Artifact, encode_artifact, parse_artifact
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
+from ocifs.spec.document import decode
 from ocifs.spec.mediatypes import OCI_MANIFEST
 from ocifs.toc.check import check_entries
 
 ARTIFACT_TYPE = "application/vnd.ocifs.layer-indexes.v1"
 INDEX_TYPE = f"application/vnd.ocifs.layer-index.v{KIND.version}"
+_PREFETCH_TYPE = "application/vnd.amazon.soci.prefetch.v1+json"
 _LAYER = "vnd.ocifs.layer.digest"
 _LAYER_SIZE = "vnd.ocifs.layer.size"
 
@@ -31,12 +35,30 @@ _ENTRY = 64
 """Bytes of an entry in a TOC, as few as they may be on average where there are very many."""
 
 
+Profile = dict[str, list[tuple[int, int]]]
+"""By the digest of a layer: (first, last) spans that whoever starts wants, in order."""
+
+
+class _Run(msgspec.Struct, frozen=True):
+    start_span: int
+    end_span: int
+
+
+class _Prefetch(msgspec.Struct, frozen=True):
+    """What SOCI calls a prefetch artifact; its spans are those of the LayerIndex beside it."""
+
+    version: str
+    prefetch_spans: tuple[_Run, ...] = ()
+
+
 class PublishedIndex(NamedTuple):
     """A LayerIndex in an artifact."""
 
     layer: Digest
     """The blob that it says to be of."""
     descriptor: Descriptor
+    prefetch: Descriptor | None = None
+    """Which spans to fetch first."""
 
 
 def referrers_of(source: Source, name: str) -> Referrers:
@@ -51,12 +73,14 @@ def referrers_of(source: Source, name: str) -> Referrers:
     return inner
 
 
-def make_artifact(resolved: ResolvedImage, indexes: list[LayerIndex]) -> tuple[Content, list[Content]]:
+def make_artifact(
+    resolved: ResolvedImage, indexes: list[LayerIndex], profile: Profile | None = None
+) -> tuple[Content, list[Content]]:
     """Return the manifest of an artifact with the indexes of an image, and its blobs.
 
     A reframed one is left out: it is a copy of its layer.
     """
-    contents = {}
+    contents: dict[tuple[str, str], Content] = {}
     for layer, index in zip(resolved.layers, indexes, strict=True):
         if not index.summary.reframed:
             data = index.file.pread(index.file.size, 0)
@@ -66,7 +90,14 @@ def make_artifact(resolved: ResolvedImage, indexes: list[LayerIndex]) -> tuple[C
                 size=len(data),
                 annotations={_LAYER: str(layer.descriptor.digest), _LAYER_SIZE: str(layer.descriptor.size)},
             )
-            contents[layer.descriptor.digest] = Content(descriptor, BytesReader(data))
+            contents[layer.descriptor.digest, "index"] = Content(descriptor, BytesReader(data))
+    for digest, runs in (profile or {}).items():
+        prefetch = _Prefetch("1.0", tuple(_Run(first, last) for first, last in runs))
+        data = msgspec.json.encode(prefetch)
+        descriptor = Descriptor(
+            media_type=_PREFETCH_TYPE, digest=Digest.of(data), size=len(data), annotations={_LAYER: digest}
+        )
+        contents[digest, "prefetch"] = Content(descriptor, BytesReader(data))
     subject = resolved.descriptor
     manifest = Artifact(
         schema_version=2,
@@ -85,9 +116,12 @@ def make_artifact(resolved: ResolvedImage, indexes: list[LayerIndex]) -> tuple[C
 
 
 def list_artifacts(source: Source, resolved: ResolvedImage) -> list[Descriptor]:
-    """Return the artifacts with indexes of an image, the one that is taken first: of any number always the same."""
+    """Return the artifacts with indexes of an image, the one that is taken first: of any number always the same.
+
+    The one with the most in it, such as a profile of what to fetch first, has the largest manifest.
+    """
     found = referrers_of(source, resolved.name).referrers(resolved.descriptor, ARTIFACT_TYPE)
-    return sorted(found, key=lambda each: each.digest)
+    return sorted(found, key=lambda each: (-each.size, each.digest))
 
 
 def indexes_in(source: Source, artifact: Descriptor, subject: Digest) -> list[PublishedIndex]:
@@ -101,14 +135,28 @@ def indexes_in(source: Source, artifact: Descriptor, subject: Digest) -> list[Pu
     document = parse_artifact(read_document(source, artifact), name)
     if document.subject is None or document.subject.digest != subject:
         raise InvalidImageError(f"{name} belongs to another manifest")
+    of_layers = [each for each in document.layers if _LAYER in each.annotations]
+    prefetch = {each.annotations[_LAYER]: each for each in of_layers if each.media_type == _PREFETCH_TYPE}
     return [
-        PublishedIndex(Digest(layer.annotations[_LAYER]), layer)
-        for layer in document.layers
-        if layer.media_type == INDEX_TYPE and _LAYER in layer.annotations
+        PublishedIndex(Digest(each.annotations[_LAYER]), each, prefetch.get(each.annotations[_LAYER]))
+        for each in of_layers
+        if each.media_type == INDEX_TYPE
     ]
 
 
-def published_indexes(source: Source, resolved: ResolvedImage) -> dict[Digest, Descriptor]:
+def read_prefetch(source: Source, descriptor: Descriptor, index: LayerIndex) -> tuple[tuple[int, int], ...]:
+    """Return which spans of a layer to fetch first, as somebody has published it; only those that there are.
+
+    Raises:
+        InvalidImageError: It is malformed.
+        NotFoundError, RegistryError: It cannot be had.
+    """
+    prefetch = decode(read_document(source, descriptor), _Prefetch, f"prefetch profile {descriptor.digest}")
+    runs = ((max(run.start_span, 0), min(run.end_span, index.span_count - 1)) for run in prefetch.prefetch_spans)
+    return tuple((first, last) for first, last in runs if first <= last)
+
+
+def published_indexes(source: Source, resolved: ResolvedImage) -> dict[Digest, PublishedIndex]:
     """Return the LayerIndex that is published for each blob, if one is.
 
     Raises:
@@ -116,7 +164,7 @@ def published_indexes(source: Source, resolved: ResolvedImage) -> dict[Digest, D
     """
     for artifact in list_artifacts(source, resolved):
         found = indexes_in(source, artifact, resolved.digest)
-        return {each.layer: each.descriptor for each in found if each.descriptor.size <= _MAX_INDEX}
+        return {each.layer: each for each in found if each.descriptor.size <= _MAX_INDEX}
     return {}
 
 

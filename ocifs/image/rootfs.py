@@ -64,6 +64,8 @@ class Handoff(msgspec.Struct, frozen=True):
     """Of each layer, where its blob comes from, if parts of it are still to be fetched."""
     published: tuple[str | None, ...] = ()
     """Of each layer, the digest of its LayerIndex, if that is not proven."""
+    prefetch: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """Of each layer, (first, last) spans to fetch first."""
 
     def fds(self) -> set[int]:
         """Return the descriptors to hand over."""
@@ -80,6 +82,7 @@ class Handoff(msgspec.Struct, frozen=True):
             tuple((replaced(index), replaced(blob)) for index, blob in self.layers),
             self.origins,
             self.published,
+            self.prefetch,
         )
 
 
@@ -110,6 +113,8 @@ class Rootfs:
                 zip(handoff.layers, blobs, handoff.published, strict=True)
             )
         ]
+        for layer, prefetch in zip(layers, handoff.prefetch, strict=True):
+            layer.prefetch = prefetch
         return cls(StoredFile(tree_image.fd, tree_image.offset, tree_image.size), layers)
 
     @property
@@ -120,6 +125,7 @@ class Rootfs:
             tuple((FileRange.of(layer.index.file), FileRange.of(layer.blob)) for layer in self.served.layers),
             tuple(layer.blob.origin() if isinstance(layer.blob, LazyBlob) else None for layer in self.served.layers),
             tuple(layer.published for layer in self.served.layers),
+            tuple(layer.prefetch for layer in self.served.layers),
         )
 
     def __enter__(self) -> Self:

@@ -28,6 +28,8 @@ class Layer:
         """The digest of the index, if somebody has published it and nothing has proven it; None: it is proven."""
         self.index = index
         self.blob = blob
+        self.prefetch: tuple[tuple[int, int], ...] = ()
+        """(first, last) spans that somebody who starts will want, in order."""
         self.proven_at: float | None = None
         """When it was proven, if that was not when it was indexed: seconds since the epoch."""
         self.refuted: str | None = None

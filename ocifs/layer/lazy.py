@@ -20,6 +20,9 @@ from ocifs.layer.index import LayerIndex
 from ocifs.reader import FileReader
 from ocifs.sources.registry.peer import NoRangesError, Origin
 
+PROFILE_QUIET = 2.0
+"""Seconds in which nothing is wanted, after which whoever reads is taken to have started."""
+
 _MOST = 8 << 20
 """Bytes in one request."""
 
@@ -52,6 +55,10 @@ class LazyBlob(FileReader):
         self.fetched = 0
         """Bytes that came from the registry."""
         self.requests = 0
+        self.touched: dict[int, None] = {}
+        """The spans that readers wanted, in order, up to the first moment in which none did (`PROFILE_QUIET`)."""
+        self.last_touched = 0.0
+        """When a reader last wanted any, by the monotonic clock."""
         self.last_wanted = 0.0
         """When a reader last wanted what was not here, by the monotonic clock."""
         self._open_remote = open_remote
@@ -72,6 +79,7 @@ class LazyBlob(FileReader):
             NotFoundError, RegistryError: It cannot be got.
             InvalidImageError: The registry gives other bytes.
         """
+        self._touch(number)
         while (data := self.proven(index, number)) is None:
             self.last_wanted = time.monotonic()
             fetched = self._fly(index, number, lambda: self._last_to_fetch(index, number))
@@ -79,9 +87,22 @@ class LazyBlob(FileReader):
                 return fetched[0]
         return data
 
-    def run(self, index: LayerIndex, number: int, most: int) -> tuple[int, int]:
-        """Fetch a span and those behind it that are missing, about `most` bytes; return how many, and what is next."""
-        fetched = self._fly(index, number, lambda: self._last_within(index, number, most))
+    def _touch(self, number: int) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if not self.touched or (self.last_touched and now - self.last_touched < PROFILE_QUIET):
+                self.touched[number] = None
+                self.last_touched = now
+            else:
+                self.last_touched = 0.0  # the moment has come, once and for all
+
+    def run(self, index: LayerIndex, number: int, most: int, last: int | None = None) -> tuple[int, int]:
+        """Fetch a span and those behind it that are missing, about `most` bytes, up to the span `last`.
+
+        Return how many bytes, and which span comes next.
+        """
+        end = index.span_count - 1 if last is None else last
+        fetched = self._fly(index, number, lambda: min(self._last_within(index, number, most), end))
         return (0, number + 1) if fetched is None else (sum(map(len, fetched)), number + len(fetched))
 
     def fill(self, start: int, end: int) -> None:

@@ -10,14 +10,14 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from ocifs.errors import InvalidImageError, OcifsError, RegistryError
 from ocifs.image.kept import BLOB
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
-from ocifs.layer.lazy import LazyBlob
+from ocifs.layer.lazy import PROFILE_QUIET, LazyBlob
 from ocifs.layer.proof import fetch_all, prove_blob, prove_index
 from ocifs.mount.complaints import complain
 from ocifs.store import finish_sparse
@@ -25,9 +25,14 @@ from ocifs.store import finish_sparse
 QUIET = 2.0
 """Seconds since a reader last had to wait, before anything is done in the background."""
 
+_GAP = 1
+_PROFILE_PIECE = 4 << 20
 _AGAIN = 30.0
 _AGAIN_MOST = 600.0
 _NICE = 10
+
+
+Tell = Callable[[str | None, dict[str, list[tuple[int, int]]] | None], None]
 
 
 class _EndedError(Exception):
@@ -37,11 +42,13 @@ class _EndedError(Exception):
 class Background:
     """The work on one rootfs, in a thread."""
 
-    def __init__(self, layers: list[Layer], rate: int | None, tell: Callable[[str | None], None]) -> None:
-        """Take `rate` bytes a second at most; `tell` what is wrong, or None when all is proven."""
+    def __init__(self, layers: list[Layer], rate: int | None, tell: Tell) -> None:
+        """Take `rate` bytes a second at most; `tell` when all is proven, with what is wrong, or with the profile."""
         self._layers = layers
         self._rate = rate
         self._tell = tell
+        self._began = time.monotonic()
+        self._profile: dict[str, list[tuple[int, int]]] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
 
@@ -58,9 +65,10 @@ class Background:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         again = _AGAIN
         with contextlib.suppress(_EndedError):
-            self._pause(0)
             while True:
                 try:
+                    for layer in self._layers:
+                        self._fetch_profile(layer)
                     for layer in self._layers:
                         self._work_on(layer)
                 except InvalidImageError as error:
@@ -72,7 +80,8 @@ class Background:
                     complain("prefetch", error)
                     return
                 else:
-                    self._tell(None)
+                    self._tell(None, self._profile)
+                    self._await_profile()
                     return
                 if self._ended.wait(again):
                     return
@@ -94,24 +103,67 @@ class Background:
         for layer in self._layers:
             layer.refuted = f"nothing of the mount is to be believed: {error}"
         complain("prefetch", error)
-        self._tell(str(error))
+        self._tell(str(error), self._profile)
+
+    def _fetch_profile(self, layer: Layer) -> None:
+        """Fetch at once what somebody who starts will want; readers come to it meanwhile. Raises as `_work_on`."""
+        blob = layer.blob
+        if not isinstance(blob, LazyBlob):
+            return
+        for first, last in layer.prefetch:
+            number = first
+            while number <= last and not self._ended.is_set():
+                fetched = 0
+                if blob.has(layer.index, number):
+                    number += 1
+                else:
+                    fetched, number = blob.run(layer.index, number, _PROFILE_PIECE, last)
+                if self._rate and self._ended.wait(fetched / self._rate):
+                    raise _EndedError
+
+    def _await_profile(self) -> None:
+        while self._profile is None and not self._ended.wait(PROFILE_QUIET):
+            self._note_profile()
+
+    def _note_profile(self) -> None:
+        """Tell the profile, once readers have paused."""
+        blobs = {each.index.summary.blob_digest: each.blob for each in self._layers if isinstance(each.blob, LazyBlob)}
+        last = max((blob.last_touched for blob in blobs.values()), default=0.0)
+        touched = {digest: _ranges(blob.touched) for digest, blob in blobs.items() if blob.touched}
+        if self._profile is None and touched and time.monotonic() - last > PROFILE_QUIET:
+            self._profile = touched
+            self._tell(None, touched)
 
     def _pause(self, size: int) -> None:
         """Wait while a reader has to, and as the rate has it for `size` bytes. Raises _EndedError."""
-        if self._rate and self._ended.wait(size / self._rate):
-            raise _EndedError
-        while (quiet := self._last_wanted() + QUIET - time.monotonic()) > 0:
-            if self._ended.wait(quiet):
+        until = time.monotonic() + (size / self._rate if self._rate else 0)
+        while (left := max(until, self._last_wanted() + QUIET) - time.monotonic()) > 0:
+            if self._ended.wait(min(left, PROFILE_QUIET)):
                 raise _EndedError
+            self._note_profile()
         if self._ended.is_set():
             raise _EndedError
 
     def _last_wanted(self) -> float:
-        return max((each.blob.last_wanted for each in self._layers if isinstance(each.blob, LazyBlob)), default=0.0)
+        wanted = [each.blob.last_wanted for each in self._layers if isinstance(each.blob, LazyBlob)]
+        return max([self._began, *wanted])
+
+
+def _ranges(spans: Iterable[int]) -> list[tuple[int, int]]:
+    """Join spans that are no further from each other than a round trip is worth; those wanted first come first."""
+    order = {number: place for place, number in enumerate(spans)}
+    ranges: list[list[int]] = []
+    for number in sorted(order):
+        if ranges and number - ranges[-1][1] <= _GAP + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    first_wanted = {first: min(order.get(n, len(order)) for n in range(first, last + 1)) for first, last in ranges}
+    return sorted(((first, last) for first, last in ranges), key=lambda each: first_wanted[each[0]])
 
 
 @contextmanager
-def in_background(rootfs: Rootfs, rate: int | None, tell: Callable[[str | None], None]) -> Iterator[None]:
+def in_background(rootfs: Rootfs, rate: int | None, tell: Tell) -> Iterator[None]:
     """Do what there is to do beside the serving of a rootfs."""
     layers = list(rootfs.served.layers)
     if not any(layer.published or isinstance(layer.blob, LazyBlob) for layer in layers):

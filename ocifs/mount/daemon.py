@@ -113,10 +113,17 @@ def _serve_by(
         engine.serve(stop, attached)
 
 
-def _tell(write: Callable[[MountRecord], None], record: MountRecord, rootfs: Rootfs, refuted: str | None) -> None:
+def _tell(
+    write: Callable[[MountRecord], None],
+    record: MountRecord,
+    rootfs: Rootfs,
+    refuted: str | None,
+    touched: dict[str, list[tuple[int, int]]] | None,
+) -> None:
     """Record what the work in the background has shown."""
+    proven = tuple(map(_proof, rootfs.served.layers))
     with contextlib.suppress(MountError):  # what it says is in the log as well
-        write(msgspec.structs.replace(record, proven=tuple(map(_proof, rootfs.served.layers)), refuted=refuted))
+        write(msgspec.structs.replace(record, proven=proven, refuted=refuted, touched=touched or {}))
 
 
 def _proof(layer: Layer) -> Proof:

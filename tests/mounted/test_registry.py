@@ -115,6 +115,24 @@ def test_the_rest_is_fetched_and_proven_in_the_background(
     assert "part1" not in ocifs.output("cache", "ls")
 
 
+def test_what_was_read_first_is_fetched_first(ocifs: Ocifs, registry: Registry, image: str, engine: str) -> None:
+    slow = ("--engine", engine, "--prefetch-rate", "1")
+    with ocifs.mounted(image, *slow) as mnt:
+        with (mnt / "last").open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            file.seek(2_000_000)
+            file.read(1000)
+        wait_for(lambda: bool(state(ocifs)["touched"]))
+        assert list(state(ocifs)["touched"]) == [str(Digest.of(LAYER.blob))]  # type: ignore[call-overload]
+        ocifs.output("index", "push", "--record", mnt, image)
+        assert "is no mount of this image" in ocifs.run("index", "push", "--record", "/", image).err
+    ocifs.output("cache", "clear")
+    registry.requests.clear()
+    with ocifs.mounted(image, *slow):
+        wait_for(lambda: bool(fetched(registry)))
+        assert all(int(each[6:].partition("-")[0]) > 15_000_000 for each in fetched(registry))
+
+
 def lie(index: LayerIndex) -> bytes:
     """Swap the bytes of two files; every span is what it is said to be."""
     first, middle, last = index.toc()
