@@ -29,7 +29,9 @@ def docker_registry(directory: Path) -> Iterator[str]:
         host = f"127.0.0.1:{free.getsockname()[1]}"
     config = directory / "config.yml"
     config.write_text(_CONFIG.format(directory=directory / "data", host=host))
-    with subprocess.Popen(["docker-registry", "serve", config], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        ["docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             _wait_for(host)
             yield host
