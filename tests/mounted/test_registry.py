@@ -15,8 +15,9 @@ from ocifs.layer.index import LayerIndex, encode_tail
 from ocifs.reader import BytesReader
 from ocifs.spec.digest import Digest
 from tests.cli.command import Ocifs
+from tests.depth import depth
 from tests.images import Image, Layer, layout_files, tar
-from tests.registry import SECRET, Blob, Handler, Registry, basic, running, status
+from tests.registry import SECRET, Blob, Handler, Registry, basic, hang_up, running, status
 
 FIRST, LAST = os.urandom(3_000_000), os.urandom(3_000_000)
 LAYER = Layer(tar({"first": FIRST, "middle": os.urandom(16_000_000), "last": LAST}))
@@ -172,16 +173,19 @@ def test_secrets_stay_out_of_log_and_record(ocifs: Ocifs, registry: Registry, im
     assert SECRET not in ocifs.log.read_text()
 
 
-def test_network_away_for_a_while(ocifs: Ocifs, registry: Registry, image: str) -> None:
-    with ocifs.mounted(image, "--engine", "fuse", "--no-prefetch") as mnt:
+@pytest.mark.parametrize("seconds", [2, 6, 12][: depth(1, 3)])
+def test_network_away_for_a_while(ocifs: Ocifs, registry: Registry, image: str, engine: str, seconds: int) -> None:
+    with ocifs.mounted(image, "--engine", engine, "--no-prefetch") as mnt:
+        assert (mnt / "first").read_bytes() == FIRST
         began = time.monotonic()
 
         def away(handler: Handler, blob: Blob) -> None:
-            if time.monotonic() < began + 2:
-                handler.answer(503, b"")
+            if time.monotonic() < began + seconds:
+                hang_up(handler, blob)
             else:
                 handler.serve(blob)
 
         registry.fault(away)
+        assert (mnt / "first").read_bytes() == FIRST
         assert (mnt / "last").read_bytes() == LAST
-        assert 2 <= time.monotonic() - began < 30
+        assert seconds <= time.monotonic() - began < 30
