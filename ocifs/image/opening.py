@@ -209,14 +209,15 @@ def _known_indexes(
     trusted = not by_digest if options.trust_index is None else options.trust_index
     if not missing or not trusted or options.strict:  # what is odd about a layer, its index might conceal
         return known
-    return known | _published(source, resolved, missing, options)
+    return known | _published(source, resolved, missing, options, stack)
 
 
 def _published(
-    source: KeptSource, resolved: ResolvedImage, layers: list[LayerOfImage], options: Options
+    source: KeptSource, resolved: ResolvedImage, layers: list[LayerOfImage], options: Options, stack: ExitStack
 ) -> dict[tuple[Digest, Digest], _Known]:
     """Return the LayerIndexes that are published of some layers; what is wrong with one is a warning."""
     from ocifs.image.published import open_published, published_indexes, read_prefetch
+    from ocifs.layer.proof import is_marked
 
     try:
         published = published_indexes(source, resolved)
@@ -238,6 +239,11 @@ def _published(
             options.warn(f"layer {layer.descriptor.digest}: its published index is not used: {error}")
         else:
             known[_key(layer)] = _Known(index, str(found.descriptor.digest), prefetch)
+            if is_marked(index):  # from now on it is one of ours
+                data = index.file.pread(index.file.size, 0)
+                file = options.store.get(KIND, layer.descriptor.digest, lambda out: out.write(data))  # noqa: B023
+                stack.callback(file.close)
+                known[_key(layer)] = _Known(LayerIndex(file), None, prefetch)
     return known
 
 

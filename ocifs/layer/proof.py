@@ -4,9 +4,12 @@ A blob of which parts are missing is fetched first. What is proven then is what 
 the diff ID of its tar stream, decoded by the very spans that reads use, and that the stream has the entries of the TOC.
 """
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator
 
 from ocifs.errors import InvalidImageError
+from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy import LazyBlob
 from ocifs.layer.span_cache import SpanCache
@@ -14,6 +17,8 @@ from ocifs.spec.digest import Digest
 from ocifs.toc import ChunkReader, scan
 
 _PIECE = 2 << 20
+_MARK = "user.ocifs.proven"
+"""An extended attribute of a published LayerIndex in the cache, which is open to nobody but its owner."""
 
 Pause = Callable[[int], None]
 """Is told of so many bytes that were fetched or decoded, and may wait, or raise to end it all."""
@@ -42,6 +47,20 @@ def fetch_all(layer: Layer, pause: Pause) -> None:
     offset, size = index.stored_range(index.span_count - 1)
     blob.fill(0, begin)
     blob.fill(offset + size, blob.size)
+
+
+def mark_proven(layer: Layer) -> None:
+    """Remember that a layer's index was proven, where the file system can: its owner may, and needs no path for it."""
+    with contextlib.suppress(OSError):
+        os.setxattr(layer.index.file.fd, _MARK, str(layer.index.summary.blob_digest).encode())
+
+
+def is_marked(index: LayerIndex) -> bool:
+    """Whether somebody has proven an index."""
+    try:
+        return os.getxattr(index.file.fd, _MARK) == str(index.summary.blob_digest).encode()
+    except OSError:
+        return False
 
 
 def prove_blob(layer: Layer, pause: Pause) -> None:

@@ -18,7 +18,7 @@ from ocifs.image.kept import BLOB
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy import PROFILE_QUIET, LazyBlob
-from ocifs.layer.proof import fetch_all, prove_blob, prove_index
+from ocifs.layer.proof import fetch_all, mark_proven, prove_blob, prove_index
 from ocifs.mount.complaints import complain
 from ocifs.store import finish_sparse
 
@@ -94,6 +94,7 @@ class Background:
             prove_blob(layer, self._pause)
         if layer.published:
             prove_index(layer, self._pause)
+            mark_proven(layer)
             layer.published, layer.proven_at = None, time.time()
         if isinstance(layer.blob, LazyBlob):
             finish_sparse(layer.blob.fd, BLOB, layer.index.summary.blob_digest, layer.blob.size)
