@@ -30,11 +30,16 @@ class _Index(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_Index, short_help="Index an image ahead of time.")
+@click.group(cls=_Index, short_help="Index an image ahead of time.", subcommand_metavar="IMAGE | COMMAND IMAGE")
 def index() -> None:
     """Index images ahead of time, and publish the indexes beside them.
 
-    `ocifs index IMAGE` is `ocifs index make IMAGE`; an IMAGE that is called as a command is written ./push.
+    `ocifs index IMAGE` is `ocifs index make IMAGE`, whose --help has the options; an IMAGE that is called as a command
+    is written ./push.
+
+    \b
+    Try:  ocifs index ./debian:latest
+          ocifs index push docker://registry.example/app:1
     """
 
 

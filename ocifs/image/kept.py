@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
-from ocifs.errors import InvalidImageError, OcifsError
+from ocifs.errors import InvalidImageError, OcifsError, StoreError
 from ocifs.layer import lazy
 from ocifs.layer.lazy import LazyBlob
 from ocifs.limits import DEFAULT_LIMITS, Limits
@@ -30,6 +30,8 @@ PART = Kind("part", 1, checked=False)
 """What is here of a blob (`ocifs.layer.lazy`)."""
 
 _AT_ONCE = 4
+_MEMORY_MOST = 64 << 20
+"""Bytes of a blob that is held in memory because the disk of the cache is full: documents, and small layers."""
 
 
 @runtime_checkable
@@ -136,6 +138,11 @@ class Download:
                     if self._error is not None:
                         raise self._error
                     out.write(piece)
+                    if out.in_memory and self._store.directory is not None and self.size > _MEMORY_MOST:
+                        raise StoreError(
+                            f"the cache has no room for blob {self._remote.digest} of {self.size} bytes: make some, "
+                            "or name another directory with --cache-dir"
+                        )
                     self._out, self._there = out, out.size
                     self._changed.notify_all()
                 hasher.update(piece)

@@ -1,12 +1,15 @@
 """Images from a registry: fetched once, and read while they come."""
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, StoreError
+from ocifs.image import kept
 from ocifs.image.kept import BLOB, Download, KeptSource, open_kept
 from ocifs.image.opening import Options, open_image
 from ocifs.image.verification import verify_image
@@ -109,6 +112,28 @@ def test_stopping_tells_whoever_waits(store: Store) -> None:
     with pytest.raises(OcifsError, match="interrupted"):
         blob.in_file()
     remote.give(b"abcdef")
+
+
+@pytest.mark.parametrize("most", [2000, 4000])
+def test_a_full_disk_takes_no_large_blob_into_memory(store: Store, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(kept, "_MEMORY_MOST", most)
+    remote = Scripted(b"x" * 3000)
+    pwrite = os.pwrite
+
+    def full(fd: int, data: bytes, offset: int) -> int:
+        if "memfd" not in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    blob = download(remote, store)
+    remote.give(b"x" * 3000)
+    if most < 3000:
+        with pytest.raises(StoreError, match=r"the cache has no room for blob sha256:.* of 3000 bytes"):
+            blob.in_file()
+    else:
+        assert blob.in_file().pread(3000, 0) == b"x" * 3000
+    blob.close()
 
 
 def test_two_want_the_same(store: Store) -> None:
