@@ -187,7 +187,10 @@ class RapidgzipPass:
         self.consumed = 0
         # It reads a file by itself, without the GIL, but only from its beginning to its end.
         source = blob.fd if _is_whole_file(blob) else _SeekableFile(blob, blob.size)
-        self.file = rapidgzip.RapidgzipFile(source, parallelization=_INFLATING, chunk_size=SPACING)
+        try:
+            self.file = rapidgzip.RapidgzipFile(source, parallelization=_INFLATING, chunk_size=SPACING)
+        except (ValueError, RuntimeError) as error:  # no file descriptor is left to open the blob anew, for instance
+            raise InvalidImageError(f"rapidgzip: {error}") from None
 
     def __enter__(self) -> "RapidgzipPass":
         return self
