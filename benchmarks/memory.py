@@ -45,7 +45,7 @@ def indexing(options: argparse.Namespace) -> dict[str, Measure]:
     """Return the ways to index an image."""
     image = f"{options.image}:{options.tag}"
     build = "import indexed_gzip, sys\nfor path in sys.argv[1:]:\n"
-    build += "    indexed_gzip.IndexedGzipFile(path, spacing=1 << 20).build_full_index()"
+    build += "    with indexed_gzip.IndexedGzipFile(path, spacing=1 << 20) as file:\n        file.build_full_index()"
     return {
         _OCIFS: partial(peak, ocifs("index", "--cache-dir", "CACHE", image)),
         "ocifs index --low-memory": partial(peak, ocifs("index", "--low-memory", "--cache-dir", "CACHE", image)),

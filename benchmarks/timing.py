@@ -72,7 +72,7 @@ def report(question: str, taken: Mapping[str, list[float]], reference: str, unit
             "reference": reference,
             "rows": rows,
             "about": about,
-            "machine": f"{os.cpu_count()} processors, Linux {platform.release()}, Python {platform.python_version()}",
+            "machine": f"{os.cpu_count()} processors, Linux {platform.release().partition("-")[0]}, Python {platform.python_version()}",
             "rounds": max(map(len, taken.values())),
         }
         print(json.dumps(table), flush=True)
