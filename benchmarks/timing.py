@@ -67,12 +67,13 @@ def report(question: str, taken: Mapping[str, list[float]], reference: str, unit
         )
     if "--json" in sys.argv:
         about = (sys.modules["__main__"].__doc__ or "").partition("\n\n")[2].strip().replace("\n", " ")
+        kernel = platform.release().partition("-")[0]
         table = {
             "question": question,
             "reference": reference,
             "rows": rows,
             "about": about,
-            "machine": f"{os.cpu_count()} processors, Linux {platform.release().partition("-")[0]}, Python {platform.python_version()}",
+            "machine": f"{os.cpu_count()} processors, Linux {kernel}, Python {platform.python_version()}",
             "rounds": max(map(len, taken.values())),
         }
         print(json.dumps(table), flush=True)
