@@ -116,7 +116,7 @@ def bundle(
     daemon: Daemon = context.obj
     if remount:
         _refuse_what_was_settled(context)
-        _mount_again(daemon, directory, wanted, lambda: opening.open(image))
+        _mount_again(daemon, directory, wanted, opening, image)
         return
     prepare(wanted, daemon)
     target = _new_directory(directory)
@@ -148,7 +148,7 @@ def _refuse_what_was_settled(context: click.Context) -> None:
             raise click.UsageError(f"--remount mounts a bundle as it was made: leave --{name} out, or edit config.json")
 
 
-def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, open_it: Callable[[], "Image"]) -> None:
+def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, opening: Opening, image: str) -> None:
     """Mount what `ocifs umount` has unmounted. Raises OcifsError."""
     from ocifs.bundle.origin import Origin
     from ocifs.mount.ending import end_bundle, is_bundle
@@ -162,12 +162,12 @@ def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, open_it: Callab
         raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
     wanted = replace(wanted, kind=origin.rootfs)
     prepare(wanted, daemon)
-    with ExitStack() as undo, open_it() as image:
-        if origin.digest != str(image.digest):
-            raise NotFoundError(f"{shown} is a bundle of the image {origin.digest}, not of {image.digest}")
+    with ExitStack() as undo, opening.open(image) as opened:
+        if origin.digest != str(opened.digest):
+            raise NotFoundError(f"{shown} is a bundle of the image {origin.digest}, not of {opened.digest}")
         undo.callback(end_bundle, str(bundle), lazy=True)
         make_directories(bundle, wanted.kind)
-        mount_rootfs(daemon, bundle, image, wanted)
+        mount_rootfs(daemon, bundle, opened, wanted)
         undo.pop_all()
 
 
