@@ -14,12 +14,13 @@ from ocifs.image.kept import BLOB, Download, KeptSource, open_kept
 from ocifs.image.opening import Options, open_image
 from ocifs.image.verification import verify_image
 from ocifs.sources.reference import parse_reference
-from ocifs.sources.registry import session
 from ocifs.sources.registry.access import Access
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
 from tests.images import Image, Layer, layout_files, tar
 from tests.registry import SECRET, Registry, cut, redirect, running, slowly, status, wrong_bytes
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 BIG = tar({f"file{number}": bytes([number]) * 400_000 for number in range(5)})
 
@@ -147,14 +148,6 @@ def test_two_want_the_same(store: Store) -> None:
 
 
 # Whole images
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    monkeypatch.setattr(session, "FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture

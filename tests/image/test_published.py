@@ -20,7 +20,6 @@ from ocifs.image.published import (
 from ocifs.layer.index import KIND, LayerIndex, encode_tail
 from ocifs.layer.lazy import LazyBlob
 from ocifs.reader import BytesReader
-from ocifs.sources.registry import session
 from ocifs.sources.resolve import resolve_image
 from ocifs.spec.artifact import referrers_tag
 from ocifs.spec.digest import Digest
@@ -28,18 +27,12 @@ from ocifs.store import Store
 from tests.images import Image, Layer, layout_files, tar, write_layout, write_oci_archive
 from tests.registry import SECRET, Registry, basic, running, status
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 BASE = Layer(tar({"etc": None, "etc/motd": b"hello\n", "big": bytes(range(256)) * 12_000}))
 UPPER = Layer(tar({"upper": b"x" * 3_000_000}), "zstd")
 PLAIN = Layer(tar({"plain": b"plain\n"}), "tar")
 IMAGE = Image((BASE, UPPER, PLAIN))
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    monkeypatch.setattr(session, "FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture(params=["referrers API", "tag schema"])
