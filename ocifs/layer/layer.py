@@ -78,7 +78,11 @@ class Layer:
 
     def decode(self, span: int) -> bytes:
         """Return a span. Raises what `pread` does."""
-        return self._decoded(span, self.index.starts[span + 1] - self.index.starts[span]).whole()
+        return self._all_of(span).whole()
+
+    def decode_ahead(self, span: int) -> None:
+        """Decode a span for whoever will read it. Raises what `pread` does."""
+        self._all_of(span)
 
     def will_need(self, span: int) -> None:
         """Have the kernel read what a span is decoded from, if there is such a span."""
@@ -99,6 +103,9 @@ class Layer:
                 yield number, offset - start, end - start
             offset = end
             number += 1
+
+    def _all_of(self, number: int) -> Span:
+        return self._decoded(number, self.index.starts[number + 1] - self.index.starts[number])
 
     def _decoded(self, number: int, end: int) -> Span:
         """Return a span that is decoded up to its byte `end` at least. Raises what `pread` does."""

@@ -90,7 +90,7 @@ class Reading:
 def _decode(layer: Layer, span: int) -> None:
     if not layer.is_decoded(span):  # somebody may have begun meanwhile, and to wait for that is not this thread's work
         layer.will_need(span + _SPANS_AHEAD)
-        layer.decode(span)
+        layer.decode_ahead(span)
 
 
 def _ignore(_: object) -> None:
