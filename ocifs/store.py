@@ -3,8 +3,9 @@
 The rule: what `get` returns is whole and what it claims to be, or it is built. A file is written under a temporary
 name, fsynced, and renamed; its last bytes say kind, format version, subject, length and checksum, and any doubt about
 them means building anew. Who builds holds a lock on the temporary file, so two processes never build the same entry,
-and a builder that was killed leaves neither a lock nor a file that the next one does not take over. When the directory
-cannot be written the entry is kept in memory, with one warning. The store does not know what the files hold.
+and a builder that was killed leaves neither a lock nor a file that the next one does not take over. What takes long to
+come the next builder may go on with where the last one stopped. When the directory cannot be written the entry is kept
+in memory, with one warning. The store does not know what the files hold.
 """
 
 import contextlib
@@ -48,6 +49,9 @@ class Kind(NamedTuple):
     version: int
     checked: bool = True
     """Whether opening an entry checks its payload; else whoever reads it proves it, as what is under a digest."""
+    begun: str = ""
+    """What an entry is called whose builder has failed, if the next one goes on with what is there; it counts as an
+    entry then. For kinds that are not checked."""
 
 
 class StoredFile(FileReader):
@@ -68,17 +72,25 @@ class StoredFile(FileReader):
 class Writer:
     """Takes an entry's payload in order. A full disk moves it into memory, and the writing goes on."""
 
-    def __init__(self, fd: int, warn: Callable[[str], None]) -> None:
+    def __init__(self, fd: int, warn: Callable[[str], None], size: int = 0) -> None:
         self.fd = fd
-        self.size = 0
+        self.size = size
+        """Bytes of the payload; there are some at first where an entry was begun."""
         self.crc = 0
         self.warn = warn
         self.in_memory = False
+        self.for_memory = True
+        """Whether it may be moved to memory."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append to the payload."""
         self.crc = zlib_ng.crc32(data, self.crc)
         self._write(data)
+
+    def cut(self, size: int) -> None:
+        """Take back what was written beyond `size` bytes, if anything was."""
+        self.size = min(size, self.size)
+        os.ftruncate(self.fd, self.size)
 
     def finish(self, kind: Kind, subject: str) -> None:
         """Append what makes the payload trustworthy, and make sure that all of it is on disk."""
@@ -101,7 +113,7 @@ class Writer:
             try:
                 written = os.pwrite(self.fd, view, self.size)
             except OSError as error:
-                if self.in_memory or error.errno not in _REASONS_FOR_MEMORY:
+                if self.in_memory or not self.for_memory or error.errno not in _REASONS_FOR_MEMORY:
                     raise StoreError(f"cache: {error.strerror}") from None
                 self.warn(f"the cache cannot be written ({error.strerror}): going on without it")
                 self._move_to_memory()
@@ -168,20 +180,20 @@ class Store:
         """
         if self.directory is None:
             return _build_in_memory(kind, subject, build, self.warn)
-        path = self._path(kind, subject)
         if (entry := self.load(kind, subject)) is not None:
             return entry
+        temporary = self._temporary(kind, subject)
         try:
-            lock = _lock(path.with_name(path.name + ".tmp"))
+            lock = _lock(temporary)
         except OSError as error:
             raise_if_too_many_files(error)
             self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
             return _build_in_memory(kind, subject, build, self.warn)
         # While this process waited for the lock, another may have built the entry.
         if (entry := self.load(kind, subject)) is not None:
-            _abandon(lock, path)
+            _abandon(lock, temporary)
             return entry
-        return self._build(lock, path, kind, subject, build)
+        return self._build(lock, temporary, kind, subject, build)
 
     def load(self, kind: Kind, subject: str) -> StoredFile | None:
         """Return the entry if it is there and whole."""
@@ -228,18 +240,18 @@ class Store:
     def prune(self, max_size: int, *, keep: str = "") -> int:
         """Remove least recently used entries until `max_size` bytes are left; return the bytes freed.
 
-        Mounts go on: they hold their files open. An entry whose file name is `keep` stays.
+        Mounts go on: they hold their files open. What somebody builds stays, and so does the file called `keep`.
         """
         files = self._files()
         excess = sum(_occupied(status) for _, status in files) - max_size
         freed = 0
-        for path, status in files:
+        for path, _ in files:
             if freed >= excess:
                 break
             if path.name != keep:
-                path.unlink(missing_ok=True)
-                freed += _occupied(status)
-        return freed + self._remove_leftovers()
+                freed += _remove(path)
+        leftovers = [] if self.directory is None else (self.directory / "entries").glob("*.tmp")
+        return freed + sum(map(_remove, leftovers))
 
     def _claim(self, directory: Path) -> None:
         """Make the directory, for this user alone, and refuse one that somebody else could have filled."""
@@ -255,8 +267,12 @@ class Store:
         assert self.directory is not None  # noqa: S101 - callers have looked
         return self.directory / "entries" / f"{kind.name}{kind.version}-{subject.replace(':', '-')}"
 
+    def _temporary(self, kind: Kind, subject: str) -> Path:
+        path = self._path(kind, subject)
+        return self._path(Kind(kind.begun, kind.version), subject) if kind.begun else path.with_name(path.name + ".tmp")
+
     def _files(self) -> list[tuple[Path, os.stat_result]]:
-        """Return the files of whole entries, least recently used first."""
+        """Return the files that count, least recently used first."""
         files = []
         for path in [] if self.directory is None else (self.directory / "entries").iterdir():
             if path.suffix != ".tmp":
@@ -264,36 +280,24 @@ class Store:
                     files.append((path, path.stat()))
         return sorted(files, key=lambda file: (file[1].st_atime_ns, file[1].st_size, file[0]))
 
-    def _remove_leftovers(self) -> int:
-        """Remove what killed builders left and nobody builds now."""
-        freed = 0
-        for path in [] if self.directory is None else (self.directory / "entries").glob("*.tmp"):
-            with contextlib.suppress(OSError):
-                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    freed += os.fstat(fd).st_size
-                    path.unlink()
-                finally:
-                    os.close(fd)
-        return freed
-
-    def _build(self, lock: int, path: Path, kind: Kind, subject: str, build: Build) -> StoredFile:
+    def _build(self, lock: int, temporary: Path, kind: Kind, subject: str, build: Build) -> StoredFile:
         """Build under the lock, which goes with the temporary file."""
-        temporary = path.with_name(path.name + ".tmp")
-        os.ftruncate(lock, 0)
+        if kind.begun:
+            os.utime(lock)
+        else:
+            os.ftruncate(lock, 0)
         with contextlib.ExitStack() as undo:
-            undo.callback(_abandon, lock, path)
+            undo.callback(_abandon, lock, temporary, keep=bool(kind.begun))
             # The writer gets a descriptor of its own: moving to memory closes it, and the lock must outlive that.
-            writer = Writer(os.open(temporary, os.O_RDWR | os.O_CLOEXEC), self.warn)
+            writer = Writer(os.open(temporary, os.O_RDWR | os.O_CLOEXEC), self.warn, os.fstat(lock).st_size)
             undo.callback(writer.close)
             build(writer)
             writer.finish(kind, subject)
             if not writer.in_memory:
-                self._publish(temporary, path)
+                self._publish(temporary, self._path(kind, subject))
             undo.pop_all()
         if writer.in_memory:
-            _abandon(lock, path)
+            _abandon(lock, temporary)
         else:
             os.close(lock)
         return StoredFile(writer.fd, 0, writer.size)
@@ -332,9 +336,30 @@ def _lock(temporary: Path) -> int:
         os.close(fd)
 
 
-def _abandon(lock: int, path: Path) -> None:
-    path.with_name(path.name + ".tmp").unlink(missing_ok=True)
+def _abandon(lock: int, temporary: Path, *, keep: bool = False) -> None:
+    """Give up a temporary file; with `keep` what is in it is left for the next builder."""
+    if not (keep and os.fstat(lock).st_size):
+        temporary.unlink(missing_ok=True)
     os.close(lock)
+
+
+def _remove(path: Path) -> int:
+    """Remove a file, unless somebody builds it; return the bytes freed."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return 0
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status = os.fstat(fd)
+        if not os.path.samestat(path.stat(), status):  # whoever had the lock has made an entry of it
+            return 0
+        path.unlink()
+    except OSError:
+        return 0
+    finally:
+        os.close(fd)
+    return _occupied(status)
 
 
 def _build_in_memory(kind: Kind, subject: str, build: Build, warn: Callable[[str], None]) -> StoredFile:

@@ -131,6 +131,53 @@ def test_what_a_killed_builder_left_is_taken_over(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "entries").iterdir()] == [path_of(tmp_path).name]
 
 
+SLOW = Kind("slow", 1, checked=False, begun="begun")
+
+
+def test_what_was_begun_is_gone_on_with(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def build(out: Writer, more: bytes, error: Exception | None = None) -> None:
+        out.write(more)
+        if error:
+            raise error
+
+    for more in (b"a", b"b"):
+        with pytest.raises(ValueError, match="no"):
+            store.get(SLOW, SUBJECT, lambda out: build(out, more, ValueError("no")))  # noqa: B023
+    assert store.load(SLOW, SUBJECT) is None
+    assert [(entry.kind, entry.subject, entry.size) for entry in store.entries()] == [("begun1", SUBJECT, 2)]
+    assert content(store.get(SLOW, SUBJECT, lambda out: build(out, b"c"))) == b"abc"
+    assert [entry.kind for entry in store.entries()] == ["slow1"]
+
+
+def test_what_was_begun_goes_when_it_is_taken_back(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def give_up(out: Writer) -> None:
+        out.write(b"x")
+        out.cut(0)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        store.get(SLOW, SUBJECT, give_up)
+    assert list((tmp_path / "entries").iterdir()) == []
+
+
+def test_what_was_begun_makes_room_as_an_entry_but_not_under_way(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    left = tmp_path / "entries" / "begun1-sha256-00"
+    left.write_bytes(bytes(8192))
+
+    def build(out: Writer) -> None:
+        out.write(bytes(4096))
+        assert Store(tmp_path).prune(0) == 8192
+
+    assert content(store.get(SLOW, SUBJECT, build)) == bytes(4096)
+    assert not left.exists()
+    assert [entry.kind for entry in store.entries()] == ["slow1"]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A directory that holds 64 KiB."""

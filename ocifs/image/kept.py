@@ -3,14 +3,17 @@
 While a blob comes it is a `ReaderAt` already: whoever reads what is not there yet waits for it. So whatever goes
 through a blob from front to end, such as the making of a LayerIndex, goes on beside the download without knowing. An
 entry of the store is made only of bytes that have the digest. Processes that want the same blob wait for the one that
-fetches.
+fetches; if it ends early, whoever is next goes on where it stopped, be it on another day.
+
+The digest proves a blob only when all of it is there. If it does not, the blob is fetched anew: without what was left
+of an earlier download, then from the next endpoint. Whoever has read of the wrong one is told, and reads again.
 """
 
 import threading
-from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar, runtime_checkable
 
-from ocifs.errors import InvalidImageError, OcifsError, StoreError
+from ocifs.errors import InvalidImageError, OcifsError, StoreError, UnsupportedError
 from ocifs.layer import lazy
 from ocifs.layer.lazy import LazyBlob
 from ocifs.limits import DEFAULT_LIMITS, Limits
@@ -25,13 +28,16 @@ from ocifs.spec.digest import Digest
 from ocifs.spec.manifest import parse_document
 from ocifs.store import Kind, Store, StoredFile, Writer
 
-BLOB = Kind("blob", 1, checked=False)
+BLOB = Kind("blob", 1, checked=False, begun="begun")
 PART = Kind("part", 1, checked=False)
 """What is here of a blob (`ocifs.layer.lazy`)."""
 
 _AT_ONCE = 4
 _MEMORY_MOST = 64 << 20
 """Bytes of a blob that is held in memory because the disk of the cache is full: documents, and small layers."""
+_PIECE = 1 << 20
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -41,8 +47,12 @@ class Remote(Protocol):
     digest: Digest
     size: int
 
-    def stream(self) -> Iterator[bytes]:
-        """Give all of it in pieces."""
+    def stream(self, start: int = 0) -> Iterator[bytes]:
+        """Give all of it from `start` on, in pieces."""
+        ...
+
+    def distrust(self) -> bool:
+        """Take it from another place, since the bytes were wrong; False if there is none."""
         ...
 
 
@@ -66,18 +76,26 @@ class Download:
         self._changed = threading.Condition()
         self._out: Writer | None = None
         self._there = 0
+        self._wrong = False
         self._file: StoredFile | None = None
         self._error: OcifsError | None = None
         # Nobody waits for it at the end of the program: it may sit in a read from a network that is gone.
         threading.Thread(target=self._run, name="fetch", daemon=True).start()
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Return up to `size` bytes at `offset`, when they are there. Raises what ended the download."""
+        """Return up to `size` bytes at `offset`, when they are there; all of it only when it is proven.
+
+        Raises what ended the download, and InvalidImageError once other bytes had to be thrown away.
+        """
         end = min(offset + size, self.size)
+        if end - offset == self.size:
+            return self.in_file().pread(size, offset)
         with self._changed:
-            while self._file is None:
+            while self._file is None or self._wrong:
                 if self._error is not None:
                     raise self._error
+                if self._wrong:  # what was read before may not belong to what is read from now on
+                    raise InvalidImageError(f"blob {self._remote.digest} came with other bytes at first")
                 if self._out is not None and self._there >= end:
                     # Under the lock, because a full disk makes the writer close its file.
                     return FileReader(self._out.fd, 0, self._there).pread(size, offset)
@@ -92,6 +110,11 @@ class Download:
                     raise self._error
                 self._changed.wait()
             return self._file
+
+    def was_wrong(self) -> bool:
+        """Wait until all of it is there, and say whether other bytes were given before. Raises what ended it."""
+        self.in_file()
+        return self._wrong
 
     def stop(self) -> None:
         """Give up, as far as it is not done; whoever waits is told."""
@@ -130,29 +153,53 @@ class Download:
             self._changed.notify_all()
 
     def _fetch(self, out: Writer) -> None:
-        """Write the blob, and prove it."""
-        hasher = self._remote.digest.hasher()
+        """Write the blob, going on with what is there of it, and prove it."""
+        out.for_memory = self._store.directory is None or self.size <= _MEMORY_MOST
+        out.cut(self.size)
         try:
-            for piece in self._remote.stream():
+            left = out.size > 0
+            while (found := self._write(out)) != self._remote.digest.hex:
                 with self._changed:
-                    if self._error is not None:
-                        raise self._error
-                    out.write(piece)
-                    if out.in_memory and self._store.directory is not None and self.size > _MEMORY_MOST:
-                        raise StoreError(
-                            f"the cache has no room for blob {self._remote.digest} of {self.size} bytes: make some, "
-                            "or name another directory with --cache-dir"
-                        )
-                    self._out, self._there = out, out.size
-                    self._changed.notify_all()
-                hasher.update(piece)
+                    self._out, self._there, self._wrong = None, 0, True
+                    out.cut(0)
+                if not left and not self._remote.distrust():
+                    name = f"{self._remote.digest.algorithm}:{found}"
+                    raise InvalidImageError(f"blob {self._remote.digest} comes with other bytes: {name}")
+                left = False
         finally:
             with self._changed:  # what becomes of its file is the store's business now
                 self._out = None
-        if hasher.hexdigest() != self._remote.digest.hex:
-            raise InvalidImageError(
-                f"blob {self._remote.digest} comes with other bytes: {hasher.name}:{hasher.hexdigest()}"
-            )
+
+    def _write(self, out: Writer) -> str:
+        """Write what is missing; return the digest of all, as hexadecimal digits."""
+        hasher = self._remote.digest.hasher()
+        for place in range(0, out.size, _PIECE):
+            try:
+                piece = FileReader(out.fd, 0, out.size).pread(_PIECE, place)
+            except OSError:  # a disk that cannot be read is no better than wrong bytes
+                return ""
+            self._arrived(out, place + len(piece))
+            hasher.update(piece)
+        for piece in self._remote.stream(out.size):
+            with self._changed:
+                try:
+                    out.write(piece)
+                except StoreError:
+                    out.cut(0)  # the disk may be full: nothing stays there that is of no use now
+                    raise StoreError(
+                        f"the cache has no room for blob {self._remote.digest} of {self.size} bytes: make some, "
+                        "or name another directory with --cache-dir"
+                    ) from None
+                self._arrived(out, out.size)
+            hasher.update(piece)
+        return hasher.hexdigest()
+
+    def _arrived(self, out: Writer, size: int) -> None:
+        with self._changed:
+            if self._error is not None:
+                raise self._error
+            self._out, self._there = out, size
+            self._changed.notify_all()
 
 
 class KeptSource:
@@ -242,3 +289,13 @@ def in_file(blob: ReaderAt) -> FileSection:
     section = blob.in_file() if isinstance(blob, Download) else blob
     assert isinstance(section, FileSection)  # noqa: S101 - all other sources give these
     return section
+
+
+def of_right_bytes(blob: ReaderAt, use: Callable[[ReaderAt], T]) -> T:
+    """Return what `use` makes of a blob; of the proven one, if it failed because wrong bytes came first."""
+    try:
+        return use(blob)
+    except (InvalidImageError, UnsupportedError):
+        if not isinstance(blob, Download) or not blob.was_wrong():
+            raise
+        return use(blob.in_file())

@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from ocifs.errors import NotFoundError, OcifsError
-from ocifs.image.kept import Download, KeptSource, in_file, open_kept
+from ocifs.image.kept import Download, KeptSource, in_file, of_right_bytes, open_kept
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import Trees, refuse_odd
 from ocifs.layer.build import LayerBlob, open_layer_index
@@ -304,7 +304,7 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
 
     distinct = {(blob.digest, blob.diff_id): blob for blob in blobs}
     largest_first = sorted(distinct, key=lambda key: -distinct[key].blob.size)
-    open_one = partial(
+    make = partial(
         open_layer_index,
         store=options.store,
         limits=options.limits,
@@ -312,6 +312,10 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
         progress=progress,
         low_memory=options.low_memory,
     )
+
+    def open_one(layer: LayerBlob) -> LayerIndex:
+        return of_right_bytes(layer.blob, lambda blob: make(layer._replace(blob=blob)))
+
     with ThreadPoolExecutor(1 if options.low_memory else os.cpu_count() or 1) as threads, ExitStack() as undo:
         opening = {key: threads.submit(open_one, distinct[key]) for key in largest_first}
         undo.callback(_close_opened, opening.values())

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from ocifs.spec.digest import Digest
 from tests.cli.command import Ocifs
 from tests.cli.docker_registry import docker_registry, push
+from tests.depth import depth
 from tests.images import Image, Layer, layout_files, tar, write_layout
-from tests.registry import SECRET, Registry, basic, bearer, redirect, running, slowly, status
+from tests.registry import SECRET, Registry, basic, bearer, cut, redirect, running, slowly, status, whole
 
 IMAGE = Image((Layer(tar({"etc": None, "etc/motd": b"hello\n"})), Layer(tar({"big": bytes(3_000_000)}), "zstd")))
 
@@ -37,6 +39,10 @@ def registry() -> Iterator[Registry]:
     with running() as registry:
         registry.add("app", layout_files(IMAGE))
         yield registry
+
+
+def open_files(process: "subprocess.Popen[bytes]") -> list[str]:
+    return [os.readlink(each) for each in Path(f"/proc/{process.pid}/fd").iterdir() if each.is_symlink()]
 
 
 def test_looking(ocifs: Ocifs, host: str) -> None:
@@ -155,6 +161,68 @@ def test_interrupted(ocifs: Ocifs, registry: Registry) -> None:
     assert process.returncode == 130
     assert ocifs.run("index", f"docker://{registry.host}/app").code == 0
     assert not [path for path in os.listdir(ocifs.cache / "entries") if path.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_a_download_that_was_ended_goes_on_where_it_was(
+    ocifs: Ocifs, registry: Registry, ending: signal.Signals
+) -> None:
+    """Killed at several points, one after the other, all in all it takes what it does anyway."""
+    layer = Layer(tar({"random": os.urandom(6_000_000)}))
+    image = registry.add("large", layout_files(Image((layer,))))
+    blob = str(Digest.of(layer.blob))
+    begun = ocifs.cache / "entries" / f"begun1-{blob.replace(':', '-')}"
+    registry.fault(slowly(6_000_000), blob)
+    starts = [0]
+    points = depth(4, 20)
+    for point in range(points):
+        with ocifs.start("index", image) as process:
+            enough = starts[-1] + (len(layer.blob) - starts[-1]) // (points + 1 - point)
+            while not begun.exists() or begun.stat().st_size < enough:
+                assert process.poll() is None
+            process.send_signal(ending)
+            process.communicate()
+        starts.append(begun.stat().st_size)
+    assert "begun1" in ocifs.output("cache", "ls")
+    assert ocifs.output("cat", image, "/random") == ocifs.output("cat", image, "/random")
+    asked = [request.range for request in registry.sent if blob in request.path]
+    assert asked == [f"bytes={start}-{len(layer.blob) - 1}" if start else "" for start in starts]
+    assert "begun1" not in ocifs.output("cache", "ls")
+    assert ocifs.run("verify", image).code == 0
+
+
+def test_who_waits_for_a_download_that_is_killed_goes_on_with_it(ocifs: Ocifs, registry: Registry) -> None:
+    layer = Layer(tar({"random": os.urandom(4_000_000)}))
+    image = registry.add("large", layout_files(Image((layer,))))
+    blob = str(Digest.of(layer.blob))
+    begun = ocifs.cache / "entries" / f"begun1-{blob.replace(':', '-')}"
+    registry.fault(slowly(2_000_000), blob)
+    processes = [ocifs.start("index", image) for _ in range(3)]
+    while not begun.exists() or begun.stat().st_size < 1_000_000:
+        assert processes[0].poll() is None
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    assert len([request for request in registry.sent if blob in request.path]) == 1
+    max(processes, key=lambda each: open_files(each).count(str(begun))).kill()  # the others have it open for the lock
+    for process in processes:
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=60)
+    assert sorted(process.returncode for process in processes) == [-9, 0, 0]
+    _, again = [request.range for request in registry.sent if blob in request.path]
+    assert int(again[6:].partition("-")[0]) >= 1_000_000
+
+
+def test_what_is_left_of_a_download_from_a_registry_without_ranges(ocifs: Ocifs, registry: Registry) -> None:
+    layer = Layer(tar({"random": os.urandom(2_000_000)}))
+    image = registry.add("large", layout_files(Image((layer,))))
+    begun = ocifs.cache / "entries" / f"begun1-{str(Digest.of(layer.blob)).replace(':', '-')}"
+    registry.fault(cut(1_000_000), "blobs", times=1, after=1)
+    registry.fault(status(404), "blobs", times=1, after=1)
+    assert ocifs.run("index", image).code == 3
+    assert 0 < begun.stat().st_size <= 1_000_000
+    registry.fault(whole)
+    assert ocifs.run("index", image).code == 0
+    assert ocifs.run("verify", image).code == 0
 
 
 def test_local_images_cost_no_http(ocifs: Ocifs, tmp_path: Path) -> None:

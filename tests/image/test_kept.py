@@ -34,16 +34,23 @@ class Scripted:
         self.size = len(data)
         self.pieces: list[bytes | OcifsError] = []
         self.more = threading.Semaphore(0)
-        self.streams = 0
+        self.streams: list[int] = []
+        """Where each began."""
+        self.others = 0
+        """Other places to have it from."""
 
     def give(self, *pieces: bytes | OcifsError) -> None:
         for piece in pieces:
             self.pieces.append(piece)
             self.more.release()
 
-    def stream(self) -> Iterator[bytes]:
-        self.streams += 1
-        given = 0
+    def distrust(self) -> bool:
+        self.others -= 1
+        return self.others >= 0
+
+    def stream(self, start: int = 0) -> Iterator[bytes]:
+        self.streams.append(start)
+        given = start
         while given < self.size:
             self.more.acquire()
             piece = self.pieces.pop(0)
@@ -101,9 +108,97 @@ def test_whoever_waits_is_told_of_the_end(store: Store) -> None:
     with pytest.raises(RegistryError, match="gone"):
         blob.pread(6, 0)
     again = download(remote, store)
-    remote.give(b"abc", b"def")
+    remote.give(b"def")
     assert again.pread(6, 0) == b"abcdef"
     again.close()
+    assert remote.streams == [0, 3]  # it goes on where it ended
+    assert entries(store) == ["blob1"]
+
+
+def begun(store: Store, remote: Scripted, data: bytes) -> Path:
+    """Leave what a killed download of `remote` would."""
+    assert store.directory is not None
+    path = store.directory / "entries" / f"begun1-{remote.digest.replace(':', '-')}"
+    path.write_bytes(data)
+    return path
+
+
+def entries(store: Store) -> list[str]:
+    return [entry.kind for entry in store.entries()]
+
+
+@pytest.mark.parametrize("left", [b"a", b"abcde", b"abcdef", b"abcdef and a part of a footer"])
+def test_what_is_left_of_a_download_is_read_at_once(store: Store, left: bytes) -> None:
+    remote = Scripted(b"abcdef")
+    begun(store, remote, left)
+    blob = download(remote, store)
+    there = left[:6]
+    assert blob.pread(min(len(there), 5), 0) == there[:5]
+    remote.give(*[b"abcdef"[len(there) :]] if len(there) < 6 else [])
+    assert blob.in_file().pread(6, 0) == b"abcdef"
+    assert remote.streams == [len(there)]
+    assert entries(store) == ["blob1"]
+    blob.close()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_what_is_left_and_wrong_is_thrown_away(store: Store, others: int) -> None:
+    remote = Scripted(b"abcdef")
+    remote.others = others
+    begun(store, remote, b"xyz")
+    blob = download(remote, store)
+    assert blob.pread(3, 0) == b"xyz"
+    remote.give(b"def", b"abc")
+    with pytest.raises(InvalidImageError, match="came with other bytes at first"):
+        blob.pread(3, 3) and blob.pread(1, 0)
+    remote.give(b"def")
+    assert blob.was_wrong()
+    assert blob.pread(6, 0) == b"abcdef"  # all of it is what it should be
+    with pytest.raises(InvalidImageError, match="came with other bytes at first"):
+        blob.pread(3, 0)
+    assert remote.streams == [0 + 3, 0]
+    assert remote.others == others  # nobody else is to blame
+    assert entries(store) == ["blob1"]
+    blob.close()
+
+
+def test_wrong_bytes_are_fetched_from_the_next_place(store: Store) -> None:
+    remote = Scripted(b"abcdef")
+    remote.others = 2
+    blob = download(remote, store)
+    remote.give(b"abcdeX", b"abcdeY", b"abcdef")
+    assert blob.pread(6, 0) == b"abcdef"
+    assert remote.streams == [0, 0, 0]
+    blob.close()
+
+
+def test_what_nobody_has_right_leaves_nothing(store: Store) -> None:
+    remote = Scripted(b"abcdef")
+    remote.others = 1
+    begun(store, remote, b"x")
+    blob = download(remote, store)
+    remote.give(b"bcdef", b"abcdeX", b"abcdeY")
+    with pytest.raises(InvalidImageError, match="comes with other bytes"):
+        blob.in_file()
+    assert remote.streams == [1, 0, 0]
+    assert entries(store) == []
+
+
+def test_what_cannot_be_read_is_fetched_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = Scripted(b"abcdef")
+    path = begun(store, remote, b"abc")
+    pread = os.pread
+
+    def dying(fd: int, size: int, offset: int) -> bytes:
+        if not remote.streams and os.readlink(f"/proc/self/fd/{fd}") == str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", dying)
+    blob = download(remote, store)
+    remote.give(b"abcdef")
+    assert blob.pread(6, 0) == b"abcdef"
+    blob.close()
 
 
 def test_stopping_tells_whoever_waits(store: Store) -> None:
@@ -132,6 +227,7 @@ def test_a_full_disk_takes_no_large_blob_into_memory(store: Store, monkeypatch: 
     if most < 3000:
         with pytest.raises(StoreError, match=r"the cache has no room for blob sha256:.* of 3000 bytes"):
             blob.in_file()
+        assert entries(store) == []
     else:
         assert blob.in_file().pread(3000, 0) == b"x" * 3000
     blob.close()
@@ -142,7 +238,7 @@ def test_two_want_the_same(store: Store) -> None:
     blobs = [download(remote, store) for _ in range(2)]
     remote.give(b"abcdef")
     assert [blob.in_file().pread(6, 0) for blob in blobs] == [b"abcdef"] * 2
-    assert remote.streams == 1
+    assert remote.streams == [0]
     for blob in blobs:
         blob.close()
 
@@ -206,8 +302,31 @@ def test_wrong_bytes_make_no_image(registry: Registry, reference: str, store: St
     with pytest.raises(InvalidImageError):
         content(reference, store)
     assert store.load(BLOB, layer) is None
+    assert "begun1" not in entries(store)
     registry.faults.clear()
     assert content(reference, store) == bytes(range(5))
+
+
+def test_wrong_bytes_of_a_mirror(
+    registry: Registry, reference: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running() as mirror:
+        mirror.blobs, mirror.manifests = registry.blobs, registry.manifests
+        mirror.fault(wrong_bytes)
+        (tmp_path / "registries.conf").write_text(
+            f'[[registry]]\nlocation = "{registry.host}"\n[[registry.mirror]]\nlocation = "{mirror.host}"\n'
+            "insecure = true\n"
+        )
+        monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(tmp_path / "registries.conf"))
+        assert content(reference, store) == bytes(range(5))
+        assert len(mirror.sent) == len(registry.sent) == 4  # a config and three layers of each
+        assert content(reference, store) == bytes(range(5))
+        assert [check.problem for check in verify_image(reference, Options(store=store))] == [None] * 9
+        registry.fault(wrong_bytes)
+        with pytest.raises(InvalidImageError):
+            content(reference, Store(tmp_path / "other"))
+        manifest = Digest.of(registry.manifests["app"]["latest"].data)
+        assert [entry.subject for entry in Store(tmp_path / "other").entries()] == [manifest]
 
 
 def test_a_layer_that_is_missing(registry: Registry, reference: str, store: Store) -> None:

@@ -44,9 +44,9 @@ class RemoteBlob:
         """
         return b"".join(self._pieces(offset, min(offset + size, self.size), whole_will_do=False))
 
-    def stream(self) -> Iterator[bytes]:
-        """Give all of it in pieces, as they come. Raises what `pread` does, but for `NoRangesError`."""
-        return self._pieces(0, self.size, whole_will_do=True)
+    def stream(self, start: int = 0) -> Iterator[bytes]:
+        """Give all of it from `start` on, in pieces as they come. Raises what `pread` does, but for `NoRangesError`."""
+        return self._pieces(start, self.size, whole_will_do=True)
 
     def distrust(self) -> bool:
         """Leave out the endpoint that gave wrong bytes; False if there is no other."""
