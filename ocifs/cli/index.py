@@ -1,13 +1,13 @@
 """`ocifs index`: make what a mount needs, ahead of time, say what it is, and let it travel with the image."""
 
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from ocifs.cli.options import Opening, document_options, image_options, json_option
+from ocifs.cli.options import Opening, document_options, image_options, json_option, warn
 from ocifs.errors import NotFoundError, printable_path
 from ocifs.report.index import index_report, render_index
 from ocifs.report.text import human_size
@@ -15,10 +15,9 @@ from ocifs.report.text import human_size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ocifs.image.published import Profile, PublishedIndex
-    from ocifs.sources.resolve import ResolvedImage
-    from ocifs.sources.source import Source
-    from ocifs.spec.descriptor import Descriptor
+    from ocifs.image.offer import Offer, Place
+    from ocifs.image.published import Profile
+    from ocifs.spec.digest import Digest
 
 
 class _Index(click.Group):
@@ -84,7 +83,7 @@ def push(image: str, opening: Opening, record: str | None) -> None:
         referrers_of(opened.source, opened.resolved.name).attach(opened.resolved.descriptor, manifest, blobs)
         size = sum(blob.descriptor.size for blob in blobs[1:])
         layers = len(blobs) - 1 - len(profile or {})
-        click.echo(f"{manifest.descriptor.digest}  {layers} layers  {human_size(size)}")
+        click.echo(f"ocifs  {manifest.descriptor.digest}  {layers} layers  {human_size(size)}")
 
 
 @index.command(short_help="Fetch the index that is published of an image.")
@@ -95,28 +94,39 @@ def pull(image: str, opening: Opening) -> None:
 
     What is fetched is used as a mount would use it: for a tag at once, for a digest with --trust-index.
     """
-    from ocifs.image.kept import in_file
-    from ocifs.image.published import indexes_in
+    from ocifs.image.offers import take_offers
 
-    with _artifacts(image, opening) as (source, resolved, found):
-        if not found:
-            raise NotFoundError(f"{resolved.name}: no index is published of it: `ocifs index push` does that")
-        published = indexes_in(source, found[0], resolved.digest)
-        for blob in [source.open(each.descriptor) for each in published]:
-            in_file(blob)
-    click.echo(_described(found[0], published))
+    with _place(image, opening) as place:
+        taken = take_offers(place, place.layers(), warn, bound=False)
+    if not taken:
+        raise NotFoundError(f"{place.resolved.name}: no index is published of it: `ocifs index push` does that")
+    groups: dict[tuple[str, Digest | None], list[Offer]] = {}
+    for offer in [each.offer for each in taken.values()]:
+        groups.setdefault((offer.format, offer.artifact), []).append(offer)
+    for offers in groups.values():
+        click.echo(_described(offers))
 
 
 @index.command("ls", short_help="List the indexes that are published of an image.")
 @document_options
+@json_option
 @click.argument("image")
-def list_published(image: str, opening: Opening) -> None:
-    """List the indexes that are published of IMAGE, the one that is taken first."""
-    from ocifs.image.published import indexes_in
+def list_published(image: str, opening: Opening, as_json: bool) -> None:
+    """List the indexes that are published of IMAGE, the one that is taken first.
 
-    with _artifacts(image, opening) as (source, resolved, found):
-        for artifact in found:
-            click.echo(_described(artifact, indexes_in(source, artifact, resolved.digest)))
+    Of each: its format and digest, how many layers it is of, and its size; `bound`, if the manifest commits to it, so
+    that it is used for a reference by digest too.
+    """
+    from ocifs.image.offers import find_offers
+
+    with _place(image, opening) as place:
+        found = [offers for offers in find_offers(place, warn) if offers]
+    if as_json:
+        listed = [offer.described() for offers in found for offer in offers]
+        click.echo(msgspec.json.format(msgspec.json.encode(listed)).decode())
+        return
+    for offers in found:
+        click.echo(_described(offers))
 
 
 @index.command(short_help="Remove the indexes that are published of an image.")
@@ -124,11 +134,11 @@ def list_published(image: str, opening: Opening) -> None:
 @click.argument("image")
 def rm(image: str, opening: Opening) -> None:
     """Remove all indexes that are published of IMAGE from its registry, or its layout directory."""
-    from ocifs.image.published import referrers_of
+    from ocifs.image.published import list_artifacts, referrers_of
 
-    with _artifacts(image, opening) as (source, resolved, found):
-        for artifact in found:
-            referrers_of(source, resolved.name).detach(resolved.descriptor, artifact)
+    with _place(image, opening) as place:
+        for artifact in list_artifacts(place.source, place.resolved):
+            referrers_of(place.source, place.resolved.name).detach(place.resolved.descriptor, artifact)
             click.echo(f"removed {artifact.digest}")
 
 
@@ -150,19 +160,21 @@ def _recorded_profile(mountpoint: str, digest: str) -> "Profile":
 
 
 @contextmanager
-def _artifacts(image: str, opening: Opening) -> "Iterator[tuple[Source, ResolvedImage, list[Descriptor]]]":
-    """Give the source of an image, the image, and the artifacts that are published of it."""
-    from ocifs.image.published import list_artifacts
+def _place(image: str, opening: Opening) -> "Iterator[Place]":
+    """Give where to look for what is published of an image."""
+    from ocifs.image.offer import Place
     from ocifs.sources.resolve import resolve_image
 
     source, reference = opening.source(image)
-    try:
+    with ExitStack() as stack:
+        stack.callback(source.close)
         resolved = resolve_image(source, reference, opening.platform)
-        yield source, resolved, list_artifacts(source, resolved)
-    finally:
-        source.close()
+        yield Place(source, resolved, opening.store(), opening.limits, stack)
 
 
-def _described(artifact: "Descriptor", published: "list[PublishedIndex]") -> str:
-    size = sum(each.descriptor.size for each in published)
-    return f"{artifact.digest}  {len(published)} layers  {human_size(size)}"
+def _described(offers: "list[Offer]") -> str:
+    """Return a line on what one artifact, or the layers themselves, offer."""
+    where = offers[0].artifact or "in the layers"
+    size = human_size(sum(offer.size for offer in offers))
+    bound = "  bound" if all(offer.bound for offer in offers) else ""
+    return f"{offers[0].format}  {where}  {len(offers)} layers  {size}{bound}"

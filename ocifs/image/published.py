@@ -6,13 +6,15 @@ can show; so what is built of it is kept apart from what was proven. Tree images
 them, and takes none but our own.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, UnsupportedError
+from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
+from ocifs.image.kept import in_file
+from ocifs.image.offer import Offer, Place, Provider, Runs, check_index
 from ocifs.layer.index import KIND, LayerIndex
-from ocifs.limits import Limits
 from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.referrers import Content, Referrers
 from ocifs.sources.resolve import Layer, ResolvedImage
@@ -22,7 +24,6 @@ from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import decode
 from ocifs.spec.mediatypes import OCI_MANIFEST
-from ocifs.toc.check import check_entries
 
 ARTIFACT_TYPE = "application/vnd.ocifs.layer-indexes.v1"
 INDEX_TYPE = f"application/vnd.ocifs.layer-index.v{KIND.version}"
@@ -31,8 +32,6 @@ _LAYER = "vnd.ocifs.layer.digest"
 _LAYER_SIZE = "vnd.ocifs.layer.size"
 
 _MAX_INDEX = 1 << 30
-_ENTRY = 64
-"""Bytes of an entry in a TOC, as few as they may be on average where there are very many."""
 
 
 Profile = dict[str, list[tuple[int, int]]]
@@ -144,7 +143,7 @@ def indexes_in(source: Source, artifact: Descriptor, subject: Digest) -> list[Pu
     ]
 
 
-def read_prefetch(source: Source, descriptor: Descriptor, index: LayerIndex) -> tuple[tuple[int, int], ...]:
+def read_prefetch(source: Source, descriptor: Descriptor, index: LayerIndex) -> Runs:
     """Return which spans of a layer to fetch first, as somebody has published it; only those that there are.
 
     Raises:
@@ -156,32 +155,42 @@ def read_prefetch(source: Source, descriptor: Descriptor, index: LayerIndex) -> 
     return tuple((first, last) for first, last in runs if first <= last)
 
 
-def published_indexes(source: Source, resolved: ResolvedImage) -> dict[Digest, PublishedIndex]:
-    """Return the LayerIndex that is published for each blob, if one is.
+def find(place: Place) -> Iterator[list[Offer]]:
+    """Give what is published of an image as LayerIndexes, one artifact after the other.
 
     Raises:
         OcifsError: It cannot be told.
     """
-    for artifact in list_artifacts(source, resolved):
-        found = indexes_in(source, artifact, resolved.digest)
-        return {each.layer: each for each in found if each.descriptor.size <= _MAX_INDEX}
-    return {}
+    layers = place.layers()
+    for artifact in list_artifacts(place.source, place.resolved):
+        yield [
+            _offer(place, layers[each.layer], each, artifact)
+            for each in indexes_in(place.source, artifact, place.resolved.digest)
+            if each.layer in layers
+        ]
 
 
-def open_published(file: FileReader, layer: Layer, limits: Limits) -> LayerIndex:
-    """Return a LayerIndex that was published for `layer`.
+OCIFS = Provider("ocifs", can_bind=False, find=find)
 
-    Raises:
-        InvalidImageError: It cannot be true.
-        LimitError: It holds more than a layer may.
-    """
-    index = LayerIndex(file)
-    told = (index.summary.blob_digest, index.summary.blob_size, index.summary.diff_id)
-    if told != (layer.descriptor.digest, layer.descriptor.size, layer.diff_id) or index.summary.reframed:
-        raise InvalidImageError("the index is of another layer")
-    if index.summary.codec != layer.compression:
-        raise InvalidImageError("the index is of a layer that is compressed otherwise")
-    if index.toc_size > _ENTRY * limits.entries:  # before it is unpacked
-        raise limits.passed("entries", f"{index.toc_size} bytes of tar entries")
-    check_entries(index.toc(), index.size, limits)
-    return index
+
+def _offer(place: Place, layer: Layer, found: PublishedIndex, artifact: Descriptor) -> Offer:
+    def open_index() -> LayerIndex:
+        if found.descriptor.size > _MAX_INDEX:
+            raise LimitError(f"it has {found.descriptor.size} bytes, more than {_MAX_INDEX}")
+        section = in_file(place.source.open(found.descriptor))
+        index = LayerIndex(FileReader(section.fd, section.offset, section.size))
+        return check_index(index, layer, place.limits)
+
+    def prefetch(index: LayerIndex) -> Runs:
+        return read_prefetch(place.source, found.prefetch, index) if found.prefetch else ()
+
+    return Offer(
+        layer=found.layer,
+        format=OCIFS.name,
+        digest=found.descriptor.digest,
+        size=found.descriptor.size,
+        bound=False,
+        open=open_index,
+        prefetch=prefetch,
+        artifact=artifact.digest,
+    )

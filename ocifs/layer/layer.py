@@ -25,7 +25,7 @@ class Layer:
     ) -> None:
         self.number = number
         self.published = published
-        """The digest of the index, if somebody has published it and nothing has proven it; None: it is proven."""
+        """Format and digest of what its index comes from, if somebody else has published that."""
         self.index = index
         self.blob = blob
         self.prefetch: tuple[tuple[int, int], ...] = ()
@@ -38,6 +38,11 @@ class Layer:
         self._stored: FileSection = index.file if index.summary.reframed else blob
         self._decode = CODECS[index.summary.codec].decode
         self._cache = cache
+
+    @property
+    def claimed(self) -> bool:
+        """Whether nothing but what somebody has published says what is in it."""
+        return self.published is not None and self.proven_at is None
 
     def pread(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes of the tar stream at `offset`.

@@ -69,7 +69,8 @@ def test_publishing_an_index(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
     assert ocifs.output("index", "ls", image) == ""
     assert "no index is published of it" in ocifs.complaint(3, "index", "pull", image)
     pushed = ocifs.output("index", "push", image)
-    assert pushed.split()[1:3] == ["2", "layers"]
+    assert pushed.split()[0] == "ocifs"
+    assert pushed.split()[2:4] == ["2", "layers"]
     assert ocifs.output("index", "ls", image) == pushed
     ocifs.output("cache", "clear")
     assert ocifs.output("index", "pull", image) == pushed
@@ -77,7 +78,7 @@ def test_publishing_an_index(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
     assert "layer1" not in ocifs.output("cache", "ls")
     assert ocifs.output("cat", "--no-trust-index", image, "/etc/motd") == "hello\n"
     assert "layer1" in ocifs.output("cache", "ls")
-    assert ocifs.output("index", "rm", image) == f"removed {pushed.split()[0]}\n"
+    assert ocifs.output("index", "rm", image) == f"removed {pushed.split()[1]}\n"
     assert ocifs.output("index", "ls", image) == ""
 
 

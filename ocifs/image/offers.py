@@ -1,0 +1,71 @@
+"""Choosing among what is published of the layers of an image: in one order, so that it is always the same choice.
+
+The formats come in the order of `PROVIDERS`, and what is offered in one format in the provider's order. The first offer
+that opens is taken; what is wrong with one is a warning, and the next one is tried. Nobody is asked for more than is
+still missing.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from ocifs.errors import OcifsError
+from ocifs.image.offer import Offer, Place, Provider, Runs
+from ocifs.image.published import OCIFS
+from ocifs.layer.index import LayerIndex
+from ocifs.spec.digest import Digest
+
+PROVIDERS: tuple[Provider, ...] = (OCIFS,)
+
+_AT_ONCE = 4
+
+
+class Taken(NamedTuple):
+    """An offer that was opened."""
+
+    offer: Offer
+    layer_index: LayerIndex
+    prefetch: Runs
+
+
+Warn = Callable[[str], None]
+
+
+def take_offers(
+    place: Place, layers: Iterable[Digest], warn: Warn, *, bound: bool, providers: Iterable[Provider] = PROVIDERS
+) -> dict[Digest, Taken]:
+    """Return what is taken for each of `layers` for which anything can be; with `bound`, only what is bound."""
+    missing = set(layers)
+    taken: dict[Digest, Taken] = {}
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        for offers in find_offers(place, warn, bound=bound, providers=providers):
+            wanted = [offer for offer in offers if offer.layer in missing and (offer.bound or not bound)]
+            for offer, opened in zip(wanted, threads.map(_open, wanted), strict=True):
+                if isinstance(opened, Taken):
+                    taken[offer.layer] = opened
+                else:
+                    warn(f"layer {offer.layer}: its index {offer} is not used: {opened}")
+            missing -= taken.keys()
+            if not missing:
+                break
+    return taken
+
+
+def find_offers(
+    place: Place, warn: Warn, *, bound: bool = False, providers: Iterable[Provider] = PROVIDERS
+) -> Iterator[list[Offer]]:
+    """Give what is offered in the order in which it is taken; with `bound`, not what is never bound."""
+    for provider in providers:
+        if provider.can_bind or not bound:
+            try:
+                yield from provider.find(place)
+            except OcifsError as error:
+                warn(f"{place.resolved.name}: no index of the format {provider.name} is used: {error}")
+
+
+def _open(offer: Offer) -> Taken | OcifsError:
+    try:
+        index = offer.open()
+        return Taken(offer, index, offer.prefetch(index))
+    except OcifsError as error:
+        return error
