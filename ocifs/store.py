@@ -173,14 +173,14 @@ class Store:
             self._warned = True
             self._warn(message)
 
-    def get(self, kind: Kind, subject: str, build: Build) -> StoredFile:
-        """Return the entry, from the directory or built by `build`.
+    def get(self, kind: Kind, subject: str, build: Build, *, anew: bool = False) -> StoredFile:
+        """Return the entry, from the directory or built by `build`; with `anew` the one that is there is replaced.
 
         Raises what `build` raises, and TooManyFilesError when that is so.
         """
         if self.directory is None:
             return _build_in_memory(kind, subject, build, self.warn)
-        if (entry := self.load(kind, subject)) is not None:
+        if not anew and (entry := self.load(kind, subject)) is not None:
             return entry
         temporary = self._temporary(kind, subject)
         try:
@@ -190,7 +190,7 @@ class Store:
             self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
             return _build_in_memory(kind, subject, build, self.warn)
         # While this process waited for the lock, another may have built the entry.
-        if (entry := self.load(kind, subject)) is not None:
+        if not anew and (entry := self.load(kind, subject)) is not None:
             _abandon(lock, temporary)
             return entry
         return self._build(lock, temporary, kind, subject, build)

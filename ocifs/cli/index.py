@@ -11,12 +11,13 @@ from ocifs.cli.options import Opening, document_options, image_options, json_opt
 from ocifs.errors import NotFoundError, printable_path
 from ocifs.report.index import index_report, render_index
 from ocifs.report.text import human_size
+from ocifs.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ocifs.image.offer import Offer, Place
-    from ocifs.image.published import Profile
+    from ocifs.image.opening import Image
     from ocifs.spec.digest import Digest
 
 
@@ -42,47 +43,58 @@ def index() -> None:
     """
 
 
+_record_option = click.option(
+    "--record",
+    metavar="MOUNTPOINT",
+    help="Remember what was read first from a mount of IMAGE: later mounts fetch that at once.",
+)
+
+
 @index.command(short_help="Index the layers of an image, and merge them.")
 @image_options
+@_record_option
 @click.option("--low-memory", is_flag=True, help="Take less memory, and more time: one layer at a time.")
 @json_option
 @click.argument("image")
-def make(image: str, opening: Opening, low_memory: bool, as_json: bool) -> None:
+def make(image: str, opening: Opening, record: str | None, low_memory: bool, as_json: bool) -> None:
     """Index the layers of IMAGE and merge them, as the first mount would, and report.
 
-    Every byte is read and checked: each layer's size and digest, and its diff ID.
+    Every byte is read and checked: each layer's size and digest, and its diff ID. With --record that is left to the
+    mount, as far as it uses an index already.
     """
     began = time.monotonic()
-    with opening._replace(low_memory=low_memory, lazy=False).open(image) as opened:
+    with opening._replace(low_memory=low_memory, lazy=record is not None).open(image) as opened:
+        recorded = _record(record, opened, opening.store()) if record is not None else None
         report = index_report(opened, time.monotonic() - began)
     click.echo(msgspec.json.format(msgspec.json.encode(report)).decode() if as_json else render_index(report))
+    if recorded and not as_json:
+        click.echo(recorded)
 
 
 @index.command(short_help="Publish the index of an image beside it.")
 @image_options
-@click.option(
-    "--record",
-    metavar="MOUNTPOINT",
-    help="Publish as well what was read first from a mount of IMAGE: later mounts fetch that at once.",
-)
+@_record_option
 @click.argument("image")
 def push(image: str, opening: Opening, record: str | None) -> None:
     """Index IMAGE, if it is not, and put the index beside it: into its registry, or its layout directory.
 
     It is an OCI artifact whose subject is the image's manifest; the image stays as it is. Whoever mounts the image from
-    the registry by its tag fetches only what is read of it.
+    the registry by its tag fetches only what is read of it; first what was recorded, now or before, if anything was.
 
     \b
     Try:  ocifs index push docker://registry.example/app:1
     """
-    from ocifs.image.published import make_artifact, referrers_of
+    from ocifs.image.profile import load_profile
+    from ocifs.image.published import INDEX_TYPE, make_artifact, referrers_of
 
     with opening._replace(trust_index=False).open(image) as opened:  # what was proven here needs no blob
-        profile = _recorded_profile(record, str(opened.digest)) if record is not None else None
+        if record is not None:
+            _record(record, opened, opening.store())
+        profile = load_profile(opening.store(), opened.digest)
         manifest, blobs = make_artifact(opened.resolved, opened.indexes, profile)
         referrers_of(opened.source, opened.resolved.name).attach(opened.resolved.descriptor, manifest, blobs)
         size = sum(blob.descriptor.size for blob in blobs[1:])
-        layers = len(blobs) - 1 - len(profile or {})
+        layers = sum(blob.descriptor.media_type == INDEX_TYPE for blob in blobs)
         click.echo(f"ocifs  {manifest.descriptor.digest}  {layers} layers  {human_size(size)}")
 
 
@@ -142,21 +154,24 @@ def rm(image: str, opening: Opening) -> None:
             click.echo(f"removed {artifact.digest}")
 
 
-def _recorded_profile(mountpoint: str, digest: str) -> "Profile":
-    """Return what was read first from a mount of the image with that digest."""
+def _record(mountpoint: str, image: "Image", store: Store) -> str:
+    """Keep what was read first from a mount of an image, for the mounts to come; return what there is to say of it."""
+    from ocifs.image.profile import save_profile
     from ocifs.mount.mountinfo import real_mountpoint
     from ocifs.mount.record import list_mounts
 
     real = real_mountpoint(mountpoint)
     mount = next((each for each in list_mounts() if real in {each.mountpoint, each.bundle}), None)
-    if mount is None or mount.digest != digest:
+    if mount is None or mount.digest != image.digest:
         raise NotFoundError(f"{printable_path(mountpoint)} is no mount of this image")
     if not mount.touched:
         raise NotFoundError(
             f"nothing is recorded of {printable_path(mountpoint)}: mount an image of which parts are not in the cache, "
             "start what is to start fast, and wait until it has paused for a few seconds"
         )
-    return mount.touched
+    save_profile(store, image.digest, mount.touched)
+    size = human_size(sum(run.end - run.start for runs in mount.touched.values() for run in runs))
+    return f"recorded {size} of {len(mount.touched)} layers"
 
 
 @contextmanager

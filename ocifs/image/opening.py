@@ -18,11 +18,13 @@ import msgspec
 
 from ocifs.errors import NotFoundError, OcifsError
 from ocifs.image.kept import Download, KeptSource, in_file, of_right_bytes, open_kept
+from ocifs.image.profile import load_profile
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import Trees, refuse_odd
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import Layer
+from ocifs.layer.profile import spans_of
 from ocifs.layer.span_cache import DEFAULT_CAPACITY, SpanCache
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.sources.reference import Reference, parse_reference
@@ -263,6 +265,7 @@ def _open_layers(
     ]
     made = iter(zip(_open_indexes(blobs, options, stack), blobs, strict=True))
     cache = SpanCache(options.span_cache)
+    profile = load_profile(options.store, resolved.digest) if known else {}
     layers = []
     for number, layer in enumerate(resolved.layers):
         if (found := known.get(_key(layer))) is None:
@@ -272,7 +275,8 @@ def _open_layers(
             assert isinstance(source, KeptSource)  # noqa: S101 - nothing is known else
             part = source.open_part(layer.descriptor)
             layers.append(Layer(number, found.layer_index, part, cache, found.published))
-            layers[-1].prefetch = found.prefetch
+            recorded = profile.get(layer.descriptor.digest)
+            layers[-1].prefetch = spans_of(recorded, found.layer_index) if recorded else found.prefetch
     return layers
 
 

@@ -15,6 +15,7 @@ from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
 from ocifs.image.kept import in_file
 from ocifs.image.offer import Offer, Place, Provider, Runs, check_index
 from ocifs.layer.index import KIND, LayerIndex
+from ocifs.layer.profile import Prefetch, Profile, prefetch_of, spans_of
 from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.referrers import Content, Referrers
 from ocifs.sources.resolve import Layer, ResolvedImage
@@ -32,22 +33,6 @@ _LAYER = "vnd.ocifs.layer.digest"
 _LAYER_SIZE = "vnd.ocifs.layer.size"
 
 _MAX_INDEX = 1 << 30
-
-
-Profile = dict[str, list[tuple[int, int]]]
-"""By the digest of a layer: (first, last) spans that whoever starts wants, in order."""
-
-
-class _Run(msgspec.Struct, frozen=True):
-    start_span: int
-    end_span: int
-
-
-class _Prefetch(msgspec.Struct, frozen=True):
-    """What SOCI calls a prefetch artifact; its spans are those of the LayerIndex beside it."""
-
-    version: str
-    prefetch_spans: tuple[_Run, ...] = ()
 
 
 class PublishedIndex(NamedTuple):
@@ -77,7 +62,7 @@ def make_artifact(
 ) -> tuple[Content, list[Content]]:
     """Return the manifest of an artifact with the indexes of an image, and its blobs.
 
-    A reframed one is left out: it is a copy of its layer.
+    A reframed one is left out: it is a copy of its layer. With `profile`, what to fetch first goes with them.
     """
     contents: dict[tuple[str, str], Content] = {}
     for layer, index in zip(resolved.layers, indexes, strict=True):
@@ -90,13 +75,14 @@ def make_artifact(
                 annotations={_LAYER: str(layer.descriptor.digest), _LAYER_SIZE: str(layer.descriptor.size)},
             )
             contents[layer.descriptor.digest, "index"] = Content(descriptor, BytesReader(data))
-    for digest, runs in (profile or {}).items():
-        prefetch = _Prefetch("1.0", tuple(_Run(first, last) for first, last in runs))
-        data = msgspec.json.encode(prefetch)
-        descriptor = Descriptor(
-            media_type=_PREFETCH_TYPE, digest=Digest.of(data), size=len(data), annotations={_LAYER: digest}
-        )
-        contents[digest, "prefetch"] = Content(descriptor, BytesReader(data))
+    for index in indexes:
+        digest = index.summary.blob_digest
+        if profile and digest in profile and (digest, "index") in contents:
+            data = msgspec.json.encode(prefetch_of(profile[digest], index))
+            descriptor = Descriptor(
+                media_type=_PREFETCH_TYPE, digest=Digest.of(data), size=len(data), annotations={_LAYER: digest}
+            )
+            contents[digest, "prefetch"] = Content(descriptor, BytesReader(data))
     subject = resolved.descriptor
     manifest = Artifact(
         schema_version=2,
@@ -150,9 +136,8 @@ def read_prefetch(source: Source, descriptor: Descriptor, index: LayerIndex) -> 
         InvalidImageError: It is malformed.
         NotFoundError, RegistryError: It cannot be had.
     """
-    prefetch = decode(read_document(source, descriptor), _Prefetch, f"prefetch profile {descriptor.digest}")
-    runs = ((max(run.start_span, 0), min(run.end_span, index.span_count - 1)) for run in prefetch.prefetch_spans)
-    return tuple((first, last) for first, last in runs if first <= last)
+    prefetch = decode(read_document(source, descriptor), Prefetch, f"prefetch profile {descriptor.digest}")
+    return spans_of(prefetch.prefetch_spans, index)
 
 
 def find(place: Place) -> Iterator[list[Offer]]:

@@ -11,6 +11,7 @@ import os
 import struct
 import sys
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -163,6 +164,10 @@ class LayerIndex:
         """Return (offset, size) of the span's bytes as stored; neighbours may share a byte."""
         offset = self._offsets[span]
         return offset, self._offsets[span + 1] + (self.summary.bits[span + 1] > 0) - offset
+
+    def span_at(self, offset: int) -> int:
+        """Return the number of the span that holds the byte at `offset`, which lies in the stream."""
+        return bisect_right(self.starts, offset) - 1
 
     def digest(self, span: int) -> bytes:
         """Return the sha256 of the span's bytes as stored."""

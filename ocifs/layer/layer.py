@@ -1,7 +1,6 @@
 """Reading anywhere in a layer's uncompressed tar stream, each span proven before it is decoded."""
 
 import hashlib
-from bisect import bisect_right
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -75,7 +74,7 @@ class Layer:
 
     def span_at(self, offset: int) -> int:
         """Return the number of the span that holds the byte at `offset`, which lies in the stream."""
-        return bisect_right(self.index.starts, offset) - 1
+        return self.index.span_at(offset)
 
     def is_decoded(self, span: int) -> bool:
         """Whether a span is decoded, or being decoded; or there is no such span."""

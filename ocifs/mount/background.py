@@ -18,6 +18,7 @@ from ocifs.image.kept import BLOB
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy import PROFILE_QUIET, LazyBlob
+from ocifs.layer.profile import Profile, run_of
 from ocifs.layer.proof import fetch_all, mark_proven, prove_blob, prove_index
 from ocifs.mount.complaints import complain
 from ocifs.store import finish_sparse
@@ -32,7 +33,7 @@ _AGAIN_MOST = 600.0
 _NICE = 10
 
 
-Tell = Callable[[str | None, dict[str, list[tuple[int, int]]] | None], None]
+Tell = Callable[[str | None, Profile | None], None]
 
 
 class _EndedError(Exception):
@@ -48,7 +49,7 @@ class Background:
         self._rate = rate
         self._tell = tell
         self._began = time.monotonic()
-        self._profile: dict[str, list[tuple[int, int]]] | None = None
+        self._profile: Profile | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
 
@@ -128,9 +129,13 @@ class Background:
 
     def _note_profile(self) -> None:
         """Tell the profile, once readers have paused."""
-        blobs = {each.index.summary.blob_digest: each.blob for each in self._layers if isinstance(each.blob, LazyBlob)}
-        last = max((blob.last_touched for blob in blobs.values()), default=0.0)
-        touched = {digest: _ranges(blob.touched) for digest, blob in blobs.items() if blob.touched}
+        lazy = [(each.index, each.blob) for each in self._layers if isinstance(each.blob, LazyBlob)]
+        last = max((blob.last_touched for _, blob in lazy), default=0.0)
+        touched = {
+            index.summary.blob_digest: tuple(run_of(index, *spans) for spans in _ranges(blob.touched))
+            for index, blob in lazy
+            if blob.touched
+        }
         if self._profile is None and touched and time.monotonic() - last > PROFILE_QUIET:
             self._profile = touched
             self._tell(None, touched)

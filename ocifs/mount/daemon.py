@@ -21,6 +21,7 @@ import msgspec
 from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
+from ocifs.layer.profile import Profile
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount.background import in_background
 from ocifs.mount.complaints import OneLine
@@ -118,7 +119,7 @@ def _tell(
     record: MountRecord,
     rootfs: Rootfs,
     refuted: str | None,
-    touched: dict[str, list[tuple[int, int]]] | None,
+    touched: Profile | None,
 ) -> None:
     """Record what the work in the background has shown."""
     proven = tuple(map(_proof, rootfs.served.layers))

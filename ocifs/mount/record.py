@@ -19,6 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from ocifs.errors import MountError, printable_path, raise_if_too_many_files
+from ocifs.layer.profile import Profile
 from ocifs.mount.mountinfo import Mount, mount_table
 
 _PF_EXITING = 0x4
@@ -65,8 +66,8 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """major:minor of the file system, which tells it from others on the same mountpoint; None: not known."""
     proven: tuple[Proof, ...] = ()
     """For each layer, the base first."""
-    touched: dict[str, list[tuple[int, int]]] = {}
-    """Of each lazy layer, by its digest: (first, last) spans that were wanted before the first quiet moment."""
+    touched: Profile = {}
+    """Of each lazy layer: what was wanted before the first quiet moment."""
     refuted: str | None = None
     """What was found to be a lie in a published index, so that nothing is read any more."""
 

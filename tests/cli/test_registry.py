@@ -173,9 +173,9 @@ def test_a_download_that_was_ended_goes_on_where_it_was(
     image = registry.add("large", layout_files(Image((layer,))))
     blob = str(Digest.of(layer.blob))
     begun = ocifs.cache / "entries" / f"begun1-{blob.replace(':', '-')}"
-    registry.fault(slowly(6_000_000), blob)
+    registry.fault(slowly(2_000_000), blob)
     starts = [0]
-    points = depth(4, 20)
+    points = depth(4, 12)
     for point in range(points):
         with ocifs.start("index", image) as process:
             enough = starts[-1] + (len(layer.blob) - starts[-1]) // (points + 1 - point)

@@ -152,6 +152,34 @@ def test_what_was_read_first_is_fetched_first(ocifs: Ocifs, registry: Registry, 
         assert all(int(each[6:].partition("-")[0]) > 15_000_000 for each in fetched(registry))
 
 
+def test_what_was_recorded_is_fetched_first_by_any_index(
+    ocifs: Ocifs, registry: Registry, image: str, engine: str
+) -> None:
+    slow = ("--engine", engine, "--prefetch-rate", "1")
+    with ocifs.mounted(image, *slow) as mnt:
+        with (mnt / "last").open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            file.seek(2_000_000)
+            file.read(1000)
+        wait_for(lambda: bool(state(ocifs)["touched"]))
+        assert ocifs.output("index", "--record", mnt, image).endswith("iB of 1 layers\n")
+    assert "profile1" in ocifs.output("cache", "ls")
+    blob = str(Digest.of(LAYER.blob)).replace(":", "-")
+    for known in ("published", "proven", "pushed"):
+        if known == "proven":
+            ocifs.output("index", image)
+        if known == "pushed":
+            ocifs.output("index", "push", image)
+            ocifs.output("cache", "clear")
+        for kind in ("blob1", "part1"):
+            (ocifs.cache / "entries" / f"{kind}-{blob}").unlink(missing_ok=True)
+        registry.requests.clear()
+        with ocifs.mounted(image, *slow):
+            wait_for(lambda: bool(fetched(registry)))
+            assert all(int(each[6:].partition("-")[0]) > 15_000_000 for each in fetched(registry)), known
+            assert (", unproven" in ocifs.output("mounts")) == (known != "proven")
+
+
 def lie(index: LayerIndex) -> bytes:
     """Swap the bytes of two files; every span is what it is said to be."""
     first, middle, last = index.toc()

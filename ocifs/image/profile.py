@@ -1,0 +1,36 @@
+"""Profiles that were recorded on this machine: one for an image, in the store, until another is recorded.
+
+The entry is a JSON object with SOCI's prefetch document for each layer, by the digest of its blob.
+"""
+
+import msgspec
+
+from ocifs.errors import OcifsError
+from ocifs.layer.profile import Prefetch, Profile
+from ocifs.spec.digest import Digest
+from ocifs.spec.document import decode
+from ocifs.store import Kind, Store
+
+PROFILE = Kind("profile", 1)
+
+_MAX = 4 << 20
+
+
+def save_profile(store: Store, image: Digest, profile: Profile) -> None:
+    """Keep the profile of the image whose manifest has the digest `image`, instead of another. Raises StoreError."""
+    document = {layer: Prefetch(version="1.0", prefetch_spans=runs) for layer, runs in profile.items()}
+    store.get(PROFILE, image, lambda out: out.write(msgspec.json.encode(document)), anew=True).close()
+
+
+def load_profile(store: Store, image: Digest) -> Profile:
+    """Return the profile that is kept of an image; an empty one if there is none that can be read."""
+    file = store.load(PROFILE, image)
+    if file is None:
+        return {}
+    try:
+        document = decode(file.pread(_MAX, 0), dict[str, Prefetch], f"profile of {image}")
+    except OcifsError:
+        return {}
+    finally:
+        file.close()
+    return {layer: prefetch.prefetch_spans for layer, prefetch in document.items()}
