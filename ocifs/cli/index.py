@@ -53,22 +53,49 @@ _record_option = click.option(
 @index.command(short_help="Index the layers of an image, and merge them.")
 @image_options
 @_record_option
+@click.option(
+    "--gzidx",
+    multiple=True,
+    metavar="[N=]FILE",
+    help="Take the points of a GZIDX file for the layer that it fits, or layer N, instead of looking for any.",
+)
 @click.option("--low-memory", is_flag=True, help="Take less memory, and more time: one layer at a time.")
 @json_option
 @click.argument("image")
-def make(image: str, opening: Opening, record: str | None, low_memory: bool, as_json: bool) -> None:
+def make(
+    image: str, opening: Opening, record: str | None, gzidx: tuple[str, ...], low_memory: bool, as_json: bool
+) -> None:
     """Index the layers of IMAGE and merge them, as the first mount would, and report.
 
     Every byte is read and checked: each layer's size and digest, and its diff ID. With --record that is left to the
     mount, as far as it uses an index already.
     """
     began = time.monotonic()
-    with opening._replace(low_memory=low_memory, lazy=record is not None).open(image) as opened:
+    with opening._replace(low_memory=low_memory, lazy=record is not None, gzidx=gzidx).open(image) as opened:
         recorded = _record(record, opened, opening.store()) if record is not None else None
         report = index_report(opened, time.monotonic() - began)
     click.echo(msgspec.json.format(msgspec.json.encode(report)).decode() if as_json else render_index(report))
     if recorded and not as_json:
         click.echo(recorded)
+
+
+@index.command(short_help="Write the index of a layer in another format.")
+@image_options
+@click.option("--layer", "number", type=int, required=True, metavar="N", help="0 is the base, -1 the last.")
+@click.option("--to-gzidx", type=click.Path(), required=True, metavar="FILE", help="As the new GZIDX FILE.")
+@click.argument("image")
+def export(image: str, opening: Opening, number: int, to_gzidx: str) -> None:
+    """Write the checkpoints of a gzip layer of IMAGE for other tools: indexed_gzip imports them.
+
+    \b
+    Try:  ocifs index export ./debian:latest --layer 0 --to-gzidx base.gzidx
+    """
+    from ocifs.export.gzidx import export_gzidx
+    from ocifs.export.target import check_new_file
+
+    check_new_file(to_gzidx)
+    with opening._replace(trust_index=False).open(image) as opened:
+        export_gzidx(opened.index_of(number), to_gzidx)
 
 
 @index.command(short_help="Publish the index of an image beside it.")

@@ -167,6 +167,7 @@ class Opening(NamedTuple):
     trust_index: bool | None = None
     access: Access = Access()
     verbose: bool = False
+    gzidx: tuple[str, ...] = ()
 
     def source(self, image: str) -> "tuple[Source, Reference]":
         """Open where an image is, without the image."""
@@ -197,6 +198,7 @@ class Opening(NamedTuple):
             lazy=self.lazy,
             trust_index=self.trust_index,
             access=self.access,
+            gzidx=self.gzidx,
             warn=warn,
             tell=tell if self.verbose else lambda message: None,
             progress=progress,

@@ -9,27 +9,19 @@ import contextlib
 import importlib.util
 import io
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO, TypeGuard
+from typing import TypeGuard
 
-from zlib_ng import zlib_ng
-
-from ocifs.compression import CHUNK, MAX_SPAN, SPACING, Checkpoint, evenly
-from ocifs.compression.deflate import align
+from ocifs.compression import CHUNK, SPACING, Checkpoint, evenly
+from ocifs.compression.gzidx import ends_with, read_gzidx
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.reader import FileReader, FileSection, ReaderAt
 
 _SMALL = 4 << 20
 _INFLATING = max(1, (os.cpu_count() or 1) - 1)
 """Threads of rapidgzip; hashing and reading headers keep another processor busy."""
-
-# "GZIDX", version, flags, compressed size, uncompressed size, spacing, window size, number of points
-_GZIDX_HEADER = struct.Struct("<5sBBQQIII")
-# compressed offset (of the first whole byte), uncompressed offset, bits before it, whether a window follows
-_GZIDX_POINT = struct.Struct("<QQBB")
 
 
 class _SeekableFile(io.RawIOBase):
@@ -63,35 +55,6 @@ class _SeekableFile(io.RawIOBase):
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
-
-
-def read_gzidx(file: BinaryIO, blob_size: int) -> Iterator[Checkpoint]:
-    """Give the checkpoints of a GZIDX file, which ends where the stream does. Raises InvalidImageError."""
-    header = file.read(_GZIDX_HEADER.size)
-    if len(header) < _GZIDX_HEADER.size or not header.startswith(b"GZIDX") or header[5] > 1:
-        raise InvalidImageError("not a GZIDX file of version 0 or 1")
-    _, version, _, _, size, _, window_size, count = _GZIDX_HEADER.unpack(header)
-    if count > blob_size or window_size > 1 << 15:
-        raise InvalidImageError(f"GZIDX file: {count} checkpoints with windows of {window_size} bytes are too many")
-    columns = file.read(count * _GZIDX_POINT.size)
-    if len(columns) < count * _GZIDX_POINT.size:
-        raise InvalidImageError("GZIDX file: it is cut short")
-    if not count:
-        yield Checkpoint(0, 0)
-    before = (0, 0)
-    for index, (offset, start, bits, has_window) in enumerate(_GZIDX_POINT.iter_unpack(columns)):
-        # Version 0 has no flag: every point but the first has a window.
-        expected = window_size if (has_window if version else index) else 0
-        window = file.read(expected)
-        place = 8 * offset - bits  # in bits
-        if not (before[0] <= place <= 8 * blob_size and before[1] <= start <= size and bits < 8):
-            raise InvalidImageError(f"GZIDX file: checkpoint {index} lies outside the blob")
-        if len(window) < expected:
-            raise InvalidImageError("GZIDX file: it is cut short")
-        before = (place, start)
-        if start < size or index == 0:
-            yield Checkpoint(start, offset - (bits > 0), bits, window)
-    yield Checkpoint(size, blob_size)
 
 
 class IndexedGzipFinder:
@@ -216,29 +179,9 @@ class RapidgzipPass:
                 raise InvalidImageError(f"rapidgzip: {error}") from None
             found.seek(0)
             points = list(evenly(read_gzidx(found, self.blob.size)))
-        if not _end_with(self.blob, *points[-2:]):
+        if not ends_with(self.blob, *points[-2:]):
             raise InvalidImageError("rapidgzip: the stream does not end where the blob does")
         yield from points
-
-
-def _end_with(blob: ReaderAt, last: Checkpoint, end: Checkpoint) -> bool:
-    """Whether what begins at the `last` checkpoint ends where the blob does, or in NULs."""
-    if end.start - last.start > MAX_SPAN or end.offset - last.offset > 2 * MAX_SPAN:
-        return True  # a span of that size has the other pass go over the blob again
-    data = align(blob.pread(end.offset - last.offset, last.offset), last.bits)
-    inflater = zlib_ng.decompressobj(wbits=-15, zdict=last.window)
-    trailer = 8  # of the member that is under way: CRC32 and ISIZE
-    try:
-        while data:
-            inflater.decompress(data, MAX_SPAN + 1)
-            if not inflater.eof or len(inflater.unused_data) < trailer:
-                return False
-            data = inflater.unused_data[trailer:].lstrip(b"\0")
-            inflater = zlib_ng.decompressobj(wbits=31)
-            trailer = 0
-    except zlib_ng.error:  # type: ignore[misc]  # its stub calls it a value
-        return False
-    return True
 
 
 def _main() -> None:

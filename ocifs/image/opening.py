@@ -17,6 +17,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from ocifs.errors import NotFoundError, OcifsError
+from ocifs.image.gzidx import match_gzidx
 from ocifs.image.kept import Download, KeptSource, in_file, of_right_bytes, open_kept
 from ocifs.image.profile import load_profile
 from ocifs.image.rootfs import Rootfs
@@ -75,6 +76,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Is told, a line each time, what is odd about the image but can be lived with."""
     tell: Callable[[str], None] = _ignore
     """Is told, a line for each layer, which of the indexes that are published is taken."""
+    gzidx: tuple[str, ...] = ()
+    """GZIDX files, `FILE` or `N=FILE`, whose points are taken for layers that have to be indexed."""
     progress: Callable[[Digest, int, int], None] = _no_progress
     """Is told (layer, compressed bytes read, compressed bytes in all) while a layer is indexed."""
 
@@ -116,6 +119,14 @@ class Image:
     def indexes(self) -> list[LayerIndex]:
         """The LayerIndex of each layer, the base first."""
         return [layer.index for layer in self.layers]
+
+    def index_of(self, layer: int) -> LayerIndex:
+        """Return the LayerIndex of a layer.
+
+        Raises:
+            NotFoundError: There is no such layer.
+        """
+        return self.indexes[_number(layer, self.resolved)]
 
     def as_of(self, layer: int) -> Rootfs:
         """Return the merged tree of the layers up to `layer`; the image closes it.
@@ -258,8 +269,18 @@ def _open_layers(
     stack: ExitStack,
 ) -> list[Layer]:
     """Open the layers: those whose index is not known are indexed, and read from front to end for that."""
+    points = match_gzidx(options.gzidx, resolved.layers) if options.gzidx else {}
+    for digest in points:
+        if options.store.has(KIND, digest):
+            options.warn(f"layer {digest} is indexed already: its GZIDX file is not used")
     blobs = [
-        LayerBlob(layer.descriptor.digest, layer.diff_id, layer.compression, source.open(layer.descriptor))
+        LayerBlob(
+            layer.descriptor.digest,
+            layer.diff_id,
+            layer.compression,
+            source.open(layer.descriptor),
+            points.get(layer.descriptor.digest),
+        )
         for layer in resolved.layers
         if _key(layer) not in known
     ]

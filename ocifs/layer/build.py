@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol
 import zstandard
 
 from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Pass
-from ocifs.errors import InvalidImageError, OcifsError
+from ocifs.compression.gzidx import GzidxPass
+from ocifs.errors import InvalidImageError, OcifsError, printable_path
 from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
 from ocifs.layer.layer import CODECS
 from ocifs.limits import Limits
@@ -44,6 +45,8 @@ class LayerBlob(NamedTuple):
     diff_id: DiffID
     compression: Compression
     blob: ReaderAt
+    gzidx: str | None = None
+    """A GZIDX file whose points are taken, instead of looking for any; they are proven as any would be."""
 
 
 class _Survey(NamedTuple):
@@ -138,6 +141,8 @@ class _Build:
 
     def _survey(self, out: Writer) -> tuple[_Survey, "_Frames | None"]:
         """Go through the blob; again, into frames, if that shows that its spans would be too long to decode."""
+        if self.layer.gzidx is not None:
+            return self._by_points(self.layer.gzidx), None
         ways = CODECS[self.layer.compression].passes(self.blob, self.warn, self.limits)
         survey = None
         for begin in [] if self.low_memory else ways[:-1]:
@@ -156,6 +161,12 @@ class _Build:
             frames = _Frames(out)
             return self._go(ways[-1](), frames), frames
         return survey, None
+
+    def _by_points(self, path: str) -> _Survey:
+        try:
+            return self._go(GzidxPass(self.blob, path), None)
+        except InvalidImageError as error:
+            raise InvalidImageError(f"by the points of {printable_path(path)}: {error}") from None
 
     def _go(self, reading: Pass, frames: "_Frames | None") -> _Survey:
         diff_id = self.layer.diff_id.hasher()

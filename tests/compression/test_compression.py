@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ocifs.compression import CHUNK, SPACING, Checkpoint, Pass, checkpoint_finders, evenly, gzip, plain, zstd
-from ocifs.compression.checkpoint_finders import RapidgzipPass, read_gzidx
+from ocifs.compression.checkpoint_finders import RapidgzipPass
+from ocifs.compression.gzidx import read_gzidx
 from ocifs.compression.gzip import GzipPass
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.reader import BytesReader, FileReader

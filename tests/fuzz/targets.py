@@ -21,7 +21,7 @@ from ocifs.bundle.config import Host, Overrides, runtime_spec
 from ocifs.bundle.runtime_spec import to_json
 from ocifs.bundle.user import Accounts
 from ocifs.compression import Pass, gzip, zstd
-from ocifs.compression.checkpoint_finders import read_gzidx
+from ocifs.compression.gzidx import read_gzidx
 from ocifs.erofs.reader import TreeImage
 from ocifs.erofs.writer import compile_tree
 from ocifs.errors import NotFoundError, OcifsError

@@ -1,0 +1,172 @@
+"""GZIDX, the index format of indexed_gzip: the checkpoints of a gzip blob, read, written, and gone through.
+
+A file that somebody else has made is a claim. `GzidxPass` decodes the blob by its points alone, each span from its own
+checkpoint and the bytes up to the next one, just as reads will: so if the tar stream has its diff ID, they are right.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import BinaryIO, NamedTuple, Self
+
+from zlib_ng import zlib_ng
+
+from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, evenly
+from ocifs.compression.deflate import align
+from ocifs.compression.gzip import Inflation
+from ocifs.errors import InvalidImageError, OcifsError, printable_path
+from ocifs.reader import ReaderAt
+
+_WINDOW = 1 << 15
+# "GZIDX", version, flags, compressed size, uncompressed size, spacing, window size, number of points
+_GZIDX_HEADER = struct.Struct("<5sBBQQIII")
+# compressed offset (of the first whole byte), uncompressed offset, bits before it, whether a window follows
+_GZIDX_POINT = struct.Struct("<QQBB")
+
+
+class GzidxHeader(NamedTuple):
+    """What a GZIDX file says of itself."""
+
+    version: int
+    blob_size: int
+    size: int
+    """Uncompressed bytes."""
+    window_size: int
+    points: int
+
+
+def read_header(file: BinaryIO) -> GzidxHeader:
+    """Read the beginning of a GZIDX file. Raises InvalidImageError."""
+    header = file.read(_GZIDX_HEADER.size)
+    if len(header) < _GZIDX_HEADER.size or not header.startswith(b"GZIDX") or header[5] > 1:
+        raise InvalidImageError("not a GZIDX file of version 0 or 1")
+    _, version, _, blob_size, size, _, window_size, count = _GZIDX_HEADER.unpack(header)
+    return GzidxHeader(version, blob_size, size, window_size, count)
+
+
+def read_gzidx(file: BinaryIO, blob_size: int) -> Iterator[Checkpoint]:
+    """Give the checkpoints of a GZIDX file, which ends where the stream does. Raises InvalidImageError."""
+    version, _, size, window_size, count = read_header(file)
+    if count > blob_size or window_size > _WINDOW:
+        raise InvalidImageError(f"GZIDX file: {count} checkpoints with windows of {window_size} bytes are too many")
+    columns = file.read(count * _GZIDX_POINT.size)
+    if len(columns) < count * _GZIDX_POINT.size:
+        raise InvalidImageError("GZIDX file: it is cut short")
+    if not count:
+        yield Checkpoint(0, 0)
+    before = (0, 0)
+    for index, (offset, start, bits, has_window) in enumerate(_GZIDX_POINT.iter_unpack(columns)):
+        # Version 0 has no flag: every point but the first has a window.
+        expected = window_size if (has_window if version else index) else 0
+        window = file.read(expected)
+        place = 8 * offset - bits  # in bits
+        if not (before[0] <= place <= 8 * blob_size and before[1] <= start <= size and bits < 8):
+            raise InvalidImageError(f"GZIDX file: checkpoint {index} lies outside the blob")
+        if len(window) < expected:
+            raise InvalidImageError("GZIDX file: it is cut short")
+        before = (place, start)
+        if start < size or index == 0:
+            yield Checkpoint(start, offset - (bits > 0), bits, window)
+    yield Checkpoint(size, blob_size)
+
+
+def write_gzidx(file: BinaryIO, blob_size: int, size: int, count: int, points: Iterable[Checkpoint]) -> None:
+    """Write `count` checkpoints, without the end, to an empty file that can be sought in."""
+    # indexed_gzip wants a spacing above the window size, and makes nothing else of it.
+    file.write(_GZIDX_HEADER.pack(b"GZIDX", 1, 0, blob_size, size, 2 * _WINDOW, _WINDOW, count))
+    file.seek(_GZIDX_HEADER.size + count * _GZIDX_POINT.size)
+    columns = bytearray()
+    for point in points:
+        offset = point.offset + (point.bits > 0)
+        columns += _GZIDX_POINT.pack(offset, point.start, point.bits, bool(point.window))
+        file.write(point.window.rjust(_WINDOW, b"\0") if point.window else b"")
+    file.seek(_GZIDX_HEADER.size)
+    file.write(columns)
+
+
+class GzidxPass:
+    """Goes through a blob by the points of the GZIDX file `path`."""
+
+    restartable = True
+
+    def __init__(self, blob: ReaderAt, path: str) -> None:
+        self.blob = blob
+        self.path = path
+        self.consumed = 0
+        self._used = b""
+
+    def __enter__(self) -> Self:
+        self.file = open_gzidx(self.path)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.file.close()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Give the uncompressed bytes. Raises InvalidImageError."""
+        if read_header(self.file).blob_size != self.blob.size:
+            raise InvalidImageError(f"GZIDX file: it is of another blob than one of {self.blob.size} bytes")
+        used = hashlib.sha256()
+        begin = end = Checkpoint(0, 0)
+        for begin, end in pairwise(self._points()):
+            span, stored = end.start - begin.start, end.offset + (end.bits > 0) - begin.offset
+            if span > MAX_SPAN or stored > 2 * MAX_SPAN:
+                raise InvalidImageError(
+                    f"GZIDX file: its points are {max(span, stored)} bytes apart, more than {MAX_SPAN}: make it anew "
+                    "with a spacing of some MiB"
+                )
+            used.update(_digest(begin))
+            decoder = Inflation(self.blob.pread(stored, begin.offset), begin)
+            for place in range(0, span, CHUNK):
+                yield decoder.read(min(CHUNK, span - place))
+            self.consumed = end.offset
+        if not ends_with(self.blob, begin, end):
+            raise InvalidImageError("GZIDX file: the stream does not end where the blob does")
+        used.update(_digest(end))
+        self._used = used.digest()
+
+    def checkpoints(self) -> Iterator[Checkpoint]:
+        """Give the points that the blob was decoded by. Raises InvalidImageError."""
+        used = hashlib.sha256()
+        for point in self._points():
+            used.update(_digest(point))
+            yield point
+        if used.digest() != self._used:
+            raise InvalidImageError("GZIDX file: it was changed while it was read")
+
+    def _points(self) -> Iterator[Checkpoint]:
+        self.file.seek(0)
+        return evenly(read_gzidx(self.file, self.blob.size))
+
+
+def open_gzidx(path: str) -> BinaryIO:
+    """Open a file that the user names. Raises OcifsError."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise OcifsError(f"{printable_path(path)}: {error.strerror}") from None
+
+
+def _digest(point: Checkpoint) -> bytes:
+    return hashlib.sha256(b"%d %d %d %b" % point).digest()
+
+
+def ends_with(blob: ReaderAt, last: Checkpoint, end: Checkpoint) -> bool:
+    """Whether what begins at the `last` checkpoint ends where the blob does, or in NULs."""
+    if end.start - last.start > MAX_SPAN or end.offset - last.offset > 2 * MAX_SPAN:
+        return True  # a span of that size has the other pass go over the blob again
+    data = align(blob.pread(end.offset - last.offset, last.offset), last.bits)
+    inflater = zlib_ng.decompressobj(wbits=-15, zdict=last.window)
+    trailer = 8  # of the member that is under way: CRC32 and ISIZE
+    try:
+        while data:
+            inflater.decompress(data, MAX_SPAN + 1)
+            if not inflater.eof or len(inflater.unused_data) < trailer:
+                return False
+            data = inflater.unused_data[trailer:].lstrip(b"\0")
+            inflater = zlib_ng.decompressobj(wbits=31)
+            trailer = 0
+    except zlib_ng.error:  # type: ignore[misc]  # its stub calls it a value
+        return False
+    return True
