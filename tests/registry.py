@@ -139,6 +139,14 @@ def half_headers(handler: "Handler", blob: Blob) -> None:
         handler.wfile.write(b"x")
 
 
+def endless_chunk(handler: "Handler", blob: Blob) -> None:
+    """Begin a body in chunks with the size of a chunk that never ends."""
+    handler.close_connection = True
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not handler.registry.closing.is_set():
+        handler.wfile.write(b"0" * 65536)
+
+
 def stall(handler: "Handler", blob: Blob) -> None:
     """Answer nothing until the registry is closed."""
     handler.close_connection = True
@@ -405,15 +413,24 @@ def running(context: ssl.SSLContext | None = None) -> Iterator[Registry]:
         thread.join()
 
 
-def make_certificate(directory: Path, name: str, issuer: Path | None = None, *, days: int = 1) -> Path:
-    """Make `name.crt` (and `name.cert`) with `name.key`: a CA, or for this machine by the CA `issuer`."""
+def make_certificate(directory: Path, name: str, issuer: Path | None = None, *, of: str = "IP:127.0.0.1") -> Path:
+    """Make `name.crt` (and `name.cert`) with `name.key`: a CA, or for `of` by the CA `issuer`."""
     key, certificate = directory / f"{name}.key", directory / f"{name}.crt"
     by = [] if issuer is None else ["-CA", str(issuer), "-CAkey", str(issuer.with_suffix(".key"))]
-    what = "basicConstraints=critical,CA:true" if issuer is None else "subjectAltName=IP:127.0.0.1"
+    what = "basicConstraints=critical,CA:true" if issuer is None else f"subjectAltName={of}"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-batch",
-         "-subj", f"/CN={name}", "-addext", what, "-days", str(days), "-keyout", key, "-out", certificate, *by],
+         "-subj", f"/CN={name}", "-addext", what, "-days", "1", "-keyout", key, "-out", certificate, *by],
         check=True,
         capture_output=True,
     )  # fmt: skip
     return certificate
+
+
+def let_expire(certificate: Path, issuer: Path) -> None:
+    """Make a certificate one that has expired."""
+    key, ca = str(certificate.with_suffix(".key")), ["-CA", str(issuer), "-CAkey", str(issuer.with_suffix(".key"))]
+    request = ["openssl", "req", "-new", "-key", key, "-subj", "/CN=expired", "-addext", "subjectAltName=IP:127.0.0.1"]
+    asked = subprocess.run(request, check=True, capture_output=True).stdout
+    sign = ["openssl", "x509", "-req", *ca, "-days", "-1", "-copy_extensions", "copy", "-out", str(certificate)]
+    subprocess.run(sign, check=True, capture_output=True, input=asked)

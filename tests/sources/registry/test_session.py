@@ -21,12 +21,16 @@ from ocifs.sources.registry.transport import TransientError, read_all
 from tests.images import Image, layout_files
 from tests.registry import (
     SECRET,
+    Blob,
     Fault,
+    Handler,
     Registry,
     basic,
     bearer,
+    endless_chunk,
     half_headers,
     hang_up,
+    let_expire,
     make_certificate,
     redirect,
     running,
@@ -162,6 +166,27 @@ def test_headers_that_never_end(registry: Registry, monkeypatch: pytest.MonkeyPa
     with asking(registry) as asked:
         assert manifest(asked) == expected(registry)
     assert len(registry.requests) == 2
+
+
+def test_a_chunk_that_never_ends(registry: Registry) -> None:
+    registry.fault(endless_chunk, "/manifests/", times=1)
+    with asking(registry) as asked:
+        assert manifest(asked) == expected(registry)
+    assert len(registry.requests) == 2
+
+
+def test_headers_decide_nothing(registry: Registry) -> None:
+    """Such as `Docker-Content-Digest`, of which the scripted registry sends a wrong one."""
+    seen: list[str] = []
+
+    def note(handler: Handler, blob: Blob) -> None:
+        seen.append("noted")
+        handler.answer(200, blob.data, {"Docker-Content-Digest": "sha256:" + "f" * 64})
+
+    registry.fault(note, "/manifests/")
+    with asking(registry) as asked:
+        assert manifest(asked) == expected(registry)
+    assert seen
 
 
 def test_a_body_that_never_ends(registry: Registry) -> None:
@@ -384,15 +409,17 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("certificates")
     ca = make_certificate(directory, "ca")
     make_certificate(directory, "server", ca)
+    let_expire(make_certificate(directory, "expired", ca), ca)
+    make_certificate(directory, "elsewhere", ca, of="DNS:elsewhere.example")
     return directory
 
 
 @contextmanager
-def tls_registry(certificates: Path, *, wants_client: bool = False) -> Iterator[Registry]:
+def tls_registry(certificates: Path, *, wants_client: bool = False, name: str = "server") -> Iterator[Registry]:
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificates / "server.crt", certificates / "server.key")
+    context.load_cert_chain(certificates / f"{name}.crt", certificates / f"{name}.key")
     if wants_client:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(certificates / "ca.crt")
@@ -414,6 +441,23 @@ def test_a_certificate_that_nobody_vouches_for(certificates: Path) -> None:
         pytest.raises(RegistryError, match=r"is not trusted: .*; name its CA with --cert-dir, or use --tls-verify"),
     ):
         manifest(asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("expired", "is not trusted: certificate has expired; name its CA"),
+        ("elsewhere", "is not trusted: IP address mismatch, certificate is not valid for '127.0.0.1'"),
+    ],
+)
+def test_a_certificate_that_is_over_or_of_somebody_else(
+    certificates: Path, tmp_path: Path, name: str, message: str
+) -> None:
+    with tls_registry(certificates, name=name) as registry:
+        with asking(registry, trusting(certificates, tmp_path / "d")) as asked:
+            with pytest.raises(RegistryError, match=message):
+                manifest(asked)
+        assert not registry.requests
 
 
 def test_loopback_is_not_less_secure_where_there_is_tls(certificates: Path) -> None:

@@ -197,6 +197,7 @@ def test_one_connection_does(blob: RemoteBlob, registry: Registry) -> None:
         lambda handler, data: handler.answer(206, data.data[5:15]),
         lambda handler, data: handler.answer(206, data.data[5:15], {"Content-Range": "bytes 5-14"}),
         lambda handler, data: handler.answer(206, data.data[5:14], {"Content-Range": f"bytes 5-14/{len(DATA)}"}),
+        lambda handler, data: handler.answer(206, data.data[5:2000], {"Content-Range": f"bytes 5-1004/{len(DATA)}"}),
         lambda handler, data: handler.answer(206, b"--x", {"Content-Type": "multipart/byteranges; boundary=x"}),
     ],
 )
