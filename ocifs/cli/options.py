@@ -120,6 +120,13 @@ _REGISTRY_OPTIONS = (
         help="Use an index that the registry has before it is proven.  [default: for a tag, not for a digest]",
     ),
     click.option(
+        "--allow-foreign-urls",
+        is_flag=True,
+        callback=_remember,
+        expose_value=False,
+        help="Fetch foreign layers that the registry does not have from where the image says.",
+    ),
+    click.option(
         "--cert-dir",
         type=click.Path(file_okay=False, path_type=Path),
         callback=_remember,

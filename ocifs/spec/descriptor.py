@@ -9,7 +9,7 @@ from ocifs.spec.platform import Platform
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
-    """What a document says of a blob. `urls` and `annotations` are data: nothing follows them."""
+    """What a document says of a blob. `urls` are followed only where the user says so (`sources.registry.foreign`)."""
 
     media_type: str
     digest: Digest

@@ -55,6 +55,12 @@ def _layer_types() -> dict[str, LayerType]:
 _LAYER_TYPES = _layer_types()
 
 
+def is_nondistributable(media_type: str) -> bool:
+    """Whether it is of a layer that may be somewhere else."""
+    known = _LAYER_TYPES.get(media_type)
+    return known is not None and known.nondistributable
+
+
 def layer_type(media_type: str, layer: str) -> LayerType:
     """Return what `media_type` says of a layer; `layer` is what errors call it.
 

@@ -16,6 +16,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     """False: certificates are not checked, and plain HTTP will do."""
     cert_dir: Path | None = None
     """Holds CAs (`*.crt`) and client certificates (`*.cert` with a `*.key`)."""
+    allow_foreign_urls: bool = False
+    """Whether a layer that the registry does not have is fetched from where the image says."""
     prefetch: bool = True
     """Whether a mount fetches in the background what nobody has read yet."""
     prefetch_rate: int | None = None

@@ -24,14 +24,20 @@ class RemoteBlob:
     """A `ReaderAt` of `size` bytes, at one of several endpoints. Safe to use from several threads."""
 
     def __init__(
-        self, sessions: Sequence[Session], path: str, digest: Digest, size: int, accept: str | None = None
+        self,
+        sessions: Sequence[Session],
+        path: str,
+        digest: Digest,
+        size: int,
+        accept: str | None = None,
+        hint: str = "",
     ) -> None:
         self.digest = digest
         self.size = size
         self._sessions = list(sessions)
         self._path = path
         self._headers: Mapping[str, str] = {} if accept is None else {"Accept": accept}
-        self._what = f"{path.partition('/')[0].removesuffix('s')} {digest}"
+        self._what = f"{path.partition('/')[0].removesuffix('s')} {digest}{hint}"
 
     def pread(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes at `offset`.

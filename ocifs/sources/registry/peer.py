@@ -60,6 +60,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str | None = None
     """`http` or `https`; None: to be found out."""
     credentials: Credentials | None = None
+    url: str | None = None
+    """Of one blob, named by the image; then nothing but that is asked for, and `repository` is empty."""
 
     def __str__(self) -> str:
         return f"{self.host}/{self.repository}"

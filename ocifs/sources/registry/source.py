@@ -20,6 +20,7 @@ from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.blob import RemoteBlob
 from ocifs.sources.registry.configuration import Endpoint, endpoints, is_loopback, read_configuration
 from ocifs.sources.registry.credentials import find_credentials
+from ocifs.sources.registry.foreign import ForeignSession, foreign_peers
 from ocifs.sources.registry.peer import Origin, Peer
 from ocifs.sources.registry.referrers import list_referrers, push, remove
 from ocifs.sources.registry.session import Session
@@ -29,7 +30,15 @@ from ocifs.sources.source import Named
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.manifest import parse_document
-from ocifs.spec.mediatypes import DOCKER_INDEX, DOCKER_MANIFEST, INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST
+from ocifs.spec.mediatypes import (
+    DOCKER_INDEX,
+    DOCKER_MANIFEST,
+    INDEXES,
+    MANIFESTS,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    is_nondistributable,
+)
 
 _ACCEPT = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX))
 
@@ -39,8 +48,10 @@ T = TypeVar("T")
 class RegistrySource:
     """The repository that a reference names."""
 
-    def __init__(self, sessions: list[Session], limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, sessions: list[Session], limits: Limits = DEFAULT_LIMITS, *, foreign_urls: bool = False) -> None:
         self.limits = limits
+        self._foreign_urls = foreign_urls
+        self._foreign: list[Session] = []
         self._sessions = sessions
         """The one that had the image comes first."""
         self._home = sessions[-1]
@@ -66,7 +77,15 @@ class RegistrySource:
         is_manifest = descriptor.media_type in MANIFESTS | INDEXES
         path = f"{'manifests' if is_manifest else 'blobs'}/{descriptor.digest}"
         accept = _ACCEPT if is_manifest else None
-        return RemoteBlob(self._sessions, path, descriptor.digest, descriptor.size, accept)
+        foreign: list[Session] = []
+        hint = ""
+        if is_nondistributable(descriptor.media_type) and descriptor.urls:
+            if self._foreign_urls:
+                foreign = [ForeignSession(peer) for peer in foreign_peers(descriptor.urls)]
+                self._foreign += foreign
+            else:
+                hint = " (a foreign layer: --allow-foreign-urls fetches it from where the image says)"
+        return RemoteBlob([*self._sessions, *foreign], path, descriptor.digest, descriptor.size, accept, hint)
 
     def referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
         """Return the artifacts of that type whose subject is `subject`."""
@@ -82,7 +101,7 @@ class RegistrySource:
 
     def close(self) -> None:
         """Close all connections."""
-        for session in self._sessions:
+        for session in [*self._sessions, *self._foreign]:
             session.close()
 
     def _first(self, ask: Callable[[Session], T]) -> T:
@@ -123,7 +142,9 @@ def open_registry(reference: Reference, access: Access, limits: Limits = DEFAULT
     )
     elsewhere = msgspec.structs.replace(access, credentials=None)  # what is typed in is for no mirror
     return RegistrySource(
-        [open_session(place, access if place.host == places[-1].host else elsewhere) for place in places], limits
+        [open_session(place, access if place.host == places[-1].host else elsewhere) for place in places],
+        limits,
+        foreign_urls=access.allow_foreign_urls,
     )
 
 
@@ -146,9 +167,9 @@ def open_origins(origins: Sequence[Origin]) -> list[Callable[[], RemoteBlob]]:
 
     def opened(origin: Origin) -> RemoteBlob:
         with lock:
-            key = tuple(map(str, origin.peers))
+            key = tuple(peer.url or str(peer) for peer in origin.peers)
             if key not in sessions:
-                sessions[key] = [Session(peer) for peer in origin.peers]
+                sessions[key] = [ForeignSession(peer) if peer.url else Session(peer) for peer in origin.peers]
             return RemoteBlob(sessions[key], origin.path, Digest(origin.digest), origin.size)
 
     return [partial(opened, origin) for origin in origins]

@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -84,8 +84,11 @@ class _HttpConnection(_Watched, HTTPConnection):
     pass
 
 
-class _HttpsConnection(_Watched, HTTPSConnection):
+class HttpsConnection(_Watched, HTTPSConnection):
+    """A connection by TLS."""
+
     def connect(self) -> None:
+        """Connect, and shake hands."""
         super().connect()
         self.is_verified = True  # or the user has said that it need not be; urllib3 would print a warning
 
@@ -94,8 +97,10 @@ class _HttpPool(HTTPConnectionPool):
     ConnectionCls = _HttpConnection
 
 
-class _HttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _HttpsConnection
+class HttpsPool(HTTPSConnectionPool):
+    """Connections to one host by TLS."""
+
+    ConnectionCls = HttpsConnection
 
 
 def _cut_off(sock: socket.socket | None) -> None:
@@ -107,8 +112,11 @@ def _cut_off(sock: socket.socket | None) -> None:
 class Transport:
     """Pools of connections to a registry, and to where it redirects. Safe to use from several threads."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    pools: ClassVar[dict[str, type[HTTPConnectionPool]]] = {"http": _HttpPool, "https": HttpsPool}
+
+    def __init__(self, context: ssl.SSLContext, *, proxies: bool = True) -> None:
         self._context = context
+        self._proxies = proxies
         self._managers: dict[str, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
 
@@ -162,7 +170,8 @@ class Transport:
     def _manager(self, url: str) -> urllib3.PoolManager:
         """Return the pools for a URL: by way of a proxy, where the environment says so."""
         parts = urlsplit(url)
-        proxy = "" if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme, "")
+        direct = not self._proxies or proxy_bypass(parts.netloc)
+        proxy = "" if direct else getproxies().get(parts.scheme, "")
         with self._lock:
             if proxy not in self._managers:
                 self._managers[proxy] = self._new_manager(proxy)
@@ -180,7 +189,7 @@ class Transport:
             except (HTTPError, AssertionError, ValueError):
                 proxy_host = host_of(parts.geturl())
                 raise OcifsError(f"the proxy that the environment names, {proxy_host}, cannot be used") from None
-        manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+        manager.pool_classes_by_scheme = self.pools
         return manager
 
 

@@ -1,0 +1,192 @@
+"""Foreign layers: from where the image says, if the user says so, and never from where only we can reach."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
+from ocifs.image.opening import Options, open_image
+from ocifs.sources.reference import parse_reference
+from ocifs.sources.registry import foreign, session
+from ocifs.sources.registry.access import Access
+from ocifs.sources.registry.blob import RemoteBlob
+from ocifs.sources.registry.foreign import foreign_peers, is_public
+from ocifs.sources.registry.source import open_origins, open_registry
+from ocifs.sources.resolve import resolve_image
+from ocifs.spec.digest import Digest
+from ocifs.store import Store
+from tests.images import Image, Layer, layout_files, tar
+from tests.registry import SECRET, Registry, make_certificate, redirect, running, status, wrong_bytes
+
+LAYER = Layer(tar({"foreign": b"from afar\n" * 1000}))
+BLOB = str(Digest.of(LAYER.blob))
+TYPE = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+ALLOWED = Access(allow_foreign_urls=True, credentials="me:s3cr3t-password")
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("255.255.255.255", False),
+        ("::1", False),
+        ("::", False),
+        ("fe80::1%eth0", False),
+        ("fd00:ec2::254", False),
+        ("ff02::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("::ffff:8.8.8.8", True),
+        ("64:ff9b::a00:1", False),
+        ("2002:a00:1::1", False),
+        ("2001:0:5ef5:79fd::1", False),
+    ],
+)
+def test_is_public(address: str, public: bool) -> None:
+    assert is_public(address) == public
+
+
+def test_urls_that_may_be_asked() -> None:
+    urls = [
+        "http://plain.example/a",
+        "ftp://x.example/a",
+        "file:///etc/passwd",
+        "https:///a",
+        "https://me:pw@x.example/a",
+        "https://[::1/a",
+        "https://x.example:99999/a",
+        "",
+        f"https://x.example/a?signature={SECRET}",
+    ]
+    (peer,) = foreign_peers(urls)
+    assert (peer.host, peer.url) == ("x.example", urls[-1])
+    assert SECRET not in str(peer)
+    assert len(foreign_peers([urls[-1]] * 100)) == 8
+
+
+@pytest.fixture
+def afar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """Somebody with a certificate who has the layer."""
+    import ssl
+
+    ca = make_certificate(tmp_path, "ca")
+    server = make_certificate(tmp_path, "server", ca)
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca))
+    monkeypatch.setattr(session, "FIRST_BUDGET", 0.1)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server, server.with_suffix(".key"))
+    with running(context) as afar:
+        afar.blobs["x"] = {BLOB: LAYER.blob}
+        yield afar
+
+
+@pytest.fixture
+def image(registry: Registry, afar: Registry) -> str:
+    url = f"{afar.base}/v2/x/blobs/{BLOB}?signature={SECRET}"
+    descriptor: dict[str, Any] = {"mediaType": TYPE, "urls": ["http://127.0.0.1:1/", url]}
+    image = registry.add("app", layout_files(Image((Layer(LAYER.tar, descriptor=descriptor),))))
+    del registry.blobs["app"][BLOB]
+    return image
+
+
+@pytest.fixture
+def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take this machine for a public one."""
+    monkeypatch.setattr(foreign, "is_public", lambda address: True)
+
+
+def content(image: str, access: Access, tmp_path: Path) -> bytes:
+    with open_image(image, Options(store=Store(tmp_path / "cache"), access=access)) as opened:
+        return opened.rootfs.open("/foreign").read(10)
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_urls_are_followed_only_if_the_user_says_so(
+    image: str, registry: Registry, afar: Registry, tmp_path: Path
+) -> None:
+    with pytest.raises(NotFoundError, match="a foreign layer: --allow-foreign-urls fetches it from where the image"):
+        content(image, Access(), tmp_path)
+    assert not afar.requests
+    assert content(image, ALLOWED, tmp_path) == b"from afar\n"
+    (asked,) = afar.requests
+    assert SECRET in asked.path
+    assert not {"authorization", "cookie"} & asked.headers.keys()
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_the_registry_comes_first(image: str, registry: Registry, afar: Registry, tmp_path: Path) -> None:
+    registry.blobs["app"][BLOB] = LAYER.blob
+    assert content(image, ALLOWED, tmp_path) == b"from afar\n"
+    assert not afar.requests
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_another_process_asks_there_too(image: str, afar: Registry) -> None:
+    reference = parse_reference(image)
+    with closing(open_registry(reference, ALLOWED)) as source:
+        (layer,) = resolve_image(source, reference).layers
+        remote = source.open(layer.descriptor)
+        assert isinstance(remote, RemoteBlob)
+        (opened,) = open_origins([remote.origin()])
+        assert opened().pread(20, 50) == LAYER.blob[50:70]
+    assert afar.requests[-1].range == "bytes=50-69"
+
+
+def test_what_is_not_public_is_not_asked(image: str, afar: Registry, tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match=r"127\.0\.0\.1, which the image names, is no public address: refused"):
+        content(image, ALLOWED, tmp_path)
+    assert not afar.requests
+
+
+def test_nor_by_a_redirect(image: str, afar: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([True, False])
+    monkeypatch.setattr(foreign, "is_public", lambda address: next(answers))
+    afar.fault(redirect(afar.base.replace("127.0.0.1", "localhost") + "/v2/x/secret"), times=1)
+    with pytest.raises(RegistryError, match="localhost, which the image names, is no public address: refused"):
+        content(image, ALLOWED, tmp_path)
+    assert len(afar.requests) == 1
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_nor_without_encryption(image: str, registry: Registry, afar: Registry, tmp_path: Path) -> None:
+    afar.fault(redirect(registry.base + "{path}"))
+    registry.requests.clear()
+    with pytest.raises(RegistryError, match="without encryption: refused"):
+        content(image, ALLOWED, tmp_path)
+    assert not [request for request in registry.requests if SECRET in request.path]
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_nor_by_a_proxy(image: str, afar: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as proxy:
+        monkeypatch.setenv("https_proxy", proxy.base)
+        assert content(image, ALLOWED, tmp_path) == b"from afar\n"
+    assert not proxy.requests
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_what_goes_wrong_there(image: str, afar: Registry, tmp_path: Path) -> None:
+    afar.fault(wrong_bytes)
+    with pytest.raises(InvalidImageError):
+        content(image, ALLOWED, tmp_path)
+    afar.faults.clear()
+    afar.fault(status(403))
+    with pytest.raises(RegistryError, match="status 403") as caught:
+        content(image, ALLOWED, tmp_path)
+    assert SECRET not in str(caught.value)
+    afar.faults.clear()
+    assert content(image, ALLOWED, tmp_path) == b"from afar\n"
+    for path in (tmp_path / "cache").rglob("*"):
+        if path.is_file() and not path.name.startswith("blob1"):  # a blob is the manifest, with its URL
+            assert b"s3cr3t" not in path.read_bytes()
