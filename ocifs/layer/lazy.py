@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Protocol
 
-from ocifs.errors import InvalidImageError
+from ocifs.errors import InvalidImageError, RegistryError
 from ocifs.layer.index import LayerIndex
 from ocifs.reader import FileReader
 from ocifs.sources.registry.peer import NoRangesError, Origin
@@ -25,6 +25,12 @@ PROFILE_QUIET = 2.0
 
 _MOST = 8 << 20
 """Bytes in one request."""
+
+_LONG = 2.0
+"""Seconds after which somebody who could not be given a span has waited."""
+
+_SAME_ANSWER = 1.0
+"""Seconds in which who asks again for what took so long is told the same: the kernel does so at once, up to twice."""
 
 
 class Remote(Protocol):
@@ -64,6 +70,8 @@ class LazyBlob(FileReader):
         self._open_remote = open_remote
         self._remote: Remote | None = None
         self._flights: dict[int, Future[None]] = {}
+        self._failed: dict[int, tuple[float, RegistryError]] = {}
+        """When, and why, a span could not be got, for which somebody has waited."""
         self._lock = threading.Lock()
         self._next = -1
         """The span behind the last ones that were fetched: who wants that goes forward."""
@@ -81,8 +89,16 @@ class LazyBlob(FileReader):
         """
         self._touch(number)
         while (data := self.proven(index, number)) is None:
-            self.last_wanted = time.monotonic()
-            fetched = self._fly(index, number, lambda: self._last_to_fetch(index, number))
+            self.last_wanted = began = time.monotonic()
+            failed = self._failed.get(number)
+            if failed is not None and began - failed[0] < _SAME_ANSWER:
+                raise failed[1]
+            try:
+                fetched = self._fly(index, number, lambda: self._last_to_fetch(index, number))
+            except RegistryError as error:
+                if (now := time.monotonic()) - began > _LONG:
+                    self._failed[number] = now, error
+                raise
             if fetched is not None:
                 return fetched[0]
         return data

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError, RegistryError
+from ocifs.layer import lazy
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
@@ -156,6 +158,25 @@ def test_a_failure_is_told_and_the_next_read_tries_again(index: LayerIndex, blob
     with pytest.raises(RegistryError, match="gone"):
         blob.span(index, 1)
     far.before = lambda: None
+    assert blob.span(index, 1) == span(index, 1)
+
+
+def test_who_asks_again_at_once_for_what_took_long_waits_no_more(
+    index: LayerIndex, blob: LazyBlob, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RegistryError("gone")
+
+    monkeypatch.setattr(lazy, "_LONG", 0.0)
+    monkeypatch.setattr(lazy, "_SAME_ANSWER", 0.2)
+    far.before = fail
+    for _ in range(3):
+        with pytest.raises(RegistryError, match="gone"):
+            blob.span(index, 1)
+    assert len(far.asked) == 1
+    far.before = lambda: None
+    assert blob.span(index, 2) == span(index, 2)
+    time.sleep(0.2)
     assert blob.span(index, 1) == span(index, 1)
 
 

@@ -164,7 +164,10 @@ def test_faults_of_a_registry(ocifs: Ocifs, registry: Registry, engine: str) -> 
             outcomes[name] = found == expected
             assert registry.sent, name  # it has been asked, or this shows nothing
             assert len(registry.sent) < 20, (name, [each.range for each in registry.sent])
-            assert time.monotonic() - began < 60, name
+            waited = time.monotonic() - began
+            assert waited < 45, name
+            if waited > 2:  # who asks again at once is told the same
+                time.sleep(1.1)
             registry.faults.clear()
             assert read(mnt / file) == expected, name  # nothing is poisoned
         assert outcomes == {name: fault.well for name, fault in FAULTS.items()}
