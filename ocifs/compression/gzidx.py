@@ -19,6 +19,9 @@ from ocifs.errors import InvalidImageError, OcifsError, printable_path
 from ocifs.reader import ReaderAt
 
 _WINDOW = 1 << 15
+_TELLING = 16
+"""Points after which those found so far are told: all of them each time."""
+
 # "GZIDX", version, flags, compressed size, uncompressed size, spacing, window size, number of points
 _GZIDX_HEADER = struct.Struct("<5sBBQQIII")
 # compressed offset (of the first whole byte), uncompressed offset, bits before it, whether a window follows
@@ -94,6 +97,7 @@ class GzidxPass:
         self.blob = blob
         self.path = path
         self.consumed = 0
+        self.found: list[Checkpoint] = []
         self._used = b""
 
     def __enter__(self) -> Self:
@@ -107,6 +111,7 @@ class GzidxPass:
         """Give the uncompressed bytes. Raises InvalidImageError."""
         if read_header(self.file).blob_size != self.blob.size:
             raise InvalidImageError(f"GZIDX file: it is of another blob than one of {self.blob.size} bytes")
+        seen: list[Checkpoint] = []
         used = hashlib.sha256()
         begin = end = Checkpoint(0, 0)
         for begin, end in pairwise(self._points()):
@@ -117,6 +122,9 @@ class GzidxPass:
                     "with a spacing of some MiB"
                 )
             used.update(_digest(begin))
+            seen.append(begin._replace(window=b""))
+            if len(seen) % _TELLING == 0:
+                self.found = seen.copy()
             decoder = Inflation(self.blob.pread(stored, begin.offset), begin)
             for place in range(0, span, CHUNK):
                 yield decoder.read(min(CHUNK, span - place))
