@@ -205,8 +205,9 @@ def test_who_waits_for_a_download_that_is_killed_goes_on_with_it(ocifs: Ocifs, r
         process.send_signal(signal.SIGSTOP)
     assert len([request for request in registry.sent if blob in request.path]) == 1
     max(processes, key=lambda each: open_files(each).count(str(begun))).kill()  # the others have it open for the lock
-    for process in processes:
+    for process in processes:  # all before any is waited for: each may hold what another one wants
         process.send_signal(signal.SIGCONT)
+    for process in processes:
         process.communicate(timeout=60)
     assert sorted(process.returncode for process in processes) == [-9, 0, 0]
     _, again = [request.range for request in registry.sent if blob in request.path]
