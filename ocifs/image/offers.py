@@ -12,10 +12,11 @@ from typing import NamedTuple
 from ocifs.errors import OcifsError
 from ocifs.image.offer import Offer, Place, Provider, Runs
 from ocifs.image.published import OCIFS
+from ocifs.image.soci import SOCI_V1, SOCI_V2
 from ocifs.layer.index import LayerIndex
 from ocifs.spec.digest import Digest
 
-PROVIDERS: tuple[Provider, ...] = (OCIFS,)
+PROVIDERS: tuple[Provider, ...] = (OCIFS, SOCI_V2, SOCI_V1)
 
 _AT_ONCE = 4
 
@@ -55,12 +56,15 @@ def find_offers(
     place: Place, warn: Warn, *, bound: bool = False, providers: Iterable[Provider] = PROVIDERS
 ) -> Iterator[list[Offer]]:
     """Give what is offered in the order in which it is taken; with `bound`, not what is never bound."""
+    told = set()
     for provider in providers:
         if provider.can_bind or not bound:
             try:
                 yield from provider.find(place)
             except OcifsError as error:
-                warn(f"{place.resolved.name}: no index of the format {provider.name} is used: {error}")
+                if str(error) not in told:
+                    warn(f"{place.resolved.name}: an index of the format {provider.name} is not used: {error}")
+                told.add(str(error))
 
 
 def _open(offer: Offer) -> Taken | OcifsError:

@@ -76,6 +76,63 @@ def test_publishing_an_index(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
     assert ocifs.output("index", "ls", image) == ""
 
 
+def test_publishing_for_soci(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
+    image = f"docker://{host}/team/soci:1"
+    push(f"oci:{write_layout(tmp_path / 'layout', IMAGE)}:latest", host, "team/soci:1")
+    refused = ocifs.complaint(5, "index", "push", "--format", "soci", image)
+    assert "has no layer of 10485760 bytes or more of which SOCI has a form" in refused
+    ran = ocifs.run("index", "push", "--format", "soci", "--min-layer-size", "0", image)
+    assert "is left out: SOCI has no form for layers that are compressed with zstd" in ran.err
+    assert ran.text.split()[0] == "soci-v1"
+    assert ran.text.split()[2:4] == ["1", "layers"]
+    assert ocifs.output("index", "ls", image) == ran.text
+    (listed,) = json.loads(ocifs.output("index", "ls", "--json", image))
+    assert (listed["format"], listed["bound"], listed["artifact"]) == ("soci-v1", False, ran.text.split()[1])
+    ocifs.output("cache", "clear")
+    assert ocifs.output("index", "pull", image) == ran.text
+    assert "converted1" in ocifs.output("cache", "ls")
+    assert ocifs.output("cat", image, "/etc/motd") == "hello\n"
+    assert ocifs.output("index", "rm", image) == f"removed {ran.text.split()[1]}\n"
+    assert ocifs.output("index", "ls", image) == ""
+
+
+def test_converting_for_soci(ocifs: Ocifs, host: str) -> None:
+    image = f"docker://{host}/team/app:1"
+    size = ("--min-layer-size", "0")
+    ran = ocifs.run("index", "push", "--format", "soci-v2", "--tag", "soci", *size, image)
+    converted, index = (line.split() for line in ran.text.splitlines())
+    assert converted[:2] == ["image", "soci"]
+    other = f"docker://{host}/team/app:soci"
+    assert ocifs.output("index", "ls", other).rstrip("\n") == "  ".join(
+        ["soci-v2", index[1], "1 layers", " ".join(index[4:]), "bound"]
+    )
+    assert ocifs.output("index", "rm", other) == ""
+    manifest = json.loads(ocifs.output("inspect", "--json", other))["digest"]
+    ocifs.output("cache", "clear")
+    assert ocifs.output("cat", f"docker://{host}/team/app@{manifest}", "/etc/motd") == "hello\n"
+    assert "converted1" in ocifs.output("cache", "ls")
+    inspected = subprocess.run(
+        ["skopeo", "inspect", "--tls-verify=false", other], check=True, capture_output=True, text=True
+    )
+    assert json.loads(inspected.stdout)["Architecture"] == "amd64"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--format", "soci-v2"), "needs --tag"),
+        (("--tag", "x"), "nothing else takes it"),
+        (("--format", "soci", "--tag", "x"), "nothing else takes it"),
+        (("--format", "soci-v2", "--tag", "a/b"), "a/b cannot be a tag"),
+        (("--format", "zran"), "is not one of"),
+    ],
+)
+def test_formats_that_cannot_be(ocifs: Ocifs, host: str, options: tuple[str, ...], message: str) -> None:
+    ran = ocifs.run("index", "push", *options, f"docker://{host}/team/app:1")
+    assert ran.code == 2
+    assert message in ran.err
+
+
 def test_skopeo_carries_an_index_from_a_layout_to_a_registry(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
     layout = write_layout(tmp_path / "layout", IMAGE)
     pushed = ocifs.output("index", "push", layout)
