@@ -5,6 +5,7 @@ of the manifest, which so commits to it: it belongs to a converted image, a new 
 image index that lists both. Small layers have no zTOC in either. Source: the documents of the soci-snapshotter.
 """
 
+import threading
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -37,6 +38,8 @@ INDEX = "com.amazon.soci.index-digest"
 
 _MAX_ZTOC = 256 << 20
 _ISIZE = 4
+_CONVERTING = threading.Lock()
+"""One at a time: a large zTOC takes a multiple of its size in memory."""
 
 
 class _Listed(NamedTuple):
@@ -121,9 +124,10 @@ def _convert(place: Place, layer: Layer, descriptor: Descriptor, out: Writer) ->
     if descriptor.size > _MAX_ZTOC:
         raise LimitError(f"it has {descriptor.size} bytes, more than {_MAX_ZTOC}")
     blob = in_file(place.source.open(descriptor))
-    ztoc = read_ztoc(blob.pread(blob.size, 0), place.limits)
-    size = size_of_gzip(ztoc, _tail(place, layer)) if ztoc.codec == "gzip" else ztoc.size
-    write_index(ztoc, layer, size, out)
+    with _CONVERTING:
+        ztoc = read_ztoc(blob.pread(blob.size, 0), place.limits)
+        size = size_of_gzip(ztoc, _tail(place, layer)) if ztoc.codec == "gzip" else ztoc.size
+        write_index(ztoc, layer, size, out)
 
 
 def _tail(place: Place, layer: Layer) -> bytes:

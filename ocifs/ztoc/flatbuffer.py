@@ -20,7 +20,7 @@ _SLOTS_MOST = 16
 """Fields that are looked at in a vtable; no table that is read here has more."""
 _COST = 8
 """Of any table or string, besides its bytes."""
-_SHARED = 4
+_SHARED = 2
 """How often on average a byte may be referred to: writers may share strings that occur again and again."""
 
 

@@ -31,6 +31,8 @@ from ocifs.ztoc.flatbuffer import BYTE, INT, LONG, UINT, Buffer, Table
 _KINDS = {name: kind for kind, name in enumerate(KINDS)}
 _SLACK = 1 << 20
 """Bytes that may follow the end of an archive, at most: tar fills up its last record, of 10 KiB commonly."""
+_SPAN_LEAST = 64 << 10
+"""Bytes of a span in a layer without compression: there, many cost nothing in the zTOC, but in what is made of it."""
 _TIME = re.compile(
     rb"(\d{4}-\d\d-\d\d)T([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?(?:Z|([+-])([01]\d|2[0-3]):([0-5]\d))"
 )
@@ -70,18 +72,19 @@ def read_ztoc(data: bytes, limits: Limits) -> Ztoc:
         blob_size, size = root.number(2, LONG), root.number(3, LONG)
         toc, spans = root.table(4), root.table(5)
         checkpoints = memoryview(spans.string(3))
-        digests = [_digest(text) for text in spans.strings(2)]
-        if spans.number(1, INT) + 1 != len(digests):
-            raise InvalidImageError(f"it has {len(digests)} digests for {spans.number(1, INT) + 1} spans")
+        count = spans.count(2)
+        if spans.number(1, INT) + 1 != count:
+            raise InvalidImageError(f"it has {count} digests for {spans.number(1, INT) + 1} spans")
         if not (0 <= size <= INT64_MAX >> 1 and blob_size >= 0):
             raise InvalidImageError(f"it is of a layer of {blob_size} bytes that are {size} bytes")
         algorithm = spans.number(0, BYTE, GZIP)
         if algorithm == UNCOMPRESSED:
-            starts = _tar_starts(checkpoints, blob_size, len(digests))
+            starts = _tar_starts(checkpoints, blob_size, count)
+            digests = list(map(_digest, spans.strings(2)))
             return Ztoc("tar", blob_size, blob_size, starts, starts, bytes(len(starts)), [], digests, _toc(toc, limits))
         if algorithm != GZIP:
             raise UnsupportedError(f"it is of the compression {algorithm}, which is unknown")
-        points = _gzip_points(checkpoints, len(digests))
+        points = _gzip_points(checkpoints, count)
         if any(start < 0 or bits > 7 or not (bits > 0) <= offset <= blob_size for offset, start, bits, _ in points):
             raise InvalidImageError("a checkpoint that is outside of the layer")
         return Ztoc(
@@ -92,7 +95,7 @@ def read_ztoc(data: bytes, limits: Limits) -> Ztoc:
             [offset - (bits > 0) for offset, _, bits, _ in points],
             bytes(bits for _, _, bits, _ in points),
             [window for _, _, _, window in points],
-            digests,
+            list(map(_digest, spans.strings(2))),
             _toc(toc, limits),
         )
     except StructError:
@@ -166,7 +169,7 @@ def _tar_starts(checkpoints: memoryview, size: int, count: int) -> list[int]:
     if len(checkpoints) != TAR_POINTS.size:
         raise InvalidImageError(f"{len(checkpoints)} bytes of checkpoints, for a layer that needs {TAR_POINTS.size}")
     _, span_size, claimed = TAR_POINTS.unpack(checkpoints)
-    if claimed != size or span_size <= 0 or -(-size // span_size) != count or not count:
+    if claimed != size or span_size < min(_SPAN_LEAST, max(size, 1)) or -(-size // span_size) != count or not count:
         raise InvalidImageError(f"{count} spans of {span_size} bytes do not make {size}")
     return list(range(0, size, span_size))
 

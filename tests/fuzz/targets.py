@@ -466,7 +466,7 @@ def fuzz_ztoc(data: bytes) -> None:
 def _ztoc_seeds() -> list[bytes]:
     blob = zlib.compress(_SMALL_TAR, wbits=31)
     compressed = independent.write(blob, _SMALL_TAR, first_version=True)
-    return [b"g" + compressed, b"t" + independent.write(_SMALL_TAR, _SMALL_TAR, spacing=1024)]
+    return [b"g" + compressed, b"t" + independent.write(_SMALL_TAR, _SMALL_TAR)]
 
 
 TARGETS = {

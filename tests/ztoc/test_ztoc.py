@@ -3,6 +3,7 @@
 import gzip
 import io
 import random
+import struct
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -298,6 +299,15 @@ def test_what_cannot_be_is_refused(make: Callable[[], bytes], message: str) -> N
 def test_spans_that_are_too_long_are_refused() -> None:
     with pytest.raises(UnsupportedError, match=r"a span of .* bytes, the longest that is read has 8388608"):
         converted(independent.write(BLOB, TAR, points=POINTS[:1]), BLOB, TAR)
+
+
+@pytest.mark.parametrize("spacing", [-1, 0, 512, 65_535])
+def test_spans_without_compression_are_not_tiny(spacing: int) -> None:
+    count = max(-(-len(TAR) // spacing) if spacing else 0, 1)
+    checkpoints = struct.pack("<iqq", 2, spacing, len(TAR))
+    ztoc = independent.write(TAR, TAR, checkpoints=checkpoints, max_span_id=count - 1, digests=[b"x"] * count)
+    with pytest.raises(InvalidImageError, match=f"{count} spans of {spacing} bytes do not make {len(TAR)}"):
+        read_ztoc(ztoc, DEFAULT_LIMITS)
 
 
 def test_more_entries_than_a_layer_may_have_are_refused() -> None:
