@@ -18,6 +18,8 @@ BYTE, INT, UINT, LONG = Struct("<b"), Struct("<i"), Struct("<I"), Struct("<q")
 _VTABLE = Struct("<H")
 _SLOTS_MOST = 16
 """Fields that are looked at in a vtable; no table that is read here has more."""
+_VTABLES_MOST = 256
+"""How many are remembered; writers share those that are equal."""
 _COST = 8
 """Of any table or string, besides its bytes."""
 _SHARED = 2
@@ -47,7 +49,9 @@ class Buffer:
         vtable = at - INT.unpack_from(self.data, at)[0]
         slots = self._vtables.get(vtable)
         if slots is None:
-            slots = self._vtables[vtable] = self._slots(vtable)
+            slots = self._slots(vtable)
+            if len(self._vtables) < _VTABLES_MOST:
+                self._vtables[vtable] = slots
         return Table(self, at, slots)
 
     def string_at(self, at: int) -> bytes:

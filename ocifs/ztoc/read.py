@@ -29,6 +29,8 @@ from ocifs.ztoc import GZIP, GZIP_HEAD, GZIP_POINT, IMPLICIT_START, KINDS, TAR_P
 from ocifs.ztoc.flatbuffer import BYTE, INT, LONG, UINT, Buffer, Table
 
 _KINDS = {name: kind for kind, name in enumerate(KINDS)}
+_RECORD = 5
+"""Bytes of a pax record, at least."""
 _SLACK = 1 << 20
 """Bytes that may follow the end of an archive, at most: tar fills up its last record, of 10 KiB commonly."""
 _SPAN_LEAST = 64 << 10
@@ -214,6 +216,8 @@ def _entry(table: Table, limits: Limits) -> tuple[int, Entry]:
         kind = _KINDS.get(table.string(1))
         if kind is None:
             raise UnsupportedError(f"type '{_shown(table.string(1))}' is not one of a file system")
+        if _RECORD * table.count(13) > limits.extended_header:
+            raise limits.passed("extended_header", f"{table.count(13)} pax records")
         records = {each.string(0): each.string(1) for each in table.tables(13)}
         if any(key.startswith(b"GNU.sparse.") for key in records):
             raise UnsupportedError("a sparse file, of which a zTOC does not tell enough")

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from tests.cli.command import Ocifs
 from tests.cli.docker_registry import docker_registry, push
 from tests.images import Image, Layer, layout_files, tar, write_layout
-from tests.registry import SECRET, Registry, basic, bearer, redirect, running, slowly, status
+from tests.registry import SECRET, Registry, basic, bearer, redirect, running, slowly, stall, status
 
 IMAGE = Image((Layer(tar({"etc": None, "etc/motd": b"hello\n"})), Layer(tar({"big": bytes(3_000_000)}), "zstd")))
 
@@ -213,6 +214,25 @@ def test_interrupted(ocifs: Ocifs, registry: Registry) -> None:
     assert process.returncode == 130
     assert ocifs.run("index", f"docker://{registry.host}/app").code == 0
     assert not [path for path in os.listdir(ocifs.cache / "entries") if path.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("stalled", ["the index", "the layer"])
+@pytest.mark.parametrize("form", ["ocifs", "soci"])
+def test_interrupted_while_an_index_comes(ocifs: Ocifs, registry: Registry, form: str, stalled: str) -> None:
+    image = f"docker://{registry.host}/app"
+    ocifs.run("index", "push", "--format", form, "--min-layer-size", "0", image)
+    (listed, *_) = json.loads(ocifs.output("index", "ls", "--json", image))
+    ocifs.output("cache", "clear")
+    registry.fault(stall, listed["digest" if stalled == "the index" else "layer"])
+    registry.requests.clear()
+    began = time.monotonic()
+    with ocifs.start("cat", image, "/etc/motd") as process:
+        while not any(listed["digest" if stalled == "the index" else "layer"] in each.path for each in registry.sent):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    assert time.monotonic() - began < 10
 
 
 def test_local_images_cost_no_http(ocifs: Ocifs, tmp_path: Path) -> None:

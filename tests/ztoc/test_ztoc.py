@@ -315,6 +315,12 @@ def test_more_entries_than_a_layer_may_have_are_refused() -> None:
         read_ztoc(changed(), Limits(entries=14))
 
 
+def test_more_pax_records_than_a_header_can_have_are_refused() -> None:
+    records = {b"%d" % number: b"" for number in range(300)}
+    with pytest.raises(LimitError, match="entry 'etc/motd': 300 pax records"):
+        read_ztoc(with_entry(xattrs=records), Limits(extended_header=1400))
+
+
 def test_sparse_files_show_by_their_size() -> None:
     sparse = tars.pax({b"GNU.sparse.map": b"0,1,4096,1", b"GNU.sparse.numblocks": b"2", b"GNU.sparse.size": b"9000"})
     tar = tars.tar([sparse + tars.file(b"s", b"xy"), tars.file(b"next", b"1")])
