@@ -7,6 +7,7 @@ converted into one, once: the cache keeps it under what it came from and what it
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from ocifs.compression import MAX_SPAN
@@ -25,6 +26,9 @@ CONVERTED = Kind("converted", 1)
 
 _ENTRY = 64
 """Bytes of an entry in a TOC, as few as they may be on average where there are very many."""
+
+_ARTIFACTS_MOST = 16
+"""How many artifacts of one type are looked into."""
 
 _STORED_MOST = 2 * MAX_SPAN + 1
 """Bytes of a span as stored; where there would be more, ocifs itself makes no such span."""
@@ -104,9 +108,12 @@ class Provider(NamedTuple):
 
 
 def all_that_can_be(read: Callable[[T], list[Offer]], artifacts: Iterable[T]) -> Iterator[list[Offer]]:
-    """Give what `read` makes of each artifact; the first error that it raises comes when all others were given."""
+    """Give what `read` makes of each artifact, up to a number that nobody needs.
+
+    The first error that `read` raises comes when all others were given.
+    """
     wrong: OcifsError | None = None
-    for artifact in artifacts:
+    for artifact in islice(artifacts, _ARTIFACTS_MOST):
         try:
             offers = read(artifact)
         except OcifsError as error:

@@ -124,9 +124,10 @@ def _convert(place: Place, layer: Layer, descriptor: Descriptor, out: Writer) ->
     if descriptor.size > _MAX_ZTOC:
         raise LimitError(f"it has {descriptor.size} bytes, more than {_MAX_ZTOC}")
     blob = in_file(place.source.open(descriptor))
+    tail = _tail(place, layer) if layer.compression == "gzip" else b""
     with _CONVERTING:
         ztoc = read_ztoc(blob.pread(blob.size, 0), place.limits)
-        size = size_of_gzip(ztoc, _tail(place, layer)) if ztoc.codec == "gzip" else ztoc.size
+        size = size_of_gzip(ztoc, tail) if ztoc.codec == "gzip" else ztoc.size
         write_index(ztoc, layer, size, out)
 
 

@@ -319,6 +319,14 @@ def test_one_index_that_is_wrong_does_not_hide_another(registry: Registry, refer
         assert published(image) == ["soci-v1", None, "soci-v1"]
 
 
+def test_not_any_number_of_indexes_is_looked_into(registry: Registry, reference: str) -> None:
+    for number in range(40):
+        publish_v1(registry, layers="none", annotations={"number": f"{number:03}"})
+    registry.requests.clear()
+    assert len(complaints(reference)) == 1
+    assert len([each for each in registry.requests if "/manifests/sha256" in each.path]) == 16
+
+
 def test_an_annotation_that_names_nothing(registry: Registry, reference: str) -> None:
     by_digest = f"{reference}@{publish_v2(registry)}"
     index = json.loads(registry.manifests["app"]["soci"].data)["annotations"]["com.amazon.soci.index-digest"]
