@@ -3,13 +3,13 @@
 FlatBuffers by struct, tar by tarfile, inflating by zlib, checkpoints of gzip by indexed_gzip's GZIDX files.
 """
 
+import ctypes
 import datetime as dt
 import hashlib
 import io
 import struct
 import tarfile
 import tempfile
-import zlib
 from typing import Any, NamedTuple
 
 import indexed_gzip
@@ -137,12 +137,37 @@ def span(blob: bytes, ztoc: dict[str, Any], number: int) -> bytes:
     return inflate(stored, point.bits, point.window, end - start)
 
 
+class _Stream(ctypes.Structure):
+    """zlib's z_stream."""
+
+    _fields_ = (
+        ("next_in", ctypes.c_char_p), ("avail_in", ctypes.c_uint), ("total_in", ctypes.c_ulong),
+        ("next_out", ctypes.c_void_p), ("avail_out", ctypes.c_uint), ("total_out", ctypes.c_ulong),
+        ("msg", ctypes.c_char_p), ("state", ctypes.c_void_p), ("zalloc", ctypes.c_void_p), ("zfree", ctypes.c_void_p),
+        ("opaque", ctypes.c_void_p), ("data_type", ctypes.c_int), ("adler", ctypes.c_ulong),
+        ("reserved", ctypes.c_ulong),
+    )  # fmt: skip
+
+
 def inflate(stored: bytes, bits: int, window: bytes, size: int) -> bytes:
-    """Inflate a span that begins with the top `bits` of its first byte, if any."""
-    if bits:
-        shifted = int.from_bytes(stored, "little") >> (8 - bits)
-        stored = shifted.to_bytes(len(stored), "little")
-    return zlib.decompressobj(-15, zdict=window).decompress(stored, size)
+    """Inflate a span that begins with the top `bits` of its first byte, if any.
+
+    By zlib itself, because Python's module has no inflatePrime, without which a stored block would not find its border.
+    """
+    zlib = ctypes.CDLL("libz.so.1")
+    out = ctypes.create_string_buffer(size)
+    rest = stored[1:] if bits else stored
+    stream = _Stream(next_in=rest, avail_in=len(rest), next_out=ctypes.addressof(out), avail_out=size)
+    zlib.zlibVersion.restype = ctypes.c_char_p
+    assert zlib.inflateInit2_(ctypes.byref(stream), -15, zlib.zlibVersion(), ctypes.sizeof(_Stream)) == 0
+    try:
+        if bits:
+            assert zlib.inflatePrime(ctypes.byref(stream), bits, stored[0] >> (8 - bits)) == 0
+        assert zlib.inflateSetDictionary(ctypes.byref(stream), window, len(window)) == 0
+        assert zlib.inflate(ctypes.byref(stream), 0) in {0, 1}, stream.msg
+        return out.raw[: size - stream.avail_out]
+    finally:
+        zlib.inflateEnd(ctypes.byref(stream))
 
 
 # Writing
