@@ -15,6 +15,7 @@ from ocifs.image.offer import Offer, Place, Provider, Runs, all_that_can_be, che
 from ocifs.image.published import PREFETCH_TYPE, list_artifacts, read_prefetch
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.lazy import LazyBlob
+from ocifs.reader import FileReader
 from ocifs.sources.reference import Reference
 from ocifs.sources.resolve import Layer
 from ocifs.sources.source import read_document
@@ -99,8 +100,7 @@ def _read(place: Place, version: Version, descriptor: Descriptor) -> dict[Digest
 
 def _offer(place: Place, version: Version, layer: Layer, listed: _Listed, artifact: Descriptor) -> Offer:
     def open_index() -> LayerIndex:
-        index = place.converted(layer, listed.ztoc.digest, lambda out: _convert(place, layer, listed.ztoc, out))
-        return check_index(index, layer, place.limits)
+        return place.converted(layer, listed.ztoc.digest, lambda out: _convert(place, layer, listed.ztoc, out))
 
     def prefetch(index: LayerIndex) -> Runs:
         return read_prefetch(place.source, listed.prefetch, index) if listed.prefetch else ()
@@ -118,7 +118,7 @@ def _offer(place: Place, version: Version, layer: Layer, listed: _Listed, artifa
 
 
 def _convert(place: Place, layer: Layer, descriptor: Descriptor, out: Writer) -> None:
-    """Make a LayerIndex of a zTOC. Raises what reading it, or the end of the layer's blob, raises."""
+    """Make a LayerIndex of a zTOC, one that can be true. Raises what reading it, or the layer's end, raises."""
     from ocifs.ztoc.read import read_ztoc, size_of_gzip, write_index
 
     if descriptor.size > _MAX_ZTOC:
@@ -129,6 +129,7 @@ def _convert(place: Place, layer: Layer, descriptor: Descriptor, out: Writer) ->
         ztoc = read_ztoc(blob.pread(blob.size, 0), place.limits)
         size = size_of_gzip(ztoc, tail) if ztoc.codec == "gzip" else ztoc.size
         write_index(ztoc, layer, size, out)
+        check_index(LayerIndex(FileReader(out.fd, 0, out.size)), layer, place.limits)
 
 
 def _tail(place: Place, layer: Layer) -> bytes:

@@ -64,6 +64,8 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "cache")
 
 
+ODD = independent.entries_of(BASE.tar)[0] | {"name": b"odd", "type": b"reg", "offset": 513}
+
 # As others publish them
 
 
@@ -270,11 +272,16 @@ def complaints(reference: str, **options: Any) -> list[str]:
         (ZTOCS[PLAIN.blob], "it is of a tar layer of 10240 bytes, the layer is gzip"),
         (independent.write(BASE.blob, BASE.tar, size=5), "more in the blob than one member"),
         (independent.write(BASE.blob, BASE.tar, max_span_id=7), "digests for 8 spans"),
+        (independent.write(BASE.blob, BASE.tar, entries=[ODD]), "entry 'odd': bytes outside of the tar stream"),
     ],
 )
-def test_a_ztoc_that_cannot_be_true_is_left_out(registry: Registry, reference: str, ztoc: bytes, message: str) -> None:
+def test_a_ztoc_that_cannot_be_true_is_left_out(
+    registry: Registry, reference: str, tmp_path: Path, ztoc: bytes, message: str
+) -> None:
     publish_v1(registry, {BASE.blob: ztoc})
-    (warning,) = complaints(reference)
+    store = Store(tmp_path / "cache")
+    (warning,) = complaints(reference, store=store)
+    assert "converted1" not in {entry.kind for entry in store.entries()}
     assert warning.startswith(f"layer {digest(BASE.blob)}: its index soci-v1 {digest(ztoc)} is not used: ")
     assert pytest.importorskip("re").search(message, warning)
 
