@@ -3,11 +3,11 @@
 import datetime as dt
 import json
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from tests.cli.command import Ocifs
 from tests.cli.docker_registry import docker_registry, push
@@ -32,8 +32,9 @@ def image(session_ocifs: Ocifs, debian: Path, tmp_path_factory: pytest.TempPathF
 
 def _blob(image: str, name: str) -> bytes:
     host, _, repository = image.removeprefix("docker://").removesuffix(":latest").partition("/")
-    command = ["curl", "--silent", "--fail", f"http://{host}/v2/{repository}/blobs/{name}"]
-    return subprocess.run(command, check=True, capture_output=True).stdout
+    answer = urllib3.request("GET", f"http://{host}/v2/{repository}/blobs/{name}")
+    assert answer.status == 200
+    return answer.data
 
 
 def test_whoever_knows_the_format_reads_files_by_it(session_ocifs: Ocifs, debian: Path, image: str) -> None:
