@@ -1,13 +1,14 @@
 """`ocifs index`: make what a mount needs, ahead of time, say what it is, and let it travel with the image."""
 
+import re
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from ocifs.cli.options import Opening, document_options, image_options, json_option
+from ocifs.cli.options import Opening, Size, document_options, image_options, json_option, warn
 from ocifs.errors import NotFoundError, printable_path
 from ocifs.report.index import index_report, render_index
 from ocifs.report.text import human_size
@@ -15,10 +16,14 @@ from ocifs.report.text import human_size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ocifs.image.published import Profile, PublishedIndex
-    from ocifs.sources.resolve import ResolvedImage
-    from ocifs.sources.source import Source
-    from ocifs.spec.descriptor import Descriptor
+    from ocifs.image.offer import Offer, Place
+    from ocifs.image.opening import Image
+    from ocifs.image.published import Profile
+    from ocifs.image.soci import Version
+    from ocifs.spec.digest import Digest
+
+
+_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 
 
 class _Index(click.Group):
@@ -62,29 +67,71 @@ def make(image: str, opening: Opening, low_memory: bool, as_json: bool) -> None:
 @index.command(short_help="Publish the index of an image beside it.")
 @image_options
 @click.option(
+    "--format",
+    "form",
+    type=click.Choice(["ocifs", "soci", "soci-v2"]),
+    default="ocifs",
+    show_default=True,
+    help="soci: what the SOCI snapshotter reads; soci-v2: a converted image that is bound to its index.",
+)
+@click.option("--tag", metavar="TAG", help="Of the converted image, with --format soci-v2.")
+@click.option(
+    "--min-layer-size",
+    type=Size(),
+    default="10MiB",
+    show_default=True,
+    help="SOCI indexes leave out layers that are smaller.",
+)
+@click.option(
     "--record",
     metavar="MOUNTPOINT",
     help="Publish as well what was read first from a mount of IMAGE: later mounts fetch that at once.",
 )
 @click.argument("image")
-def push(image: str, opening: Opening, record: str | None) -> None:
+def push(image: str, opening: Opening, form: str, tag: str | None, min_layer_size: int, record: str | None) -> None:
     """Index IMAGE, if it is not, and put the index beside it: into its registry, or its layout directory.
 
     It is an OCI artifact whose subject is the image's manifest; the image stays as it is. Whoever mounts the image from
-    the registry by its tag fetches only what is read of it.
+    the registry by its tag fetches only what is read of it. With --format soci-v2 another image is made, whose layers
+    are the same, and whose manifest names the index.
 
     \b
     Try:  ocifs index push docker://registry.example/app:1
+          ocifs index push --format soci-v2 --tag 1-soci docker://registry.example/app:1
     """
     from ocifs.image.published import make_artifact, referrers_of
 
+    if (form == "soci-v2") != (tag is not None):
+        raise click.UsageError("--format soci-v2 needs --tag, and nothing else takes it")
+    if tag is not None and not _TAG.fullmatch(tag):
+        raise click.UsageError(f"{printable_path(tag)} cannot be a tag")
     with opening._replace(trust_index=False).open(image) as opened:  # what was proven here needs no blob
-        profile = _recorded_profile(record, str(opened.digest)) if record is not None else None
+        profile = _recorded_profile(record, opened) if record is not None else None
+        if form != "ocifs":
+            _push_soci(opened, "soci-v2" if tag else "soci-v1", tag, min_layer_size, profile)
+            return
         manifest, blobs = make_artifact(opened.resolved, opened.indexes, profile)
         referrers_of(opened.source, opened.resolved.name).attach(opened.resolved.descriptor, manifest, blobs)
         size = sum(blob.descriptor.size for blob in blobs[1:])
         layers = len(blobs) - 1 - len(profile or {})
-        click.echo(f"{manifest.descriptor.digest}  {layers} layers  {human_size(size)}")
+        click.echo(f"ocifs  {manifest.descriptor.digest}  {layers} layers  {human_size(size)}")
+
+
+def _push_soci(
+    opened: "Image", version: "Version", tag: str | None, min_layer_size: int, profile: "Profile | None"
+) -> None:
+    from ocifs.image.published import referrers_of
+    from ocifs.image.soci_writing import convert_image, make_soci_index
+
+    place = referrers_of(opened.source, opened.resolved.name)
+    made = make_soci_index(opened.resolved, opened.layers, version, min_layer_size, warn, profile)
+    if tag is None:
+        place.attach(opened.resolved.descriptor, made.manifest, made.blobs)
+    else:
+        image, index = convert_image(opened.source, opened.resolved, made)
+        place.put(tag, [made.manifest, image, index], made.blobs)
+        click.echo(f"image {tag}  {index.descriptor.digest}")
+    click.echo(f"{version}  {made.manifest.descriptor.digest}  {made.layers} layers  {human_size(made.size)}")
 
 
 @index.command(short_help="Fetch the index that is published of an image.")
@@ -95,74 +142,95 @@ def pull(image: str, opening: Opening) -> None:
 
     What is fetched is used as a mount would use it: for a tag at once, for a digest with --trust-index.
     """
-    from ocifs.image.kept import in_file
-    from ocifs.image.published import indexes_in
+    from ocifs.image.offers import take_offers
 
-    with _artifacts(image, opening) as (source, resolved, found):
-        if not found:
-            raise NotFoundError(f"{resolved.name}: no index is published of it: `ocifs index push` does that")
-        published = indexes_in(source, found[0], resolved.digest)
-        for blob in [source.open(each.descriptor) for each in published]:
-            in_file(blob)
-    click.echo(_described(found[0], published))
+    with _place(image, opening) as place:
+        taken = take_offers(place, place.layers(), warn, bound=False)
+    if not taken:
+        raise NotFoundError(f"{place.resolved.name}: no index is published of it: `ocifs index push` does that")
+    groups: dict[tuple[str, Digest | None], list[Offer]] = {}
+    for offer in [each.offer for each in taken.values()]:
+        groups.setdefault((offer.format, offer.artifact), []).append(offer)
+    for offers in groups.values():
+        click.echo(_described(offers))
 
 
 @index.command("ls", short_help="List the indexes that are published of an image.")
 @document_options
+@json_option
 @click.argument("image")
-def list_published(image: str, opening: Opening) -> None:
-    """List the indexes that are published of IMAGE, the one that is taken first."""
-    from ocifs.image.published import indexes_in
+def list_published(image: str, opening: Opening, as_json: bool) -> None:
+    """List the indexes that are published of IMAGE, the one that is taken first.
 
-    with _artifacts(image, opening) as (source, resolved, found):
-        for artifact in found:
-            click.echo(_described(artifact, indexes_in(source, artifact, resolved.digest)))
+    Of each: its format and digest, how many layers it is of, and its size; `bound`, if the manifest commits to it, so
+    that it is used for a reference by digest too.
+    """
+    from ocifs.image.offers import find_offers
+
+    with _place(image, opening) as place:
+        found = [offers for offers in find_offers(place, warn) if offers]
+    if as_json:
+        listed = [offer.described() for offers in found for offer in offers]
+        click.echo(msgspec.json.format(msgspec.json.encode(listed)).decode())
+        return
+    for offers in found:
+        click.echo(_described(offers))
 
 
 @index.command(short_help="Remove the indexes that are published of an image.")
 @document_options
 @click.argument("image")
 def rm(image: str, opening: Opening) -> None:
-    """Remove all indexes that are published of IMAGE from its registry, or its layout directory."""
-    from ocifs.image.published import referrers_of
+    """Remove all indexes that are published beside IMAGE from its registry, or its layout directory."""
+    from ocifs.image.published import ARTIFACT_TYPE, list_artifacts, referrers_of
+    from ocifs.image.soci import TYPES
 
-    with _artifacts(image, opening) as (source, resolved, found):
-        for artifact in found:
-            referrers_of(source, resolved.name).detach(resolved.descriptor, artifact)
-            click.echo(f"removed {artifact.digest}")
+    with _place(image, opening) as place:
+        for artifact_type in (ARTIFACT_TYPE, TYPES["soci-v1"]):
+            for artifact in list_artifacts(place.source, place.resolved, artifact_type):
+                referrers_of(place.source, place.resolved.name).detach(place.resolved.descriptor, artifact)
+                click.echo(f"removed {artifact.digest}")
 
 
-def _recorded_profile(mountpoint: str, digest: str) -> "Profile":
-    """Return what was read first from a mount of the image with that digest."""
+def _recorded_profile(mountpoint: str, opened: "Image") -> "Profile":
+    """Return what was read first from a mount of an image."""
     from ocifs.mount.mountinfo import real_mountpoint
     from ocifs.mount.record import list_mounts
 
     real = real_mountpoint(mountpoint)
     mount = next((each for each in list_mounts() if real in {each.mountpoint, each.bundle}), None)
-    if mount is None or mount.digest != digest:
+    if mount is None or mount.digest != opened.digest:
         raise NotFoundError(f"{printable_path(mountpoint)} is no mount of this image")
     if not mount.touched:
         raise NotFoundError(
             f"nothing is recorded of {printable_path(mountpoint)}: mount an image of which parts are not in the cache, "
             "start what is to start fast, and wait until it has paused for a few seconds"
         )
+    spans = {proof.blob: proof.spans for proof in mount.proven}
+    if any(spans.get(each.summary.blob_digest) != each.span_count for each in opened.indexes):
+        raise NotFoundError(
+            f"{printable_path(mountpoint)} was mounted with another index of the layers, whose spans are others: "
+            "mount with one that `ocifs index push` has published"
+        )
     return mount.touched
 
 
 @contextmanager
-def _artifacts(image: str, opening: Opening) -> "Iterator[tuple[Source, ResolvedImage, list[Descriptor]]]":
-    """Give the source of an image, the image, and the artifacts that are published of it."""
-    from ocifs.image.published import list_artifacts
+def _place(image: str, opening: Opening) -> "Iterator[Place]":
+    """Give where to look for what is published of an image."""
+    from ocifs.image.offer import Place
     from ocifs.sources.resolve import resolve_image
 
     source, reference = opening.source(image)
-    try:
+    with ExitStack() as stack:
+        stack.callback(source.close)
         resolved = resolve_image(source, reference, opening.platform)
-        yield source, resolved, list_artifacts(source, resolved)
-    finally:
-        source.close()
+        yield Place(source, resolved, opening.store(), opening.limits, stack)
 
 
-def _described(artifact: "Descriptor", published: "list[PublishedIndex]") -> str:
-    size = sum(each.descriptor.size for each in published)
-    return f"{artifact.digest}  {len(published)} layers  {human_size(size)}"
+def _described(offers: "list[Offer]") -> str:
+    """Return a line on what one artifact, or the layers themselves, offer."""
+    where = offers[0].artifact or "in the layers"
+    size = human_size(sum(offer.size for offer in offers))
+    bound = "  bound" if all(offer.bound for offer in offers) else ""
+    return f"{offers[0].format}  {where}  {len(offers)} layers  {size}{bound}"

@@ -28,7 +28,7 @@ from ocifs.store import default_directory
 @click.option("--allow-other", is_flag=True, help="Let other users see the mount.")
 @click.option("--suid", is_flag=True, help="Honour setuid, setgid and file capabilities (root only).")
 @click.option("--dev", is_flag=True, help="Honour device nodes (root only).")
-@click.option("--verbose", "-v", is_flag=True, help="Say which engine mounted, and why.")
+@click.option("--verbose", "-v", is_flag=True, help="Say which indexes are used, which engine mounted, and why.")
 @click.argument("image")
 @click.argument("mountpoint", type=click.Path(path_type=str))
 @click.pass_obj
@@ -78,7 +78,7 @@ def mount(
             *([("the log", str(log))] if log else []),
         ]
         real = check_mountpoint(mountpoint, cache, needed, replace=replace)
-        opened = stack.enter_context(opening.open(image))
+        opened = stack.enter_context(opening._replace(verbose=verbose).open(image))
         job = msgspec.structs.replace(
             Job.of(opened, real, engine, span_cache, read_timeout, log), allow_other=allow_other, suid=suid, dev=dev
         )
@@ -160,4 +160,5 @@ def mounts(as_json: bool, verbose: bool) -> None:
                 f"  layer {number}: blob {proof.blob[:19]} and diff ID {proof.diff_id[:19]} "
                 + (f"proven {local_time(proof.at)}" if proof.at else "not proven yet, but claimed by its registry")
                 + f", each of {proof.spans} spans whenever it is decoded"
+                + (f"; index {proof.index}" if proof.index else "")
             )

@@ -117,7 +117,7 @@ _REGISTRY_OPTIONS = (
         default=None,
         callback=_remember,
         expose_value=False,
-        help="Use an index that the registry has before it is proven.  [default: for a tag, not for a digest]",
+        help="Use an index that the registry has before it is proven.  [default: for a tag; for a digest if bound]",
     ),
     click.option(
         "--cert-dir",
@@ -166,6 +166,7 @@ class Opening(NamedTuple):
     lazy: bool = True
     trust_index: bool | None = None
     access: Access = Access()
+    verbose: bool = False
 
     def source(self, image: str) -> "tuple[Source, Reference]":
         """Open where an image is, without the image."""
@@ -197,6 +198,7 @@ class Opening(NamedTuple):
             trust_index=self.trust_index,
             access=self.access,
             warn=warn,
+            tell=tell if self.verbose else lambda message: None,
             progress=progress,
         )
 
@@ -364,3 +366,8 @@ def view_options(command: F) -> F:
 def warn(message: str) -> None:
     """Print a warning on stderr, on one line."""
     click.echo(f"ocifs: warning: {printable_path(message)}", err=True)
+
+
+def tell(message: str) -> None:
+    """Say on stderr what was done, on one line."""
+    click.echo(f"ocifs: {printable_path(message)}", err=True)

@@ -25,7 +25,6 @@ from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import DEFAULT_CAPACITY, SpanCache
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.reader import FileReader
 from ocifs.sources.reference import Reference, parse_reference
 from ocifs.sources.registry.access import Access
 from ocifs.sources.resolve import Layer as LayerOfImage
@@ -72,6 +71,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Index one layer at a time, in the way that takes the least memory; slower."""
     warn: Callable[[str], None] = _ignore
     """Is told, a line each time, what is odd about the image but can be lived with."""
+    tell: Callable[[str], None] = _ignore
+    """Is told, a line for each layer, which of the indexes that are published is taken."""
     progress: Callable[[Digest, int, int], None] = _no_progress
     """Is told (layer, compressed bytes read, compressed bytes in all) while a layer is indexed."""
 
@@ -180,7 +181,7 @@ class _Known(NamedTuple):
 
     layer_index: LayerIndex
     published: str | None = None
-    """Its digest, if it is not proven."""
+    """Format and digest of what it comes from, if it is not proven."""
     prefetch: tuple[tuple[int, int], ...] = ()
     """Which spans to fetch first."""
 
@@ -206,44 +207,44 @@ def _known_indexes(
         index = LayerIndex(file)
         if index.summary.diff_id == layer.diff_id:
             known[_key(layer)] = _Known(index)
-    trusted = not by_digest if options.trust_index is None else options.trust_index
-    if not missing or not trusted or options.strict:  # what is odd about a layer, its index might conceal
+    if not missing or options.strict:  # what is odd about a layer, its index might conceal
         return known
-    return known | _published(source, resolved, missing, options, stack)
+    return known | _offered(source, resolved, missing, options, stack, bound=_only_bound(options, by_digest=by_digest))
 
 
-def _published(
-    source: KeptSource, resolved: ResolvedImage, layers: list[LayerOfImage], options: Options, stack: ExitStack
+def _only_bound(options: Options, *, by_digest: bool) -> bool:
+    return by_digest if options.trust_index is None else not options.trust_index
+
+
+def _offered(
+    source: KeptSource,
+    resolved: ResolvedImage,
+    layers: list[LayerOfImage],
+    options: Options,
+    stack: ExitStack,
+    *,
+    bound: bool,
 ) -> dict[tuple[Digest, Digest], _Known]:
-    """Return the LayerIndexes that are published of some layers; what is wrong with one is a warning."""
-    from ocifs.image.published import open_published, published_indexes, read_prefetch
+    """Return the LayerIndexes that are taken of those that are published."""
+    from ocifs.image.offer import Place
+    from ocifs.image.offers import take_offers
     from ocifs.layer.proof import is_marked
 
-    try:
-        published = published_indexes(source, resolved)
-        opened = [
-            (layer, published[layer.descriptor.digest], source.open(published[layer.descriptor.digest].descriptor))
-            for layer in layers
-            if layer.descriptor.digest in published
-        ]
-    except OcifsError as error:
-        options.warn(f"{resolved.name}: no published index is used: {error}")
-        return {}
+    place = Place(source, resolved, options.store, options.limits, stack)
     known = {}
-    for layer, found, blob in opened:
-        try:
-            section = in_file(blob)
-            index = open_published(FileReader(section.fd, section.offset, section.size), layer, options.limits)
-            prefetch = read_prefetch(source, found.prefetch, index) if found.prefetch else ()
-        except OcifsError as error:
-            options.warn(f"layer {layer.descriptor.digest}: its published index is not used: {error}")
-        else:
-            known[_key(layer)] = _Known(index, str(found.descriptor.digest), prefetch)
-            if is_marked(index):  # from now on it is one of ours
-                data = index.file.pread(index.file.size, 0)
-                file = options.store.get(KIND, layer.descriptor.digest, lambda out: out.write(data))  # noqa: B023
-                stack.callback(file.close)
-                known[_key(layer)] = _Known(LayerIndex(file), None, prefetch)
+    taken = take_offers(place, {layer.descriptor.digest for layer in layers}, options.warn, bound=bound)
+    for layer in layers:
+        if (found := taken.get(layer.descriptor.digest)) is None:
+            continue
+        published: str | None = str(found.offer)
+        index = found.layer_index
+        options.tell(f"layer {layer.descriptor.digest}: index {published}")
+        if is_marked(index):  # from now on it is one of ours
+            data = index.file.pread(index.file.size, 0)
+            file = options.store.get(KIND, layer.descriptor.digest, lambda out: out.write(data))  # noqa: B023
+            stack.callback(file.close)
+            index, published = LayerIndex(file), None
+        known[_key(layer)] = _Known(index, published, found.prefetch)
     return known
 
 

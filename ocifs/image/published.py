@@ -6,13 +6,15 @@ can show; so what is built of it is kept apart from what was proven. Tree images
 them, and takes none but our own.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, UnsupportedError
+from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
+from ocifs.image.kept import in_file
+from ocifs.image.offer import Offer, Place, Provider, Runs, all_that_can_be, check_index
 from ocifs.layer.index import KIND, LayerIndex
-from ocifs.limits import Limits
 from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.referrers import Content, Referrers
 from ocifs.sources.resolve import Layer, ResolvedImage
@@ -22,17 +24,14 @@ from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import decode
 from ocifs.spec.mediatypes import OCI_MANIFEST
-from ocifs.toc.check import check_entries
 
 ARTIFACT_TYPE = "application/vnd.ocifs.layer-indexes.v1"
 INDEX_TYPE = f"application/vnd.ocifs.layer-index.v{KIND.version}"
-_PREFETCH_TYPE = "application/vnd.amazon.soci.prefetch.v1+json"
+PREFETCH_TYPE = "application/vnd.amazon.soci.prefetch.v1+json"
 _LAYER = "vnd.ocifs.layer.digest"
 _LAYER_SIZE = "vnd.ocifs.layer.size"
 
 _MAX_INDEX = 1 << 30
-_ENTRY = 64
-"""Bytes of an entry in a TOC, as few as they may be on average where there are very many."""
 
 
 Profile = dict[str, list[tuple[int, int]]]
@@ -92,10 +91,9 @@ def make_artifact(
             )
             contents[layer.descriptor.digest, "index"] = Content(descriptor, BytesReader(data))
     for digest, runs in (profile or {}).items():
-        prefetch = _Prefetch("1.0", tuple(_Run(first, last) for first, last in runs))
-        data = msgspec.json.encode(prefetch)
+        data = prefetch_document(runs)
         descriptor = Descriptor(
-            media_type=_PREFETCH_TYPE, digest=Digest.of(data), size=len(data), annotations={_LAYER: digest}
+            media_type=PREFETCH_TYPE, digest=Digest.of(data), size=len(data), annotations={_LAYER: digest}
         )
         contents[digest, "prefetch"] = Content(descriptor, BytesReader(data))
     subject = resolved.descriptor
@@ -115,12 +113,17 @@ def make_artifact(
     return Content(descriptor, BytesReader(data)), blobs
 
 
-def list_artifacts(source: Source, resolved: ResolvedImage) -> list[Descriptor]:
+def prefetch_document(runs: Iterable[tuple[int, int]]) -> bytes:
+    """Return what SOCI calls a prefetch artifact, of (first, last) spans."""
+    return msgspec.json.encode(_Prefetch("1.0", tuple(_Run(first, last) for first, last in runs)))
+
+
+def list_artifacts(source: Source, resolved: ResolvedImage, artifact_type: str = ARTIFACT_TYPE) -> list[Descriptor]:
     """Return the artifacts with indexes of an image, the one that is taken first: of any number always the same.
 
     The one with the most in it, such as a profile of what to fetch first, has the largest manifest.
     """
-    found = referrers_of(source, resolved.name).referrers(resolved.descriptor, ARTIFACT_TYPE)
+    found = referrers_of(source, resolved.name).referrers(resolved.descriptor, artifact_type)
     return sorted(found, key=lambda each: (-each.size, each.digest))
 
 
@@ -136,7 +139,7 @@ def indexes_in(source: Source, artifact: Descriptor, subject: Digest) -> list[Pu
     if document.subject is None or document.subject.digest != subject:
         raise InvalidImageError(f"{name} belongs to another manifest")
     of_layers = [each for each in document.layers if _LAYER in each.annotations]
-    prefetch = {each.annotations[_LAYER]: each for each in of_layers if each.media_type == _PREFETCH_TYPE}
+    prefetch = {each.annotations[_LAYER]: each for each in of_layers if each.media_type == PREFETCH_TYPE}
     return [
         PublishedIndex(Digest(each.annotations[_LAYER]), each, prefetch.get(each.annotations[_LAYER]))
         for each in of_layers
@@ -144,7 +147,7 @@ def indexes_in(source: Source, artifact: Descriptor, subject: Digest) -> list[Pu
     ]
 
 
-def read_prefetch(source: Source, descriptor: Descriptor, index: LayerIndex) -> tuple[tuple[int, int], ...]:
+def read_prefetch(source: Source, descriptor: Descriptor, index: LayerIndex) -> Runs:
     """Return which spans of a layer to fetch first, as somebody has published it; only those that there are.
 
     Raises:
@@ -156,32 +159,42 @@ def read_prefetch(source: Source, descriptor: Descriptor, index: LayerIndex) -> 
     return tuple((first, last) for first, last in runs if first <= last)
 
 
-def published_indexes(source: Source, resolved: ResolvedImage) -> dict[Digest, PublishedIndex]:
-    """Return the LayerIndex that is published for each blob, if one is.
+def find(place: Place) -> Iterator[list[Offer]]:
+    """Give what is published of an image as LayerIndexes, one artifact after the other.
 
     Raises:
         OcifsError: It cannot be told.
     """
-    for artifact in list_artifacts(source, resolved):
-        found = indexes_in(source, artifact, resolved.digest)
-        return {each.layer: each for each in found if each.descriptor.size <= _MAX_INDEX}
-    return {}
+    layers = place.layers()
+
+    def offers(artifact: Descriptor) -> list[Offer]:
+        listed = indexes_in(place.source, artifact, place.resolved.digest)
+        return [_offer(place, layers[each.layer], each, artifact) for each in listed if each.layer in layers]
+
+    return all_that_can_be(offers, list_artifacts(place.source, place.resolved))
 
 
-def open_published(file: FileReader, layer: Layer, limits: Limits) -> LayerIndex:
-    """Return a LayerIndex that was published for `layer`.
+OCIFS = Provider("ocifs", can_bind=False, find=find)
 
-    Raises:
-        InvalidImageError: It cannot be true.
-        LimitError: It holds more than a layer may.
-    """
-    index = LayerIndex(file)
-    told = (index.summary.blob_digest, index.summary.blob_size, index.summary.diff_id)
-    if told != (layer.descriptor.digest, layer.descriptor.size, layer.diff_id) or index.summary.reframed:
-        raise InvalidImageError("the index is of another layer")
-    if index.summary.codec != layer.compression:
-        raise InvalidImageError("the index is of a layer that is compressed otherwise")
-    if index.toc_size > _ENTRY * limits.entries:  # before it is unpacked
-        raise limits.passed("entries", f"{index.toc_size} bytes of tar entries")
-    check_entries(index.toc(), index.size, limits)
-    return index
+
+def _offer(place: Place, layer: Layer, found: PublishedIndex, artifact: Descriptor) -> Offer:
+    def open_index() -> LayerIndex:
+        if found.descriptor.size > _MAX_INDEX:
+            raise LimitError(f"it has {found.descriptor.size} bytes, more than {_MAX_INDEX}")
+        section = in_file(place.source.open(found.descriptor))
+        index = LayerIndex(FileReader(section.fd, section.offset, section.size))
+        return check_index(index, layer, place.limits)
+
+    def prefetch(index: LayerIndex) -> Runs:
+        return read_prefetch(place.source, found.prefetch, index) if found.prefetch else ()
+
+    return Offer(
+        layer=found.layer,
+        format=OCIFS.name,
+        digest=found.descriptor.digest,
+        size=found.descriptor.size,
+        bound=False,
+        open=open_index,
+        prefetch=prefetch,
+        artifact=artifact.digest,
+    )

@@ -63,7 +63,7 @@ class Handoff(msgspec.Struct, frozen=True):
     origins: tuple[Origin | None, ...] = ()
     """Of each layer, where its blob comes from, if parts of it are still to be fetched."""
     published: tuple[str | None, ...] = ()
-    """Of each layer, the digest of its LayerIndex, if that is not proven."""
+    """Of each layer, what its LayerIndex comes from, if that is not proven."""
     prefetch: tuple[tuple[tuple[int, int], ...], ...] = ()
     """Of each layer, (first, last) spans to fetch first."""
 

@@ -67,7 +67,7 @@ class Trees:
             layers = self.layers[:count]
             chain = chain_id([DiffID(Digest(layer.index.summary.diff_id)) for layer in layers])
             kept, subject = kind, str(chain)
-            if any(layer.published for layer in layers) and not self._store.has(kind, chain):
+            if any(layer.claimed for layer in layers) and not self._store.has(kind, chain):
                 # Not under the name of the tar streams: nothing has shown yet that it is of them.
                 claims = " ".join(str(layer.published or layer.index.summary.blob_digest) for layer in layers)
                 kept, subject = kind._replace(name=f"p{kind.name}"), Digest.of(claims.encode())

@@ -2,10 +2,10 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
-from ocifs.compression import gzip, plain, zstd
+from ocifs.compression import Checkpoint, Decoder, gzip, plain, zstd
 from ocifs.errors import InvalidImageError
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.lazy import LazyBlob
@@ -25,7 +25,7 @@ class Layer:
     ) -> None:
         self.number = number
         self.published = published
-        """The digest of the index, if somebody has published it and nothing has proven it; None: it is proven."""
+        """Format and digest of what its index comes from, if somebody else has published that."""
         self.index = index
         self.blob = blob
         self.prefetch: tuple[tuple[int, int], ...] = ()
@@ -36,8 +36,13 @@ class Layer:
         """Why nothing of it is to be believed any more."""
         self.size = index.size
         self._stored: FileSection = index.file if index.summary.reframed else blob
-        self._decode = CODECS[index.summary.codec].decode
+        self._decode: Callable[[bytes, Checkpoint, int], Decoder] = CODECS[index.summary.codec].decode
         self._cache = cache
+
+    @property
+    def claimed(self) -> bool:
+        """Whether nothing but what somebody has published says what is in it."""
+        return self.published is not None and self.proven_at is None
 
     def pread(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes of the tar stream at `offset`.
@@ -105,7 +110,7 @@ class Layer:
             number += 1
 
     def _all_of(self, number: int) -> Span:
-        return self._decoded(number, self.index.starts[number + 1] - self.index.starts[number])
+        return self._decoded(number, self.span_size(number))
 
     def _decoded(self, number: int, end: int) -> Span:
         """Return a span that is decoded up to its byte `end` at least. Raises what `pread` does."""
@@ -120,18 +125,28 @@ class Layer:
             raise
         return span
 
-    def _load(self, span: int) -> Span:
-        """Read a span, and prove it."""
+    def stored(self, span: int) -> bytes:
+        """Return a span's bytes as stored, proven; neighbours may share one. Raises what `pread` does."""
         index = self.index
         if isinstance(self._stored, LazyBlob):
-            data = self._stored.span(index, span)
-        else:
-            offset, stored = index.stored_range(span)
-            data = self._stored.pread(stored, offset)
-            if hashlib.sha256(data).digest() != index.digest(span):
-                raise InvalidImageError(
-                    f"layer {index.summary.blob_digest}: bytes {offset}..{offset + stored} are not what they were when "
-                    "the layer was indexed: the blob was changed or damaged"
-                )
-        size = index.starts[span + 1] - index.starts[span]
-        return Span(size, self._decode(data, index.checkpoint(span), size))
+            return self._stored.span(index, span)
+        offset, stored = index.stored_range(span)
+        data = self._stored.pread(stored, offset)
+        if hashlib.sha256(data).digest() != index.digest(span):
+            raise InvalidImageError(
+                f"layer {index.summary.blob_digest}: bytes {offset}..{offset + stored} are not what they were when "
+                "the layer was indexed: the blob was changed or damaged"
+            )
+        return data
+
+    def decoder(self, span: int, data: bytes) -> Decoder:
+        """Begin to decode a span whose bytes as stored are `data`. Raises InvalidImageError."""
+        return self._decode(data, self.index.checkpoint(span), self.span_size(span))
+
+    def span_size(self, span: int) -> int:
+        """Return how many bytes of the stream a span is."""
+        return self.index.starts[span + 1] - self.index.starts[span]
+
+    def _load(self, span: int) -> Span:
+        """Read a span, and prove it."""
+        return Span(self.span_size(span), self.decoder(span, self.stored(span)))

@@ -90,12 +90,12 @@ class Background:
     def _work_on(self, layer: Layer) -> None:
         """Fetch what is missing of a layer, and prove what nobody has proven. Raises what `ocifs.layer.proof` does."""
         fetch_all(layer, self._pause)
-        if isinstance(layer.blob, LazyBlob) or layer.published:
+        if isinstance(layer.blob, LazyBlob) or layer.claimed:
             prove_blob(layer, self._pause)
-        if layer.published:
+        if layer.claimed:
             prove_index(layer, self._pause)
             mark_proven(layer)
-            layer.published, layer.proven_at = None, time.time()
+            layer.proven_at = time.time()
         if isinstance(layer.blob, LazyBlob):
             finish_sparse(layer.blob.fd, BLOB, layer.index.summary.blob_digest, layer.blob.size)
 
@@ -167,7 +167,7 @@ def _ranges(spans: Iterable[int]) -> list[tuple[int, int]]:
 def in_background(rootfs: Rootfs, rate: int | None, tell: Tell) -> Iterator[None]:
     """Do what there is to do beside the serving of a rootfs."""
     layers = list(rootfs.served.layers)
-    if not any(layer.published or isinstance(layer.blob, LazyBlob) for layer in layers):
+    if not any(layer.claimed or isinstance(layer.blob, LazyBlob) for layer in layers):
         yield
         return
     background = Background(layers, rate, tell)

@@ -128,8 +128,13 @@ def _tell(
 
 def _proof(layer: Layer) -> Proof:
     summary = layer.index.summary
-    at = None if layer.published else layer.proven_at or layer.index.made
-    return Proof(blob=summary.blob_digest, diff_id=summary.diff_id, at=at, spans=layer.index.span_count)
+    return Proof(
+        blob=summary.blob_digest,
+        diff_id=summary.diff_id,
+        at=None if layer.claimed else layer.proven_at or layer.index.made,
+        spans=layer.index.span_count,
+        index=layer.published,
+    )
 
 
 def _open_log(job: Job) -> None:

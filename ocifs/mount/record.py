@@ -39,6 +39,8 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """When that was: seconds since the epoch; None: a published index says so, and nothing has shown it yet."""
     spans: int
     """How many there are."""
+    index: str | None = None
+    """Format and digest of what its index comes from, if somebody else had published it when it was mounted."""
 
 
 class MountRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,9 +12,9 @@ from ocifs.image.opening import Image as OpenedImage
 from ocifs.image.opening import Options, open_image
 from ocifs.image.published import (
     ARTIFACT_TYPE,
+    indexes_in,
     list_artifacts,
     make_artifact,
-    published_indexes,
     referrers_of,
 )
 from ocifs.layer.index import KIND, LayerIndex, encode_tail
@@ -66,7 +66,7 @@ def fetched(registry: Registry) -> set[str]:
 
 
 def claims(image: OpenedImage) -> list[bool]:
-    return [layer.published is not None for layer in image.layers]
+    return [layer.claimed for layer in image.layers]
 
 
 def test_for_a_tag_only_what_is_read_is_fetched(registry: Registry, reference: str, store: Store) -> None:
@@ -235,9 +235,9 @@ def complaints(reference: str, store: Store) -> list[str]:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        (lambda: b"", "its published index is not used"),
-        (lambda: b"no index at all" * 100, "its published index is not used"),
-        (lambda: index_bytes()[:-1], "its published index is not used"),
+        (lambda: b"", "its index ocifs sha256:.* is not used"),
+        (lambda: b"no index at all" * 100, "its index ocifs sha256:.* is not used"),
+        (lambda: index_bytes()[:-1], "its index ocifs sha256:.* is not used"),
         (lambda: altered(blob_size=5), "contradict|another layer"),
         (lambda: altered(blob_digest=str(Digest.of(b"other"))), "the index is of another layer"),
         (lambda: altered(diff_id=str(Digest.of(b"other"))), "the index is of another layer"),
@@ -259,7 +259,7 @@ def test_an_index_that_cannot_be_true_is_left_out(
 def test_artifacts_that_cannot_be_used(registry: Registry, reference: str, store: Store) -> None:
     publish(registry, index_bytes(), layers="none")
     (warning,) = complaints(reference, store)
-    assert "no published index is used: index artifact sha256:" in warning
+    assert "an index of the format ocifs is not used: index artifact sha256:" in warning
 
 
 def test_an_artifact_of_another_type_is_none(registry: Registry, reference: str, store: Store) -> None:
@@ -272,13 +272,13 @@ def test_an_index_that_is_gone(registry: Registry, reference: str, store: Store)
     publish(registry, index)
     del registry.blobs["app"][str(Digest.of(index))]
     (warning,) = complaints(reference, store)
-    assert "its published index is not used: 127.0.0.1" in warning
+    assert "is not used: 127.0.0.1" in warning
 
 
 def test_referrers_that_fail(registry: Registry, reference: str, store: Store) -> None:
     registry.fault(status(418), "/referrers/")
     (warning,) = complaints(reference, store)
-    assert "no published index is used: 127.0.0.1" in warning
+    assert "an index of the format ocifs is not used: 127.0.0.1" in warning
 
 
 def test_of_several_always_the_same_is_taken(registry: Registry, reference: str) -> None:
@@ -314,7 +314,7 @@ def test_a_layout_takes_an_index_and_stays_what_it_was(tmp_path: Path) -> None:
     assert listed[-1]["artifactType"] == ARTIFACT_TYPE
     with open_image(str(layout)) as image:  # still the only image
         (artifact,) = list_artifacts(image.source, image.resolved)
-        assert len(published_indexes(image.source, image.resolved)) == 3
+        assert len(indexes_in(image.source, artifact, image.digest)) == 3
         referrers_of(image.source, "x").detach(image.resolved.descriptor, artifact)
     assert json.loads((layout / "index.json").read_text())["manifests"] == before
     assert not list(layout.rglob(".ocifs-*"))
