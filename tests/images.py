@@ -11,6 +11,7 @@ import io
 import json
 import tarfile
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -66,7 +67,7 @@ class Layer:
     embedded: bool = False
     descriptor: Json = field(default_factory=dict)
 
-    @property
+    @cached_property
     def blob(self) -> bytes:
         """The layer as stored."""
         match self.compression:

@@ -1,5 +1,6 @@
 """`ocifs index`: make what a mount needs, ahead of time, say what it is, and let it travel with the image."""
 
+import re
 import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from ocifs.cli.options import Opening, document_options, image_options, json_option, warn
+from ocifs.cli.options import Opening, Size, document_options, image_options, json_option, warn
 from ocifs.errors import NotFoundError, printable_path
 from ocifs.report.index import index_report, render_index
 from ocifs.report.text import human_size
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
     from ocifs.image.offer import Offer, Place
     from ocifs.image.opening import Image
+    from ocifs.image.soci import Version
+    from ocifs.layer.profile import Profile
     from ocifs.spec.digest import Digest
+
+
+_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 
 
 class _Index(click.Group):
@@ -100,29 +106,71 @@ def export(image: str, opening: Opening, number: int, to_gzidx: str) -> None:
 
 @index.command(short_help="Publish the index of an image beside it.")
 @image_options
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["ocifs", "soci", "soci-v2"]),
+    default="ocifs",
+    show_default=True,
+    help="soci: what the SOCI snapshotter reads; soci-v2: a converted image that is bound to its index.",
+)
+@click.option("--tag", metavar="TAG", help="Of the converted image, with --format soci-v2.")
+@click.option(
+    "--min-layer-size",
+    type=Size(),
+    default="10MiB",
+    show_default=True,
+    help="SOCI indexes leave out layers that are smaller.",
+)
 @_record_option
 @click.argument("image")
-def push(image: str, opening: Opening, record: str | None) -> None:
+def push(image: str, opening: Opening, form: str, tag: str | None, min_layer_size: int, record: str | None) -> None:
     """Index IMAGE, if it is not, and put the index beside it: into its registry, or its layout directory.
 
     It is an OCI artifact whose subject is the image's manifest; the image stays as it is. Whoever mounts the image from
     the registry by its tag fetches only what is read of it; first what was recorded, now or before, if anything was.
+    With --format soci-v2 another image is made, whose layers are the same, and whose manifest names the index.
 
     \b
     Try:  ocifs index push docker://registry.example/app:1
+          ocifs index push --format soci-v2 --tag 1-soci docker://registry.example/app:1
     """
     from ocifs.image.profile import load_profile
     from ocifs.image.published import INDEX_TYPE, make_artifact, referrers_of
 
+    if (form == "soci-v2") != (tag is not None):
+        raise click.UsageError("--format soci-v2 needs --tag, and nothing else takes it")
+    if tag is not None and not _TAG.fullmatch(tag):
+        raise click.UsageError(f"{printable_path(tag)} cannot be a tag")
     with opening._replace(trust_index=False).open(image) as opened:  # what was proven here needs no blob
         if record is not None:
             _record(record, opened, opening.store())
         profile = load_profile(opening.store(), opened.digest)
+        if form != "ocifs":
+            _push_soci(opened, "soci-v2" if tag else "soci-v1", tag, min_layer_size, profile)
+            return
         manifest, blobs = make_artifact(opened.resolved, opened.indexes, profile)
         referrers_of(opened.source, opened.resolved.name).attach(opened.resolved.descriptor, manifest, blobs)
         size = sum(blob.descriptor.size for blob in blobs[1:])
         layers = sum(blob.descriptor.media_type == INDEX_TYPE for blob in blobs)
         click.echo(f"ocifs  {manifest.descriptor.digest}  {layers} layers  {human_size(size)}")
+
+
+def _push_soci(
+    opened: "Image", version: "Version", tag: str | None, min_layer_size: int, profile: "Profile | None"
+) -> None:
+    from ocifs.image.published import referrers_of
+    from ocifs.image.soci_writing import convert_image, make_soci_index
+
+    place = referrers_of(opened.source, opened.resolved.name)
+    made = make_soci_index(opened.resolved, opened.layers, version, min_layer_size, warn, profile)
+    if tag is None:
+        place.attach(opened.resolved.descriptor, made.manifest, made.blobs)
+    else:
+        image, index = convert_image(opened.source, opened.resolved, made)
+        place.put(tag, [made.manifest, image, index], made.blobs)
+        click.echo(f"image {tag}  {index.descriptor.digest}")
+    click.echo(f"{version}  {made.manifest.descriptor.digest}  {made.layers} layers  {human_size(made.size)}")
 
 
 @index.command(short_help="Fetch the index that is published of an image.")
@@ -172,13 +220,15 @@ def list_published(image: str, opening: Opening, as_json: bool) -> None:
 @document_options
 @click.argument("image")
 def rm(image: str, opening: Opening) -> None:
-    """Remove all indexes that are published of IMAGE from its registry, or its layout directory."""
-    from ocifs.image.published import list_artifacts, referrers_of
+    """Remove all indexes that are published beside IMAGE from its registry, or its layout directory."""
+    from ocifs.image.published import ARTIFACT_TYPE, list_artifacts, referrers_of
+    from ocifs.image.soci import TYPES
 
     with _place(image, opening) as place:
-        for artifact in list_artifacts(place.source, place.resolved):
-            referrers_of(place.source, place.resolved.name).detach(place.resolved.descriptor, artifact)
-            click.echo(f"removed {artifact.digest}")
+        for artifact_type in (ARTIFACT_TYPE, TYPES["soci-v1"]):
+            for artifact in list_artifacts(place.source, place.resolved, artifact_type):
+                referrers_of(place.source, place.resolved.name).detach(place.resolved.descriptor, artifact)
+                click.echo(f"removed {artifact.digest}")
 
 
 def _record(mountpoint: str, image: "Image", store: Store) -> str:

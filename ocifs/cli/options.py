@@ -117,7 +117,7 @@ _REGISTRY_OPTIONS = (
         default=None,
         callback=_remember,
         expose_value=False,
-        help="Use an index that the registry has before it is proven.  [default: for a tag, not for a digest]",
+        help="Use an index that the registry has before it is proven.  [default: for a tag; for a digest if bound]",
     ),
     click.option(
         "--allow-foreign-urls",

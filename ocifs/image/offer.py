@@ -5,11 +5,13 @@ offer costs nothing before it is opened but the documents that list it. What is 
 converted into one, once: the cache keeps it under what it came from and what it was said to be of.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from typing import NamedTuple
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
-from ocifs.errors import InvalidImageError
+from ocifs.compression import MAX_SPAN
+from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.layer.index import LayerIndex
 from ocifs.limits import Limits
 from ocifs.sources.resolve import Layer, ResolvedImage
@@ -18,10 +20,18 @@ from ocifs.spec.digest import Digest
 from ocifs.store import Build, Kind, Store
 from ocifs.toc.check import check_entries
 
+T = TypeVar("T")
+
 CONVERTED = Kind("converted", 1)
 
 _ENTRY = 64
 """Bytes of an entry in a TOC, as few as they may be on average where there are very many."""
+
+_ARTIFACTS_MOST = 16
+"""How many artifacts of one type are looked into."""
+
+_STORED_MOST = 2 * MAX_SPAN + 1
+"""Bytes of a span as stored; where there would be more, ocifs itself makes no such span."""
 
 Runs = tuple[tuple[int, int], ...]
 """(first, last) spans of a layer."""
@@ -53,12 +63,12 @@ class Offer(NamedTuple):
     def described(self) -> dict[str, str | int | bool | None]:
         """Return what is to be said of it."""
         return {
-            "layer": self.layer,
+            "layer": str(self.layer),
             "format": self.format,
-            "digest": self.digest,
+            "digest": str(self.digest),
             "size": self.size,
             "bound": self.bound,
-            "artifact": self.artifact,
+            "artifact": self.artifact and str(self.artifact),
         }
 
 
@@ -97,6 +107,23 @@ class Provider(NamedTuple):
     """Give what is offered, the best first: in each list one offer for a layer at most. Raises OcifsError."""
 
 
+def all_that_can_be(read: Callable[[T], list[Offer]], artifacts: Iterable[T]) -> Iterator[list[Offer]]:
+    """Give what `read` makes of each artifact, up to a number that nobody needs.
+
+    The first error that `read` raises comes when all others were given.
+    """
+    wrong: OcifsError | None = None
+    for artifact in islice(artifacts, _ARTIFACTS_MOST):
+        try:
+            offers = read(artifact)
+        except OcifsError as error:
+            wrong = wrong or error
+        else:
+            yield offers
+    if wrong is not None:
+        raise wrong
+
+
 def check_index(index: LayerIndex, layer: Layer, limits: Limits) -> LayerIndex:
     """Return an index that somebody else has made, if it can be one of `layer`.
 
@@ -109,6 +136,10 @@ def check_index(index: LayerIndex, layer: Layer, limits: Limits) -> LayerIndex:
         raise InvalidImageError("the index is of another layer")
     if index.summary.codec != layer.compression:
         raise InvalidImageError("the index is of a layer that is compressed otherwise")
+    if index.size > limits.uncompressed:
+        raise limits.passed("uncompressed", f"it tells of {index.size} bytes")
+    if max(index.stored_range(span)[1] for span in range(index.span_count)) > _STORED_MOST:
+        raise InvalidImageError("the index has a span of more bytes than are read for one")
     if index.toc_size > _ENTRY * limits.entries:  # before it is unpacked
         raise limits.passed("entries", f"{index.toc_size} bytes of tar entries")
     check_entries(index.toc(), index.size, limits)

@@ -5,17 +5,21 @@ that opens is taken; what is wrong with one is a warning, and the next one is tr
 still missing.
 """
 
+import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import NamedTuple
 
 from ocifs.errors import OcifsError
 from ocifs.image.offer import Offer, Place, Provider, Runs
 from ocifs.image.published import OCIFS
+from ocifs.image.soci import SOCI_V1, SOCI_V2
 from ocifs.layer.index import LayerIndex
 from ocifs.spec.digest import Digest
 
-PROVIDERS: tuple[Provider, ...] = (OCIFS,)
+PROVIDERS: tuple[Provider, ...] = (OCIFS, SOCI_V2, SOCI_V1)
 
 _AT_ONCE = 4
 
@@ -37,17 +41,16 @@ def take_offers(
     """Return what is taken for each of `layers` for which anything can be; with `bound`, only what is bound."""
     missing = set(layers)
     taken: dict[Digest, Taken] = {}
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        for offers in find_offers(place, warn, bound=bound, providers=providers):
-            wanted = [offer for offer in offers if offer.layer in missing and (offer.bound or not bound)]
-            for offer, opened in zip(wanted, threads.map(_open, wanted), strict=True):
-                if isinstance(opened, Taken):
-                    taken[offer.layer] = opened
-                else:
-                    warn(f"layer {offer.layer}: its index {offer} is not used: {opened}")
-            missing -= taken.keys()
-            if not missing:
-                break
+    for offers in find_offers(place, warn, bound=bound, providers=providers):
+        wanted = [offer for offer in offers if offer.layer in missing and (offer.bound or not bound)]
+        for offer, opened in zip(wanted, _open_all(wanted), strict=True):
+            if isinstance(opened, Taken):
+                taken[offer.layer] = opened
+            else:
+                warn(f"layer {offer.layer}: its index {offer} is not used: {opened}")
+        missing -= taken.keys()
+        if not missing:
+            break
     return taken
 
 
@@ -55,12 +58,37 @@ def find_offers(
     place: Place, warn: Warn, *, bound: bool = False, providers: Iterable[Provider] = PROVIDERS
 ) -> Iterator[list[Offer]]:
     """Give what is offered in the order in which it is taken; with `bound`, not what is never bound."""
+    told = set()
     for provider in providers:
         if provider.can_bind or not bound:
             try:
                 yield from provider.find(place)
             except OcifsError as error:
-                warn(f"{place.resolved.name}: no index of the format {provider.name} is used: {error}")
+                if str(error) not in told:
+                    warn(f"{place.resolved.name}: an index of the format {provider.name} is not used: {error}")
+                told.add(str(error))
+
+
+def _open_all(offers: list[Offer]) -> list[Taken | OcifsError]:
+    """Open some at a time."""
+    waiting: queue.SimpleQueue[tuple[Offer, Future[Taken | OcifsError]]] = queue.SimpleQueue()
+    futures: list[Future[Taken | OcifsError]] = [Future() for _ in offers]
+    for each in zip(offers, futures, strict=True):
+        waiting.put(each)
+
+    def work() -> None:
+        with suppress(queue.Empty):
+            while True:
+                offer, future = waiting.get_nowait()
+                try:
+                    future.set_result(_open(offer))
+                finally:
+                    future.cancel()  # of no effect, unless that raised what nobody expects: so that nobody waits for it
+
+    # No executor: at the end of the program nobody waits for one that sits in a read from a network that is gone.
+    for _ in offers[:_AT_ONCE]:
+        threading.Thread(target=work, name="offer", daemon=True).start()
+    return [future.result() for future in futures]
 
 
 def _open(offer: Offer) -> Taken | OcifsError:

@@ -6,16 +6,16 @@ can show; so what is built of it is kept apart from what was proven. Tree images
 them, and takes none but our own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
 from ocifs.image.kept import in_file
-from ocifs.image.offer import Offer, Place, Provider, Runs, check_index
+from ocifs.image.offer import Offer, Place, Provider, Runs, all_that_can_be, check_index
 from ocifs.layer.index import KIND, LayerIndex
-from ocifs.layer.profile import Prefetch, Profile, prefetch_of, spans_of
+from ocifs.layer.profile import Prefetch, Profile, Run, runs_of, spans_of
 from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.referrers import Content, Referrers
 from ocifs.sources.resolve import Layer, ResolvedImage
@@ -28,7 +28,7 @@ from ocifs.spec.mediatypes import OCI_MANIFEST
 
 ARTIFACT_TYPE = "application/vnd.ocifs.layer-indexes.v1"
 INDEX_TYPE = f"application/vnd.ocifs.layer-index.v{KIND.version}"
-_PREFETCH_TYPE = "application/vnd.amazon.soci.prefetch.v1+json"
+PREFETCH_TYPE = "application/vnd.amazon.soci.prefetch.v1+json"
 _LAYER = "vnd.ocifs.layer.digest"
 _LAYER_SIZE = "vnd.ocifs.layer.size"
 
@@ -78,9 +78,9 @@ def make_artifact(
     for index in indexes:
         digest = index.summary.blob_digest
         if profile and digest in profile and (digest, "index") in contents:
-            data = msgspec.json.encode(prefetch_of(profile[digest], index))
+            data = prefetch_document(runs_of(profile[digest], index))
             descriptor = Descriptor(
-                media_type=_PREFETCH_TYPE, digest=Digest.of(data), size=len(data), annotations={_LAYER: digest}
+                media_type=PREFETCH_TYPE, digest=Digest.of(data), size=len(data), annotations={_LAYER: digest}
             )
             contents[digest, "prefetch"] = Content(descriptor, BytesReader(data))
     subject = resolved.descriptor
@@ -100,12 +100,17 @@ def make_artifact(
     return Content(descriptor, BytesReader(data)), blobs
 
 
-def list_artifacts(source: Source, resolved: ResolvedImage) -> list[Descriptor]:
+def prefetch_document(runs: Iterable[Run]) -> bytes:
+    """Return what SOCI calls a prefetch artifact."""
+    return msgspec.json.encode(Prefetch(version="1.0", prefetch_spans=tuple(runs)))
+
+
+def list_artifacts(source: Source, resolved: ResolvedImage, artifact_type: str = ARTIFACT_TYPE) -> list[Descriptor]:
     """Return the artifacts with indexes of an image, the one that is taken first: of any number always the same.
 
     The one with the most in it, such as a profile of what to fetch first, has the largest manifest.
     """
-    found = referrers_of(source, resolved.name).referrers(resolved.descriptor, ARTIFACT_TYPE)
+    found = referrers_of(source, resolved.name).referrers(resolved.descriptor, artifact_type)
     return sorted(found, key=lambda each: (-each.size, each.digest))
 
 
@@ -121,7 +126,7 @@ def indexes_in(source: Source, artifact: Descriptor, subject: Digest) -> list[Pu
     if document.subject is None or document.subject.digest != subject:
         raise InvalidImageError(f"{name} belongs to another manifest")
     of_layers = [each for each in document.layers if _LAYER in each.annotations]
-    prefetch = {each.annotations[_LAYER]: each for each in of_layers if each.media_type == _PREFETCH_TYPE}
+    prefetch = {each.annotations[_LAYER]: each for each in of_layers if each.media_type == PREFETCH_TYPE}
     return [
         PublishedIndex(Digest(each.annotations[_LAYER]), each, prefetch.get(each.annotations[_LAYER]))
         for each in of_layers
@@ -147,12 +152,12 @@ def find(place: Place) -> Iterator[list[Offer]]:
         OcifsError: It cannot be told.
     """
     layers = place.layers()
-    for artifact in list_artifacts(place.source, place.resolved):
-        yield [
-            _offer(place, layers[each.layer], each, artifact)
-            for each in indexes_in(place.source, artifact, place.resolved.digest)
-            if each.layer in layers
-        ]
+
+    def offers(artifact: Descriptor) -> list[Offer]:
+        listed = indexes_in(place.source, artifact, place.resolved.digest)
+        return [_offer(place, layers[each.layer], each, artifact) for each in listed if each.layer in layers]
+
+    return all_that_can_be(offers, list_artifacts(place.source, place.resolved))
 
 
 OCIFS = Provider("ocifs", can_bind=False, find=find)

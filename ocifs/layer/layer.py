@@ -1,10 +1,10 @@
 """Reading anywhere in a layer's uncompressed tar stream, each span proven before it is decoded."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
-from ocifs.compression import gzip, plain, zstd
+from ocifs.compression import Checkpoint, Decoder, gzip, plain, zstd
 from ocifs.errors import InvalidImageError
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.lazy import LazyBlob
@@ -35,7 +35,7 @@ class Layer:
         """Why nothing of it is to be believed any more."""
         self.size = index.size
         self._stored: FileSection = index.file if index.summary.reframed else blob
-        self._decode = CODECS[index.summary.codec].decode
+        self._decode: Callable[[bytes, Checkpoint, int], Decoder] = CODECS[index.summary.codec].decode
         self._cache = cache
 
     @property
@@ -109,7 +109,7 @@ class Layer:
             number += 1
 
     def _all_of(self, number: int) -> Span:
-        return self._decoded(number, self.index.starts[number + 1] - self.index.starts[number])
+        return self._decoded(number, self.span_size(number))
 
     def _decoded(self, number: int, end: int) -> Span:
         """Return a span that is decoded up to its byte `end` at least. Raises what `pread` does."""
@@ -124,18 +124,28 @@ class Layer:
             raise
         return span
 
-    def _load(self, span: int) -> Span:
-        """Read a span, and prove it."""
+    def stored(self, span: int) -> bytes:
+        """Return a span's bytes as stored, proven; neighbours may share one. Raises what `pread` does."""
         index = self.index
         if isinstance(self._stored, LazyBlob):
-            data = self._stored.span(index, span)
-        else:
-            offset, stored = index.stored_range(span)
-            data = self._stored.pread(stored, offset)
-            if hashlib.sha256(data).digest() != index.digest(span):
-                raise InvalidImageError(
-                    f"layer {index.summary.blob_digest}: bytes {offset}..{offset + stored} are not what they were when "
-                    "the layer was indexed: the blob was changed or damaged"
-                )
-        size = index.starts[span + 1] - index.starts[span]
-        return Span(size, self._decode(data, index.checkpoint(span), size))
+            return self._stored.span(index, span)
+        offset, stored = index.stored_range(span)
+        data = self._stored.pread(stored, offset)
+        if hashlib.sha256(data).digest() != index.digest(span):
+            raise InvalidImageError(
+                f"layer {index.summary.blob_digest}: bytes {offset}..{offset + stored} are not what they were when "
+                "the layer was indexed: the blob was changed or damaged"
+            )
+        return data
+
+    def decoder(self, span: int, data: bytes) -> Decoder:
+        """Begin to decode a span whose bytes as stored are `data`. Raises InvalidImageError."""
+        return self._decode(data, self.index.checkpoint(span), self.span_size(span))
+
+    def span_size(self, span: int) -> int:
+        """Return how many bytes of the stream a span is."""
+        return self.index.starts[span + 1] - self.index.starts[span]
+
+    def _load(self, span: int) -> Span:
+        """Read a span, and prove it."""
+        return Span(self.span_size(span), self.decoder(span, self.stored(span)))

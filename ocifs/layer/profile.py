@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MAX_RUNS = 1000
 
 
-class Run(msgspec.Struct, frozen=True):
+class Run(msgspec.Struct, frozen=True, omit_defaults=True):
     """Spans that follow each other, and the bytes of the tar stream from `start` to `end`, if these are known."""
 
     start_span: int
@@ -43,9 +43,9 @@ def run_of(index: "LayerIndex", first: int, last: int) -> Run:
     return Run(first, last, index.starts[first], index.starts[last + 1])
 
 
-def prefetch_of(runs: Iterable[Run], index: "LayerIndex") -> Prefetch:
-    """Return the document that goes with an index, whatever index the runs are of."""
-    return Prefetch(version="1.0", prefetch_spans=tuple(run_of(index, *spans) for spans in spans_of(runs, index)))
+def runs_of(runs: Iterable[Run], index: "LayerIndex") -> tuple[Run, ...]:
+    """Return runs of an index, whatever index the given ones are of."""
+    return tuple(run_of(index, *spans) for spans in spans_of(runs, index))
 
 
 def spans_of(runs: Iterable[Run], index: "LayerIndex") -> tuple[tuple[int, int], ...]:

@@ -106,20 +106,29 @@ class Layout:
 
     def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
         """Write an artifact: its blobs, and itself into `index.json`, by a tag by which other tools can copy it."""
-        folder = self._writable()
-        with folder.locked():
-            for content in (*blobs, manifest):
-                digest = content.descriptor.digest
-                folder.write(f"blobs/{digest.algorithm}/{digest.hex}", content.blob)
-            tag = {_REF_NAME: referrers_tag(subject.digest)}
-            listed = msgspec.structs.replace(manifest.descriptor, annotations=tag)
-            self._relist(folder, lambda members: [*_unlisted(members, listed), _to_json(listed)])
+        tag = {_REF_NAME: referrers_tag(subject.digest)}
+        listed = msgspec.structs.replace(manifest.descriptor, annotations=tag)
+        self._add([*blobs, manifest], lambda members: [*_unlisted(members, listed), _to_json(listed)])
+
+    def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
+        """Write an image, of which some blobs are there already, and list it under a tag, and no other image."""
+        listed = msgspec.structs.replace(manifests[-1].descriptor, annotations={_REF_NAME: tag})
+        self._add([*blobs, *manifests], lambda members: [*_untagged(members, tag), _to_json(listed)])
 
     def detach(self, subject: Descriptor, manifest: Descriptor) -> None:
         """Take an artifact out of `index.json`."""
         folder = self._writable()
         with folder.locked():
             self._relist(folder, lambda members: _unlisted(members, manifest))
+
+    def _add(self, contents: list[Content], change: Callable[[list[object]], list[object]]) -> None:
+        """Write blobs, and then change what `index.json` lists."""
+        folder = self._writable()
+        with folder.locked():
+            for content in contents:
+                digest = content.descriptor.digest
+                folder.write(f"blobs/{digest.algorithm}/{digest.hex}", content.blob)
+            self._relist(folder, change)
 
     def _subject(self, artifact: Descriptor) -> Digest | None:
         name = f"artifact {artifact.digest} in {self._folder.name}"
@@ -225,6 +234,15 @@ def open_layout(folder: Folder, limits: Limits = DEFAULT_LIMITS) -> Layout:
 
 def _unlisted(members: list[object], descriptor: Descriptor) -> list[object]:
     return [each for each in members if not (isinstance(each, dict) and each.get("digest") == descriptor.digest)]
+
+
+def _untagged(members: list[object], tag: str) -> list[object]:
+    return [each for each in members if not (isinstance(each, dict) and _tag_of(each) == tag)]
+
+
+def _tag_of(member: dict[str, object]) -> object:
+    annotations = member.get("annotations")
+    return annotations.get(_REF_NAME) if isinstance(annotations, dict) else None
 
 
 def _to_json(descriptor: Descriptor) -> object:

@@ -31,3 +31,7 @@ class Referrers(Protocol):
     def detach(self, subject: Descriptor, manifest: Descriptor) -> None:
         """Remove an artifact; its blobs are left to whoever collects garbage there."""
         ...
+
+    def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
+        """Write an image of which some blobs are there already, under a tag: that of the last of `manifests`."""
+        ...

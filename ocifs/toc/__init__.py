@@ -10,7 +10,7 @@ Format" and "Storing Sparse Files"; libarchive's tar(5).
 
 from ocifs.toc.entry import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
 from ocifs.toc.forward import ChunkReader, Forward, ReaderForward
-from ocifs.toc.scan import scan
+from ocifs.toc.scan import members, scan
 
 __all__ = [
     "BLOCK",
@@ -24,5 +24,6 @@ __all__ = [
     "Entry",
     "Forward",
     "ReaderForward",
+    "members",
     "scan",
 ]

@@ -4,7 +4,7 @@ It decides the order in which headers speak for an entry (GNU long name, pax rec
 account of what a layer may cost. What a field means is left to `field`, `pax` and `sparse`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Literal
 
@@ -53,16 +53,24 @@ def scan(
         UnsupportedError: An entry has a type or form that Go's archive/tar does not know either.
         LimitError: One of `limits` is passed; `count` is the one for the number of entries.
     """
-    scanner = _Scanner(stream, limits, warn)
     entries: list[Entry] = []
     most: int = getattr(limits, count)
+    for entry, _ in members(stream, limits=limits, warn=warn):
+        if len(entries) == most:
+            raise limits.passed(count, f"more than {most} tar entries")
+        entries.append(entry)
+    return entries
+
+
+def members(
+    stream: Forward, *, limits: Limits = DEFAULT_LIMITS, warn: Callable[[str], None]
+) -> Iterator[tuple[Entry, int]]:
+    """Give each entry, and where its headers end in the stream. Raises what `scan` does."""
+    scanner = _Scanner(stream, limits, warn)
     while block := scanner.next_header():
         entry = scanner.next_entry(block)
         if entry is not None:
-            if len(entries) == most:
-                raise limits.passed(count, f"more than {most} tar entries")
-            entries.append(entry)
-    return entries
+            yield entry, entry.offset or stream.offset
 
 
 class _Scanner:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.cli.command import Ocifs
 from tests.cli.docker_registry import docker_registry, push
 from tests.depth import depth
 from tests.images import Image, Layer, layout_files, tar, write_layout
-from tests.registry import SECRET, Registry, basic, bearer, cut, redirect, running, slowly, status, whole
+from tests.registry import SECRET, Registry, basic, bearer, cut, redirect, running, slowly, stall, status, whole
 
 IMAGE = Image((Layer(tar({"etc": None, "etc/motd": b"hello\n"})), Layer(tar({"big": bytes(3_000_000)}), "zstd")))
 
@@ -80,6 +81,63 @@ def test_publishing_an_index(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
     assert "layer1" in ocifs.output("cache", "ls")
     assert ocifs.output("index", "rm", image) == f"removed {pushed.split()[1]}\n"
     assert ocifs.output("index", "ls", image) == ""
+
+
+def test_publishing_for_soci(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
+    image = f"docker://{host}/team/soci:1"
+    push(f"oci:{write_layout(tmp_path / 'layout', IMAGE)}:latest", host, "team/soci:1")
+    refused = ocifs.complaint(5, "index", "push", "--format", "soci", image)
+    assert "has no layer of 10485760 bytes or more of which SOCI has a form" in refused
+    ran = ocifs.run("index", "push", "--format", "soci", "--min-layer-size", "0", image)
+    assert "is left out: SOCI has no form for layers that are compressed with zstd" in ran.err
+    assert ran.text.split()[0] == "soci-v1"
+    assert ran.text.split()[2:4] == ["1", "layers"]
+    assert ocifs.output("index", "ls", image) == ran.text
+    (listed,) = json.loads(ocifs.output("index", "ls", "--json", image))
+    assert (listed["format"], listed["bound"], listed["artifact"]) == ("soci-v1", False, ran.text.split()[1])
+    ocifs.output("cache", "clear")
+    assert ocifs.output("index", "pull", image) == ran.text
+    assert "converted1" in ocifs.output("cache", "ls")
+    assert ocifs.output("cat", image, "/etc/motd") == "hello\n"
+    assert ocifs.output("index", "rm", image) == f"removed {ran.text.split()[1]}\n"
+    assert ocifs.output("index", "ls", image) == ""
+
+
+def test_converting_for_soci(ocifs: Ocifs, host: str) -> None:
+    image = f"docker://{host}/team/app:1"
+    size = ("--min-layer-size", "0")
+    ran = ocifs.run("index", "push", "--format", "soci-v2", "--tag", "soci", *size, image)
+    converted, index = (line.split() for line in ran.text.splitlines())
+    assert converted[:2] == ["image", "soci"]
+    other = f"docker://{host}/team/app:soci"
+    assert ocifs.output("index", "ls", other).rstrip("\n") == "  ".join(
+        ["soci-v2", index[1], "1 layers", " ".join(index[4:]), "bound"]
+    )
+    assert ocifs.output("index", "rm", other) == ""
+    manifest = json.loads(ocifs.output("inspect", "--json", other))["digest"]
+    ocifs.output("cache", "clear")
+    assert ocifs.output("cat", f"docker://{host}/team/app@{manifest}", "/etc/motd") == "hello\n"
+    assert "converted1" in ocifs.output("cache", "ls")
+    inspected = subprocess.run(
+        ["skopeo", "inspect", "--tls-verify=false", other], check=True, capture_output=True, text=True
+    )
+    assert json.loads(inspected.stdout)["Architecture"] == "amd64"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--format", "soci-v2"), "needs --tag"),
+        (("--tag", "x"), "nothing else takes it"),
+        (("--format", "soci", "--tag", "x"), "nothing else takes it"),
+        (("--format", "soci-v2", "--tag", "a/b"), "a/b cannot be a tag"),
+        (("--format", "zran"), "is not one of"),
+    ],
+)
+def test_formats_that_cannot_be(ocifs: Ocifs, host: str, options: tuple[str, ...], message: str) -> None:
+    ran = ocifs.run("index", "push", *options, f"docker://{host}/team/app:1")
+    assert ran.code == 2
+    assert message in ran.err
 
 
 def test_skopeo_carries_an_index_from_a_layout_to_a_registry(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
@@ -225,6 +283,25 @@ def test_what_is_left_of_a_download_from_a_registry_without_ranges(ocifs: Ocifs,
     registry.fault(whole)
     assert ocifs.run("index", image).code == 0
     assert ocifs.run("verify", image).code == 0
+
+
+@pytest.mark.parametrize("stalled", ["the index", "the layer"])
+@pytest.mark.parametrize("form", ["ocifs", "soci"])
+def test_interrupted_while_an_index_comes(ocifs: Ocifs, registry: Registry, form: str, stalled: str) -> None:
+    image = f"docker://{registry.host}/app"
+    ocifs.run("index", "push", "--format", form, "--min-layer-size", "0", image)
+    (listed, *_) = json.loads(ocifs.output("index", "ls", "--json", image))
+    ocifs.output("cache", "clear")
+    registry.fault(stall, listed["digest" if stalled == "the index" else "layer"])
+    registry.requests.clear()
+    began = time.monotonic()
+    with ocifs.start("cat", image, "/etc/motd") as process:
+        while not any(listed["digest" if stalled == "the index" else "layer"] in each.path for each in registry.sent):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    assert time.monotonic() - began < 10
 
 
 def test_local_images_cost_no_http(ocifs: Ocifs, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import io
 import os
 import stat
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
@@ -25,20 +26,25 @@ from ocifs.compression.gzidx import read_gzidx
 from ocifs.erofs.reader import TreeImage
 from ocifs.erofs.writer import compile_tree
 from ocifs.errors import NotFoundError, OcifsError
-from ocifs.layer.index import LayerIndex, Summary, encode_tail, pack_u64
+from ocifs.image.offer import check_index
+from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
 from ocifs.limits import Limits
 from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.layout import open_layout
 from ocifs.sources.reference import matching, parse_reference
-from ocifs.sources.resolve import resolve_image
+from ocifs.sources.resolve import Layer, resolve_image
 from ocifs.spec.config import parse_config
-from ocifs.spec.digest import Digest
+from ocifs.spec.descriptor import Descriptor
+from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.manifest import parse_document
 from ocifs.spec.platform import Platform
+from ocifs.store import Store
 from ocifs.toc import ChunkReader, Entry, ReaderForward, pax, scan
 from ocifs.tree.merge import changes, merge
+from ocifs.ztoc.read import read_ztoc, size_of_gzip, write_index
 from tests import images, tars
+from tests.ztoc import independent
 
 _CASES = Path(__file__).parent / "cases"
 _SMALL = Limits(entries=2000, sparse_pieces=2000, symlink_steps=1 << 16)
@@ -434,6 +440,35 @@ def _blob_seeds() -> list[bytes]:
     return [b"g" + each for each in gzips] + [b"z" + each for each in (frame, frame + skippable + checked)]
 
 
+# zTOCs.
+
+
+_SMALL_TAR = tars.tar([tars.directory(b"d/"), tars.file(b"d/f", b"content"), tars.symlink(b"l", b"d/f")])
+
+
+def fuzz_ztoc(data: bytes) -> None:
+    """Take the first byte for whether the layer is compressed, the rest for its zTOC; make an index of it."""
+    blob = zlib.compress(_SMALL_TAR, wbits=31) if data[:1] == b"g" else _SMALL_TAR
+    descriptor = Descriptor(media_type="x", digest=Digest.of(blob), size=len(blob))
+    layer = Layer(descriptor, DiffID(Digest.of(_SMALL_TAR)), "gzip" if data[:1] == b"g" else "tar")
+    with _clean_errors():
+        read = read_ztoc(data[1:], _SMALL)
+        size = size_of_gzip(read, blob[-4:]) if read.codec == "gzip" else read.size
+        with closing(Store(None).get(KIND, "x", lambda out: write_index(read, layer, size, out))) as file:
+            index = check_index(LayerIndex(file), layer, _SMALL)
+            for span in range(index.span_count):
+                offset, stored = index.stored_range(span)
+                assert 0 <= offset <= offset + stored <= len(blob)
+                assert len(index.checkpoint(span).window) <= 1 << 15
+            assert index.toc() == read.entries
+
+
+def _ztoc_seeds() -> list[bytes]:
+    blob = zlib.compress(_SMALL_TAR, wbits=31)
+    compressed = independent.write(blob, _SMALL_TAR, first_version=True)
+    return [b"g" + compressed, b"t" + independent.write(_SMALL_TAR, _SMALL_TAR)]
+
+
 TARGETS = {
     "tar": Target(fuzz_tar, _tar_seeds),
     "pax": Target(fuzz_pax, _pax_seeds),
@@ -444,6 +479,7 @@ TARGETS = {
     "layout": Target(fuzz_layout, _layout_seeds),
     "references": Target(fuzz_references, _reference_seeds),
     "blobs": Target(fuzz_blobs, _blob_seeds),
+    "ztoc": Target(fuzz_ztoc, _ztoc_seeds),
 }
 
 

@@ -72,7 +72,7 @@ def test_a_provider_that_fails_is_told_and_the_next_one_asked() -> None:
     failing = provider("1", [offer(A, "1")], fails=RegistryError("gone"))
     taken, warnings = choose([failing, provider("2", [offer(A, "2"), offer(B, "2")])])
     assert taken == {A: "1", B: "2"}
-    assert warnings == ["app: no index of the format 1 is used: gone"]
+    assert warnings == ["app: an index of the format 1 is not used: gone"]
 
 
 def test_nobody_is_asked_when_nothing_is_missing() -> None:

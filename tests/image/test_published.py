@@ -259,7 +259,7 @@ def test_an_index_that_cannot_be_true_is_left_out(
 def test_artifacts_that_cannot_be_used(registry: Registry, reference: str, store: Store) -> None:
     publish(registry, index_bytes(), layers="none")
     (warning,) = complaints(reference, store)
-    assert "no index of the format ocifs is used: index artifact sha256:" in warning
+    assert "an index of the format ocifs is not used: index artifact sha256:" in warning
 
 
 def test_an_artifact_of_another_type_is_none(registry: Registry, reference: str, store: Store) -> None:
@@ -278,7 +278,7 @@ def test_an_index_that_is_gone(registry: Registry, reference: str, store: Store)
 def test_referrers_that_fail(registry: Registry, reference: str, store: Store) -> None:
     registry.fault(status(418), "/referrers/")
     (warning,) = complaints(reference, store)
-    assert "no index of the format ocifs is used: 127.0.0.1" in warning
+    assert "an index of the format ocifs is not used: 127.0.0.1" in warning
 
 
 def test_of_several_always_the_same_is_taken(registry: Registry, reference: str) -> None:

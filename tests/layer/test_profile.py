@@ -6,7 +6,7 @@ import pytest
 
 from ocifs.image.opening import Options, open_image
 from ocifs.layer.index import LayerIndex
-from ocifs.layer.profile import Run, prefetch_of, run_of, spans_of
+from ocifs.layer.profile import Run, run_of, runs_of, spans_of
 from ocifs.store import Store
 from tests.images import Image, Layer, tar, write_layout
 
@@ -24,7 +24,7 @@ def test_a_run_says_which_bytes_it_is_of(index: LayerIndex) -> None:
     run = run_of(index, 1, 2)
     assert (run.start_span, run.end_span, run.start, run.end) == (1, 2, index.starts[1], index.starts[3])
     assert spans_of([run], index) == ((1, 2),)
-    assert prefetch_of([run], index).prefetch_spans == (run,)
+    assert runs_of([run], index) == (run,)
 
 
 def test_bytes_count_before_the_spans_of_another_index(index: LayerIndex) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,8 +17,9 @@ from ocifs.reader import BytesReader
 from ocifs.spec.digest import Digest
 from tests.cli.command import Ocifs
 from tests.depth import depth
-from tests.images import Image, Layer, layout_files, tar
+from tests.images import MANIFEST, Image, Layer, digest, layout_files, tar, to_json
 from tests.registry import SECRET, Blob, Handler, Registry, basic, hang_up, running, status
+from tests.ztoc import independent
 
 FIRST, LAST = os.urandom(3_000_000), os.urandom(3_000_000)
 LAYER = Layer(tar({"first": FIRST, "middle": os.urandom(16_000_000), "last": LAST}))
@@ -202,6 +204,57 @@ def test_an_index_that_lied_is_refuted(ocifs: Ocifs, registry: Registry, engine:
             file.read(1)
         assert caught.value.errno == errno.EIO
     assert "its index has other entries than its tar stream" in ocifs.log.read_text()
+
+
+# An index that SOCI's own tools might have made
+
+
+def publish_ztoc(registry: Registry, **changes: Any) -> None:
+    ztoc = independent.write(LAYER.blob, LAYER.tar, spacing=4 << 20, **changes)
+    subject = registry.manifests["app"]["latest"].data
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {"mediaType": "application/vnd.amazon.soci.index.v1+json", "digest": digest(b"{}"), "size": 2},
+        "layers": [
+            {
+                "mediaType": "application/octet-stream",
+                "digest": digest(ztoc),
+                "size": len(ztoc),
+                "annotations": {"com.amazon.soci.image-layer-digest": digest(LAYER.blob)},
+            }
+        ],
+        "subject": {"mediaType": MANIFEST, "digest": digest(subject), "size": len(subject)},
+    }
+    registry.blobs["app"] |= {digest(each): each for each in (ztoc, to_json(manifest))}
+
+
+def test_a_ztoc_is_enough_for_a_mount(ocifs: Ocifs, registry: Registry, engine: str) -> None:
+    publish_ztoc(registry)
+    image = f"docker://{registry.host}/app"
+    with ocifs.mounted(image, "--engine", engine, "--no-prefetch") as mnt:
+        assert state(ocifs)["proven"][0]["index"].startswith("soci-v1 sha256:")  # type: ignore[index]
+        assert sorted(os.listdir(mnt)) == ["first", "last", "middle"]
+        assert len(fetched(registry)) == 1  # the last bytes of the blob
+        assert (mnt / "first").read_bytes() == FIRST
+        ranges = [each.removeprefix("bytes=").split("-") for each in fetched(registry)]
+        assert sum(int(last) - int(first) + 1 for first, last in ranges) < len(LAYER.blob) * 2 / 5
+        assert (mnt / "last").read_bytes() == LAST
+        assert (mnt / "middle").stat().st_size == 16_000_000
+    with ocifs.mounted(image, "--engine", engine) as mnt:
+        wait_for(lambda: state(ocifs)["proven"][0]["at"] is not None)  # type: ignore[index]
+        assert (mnt / "first").read_bytes() == FIRST
+
+
+def test_a_ztoc_that_lied_is_refuted(ocifs: Ocifs, registry: Registry, engine: str) -> None:
+    entries = independent.entries_of(LAYER.tar)
+    entries[0]["name"], entries[2]["name"] = entries[2]["name"], entries[0]["name"]
+    publish_ztoc(registry, entries=entries)
+    with ocifs.mounted(f"docker://{registry.host}/app", "--engine", engine) as mnt:
+        wait_for(lambda: state(ocifs)["refuted"] is not None)
+        assert "has other entries than its tar stream" in str(state(ocifs)["refuted"])
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            (mnt / "first").read_bytes()
 
 
 def test_secrets_stay_out_of_log_and_record(ocifs: Ocifs, registry: Registry, image: str, engine: str) -> None:

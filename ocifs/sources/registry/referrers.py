@@ -24,16 +24,24 @@ from ocifs.spec.mediatypes import OCI_INDEX, OCI_MANIFEST
 
 _PAGES = 20
 _TRIES = 5
+_UNTYPED = 20
+"""How many manifests are read to know what they are."""
 _PUSH = "pull,push"
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 
 
-def list_referrers(session: Session, subject: Digest, artifact_type: str) -> list[Descriptor]:
-    """Return the manifests of that type whose subject is `subject`."""
-    found = _listed_by_api(session, subject, artifact_type)
+def list_referrers(session: Session, subject: Digest) -> list[Descriptor]:
+    """Return the manifests whose subject is `subject`, with the types that they have.
+
+    All of them, though the API can filter: whoever wants one type may want another, and where the API is missing each
+    question is two.
+    """
+    found = _listed_by_api(session, subject)
     if found is None:
         found = _tagged(session, subject)
-    return [each for each in found if each.artifact_type == artifact_type]
+    untyped = [each for each in found if each.artifact_type is None and each.media_type == OCI_MANIFEST]
+    types = {each.digest: _type_of(session, each) for each in untyped[:_UNTYPED]}
+    return [msgspec.structs.replace(each, artifact_type=types.get(each.digest, each.artifact_type)) for each in found]
 
 
 def push(session: Session, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
@@ -45,6 +53,16 @@ def push(session: Session, subject: Descriptor, manifest: Content, blobs: list[C
     if "OCI-Subject" not in answer.response.headers:
         listed = msgspec.structs.replace(manifest.descriptor, data=None)
         _change_tag(session, subject.digest, lambda found: [*_without(found, listed), listed])
+
+
+def push_image(session: Session, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
+    """Write manifests, the last one under a tag, and those blobs that are not there yet."""
+    for blob in blobs:
+        _push_blob(session, blob)
+    for manifest in manifests:
+        descriptor = manifest.descriptor
+        name = tag if manifest is manifests[-1] else str(descriptor.digest)
+        _put_manifest(session, name, manifest.blob.pread(descriptor.size, 0), descriptor.media_type)
 
 
 def remove(session: Session, subject: Descriptor, manifest: Descriptor) -> None:
@@ -59,9 +77,9 @@ def remove(session: Session, subject: Descriptor, manifest: Descriptor) -> None:
     )
 
 
-def _listed_by_api(session: Session, subject: Digest, artifact_type: str) -> list[Descriptor] | None:
+def _listed_by_api(session: Session, subject: Digest) -> list[Descriptor] | None:
     """Return what the API lists; None where there is none."""
-    path = f"referrers/{subject}?artifactType={quote(artifact_type)}"
+    path = f"referrers/{subject}"
     found: list[Descriptor] = []
     for _ in range(_PAGES):
         try:
@@ -90,6 +108,16 @@ def _tagged(session: Session, subject: Digest) -> list[Descriptor]:
         kind = artifact.artifact_type or artifact.config.media_type
         return [Descriptor(media_type=OCI_MANIFEST, digest=Digest.of(data), size=len(data), artifact_type=kind)]
     return _parse(data, name)
+
+
+def _type_of(session: Session, manifest: Descriptor) -> str | None:
+    """Return the type of a manifest of which the list does not tell it; None: it cannot be told."""
+    try:
+        data, _ = session.patiently(lambda: _read(session, f"manifests/{manifest.digest}"))
+        artifact = parse_artifact(data, f"manifest {manifest.digest}")
+    except (NotFoundError, InvalidImageError):
+        return None
+    return artifact.artifact_type or artifact.config.media_type
 
 
 def _parse(data: bytes, name: str) -> list[Descriptor]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, NotFoundError, RegistryError, UnsupportedError
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, UnsupportedError
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import BytesReader, ReaderAt
 from ocifs.sources.reference import Reference
@@ -22,7 +22,7 @@ from ocifs.sources.registry.configuration import Endpoint, endpoints, is_loopbac
 from ocifs.sources.registry.credentials import find_credentials
 from ocifs.sources.registry.foreign import ForeignSession, foreign_peers
 from ocifs.sources.registry.peer import Origin, Peer
-from ocifs.sources.registry.referrers import list_referrers, push, remove
+from ocifs.sources.registry.referrers import list_referrers, push, push_image, remove
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.tls import read_certificates
 from ocifs.sources.registry.transport import read_all
@@ -56,6 +56,7 @@ class RegistrySource:
         """The one that had the image comes first."""
         self._home = sessions[-1]
         self._manifests: dict[Digest, bytes] = {}
+        self._referrers: dict[Digest, list[Descriptor] | OcifsError] = {}
 
     def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
         """Return the manifest or index that a tag or a digest names."""
@@ -89,15 +90,29 @@ class RegistrySource:
 
     def referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
         """Return the artifacts of that type whose subject is `subject`."""
-        return self._first(lambda session: list_referrers(session, subject.digest, artifact_type))
+        if (found := self._referrers.get(subject.digest)) is None:
+            try:
+                found = self._first(lambda session: list_referrers(session, subject.digest))
+            except OcifsError as error:  # whoever asks for the next type has not to wait again
+                found = error
+            self._referrers[subject.digest] = found
+        if isinstance(found, OcifsError):
+            raise found
+        return [each for each in found if each.artifact_type == artifact_type]
 
     def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
         """Write an artifact: to the registry itself, not to a mirror."""
+        self._referrers.clear()
         push(self._home, subject, manifest, blobs)
 
     def detach(self, subject: Descriptor, manifest: Descriptor) -> None:
         """Remove an artifact, from the registry itself."""
+        self._referrers.clear()
         remove(self._home, subject, manifest)
+
+    def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
+        """Write an image, of which some blobs are in the repository already: to the registry itself."""
+        push_image(self._home, tag, manifests, blobs)
 
     def close(self) -> None:
         """Close all connections."""
