@@ -117,7 +117,7 @@ def test_without_span_digests_wrong_bytes_get_through_and_are_noticed(
 ) -> None:
     """The negative control: the tests above do fail where the check is missing."""
     store = indexed(image, tmp_path / "cache")
-    monkeypatch.setattr("ocifs.layer.layer.hashlib", _Believing)
+    monkeypatch.setattr("ocifs.layer.index.hashlib", _Believing)
     assert judge_blobs(image, expected, store) == {"gzip": "wrong", "zstd": "wrong", "tar": "wrong"}
 
 
