@@ -20,6 +20,7 @@ from ocifs.layer.index import LayerIndex, Summary, encode_tail, pack_u64
 from ocifs.layer.lazy import LazyBlob
 from ocifs.layer.proof import is_marked
 from ocifs.limits import Limits
+from ocifs.reader import FileReader
 from ocifs.sources.resolve import Layer
 from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
@@ -163,6 +164,7 @@ def _offer(place: Place, layer: Layer, promise: places.Promise, found: Carried |
     def build(out: Writer) -> None:
         toc = found or carried(_reader(place.source, layer), layer, promise, place.limits)
         write_index(out, table_of(toc, place.limits), layer, promise.digest)
+        check_index(LayerIndex(FileReader(out.fd, 0, out.size)), layer, place.limits)
 
     told = found.place if found else promise.place
     return Offer(
@@ -171,7 +173,7 @@ def _offer(place: Place, layer: Layer, promise: places.Promise, found: Carried |
         digest=promise.digest,
         size=told.size if told else None,
         bound=found is None,
-        open=lambda: check_index(place.converted(layer, promise.digest, build), layer, place.limits),
+        open=lambda: place.converted(layer, promise.digest, build),
         prefetch=_first,
     )
 
