@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import zstandard
 
-from tests import images
+from tests import images, tars
 from tests.images import Json, to_json
 
 Document = dict[str, Any]
@@ -149,7 +149,7 @@ def estargz(
     altered = alter(document)
     data = altered if isinstance(altered, bytes) else json.dumps(document, indent="\t").encode()
     place = blob.border()
-    blob.add((header or images.tar({"stargz.index.json": data})[:512]) + data + bytes(-len(data) % 512 + 1024))
+    blob.add((header or tars.header(b"stargz.index.json", len(data), mode=0)) + data + bytes(-len(data) % 512 + 1024))
     blob.border()
     annotations = {ESTARGZ_DIGEST: _sha256(data)}
     return TocLayer(blob.tar, "gzip", descriptor={"annotations": annotations}, stored=blob.data + footer(place))

@@ -385,6 +385,10 @@ BAD_PLACES: dict[str, tuple[TocLayer, str]] = {
     "footer leads elsewhere": (cut(_ES, _ES.stored[:-51] + footer(11)), "is damaged"),
     "footer leads out": (cut(_ES, _ES.stored[:-51] + footer(1 << 60)), "is said to be at byte"),
     "another file there": (estargz(TAR, header=header(b"x", 2), alter=lambda toc: b"{}"), "something else than a TOC"),
+    "attributes": (
+        estargz(TAR, header=header(b"stargz.index.json", 2, mode=0o4755), alter=lambda toc: b"{}"),
+        "to which no digest commits",
+    ),
     "no tar there": (estargz(TAR, header=b"x" * 512), "is damaged"),
 }
 

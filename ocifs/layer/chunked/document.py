@@ -18,7 +18,7 @@ from ocifs.layer.chunked.place import Place
 from ocifs.limits import Limits
 from ocifs.reader import BytesReader
 from ocifs.spec.document import shown
-from ocifs.toc import Entry, ReaderForward, scan
+from ocifs.toc import REGULAR, Entry, ReaderForward, scan
 from ocifs.toc.field import INT64_MAX
 
 ESTARGZ_NAME = b"stargz.index.json"
@@ -79,6 +79,7 @@ def unpacked_tar(stored: bytes, limits: Limits) -> tuple[Entry, bytes]:
 
     Raises:
         InvalidImageError: It is damaged, or another file.
+        UnsupportedError: It has a mode, an owner or a time: nobody writes such.
         LimitError: It is larger than a TOC may be.
     """
     inflater = zlib_ng.decompressobj(wbits=31)
@@ -92,9 +93,12 @@ def unpacked_tar(stored: bytes, limits: Limits) -> tuple[Entry, bytes]:
         entries = scan(ReaderForward(BytesReader(tar)), limits=limits, warn=lambda message: None)
     except InvalidImageError as error:
         raise InvalidImageError(f"its TOC is damaged: {error}") from None
-    if [entry.path for entry in entries] != [ESTARGZ_NAME] or entries[0].sparse is not None:
+    if [(entry.kind, entry.path, entry.sparse) for entry in entries] != [(REGULAR, ESTARGZ_NAME, None)]:
         raise InvalidImageError("its footer leads to something else than a TOC")
-    return entries[0], tar
+    (entry,) = entries
+    if entry != Entry(REGULAR, ESTARGZ_NAME, 0, 0, 0, 0, entry.size, entry.offset, entry.size):
+        raise UnsupportedError("its TOC has attributes as a file, to which no digest commits")
+    return entry, tar
 
 
 def unpacked_zstd(stored: bytes, place: Place, limits: Limits) -> bytes:
