@@ -277,6 +277,7 @@ MALFORMED: dict[str, Callable[[Document], object]] = {
     "gap": change(chunkOffset=1),
     "digest": change(chunkDigest="sha256:00"),
     "other digest": change(chunkDigest="sha512:" + "0" * 128),
+    "zeros without end": change(size=2**62, chunkSize=2**62, chunkType="zeros", digest=""),
     "no digest": lambda toc: [entry.update(digest="", chunkDigest="") for entry in toc["entries"]],
     "before the blob": change(offset=-1),
     "behind the blob": change(of="last", offset=1 << 40),

@@ -81,6 +81,8 @@ def make_table(items: list[Item], end: int, limits: Limits) -> Table:
     chunks: list[Chunk] = []
     size = first = last_end = 0
     for item, further in _files(items):
+        if size + item.size > limits.uncompressed:  # before its chunks are counted
+            raise limits.passed("uncompressed", f"files of more than {limits.uncompressed} bytes")
         try:
             entry, of_file = _convert(item, further, size)
         except (InvalidImageError, UnsupportedError) as error:
@@ -91,8 +93,6 @@ def make_table(items: list[Item], end: int, limits: Limits) -> Table:
         chunks += of_file
         last_end = item.end_offset if of_file else last_end
         size += entry.stored + -entry.stored % 512
-        if size > limits.uncompressed:
-            raise limits.passed("uncompressed", f"files of more than {limits.uncompressed} bytes")
     stored = [chunk for chunk in chunks if chunk.length]
     if stored and stored[-1].offset < last_end < end:
         end = last_end
