@@ -55,13 +55,6 @@ def fetch_all(layer: Layer, pause: Pause) -> None:
     blob.fill(offset + size, blob.size)
 
 
-def fetch_again(layer: Layer, pause: Pause) -> None:
-    """Fetch all of a layer's blob, whatever is here. Raises what `fetch_all` does."""
-    assert isinstance(layer.blob, LazyBlob)  # noqa: S101 - what is here as a whole has been proven
-    for place in range(0, layer.blob.size, _PIECE):
-        pause(len(layer.blob.fill(place, min(place + _PIECE, layer.blob.size))))
-
-
 def mark_proven(layer: Layer) -> None:
     """Remember that a layer's index was proven, where the file system can: its owner may, and needs no path for it."""
     with contextlib.suppress(OSError):
@@ -80,15 +73,26 @@ def prove_blob(layer: Layer, pause: Pause) -> None:
     """Read all of a layer's blob, and hash it.
 
     Raises:
+        NotFoundError, RegistryError: Some of it has to be fetched again, and cannot be got.
         InvalidImageError: It has another digest.
     """
     digest = Digest(layer.index.summary.blob_digest)
+    found = _hashed(layer, digest, pause)
+    if found != digest.hex and layer.index.summary.toc and isinstance(layer.blob, LazyBlob):
+        # What lies between chunks has no digest: where a crash has left a gap, nothing has shown it before.
+        for place in range(0, layer.blob.size, _PIECE):
+            pause(len(layer.blob.fill(place, min(place + _PIECE, layer.blob.size))))
+        found = _hashed(layer, digest, pause)
+    if found != digest.hex:
+        raise InvalidImageError(f"layer {digest}: its bytes have the digest {digest.algorithm}:{found}")
+
+
+def _hashed(layer: Layer, digest: Digest, pause: Pause) -> str:
     hasher = digest.hasher()
     for offset in range(0, layer.blob.size, _PIECE):
         hasher.update(layer.blob.pread(_PIECE, offset))
         pause(0)
-    if hasher.hexdigest() != digest.hex:
-        raise InvalidImageError(f"layer {digest}: its bytes have the digest {digest.algorithm}:{hasher.hexdigest()}")
+    return hasher.hexdigest()
 
 
 def prove_index(layer: Layer, pause: Pause) -> bool:

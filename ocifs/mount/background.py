@@ -18,7 +18,7 @@ from ocifs.image.kept import BLOB
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy import PROFILE_QUIET, LazyBlob
-from ocifs.layer.proof import fetch_again, fetch_all, mark_proven, prove_blob, prove_index
+from ocifs.layer.proof import fetch_all, mark_proven, prove_blob, prove_index
 from ocifs.mount.complaints import complain
 from ocifs.store import finish_sparse
 
@@ -91,23 +91,13 @@ class Background:
         """Fetch what is missing of a layer, and prove what nobody has proven. Raises what `ocifs.layer.proof` does."""
         fetch_all(layer, self._pause)
         if isinstance(layer.blob, LazyBlob) or layer.claimed:
-            self._prove_blob(layer)
+            prove_blob(layer, self._pause)
         if layer.claimed:
             if prove_index(layer, self._pause):
                 mark_proven(layer)
             layer.proven_at = time.time()
         if isinstance(layer.blob, LazyBlob):
             finish_sparse(layer.blob.fd, BLOB, layer.index.summary.blob_digest, layer.blob.size)
-
-    def _prove_blob(self, layer: Layer) -> None:
-        try:
-            prove_blob(layer, self._pause)
-        except InvalidImageError:
-            if not (layer.index.summary.toc and isinstance(layer.blob, LazyBlob)):
-                raise
-            # What lies between chunks has no digest: where a crash has left a gap, nothing has shown it before.
-            fetch_again(layer, self._pause)
-            prove_blob(layer, self._pause)
 
     def _refute(self, error: InvalidImageError) -> None:
         """Let nothing be read any more: the tree was made of what all indexes say together."""
