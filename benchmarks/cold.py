@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.container import Podman
+from benchmarks.images import image
 from benchmarks.timing import Measure, arguments, drop_caches, layer_blobs, ocifs, report, side_by_side
 
 _FILE = "etc/hostname"
@@ -43,25 +44,25 @@ def mount_cold(command: list[str], work: Path) -> float:
     return taken
 
 
-def unpack(image: str, work: Path) -> float:
+def unpack(reference: str, work: Path) -> float:
     """Return the seconds until `umoci unpack` is done."""
     drop_caches()
     bundle = work / "bundle"
     began = time.perf_counter()
-    subprocess.run(["umoci", "unpack", "--image", image, str(bundle)], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(["umoci", "unpack", "--image", reference, str(bundle)], check=True, stderr=subprocess.DEVNULL)
     (bundle / "rootfs" / _FILE).read_bytes()
     taken = time.perf_counter() - began
     shutil.rmtree(bundle)
     return taken
 
 
-def convert(image: str, work: Path) -> float:
+def convert(reference: str, work: Path) -> float:
     """Return the seconds until an image is unpacked, packed again as SquashFS, and mounted."""
     drop_caches()
     bundle, packed, mountpoint = work / "bundle", work / "squashfs", work / "mnt"
     mountpoint.mkdir(exist_ok=True)
     began = time.perf_counter()
-    subprocess.run(["umoci", "unpack", "--image", image, str(bundle)], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(["umoci", "unpack", "--image", reference, str(bundle)], check=True, stderr=subprocess.DEVNULL)
     pack = ["mksquashfs", str(bundle / "rootfs"), str(packed), "-quiet", "-no-progress", "-comp", "zstd"]
     subprocess.run([*pack, "-Xcompression-level", "3"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["squashfuse", str(packed), str(mountpoint)], check=True)
@@ -73,12 +74,12 @@ def convert(image: str, work: Path) -> float:
     return taken
 
 
-def pull_and_mount(image: str, work: Path) -> float:
+def pull_and_mount(reference: str, work: Path) -> float:
     """Return the seconds until podman has pulled an image and mounted it."""
     drop_caches()
     with tempfile.TemporaryDirectory(dir=work) as name:
         began = time.perf_counter()
-        podman = Podman(Path(name), image)
+        podman = Podman(Path(name), reference)
         mounted = Path(podman.run("image", "mount", podman.image).strip())
         (mounted / _FILE).read_bytes()
         taken = time.perf_counter() - began
@@ -97,18 +98,18 @@ def inflate(blobs: list[Path]) -> float:
 
 def ways(options: argparse.Namespace, work: Path) -> dict[str, Measure]:
     """Return every way that can be gone here."""
-    image = f"{options.image}:{options.tag}"
+    reference = f"{options.image}:{options.tag}"
     blobs = layer_blobs(options)
     found: dict[str, tuple[str, Measure]] = {
-        _OCIFS: ("ocifs", partial(mount_cold, ocifs("mount", "--cache-dir", "CACHE", image, "MOUNTPOINT"), work)),
+        _OCIFS: ("ocifs", partial(mount_cold, ocifs("mount", "--cache-dir", "CACHE", reference, "MOUNTPOINT"), work)),
         "inflating, rapidgzip": ("sh", partial(inflate, blobs)),
         "ratarmount": (
             "ratarmount",
             partial(mount_cold, ["ratarmount", "--index-folders", "CACHE", *map(str, blobs), "MOUNTPOINT"], work),
         ),
-        "umoci unpack": ("umoci", partial(unpack, image, work)),
-        "podman pull, image mount": ("podman", partial(pull_and_mount, image, work)),
-        "umoci unpack, mksquashfs, squashfuse": ("squashfuse", partial(convert, image, work)),
+        "umoci unpack": ("umoci", partial(unpack, reference, work)),
+        "podman pull, image mount": ("podman", partial(pull_and_mount, reference, work)),
+        "umoci unpack, mksquashfs, squashfuse": ("squashfuse", partial(convert, reference, work)),
     }
     return {
         name: measure
@@ -119,13 +120,12 @@ def ways(options: argparse.Namespace, work: Path) -> dict[str, Measure]:
 
 def main() -> None:
     """Measure and print."""
-    options = arguments()
-    with tempfile.TemporaryDirectory(prefix="benchmark") as name:
-        report(
-            "from an image never seen to its first file",
-            side_by_side(ways(options, Path(name)), options.rounds),
-            _OCIFS,
-        )
+    debian = arguments()
+    scientific = argparse.Namespace(**vars(debian) | {"image": str(image("scientific", debian)), "tag": "latest"})
+    for what, options in (("the Debian image", debian), ("Debian with a layer of Python packages", scientific)):
+        with tempfile.TemporaryDirectory(prefix="benchmark") as name:
+            taken = side_by_side(ways(options, Path(name)), options.rounds)
+        report(f"from an image never seen to its first file: {what}", taken, _OCIFS)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How long does it take from an image to the first line that a container of it prints, or until numpy is imported?
+"""How long does it take from an image to the first line that a container of it prints, or until a library is imported?
 
 Side by side: `ocifs run` of an indexed image by each kind of rootfs; `umoci unpack` and `runc run`; and `podman run` of
 an image that it has pulled and unpacked before, where podman is installed: as it comes, with its own network, and
 without one, as the others are. The clock stops at the first line; what comes after is waited for but not counted. For
-numpy the kernel's caches are dropped before, and what was unpacked before is measured as well, as the limit.
+imports the kernel's caches are dropped before, and what was unpacked before is measured as well, as the limit.
 """
 
 import json
@@ -15,10 +15,10 @@ import time
 from functools import partial
 from pathlib import Path
 
+from benchmarks.images import image
 from benchmarks.timing import Measure, arguments, drop_caches, ocifs, report, side_by_side
 
 _ECHO = ["/bin/echo", "hello"]
-_NUMPY = ["/usr/bin/python3", "-c", "import numpy; print('hello')"]
 _OCIFS = "ocifs run --rootfs mount"
 _EXTRACTED = "runc run, unpacked before"
 
@@ -40,20 +40,20 @@ def cold_first_line(command: list[str]) -> float:
     return first_line(command)
 
 
-def unpack(image: str, bundle: Path, command: list[str]) -> list[str]:
+def unpack(reference: str, bundle: Path, command: list[str]) -> list[str]:
     """Have `umoci unpack` make a bundle; return what runs the command in it."""
-    subprocess.run(["umoci", "unpack", "--image", image, bundle], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(["umoci", "unpack", "--image", reference, bundle], check=True, stderr=subprocess.DEVNULL)
     config = json.loads((bundle / "config.json").read_bytes())
     config["process"] |= {"args": command, "terminal": False}
     (bundle / "config.json").write_text(json.dumps(config))
     return ["runc", "run", "--bundle", str(bundle), f"benchmark-{os.getpid()}"]
 
 
-def unpack_and_run(image: str, directory: Path, command: list[str]) -> float:
+def unpack_and_run(reference: str, directory: Path, command: list[str]) -> float:
     """Return the seconds that `umoci unpack` and `runc run` take to the first line."""
     bundle = directory / "unpacked"
     began = time.perf_counter()
-    run = unpack(image, bundle, command)
+    run = unpack(reference, bundle, command)
     unpacked = time.perf_counter() - began
     try:
         return unpacked + first_line(run)
@@ -64,13 +64,13 @@ def unpack_and_run(image: str, directory: Path, command: list[str]) -> float:
 class Podman:
     """podman with a storage of its own, into which it pulls an image."""
 
-    def __init__(self, directory: Path, image: str) -> None:
+    def __init__(self, directory: Path, reference: str) -> None:
         link = directory / "image"  # podman takes no path with capitals or a leading dot
-        link.symlink_to(Path(image.rpartition(":")[0]).resolve())
+        link.symlink_to(Path(reference.rpartition(":")[0]).resolve())
         self._storage = directory / "storage"
         storage = ["--root", str(self._storage), "--runroot", f"{directory}/podman", "--events-backend", "file"]
         self.command = ["podman", *storage, "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
-        self.image = self.run("pull", "--quiet", f"oci:{link}:{image.rpartition(':')[2]}").strip()
+        self.image = self.run("pull", "--quiet", f"oci:{link}:{reference.rpartition(':')[2]}").strip()
 
     def run(self, *arguments: str) -> str:
         """Return what it prints."""
@@ -94,32 +94,47 @@ def podman_runs(podman: Podman, command: list[str]) -> dict[str, list[str]]:
     return {name: run for name, run in runs.items() if works[name]}
 
 
+def first_lines(reference: str, directory: Path, rounds: int) -> None:
+    """Measure and print how long `echo` takes."""
+    podman = Podman(directory, reference) if shutil.which("podman") else None
+    ways: dict[str, Measure] = {
+        f"ocifs run --rootfs {rootfs}": partial(first_line, ocifs("run", "--rootfs", rootfs, reference, "--", *_ECHO))
+        for rootfs in ("mount", "overlay", "tmpfs")
+    }
+    if podman:
+        ways |= {name: partial(first_line, run) for name, run in podman_runs(podman, _ECHO).items()}
+    ways["umoci unpack, runc run"] = partial(unpack_and_run, reference, directory, _ECHO)
+    report("the first line of a container", side_by_side(ways, rounds), _OCIFS)
+    if podman:
+        podman.close()
+
+
+def imports(module: str, reference: str, directory: Path, rounds: int) -> None:
+    """Measure and print how long Python takes to import a module."""
+    command = ["/usr/bin/python3", "-c", f"import {module}; print('hello')"]
+    podman = Podman(directory, reference) if shutil.which("podman") else None
+    ways: dict[str, Measure] = {
+        _OCIFS: partial(cold_first_line, ocifs("run", reference, "--", *command)),
+        _EXTRACTED: partial(cold_first_line, unpack(reference, directory / "extracted", command)),
+    }
+    if podman:
+        ways |= {name: partial(cold_first_line, run) for name, run in podman_runs(podman, command).items()}
+    report(f"import {module} in a container, nothing cached", side_by_side(ways, rounds), _EXTRACTED)
+    if podman:
+        podman.close()
+
+
 def main() -> None:
     """Measure and print."""
     options = arguments()
-    image = f"{options.image}:{options.tag}"
-    subprocess.run(ocifs("index", image), check=True, stdout=subprocess.DEVNULL)
+    debian, scientific = f"{options.image}:{options.tag}", f"{image('scientific', options)}:latest"
+    for reference in (debian, scientific):
+        subprocess.run(ocifs("index", reference), check=True, stdout=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory(prefix="benchmark") as name:
-        directory = Path(name)
-        podman = Podman(directory, image) if shutil.which("podman") else None
-        ways: dict[str, Measure] = {
-            f"ocifs run --rootfs {rootfs}": partial(first_line, ocifs("run", "--rootfs", rootfs, image, "--", *_ECHO))
-            for rootfs in ("mount", "overlay", "tmpfs")
-        }
-        runs = podman_runs(podman, _ECHO) if podman else {}
-        ways |= {name: partial(first_line, run) for name, run in runs.items()}
-        ways["umoci unpack, runc run"] = partial(unpack_and_run, image, directory, _ECHO)
-        report("the first line of a container", side_by_side(ways, options.rounds), _OCIFS)
-
-        ways = {
-            _OCIFS: partial(cold_first_line, ocifs("run", image, "--", *_NUMPY)),
-            _EXTRACTED: partial(cold_first_line, unpack(image, directory / "extracted", _NUMPY)),
-        }
-        runs = podman_runs(podman, _NUMPY) if podman else {}
-        ways |= {name: partial(cold_first_line, run) for name, run in runs.items()}
-        report("import numpy in a container, nothing cached", side_by_side(ways, options.rounds), _EXTRACTED)
-        if podman:
-            podman.close()
+        first_lines(debian, Path(name), options.rounds)
+    for module, reference in (("numpy", debian), ("scipy.stats", scientific)):
+        with tempfile.TemporaryDirectory(prefix="benchmark") as name:
+            imports(module, reference, Path(name), options.rounds)
 
 
 if __name__ == "__main__":

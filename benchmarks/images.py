@@ -1,6 +1,7 @@
 """The images that are measured, besides the Debian one: made once, kept beside it.
 
     large       one layer of a few large files: a file of 1 GiB to read at random, one of 3 GiB to read in order
+    scientific  the Debian image and a layer of Python packages upon it (scientific.txt): some 500 MB compressed
     growth-N    31,250 x N small files in 40 layers
     many-layers 100 layers of 20 files
 
@@ -10,9 +11,11 @@ The bytes of large files are those of the Debian image, so that they compress as
 import argparse
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -42,6 +45,21 @@ def _make_large(layout: Path, options: argparse.Namespace) -> None:
     _write_layout(layout, _large_layer(options))
 
 
+def _make_scientific(layout: Path, options: argparse.Namespace) -> None:
+    """Have pip put the packages in a directory, and umoci that in a layer; index.json comes last."""
+    requirements = Path(__file__).with_name("scientific.txt")
+    site = "/usr/local/lib/python3.11/dist-packages"
+    with tempfile.TemporaryDirectory(dir=layout.parent) as name:
+        packages, work = Path(name, "packages"), Path(name, "layout")
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", "--python-version", "3.11"]
+        subprocess.run([*pip, "--target", packages, "--requirement", requirements], check=True)
+        subprocess.run(["skopeo", "copy", "--quiet", f"oci:{options.image}:tools", f"oci:{work}:latest"], check=True)
+        subprocess.run(["umoci", "insert", "--image", f"{work}:latest", packages, site], check=True)
+        subprocess.run(["umoci", "gc", "--layout", work], check=True)
+        shutil.rmtree(layout, ignore_errors=True)
+        work.rename(layout)
+
+
 def _make_synthetic(files: int, layers: int, layout: Path, options: argparse.Namespace) -> None:
     command = [sys.executable, str(SCRIPTS / "synthetic_image.py"), str(layout)]
     subprocess.run([*command, "--files", str(files), "--layers", str(layers)], check=True)
@@ -49,6 +67,7 @@ def _make_synthetic(files: int, layers: int, layout: Path, options: argparse.Nam
 
 _MAKERS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "large": _make_large,
+    "scientific": _make_scientific,
     **{f"growth-{times}": partial(_make_synthetic, 31_250 * times, 40) for times in (1, 4, 16)},
     "many-layers": partial(_make_synthetic, 2_000, 100),
 }

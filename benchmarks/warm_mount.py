@@ -10,6 +10,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+from benchmarks.images import image
 from benchmarks.timing import arguments, ocifs, report, seconds, side_by_side
 
 
@@ -30,16 +31,17 @@ def main() -> None:
         script = Path(__file__).parent.parent / "scripts" / "sample_image.py"
         subprocess.run([sys.executable, script, sample], check=True)
         images = {"10 inodes": str(sample)} | {tag: f"{options.image}:{tag}" for tag in ("base", "tools", "latest")}
-        for image in images.values():
-            subprocess.run(ocifs("index", image), check=True, stdout=subprocess.DEVNULL)
+        images["100 layers"] = str(image("many-layers", options))
+        for reference in images.values():
+            subprocess.run(ocifs("index", reference), check=True, stdout=subprocess.DEVNULL)
         interpreter = "import trio, pyfuse3"
         ways = {
             interpreter: partial(seconds, [sys.executable, "-c", "import trio, pyfuse3"]),
             "nothing imported": partial(seconds, [sys.executable, "-c", "pass"]),
         } | {
-            f"{engine} engine, {name}": partial(mount_once, engine, image, str(mountpoint))
+            f"{engine} engine, {name}": partial(mount_once, engine, reference, str(mountpoint))
             for engine in ("fuse", "erofs")
-            for name, image in images.items()
+            for name, reference in images.items()
         }
         report("a warm mount", side_by_side(ways, options.rounds), interpreter)
 

@@ -154,20 +154,25 @@ def test_a_full_disk_moves_the_entry_into_memory(small_disk: Path) -> None:
     assert list((small_disk / "entries").iterdir()) == []
 
 
-def test_a_disk_that_fails_moves_the_entry_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EPERM])
+def test_a_disk_that_fails_moves_the_entry_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    real = os.pwrite
+
+    def fail(fd: int, data: bytes, offset: int) -> int:
+        """Write, but not past 3000 bytes of a file on disk."""
+        if offset >= 3000 and "memfd" not in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError(code, os.strerror(code))
+        return real(fd, data, offset)
+
     warnings: list[str] = []
     store = Store(tmp_path, warn=warnings.append)
-    real = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: failing(real, fd, data, offset))
+    monkeypatch.setattr(os, "pwrite", fail)
     assert content(store.get(KIND, SUBJECT, writing(bytes(5000)))) == bytes(5000)
     assert len(warnings) == 1
-
-
-def failing(real: Callable[[int, bytes, int], int], fd: int, data: bytes, offset: int) -> int:
-    """Write, but not past 3000 bytes of a file on disk."""
-    if offset >= 3000 and "memfd" not in os.readlink(f"/proc/self/fd/{fd}"):
-        raise OSError(errno.EIO, "Input/output error")
-    return real(fd, data, offset)
+    assert os.strerror(code) in warnings[0]
+    assert list((tmp_path / "entries").iterdir()) == []
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o720])

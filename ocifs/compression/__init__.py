@@ -43,6 +43,9 @@ class Pass(Protocol):
     consumed: int
     """Compressed bytes read so far, for progress and ratio."""
 
+    found: list[Checkpoint]
+    """Checkpoints found so far, without their windows, where those are known before the end; replaced, not changed."""
+
     restartable: bool
     """False when the format has no place to restart at, which shows before the first chunk."""
 

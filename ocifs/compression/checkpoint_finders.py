@@ -26,6 +26,9 @@ _SMALL = 4 << 20
 _INFLATING = max(1, (os.cpu_count() or 1) - 1)
 """Threads of rapidgzip; hashing and reading headers keep another processor busy."""
 
+_TELLING = 16 << 20
+"""Uncompressed bytes after which rapidgzip is asked again what it has found: each time it tells all of it."""
+
 # "GZIDX", version, flags, compressed size, uncompressed size, spacing, window size, number of points
 _GZIDX_HEADER = struct.Struct("<5sBBQQIII")
 # compressed offset (of the first whole byte), uncompressed offset, bits before it, whether a window follows
@@ -185,6 +188,7 @@ class RapidgzipPass:
 
         self.blob = blob
         self.consumed = 0
+        self.found: list[Checkpoint] = []
         # It reads a file by itself, without the GIL, but only from its beginning to its end.
         source = blob.fd if _is_whole_file(blob) else _SeekableFile(blob, blob.size)
         try:
@@ -200,9 +204,15 @@ class RapidgzipPass:
 
     def chunks(self) -> Iterator[bytes]:
         """Give the uncompressed bytes. Raises InvalidImageError."""
+        told = produced = 0
         try:
             while chunk := self.file.read(CHUNK):
                 self.consumed = min(self.file.tell_compressed() // 8, self.blob.size)
+                produced += len(chunk)
+                if produced - told > _TELLING:
+                    told = produced
+                    places = self.file.available_block_offsets()
+                    self.found = [Checkpoint(start, bit // 8, -bit % 8) for bit, start in places.items()]
                 yield chunk
         except (ValueError, RuntimeError) as error:
             raise InvalidImageError(f"rapidgzip: {error}") from None

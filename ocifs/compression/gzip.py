@@ -32,6 +32,7 @@ class GzipPass:
         self.blob = blob
         self.warn = warn
         self.consumed = 0
+        self.found: list[Checkpoint] = []
         self.end = blob.size
         """Where the gzip stream ends."""
         from ocifs.compression.checkpoint_finders import IndexedGzipFinder

@@ -18,6 +18,7 @@ class PlainPass:
     def __init__(self, blob: ReaderAt) -> None:
         self.blob = blob
         self.consumed = 0
+        self.found: list[Checkpoint] = []
 
     def __enter__(self) -> "PlainPass":
         return self

@@ -110,6 +110,7 @@ class ZstdPass:
         self.blob = blob
         self.limits = limits
         self.consumed = 0
+        self.found: list[Checkpoint] = []
         self.frames = list(_joined(scan_frames(blob, limits)))
         self.restartable = all(frame.bound <= MAX_SPAN and frame.window <= _SPAN_WINDOW for frame in self.frames)
         self.starts: list[int] = []

@@ -1,15 +1,13 @@
 """Making a LayerIndex: one forward pass over a blob gives its TOC, diff ID and checkpoints, a second look its digests.
 
-The pass decodes in one thread, hashes in another and reads tar headers in the caller's. The second look reads the
-blob once more and takes blob digest and span digests from the same bytes, so that a span that is proven later is
-proven to be part of a blob that was. Nothing is kept unless blob digest, blob size and diff ID are as promised.
+The pass decodes in one thread, hashes in another and reads tar headers in the caller's. The second look
+(`second_look`) follows it where it can. Nothing is kept unless blob digest, blob size and diff ID are as promised.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import zstandard
@@ -18,6 +16,7 @@ from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Pass
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
 from ocifs.layer.layer import CODECS
+from ocifs.layer.second_look import MAX_STORED, SecondLook
 from ocifs.limits import Limits
 from ocifs.reader import ReaderAt
 from ocifs.spec.digest import DiffID, Digest
@@ -26,7 +25,6 @@ from ocifs.store import Store, Writer
 from ocifs.toc import ChunkReader, Entry, scan
 
 _MAX_WARNINGS = 100
-_READ_AHEAD = 4 << 20
 
 
 class Progress(Protocol):
@@ -108,15 +106,16 @@ class _Build:
         self.warn = warn
         self.progress = progress
         self.low_memory = low_memory
+        self.look = SecondLook(layer.digest, layer.blob)
 
     def write(self, out: Writer, warnings: list[str]) -> None:
         """Write the whole index."""
         survey, frames = self._survey(out)
+        digests = self.look.finish([] if frames else survey.checkpoints)
+        self.progress(self.layer.digest, self.blob.size, self.blob.size)
         if frames is None:
-            digests = self._digests(survey.checkpoints)
             windows = self._write_windows(survey.checkpoints, out)
         else:
-            self._digests([])
             digests, windows = frames.digests, []
         points = frames.checkpoints if frames else survey.checkpoints
         summary = Summary(
@@ -159,9 +158,10 @@ class _Build:
 
     def _go(self, reading: Pass, frames: "_Frames | None") -> _Survey:
         diff_id = self.layer.diff_id.hasher()
-        with reading, ThreadPoolExecutor(2) as threads:
+        with reading, ThreadPoolExecutor(3) as threads:
             chunks = _ahead(self._bounded(reading), threads)
             chunks = _beside(diff_id.update, chunks, threads)
+            chunks = _beside(lambda chunk: self.look.follow(reading.found), chunks, threads)
             if frames:
                 chunks = frames.written(chunks)
             stream = ChunkReader(chunks)
@@ -189,44 +189,6 @@ class _Build:
                 raise limits.passed("ratio", f"it inflates to more than {limits.ratio} times its size")
             self.progress(self.layer.digest, reading.consumed, self.blob.size)
             yield chunk
-
-    def _digests(self, checkpoints: list[Checkpoint]) -> list[bytes]:
-        """Read the blob once; check its size and digest, and return the digest of each span in it."""
-        blob_hash = self.layer.digest.hasher()
-        ranges = [(begin.offset, end.offset + (end.bits > 0)) for begin, end in pairwise(checkpoints)]
-        digests = []
-        hashed = 0
-        with ThreadPoolExecutor(2) as threads:
-            pending: Future[None] | None = None
-
-            def advance(data: bytes, offset: int) -> None:
-                nonlocal pending, hashed
-                if pending:
-                    pending.result()
-                pending = threads.submit(blob_hash.update, memoryview(data)[hashed - offset :])
-                hashed = offset + len(data)
-
-            for offset, end in [*ranges, (self.blob.size, self.blob.size)]:
-                for place in range(hashed, offset, _READ_AHEAD):
-                    advance(self._read(place, min(_READ_AHEAD, offset - place)), place)
-                if offset == end:
-                    digests.append(hashlib.sha256().digest())
-                    continue
-                data = self._read(offset, end - offset)
-                advance(data, offset)
-                digests.append(hashlib.sha256(data).digest())
-            if pending:
-                pending.result()
-        if blob_hash.hexdigest() != self.layer.digest.hex:
-            raise InvalidImageError("its bytes do not match its digest: fetch the image again")
-        self.progress(self.layer.digest, self.blob.size, self.blob.size)
-        return digests[: len(ranges)]
-
-    def _read(self, offset: int, size: int) -> bytes:
-        data = self.blob.pread(size, offset)
-        if len(data) != size:
-            raise InvalidImageError("the blob became shorter while it was read")
-        return data
 
     @staticmethod
     def _write_windows(checkpoints: list[Checkpoint], out: Writer) -> list[int]:
@@ -267,7 +229,7 @@ class _Frames:
 
 def _too_long(begin: Checkpoint, end: Checkpoint) -> bool:
     """Whether the span would cost too much: in memory, or in compressed bytes that hold next to nothing."""
-    return end.start - begin.start > MAX_SPAN or end.offset - begin.offset > 2 * MAX_SPAN
+    return end.start - begin.start > MAX_SPAN or end.offset - begin.offset > MAX_STORED
 
 
 def _ahead(chunks: Iterator[bytes], threads: ThreadPoolExecutor) -> Iterator[bytes]:

@@ -25,6 +25,8 @@ _TYPES = {
     DIRECTORY: stat.S_IFDIR,
     FIFO: stat.S_IFIFO,
 }
+_LEADING = (SYMLINK, HARDLINK)
+"""Kinds of entries that may be, or become, a way to somewhere else."""
 _MAX_LINKS = 40
 """Symlinks followed in one path, as in Linux."""
 _HIDDEN = (b"trusted.overlay.", b"user.overlay.", b"security.selinux")
@@ -89,6 +91,8 @@ class _Layer:
         self.cut: list[Node] = []
         """Directories that were there below and were made opaque."""
         self.steps = 0
+        self.last: tuple[list[bytes], Node | None] = ([], None)
+        """The path below which an entry was put last, and the directory there; None once it may lead elsewhere."""
 
     def apply(self, entry: Entry) -> None:
         """Apply one entry."""
@@ -106,6 +110,7 @@ class _Layer:
         else:
             if entry.size or entry.kind == DIRECTORY:
                 self._warn(entry, "is a whiteout and should be an empty file")
+            self.last = [], None
             directory = self._resolve(path[:-1], create=False)
             if directory is not None and mark is Mark.OPAQUE:
                 self._cut(directory)
@@ -150,14 +155,19 @@ class _Layer:
                 raise InvalidImageError("the root must be a directory")
             self._describe(self.root, entry)
             return
-        directory = self._resolve(path[:-1], create=True)
+        name = path.pop()
+        known, directory = self.last
+        if directory is None or path != known:
+            directory = self._resolve(path, create=True)
+            self.last = path, directory
         children = directory.names()
-        name = path[-1]
         if self.upper.get((directory, name)):
             self._warn(entry, "is given twice; the later one counts")
         child = children.get(name)
-        if child is not None and child.is_dir and entry.kind != DIRECTORY:
+        if entry.kind != DIRECTORY and child is not None and child.is_dir:
             self.removed.append((directory, name))
+        if entry.kind in _LEADING or (child is not None and not (child.is_dir and entry.kind == DIRECTORY)):
+            self.last = [], None
         if entry.kind == HARDLINK:
             children.pop(name, None)
             children[name] = self._link_target(entry.linkname)
@@ -193,7 +203,8 @@ class _Layer:
         node.mode = _TYPES[entry.kind] | permissions
         node.layer = self.number
         node.uid, node.gid, node.mtime_ns = entry.uid, entry.gid, entry.mtime_ns
-        node.xattrs = {name: value for name, value in entry.xattrs.items() if not name.startswith(_HIDDEN)}
+        xattrs = entry.xattrs
+        node.xattrs = {name: xattrs[name] for name in xattrs if not name.startswith(_HIDDEN)} if xattrs else {}
         if entry.kind == REGULAR:
             node.size = entry.size
             node.extent = Extent(self.number, entry.offset, entry.stored, entry.sparse) if entry.size else None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ocifs.compression import Pass, checkpoint_finders, gzip
+from ocifs.compression import Checkpoint, Pass, checkpoint_finders, evenly, gzip
 from ocifs.compression.checkpoint_finders import IndexedGzipFinder, RapidgzipPass
 from ocifs.compression.gzip import GzipPass
 from ocifs.errors import InvalidImageError, OcifsError
@@ -227,3 +227,19 @@ def test_a_pass_may_be_left_at_any_point(
     assert fds() == before
     assert len(started) == 4
     assert None not in {process.returncode for process in started}
+
+
+@pytest.mark.skipif("rapidgzip" not in BEGIN, reason="rapidgzip is not installed")
+def test_what_rapidgzip_finds_on_its_way_is_what_comes_out() -> None:
+    blob = member(b"".join(random.Random(3).randbytes(700_000) + bytes(600_000) for _ in range(40)))
+    told: list[list[Checkpoint]] = []
+    with RapidgzipPass(BytesReader(blob)) as reading:
+        for _ in reading.chunks():
+            if reading.found and (not told or reading.found is not told[-1]):
+                told.append(reading.found)
+        points = [point._replace(window=b"") for point in reading.checkpoints()]
+    assert len(told) > 1
+    for found in told:
+        kept = list(evenly(iter(found)))[:-1]
+        assert len(kept) > 1
+        assert kept == points[: len(kept)]

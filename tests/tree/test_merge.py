@@ -167,6 +167,30 @@ ROWS: dict[str, tuple[list[bytes], dict[str, str], tuple[str, ...], str]] = {
         (),
         "",
     ),
+    "a symlink that bends the path just taken": (
+        [symlink(b"l", b"real/n/.."), file(b"l/a", b"A"), symlink(b"l/n", b"/a/sub"), file(b"l/b", b"B")],
+        {"l": "-> real/n/..", "real/a": "A", "real/n": "-> /a/sub", "a/b": "B"},
+        (),
+        "",
+    ),
+    "a hard link that bends the path just taken": (
+        [symlink(b"l", b"real/n/.."), symlink(b"s", b"/a/sub"), file(b"l/a"), hardlink(b"l/n", b"s"), file(b"l/b")],
+        {"l": "-> real/n/..", "s": "-> /a/sub", "real/a": "", "real/n": "-> /a/sub", "a/b": ""},
+        (),
+        "",
+    ),
+    "a symlink on the path just taken becomes a file": (
+        [symlink(b"l", b"real/n/../real"), symlink(b"real/n", b"/a"), file(b"l/x", b"X"), file(b"l/n"), file(b"l/y")],
+        {"l": "-> real/n/../real", "real/x": "X", "real/n": "", "real/real": "dir", "real/real/y": ""},
+        (),
+        "given twice",
+    ),
+    "a symlink on the path just taken leads elsewhere": (
+        [file(b"link/x", b"X"), symlink(b"link", b"a"), file(b"link/y", b"Y")],
+        {"real/x": "X", "link": "-> a", "a/y": "Y"},
+        (),
+        "",
+    ),
     "whiteout through what a symlink leaves again": (
         [symlink(b"l", b"gone/../real"), file(b"l/.wh.r")],
         {"l": "-> gone/../real"},
@@ -325,6 +349,19 @@ def test_whiteout_then_again_in_a_third_layer() -> None:
         root, tree, _ = build(BASE, *layers)
         assert tree == {path: what for path, what in TREE.items() if path not in A} | {"a/new": "N"}
         assert attributes(dict(walk(root))["a"])[:2] == (0o711, 0)
+
+
+def test_whiteout_of_a_symlink_on_the_path_just_taken() -> None:
+    layer = [symlink(b"l", b"real/n/../real"), file(b"l/x", b"X"), file(b"l/.wh.n"), file(b"l/y", b"Y")]
+    _, tree, _ = build([directory(b"a"), symlink(b"real/n", b"/a")], layer)
+    assert tree == {
+        "a": "dir",
+        "l": "-> real/n/../real",
+        "real": "dir",
+        "real/x": "X",
+        "real/real": "dir",
+        "real/real/y": "Y",
+    }
 
 
 def test_same_layer_twice() -> None:
