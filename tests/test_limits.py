@@ -71,7 +71,10 @@ IMAGES: dict[str, tuple[int, Callable[[Path], Path]]] = {
         1,
         _layout(Layer(tar([pax(_SPARSE), file(b"f", b"x")]))),
     ),
-    "symlink_steps": (4, _layout(Layer(tar([directory(b"a/b"), symlink(b"l", b"a/b"), file(b"l/1"), file(b"l/2")])))),
+    "symlink_steps": (
+        4,
+        _layout(Layer(tar([directory(b"a/b"), symlink(b"l", b"a/b"), file(b"l/1"), file(b"x"), file(b"l/2")]))),
+    ),
     "accounts": (7, _layout(Layer(tar([file(b"etc/passwd", b"root:x:")])))),
 }
 
