@@ -37,6 +37,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """One extended header of a tar (pax or GNU long name)."""
     extended_headers: int = 64 << 20
     """All extended headers of a layer."""
+    toc: int = 128 << 20
+    """The TOC that a layer carries (eStargz, zstd:chunked), as stored and as JSON."""
     xattrs: int = 64 << 10
     """Extended attributes of one entry, names and values; a tree image holds up to 256 KiB."""
     sparse_pieces: int = 1_000_000

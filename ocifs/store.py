@@ -205,12 +205,10 @@ class Store:
         Nothing is promised of it: whoever reads it proves what is read. Other processes may write to it meanwhile, the
         same bytes at the same places. One that `finish_sparse` has finished becomes an entry of the kind `whole`.
         """
+        if (finished := self.finished(kind, whole, subject)) is not None:
+            return finished
         if self.directory is not None:
             path = self._path(kind, subject)
-            finished = _open_checked(path, whole, subject)
-            if finished is not None:
-                path.rename(self._path(whole, subject))
-                return finished
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
                 if os.fstat(fd).st_size != size:
@@ -224,6 +222,17 @@ class Store:
         fd = os.memfd_create("ocifs")
         os.truncate(fd, size)
         return StoredFile(fd, 0, size)
+
+    def finished(self, kind: Kind, whole: Kind, subject: str) -> StoredFile | None:
+        """Return what was a sparse file of the first kind, if it is finished; it is of the kind `whole` from now on."""
+        if self.directory is None:
+            return None
+        path = self._path(kind, subject)
+        file = _open_checked(path, whole, subject)
+        if file is not None:
+            with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+                path.rename(self._path(whole, subject))
+        return file
 
     def has(self, kind: Kind, subject: str) -> bool:
         """Whether there is such an entry, be it whole or not."""

@@ -16,8 +16,11 @@ from ocifs.limits import Limits, in_units
 from tests import images
 from tests.images import Image, Layer, add_image, add_index, write_archive, write_directory, write_layout
 from tests.tars import directory, file, long_name, pax, symlink, tar
+from tests.tocs import zstd_chunked
 
 _FILE = tar([file(b"f", bytes(4096))])
+_FILE_OF_ZEROS = b'{"name": "f", "type": "reg", "mode": 420, "size": 4096, "chunkSize": 4096, "chunkType": "zeros"}'
+_TOC = b'{"version": 1, "entries": [%s]}' % _FILE_OF_ZEROS
 _SPARSE = {b"GNU.sparse.map": b"0,1", b"GNU.sparse.numblocks": b"1", b"GNU.sparse.size": b"5"}
 
 
@@ -63,11 +66,15 @@ IMAGES: dict[str, tuple[int, Callable[[Path], Path]]] = {
     "extended_header": (601, _layout(Layer(tar([long_name(b"d/" * 300), file(b"f")])))),
     "extended_headers": (16, _layout(Layer(tar([pax({b"uid": b"1"}), file(b"f"), pax({b"uid": b"2"}), file(b"g")])))),
     "xattrs": (13, _layout(Layer(tar([pax({b"SCHILY.xattr.user.name": b"1234"}), file(b"f")])))),
+    "toc": (len(_TOC), _layout(zstd_chunked(_FILE, alter=lambda toc: _TOC))),
     "sparse_pieces": (
         1,
         _layout(Layer(tar([pax(_SPARSE), file(b"f", b"x")]))),
     ),
-    "symlink_steps": (4, _layout(Layer(tar([directory(b"a/b"), symlink(b"l", b"a/b"), file(b"l/1"), file(b"l/2")])))),
+    "symlink_steps": (
+        4,
+        _layout(Layer(tar([directory(b"a/b"), symlink(b"l", b"a/b"), file(b"l/1"), file(b"x"), file(b"l/2")]))),
+    ),
     "accounts": (7, _layout(Layer(tar([file(b"etc/passwd", b"root:x:")])))),
 }
 
@@ -98,7 +105,7 @@ def _is_document(path: Path) -> bool:
 
 
 def _open(path: Path, limits: Limits) -> None:
-    with open_image(str(path), Options(limits=limits)) as opened:
+    with open_image(str(path), Options(limits=limits, toc="verify")) as opened:
         Accounts.of(opened.rootfs, limits)
         for _, inode in opened.rootfs.walk():
             if inode.size and inode.mode & 0o170000 == 0o100000:

@@ -142,7 +142,8 @@ def push(image: str, opening: Opening, form: str, tag: str | None, min_layer_siz
         raise click.UsageError("--format soci-v2 needs --tag, and nothing else takes it")
     if tag is not None and not _TAG.fullmatch(tag):
         raise click.UsageError(f"{printable_path(tag)} cannot be a tag")
-    with opening._replace(trust_index=False).open(image) as opened:  # what was proven here needs no blob
+    # What was proven here needs no blob.
+    with opening._replace(trust_index=False).open(image) as opened:
         if record is not None:
             _record(record, opened, opening.store())
         profile = load_profile(opening.store(), opened.digest)
@@ -267,6 +268,6 @@ def _place(image: str, opening: Opening) -> "Iterator[Place]":
 def _described(offers: "list[Offer]") -> str:
     """Return a line on what one artifact, or the layers themselves, offer."""
     where = offers[0].artifact or "in the layers"
-    size = human_size(sum(offer.size for offer in offers))
+    size = f"  {human_size(sum(offer.size or 0 for offer in offers))}" if offers[0].size is not None else ""
     bound = "  bound" if all(offer.bound for offer in offers) else ""
-    return f"{offers[0].format}  {where}  {len(offers)} layers  {size}{bound}"
+    return f"{offers[0].format}  {where}  {len(offers)} layers{size}{bound}"

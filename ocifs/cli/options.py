@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import click
 from msgspec.structs import replace
@@ -113,6 +113,17 @@ def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None
 
 _REGISTRY_OPTIONS = (
     click.option(
+        "--toc",
+        type=click.Choice(["use", "find", "verify", "ignore"]),
+        default="use",
+        envvar="OCIFS_TOC",
+        show_envvar=True,
+        callback=_remember,
+        expose_value=False,
+        help="The TOC in a layer (eStargz, zstd:chunked): use it, if the manifest tells of one; find it also where "
+        "nothing tells; verify it by the whole layer first; or ignore it.  [default: use]",
+    ),
+    click.option(
         "--trust-index/--no-trust-index",
         default=None,
         callback=_remember,
@@ -173,6 +184,7 @@ class Opening(NamedTuple):
     lazy: bool = True
     trust_index: bool | None = None
     access: Access = Access()
+    toc: Literal["use", "find", "verify", "ignore"] = "use"
     verbose: bool = False
     gzidx: tuple[str, ...] = ()
 
@@ -204,6 +216,7 @@ class Opening(NamedTuple):
             low_memory=self.low_memory,
             lazy=self.lazy,
             trust_index=self.trust_index,
+            toc=self.toc,
             access=self.access,
             gzidx=self.gzidx,
             warn=warn,
@@ -246,6 +259,7 @@ def document_options(command: F) -> F:
             replace(DEFAULT_LIMITS, **dict(limits)),
             strict,
             trust_index=registry.pop("trust_index", None),
+            toc=registry.pop("toc", "use"),
             access=Access(**registry),
         )
         return command(opening=opening, **others)

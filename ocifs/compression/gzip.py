@@ -9,7 +9,7 @@ from functools import partial
 
 from zlib_ng import zlib_ng
 
-from ocifs.compression import Checkpoint, Decoder, Pass, Warn, evenly
+from ocifs.compression import CHUNK, Checkpoint, Decoder, Pass, Warn, evenly
 from ocifs.compression.deflate import align
 from ocifs.errors import InvalidImageError
 from ocifs.limits import DEFAULT_LIMITS, Limits
@@ -97,13 +97,21 @@ def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[
 
 
 class Inflation:
-    """A span that is being inflated; it may begin inside a byte and cross from one member to the next."""
+    """A span that is being inflated; it may begin inside a byte and cross from one member to the next.
 
-    def __init__(self, data: bytes, checkpoint: Checkpoint) -> None:
-        self._offset = checkpoint.offset
-        self._input = align(data, checkpoint.bits)
-        self._inflater = zlib_ng.decompressobj(wbits=_RAW_WBITS, zdict=checkpoint.window)
-        self._trailer = _TRAILER  # which only a member that is inflated from its header on takes care of by itself
+    Without a checkpoint it begins with a member.
+    """
+
+    def __init__(self, data: bytes, checkpoint: Checkpoint | None = None) -> None:
+        self._offset = checkpoint.offset if checkpoint else 0
+        self._input = align(data, checkpoint.bits) if checkpoint else data
+        self._inflater = (
+            zlib_ng.decompressobj(wbits=_RAW_WBITS, zdict=checkpoint.window)
+            if checkpoint
+            else zlib_ng.decompressobj(wbits=_GZIP_WBITS)
+        )
+        # Which only a member that is inflated from its header on takes care of by itself.
+        self._trailer = _TRAILER if checkpoint else 0
 
     def read(self, size: int, /) -> bytes:
         """Return the next `size` bytes. Raises InvalidImageError."""
@@ -130,3 +138,14 @@ class Inflation:
 def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:
     """Begin to inflate a span."""
     return Inflation(data, checkpoint)
+
+
+def part(data: bytes, skip: int, size: int) -> bytes:
+    """Return `size` bytes, from `skip` on, of the member with which `data` begins; never more are held, and no others.
+
+    Nothing has proven `data`. Raises InvalidImageError.
+    """
+    inflation = Inflation(data)
+    for place in range(0, skip, CHUNK):
+        inflation.read(min(CHUNK, skip - place))
+    return inflation.read(size)

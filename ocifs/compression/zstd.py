@@ -19,6 +19,9 @@ from ocifs.reader import ReaderAt
 _SPAN_WINDOW = 1 << 27
 """Bytes. A frame with a larger window is no span: whoever reads a few bytes of it would need that much memory."""
 
+_PART_WINDOW = 1 << 25
+"""The same for a frame that nothing has proven."""
+
 _MAGIC = 0xFD2FB528
 _SKIPPABLE = 0x184D2A50
 _BLOCK_MAX = 128 << 10
@@ -173,3 +176,20 @@ def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:
     if len(decoded) != size:
         raise InvalidImageError(f"span at byte {checkpoint.offset} holds other than {size} bytes")
     return io.BytesIO(decoded)
+
+
+def part(data: bytes, skip: int, size: int) -> bytes:
+    """Return `size` bytes, from `skip` on, of the frame with which `data` begins; never more are held, and no others.
+
+    Nothing has proven `data`. Raises InvalidImageError.
+    """
+    try:
+        reader = zstandard.ZstdDecompressor(max_window_size=_PART_WINDOW).stream_reader(data)
+        for place in range(0, skip, CHUNK):
+            reader.read(min(CHUNK, skip - place))
+        decoded = reader.read(size) if size else b""
+    except zstandard.ZstdError as error:
+        raise InvalidImageError(f"zstd frame: {error}") from None
+    if len(decoded) != size:
+        raise InvalidImageError(f"a zstd frame with {len(decoded)} bytes, not {size}")
+    return decoded

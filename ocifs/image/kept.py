@@ -238,6 +238,15 @@ class KeptSource:
             raise _other_size(descriptor, blob)
         return blob
 
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether all of a blob is here."""
+        if descriptor.digest not in self._blobs and (file := self._whole(descriptor.digest)) is not None:
+            self._blobs[descriptor.digest] = file
+        return isinstance(self._blobs.get(descriptor.digest), StoredFile)
+
+    def _whole(self, digest: Digest) -> StoredFile | None:
+        return self._store.load(BLOB, digest) or self._store.finished(PART, BLOB, digest)
+
     def open_part(self, descriptor: Descriptor) -> FileReader:
         """Return the blob from the store, or so that what is read of it is fetched."""
         file = self._store.load(BLOB, descriptor.digest)
@@ -262,7 +271,7 @@ class KeptSource:
         self.source.close()
 
     def _open(self, descriptor: Descriptor) -> FileReader | Download:
-        file = self._store.load(BLOB, descriptor.digest)
+        file = self._whole(descriptor.digest)
         if file is not None:
             return file
         remote = self.source.open(descriptor)

@@ -46,8 +46,8 @@ class Offer(NamedTuple):
     """As what it was published, such as `ocifs` or `soci-v1`."""
     digest: Digest
     """Of what was published: an index, a zTOC, a TOC."""
-    size: int
-    """Bytes of that."""
+    size: int | None
+    """Bytes of that; None: nothing tells before it is fetched."""
     bound: bool
     """Whether the image's manifest commits to it: then it may be used for a reference by digest."""
     open: Callable[[], LayerIndex]
@@ -91,10 +91,21 @@ class Place(NamedTuple):
 
         Raises what `build` raises.
         """
-        subject = Digest.of(f"{source} {layer.descriptor.digest} {layer.descriptor.size} {layer.diff_id}".encode())
-        file = self.store.get(CONVERTED, subject, build)
+        file = self.store.get(CONVERTED, _subject(layer, source), build)
         self.closing.callback(file.close)
         return LayerIndex(file)
+
+    def made(self, layer: Layer, source: Digest) -> LayerIndex | None:
+        """Return what `converted` has made before."""
+        file = self.store.load(CONVERTED, _subject(layer, source))
+        if file is None:
+            return None
+        self.closing.callback(file.close)
+        return LayerIndex(file)
+
+
+def _subject(layer: Layer, source: Digest) -> str:
+    return Digest.of(f"{source} {layer.descriptor.digest} {layer.descriptor.size} {layer.diff_id}".encode())
 
 
 class Provider(NamedTuple):
@@ -138,7 +149,8 @@ def check_index(index: LayerIndex, layer: Layer, limits: Limits) -> LayerIndex:
         raise InvalidImageError("the index is of a layer that is compressed otherwise")
     if index.size > limits.uncompressed:
         raise limits.passed("uncompressed", f"it tells of {index.size} bytes")
-    if max(index.stored_range(span)[1] for span in range(index.span_count)) > _STORED_MOST:
+    stored = max(index.stored_range(span)[1] for span in range(index.span_count))
+    if stored > (limits.toc if index.summary.toc else _STORED_MOST):  # a TOC may itself be a file
         raise InvalidImageError("the index has a span of more bytes than are read for one")
     if index.toc_size > _ENTRY * limits.entries:  # before it is unpacked
         raise limits.passed("entries", f"{index.toc_size} bytes of tar entries")

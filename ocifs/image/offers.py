@@ -16,10 +16,12 @@ from ocifs.errors import OcifsError
 from ocifs.image.offer import Offer, Place, Provider, Runs
 from ocifs.image.published import OCIFS
 from ocifs.image.soci import SOCI_V1, SOCI_V2
+from ocifs.image.tocs import FOOTERS
+from ocifs.image.tocs import PROVIDERS as TOCS
 from ocifs.layer.index import LayerIndex
 from ocifs.spec.digest import Digest
 
-PROVIDERS: tuple[Provider, ...] = (OCIFS, SOCI_V2, SOCI_V1)
+PROVIDERS: tuple[Provider, ...] = (OCIFS, SOCI_V2, SOCI_V1, *TOCS)
 
 _AT_ONCE = 4
 
@@ -52,6 +54,13 @@ def take_offers(
         if not missing:
             break
     return taken
+
+
+def providers(toc: str) -> tuple[Provider, ...]:
+    """Return whom to ask, as `Options.toc` has it."""
+    if toc == "ignore":
+        return tuple(provider for provider in PROVIDERS if provider not in TOCS)
+    return (*PROVIDERS, FOOTERS) if toc == "find" else PROVIDERS
 
 
 def find_offers(

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import msgspec
 
@@ -57,6 +57,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     trust_index: bool | None = None
     """Whether an index that is published in the registry may be used before it is proven; None: for a tag, since that
     means what the registry says, and not for a digest."""
+    toc: Literal["use", "find", "verify", "ignore"] = "use"
+    """What to do with a TOC that a layer carries (eStargz, zstd:chunked): use it where the layer's descriptor tells of
+    one; look for one at the end of other blobs too; index the tar and hold the TOC against it; nothing."""
     access: Access = Access()
     """How registries are to be spoken to."""
     platform: Platform | None = None
@@ -178,6 +181,8 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
         resolved = _cut(resolve_image(source, reference, options.platform), options.layer)
         known = _known_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)
         layers = _open_layers(source, resolved, known, options, stack)
+        if options.toc == "verify":
+            _verify_tocs(source, resolved, layers, options)
         trees = Trees(layers, options.store, options.warn, limits=options.limits, strict=options.strict)
         stack.callback(trees.close)
         if options.strict:
@@ -220,13 +225,11 @@ def _known_indexes(
         index = LayerIndex(file)
         if index.summary.diff_id == layer.diff_id:
             known[_key(layer)] = _Known(index)
-    if not missing or options.strict:  # what is odd about a layer, its index might conceal
+    # What is odd about a layer, its index might conceal.
+    if not missing or options.trust_index is False or options.strict or options.toc == "verify":
         return known
-    return known | _offered(source, resolved, missing, options, stack, bound=_only_bound(options, by_digest=by_digest))
-
-
-def _only_bound(options: Options, *, by_digest: bool) -> bool:
-    return by_digest if options.trust_index is None else not options.trust_index
+    bound = by_digest and options.trust_index is None
+    return known | _offered(source, resolved, missing, options, stack, bound=bound)
 
 
 def _offered(
@@ -240,12 +243,13 @@ def _offered(
 ) -> dict[tuple[Digest, Digest], _Known]:
     """Return the LayerIndexes that are taken of those that are published."""
     from ocifs.image.offer import Place
-    from ocifs.image.offers import take_offers
+    from ocifs.image.offers import providers, take_offers
     from ocifs.layer.proof import is_marked
 
     place = Place(source, resolved, options.store, options.limits, stack)
     known = {}
-    taken = take_offers(place, {layer.descriptor.digest for layer in layers}, options.warn, bound=bound)
+    wanted = {layer.descriptor.digest for layer in layers}
+    taken = take_offers(place, wanted, options.warn, bound=bound, providers=providers(options.toc))
     for layer in layers:
         if (found := taken.get(layer.descriptor.digest)) is None:
             continue
@@ -253,12 +257,38 @@ def _offered(
         index = found.layer_index
         options.tell(f"layer {layer.descriptor.digest}: index {published}")
         if is_marked(index):  # from now on it is one of ours
-            data = index.file.pread(index.file.size, 0)
-            file = options.store.get(KIND, layer.descriptor.digest, lambda out: out.write(data))  # noqa: B023
-            stack.callback(file.close)
-            index, published = LayerIndex(file), None
+            published = None
+            if not index.summary.toc:  # which is no index of the tar
+                data = index.file.pread(index.file.size, 0)
+                file = options.store.get(KIND, layer.descriptor.digest, lambda out: out.write(data))  # noqa: B023
+                stack.callback(file.close)
+                index = LayerIndex(file)
         known[_key(layer)] = _Known(index, published, found.prefetch)
     return known
+
+
+def _verify_tocs(source: Source, resolved: ResolvedImage, layers: list[Layer], options: Options) -> None:
+    """Hold the TOCs that layers carry against what their tars have shown.
+
+    Raises:
+        InvalidImageError: One says something else.
+    """
+    from ocifs.image.offer import Place
+    from ocifs.image.offers import find_offers
+    from ocifs.image.tocs import PROVIDERS
+    from ocifs.layer.chunked.proof import agrees
+
+    with ExitStack() as closing:
+        place = Place(source, resolved, Store(None), options.limits, closing)
+        for offers in find_offers(place, options.warn, providers=PROVIDERS):
+            for offer in offers:
+                (layer, *_) = (each for each in layers if each.index.summary.blob_digest == offer.layer)
+                try:
+                    index = offer.open()
+                except OcifsError as error:
+                    raise type(error)(f"layer {offer.layer}: {error}") from None
+                agrees(index, layer, lambda size: None)
+                options.tell(f"layer {offer.layer}: index {offer} says what the tar does")
 
 
 def _open_layers(

@@ -169,6 +169,8 @@ def _offer(place: Place, layer: Layer, found: PublishedIndex, artifact: Descript
             raise LimitError(f"it has {found.descriptor.size} bytes, more than {_MAX_INDEX}")
         section = in_file(place.source.open(found.descriptor))
         index = LayerIndex(FileReader(section.fd, section.offset, section.size))
+        if index.summary.toc:
+            raise InvalidImageError("the index is not of the layer's tar")
         return check_index(index, layer, place.limits)
 
     def prefetch(index: LayerIndex) -> Runs:

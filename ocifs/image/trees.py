@@ -67,10 +67,11 @@ class Trees:
             layers = self.layers[:count]
             chain = chain_id([DiffID(Digest(layer.index.summary.diff_id)) for layer in layers])
             kept, subject = kind, str(chain)
-            if any(layer.claimed for layer in layers) and not self._store.has(kind, chain):
-                # Not under the name of the tar streams: nothing has shown yet that it is of them.
-                claims = " ".join(str(layer.published or layer.index.summary.blob_digest) for layer in layers)
-                kept, subject = kind._replace(name=f"p{kind.name}"), Digest.of(claims.encode())
+            of_tocs = any(layer.index.summary.toc for layer in layers)
+            if of_tocs or (any(layer.claimed for layer in layers) and not self._store.has(kind, chain)):
+                # Not under the name of the tar streams: nothing has shown yet that it is of them, or it is of others.
+                kept = kind._replace(name=f"p{kind.name}")
+                subject = Digest.of(" ".join(map(_claim, layers)).encode())
             odd: list[str] = []
             file = self._store.get(kept, subject, lambda out: self._compile(make(odd), layers, odd, out))
             rootfs = self._opened[kind, count] = self._own(file, layers)
@@ -113,6 +114,12 @@ class Trees:
         root = next(trees)
         self._changes = (0, iter(())) if number + 1 == len(self.layers) else (number + 1, trees)
         return root
+
+
+def _claim(layer: Layer) -> str:
+    """Return what the entries of a layer depend on."""
+    summary = layer.index.summary
+    return f"{summary.toc}@{summary.blob_digest}" if summary.toc else layer.published or summary.blob_digest
 
 
 def refuse_odd(what: str, count: int, first: str = "") -> None:

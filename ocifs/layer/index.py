@@ -7,11 +7,12 @@ blob has no place to restart in, the whole stream as short zstd frames. The TOC 
 MessagePack. Opening one reads the summary only; the TOC is for whoever merges, the windows for whoever decodes.
 """
 
+import hashlib
 import os
 import struct
 import sys
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 import zstandard
 
-from ocifs.compression import MAX_SPAN, Checkpoint
+from ocifs.compression import MAX_SPAN, Checkpoint, gzip, zstd
 from ocifs.errors import InvalidImageError
 from ocifs.reader import FileReader
 from ocifs.store import Kind
@@ -47,7 +48,7 @@ class _Path(msgspec.Struct, frozen=True, array_like=True, gc=False):
     path: bytes
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
+class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What opening a layer needs. The columns have one element for each checkpoint, the end being the last."""
 
     blob_digest: str
@@ -69,13 +70,24 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     windows: bytes
     """u64 each: where in the data section the span's window begins; empty columns and windows are allowed."""
     digests: bytes
-    """32 bytes for each span: sha256 of its bytes as stored."""
-    warnings: tuple[str, ...] = ()
+    """32 bytes for each span: sha256 of its bytes as stored; of a chunk, of its bytes when they are decoded."""
+    warnings: tuple[str, ...]
+    toc: str = ""
+    """Digest of the TOC in the blob that it was made of: the stream is then the chunks that this lists, each a span,
+    and no tar. None: the stream is the tar."""
+    lengths: bytes = b""
+    """u64 for each chunk: bytes of it; what its span has more is zero."""
+    skips: bytes = b""
+    """u64 for each chunk: where it begins in the decoded member that begins at the offset."""
+    first: int = 0
+    """How many chunks, from the first on, whoever starts will want."""
 
 
 # msgspec learns a type when it first meets it, and crashes where two threads do that at once: so let it happen here.
 _SUMMARY = msgspec.msgpack.Decoder(Summary)
 _PATHS = msgspec.msgpack.Decoder(list[_Path])
+
+_PARTS = {"gzip": gzip.part, "zstd": zstd.part}
 
 
 def pack_u64(numbers: Iterable[int]) -> bytes:
@@ -116,9 +128,17 @@ class LayerIndex:
             self.starts = _unpack_u64(self.summary.starts)
             self._offsets = _unpack_u64(self.summary.offsets)
             self._windows = _unpack_u64(self.summary.windows)
+            self._lengths = _unpack_u64(self.summary.lengths)
+            self._skips = _unpack_u64(self.summary.skips)
         except (struct.error, msgspec.MsgspecError, ValueError) as error:  # ValueError: no UTF-8, half a number
             raise InvalidImageError(f"layer index: {error}") from None
         self._check_columns()
+        self._last_proven = (-1, b"")
+
+    @property
+    def stream(self) -> str:
+        """What names the stream: two with the same name have the same bytes at the same places."""
+        return self.summary.toc or self.summary.diff_id
 
     @property
     def span_count(self) -> int:
@@ -161,17 +181,52 @@ class LayerIndex:
         return [(entry.kind, entry.path) for entry in self._decode_toc(_PATHS)]
 
     def stored_range(self, span: int) -> tuple[int, int]:
-        """Return (offset, size) of the span's bytes as stored; neighbours may share a byte."""
+        """Return (offset, size) of the span's bytes as stored; neighbours may share a byte, and chunks a member."""
         offset = self._offsets[span]
+        if self.summary.toc:
+            return offset, self._offsets[min(bisect_right(self._offsets, offset, span), self.span_count)] - offset
         return offset, self._offsets[span + 1] + (self.summary.bits[span + 1] > 0) - offset
+
+    def stored_bytes(self, first: int, last: int) -> tuple[int, int]:
+        """Return from where to where spans lie, up to the byte in which the next one begins."""
+        return self._offsets[first], self._offsets[last + 1]
+
+    def spans_stored_in(self, start: int, end: int) -> tuple[int, int]:
+        """Return the first and last span of those that lie in the bytes from `start` to `end`, or reach into them."""
+        first = max(bisect_right(self._offsets, start) - 1, 0)
+        return first, min(max(bisect_left(self._offsets, end) - 1, first), self.span_count - 1)
+
+    def digest(self, span: int) -> bytes:
+        """Return the sha256 of the span's bytes as stored; of a chunk, of its bytes when they are decoded."""
+        return self.summary.digests[span * SPAN_DIGEST_SIZE : (span + 1) * SPAN_DIGEST_SIZE]
+
+    def proves(self, span: int, stored: bytes) -> bool:
+        """Whether these are the span's bytes as stored; those of a chunk are decoded for that."""
+        if not self.summary.toc:
+            return hashlib.sha256(stored).digest() == self.digest(span)
+        try:
+            data = _PARTS[self.summary.codec](stored, self._skips[span], self._lengths[span])
+        except InvalidImageError:
+            return False
+        if hashlib.sha256(data).digest() != self.digest(span):
+            return False
+        self._last_proven = span, data
+        return True
 
     def span_at(self, offset: int) -> int:
         """Return the number of the span that holds the byte at `offset`, which lies in the stream."""
         return bisect_right(self.starts, offset) - 1
 
-    def digest(self, span: int) -> bytes:
-        """Return the sha256 of the span's bytes as stored."""
-        return self.summary.digests[span * SPAN_DIGEST_SIZE : (span + 1) * SPAN_DIGEST_SIZE]
+    def chunk_length(self, span: int) -> int:
+        """Return how many bytes a chunk has."""
+        return self._lengths[span]
+
+    def chunk(self, span: int, stored: bytes) -> bytes:
+        """Return a span that is a chunk, zeros behind it, whose stored bytes are proven. Raises InvalidImageError."""
+        number, data = self._last_proven  # by this very reader, as a rule
+        if number != span:
+            data = _PARTS[self.summary.codec](stored, self._skips[span], self._lengths[span])
+        return data.ljust(self.starts[span + 1] - self.starts[span], b"\0")
 
     def checkpoint(self, span: int) -> Checkpoint:
         """Return the checkpoint at which the span begins, with its window."""
@@ -204,9 +259,23 @@ class LayerIndex:
             and all(map(_ascending, (self.starts, self._offsets, self._windows)))
             and all(b - a <= MAX_SPAN for a, b in pairwise(self.starts))
             and max(self.summary.bits) < 8
+            and self._check_chunks()
         )
         if not consistent:
             raise InvalidImageError("layer index: its columns contradict each other")
+
+    def _check_chunks(self) -> bool:
+        if not self.summary.toc:
+            return not (self._lengths or self._skips)
+        sizes = [end - begin for begin, end in pairwise(self.starts)]
+        return (
+            len(self._lengths) == len(self._skips) == len(sizes)
+            and all(length <= size for length, size in zip(self._lengths, sizes, strict=True))
+            and self.summary.codec in _PARTS
+            and not self.summary.reframed
+            and not any(self.summary.bits)
+            and 0 <= self.summary.first <= len(sizes)
+        )
 
 
 def _decompress(packed: bytes, limit: int) -> bytes:

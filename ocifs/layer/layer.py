@@ -1,6 +1,6 @@
 """Reading anywhere in a layer's uncompressed tar stream, each span proven before it is decoded."""
 
-import hashlib
+import io
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
@@ -131,7 +131,7 @@ class Layer:
             return self._stored.span(index, span)
         offset, stored = index.stored_range(span)
         data = self._stored.pread(stored, offset)
-        if hashlib.sha256(data).digest() != index.digest(span):
+        if not index.proves(span, data):
             raise InvalidImageError(
                 f"layer {index.summary.blob_digest}: bytes {offset}..{offset + stored} are not what they were when "
                 "the layer was indexed: the blob was changed or damaged"
@@ -140,6 +140,8 @@ class Layer:
 
     def decoder(self, span: int, data: bytes) -> Decoder:
         """Begin to decode a span whose bytes as stored are `data`. Raises InvalidImageError."""
+        if self.index.summary.toc:
+            return io.BytesIO(self.index.chunk(span, data))
         return self._decode(data, self.index.checkpoint(span), self.span_size(span))
 
     def span_size(self, span: int) -> int:

@@ -7,7 +7,6 @@ forward; how many of them depends on what a round trip costs.
 """
 
 import contextlib
-import hashlib
 import os
 import threading
 import time
@@ -31,6 +30,9 @@ _LONG = 2.0
 
 _SAME_ANSWER = 1.0
 """Seconds in which who asks again for what took so long is told the same: the kernel does so at once, up to twice."""
+
+_LEAST = 256 << 10
+"""Bytes that a request takes, if that is no longer than a round trip: for spans of a few bytes."""
 
 
 class Remote(Protocol):
@@ -121,10 +123,13 @@ class LazyBlob(FileReader):
         fetched = self._fly(index, number, lambda: min(self._last_within(index, number, most), end))
         return (0, number + 1) if fetched is None else (sum(map(len, fetched)), number + len(fetched))
 
-    def fill(self, start: int, end: int) -> None:
-        """Fetch bytes that belong to no span; nothing proves them but the digest of the whole blob."""
-        if start < end:
-            self._keep(self._bytes(self._opened(), start, end), start)
+    def fill(self, start: int, end: int) -> bytes:
+        """Fetch bytes, keep and return them, whatever is here; nothing proves them but the digest of the whole blob."""
+        if start >= end:
+            return b""
+        data = self._bytes(self._opened(), start, end)
+        self._keep(data, start)
+        return data
 
     def _fly(self, index: LayerIndex, number: int, choose_last: Callable[[], int]) -> list[bytes] | None:
         """Fetch spans from `number` on; or wait for whoever does that already, and return None."""
@@ -151,7 +156,7 @@ class LazyBlob(FileReader):
         """Return a span as stored if it is here."""
         offset, size = index.stored_range(number)
         data = self.pread(size, offset)
-        return data if hashlib.sha256(data).digest() == index.digest(number) else None
+        return data if index.proves(number, data) else None
 
     def has(self, index: LayerIndex, number: int) -> bool:
         """Whether there is something at the place of a span, without looking at it."""
@@ -164,7 +169,8 @@ class LazyBlob(FileReader):
     def _last_to_fetch(self, index: LayerIndex, number: int) -> int:
         """Return up to which span to fetch: those that follow, if the reader goes forward, as far as none is here."""
         self._ahead = min(max(2 * self._ahead, self._worthwhile), 4 * self._worthwhile) if number == self._next else 0
-        last = self._last_within(index, number, min(self._ahead + index.stored_range(number)[1], _MOST))
+        ahead = self._ahead + index.stored_range(number)[1]
+        last = self._last_within(index, number, min(max(ahead, min(self._worthwhile, _LEAST)), _MOST))
         self._next = last + 1
         return last
 
@@ -218,7 +224,7 @@ class LazyBlob(FileReader):
         """Return a span that is in `data`, which begins at `start`, if it is proven."""
         offset, size = index.stored_range(number)
         piece = data[offset - start : offset - start + size]
-        return piece if hashlib.sha256(piece).digest() == index.digest(number) else None
+        return piece if index.proves(number, piece) else None
 
     def _whole(self, remote: Remote, start: int, end: int) -> bytes:
         """Take all of the blob, once, from a registry that gives no ranges; return a part of it."""

@@ -1,8 +1,8 @@
 """What somebody who starts reads first of a layer: SOCI's prefetch document, which other indexes can use too.
 
-A run of spans is of the index that it was recorded with. Members of our own say besides which bytes of the tar stream
-these are, so that another index of the same layer, whose spans begin elsewhere, finds its own. A profile is a hint: of
-one that is wrong the worst is that something is fetched that nobody wants.
+A run of spans is of the index that it was recorded with. Members of our own say besides which bytes of the blob these
+are, so that another index of the same layer, whose spans begin elsewhere, finds its own. A profile is a hint: of one
+that is wrong the worst is that something is fetched that nobody wants.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ _MAX_RUNS = 1000
 
 
 class Run(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Spans that follow each other, and the bytes of the tar stream from `start` to `end`, if these are known."""
+    """Spans that follow each other, and the bytes of the blob from `start` to `end`, if these are known."""
 
     start_span: int
     end_span: int
@@ -40,7 +40,7 @@ Profile = dict[str, tuple[Run, ...]]
 
 def run_of(index: "LayerIndex", first: int, last: int) -> Run:
     """Return a run of an index."""
-    return Run(first, last, index.starts[first], index.starts[last + 1])
+    return Run(first, last, *index.stored_bytes(first, last))
 
 
 def runs_of(runs: Iterable[Run], index: "LayerIndex") -> tuple[Run, ...]:
@@ -55,6 +55,6 @@ def spans_of(runs: Iterable[Run], index: "LayerIndex") -> tuple[tuple[int, int],
 
 
 def _spans(run: Run, index: "LayerIndex") -> tuple[int, int]:
-    if 0 <= run.start < run.end <= index.size:
-        return index.span_at(run.start), index.span_at(run.end - 1)
+    if 0 <= run.start < run.end <= index.summary.blob_size:
+        return index.spans_stored_in(run.start, run.end)
     return max(run.start_span, 0), min(run.end_span, index.span_count - 1)

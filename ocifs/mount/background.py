@@ -94,8 +94,8 @@ class Background:
         if isinstance(layer.blob, LazyBlob) or layer.claimed:
             prove_blob(layer, self._pause)
         if layer.claimed:
-            prove_index(layer, self._pause)
-            mark_proven(layer)
+            if prove_index(layer, self._pause):
+                mark_proven(layer)
             layer.proven_at = time.time()
         if isinstance(layer.blob, LazyBlob):
             finish_sparse(layer.blob.fd, BLOB, layer.index.summary.blob_digest, layer.blob.size)

@@ -80,7 +80,7 @@ def differences(
         OSError: A blob cannot be read.
     """
     looking = _Looking(before, after, frozenset(ignored))
-    if looking.diff_ids[0] == looking.diff_ids[1]:
+    if looking.streams[0] == looking.streams[1]:
         return  # of the same layers comes the same tree
     found = list(looking.walk(path, *starts))
     same = _same_contents(before, after, found, done)
@@ -130,7 +130,7 @@ class _Looking:
         self.before = before
         self.after = after
         self.ignored = ignored
-        self.diff_ids = [[layer.index.summary.diff_id for layer in tree.served.layers] for tree in (before, after)]
+        self.streams = [[layer.index.stream for layer in tree.served.layers] for tree in (before, after)]
 
     def walk(self, path: bytes, before: int | None, after: int | None) -> Iterator[_Found]:
         """Give every path at which they differ or may differ, depth first and by name."""
@@ -223,7 +223,7 @@ class _Looking:
             place = None if address is None else rootfs.tree.layer_of(address)
             if address is not None and place is None:  # bytes of a sparse file that the tree image holds
                 return None
-            places.append((self.diff_ids[side][place[0]], place[1], size) if place else ("", 0, size))
+            places.append((self.streams[side][place[0]], place[1], size) if place else ("", 0, size))
         return places
 
 

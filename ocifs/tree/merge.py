@@ -96,7 +96,7 @@ class _Layer:
 
     def apply(self, entry: Entry) -> None:
         """Apply one entry."""
-        path, inside = _clean(entry.path)
+        path, inside = clean_path(entry.path)
         if not inside:
             self._warn(entry, "leads above the root; taken as /" + printable(b"/".join(path)))
         mark, removed = classify(path)
@@ -188,7 +188,7 @@ class _Layer:
 
     def _link_target(self, linkname: bytes) -> Node:
         """Return the node a hard link names: as the tree is now, a symlink at the end not followed."""
-        path, _ = _clean(linkname)
+        path, _ = clean_path(linkname)
         directory = self._resolve(path[:-1], create=False) if path else None
         node = directory.names().get(path[-1]) if directory else None
         if node is None:
@@ -269,7 +269,7 @@ class _Layer:
         return node
 
 
-def _clean(path: bytes) -> tuple[list[bytes], bool]:
+def clean_path(path: bytes) -> tuple[list[bytes], bool]:
     """Return the names of `path`, `..` resolved by name alone, and whether it stays below the root."""
     names: list[bytes] = []
     inside = True

@@ -155,6 +155,7 @@ def write_index(ztoc: Ztoc, layer: Layer, size: int, out: Writer) -> None:
         bits=ztoc.bits + b"\0",
         windows=pack_u64(windows),
         digests=b"".join(ztoc.digests),
+        warnings=(),
     )
     out.write(encode_tail(ztoc.entries, summary, out.size))
 

@@ -39,10 +39,10 @@ def docker_registry(directory: Path) -> Iterator[str]:
             process.terminate()
 
 
-def push(image: str, host: str, name: str) -> None:
+def push(image: str, host: str, name: str, *options: str) -> None:
     """Copy an image that skopeo can read to `name` in the registry."""
     command = ["skopeo", "copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"]
-    subprocess.run([*command, image, f"docker://{host}/{name}"], check=True)
+    subprocess.run([*command, *options, image, f"docker://{host}/{name}"], check=True)
 
 
 def _wait_for(host: str) -> None:

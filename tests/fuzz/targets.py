@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -26,7 +27,10 @@ from ocifs.compression.gzidx import read_gzidx
 from ocifs.erofs.reader import TreeImage
 from ocifs.erofs.writer import compile_tree
 from ocifs.errors import NotFoundError, OcifsError
-from ocifs.image.offer import check_index
+from ocifs.image.offer import CONVERTED, check_index
+from ocifs.image.tocs import carried, table_of, write_index
+from ocifs.layer.chunked.document import items_of
+from ocifs.layer.chunked.table import make_table
 from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
 from ocifs.limits import Limits
 from ocifs.reader import BytesReader, FileReader
@@ -42,8 +46,9 @@ from ocifs.spec.platform import Platform
 from ocifs.store import Store
 from ocifs.toc import ChunkReader, Entry, ReaderForward, pax, scan
 from ocifs.tree.merge import changes, merge
-from ocifs.ztoc.read import read_ztoc, size_of_gzip, write_index
-from tests import images, tars
+from ocifs.ztoc.read import read_ztoc, size_of_gzip
+from ocifs.ztoc.read import write_index as write_index_of_ztoc
+from tests import images, tars, tocs
 from tests.ztoc import independent
 
 _CASES = Path(__file__).parent / "cases"
@@ -208,6 +213,48 @@ def fuzz_layer_index(data: bytes) -> None:
             with _clean_errors():
                 assert len(index.checkpoint(span).window) <= 1 << 15
         assert [(entry.kind, entry.path) for entry in index.toc()] == index.paths()
+
+
+def fuzz_toc(data: bytes) -> None:
+    """Take the first byte for what the rest is: a blob with a TOC that its footer tells of, or the JSON of one."""
+    form, data = data[:1], data[1:]
+    descriptor = Descriptor(media_type="layer", digest=Digest.of(data), size=len(data))
+    layer = Layer(descriptor, DiffID(Digest.of(b"")), "zstd" if form == b"z" else "gzip")
+    with _clean_errors():
+        if form == b"j":
+            table = make_table(items_of(data, _SMALL), len(data), _SMALL)
+        else:
+            table = table_of(carried(lambda begin, end: data[begin:end], layer, None, _SMALL), _SMALL)
+        build = partial(write_index, table=table, layer=layer, toc=Digest.of(b""))
+        with closing(Store(None).get(CONVERTED, "x", build)) as file:
+            index = LayerIndex(file)
+            assert len(check_index(index, layer, _SMALL).toc()) == len(table.entries)
+            for span in range(min(index.span_count, 100)):
+                offset, size = index.stored_range(span)
+                assert 0 <= offset <= offset + size <= len(data)
+                stored = data[offset : offset + size]
+                if index.proves(span, stored):
+                    assert len(index.chunk(span, stored)) == index.starts[span + 1] - index.starts[span]
+
+
+def _toc_seeds() -> list[bytes]:
+    members = [
+        tars.directory(b"d/"), tars.file(b"d/f", b"content"), tars.file(b"holes", b"x" * 70 + bytes(70)),
+        tars.symlink(b"l", b"d/f"), tars.hardlink(b"h", b"d/f"), tars.header(b"c", flag=b"3", major=1, minor=3),
+    ]  # fmt: skip
+    written: list[bytes] = []
+
+    def note(document: tocs.Document) -> None:
+        written.append(b"j" + images.to_json(document))
+
+    tar = tars.tar(members)
+    blobs = [
+        b"g" + tocs.estargz(tar, chunk=64, alter=note).blob,
+        b"g" + tocs.estargz(tar, grouped=True).blob,
+        b"z" + tocs.zstd_chunked(tar, chunk=70, alter=note).blob,
+        b"z" + tocs.zstd_chunked(tar, dialect=tocs.STARGZ).blob,
+    ]
+    return blobs + written
 
 
 def _index_seeds() -> list[bytes]:
@@ -454,7 +501,7 @@ def fuzz_ztoc(data: bytes) -> None:
     with _clean_errors():
         read = read_ztoc(data[1:], _SMALL)
         size = size_of_gzip(read, blob[-4:]) if read.codec == "gzip" else read.size
-        with closing(Store(None).get(KIND, "x", lambda out: write_index(read, layer, size, out))) as file:
+        with closing(Store(None).get(KIND, "x", lambda out: write_index_of_ztoc(read, layer, size, out))) as file:
             index = check_index(LayerIndex(file), layer, _SMALL)
             for span in range(index.span_count):
                 offset, stored = index.stored_range(span)
@@ -474,6 +521,7 @@ TARGETS = {
     "pax": Target(fuzz_pax, _pax_seeds),
     "gzidx": Target(fuzz_gzidx, _gzidx_seeds),
     "layer_index": Target(fuzz_layer_index, _index_seeds),
+    "toc": Target(fuzz_toc, _toc_seeds),
     "tree_image": Target(fuzz_tree_image, _tree_seeds),
     "documents": Target(fuzz_documents, _document_seeds),
     "layout": Target(fuzz_layout, _layout_seeds),

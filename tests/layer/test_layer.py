@@ -229,6 +229,7 @@ def summary(**changes: object) -> Summary:
         bits=bytes(3),
         windows=b"",
         digests=bytes(64),
+        warnings=(),
     )
     return msgspec.structs.replace(whole, **changes)
 

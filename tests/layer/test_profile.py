@@ -1,6 +1,8 @@
 """Profiles: runs of spans, of whatever index."""
 
+from itertools import combinations_with_replacement
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -25,6 +27,19 @@ def test_a_run_says_which_bytes_it_is_of(index: LayerIndex) -> None:
     assert (run.start_span, run.end_span, run.start, run.end) == (1, 2, index.starts[1], index.starts[3])
     assert spans_of([run], index) == ((1, 2),)
     assert runs_of([run], index) == (run,)
+
+
+def test_a_run_of_an_index_is_found_again_in_it(tmp_path: Path) -> None:
+    """In a gzip blob spans begin inside of bytes."""
+    noise = Random(1)
+    content: dict[str, bytes | None] = {f"{number}": noise.randbytes(150_000).hex().encode() for number in range(20)}
+    layout = write_layout(tmp_path, Image((Layer(tar(content), "gzip"),)))
+    with open_image(layout, Options(store=Store(None))) as image:
+        (index,) = image.indexes
+        assert index.span_count > 4
+        assert any(index.summary.bits)
+        for first, last in combinations_with_replacement(range(index.span_count), 2):
+            assert spans_of([run_of(index, first, last)], index) == ((first, last),)
 
 
 def test_bytes_count_before_the_spans_of_another_index(index: LayerIndex) -> None:

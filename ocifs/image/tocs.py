@@ -1,0 +1,207 @@
+"""Offers made of the TOC that a layer carries: eStargz and zstd:chunked.
+
+A TOC to whose digest an annotation of the layer's descriptor commits is bound by the manifest. Where no annotation
+tells of one, the last bytes of the blob may; who wants that has to ask for it, since it costs a request for each layer.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
+
+from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
+from ocifs.image.kept import KeptSource
+from ocifs.image.offer import Offer, Place, Provider, Runs, check_index
+from ocifs.layer.chunked import place as places
+from ocifs.layer.chunked.document import items_of, unpacked_tar, unpacked_zstd
+from ocifs.layer.chunked.table import Chunk, Table, make_table, with_file
+from ocifs.layer.index import LayerIndex, Summary, encode_tail, pack_u64
+from ocifs.layer.lazy import LazyBlob
+from ocifs.layer.proof import is_marked
+from ocifs.limits import Limits
+from ocifs.reader import FileReader
+from ocifs.sources.resolve import Layer
+from ocifs.sources.source import Source
+from ocifs.spec.digest import Digest
+from ocifs.store import Writer
+from ocifs.toc import Entry
+
+_TAIL = 128 << 10
+"""Bytes that are fetched of the end of a blob: the footer, and with a small TOC that as well."""
+
+
+class Carried(NamedTuple):
+    """A TOC that was found in a blob."""
+
+    place: places.Place
+    digest: Digest
+    """By which descriptors name it."""
+    document: bytes
+    """Its JSON."""
+    member: tuple[Entry, bytes] | None = None
+    """Of an eStargz: its entry in the tar, and the tar from the beginning of its member on."""
+
+
+Read = Callable[[int, int], bytes]
+"""Returns the bytes of a blob from the first number to the second."""
+
+
+def carried(read: Read, layer: Layer, promise: places.Promise | None, limits: Limits) -> Carried:
+    """Return the TOC of a layer, whose digest is the promised one, if one is promised.
+
+    Raises:
+        InvalidImageError: There is none, or another one.
+        UnsupportedError: It is in another image, or of an unknown type.
+        LimitError: It is larger than a TOC may be.
+    """
+    size = layer.descriptor.size
+    begin, tail = size, b""
+    if promise is None or promise.place is None:
+        begin = max(0, size - _TAIL)
+        tail = read(begin, size)
+    told = promise.place if promise else None
+    place = places.check(told or places.footed(tail[-places.FOOTER :], size, layer.compression), size, limits)
+    end = place.offset + place.size
+    before = read(place.offset, min(begin, end)) if place.offset < begin else b""
+    stored = before + tail[max(place.offset - begin, 0) : max(end - begin, 0)]
+    return _unpacked(place, stored, promise.digest if promise else None, limits)
+
+
+def _unpacked(place: places.Place, stored: bytes, promised: Digest | None, limits: Limits) -> Carried:
+    if place.format == "zstd:chunked":
+        digest = _digest(stored, promised)  # before anything decodes it
+        return Carried(place, digest, unpacked_zstd(stored, place, limits))
+    entry, tar = unpacked_tar(stored, limits)
+    document = tar[entry.offset : entry.offset + entry.stored]
+    return Carried(place, _digest(document, promised), document, (entry, tar))
+
+
+def _digest(data: bytes, promised: Digest | None) -> Digest:
+    digest = Digest.of(data, promised.algorithm if promised else "sha256")
+    if promised not in {None, digest}:
+        raise InvalidImageError(f"its TOC has another digest than {promised}, which its descriptor promises")
+    return digest
+
+
+def table_of(found: Carried, limits: Limits) -> Table:
+    """Return what a TOC makes of its layer. Raises InvalidImageError, UnsupportedError, LimitError."""
+    place = found.place
+    table = make_table(items_of(found.document, limits), place.offset, limits)
+    if found.member is not None:
+        table = with_file(table, *found.member, place.offset, place.offset + place.size)
+    return table
+
+
+def write_index(out: Writer, table: Table, layer: Layer, toc: Digest) -> None:
+    """Write the LayerIndex of a layer that has a TOC."""
+    chunks = table.chunks or [Chunk(0, 0, 0, 0, hashlib.sha256().digest())]  # no bytes are still one span
+    summary = Summary(
+        blob_digest=str(layer.descriptor.digest),
+        blob_size=layer.descriptor.size,
+        diff_id=str(layer.diff_id),
+        size=table.size,
+        codec=layer.compression,
+        reframed=False,
+        entries=len(table.entries),
+        starts=pack_u64([*(chunk.start for chunk in chunks), table.size]),
+        offsets=pack_u64([*(chunk.offset for chunk in chunks), table.end]),
+        bits=bytes(len(chunks) + 1),
+        windows=b"",
+        digests=b"".join(chunk.digest for chunk in chunks),
+        warnings=(),
+        toc=str(toc),
+        lengths=pack_u64(chunk.length for chunk in chunks),
+        skips=pack_u64(chunk.skip for chunk in chunks),
+        first=table.first,
+    )
+    out.write(encode_tail(table.entries, summary, 0))
+
+
+def _find(name: places.Format, place: Place) -> Iterator[list[Offer]]:
+    """Give what the descriptors of layers promise."""
+    offers = []
+    for layer in place.layers().values():
+        if places.FORMATS.get(layer.compression) != name:
+            continue
+        try:
+            promise = places.promised(layer.descriptor.annotations, layer.compression)
+        except OcifsError as error:
+            offers.append(_refused(name, layer, error))
+        else:
+            if promise is not None and not _is_superseded(place, layer, promise.digest):
+                offers.append(_offer(place, layer, promise))
+    yield offers
+
+
+ESTARGZ = Provider("estargz", can_bind=True, find=partial(_find, "estargz"))
+ZSTD_CHUNKED = Provider("zstd:chunked", can_bind=True, find=partial(_find, "zstd:chunked"))
+
+
+PROVIDERS = (ESTARGZ, ZSTD_CHUNKED)
+
+
+def _look(place: Place) -> Iterator[list[Offer]]:
+    """Give what is found at the end of blobs."""
+    offers = []
+    for layer in place.layers().values():
+        if layer.compression in places.FORMATS:
+            with suppress(InvalidImageError, UnsupportedError, LimitError):
+                if places.promised(layer.descriptor.annotations, layer.compression) is not None:
+                    continue
+                found = carried(_reader(place.source, layer), layer, None, place.limits)
+                if not _is_superseded(place, layer, found.digest):
+                    offers.append(_offer(place, layer, places.Promise(found.place.format, found.digest), found))
+    yield offers
+
+
+FOOTERS = Provider("footer", can_bind=False, find=_look)
+
+
+def _offer(place: Place, layer: Layer, promise: places.Promise, found: Carried | None = None) -> Offer:
+    """Return an offer of what is promised, or was found."""
+
+    def build(out: Writer) -> None:
+        toc = found or carried(_reader(place.source, layer), layer, promise, place.limits)
+        write_index(out, table_of(toc, place.limits), layer, promise.digest)
+        check_index(LayerIndex(FileReader(out.fd, 0, out.size)), layer, place.limits)
+
+    told = found.place if found else promise.place
+    return Offer(
+        layer=layer.descriptor.digest,
+        format=promise.format,
+        digest=promise.digest,
+        size=told.size if told else None,
+        bound=found is None,
+        open=lambda: place.converted(layer, promise.digest, build),
+        prefetch=_first,
+    )
+
+
+def _refused(name: places.Format, layer: Layer, error: OcifsError) -> Offer:
+    """Return an offer that comes to nothing, so that it is told."""
+
+    def refuse() -> LayerIndex:
+        raise error
+
+    return Offer(layer.descriptor.digest, name, layer.descriptor.digest, None, bound=True, open=refuse)
+
+
+def _first(index: LayerIndex) -> Runs:
+    return ((0, index.summary.first - 1),) if index.summary.first else ()
+
+
+def _is_superseded(place: Place, layer: Layer, toc: Digest) -> bool:
+    """Whether all of the blob is here, and its TOC has not turned out to be as good as the tar."""
+    if not isinstance(place.source, KeptSource) or not place.source.has(layer.descriptor):
+        return False
+    index = place.made(layer, toc)
+    return index is None or not is_marked(index)
+
+
+def _reader(source: Source, layer: Layer) -> Read:
+    """Return how to read of a blob what is wanted of it, and not all, if that can be."""
+    blob = source.open_part(layer.descriptor) if isinstance(source, KeptSource) else source.open(layer.descriptor)
+    if isinstance(blob, LazyBlob):
+        return blob.fill
+    return lambda begin, end: blob.pread(end - begin, begin)

@@ -1,0 +1,216 @@
+"""From a TOC to what a LayerIndex holds: entries, and chunks as spans of a stream.
+
+A TOC does not say where a file lies in the tar, since headers of unknown length lie between. So the stream is another
+one: the chunks, one after the other; those of each file from a multiple of 512 on, as if headers lay between. All that
+a TOC can claim is checked against what a reader must be able to rely on.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from ocifs.compression import MAX_SPAN
+from ocifs.errors import InvalidImageError, UnsupportedError
+from ocifs.layer.chunked.document import Item, nanoseconds, raw
+from ocifs.limits import Limits
+from ocifs.spec.document import shown
+from ocifs.toc import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
+from ocifs.toc.check import check_entries
+
+MAX_STORED = 2 * MAX_SPAN
+"""Bytes from a chunk to the next one: they are fetched, and held in memory, together."""
+
+_PIECE = 4 << 20
+_SHA256 = re.compile("sha256:([0-9a-f]{64})")
+_LANDMARK = b".prefetch.landmark"
+_KINDS = {
+    "reg": REGULAR,
+    "hardlink": HARDLINK,
+    "symlink": SYMLINK,
+    "char": CHARACTER,
+    "block": BLOCK,
+    "dir": DIRECTORY,
+    "fifo": FIFO,
+}
+
+
+class Chunk(NamedTuple):
+    """A piece of a file, and a span of the stream."""
+
+    start: int
+    """In the stream."""
+    offset: int
+    """In the blob: of the member or frame that it is in."""
+    skip: int
+    """In that, decoded."""
+    length: int
+    digest: bytes
+    """sha256 of its bytes."""
+
+
+_ZEROS = Chunk(0, -1, 0, 0, hashlib.sha256().digest())
+"""Zeros that are stored nowhere: a span of nothing but what comes behind its chunk."""
+
+
+class Table(NamedTuple):
+    """What a LayerIndex holds of a layer with a TOC."""
+
+    entries: list[Entry]
+    chunks: list[Chunk]
+    size: int
+    """Bytes of the stream."""
+    end: int
+    """Where in the blob the last chunk ends."""
+    first: int
+    """How many chunks come before the landmark."""
+
+
+def make_table(items: list[Item], end: int, limits: Limits) -> Table:
+    """Return what a TOC makes of a blob in which chunks lie before `end`.
+
+    Raises:
+        InvalidImageError: It cannot be true.
+        UnsupportedError: Its chunks are such that nobody could read them one by one.
+        LimitError: It holds more than a layer may.
+    """
+    entries: list[Entry] = []
+    chunks: list[Chunk] = []
+    size = first = last_end = 0
+    for item, further in _files(items):
+        if size + item.size > limits.uncompressed:  # before its chunks are counted
+            raise limits.passed("uncompressed", f"files of more than {limits.uncompressed} bytes")
+        try:
+            entry, of_file = _convert(item, further, size)
+        except (InvalidImageError, UnsupportedError) as error:
+            raise type(error)(f"its TOC, entry '{shown(item.name)}': {error}") from None
+        if entry.path.removeprefix(b"./") == _LANDMARK:
+            first = len(chunks)
+        entries.append(entry)
+        chunks += of_file
+        last_end = item.end_offset if of_file else last_end
+        size += entry.stored + -entry.stored % 512
+    stored = [chunk for chunk in chunks if chunk.length]
+    if stored and stored[-1].offset < last_end < end:
+        end = last_end
+    _check_places(stored, end)
+    check_entries(entries, size, limits)
+    return Table(entries, _placed(chunks), size, end if stored else 0, first)
+
+
+def with_file(table: Table, entry: Entry, member: bytes, offset: int, end: int) -> Table:
+    """Return a table with one file more: a tar of it, and of nothing else, is a member of the blob, decoded here."""
+    data = memoryview(member)[entry.offset : entry.offset + entry.stored]
+    chunks = [
+        Chunk(
+            table.size + place,
+            offset,
+            entry.offset + place,
+            len(data[place : place + _PIECE]),
+            hashlib.sha256(data[place : place + _PIECE]).digest(),
+        )
+        for place in range(0, len(data), _PIECE)
+    ]
+    return table._replace(
+        entries=[*table.entries, replace(entry, offset=table.size)],
+        chunks=table.chunks + chunks,
+        size=table.size + entry.stored + -entry.stored % 512,
+        end=end,
+    )
+
+
+def _files(items: list[Item]) -> Iterator[tuple[Item, list[Item]]]:
+    """Give each entry with those of its further chunks."""
+    number = 0
+    while number < len(items):
+        item = items[number]
+        number += 1
+        further = []
+        while number < len(items) and items[number].type == "chunk":
+            further.append(items[number])
+            number += 1
+        if item.type == "chunk" or (further and item.type != "reg") or any(each.name != item.name for each in further):
+            raise InvalidImageError(f"its TOC, entry '{shown(item.name)}': a chunk of no file")
+        yield item, further
+
+
+def _convert(item: Item, further: list[Item], start: int) -> tuple[Entry, list[Chunk]]:
+    """Return an entry, and its chunks, of which the first one lies at `start` in the stream."""
+    kind = _KINDS[item.type]
+    path = raw(item.name)
+    if not path and kind == DIRECTORY:
+        path = b"./"  # a name that was cleaned of everything
+    chunks = _chunks(item, further, start) if kind == REGULAR else []
+    size = item.size if kind == REGULAR else 0
+    entry = Entry(
+        kind,
+        path,
+        item.mode & 0o7777,
+        item.uid,
+        item.gid,
+        nanoseconds(item.modtime),
+        size,
+        start if kind == REGULAR else 0,
+        size,
+        raw(item.link_name) if kind in {HARDLINK, SYMLINK} else b"",
+        (item.dev_major, item.dev_minor) if kind in {CHARACTER, BLOCK} else (0, 0),
+        {raw(name): value for name, value in (item.xattrs or {}).items()},
+    )
+    return entry, chunks
+
+
+def _chunks(item: Item, further: list[Item], start: int) -> list[Chunk]:
+    """Return the chunks of a file, `_ZEROS` among them."""
+    chunks: list[Chunk] = []
+    done = 0
+    parts = [item, *further] if item.size else []
+    for part in parts:
+        length = part.chunk_size or item.size - done
+        if part.chunk_offset != done or not 0 < length <= item.size - done:
+            raise InvalidImageError("chunks that leave something out, or overlap")
+        if part.chunk_type == "zeros":
+            chunks += [_ZEROS._replace(start=start + done + place) for place in range(0, length, MAX_SPAN)]
+        elif length > MAX_SPAN or not 0 <= part.inner_offset <= MAX_SPAN:
+            raise UnsupportedError(f"a chunk of more than {MAX_SPAN} bytes")
+        else:
+            digest = part.chunk_digest or (item.digest if len(parts) == 1 else "")
+            chunks.append(Chunk(start + done, part.offset, part.inner_offset, length, _sha256(digest)))
+        done += length
+    if done != item.size:
+        raise InvalidImageError(f"chunks of {done} bytes in a file of {item.size}")
+    return chunks
+
+
+def _placed(chunks: list[Chunk]) -> list[Chunk]:
+    """Return the chunks with those of zeros put where the one before ends, or the first one begins."""
+    last = next((chunk for chunk in chunks if chunk.length), Chunk(0, 0, 0, 0, b""))._replace(skip=0, length=0)
+    placed = []
+    for chunk in chunks:
+        last = chunk if chunk.length else chunk._replace(offset=last.offset, skip=last.skip + last.length)
+        placed.append(last)
+    return placed
+
+
+def _sha256(digest: str) -> bytes:
+    if match := _SHA256.fullmatch(digest):
+        return bytes.fromhex(match[1])
+    raise UnsupportedError(f"a chunk with the digest '{shown(digest)}', not one by sha256")
+
+
+def _check_places(chunks: list[Chunk], end: int) -> None:
+    """Make sure that the chunks lie in the blob in their order, and that what belongs to each is little."""
+    for chunk, following in pairwise(chunks):
+        same = chunk.offset == following.offset
+        if following.offset < chunk.offset or (same and following.skip < chunk.skip + chunk.length):
+            raise UnsupportedError(
+                f"its TOC: the chunk at byte {following.offset} of the blob comes after that at {chunk.offset}"
+            )
+    borders = [*sorted({chunk.offset for chunk in chunks}), end]
+    if borders[0] < 0 or (chunks and borders[-2] >= end):
+        raise InvalidImageError("its TOC: a chunk outside of the blob")
+    for begin, border in pairwise(borders):
+        if border - begin > MAX_STORED:
+            raise UnsupportedError(f"its TOC: {border - begin} bytes of the blob at {begin} belong to one chunk")
