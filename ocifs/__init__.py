@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ocifs.errors import OcifsError as OcifsError
     from ocifs.image.opening import Image as Image
-    from ocifs.image.opening import Options as Options
     from ocifs.image.opening import open_image as open_image
+    from ocifs.image.options import Options as Options
     from ocifs.limits import Limits as Limits
     from ocifs.store import Store as Store
 
@@ -22,7 +22,7 @@ _HOMES = {
     "Image": "ocifs.image.opening",
     "Limits": "ocifs.limits",
     "OcifsError": "ocifs.errors",
-    "Options": "ocifs.image.opening",
+    "Options": "ocifs.image.options",
     "Store": "ocifs.store",
     "open_image": "ocifs.image.opening",
 }

@@ -11,7 +11,8 @@ from msgspec.structs import asdict
 
 from ocifs.bundle.user import Accounts
 from ocifs.errors import LimitError
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.limits import Limits, in_units
 from tests import images
 from tests.images import Image, Layer, add_image, add_index, write_archive, write_directory, write_layout

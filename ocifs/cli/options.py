@@ -17,7 +17,7 @@ from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
 
 if TYPE_CHECKING:
     from ocifs.image.opening import Image
-    from ocifs.image.opening import Options as ImageOptions
+    from ocifs.image.options import Options as ImageOptions
     from ocifs.sources.reference import Reference
     from ocifs.sources.source import Source
     from ocifs.spec.digest import Digest
@@ -204,7 +204,7 @@ class Opening(NamedTuple):
         self, progress: "Callable[[Digest, int, int], None]", *, layer: int | None = None, changes_only: bool = False
     ) -> "ImageOptions":
         """Return the options of the API."""
-        from ocifs.image.opening import Options
+        from ocifs.image.options import Options
 
         return Options(
             store=self.store(),

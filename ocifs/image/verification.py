@@ -18,7 +18,7 @@ import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_too_many_files
 from ocifs.image.kept import in_file, open_kept
-from ocifs.image.opening import Options
+from ocifs.image.options import Options
 from ocifs.image.trees import CHANGES, TREE, Trees, refuse_odd
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.image.trees import CHANGES, TREE
 from ocifs.layer.index import KIND
 from ocifs.store import Store

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from ocifs.errors import OcifsError
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.image.rootfs import Rootfs
 from ocifs.store import Store
 from tests.images import Files, Image, Layer, layout_files

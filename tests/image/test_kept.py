@@ -11,7 +11,8 @@ import pytest
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, StoreError
 from ocifs.image import kept
 from ocifs.image.kept import BLOB, Download, KeptSource, open_kept
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.image.verification import verify_image
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.registry.access import Access

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsError
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.limits import Limits
 from ocifs.store import Store
 from tests import tars

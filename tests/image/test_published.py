@@ -9,7 +9,8 @@ import pytest
 
 from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError
 from ocifs.image.opening import Image as OpenedImage
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.image.published import (
     ARTIFACT_TYPE,
     indexes_in,

@@ -10,7 +10,8 @@ import pytest
 
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.image.opening import Image as OpenedImage
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.image.published import referrers_of
 from ocifs.image.soci import Version
 from ocifs.image.soci_writing import convert_image, make_soci_index

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import InvalidImageError
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.image.verification import verify_image
 from ocifs.limits import Limits
 from ocifs.store import Store

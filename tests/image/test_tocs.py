@@ -13,7 +13,8 @@ from ocifs.errors import InvalidImageError, LimitError, OcifsError
 from ocifs.image.kept import BLOB
 from ocifs.image.offer import CONVERTED
 from ocifs.image.opening import Image as OpenedImage
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.image.published import make_artifact, referrers_of
 from ocifs.image.tocs import carried, table_of, write_index
 from ocifs.layer.chunked.place import promised

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import NotFoundError
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.index import LayerIndex
 from ocifs.store import Store

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import NotFoundError, OcifsError
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.image.trees import TREE
 from ocifs.image.verification import Check, verify_image
 from ocifs.layer.index import KIND

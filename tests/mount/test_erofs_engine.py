@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import MountError
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.mount import erofs_engine, syscalls
 from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.job import Job

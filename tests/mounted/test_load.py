@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.store import Store
 from tests.cli.command import Ocifs
 from tests.depth import depth

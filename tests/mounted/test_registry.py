@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.image.published import make_artifact, referrers_of
 from ocifs.layer.index import LayerIndex, encode_tail
 from ocifs.reader import BytesReader

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.image.published import make_artifact, referrers_of
 from ocifs.spec.digest import Digest
 from ocifs.store import Store

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ocifs.image.opening import Options, open_image
+from ocifs.image.opening import open_image
+from ocifs.image.options import Options
 from ocifs.report.inspection import Inspection, inspect_image, inspection_lines, list_offers, offer_lines
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.resolve import open_source, resolve_image

@@ -1,0 +1,124 @@
+"""What is known of the layers of an image in a registry before any of their bytes are here: their LayerIndexes.
+
+They are in the store already, or somebody has published them (`offers`). It decides whom to believe, and no more: that
+what is published is true is proven later, by whoever has all of the blob.
+"""
+
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from ocifs.errors import OcifsError
+from ocifs.image.kept import KeptSource
+from ocifs.image.options import Options
+from ocifs.layer.index import KIND, LayerIndex
+from ocifs.layer.layer import Layer
+from ocifs.sources.resolve import Layer as LayerOfImage
+from ocifs.sources.resolve import ResolvedImage
+from ocifs.sources.source import Source
+from ocifs.spec.digest import Digest
+from ocifs.store import Store
+
+Key = tuple[Digest, Digest]
+"""Digest of the blob, and the diff ID: one blob may be given two."""
+
+
+def key_of(layer: LayerOfImage) -> Key:
+    """Return what tells a layer from all others."""
+    return layer.descriptor.digest, layer.diff_id
+
+
+class Known(NamedTuple):
+    """A LayerIndex that needs not be made."""
+
+    layer_index: LayerIndex
+    published: str | None = None
+    """Format and digest of what it comes from, if it is not proven."""
+    prefetch: tuple[tuple[int, int], ...] = ()
+    """Which spans to fetch first."""
+
+
+def known_indexes(
+    source: Source, resolved: ResolvedImage, options: Options, stack: ExitStack, *, by_digest: bool
+) -> dict[Key, Known]:
+    """Return the LayerIndexes that are known of layers in a registry: what is read of these is fetched.
+
+    A registry that is trusted for what a tag means is trusted for the index that it has of it; a digest is to be held
+    against nothing but bytes, unless the user says otherwise.
+    """
+    if not options.lazy or not isinstance(source, KeptSource):
+        return {}
+    known: dict[Key, Known] = {}
+    missing = []
+    for layer in resolved.layers:
+        file = options.store.load(KIND, layer.descriptor.digest)
+        if file is None:
+            missing.append(layer)
+            continue
+        stack.callback(file.close)
+        index = LayerIndex(file)
+        if index.summary.diff_id == layer.diff_id:
+            known[key_of(layer)] = Known(index)
+    # What is odd about a layer, its index might conceal.
+    if not missing or options.trust_index is False or options.strict or options.toc == "verify":
+        return known
+    bound = by_digest and options.trust_index is None
+    return known | _offered(source, resolved, missing, options, stack, bound=bound)
+
+
+def _offered(
+    source: KeptSource,
+    resolved: ResolvedImage,
+    layers: list[LayerOfImage],
+    options: Options,
+    stack: ExitStack,
+    *,
+    bound: bool,
+) -> dict[Key, Known]:
+    """Return the LayerIndexes that are taken of those that are published."""
+    from ocifs.image.offer import Place
+    from ocifs.image.offers import providers, take_offers
+    from ocifs.layer.proof import is_marked
+
+    place = Place(source, resolved, options.store, options.limits, stack)
+    known = {}
+    wanted = {layer.descriptor.digest for layer in layers}
+    taken = take_offers(place, wanted, options.warn, bound=bound, providers=providers(options.toc))
+    for layer in layers:
+        if (found := taken.get(layer.descriptor.digest)) is None:
+            continue
+        published: str | None = str(found.offer)
+        index = found.layer_index
+        options.tell(f"layer {layer.descriptor.digest}: index {published}")
+        if is_marked(index):  # from now on it is one of ours
+            published = None
+            if not index.summary.toc:  # which is no index of the tar
+                data = index.file.pread(index.file.size, 0)
+                file = options.store.get(KIND, layer.descriptor.digest, lambda out: out.write(data))  # noqa: B023
+                stack.callback(file.close)
+                index = LayerIndex(file)
+        known[key_of(layer)] = Known(index, published, found.prefetch)
+    return known
+
+
+def verify_tocs(source: Source, resolved: ResolvedImage, layers: list[Layer], options: Options) -> None:
+    """Hold the TOCs that layers carry against what their tars have shown.
+
+    Raises:
+        InvalidImageError: One says something else.
+    """
+    from ocifs.image.offer import Place
+    from ocifs.image.offers import find_offers
+    from ocifs.image.tocs import PROVIDERS
+    from ocifs.layer.chunked.proof import agrees
+
+    with ExitStack() as closing:
+        place = Place(source, resolved, Store(None), options.limits, closing)
+        for offers in find_offers(place, options.warn, providers=PROVIDERS):
+            for offer in offers:
+                (layer, *_) = (each for each in layers if each.index.summary.blob_digest == offer.layer)
+                try:
+                    index = offer.open()
+                except OcifsError as error:
+                    raise type(error)(f"layer {offer.layer}: {error}") from None
+                agrees(index, layer, lambda size: None)
+                options.tell(f"layer {offer.layer}: index {offer} says what the tar does")

@@ -1,0 +1,112 @@
+"""Opening the layers of an image: those of which nothing is known are indexed, side by side, the largest first."""
+
+import os
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+
+from ocifs.errors import OcifsError
+from ocifs.image.gzidx import match_gzidx
+from ocifs.image.kept import Download, KeptSource, in_file, of_right_bytes
+from ocifs.image.known import Key, Known, key_of
+from ocifs.image.options import Options, ignore
+from ocifs.image.profile import load_profile
+from ocifs.layer.build import LayerBlob, open_layer_index
+from ocifs.layer.index import KIND, LayerIndex
+from ocifs.layer.layer import Layer
+from ocifs.layer.profile import spans_of
+from ocifs.layer.span_cache import SpanCache
+from ocifs.sources.resolve import ResolvedImage
+from ocifs.sources.source import Source
+from ocifs.spec.digest import Digest
+
+
+def open_layers(
+    source: Source,
+    resolved: ResolvedImage,
+    known: dict[Key, Known],
+    options: Options,
+    stack: ExitStack,
+) -> list[Layer]:
+    """Open the layers: those whose index is not known are indexed, and read from front to end for that."""
+    points = match_gzidx(options.gzidx, resolved.layers) if options.gzidx else {}
+    for digest in points:
+        if options.store.has(KIND, digest):
+            options.warn(f"layer {digest} is indexed already: its GZIDX file is not used")
+    blobs = [
+        LayerBlob(
+            layer.descriptor.digest,
+            layer.diff_id,
+            layer.compression,
+            source.open(layer.descriptor),
+            points.get(layer.descriptor.digest),
+        )
+        for layer in resolved.layers
+        if key_of(layer) not in known
+    ]
+    made = iter(zip(_open_indexes(blobs, options, stack), blobs, strict=True))
+    cache = SpanCache(options.span_cache)
+    profile = load_profile(options.store, resolved.digest) if known else {}
+    layers = []
+    for number, layer in enumerate(resolved.layers):
+        if (found := known.get(key_of(layer))) is None:
+            index, blob = next(made)
+            layers.append(Layer(number, index, in_file(blob.blob), cache))
+        else:
+            assert isinstance(source, KeptSource)  # noqa: S101 - nothing is known else
+            part = source.open_part(layer.descriptor)
+            layers.append(Layer(number, found.layer_index, part, cache, found.published))
+            recorded = profile.get(layer.descriptor.digest)
+            layers[-1].prefetch = spans_of(recorded, found.layer_index) if recorded else found.prefetch
+    return layers
+
+
+def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) -> list[LayerIndex]:
+    """Open or make the index of each layer, the largest first, as many at a time as there are processors."""
+    stop = threading.Event()
+    warn = ignore if options.strict else options.warn
+
+    def progress(layer: Digest, done: int, total: int) -> None:
+        if stop.is_set():
+            raise OcifsError("interrupted")
+        options.progress(layer, done, total)
+
+    distinct = {(blob.digest, blob.diff_id): blob for blob in blobs}
+    largest_first = sorted(distinct, key=lambda key: -distinct[key].blob.size)
+    make = partial(
+        open_layer_index,
+        store=options.store,
+        limits=options.limits,
+        warn=warn,
+        progress=progress,
+        low_memory=options.low_memory,
+    )
+
+    def open_one(layer: LayerBlob) -> LayerIndex:
+        return of_right_bytes(layer.blob, lambda blob: make(layer._replace(blob=blob)))
+
+    with ThreadPoolExecutor(1 if options.low_memory else os.cpu_count() or 1) as threads, ExitStack() as undo:
+        opening = {key: threads.submit(open_one, distinct[key]) for key in largest_first}
+        undo.callback(_close_opened, opening.values())
+        undo.callback(threads.shutdown, cancel_futures=True)
+        undo.callback(_stop_downloads, blobs)
+        undo.callback(stop.set)
+        indexes = {key: future.result() for key, future in opening.items()}
+        undo.pop_all()
+    for index in indexes.values():
+        stack.callback(os.close, index.file.fd)
+    return [indexes[blob.digest, blob.diff_id] for blob in blobs]
+
+
+def _stop_downloads(blobs: Iterable[LayerBlob]) -> None:
+    for blob in blobs:
+        if isinstance(blob.blob, Download):
+            blob.blob.stop()
+
+
+def _close_opened(opening: Iterable[Future[LayerIndex]]) -> None:
+    for future in opening:
+        if future.done() and not future.cancelled() and future.exception() is None:
+            os.close(future.result().file.fd)
