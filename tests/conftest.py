@@ -26,6 +26,9 @@ from tests.erofs.trees import directory
 settings.register_profile("any machine", deadline=None)  # a busy one is no failure
 settings.load_profile("any machine")
 
+# A shell has what it begins in the background ignore SIGINT, and so would the commands that are interrupted here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _NOBODY = 65534
 _CAP_SYS_ADMIN = 1 << 21
 _REPOSITORY = Path(__file__).parent.parent
