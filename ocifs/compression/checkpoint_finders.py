@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import TypeGuard
 
-from ocifs.compression import CHUNK, SPACING, Checkpoint, evenly
+from ocifs.compression import SPACING, Checkpoint, evenly
 from ocifs.compression.gzidx import ends_with, read_gzidx
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.reader import FileReader, FileSection, ReaderAt
@@ -22,6 +22,9 @@ from ocifs.reader import FileReader, FileSection, ReaderAt
 _SMALL = 4 << 20
 _INFLATING = max(1, (os.cpu_count() or 1) - 1)
 """Threads of rapidgzip; hashing and reading headers keep another processor busy."""
+
+_READ = 4 << 20
+"""Bytes taken from rapidgzip at once: each time its threads have to wait for the interpreter lock."""
 
 _TELLING = 16 << 20
 """Uncompressed bytes after which rapidgzip is asked again what it has found: each time it tells all of it."""
@@ -169,7 +172,7 @@ class RapidgzipPass:
         """Give the uncompressed bytes. Raises InvalidImageError."""
         told = produced = 0
         try:
-            while chunk := self.file.read(CHUNK):
+            while chunk := self.file.read(_READ):
                 self.consumed = min(self.file.tell_compressed() // 8, self.blob.size)
                 produced += len(chunk)
                 if produced - told > _TELLING:
