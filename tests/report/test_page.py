@@ -131,23 +131,23 @@ def chromium() -> str:
 
 def test_a_browser_draws_the_map(text: str, chromium: str, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(text)
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
-    ran = subprocess.run(
-        [
-            chromium,
-            *arguments,
-            "--enable-logging=stderr",
-            "--window-size=900,900",
-            "--virtual-time-budget=10000",  # so long the page may take, by its own clock
-            "--dump-dom",
-            f"file://{tmp_path}/page.html",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert "CONSOLE" not in ran.stderr  # no error of the script, nothing that the policy had to stop
-    boxes = re.findall(r'<div [^>]*data-number="\d+"[^>]*>([^<]*)', ran.stdout.partition('id="map"')[2])
+    command = [
+        chromium,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path}/profile",
+        "--enable-logging=stderr",
+        "--window-size=900,900",
+        "--virtual-time-budget=10000",  # so long the page may take, by its own clock
+        "--dump-dom",
+        f"file://{tmp_path}/page.html",
+    ]
+    for _ in range(3):  # a browser on a busy machine may be asked before it has drawn anything
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert "CONSOLE" not in ran.stderr  # no error of the script, nothing that the policy had to stop
+        boxes = re.findall(r'<div [^>]*data-number="\d+"[^>]*>([^<]*)', ran.stdout.partition('id="map"')[2])
+        if boxes:
+            break
     assert {"big/", "one", "two", "new"} <= set(boxes)
     assert any("&lt;script&gt;" in name for name in boxes)
