@@ -12,7 +12,9 @@ from typing import NamedTuple, TypeVar
 
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError, OcifsError
+from ocifs.image.kept import KeptSource
 from ocifs.layer.index import LayerIndex
+from ocifs.layer.lazy import LazyBlob
 from ocifs.limits import Limits
 from ocifs.sources.resolve import Layer, ResolvedImage
 from ocifs.sources.source import Source
@@ -35,6 +37,9 @@ _STORED_MOST = 2 * MAX_SPAN + 1
 
 Runs = tuple[tuple[int, int], ...]
 """(first, last) spans of a layer."""
+
+Read = Callable[[int, int], bytes]
+"""Returns the bytes of a blob from the first number to the second."""
 
 
 class Offer(NamedTuple):
@@ -85,6 +90,14 @@ class Place(NamedTuple):
     def layers(self) -> dict[Digest, Layer]:
         """Return the layers of the image, by the digests of their blobs."""
         return {layer.descriptor.digest: layer for layer in self.resolved.layers}
+
+    def reader(self, layer: Layer) -> Read:
+        """Return how to read of a layer's blob what is wanted of it, and not all, if that can be."""
+        source = self.source
+        blob = source.open_part(layer.descriptor) if isinstance(source, KeptSource) else source.open(layer.descriptor)
+        if isinstance(blob, LazyBlob):
+            return blob.fill
+        return lambda begin, end: blob.pread(end - begin, begin)
 
     def converted(self, layer: Layer, source: Digest, build: Build) -> LayerIndex:
         """Return the LayerIndex that `build` makes of what has the digest `source`, or has made before.

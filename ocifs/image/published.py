@@ -7,6 +7,7 @@ them, and takes none but our own.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -36,7 +37,7 @@ _MAX_INDEX = 1 << 30
 
 
 class PublishedIndex(NamedTuple):
-    """A LayerIndex in an artifact."""
+    """A LayerIndex in an artifact, or what one can be made of."""
 
     layer: Digest
     """The blob that it says to be of."""
@@ -125,24 +126,31 @@ def indexes_in(source: Source, artifact: Descriptor, subject: Digest) -> list[Pu
     document = parse_artifact(read_document(source, artifact), name)
     if document.subject is None or document.subject.digest != subject:
         raise InvalidImageError(f"{name} belongs to another manifest")
-    of_layers = [each for each in document.layers if _LAYER in each.annotations]
-    prefetch = {each.annotations[_LAYER]: each for each in of_layers if each.media_type == PREFETCH_TYPE}
+    return listed_in(document, _LAYER, INDEX_TYPE)
+
+
+def listed_in(document: Artifact, annotation: str, media_type: str) -> list[PublishedIndex]:
+    """Return what of that media type an artifact lists, with prefetch artifacts; `annotation` names their layers."""
+    of_layers = [each for each in document.layers if annotation in each.annotations]
+    prefetch = {each.annotations[annotation]: each for each in of_layers if each.media_type == PREFETCH_TYPE}
     return [
-        PublishedIndex(Digest(each.annotations[_LAYER]), each, prefetch.get(each.annotations[_LAYER]))
+        PublishedIndex(Digest(each.annotations[annotation]), each, prefetch.get(each.annotations[annotation]))
         for each in of_layers
-        if each.media_type == INDEX_TYPE
+        if each.media_type == media_type
     ]
 
 
-def read_prefetch(source: Source, descriptor: Descriptor, index: LayerIndex) -> Runs:
-    """Return which spans of a layer to fetch first, as somebody has published it; only those that there are.
+def read_prefetch(source: Source, found: PublishedIndex, index: LayerIndex) -> Runs:
+    """Return which spans of a layer to fetch first, if somebody has published that; only those that there are.
 
     Raises:
         InvalidImageError: It is malformed.
         NotFoundError, RegistryError: It cannot be had.
     """
-    prefetch = decode(read_document(source, descriptor), Prefetch, f"prefetch profile {descriptor.digest}")
-    return spans_of(prefetch.prefetch_spans, index)
+    if found.prefetch is None:
+        return ()
+    name = f"prefetch profile {found.prefetch.digest}"
+    return spans_of(decode(read_document(source, found.prefetch), Prefetch, name).prefetch_spans, index)
 
 
 def find(place: Place) -> Iterator[list[Offer]]:
@@ -173,9 +181,6 @@ def _offer(place: Place, layer: Layer, found: PublishedIndex, artifact: Descript
             raise InvalidImageError("the index is not of the layer's tar")
         return check_index(index, layer, place.limits)
 
-    def prefetch(index: LayerIndex) -> Runs:
-        return read_prefetch(place.source, found.prefetch, index) if found.prefetch else ()
-
     return Offer(
         layer=found.layer,
         format=OCIFS.name,
@@ -183,6 +188,6 @@ def _offer(place: Place, layer: Layer, found: PublishedIndex, artifact: Descript
         size=found.descriptor.size,
         bound=False,
         open=open_index,
-        prefetch=prefetch,
+        prefetch=partial(read_prefetch, place.source, found),
         artifact=artifact.digest,
     )

@@ -7,14 +7,14 @@ image index that lists both. Small layers have no zTOC in either. Source: the do
 
 import threading
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Literal
 
 from ocifs.errors import InvalidImageError, LimitError
-from ocifs.image.kept import KeptSource, in_file
-from ocifs.image.offer import Offer, Place, Provider, Runs, all_that_can_be, check_index
-from ocifs.image.published import PREFETCH_TYPE, list_artifacts, read_prefetch
+from ocifs.image.kept import in_file
+from ocifs.image.offer import Offer, Place, Provider, all_that_can_be, check_index
+from ocifs.image.published import PublishedIndex, list_artifacts, listed_in, read_prefetch
 from ocifs.layer.index import LayerIndex
-from ocifs.layer.lazy import LazyBlob
 from ocifs.reader import FileReader
 from ocifs.sources.reference import Reference
 from ocifs.sources.resolve import Layer
@@ -43,13 +43,6 @@ _CONVERTING = threading.Lock()
 """One at a time: a large zTOC takes a multiple of its size in memory."""
 
 
-class _Listed(NamedTuple):
-    """What an index lists for one layer."""
-
-    ztoc: Descriptor
-    prefetch: Descriptor | None
-
-
 def _find_v1(place: Place) -> Iterator[list[Offer]]:
     """Give the offers of each index whose subject is the image's manifest. Raises OcifsError."""
     artifacts = list_artifacts(place.source, place.resolved, TYPES["soci-v1"])
@@ -76,7 +69,7 @@ def _offers(place: Place, version: Version, descriptor: Descriptor) -> list[Offe
     ]
 
 
-def _read(place: Place, version: Version, descriptor: Descriptor) -> dict[Digest, _Listed]:
+def _read(place: Place, version: Version, descriptor: Descriptor) -> dict[Digest, PublishedIndex]:
     """Return what an index lists, by the digests of the layers.
 
     Raises:
@@ -89,30 +82,23 @@ def _read(place: Place, version: Version, descriptor: Descriptor) -> dict[Digest
         raise InvalidImageError(f"{name} is none of that version")
     if version == "soci-v1" and (document.subject is None or document.subject.digest != place.resolved.digest):
         raise InvalidImageError(f"{name} belongs to another manifest")
-    of_layers = [each for each in document.layers if LAYER in each.annotations]
-    prefetch = {each.annotations[LAYER]: each for each in of_layers if each.media_type == PREFETCH_TYPE}
-    return {
-        Digest(each.annotations[LAYER]): _Listed(each, prefetch.get(each.annotations[LAYER]))
-        for each in of_layers
-        if each.media_type == ZTOC_TYPE
-    }
+    return {each.layer: each for each in listed_in(document, LAYER, ZTOC_TYPE)}
 
 
-def _offer(place: Place, version: Version, layer: Layer, listed: _Listed, artifact: Descriptor) -> Offer:
+def _offer(place: Place, version: Version, layer: Layer, listed: PublishedIndex, artifact: Descriptor) -> Offer:
     def open_index() -> LayerIndex:
-        return place.converted(layer, listed.ztoc.digest, lambda out: _convert(place, layer, listed.ztoc, out))
-
-    def prefetch(index: LayerIndex) -> Runs:
-        return read_prefetch(place.source, listed.prefetch, index) if listed.prefetch else ()
+        return place.converted(
+            layer, listed.descriptor.digest, lambda out: _convert(place, layer, listed.descriptor, out)
+        )
 
     return Offer(
         layer=layer.descriptor.digest,
         format=version,
-        digest=listed.ztoc.digest,
-        size=listed.ztoc.size,
+        digest=listed.descriptor.digest,
+        size=listed.descriptor.size,
         bound=version == "soci-v2",
         open=open_index,
-        prefetch=prefetch,
+        prefetch=partial(read_prefetch, place.source, listed),
         artifact=artifact.digest,
     )
 
@@ -124,20 +110,11 @@ def _convert(place: Place, layer: Layer, descriptor: Descriptor, out: Writer) ->
     if descriptor.size > _MAX_ZTOC:
         raise LimitError(f"it has {descriptor.size} bytes, more than {_MAX_ZTOC}")
     blob = in_file(place.source.open(descriptor))
-    tail = _tail(place, layer) if layer.compression == "gzip" else b""
+    end = layer.descriptor.size
+    # The size of the stream, which no zTOC tells for certain.
+    tail = place.reader(layer)(max(end - _ISIZE, 0), end) if layer.compression == "gzip" else b""
     with _CONVERTING:
         ztoc = read_ztoc(blob.pread(blob.size, 0), place.limits)
         size = size_of_gzip(ztoc, tail) if ztoc.codec == "gzip" else ztoc.size
         write_index(ztoc, layer, size, out)
         check_index(LayerIndex(FileReader(out.fd, 0, out.size)), layer, place.limits)
-
-
-def _tail(place: Place, layer: Layer) -> bytes:
-    """Return the last bytes of a layer's blob: the size of its stream, which no zTOC tells for certain."""
-    start = max(layer.descriptor.size - _ISIZE, 0)
-    if not isinstance(place.source, KeptSource):
-        return place.source.open(layer.descriptor).pread(_ISIZE, start)
-    part = place.source.open_part(layer.descriptor)
-    if isinstance(part, LazyBlob):
-        part.fill(start, layer.descriptor.size)
-    return part.pread(_ISIZE, start)

@@ -5,24 +5,22 @@ tells of one, the last bytes of the blob may; who wants that has to ask for it, 
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.image.kept import KeptSource
-from ocifs.image.offer import Offer, Place, Provider, Runs, check_index
+from ocifs.image.offer import Offer, Place, Provider, Read, Runs, check_index
 from ocifs.layer.chunked import place as places
 from ocifs.layer.chunked.document import items_of, unpacked_tar, unpacked_zstd
 from ocifs.layer.chunked.table import Chunk, Table, make_table, with_file
 from ocifs.layer.index import LayerIndex, Summary, encode_tail, pack_u64
-from ocifs.layer.lazy import LazyBlob
 from ocifs.layer.proof import is_marked
 from ocifs.limits import Limits
 from ocifs.reader import FileReader
 from ocifs.sources.resolve import Layer
-from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 from ocifs.store import Writer
 from ocifs.toc import Entry
@@ -41,10 +39,6 @@ class Carried(NamedTuple):
     """Its JSON."""
     member: tuple[Entry, bytes] | None = None
     """Of an eStargz: its entry in the tar, and the tar from the beginning of its member on."""
-
-
-Read = Callable[[int, int], bytes]
-"""Returns the bytes of a blob from the first number to the second."""
 
 
 def carried(read: Read, layer: Layer, promise: places.Promise | None, limits: Limits) -> Carried:
@@ -149,7 +143,7 @@ def _look(place: Place) -> Iterator[list[Offer]]:
             with suppress(InvalidImageError, UnsupportedError, LimitError):
                 if places.promised(layer.descriptor.annotations, layer.compression) is not None:
                     continue
-                found = carried(_reader(place.source, layer), layer, None, place.limits)
+                found = carried(place.reader(layer), layer, None, place.limits)
                 if not _is_superseded(place, layer, found.digest):
                     offers.append(_offer(place, layer, places.Promise(found.place.format, found.digest), found))
     yield offers
@@ -162,7 +156,7 @@ def _offer(place: Place, layer: Layer, promise: places.Promise, found: Carried |
     """Return an offer of what is promised, or was found."""
 
     def build(out: Writer) -> None:
-        toc = found or carried(_reader(place.source, layer), layer, promise, place.limits)
+        toc = found or carried(place.reader(layer), layer, promise, place.limits)
         write_index(out, table_of(toc, place.limits), layer, promise.digest)
         check_index(LayerIndex(FileReader(out.fd, 0, out.size)), layer, place.limits)
 
@@ -197,11 +191,3 @@ def _is_superseded(place: Place, layer: Layer, toc: Digest) -> bool:
         return False
     index = place.made(layer, toc)
     return index is None or not is_marked(index)
-
-
-def _reader(source: Source, layer: Layer) -> Read:
-    """Return how to read of a blob what is wanted of it, and not all, if that can be."""
-    blob = source.open_part(layer.descriptor) if isinstance(source, KeptSource) else source.open(layer.descriptor)
-    if isinstance(blob, LazyBlob):
-        return blob.fill
-    return lambda begin, end: blob.pread(end - begin, begin)
