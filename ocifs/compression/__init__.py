@@ -21,6 +21,9 @@ MAX_SPAN = 8 << 20
 CHUNK = 1 << 20
 """Bytes of a stream handled at once."""
 
+Chunk = bytes | memoryview
+"""Bytes of a stream. What is to be kept of it has to be copied: a view keeps its memory from being used again."""
+
 Warn = Callable[[str], None]
 
 
@@ -34,7 +37,7 @@ class Checkpoint(NamedTuple):
     bits: int = 0
     """When the place is inside a byte: how many of the top bits of the byte at `offset` belong to it."""
     window: bytes = b""
-    """The uncompressed bytes before `start` that the stream refers back to, at most 32 KiB."""
+    """The uncompressed bytes before `start` that the stream refers back to, at most 32 KiB; or these, packed."""
 
 
 class Pass(Protocol):
@@ -53,12 +56,12 @@ class Pass(Protocol):
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[Chunk]:
         """Give the uncompressed bytes in order. Raises InvalidImageError where the stream is damaged or cut."""
         ...
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """After the last chunk: the checkpoints in order, at least one, then one that marks the end."""
+        """After the last chunk: the checkpoints in order, at least one, then one that marks the end; windows packed."""
         ...
 
 
@@ -74,7 +77,9 @@ class Codec(Protocol):
     """A compression, as a module: `plain`, `gzip` and `zstd` are of this shape."""
 
     @staticmethod
-    def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[Callable[[], Pass]]:
+    def passes(
+        blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False
+    ) -> list[Callable[[], Pass]]:
         """Return the ways through a blob, the fastest first; what one finds invalid the next one judges."""
         ...
 

@@ -15,6 +15,7 @@ from zlib_ng import zlib_ng
 from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, evenly
 from ocifs.compression.deflate import align
 from ocifs.compression.gzip import Inflation
+from ocifs.compression.packed import window_packer
 from ocifs.errors import InvalidImageError, OcifsError, printable_path
 from ocifs.reader import ReaderAt
 
@@ -137,9 +138,10 @@ class GzidxPass:
     def checkpoints(self) -> Iterator[Checkpoint]:
         """Give the points that the blob was decoded by. Raises InvalidImageError."""
         used = hashlib.sha256()
+        pack = window_packer()
         for point in self._points():
             used.update(_digest(point))
-            yield point
+            yield point._replace(window=pack(point.window))
         if used.digest() != self._used:
             raise InvalidImageError("GZIDX file: it was changed while it was read")
 

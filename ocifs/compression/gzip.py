@@ -1,6 +1,6 @@
 """gzip (RFC 1952), of one member or many: a pass over a blob, and decoding from a checkpoint.
 
-zlib-ng inflates. Who finds the checkpoints is the business of `checkpoint_finders`. CRCs are checked on the pass;
+zlib-ng inflates. Who finds the checkpoints is the business of other modules. CRCs are checked on the pass;
 random access never meets a whole member, so there the spans' digests, kept by the layer, take their place.
 """
 
@@ -11,6 +11,7 @@ from zlib_ng import zlib_ng
 
 from ocifs.compression import CHUNK, Checkpoint, Decoder, Pass, Warn, evenly
 from ocifs.compression.deflate import align
+from ocifs.compression.packed import window_packer
 from ocifs.errors import InvalidImageError
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import ReaderAt
@@ -35,7 +36,7 @@ class GzipPass:
         self.found: list[Checkpoint] = []
         self.end = blob.size
         """Where the gzip stream ends."""
-        from ocifs.compression.checkpoint_finders import IndexedGzipFinder
+        from ocifs.compression.checkpoint_finder import IndexedGzipFinder
 
         self.finder = IndexedGzipFinder(blob)
 
@@ -65,7 +66,9 @@ class GzipPass:
 
     def checkpoints(self) -> Iterator[Checkpoint]:
         """Give what the finder found."""
-        return evenly(self.finder.checkpoints(self.end))
+        pack = window_packer()
+        for point in evenly(self.finder.checkpoints(self.end)):
+            yield point._replace(window=pack(point.window))
 
     def _next_input(self) -> bytes:
         data = self.blob.pread(_INPUT, self.consumed)
@@ -86,14 +89,25 @@ class GzipPass:
         return data
 
 
-def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[Callable[[], Pass]]:
-    """Begin by rapidgzip where it is installed; what that cannot read, or finds damaged, zlib-ng judges."""
-    from ocifs.compression.checkpoint_finders import RapidgzipPass, rapidgzip_is_installed
+def passes(
+    blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False
+) -> list[Callable[[], Pass]]:
+    """Begin by what inflates once, or on all cores; what that cannot read, or finds damaged, `GzipPass` judges."""
+    from ocifs.compression.apart import PassApart, is_worth_a_process
+    from ocifs.compression.blocks import BlockPass
+    from ocifs.compression.rapid import RapidgzipPass, is_worth_its_work
+    from ocifs.compression.zng import can_stop_between_blocks
 
     if blob.pread(len(_MAGIC), 0) != _MAGIC:
         raise InvalidImageError("the media type says gzip, the bytes do not")
     careful = partial(GzipPass, blob, warn)
-    return [partial(RapidgzipPass, blob), careful] if rapidgzip_is_installed() else [careful]
+    if is_worth_its_work() and not low_memory:
+        return [partial(RapidgzipPass, blob), careful]
+    if not can_stop_between_blocks():
+        return [careful]
+    if is_worth_a_process(blob):
+        return [partial(PassApart, blob), careful]
+    return [partial(BlockPass, blob), careful]
 
 
 class Inflation:

@@ -39,7 +39,9 @@ class PlainPass:
         yield Checkpoint(self.consumed, self.consumed)
 
 
-def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[Callable[[], Pass]]:
+def passes(
+    blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False
+) -> list[Callable[[], Pass]]:
     """There is one way."""
     return [partial(PlainPass, blob)]
 

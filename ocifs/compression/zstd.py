@@ -160,7 +160,9 @@ class _Forward(io.RawIOBase):
         return data
 
 
-def passes(blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS) -> list[Callable[[], Pass]]:
+def passes(
+    blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False
+) -> list[Callable[[], Pass]]:
     """There is one way."""
     return [partial(ZstdPass, blob, limits)]
 

@@ -6,16 +6,16 @@ The pass decodes in one thread, hashes in another and reads tar headers in the c
 
 import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
 import zstandard
 
-from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Pass
+from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Chunk, Pass
 from ocifs.compression.gzidx import GzidxPass
 from ocifs.errors import InvalidImageError, OcifsError, printable_path
 from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
+from ocifs.layer.lanes import spread
 from ocifs.layer.layer import CODECS
 from ocifs.layer.second_look import MAX_STORED, SecondLook
 from ocifs.limits import Limits
@@ -54,7 +54,7 @@ class _Survey(NamedTuple):
     diff_id: str
     size: int
     checkpoints: list[Checkpoint]
-    """Windows compressed."""
+    """Windows packed."""
 
 
 def open_layer_index(
@@ -142,9 +142,9 @@ class _Build:
         """Go through the blob; again, into frames, if that shows that its spans would be too long to decode."""
         if self.layer.gzidx is not None:
             return self._by_points(self.layer.gzidx), None
-        ways = CODECS[self.layer.compression].passes(self.blob, self.warn, self.limits)
+        ways = CODECS[self.layer.compression].passes(self.blob, self.warn, self.limits, low_memory=self.low_memory)
         survey = None
-        for begin in [] if self.low_memory else ways[:-1]:
+        for begin in ways[:-1]:
             try:
                 survey = self._go(begin(), None)
                 break
@@ -169,26 +169,19 @@ class _Build:
 
     def _go(self, reading: Pass, frames: "_Frames | None") -> _Survey:
         diff_id = self.layer.diff_id.hasher()
-        with reading, ThreadPoolExecutor(3) as threads:
-            chunks = _ahead(self._bounded(reading), threads)
-            chunks = _beside(diff_id.update, chunks, threads)
-            chunks = _beside(lambda chunk: self.look.follow(reading.found), chunks, threads)
-            if frames:
-                chunks = frames.written(chunks)
-            stream = ChunkReader(chunks)
+        with (
+            reading,
+            spread(self._bounded(reading), diff_id.update, lambda chunk: self.look.follow(reading.found)) as made,
+        ):
+            stream = ChunkReader(frames.written(made) if frames else made)
             toc = scan(stream, limits=self.limits, warn=self.warn)
             stream.drain()
             found = Digest(f"{self.layer.diff_id.algorithm}:{diff_id.hexdigest()}")
             _check_diff_id(self.layer, found)
-            # With a checksum: no digest is of the windows, and a wrong one would give wrong bytes.
-            compress = zstandard.ZstdCompressor(level=3, write_checksum=True).compress
-            checkpoints = [
-                point._replace(window=compress(point.window) if point.window else b"")
-                for point in ([] if frames else reading.checkpoints())
-            ]
+            checkpoints = [] if frames else list(reading.checkpoints())
         return _Survey(toc, found, stream.offset, checkpoints)
 
-    def _bounded(self, reading: Pass) -> Iterator[bytes]:
+    def _bounded(self, reading: Pass) -> Iterator[Chunk]:
         """Give the chunks of the pass as long as they stay within the limits."""
         limits = self.limits
         produced = 0
@@ -222,7 +215,7 @@ class _Frames:
         self.digests: list[bytes] = []
         self._compress = zstandard.ZstdCompressor(level=1).compress
 
-    def written(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    def written(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         """Write each chunk, and pass it on."""
         start = 0
         for chunk in chunks:
@@ -241,23 +234,3 @@ class _Frames:
 def _too_long(begin: Checkpoint, end: Checkpoint) -> bool:
     """Whether the span would cost too much: in memory, or in compressed bytes that hold next to nothing."""
     return end.start - begin.start > MAX_SPAN or end.offset - begin.offset > MAX_STORED
-
-
-def _ahead(chunks: Iterator[bytes], threads: ThreadPoolExecutor) -> Iterator[bytes]:
-    """Give the chunks, each being made in a thread while the one before is used."""
-    upcoming = threads.submit(next, chunks, None)
-    while (chunk := upcoming.result()) is not None:
-        upcoming = threads.submit(next, chunks, None)
-        yield chunk
-
-
-def _beside(work: Callable[[bytes], None], chunks: Iterator[bytes], threads: ThreadPoolExecutor) -> Iterator[bytes]:
-    """Give the chunks, each being handed to `work` in a thread as well, in order."""
-    pending: Future[None] | None = None
-    for chunk in chunks:
-        if pending:
-            pending.result()
-        pending = threads.submit(work, chunk)
-        yield chunk
-    if pending:
-        pending.result()

@@ -21,6 +21,7 @@ import msgspec
 import zstandard
 
 from ocifs.compression import MAX_SPAN, Checkpoint, gzip, zstd
+from ocifs.compression.packed import unpack
 from ocifs.errors import InvalidImageError
 from ocifs.reader import FileReader
 from ocifs.store import Kind
@@ -172,8 +173,8 @@ class LayerIndex:
     def _decode_toc(self, decoder: msgspec.msgpack.Decoder[T]) -> T:
         packed = self.file.pread(self._toc_size, self._data_size)
         try:
-            return decoder.decode(_decompress(packed, _TOC_MAX))
-        except (zstandard.ZstdError, msgspec.MsgspecError, ValueError) as error:
+            return decoder.decode(unpack(packed, _TOC_MAX))
+        except (InvalidImageError, msgspec.MsgspecError, ValueError) as error:
             raise InvalidImageError(f"layer index: {error}") from None
 
     def paths(self) -> "list[tuple[int, bytes]]":
@@ -239,8 +240,8 @@ class LayerIndex:
         if begin == end:
             return b""
         try:
-            return _decompress(self.file.pread(end - begin, begin), _WINDOW_MAX)
-        except zstandard.ZstdError as error:
+            return unpack(self.file.pread(end - begin, begin), _WINDOW_MAX)
+        except InvalidImageError as error:
             raise InvalidImageError(f"layer index: window of span {span}: {error}") from None
 
     def _check_columns(self) -> None:
@@ -276,14 +277,6 @@ class LayerIndex:
             and not any(self.summary.bits)
             and 0 <= self.summary.first <= len(sizes)
         )
-
-
-def _decompress(packed: bytes, limit: int) -> bytes:
-    """Decompress a frame; what it claims to hold is allocated at once, so the claim is looked at before."""
-    size = zstandard.frame_content_size(packed)
-    if not 0 <= size <= limit:
-        raise zstandard.ZstdError(f"a frame that claims {size} bytes")
-    return zstandard.ZstdDecompressor().decompress(packed)
 
 
 def _ascending(column: "array[int]") -> bool:

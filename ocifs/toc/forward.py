@@ -28,15 +28,15 @@ class Forward(Protocol):
 class ChunkReader:
     """A stream that comes in chunks, such as a layer while it is decompressed. Chunks are never joined to skip."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
         self.offset = 0
         self._chunks = chunks
-        self._chunk = b""
+        self._chunk: bytes | memoryview = b""
         self._at = 0
 
     def read(self, size: int) -> bytes:
         """Return the next `size` bytes, fewer only at the end."""
-        data = self._chunk[self._at : self._at + size]
+        data = bytes(self._chunk[self._at : self._at + size])
         self._at += len(data)
         while len(data) < size and self._advance():
             more = self._chunk[: size - len(data)]
@@ -63,7 +63,12 @@ class ChunkReader:
             pass
 
     def _advance(self) -> bool:
-        self._chunk, self._at = next(filter(None, self._chunks), b""), 0
+        self._at = 0
+        self._chunk = b""
+        for chunk in self._chunks:
+            if chunk:
+                self._chunk = chunk
+                break
         return bool(self._chunk)
 
 

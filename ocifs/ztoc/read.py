@@ -14,9 +14,8 @@ from itertools import pairwise
 from struct import error as StructError  # noqa: N812 - it is a class
 from typing import Literal, NamedTuple
 
-import zstandard
-
 from ocifs.compression import MAX_SPAN
+from ocifs.compression.packed import window_packer
 from ocifs.errors import InvalidImageError, OcifsError, UnsupportedError, printable
 from ocifs.layer.index import Summary, encode_tail, pack_u64
 from ocifs.limits import Limits
@@ -133,13 +132,12 @@ def write_index(ztoc: Ztoc, layer: Layer, size: int, out: Writer) -> None:
     longest = max(b - a for a, b in pairwise(starts))
     if longest > MAX_SPAN:
         raise UnsupportedError(f"it has a span of {longest} bytes, the longest that is read has {MAX_SPAN}")
-    # With a checksum: no digest is of the windows alone.
-    compress = zstandard.ZstdCompressor(level=3, write_checksum=True).compress
+    pack = window_packer()
     windows = []
     for start, window in zip(ztoc.starts, ztoc.windows, strict=False):  # there are none without compression
         windows.append(out.size)
         if start:  # else nothing is before it, though there is a window all the same
-            out.write(compress(window))
+            out.write(pack(bytes(window)))
     if windows:
         windows.append(out.size)
     summary = Summary(

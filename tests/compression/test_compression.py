@@ -17,12 +17,14 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocifs.compression import CHUNK, SPACING, Checkpoint, Pass, checkpoint_finders, evenly, gzip, plain, zstd
-from ocifs.compression.checkpoint_finders import RapidgzipPass
+from ocifs.compression import CHUNK, SPACING, Checkpoint, Pass, evenly, gzip, plain, rapid, zng, zstd
+from ocifs.compression.blocks import BlockPass
 from ocifs.compression.gzidx import read_gzidx
 from ocifs.compression.gzip import GzipPass
+from ocifs.compression.rapid import RapidgzipPass
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.reader import BytesReader, FileReader
+from tests.checkpoints import unpacked
 
 
 def mixed(size: int, seed: int = 1) -> bytes:
@@ -84,7 +86,7 @@ def check(codec: ModuleType, blob: bytes, reading: Pass, expected: bytes) -> lis
     """Go through `blob`, and decode each span on its own."""
     with reading:
         assert b"".join(reading.chunks()) == expected
-        points = list(reading.checkpoints())
+        points = unpacked(reading)
     assert points[0].start == 0
     assert points[-1].start == len(expected)
     for begin, end in pairwise(points):
@@ -100,9 +102,14 @@ def test_gzip_by_indexed_gzip(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in GZIP if not name.startswith("padded")])
-@pytest.mark.skipif(not checkpoint_finders.rapidgzip_is_installed(), reason="rapidgzip is not installed")
+@pytest.mark.skipif(not rapid.rapidgzip_is_installed(), reason="rapidgzip is not installed")
 def test_gzip_by_rapidgzip(name: str) -> None:
     check(gzip, GZIP[name], RapidgzipPass(BytesReader(GZIP[name])), EXPECTED[name])
+
+
+@pytest.mark.parametrize("name", [name for name in GZIP if not name.startswith("padded")])
+def test_gzip_by_blocks(name: str) -> None:
+    check(gzip, GZIP[name], BlockPass(BytesReader(GZIP[name])), EXPECTED[name])
 
 
 @settings(max_examples=25, deadline=None)
@@ -112,6 +119,7 @@ def test_any_cut_into_members(cuts: list[int], level: int, seed: int) -> None:
     places = sorted({0, *cuts, len(data)})
     blob = b"".join(member(data[a:b], level) for a, b in pairwise(places))
     check(gzip, blob, GzipPass(BytesReader(blob), no_warning), data)
+    check(gzip, blob, BlockPass(BytesReader(blob)), data)
 
 
 def test_a_large_blob_is_searched_by_another_process_that_ends(tmp_path: Path) -> None:
@@ -183,10 +191,24 @@ def test_a_span_that_is_short_is_refused() -> None:
         gzip.decode(b"\xff" * 100, Checkpoint(0, 0), 10).read(10)
 
 
-def test_without_rapidgzip_the_other_pass_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint_finders, "rapidgzip_is_installed", lambda: False)
-    ways = gzip.passes(BytesReader(GZIP["one member"]), no_warning)
-    assert [type(way()) for way in ways] == [GzipPass]
+@pytest.mark.parametrize(
+    ("rapidgzip", "blocks", "low_memory", "expected"),
+    [
+        (True, True, False, [RapidgzipPass, GzipPass]),
+        (True, True, True, [BlockPass, GzipPass]),
+        (False, True, False, [BlockPass, GzipPass]),
+        (False, False, False, [GzipPass]),
+    ],
+)
+def test_which_pass_goes_first(
+    rapidgzip: bool, blocks: bool, low_memory: bool, expected: list[type], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rapidgzip and not rapid.rapidgzip_is_installed():
+        pytest.skip("rapidgzip is not installed")
+    monkeypatch.setattr(rapid, "is_worth_its_work", lambda: rapidgzip)
+    monkeypatch.setattr(zng, "can_stop_between_blocks", lambda: blocks)
+    ways = gzip.passes(BytesReader(GZIP["one member"]), no_warning, low_memory=low_memory)
+    assert [type(way()) for way in ways] == expected
 
 
 def gzidx(points: int = 3, size: int = 100) -> bytes:

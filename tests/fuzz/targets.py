@@ -49,6 +49,7 @@ from ocifs.tree.merge import changes, merge
 from ocifs.ztoc.read import read_ztoc, size_of_gzip
 from ocifs.ztoc.read import write_index as write_index_of_ztoc
 from tests import images, tars, tocs
+from tests.checkpoints import unpacked
 from tests.ztoc import independent
 
 _CASES = Path(__file__).parent / "cases"
@@ -468,7 +469,7 @@ def fuzz_blobs(data: bytes) -> None:
                 stream += chunk
                 if len(stream) > 1 << 20:
                     return
-            points = list(reading.checkpoints())
+            points = unpacked(reading)
             for point, end in pairwise(points):
                 stored = blob.pread(end.offset + (end.bits > 0) - point.offset, point.offset)
                 size = end.start - point.start

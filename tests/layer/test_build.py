@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from ocifs.compression import MAX_SPAN, checkpoint_finders
+from ocifs.compression import MAX_SPAN, apart, rapid, zng
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.layer import build
 from ocifs.layer.build import LayerBlob, open_layer_index
@@ -90,14 +90,24 @@ BLOBS: dict[str, tuple[Compression, bytes]] = {
 }
 
 
-@pytest.mark.parametrize("name", BLOBS)
-@pytest.mark.parametrize("fast", [True, False], ids=["rapidgzip", "indexed_gzip"])
-def test_every_way_gives_the_same_layer(
-    name: str, fast: bool, write: Write, opening: Opening, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if fast and not checkpoint_finders.rapidgzip_is_installed():
+WAYS = ["rapidgzip", "apart", "blocks", "indexed_gzip"]
+
+
+def go_first(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have gzip layers be gone through by one way at first."""
+    if way == "rapidgzip" and not rapid.rapidgzip_is_installed():
         pytest.skip("rapidgzip is not installed")
-    monkeypatch.setattr(checkpoint_finders, "rapidgzip_is_installed", lambda: fast)
+    monkeypatch.setattr(rapid, "is_worth_its_work", lambda: way == "rapidgzip")
+    monkeypatch.setattr(apart, "is_worth_a_process", lambda blob: way == "apart")
+    monkeypatch.setattr(zng, "can_stop_between_blocks", lambda: way != "indexed_gzip")
+
+
+@pytest.mark.parametrize("name", BLOBS)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_gives_the_same_layer(
+    name: str, way: str, write: Write, opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_first(way, monkeypatch)
     compression, data = BLOBS[name]
     blob = write(data)
     index = opening.open(blob, compression, images.digest(TAR))
@@ -110,8 +120,8 @@ def test_low_memory_goes_without_rapidgzip(write: Write, monkeypatch: pytest.Mon
     def must_not_be(*_: object) -> None:
         raise AssertionError("rapidgzip is at work")
 
-    monkeypatch.setattr(checkpoint_finders, "rapidgzip_is_installed", lambda: True)
-    monkeypatch.setattr(checkpoint_finders, "RapidgzipPass", must_not_be)
+    go_first("rapidgzip", monkeypatch)
+    monkeypatch.setattr(rapid, "RapidgzipPass", must_not_be)
     data = gzip.compress(TAR)
     blob = write(data)
     index = open_layer_index(
@@ -125,14 +135,12 @@ def test_low_memory_goes_without_rapidgzip(write: Write, monkeypatch: pytest.Mon
     assert read(index, blob) == TAR
 
 
-@pytest.mark.parametrize("fast", [True, False], ids=["rapidgzip", "indexed_gzip"])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_deflate_block_longer_than_any_span(
-    fast: bool, write: Write, opening: Opening, monkeypatch: pytest.MonkeyPatch
+    way: str, write: Write, opening: Opening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """32,767 times 258 equal bytes in one block: no checkpoint can lie inside."""
-    if fast and not checkpoint_finders.rapidgzip_is_installed():
-        pytest.skip("rapidgzip is not installed")
-    monkeypatch.setattr(checkpoint_finders, "rapidgzip_is_installed", lambda: fast)
+    go_first(way, monkeypatch)
     tar = tars.tar([tars.file(b"zeros", bytes(20_000_000))])
     deflate = zlib.compressobj(9, zlib.DEFLATED, 31, zlib.DEF_MEM_LEVEL + 1)
     blob = write(deflate.compress(tar) + deflate.flush())

@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
-from ocifs.compression import Checkpoint, Pass, checkpoint_finders, evenly, gzip
-from ocifs.compression.checkpoint_finders import IndexedGzipFinder, RapidgzipPass
+from ocifs.compression import Checkpoint, Pass, evenly, gzip, rapid, zng
+from ocifs.compression.blocks import BlockPass
+from ocifs.compression.checkpoint_finder import IndexedGzipFinder
 from ocifs.compression.gzip import GzipPass
+from ocifs.compression.rapid import RapidgzipPass
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.reader import BytesReader, FileReader, ReaderAt
+from tests.checkpoints import unpacked
 
 NOISE = random.Random(1).randbytes(300_000)
 SMALL = NOISE[:60_000] + bytes(200_000) + NOISE[60_000:90_000]
@@ -24,8 +27,10 @@ LARGE = b"".join(random.Random(2).randbytes(600_000) + bytes(100_000) for _ in r
 
 Begin = Callable[[ReaderAt], Pass]
 BEGIN: dict[str, Begin] = {"indexed_gzip": lambda blob: GzipPass(blob, lambda message: None)}
-if checkpoint_finders.rapidgzip_is_installed():
+if rapid.rapidgzip_is_installed():
     BEGIN["rapidgzip"] = RapidgzipPass
+if zng.can_stop_between_blocks():
+    BEGIN["blocks"] = BlockPass
 
 
 def member(data: bytes, strategy: int = zlib.Z_DEFAULT_STRATEGY, **fields: bytes) -> bytes:
@@ -59,7 +64,7 @@ def spans(reading: Pass, blob: bytes) -> bytes:
     """Go through a blob, and return what its spans decode to, each on its own."""
     with reading:
         stream = b"".join(reading.chunks())
-        points = list(reading.checkpoints())
+        points = unpacked(reading)
     decoded = b"".join(
         gzip.decode(blob[begin.offset : end.offset + (end.bits > 0)], begin, 0).read(end.start - begin.start)
         for begin, end in pairwise(points)

@@ -1,0 +1,118 @@
+"""A pass over a gzip blob that stops between deflate blocks about once in `SPACING`: there is a checkpoint.
+
+The bytes are inflated once, by zlib-ng, in the thread that asks for them. Padding and garbage after a member are the
+business of the other pass.
+"""
+
+from collections.abc import Iterator
+from typing import Self
+
+from ocifs.compression import CHUNK, SPACING, Checkpoint, Chunk, evenly
+from ocifs.compression.packed import window_packer
+from ocifs.compression.zng import Inflate, InflateError
+from ocifs.errors import InvalidImageError
+from ocifs.reader import ReaderAt
+
+_INPUT = 256 << 10
+_MAGIC = b"\x1f\x8b"
+TELLING = 16
+"""Checkpoints after which those that were found are told again."""
+
+
+class Blocks:
+    """A blob that is inflated from front to end; a context manager."""
+
+    def __init__(self, blob: ReaderAt) -> None:
+        self.blob = blob
+        self.consumed = 0
+        """Bytes of the blob that are read."""
+        self.produced = 0
+        """Bytes that came of it."""
+        self.points: list[Checkpoint] = []
+        """The checkpoints on the way, windows packed."""
+        self._pack = window_packer()
+
+    def __enter__(self) -> Self:
+        self._inflate = Inflate()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._inflate.__exit__(*exc)
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """Fill `buffer`, less of it only at the end; return how many bytes came.
+
+        Raises:
+            InvalidImageError: The stream is damaged or cut short, or something follows it.
+        """
+        inflate = self._inflate
+        filled = 0
+        try:
+            while filled < len(buffer) and (not inflate.ended or self._begin_member()):
+                if not inflate.left:
+                    self._feed()
+                due = self.points[-1].start + SPACING - self.produced if self.points else 0
+                end = min(filled + due, len(buffer)) if due > 0 else len(buffer)
+                came = inflate.into(buffer, filled, end, stop_between_blocks=due <= 0)
+                filled += came
+                self.produced += came
+                if due <= 0 and (bits := inflate.bits) is not None:
+                    place = self.consumed - inflate.left - (bits > 0)
+                    window = self._pack(inflate.window()) if self.points else b""
+                    self.points.append(Checkpoint(self.produced, place, bits, window))
+        except InflateError as error:
+            raise InvalidImageError(f"gzip stream damaged near byte {self.consumed}: {error}") from None
+        return filled
+
+    def _feed(self) -> None:
+        data = self._read()
+        if not data:
+            raise InvalidImageError("the gzip stream ends in the middle: the blob is cut short")
+        self._inflate.feed(data)
+
+    def _begin_member(self) -> bool:
+        """Go on with the next member, if there is one."""
+        data = self._inflate.unused
+        if len(data) < len(_MAGIC):
+            data += self._read()
+        if data and not data.startswith(_MAGIC):
+            raise InvalidImageError("something else follows the gzip stream")
+        if data:
+            self._inflate.begin_member(data)
+        return bool(data)
+
+    def _read(self) -> bytes:
+        data = self.blob.pread(_INPUT, self.consumed)
+        self.consumed += len(data)
+        return data
+
+
+class BlockPass:
+    """The pass in the thread that asks for its bytes."""
+
+    restartable = True
+
+    def __init__(self, blob: ReaderAt) -> None:
+        self.consumed = 0
+        self.found: list[Checkpoint] = []
+        self._blocks = Blocks(blob)
+
+    def __enter__(self) -> Self:
+        self._blocks.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._blocks.__exit__(*exc)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Give the uncompressed bytes. Raises InvalidImageError."""
+        blocks = self._blocks
+        while size := blocks.readinto(chunk := bytearray(CHUNK)):
+            self.consumed = blocks.consumed
+            if len(blocks.points) - len(self.found) >= TELLING:
+                self.found = blocks.points.copy()
+            yield memoryview(chunk)[:size]
+
+    def checkpoints(self) -> Iterator[Checkpoint]:
+        """Give the borders that were found, and the end."""
+        return evenly(iter([*self._blocks.points, Checkpoint(self._blocks.produced, self._blocks.blob.size)]))

@@ -1,0 +1,151 @@
+"""Inflating in another process: the same bytes and checkpoints, memory that is used again, and every way to end."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ocifs.compression import CHUNK, Checkpoint, zng
+from ocifs.compression.apart import PassApart, is_worth_a_process
+from ocifs.compression.blocks import BlockPass
+from ocifs.errors import InvalidImageError
+from ocifs.reader import BytesReader, FileReader
+
+if not zng.can_stop_between_blocks():
+    pytest.skip("this zlib-ng does not show its functions", allow_module_level=True)
+
+CHANCE = random.Random(5)
+DATA = b"".join(CHANCE.randbytes(CHANCE.randrange(1, 3000)) + bytes(CHANCE.randrange(3000)) for _ in range(12_000))
+BLOB = zlib.compress(DATA[: 5 << 20], wbits=31) + zlib.compress(DATA[5 << 20 :], wbits=31)
+
+
+@pytest.fixture
+def in_file() -> Iterator[Callable[[bytes], FileReader]]:
+    """Put a blob in a file, between others."""
+    fds: list[int] = []
+
+    def write(blob: bytes) -> FileReader:
+        fds.append(os.memfd_create("blob"))
+        os.write(fds[-1], b"another" + blob + b"and another")
+        return FileReader(fds[-1], 7, len(blob))
+
+    yield write
+    for fd in fds:
+        os.close(fd)
+
+
+def fds() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+def test_it_gives_what_the_pass_in_this_process_gives(in_file: Callable[[bytes], FileReader]) -> None:
+    blob = in_file(BLOB)
+    before = fds()
+    told: list[list[Checkpoint]] = []
+    with PassApart(blob) as apart:
+        got = bytearray()
+        for chunk in apart.chunks():
+            got += chunk
+            told += [apart.found] if not told or apart.found is not told[-1] else []
+        points = list(apart.checkpoints())
+        assert apart.consumed == len(BLOB)
+        del chunk  # the last that somebody had
+    assert fds() == before
+    assert got == DATA
+    with BlockPass(blob) as here:
+        assert b"".join(here.chunks()) == DATA
+        assert list(here.checkpoints()) == points
+    assert len(told[-1]) > 1
+    assert told[-1] == points[: len(told[-1])]
+
+
+def test_a_chunk_stays_as_long_as_somebody_has_it(in_file: Callable[[bytes], FileReader]) -> None:
+    with PassApart(in_file(BLOB)) as apart:
+        chunks = apart.chunks()
+        kept = [next(chunks)[100:200] for _ in range(3)]  # a part holds the whole
+        size = 3 * CHUNK + sum(len(chunk) for chunk in chunks)
+        assert [bytes(part) for part in kept] == [DATA[n * CHUNK + 100 : n * CHUNK + 200] for n in range(3)]
+    assert size == len(DATA)
+    assert [bytes(part) for part in kept] == [DATA[n * CHUNK + 100 : n * CHUNK + 200] for n in range(3)]
+
+
+@pytest.mark.parametrize("place", [1, len(BLOB) // 2, -6, -1])
+def test_damage_is_one_line(place: int, in_file: Callable[[bytes], FileReader]) -> None:
+    damaged = bytearray(BLOB)
+    damaged[place] ^= 0xFF
+    blob = in_file(bytes(damaged))
+    before = fds()
+    with PassApart(blob) as apart, pytest.raises(InvalidImageError, match=r"^gzip stream damaged near byte \d+: .*$"):
+        list(map(len, apart.chunks()))
+    assert fds() == before
+
+
+@pytest.mark.parametrize("size", [1, 5000, len(BLOB) - 1])
+def test_a_cut_blob_is_one_line(size: int, in_file: Callable[[bytes], FileReader]) -> None:
+    with PassApart(in_file(BLOB[:size])) as apart, pytest.raises(InvalidImageError, match="cut short"):
+        list(map(len, apart.chunks()))
+
+
+def test_a_process_that_is_killed_is_no_end_of_the_stream(in_file: Callable[[bytes], FileReader]) -> None:
+    with PassApart(in_file(BLOB)) as apart:
+        chunks = apart.chunks()
+        next(chunks)
+        apart._process.send_signal(signal.SIGKILL)
+        with pytest.raises(InvalidImageError, match="ended with status -9"):
+            list(map(len, chunks))
+
+
+def test_a_pass_may_be_left_at_any_point(in_file: Callable[[bytes], FileReader]) -> None:
+    blob = in_file(BLOB)
+    before = fds()
+    with PassApart(blob):
+        pass
+    with PassApart(blob) as apart:
+        kept = next(apart.chunks())
+    del kept  # whose place nobody wants any more
+    with PassApart(blob) as apart:
+        list(map(len, apart.chunks()))
+    assert fds() == before
+
+
+def test_the_process_ends_with_the_one_that_wanted_it(in_file: Callable[[bytes], FileReader]) -> None:
+    blob = in_file(BLOB)
+    program = (
+        "import os, sys; from ocifs.compression.apart import *; from ocifs.reader import FileReader\n"
+        "apart = PassApart(FileReader(*map(int, sys.argv[1:]))).__enter__()\n"
+        "next(apart.chunks()); print(apart._process.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    arguments = [str(number) for number in (blob.fd, blob.offset, blob.size)]
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, pass_fds=[blob.fd], stdout=subprocess.PIPE, check=False)
+    assert done.returncode == -9
+    until = time.monotonic() + 30
+    while os.path.exists(f"/proc/{int(done.stdout)}") and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not os.path.exists(f"/proc/{int(done.stdout)}")
+
+
+def test_where_no_process_can_be_had_the_other_pass_is_asked(
+    in_file: Callable[[bytes], FileReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    blob = in_file(BLOB)
+    before = fds()
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(InvalidImageError, match="no process to inflate in: Resource"), PassApart(blob):
+        pass
+    assert fds() == before
+
+
+def test_only_what_is_large_and_in_a_file_is_worth_a_process(in_file: Callable[[bytes], FileReader]) -> None:
+    assert not is_worth_a_process(in_file(b"small"))
+    assert not is_worth_a_process(BytesReader(bytes(20 << 20)))
+    assert is_worth_a_process(FileReader(in_file(b"").fd, 0, 20 << 20))
