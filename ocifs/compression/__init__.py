@@ -7,10 +7,12 @@ so spans decode in any order and in parallel. Neither knows of tar, of digests o
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import ReaderAt
+
+if TYPE_CHECKING:  # which a process that only inflates does not need
+    from ocifs.limits import Limits
 
 SPACING = 1 << 20
 """Uncompressed bytes between checkpoints, as near as the stream allows. Spans of 1 MiB read a whole tree fastest."""
@@ -78,7 +80,7 @@ class Codec(Protocol):
 
     @staticmethod
     def passes(
-        blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False
+        blob: ReaderAt, warn: Warn, limits: "Limits" = ..., *, low_memory: bool = False
     ) -> list[Callable[[], Pass]]:
         """Return the ways through a blob, the fastest first; what one finds invalid the next one judges."""
         ...

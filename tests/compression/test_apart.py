@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ocifs.compression import CHUNK, Checkpoint, zng
-from ocifs.compression.apart import PassApart, is_worth_a_process
+from ocifs.compression import Checkpoint, zng
+from ocifs.compression.apart import PIECE, PassApart, is_worth_a_process
 from ocifs.compression.blocks import BlockPass
 from ocifs.errors import InvalidImageError
 from ocifs.reader import BytesReader, FileReader
@@ -69,10 +69,10 @@ def test_a_chunk_stays_as_long_as_somebody_has_it(in_file: Callable[[bytes], Fil
     with PassApart(in_file(BLOB)) as apart:
         chunks = apart.chunks()
         kept = [next(chunks)[100:200] for _ in range(3)]  # a part holds the whole
-        size = 3 * CHUNK + sum(len(chunk) for chunk in chunks)
-        assert [bytes(part) for part in kept] == [DATA[n * CHUNK + 100 : n * CHUNK + 200] for n in range(3)]
+        size = 3 * PIECE + sum(len(chunk) for chunk in chunks)
+        assert [bytes(part) for part in kept] == [DATA[n * PIECE + 100 : n * PIECE + 200] for n in range(3)]
     assert size == len(DATA)
-    assert [bytes(part) for part in kept] == [DATA[n * CHUNK + 100 : n * CHUNK + 200] for n in range(3)]
+    assert [bytes(part) for part in kept] == [DATA[n * PIECE + 100 : n * PIECE + 200] for n in range(3)]
 
 
 @pytest.mark.parametrize("place", [1, len(BLOB) // 2, -6, -1])
