@@ -36,6 +36,7 @@ def main() -> None:
 
         signal.signal(signal.SIGINT, interrupted)
         status = run(sys.argv[1:], early)
+    gc.freeze()  # else Python looks for cycles among all there is once more, before it ends
     sys.exit(status)
 
 

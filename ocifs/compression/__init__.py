@@ -7,7 +7,7 @@ so spans decode in any order and in parallel. Neither knows of tar, of digests o
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from ocifs.reader import ReaderAt
 
@@ -54,7 +54,7 @@ class Pass(Protocol):
     restartable: bool
     """False when the format has no place to restart at, which shows before the first chunk."""
 
-    def __enter__(self) -> "Pass": ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
 

@@ -1,23 +1,24 @@
-"""The pass of `blocks` in a process of its own (`python -m` this module), for blobs in files that are worth one.
+"""A pass over a gzip blob in a process of its own (`python -m` this module), for blobs in files that are worth one.
 
-Inflating never waits there for the interpreter lock, which the reading of headers holds, and no byte is copied: the
-process inflates into memory that both share, a handful of chunks that are used again once nobody looks at them.
+Inflating never waits there for the interpreter lock, which the reading of headers holds and rapidgzip asks for at each
+piece. No byte is copied: the process inflates into memory that both share, a handful of chunks that are used again
+once nobody looks at them. It is a wall as well: what a blob does to a decoder ends that process and no other.
 """
 
 import contextlib
 import ctypes
+import importlib
 import mmap
 import os
 import struct
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from typing import BinaryIO, Self, TypeGuard
+from typing import BinaryIO, Protocol, Self, TypeGuard
 
-from ocifs.compression import Checkpoint, Chunk, evenly
-from ocifs.compression.blocks import TELLING, Blocks
+from ocifs.compression import Checkpoint, Chunk, Pass
 from ocifs.errors import InvalidImageError
 from ocifs.reader import FileReader, FileSection, ReaderAt
 
@@ -31,10 +32,21 @@ _PIECES = 10
 """Shared: one is being filled, some are in use, the others are the lead of the process."""
 
 _FILLED = struct.Struct("<BIQI")
-"""Number of a chunk, bytes in it, compressed bytes read so far, and how many checkpoints follow."""
+"""Number of a chunk, bytes in it, compressed bytes read so far, and how many checkpoints follow.
+
+If no bytes are in it, the stream is at its end, and the checkpoints are all there are, with windows.
+"""
 
 _POINT = struct.Struct("<QQBI")
 """start, offset, bits, and how many bytes of a packed window follow."""
+
+
+class Filling(Pass, Protocol):
+    """A pass that puts its bytes where it is told to."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Put the next bytes into `buffer`; return how many there are, 0 at the end. Raises InvalidImageError."""
+        ...
 
 
 def is_worth_a_process(blob: ReaderAt) -> TypeGuard[FileSection]:
@@ -43,16 +55,16 @@ def is_worth_a_process(blob: ReaderAt) -> TypeGuard[FileSection]:
 
 
 class PassApart:
-    """The pass; one process, which ends with it."""
+    """A pass of the class `kind`; one process, which ends with it."""
 
     restartable = True
 
-    def __init__(self, blob: FileSection) -> None:
+    def __init__(self, kind: Callable[[ReaderAt], Filling], blob: FileSection) -> None:
+        self.kind = kind
         self.blob = blob
         self.consumed = 0
         self.found: list[Checkpoint] = []
         self._points: list[Checkpoint] = []
-        self._produced = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -65,8 +77,9 @@ class PassApart:
             self._filled, filled = map(stack.enter_context, _pipe())
             fds = [self.blob.fd, *(each.fileno() for each in (shared, free, filled))]
             try:
+                numbers = map(str, (self.blob.offset, self.blob.size, *fds))
                 process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", __name__, *map(str, (self.blob.offset, self.blob.size, *fds))],
+                    [sys.executable, "-P", "-m", __name__, self.kind.__module__, self.kind.__name__, *numbers],
                     pass_fds=fds,
                     stdin=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
@@ -88,12 +101,11 @@ class PassApart:
         """Give the uncompressed bytes. Raises InvalidImageError."""
         while len(head := self._filled.read(_FILLED.size)) == _FILLED.size:
             number, size, self.consumed, count = _FILLED.unpack(head)
-            for _ in range(count):
-                start, offset, bits, window = _POINT.unpack(self._filled.read(_POINT.size))
-                self._points.append(Checkpoint(start, offset, bits, self._filled.read(window)))
-            if len(self._points) - len(self.found) >= TELLING:
-                self.found = self._points.copy()
-            self._produced += size
+            points = list(self._receive(count))
+            if not size:
+                self._points = points
+                break
+            self.found = points or self.found
             chunk = (ctypes.c_ubyte * size).from_buffer(self._chunks, number * PIECE)
             weakref.finalize(chunk, self._hand_back, number).atexit = False
             yield memoryview(chunk).cast("B")
@@ -104,8 +116,13 @@ class PassApart:
             raise InvalidImageError(said or f"inflating ended with status {self._process.returncode}")
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """Give the borders that were found, and the end."""
-        return evenly(iter([*self._points, Checkpoint(self._produced, self.blob.size)]))
+        """Give what the pass found."""
+        return iter(self._points)
+
+    def _receive(self, count: int) -> Iterator[Checkpoint]:
+        for _ in range(count):
+            start, offset, bits, window = _POINT.unpack(self._filled.read(_POINT.size))
+            yield Checkpoint(start, offset, bits, self._filled.read(window))
 
     def _hand_back(self, number: int) -> None:
         with contextlib.suppress(BrokenPipeError, ValueError):  # the process has ended, or the pass has
@@ -118,20 +135,29 @@ def _pipe() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _main() -> None:
-    offset, size, fd, shared, free, filled = map(int, sys.argv[1:])
+    module, kind = sys.argv[1:3]
+    offset, size, fd, shared, free, filled = map(int, sys.argv[3:])
     chunks = memoryview(mmap.mmap(shared, _PIECES * PIECE))
-    with Blocks(FileReader(fd, offset, size)) as blocks, os.fdopen(filled, "wb") as telling:
-        told = 0
-        while number := os.read(free, 1):  # nothing, where the other process has gone
+    begin: Callable[[ReaderAt], Filling] = getattr(importlib.import_module(module), kind)
+    with begin(FileReader(fd, offset, size)) as reading, os.fdopen(filled, "wb") as telling:
+        told = reading.found
+        there = 1
+        while there and (number := os.read(free, 1)):  # nothing, where the other process has gone
             place = number[0] * PIECE
-            there = blocks.readinto(chunks[place : place + PIECE])
+            there = reading.readinto(chunks[place : place + PIECE])
+            points = [] if told is reading.found else reading.found
+            told = reading.found
             if not there:
-                break
-            points, told = blocks.points[told:], len(blocks.points)
-            telling.write(_FILLED.pack(number[0], there, blocks.consumed, len(points)))
-            for start, offset, bits, window in points:
-                telling.write(_POINT.pack(start, offset, bits, len(window)) + window)
+                points = list(reading.checkpoints())
+            telling.write(_FILLED.pack(number[0], there, reading.consumed, len(points)))
+            telling.writelines(_described(points, windows=not there))
             telling.flush()
+
+
+def _described(points: Iterable[Checkpoint], *, windows: bool) -> Iterator[bytes]:
+    for start, offset, bits, window in points:
+        kept = window if windows else b""
+        yield _POINT.pack(start, offset, bits, len(kept)) + kept
 
 
 if __name__ == "__main__":

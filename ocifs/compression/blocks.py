@@ -1,7 +1,7 @@
 """A pass over a gzip blob that stops between deflate blocks about once in `SPACING`: there is a checkpoint.
 
-The bytes are inflated once, by zlib-ng, in the thread that asks for them. Padding and garbage after a member are the
-business of the other pass.
+The bytes are inflated once, by zlib-ng, in the thread that asks for them. Windows are kept whole, which rapidgzip
+does better: it leaves out what nothing refers to. Padding and garbage after a member are the business of another pass.
 """
 
 from collections.abc import Iterator
@@ -15,21 +15,21 @@ from ocifs.reader import ReaderAt
 
 _INPUT = 256 << 10
 _MAGIC = b"\x1f\x8b"
-TELLING = 16
+_TELLING = 16
 """Checkpoints after which those that were found are told again."""
 
 
-class Blocks:
-    """A blob that is inflated from front to end; a context manager."""
+class BlockPass:
+    """Inflates, and finds the checkpoints on the way."""
+
+    restartable = True
 
     def __init__(self, blob: ReaderAt) -> None:
         self.blob = blob
         self.consumed = 0
-        """Bytes of the blob that are read."""
-        self.produced = 0
-        """Bytes that came of it."""
-        self.points: list[Checkpoint] = []
-        """The checkpoints on the way, windows packed."""
+        self.found: list[Checkpoint] = []
+        self._points: list[Checkpoint] = []
+        self._produced = 0
         self._pack = window_packer()
 
     def __enter__(self) -> Self:
@@ -39,7 +39,12 @@ class Blocks:
     def __exit__(self, *exc: object) -> None:
         self._inflate.__exit__(*exc)
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:
+    def chunks(self) -> Iterator[Chunk]:
+        """Give the uncompressed bytes. Raises InvalidImageError."""
+        while size := self.readinto(chunk := memoryview(bytearray(CHUNK))):
+            yield chunk[:size]
+
+    def readinto(self, buffer: memoryview) -> int:
         """Fill `buffer`, less of it only at the end; return how many bytes came.
 
         Raises:
@@ -51,18 +56,27 @@ class Blocks:
             while filled < len(buffer) and (not inflate.ended or self._begin_member()):
                 if not inflate.left:
                     self._feed()
-                due = self.points[-1].start + SPACING - self.produced if self.points else 0
+                due = self._points[-1].start + SPACING - self._produced if self._points else 0
                 end = min(filled + due, len(buffer)) if due > 0 else len(buffer)
                 came = inflate.into(buffer, filled, end, stop_between_blocks=due <= 0)
                 filled += came
-                self.produced += came
+                self._produced += came
                 if due <= 0 and (bits := inflate.bits) is not None:
-                    place = self.consumed - inflate.left - (bits > 0)
-                    window = self._pack(inflate.window()) if self.points else b""
-                    self.points.append(Checkpoint(self.produced, place, bits, window))
+                    self._add(bits)
         except InflateError as error:
             raise InvalidImageError(f"gzip stream damaged near byte {self.consumed}: {error}") from None
         return filled
+
+    def checkpoints(self) -> Iterator[Checkpoint]:
+        """Give the borders that were found, and the end."""
+        return evenly(iter([*self._points, Checkpoint(self._produced, self.blob.size)]))
+
+    def _add(self, bits: int) -> None:
+        place = self.consumed - self._inflate.left - (bits > 0)
+        window = self._pack(self._inflate.window()) if self._points else b""
+        self._points.append(Checkpoint(self._produced, place, bits, window))
+        if len(self._points) % _TELLING == 0:
+            self.found = self._points.copy()
 
     def _feed(self) -> None:
         data = self._read()
@@ -85,34 +99,3 @@ class Blocks:
         data = self.blob.pread(_INPUT, self.consumed)
         self.consumed += len(data)
         return data
-
-
-class BlockPass:
-    """The pass in the thread that asks for its bytes."""
-
-    restartable = True
-
-    def __init__(self, blob: ReaderAt) -> None:
-        self.consumed = 0
-        self.found: list[Checkpoint] = []
-        self._blocks = Blocks(blob)
-
-    def __enter__(self) -> Self:
-        self._blocks.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._blocks.__exit__(*exc)
-
-    def chunks(self) -> Iterator[Chunk]:
-        """Give the uncompressed bytes. Raises InvalidImageError."""
-        blocks = self._blocks
-        while size := blocks.readinto(chunk := bytearray(CHUNK)):
-            self.consumed = blocks.consumed
-            if len(blocks.points) - len(self.found) >= TELLING:
-                self.found = blocks.points.copy()
-            yield memoryview(chunk)[:size]
-
-    def checkpoints(self) -> Iterator[Checkpoint]:
-        """Give the borders that were found, and the end."""
-        return evenly(iter([*self._blocks.points, Checkpoint(self._blocks.produced, self._blocks.blob.size)]))

@@ -93,21 +93,22 @@ def passes(
     blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False
 ) -> list[Callable[[], Pass]]:
     """Begin by what inflates once, or on all cores; what that cannot read, or finds damaged, `GzipPass` judges."""
-    from ocifs.compression.apart import PassApart, is_worth_a_process
+    from ocifs.compression.apart import Filling, PassApart, is_worth_a_process
     from ocifs.compression.blocks import BlockPass
-    from ocifs.compression.rapid import RapidgzipPass, is_worth_its_work
+    from ocifs.compression.rapid import RapidgzipPass, rapidgzip_is_installed
     from ocifs.compression.zng import can_stop_between_blocks
 
     if blob.pread(len(_MAGIC), 0) != _MAGIC:
         raise InvalidImageError("the media type says gzip, the bytes do not")
     careful = partial(GzipPass, blob, warn)
-    if is_worth_its_work() and not low_memory:
-        return [partial(RapidgzipPass, blob), careful]
-    if not can_stop_between_blocks():
+    fast: Callable[[ReaderAt], Filling]
+    if rapidgzip_is_installed() and not low_memory:
+        fast = RapidgzipPass
+    elif can_stop_between_blocks():
+        fast = BlockPass
+    else:
         return [careful]
-    if is_worth_a_process(blob):
-        return [partial(PassApart, blob), careful]
-    return [partial(BlockPass, blob), careful]
+    return [partial(PassApart, fast, blob) if is_worth_a_process(blob) else partial(fast, blob), careful]
 
 
 class Inflation:

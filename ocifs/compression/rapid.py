@@ -14,9 +14,6 @@ from ocifs.reader import FileSection, ReaderAt
 _INFLATING = max(1, (os.cpu_count() or 1) - 1)
 """Threads of rapidgzip; hashing and reading headers keep another processor busy."""
 
-_WORTH = 8
-"""Processors from which on it is faster than zlib-ng, of which it takes two and a half times the work."""
-
 _PIECE = 4 << 20
 """Bytes taken from rapidgzip at once: each time its threads have to wait for the interpreter lock."""
 
@@ -27,11 +24,6 @@ _TELLING = 16 << 20
 def rapidgzip_is_installed() -> bool:
     """Whether the optional dependency is there."""
     return importlib.util.find_spec("rapidgzip") is not None
-
-
-def is_worth_its_work() -> bool:
-    """Whether rapidgzip is installed, and there are processors enough for it."""
-    return (os.cpu_count() or 1) >= _WORTH and rapidgzip_is_installed()
 
 
 class RapidgzipPass:
@@ -50,6 +42,7 @@ class RapidgzipPass:
         self.blob = blob
         self.consumed = 0
         self.found: list[Checkpoint] = []
+        self._produced = self._told = 0
         # It reads a file by itself, without the GIL, but only from its beginning to its end.
         whole = isinstance(blob, FileSection) and blob.offset == 0 and os.fstat(blob.fd).st_size == blob.size
         source = blob.fd if isinstance(blob, FileSection) and whole else seekable_file(blob, blob.size)
@@ -66,18 +59,26 @@ class RapidgzipPass:
 
     def chunks(self) -> Iterator[Chunk]:
         """Give the uncompressed bytes. Raises InvalidImageError."""
-        told = produced = 0
+        while size := self.readinto(piece := memoryview(bytearray(_PIECE))):
+            yield piece[:size]
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Put the next uncompressed bytes into `buffer`; return how many there are, 0 at the end.
+
+        Raises:
+            InvalidImageError: The stream is damaged.
+        """
         try:
-            while size := self.file.readinto(piece := memoryview(bytearray(_PIECE))):
-                self.consumed = min(self.file.tell_compressed() // 8, self.blob.size)
-                produced += size
-                if produced - told > _TELLING:
-                    told = produced
-                    places = self.file.available_block_offsets()
-                    self.found = [Checkpoint(start, bit // 8, -bit % 8) for bit, start in places.items()]
-                yield piece[:size]
+            size: int = self.file.readinto(buffer)
+            self.consumed = min(self.file.tell_compressed() // 8, self.blob.size)
+            self._produced += size
+            if self._produced - self._told > _TELLING:
+                self._told = self._produced
+                places = self.file.available_block_offsets()
+                self.found = [Checkpoint(start, bit // 8, -bit % 8) for bit, start in places.items()]
         except (ValueError, RuntimeError) as error:
             raise InvalidImageError(f"rapidgzip: {error}") from None
+        return size
 
     def checkpoints(self) -> Iterator[Checkpoint]:
         """Give the borders of the chunks that were inflated in parallel. Raises InvalidImageError."""

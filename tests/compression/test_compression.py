@@ -205,7 +205,7 @@ def test_which_pass_goes_first(
 ) -> None:
     if rapidgzip and not rapid.rapidgzip_is_installed():
         pytest.skip("rapidgzip is not installed")
-    monkeypatch.setattr(rapid, "is_worth_its_work", lambda: rapidgzip)
+    monkeypatch.setattr(rapid, "rapidgzip_is_installed", lambda: rapidgzip)
     monkeypatch.setattr(zng, "can_stop_between_blocks", lambda: blocks)
     ways = gzip.passes(BytesReader(GZIP["one member"]), no_warning, low_memory=low_memory)
     assert [type(way()) for way in ways] == expected
