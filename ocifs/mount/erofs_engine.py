@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 from ocifs.errors import MountError, raise_if_too_many_files
 from ocifs.image.rootfs import Rootfs
@@ -20,11 +19,9 @@ from ocifs.mount.block_file import BlockFile
 from ocifs.mount.job import Job
 from ocifs.mount.mountinfo import EROFS_SOURCE
 from ocifs.mount.place import Place
+from ocifs.mount.read_ahead import raise_read_ahead
 from ocifs.mount.reading import Reading
 from ocifs.mount.record import EngineName
-
-_READ_AHEAD = 1024
-"""KiB that the kernel reads of the served file ahead of a sequential reader."""
 
 _REASONS = {
     errno.EPERM: "only root of the host may, with CAP_SYS_ADMIN",
@@ -94,7 +91,8 @@ class ErofsEngine:
         """Return the EROFS mount. Each step here waits until this process answers the kernel."""
         syscalls.unshare_directory()
         os.fchdir(self._fuse)  # so that the mount table shows the file's bare name as the source
-        _read_ahead(os.stat(".").st_dev)
+        device = os.stat(".").st_dev
+        raise_read_ahead(f"{os.major(device)}:{os.minor(device)}")
         attributes = syscalls.MOUNT_ATTR_RDONLY
         attributes |= 0 if self._job.suid else syscalls.MOUNT_ATTR_NOSUID
         attributes |= 0 if self._job.dev else syscalls.MOUNT_ATTR_NODEV
@@ -131,10 +129,3 @@ def _check_xattrs(erofs: int) -> None:
                     ) from None
     finally:
         os.close(root)
-
-
-def _read_ahead(device: int) -> None:
-    """Let the kernel read more of a file system ahead than 128 KiB, where it lets itself be told."""
-    with contextlib.suppress(OSError):
-        bdi = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
-        bdi.write_text(str(_READ_AHEAD))

@@ -1,7 +1,6 @@
 """The fuse engine: the kernel asks this process for names, attributes and bytes. Any user may mount so."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pyfuse3
@@ -13,6 +12,7 @@ from ocifs.mount.job import Job
 from ocifs.mount.mountinfo import FSTYPE
 from ocifs.mount.operations import RootfsOperations
 from ocifs.mount.place import Place
+from ocifs.mount.read_ahead import raise_read_ahead
 from ocifs.mount.reading import Reading
 from ocifs.mount.record import EngineName
 
@@ -40,7 +40,7 @@ class FuseEngine:
             raise MountError(f"cannot mount on {printable_path(mountpoint)}: {_said_by_libfuse()}") from None
         place = Place(mountpoint)
         try:
-            trio.run(_until_unmounted, stop, partial(attached, place.device))
+            trio.run(_until_unmounted, operations.begun, place.device, stop, attached)
         except ExceptionGroup as group:
             raise _first(group) from None
         except OSError as error:
@@ -64,7 +64,9 @@ class FuseEngine:
         return options | {"allow_other"} if job.allow_other else options
 
 
-async def _until_unmounted(stop: int, attached: Callable[[], None]) -> None:
+async def _until_unmounted(
+    begun: trio.Event, device: str | None, stop: int, attached: Callable[[str | None], None]
+) -> None:
     async with trio.open_nursery() as nursery:
 
         async def serve_requests() -> None:
@@ -72,11 +74,18 @@ async def _until_unmounted(stop: int, attached: Callable[[], None]) -> None:
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(serve_requests)
-        attached()
+        if device:
+            nursery.start_soon(_read_ahead, begun, device)
+        attached(device)
         await trio.lowlevel.wait_readable(stop)
         pyfuse3.terminate()
         await trio.sleep(_PARTING)  # ends by itself once all requests are answered
         nursery.cancel_scope.cancel()
+
+
+async def _read_ahead(begun: trio.Event, device: str) -> None:
+    await begun.wait()
+    raise_read_ahead(device)
 
 
 def _first(error: Exception) -> Exception:

@@ -34,6 +34,12 @@ class RootfsOperations(pyfuse3.Operations):
         self.tree = rootfs.tree
         self.enable_acl = rootfs.tree.has_acls
         self.reading = reading
+        self.begun = trio.Event()
+        """Set when the kernel has its first answer: what it was told there, it has taken over once somebody wakes."""
+
+    def init(self) -> None:
+        """Say that it begins."""
+        self.begun.set()
 
     @answered
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:

@@ -48,6 +48,16 @@ def test_any_range_is_right(posix: bytes, size: int) -> None:
             assert os.pread(fd, size, offset) == BIG[offset : offset + size], offset
 
 
+def test_the_kernel_reads_a_mebibyte_ahead(posix: bytes, engine: str) -> None:
+    if engine != "fuse":
+        pytest.skip("the file system that the kernel reads ahead in is not attached anywhere")
+    device = os.stat(posix).st_dev
+    setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    if not os.access(setting, os.W_OK):
+        pytest.skip(f"{setting} may not be written")
+    assert setting.read_text() == "1024\n"
+
+
 def test_there_is_nothing_beyond_the_end(posix: bytes) -> None:
     with opened(posix, b"big") as fd:
         assert os.pread(fd, 10, len(BIG)) == b""
