@@ -5,6 +5,7 @@ takes; for the spacing also the room that indexes take, and reads of 4 KiB at ra
 """
 
 import argparse
+import json
 import os
 import random
 import statistics
@@ -23,23 +24,24 @@ from benchmarks.timing import arguments, cold, drop_caches, layer_blobs, ocifs, 
 
 _KIB, _MIB = 1 << 10, 1 << 20
 _FOREGROUND = """
-import sys, importlib
-module, name, value = sys.argv[1:4]
-setattr(importlib.import_module(module), name, int(value))
-sys.argv[1:] = sys.argv[4:]
+import importlib, json, sys
+for module, name, value in json.loads(sys.argv.pop(1)):
+    setattr(importlib.import_module(module), name, value)
 from ocifs.cli.main import main
 main()
 """
-"""Runs `ocifs` with a constant changed: modules that take it by name are imported after that."""
+"""Runs `ocifs` with constants changed: modules that take them by name are imported after that."""
 
 SPACING = ("ocifs.compression", "SPACING")
 AHEAD = ("ocifs.mount.reading", "_SPANS_AHEAD")
-READ_AHEAD = ("ocifs.mount.erofs_engine", "_READ_AHEAD")
+READ_AHEAD = ("ocifs.mount.read_ahead", "_KIB")
+IN_THIS_PROCESS = ("ocifs.compression.apart", "_WORTH", 1 << 62)
+"""Another process would not know of the change."""
 
 
-def changed(constant: tuple[str, str], value: int, *command: str) -> list[str]:
-    """Return a command line of ocifs in which a constant of a module has another value."""
-    return [sys.executable, "-c", _FOREGROUND, *constant, str(value), *command]
+def changed(constants: list[tuple[str, str, int]], *command: str) -> list[str]:
+    """Return a command line of ocifs in which some constants, each of a module, have other values."""
+    return [sys.executable, "-c", _FOREGROUND, json.dumps(constants), *command]
 
 
 @contextmanager
@@ -86,7 +88,7 @@ def sweep_spacing(options: argparse.Namespace, work: Path) -> None:
     caches = {size: work / f"cache-{size}" for size in (_MIB // 4, _MIB // 2, _MIB, 2 * _MIB, 4 * _MIB)}
     shares = {}
     for size, cache in caches.items():
-        index = changed(SPACING, size, "index", "--cache-dir", str(cache))
+        index = changed([(*SPACING, size), IN_THIS_PROCESS], "index", "--cache-dir", str(cache))
         subprocess.run([*index, name], check=True, stdout=subprocess.DEVNULL)
         shares[_shown(size)] = [100 * files_below(cache) / layers]
         subprocess.run([*index, large], check=True, stdout=subprocess.DEVNULL)
@@ -108,7 +110,9 @@ def sweep_constant(
     """Measure what a constant of the daemon changes."""
     mount = ("mount", "--foreground", "--engine", "erofs", f"{options.image}:{options.tag}")
     with tempfile.TemporaryDirectory() as work:
-        ways = {name: partial(read_all, changed(constant, value, *mount), Path(work)) for name, value in values.items()}
+        ways = {
+            name: partial(read_all, changed([(*constant, value)], *mount), Path(work)) for name, value in values.items()
+        }
         report(f"{what}: tar c of everything", side_by_side(ways, options.rounds), reference)
 
 
