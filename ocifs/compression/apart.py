@@ -31,6 +31,9 @@ PIECE = 2 << 20
 _PIECES = 10
 """Shared: one is being filled, some are in use, the others are the lead of the process."""
 
+_COMPLAINT = 4096
+"""Bytes of what a process has said in the end, of which the last line is shown."""
+
 _FILLED = struct.Struct("<BIQI")
 """Number of a chunk, bytes in it, compressed bytes read so far, and how many checkpoints follow.
 
@@ -69,7 +72,9 @@ class PassApart:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            shared = stack.enter_context(os.fdopen(os.memfd_create("chunks"), "w+b", buffering=0))
+            shared = stack.enter_context(_memory("chunks"))
+            # A pipe would be full at some time, with nobody to read it before the process ends.
+            self._complaints = stack.enter_context(_memory("complaints"))
             shared.truncate(_PIECES * PIECE)
             self._chunks = mmap.mmap(shared.fileno(), _PIECES * PIECE)
             stack.callback(delattr, self, "_chunks")  # it lasts as long as somebody has a chunk
@@ -82,7 +87,7 @@ class PassApart:
                     [sys.executable, "-P", "-m", __name__, self.kind.__module__, self.kind.__name__, *numbers],
                     pass_fds=fds,
                     stdin=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
+                    stderr=self._complaints,
                 )
             except OSError as error:  # the pass that is tried next needs none
                 raise InvalidImageError(f"no process to inflate in: {error.strerror}") from None
@@ -101,7 +106,10 @@ class PassApart:
         """Give the uncompressed bytes. Raises InvalidImageError."""
         while len(head := self._filled.read(_FILLED.size)) == _FILLED.size:
             number, size, self.consumed, count = _FILLED.unpack(head)
-            points = list(self._receive(count))
+            try:
+                points = list(self._receive(count))
+            except struct.error:  # the process has ended in the middle of it
+                break
             if not size:
                 self._points = points
                 break
@@ -110,10 +118,11 @@ class PassApart:
             weakref.finalize(chunk, self._hand_back, number).atexit = False
             yield memoryview(chunk).cast("B")
             del chunk
-        _, complaint = self._process.communicate()
-        if self._process.returncode:
-            said = complaint.decode(errors="replace").strip().rpartition("\n")[2]
-            raise InvalidImageError(said or f"inflating ended with status {self._process.returncode}")
+        if status := self._process.wait():
+            end = self._complaints.seek(0, os.SEEK_END)
+            self._complaints.seek(max(end - _COMPLAINT, 0))
+            complaint = self._complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise InvalidImageError(complaint or f"inflating ended with status {status}")
 
     def checkpoints(self) -> Iterator[Checkpoint]:
         """Give what the pass found."""
@@ -127,6 +136,10 @@ class PassApart:
     def _hand_back(self, number: int) -> None:
         with contextlib.suppress(BrokenPipeError, ValueError):  # the process has ended, or the pass has
             self._free.write(bytes([number]))
+
+
+def _memory(name: str) -> BinaryIO:
+    return os.fdopen(os.memfd_create(name), "w+b", buffering=0)
 
 
 def _pipe() -> tuple[BinaryIO, BinaryIO]:
