@@ -115,7 +115,7 @@ def run(arguments: list[str], daemon: "Daemon | None") -> int:
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", _INTERRUPTED)
     except OcifsError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail_by_ocifs(error)
     except BrokenPipeError:
         _drop_output()  # whoever read it has seen enough
         return 0
@@ -130,6 +130,12 @@ def run(arguments: list[str], daemon: "Daemon | None") -> int:
             INTERNAL_ERROR,
         )
     return result if isinstance(result, int) else 0
+
+
+def _fail_by_ocifs(error: OcifsError) -> int:
+    if isinstance(error.__cause__, OSError):  # it may be stdout's
+        _drop_output()
+    return _fail(str(error), error.exit_code)
 
 
 def _fail_by_system(error: OSError) -> int:

@@ -59,7 +59,7 @@ class Ocifs:
         return [*self.become, self.interpreter, "-c", _MAIN, *map(str, arguments)]
 
     def variables(self, **more: str) -> dict[str, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("OCIFS_")}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("OCIFS_", "PYTHONUNBUF"))}
         own = {
             "XDG_CACHE_HOME": str(self.home / "cache"),
             "XDG_RUNTIME_DIR": str(self.runtime),

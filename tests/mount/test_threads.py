@@ -118,7 +118,9 @@ def test_the_end_waits_for_what_is_being_done_and_not_for_what_is_stuck() -> Non
     assert busy.answers.empty()
 
 
-def test_many_threads_may_submit(threads: Threads) -> None:
+def test_many_threads_may_submit() -> None:
+    threads = Threads(2, 60)
+
     def many(base: int) -> list[Waiting]:
         return [submitted(threads, lambda number=number: number) for number in range(base, base + 100)]  # type: ignore[misc]
 
@@ -129,4 +131,5 @@ def test_many_threads_may_submit(threads: Threads) -> None:
     for each in submitting:
         each.join()
     answers = [waiting.answer() for _ in submitting for waiting in results.get()]
+    threads.close()
     assert sorted(answers) == list(range(800))  # type: ignore[type-var] # they are what was submitted
