@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Iterator
+from typing import TypeGuard
 
 from ocifs.compression import SPACING, Checkpoint, Chunk, evenly
 from ocifs.compression.gzidx import ends_with, read_gzidx
@@ -26,6 +27,10 @@ def rapidgzip_is_installed() -> bool:
     return importlib.util.find_spec("rapidgzip") is not None
 
 
+def _is_whole_file(blob: ReaderAt) -> TypeGuard[FileSection]:
+    return isinstance(blob, FileSection) and blob.offset == 0 and os.fstat(blob.fd).st_size == blob.size
+
+
 class RapidgzipPass:
     """Inflates on all cores.
 
@@ -44,8 +49,7 @@ class RapidgzipPass:
         self.found: list[Checkpoint] = []
         self._produced = self._told = 0
         # It reads a file by itself, without the GIL, but only from its beginning to its end.
-        whole = isinstance(blob, FileSection) and blob.offset == 0 and os.fstat(blob.fd).st_size == blob.size
-        source = blob.fd if isinstance(blob, FileSection) and whole else seekable_file(blob, blob.size)
+        source = blob.fd if _is_whole_file(blob) else seekable_file(blob, blob.size)
         try:
             self.file = rapidgzip.RapidgzipFile(source, parallelization=_INFLATING, chunk_size=SPACING)
         except (ValueError, RuntimeError) as error:  # no file descriptor is left to open the blob anew, for instance
