@@ -1,1 +1,1 @@
-"""A terminal's screen to look into an image; the only place that knows textual."""
+"""The terminal interface that browses an image. Only this package imports textual."""

@@ -1,7 +1,7 @@
-"""The screen: layers on the left, files on the right, and what is worked out behind them.
+"""The screen of `ocifs explore`: layers on the left, files on the right.
 
-The merged tree is there at once. The trees of what layers change, the sizes of directories and searches are left to
-threads, and the screen takes notice when they are done. The image is the caller's to open and close.
+The merged tree is available immediately. Threads build the trees of layer changes, add up directory sizes and search;
+the screen updates when they finish. The caller opens and closes the image.
 """
 
 import re
@@ -28,12 +28,12 @@ from ocifs.report.overlay import Found, Overlay, Sizes, Stack, search
 from ocifs.report.text import human_size
 
 _PREVIEW = 1 << 20
-"""Bytes of a file that are shown."""
+"""Bytes of a file that the preview shows."""
 _MOST_FOUND = 10_000
 
 
 class Explorer(App[None]):
-    """The screen of an image."""
+    """The screen of one image."""
 
     TITLE = "ocifs"
     ENABLE_COMMAND_PALETTE = False
@@ -63,7 +63,7 @@ class Explorer(App[None]):
         self._image = image
         self._aggregated = False
         self._compared: Overlay | None = None
-        """The trees of what layers change; None as long as they are not there."""
+        """The trees of what each layer changes; None until they are ready."""
         self._layers = LayersPane(layer_lines(image), id="layers")
         self._tree = TreePane(id="tree")
         self._details = Static(id="details")
@@ -71,7 +71,7 @@ class Explorer(App[None]):
         self._notes: dict[str, str] = {}
 
     def compose(self) -> ComposeResult:
-        """Make the widgets."""
+        """Create the widgets."""
         resolved = self._image.resolved
         size = human_size(sum(layer.descriptor.size for layer in resolved.layers))
         yield Static(
@@ -87,7 +87,7 @@ class Explorer(App[None]):
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
-        """Show the whole image, and begin to compare its layers."""
+        """Show the whole image, and start comparing its layers."""
         self._layers.border_title = "Layers"
         self._details.border_title = "Details"
         self._filter.border_title = "Find"
@@ -97,17 +97,17 @@ class Explorer(App[None]):
         self.call_after_refresh(self._begin)
 
     def on_lines_moved(self, message: LayersPane.Moved) -> None:
-        """Show details of what the cursor is on; of another layer, its tree."""
+        """Show the details of the item under the cursor, and the tree of a newly selected layer."""
         if message.lines is self._layers and self._compared is not None and self._shown != self._selection:
             self._view()
         self._describe()
 
     def on_descendant_focus(self) -> None:
-        """Show details of what the cursor is on."""
+        """Show the details of the item under the cursor."""
         self._describe()
 
     def on_tree_pane_wanted(self, message: TreePane.Wanted) -> None:
-        """Look into a file."""
+        """Preview a file."""
         row = message.row
         rootfs = self._tree.overlay.rootfs(row.entry.shown)
         entry = Listed.of(rootfs, row.path, row.entry.shown[-1][1])
@@ -117,7 +117,7 @@ class Explorer(App[None]):
         self._in_thread("preview", lambda _: self._read(rootfs, entry))
 
     def on_input_changed(self, message: Input.Changed) -> None:
-        """Search for what is being written, once there is a pause."""
+        """Search for the typed pattern after a pause in typing."""
 
         def search_unless_more() -> None:
             if self._filter.value == message.value:
@@ -126,11 +126,11 @@ class Explorer(App[None]):
         self.set_timer(0.2, search_unless_more)
 
     def on_input_submitted(self) -> None:
-        """Go to what was found."""
+        """Move to the search results."""
         self._tree.focus()
 
     def on_worker_state_changed(self, message: Worker.StateChanged) -> None:
-        """Tell what went wrong in a thread."""
+        """Report an error from a thread."""
         if message.state != WorkerState.ERROR:
             return
         error = message.worker.error
@@ -141,7 +141,7 @@ class Explorer(App[None]):
             raise error
 
     def action_switch(self) -> None:
-        """Go to the other pane."""
+        """Move to the other pane."""
         if not isinstance(self.screen, ModalScreen):
             (self._tree if self.focused is not self._tree else self._layers).focus()
 
@@ -151,7 +151,7 @@ class Explorer(App[None]):
         self._view()
 
     def action_filter(self) -> None:
-        """Ask for what to search."""
+        """Open the search field."""
         self._filter.add_class("-shown")
         self._filter.focus()
 
@@ -163,21 +163,21 @@ class Explorer(App[None]):
         self._tree.focus()
 
     def action_help(self) -> None:
-        """Show the keys."""
+        """Show the key bindings."""
         self.push_screen(Help())
 
     @property
     def _selection(self) -> tuple[int, int]:
-        """How many layers there are in what is compared, before and after."""
+        """Number of layers in the two compared trees, before and after."""
         layer = self._layers.cursor
         return 1 if self._aggregated else max(1, layer), layer + 1
 
     def _begin(self) -> None:
-        """Begin to work out what is not there yet, now that the screen is."""
+        """Start the background work once the screen is visible."""
         if self._image.resolved.layers:
             self._note("compare", "comparing layers …")
             self._in_thread("compare", self._compare)
-        # Of layers that were compared before, the sizes can be added up at once in the trees that stay.
+        # The sizes of layers compared before can be added up at once, in the trees that stay open.
         self.set_timer(0.5, lambda: None if self._compared else self._begin_sizes())
 
     def _begin_sizes(self) -> None:
@@ -186,7 +186,7 @@ class Explorer(App[None]):
         self._in_thread("sizes", lambda stop: self._add_up(overlay, before, after, stop))
 
     def _view(self) -> None:
-        """Show the tree as of the layer under the cursor, and all that belongs to it."""
+        """Show the tree as of the selected layer, and everything that depends on it."""
         self._show_tree()
         self._begin_sizes()
         if self._filter.value:
@@ -222,7 +222,7 @@ class Explorer(App[None]):
         self._in_thread("search", lambda stop: self._find(overlay, (before, after), pattern, stop))
 
     def _in_thread(self, group: str, work: "Callable[[Callable[[], bool]], None]") -> None:
-        """Do something in a thread, which stops what it has done of this kind before."""
+        """Run work in a thread, and cancel earlier work of the same kind."""
 
         def run() -> None:
             worker = get_current_worker()
@@ -231,7 +231,7 @@ class Explorer(App[None]):
         self.run_worker(run, group=group, thread=True, exclusive=True, exit_on_error=False)
 
     def _done(self, stop: Callable[[], bool], take: Callable[[], None]) -> None:
-        """From a thread: let the screen take what was worked out, if it is still wanted."""
+        """Post a result from a thread to the screen, unless it is outdated."""
         if not stop():
             self.call_from_thread(lambda: None if stop() else take())
 
@@ -277,12 +277,12 @@ class Explorer(App[None]):
         self.call_from_thread(self.push_screen, Preview("/" + printable(entry.path), data, note))
 
     def _note(self, topic: str, text: str) -> None:
-        """Say something about a topic in the frame of the files."""
+        """Show a message on a topic in the border of the file pane."""
         self._notes[topic] = text
         self._tree.border_subtitle = Content("  ".join(note for note in self._notes.values() if note))
 
     def _describe(self) -> None:
-        """Say what the tree is of, and all about what the cursor is on."""
+        """Show what the tree represents, and the details of the item under the cursor."""
         number = self._layers.cursor
         if self._compared is None:
             title = "Files"

@@ -1,4 +1,4 @@
-"""The pane of layers: size and what made each; the one under the cursor is looked at."""
+"""The layer pane: size and origin of each layer. The cursor selects the layer to show."""
 
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
@@ -43,7 +43,7 @@ def layer_lines(image: Image) -> list[LayerLine]:
 
 
 class LayersPane(Lines):
-    """The layers."""
+    """The layer pane."""
 
     DEFAULT_CSS = """
     LayersPane .layers--size { color: $foreground-darken-3; }

@@ -1,4 +1,4 @@
-"""A widget of many lines with a cursor, of which those on the screen alone are ever made."""
+"""A widget of many lines with a cursor that renders only the visible lines."""
 
 from typing import ClassVar
 
@@ -14,11 +14,11 @@ from textual.strip import Strip
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 Part = tuple[str, str]
-"""A piece of a line: the text, and the names of the component classes that style it, with blanks between them."""
+"""A piece of a line: the text, and the component classes that style it, separated by blanks."""
 
 
 class Lines(ScrollView, can_focus=True):
-    """The lines; a class for each thing that has some says how many they are, and what is in one."""
+    """The widget; a subclass implements the number of lines and the content of one line."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"lines--cursor"}
     DEFAULT_CSS = """
@@ -36,7 +36,7 @@ class Lines(ScrollView, can_focus=True):
     ]
 
     class Moved(Message):
-        """The cursor is on another line, or on other things."""
+        """The cursor has moved to another line, or the lines under it have changed."""
 
         def __init__(self, lines: "Lines") -> None:
             super().__init__()
@@ -44,7 +44,7 @@ class Lines(ScrollView, can_focus=True):
 
         @property
         def control(self) -> "Lines":
-            """The widget."""
+            """The widget that sent the message."""
             return self.lines
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 # as all widgets have it
@@ -52,28 +52,28 @@ class Lines(ScrollView, can_focus=True):
         self.cursor = 0
 
     def count(self) -> int:
-        """Return how many lines there are."""
+        """Return the number of lines."""
         raise NotImplementedError
 
     def parts(self, index: int, width: int) -> list[Part]:
-        """Return a line, for a screen of so many columns."""
+        """Return one line, for a width in columns."""
         raise NotImplementedError
 
     def recount(self, cursor: int | None = None) -> None:
-        """Take notice that the lines are others."""
+        """Refresh after the lines have changed."""
         self.virtual_size = Size(0, self.count())
         self.move(self.cursor if cursor is None else cursor)
         self.refresh()
 
     def move(self, index: int) -> None:
-        """Put the cursor on a line, the nearest there is."""
+        """Move the cursor to a line, or to the nearest existing one."""
         self.cursor = max(0, min(index, self.count() - 1))
         self.scroll_to_region(Region(0, self.cursor, 1, 1), animate=False, force=True)
         self.refresh()
         self.post_message(self.Moved(self))
 
     def render_line(self, y: int) -> Strip:
-        """Return a line of the screen."""
+        """Render one line of the screen."""
         width = self.scrollable_content_region.width
         index = self.scroll_offset.y + y
         if index >= self.count():
@@ -87,19 +87,19 @@ class Lines(ScrollView, can_focus=True):
         return Strip(segments).adjust_cell_length(width, rest).crop(0, width)
 
     def action_go(self, lines: int) -> None:
-        """Move the cursor."""
+        """Move the cursor by lines."""
         self.move(self.cursor + lines)
 
     def action_page(self, pages: int) -> None:
-        """Move the cursor by screens."""
+        """Move the cursor by pages."""
         self.move(self.cursor + pages * max(1, self.size.height - 1))
 
     def action_top(self) -> None:
-        """Go to the first line."""
+        """Move to the first line."""
         self.move(0)
 
     def action_bottom(self) -> None:
-        """Go to the last line."""
+        """Move to the last line."""
         self.move(self.count() - 1)
 
     def on_click(self, event: Click) -> None:
@@ -108,12 +108,12 @@ class Lines(ScrollView, can_focus=True):
 
 
 def bar(part: float, width: int) -> str:
-    """Return a bar of `width` columns, of which a part from 0 to 1 is full."""
+    """Return a bar of `width` columns, filled to a fraction from 0 to 1."""
     eighths = round(max(0.0, min(part, 1.0)) * width * 8)
     full, left = divmod(eighths, 8)
     return set_cell_size("█" * full + (_BLOCKS[left] if left else ""), width)
 
 
 def cut(text: str, width: int) -> str:
-    """Return what fits in so many columns, with an ellipsis if that is not all."""
+    """Return the text cut to a number of columns, with an ellipsis if it is too long."""
     return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + "…"

@@ -1,7 +1,7 @@
-"""The rows of a tree on a screen: which directories are open, what of them is left out; read as it is asked for.
+"""The rows of a tree view: which directories are open, and which files a filter hides.
 
-A directory is read when it is opened, and no further than some thousand names; the last row then stands for the rest.
-It knows nothing of screens.
+A directory is read when it is opened, a page of names at a time; its last row then stands for the rest. The module
+knows nothing about screens.
 """
 
 import itertools
@@ -11,9 +11,9 @@ from typing import NamedTuple
 from ocifs.report.overlay import Change, Compared, Overlay, Stack
 
 _PAGE = 5000
-"""Rows that a directory gets at once."""
+"""Rows in one page of a directory."""
 _LOOK = 50_000
-"""Names that are looked at for them."""
+"""Names read to fill a page."""
 
 ALL_CHANGES: tuple[Change, ...] = ("added", "removed", "changed", "unchanged")
 
@@ -22,28 +22,28 @@ class Directory(NamedTuple):
     """A directory whose entries are rows."""
 
     path: bytes
-    """From the root, with a slash at the end; of the root, nothing."""
+    """The path from the root, with a trailing slash; empty for the root."""
     depth: int
-    """Of its entries."""
+    """Depth of its entries."""
     stack: Stack
-    """What it is shown as: its size is the whole that theirs are parts of."""
+    """The directory itself; its size is the total to which the bars of its entries relate."""
     removed: bool
 
 
 class Row(NamedTuple):
-    """A file."""
+    """A row for a file."""
 
     parent: Directory
     entry: Compared
 
     @property
     def path(self) -> bytes:
-        """From the root, without a leading slash."""
+        """The path from the root, without a leading slash."""
         return self.parent.path + self.entry.name
 
 
 class Rest(NamedTuple):
-    """What of a directory is not read yet."""
+    """The unread rest of a directory."""
 
     parent: Directory
     entries: Iterator[Compared]
@@ -55,24 +55,24 @@ class Outline:
     def __init__(self) -> None:
         self.rows: list[Row | Rest] = []
         self.hidden: Set[Change] = frozenset()
-        """Files that are left out; directories on the way to others stay."""
+        """Kinds of changes that are hidden; directories that lead to visible files stay."""
         self.found: Set[bytes] | None = None
-        """The paths that are shown; None: all."""
+        """The paths to show; None: all."""
         self._open: set[bytes] = set()
         self._overlay = Overlay(())
 
     def show(self, overlay: Overlay, before: Stack, after: Stack) -> None:
-        """Show a tree; the directories that are open stay so."""
+        """Show another tree, and keep the open directories open."""
         self._overlay = overlay
         top = Directory(b"", 0, after, removed=False)
         self.rows = self._page(top, overlay.entries(before, after))
 
     def is_open(self, row: Row) -> bool:
-        """Whether what is in it is shown."""
+        """Whether a row's directory is open."""
         return row.path in self._open
 
     def open(self, index: int) -> None:
-        """Show what is in the directory of a row; of what is left, the next page."""
+        """Open the directory of a row, or read the next page of its rest."""
         row = self.rows[index]
         if isinstance(row, Rest):
             self.rows[index : index + 1] = self._page(row.parent, row.entries)
@@ -81,7 +81,7 @@ class Outline:
             self.rows[index + 1 : index + 1] = self._below(row)
 
     def close(self, index: int) -> None:
-        """Show a directory without what is in it; what is open below stays so, for the next time."""
+        """Close a directory; the open state of directories below it is kept."""
         row = self.rows[index]
         if isinstance(row, Row) and self.is_open(row):
             self._open.discard(row.path)
@@ -91,20 +91,20 @@ class Outline:
             del self.rows[index + 1 : end]
 
     def close_all(self) -> None:
-        """Leave only what is in the root; `show` tells the rows."""
+        """Close all directories but the root; call `show` to update the rows."""
         self._open.clear()
 
     def open_way(self) -> None:
-        """Open all directories that lead to what is found; `show` tells the rows."""
+        """Open all directories that lead to search results; call `show` to update the rows."""
         self._open |= {path.rpartition(b"/")[0] for path in self.found or () if b"/" in path}
 
     def parent(self, index: int) -> int:
-        """Return the row of the directory that a row is in, or the row itself at the top."""
+        """Return the row of a row's parent directory, or the row itself at the top."""
         depth = self.rows[index].parent.depth
         return next((above for above in range(index, -1, -1) if self.rows[above].parent.depth < depth), index)
 
     def index(self, path: bytes) -> int:
-        """Return the row of a path, or that of the nearest directory above it, or the first."""
+        """Return the row of a path, of its nearest visible parent, or the first row."""
         places = {row.path: number for number, row in enumerate(self.rows) if isinstance(row, Row)}
         while path and path not in places:
             path = path.rpartition(b"/")[0]
@@ -115,7 +115,7 @@ class Outline:
         return self._page(_directory(row), self._overlay.entries(entry.before, entry.after))
 
     def _page(self, parent: Directory, entries: Iterator[Compared]) -> list[Row | Rest]:
-        """Return the next rows of a directory, with those below directories that are open."""
+        """Return the next rows of a directory, including the content of open directories."""
         rows: list[Row | Rest] = []
         pending = [(parent, entries, 0)]
         while pending:

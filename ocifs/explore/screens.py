@@ -1,4 +1,4 @@
-"""What is shown over the panes: the beginning of a file, and the keys."""
+"""Modal screens: the preview of a file, and the key bindings."""
 
 from typing import ClassVar
 
@@ -38,7 +38,7 @@ Marks: [$text-success]+ added[/], [$text-warning]~ changed, or something below[/
 
 
 class Help(ModalScreen[None]):
-    """The keys."""
+    """The key bindings."""
 
     DEFAULT_CSS = """
     Help { align: center middle; }
@@ -47,7 +47,7 @@ class Help(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark,q,enter", "dismiss", "Back")]
 
     def compose(self) -> ComposeResult:
-        """Make the widgets."""
+        """Create the widgets."""
         box = Static(_KEYS)
         box.border_title = "Keys"
         yield box
@@ -62,7 +62,7 @@ class _Text(Lines):
         super().__init__()
         self.lines = text_lines(b"")
         self.left = 0
-        """Columns that are out of sight."""
+        """Columns scrolled out of sight."""
 
     def count(self) -> int:
         return len(self.lines)
@@ -72,7 +72,7 @@ class _Text(Lines):
 
 
 class Preview(ModalScreen[None]):
-    """The beginning of a file."""
+    """The preview of a file."""
 
     DEFAULT_CSS = """
     Preview { background: $background; }
@@ -93,22 +93,22 @@ class Preview(ModalScreen[None]):
         self._hex = is_binary(data)
 
     def compose(self) -> ComposeResult:
-        """Make the widgets."""
+        """Create the widgets."""
         with Vertical():
             yield _Text()
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Show the bytes in the way that suits them."""
+        """Show the bytes as text or hex, whichever suits them."""
         self._show()
 
     def action_switch(self) -> None:
-        """Show text as hex, and the other way round."""
+        """Toggle between text and hex."""
         self._hex = not self._hex
         self._show()
 
     def action_shift(self, columns: int) -> None:
-        """Move long lines."""
+        """Scroll long lines."""
         text = self.query_one(_Text)
         text.left = max(0, text.left + columns)
         text.refresh()

@@ -1,4 +1,4 @@
-"""The pane of files: the tree as of a layer, with what layers have done to it in colours and marks."""
+"""The file pane: the tree as of a layer, with the changes of layers in colours and marks."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -20,7 +20,7 @@ _MARKS: dict[Change, str] = {"added": "+", "changed": "~", "removed": "-", "unch
 
 
 class TreePane(Lines):
-    """The files; it reads the directories that are open, and of the rows those on the screen."""
+    """The file pane. It reads only open directories and visible rows."""
 
     DEFAULT_CSS = """
     TreePane .tree--added { color: $text-success; }
@@ -53,7 +53,7 @@ class TreePane(Lines):
     ]
 
     class Wanted(Message):
-        """Somebody wants to look into a file."""
+        """The user wants to preview a file."""
 
         def __init__(self, row: Row) -> None:
             super().__init__()
@@ -63,14 +63,14 @@ class TreePane(Lines):
         super().__init__(id=id)
         self.outline = Outline()
         self.attributes: bool | None = None
-        """Whether mode, owner and layer are shown; None: if there is room."""
+        """Whether mode, owner and layer are visible; None: if the width allows."""
         self.overlay = Overlay(())
         self._before: Stack = ()
         self._after: Stack = ()
         self._sizes = Sizes(self.overlay)
 
     def show(self, overlay: Overlay, before: Stack, after: Stack) -> None:
-        """Show a tree, the cursor on the path where it was."""
+        """Show a tree, and keep the cursor on its path."""
         self._sizes = Sizes(overlay)
         self.overlay, self._before, self._after = overlay, before, after
         self._rebuild()
@@ -81,7 +81,7 @@ class TreePane(Lines):
         self.refresh()
 
     def find(self, paths: frozenset[bytes] | None) -> None:
-        """Leave out all but these paths, and go to the first of them that leads to no other; None: show all."""
+        """Show only these paths and move to the first match; None: show all."""
         self.outline.found = paths
         self.outline.open_way()
         self._rebuild()
@@ -108,7 +108,7 @@ class TreePane(Lines):
         listed = Listed.of(self.overlay.rootfs(row.entry.shown), row.entry.name, row.entry.shown[-1][1])
         change = row.entry.change
         size = self._sizes.of(row.entry.shown)
-        # What was removed is no part of a directory that is still there, but maybe of one that went as well.
+        # A removed file is not part of a directory that still exists, but may be part of a removed one.
         whole = self._sizes.of(row.parent.stack) if change != "removed" or row.parent.removed else None
         marker = ("▾ " if self.outline.is_open(row) else "▸ ") if row.entry.is_directory else "  "
         target = "" if listed.target is None else f" -> {printable(listed.target)}"
@@ -123,7 +123,7 @@ class TreePane(Lines):
         return [*before, (cut(indent + marker + printable(row.entry.name) + target, max(0, room)), name)]
 
     def action_look(self) -> None:
-        """Open or close a directory, show what is left of one, or look into a file."""
+        """Open or close a directory, load the rest of one, or preview a file."""
         row = self.current
         if row is None or row.entry.is_directory:
             self.action_switch()
@@ -131,7 +131,7 @@ class TreePane(Lines):
             self.post_message(self.Wanted(row))
 
     def action_switch(self) -> None:
-        """Open or close what is under the cursor."""
+        """Open or close the directory under the cursor."""
         row = self.current
         if row is not None and self.outline.is_open(row):
             self._change(self.outline.close)
@@ -139,7 +139,7 @@ class TreePane(Lines):
             self._change(self.outline.open)
 
     def action_into(self) -> None:
-        """Open a directory; if it is open, go to what is in it."""
+        """Open a directory; if it is open, move into it."""
         row = self.current
         if row is not None and self.outline.is_open(row):
             self.move(self.cursor + 1)
@@ -147,7 +147,7 @@ class TreePane(Lines):
             self._change(self.outline.open)
 
     def action_out(self) -> None:
-        """Close a directory; if it is closed, go to that which it is in."""
+        """Close a directory; if it is closed, move to its parent."""
         row = self.current
         if row is not None and self.outline.is_open(row):
             self._change(self.outline.close)
@@ -160,17 +160,17 @@ class TreePane(Lines):
         self._rebuild()
 
     def action_hide(self, change: Change) -> None:
-        """Leave out, or show again, what was changed in this way."""
+        """Hide or show files with one kind of change."""
         self.outline.hidden ^= {change}
         self._rebuild()
 
     def action_attributes(self) -> None:
-        """Show mode, owner and layer, or leave them out."""
+        """Show or hide mode, owner and layer."""
         self.attributes = not self._shows_attributes(self.size.width)
         self.refresh()
 
     def on_click(self, event: Click) -> None:
-        """Go to a row; a second click opens it."""
+        """Move to the clicked row; a second click opens it."""
         before = self.cursor
         super().on_click(event)
         if self.cursor == before and event.chain > 1:

@@ -1,1 +1,1 @@
-"""A rootfs written out whole: as a directory, as a tar archive, as one mountable file."""
+"""Writing a whole rootfs: to a directory, a tar archive, or one mountable file."""

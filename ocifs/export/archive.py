@@ -1,8 +1,8 @@
-"""A rootfs -> a tar archive: the same tree gives the same bytes.
+"""Write a rootfs as a tar archive. The same tree always yields the same bytes.
 
-Members come as a walk does: by name, each directory before what is in it. Layers are mostly written in that order too,
-so most spans are decoded once. Nothing of the machine, the time or the user gets in. Sparse files are written as GNU
-tar does (version 1.0). It keeps the first path of each file that has several, and nothing else for a file.
+Members follow a walk by name, each directory before its content. Most layers have that order too, so most spans are
+decoded once. Nothing of the machine, the time or the user enters the archive. Sparse files use the GNU format 1.0. The
+writer keeps the first path of each hard-linked file in memory, and nothing for other files.
 """
 
 import stat
@@ -33,18 +33,18 @@ _FLAGS = {
 def export_tar(
     rootfs: Rootfs, path: str, target: str, *, prefix: bytes = b"", progress: Progress | None = None
 ) -> Losses:
-    """Write the directory at `path` of the image, and all below it, as the new tar file `target`.
+    """Write the directory at `path` of the image, and everything below it, to the new tar file `target`.
 
-    `target` may be an empty file. It appears when it is whole, or not at all. `prefix` is a relative path, put before
-    all names.
+    `target` may be an empty file. It appears complete, or not at all. `prefix` is a relative path that precedes all
+    names.
 
     Returns:
-        What tar has no place for.
+        What tar cannot represent.
 
     Raises:
-        NotFoundError: There is no directory at `path`.
-        OcifsError: The target is in the way or cannot be written; the prefix is absolute or holds `..`.
-        InvalidImageError: Bytes cannot be proven to be those that were indexed.
+        NotFoundError: `path` is not a directory of the image.
+        OcifsError: The target exists or cannot be written; the prefix is absolute or contains `..`.
+        InvalidImageError: A span does not verify.
     """
     directory_at(rootfs, path)
     with new_file(target) as out:
@@ -54,7 +54,7 @@ def export_tar(
 def write_tar(
     rootfs: Rootfs, path: str, out: BinaryIO, *, prefix: bytes = b"", progress: Progress | None = None
 ) -> Losses:
-    """Do as `export_tar`, but write to the file object `out`, which is only appended to."""
+    """Do the same as `export_tar`, but append to the file object `out`."""
     nid = directory_at(rootfs, path)
     prefix = _clean(prefix)
     losses = Losses()
@@ -76,7 +76,7 @@ def write_tar(
 
 
 def _clean(prefix: bytes) -> bytes:
-    """Return a prefix that ends in a slash; nothing for one that adds nothing."""
+    """Return the prefix with a trailing slash; empty if it adds nothing."""
     names = [name for name in prefix.split(b"/") if name not in {b"", b"."}]
     if prefix.startswith(b"/") or b".." in names:
         raise OcifsError(f"prefix {printable(prefix)}: name a relative path without '..'")
@@ -90,7 +90,7 @@ class _Member(NamedTuple):
     inode: Inode
     data: list[Data]
     first: bytes | None
-    """The path of a file that this is another name of; there are no data then."""
+    """The earlier path of the same file, for a hard link without data."""
 
 
 def _members(rootfs: Rootfs, nid: int, prefix: bytes) -> Iterator[_Member]:
@@ -134,7 +134,7 @@ def _write_member(rootfs: Rootfs, member: _Member, parts: Iterator[memoryview], 
 
 
 def _sparse(member: _Member) -> tuple[dict[bytes, bytes], bytes]:
-    """Return the pax records of a sparse file, and the map that stands before its data."""
+    """Return the pax records of a sparse file, and the map that precedes its data."""
     pieces = [(piece.offset, piece.size) for piece in member.data]
     size = member.inode.size
     if not pieces or sum(pieces[-1]) < size:

@@ -1,7 +1,7 @@
-"""The attributes of a file put on the file made for it, as far as this process may.
+"""Apply the attributes of a file to its exported copy, as far as this process may.
 
-What the system refuses is noted, never passed over. Setuid and setgid are not given to a file whose owner could not
-be: they would lend the rights of whoever exports. It knows files by open descriptor, and not their content.
+Whatever the system refuses is recorded as a loss. A file whose owner could not be set gets neither setuid nor setgid:
+they would lend the rights of the exporting user. The module knows files by open descriptor, and not their content.
 """
 
 import errno
@@ -14,21 +14,21 @@ from ocifs.erofs.xattr import ACL_NAMES
 from ocifs.export.losses import Loss, Losses
 
 _REFUSED = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP}
-"""Not permitted, or not known to the file system."""
+"""Errors for operations that are not permitted or not supported by the file system."""
 _REFUSED_XATTR = _REFUSED | {errno.ENOSPC, errno.E2BIG, errno.ERANGE}
-"""Or larger than the file system has room for in one file: ext4 says ENOSPC."""
+"""The same for extended attributes; ext4 reports ENOSPC if they exceed its space in one file."""
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _KEEP = 0xFFFFFFFF
 Path = Callable[[], bytes]
-"""Gives a path, which only a message needs."""
+"""Returns a path; only messages need it."""
 ROOTLESS = b"user.rootlesscontainers"
 
 
 def rootless_owner(uid: int, gid: int) -> bytes:
     """Return the value of `user.rootlesscontainers` for an owner, as umoci writes it; empty for root.
 
-    It is the protobuf message Resource of rootlesscontaine.rs: uid is field 1, gid field 2, and 2³² - 1 in place of 0.
+    It is the protobuf message Resource of rootlesscontaine.rs: uid is field 1, gid field 2, and 2³² - 1 stands for 0.
     """
     if uid == gid == 0:
         return b""
@@ -45,13 +45,13 @@ def _varint(number: int) -> bytes:
 
 
 class PlainModes:
-    """Gives files what programs give to those they make: the permissions that the umask leaves, and nothing else."""
+    """Sets only permissions, reduced by the umask, as programs do for the files they create."""
 
     def __init__(self) -> None:
         self._left = 0o777 & ~_umask()
 
     def give(self, file: int | str, inode: Inode, xattrs: Mapping[bytes, bytes], path: Path) -> None:
-        """Give permissions to a file that has its content; `file` is a descriptor, or a name in /proc/self/fd."""
+        """Set the permissions of a complete file; `file` is a descriptor, or a name in /proc/self/fd."""
         if not stat.S_ISLNK(inode.mode):
             os.chmod(file, inode.mode & self._left)
 
@@ -63,19 +63,19 @@ def _umask() -> int:
 
 
 class Attributes:
-    """Gives files their owner, extended attributes, mode and time."""
+    """Sets owner, extended attributes, mode and time of files."""
 
     def __init__(self, owner: tuple[int, int], losses: Losses, *, rootless: bool) -> None:
-        """`owner` is the uid and gid that new files get; `rootless` records owners instead of giving them."""
+        """`owner` is the uid and gid of newly created files; `rootless` records owners instead of setting them."""
         self._owner = owner
         self._losses = losses
         self._rootless = rootless
 
     def give(self, file: int | str, inode: Inode, xattrs: Mapping[bytes, bytes], path: Path) -> None:
-        """Give all to a file that has its content; `file` is a descriptor, or a name in /proc/self/fd.
+        """Set all attributes of a complete file; `file` is a descriptor, or a name in /proc/self/fd.
 
-        The order matters: chown(2) takes setuid and capabilities away, a file that may not be written takes no
-        `user.*`, chmod(2) changes an ACL, and any of them the times.
+        The order matters: chown(2) clears setuid and capabilities, a read-only file accepts no `user.*`, chmod(2)
+        changes an ACL, and each of them changes the times.
         """
         if self._rootless:
             owned = self._record_owner(file, inode, path)
@@ -111,7 +111,7 @@ class Attributes:
         self._try(Loss.MODE, path, _REFUSED, lambda: os.chmod(file, mode))
 
     def _try(self, loss: Loss, path: Path, refusals: Set[int], call: Callable[[], None]) -> bool:
-        """Whether the call was allowed; note the loss where it was refused."""
+        """Return whether the call was allowed; record the loss if it was refused."""
         try:
             call()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What the bytes of files are, for whoever writes all of them: where they lie, and themselves, decoded ahead."""
+"""File data for an exporter that reads all of it: the extents of files, and their bytes, decoded ahead."""
 
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -10,26 +10,26 @@ from ocifs.image.ahead import read_ahead
 from ocifs.image.rootfs import Rootfs
 
 Progress = Callable[[int, int], None]
-"""Is told (bytes written, bytes in all)."""
+"""Called with (bytes written, total bytes)."""
 
 
 class Data(NamedTuple):
-    """Bytes of a file that are stored in one place; what lies between such pieces is a hole."""
+    """Bytes of a file that are stored contiguously; the gaps between pieces are holes."""
 
     offset: int
-    """In the file."""
+    """Offset in the file."""
     address: int
-    """In the served file."""
+    """Address in the served file."""
     size: int
 
 
 def directory_at(rootfs: Rootfs, path: str) -> int:
-    """Return the nid of the directory at `path`. Raises NotFoundError where there is none."""
+    """Return the nid of the directory at `path`. Raises NotFoundError if it is not one."""
     return rootfs.lookup(path.rstrip("/") + "/")
 
 
 def data_of(rootfs: Rootfs, inode: Inode) -> list[Data]:
-    """Return where a file's bytes are, in their order; nothing for what is no regular file."""
+    """Return the pieces of a regular file in order; empty for other files."""
     pieces = []
     offset = 0
     if stat.S_ISREG(inode.mode):
@@ -41,16 +41,16 @@ def data_of(rootfs: Rootfs, inode: Inode) -> list[Data]:
 
 
 def place_of(rootfs: Rootfs, data: list[Data]) -> int:
-    """Return a number by which to order files so that the layers' tar streams are read from front to end."""
+    """Return a sort key that orders files by their position in the layers' tar streams."""
     layers = rootfs.tree.bases[0] if rootfs.tree.bases else 0
     return next((piece.address for piece in data if piece.address >= layers), 0)
 
 
 def contents(rootfs: Rootfs, pieces: Iterable[Data]) -> Generator[memoryview, None, None]:
-    """Give the bytes of one piece after the other, in parts that lie in one piece each.
+    """Yield the bytes of all pieces in order; each part belongs to one piece.
 
     Raises:
-        OcifsError: They cannot be read, or not be proven.
+        OcifsError: They cannot be read or do not verify.
     """
     try:
         yield from read_ahead(rootfs.served, ((piece.address, piece.size) for piece in pieces))
@@ -59,7 +59,7 @@ def contents(rootfs: Rootfs, pieces: Iterable[Data]) -> Generator[memoryview, No
 
 
 def take(parts: Iterator[memoryview], size: int) -> Iterator[memoryview]:
-    """Give the next parts, `size` bytes in all."""
+    """Yield the next parts, `size` bytes in total."""
     while size:
         part = next(parts)
         size -= len(part)

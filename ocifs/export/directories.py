@@ -1,7 +1,7 @@
-"""The directories of an export while it is made: known by number, reached one step at a time.
+"""The directories of an export in progress: identified by number, entered one step at a time.
 
-The rule: no path is ever put together for the system; each name of the image is looked up by itself in a directory that
-is open, and never followed if it is a symlink. However deep the tree, one directory is open for each `Cursor`.
+Invariant: no path is ever assembled for the system. Each name is looked up in an open directory, and a symlink is never
+followed. However deep the tree, each `Cursor` has one directory open.
 """
 
 import os
@@ -10,7 +10,7 @@ OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Directories:
-    """Number to nid, name and parent. Number 0 is the top, and each has a larger number than its parent."""
+    """Number to nid, name and parent. Number 0 is the top, and each number exceeds its parent's."""
 
     def __init__(self, nid: int) -> None:
         self.nids = [nid]
@@ -21,7 +21,7 @@ class Directories:
         return len(self.nids)
 
     def add(self, nid: int, name: bytes, parent: int) -> int:
-        """Return the number of a directory not known before."""
+        """Register a directory and return its number."""
         self.nids.append(nid)
         self.names.append(name)
         self.parents.append(parent)
@@ -37,16 +37,16 @@ class Directories:
 
 
 class Cursor:
-    """One open directory, which moves through directories that can be entered."""
+    """One open directory that moves through the tree."""
 
     def __init__(self, directories: Directories, top: int) -> None:
-        """Begin at the top, `top` being open there; close with `close`."""
+        """Start at the open directory `top`; call `close` at the end."""
         self._directories = directories
         self._number = 0
         self._fd = os.dup(top)
 
     def at(self, number: int) -> int:
-        """Move to a directory and return its descriptor, which is good until the next move."""
+        """Move to a directory and return its descriptor, valid until the next move."""
         parents = self._directories.parents
         down = []
         while number != self._number:  # the larger number is not above the other

@@ -1,8 +1,8 @@
-"""A rootfs -> a directory.
+"""Write a rootfs as a directory.
 
-First the directories are made, closed to others, and all that has no bytes; then files, in the order in which their
-bytes lie in the layers, so that each span is decoded once; then further names of files; then directories get their
-attributes, which all this would have changed. Every name is reached by descriptors (`directories.py`).
+The export creates directories (closed to other users) and files without data first. Then it writes files in the order
+of their bytes in the layers, so that each span is decoded once. Then come further hard links. Last, directories get
+their attributes, which the earlier steps would have changed. All names are reached by descriptors (`directories.py`).
 """
 
 import os
@@ -38,19 +38,19 @@ def export_directory(
     plain: bool = False,
     progress: Progress | None = None,
 ) -> Losses:
-    """Write the directory at `path` of the image, and all below it, as the new directory `target`.
+    """Write the directory at `path` of the image, and everything below it, to the new directory `target`.
 
-    `target` may be an empty directory. It appears when it is whole, or not at all. `rootless` records owners in the
-    extended attribute `user.rootlesscontainers` instead of giving files away, and puts empty files for devices. `plain`
-    leaves all attributes but permissions out, and takes from these what the umask does.
+    `target` may be an empty directory. It appears complete, or not at all. `rootless` records owners in the extended
+    attribute `user.rootlesscontainers` instead of changing them, and replaces devices by empty files. `plain` sets only
+    permissions, reduced by the umask.
 
     Returns:
-        What could not be made as the image says.
+        What could not be reproduced.
 
     Raises:
-        NotFoundError: There is no directory at `path`.
-        OcifsError: The target is in the way, or cannot be written.
-        InvalidImageError: Bytes cannot be proven to be those that were indexed.
+        NotFoundError: `path` is not a directory of the image.
+        OcifsError: The target exists, or cannot be written.
+        InvalidImageError: A span does not verify.
     """
     nid = directory_at(rootfs, path)
     losses = Losses()
@@ -62,7 +62,7 @@ def export_directory(
 
 
 class _Export:
-    """One export under way, to the open directory `top`."""
+    """One export in progress, to the open directory `top`."""
 
     def __init__(
         self, rootfs: Rootfs, nid: int, top: int, losses: Losses, attributes: Attributes | PlainModes, *, rootless: bool
@@ -75,14 +75,14 @@ class _Export:
         self.directories = Directories(nid)
         self.files = _Files()
         self.first: dict[int, tuple[int, bytes]] = {}
-        """Of a file with several names: nid to the first, as directory and name."""
+        """First name of each hard-linked file: nid to directory and name."""
         self.more: list[tuple[int, int, bytes]] = []
-        """Further names: nid, directory, name."""
+        """Further names of hard-linked files: nid, directory, name."""
         self.here = Cursor(self.directories, top)
         self.there = Cursor(self.directories, top)
 
     def run(self, progress: Progress | None) -> None:
-        """Do all of it."""
+        """Run the export."""
         with closing(self.here), closing(self.there):
             self._make_directories()
             self._write_files(progress)
@@ -92,7 +92,7 @@ class _Export:
                 self._finish_directory(number)
 
     def _make_directories(self) -> None:
-        """Make all but files with bytes and further names, which are noted."""
+        """Create everything but files with data and further hard links, which are recorded for later."""
         pending = [0]
         while pending:
             number = pending.pop()
@@ -127,7 +127,7 @@ class _Export:
             self.first[nid] = directory, name
 
     def _make_special(self, directory: int, name: bytes, inode: Inode) -> bool:
-        """Make a symlink, device, FIFO or socket; whether this process may."""
+        """Create a symlink, device, FIFO or socket; return whether this process may."""
         here = self.here.at(directory)
         path = partial(self.directories.path, directory, name)
         kind = stat.S_IFMT(inode.mode)
@@ -146,14 +146,14 @@ class _Export:
                 self.losses.add(Loss.WHITEOUT, path())
         fd = os.open(name, _BY_NAME, dir_fd=here)
         try:
-            # The way to what is open by name only, such as a symlink: it leads to that very file.
+            # A path to a file that only its name can open, such as a symlink: it leads to that very file.
             self.attributes.give(f"/proc/self/fd/{fd}", inode, self.tree.xattrs(inode.nid), path)
         finally:
             os.close(fd)
         return True
 
     def _write_files(self, progress: Progress | None) -> None:
-        """Make the files that have bytes."""
+        """Write the files that have data."""
         done = 0
         files, ahead = tee(self._in_order())
         with closing(contents(self.rootfs, (piece for _, _, _, data in ahead for piece in data))) as parts:
@@ -198,7 +198,7 @@ class _Export:
         )
 
     def _finish_directory(self, number: int) -> None:
-        """Give a directory its attributes, from above: afterwards it may be closed to us, as all below may be."""
+        """Set the attributes of a directory through its parent: afterwards it may be closed to this process."""
         directories = self.directories
         nid = directories.nids[number]
         here = self.here.at(directories.parents[number])
@@ -210,30 +210,30 @@ class _Export:
 
 
 class _Files:
-    """Files with bytes, in columns: number of the directory, and cookie of the entry before theirs."""
+    """Files with data, in columns: number of the directory, and cookie of the preceding entry."""
 
     def __init__(self) -> None:
         self.size = 0
-        """Bytes of all."""
+        """Total bytes."""
         self._places = array("Q")
         self._directories = array("L")
         self._cookies = array("L")
 
     def add(self, place: int, directory: int, cookie: int, size: int) -> None:
-        """Note a file of `size` bytes that begin at `place`."""
+        """Record a file of `size` bytes that starts at `place`."""
         self.size += size
         self._places.append(place)
         self._directories.append(directory)
         self._cookies.append(cookie)
 
     def in_order(self) -> Iterator[tuple[int, int]]:
-        """Give directory and cookie of each, in the order of their places."""
+        """Yield directory and cookie of each file, ordered by place."""
         for index in sorted(range(len(self._places)), key=self._places.__getitem__):
             yield self._directories[index], self._cookies[index]
 
 
 def _write(fd: int, data: memoryview, offset: int) -> int:
-    """Write all of `data` at `offset`, and return where it ends."""
+    """Write all of `data` at `offset`, and return the end offset."""
     while data:
         written = os.pwrite(fd, data, offset)
         data = data[written:]
@@ -242,7 +242,7 @@ def _write(fd: int, data: memoryview, offset: int) -> int:
 
 
 def _make_plain(top: int) -> tuple[int, int]:
-    """Rid the top of what it would hand down of its own directory's: setgid, ACLs; return the owner of new files."""
+    """Clear what the top inherits from its parent: setgid and default ACLs; return the owner of new files."""
     for name in ACL_NAMES:
         with suppress(OSError):  # there is none, or there are no such things
             os.removexattr(top, name)

@@ -1,8 +1,8 @@
-"""A rootfs -> one EROFS file that holds all of it, for the kernel to mount.
+"""Write a rootfs as one EROFS file for the kernel to mount.
 
-The tree image is compiled anew, to what it would be if the image had one layer with nothing but the bytes of the files:
-each from a block on, in the order in which they lie in the layers. That layer follows the tree image. So the file has
-the form of the served file, without what only a tar stream needs, what upper layers hide, and what is not asked for.
+The tree image is compiled again for a single layer that holds only file data: each file starts at a block, in the order
+of the image's layers. That layer follows the tree image. The file has the form of the served file, without tar headers,
+without data that upper layers hide, and without files outside `path`.
 """
 
 import os
@@ -22,18 +22,18 @@ from ocifs.tree.node import Extent, Node
 
 
 def export_erofs(rootfs: Rootfs, path: str, target: str, *, progress: Progress | None = None) -> Losses:
-    """Write the directory at `path` of the image, and all below it, as the new EROFS file `target`.
+    """Write the directory at `path` of the image, and everything below it, to the new EROFS file `target`.
 
-    `target` may be an empty file. It appears when it is whole, or not at all.
+    `target` may be an empty file. It appears complete, or not at all.
 
     Returns:
-        Nothing lost: what the image has here is what EROFS can hold.
+        No losses: EROFS can represent everything in an image.
 
     Raises:
-        NotFoundError: There is no directory at `path`.
-        LimitError: There are more than 2 TiB of files.
-        OcifsError: The target is in the way, or cannot be written.
-        InvalidImageError: Bytes cannot be proven to be those that were indexed.
+        NotFoundError: `path` is not a directory of the image.
+        LimitError: The files exceed 2 TiB.
+        OcifsError: The target exists, or cannot be written.
+        InvalidImageError: A span does not verify.
     """
     nid = directory_at(rootfs, path)
     with new_file(target) as out:
@@ -56,7 +56,7 @@ def export_erofs(rootfs: Rootfs, path: str, target: str, *, progress: Progress |
 
 
 class _File:
-    """A file with bytes: its node, where these lie in the image, and where they will in the one layer."""
+    """A file with data: its node, its pieces in the image, and its place in the single layer."""
 
     def __init__(self, place: int, node: Node, data: list[Data]) -> None:
         self.place = place
@@ -67,7 +67,7 @@ class _File:
 
 
 def _tree(rootfs: Rootfs, nid: int) -> tuple[Node, list[_File]]:
-    """Return the root of what is below a directory, and the files there that have bytes, in the order of these."""
+    """Return the root of the exported tree, and its files with data, ordered by their place."""
     tree = rootfs.tree
     root = _node(rootfs, tree.inode(nid))
     linked: dict[int, Node] = {}
@@ -108,7 +108,7 @@ def _node(rootfs: Rootfs, inode: Inode) -> Node:
 
 
 def _place(files: list[_File]) -> int:
-    """Put each file's bytes after the other's, from a block on; return the size of all."""
+    """Assign each file its place in the single layer, at a block boundary; return the total size."""
     end = 0
     for file in files:
         file.offset = end
@@ -119,7 +119,7 @@ def _place(files: list[_File]) -> int:
 
 
 def _read(rootfs: Rootfs, files: list[_File], size: int, offset: int) -> bytes:
-    """Return bytes of the one layer, of one file: pieces of sparse ones are copied into the tree image."""
+    """Return bytes of one file from the single layer; the writer copies pieces of sparse files into the tree image."""
     file = files[bisect_right(files, offset, key=lambda file: file.offset) - 1]
     offset -= file.offset
     parts = []

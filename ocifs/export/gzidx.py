@@ -1,4 +1,4 @@
-"""The checkpoints of a layer as a GZIDX file, which indexed_gzip and what builds on it can import."""
+"""Write the checkpoints of a layer as a GZIDX file, for indexed_gzip and tools built on it."""
 
 from ocifs.compression.gzidx import write_gzidx
 from ocifs.errors import UnsupportedError
@@ -10,8 +10,8 @@ def export_gzidx(index: LayerIndex, target: str) -> None:
     """Write the new file `target`.
 
     Raises:
-        UnsupportedError: The layer is not compressed by gzip, or its LayerIndex holds a copy of it.
-        OcifsError: The target is in the way, or cannot be made.
+        UnsupportedError: The layer is not compressed with gzip, or is reframed.
+        OcifsError: The target exists, or cannot be created.
     """
     summary = index.summary
     if summary.codec != "gzip":

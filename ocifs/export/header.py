@@ -1,8 +1,8 @@
-"""Headers of a tar member, from values: the plain block, and before it a pax one for what that cannot hold.
+"""Headers of a tar member: the ustar block, and before it a pax header for values that do not fit.
 
-POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"; extended attributes as star writes them
-(`SCHILY.xattr.`), or as libarchive does (`LIBARCHIVE.xattr.`) where a name has bytes that readers of the former treat
-each in their own way. Names are not recoded. Owners are numbers only.
+POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header". Extended attributes use star's keywords
+(`SCHILY.xattr.`), or libarchive's (`LIBARCHIVE.xattr.`) for names with bytes on which readers of the former disagree.
+Names are never recoded. Owners are numbers only.
 """
 
 import os
@@ -21,11 +21,12 @@ _NAME_MAX = 100
 _ID_MAX = 0o7777777
 _NUMBER_MAX = 0o77777777777
 _ODD = frozenset(b"=%")
-"""In the name of an extended attribute: pax ends a keyword at `=`, and GNU tar takes `%` for an escape."""
+"""Special characters in the name of an extended attribute: pax ends a keyword at `=`, and GNU tar uses `%` as an
+escape."""
 
 
 class Header(NamedTuple):
-    """What the headers of a member say, but for extended attributes."""
+    """The header values of a member, except extended attributes."""
 
     path: bytes
     flag: bytes
@@ -41,7 +42,7 @@ class Header(NamedTuple):
 
 
 def encode(header: Header, records: Mapping[bytes, bytes], xattrs: Mapping[bytes, bytes]) -> bytes:
-    """Return the blocks that stand before a member's data; `records` are further ones for the pax header."""
+    """Return the header blocks of a member; `records` are additional records of the pax header."""
     seconds, nanoseconds = divmod(header.mtime_ns, 10**9)
     pax: dict[bytes, bytes] = {}
     for key, name in ((b"path", header.path), (b"linkpath", header.link)):
@@ -70,12 +71,12 @@ def encode(header: Header, records: Mapping[bytes, bytes], xattrs: Mapping[bytes
 
 
 def padded(data: bytes) -> bytes:
-    """Return data up to the end of their last block."""
+    """Return data padded to a whole block."""
     return data + bytes(-len(data) % BLOCK)
 
 
 def _ustar(header: Header, seconds: int) -> bytes:
-    """Return the plain block; what does not fit it is cut short, or 0."""
+    """Return the ustar block; values that do not fit are truncated, or 0."""
     block = bytearray(
         _USTAR.pack(
             header.path,
@@ -100,14 +101,14 @@ def _ustar(header: Header, seconds: int) -> bytes:
 
 
 def _time(nanoseconds: int) -> bytes:
-    """Return a time as pax writes it: seconds with a fraction, of any sign."""
+    """Return a time in pax form: seconds with a fraction, of either sign."""
     seconds, fraction = divmod(abs(nanoseconds), 10**9)
     digits = (b"%d.%09d" % (seconds, fraction)).rstrip(b"0").rstrip(b".")
     return b"-" + digits if nanoseconds < 0 else digits
 
 
 def _record(key: bytes, value: bytes) -> bytes:
-    """Return LENGTH, a space, KEY=VALUE and a newline, LENGTH counting itself."""
+    """Return LENGTH, a space, KEY=VALUE and a newline; LENGTH counts itself."""
     rest = b" " + key + b"=" + value + b"\n"
     length = len(rest) + 1
     while length != len(rest) + len(b"%d" % length):

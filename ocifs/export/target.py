@@ -1,7 +1,7 @@
-"""Where an export goes: built under a temporary name beside the target, and renamed when it is whole.
+"""The target of an export: built under a temporary name beside its path, and renamed when complete.
 
-The rule: the target is what it was, or all of the export; whatever ends an export removes what was built. Only the
-target's own path, which is the user's, is ever used as a string: what lies below it is reached by file descriptors.
+Invariant: the target is unchanged, or the complete export; every failure removes the temporary file. Only the target's
+own path, given by the user, is ever used as a string. Everything below it is reached by file descriptors.
 """
 
 import os
@@ -18,7 +18,7 @@ _BUFFER = 1 << 20
 
 
 def check_new_directory(target: str) -> None:
-    """Raise OcifsError unless `target` is an empty directory, or nothing in a directory that exists."""
+    """Raise OcifsError unless `target` is an empty directory, or absent in an existing directory."""
     real = os.path.realpath(target)
     status = _status(target)
     if status is None:
@@ -26,7 +26,7 @@ def check_new_directory(target: str) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise OcifsError(f"{printable_path(target)} exists and is no directory: name a new or empty one")
     if os.path.ismount(real) or os.path.samefile(real, "."):
-        # What is renamed over either would not be seen there.
+        # A rename over either would not be visible there.
         what = "a mountpoint" if os.path.ismount(real) else "the current directory"
         raise OcifsError(f"{printable_path(target)} is {what}: name a new directory in it")
     if os.listdir(real):
@@ -34,7 +34,7 @@ def check_new_directory(target: str) -> None:
 
 
 def check_new_file(target: str, *, replace: bool = False) -> None:
-    """Raise OcifsError unless `target` is an empty regular file, or any to `replace`, or nothing in a directory."""
+    """Raise OcifsError unless `target` is an empty regular file, absent in a directory, or any file to `replace`."""
     status = _status(target)
     if status is not None and ((status.st_size and not replace) or not stat.S_ISREG(status.st_mode)):
         raise OcifsError(f"{printable_path(target)} exists: name a new file")
@@ -42,10 +42,10 @@ def check_new_file(target: str, *, replace: bool = False) -> None:
 
 @contextmanager
 def new_directory(target: str) -> Iterator[int]:
-    """Give a new, empty directory, open and closed to others; it becomes `target` if all goes well.
+    """Yield a new, empty, open directory that is closed to other users; on success it becomes `target`.
 
     Raises:
-        OcifsError: The target is in the way, or cannot be made.
+        OcifsError: The target exists, or cannot be created.
     """
     check_new_directory(target)
     with _built(target, _remove_tree) as (parent, temporary):
@@ -59,10 +59,10 @@ def new_directory(target: str) -> Iterator[int]:
 
 @contextmanager
 def new_file(target: str, *, replace: bool = False) -> Iterator[BinaryIO]:
-    """Give a new, empty file; it becomes `target`, and is on disk, if all goes well.
+    """Yield a new, empty file; on success it becomes `target`, and is on disk.
 
     Raises:
-        OcifsError: The target is in the way, or cannot be made.
+        OcifsError: The target exists, or cannot be created.
     """
     check_new_file(target, replace=replace)
     with _built(target, lambda name, parent: os.unlink(name, dir_fd=parent)) as (parent, temporary):
@@ -86,7 +86,7 @@ def _status(target: str) -> os.stat_result | None:
 
 @contextmanager
 def _built(target: str, remove: Callable[[str, int], None]) -> Iterator[tuple[int, str]]:
-    """Give the target's directory, open, and a temporary name there; rename it to the target, or remove it."""
+    """Yield the target's open parent directory and a temporary name in it; rename it to the target, or remove it."""
     directory, name = os.path.split(os.path.realpath(target))
     temporary = f".ocifs-{secrets.token_hex(8)}"
     try:
@@ -98,7 +98,7 @@ def _built(target: str, remove: Callable[[str, int], None]) -> Iterator[tuple[in
             yield parent, temporary
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException as error:
-            with suppress(FileNotFoundError, NotADirectoryError):  # not made, renamed by now, or somebody else's
+            with suppress(FileNotFoundError, NotADirectoryError):  # not created, already renamed, or of another user
                 remove(temporary, parent)
             if isinstance(error, OSError):
                 raise OcifsError(f"{printable_path(target)}: {error.strerror}") from error
@@ -108,7 +108,7 @@ def _built(target: str, remove: Callable[[str, int], None]) -> Iterator[tuple[in
 
 
 def _remove_tree(name: str, parent: int) -> None:
-    """Remove a directory and all below it, however deep and whatever its modes, with one descriptor at a time."""
+    """Remove a directory tree of any depth and with any modes, with one descriptor at a time."""
     here = _open(name, parent)
     way: list[str] = []
     try:
@@ -126,7 +126,7 @@ def _remove_tree(name: str, parent: int) -> None:
 
 
 def _empty(directory: int) -> str | None:
-    """Remove files from a directory until none is left, or up to a directory: then return its name."""
+    """Remove files from a directory until none is left, or until a directory is found: then return its name."""
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -136,7 +136,7 @@ def _empty(directory: int) -> str | None:
 
 
 def _open(name: str, parent: int) -> int:
-    """Open a directory of our own that may be closed to ourselves by now."""
+    """Open a directory of this user that may be closed to its owner."""
     by_name = os.open(name, os.O_PATH | _DIRECTORY, dir_fd=parent)
     try:
         os.chmod(f"/proc/self/fd/{by_name}", 0o700)
