@@ -1,1 +1,1 @@
-"""What commands show: computed as plain values first, then rendered; no command prints what it computes."""
+"""What commands show: plain values first, then their rendering. Nothing here prints."""

@@ -1,4 +1,4 @@
-"""Users and groups by name, as the image's own /etc/passwd and /etc/group have them; the host's are never asked."""
+"""User and group names of an image, from its own /etc/passwd and /etc/group; never from the host's."""
 
 from ocifs.errors import NotFoundError, printable_path
 from ocifs.image.rootfs import Rootfs
@@ -10,7 +10,7 @@ def number_of(rootfs: Rootfs, name: str, *, group: bool) -> int:
     """Return the uid of a user, or the gid of a `group`.
 
     Raises:
-        NotFoundError: The image has none of that name.
+        NotFoundError: The image has no such name.
     """
     path = "/etc/group" if group else "/etc/passwd"
     wanted = name.encode(errors="surrogateescape")

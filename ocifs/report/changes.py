@@ -1,4 +1,4 @@
-"""Differences of two trees as lines for people, as JSON, and added up."""
+"""Render the differences of two trees: as lines, as JSON, and as totals."""
 
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ CHANGES: tuple[Change, ...] = ("added", "removed", "changed")
 
 
 def difference_line(difference: Difference, show: Show, paint: Paint) -> bytes:
-    """Return the change, the path, and of a changed file in what it differs."""
+    """Return the change, the path, and the differing aspects of a changed file."""
     entry = difference.after or difference.before
     if entry is None:
         raise ValueError("a difference of nothing")
@@ -33,7 +33,7 @@ def _told(aspect: Aspect, before: Listed, after: Listed, show: Show) -> bytes:
         case "target":
             return b"target " + show(before.target or b"") + b" -> " + show(after.target or b"")
     old, new = _value(aspect, before), _value(aspect, after)
-    if old == new:  # times, to the second
+    if old == new:  # times that differ within a second
         old, new = (f"{value}.{e.inode.mtime_ns % 10**9:09}" for value, e in ((old, before), (new, after)))
     return f"{aspect} {old} -> {new}".encode()
 
@@ -69,19 +69,19 @@ def to_json(difference: Difference) -> bytes:
 
 
 class Total(msgspec.Struct):
-    """Some differences, added up."""
+    """The sum of some differences."""
 
     files: int = 0
     """Names, of files of any type."""
     bytes: int = 0
-    """Of the regular files among them: how many more, or fewer."""
+    """The growth of the regular files among them; negative if they shrank."""
 
 
 Totals = dict[Change, Total]
 
 
 def add_up(found: Iterable[Difference]) -> dict[bytes, Totals]:
-    """Return the totals for each directory in the root, and for what lies in the root itself (`/`).
+    """Return the totals for each directory below the root, and for files in the root itself (`/`).
 
     A file with several names counts once.
     """
@@ -110,7 +110,7 @@ def _size(entry: Listed | None) -> int:
 
 
 def totals_lines(totals: Mapping[bytes, Totals], show: Show) -> Iterator[bytes]:
-    """Give a table: a line for each directory, and one for all."""
+    """Yield a table: a line for each directory, and one for the total."""
     everything = {change: Total() for change in CHANGES}
     for each in totals.values():
         for change, total in each.items():
@@ -123,7 +123,7 @@ def totals_lines(totals: Mapping[bytes, Totals], show: Show) -> Iterator[bytes]:
 
 
 def _column(change: Change, totals: Sequence[Total]) -> list[str]:
-    """Return the cells of a change, its name first, all of one width."""
+    """Return the cells of each change, with its name as heading, padded to one width."""
     files = max(len(str(total.files)) for total in totals)
     sizes = max(len(_signed(total.bytes)) for total in totals)
     cells = [change, *(f"{total.files:>{files}}  {_signed(total.bytes):>{sizes}}" for total in totals)]

@@ -1,7 +1,7 @@
-"""Names in the colours of LS_COLORS, as GNU ls(1) and dircolors(1) have them.
+"""Colour names by LS_COLORS, like GNU ls(1) and dircolors(1).
 
-Knows types, set-id bits, sticky and writable directories, and endings of names. Whether there is a terminal that shows
-colours is the caller's to find out.
+Supports file types, set-id bits, sticky and writable directories, and suffixes. The caller decides whether the output
+is a terminal that shows colours.
 """
 
 import stat
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ocifs.report.listing import Listed, Paint
 
 _DEFAULTS = "di=01;34:ln=01;36:pi=33:so=01;35:bd=01;33:cd=01;33:su=37;41:sg=30;43:tw=30;42:ow=34;42:st=37;44:ex=01;32"
-"""What GNU ls takes when LS_COLORS says nothing."""
+"""The defaults of GNU ls, for keys that LS_COLORS does not set."""
 _CODE_CHARACTERS = frozenset("0123456789;:")
 
 _KINDS: tuple[tuple[str, Callable[[int], bool]], ...] = (
@@ -27,11 +27,11 @@ _KINDS: tuple[tuple[str, Callable[[int], bool]], ...] = (
     ("sg", lambda mode: stat.S_ISREG(mode) and bool(mode & stat.S_ISGID)),
     ("ex", lambda mode: stat.S_ISREG(mode) and bool(mode & 0o111)),
 )
-"""Of the keys that suit a mode the first that has a colour counts."""
+"""The first matching key that has a colour applies."""
 
 
 def painter(ls_colors: str) -> Paint:
-    """Return what paints names by the text of `LS_COLORS`; entries that are not colours are left out."""
+    """Return a painter for the text of `LS_COLORS`; entries that are not colours are ignored."""
     codes: dict[str, bytes] = {}
     endings: dict[bytes, bytes] = {}
     for entry in f"{_DEFAULTS}:{ls_colors}".split(":"):

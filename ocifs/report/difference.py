@@ -1,8 +1,7 @@
-"""How two trees differ: names that one of them lacks, and files that are not the same in both.
+"""The differences of two trees: names that only one of them has, and files that differ.
 
-One walk goes through both trees, which are sorted. Bytes are read only where sizes agree and the two files lie in
-different places of different layers, and then in the order in which the layers hold them. Every other difference is
-told by the tree images alone.
+One walk covers both sorted trees. The comparison reads file data only if sizes agree and the two files lie at different
+places of different layers, and then in the order of the layers. The tree images alone decide everything else.
 """
 
 import stat
@@ -22,7 +21,7 @@ Aspect = Literal["type", "mode", "owner", "size", "mtime", "xattr", "target", "r
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
 
 Done = Callable[[int, int], None]
-"""Is told (bytes read, bytes in all)."""
+"""Called with (bytes read, total bytes)."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,14 +29,14 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
     path: bytes
     before: Listed | None
-    """The file in the first tree; None: it has none."""
+    """The file in the first tree; None: absent."""
     after: Listed | None
     aspects: tuple[Aspect, ...] = ()
-    """Of a file that both have: in what they differ."""
+    """The aspects that differ, of a file in both trees."""
 
     @property
     def change(self) -> Change:
-        """What became of the path."""
+        """The kind of change."""
         return "added" if self.before is None else "removed" if self.after is None else "changed"
 
 
@@ -47,7 +46,7 @@ class _Name(NamedTuple):
     name: bytes
     nid: int
     directory: int | None
-    """The nid too, if it is that of a directory."""
+    """The nid again, if it is a directory."""
 
 
 class _Found(NamedTuple):
@@ -58,30 +57,30 @@ class _Found(NamedTuple):
     after: int | None
     aspects: tuple[Aspect, ...] = ()
     undecided: bool = False
-    """Whether the bytes must be read to know."""
+    """Whether only the file data can decide."""
 
 
 def differences(
     before: Rootfs, after: Rootfs, starts: tuple[int | None, int | None], path: bytes, ignored: Iterable[Aspect] = (),
     done: Done | None = None,
 ) -> Iterator[Difference]:  # fmt: skip
-    """Give the differences at and below a path, in the order of a walk.
+    """Yield the differences at and below a path, in the order of a walk.
 
     Args:
         before: The first tree.
         after: The second tree.
-        starts: What `path` names in each of them; None: nothing.
-        path: As it is to be shown.
-        ignored: Aspects that are not looked at.
-        done: Is told how far the reading of contents is.
+        starts: The nid of `path` in each tree; None: absent.
+        path: The path to show.
+        ignored: Aspects to ignore.
+        done: Receives the progress of reading file data.
 
     Raises:
-        InvalidImageError: Bytes cannot be proven to be those that were indexed.
+        InvalidImageError: A span does not verify.
         OSError: A blob cannot be read.
     """
     looking = _Looking(before, after, frozenset(ignored))
     if looking.streams[0] == looking.streams[1]:
-        return  # of the same layers comes the same tree
+        return  # the same layers make the same tree
     found = list(looking.walk(path, *starts))
     same = _same_contents(before, after, found, done)
     for each in found:
@@ -107,7 +106,7 @@ def _listed(rootfs: Rootfs, path: bytes, nid: int | None, aspects: Sequence[Aspe
 def _same_contents(
     before: Rootfs, after: Rootfs, found: Iterable[_Found], done: Done | None
 ) -> set[tuple[int | None, int | None]]:
-    """Read what must be read; return the pairs of files that have the same bytes."""
+    """Read the undecided files; return the pairs with equal bytes."""
     pairs = {(each.before, each.after) for each in found if each.undecided}
     sides = [(tree, {pair[side] for pair in pairs} - {None}) for side, tree in enumerate((before, after))]
     total = sum(tree.tree.inode(nid).size for tree, nids in sides for nid in nids if nid is not None)
@@ -133,7 +132,7 @@ class _Looking:
         self.streams = [[layer.index.stream for layer in tree.served.layers] for tree in (before, after)]
 
     def walk(self, path: bytes, before: int | None, after: int | None) -> Iterator[_Found]:
-        """Give every path at which they differ or may differ, depth first and by name."""
+        """Yield every path at which the trees differ or may differ, depth first and by name."""
         if found := self._compared(path, before, after):
             yield found
         prefix = path if path.endswith(b"/") else path + b"/"
@@ -151,7 +150,7 @@ class _Looking:
                 pending.pop()
 
     def _children(self, before: int | None, after: int | None) -> Iterator[tuple[bytes, _Name | None, _Name | None]]:
-        """Give (name, what has it in the first directory, in the second), in name order."""
+        """Yield (name, its entry in the first directory, in the second) by name."""
         left, right = _names(self.before, before), _names(self.after, after)
         first, second = next(left, None), next(right, None)
         while first or second:
@@ -180,7 +179,7 @@ class _Looking:
         return _Found(path, before, after, aspects, undecided) if aspects or undecided else None
 
     def _look_alike(self, first: Inode, second: Inode) -> bool:
-        """Whether nothing but the content can differ: nearly all files of two images do so."""
+        """Return whether only the content can differ. This is true for nearly all files of two related images."""
         return (
             first.mode == second.mode
             and first.mtime_ns == second.mtime_ns
@@ -191,11 +190,11 @@ class _Looking:
         )
 
     def _aspects(self, first: Inode, second: Inode) -> tuple[Aspect, ...]:
-        """Return what the two can be told apart by, without the bytes of both."""
+        """Return the aspects that differ, as far as they need no file data."""
         return tuple(aspect for aspect, differs in self._told(first, second) if differs and aspect not in self.ignored)
 
     def _told(self, first: Inode, second: Inode) -> Iterator[tuple[Aspect, bool]]:
-        """Give whether they differ in each aspect, in the order of `ASPECTS`."""
+        """Yield whether each aspect differs, in the order of `ASPECTS`."""
         kind = stat.S_IFMT(first.mode)
         same_kind = kind == stat.S_IFMT(second.mode)
         resized = same_kind and stat.S_ISREG(kind) and first.size != second.size
@@ -213,7 +212,7 @@ class _Looking:
         yield "content", resized
 
     def _lies_in_the_same_place(self, first: Inode, second: Inode) -> bool:
-        """Whether the two are the same bytes of the same tar stream."""
+        """Return whether both are the same bytes of the same tar stream."""
         places = self._places(0, self.before, first)
         return places is not None and places == self._places(1, self.after, second)
 
@@ -221,7 +220,7 @@ class _Looking:
         places = []
         for address, size in rootfs.tree.extents_of(inode):
             place = None if address is None else rootfs.tree.layer_of(address)
-            if address is not None and place is None:  # bytes of a sparse file that the tree image holds
+            if address is not None and place is None:  # data of a sparse file inside the tree image
                 return None
             places.append((self.streams[side][place[0]], place[1], size) if place else ("", 0, size))
         return places

@@ -1,11 +1,12 @@
-"""The efficiency of an image, as dive(1) defines it and fails builds by it.
+"""The efficiency of an image, as dive(1) defines it and gates builds on it.
 
-The definition is that of https://github.com/wagoodman/dive, dive/filetree/efficiency.go and dive/image/analysis.go:
-of each path the bytes that each layer gives it are added up, and so is the least of them; the efficiency is what the
-least come to, divided by what all come to. A whiteout gives its path no bytes; that of a directory gives it what the
-directory held then. What is in a path twice is wasted, the copy that is seen included. Paths are what entries are
-named: symlinks are not followed, opaque whiteouts not looked at, and hard links have no bytes. A whiteout of nothing,
-at which dive gives up the layer, gives no bytes.
+The definition is that of https://github.com/wagoodman/dive, dive/filetree/efficiency.go and dive/image/analysis.go. For
+each path, sum the bytes that all layers store under it, and take the smallest of them. The efficiency is the sum of the
+smallest divided by the sum of all. A whiteout stores no bytes; a whiteout of a directory stores what the directory
+held. A path in more than one layer counts as wasted in all of them, including the visible copy.
+
+Paths are the names of entries: symlinks are not followed, opaque whiteouts are ignored, and hard links have no bytes. A
+whiteout without a target, at which dive abandons the layer, stores no bytes.
 """
 
 import posixpath
@@ -19,23 +20,23 @@ _META = b".wh..wh."
 
 
 class Efficiency(NamedTuple):
-    """What dive tells of an image."""
+    """The result of dive's analysis."""
 
     score: float
     """0 to 1."""
     wasted_bytes: int
-    """Of all paths that more than one layer gives or removes, in all these layers."""
+    """Bytes in all layers of all paths that more than one layer adds or removes."""
     user_bytes: int
-    """Of all layers but the base."""
+    """Bytes in all layers but the base."""
 
     @property
     def user_wasted(self) -> float:
-        """Wasted bytes to user bytes; 0 where there are none of these."""
+        """The ratio of wasted bytes to user bytes; 0 if there are no user bytes."""
         return self.wasted_bytes / self.user_bytes if self.user_bytes else 0.0
 
 
 class _File:
-    """A path in the layers that are stacked so far."""
+    """A path in the layers stacked so far."""
 
     __slots__ = ("children", "is_directory", "size")
 
@@ -45,14 +46,14 @@ class _File:
         self.children: dict[bytes, _File] = {}
 
     def child(self, name: bytes) -> "_File":
-        """Return what has that name in it, made now if nothing has."""
+        """Return the child of that name, created if missing."""
         found = self.children.get(name)
         if found is None:
             found = self.children[name] = _File()
         return found
 
     def held(self) -> int:
-        """Return the bytes of it and of all below it."""
+        """Return the bytes of the file and of everything below it."""
         total = 0
         pending = [self]
         while pending:
@@ -63,7 +64,7 @@ class _File:
 
 
 class _Seen:
-    """What layers gave a path."""
+    """What the layers store under a path."""
 
     __slots__ = ("least", "times", "total")
 
@@ -105,7 +106,7 @@ def efficiency(layers: Iterable[Iterable[Entry]]) -> Efficiency:
 
 
 def _path(name: bytes) -> tuple[bytes, bool]:
-    """Return the cleaned path, up to a name that is AUFS's or an opaque whiteout; and whether that is all of it."""
+    """Return the cleaned path up to an AUFS name or opaque whiteout, and whether that is the whole path."""
     path = posixpath.normpath(b"/" + name.lstrip(b"/")).removeprefix(b"/")
     if _META not in path:
         return path, True
@@ -115,7 +116,7 @@ def _path(name: bytes) -> tuple[bytes, bool]:
 
 
 def _leaves(given: dict[bytes, tuple[int, bool]], below: _File) -> Iterator[tuple[bytes, int]]:
-    """Give (path, bytes) of what has nothing below it in a layer."""
+    """Yield (path, bytes) of the entries without children in their layer."""
     parents = set()
     for path in given:
         parent = path.rpartition(b"/")[0]
@@ -142,7 +143,7 @@ def _find(root: _File, path: bytes) -> _File | None:
 
 
 def _stack(root: _File, given: dict[bytes, tuple[int, bool]]) -> None:
-    """Put a layer on those below: first what it removes, then what it gives."""
+    """Apply a layer to those below: first its whiteouts, then its files."""
     for path in given:
         directory, _, name = path.rpartition(b"/")
         if name.startswith(_WHITEOUT) and (parent := _find(root, directory) if directory else root) is not None:
@@ -152,7 +153,7 @@ def _stack(root: _File, given: dict[bytes, tuple[int, bool]]) -> None:
         directory, _, name = path.rpartition(b"/")
         if name.startswith(_WHITEOUT):
             continue
-        if directory != before:  # most have the directory of the one before
+        if directory != before:  # most entries share the directory of the preceding one
             before, parent = directory, root
             for each in directory.split(b"/") if directory else ():
                 parent = parent.child(each)

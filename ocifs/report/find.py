@@ -1,7 +1,7 @@
-"""Files that an expression in the manner of find(1) chooses.
+"""Select files by an expression like that of find(1).
 
-`parse` turns the words of a command line into an `Expression`, `find` goes through a tree with it. Tests are those of
-GNU find where the two have the same name; what they need of a file is looked up only when they are asked.
+`parse` turns command-line words into an `Expression`; `find` walks a tree with it. Tests with the names of GNU find
+behave like GNU find. They look up attributes of a file only on demand.
 """
 
 import fnmatch
@@ -23,11 +23,11 @@ Action = Literal["print", "print0", "ls"]
 
 
 class ExpressionError(ValueError):
-    """An expression that cannot be understood: wrong usage, for whoever parses the command line to report."""
+    """An expression that cannot be parsed: a usage error."""
 
 
 class Visit:
-    """A file that find has come to."""
+    """A file that find visits."""
 
     def __init__(self, rootfs: Rootfs, path: bytes, below: bytes, nid: int) -> None:
         self.rootfs = rootfs
@@ -47,12 +47,12 @@ class Visit:
 
     @property
     def name(self) -> bytes:
-        """The last part of its path."""
+        """The last component of its path."""
         return self.path.rstrip(b"/").rpartition(b"/")[2] or b"/"
 
     @property
     def printed(self) -> bytes:
-        """The path, for the actions that print it: a whiteout's with the name of the whiteout."""
+        """The path for the printing actions; a whiteout has the name of its tar entry."""
         return whiteout_name(self.path) if self.rootfs.is_whiteout(self.inode) else self.path
 
 
@@ -60,19 +60,19 @@ Test = Callable[[Visit], bool]
 
 
 class Expression(NamedTuple):
-    """What to look for, and how deep."""
+    """What to search for, and at which depth."""
 
     test: Test
-    """Adds actions to what it is given."""
+    """Appends actions to the visit."""
     least: int
     most: int | None
 
 
 def find(rootfs: Rootfs, paths: Sequence[bytes], expression: Expression) -> Iterator[Visit]:
-    """Give each file at and below `paths` for which there is something to do, depth first and by name.
+    """Yield each file at and below `paths` that has an action, depth first and by name.
 
     Raises:
-        NotFoundError: There is nothing at one of them.
+        NotFoundError: One of the paths does not exist.
     """
     for path in paths:
         walk = rootfs.tree.walk(rootfs.lookup(path, follow=False))
@@ -102,11 +102,11 @@ def ls_line(entry: Listed, show: Show) -> bytes:
 
 
 def parse(words: Sequence[str], rootfs: Rootfs) -> Expression:
-    """Return the expression in `words`; names of users and paths in it are looked up in `rootfs`.
+    """Return the expression in `words`; names of users and paths in it refer to `rootfs`.
 
     Raises:
-        ExpressionError: It is not one; the text says where.
-        NotFoundError: There is no such path or user.
+        ExpressionError: The expression is malformed; the text says where.
+        NotFoundError: A path or user does not exist.
     """
     parser = _Parser(words, rootfs)
     test = parser.alternatives() if words else _true
@@ -118,7 +118,7 @@ def parse(words: Sequence[str], rootfs: Rootfs) -> Expression:
 
 
 class _Parser:
-    """The words that are left, the next one last, and what was met among those before."""
+    """The remaining words, the next one last, and the options found so far."""
 
     def __init__(self, words: Sequence[str], rootfs: Rootfs) -> None:
         self.words = list(words)[::-1]
@@ -129,7 +129,7 @@ class _Parser:
         self.most: int | None = None
 
     def alternatives(self) -> Test:
-        """Parse what `-o` joins."""
+        """Parse terms joined by `-o`."""
         test = self._conjunction()
         while self.words and self.words[-1] in {"-o", "-or"}:
             self.words.pop()
@@ -175,7 +175,7 @@ class _Parser:
         return self.words.pop()
 
     def depth(self, argument: str, *, least: bool) -> Test:
-        """Take note of a bound on the depth."""
+        """Record a bound on the depth."""
         if not argument.isdecimal():
             raise ValueError("write a number")
         if least:
@@ -226,13 +226,13 @@ def _either(first: Test, second: Test) -> Test:
 
 
 def _glob(argument: str, *, whole: bool = False, fold: bool = False) -> Test:
-    # fnmatch has no backslash: a quoted character becomes a set of one where it would be special.
+    # fnmatch has no backslash: a quoted special character becomes a set of one.
     unquoted = re.sub(r"\\(.)", lambda quoted: f"[{quoted[1]}]" if quoted[1] in "*?[" else quoted[1], argument)
     return _matching(fnmatch.translate(unquoted), whole=whole, fold=fold)
 
 
 def _matching(pattern: str, *, whole: bool, fold: bool = False) -> Test:
-    # As the words of a command line are text, so that one `?` stands for one character.
+    # Match text, like the words of a command line, so that one `?` stands for one character.
     matches = re.compile(pattern, re.DOTALL | (re.IGNORECASE if fold else 0)).fullmatch
     if whole:
         return lambda visit: matches(visit.path.decode(errors="surrogateescape")) is not None
@@ -266,7 +266,7 @@ def _type(argument: str) -> Test:
 
 
 def _counted(argument: str, value: Callable[[Visit], int]) -> Test:
-    """Compare as find does: `N`, `+N` for more, `-N` for less."""
+    """Compare like find: `N`, `+N` for more, `-N` for less."""
     digits = argument.removeprefix("+") if argument.startswith("+") else argument.removeprefix("-")
     if not digits.isdecimal():
         raise ValueError("write N, +N or -N")
@@ -294,7 +294,7 @@ def _age(parser: _Parser, argument: str, seconds: int) -> Test:
 
 
 def _minutes(parser: _Parser, argument: str) -> Test:
-    # Minutes are compared to the nanosecond; days, which `_age` counts, only when they are over.
+    # Minutes compare to the nanosecond; days, in `_age`, compare in whole days.
     number = 60_000_000_000 * int(argument.lstrip("+-"))
     if argument.startswith("+"):
         return lambda visit: parser.now - visit.inode.mtime_ns > number

@@ -1,8 +1,8 @@
-"""Lines of files that match a pattern, in the manner of grep(1): on bytes, and aware of files that are no text.
+"""Search files for lines that match a pattern, like grep(1): on bytes, with detection of binary files.
 
-A line ends with a newline only. Memory does not grow with files or lines: one that is longer than `MAX_LINE` is
-searched in pieces of that length. Files come in the order in which the layers hold them, so that each span is decoded
-once; the names of a file that has several come one after the other.
+Only a newline ends a line. Memory does not grow with files or lines: a line longer than `MAX_LINE` is searched in
+pieces of that length. Files come in the order of the layers, so that each span is decoded once; the names of a
+hard-linked file come one after the other.
 """
 
 import fnmatch
@@ -21,27 +21,27 @@ from ocifs.report.listing import named
 
 MAX_LINE = 1 << 20
 _BEGINNING = 1 << 15
-"""Bytes that are looked at for a NUL, which makes a file binary."""
+"""Bytes at the start of a file that are checked for NUL, which marks it as binary."""
 _HOLE = bytes(_BEGINNING)
-"""What is searched of a hole, at most: nobody looks for more zeros than that."""
+"""The part of a hole that is searched: no pattern needs more zeros."""
 
-# What may fail in a text but not in a line of it alone: \A and \Z, what looks around, what never gives back.
+# Constructs that may match a line alone but not inside a text: \A, \Z, lookaround, possessive quantifiers.
 _NEEDS_LINES = re.compile(rb"\\[AZ]|\(\?(?!:|P)|[*+?}]\+")
 
 Done = Callable[[int], None]
 
 
 class Match(NamedTuple):
-    """A line that matches."""
+    """A matching line."""
 
     number: int
-    """From 1."""
+    """The line number, from 1."""
     line: bytes
-    """Without its end."""
+    """Without the newline."""
 
 
 class Searched(msgspec.Struct, frozen=True):
-    """A file, and what is found in it; `matches` must be taken before the next file is."""
+    """A file with its matches; consume `matches` before the next file."""
 
     path: bytes
     binary: bool
@@ -49,37 +49,37 @@ class Searched(msgspec.Struct, frozen=True):
 
 
 class Pattern:
-    """What to look for."""
+    """A compiled pattern."""
 
     def __init__(self, pattern: bytes, *, fixed: bool = False, ignore_case: bool = False, words: bool = False) -> None:
         """Compile.
 
         Args:
-            pattern: A regular expression of Python, on bytes; several on lines of their own mean any of them.
-            fixed: The pattern is text, not a regular expression.
-            ignore_case: Of the letters of ASCII.
-            words: Whole words only.
+            pattern: A regular expression of Python, on bytes; several, on separate lines, are alternatives.
+            fixed: Treat the pattern as text, not as a regular expression.
+            ignore_case: Ignore the case of ASCII letters.
+            words: Match whole words only.
 
         Raises:
-            re.error: It is not one.
+            re.error: The pattern is malformed.
         """
         alternatives = [re.escape(line) if fixed else line for line in pattern.split(b"\n")]
         whole = b"|".join(b"(?:%b)" % line for line in alternatives) if len(alternatives) > 1 else alternatives[0]
-        # A word at the end of a line has nothing behind it, so this is true of the line if it is of the text.
+        # A word at the end of a line has nothing behind it, so a match in the text is also one in the line.
         self._by_line = not fixed and bool(_NEEDS_LINES.search(whole))
         if words:
             whole = rb"(?<!\w)(?:%b)(?!\w)" % whole
         self._regex = re.compile(whole, re.MULTILINE | (re.IGNORECASE if ignore_case else 0))
 
     def matches(self, lines: bytes, number: int) -> Iterator[Match]:
-        """Give the lines that match among whole `lines`, the first of which has that number."""
+        """Yield the matching lines of `lines`, which holds whole lines; the first one has that number."""
         search = self._regex.search
         at = 0
         counted = 0
         while at < len(lines):
             begin = at
             if not self._by_line:
-                # No line before the first match in all of them matches alone.
+                # No line before the first match in the whole text matches alone.
                 found = search(lines, at)
                 if found is None:
                     return
@@ -101,14 +101,14 @@ def grep(
     include: Sequence[str] = (),
     done: Done = lambda size: None,
 ) -> Iterator[Searched]:
-    """Give each regular file at and below `paths` with the lines in it that match.
+    """Yield each regular file at and below `paths` with its matching lines.
 
-    Symlinks are followed at `paths` only, as by `grep -r`. `include` are globs of names, of which one must fit; what is
-    itself at one of `paths` is searched whatever its name. `done` is told the bytes that are read.
+    Symlinks are followed at `paths` only, like `grep -r`. A name must match one of the globs in `include`, except a
+    file that `paths` names itself. `done` receives the number of bytes read.
 
     Raises:
-        NotFoundError: There is nothing at one of them.
-        InvalidImageError: Bytes cannot be proven to be those that were indexed.
+        NotFoundError: One of the paths does not exist.
+        InvalidImageError: A span does not verify.
         OSError: A blob cannot be read.
     """
     names: dict[int, list[bytes]] = {}
@@ -148,7 +148,7 @@ def _bytes(parts: Iterable[Part], done: Done) -> Iterator[bytes]:
 def _search(pattern: Pattern, first: bytes, others: Iterable[bytes]) -> Iterator[Match]:
     number = 1
     begun = bytearray()
-    """Of a line, or the piece of one that is too long."""
+    """The start of a line, or of a piece of a long line."""
     for data in _pieces(itertools.chain([first], others)):
         cut = data.find(b"\n") + 1
         begun += data[:cut] or data
@@ -166,11 +166,11 @@ def _search(pattern: Pattern, first: bytes, others: Iterable[bytes]) -> Iterator
 
 
 def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Give the same in pieces, in which no whole line is too long."""
+    """Yield the same bytes in pieces of at most `MAX_LINE`."""
     return (part[at : at + MAX_LINE] for part in parts for at in range(0, len(part), MAX_LINE))
 
 
 def to_json(path: bytes, match: Match | None = None, **more: int | bool) -> bytes:
-    """Return a JSON object on one line: a file, and a line in it or what else is said of it."""
+    """Return a JSON object on one line: a file, and a matching line or another fact about it."""
     line = {} if match is None else {"line_number": match.number} | named("line", match.line)
     return msgspec.json.encode(named("path", path) | line | more)

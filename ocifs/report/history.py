@@ -1,4 +1,4 @@
-"""The steps that built an image, as its config tells them, each with the layer it made."""
+"""The build steps of an image from its config, each with the layer it created."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,23 +13,23 @@ _LONG = 4096
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of the build; times are RFC 3339 text as written."""
+    """A build step; times are RFC 3339 text as in the config."""
 
     created: str
     created_by: str
     author: str
     comment: str
     layer: int | None
-    """The layer that it made, the base being 0; None: it made none."""
+    """The layer that the step created, the base being 0; None: no layer."""
     digest: str | None
     size: int | None
     """Bytes of the layer as stored."""
 
 
 def build_history(resolved: ResolvedImage) -> list[Step]:
-    """Return the steps, the first one first; a layer that no step claims has a step that says nothing.
+    """Return the steps, the first one first; a layer without a step gets an empty step.
 
-    A config need not tell any history; nothing makes sure that what it tells is true.
+    The history in a config is optional and unverified.
     """
     numbers = iter(range(len(resolved.layers)))
     steps = [
@@ -52,7 +52,7 @@ def _step(entry: History, number: int | None, resolved: ResolvedImage) -> Step:
 
 
 def shown_command(step: Step) -> str:
-    """Return on one line what made a step, without the shell that Dockerfiles run it in."""
+    """Return the command of a step on one line, without the shell that Dockerfiles wrap it in."""
     text = " ".join((step.created_by or step.comment or "-").split())
     for shell in ("/bin/sh -c #(nop) ", "/bin/sh -c "):
         text = text.removeprefix(shell)
@@ -60,7 +60,7 @@ def shown_command(step: Step) -> str:
 
 
 def history_lines(steps: Sequence[Step], width: int | None) -> Iterator[str]:
-    """Give a table; long commands are cut to a `width` in columns, unless that is None."""
+    """Yield a table; commands are cut to a total `width` in columns, or complete if it is None."""
     rows = [
         (
             "-" if step.layer is None else str(step.layer),

@@ -1,4 +1,4 @@
-"""What the index of an image holds and costs."""
+"""What the index of an image contains and costs."""
 
 import msgspec
 
@@ -18,7 +18,7 @@ class LayerReport(msgspec.Struct, frozen=True, kw_only=True):
     spans: int
     index_size: int
     reframed: bool
-    """Whether the index holds a copy of the layer that can be read at random, since the layer itself cannot."""
+    """Whether the index holds a copy of the layer, because the layer has no restart points."""
 
 
 class IndexReport(msgspec.Struct, frozen=True, kw_only=True):

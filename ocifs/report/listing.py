@@ -1,7 +1,7 @@
-"""Files of an image as records, and the records as lines in the manner of ls(1) and stat(1), or as JSON.
+"""Files of an image as records, and the records as lines like those of ls(1) and stat(1), or as JSON.
 
-Names stay bytes until a line is made; JSON has no bytes, so there a name that is not UTF-8 is escaped, and given whole
-in base64 beside it.
+Names stay bytes until they are rendered. JSON has no bytes: a name that is not UTF-8 is escaped there, with all its
+bytes in base64 beside it.
 """
 
 import base64
@@ -32,18 +32,18 @@ _BATCH = 4096
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Show = Callable[[bytes], bytes]
-"""A name as it may be written out."""
+"""Returns a name in the form to print."""
 Paint = Callable[[bytes, "Listed"], bytes]
-"""A shown name in the colour of its file."""
+"""Returns a printable name in the colour of its file."""
 
 
 def unpainted(name: bytes, entry: "Listed") -> bytes:
-    """Leave the name as it is."""
+    """Leave the name uncoloured."""
     return name
 
 
 class Extent(msgspec.Struct, frozen=True):
-    """Where bytes of a file lie: in a layer's tar stream."""
+    """Where bytes of a file lie in a layer's tar stream."""
 
     layer: int
     """0 is the base."""
@@ -58,12 +58,12 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     inode: Inode
     target: bytes | None = None
     xattrs: dict[bytes, bytes] | None = None
-    """None: not asked for; so with extents."""
+    """None: not looked up; likewise for extents."""
     extents: tuple[Extent, ...] | None = None
     whiteout: bool = False
-    """In what a layer changes: the layer removed the name."""
+    """In the changes of a layer: the layer removed the name."""
     opaque: bool = False
-    """In what a layer changes: the layer hides what layers below it have in the directory."""
+    """In the changes of a layer: the layer hides the lower content of the directory."""
 
     @classmethod
     def of(cls, rootfs: Rootfs, path: bytes, nid: int, *, detailed: bool = False) -> Self:
@@ -82,7 +82,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def is_hidden(self) -> bool:
-        """Whether ls leaves it out: its name, or that of a directory above it in the listing, begins with a dot."""
+        """Whether ls hides it: its name, or that of a directory above it in the listing, begins with a dot."""
         return self.path.startswith(b".") or b"/." in self.path
 
     @property
@@ -92,13 +92,13 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def mode(self) -> str:
-        """Type and permissions, as `ls -l` writes them."""
+        """Type and permissions, in the form of `ls -l`."""
         mode = stat.filemode(self.inode.mode)
         return f"w{mode[1:]}" if self.whiteout else mode
 
     @property
     def name(self) -> bytes:
-        """The path, for people: a whiteout by the name that the image specification gives it."""
+        """The path to show; a whiteout has the name of its tar entry."""
         return whiteout_name(self.path) if self.whiteout else self.path
 
 
@@ -109,10 +109,10 @@ def whiteout_name(path: bytes) -> bytes:
 
 
 def list_directory(rootfs: Rootfs, path: bytes, *, recursive: bool, itself: bool) -> Iterator[Listed]:
-    """Give what is in a directory by name, or all that is below it; of another file, itself.
+    """Yield the entries of a directory by name, or everything below it; for another file, the file itself.
 
     Raises:
-        NotFoundError: There is nothing at `path`.
+        NotFoundError: `path` does not exist.
     """
     nid = rootfs.lookup(path)
     if itself or not stat.S_ISDIR(rootfs.tree.inode(nid).mode):
@@ -130,9 +130,9 @@ def list_directory(rootfs: Rootfs, path: bytes, *, recursive: bool, itself: bool
 def long_lines(
     entries: Iterable[Listed], show: Show, paint: Paint = unpainted, *, human: bool = False
 ) -> Iterator[bytes]:
-    """Give a line for each, as `ls -ln --time-style=long-iso` does; `human`: sizes with a unit.
+    """Yield a line for each entry, like `ls -ln --time-style=long-iso`; `human` prints sizes with units.
 
-    Columns are aligned for some thousand lines at a time, so that none waits for the end of a large tree.
+    Columns are aligned for some thousand lines at a time, so that the first line need not wait for a whole large tree.
     """
     left = iter(entries)
     widths = [0] * 6
@@ -157,13 +157,13 @@ def _long_row(entry: Listed, *, human: bool) -> tuple[str, ...]:
 
 
 def shown_with_target(entry: Listed, show: Show, paint: Paint) -> bytes:
-    """Return the name, and where a symlink leads, or that a directory is opaque."""
+    """Return the name, followed by the target of a symlink or the mark of an opaque directory."""
     after = b" (opaque)" if entry.opaque else b"" if entry.target is None else b" -> " + show(entry.target)
     return paint(show(entry.name), entry) + after
 
 
 def describe(entry: Listed, layers: Sequence[str], show: Show) -> Iterator[bytes]:
-    """Give lines that tell all there is, in the manner of stat(1); `layers` are the layers' digests."""
+    """Yield a full description like that of stat(1); `layers` are the digests of the layers."""
     inode = entry.inode
     yield b"  File: " + shown_with_target(entry, show, unpainted)
     device = f"  Device type: {size_or_device(inode)}" if inode.rdev else ""
@@ -187,7 +187,7 @@ def to_json(entry: Listed) -> bytes:
 
 
 def members(entry: Listed) -> dict[str, object]:
-    """Return what is said of a file in JSON."""
+    """Return the members that describe a file in JSON."""
     inode = entry.inode
     fields: dict[str, object] = named("path", entry.path) | {
         "type": entry.type,
@@ -217,7 +217,7 @@ def members(entry: Listed) -> dict[str, object]:
 
 
 def named(key: str, name: bytes) -> dict[str, object]:
-    """Return a name as a member of a JSON object; with all its bytes in base64 beside it if it is not UTF-8."""
+    """Return a name as members of a JSON object, with all its bytes in base64 if it is not UTF-8."""
     try:
         return {key: name.decode()}
     except UnicodeDecodeError:
@@ -236,14 +236,14 @@ def _extents(rootfs: Rootfs, inode: Inode) -> tuple[Extent, ...]:
 
 
 def size_or_device(inode: Inode, *, human: bool = False) -> str:
-    """Return the size; of a device its numbers."""
+    """Return the size; for a device, its numbers."""
     if inode.rdev:
         return f"{os.major(inode.rdev)}, {os.minor(inode.rdev)}"
     return short_size(inode.size) if human else str(inode.size)
 
 
 def shown_time(nanoseconds: int) -> str:
-    """Return a time as `ls --time-style=long-iso` does, in the local time zone."""
+    """Return a time like `ls --time-style=long-iso`, in the local time zone."""
     year, month, day, hour, minute, *_ = time.localtime(_seconds(nanoseconds))
     return f"{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}"
 
@@ -253,5 +253,5 @@ def _time(nanoseconds: int) -> datetime:
 
 
 def _seconds(nanoseconds: int) -> int:
-    """Return a time, the nearest one that can be written where it lies beyond the years 1 to 9999."""
+    """Return a time, clamped to the years 1 to 9999."""
     return min(max(nanoseconds // 1_000_000_000, -62_135_500_000), 253_402_200_000)

@@ -1,7 +1,7 @@
-"""The tree as of any layer, and what has changed in it since another one, a directory at a time.
+"""The tree as of any layer, and its changes since another layer, one directory at a time.
 
-Read off the trees of what each layer changes (`ocifs.tree.changes`), which are stacked as overlayfs stacks its lower
-directories. So no tree is made for each layer, and nothing is read of a directory before somebody asks for it.
+It stacks the trees of what each layer changes (`ocifs.tree.changes`) as overlayfs stacks its lower directories. So it
+needs no merged tree for each layer, and reads a directory only on demand.
 """
 
 import heapq
@@ -22,7 +22,7 @@ Change = Literal["added", "changed", "removed", "unchanged"]
 Place = tuple[int, int]
 """(position of the tree in the overlay, nid)."""
 Stack = tuple[Place, ...]
-"""The directories that are merged under one name, the base first; of another file, itself; of nothing, none."""
+"""The directories merged under one name, the base first; for another file, itself; empty for an absent file."""
 
 _NAME = itemgetter(0)
 _CHARACTER = erofs.FILE_TYPES[stat.S_IFCHR]
@@ -35,11 +35,11 @@ class Compared(NamedTuple):
     before: Stack
     after: Stack
     is_directory: bool
-    """It is one, or was: something may be in it."""
+    """It is or was a directory, so it may have content."""
 
     @property
     def change(self) -> Change:
-        """What the layers did; a directory has `changed` as well when anything below it has."""
+        """The change; for a directory also `changed` if anything below it differs."""
         if not self.after:
             return "removed"
         if not self.before:
@@ -48,34 +48,34 @@ class Compared(NamedTuple):
 
     @property
     def shown(self) -> Stack:
-        """What there is to show: what is there, or was."""
+        """The present or former file to show."""
         return self.after or self.before
 
 
 class Overlay:
-    """Trees of changes on top of each other, the base first; or one whole tree."""
+    """Trees of changes stacked on each other, the base first; or one whole tree."""
 
     def __init__(self, trees: Sequence[Rootfs]) -> None:
         self.trees = trees
 
     def root(self, count: int) -> Stack:
-        """Return the root of the first `count` trees together."""
+        """Return the merged root of the first `count` trees."""
         return self._fold([(number, self.trees[number].root, erofs.DIRECTORY) for number in range(count)])
 
     def rootfs(self, stack: Stack) -> Rootfs:
-        """Return the tree in which a file can be read, by the nid of its inode."""
+        """Return the tree that holds a file under the nid of its inode."""
         return self.trees[stack[-1][0]]
 
     def inode(self, stack: Stack) -> Inode:
-        """Return the attributes of a file: the topmost layer's."""
+        """Return the attributes of a file from its topmost layer."""
         number, nid = stack[-1]
         return self.trees[number].tree.inode(nid)
 
     def entries(self, before: Stack, after: Stack) -> Iterator[Compared]:
-        """Give what is in a directory, by name; either stack may be of no directory, and then holds nothing."""
+        """Yield the entries of a directory by name; a stack that is not a directory has none."""
         lower, upper = self._directories(before), self._directories(after)
         places = sorted(lower | upper)
-        if len(places) == 1:  # most directories by far
+        if len(places) == 1:  # by far the most common case
             for name, (_, child) in self._names(places[0]):
                 if here := self._fold([child]):
                     is_directory = child[2] == erofs.DIRECTORY
@@ -91,7 +91,7 @@ class Overlay:
                 yield Compared(name, there, here, is_directory)
 
     def walk(self, before: Stack, after: Stack) -> Iterator[tuple[bytes, Compared]]:
-        """Give (path without a leading slash, file) of all files below a directory, depth first and by name."""
+        """Yield (path without a leading slash, file) of all files below a directory, depth first and by name."""
         pending = [(b"", self.entries(before, after))]
         while pending:
             prefix, entries = pending[-1]
@@ -113,7 +113,7 @@ class Overlay:
                 yield name, (place, (number, child, file_type))
 
     def _fold(self, versions: Sequence[tuple[int, int, int]]) -> Stack:
-        """Return what is left of the (tree, nid, file type) of a name, the lowest first."""
+        """Return the remaining (tree, nid, file type) of a name, the lowest first."""
         if len(versions) == 1 and versions[0][2] != _CHARACTER:
             return (versions[0][:2],)
         stack: Stack = ()
@@ -132,15 +132,15 @@ class Overlay:
 
 
 class Sizes:
-    """The bytes at and below each directory that a walk has left behind."""
+    """The total size of each directory that the walk has completed."""
 
     def __init__(self, overlay: Overlay) -> None:
         self._overlay = overlay
-        # By nid, with one added: 0 is not known. A dict would take more than the trees themselves.
+        # Indexed by nid, plus one: 0 is unknown. A dict would exceed the trees themselves.
         self._known = [array("Q", bytes(8 * (rootfs.tree.size >> erofs.NID_BITS))) for rootfs in overlay.trees]
 
     def of(self, stack: Stack) -> int | None:
-        """Return the size of a file, or of all that a directory holds; None: not known yet."""
+        """Return the size of a file, or of a directory's whole content; None: not known yet."""
         inode = self._overlay.inode(stack)
         if not stat.S_ISDIR(inode.mode):
             return inode.size
@@ -148,10 +148,10 @@ class Sizes:
         return self._known[number][nid] - 1 if self._known[number][nid] else None
 
     def add_up(self, before: Stack, after: Stack, stop: Callable[[], bool]) -> None:
-        """Find the sizes of a directory and of those below it, unless it is told to `stop`.
+        """Compute the sizes of a directory and of those below it, until `stop` returns True.
 
-        What was removed is not counted in a directory that is still there. A file with several names counts once in
-        a layer; if another layer links it again, it counts there as well.
+        A removed file does not count in a directory that still exists. A hard-linked file counts once in a layer; if
+        another layer links it again, it counts there as well.
         """
         seen: set[Place] = set()
         root = Compared(b"", before, after, is_directory=True)
@@ -183,19 +183,19 @@ class Sizes:
 
 
 class Found(NamedTuple):
-    """What a search has found."""
+    """The result of a search."""
 
     paths: frozenset[bytes]
-    """Of what fits, and of all directories that lead there."""
+    """The matching paths, and all directories that lead to them."""
     matches: int
     whole: bool
-    """Nothing was left out for there being too much."""
+    """Whether the result is complete."""
 
 
 def search(
     overlay: Overlay, before: Stack, after: Stack, pattern: re.Pattern[bytes], most: int, stop: Callable[[], bool]
 ) -> Found:
-    """Return the paths below a directory in which the pattern is found: those found at `stop`, or with `most` paths."""
+    """Return matching paths below a directory, until `stop` returns True or `most` paths are found."""
     paths: set[bytes] = set()
     count = 0
     for path, _ in overlay.walk(before, after):

@@ -1,4 +1,4 @@
-"""Modes as chmod(1) and find(1) take them: octal digits, or symbols such as `u+s,go=rx`."""
+"""Parse modes like chmod(1) and find(1): octal digits, or symbols such as `u+s,go=rx`."""
 
 import re
 
@@ -11,7 +11,7 @@ def parse_permissions(text: str) -> int:
     """Return the permission bits, from 0 to 0o7777; symbols start from none.
 
     Raises:
-        ValueError: The text is no mode.
+        ValueError: The text is not a mode.
     """
     if re.fullmatch("[0-7]{1,5}", text) and int(text, 8) <= 0o7777:
         return int(text, 8)

@@ -1,6 +1,6 @@
-"""The beginning of a file as lines for a screen: as text, or in hex as `hexdump -C` writes it.
+"""The beginning of a file as lines for a screen: as text, or in hex like `hexdump -C`.
 
-Lines of hex, in a frame and beside a scroll bar, are as wide as a terminal of 80 columns.
+Hex lines in a frame beside a scroll bar fit a terminal of 80 columns.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _SNIFFED = 8192
 
 
 def is_binary(data: bytes) -> bool:
-    """Whether it is no text, as grep(1) judges: there is a NUL in what comes first."""
+    """Return whether the data are binary, by grep's rule: a NUL near the beginning."""
     return b"\0" in data[:_SNIFFED]
 
 
@@ -26,7 +26,7 @@ def text_lines(data: bytes) -> Sequence[str]:
 
 
 def hex_lines(data: bytes) -> Sequence[str]:
-    """Return a line for each sixteen bytes: where they are, each byte, and those that are ASCII."""
+    """Return a line for each sixteen bytes: offset, hex and ASCII."""
     return [_hex_line(start, data[start : start + _ROW]) for start in range(0, len(data), _ROW)]
 
 

@@ -1,10 +1,10 @@
-"""Numbers as people read them."""
+"""Numbers and times in human-readable form."""
 
 import time
 
 
 def human_size(size: int) -> str:
-    """Return bytes with three digits and a binary unit."""
+    """Return a size with three digits and a binary unit."""
     amount = float(size)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
         if amount < 999.5:
@@ -14,7 +14,7 @@ def human_size(size: int) -> str:
 
 
 def short_size(size: int) -> str:
-    """Return bytes as `ls -h` and `du -h` do: rounded up, one letter for the binary unit, none for bytes."""
+    """Return a size like `ls -h` and `du -h`: rounded up, with one letter for the binary unit, none for bytes."""
     if size < 1024:
         return str(size)
     unit = 1
@@ -29,5 +29,5 @@ def short_size(size: int) -> str:
 
 
 def local_time(seconds: float) -> str:
-    """Return a time since the epoch as the clock on the wall had it."""
+    """Return a time since the epoch in local time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -1,21 +1,21 @@
-"""Two texts as a unified diff, in the manner of `diff -u`."""
+"""Unified diffs of two texts, like `diff -u`."""
 
 import difflib
 from collections.abc import Iterator
 
 MAX_SIZE = 1 << 20
-"""Bytes that a text may have to be compared line by line; the time this takes grows faster than they do."""
+"""Size limit, in bytes, for a comparison by line; its cost grows faster than the size."""
 
 
 def is_text(data: bytes) -> bool:
-    """Whether data hold no NUL, which is how diff(1) tells."""
+    """Return whether the data contain no NUL, which is the rule of diff(1)."""
     return b"\0" not in data
 
 
 def unified_diff(before: bytes, after: bytes, names: tuple[bytes, bytes]) -> Iterator[bytes]:
-    """Give the lines, without their ends, of a diff of two texts by the `names` they go by; none if they are the same.
+    """Yield the lines, without newlines, of a diff of two texts called `names`; nothing if they are equal.
 
-    Lines end with a newline only; the last one may lack it, which is told as diff(1) tells it.
+    Only a newline ends a line. A missing final newline is reported like diff(1) does.
     """
     for line in difflib.diff_bytes(difflib.unified_diff, _lines(before), _lines(after), *names):
         yield line.removesuffix(b"\n")

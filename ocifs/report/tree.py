@@ -1,4 +1,4 @@
-"""A directory and all below it, drawn in the manner of tree(1)."""
+"""Draw a directory and everything below it, like tree(1)."""
 
 import stat
 from collections.abc import Iterator
@@ -15,33 +15,33 @@ _OTHER = ("├── ", "│   ")
 
 
 class Branch(msgspec.Struct, frozen=True):
-    """A file, and where it hangs in the drawing."""
+    """A file and its position in the drawing."""
 
     entry: Listed
-    """Its path is below the directory that is drawn, which itself has the path it was given by."""
+    """Its path is relative to the drawn directory, which itself has the path given by the caller."""
     counts_as_directory: bool
-    """A directory, or a symlink that leads to one in the image."""
+    """Whether it is a directory, or a symlink to one inside the image."""
     indent: str = ""
-    """What is drawn before it."""
+    """The line drawing in front of the name."""
     depth: int = 0
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a tree is drawn."""
+    """The part of a tree to draw."""
 
     levels: int | None = None
-    """How deep; None: all."""
+    """The maximal depth; None: unlimited."""
     directories_only: bool = False
-    """And symlinks that lead to one."""
+    """Include only directories, and symlinks to directories."""
     dotted: bool = False
-    """Names that begin with a dot as well."""
+    """Include names that begin with a dot."""
 
 
 def branches(rootfs: Rootfs, path: bytes, chosen: Chosen) -> Iterator[Branch]:
-    """Give the directory at `path`, then all below it, depth first and by name.
+    """Yield the directory at `path`, then everything below it, depth first and by name.
 
     Raises:
-        NotFoundError: There is nothing at `path`.
+        NotFoundError: `path` does not exist.
     """
     nid = rootfs.lookup(path)
     base = b"".join(name + b"/" for name in rootfs.canonical(path + b"/"))
@@ -63,7 +63,7 @@ def branches(rootfs: Rootfs, path: bytes, chosen: Chosen) -> Iterator[Branch]:
 
 
 def _below(rootfs: Rootfs, nid: int, prefix: bytes, chosen: Chosen, base: bytes) -> list[tuple[Listed, bool]]:
-    """Return what is drawn of a directory, the last one first, and whether each counts as a directory."""
+    """Return the drawn entries of a directory in reverse order, and whether each counts as a directory."""
     found = []
     for name, child, _, _ in rootfs.tree.readdir(nid):
         if name not in {b".", b".."} and (chosen.dotted or not name.startswith(b".")):
@@ -88,18 +88,18 @@ def _leads_to_directory(rootfs: Rootfs, path: bytes) -> bool:
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
-    """What is shown of each file besides its name, and what is counted."""
+    """What to show beside each name, and what to count."""
 
     sizes: bool = False
-    """In bytes."""
+    """Show sizes in bytes."""
     human: bool = False
-    """Sizes with a unit."""
+    """Show sizes with units."""
     count_files: bool = True
-    """In the last line; directories are counted in any case."""
+    """Count files in the last line; directories always count."""
 
 
 def tree_lines(drawn: Iterator[Branch], show: Show, paint: Paint, columns: Columns) -> Iterator[bytes]:
-    """Give the lines of the drawing; the last one counts what is in it, the directory that is drawn included."""
+    """Yield the lines of the drawing; the last line counts its entries, including the top directory."""
     directories = files = 0
     for branch in drawn:
         entry = branch.entry
@@ -109,7 +109,7 @@ def tree_lines(drawn: Iterator[Branch], show: Show, paint: Paint, columns: Colum
             files += 1
         size = short_size(entry.inode.size) if columns.human else str(entry.inode.size)
         column = f"[{size:>{4 if columns.human else 11}}]  ".encode() if columns.sizes or columns.human else b""
-        # What lies below is shown by its name alone.
+        # An entry below the top shows only its last component.
         name = entry if not branch.depth else msgspec.structs.replace(entry, path=entry.path.rpartition(b"/")[2])
         yield branch.indent.encode() + column + shown_with_target(name, show, paint)
     yield b""

@@ -1,4 +1,4 @@
-"""Where the bytes of a tree are: its largest files and directories, as many as a page can show."""
+"""The largest files and directories of a tree, as many as a page can show."""
 
 import heapq
 from collections.abc import Iterator
@@ -13,25 +13,25 @@ _LONGEST_NAME = 100
 
 
 class Treemap(msgspec.Struct, frozen=True, kw_only=True):
-    """Files and directories by number, the root first and parents before what is in them.
+    """Numbered files and directories, the root first and parents before their children.
 
-    What a directory holds more than those in it that are listed are files that are left out.
+    The size of a directory that its listed children do not account for belongs to files that are left out.
     """
 
     names: list[str]
-    """Printable, long ones cut; of directories with a slash at the end."""
+    """Printable names, cut if long; those of directories end with a slash."""
     parents: list[int]
-    """The number of the directory; -1 of the root."""
+    """The number of the parent; -1 for the root."""
     sizes: list[int]
-    """Bytes, of a directory with all below it."""
+    """Bytes; for a directory, including everything below it."""
     layers: list[int]
-    """The layer that most of these bytes are from."""
+    """The layer that most of these bytes come from."""
     left_out: int
-    """How many files and directories are not listed."""
+    """Number of files and directories that are not listed."""
 
 
 def treemap(rootfs: Rootfs, most: int) -> Treemap:
-    """Return the largest files and directories of a tree, at most so many; hard-linked files count once."""
+    """Return the largest files and directories of a tree, at most `most`; hard-linked files count once."""
     count = 0
 
     def counted() -> Iterator[Usage]:
@@ -40,7 +40,7 @@ def treemap(rootfs: Rootfs, most: int) -> Treemap:
             count += 1
             yield usage
 
-    # A directory is no smaller than what is in it, and is taken first of the same size: none is listed without its own.
+    # A directory is at least as large as its children and wins ties, so every listed file has its parent listed.
     largest = heapq.nlargest(most, counted(), key=lambda usage: (usage.size, -usage.depth))
     numbers = {usage.path: number for number, usage in enumerate(largest)}
     parents = [-1 if not usage.depth else numbers[usage.path.rpartition(b"/")[0] or b"/"] for usage in largest]

@@ -1,4 +1,4 @@
-"""What files take, added up for each directory and each layer, in the manner of du(1)."""
+"""Disk usage for each directory and each layer, like du(1)."""
 
 import stat
 from collections.abc import Callable, Iterator
@@ -10,32 +10,32 @@ from ocifs.report.listing import Show, named
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """A file or directory, with all below it."""
+    """A file or directory, including everything below it."""
 
     path: bytes
     depth: int
     layers: dict[int, int]
-    """Bytes of what is from each layer, directories themselves included."""
+    """Bytes from each layer, including the directories themselves."""
 
     @property
     def size(self) -> int:
-        """All bytes."""
+        """Total bytes."""
         return sum(self.layers.values())
 
 
 def disk_usage(rootfs: Rootfs, path: bytes, *, apparent: bool, files: bool) -> Iterator[Usage]:
-    """Give the directories at and below `path`, what is in a directory before the directory, and by name.
+    """Yield the directories at and below `path`, children before their parent, by name.
 
-    A hard-linked file counts once, where it comes first. Bytes are those of the whole blocks of 512 that a mount
-    reports, holes included, or `apparent`: the sizes. With `files` other files are given as well; what is at `path`
+    A hard-linked file counts once, at its first name. Sizes are whole blocks of 512 bytes as on a mount, holes
+    included, or with `apparent` the file sizes. With `files`, other files are yielded as well; the file at `path`
     always is.
 
     Raises:
-        NotFoundError: There is nothing at `path`.
+        NotFoundError: `path` does not exist.
     """
     seen: set[int] = set()
     above: list[Usage] = []
-    """The directories that lead to the file."""
+    """The directories above the current file."""
     prefix = path if path.endswith(b"/") else path + b"/"
     for below, nid in rootfs.tree.walk(rootfs.lookup(path, follow=False)):
         depth = below.count(b"/") + 1 if below else 0
@@ -60,7 +60,7 @@ def disk_usage(rootfs: Rootfs, path: bytes, *, apparent: bool, files: bool) -> I
 
 
 def _close(above: list[Usage]) -> Usage:
-    """Take the innermost directory, and add it to the one above."""
+    """Pop the innermost directory, and add it to its parent."""
     done = above.pop()
     if above:
         layers = above[-1].layers
@@ -70,7 +70,7 @@ def _close(above: list[Usage]) -> Usage:
 
 
 def usage_lines(usage: Usage, show: Show, size: Callable[[int], str], *, by_layer: bool) -> Iterator[bytes]:
-    """Give the line of du(1), or one for each layer that has a part; `size` writes bytes as text."""
+    """Yield the line of du(1), or one line for each layer with a share; `size` formats bytes."""
     path = show(usage.path)
     if not by_layer:
         yield b"%b\t%b" % (size(usage.size).encode(), path)

@@ -20,7 +20,7 @@ def check_line(check: Check) -> str:
 
 
 def summary_line(checks: Sequence[Check], name: str) -> str:
-    """Return what all of them say together."""
+    """Return the summary of all checks."""
     failed = sum(check.problem is not None for check in checks)
     when = local_time(max(check.at for check in checks))
     if not failed:

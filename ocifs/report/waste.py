@@ -1,9 +1,9 @@
-"""Bytes that an image stores and nobody sees: files that a later layer replaced or removed; and copies of others.
+"""Hidden bytes of an image: files that a later layer replaced or removed; and duplicate files.
 
-One walk goes through the trees of what each layer changes, side by side, so it costs what the layers hold and nothing
-is kept of what is seen. A file with several names is hidden when all of them are. What counts are bytes of files as the
-tar streams hold them: holes take none, and pieces of sparse files that had to be copied into the tree image count with
-the chunks they are in. What one layer gives twice under one name is hidden too, but has no entry of its own.
+One walk goes through the trees of what each layer changes, side by side. Its cost follows the content of the layers,
+and it keeps nothing for visible files. A hard-linked file is hidden when all its names are. Sizes are bytes of files in
+the tar streams: holes count as 0, and pieces of sparse files that were copied into the tree image count with their
+chunks. Data that one layer stores twice under one name are hidden too, but have no entry of their own.
 """
 
 import heapq
@@ -27,15 +27,15 @@ from ocifs.toc import REGULAR, Entry
 
 Done = Callable[[int], None]
 _Key = tuple[int, int]
-"""Names the bytes of a file: layer and offset in its tar stream. Of a sparse file that is in the tree image only: a
-negative number for the tree image, and the nid in it."""
+"""Identifies the bytes of a file: layer and offset in its tar stream. For a sparse file that is only in the tree image:
+a negative number for the tree image, and the nid in it."""
 
 
 class Hidden(NamedTuple):
-    """A file that nobody sees. Sizes are bytes."""
+    """A hidden file. Sizes are bytes."""
 
     size: int
-    """As stored."""
+    """The stored size."""
     path: bytes
     layer: int
     """The layer that stores it."""
@@ -54,25 +54,25 @@ class LayerWaste(msgspec.Struct, frozen=True):
 
 
 class Duplicates(NamedTuple):
-    """Files of the whole tree that are the same, but are stored apart."""
+    """Files of the merged tree with equal content that is stored more than once."""
 
     size: int
-    """Of each."""
+    """The size of each."""
     paths: list[bytes]
 
     @property
     def wasted(self) -> int:
-        """Bytes of all but one."""
+        """Bytes of all copies but one."""
         return self.size * (len(self.paths) - 1)
 
 
 class Waste(NamedTuple):
-    """What an image wastes."""
+    """The waste of an image."""
 
     efficiency: Efficiency
     layers: list[LayerWaste]
     hidden: list[Hidden]
-    """The largest first."""
+    """Hidden files, the largest first."""
 
 
 def waste(image: Image) -> Waste:
@@ -100,10 +100,10 @@ def waste(image: Image) -> Waste:
 
 
 def duplicates(rootfs: Rootfs, done: Done = lambda size: None) -> list[Duplicates]:
-    """Return the files that are the same and not empty, those that waste most first; only those are read that may be.
+    """Return groups of equal, non-empty files, the most wasteful first. Only files of equal size are read.
 
     Raises:
-        InvalidImageError: Bytes cannot be proven to be those that were indexed.
+        InvalidImageError: A span does not verify.
         OSError: A blob cannot be read.
     """
     sizes = Counter(inode.size for inode in _regular_files(rootfs))
@@ -123,7 +123,7 @@ def duplicates(rootfs: Rootfs, done: Done = lambda size: None) -> list[Duplicate
 
 
 def _regular_files(rootfs: Rootfs) -> Iterator[Inode]:
-    """Give each regular file once."""
+    """Yield each regular file once."""
     linked: set[int] = set()
     for _, nid in rootfs.tree.walk(rootfs.root):
         inode = rootfs.tree.inode(nid)
@@ -135,7 +135,7 @@ def _regular_files(rootfs: Rootfs) -> Iterator[Inode]:
 
 
 def _stored(rootfs: Rootfs, inode: Inode) -> tuple[int, int, _Key]:
-    """Return the layer that stores a file, its bytes there, and what names them."""
+    """Return the layer that stores a file, its stored bytes, and its key."""
     extents = [(address, size) for address, size in rootfs.tree.extents_of(inode) if address is not None]
     places = (rootfs.tree.layer_of(address) for address, _ in extents)
     place = next(filter(None, places), None)
@@ -161,19 +161,19 @@ class _Walk:
         self._trees = [image.changes(number) for number in range(len(image.resolved.layers))]
         self._hidden: dict[_Key, Hidden] = {}
         self._seen: set[_Key] = set()
-        """Of the files that the tree image alone holds, those that a name shows."""
+        """Keys of files stored only in the tree image that a visible name shows."""
 
     def hidden(self) -> dict[_Key, Hidden]:
-        """Return the files of which a name is hidden; but for files with several names nobody sees them."""
+        """Return the files with a hidden name, except hard-linked files with another visible name."""
         self._go(everywhere=False)
-        if any(layer < 0 for layer, _ in self._hidden):  # rare, and only all names tell which of these are seen
+        if any(layer < 0 for layer, _ in self._hidden):  # rare, and only all names tell which of these are visible
             self._go(everywhere=True)
         for key in self._seen:
             self._hidden.pop(key, None)
         return self._hidden
 
     def _go(self, *, everywhere: bool) -> None:
-        """Take note of what is hidden; if not everywhere, stay out of directories in which nothing can be."""
+        """Record hidden files; unless `everywhere`, skip directories that cannot contain any."""
         roots = [(number, tree.root) for number, tree in enumerate(self._trees)]
         pending = [(b"/", self._children(roots), tuple(self._cuts(self._given(roots))))]
         while pending:
@@ -191,7 +191,7 @@ class _Walk:
                 pending.pop()
 
     def _children(self, directories: Sequence[tuple[int, int]]) -> Iterator[tuple[bytes, list[_Given]]]:
-        """Give (name, what each layer has there, the lowest first), by name."""
+        """Yield (name, the entry of each layer, the lowest first) by name."""
         named = heapq.merge(*(self._names(layer, nid) for layer, nid in directories))
         for name, group in itertools.groupby(named, itemgetter(0)):
             if name not in {b".", b".."}:
@@ -209,11 +209,11 @@ class _Walk:
         return found
 
     def _cuts(self, given: Sequence[_Given]) -> Iterator[int]:
-        """Give the layers that hide what is in the directory in those below them."""
+        """Yield the layers that hide the lower content of the directory."""
         return (each.layer for each in given if not each.is_directory or self._trees[each.layer].is_opaque(each.inode))
 
     def _note(self, path: bytes, given: Sequence[_Given], cuts: Sequence[int]) -> None:
-        """Take note of what is hidden of a name, in directories that are cut."""
+        """Record what is hidden under a name, in directories hidden by `cuts`."""
         for place, each in enumerate(given):
             if each.whiteout or not stat.S_ISREG(each.inode.mode):
                 continue

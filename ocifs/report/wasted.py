@@ -1,4 +1,4 @@
-"""What an image wastes as tables and as JSON, and the bounds that a build may set to it."""
+"""Render the waste of an image as tables and JSON, and apply the limits of a build."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,20 +10,20 @@ from ocifs.report.text import human_size
 from ocifs.report.waste import Duplicates, LayerWaste, Waste
 
 _NAMES = 4
-"""Of files that are the same, how many are named on a line."""
+"""Number of names printed for a group of equal files."""
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds that a build may set, those of dive(1); None: none."""
+    """Limits for a build, those of dive(1); None: no limit."""
 
     lowest_efficiency: float | None = None
     highest_wasted_bytes: int | None = None
     highest_user_wasted: float | None = None
-    """As a part of 1."""
+    """As a fraction of 1."""
 
 
 def broken_rules(rules: Rules, found: Efficiency) -> list[str]:
-    """Return what is out of bounds, each as a sentence."""
+    """Return the violated limits, each as a sentence."""
     broken = []
     if rules.lowest_efficiency is not None and found.score < rules.lowest_efficiency:
         broken.append(f"the efficiency {found.score:.4f} is below {rules.lowest_efficiency}")
@@ -35,7 +35,7 @@ def broken_rules(rules: Rules, found: Efficiency) -> list[str]:
 
 
 def waste_lines(found: Waste, same: Sequence[Duplicates] | None, count: int, show: Show) -> Iterator[bytes]:
-    """Give the tables, of files at most `count` of each kind."""
+    """Yield the tables, with at most `count` files of each kind."""
     yield from _layer_lines(found.layers)
     score = found.efficiency
     yield b""

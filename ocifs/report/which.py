@@ -1,6 +1,6 @@
-"""The history of one path: which layer added, replaced or removed it, and what of it is hidden below.
+"""The history of one path: which layers added, changed or removed it, and which versions are hidden.
 
-Told by the trees of what each layer changes (`ocifs.tree.changes`): a look into each, whatever they hold.
+It looks up the path in the tree of what each layer changes (`ocifs.tree.changes`), independent of their size.
 """
 
 import stat
@@ -22,22 +22,22 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     layer: int
     change: Change
-    """`emptied`: an opaque whiteout hid what was in the directory."""
+    """`emptied`: an opaque whiteout hid the content of the directory."""
     entry: Listed | None = None
-    """The file as the layer left it; None: it is gone."""
+    """The file as the layer left it; None: removed."""
     cause: Listed | None = None
-    """What removed it: a whiteout, an opaque directory or a file, of its own name or of a directory above it."""
+    """What removed it: a whiteout, an opaque directory or a file, at its own name or at a directory above it."""
     hidden: bool = False
-    """A later layer hides what this one gave."""
+    """Whether a later layer hides this version."""
 
 
 def path_history(image: Image, path: bytes) -> list[Event]:
-    """Return what each layer did to `path`, the base layer first; layers that did nothing are left out.
+    """Return what each layer did to `path`, the base layer first; layers without an effect are left out.
 
-    Symlinks on the way are followed as in the whole image; one at the end is not.
+    Symlinks on the way are followed as in the whole image; a symlink at the end is not.
 
     Raises:
-        NotFoundError: No layer ever gave it.
+        NotFoundError: No layer has the path.
     """
     names = image.rootfs.canonical(path)
     events: list[Event] = []
@@ -60,7 +60,7 @@ def path_history(image: Image, path: bytes) -> list[Event]:
 
 
 def _event(tree: Rootfs, number: int, names: Sequence[bytes], *, present: bool) -> Event | None:
-    """Return what the layer did to the path of those names, which is `present` below it."""
+    """Return what the layer did to the path of these names, which exists below it if `present`."""
     nid = tree.root
     cut = None
     for depth in range(len(names) + 1):
@@ -80,14 +80,14 @@ def _event(tree: Rootfs, number: int, names: Sequence[bytes], *, present: bool) 
 
 
 def _given(entry: Listed, number: int, *, present: bool) -> Event | None:
-    # A directory of a lower layer is there only because something below it was changed.
+    # The layer holds a lower directory only because something below it changed.
     if not stat.S_ISDIR(entry.inode.mode) or entry.inode.layer == number:
         return Event(layer=number, change="changed" if present else "added", entry=entry)
     return Event(layer=number, change="emptied", entry=entry, cause=entry) if entry.opaque else None
 
 
 def history_lines(events: Sequence[Event], layers: Sequence[str], show: Show) -> Iterator[bytes]:
-    """Give a line for each event; `layers` are the layers' digests."""
+    """Yield a line for each event; `layers` are the digests of the layers."""
     for event in events:
         yield f"layer {event.layer}  {layers[event.layer][:19]}  {event.change:7}  ".encode() + _what(event, show)
 
@@ -117,7 +117,7 @@ def _cause(event: Event, show: Show) -> bytes:
 
 
 def history_members(path: bytes, event: Event) -> dict[str, object]:
-    """Return what is said in JSON of an event in the history of `path`."""
+    """Return the members that describe an event in JSON."""
     fields = named("path", path) | {"layer": event.layer, "change": event.change, "hidden": event.hidden}
     if event.entry is not None:
         fields["file"] = members(event.entry)

@@ -1,7 +1,7 @@
-"""A report on an image as one HTML page that asks nothing of anybody: no network, no other files.
+"""An HTML report on an image as one self-contained page: no network, no other files.
 
-All that is from the image is made printable, and escaped by Jinja or as JSON; beyond that the page's own policy (CSP)
-lets no script and no style run but the two whose digests it names.
+All text from the image is made printable, and escaped by Jinja or as JSON. In addition the page's content security
+policy allows only the one script and the one style whose digests it names.
 """
 
 import base64
@@ -26,7 +26,7 @@ from ocifs.spec.document import shown
 MOST_NODES = 20_000
 MOST_HIDDEN = 50
 COLOURS = 12
-"""How many colours of layers the style has."""
+"""Number of layer colours in the style sheet."""
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the page shows."""
+    """Everything that the page shows."""
 
     inspection: Inspection
     layers: list[Layer]
@@ -52,7 +52,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_report(image: Image, inspection: Inspection) -> Report:
-    """Return what the page of an image shows."""
+    """Return the content of the page for an image."""
     steps = build_history(image.resolved)
     commands = {step.layer: shown_command(step) for step in steps}
     layers = [
@@ -72,7 +72,7 @@ def build_report(image: Image, inspection: Inspection) -> Report:
 
 
 def page(report: Report) -> Iterator[str]:
-    """Give the page piece by piece."""
+    """Yield the page in pieces."""
     folder = files(__name__)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -102,7 +102,7 @@ def _digest(text: str) -> str:
 
 
 def _json(tree: Treemap, layers: Sequence[Layer]) -> Markup:
-    """Return what the script reads, as JSON that cannot end the element it is in."""
+    """Return the script's input as JSON that cannot end its HTML element."""
     text = msgspec.json.encode({"tree": tree, "layers": len(layers), "colours": COLOURS}).decode()
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
