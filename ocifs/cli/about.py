@@ -1,4 +1,4 @@
-"""`ocifs inspect` and `history`: what an image says of itself. Neither indexes anything."""
+"""`ocifs inspect` and `history`: the metadata of an image. Neither indexes anything."""
 
 import shutil
 import sys
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from ocifs.sources.source import Source
 
 
-@click.command(short_help="Show what an image says of itself.")
+@click.command(short_help="Show the metadata of an image.")
 @document_options
-@click.option("--all", "show_all", is_flag=True, help="List all images of the layout or archive: tags and platforms.")
-@click.option("--raw", is_flag=True, help="Print the manifest as it is; with --config, the config.")
-@click.option("--config", "config_only", is_flag=True, help="Print the config, as JSON.")
+@click.option(
+    "--all", "show_all", is_flag=True, help="List all images of the layout or archive, with tags and platforms."
+)
+@click.option("--raw", is_flag=True, help="Print the manifest unchanged; with --config, the config.")
+@click.option("--config", "config_only", is_flag=True, help="Print the config as JSON.")
 @json_option
 @click.argument("image")
 def inspect(
@@ -33,9 +35,9 @@ def inspect(
     config_only: bool,
     as_json: bool,
 ) -> None:
-    """Show digests, platform, config and layers of IMAGE, and what the cache holds of it.
+    """Show digests, platform, config and layers of IMAGE, and which of its indexes are in the cache.
 
-    Nothing is indexed: entries and whiteouts of a layer are shown once it is.
+    The command indexes nothing: it shows entries and whiteouts only of indexed layers.
 
     \b
     Try:  ocifs inspect ./debian:latest
@@ -46,7 +48,7 @@ def inspect(
     from ocifs.sources.source import read_document
 
     if show_all and (raw or config_only):
-        raise click.UsageError("--all lists images: leave out --raw and --config")
+        raise click.UsageError("--all cannot be combined with --raw or --config")
     with _opened(image, opening) as (source, reference):
         if show_all:
             offers = list(list_offers(source))
@@ -65,15 +67,15 @@ def inspect(
         _print_lines(inspection_lines(inspected))
 
 
-@click.command(short_help="Show the steps that built an image.")
+@click.command(short_help="Show the build steps of an image.")
 @document_options
 @click.option("--no-trunc", "whole", is_flag=True, help="Do not cut long commands to the width of the terminal.")
 @json_option
 @click.argument("image")
 def history(image: str, opening: Opening, whole: bool, as_json: bool) -> None:
-    """Show the steps that built IMAGE, the first one first, each with the layer it made and its stored size.
+    """Show the build steps of IMAGE, the first one first, with the layer each created and its stored size.
 
-    With --json one object for each step on a line.
+    With --json, print one object for each step on a line.
     """
     from ocifs.report.history import build_history, history_lines
 

@@ -1,4 +1,4 @@
-"""`ocifs waste` and `verify`: whether an image is well made, and whether it is what it claims to be."""
+"""`ocifs waste` and `verify`: audit an image."""
 
 import click
 
@@ -9,17 +9,19 @@ from ocifs.cli.verdict import NO, YES, answering
 from ocifs.errors import InvalidImageError, printable_path
 
 
-@click.command(short_help="Show what an image stores in vain.")
+@click.command(short_help="Show bytes that later layers hide.")
 @image_options
-@click.option("-n", "count", type=click.IntRange(min=0), default=20, show_default=True, help="How many files to list.")
-@click.option("--duplicates", "copies", is_flag=True, help="List files that are the same as well; reads contents.")
-@click.option("--fail-under", type=click.FloatRange(0, 1), metavar="SCORE", help="Fail if the efficiency is lower.")
-@click.option("--highest-wasted-bytes", type=Size(), metavar="SIZE", help="Fail if more is wasted.")
+@click.option("-n", "count", type=click.IntRange(min=0), default=20, show_default=True, help="Number of files to list.")
+@click.option("--duplicates", "copies", is_flag=True, help="Also list files with equal content (reads file data).")
+@click.option(
+    "--fail-under", type=click.FloatRange(0, 1), metavar="SCORE", help="Fail if the efficiency is below SCORE (0 to 1)."
+)
+@click.option("--highest-wasted-bytes", type=Size(), metavar="SIZE", help="Fail if more than SIZE bytes are wasted.")
 @click.option(
     "--highest-user-wasted-percent",
     type=click.FloatRange(0, 1),
     metavar="PART",
-    help="Fail if more is wasted of what is above the base layer; 0.1 is 10 %.",
+    help="Fail if a larger fraction of the bytes above the base layer is wasted, e.g. 0.1.",
 )
 @json_option
 @click.argument("image")
@@ -33,10 +35,10 @@ def waste(
     highest_user_wasted_percent: float | None,
     as_json: bool,
 ) -> int:
-    """Show the bytes of files that IMAGE stores and nobody sees, because later layers replace or remove the files.
+    """Show file data that IMAGE stores but later layers replace or remove.
 
-    Efficiency, wasted bytes and user bytes are those of dive(1), and so are the rules: the exit status is 1 if one is
-    broken.
+    Efficiency, wasted bytes, user bytes and the limits are those of dive(1). The exit status is 1 if a limit is
+    violated.
 
     \b
     Try:  ocifs waste ./debian:latest
@@ -62,17 +64,16 @@ def waste(
     return NO if broken else YES
 
 
-@click.command(short_help="Read an image again and prove it.")
+@click.command(short_help="Read an image again and verify it.")
 @image_options
 @json_option
 @click.argument("image")
 def verify(image: str, opening: Opening, as_json: bool) -> int:
-    """Read all of IMAGE again, and hold it against its digests and against what the cache has of it.
+    """Read all of IMAGE again, and verify it and its cache entries.
 
-    Proven are: manifest, config and blobs by their digests; that each blob decodes to its diff ID, by way of the parts
-    that reads use; that the LayerIndex has the entries of the tar stream; that the tree image is what these entries
-    make. Nothing is changed. The exit status is 4 if anything is wrong. With --json one object for each
-    check on a line.
+    Checks the digests of manifest, config and blobs; that each blob decodes to its diff ID, span by span like reads do;
+    that the LayerIndex matches the tar stream; and that merging the layers yields the cached tree image. Changes
+    nothing. The exit status is 4 if a check fails. With --json, print one object for each check on a line.
 
     \b
     Try:  ocifs verify ./debian:latest && echo sound
@@ -81,7 +82,9 @@ def verify(image: str, opening: Opening, as_json: bool) -> int:
     from ocifs.report.verification import check_line, summary_line, to_json
 
     with indexing("verifying") as progress:
-        checks = list(verify_image(image, opening.options(progress)))  # nothing is printed among the bars
+        checks = list(
+            verify_image(image, opening.options(progress))
+        )  # so that nothing is printed between the progress bars
     for check in checks:
         click.echo(to_json(check) if as_json else check_line(check))
     if not as_json:

@@ -1,4 +1,4 @@
-"""`ocifs diff`: two images, or one with and without its last layers, compared."""
+"""`ocifs diff`: compare two images, or one image with and without its last layers."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ Starts = tuple[int | None, int | None]
 
 
 class Aspects(click.ParamType[frozenset[Aspect]]):
-    """Some of the things in which files differ, with commas between."""
+    """A comma-separated list of aspects."""
 
     name = "aspects"
 
@@ -43,10 +43,12 @@ class Aspects(click.ParamType[frozenset[Aspect]]):
     type=Aspects(),
     default=frozenset(),
     metavar="WHAT,...",
-    help=f"Differences to leave out; some of {', '.join(ASPECTS)}.",
+    help=f"Differences to ignore, comma-separated: {', '.join(ASPECTS)}.",
 )
-@click.option("--stat", "statistics", is_flag=True, help="Only how many files and bytes, by directory of the root.")
-@click.option("-q", "--brief", is_flag=True, help="Print nothing: the exit status says it.")
+@click.option(
+    "--stat", "statistics", is_flag=True, help="Print only file and byte counts for each top-level directory."
+)
+@click.option("-q", "--brief", is_flag=True, help="Print nothing; only set the exit status.")
 @null_option
 @colour_option
 @json_option
@@ -65,10 +67,10 @@ def diff(
     colour: ColourWhen,
     as_json: bool,
 ) -> int:
-    """Tell how IMAGE2 differs from IMAGE1: in all, or at and below PATH; of a text file the lines as well.
+    """Show how IMAGE2 differs from IMAGE1, in total or at and below PATH; for a text file, show the lines.
 
-    IMAGE~N is the image without its last N layers. The exit status is 0 if there is no difference, 1 if there is one.
-    Bytes are read only where sizes agree and layers do not tell. With --json one object for each path on a line.
+    IMAGE~N is the image without its last N layers. The exit status is 0 without differences, 1 with differences. Reads
+    file data only if sizes agree and the layers cannot decide. With --json, print one object for each path on a line.
 
     \b
     Try:  ocifs diff ./debian:latest~1 ./debian:latest
@@ -81,7 +83,7 @@ def diff(
     with answering(), ExitStack() as stack:
         before, after = (stack.enter_context(opening.open(image)).rootfs for image in (first, second))
         starts = _starts(before, after, path)
-        # What differs is known at once; only what it looks like is looked up while it is printed.
+        # The differences are all known at this point; printing only looks up their details.
         with working("comparing") as progress:
             found = differences(before, after, starts, os.fsencode(path), ignored, progress)
             one = next(found, None)
@@ -108,7 +110,7 @@ def _again(first: Difference, others: Iterator[Difference]) -> Iterator[Differen
 
 
 def _starts(before: Rootfs, after: Rootfs, path: str) -> Starts:
-    """Return what `path` is in each tree, symlinks followed; raises NotFoundError if it is in neither."""
+    """Return the nid of `path` in each tree, following symlinks. Raises NotFoundError if neither has it."""
     found: list[int | None] = []
     for rootfs in (before, after):
         try:
@@ -121,7 +123,7 @@ def _starts(before: Rootfs, after: Rootfs, path: str) -> Starts:
 
 
 def _text_lines(before: Rootfs, after: Rootfs, difference: Difference, output: Output) -> Iterator[bytes]:
-    """Give the lines in which a regular file differs."""
+    """Yield the lines in which a regular file differs."""
     from ocifs.report.textdiff import MAX_SIZE, is_text, unified_diff
 
     entries = (difference.before, difference.after)

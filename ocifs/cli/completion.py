@@ -1,4 +1,4 @@
-"""`ocifs completion`: what a shell needs to complete ocifs commands."""
+"""`ocifs completion`: shell completion scripts."""
 
 import click
 from click.shell_completion import get_completion_class

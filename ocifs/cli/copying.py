@@ -1,7 +1,7 @@
-"""Files and directories of an image, written to the host.
+"""Copy files and directories of an image to the host.
 
-Each is written under a temporary name beside its place, and renamed: whoever looks finds it whole or not at all. Where
-it goes is the user's word alone; nothing that the image says becomes a path.
+Each is written under a temporary name beside its target, and renamed: other processes see it complete or not at all.
+Only the user chooses the target; nothing in the image becomes a path on the host.
 """
 
 import contextlib
@@ -21,26 +21,26 @@ _CHUNK = 1 << 20
 
 
 def copy(rootfs: Rootfs, path: str, destination: str, *, recursive: bool, preserve: bool) -> Losses:
-    """Copy what is at `path` to `destination`, or into that directory by its own name.
+    """Copy the file at `path` to `destination`, or into that directory under its own name.
 
-    A directory becomes a new one, or fills an empty one. A file replaces a file; a destination that is there and is
-    neither file nor directory (a device, a FIFO) is written into.
+    A directory becomes a new directory, or fills an empty one. A file replaces a file. An existing destination that is
+    neither file nor directory (a device, a FIFO) receives the bytes.
 
     Args:
-        rootfs: Where it is.
+        rootfs: The source.
         path: In the image; a symlink at its end is followed.
         destination: On the host.
-        recursive: Whether it may be a directory.
-        preserve: Mode and times, and the owner where this user may give files away; of directories, and of all in
-            them, extended attributes too.
+        recursive: Whether to allow a directory.
+        preserve: Set mode and times, and the owner if this user may; for directories and their content also extended
+            attributes.
 
     Returns:
-        What of a directory could not be made as the image says.
+        What could not be reproduced of a directory.
 
     Raises:
-        NotFoundError: There is nothing at `path`.
-        UnsupportedError: It is no regular file, nor a directory that may be copied.
-        OcifsError: It cannot be written.
+        NotFoundError: `path` does not exist.
+        UnsupportedError: It is not a regular file, or a directory without `recursive`.
+        OcifsError: The target cannot be written.
     """
     inode = rootfs.tree.inode(rootfs.lookup(path))
     if stat.S_ISDIR(inode.mode):
@@ -68,7 +68,7 @@ def _copy_file(rootfs: Rootfs, inode: Inode, path: str, destination: str, *, pre
             with target.open("wb", buffering=0) as out:
                 _write_content(rootfs, inode, out.fileno(), seekable=False)
         else:
-            # Like cp, through a symlink to what it leads to.
+            # Like cp, follow a symlink at the destination.
             _write_new(rootfs, inode, Path(os.path.realpath(target)), preserve=preserve)
     except BrokenPipeError:
         raise
@@ -79,7 +79,7 @@ def _copy_file(rootfs: Rootfs, inode: Inode, path: str, destination: str, *, pre
 
 
 def _target(path: str, destination: str) -> Path:
-    """Return where the file goes."""
+    """Return the target path of the file."""
     target = Path(destination)
     if target.is_dir():
         target /= path.rstrip("/").rpartition("/")[2]
@@ -119,7 +119,7 @@ def _preserve(inode: Inode, fd: int) -> None:
     mode = stat.S_IMODE(inode.mode)
     try:
         os.fchown(fd, inode.uid, inode.gid)
-    except PermissionError:  # as cp: a set-id bit must not come to mean another user
+    except PermissionError:  # like cp: a set-id bit must not apply to another user
         mode &= ~(stat.S_ISUID | stat.S_ISGID)
     os.fchmod(fd, mode)
     os.utime(fd, ns=(inode.mtime_ns, inode.mtime_ns))

@@ -1,4 +1,4 @@
-"""`ocifs explore`: a screen to look around in an image."""
+"""`ocifs explore`: browse an image in the terminal."""
 
 import sys
 
@@ -7,11 +7,11 @@ import click
 from ocifs.cli.options import Opening, image_options
 
 
-@click.command(short_help="Look around in an image, on a screen.")
+@click.command(short_help="Browse an image in the terminal.")
 @image_options
 @click.argument("image")
 def explore(image: str, opening: Opening) -> None:
-    """Look around in IMAGE on the terminal: its layers, its files, and what each layer changes. `?` shows the keys.
+    """Browse IMAGE in the terminal: its layers, its files, and the changes of each layer. Press `?` for the keys.
 
     \b
     Try:  ocifs explore ./debian:latest

@@ -1,4 +1,4 @@
-"""`ocifs export`: an image written out whole."""
+"""`ocifs export`: write a whole image."""
 
 import os
 import sys
@@ -18,16 +18,20 @@ if TYPE_CHECKING:
 _STDOUT = "-"
 
 
-@click.command(short_help="Write an image out: as a directory, a tar or a mountable file.")
+@click.command(short_help="Write an image to a directory, a tar or a mountable file.")
 @image_options
-@click.option("--to-dir", type=click.Path(), metavar="DIR", help="Into DIR, which must be new or empty.")
-@click.option("--to-tar", type=click.Path(), metavar="FILE", help="As the new tar FILE; - is standard output.")
-@click.option("--to-erofs", type=click.Path(), metavar="FILE", help="As the new EROFS FILE, which Linux can mount.")
-@click.option("--prefix", default="", metavar="PATH", help="Put before each name in the tar.")
+@click.option(
+    "--to-dir", type=click.Path(), metavar="DIR", help="Write to the directory DIR, which must be new or empty."
+)
+@click.option("--to-tar", type=click.Path(), metavar="FILE", help="Write to the new tar FILE; - means standard output.")
+@click.option(
+    "--to-erofs", type=click.Path(), metavar="FILE", help="Write to the new EROFS FILE, which Linux can mount."
+)
+@click.option("--prefix", default="", metavar="PATH", help="Relative path to put before each name in the tar.")
 @click.option(
     "--rootless",
     is_flag=True,
-    help="With --to-dir: record owners in user.rootlesscontainers instead of giving files away.",
+    help="With --to-dir: record owners in user.rootlesscontainers instead of setting them.",
 )
 @click.argument("image")
 @click.argument("path", default="/")
@@ -41,10 +45,10 @@ def export(
     prefix: str,
     rootless: bool,
 ) -> None:
-    """Write out all of IMAGE, or what is in its directory PATH; give one of --to-dir, --to-tar and --to-erofs.
+    """Write IMAGE, or its directory PATH, to the target of --to-dir, --to-tar or --to-erofs.
 
-    What is written appears when it is whole, or not at all. The same image always gives the same tar and EROFS file.
-    What cannot be made as the image has it, which is mostly so for others than root, is told in warnings.
+    The target appears complete, or not at all. An image always yields the same tar and EROFS file. What cannot be
+    reproduced exactly (mostly without root) is reported as a warning.
 
     \b
     Try:  ocifs export ./debian:latest --to-dir rootfs
@@ -52,12 +56,12 @@ def export(
           ocifs export ./debian:latest --to-erofs debian.erofs
     """
     if sum(target is not None for target in (to_dir, to_tar, to_erofs)) != 1:
-        raise click.UsageError("give one of --to-dir, --to-tar and --to-erofs")
+        raise click.UsageError("use exactly one of --to-dir, --to-tar and --to-erofs")
     if rootless and to_dir is None:
-        raise click.UsageError("--rootless goes with --to-dir")
+        raise click.UsageError("--rootless requires --to-dir")
     if prefix and to_tar is None:
-        raise click.UsageError("--prefix goes with --to-tar")
-    _check_target(to_dir, to_tar, to_erofs)  # before an image is indexed in vain
+        raise click.UsageError("--prefix requires --to-tar")
+    _check_target(to_dir, to_tar, to_erofs)  # before the image is indexed in vain
     with (
         ended_by_signals(),
         opening.open(image) as opened,

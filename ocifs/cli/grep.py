@@ -1,4 +1,4 @@
-"""`ocifs grep`: lines of files that match a pattern, without a mount."""
+"""`ocifs grep`: search the files of an image without a mount."""
 
 import itertools
 import os
@@ -20,15 +20,24 @@ from ocifs.report.grep import grep as search
 @click.argument("pattern")
 @view_options
 @click.option("-F", "--fixed-strings", "fixed", is_flag=True, help="PATTERN is text, not a regular expression.")
-@click.option("-i", "--ignore-case", is_flag=True, help="Take letters of ASCII for the same in both cases.")
+@click.option("-i", "--ignore-case", is_flag=True, help="Ignore the case of ASCII letters.")
 @click.option("-w", "--word-regexp", "words", is_flag=True, help="Match whole words only.")
-@click.option("-l", "--files-with-matches", "names_only", is_flag=True, help="Only the names of files that match.")
-@click.option("-c", "--count", is_flag=True, help="Only how many lines of each file match.")
-@click.option("-n", "--line-number", "numbers", is_flag=True, help="The number of the line as well.")
-@click.option("-a", "--text", is_flag=True, help="Take binary files for text.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing, and end at the first match.")
-@click.option("-r", "-R", "--recursive", is_flag=True, expose_value=False, help="Directories with all below: as ever.")
-@click.option("--include", multiple=True, metavar="GLOB", help="Only files whose name fits; may be repeated.")
+@click.option("-l", "--files-with-matches", "names_only", is_flag=True, help="Print only the names of matching files.")
+@click.option("-c", "--count", is_flag=True, help="Print only the number of matching lines of each file.")
+@click.option("-n", "--line-number", "numbers", is_flag=True, help="Print line numbers.")
+@click.option("-a", "--text", is_flag=True, help="Treat binary files as text.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing, and exit at the first match.")
+@click.option(
+    "-r",
+    "-R",
+    "--recursive",
+    is_flag=True,
+    expose_value=False,
+    help="Accepted for compatibility: directories are always searched.",
+)
+@click.option(
+    "--include", multiple=True, metavar="GLOB", help="Search only files whose name matches GLOB (repeatable)."
+)
 @null_option
 @json_option
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
@@ -48,10 +57,10 @@ def grep(
     null: bool,
     as_json: bool,
 ) -> int:
-    """Print the lines that match PATTERN in the files at and below each PATH in IMAGE, by default /.
+    """Print the lines that match PATTERN in the files at and below each PATH of IMAGE [default: /].
 
-    PATTERN is a regular expression of Python, on bytes. The exit status is 0 if a line matches, 1 if none does. Files
-    come in the order in which the layers hold them, so that each part of a layer is decoded once.
+    PATTERN is a Python regular expression on bytes. The exit status is 0 if a line matches, and 1 if none does. Files
+    come in the order of the layers, so that each span is decoded once.
 
     \b
     Try:  ocifs grep -n '^PermitRoot' ./debian:latest /etc
@@ -79,7 +88,7 @@ def grep(
 
 
 class _Told(NamedTuple):
-    """What is told of a file that matches: a line for each match, or one for all."""
+    """What to print for a matching file: a line for each match, or one line in total."""
 
     output: Output
     names_only: bool
@@ -88,10 +97,10 @@ class _Told(NamedTuple):
     text: bool
     as_json: bool
     named: bool
-    """Lines begin with the name of the file."""
+    """Whether lines start with the file name."""
 
     def lines(self, file: Searched) -> Iterator[bytes]:
-        """Give lines; none if nothing matches."""
+        """Yield the lines; none if nothing matches."""
         first = next(file.matches, None)
         if first is None:
             return

@@ -1,4 +1,4 @@
-"""`ocifs index`: make what a mount needs, ahead of time, say what it is, and let it travel with the image."""
+"""`ocifs index`: index an image ahead of time, and publish or fetch indexes."""
 
 import re
 import time
@@ -28,7 +28,7 @@ _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 
 
 class _Index(click.Group):
-    """`ocifs index IMAGE` is what it was before there was anything else to do with an index."""
+    """A group whose default command is `make`: `ocifs index IMAGE` indexes the image."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
@@ -40,8 +40,8 @@ class _Index(click.Group):
 def index() -> None:
     """Index images ahead of time, and publish the indexes beside them.
 
-    `ocifs index IMAGE` is `ocifs index make IMAGE`, whose --help has the options; an IMAGE that is called as a command
-    is written ./push.
+    `ocifs index IMAGE` means `ocifs index make IMAGE`, whose --help lists the options. Write ./push for an IMAGE that
+    has the name of a command.
 
     \b
     Try:  ocifs index ./debian:latest
@@ -52,29 +52,29 @@ def index() -> None:
 _record_option = click.option(
     "--record",
     metavar="MOUNTPOINT",
-    help="Remember what was read first from a mount of IMAGE: later mounts fetch that at once.",
+    help="Save the first reads of a mount of IMAGE; later mounts prefetch them.",
 )
 
 
-@index.command(short_help="Index the layers of an image, and merge them.")
+@index.command(short_help="Index and merge the layers of an image.")
 @image_options
 @_record_option
 @click.option(
     "--gzidx",
     multiple=True,
     metavar="[N=]FILE",
-    help="Take the points of a GZIDX file for the layer that it fits, or layer N, instead of looking for any.",
+    help="Use checkpoints of a GZIDX file for the matching layer, or layer N (repeatable).",
 )
-@click.option("--low-memory", is_flag=True, help="Take less memory, and more time: one layer at a time.")
+@click.option("--low-memory", is_flag=True, help="Use less memory and more time: one layer at a time.")
 @json_option
 @click.argument("image")
 def make(
     image: str, opening: Opening, record: str | None, gzidx: tuple[str, ...], low_memory: bool, as_json: bool
 ) -> None:
-    """Index the layers of IMAGE and merge them, as the first mount would, and report.
+    """Index and merge the layers of IMAGE, like the first mount would, and report.
 
-    Every byte is read and checked: each layer's size and digest, and its diff ID. With --record that is left to the
-    mount, as far as it uses an index already.
+    Reads every byte and verifies sizes, digests and diff IDs. With --record, an index already in use by the mount is
+    left to the mount to verify.
     """
     began = time.monotonic()
     with opening._replace(low_memory=low_memory, lazy=record is not None, gzidx=gzidx).open(image) as opened:
@@ -88,10 +88,10 @@ def make(
 @index.command(short_help="Write the index of a layer in another format.")
 @image_options
 @click.option("--layer", "number", type=int, required=True, metavar="N", help="0 is the base, -1 the last.")
-@click.option("--to-gzidx", type=click.Path(), required=True, metavar="FILE", help="As the new GZIDX FILE.")
+@click.option("--to-gzidx", type=click.Path(), required=True, metavar="FILE", help="Write to the new GZIDX FILE.")
 @click.argument("image")
 def export(image: str, opening: Opening, number: int, to_gzidx: str) -> None:
-    """Write the checkpoints of a gzip layer of IMAGE for other tools: indexed_gzip imports them.
+    """Write the checkpoints of a gzip layer of IMAGE, for indexed_gzip and other tools.
 
     \b
     Try:  ocifs index export ./debian:latest --layer 0 --to-gzidx base.gzidx
@@ -104,7 +104,7 @@ def export(image: str, opening: Opening, number: int, to_gzidx: str) -> None:
         export_gzidx(opened.index_of(number), to_gzidx)
 
 
-@index.command(short_help="Publish the index of an image beside it.")
+@index.command(short_help="Publish the index of an image.")
 @image_options
 @click.option(
     "--format",
@@ -112,24 +112,24 @@ def export(image: str, opening: Opening, number: int, to_gzidx: str) -> None:
     type=click.Choice(["ocifs", "soci", "soci-v2"]),
     default="ocifs",
     show_default=True,
-    help="soci: what the SOCI snapshotter reads; soci-v2: a converted image that is bound to its index.",
+    help="soci: for the SOCI snapshotter; soci-v2: a converted image bound to its index.",
 )
-@click.option("--tag", metavar="TAG", help="Of the converted image, with --format soci-v2.")
+@click.option("--tag", metavar="TAG", help="Tag of the converted image, with --format soci-v2.")
 @click.option(
     "--min-layer-size",
     type=Size(),
     default="10MiB",
     show_default=True,
-    help="SOCI indexes leave out layers that are smaller.",
+    help="SOCI indexes omit smaller layers.",
 )
 @_record_option
 @click.argument("image")
 def push(image: str, opening: Opening, form: str, tag: str | None, min_layer_size: int, record: str | None) -> None:
-    """Index IMAGE, if it is not, and put the index beside it: into its registry, or its layout directory.
+    """Index IMAGE if necessary, and publish the index beside it: in its registry or layout directory.
 
-    It is an OCI artifact whose subject is the image's manifest; the image stays as it is. Whoever mounts the image from
-    the registry by its tag fetches only what is read of it; first what was recorded, now or before, if anything was.
-    With --format soci-v2 another image is made, whose layers are the same, and whose manifest names the index.
+    The index is an OCI artifact whose subject is the image's manifest; the image itself does not change. A mount of the
+    image from the registry by tag then fetches only the data it reads, starting with the recorded profile. --format
+    soci-v2 instead writes another image with the same layers, whose manifest names the index.
 
     \b
     Try:  ocifs index push docker://registry.example/app:1
@@ -139,10 +139,10 @@ def push(image: str, opening: Opening, form: str, tag: str | None, min_layer_siz
     from ocifs.image.published import INDEX_TYPE, make_artifact, referrers_of
 
     if (form == "soci-v2") != (tag is not None):
-        raise click.UsageError("--format soci-v2 needs --tag, and nothing else takes it")
+        raise click.UsageError("--tag is required with --format soci-v2, and only allowed there")
     if tag is not None and not _TAG.fullmatch(tag):
-        raise click.UsageError(f"{printable_path(tag)} cannot be a tag")
-    # What was proven here needs no blob.
+        raise click.UsageError(f"{printable_path(tag)} is not a valid tag")
+    # Verified facts from the cache need no blob.
     with opening._replace(trust_index=False).open(image) as opened:
         if record is not None:
             _record(record, opened, opening.store())
@@ -174,20 +174,20 @@ def _push_soci(
     click.echo(f"{version}  {made.manifest.descriptor.digest}  {made.layers} layers  {human_size(made.size)}")
 
 
-@index.command(short_help="Fetch the index that is published of an image.")
+@index.command(short_help="Fetch the published index of an image.")
 @document_options
 @click.argument("image")
 def pull(image: str, opening: Opening) -> None:
-    """Fetch the index that is published of IMAGE into the cache, for a mount to come.
+    """Fetch the published index of IMAGE into the cache, for a later mount.
 
-    What is fetched is used as a mount would use it: for a tag at once, for a digest with --trust-index.
+    The mount uses it like any published index: for a tag at once, for a digest with --trust-index.
     """
     from ocifs.image.offers import take_offers
 
     with _place(image, opening) as place:
         taken = take_offers(place, place.layers(), warn, bound=False)
     if not taken:
-        raise NotFoundError(f"{place.resolved.name}: no index is published of it: `ocifs index push` does that")
+        raise NotFoundError(f"{place.resolved.name}: no published index: create one with `ocifs index push`")
     groups: dict[tuple[str, Digest | None], list[Offer]] = {}
     for offer in [each.offer for each in taken.values()]:
         groups.setdefault((offer.format, offer.artifact), []).append(offer)
@@ -195,15 +195,15 @@ def pull(image: str, opening: Opening) -> None:
         click.echo(_described(offers))
 
 
-@index.command("ls", short_help="List the indexes that are published of an image.")
+@index.command("ls", short_help="List the published indexes of an image.")
 @document_options
 @json_option
 @click.argument("image")
 def list_published(image: str, opening: Opening, as_json: bool) -> None:
-    """List the indexes that are published of IMAGE, the one that is taken first.
+    """List the published indexes of IMAGE, in the order in which ocifs selects them.
 
-    Of each: its format and digest, how many layers it is of, and its size; `bound`, if the manifest commits to it, so
-    that it is used for a reference by digest too.
+    Shows format, digest, number of layers and size; `bound` if the manifest commits to the index, so that references by
+    digest use it too.
     """
     from ocifs.image.offers import find_offers
 
@@ -217,11 +217,11 @@ def list_published(image: str, opening: Opening, as_json: bool) -> None:
         click.echo(_described(offers))
 
 
-@index.command(short_help="Remove the indexes that are published of an image.")
+@index.command(short_help="Remove the published indexes of an image.")
 @document_options
 @click.argument("image")
 def rm(image: str, opening: Opening) -> None:
-    """Remove all indexes that are published beside IMAGE from its registry, or its layout directory."""
+    """Remove all indexes published beside IMAGE from its registry or layout directory."""
     from ocifs.image.published import ARTIFACT_TYPE, list_artifacts, referrers_of
     from ocifs.image.soci import TYPES
 
@@ -233,7 +233,7 @@ def rm(image: str, opening: Opening) -> None:
 
 
 def _record(mountpoint: str, image: "Image", store: Store) -> str:
-    """Keep what was read first from a mount of an image, for the mounts to come; return what there is to say of it."""
+    """Save the first reads of a mount as the image's profile; return a message."""
     from ocifs.image.profile import save_profile
     from ocifs.mount.mountinfo import real_mountpoint
     from ocifs.mount.record import list_mounts
@@ -241,11 +241,11 @@ def _record(mountpoint: str, image: "Image", store: Store) -> str:
     real = real_mountpoint(mountpoint)
     mount = next((each for each in list_mounts() if real in {each.mountpoint, each.bundle}), None)
     if mount is None or mount.digest != image.digest:
-        raise NotFoundError(f"{printable_path(mountpoint)} is no mount of this image")
+        raise NotFoundError(f"{printable_path(mountpoint)} is not a mount of this image")
     if not mount.touched:
         raise NotFoundError(
-            f"nothing is recorded of {printable_path(mountpoint)}: mount an image of which parts are not in the cache, "
-            "start what is to start fast, and wait until it has paused for a few seconds"
+            f"{printable_path(mountpoint)} has no recorded reads: mount an image that is not completely cached, "
+            "start the program, and wait until it has paused for a few seconds"
         )
     save_profile(store, image.digest, mount.touched)
     size = human_size(sum(run.end - run.start for runs in mount.touched.values() for run in runs))
@@ -254,7 +254,7 @@ def _record(mountpoint: str, image: "Image", store: Store) -> str:
 
 @contextmanager
 def _place(image: str, opening: Opening) -> "Iterator[Place]":
-    """Give where to look for what is published of an image."""
+    """Yield the context for looking up the published indexes of an image."""
     from ocifs.image.offer import Place
     from ocifs.sources.resolve import resolve_image
 
@@ -266,7 +266,7 @@ def _place(image: str, opening: Opening) -> "Iterator[Place]":
 
 
 def _described(offers: "list[Offer]") -> str:
-    """Return a line on what one artifact, or the layers themselves, offer."""
+    """Return a line about the indexes in one artifact, or in the layers themselves."""
     where = offers[0].artifact or "in the layers"
     size = f"  {human_size(sum(offer.size or 0 for offer in offers))}" if offers[0].size is not None else ""
     bound = "  bound" if all(offer.bound for offer in offers) else ""

@@ -13,10 +13,10 @@ from ocifs.report.listing import Listed, describe, list_directory, long_lines, t
 
 @click.command(short_help="List a directory of an image.")
 @view_options
-@click.option("-l", "long", is_flag=True, help="Mode, links, owner, size, time and link target as well.")
-@click.option("-R", "recursive", is_flag=True, help="Everything below, as paths.")
-@click.option("-a", "show_all", is_flag=True, help="Names that begin with a dot as well.")
-@click.option("-d", "itself", is_flag=True, help="A directory itself, not what is in it.")
+@click.option("-l", "long", is_flag=True, help="Print mode, links, owner, size, time and link target.")
+@click.option("-R", "recursive", is_flag=True, help="List directories recursively, as paths.")
+@click.option("-a", "show_all", is_flag=True, help="Include names that begin with a dot.")
+@click.option("-d", "itself", is_flag=True, help="List a directory itself, not its content.")
 @human_option
 @null_option
 @colour_option
@@ -34,9 +34,9 @@ def ls(
     colour: ColourWhen,
     as_json: bool,
 ) -> None:
-    """List PATH in IMAGE; a symlink in PATH is followed within the image.
+    """List PATH in IMAGE. A symlink in PATH is followed within the image.
 
-    Owners are numbers, as stored. With --json one object for each line, dotted names included.
+    Owners are numbers, as stored. With --json, print one object for each line, including dotted names.
 
     \b
     Try:  ocifs ls -l ./debian:latest /etc
@@ -57,10 +57,10 @@ def ls(
 
 @click.command(short_help="Draw a directory of an image as a tree.")
 @view_options
-@click.option("-L", "levels", type=click.IntRange(min=1), metavar="N", help="Descend N levels only.")
-@click.option("-d", "directories_only", is_flag=True, help="Directories only.")
-@click.option("-a", "show_all", is_flag=True, help="Names that begin with a dot as well.")
-@click.option("-s", "sizes", is_flag=True, help="Sizes in bytes before the names.")
+@click.option("-L", "levels", type=click.IntRange(min=1), metavar="N", help="Descend at most N levels.")
+@click.option("-d", "directories_only", is_flag=True, help="List directories only.")
+@click.option("-a", "show_all", is_flag=True, help="Include names that begin with a dot.")
+@click.option("-s", "sizes", is_flag=True, help="Print sizes in bytes before the names.")
 @human_option
 @colour_option
 @json_option
@@ -76,9 +76,9 @@ def tree(
     colour: ColourWhen,
     as_json: bool,
 ) -> None:
-    """Draw PATH in IMAGE and all below it.
+    """Draw PATH in IMAGE and everything below it.
 
-    With --json one object for each line, with a path below PATH and its depth.
+    With --json, print one object for each line, with its path below PATH and its depth.
 
     \b
     Try:  ocifs tree -L 2 ./debian:latest /etc
@@ -98,9 +98,9 @@ def tree(
             output.lines(tree_lines(drawn, output.show, output.paint, columns))
 
 
-@click.command(short_help="Show all that is known of a file.")
+@click.command(short_help="Show all attributes of a file.")
 @view_options
-@click.option("--follow", "-L", is_flag=True, help="Of what a symlink leads to.")
+@click.option("--follow", "-L", is_flag=True, help="Follow a symlink.")
 @json_option
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 def stat(view: View, paths: tuple[str, ...], follow: bool, as_json: bool) -> None:
@@ -113,14 +113,14 @@ def stat(view: View, paths: tuple[str, ...], follow: bool, as_json: bool) -> Non
             output.lines([to_json(listed)] if as_json else describe(listed, _digests(opened), output.show))
 
 
-@click.command(short_help="Tell the history of a path, layer by layer.")
+@click.command(short_help="Show which layers added, changed or removed a path.")
 @view_options
 @json_option
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 def which(view: View, paths: tuple[str, ...], as_json: bool) -> None:
-    """Tell which layers of IMAGE added, changed and removed PATH, and what is hidden below.
+    """Show which layers of IMAGE added, changed or removed PATH, and which versions are hidden.
 
-    With --json one object for each change on a line.
+    With --json, print one object for each change on a line.
 
     \b
     Try:  ocifs which ./debian:latest /etc/issue
@@ -128,7 +128,7 @@ def which(view: View, paths: tuple[str, ...], as_json: bool) -> None:
     from ocifs.report.which import history_lines, history_members, path_history
 
     if view.only_layer is not None:
-        raise click.UsageError("which is about all layers: --only-layer cannot be used")
+        raise click.UsageError("which covers all layers: --only-layer cannot be used")
     output = Output()
     with view.open() as opened:
         for path in map(os.fsencode, paths):

@@ -1,6 +1,6 @@
-"""The `ocifs` command begins here: whatever takes long and needs no answer yet is begun before anything is imported.
+"""The entry point of `ocifs`. It starts slow work that needs no answer yet before it imports anything.
 
-That is the daemon of a verb that mounts: it has as much to import as this process has.
+That work is the daemon of a command that mounts: it imports as much as this process.
 """
 
 import gc
@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from ocifs.mount.process import Daemon
 
 _GARBAGE = 1_000_000
-"""Objects after which Python looks for cycles among all there are: what a command makes mostly lives to its end."""
+"""Allocations between runs of Python's cycle collector: most objects of a command live to its end."""
 
 _MOUNTING = {"mount", "bundle", "run"}
 
@@ -21,7 +21,7 @@ _MOUNTING = {"mount", "bundle", "run"}
 def main() -> None:
     """Run the command line, and exit."""
     interrupted = signal.getsignal(signal.SIGINT)
-    if interrupted is signal.default_int_handler:  # which nobody would catch yet
+    if interrupted is signal.default_int_handler:  # before any handler exists
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _open_closed_streams()
     _allow_many_files()
@@ -36,14 +36,14 @@ def main() -> None:
 
         signal.signal(signal.SIGINT, interrupted)
         status = run(sys.argv[1:], early)
-    gc.freeze()  # else Python looks for cycles among all there is once more, before it ends
+    gc.freeze()  # otherwise Python runs the cycle collector over all objects once more before it exits
     sys.exit(status)
 
 
 def _open_closed_streams() -> None:
-    """Put something in place of each standard stream that is closed: else a file of ours would become one.
+    """Replace each closed standard stream, so that no file of ours takes its descriptor.
 
-    What is in place of stdout cannot be written, as the closed one could not.
+    The replacement of stdout rejects writes, like the closed stream.
     """
     for number in range(3):
         try:
@@ -55,6 +55,6 @@ def _open_closed_streams() -> None:
 
 
 def _allow_many_files() -> None:
-    """Raise the soft limit on open files to the hard one: each layer takes two, and an image may have hundreds."""
+    """Raise the soft limit on open files to the hard limit: each layer needs two, and an image may have hundreds."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

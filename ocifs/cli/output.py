@@ -1,4 +1,4 @@
-"""How lines and names go to stdout: raw to a program, without control characters and in colour to a terminal."""
+"""Output of lines and names: raw to a program; without control characters and in colour to a terminal."""
 
 import os
 import sys
@@ -14,39 +14,37 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 ColourWhen = Literal["auto", "always", "never"]
 
-null_option = click.option(
-    "-z", "--null", "null", is_flag=True, help="End lines with NUL, and write names as they are."
-)
-human_option = click.option("-h", "--human-readable", "human", is_flag=True, help="Sizes with a unit: 1.5K, 20M.")
+null_option = click.option("-z", "--null", "null", is_flag=True, help="End lines with NUL, and print names unchanged.")
+human_option = click.option("-h", "--human-readable", "human", is_flag=True, help="Print sizes with a unit: 1.5K, 20M.")
 colour_option = click.option(
     "--color",
     "colour",
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
     show_default=True,
-    help="Names in the colours of LS_COLORS; auto: on a terminal, unless NO_COLOR is set.",
+    help="Colour names by LS_COLORS; auto: on a terminal, unless NO_COLOR is set.",
 )
 
 
 class Output(NamedTuple):
-    """Where lines go."""
+    """Prints lines."""
 
     null: bool = False
-    """End them with NUL instead of a newline, for programs."""
+    """Whether to end lines with NUL instead of a newline, for programs."""
     colour: ColourWhen = "never"
 
     @property
     def show(self) -> Show:
-        """What makes of a name what may be written of it."""
+        """Converts a name to its printable form."""
         return _escaped if not self.null and sys.stdout.isatty() else bytes
 
     def text(self, line: bytes) -> bytes:
-        """Return a line of a file as it may be written: to a terminal without control characters but tabs."""
+        """Return a line of file content: on a terminal, without control characters other than tabs."""
         return line if self.null else b"\t".join(map(shown_name, line.split(b"\t")))
 
     @property
     def paint(self) -> Paint:
-        """What gives names their colours."""
+        """Colours names."""
         if self.colour == "always" or (self.colour == "auto" and _wants_colour()):
             from ocifs.report.colour import painter
 
@@ -54,7 +52,7 @@ class Output(NamedTuple):
         return unpainted
 
     def name(self, entry: Listed) -> bytes:
-        """Return the name of a file, shown and painted."""
+        """Return the printable, coloured name of a file."""
         return self.paint(self.show(entry.name), entry)
 
     def lines(self, lines: Iterable[bytes]) -> None:
@@ -65,7 +63,7 @@ class Output(NamedTuple):
 
 
 def write_bytes(data: bytes) -> None:
-    """Write bytes to stdout as they are."""
+    """Write bytes to stdout unchanged."""
     sys.stdout.buffer.write(data)
 
 
@@ -79,5 +77,5 @@ def _escaped(name: bytes) -> bytes:
 
 
 def _wants_colour() -> bool:
-    """Whether stdout is a terminal that shows colours (no-color.org)."""
+    """Return whether stdout is a terminal that shows colours (no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal, and only once there is something to wait for."""
+"""Progress bars, on a terminal only, and only for work that takes time."""
 
 import sys
 import threading
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def indexing(what: str = "indexing") -> Iterator[Callable[[Digest, int, int], None]]:
-    """Give what is to be told (layer, bytes done, bytes in all); draw a bar for each layer if stderr is a terminal."""
+    """Yield a callback (layer, bytes done, total bytes) that draws a bar for each layer if stderr is a terminal."""
     with _bars() as advance:
         yield lambda layer, done, total: advance(f"{what} {layer.hex[:12]}", done, total) if advance else None
 
 
 @contextmanager
 def working(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Give what is to be told (bytes done, bytes in all) and draws a bar; None if stderr is no terminal."""
+    """Yield a callback (bytes done, total bytes) that draws a bar; None if stderr is not a terminal."""
     with _bars() as advance:
         yield partial(advance, what) if advance else None
 
@@ -32,7 +32,7 @@ exporting = partial(working, "exporting")
 
 @contextmanager
 def _bars() -> Iterator[Callable[[str, int, int], None] | None]:
-    """Give what moves the bar of a name; None if stderr is no terminal."""
+    """Yield a callback that moves the bar of a name; None if stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -41,7 +41,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None] | None]:
 
 
 class _Bars:
-    """The bars; rich is imported for the first one, so an image that is known costs nothing."""
+    """The bars. The first one imports rich, so a command with cached indexes does not pay for it."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -56,7 +56,7 @@ class _Bars:
                 self._progress = self._start()
             if what not in self._tasks:
                 self._tasks[what] = self._progress.add_task(what, total=total)
-            # What is done makes room: an image may have more layers than a screen has lines.
+            # Completed bars disappear: an image may have more layers than the screen has lines.
             self._progress.update(self._tasks[what], completed=done, visible=done < total)
 
     def _start(self) -> "Progress":

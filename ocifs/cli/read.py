@@ -1,4 +1,4 @@
-"""`ocifs cat`, `head` and `cp`: the bytes of files of an image; only the parts of layers that hold them are read."""
+"""`ocifs cat`, `head` and `cp`: read files of an image, decoding only the spans that hold them."""
 
 import itertools
 import os
@@ -17,7 +17,7 @@ from ocifs.errors import printable_path
 _CHUNK = 1 << 20
 
 
-@click.command(short_help="Print files of an image.")
+@click.command(short_help="Print files.")
 @view_options
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 def cat(view: View, paths: tuple[str, ...]) -> None:
@@ -33,11 +33,11 @@ def cat(view: View, paths: tuple[str, ...]) -> None:
     sys.stdout.buffer.flush()
 
 
-@click.command(short_help="Print the beginning of files of an image.")
+@click.command(short_help="Print the beginning of files.")
 @view_options
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=10, show_default=True, help="How many lines.")
-@click.option("-c", "--bytes", "size", type=Size(), metavar="SIZE", help="How many bytes, instead of lines.")
-@click.option("-q", "--quiet", is_flag=True, help="No headings, where there are several files.")
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=10, show_default=True, help="Number of lines.")
+@click.option("-c", "--bytes", "size", type=Size(), metavar="SIZE", help="Number of bytes to print, instead of lines.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no headings for several files.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 def head(view: View, paths: tuple[str, ...], lines: int, size: int | None, quiet: bool) -> None:
     """Write the first lines, or bytes, of the files at PATH in IMAGE to standard output.
@@ -59,15 +59,15 @@ def head(view: View, paths: tuple[str, ...], lines: int, size: int | None, quiet
 
 @click.command(short_help="Copy files out of an image.")
 @view_options
-@click.option("-r", "-R", "--recursive", is_flag=True, help="Directories as well, with all below them.")
-@click.option("-p", "--preserve", is_flag=True, help="Mode, times and, as root, the owner as well.")
+@click.option("-r", "-R", "--recursive", is_flag=True, help="Copy directories recursively.")
+@click.option("-p", "--preserve", is_flag=True, help="Preserve mode, times and, as root, the owner.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.argument("destination", metavar="DEST")
 def cp(view: View, paths: tuple[str, ...], destination: str, recursive: bool, preserve: bool) -> None:
     """Copy the files at PATH in IMAGE to DEST, or into the directory DEST.
 
-    A file or directory is there as a whole or not at all; a file of that name is replaced, a directory must be new or
-    empty. Holes of sparse files stay holes.
+    A copy appears complete, or not at all. It replaces an existing file; a target directory must be new or empty. Holes
+    of sparse files stay holes.
 
     \b
     Try:  ocifs cp ./debian:latest /etc/os-release /etc/passwd .
@@ -76,9 +76,7 @@ def cp(view: View, paths: tuple[str, ...], destination: str, recursive: bool, pr
     from ocifs.cli.copying import copy
 
     if len(paths) > 1 and not Path(destination).is_dir():
-        raise click.UsageError(
-            f"several files need a directory to be copied into: {printable_path(destination)} is none"
-        )
+        raise click.UsageError(f"cannot copy several files: {printable_path(destination)} is not a directory")
     with ended_by_signals(), view.open() as opened:
         for path in paths:
             losses = copy(opened.rootfs, path, destination, recursive=recursive, preserve=preserve)
@@ -91,7 +89,7 @@ def _heading(path: str, *, first: bool) -> None:
 
 
 def _write_lines(file: IO[bytes], count: int) -> None:
-    """Write lines; one that never ends is written piece by piece."""
+    """Write lines; an endless line is written in pieces."""
     while count:
         piece = file.readline(_CHUNK)
         if not piece:

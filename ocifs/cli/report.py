@@ -1,4 +1,4 @@
-"""`ocifs report`: a page about an image, to be looked at in a browser."""
+"""`ocifs report`: an HTML report on an image."""
 
 import sys
 
@@ -8,15 +8,14 @@ from ocifs.cli.options import Opening, image_options
 from ocifs.cli.output import write_bytes
 
 
-@click.command(short_help="Write a page about an image.")
+@click.command(short_help="Write an HTML report on an image.")
 @image_options
-@click.option("-o", "--output", metavar="FILE", required=True, help="Where to; - is standard output.")
+@click.option("-o", "--output", metavar="FILE", required=True, help="Output file; - means standard output.")
 @click.argument("image")
 def report(image: str, opening: Opening, output: str) -> None:
-    """Write an HTML page about IMAGE: layers, where the bytes are, what is wasted, history and config.
+    """Write an HTML page about IMAGE: layers, a map of its bytes, waste, history and config.
 
-    The page is complete in itself, and asks the network for nothing. A file of that name is replaced, by the whole
-    page or not at all.
+    The page is self-contained and needs no network. It replaces an existing file, complete or not at all.
 
     \b
     Try:  ocifs report -o report.html ./debian:latest

@@ -1,4 +1,4 @@
-"""`ocifs find` and `du`: going through all files of an image, without a mount."""
+"""`ocifs find` and `du`: walk all files of an image, without a mount."""
 
 import os
 
@@ -22,7 +22,7 @@ Actions: -print (if no other is named)  -print0  -ls
 
 
 @click.command(
-    short_help="Find files of an image.",
+    short_help="Find files.",
     epilog=_EXPRESSION,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
@@ -30,10 +30,10 @@ Actions: -print (if no other is named)  -print0  -ls
 @json_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[PATH...] [EXPRESSION]")
 def find(view: View, words: tuple[str, ...], as_json: bool) -> None:
-    """Find files at and below each PATH in IMAGE, by default /, that EXPRESSION is true of.
+    """Find files at and below each PATH of IMAGE [default: /] for which EXPRESSION is true.
 
-    Options go before IMAGE. Symlinks are not followed. A regular expression is one of Python, and must match the
-    whole path. Names of users are those in the image's /etc/passwd.
+    Options precede IMAGE. Symlinks are not followed. Regular expressions are Python's, and must match the whole path.
+    User names are those of the image's /etc/passwd.
 
     \b
     Try:  ocifs find ./debian:latest /usr -type f -size +1M
@@ -68,13 +68,13 @@ def _begins_expression(word: str) -> bool:
     return word in {"(", ")", "!"} or (word.startswith("-") and word != "-")
 
 
-@click.command(short_help="Add up what directories of an image take.")
+@click.command(short_help="Show disk usage of directories.")
 @view_options
-@click.option("-s", "--summarize", "summary", is_flag=True, help="Only PATH itself; as -d 0.")
-@click.option("-d", "--max-depth", "depth", type=click.IntRange(min=0), metavar="N", help="Show N levels only.")
-@click.option("-a", "--all", "show_all", is_flag=True, help="Files as well.")
-@click.option("-b", "--bytes", "apparent", is_flag=True, help="Sizes of files in bytes, not the blocks they take.")
-@click.option("--layers", "by_layer", is_flag=True, help="A line for each layer that has a part in it.")
+@click.option("-s", "--summarize", "summary", is_flag=True, help="Print only a total for each PATH, like -d 0.")
+@click.option("-d", "--max-depth", "depth", type=click.IntRange(min=0), metavar="N", help="Print at most N levels.")
+@click.option("-a", "--all", "show_all", is_flag=True, help="Print files as well as directories.")
+@click.option("-b", "--bytes", "apparent", is_flag=True, help="Print file sizes in bytes instead of disk usage.")
+@click.option("--layers", "by_layer", is_flag=True, help="Print a line for each layer with a share.")
 @human_option
 @null_option
 @json_option
@@ -91,9 +91,9 @@ def du(
     null: bool,
     as_json: bool,
 ) -> None:
-    """Add up what each directory at and below PATH in IMAGE takes, by default /, in KiB.
+    """Show the disk usage of each directory at and below PATH of IMAGE [default: /], in KiB.
 
-    A file with several names counts once. Columns: size, with --layers the layer, path.
+    A hard-linked file counts once. Columns: size, with --layers the layer, path.
 
     \b
     Try:  ocifs du -h -d 1 ./debian:latest /usr
@@ -104,7 +104,7 @@ def du(
     from ocifs.report.usage import to_json as usage_json
 
     if summary and depth:
-        raise click.UsageError("-s is -d 0: leave one of them out")
+        raise click.UsageError("-s and -d exclude each other")
     most = 0 if summary else depth
     output = Output(null)
     with view.open() as opened:

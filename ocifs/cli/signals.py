@@ -1,4 +1,4 @@
-"""The signals that end a command: each lets it clear away what is half done."""
+"""The signals that end a command, after it has cleaned up."""
 
 import signal
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP do as SIGINT does; none of them stops what is cleared away then."""
+    """Handle SIGTERM and SIGHUP like SIGINT; none of them interrupts the clean-up."""
 
     def end(number: int, frame: FrameType | None) -> None:
         for each in _ENDING:

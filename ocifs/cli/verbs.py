@@ -1,6 +1,6 @@
-"""The verbs of `ocifs`: finds the one that is called, and turns whatever ends it into one line and an exit code.
+"""The commands of `ocifs`: find the requested one, and turn every failure into one line and an exit status.
 
-Verbs are imported when they are called, so that each starts as fast as what it needs.
+A command's module is imported only when it runs, so each command starts as fast as its own imports allow.
 """
 
 import importlib
@@ -46,7 +46,7 @@ _VERBS = {
 }
 
 INTERNAL_ERROR = 70
-"""As sysexits.h has it: a defect of ocifs itself."""
+"""EX_SOFTWARE of sysexits.h: a defect of ocifs itself."""
 
 _INTERRUPTED = 130
 _COMPLETE = "_OCIFS_COMPLETE"
@@ -61,16 +61,16 @@ IMAGE is one of
 
 \b
 Exit codes
-  0 done      3 not found          6 over a limit
-  1 failed    4 invalid image      7 cannot mount or unmount
+  0 success   3 not found          6 limit exceeded
+  1 failure   4 invalid image      7 cannot mount or unmount
   2 usage     5 not supported      8 cache unusable   9 registry refuses
   70 defect in ocifs
-  diff, grep, waste: 1 different, nothing found, a rule broken; 74 failed
+  diff, grep, waste: 1 differences, no match, limit violated; 74 failure
 """
 
 
 class _Verbs(click.Group):
-    """Imports a verb's module when the verb is asked for."""
+    """Imports the module of a command on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)
@@ -86,7 +86,7 @@ class _Verbs(click.Group):
 @click.command(cls=_Verbs, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(ocifs.__version__, message="%(prog)s %(version)s")
 def cli() -> None:
-    """Mount and look into OCI images without unpacking them.
+    """Mount and inspect OCI images without unpacking them.
 
     \b
     Try:  ocifs ls ./image:latest /etc
@@ -96,14 +96,16 @@ def cli() -> None:
 
 
 def run(arguments: list[str], daemon: "Daemon | None") -> int:
-    """Run one command; return its exit code. No error reaches the user as a traceback.
+    """Run one command; return its exit status. No error reaches the user as a traceback.
 
-    A verb that mounts takes `daemon`.
+    Commands that mount take `daemon`.
     """
     try:
         if _COMPLETE in os.environ:
-            cli.main(arguments, prog_name="ocifs", complete_var=_COMPLETE)  # answers the shell, and exits
-        # Not cli.main: that has its own ideas of broken pipes and interrupts.
+            cli.main(
+                arguments, prog_name="ocifs", complete_var=_COMPLETE
+            )  # answers the shell's completion request, and exits
+        # Not cli.main, which handles broken pipes and interrupts differently.
         with cli.make_context("ocifs", arguments, obj=daemon) as context:
             result = cli.invoke(context)
         sys.stdout.flush()
@@ -117,7 +119,7 @@ def run(arguments: list[str], daemon: "Daemon | None") -> int:
     except OcifsError as error:
         return _fail_by_ocifs(error)
     except BrokenPipeError:
-        _drop_output()  # whoever read it has seen enough
+        _drop_output()  # the reader has seen enough
         return 0
     except OSError as error:
         _drop_output()
@@ -133,7 +135,7 @@ def run(arguments: list[str], daemon: "Daemon | None") -> int:
 
 
 def _fail_by_ocifs(error: OcifsError) -> int:
-    if isinstance(error.__cause__, OSError):  # it may be stdout's
+    if isinstance(error.__cause__, OSError):  # possibly of stdout
         _drop_output()
     return _fail(str(error), error.exit_code)
 
@@ -148,7 +150,7 @@ def _fail_by_system(error: OSError) -> int:
 
 
 def _drop_output() -> None:
-    """Let what is not written yet go nowhere at exit, instead of failing once more."""
+    """Discard unwritten output at exit, instead of failing again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 

@@ -1,4 +1,4 @@
-"""Commands whose exit status 1 is an answer, as that of diff(1) and grep(1) is: no failure may look like one."""
+"""Exit statuses of commands for which 1 is an answer, like diff(1) and grep(1): no failure may use it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ NO = 1
 
 
 class SystemFailureError(OcifsError):
-    """What other commands end with 1 for: the system failed."""
+    """A system failure, for which other commands exit with 1."""
 
     exit_code = 74
     """EX_IOERR of sysexits.h."""
@@ -18,7 +18,7 @@ class SystemFailureError(OcifsError):
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Have failures that would end with 1 end otherwise."""
+    """Turn failures with exit status 1 into SystemFailureError."""
     try:
         yield
     except BrokenPipeError:

@@ -147,7 +147,7 @@ def test_what_was_read_first_is_fetched_first(ocifs: Ocifs, registry: Registry, 
         wait_for(lambda: bool(state(ocifs)["touched"]))
         assert list(state(ocifs)["touched"]) == [str(Digest.of(LAYER.blob))]  # type: ignore[call-overload]
         ocifs.output("index", "push", "--record", mnt, image)
-        assert "is no mount of this image" in ocifs.run("index", "push", "--record", "/", image).err
+        assert "is not a mount of this image" in ocifs.run("index", "push", "--record", "/", image).err
     ocifs.output("cache", "clear")
     registry.requests.clear()
     with ocifs.mounted(image, *slow):
