@@ -46,15 +46,17 @@ def check_places(spec: Spec, rootfs: Rootfs) -> Spec:
             f"working directory {shown(cwd)} leads to {printable(_joined(names))}, through which a process can leave "
             "the container: choose another with --cwd"
         )
-    _check_directory(rootfs, cwd, names, spec, above)
-    return replace(spec, process=replace(spec.process, cwd=_text(names, cwd)))
+    resolved = _text(names, cwd)
+    _check_directory(rootfs, resolved, names, spec, above)
+    return replace(spec, process=replace(spec.process, cwd=resolved))
 
 
 def check_kept(bundle: Path) -> None:
     """Check a rootfs that a container may have written to by the config.json beside it.
 
     Raises:
-        MountError: A mount destination or the working directory has a symlink or a file among its components.
+        MountError: A mount destination or the working directory has a symlink among its components, or a file that is
+            not the last one.
     """
     path = bundle / "config.json"
     try:
@@ -65,10 +67,11 @@ def check_kept(bundle: Path) -> None:
         walk_down(bundle / "rootfs", names_of(destination), make=False)
 
 
-def walk_down(top: Path, names: Iterable[bytes], *, make: bool) -> None:
+def walk_down(top: Path, names: Sequence[bytes], *, make: bool) -> None:
     """Go down from the directory `top` as far as there are directories, and `make` those that are missing (mode 0755).
 
-    Each name is looked up in an open directory, and no symlink is followed.
+    Each name is looked up in an open directory, and no symlink is followed. Unless it is to be made, the last may be a
+    file, which `config.json` can have a mount on.
 
     Raises:
         MountError: A component is not a directory, or the system refuses.
@@ -76,11 +79,15 @@ def walk_down(top: Path, names: Iterable[bytes], *, make: bool) -> None:
     way = b""
     here = os.open(top, _ENTERED)
     try:
-        for name in names:
+        for number, name in enumerate(names, 1):
             way += b"/" + name
             try:
                 there = _entered(here, name, make=make)
             except FileNotFoundError:
+                return
+            except NotADirectoryError:
+                if make or number < len(names) or stat.S_ISLNK(os.lstat(name, dir_fd=here).st_mode):
+                    raise
                 return
             os.close(here)
             here = there
