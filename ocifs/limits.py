@@ -8,7 +8,7 @@ import msgspec
 
 from ocifs.errors import LimitError
 
-_COUNTS = frozenset({"indexes", "layers", "members", "ratio", "entries", "sparse_pieces", "symlink_steps"})
+_COUNTS = frozenset({"indexes", "layers", "members", "ratio", "entries", "sparse_pieces", "symlink_steps", "volumes"})
 """The limits that are not in bytes."""
 _UNITS = ("", "KiB", "MiB", "GiB", "TiB")
 
@@ -45,6 +45,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Pieces of all sparse files of a layer."""
     accounts: int = 4 << 20
     """`/etc/passwd` and `/etc/group` of an image, each, for a container."""
+    volumes: int = 100
+    """Volumes of an image, for a container."""
+    volume_size: int = 4 << 30
+    """Files in the volumes of an image, all together, where they have to be copied."""
     symlink_steps: int = 1 << 26
     """Names taken from symlink targets while a layer is applied: some entries could keep us busy for days."""
 

@@ -10,6 +10,7 @@ import zstandard
 from msgspec.structs import asdict
 
 from ocifs.bundle.user import Accounts
+from ocifs.bundle.volumes import find_volumes
 from ocifs.errors import LimitError
 from ocifs.image.opening import open_image
 from ocifs.image.options import Options
@@ -53,6 +54,11 @@ def _archive(place: Path) -> Path:
     return write_archive(place / "image.tar", images.layout_files(Image()))
 
 
+def _with_volumes(place: Path) -> Path:
+    members = [file(b"a/x", b"123"), file(b"b/x", b"45"), file(b"x", b"6")]
+    return write_layout(place, Image((Layer(tar(members)),), config={"config": {"Volumes": {"/a": {}, "/b": {}}}}))
+
+
 # The limit, set so that it just suffices and is raised or lowered by one; and an image that comes up to it.
 IMAGES: dict[str, tuple[int, Callable[[Path], Path]]] = {
     "document": (0, _layout(Layer(_FILE))),
@@ -77,6 +83,8 @@ IMAGES: dict[str, tuple[int, Callable[[Path], Path]]] = {
         _layout(Layer(tar([directory(b"a/b"), symlink(b"l", b"a/b"), file(b"l/1"), file(b"x"), file(b"l/2")]))),
     ),
     "accounts": (7, _layout(Layer(tar([file(b"etc/passwd", b"root:x:")])))),
+    "volumes": (2, _with_volumes),
+    "volume_size": (5, _with_volumes),
 }
 
 
@@ -108,6 +116,7 @@ def _is_document(path: Path) -> bool:
 def _open(path: Path, limits: Limits) -> None:
     with open_image(str(path), Options(limits=limits, toc="verify")) as opened:
         Accounts.of(opened.rootfs, limits)
+        find_volumes(opened.resolved.config.config.volumes, opened.rootfs, limits, pytest.fail, readonly=True)
         for _, inode in opened.rootfs.walk():
             if inode.size and inode.mode & 0o170000 == 0o100000:
                 assert len(opened.rootfs.read(inode.nid, inode.size, 0)) == inode.size

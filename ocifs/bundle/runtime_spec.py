@@ -1,12 +1,26 @@
 """The runtime specification's config.json (runtime-spec config.md, config-linux.md): the members that ocifs writes.
 
-The default is what `runc spec` writes today, and `rootless` what `runc spec --rootless` makes of it. Values only.
+The default is what `runc spec` writes today, with the capabilities of podman, and `rootless` does what `runc spec
+--rootless` does. Values only.
 """
 
 import msgspec
 from msgspec.structs import replace
 
-_CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
+_CAPABILITIES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+)
+"""Podman's (containers.conf(5), `default_capabilities`): Docker's without AUDIT_WRITE, MKNOD and NET_RAW."""
 
 
 class _Object(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -122,7 +136,7 @@ def to_json(spec: Spec) -> bytes:
 
 
 def default_spec(*, cgroup2: bool) -> Spec:
-    """Return what `runc spec` writes; `cgroup2`: where cgroups are of version 2 alone."""
+    """Return what `runc spec` writes, but for capabilities; `cgroup2`: where cgroups are of version 2 alone."""
     namespaces = ("pid", "network", "ipc", "uts", "mount", *(("cgroup",) if cgroup2 else ()))
     return Spec(
         oci_version="1.0.2",

@@ -1,6 +1,8 @@
 """Who a container runs as: `Config.User` by the /etc/passwd and /etc/group of the merged tree (image-spec config.md).
 
-Numbers need not be in the files. What is no line of passwd(5) or group(5) is passed over, as the C library does.
+The rule: digits are always an ID, even if a file has an account of that name; otherwise an image could have uid 1000 in
+its config and uid 0 in the container. Go's `strconv.Atoi`, which container engines use, also takes a sign for one.
+IDs need not be in the files. Lines that passwd(5) or group(5) does not allow are skipped, as in the C library.
 """
 
 import re
@@ -16,6 +18,9 @@ from ocifs.spec.document import shown
 _MAX_ID = (1 << 32) - 2
 """The number above it stands for no user at all (chown(2))."""
 _NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
+"""An ID in a file."""
+_GIVEN = re.compile(r"([+-]?)([0-9]+)", re.ASCII)
+"""What means an ID rather than a name in `User`."""
 
 
 class Accounts(NamedTuple):
@@ -45,7 +50,7 @@ def resolve_user(user: str, accounts: Accounts) -> ResolvedUser:
     Without a group it is the user's own, with all groups that list the user; a group that is given is the only one.
 
     Raises:
-        NotFoundError: A name is in neither file, or a number is out of range.
+        NotFoundError: A name is in neither file, or an ID is out of range.
     """
     name, colon, group = user.partition(":")
     login, uid, gid, home = _account(name or "0", accounts.passwd)
@@ -58,23 +63,35 @@ def resolve_user(user: str, accounts: Accounts) -> ResolvedUser:
 
 
 def _account(name: str, passwd: bytes) -> tuple[str | None, int, int, str | None]:
-    """Return (login name, uid, gid, home directory); a number needs no line, and is in group 0 then."""
-    number = _number(name)
+    """Return (login name, uid, gid, home directory); a uid without a line has group 0."""
+    number = _given_id(name, "user")
     for login, uid, gid, home in _users(passwd):
-        if name == login or number == uid:
+        if name == login if number is None else number == uid:
             return login, uid, gid, home
     if number is None:
-        raise NotFoundError(f"user '{shown(name)}' is not in the image's /etc/passwd: give another by --user")
+        raise NotFoundError(f"user '{shown(name)}' is not in the image's /etc/passwd: choose another with --user")
     return None, number, 0, None
 
 
 def _gid(name: str, group: bytes) -> int:
-    number = _number(name)
+    number = _given_id(name, "group")
+    if number is not None:
+        return number
     for listed, gid, _ in _groups(group):
-        if name == listed or number == gid:
+        if name == listed:
             return gid
-    if number is None:
-        raise NotFoundError(f"group '{shown(name)}' is not in the image's /etc/group: give another by --user")
+    raise NotFoundError(f"group '{shown(name)}' is not in the image's /etc/group: choose another with --user")
+
+
+def _given_id(text: str, what: str) -> int | None:
+    """Return the ID that digits mean; None: the text is a name. Raises NotFoundError if it is out of range."""
+    match = _GIVEN.fullmatch(text)
+    if match is None:
+        return None
+    sign, digits = match[1], match[2].lstrip("0") or "0"
+    number = int(digits) if len(digits) <= len(str(_MAX_ID)) else _MAX_ID + 1
+    if number > _MAX_ID or (sign == "-" and number):
+        raise NotFoundError(f"{what} ID {shown(text)} is out of range 0 to {_MAX_ID}: choose another with --user")
     return number
 
 

@@ -27,6 +27,7 @@ from ocifs.mount.record import runtime_directory
 if TYPE_CHECKING:
     from ocifs.bundle.config import Overrides
     from ocifs.bundle.runtime_spec import Spec
+    from ocifs.bundle.volumes import Volumes
     from ocifs.image.opening import Image
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -126,10 +127,10 @@ def bundle(
 
         overrides = overrides_of(_split(args), env, user, cwd, hostname, terminal=True if tty is None else tty)
         opened = stack.enter_context(opening.open(image))
-        spec = spec_of(opened, wanted, overrides, opening)
+        spec, volumes = spec_of(opened, wanted, overrides, opening)
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         undo.callback(remove_tree, made)
-        write_bundle(made, opened, spec, wanted)
+        write_bundle(made, opened, spec, volumes, wanted)
         with (made / "config.json").open("rb") as file:
             os.fsync(file)
         made.rename(target)
@@ -138,6 +139,7 @@ def bundle(
         undo.callback(end_bundle, str(target), lazy=True)
         if wanted.kind != "copy":
             mount_rootfs(daemon, target, opened, wanted)
+        make_missing(target, volumes)
         undo.pop_all()
 
 
@@ -151,6 +153,7 @@ def _refuse_what_was_settled(context: click.Context) -> None:
 def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, opening: Opening, image: str) -> None:
     """Mount what `ocifs umount` has unmounted. Raises OcifsError."""
     from ocifs.bundle.origin import Origin
+    from ocifs.bundle.places import check_kept
     from ocifs.mount.ending import end_bundle, is_bundle
 
     bundle = Path(real_mountpoint(directory))
@@ -168,6 +171,9 @@ def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, opening: Openin
         undo.callback(end_bundle, str(bundle), lazy=True)
         make_directories(bundle, wanted.kind)
         mount_rootfs(daemon, bundle, opened, wanted)
+        if origin.rootfs == "tmpfs":  # it is empty again; elsewhere they are kept
+            make_missing(bundle, _volumes_of(opened, opening, readonly=False))
+        check_kept(bundle)
         undo.pop_all()
 
 
@@ -208,10 +214,14 @@ def overrides_of(
     )
 
 
-def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides", opening: Opening) -> "Spec":
-    """Return the config.json of a container of the image, made for this machine and user."""
-    from ocifs.bundle.config import Host, check_mountpoints, runtime_spec
+def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides", opening: Opening) -> "tuple[Spec, Volumes]":
+    """Return the config.json of a container of the image, made for this machine and user, and what its volumes need."""
+    from ocifs.bundle.config import Host, runtime_spec
+    from ocifs.bundle.machine import mismatch
+    from ocifs.bundle.places import check_places
     from ocifs.bundle.user import Accounts
+
+    config = image.resolved.config
 
     host = Host(
         readonly=wanted.kind == "mount",
@@ -219,13 +229,21 @@ def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides", opening: Ope
         cgroup2=os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
     )
     accounts = Accounts.of(image.rootfs, opening.limits)
-    spec = runtime_spec(image.resolved.config, accounts, overrides, host, opening.complain)
-    if host.readonly:
-        check_mountpoints(spec, image.rootfs)
-    return spec
+    spec = runtime_spec(config, accounts, overrides, host, opening.complain)
+    volumes = _volumes_of(image, opening, readonly=host.readonly)
+    if warning := mismatch(config.platform, os.uname().machine):
+        opening.complain(warning)
+    return check_places(replace(spec, mounts=spec.mounts + volumes.mounts()), image.rootfs), volumes
 
 
-def write_bundle(directory: Path, image: "Image", spec: "Spec", wanted: Wanted) -> None:
+def _volumes_of(image: "Image", opening: Opening, *, readonly: bool) -> "Volumes":
+    from ocifs.bundle.volumes import find_volumes
+
+    paths = image.resolved.config.config.volumes
+    return find_volumes(paths, image.rootfs, opening.limits, opening.complain, readonly=readonly)
+
+
+def write_bundle(directory: Path, image: "Image", spec: "Spec", volumes: "Volumes", wanted: Wanted) -> None:
     """Write config.json, and make the directories to mount on, or copy the rootfs. Raises OcifsError."""
     from ocifs.bundle.origin import Origin
     from ocifs.bundle.runtime_spec import to_json
@@ -234,15 +252,31 @@ def write_bundle(directory: Path, image: "Image", spec: "Spec", wanted: Wanted) 
     Origin(str(image.digest), wanted.kind).write(directory)
     make_directories(directory, wanted.kind)
     if wanted.kind == "copy":
-        _copy_rootfs(image, directory / "rootfs", wanted)
+        _copy(image, "/", directory / "rootfs", wanted)
+    for volume, source in volumes.sources():
+        (directory / source).parent.mkdir(exist_ok=True)
+        if volume.exists:
+            _copy(image, volume.destination, directory / source, wanted)
+        else:
+            (directory / source).mkdir()
+            (directory / source).chmod(0o755)
 
 
-def _copy_rootfs(image: "Image", target: Path, wanted: Wanted) -> None:
+def make_missing(bundle: Path, volumes: "Volumes") -> None:
+    """Make volumes that the image does not have in a rootfs that can be written. Raises MountError."""
+    from ocifs.bundle.places import walk_down
+
+    for volume in volumes.missing:
+        walk_down(bundle / "rootfs", volume.names, make=True)
+
+
+def _copy(image: "Image", path: str, target: Path, wanted: Wanted) -> None:
+    """Copy a directory of the image into the bundle. Raises OcifsError."""
     from ocifs.cli.progress import exporting
     from ocifs.export.directory import export_directory
 
     with exporting() as progress:
-        losses = export_directory(image.rootfs, "/", str(target), rootless=wanted.rootless, progress=progress)
+        losses = export_directory(image.rootfs, path, str(target), rootless=wanted.rootless, progress=progress)
     for message in losses.messages():
         warn(message)
 

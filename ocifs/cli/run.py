@@ -12,6 +12,7 @@ import click
 from ocifs.cli.bundle import (
     Wanted,
     container_options,
+    make_missing,
     mount_rootfs,
     overrides_of,
     prepare,
@@ -85,18 +86,20 @@ def run(
             check_user_namespaces()
         overrides = overrides_of(args, env, user, cwd, hostname, terminal=terminal)
         opened = stack.enter_context(opening.open(image))
-        spec = spec_of(opened, wanted, overrides, opening)
-        bundle = Path(tempfile.mkdtemp(prefix="ocifs-", dir=_place_for(wanted)))
+        spec, volumes = spec_of(opened, wanted, overrides, opening)
+        much = wanted.kind in {"overlay", "copy"} or bool(volumes.copied)
+        bundle = Path(tempfile.mkdtemp(prefix="ocifs-", dir=_place_for(much=much)))
         held = last.enter_context(cleaned_up(bundle, program, keep=keep))
-        write_bundle(bundle, opened, spec, wanted)
+        write_bundle(bundle, opened, spec, volumes, wanted)
         if wanted.kind != "copy":
             mount_rootfs(daemon, bundle, opened, wanted)
+        make_missing(bundle, volumes)
         status = Container(program, bundle).run(keep_open=[held])
         if keep:
             click.echo(f"ocifs: kept {printable_path(str(bundle))}: `ocifs umount` removes it", err=True)
         return status
 
 
-def _place_for(wanted: Wanted) -> str | Path:
-    """Return where to make the bundle: what is written to it may be more than the runtime directory holds."""
-    return os.environ.get("TMPDIR") or "/var/tmp" if wanted.kind in {"overlay", "copy"} else runtime_directory()  # noqa: S108
+def _place_for(*, much: bool) -> str | Path:
+    """Return where to make the bundle; `much`: what is written to it may be more than the runtime directory holds."""
+    return os.environ.get("TMPDIR") or "/var/tmp" if much else runtime_directory()  # noqa: S108

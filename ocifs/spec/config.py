@@ -11,6 +11,9 @@ from ocifs.spec.digest import DiffID
 from ocifs.spec.document import decode
 from ocifs.spec.platform import Platform
 
+_SETS = frozenset({"ExposedPorts", "Volumes"})
+"""Members of `config` that are sets, as Go's `map[string]struct{}`."""
+
 
 class RootFS(msgspec.Struct, frozen=True):
     """The diff IDs of the layers, the base first."""
@@ -73,4 +76,4 @@ def parse_config(data: bytes, name: str) -> ImageConfig:
         InvalidImageError: It is malformed.
         LimitError: It is nested too deeply.
     """
-    return decode(data, ImageConfig, name)
+    return decode(data, ImageConfig, name, sets=_SETS)

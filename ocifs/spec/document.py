@@ -2,8 +2,8 @@
 
 Every document passes `parse_json` and then `typed`, so all of them keep the same rules: at most `MAX_DEPTH`
 levels, UTF-8 without a byte order mark, no key twice, no NaN, integers only where integers belong. How many bytes
-there are is bounded by who reads them. A member that is null counts as absent, as Go, in which most of these
-documents are written and read, has it. What the members mean is the business of the modules that call this one.
+there are is bounded by who reads them. A member that is null counts as absent, as in Go, in which most of these
+documents are written and read. What the members mean is the business of the modules that call this one.
 """
 
 import json
@@ -33,17 +33,19 @@ def shown(text: str, limit: int = 200) -> str:
     return printable(cut.encode("utf-8", "backslashreplace"))
 
 
-def decode(data: bytes, kind: type[T], name: str) -> T:
+def decode(data: bytes, kind: type[T], name: str, *, sets: frozenset[str] = frozenset()) -> T:
     """Return the JSON text `data` as a value of the msgspec type `kind`; `name` is what errors call it.
+
+    `sets` are the names of members whose own members are a set: these count even if their value is null.
 
     Raises:
         LimitError: It is nested too deeply.
         InvalidImageError: It is not unambiguous JSON, or a member is missing or of another type.
     """
-    return typed(parse_json(data, name), kind, name)
+    return typed(parse_json(data, name, sets=sets), kind, name)
 
 
-def parse_json(data: bytes, name: str) -> object:
+def parse_json(data: bytes, name: str, *, sets: frozenset[str] = frozenset()) -> object:
     """Return the JSON value in `data`, of dicts, lists and scalars; raises as `decode`."""
     _check_depth(data, name)
     try:
@@ -53,7 +55,7 @@ def parse_json(data: bytes, name: str) -> object:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except ValueError as error:
         raise InvalidImageError(f"{name} is not valid JSON: {shown(str(error))}") from error
-    return value
+    return _without_nulls(value, sets) if "null" in text else value
 
 
 def typed(value: object, kind: type[T], name: str) -> T:
@@ -84,7 +86,20 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
         if key in members:
             raise ValueError(f"key '{key}' occurs twice in one object")
         members[key] = value
-    return {key: value for key, value in members.items() if value is not None}
+    return members
+
+
+def _without_nulls(value: object, sets: frozenset[str]) -> object:
+    """Return a value without members that are null; its depth has been checked."""
+    if isinstance(value, list):
+        return [_without_nulls(each, sets) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: dict(member) if key in sets and isinstance(member, dict) else _without_nulls(member, sets)
+        for key, member in value.items()
+        if member is not None
+    }
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The default is that of runc."""
+"""The default is that of runc, with podman's capabilities."""
 
 import json
 import os
@@ -14,6 +14,26 @@ from ocifs.bundle.runtime_spec import default_spec, rootless, to_json
 _CGROUP2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
 
 
+_RUNC = {"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
+_PODMAN = [
+    f"CAP_{name}"
+    for name in (
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "NET_BIND_SERVICE",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYS_CHROOT",
+    )
+]
+"""containers.conf(5), `default_capabilities`."""
+
+
 def written_by_runc(directory: Path, *options: str) -> Any:
     if shutil.which("runc") is None:
         pytest.skip("runc is missing")
@@ -26,6 +46,8 @@ def as_today(spec: Any) -> Any:
     spec["ociVersion"] = "1.0.2"  # the version that has all that is in it
     for needless in ("ambient", "inheritable"):  # left out since runc 1.2: without the other neither has an effect
         spec["process"]["capabilities"].pop(needless, None)
+    assert all(set(each) == _RUNC for each in spec["process"]["capabilities"].values())
+    spec["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), _PODMAN)
     if "/sys/devices/virtual/tpm" not in spec["linux"]["maskedPaths"]:  # since runc 1.3
         spec["linux"]["maskedPaths"].append("/sys/devices/virtual/tpm")
     return spec

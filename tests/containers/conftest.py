@@ -11,7 +11,7 @@ import pytest
 from tests.images import Image, Json, Layer, write_layout
 from tests.tars import directory, file, tar
 
-_PROGRAMS = ("sh", "cat", "chmod", "dd", "id", "ls", "mkdir", "sleep", "stat", "true")
+_PROGRAMS = ("sh", "cat", "chmod", "chown", "dd", "id", "ls", "mkdir", "setpriv", "sleep", "stat", "true")
 _DIRECTORIES = (b"./", b"dev/", b"etc/", b"proc/", b"root/", b"srv/", b"sys/")
 
 _WITHOUT_CGROUP2 = """\

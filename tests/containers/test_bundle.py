@@ -12,8 +12,7 @@ import pytest
 from ocifs.mount.mountinfo import mount_at
 from tests.cli.command import Ocifs
 from tests.debian.view import view
-from tests.images import Image, Layer, write_layout
-from tests.tars import directory, tar
+from tests.images import Image, write_layout
 
 pytestmark = pytest.mark.usefixtures("root", "runc")
 
@@ -167,14 +166,6 @@ def test_an_existing_bundle_is_left_alone(ocifs: Ocifs, programs: Path) -> None:
     assert "holds a bundle already" in result.err
     assert run_in(bundle) == "started by the image\n"
     ocifs.output("umount", bundle)
-
-
-@pytest.mark.parametrize("directory_", ["srv", "../../etc", "/srv/../../etc"])
-def test_a_relative_or_escaping_working_directory_is_refused(ocifs: Ocifs, tmp_path: Path, directory_: str) -> None:
-    config = {"config": {"Cmd": ["x"], "WorkingDir": directory_}}
-    image = write_layout(tmp_path / "image", Image(layers=(Layer(tar([directory(b"./")])),), config={**config}))
-    assert "working directory" in ocifs.complaint(4, "bundle", image, tmp_path / "box")
-    assert not (tmp_path / "box").exists()
 
 
 def test_a_mount_that_fails_leaves_nothing_and_a_rerun_works(ocifs: Ocifs, programs: Path) -> None:

@@ -47,7 +47,7 @@ def test_closed_directories_are_removed(user: Ocifs, theirs: Path) -> None:
 
 
 def test_another_user_than_root_cannot_be(user: Ocifs, theirs: Path) -> None:
-    assert "give --user 0:0" in user.complaint(5, "run", "--user", "web", theirs)
+    assert "use --user 0:0" in user.complaint(5, "run", "--user", "web", theirs)
 
 
 def test_being_killed_leaves_nothing_either(user: Ocifs, theirs: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Ocifs
-from tests.images import Image, Layer, write_layout
+from tests.containers.conftest import image_of_programs
+from tests.images import Image, Json, Layer, write_layout
 from tests.tars import directory, file, tar
 
 pytestmark = pytest.mark.usefixtures("root", "runc")
@@ -88,6 +89,46 @@ def test_options_override_the_image(ocifs: Ocifs, programs: Path) -> None:
     script = "echo $WHO $MINE $HOME $PWD; id -u; id -G; cat /proc/sys/kernel/hostname"
     said = ocifs.output("run", *options, programs, "--", "sh", "-c", script, MINE="inherited")
     assert said.splitlines() == ["me inherited /srv /srv", "33", "33 4", "box"]
+
+
+def test_root_has_the_capabilities_that_podman_gives(ocifs: Ocifs, programs: Path, runtime: str) -> None:
+    """Those of containers.conf(5), by their numbers in capabilities(7): NET_BIND_SERVICE is 10."""
+    script = "cat /proc/self/status; echo x >/srv/x; chown web /srv/x && setpriv --reuid 33 --clear-groups cat /srv/x"
+    said = ocifs.output("run", "--runtime", runtime, "--rootfs", "tmpfs", programs, "--", "sh", "-c", script)
+    mask = sum(1 << bit for bit in (0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 31))
+    fields = dict(line.split(":\t") for line in said.splitlines()[:-1])
+    assert [int(fields[each], 16) for each in ("CapPrm", "CapEff", "CapBnd")] == [mask] * 3
+    assert [int(fields[each], 16) for each in ("CapInh", "CapAmb")] == [0, 0]
+    assert said.splitlines()[-1] == "x"
+
+
+def test_an_image_for_another_machine_is_said_to_be_so(ocifs: Ocifs, tmp_path: Path) -> None:
+    """The config may be wrong, so it is run; mips64p32 has never had an emulator."""
+    config: Json = {**image_of_programs().config, "architecture": "mips64p32"}
+    image = write_layout(tmp_path / "image", Image(image_of_programs().layers, config=config))
+    result = ocifs.run("run", image)
+    assert (result.code, result.out) == (0, b"started by the image\n")
+    assert result.err.startswith("ocifs: warning: the image is for linux/mips64p32, this machine is linux/")
+    assert result.err.count("\n") == 1
+    assert "refused by --strict" in ocifs.complaint(4, "run", "--strict", image)
+
+
+def test_a_config_with_blemishes_runs_with_warnings(ocifs: Ocifs, tmp_path: Path) -> None:
+    config = {
+        "Entrypoint": [""],
+        "Cmd": ["sh", "-c", "echo $A; pwd"],
+        "Env": ["PATH=/bin", "A", "=1"],
+        "WorkingDir": "srv",
+    }
+    image = write_layout(tmp_path / "image", Image(image_of_programs().layers, config={"config": config}))
+    result = ocifs.run("run", "--env", "A=mine", image)
+    assert (result.code, result.text) == (0, "mine\n/srv\n")
+    assert [line.removeprefix("ocifs: warning: ") for line in result.err.splitlines()] == [
+        "'A' in the image's environment is skipped: it is not NAME=VALUE",
+        "'=1' in the image's environment is skipped: it is not NAME=VALUE",
+        "working directory 'srv' is not an absolute path without '..': /srv is used",
+    ]
+    assert "refused by --strict" in ocifs.complaint(4, "run", "--strict", image)
 
 
 def test_passes_on_the_exit_status(ocifs: Ocifs, programs: Path, runtime: str) -> None:

@@ -20,6 +20,7 @@ import msgspec
 import zstandard
 
 from ocifs.bundle.config import Host, Overrides, runtime_spec
+from ocifs.bundle.paths import absolute_path
 from ocifs.bundle.runtime_spec import to_json
 from ocifs.bundle.user import Accounts
 from ocifs.compression import Pass, gzip, zstd
@@ -333,6 +334,8 @@ def fuzz_documents(data: bytes) -> None:
         _printable(str(len(config.history)))
         accounts = Accounts(b"root:x:0:0:root:/root:sh\n")
         to_json(runtime_spec(config, accounts, Overrides(), Host(readonly=True), _printable))
+        for path in config.config.volumes:
+            assert absolute_path(path, "volume", _printable).startswith("/")
 
 
 def _document_seeds() -> list[bytes]:

@@ -63,6 +63,14 @@ def test_absent_members_are_empty(members: Json) -> None:
     assert config.history == ()
 
 
+@pytest.mark.parametrize("value", [None, {}, {"odd": None}])
+def test_members_of_a_set_may_be_null(value: object) -> None:
+    """In Go they are of a struct without members, so null makes one."""
+    document = {"rootfs": ROOTFS, "config": {"Volumes": {"/data": value}, "ExposedPorts": {"80": value}, "Cmd": None}}
+    config = parse_config(to_json(document), "x").config
+    assert (list(config.volumes), list(config.exposed_ports), config.cmd) == (["/data"], ["80"], ())
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [
