@@ -127,9 +127,9 @@ def test_converting_for_soci(ocifs: Ocifs, host: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--format", "soci-v2"), "needs --tag"),
-        (("--tag", "x"), "nothing else takes it"),
-        (("--format", "soci", "--tag", "x"), "nothing else takes it"),
+        (("--format", "soci-v2"), "--tag is required"),
+        (("--tag", "x"), "only allowed there"),
+        (("--format", "soci", "--tag", "x"), "only allowed there"),
         (("--format", "soci-v2", "--tag", "a/b"), "a/b is not a valid tag"),
         (("--format", "zran"), "is not one of"),
     ],
