@@ -14,7 +14,7 @@ from ocifs.mount.ending import end_bundle, end_mount, is_bundle, replace_mount
 from ocifs.mount.mountinfo import real_mountpoint
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint
 from ocifs.mount.process import Daemon
-from ocifs.mount.record import EngineName, list_mounts, runtime_directory
+from ocifs.mount.record import LOG, EngineName, list_mounts, runtime_directory
 from ocifs.report.text import local_time
 from ocifs.sources.reference import parse_reference
 from ocifs.store import default_directory
@@ -66,15 +66,16 @@ def mount(
         from ocifs.mount.job import Job
         from ocifs.mount.job import mount as mount_by
 
+        runtime = runtime_directory().path
         if log is None and not foreground:
-            log = runtime_directory() / "ocifs.log"
+            log = runtime / LOG
         cache = str(opening.cache_dir or default_directory())
         reference = parse_reference(image)
         needed = [
             *([("the image", reference.path)] if reference.transport != "docker" else []),
             ("the cache", cache),
             ("the current directory", os.getcwd()),
-            ("the runtime directory", str(runtime_directory())),
+            ("the runtime directory", str(runtime)),
             *([("the log", str(log))] if log else []),
         ]
         real = check_mountpoint(mountpoint, cache, needed, replace=replace)

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -21,9 +20,10 @@ from ocifs.cli.bundle import (
 )
 from ocifs.cli.options import Opening, image_options, mount_options
 from ocifs.errors import printable_path
-from ocifs.mount.overlay import Kind
+from ocifs.mount.overlay import Kind, untrusted
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import runtime_directory
+from ocifs.trusted_directory import TrustedDirectory
 
 
 @click.command(short_help="Run a container of an image.")
@@ -86,17 +86,24 @@ def run(
         overrides = overrides_of(args, env, user, cwd, hostname, terminal=terminal)
         opened = stack.enter_context(opening.open(image))
         spec = spec_of(opened, wanted, overrides, opening)
-        bundle = Path(tempfile.mkdtemp(prefix="ocifs-", dir=_place_for(wanted)))
-        held = last.enter_context(cleaned_up(bundle, program, keep=keep))
+        place = _place_for(wanted)
+        bundle = place.temporary("ocifs-")
+        held = last.enter_context(cleaned_up(place, bundle, program, keep=keep))
         write_bundle(bundle, opened, spec, wanted)
         if wanted.kind != "copy":
-            mount_rootfs(daemon, bundle, opened, wanted)
-        status = Container(program, bundle).run(keep_open=[held])
+            mount_rootfs(daemon, bundle.path, opened, wanted)
+        status = Container(program, bundle.path).run(keep_open=[held])
         if keep:
-            click.echo(f"ocifs: kept {printable_path(str(bundle))}: `ocifs umount` removes it", err=True)
+            click.echo(f"ocifs: kept {printable_path(str(bundle.path))}: `ocifs umount` removes it", err=True)
         return status
 
 
-def _place_for(wanted: Wanted) -> str | Path:
+def _place_for(wanted: Wanted) -> TrustedDirectory:
     """Return where to make the bundle: what is written to it may be more than the runtime directory holds."""
-    return os.environ.get("TMPDIR") or "/var/tmp" if wanted.kind in {"overlay", "copy"} else runtime_directory()  # noqa: S108
+    if wanted.kind not in {"overlay", "copy"}:
+        return runtime_directory()
+    place = os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108
+    try:
+        return TrustedDirectory.open_shared(Path(place))
+    except OSError as error:
+        raise untrusted(place, error) from None
