@@ -151,28 +151,39 @@ def _walk(path: Path, *, make: bool) -> tuple[Path, int]:
     """Return the real path of a directory and an O_PATH descriptor of it, every directory above it being trusted."""
     names = _names(os.path.join(os.getcwd(), path))
     real, fd, links = "/", os.open("/", _PASS), _SYMLINKS
-    device = os.fstat(fd).st_dev
+    mount = _mount_id(fd)
     try:
         while names:
             name = names.pop()
             _check_ancestor(fd, real)
-            target = _link(fd, name, real, links)
-            if target is not None:
+            try:
+                below = _open_directory(fd, name, make=make)
+            except NotADirectoryError:
+                target = _link(fd, name, real, links)
                 links -= 1
                 names += _names(target)
+                below = os.open("/" if target.startswith("/") else ".", _PASS, dir_fd=fd)
                 name = "/" if target.startswith("/") else "."
-            elif make:
-                _make(fd, name)
-            below = os.open(name, _PASS, dir_fd=fd)
             os.close(fd)
             fd = below
             real = os.path.normpath(os.path.join(real, name))
-            if device != (device := os.fstat(fd).st_dev):
-                _check_server(device, real)
+            if mount != (mount := _mount_id(fd)):
+                _check_server(mount, real)
     except BaseException:
         os.close(fd)
         raise
     return Path(real), fd
+
+
+def _open_directory(fd: int, name: str, *, make: bool) -> int:
+    """Open an entry that is a directory. A file system that is mounted there is not asked anything."""
+    try:
+        return os.open(name, _PASS, dir_fd=fd)
+    except FileNotFoundError:
+        if not make:
+            raise
+    _make(fd, name)
+    return os.open(name, _PASS, dir_fd=fd)
 
 
 def _names(path: str) -> list[str]:
@@ -180,20 +191,19 @@ def _names(path: str) -> list[str]:
     return [name for name in reversed(path.split("/")) if name not in {"", "."}]
 
 
-def _link(fd: int, name: str, real: str, links: int) -> str | None:
-    """Return the target of a symlink, of which so many may be followed, or None if the entry is none."""
+def _link(fd: int, name: str, real: str, links: int) -> str:
+    """Return the target of a symlink, of which so many may be followed."""
     try:
-        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISLNK(status.st_mode):
-        return None
+        target = os.readlink(name, dir_fd=fd)
+    except OSError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
     if not _is_trusted(status.st_uid):
         shown = printable_path(os.path.join(real, name))
         raise PermissionError(errno.EPERM, f"{shown} is a symlink that belongs to uid {status.st_uid}")
     if not links:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    return os.readlink(name, dir_fd=fd)
+    return target
 
 
 def _make(fd: int, name: str) -> None:
@@ -247,16 +257,19 @@ def _sees_every_user() -> bool:
     return Path("/proc/self/uid_map").read_bytes().split() == [b"0", b"0", b"4294967295"]
 
 
-def _check_server(device: int, path: str) -> None:
-    """Raise PermissionError if the file system `device` is a FUSE file system that an untrusted user serves."""
-    if os.major(device):  # a disk: FUSE has anonymous devices, of major 0
-        return
-    number = f"{os.major(device)}:{os.minor(device)}".encode()
+def _mount_id(fd: int) -> bytes:
+    """Return the ID of the mount that an open directory lies on, without asking its file system (proc(5))."""
+    fields = Path(f"/proc/self/fdinfo/{fd}").read_bytes().split()
+    return fields[fields.index(b"mnt_id:") + 1]
+
+
+def _check_server(mount: bytes, path: str) -> None:
+    """Raise PermissionError if a mount is a FUSE file system that an untrusted user serves, who may never answer."""
     for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n"):
         fields, _, filesystem = line.partition(b" - ")
-        if fields.split(b" ")[2:3] != [number] or not filesystem.startswith(b"fuse"):
+        if fields.split(b" ")[0] != mount or not filesystem.startswith(b"fuse"):
             continue
-        server = next((o for o in filesystem.split(b" ")[-1].split(b",") if o.startswith(b"user_id=")), b"user_id=0")
-        uid = int(server.removeprefix(b"user_id="))
+        owner = next((o for o in filesystem.split(b" ")[-1].split(b",") if o.startswith(b"user_id=")), b"user_id=0")
+        uid = int(owner.removeprefix(b"user_id="))
         if not _is_trusted(uid):
             raise PermissionError(errno.EPERM, f"{printable_path(path)} lies on a FUSE file system of uid {uid}")

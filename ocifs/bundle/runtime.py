@@ -121,7 +121,8 @@ class Container:
             status = Path(f"/proc/{pid}/status").read_text(errors="replace")
         except OSError:
             return False
-        fields = dict(line.split(":", 1) for line in status.splitlines())
+        # The name of a program may hold any line ending but a newline.
+        fields = dict(line.split(":", 1) for line in status.split("\n") if line)
         masks = int(fields["SigCgt"], 16) | int(fields["SigIgn"], 16)
         return not fields["State"].strip().startswith(("Z", "X")) and not masks >> (number - 1) & 1
 

@@ -28,7 +28,7 @@ from ocifs.mount.complaints import OneLine
 from ocifs.mount.engine import Engine, told_to_end
 from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.job import Answer, Job, receive_job
-from ocifs.mount.record import LOG, EngineName, MountRecord, Proof, recorded, runtime_directory
+from ocifs.mount.record import LOG, EngineName, MountRecord, Proof, recorded, runtime_directory, to_json
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     with socket.socket(fileno=int(arguments[0])) as connection:
 
         def answer(reply: Answer) -> None:
-            connection.sendall(msgspec.json.encode(reply))
+            connection.sendall(to_json(reply))
             connection.close()
 
         def mounted(engine: EngineName, reason: str | None) -> None:

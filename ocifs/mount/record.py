@@ -6,6 +6,7 @@ Records of daemons that are gone with their mounts are removed by whoever lists 
 
 import errno
 import fcntl
+import json
 import os
 import re
 import select
@@ -14,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -30,6 +31,8 @@ _RECORD = re.compile(r"\d+\.json")
 _RECORD_MAX = 16 << 20
 LOG = "ocifs.log"
 """The default log, in the runtime directory."""
+
+T = TypeVar("T")
 
 EngineName = Literal["erofs", "fuse"]
 State = Literal["mounted", "dead", "elsewhere"]
@@ -94,6 +97,16 @@ class ListedMount(MountRecord, frozen=True, kw_only=True):
     """`mounted`; `dead`: the mount is there, its daemon is not; `elsewhere`: in another mount namespace."""
 
 
+def to_json(value: object) -> bytes:
+    """Return a value for another process of ocifs; unlike JSON of msgspec's it may have paths that are not UTF-8."""
+    return json.dumps(msgspec.to_builtins(value, str_keys=True)).encode()
+
+
+def from_json(data: bytes, what: type[T]) -> T:
+    """Return the value that `to_json` has written. Raises ValueError if it is none of that type."""
+    return msgspec.convert(json.loads(data), type=what, str_keys=True)
+
+
 def runtime_directory() -> TrustedDirectory:
     """Open this user's directory for records; create it if it is missing.
 
@@ -140,7 +153,7 @@ def recorded(record: MountRecord, directory: TrustedDirectory) -> Iterator[Calla
                 stack.callback(directory.unlink, temporary)
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.truncate()
-                file.write(msgspec.json.encode(record))
+                file.write(to_json(record))
                 directory.rename(temporary, name)
                 stack.callback(directory.unlink, name)
             except OSError as error:
@@ -238,6 +251,6 @@ def watched(pid: int) -> Iterator[Callable[[float], bool]]:
 
 def _read(directory: TrustedDirectory, name: str) -> MountRecord | None:
     try:
-        return msgspec.json.decode(directory.read_file(name, _RECORD_MAX), type=MountRecord)
-    except (OSError, msgspec.MsgspecError):
+        return from_json(directory.read_file(name, _RECORD_MAX), MountRecord)
+    except (OSError, ValueError):
         return None
