@@ -190,7 +190,9 @@ class Store:
                 store._entries = opened.directory(_ENTRIES)
                 store.directory = directory
             elif os.listdir(opened.fd):
-                raise StoreError(f"{shown} is not a cache of ocifs: it has no directory {_ENTRIES!r}: name another")
+                raise StoreError(
+                    f"{shown} is not a cache of ocifs: it has no directory {_ENTRIES!r}: name another with --cache-dir"
+                )
         except FileNotFoundError:
             pass
         except OSError as error:

@@ -149,7 +149,7 @@ def is_own_file(status: os.stat_result) -> bool:
 
 def _walk(path: Path, *, make: bool) -> tuple[Path, int]:
     """Return the real path of a directory and an O_PATH descriptor of it, every directory above it being trusted."""
-    names = _names(os.path.join(os.getcwd(), path))
+    names = _names(str(path) if path.is_absolute() else os.path.join(os.getcwd(), path))
     real, fd, links = "/", os.open("/", _PASS), _SYMLINKS
     mount = _mount_id(fd)
     try:

@@ -119,6 +119,11 @@ def test_a_relative_path_begins_in_the_current_directory(tmp_path: Path, monkeyp
     (tmp_path / "a").mkdir()
     monkeypatch.chdir(tmp_path)
     assert TrustedDirectory.open(Path("a")).path == tmp_path / "a"
+    monkeypatch.chdir(tmp_path / "a")
+    (tmp_path / "a").rmdir()
+    assert TrustedDirectory.open(tmp_path).path == tmp_path
+    with pytest.raises(FileNotFoundError):
+        TrustedDirectory.open(Path("."))
 
 
 @pytest.mark.parametrize("kind", ["symlink", "hard link", "FIFO", "directory", "writable by others"])
