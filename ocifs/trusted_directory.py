@@ -26,6 +26,10 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _ROOT = 0
 
 
+class ForeignOwnerError(PermissionError):
+    """Another user owns or serves what is on the way to a directory, the directory, or a file in it."""
+
+
 class TrustedDirectory:
     """An open directory; all names are of entries in it, never paths. It is closed with its last reference.
 
@@ -200,7 +204,7 @@ def _link(fd: int, name: str, real: str, links: int) -> str:
     status = os.stat(name, dir_fd=fd, follow_symlinks=False)
     if not _is_trusted(status.st_uid):
         shown = printable_path(os.path.join(real, name))
-        raise PermissionError(errno.EPERM, f"{shown} is a symlink that belongs to uid {status.st_uid}")
+        raise ForeignOwnerError(errno.EPERM, f"{shown} is a symlink that belongs to uid {status.st_uid}")
     if not links:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     return target
@@ -222,7 +226,7 @@ def _single(name: str) -> str:
 def _check_own(status: os.stat_result, path: str) -> None:
     """Raise PermissionError unless this user alone can write to a file or directory."""
     if status.st_uid != os.geteuid():
-        raise PermissionError(errno.EPERM, f"{printable_path(path)} belongs to uid {status.st_uid}")
+        raise ForeignOwnerError(errno.EPERM, f"{printable_path(path)} belongs to uid {status.st_uid}")
     if status.st_mode & _OTHERS_WRITE:
         raise _writable(status, path)
 
@@ -231,7 +235,7 @@ def _check_ancestor(fd: int, path: str) -> None:
     """Raise PermissionError if another user could exchange what root or this user has in a directory."""
     status = os.fstat(fd)
     if not _is_trusted(status.st_uid):
-        raise PermissionError(errno.EPERM, f"{printable_path(path)} belongs to uid {status.st_uid}")
+        raise ForeignOwnerError(errno.EPERM, f"{printable_path(path)} belongs to uid {status.st_uid}")
     if status.st_mode & _OTHERS_WRITE and not status.st_mode & stat.S_ISVTX:
         raise _writable(status, path)
 
@@ -264,7 +268,7 @@ def _mount_id(fd: int) -> bytes:
 
 
 def _check_server(mount: bytes, path: str) -> None:
-    """Raise PermissionError if a mount is a FUSE file system that an untrusted user serves, who may never answer."""
+    """Raise ForeignOwnerError if a mount is a FUSE file system that an untrusted user serves, who may never answer."""
     for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n"):
         fields, _, filesystem = line.partition(b" - ")
         if fields.split(b" ")[0] != mount or not filesystem.startswith(b"fuse"):
@@ -272,4 +276,4 @@ def _check_server(mount: bytes, path: str) -> None:
         owner = next((o for o in filesystem.split(b" ")[-1].split(b",") if o.startswith(b"user_id=")), b"user_id=0")
         uid = int(owner.removeprefix(b"user_id="))
         if not _is_trusted(uid):
-            raise PermissionError(errno.EPERM, f"{printable_path(path)} lies on a FUSE file system of uid {uid}")
+            raise ForeignOwnerError(errno.EPERM, f"{printable_path(path)} lies on a FUSE file system of uid {uid}")

@@ -22,7 +22,7 @@ import msgspec
 from ocifs.errors import MountError, printable_path, raise_if_too_many_files
 from ocifs.layer.profile import Profile
 from ocifs.mount.mountinfo import Mount, mount_table
-from ocifs.trusted_directory import TrustedDirectory
+from ocifs.trusted_directory import ForeignOwnerError, TrustedDirectory
 
 _PF_EXITING = 0x4
 """A flag of a task of the kernel's (linux/sched.h)."""
@@ -115,25 +115,29 @@ def runtime_directory() -> TrustedDirectory:
     Raises:
         MountError: It cannot be created, or another user could change what is in it.
     """
-    base = os.environ.get("XDG_RUNTIME_DIR", "")
-    if base and _belongs_to_another(base):
-        base = ""
-    if base or os.geteuid() == 0:
-        place, name = base or "/run", "ocifs"
-    else:
-        place, name = tempfile.gettempdir(), f"ocifs-{os.geteuid()}"
+    base = os.environ.get("XDG_RUNTIME_DIR")
     try:
-        return TrustedDirectory.open_shared(Path(place)).directory(name, make=True)
+        if base and (session := _own_directory(base)) is not None:
+            return session.directory("ocifs", make=True)
+        if os.geteuid() == 0:
+            base, name = "/run", "ocifs"
+        else:
+            base, name = tempfile.gettempdir(), f"ocifs-{os.geteuid()}"
+        return TrustedDirectory.open_shared(Path(base)).directory(name, make=True)
     except OSError as error:
-        why = error.strerror if error.errno == errno.EPERM else f"{printable_path(place)}/{name}: {error.strerror}"
-        raise MountError(f"{why}: set XDG_RUNTIME_DIR to a directory of your own") from None
+        where = "" if error.errno == errno.EPERM else f"runtime directory in {printable_path(base or '')}: "
+        raise MountError(f"{where}{error.strerror}: set XDG_RUNTIME_DIR to a directory of your own") from None
 
 
-def _belongs_to_another(path: str) -> bool:
+def _own_directory(path: str) -> TrustedDirectory | None:
+    """Open a directory, unless it belongs to another user or can only be reached through what does."""
     try:
-        return os.stat(path).st_uid != os.geteuid()
-    except OSError:
-        return False
+        directory = TrustedDirectory.open_shared(Path(path))
+    except PermissionError as error:
+        if isinstance(error, ForeignOwnerError) or error.errno == errno.EACCES:
+            return None
+        raise
+    return directory if os.fstat(directory.fd).st_uid == os.geteuid() else None
 
 
 @contextmanager

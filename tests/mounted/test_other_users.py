@@ -157,9 +157,21 @@ def test_exchanging_the_cache_after_it_was_opened_changes_nothing(ocifs: Ocifs, 
 
 @one_engine
 def test_cannot_choose_the_runtime_directory(ocifs: Ocifs, user: Ocifs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(user.runtime))
-    assert runtime_directory().path == Path("/run/ocifs")
-    assert os.listdir(user.runtime) == []
+    below = user.home / "of-root"
+    below.mkdir()
+    for chosen in (user.runtime, below):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(chosen))
+        assert runtime_directory().path == Path("/run/ocifs")
+        assert os.listdir(chosen) == []
+
+
+@one_engine
+def test_a_user_does_not_use_the_runtime_directory_of_root_either(user: Ocifs, engine: str, tmp_path: Path) -> None:
+    shared = user.home / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    user.output("mounts", XDG_RUNTIME_DIR=str(tmp_path), TMPDIR=str(shared))
+    assert os.listdir(shared) == ["ocifs-65534"]
 
 
 @one_engine
