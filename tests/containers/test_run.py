@@ -214,6 +214,7 @@ def test_what_the_bundle_names_as_its_runtime_is_not_run(ocifs: Ocifs, programs:
     with started(ocifs, programs, "--", "sh", "-c", "echo ready; exec sleep 1000") as process:
         (runtime,) = ocifs.runtime.glob("ocifs/ocifs-*/runtime")
         name = runtime.read_bytes()
+        runtime.unlink()
         runtime.write_text(str(evil))
         if left:
             os.kill(cleaner_of(process), signal.SIGKILL)
