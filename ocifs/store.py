@@ -1,11 +1,12 @@
 """The cache directory: files that can be made again, kept under the digest of what they were made from.
 
-The rule: what `get` returns is whole and what it claims to be, or it is built. A file is written under a temporary
-name, fsynced, and renamed; its last bytes say kind, format version, subject, length and checksum, and any doubt about
-them means building anew. Who builds holds a lock on the temporary file, so two processes never build the same entry,
-and a builder that was killed leaves neither a lock nor a file that the next one does not take over. What takes long to
-come the next builder may go on with where the last one stopped. When the directory cannot be written the entry is kept
-in memory, with one warning. The store does not know what the files hold.
+Entries are in `entries/`, which is a `TrustedDirectory`. The rule: what `get` returns is whole and what it claims to
+be, or it is built. A file is written under a temporary name, fsynced, and renamed; its last bytes say kind, format
+version, subject, length and checksum, and any doubt about them means building anew. Who builds holds a lock on the
+temporary file, so two processes never build the same entry, and a builder that was killed leaves neither a lock nor a
+file that the next one does not take over. What takes long to come the next builder may go on with where the last one
+stopped. When the directory cannot be written the entry is kept in memory, with one warning. The store does not know
+what the files hold.
 """
 
 import contextlib
@@ -13,16 +14,18 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from zlib_ng import zlib_ng
 
-from ocifs.errors import StoreError, raise_if_too_many_files
+from ocifs.errors import StoreError, printable_path, raise_if_too_many_files
 from ocifs.reader import FileReader
+from ocifs.trusted_directory import TrustedDirectory, is_own_file
 
 DEFAULT_MAX_SIZE = 10 << 30
 """Bytes that the directory may hold before the least recently used entries go."""
@@ -33,6 +36,11 @@ _CHECKED_AT_ONCE = 8 << 20
 _FOOTER = struct.Struct("<16sI144sQI")
 _FOOTER_CRC = struct.Struct("<I")
 _FOOTER_SIZE = _FOOTER.size + _FOOTER_CRC.size
+
+_ENTRIES = "entries"
+_TEMPORARY = ".tmp"
+_NAME = re.compile(r"[a-z][a-z-]*\d+-(?:[a-z0-9]+-)+[0-9a-f]{64,128}(?:\.tmp)?")
+"""Of the files that the store makes: kind and version, algorithm and hex digits of the subject."""
 
 
 def default_directory() -> Path:
@@ -157,15 +165,39 @@ class Store:
         warn: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.max_size = max_size
-        self.directory = directory
         self._warn = warn
         self._warned = False
+        self._entries: TrustedDirectory | None = None
         if directory is not None:
             try:
-                self._claim(directory)
+                self._entries = TrustedDirectory.open(directory, make=True).directory(_ENTRIES, make=True)
             except OSError as error:
-                self.warn(f"cache directory {directory}: {error.strerror}: going on without it")
-                self.directory = None
+                self._warn_of(error, directory)
+        self.directory = directory if self._entries else None
+
+    @classmethod
+    def existing(cls, directory: Path) -> Self:
+        """Open a cache to list or remove what is in it; it is empty if there is no such directory.
+
+        Raises:
+            StoreError: The directory is not a cache, or another user could have filled it.
+        """
+        store = cls(None)
+        shown = printable_path(str(directory))
+        try:
+            opened = TrustedDirectory.open(directory)
+            if _ENTRIES in os.listdir(opened.fd):
+                store._entries = opened.directory(_ENTRIES)
+                store.directory = directory
+            elif os.listdir(opened.fd):
+                raise StoreError(
+                    f"{shown} is not a cache of ocifs: it has no directory {_ENTRIES!r}: name another with --cache-dir"
+                )
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StoreError(f"cache directory {shown}: {error.strerror}: name another with --cache-dir") from None
+        return store
 
     def warn(self, message: str) -> None:
         """Say that the cache is of no use, once."""
@@ -173,31 +205,35 @@ class Store:
             self._warned = True
             self._warn(message)
 
+    def _warn_of(self, error: OSError, directory: Path | None) -> None:
+        self.warn(f"cache directory {printable_path(str(directory))}: {error.strerror}: going on without it")
+
     def get(self, kind: Kind, subject: str, build: Build, *, anew: bool = False) -> StoredFile:
         """Return the entry, from the directory or built by `build`; with `anew` the one that is there is replaced.
 
         Raises what `build` raises, and TooManyFilesError when that is so.
         """
-        if self.directory is None:
+        entries = self._entries
+        if entries is None:
             return _build_in_memory(kind, subject, build, self.warn)
         if not anew and (entry := self.load(kind, subject)) is not None:
             return entry
-        temporary = self._temporary(kind, subject)
+        temporary = _temporary(kind, subject)
         try:
-            lock = _lock(temporary)
+            lock = _lock(entries, temporary)
         except OSError as error:
             raise_if_too_many_files(error)
-            self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
+            self._warn_of(error, self.directory)
             return _build_in_memory(kind, subject, build, self.warn)
         # While this process waited for the lock, another may have built the entry.
         if not anew and (entry := self.load(kind, subject)) is not None:
-            _abandon(lock, temporary)
+            _abandon(lock, entries, temporary)
             return entry
-        return self._build(lock, temporary, kind, subject, build)
+        return self._build(lock, entries, temporary, kind, subject, build)
 
     def load(self, kind: Kind, subject: str) -> StoredFile | None:
         """Return the entry if it is there and whole."""
-        return None if self.directory is None else _open_checked(self._path(kind, subject), kind, subject)
+        return None if self._entries is None else _open_checked(self._entries, _name(kind, subject), kind, subject)
 
     def sparse(self, kind: Kind, whole: Kind, subject: str, size: int) -> StoredFile:
         """Return a file of `size` bytes, for reading and writing, of which any part may be missing, and then is zero.
@@ -207,17 +243,17 @@ class Store:
         """
         if (finished := self.finished(kind, whole, subject)) is not None:
             return finished
-        if self.directory is not None:
-            path = self._path(kind, subject)
+        if self._entries is not None:
+            name = _name(kind, subject)
             try:
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                fd = self._entries.open_file(name, os.O_RDWR | os.O_CREAT)
                 if os.fstat(fd).st_size != size:
                     os.truncate(fd, size)
                 os.utime(fd)
             except OSError as error:
-                self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
+                self._warn_of(error, self.directory)
             else:
-                self.prune(self.max_size, keep=path.name)
+                self.prune(self.max_size, keep=name)
                 return StoredFile(fd, 0, size)
         fd = os.memfd_create("ocifs")
         os.truncate(fd, size)
@@ -225,101 +261,105 @@ class Store:
 
     def finished(self, kind: Kind, whole: Kind, subject: str) -> StoredFile | None:
         """Return what was a sparse file of the first kind, if it is finished; it is of the kind `whole` from now on."""
-        if self.directory is None:
+        if self._entries is None:
             return None
-        path = self._path(kind, subject)
-        file = _open_checked(path, whole, subject)
+        name = _name(kind, subject)
+        file = _open_checked(self._entries, name, whole, subject)
         if file is not None:
             with contextlib.suppress(FileNotFoundError):  # somebody else was faster
-                path.rename(self._path(whole, subject))
+                self._entries.rename(name, _name(whole, subject))
         return file
 
     def has(self, kind: Kind, subject: str) -> bool:
         """Whether there is such an entry, be it whole or not."""
-        return self.directory is not None and self._path(kind, subject).exists()
+        try:
+            return self._entries is not None and is_own_file(self._entries.status(_name(kind, subject)))
+        except FileNotFoundError:
+            return False
 
     def entries(self) -> list[CacheEntry]:
         """List what the directory holds, least recently used first."""
         listed = []
-        for path, status in self._files():
-            kind, _, subject = path.name.partition("-")
+        for name, status in self._by_use():
+            kind, _, subject = name.partition("-")
             listed.append(CacheEntry(kind, subject.replace("-", ":", 1), _occupied(status), status.st_atime))
         return listed
 
     def prune(self, max_size: int, *, keep: str = "") -> int:
         """Remove least recently used entries until `max_size` bytes are left; return the bytes freed.
 
-        Mounts go on: they hold their files open. What somebody builds stays, and so does the file called `keep`.
+        Mounts go on: they hold their files open. What somebody builds stays, and so do the file called `keep` and all
+        files that the store has not made.
         """
-        files = self._files()
+        if self._entries is None:
+            return 0
+        files = self._by_use()
         excess = sum(_occupied(status) for _, status in files) - max_size
         freed = 0
-        for path, _ in files:
+        for name, _ in files:
             if freed >= excess:
                 break
-            if path.name != keep:
-                freed += _remove(path)
-        leftovers = [] if self.directory is None else (self.directory / "entries").glob("*.tmp")
-        return freed + sum(map(_remove, leftovers))
+            if name != keep:
+                freed += _remove(self._entries, name)
+        leftovers = [name for name, _ in self._files() if name.endswith(_TEMPORARY)]
+        return freed + sum(_remove(self._entries, name) for name in leftovers)
 
-    def _claim(self, directory: Path) -> None:
-        """Make the directory, for this user alone, and refuse one that somebody else could have filled."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = directory.stat()
-        if status.st_uid != os.geteuid():
-            raise OSError(errno.EPERM, f"belongs to uid {status.st_uid}")
-        if status.st_mode & 0o022:
-            raise OSError(errno.EPERM, "can be written by others")
-        (directory / "entries").mkdir(mode=0o700, exist_ok=True)
+    def _files(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield the files of this user that the store has made, temporary ones included."""
+        for name, status in [] if self._entries is None else self._entries.files():
+            if _NAME.fullmatch(name):
+                yield name, status
 
-    def _path(self, kind: Kind, subject: str) -> Path:
-        assert self.directory is not None  # noqa: S101 - callers have looked
-        return self.directory / "entries" / f"{kind.name}{kind.version}-{subject.replace(':', '-')}"
-
-    def _temporary(self, kind: Kind, subject: str) -> Path:
-        path = self._path(kind, subject)
-        return self._path(Kind(kind.begun, kind.version), subject) if kind.begun else path.with_name(path.name + ".tmp")
-
-    def _files(self) -> list[tuple[Path, os.stat_result]]:
-        """Return the files that count, least recently used first."""
-        files = []
-        for path in [] if self.directory is None else (self.directory / "entries").iterdir():
-            if path.suffix != ".tmp":
-                with contextlib.suppress(FileNotFoundError):
-                    files.append((path, path.stat()))
+    def _by_use(self) -> list[tuple[str, os.stat_result]]:
+        """Return the entries, least recently used first."""
+        files = [(name, status) for name, status in self._files() if not name.endswith(_TEMPORARY)]
         return sorted(files, key=lambda file: (file[1].st_atime_ns, file[1].st_size, file[0]))
 
-    def _build(self, lock: int, temporary: Path, kind: Kind, subject: str, build: Build) -> StoredFile:
+    def _build(
+        self, lock: int, entries: TrustedDirectory, temporary: str, kind: Kind, subject: str, build: Build
+    ) -> StoredFile:
         """Build under the lock, which goes with the temporary file."""
         if kind.begun:
             os.utime(lock)
         else:
             os.ftruncate(lock, 0)
         with contextlib.ExitStack() as undo:
-            undo.callback(_abandon, lock, temporary, keep=bool(kind.begun))
+            undo.callback(_abandon, lock, entries, temporary, keep=bool(kind.begun))
             # The writer gets a descriptor of its own: moving to memory closes it, and the lock must outlive that.
-            writer = Writer(os.open(temporary, os.O_RDWR | os.O_CLOEXEC), self.warn, os.fstat(lock).st_size)
+            writer = Writer(entries.open_file(temporary, os.O_RDWR), self.warn, os.fstat(lock).st_size)
             undo.callback(writer.close)
             build(writer)
             writer.finish(kind, subject)
             if not writer.in_memory:
-                self._publish(temporary, self._path(kind, subject))
+                self._publish(entries, temporary, _name(kind, subject))
             undo.pop_all()
         if writer.in_memory:
-            _abandon(lock, temporary)
+            _abandon(lock, entries, temporary)
         else:
             os.close(lock)
         return StoredFile(writer.fd, 0, writer.size)
 
-    def _publish(self, temporary: Path, path: Path) -> None:
+    def _publish(self, entries: TrustedDirectory, temporary: str, name: str) -> None:
         """Give a built entry its name, and make room; whoever built it can use it even where that fails."""
         try:
-            temporary.rename(path)
-            _fsync_directory(path.parent)
-            self.prune(self.max_size, keep=path.name)
+            entries.rename(temporary, name)
+            entries.sync()
+            self.prune(self.max_size, keep=name)
         except OSError as error:
             raise_if_too_many_files(error)
-            self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
+            self._warn_of(error, self.directory)
+
+
+def _name(kind: Kind, subject: str) -> str:
+    """Return the name of an entry's file. Raises ValueError for a subject that is not a digest."""
+    name = f"{kind.name}{kind.version}-{subject.replace(':', '-')}"
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} would not be recognised as an entry")
+    return name
+
+
+def _temporary(kind: Kind, subject: str) -> str:
+    return _name(Kind(kind.begun, kind.version), subject) if kind.begun else _name(kind, subject) + _TEMPORARY
 
 
 def _occupied(status: os.stat_result) -> int:
@@ -334,36 +374,36 @@ def finish_sparse(fd: int, kind: Kind, subject: str, size: int) -> None:
     os.pwrite(fd, footer, size)
 
 
-def _lock(temporary: Path) -> int:
+def _lock(entries: TrustedDirectory, temporary: str) -> int:
     """Open and lock `temporary`, waiting for whoever has it; sure that the name is still this file's."""
     while True:
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = entries.open_file(temporary, os.O_RDWR | os.O_CREAT)
         fcntl.flock(fd, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(temporary.stat(), os.fstat(fd)):
+            if os.path.samestat(entries.status(temporary), os.fstat(fd)):
                 return fd
         os.close(fd)
 
 
-def _abandon(lock: int, temporary: Path, *, keep: bool = False) -> None:
+def _abandon(lock: int, entries: TrustedDirectory, temporary: str, *, keep: bool = False) -> None:
     """Give up a temporary file; with `keep` what is in it is left for the next builder."""
     if not (keep and os.fstat(lock).st_size):
-        temporary.unlink(missing_ok=True)
+        entries.unlink(temporary)
     os.close(lock)
 
 
-def _remove(path: Path) -> int:
+def _remove(entries: TrustedDirectory, name: str) -> int:
     """Remove a file, unless somebody builds it; return the bytes freed."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = entries.open_file(name, os.O_RDONLY)
     except OSError:
         return 0
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         status = os.fstat(fd)
-        if not os.path.samestat(path.stat(), status):  # whoever had the lock has made an entry of it
+        if not os.path.samestat(entries.status(name), status):  # whoever had the lock has made an entry of it
             return 0
-        path.unlink()
+        entries.unlink(name)
     except OSError:
         return 0
     finally:
@@ -387,10 +427,10 @@ def _footer(kind: Kind, subject: str, size: int, crc: int) -> bytes:
     return footer + _FOOTER_CRC.pack(zlib_ng.crc32(footer))
 
 
-def _open_checked(path: Path, kind: Kind, subject: str) -> StoredFile | None:
+def _open_checked(entries: TrustedDirectory, name: str, kind: Kind, subject: str) -> StoredFile | None:
     """Open an entry if every byte of it is as it was written; mark it as used."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = entries.open_file(name, os.O_RDONLY)
     except OSError as error:
         raise_if_too_many_files(error)
         return None

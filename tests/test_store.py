@@ -174,7 +174,7 @@ def test_what_was_begun_goes_when_it_is_taken_back(tmp_path: Path) -> None:
 
 def test_what_was_begun_makes_room_as_an_entry_but_not_under_way(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    left = tmp_path / "entries" / "begun1-sha256-00"
+    left = tmp_path / "entries" / f"begun1-sha256-{0:064x}"
     left.write_bytes(bytes(8192))
 
     def build(out: Writer) -> None:
@@ -279,19 +279,19 @@ def test_the_bound_is_kept_while_building(tmp_path: Path) -> None:
 
 def test_pruning_removes_what_nobody_builds_any_more(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    left = tmp_path / "entries" / "thing1-left.tmp"
+    left = path_of(tmp_path).with_name(f"{path_of(tmp_path).name}.tmp")
     left.write_bytes(b"12345")
     assert store.prune(1 << 30) == 5
     assert not left.exists()
 
 
 def test_an_entry_that_cannot_be_named_is_used_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, target: Path) -> None:
+    def refuse(name: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     warnings: list[str] = []
     store = Store(tmp_path, warn=warnings.append)
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(2):
         assert content(store.get(KIND, SUBJECT, writing(b"payload"))) == b"payload"

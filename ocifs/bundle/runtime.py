@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ocifs.errors import NotFoundError, UnsupportedError, printable_path
 
-_RUNTIMES = ("runc", "crun")
+RUNTIMES = ("runc", "crun")
+"""Those that are looked up by name, the preferred one first."""
 _ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
 _PASSED_ON = _ENDING | {signal.SIGUSR1, signal.SIGUSR2}
 _ENOUGH = 3
@@ -30,7 +31,7 @@ _libc = ctypes.CDLL(None)
 
 def find_runtime(name: str | None) -> str:
     """Return the path of a runtime; None: of runc, or else crun. Raises NotFoundError."""
-    for each in (name,) if name else _RUNTIMES:
+    for each in (name,) if name else RUNTIMES:
         if path := shutil.which(each):
             return path
     if name:
@@ -120,7 +121,8 @@ class Container:
             status = Path(f"/proc/{pid}/status").read_text(errors="replace")
         except OSError:
             return False
-        fields = dict(line.split(":", 1) for line in status.splitlines())
+        # The name of a program may hold any line ending but a newline.
+        fields = dict(line.split(":", 1) for line in status.split("\n") if line)
         masks = int(fields["SigCgt"], 16) | int(fields["SigIgn"], 16)
         return not fields["State"].strip().startswith(("Z", "X")) and not masks >> (number - 1) & 1
 

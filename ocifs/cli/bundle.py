@@ -4,7 +4,6 @@ import os
 import shlex
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,9 +19,10 @@ from ocifs.cli.options import Opening, image_options, mount_options, warn
 from ocifs.errors import MountError, NotFoundError, printable_path
 from ocifs.mount.mountinfo import real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
-from ocifs.mount.overlay import Kind, make_directories
+from ocifs.mount.overlay import Kind, make_directories, open_bundle, untrusted
 from ocifs.mount.process import Daemon
-from ocifs.mount.record import runtime_directory
+from ocifs.mount.record import LOG, runtime_directory
+from ocifs.trusted_directory import TrustedDirectory
 
 if TYPE_CHECKING:
     from ocifs.bundle.config import Overrides
@@ -120,7 +120,7 @@ def bundle(
         _mount_again(daemon, directory, wanted, opening, image)
         return
     prepare(wanted, daemon)
-    target = _new_directory(directory)
+    target, parent = _new_directory(directory)
     with ExitStack() as undo, ExitStack() as stack:
         from ocifs.mount.ending import end_bundle
         from ocifs.mount.overlay import remove_tree
@@ -128,14 +128,12 @@ def bundle(
         overrides = overrides_of(_split(args), env, user, cwd, hostname, terminal=True if tty is None else tty)
         opened = stack.enter_context(opening.open(image))
         spec, volumes = spec_of(opened, wanted, overrides, opening)
-        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        undo.callback(remove_tree, made)
+        made = parent.temporary(f".{target.name}.")
+        undo.callback(remove_tree, parent, made.path.name)
         write_bundle(made, opened, spec, volumes, wanted)
-        with (made / "config.json").open("rb") as file:
-            os.fsync(file)
-        made.rename(target)
+        parent.rename(made.path.name, target.name)
         undo.pop_all()
-        undo.callback(remove_tree, target)
+        undo.callback(remove_tree, parent, target.name)
         undo.callback(end_bundle, str(target), lazy=True)
         if wanted.kind != "copy":
             mount_rootfs(daemon, target, opened, wanted)
@@ -158,7 +156,10 @@ def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, opening: Openin
 
     bundle = Path(real_mountpoint(directory))
     shown = printable_path(directory)
-    origin = Origin.read(bundle)
+    if not bundle.is_dir():
+        raise NotFoundError(f"{shown} is no bundle that `ocifs bundle` has made")
+    opened_bundle = open_bundle(str(bundle))
+    origin = Origin.read(opened_bundle)
     if origin.rootfs == "copy":
         raise MountError(f"{shown} holds a copy of its image: there is nothing to mount")
     if is_bundle(str(bundle)):
@@ -169,7 +170,7 @@ def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, opening: Openin
         if origin.digest != str(opened.digest):
             raise NotFoundError(f"{shown} is a bundle of the image {origin.digest}, not of {opened.digest}")
         undo.callback(end_bundle, str(bundle), lazy=True)
-        make_directories(bundle, wanted.kind)
+        make_directories(opened_bundle, wanted.kind)
         mount_rootfs(daemon, bundle, opened, wanted)
         if origin.rootfs == "tmpfs":  # it is empty again; elsewhere they are kept
             make_missing(bundle, _volumes_of(opened, opening, readonly=False))
@@ -243,23 +244,24 @@ def _volumes_of(image: "Image", opening: Opening, *, readonly: bool) -> "Volumes
     return find_volumes(paths, image.rootfs, opening.limits, opening.complain, readonly=readonly)
 
 
-def write_bundle(directory: Path, image: "Image", spec: "Spec", volumes: "Volumes", wanted: Wanted) -> None:
+def write_bundle(directory: TrustedDirectory, image: "Image", spec: "Spec", volumes: "Volumes", wanted: Wanted) -> None:
     """Write config.json, and make the directories to mount on, or copy the rootfs. Raises OcifsError."""
     from ocifs.bundle.origin import Origin
     from ocifs.bundle.runtime_spec import to_json
 
-    (directory / "config.json").write_bytes(to_json(spec))
+    directory.write_file("config.json", to_json(spec))
     Origin(str(image.digest), wanted.kind).write(directory)
     make_directories(directory, wanted.kind)
     if wanted.kind == "copy":
-        _copy(image, "/", directory / "rootfs", wanted)
+        _copy(image, "/", directory.path / "rootfs", wanted)
     for volume, source in volumes.sources():
-        (directory / source).parent.mkdir(exist_ok=True)
+        directory.directory("volumes", make=True)
+        target = directory.path / source
         if volume.exists:
-            _copy(image, volume.destination, directory / source, wanted)
+            _copy(image, volume.destination, target, wanted)
         else:
-            (directory / source).mkdir()
-            (directory / source).chmod(0o755)
+            target.mkdir()
+            target.chmod(0o755)
 
 
 def make_missing(bundle: Path, volumes: "Volumes") -> None:
@@ -287,7 +289,7 @@ def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", wanted: Wanted
     from ocifs.mount.job import mount as mount_by
     from ocifs.mount.overlay import image_mountpoint, mount_overlay
 
-    log = wanted.log or runtime_directory() / "ocifs.log"
+    log = wanted.log or runtime_directory().path / LOG
     mountpoint = str(image_mountpoint(directory))
     job = Job.of(image, mountpoint, wanted.engine, wanted.span_cache, wanted.read_timeout, log)
     if os.geteuid() == 0:  # the bundle is closed to others, so nobody else comes upon a setuid file
@@ -299,8 +301,8 @@ def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", wanted: Wanted
         mount_overlay(directory)
 
 
-def _new_directory(directory: str) -> Path:
-    """Return the real path of a directory that is yet to be made, or is empty. Raises MountError."""
+def _new_directory(directory: str) -> tuple[Path, TrustedDirectory]:
+    """Return the real path of a directory that is yet to be made, or is empty, and its parent. Raises MountError."""
     target = Path(real_mountpoint(directory))
     shown = printable_path(directory)
     if target.is_symlink() or (target.exists() and not target.is_dir()):
@@ -310,7 +312,10 @@ def _new_directory(directory: str) -> Path:
         raise MountError(f"{shown} {what}: name a new directory")
     if not target.parent.is_dir():
         raise MountError(f"{printable_path(str(target.parent))} is not a directory: make it first")
-    return target
+    try:
+        return target, TrustedDirectory.open_shared(target.parent)
+    except OSError as error:
+        raise untrusted(directory, error) from None
 
 
 def _split(args: str | None) -> tuple[str, ...]:

@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 import msgspec
 
-from ocifs.cli.options import Size, cache_dir_option, json_option, open_store
+from ocifs.cli.options import Size, cache_dir_option, json_option
 from ocifs.report.text import human_size
-from ocifs.store import DEFAULT_MAX_SIZE
+from ocifs.store import Store, default_directory
 
 
 @click.group(short_help="Look after the cache.")
@@ -24,7 +24,7 @@ def cache() -> None:
 @json_option
 def list_entries(cache_dir: Path | None, as_json: bool) -> None:
     """List the entries, least recently used first."""
-    entries = open_store(cache_dir, DEFAULT_MAX_SIZE).entries()
+    entries = _existing(cache_dir).entries()
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode([entry._asdict() for entry in entries])).decode())
         return
@@ -39,11 +39,15 @@ def list_entries(cache_dir: Path | None, as_json: bool) -> None:
 @click.option("--max-size", type=Size(), required=True, help="Bytes to keep, such as 2GiB.")
 def prune(cache_dir: Path | None, max_size: int) -> None:
     """Remove least recently used entries until --max-size is kept."""
-    click.echo(f"freed {human_size(open_store(cache_dir, DEFAULT_MAX_SIZE).prune(max_size))}")
+    click.echo(f"freed {human_size(_existing(cache_dir).prune(max_size))}")
 
 
 @cache.command()
 @cache_dir_option
 def clear(cache_dir: Path | None) -> None:
-    """Remove every entry."""
-    click.echo(f"freed {human_size(open_store(cache_dir, DEFAULT_MAX_SIZE).prune(0))}")
+    """Remove every entry; files that ocifs has not made stay."""
+    click.echo(f"freed {human_size(_existing(cache_dir).prune(0))}")
+
+
+def _existing(cache_dir: Path | None) -> Store:
+    return Store.existing(cache_dir or default_directory())

@@ -14,7 +14,7 @@ from ocifs.mount.ending import end_bundle, end_mount, is_bundle, replace_mount
 from ocifs.mount.mountinfo import real_mountpoint
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint
 from ocifs.mount.process import Daemon
-from ocifs.mount.record import EngineName, list_mounts, runtime_directory
+from ocifs.mount.record import LOG, EngineName, ListedMount, list_mounts, runtime_directory
 from ocifs.report.text import local_time
 from ocifs.sources.reference import parse_reference
 from ocifs.store import default_directory
@@ -66,15 +66,16 @@ def mount(
         from ocifs.mount.job import Job
         from ocifs.mount.job import mount as mount_by
 
+        runtime = runtime_directory().path
         if log is None and not foreground:
-            log = runtime_directory() / "ocifs.log"
+            log = runtime / LOG
         cache = str(opening.cache_dir or default_directory())
         reference = parse_reference(image)
         needed = [
             *([("the image", reference.path)] if reference.transport != "docker" else []),
             ("the cache", cache),
             ("the current directory", os.getcwd()),
-            ("the runtime directory", str(runtime_directory())),
+            ("the runtime directory", str(runtime)),
             *([("the log", str(log))] if log else []),
         ]
         real = check_mountpoint(mountpoint, cache, needed, replace=replace)
@@ -101,7 +102,7 @@ def mount(
 
 
 def _mounted_by(engine: EngineName, reason: str | None) -> str:
-    return f"ocifs: mounted by the {engine} engine" + (f": {reason}" if reason else "")
+    return printable_path(f"ocifs: mounted by the {engine} engine" + (f": {reason}" if reason else ""))
 
 
 @click.command(short_help="Unmount.")
@@ -138,17 +139,17 @@ def mounts(as_json: bool, verbose: bool) -> None:
     """
     listed = list_mounts()
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(listed)))
+        click.echo(msgspec.json.format(msgspec.json.encode(list(map(_members, listed)))))
         return
     rows = [("MOUNTPOINT", "IMAGE", "DIGEST", "PID", "STATE", "KIND", "ENGINE")] + [
         (
             printable_path(m.bundle or m.mountpoint),
-            m.image,
+            printable_path(m.image),
             m.digest[:19],
             str(m.pid or "?"),
             m.state + (", refuted" if m.refuted else "" if m.is_proven else ", unproven"),
             "bundle" if m.bundle else "mount",
-            f"{m.engine} ({m.reason})" if m.reason else m.engine,
+            printable_path(f"{m.engine} ({m.reason})" if m.reason else m.engine),
         )
         for m in listed
     ]
@@ -162,3 +163,14 @@ def mounts(as_json: bool, verbose: bool) -> None:
                 + f", each of {proof.spans} spans whenever it is decoded"
                 + (f"; index {proof.index}" if proof.index else "")
             )
+
+
+def _members(mount: ListedMount) -> dict[str, object]:
+    """Return what is said of a mount in JSON."""
+    from ocifs.report.listing import named
+
+    fields: dict[str, object] = msgspec.to_builtins(mount)
+    for key in ("image", "mountpoint", "log", "bundle"):
+        if isinstance(path := fields[key], str):
+            fields |= named(key, os.fsencode(path))
+    return fields

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -22,9 +21,10 @@ from ocifs.cli.bundle import (
 )
 from ocifs.cli.options import Opening, image_options, mount_options
 from ocifs.errors import printable_path
-from ocifs.mount.overlay import Kind
+from ocifs.mount.overlay import Kind, untrusted
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import runtime_directory
+from ocifs.trusted_directory import TrustedDirectory
 
 
 @click.command(short_help="Run a container of an image.")
@@ -87,19 +87,25 @@ def run(
         overrides = overrides_of(args, env, user, cwd, hostname, terminal=terminal)
         opened = stack.enter_context(opening.open(image))
         spec, volumes = spec_of(opened, wanted, overrides, opening)
-        much = wanted.kind in {"overlay", "copy"} or bool(volumes.copied)
-        bundle = Path(tempfile.mkdtemp(prefix="ocifs-", dir=_place_for(much=much)))
-        held = last.enter_context(cleaned_up(bundle, program, keep=keep))
+        place = _place_for(much=wanted.kind in {"overlay", "copy"} or bool(volumes.copied))
+        bundle = place.temporary("ocifs-")
+        held = last.enter_context(cleaned_up(place, bundle, program, keep=keep))
         write_bundle(bundle, opened, spec, volumes, wanted)
         if wanted.kind != "copy":
-            mount_rootfs(daemon, bundle, opened, wanted)
-        make_missing(bundle, volumes)
-        status = Container(program, bundle).run(keep_open=[held])
+            mount_rootfs(daemon, bundle.path, opened, wanted)
+        make_missing(bundle.path, volumes)
+        status = Container(program, bundle.path).run(keep_open=[held])
         if keep:
-            click.echo(f"ocifs: kept {printable_path(str(bundle))}: `ocifs umount` removes it", err=True)
+            click.echo(f"ocifs: kept {printable_path(str(bundle.path))}: `ocifs umount` removes it", err=True)
         return status
 
 
-def _place_for(*, much: bool) -> str | Path:
-    """Return where to make the bundle; `much`: what is written to it may be more than the runtime directory holds."""
-    return os.environ.get("TMPDIR") or "/var/tmp" if much else runtime_directory()  # noqa: S108
+def _place_for(*, much: bool) -> TrustedDirectory:
+    """Return where to make the bundle; `much`: its files may need more space than the runtime directory has."""
+    if not much:
+        return runtime_directory()
+    place = os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108
+    try:
+        return TrustedDirectory.open_shared(Path(place))
+    except OSError as error:
+        raise untrusted(place, error) from None

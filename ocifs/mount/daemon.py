@@ -28,7 +28,7 @@ from ocifs.mount.complaints import OneLine
 from ocifs.mount.engine import Engine, told_to_end
 from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.job import Answer, Job, receive_job
-from ocifs.mount.record import EngineName, MountRecord, Proof, recorded
+from ocifs.mount.record import LOG, EngineName, MountRecord, Proof, recorded, runtime_directory, to_json
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     with socket.socket(fileno=int(arguments[0])) as connection:
 
         def answer(reply: Answer) -> None:
-            connection.sendall(msgspec.json.encode(reply))
+            connection.sendall(to_json(reply))
             connection.close()
 
         def mounted(engine: EngineName, reason: str | None) -> None:
@@ -87,6 +87,8 @@ def _serve_by(
     mounted: Callable[[EngineName, str | None], None],
     reason: str | None,
 ) -> None:
+    # Opened before it mounts: then it may leave the mount namespace in which this path leads here (`mount.place`).
+    runtime = runtime_directory()
     record = MountRecord(
         image=job.image,
         digest=job.digest,
@@ -103,7 +105,7 @@ def _serve_by(
 
         def attached(device: str | None) -> None:
             attached_record = msgspec.structs.replace(record, device=device)
-            write = stack.enter_context(recorded(attached_record))
+            write = stack.enter_context(recorded(attached_record, runtime))
             mounted(engine.name, reason)
             if job.prefetch:
                 # Threads now: until here this process had to have no other.
@@ -139,8 +141,16 @@ def _proof(layer: Layer) -> Proof:
 
 
 def _open_log(job: Job) -> None:
+    runtime = runtime_directory()
+    handler: logging.Handler
     try:
-        handler = logging.StreamHandler() if job.log is None else logging.FileHandler(job.log)
+        if job.log is None:
+            handler = logging.StreamHandler()
+        elif job.log == str(runtime.path / LOG):
+            fd = runtime.open_file(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            handler = logging.StreamHandler(os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace"))
+        else:
+            handler = logging.FileHandler(job.log)
     except OSError as error:
         raise MountError(f"cannot write the log {printable_path(job.log or '')}: {error.strerror}") from None
     handler.setFormatter(OneLine(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))

@@ -11,7 +11,7 @@ import msgspec
 from ocifs.errors import MountError, OcifsError, printable_path, too_many_files
 from ocifs.image.rootfs import Handoff
 from ocifs.mount.process import Daemon
-from ocifs.mount.record import EngineName
+from ocifs.mount.record import EngineName, from_json, to_json
 
 if TYPE_CHECKING:
     from ocifs.image.opening import Image
@@ -96,7 +96,7 @@ def mount(daemon: Daemon, job: Job) -> Answer:
     if not answer:
         why = printable_path(daemon.last_words())
         raise MountError(f"cannot mount on {printable_path(job.mountpoint)}: {why}")
-    reply = msgspec.json.decode(answer, type=Answer)
+    reply = from_json(answer, Answer)
     if reply.error is not None:
         error = OcifsError(reply.error)
         error.exit_code = reply.exit_code
@@ -109,7 +109,7 @@ def mount(daemon: Daemon, job: Job) -> Answer:
 def send_job(connection: socket.socket, job: Job) -> None:
     """Send a job with its open files."""
     fds = sorted(job.rootfs.fds())
-    message = msgspec.json.encode((job, fds))
+    message = to_json((job, fds))
     connection.sendall(len(message).to_bytes(4, "little"))
     for first in range(0, len(fds), _FDS_AT_ONCE):
         socket.send_fds(connection, [b"\0"], fds[first : first + _FDS_AT_ONCE])
@@ -140,7 +140,7 @@ def receive_job(connection: socket.socket) -> Job | None:
             fds.frombytes(packed)
             received += fds
         message += data.lstrip(b"\0")  # each batch of descriptors came with a NUL
-    job, sent = msgspec.json.decode(message, type=tuple[Job, list[int]])
+    job, sent = from_json(message, tuple[Job, list[int]])
     return msgspec.structs.replace(job, rootfs=job.rootfs.renumbered(dict(zip(sent, received, strict=True))))
 
 

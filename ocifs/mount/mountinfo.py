@@ -19,6 +19,8 @@ EROFS_SOURCE = "ocifs:"
 """What the source of a mount by the erofs engine begins with; the image's digest follows."""
 
 _SYMLINKS = 40
+_DIGEST = re.compile(r"sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128}")
+_ROOT = 0
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
@@ -34,18 +36,28 @@ class Mount(NamedTuple):
 
     @property
     def digest(self) -> str | None:
-        """Which image it is, if ocifs has mounted it."""
+        """Which image it is, if this user has mounted it with ocifs.
+
+        Any user may give a FUSE mount the type and source of ours; only its owner, user_id, is the kernel's word.
+        """
+        if self._owner != os.geteuid():
+            return None
+        source = self.source if self.fstype == FSTYPE else self.source.removeprefix(EROFS_SOURCE)
+        return source if _DIGEST.fullmatch(source) else None
+
+    @property
+    def _owner(self) -> int | None:
+        """Who has mounted it, if it has the type and source of a mount by ocifs."""
         if self.fstype == FSTYPE:
-            return self.source
-        if self.fstype == "erofs" and self.source.startswith(EROFS_SOURCE):
-            return self.source.removeprefix(EROFS_SOURCE)
-        return None
+            owners = [option for option in self.options if option.startswith("user_id=")]
+            return int(owners[-1].removeprefix("user_id=")) if owners else None
+        return _ROOT if self.fstype == "erofs" and self.source.startswith(EROFS_SOURCE) else None
 
 
 def mount_table(process: Path = Path("/proc/self")) -> list[Mount]:
     """Return what a process's mount namespace shows, by default this one's, in the order it was mounted."""
     mounts = []
-    for line in (process / "mountinfo").read_bytes().splitlines():
+    for line in (process / "mountinfo").read_bytes().split(b"\n")[:-1]:  # a name may hold a carriage return
         before, _, after = line.partition(b" - ")
         fields = before.split(b" ")
         fstype, source, superblock_options = [*after.split(b" ", 2), b"", b""][:3]

@@ -6,10 +6,11 @@
     tmpfs/upper  .../work what was written, thrown away; for root a tmpfs
 
 Paths are given to the kernel and to fuse-overlayfs relative to the bundle, so that no name in them needs escaping. The
-bundle is its owner's alone, so nobody else comes upon a setuid file of the image.
+bundle is a `TrustedDirectory`: no other user comes upon a setuid file of the image, or exchanges what is removed.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from typing import Literal
 from ocifs.errors import MountError, printable_path
 from ocifs.mount import syscalls
 from ocifs.mount.mountinfo import Mount, mount_table, unmount
+from ocifs.trusted_directory import TrustedDirectory
 
 Kind = Literal["mount", "overlay", "tmpfs", "copy"]
 """Of a rootfs: the image itself, written to with or without a trace, or copied."""
@@ -28,13 +30,26 @@ _SOURCES = {_SOURCE, "fuse-overlayfs"}
 """Of the mounts made here, as the mount table has it; fuse-overlayfs does not let its own be named."""
 
 
-def make_directories(bundle: Path, kind: Kind) -> None:
+def open_bundle(path: str) -> TrustedDirectory:
+    """Open a bundle of this user's own. Raises MountError."""
+    try:
+        return TrustedDirectory.open(Path(path))
+    except OSError as error:
+        raise untrusted(path, error) from None
+
+
+def untrusted(path: str, error: OSError) -> MountError:
+    """Return the error for a bundle, or a place for one, that `TrustedDirectory` refuses."""
+    advice = ": choose a directory that no other user can write to or rename" if error.errno == errno.EPERM else ""
+    return MountError(f"{printable_path(path)}: {error.strerror}{advice}")
+
+
+def make_directories(bundle: TrustedDirectory, kind: Kind) -> None:
     """Make the directories of a bundle to mount on, those that are missing."""
-    (bundle / "rootfs").mkdir(exist_ok=True)
-    if kind in {"overlay", "tmpfs"}:
-        (bundle / "lower").mkdir(exist_ok=True)
-    if kind == "tmpfs":
-        (bundle / "tmpfs").mkdir(exist_ok=True)
+    names = ["rootfs", *(["lower"] if kind in {"overlay", "tmpfs"} else []), *(["tmpfs"] if kind == "tmpfs" else [])]
+    for name in names:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=bundle.fd)
 
 
 def image_mountpoint(bundle: Path) -> Path:
@@ -74,23 +89,26 @@ def unmount_overlay(bundle: str, *, lazy: bool) -> None:
     for mount in reversed(mounts_of_bundle(bundle)):
         if mount.digest is None:
             unmount(mount.mountpoint, lazy=lazy)
-    remove_tree(Path(bundle, "tmpfs"))
+    if os.path.lexists(os.path.join(bundle, "tmpfs")):
+        remove_tree(open_bundle(bundle), "tmpfs")
 
 
-def remove_tree(directory: Path) -> None:
+def remove_tree(parent: TrustedDirectory, name: str) -> None:
     """Remove a directory with what containers have left in it, however deep, and nothing that is mounted there.
 
     Raises:
         MountError: Something could not be removed.
     """
-    if os.geteuid() and directory.exists():
-        closed = ["find", str(directory), "-xdev", "-type", "d", "!", "-perm", "-u=rwx"]
-        subprocess.run([*closed, "-exec", "chmod", "u+rwx", "{}", ";"], check=False, capture_output=True)
+    beside = f"/proc/self/fd/{parent.fd}"  # as working directory, so that only one name is looked up, in `parent`
+    if os.geteuid():
+        closed = ["find", f"./{name}", "-xdev", "-type", "d", "!", "-perm", "-u=rwx"]
+        subprocess.run([*closed, "-exec", "chmod", "u+rwx", "{}", ";"], cwd=beside, check=False, capture_output=True)
     run = subprocess.run(
-        ["rm", "-rf", "--one-file-system", "--", directory], check=False, capture_output=True, text=True
+        ["rm", "-rf", "--one-file-system", "--", name], cwd=beside, check=False, capture_output=True, text=True
     )
     if run.returncode:
-        raise MountError(f"cannot remove {printable_path(str(directory))}: {run.stderr.strip().rpartition(': ')[2]}")
+        why = run.stderr.strip().rpartition(": ")[2]
+        raise MountError(f"cannot remove {printable_path(str(parent.path / name))}: {why}")
 
 
 def _attach(fstype: str, options: dict[str, str], bundle: Path, place: str) -> None:

@@ -4,26 +4,35 @@ The lock, not the pid in the file, says whether the daemon is alive; the mount t
 Records of daemons that are gone with their mounts are removed by whoever lists next.
 """
 
+import errno
 import fcntl
+import json
 import os
 import re
 import select
 import signal
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from ocifs.errors import MountError, printable_path, raise_if_too_many_files
 from ocifs.layer.profile import Profile
 from ocifs.mount.mountinfo import Mount, mount_table
+from ocifs.trusted_directory import ForeignOwnerError, TrustedDirectory
 
 _PF_EXITING = 0x4
 """A flag of a task of the kernel's (linux/sched.h)."""
+
+_RECORD = re.compile(r"\d+\.json")
+_RECORD_MAX = 16 << 20
+LOG = "ocifs.log"
+"""The default log, in the runtime directory."""
+
+T = TypeVar("T")
 
 EngineName = Literal["erofs", "fuse"]
 State = Literal["mounted", "dead", "elsewhere"]
@@ -88,38 +97,74 @@ class ListedMount(MountRecord, frozen=True, kw_only=True):
     """`mounted`; `dead`: the mount is there, its daemon is not; `elsewhere`: in another mount namespace."""
 
 
-def runtime_directory() -> Path:
-    """Return this user's directory for records, made if it is missing. Raises MountError."""
-    base = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else None)
-    directory = Path(base, "ocifs") if base else Path(tempfile.gettempdir(), f"ocifs-{os.geteuid()}")
+def to_json(value: object) -> bytes:
+    """Return a value for another process of ocifs; unlike JSON of msgspec's it may have paths that are not UTF-8."""
+    return json.dumps(msgspec.to_builtins(value, str_keys=True)).encode()
+
+
+def from_json(data: bytes, what: type[T]) -> T:
+    """Return the value that `to_json` has written. Raises ValueError if it is none of that type."""
+    return msgspec.convert(json.loads(data), type=what, str_keys=True)
+
+
+def runtime_directory() -> TrustedDirectory:
+    """Open this user's directory for records; create it if it is missing.
+
+    XDG_RUNTIME_DIR is ignored if it belongs to another user, as it does under `sudo -E` and `su`.
+
+    Raises:
+        MountError: It cannot be created, or another user could change what is in it.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR")
     try:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        status = directory.lstat()
+        if base and (session := _own_directory(base)) is not None:
+            return session.directory("ocifs", make=True)
+        if os.geteuid() == 0:
+            base, name = "/run", "ocifs"
+        else:
+            base, name = tempfile.gettempdir(), f"ocifs-{os.geteuid()}"
+        return TrustedDirectory.open_shared(Path(base)).directory(name, make=True)
     except OSError as error:
-        raise MountError(f"{directory}: {error.strerror}: set XDG_RUNTIME_DIR to a directory of your own") from None
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise MountError(f"{directory} is not a directory of your own: set XDG_RUNTIME_DIR to one")
-    return directory
+        where = "" if error.errno == errno.EPERM else f"runtime directory in {printable_path(base or '')}: "
+        raise MountError(f"{where}{error.strerror}: set XDG_RUNTIME_DIR to a directory of your own") from None
+
+
+def _own_directory(path: str) -> TrustedDirectory | None:
+    """Open a directory, unless it belongs to another user or can only be reached through what does."""
+    try:
+        directory = TrustedDirectory.open_shared(Path(path))
+    except PermissionError as error:
+        if isinstance(error, ForeignOwnerError) or error.errno == errno.EACCES:
+            return None
+        raise
+    return directory if os.fstat(directory.fd).st_uid == os.geteuid() else None
 
 
 @contextmanager
-def recorded(record: MountRecord) -> Iterator[Callable[[MountRecord], None]]:
-    """Keep a record of this process's mount; give what replaces it. Both raise MountError if it cannot be written."""
-    path = runtime_directory() / f"{record.pid}.json"
-    temporary = path.with_suffix(".tmp")
+def recorded(record: MountRecord, directory: TrustedDirectory) -> Iterator[Callable[[MountRecord], None]]:
+    """Keep a record of this process's mount in the runtime directory; yield a function that replaces the record.
+
+    Raises:
+        MountError: It cannot be written; the function that is yielded raises this, too.
+    """
+    name, temporary = f"{record.pid}.json", f"{record.pid}.tmp"
     with ExitStack() as stack:
 
         def write(record: MountRecord) -> None:
             try:
-                file = stack.enter_context(temporary.open("wb", buffering=0))
-                stack.callback(temporary.unlink, missing_ok=True)
+                fd = directory.open_file(temporary, os.O_WRONLY | os.O_CREAT)
+                file = stack.enter_context(open(fd, "wb", buffering=0))
+                stack.callback(directory.unlink, temporary)
                 fcntl.flock(file, fcntl.LOCK_EX)
-                file.write(msgspec.json.encode(record))
-                temporary.rename(path)
-                stack.callback(path.unlink, missing_ok=True)
+                file.truncate()
+                file.write(to_json(record))
+                directory.rename(temporary, name)
+                stack.callback(directory.unlink, name)
             except OSError as error:
                 raise_if_too_many_files(error)
-                raise MountError(f"cannot write {printable_path(str(path))}: {error.strerror}") from None
+                raise MountError(
+                    f"cannot write {printable_path(str(directory.path / name))}: {error.strerror}"
+                ) from None
 
         write(record)
         yield write
@@ -129,16 +174,17 @@ def list_mounts() -> list[ListedMount]:
     """Return the mounts of this user, and those in the mount table that nobody has a record of, oldest first."""
     others = [mount for mount in mount_table() if mount.digest is not None]
     listed = []
-    for path in sorted(runtime_directory().glob("*.json")):
-        record = _read(path)
+    directory = runtime_directory()
+    for name in sorted(name for name, _ in directory.files() if _RECORD.fullmatch(name)):
+        record = _read(directory, name)
         if record is None:
             continue
         mount = next((mount for mount in others if mount.mountpoint == record.mountpoint and record.is_at(mount)), None)
-        alive = is_alive(record.pid) and not _is_dying(record.pid)
+        alive = is_alive(record.pid, directory) and not _is_dying(record.pid)
         if mount is not None:
             others.remove(mount)
         elif not alive:
-            path.unlink(missing_ok=True)
+            directory.unlink(name)
             continue
         state: State = "elsewhere" if mount is None else "mounted" if alive else "dead"
         listed.append(ListedMount(**_fields(record), state=state))
@@ -165,10 +211,10 @@ def _unrecorded(mount: Mount, bound: ListedMount | None) -> ListedMount:
     )
 
 
-def is_alive(pid: int) -> bool:
-    """Whether the daemon that recorded itself as `pid` still runs."""
+def is_alive(pid: int, directory: TrustedDirectory) -> bool:
+    """Whether the daemon that recorded itself as `pid` in the runtime directory still runs."""
     try:
-        with (runtime_directory() / f"{pid}.json").open("rb") as file:
+        with open(directory.open_file(f"{pid}.json", os.O_RDONLY), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -207,8 +253,8 @@ def watched(pid: int) -> Iterator[Callable[[float], bool]]:
         os.close(process)
 
 
-def _read(path: Path) -> MountRecord | None:
+def _read(directory: TrustedDirectory, name: str) -> MountRecord | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=MountRecord)
-    except (OSError, msgspec.MsgspecError):
+        return from_json(directory.read_file(name, _RECORD_MAX), MountRecord)
+    except (OSError, ValueError):
         return None

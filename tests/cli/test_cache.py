@@ -1,6 +1,7 @@
 """`ocifs cache`, where it is, how large it may be, and doing without it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,67 @@ def test_clear_removes_all(ocifs: Ocifs, demo: Path) -> None:
     assert ocifs.output("cache", "clear").startswith("freed ")
     assert entries(ocifs) == []
     assert list((ocifs.cache / "entries").iterdir()) == []
+
+
+_ENTRY = f"layer1-sha256-{0:064x}"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda path: path.with_name("notes.txt").touch(), id="a name that is none of an entry"),
+        pytest.param(lambda path: path.with_name("chapter1-final.tmp").touch(), id="a temporary file of others"),
+        pytest.param(lambda path: path.symlink_to("/etc/passwd"), id="a symlink"),
+        pytest.param(Path.mkdir, id="a directory"),
+        pytest.param(lambda path: (path.touch(), path.with_name("second").hardlink_to(path)), id="a hard link"),
+    ],
+)
+def test_clear_leaves_what_ocifs_has_not_made(ocifs: Ocifs, demo: Path, make: Callable[[Path], object]) -> None:
+    ocifs.output("ls", demo)
+    made = {path.name for path in (ocifs.cache / "entries").iterdir()}
+    make(ocifs.cache / "entries" / _ENTRY)
+    ocifs.output("cache", "clear")
+    left = {path.name for path in (ocifs.cache / "entries").iterdir()}
+    assert left
+    assert not left & made
+    assert entries(ocifs) == []
+
+
+@pytest.mark.parametrize("verb", [["ls"], ["clear"], ["prune", "--max-size", "0"]])
+def test_a_directory_that_is_no_cache_is_refused(ocifs: Ocifs, tmp_path: Path, verb: list[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/file").touch()
+    complaint = ocifs.complaint(8, "cache", *verb, "--cache-dir", tmp_path / "mine")
+    assert (
+        complaint
+        == f"{tmp_path}/mine is not a cache of ocifs: it has no directory 'entries': name another with --cache-dir"
+    )
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_cache_that_is_not_used_yet_is_empty(ocifs: Ocifs, tmp_path: Path, exists: bool) -> None:
+    if exists:
+        (tmp_path / "new").mkdir()
+    assert ocifs.output("cache", "clear", "--cache-dir", tmp_path / "new") == "freed 0 B\n"
+    assert entries(ocifs, "--cache-dir", str(tmp_path / "new")) == []
+    assert (tmp_path / "new").exists() is exists
+
+
+def test_a_directory_above_the_cache_that_others_may_write_is_named(ocifs: Ocifs, demo: Path, tmp_path: Path) -> None:
+    """As a home directory with mode 0775, which sshd would refuse, too."""
+    shared = tmp_path / "shared"
+    (shared / "cache").mkdir(parents=True)
+    shared.chmod(0o775)
+    result = ocifs.run("cat", "--cache-dir", shared / "cache", demo, "file")
+    way_out = f"{shared} can be written by its group (mode 0775): `chmod g-w {shared}`"
+    assert result == (
+        0,
+        b"content",
+        f"ocifs: warning: cache directory {shared}/cache: {way_out}: going on without it\n",
+    )
+    refused = ocifs.complaint(8, "cache", "clear", "--cache-dir", shared / "cache")
+    assert refused == f"cache directory {shared}/cache: {way_out}: name another with --cache-dir"
 
 
 def test_prune_keeps_what_was_used_last(ocifs: Ocifs, demo: Path) -> None:

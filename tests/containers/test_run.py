@@ -246,6 +246,30 @@ def test_umount_clears_what_is_left_when_both_are_killed(ocifs: Ocifs, programs:
     assert ocifs.leftovers() == []
 
 
+@pytest.mark.parametrize("left", [False, True])
+def test_what_the_bundle_names_as_its_runtime_is_not_run(ocifs: Ocifs, programs: Path, left: bool) -> None:
+    """Neither by the process that cleans, nor by `ocifs umount` for a bundle that is left."""
+    evil = ocifs.home / "evil"
+    evil.write_text(f"#!/bin/sh\ntouch {ocifs.home}/mark\n")
+    evil.chmod(0o755)
+    with started(ocifs, programs, "--", "sh", "-c", "echo ready; exec sleep 1000") as process:
+        (runtime,) = ocifs.runtime.glob("ocifs/ocifs-*/runtime")
+        name = runtime.read_bytes()
+        runtime.unlink()
+        runtime.write_text(str(evil))
+        if left:
+            os.kill(cleaner_of(process), signal.SIGKILL)
+            process.kill()
+            complaint = ocifs.run("umount", runtime.parent).err
+            assert f"was run by {evil}, which is neither of runc and crun" in complaint
+            runtime.write_bytes(name)
+            ocifs.output("umount", runtime.parent)
+        else:
+            process.terminate()
+    assert not (ocifs.home / "mark").exists()
+    assert ocifs.leftovers() == []
+
+
 def test_a_dead_daemon_is_cleaned_away_as_well(ocifs: Ocifs, programs: Path) -> None:
     with running(ocifs, "--rootfs", "overlay", programs, "--", "sh", "-c", "echo ready; exec sleep 1000") as process:
         (record,) = ocifs.runtime.glob("ocifs/*.json")

@@ -9,22 +9,51 @@ from ocifs.mount.mountinfo import Mount, is_below, mount_at, mount_table, real_m
 DIGEST = f"sha256:{'0' * 64}"
 
 
+ME, OTHER = f"user_id={os.geteuid()}", f"user_id={os.geteuid() + 1}"
+
+
 @pytest.mark.parametrize(
-    ("fstype", "source", "digest"),
+    ("fstype", "source", "option", "digest"),
     [
-        ("fuse.ocifs", DIGEST, DIGEST),
-        ("erofs", f"ocifs:{DIGEST}", DIGEST),
-        ("erofs", "/dev/loop0", None),
-        ("erofs", f"/somewhere/ocifs:{DIGEST}", None),
-        ("erofs", DIGEST, None),
-        ("fuse", f"ocifs:{DIGEST}", None),
-        ("fuse.sshfs", DIGEST, None),
-        ("ext4", "/dev/vda", None),
-        ("tmpfs", "", None),
+        ("fuse.ocifs", DIGEST, ME, DIGEST),
+        ("fuse.ocifs", f"sha512:{'0' * 128}", ME, f"sha512:{'0' * 128}"),
+        ("fuse.ocifs", DIGEST, OTHER, None),
+        ("fuse.ocifs", DIGEST, "rw", None),
+        ("fuse.ocifs", f"{DIGEST}\n", ME, None),
+        ("fuse.ocifs", f"{DIGEST}0", ME, None),
+        ("fuse.ocifs", DIGEST.upper(), ME, None),
+        ("fuse.ocifs", f"md5:{'0' * 32}", ME, None),
+        ("fuse.ocifs", "sha256:\x1b[31m", ME, None),
+        ("fuse.ocifs", "\udcff", ME, None),
+        ("fuse.ocifs", "", ME, None),
+        ("erofs", "/dev/loop0", "ro", None),
+        ("erofs", f"/somewhere/ocifs:{DIGEST}", "ro", None),
+        ("erofs", DIGEST, "ro", None),
+        ("erofs", "ocifs:\udcff", "ro", None),
+        ("fuse", f"ocifs:{DIGEST}", ME, None),
+        ("fuse.sshfs", DIGEST, ME, None),
+        ("ext4", "/dev/vda", "rw", None),
+        ("tmpfs", "", "rw", None),
     ],
 )
-def test_the_digest_of_what_ocifs_has_mounted(fstype: str, source: str, digest: str | None) -> None:
-    assert Mount("/mnt", fstype, source, ("ro",), "0:99").digest == digest
+def test_the_digest_of_what_this_user_has_mounted(fstype: str, source: str, option: str, digest: str | None) -> None:
+    assert Mount("/mnt", fstype, source, ("ro", option), "0:99").digest == digest
+
+
+def test_an_erofs_mount_is_root_s() -> None:
+    digest = None if os.geteuid() else DIGEST
+    assert Mount("/mnt", "erofs", f"ocifs:{DIGEST}", ("ro",), "0:99").digest == digest
+
+
+def test_names_in_the_table_may_hold_any_byte(tmp_path: Path) -> None:
+    line = rb"36 35 0:98 / /a\040b%b rw,nosuid shared:1 - fuse.ocifs x\012%b rw,user_id=1000" % (b"\r\xff", b"\r\x0b")
+    (tmp_path / "mountinfo").write_bytes(line + b"\n" + line + b"\n")
+    first, second = mount_table(tmp_path)
+    assert (
+        first
+        == second
+        == Mount("/a b\r\udcff", "fuse.ocifs", "x\n\r\x0b", ("rw", "nosuid", "rw", "user_id=1000"), "0:98")
+    )
 
 
 def test_the_table_has_what_is_mounted_here() -> None:

@@ -1,5 +1,6 @@
 """A mount from its beginning to each of its ends."""
 
+import base64
 import ctypes
 import json
 import os
@@ -229,6 +230,24 @@ def test_a_mount_in_another_namespace_is_listed_as_elsewhere(ocifs: Ocifs, small
         process.communicate(b"\n", timeout=10)
 
 
+def test_a_runtime_directory_that_only_its_namespace_has_is_used(ocifs: Ocifs, small: Path, root: None) -> None:
+    """The daemon leaves the namespace, but not before it has opened what it writes."""
+    mountpoint = ocifs.mountpoint()
+    ocifs.output("index", small)
+    private = shlex.join(["mount", "-t", "tmpfs", "-o", "mode=0700", "tmpfs", str(ocifs.runtime)])
+    commands = [shlex.join(ocifs.command(*words)) for words in (("mount", small, mountpoint), ("mounts", "--json"))]
+    script = f"echo && {private} && {commands[0]} && {commands[1]} && echo && read line; umount {mountpoint}"
+    with other_namespace(script, ocifs.variables()) as process:
+        assert process.stdout is not None
+        shown = b"".join(iter(process.stdout.readline, b"\n"))
+        (mount,) = (each for each in json.loads(shown) if each["mountpoint"] == str(mountpoint))
+        assert (mount["state"], mount["log"]) == ("mounted", str(ocifs.log))
+        assert list(ocifs.runtime.iterdir()) == []
+        assert mount["pid"] in ocifs.processes()
+        process.communicate(b"\n", timeout=10)
+    assert ocifs.leftovers() == []
+
+
 @contextmanager
 def other_namespace(script: str, variables: dict[str, str] | None = None) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a script in a mount namespace of its own, once it has written its first line."""
@@ -279,6 +298,19 @@ def test_a_mountpoint_is_shown_as_it_is_named(ocifs: Ocifs, small: Path) -> None
     with ocifs.mounted(small, at=mountpoint):
         assert [mount["mountpoint"] for mount in listed(ocifs)] == [str(mountpoint)]
         ocifs.output("umount", mountpoint)
+        assert os.listdir(mountpoint) == []
+
+
+def test_a_name_may_be_of_any_bytes(ocifs: Ocifs, small: Path) -> None:
+    mountpoint = os.fsencode(ocifs.home) + b"/\xff\x1b[31m\r"
+    os.mkdir(mountpoint)
+    with ocifs.mounted(small, "--log", f"{ocifs.home}/\udcfe", at=Path(os.fsdecode(mountpoint))):
+        (mount,) = listed(ocifs)
+        assert mount["mountpoint"] == f"{ocifs.home}/\\xff\x1b[31m\r"
+        assert mount["log"] == f"{ocifs.home}/\\xfe"
+        assert base64.b64decode(str(mount["mountpoint_base64"])) == mountpoint
+        assert f"\n{ocifs.home}/\\xff\\x1b[31m\\r  " in ocifs.output("mounts")
+        ocifs.output("umount", Path(os.fsdecode(mountpoint)))
         assert os.listdir(mountpoint) == []
 
 
