@@ -173,8 +173,11 @@ class Store:
             self._warned = True
             self._warn(message)
 
-    def get(self, kind: Kind, subject: str, build: Build, *, anew: bool = False) -> StoredFile:
+    def get(self, kind: Kind, subject: str, build: Build, *, anew: bool = False, size: int | None = None) -> StoredFile:
         """Return the entry, from the directory or built by `build`; with `anew` the one that is there is replaced.
+
+        `size` is the length in bytes that the caller expects of an entry that may be begun. What was begun is shared
+        only between callers that expect the same.
 
         Raises what `build` raises, and TooManyFilesError when that is so.
         """
@@ -182,7 +185,7 @@ class Store:
             return _build_in_memory(kind, subject, build, self.warn)
         if not anew and (entry := self.load(kind, subject)) is not None:
             return entry
-        temporary = self._temporary(kind, subject)
+        temporary = self._temporary(kind, subject, size)
         try:
             lock = _lock(temporary)
         except OSError as error:
@@ -204,14 +207,16 @@ class Store:
 
         Nothing is promised of it: whoever reads it proves what is read. Other processes may write to it meanwhile, the
         same bytes at the same places. One that `finish_sparse` has finished becomes an entry of the kind `whole`.
+
+        `size` is a claim, so it is part of the file's name: a file is never cut, whatever size others claim.
         """
-        if (finished := self.finished(kind, whole, subject)) is not None:
+        if (finished := self.finished(kind, whole, subject, size)) is not None:
             return finished
         if self.directory is not None:
-            path = self._path(kind, subject)
+            path = self._path(kind, _sized(subject, size))
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-                if os.fstat(fd).st_size != size:
+                if os.fstat(fd).st_size < size:  # a longer one is being finished
                     os.truncate(fd, size)
                 os.utime(fd)
             except OSError as error:
@@ -223,11 +228,11 @@ class Store:
         os.truncate(fd, size)
         return StoredFile(fd, 0, size)
 
-    def finished(self, kind: Kind, whole: Kind, subject: str) -> StoredFile | None:
+    def finished(self, kind: Kind, whole: Kind, subject: str, size: int) -> StoredFile | None:
         """Return what was a sparse file of the first kind, if it is finished; it is of the kind `whole` from now on."""
         if self.directory is None:
             return None
-        path = self._path(kind, subject)
+        path = self._path(kind, _sized(subject, size))
         file = _open_checked(path, whole, subject)
         if file is not None:
             with contextlib.suppress(FileNotFoundError):  # somebody else was faster
@@ -276,9 +281,11 @@ class Store:
         assert self.directory is not None  # noqa: S101 - callers have looked
         return self.directory / "entries" / f"{kind.name}{kind.version}-{subject.replace(':', '-')}"
 
-    def _temporary(self, kind: Kind, subject: str) -> Path:
+    def _temporary(self, kind: Kind, subject: str, size: int | None) -> Path:
+        if kind.begun:
+            return self._path(Kind(kind.begun, kind.version), subject if size is None else _sized(subject, size))
         path = self._path(kind, subject)
-        return self._path(Kind(kind.begun, kind.version), subject) if kind.begun else path.with_name(path.name + ".tmp")
+        return path.with_name(path.name + ".tmp")
 
     def _files(self) -> list[tuple[Path, os.stat_result]]:
         """Return the files that count, least recently used first."""
@@ -322,6 +329,11 @@ class Store:
             self.warn(f"cache directory {self.directory}: {error.strerror}: going on without it")
 
 
+def _sized(subject: str, size: int) -> str:
+    """Return the subject of a file that is not whole: what it is to become, and the size that its caller claims."""
+    return f"{subject}-{size}"
+
+
 def _occupied(status: os.stat_result) -> int:
     """Return the bytes that a file takes, of which it may have fewer than it is long."""
     return min(status.st_size, status.st_blocks * 512)
@@ -332,6 +344,7 @@ def finish_sparse(fd: int, kind: Kind, subject: str, size: int) -> None:
     footer = _footer(kind, subject, size, 0)
     os.fsync(fd)
     os.pwrite(fd, footer, size)
+    os.truncate(fd, size + len(footer))  # whatever damage has put behind it
 
 
 def _lock(temporary: Path) -> int:
