@@ -5,19 +5,24 @@ what is published is true is proven later, by whoever has all of the blob.
 """
 
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.image.kept import KeptSource
 from ocifs.image.options import Options
 from ocifs.layer.index import KIND, LayerIndex, index_in
 from ocifs.layer.layer import Layer
+from ocifs.limits import Limits
 from ocifs.sources.resolve import Layer as LayerOfImage
 from ocifs.sources.resolve import ResolvedImage
 from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
+
+if TYPE_CHECKING:
+    from ocifs.image.offer import Offer
 
 Key = tuple[Digest, Digest]
 """Digest of the blob, and the diff ID: one blob may be given two."""
@@ -122,25 +127,46 @@ def _offered(
     return known
 
 
-def verify_tocs(source: Source, resolved: ResolvedImage, layers: list[Layer], options: Options) -> None:
-    """Hold the TOCs that layers carry against what their tars have shown.
+def verify_tocs(
+    source: Source, resolved: ResolvedImage, layers: Sequence[Layer], options: Options
+) -> Iterator[tuple[int, "Offer", OcifsError | None]]:
+    """Compare the TOCs that layers carry with their tars: yield (number of the layer, its TOC, what is wrong or None).
 
-    Raises:
-        InvalidImageError: One says something else.
+    Each of `layers` has an index of its tar.
     """
     from ocifs.image.offer import Place
-    from ocifs.image.offers import find_offers
-    from ocifs.image.tocs import PROVIDERS
-    from ocifs.layer.chunked.proof import agrees
+    from ocifs.image.tocs import promised
 
     with ExitStack() as closing:
         place = Place(source, resolved, Store(None), options.limits, closing)
-        for offers in find_offers(place, options.warn, providers=PROVIDERS):
-            for offer in offers:
-                (layer, *_) = (each for each in layers if each.index.summary.blob_digest == offer.layer)
-                try:
-                    index = offer.open()
-                except OcifsError as error:
-                    raise type(error)(f"layer {offer.layer}: {error}") from None
-                agrees(index, layer, lambda size: None)
-                options.tell(f"layer {offer.layer}: index {offer} says what the tar does")
+        for offer in promised(place):
+            (layer, *_) = (each for each in layers if each.index.summary.blob_digest == offer.layer)
+            try:
+                _verify_toc(offer, layer, options.limits)
+            except OcifsError as error:
+                yield layer.number, offer, error
+            else:
+                yield layer.number, offer, None
+
+
+def _verify_toc(offer: "Offer", layer: Layer, limits: Limits) -> None:
+    from ocifs.layer.chunked.proof import agrees
+
+    try:
+        index = offer.open()
+    except OcifsError as error:
+        raise type(error)(f"layer {offer.layer}: {error}") from None
+    agrees(index, layer, lambda size: None, limits)
+
+
+def refuse_false_tocs(source: Source, resolved: ResolvedImage, layers: Sequence[Layer], options: Options) -> None:
+    """Verify the TOCs that layers carry.
+
+    Raises:
+        InvalidImageError: One shows something else than the tar.
+        UnsupportedError, LimitError: One cannot be read.
+    """
+    for _, offer, error in verify_tocs(source, resolved, layers, options):
+        if error is not None:
+            raise error
+        options.tell(f"layer {offer.layer}: index {offer} says what the tar does")

@@ -18,6 +18,7 @@ import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_too_many_files
 from ocifs.image.kept import in_file, open_kept
+from ocifs.image.known import verify_tocs
 from ocifs.image.options import Options
 from ocifs.image.trees import CHANGES, TREE, Trees, chain_of, refuse_odd
 from ocifs.layer.build import LayerBlob, open_layer_index
@@ -32,7 +33,7 @@ from ocifs.spec.digest import Digest
 from ocifs.store import Kind, Store
 from ocifs.toc import ChunkReader, Entry, scan
 
-What = Literal["manifest", "config", "blob", "layer", "tree", "changes"]
+What = Literal["manifest", "config", "blob", "layer", "toc", "tree", "changes"]
 _CHUNK = 1 << 20
 
 
@@ -40,9 +41,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """What was proven of a part of an image, or that it could not be."""
 
     what: What
-    """`layer`: its tar stream and its LayerIndex; `changes`: the tree image of what one layer changes."""
+    """`layer`: its tar stream and its LayerIndex; `toc`: the table of contents that it carries; `changes`: the tree
+    image of what one layer changes."""
     digest: str
-    """Of the document or blob; of a layer the diff ID; of a tree image the chain ID, if it has layers."""
+    """Of the document, blob or TOC; of a layer the diff ID; of a tree image the chain ID, if it has layers."""
     layer: int | None = None
     proven: str = ""
     problem: str | None = None
@@ -56,7 +58,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 def verify_image(reference: str, options: Options) -> Iterator[Check]:
     """Give a check for each part of an image; parts that need one that is wrong are left out.
 
-    With `options.strict` something odd is a problem as well.
+    With `options.strict` something odd is a problem as well; with `options.toc` "verify", so is a TOC in a layer that
+    shows something else than its tar.
 
     `options.progress` is told (layer, bytes read, bytes to read), which are twice those of the blob.
 
@@ -82,6 +85,8 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
             if verified.known is not None and verified.blob is not None:
                 layers.append(Layer(len(layers), verified.known, in_file(verified.blob), spans))
         if len(layers) == len(resolved.layers):
+            if options.toc == "verify":
+                yield from _tocs(source, resolved, layers, options)
             yield from _trees(layers, options, stack)
 
 
@@ -261,6 +266,14 @@ class _LayerCheck:
         self._done += size
         total = 2 * self.layer.blob.size
         self.options.progress(self.layer.digest, min(self._done, total), total)
+
+
+def _tocs(source: Source, resolved: ResolvedImage, layers: Sequence[Layer], options: Options) -> Iterator[Check]:
+    for number, offer, error in verify_tocs(source, resolved, layers, options):
+        yield Check(
+            what="toc", digest=offer.digest, layer=number, problem=None if error is None else str(error),
+            proven="" if error else f"{offer.format}: it shows what the tar does",
+        )  # fmt: skip
 
 
 def _trees(layers: Sequence[Layer], options: Options, stack: ExitStack) -> Iterator[Check]:
