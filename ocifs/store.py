@@ -39,8 +39,8 @@ _FOOTER_SIZE = _FOOTER.size + _FOOTER_CRC.size
 
 _ENTRIES = "entries"
 _TEMPORARY = ".tmp"
-_NAME = re.compile(r"[a-z][a-z-]*\d+-(?:[a-z0-9]+-)+[0-9a-f]{64,128}(?:\.tmp)?")
-"""Of the files that the store makes: kind and version, algorithm and hex digits of the subject."""
+_NAME = re.compile(r"[a-z][a-z-]*\d+-(?:[a-z0-9]+-)+[0-9a-f]{64,128}(?:-\d+)?(?:\.tmp)?")
+"""Names of files in the store: kind and version, algorithm and hex digits of the subject, the claimed size."""
 
 
 def default_directory() -> Path:
@@ -208,8 +208,11 @@ class Store:
     def _warn_of(self, error: OSError, directory: Path | None) -> None:
         self.warn(f"cache directory {printable_path(str(directory))}: {error.strerror}: going on without it")
 
-    def get(self, kind: Kind, subject: str, build: Build, *, anew: bool = False) -> StoredFile:
+    def get(self, kind: Kind, subject: str, build: Build, *, anew: bool = False, size: int | None = None) -> StoredFile:
         """Return the entry, from the directory or built by `build`; with `anew` the one that is there is replaced.
+
+        `size` is the length in bytes that the caller expects of an entry that may be begun. What was begun is shared
+        only between callers that expect the same.
 
         Raises what `build` raises, and TooManyFilesError when that is so.
         """
@@ -218,7 +221,7 @@ class Store:
             return _build_in_memory(kind, subject, build, self.warn)
         if not anew and (entry := self.load(kind, subject)) is not None:
             return entry
-        temporary = _temporary(kind, subject)
+        temporary = _temporary(kind, subject, size)
         try:
             lock = _lock(entries, temporary)
         except OSError as error:
@@ -240,14 +243,16 @@ class Store:
 
         Nothing is promised of it: whoever reads it proves what is read. Other processes may write to it meanwhile, the
         same bytes at the same places. One that `finish_sparse` has finished becomes an entry of the kind `whole`.
+
+        `size` is a claim, so it is part of the file's name: a file is never cut, whatever size others claim.
         """
-        if (finished := self.finished(kind, whole, subject)) is not None:
+        if (finished := self.finished(kind, whole, subject, size)) is not None:
             return finished
         if self._entries is not None:
-            name = _name(kind, subject)
+            name = _name(kind, _sized(subject, size))
             try:
                 fd = self._entries.open_file(name, os.O_RDWR | os.O_CREAT)
-                if os.fstat(fd).st_size != size:
+                if os.fstat(fd).st_size < size:  # a longer one is being finished
                     os.truncate(fd, size)
                 os.utime(fd)
             except OSError as error:
@@ -259,11 +264,11 @@ class Store:
         os.truncate(fd, size)
         return StoredFile(fd, 0, size)
 
-    def finished(self, kind: Kind, whole: Kind, subject: str) -> StoredFile | None:
+    def finished(self, kind: Kind, whole: Kind, subject: str, size: int) -> StoredFile | None:
         """Return what was a sparse file of the first kind, if it is finished; it is of the kind `whole` from now on."""
         if self._entries is None:
             return None
-        name = _name(kind, subject)
+        name = _name(kind, _sized(subject, size))
         file = _open_checked(self._entries, name, whole, subject)
         if file is not None:
             with contextlib.suppress(FileNotFoundError):  # somebody else was faster
@@ -358,8 +363,15 @@ def _name(kind: Kind, subject: str) -> str:
     return name
 
 
-def _temporary(kind: Kind, subject: str) -> str:
-    return _name(Kind(kind.begun, kind.version), subject) if kind.begun else _name(kind, subject) + _TEMPORARY
+def _temporary(kind: Kind, subject: str, size: int | None) -> str:
+    if kind.begun:
+        return _name(Kind(kind.begun, kind.version), subject if size is None else _sized(subject, size))
+    return _name(kind, subject) + _TEMPORARY
+
+
+def _sized(subject: str, size: int) -> str:
+    """Return the subject of a file that is not whole: what it is to become, and the size that its caller claims."""
+    return f"{subject}-{size}"
 
 
 def _occupied(status: os.stat_result) -> int:
@@ -372,6 +384,7 @@ def finish_sparse(fd: int, kind: Kind, subject: str, size: int) -> None:
     footer = _footer(kind, subject, size, 0)
     os.fsync(fd)
     os.pwrite(fd, footer, size)
+    os.truncate(fd, size + len(footer))  # whatever damage has put behind it
 
 
 def _lock(entries: TrustedDirectory, temporary: str) -> int:

@@ -159,6 +159,27 @@ def test_what_was_begun_is_gone_on_with(tmp_path: Path) -> None:
     assert [entry.kind for entry in store.entries()] == ["slow1"]
 
 
+def test_what_was_begun_is_shared_by_those_who_expect_the_same_size(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def give_up(out: Writer) -> None:
+        out.write(b"abc")
+        raise ValueError("no")
+
+    def build(out: Writer, size: int) -> None:
+        out.cut(size)
+        out.write(b"abc"[out.size :])
+        if size < 3:
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        store.get(SLOW, SUBJECT, give_up, size=3)
+    with pytest.raises(ValueError, match="no"):
+        store.get(SLOW, SUBJECT, lambda out: build(out, 1), size=1)
+    assert sorted(entry.size for entry in store.entries()) == [3, 3]
+    assert content(store.get(SLOW, SUBJECT, lambda out: out.write(b"d"), size=3)) == b"abcd"
+
+
 def test_what_was_begun_goes_when_it_is_taken_back(tmp_path: Path) -> None:
     store = Store(tmp_path)
 

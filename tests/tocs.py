@@ -1,5 +1,6 @@
 """Layers that carry a TOC, from the tar that is to be in them: eStargz, and zstd:chunked in both dialects.
 
+Of extended attributes a TOC has what Go's archive/tar keeps: no empty values, and nothing that is libarchive's.
 Written from the formats' descriptions, to hold ocifs against. `alter` changes the TOC before it is written, so that it
 lies or is malformed.
 """
@@ -72,7 +73,7 @@ def _members(tar: bytes) -> Iterator[_Member]:
 
 
 def _entry(info: tarfile.TarInfo, data: bytes) -> Document:
-    xattrs = {key[13:]: value for key, value in info.pax_headers.items() if key.startswith("SCHILY.xattr.")}
+    xattrs = {key[13:]: value for key, value in info.pax_headers.items() if key.startswith("SCHILY.xattr.") and value}
     entry: Document = {
         "name": info.name + "/" * info.isdir(),
         "type": _TYPES[info.type],

@@ -59,7 +59,7 @@ def unpack(block: bytes) -> list[tuple[bytes, int, int]]:
     names = [block[start:end] for start, end in zip(starts, ends, strict=True)]
     text = block[starts[0] : ends[-1]]
     if b"/" in text or b"\0" in text or not all(names) or len(max(names, key=len)) > NAME_MAX:
-        raise InvalidImageError("tree image: a directory block holds an impossible name; build it again")
+        raise InvalidImageError("tree image: a directory block holds an impossible name: run `ocifs cache clear`")
     return list(zip(names, numbers[::3], numbers[2::3], strict=True))
 
 
@@ -93,7 +93,7 @@ def _count(block: bytes) -> int:
         count, odd = divmod(start, DIRENT.size)
         if 0 < count <= MAX_ENTRIES and start < len(block) and not odd:
             return count
-    raise InvalidImageError("tree image: a directory block is malformed; build it again")
+    raise InvalidImageError("tree image: a directory block is malformed: run `ocifs cache clear`")
 
 
 def _end(block: bytes, start: int) -> int:

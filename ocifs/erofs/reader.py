@@ -67,16 +67,16 @@ class TreeImage:
         self._data = data
         self.size = len(data)
         if self.size < erofs.SUPERBLOCK_END or self.size % BLOCK:
-            raise InvalidImageError(f"tree image of {self.size} bytes; build it again")
+            raise InvalidImageError(f"tree image of {self.size} bytes: run `ocifs cache clear`")
         magic, _, bits, self.root, self.inode_count, blocks, _, label, incompatible = erofs.SUPERBLOCK.unpack_from(
             self._data, erofs.SUPERBLOCK_OFFSET
         )
         if magic != erofs.MAGIC or bits != BLOCK_BITS or incompatible & ~erofs.INCOMPAT_CHUNKED_FILE:
-            raise InvalidImageError("not a tree image; build it again")
+            raise InvalidImageError("not a tree image: run `ocifs cache clear`")
         if blocks != erofs.served_size(self.size, layer_sizes) // BLOCK:
-            raise InvalidImageError("tree image of other layers; build it again")
+            raise InvalidImageError("tree image of other layers: run `ocifs cache clear`")
         if not 0 < self.inode_count <= self.size // INODE.size:
-            raise InvalidImageError(f"tree image that claims {self.inode_count} inodes; build it again")
+            raise InvalidImageError(f"tree image that claims {self.inode_count} inodes: run `ocifs cache clear`")
         self.bases = erofs.layer_bases(self.size, layer_sizes)
         self._layer_sizes = tuple(layer_sizes)
         self._top = max(0, len(layer_sizes) - 1)
@@ -95,14 +95,14 @@ class TreeImage:
         """Return the attributes of an inode."""
         position = nid << NID_BITS
         if not erofs.SUPERBLOCK_END <= position <= self.size - INODE.size:
-            raise InvalidImageError(f"tree image: no inode {nid}; build it again")
+            raise InvalidImageError(f"tree image: no inode {nid}: run `ocifs cache clear`")
         form, count, mode, size, start, _, uid, gid, seconds, nanoseconds, nlink, layer = INODE.unpack_from(
             self._data, position
         )
         kind = mode & _TYPE_MASK
         layout = _LAYOUTS.get(kind | form << 16)
         if layout is None or size >> 63 or layer > self._top:
-            raise InvalidImageError(f"tree image: inode {nid} is malformed; build it again")
+            raise InvalidImageError(f"tree image: inode {nid} is malformed: run `ocifs cache clear`")
         return Inode(
             nid,
             mode,
@@ -163,7 +163,7 @@ class TreeImage:
                 if file_type == erofs.DIRECTORY and not left_out:
                     directories += 1
                     if directories > self.inode_count:
-                        raise InvalidImageError("tree image: directories form a loop; build it again")
+                        raise InvalidImageError("tree image: directories form a loop: run `ocifs cache clear`")
                     pending.append((prefix + name + b"/", self.readdir(child)))
                     break
             else:
@@ -173,7 +173,7 @@ class TreeImage:
         """Return the target of a symlink."""
         body = self._body(nid, stat.S_IFLNK)
         if body[0] > erofs.SYMLINK_MAX:
-            raise InvalidImageError(f"tree image: symlink {nid} of {body[0]} bytes; build it again")
+            raise InvalidImageError(f"tree image: symlink {nid} of {body[0]} bytes: run `ocifs cache clear`")
         return b"".join(self._block(body, block) for block in range(-(-body[0] // BLOCK)))
 
     def xattrs(self, nid: int) -> dict[bytes, bytes]:
@@ -200,12 +200,12 @@ class TreeImage:
     def read(self, size: int, address: int) -> bytes:
         """Return exactly `size` bytes at `address` of the tree image."""
         if not 0 <= address <= address + size <= self.size:
-            raise InvalidImageError(f"tree image: {size} bytes at {address} lie outside; build it again")
+            raise InvalidImageError(f"tree image: {size} bytes at {address} lie outside: run `ocifs cache clear`")
         return self._data[address : address + size]
 
     def _extents(self, inode: Inode, offset: int, size: int) -> list[tuple[int | None, int]]:
         if not stat.S_ISREG(inode.mode):
-            raise InvalidImageError(f"tree image: inode {inode.nid} is no regular file; build it again")
+            raise InvalidImageError(f"tree image: inode {inode.nid} is no regular file: run `ocifs cache clear`")
         size = min(size, inode.size - offset)
         if size <= 0 or offset < 0:
             return []
@@ -219,11 +219,11 @@ class TreeImage:
         """Return the size of a directory or symlink, where its blocks begin, and where its partial block lies."""
         position = nid << NID_BITS
         if not erofs.SUPERBLOCK_END <= position <= self.size - INODE.size:
-            raise InvalidImageError(f"tree image: no inode {nid}; build it again")
+            raise InvalidImageError(f"tree image: no inode {nid}: run `ocifs cache clear`")
         form, count, mode, size, start = _BODY.unpack_from(self._data, position)
         layout = _LAYOUTS.get(kind | form << 16)
         if layout is None or mode & _TYPE_MASK != kind:
-            raise InvalidImageError(f"tree image: inode {nid} is not of type {kind:#o}; build it again")
+            raise InvalidImageError(f"tree image: inode {nid} is not of type {kind:#o}: run `ocifs cache clear`")
         address = start << BLOCK_BITS
         if layout == INLINE:
             return size, address, position + INODE.size + xattr.stored_size(count)
@@ -239,7 +239,7 @@ class TreeImage:
 
     def _chunks(self, inode: Inode, offset: int, size: int) -> list[tuple[int | None, int]]:
         if inode.start & ~erofs.CHUNK_BITS_MASK:
-            raise InvalidImageError(f"tree image: inode {inode.nid} is malformed; build it again")
+            raise InvalidImageError(f"tree image: inode {inode.nid} is malformed: run `ocifs cache clear`")
         bits = BLOCK_BITS + inode.start
         first, last = offset >> bits, (offset + size - 1) >> bits
         count = last - first + 1
@@ -270,4 +270,4 @@ class TreeImage:
         place = self.layer_of(address)
         end = self._layer_sizes[place[0]] if place else self.size
         if (place[1] if place else address) + length > end:
-            raise InvalidImageError(f"tree image: {length} bytes at {address} lie in no layer; build it again")
+            raise InvalidImageError(f"tree image: {length} bytes at {address} lie in no layer: run `ocifs cache clear`")

@@ -72,7 +72,7 @@ def decode(stored: bytes) -> dict[bytes, bytes]:
         start = position + _ENTRY.size + length
         position = round_up(start + size, 4)
         if index not in _PREFIXES or position > len(stored):
-            raise InvalidImageError("tree image: an extended attribute is malformed; build it again")
+            raise InvalidImageError("tree image: an extended attribute is malformed: run `ocifs cache clear`")
         xattrs[_PREFIXES[index] + stored[start - length : start]] = stored[start : start + size]
     return xattrs
 

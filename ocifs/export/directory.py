@@ -108,7 +108,7 @@ class _Export:
 
     def _make_directory(self, parent: int, name: bytes, nid: int) -> int:
         if len(self.directories) == self.tree.inode_count:
-            raise InvalidImageError("tree image: directories form a loop; build it again")
+            raise InvalidImageError("tree image: directories form a loop: run `ocifs cache clear`")
         os.mkdir(name, 0o700, dir_fd=self.here.at(parent))
         return self.directories.add(nid, name, parent)
 

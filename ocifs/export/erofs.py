@@ -78,7 +78,7 @@ def _tree(rootfs: Rootfs, nid: int) -> tuple[Node, list[_File]]:
         directory, parent = pending.pop()
         directories += 1
         if directories > tree.inode_count:
-            raise InvalidImageError("tree image: directories form a loop; build it again")
+            raise InvalidImageError("tree image: directories form a loop: run `ocifs cache clear`")
         children = parent.children = {}
         for name, child, _, _ in tree.readdir(directory):
             if name in {b".", b".."}:

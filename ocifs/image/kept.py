@@ -130,7 +130,7 @@ class Download:
     def _run(self) -> None:
         try:
             with self._slots:
-                file = self._store.get(BLOB, self._remote.digest, self._fetch)
+                file = self._store.get(BLOB, self._remote.digest, self._fetch, size=self.size)
             if file.size != self.size:
                 file.close()
                 raise InvalidImageError(f"blob {self._remote.digest} has {file.size} bytes, not {self.size}")
@@ -155,7 +155,7 @@ class Download:
     def _fetch(self, out: Writer) -> None:
         """Write the blob, going on with what is there of it, and prove it."""
         out.for_memory = self._store.directory is None or self.size <= _MEMORY_MOST
-        out.cut(self.size)
+        out.cut(self.size)  # an end that was cut off in the footer
         try:
             left = out.size > 0
             while (found := self._write(out)) != self._remote.digest.hex:
@@ -240,12 +240,13 @@ class KeptSource:
 
     def has(self, descriptor: Descriptor) -> bool:
         """Whether all of a blob is here."""
-        if descriptor.digest not in self._blobs and (file := self._whole(descriptor.digest)) is not None:
+        if descriptor.digest not in self._blobs and (file := self._whole(descriptor)) is not None:
             self._blobs[descriptor.digest] = file
         return isinstance(self._blobs.get(descriptor.digest), StoredFile)
 
-    def _whole(self, digest: Digest) -> StoredFile | None:
-        return self._store.load(BLOB, digest) or self._store.finished(PART, BLOB, digest)
+    def _whole(self, descriptor: Descriptor) -> StoredFile | None:
+        digest = descriptor.digest
+        return self._store.load(BLOB, digest) or self._store.finished(PART, BLOB, digest, descriptor.size)
 
     def open_part(self, descriptor: Descriptor) -> FileReader:
         """Return the blob from the store, or so that what is read of it is fetched."""
@@ -271,14 +272,19 @@ class KeptSource:
         self.source.close()
 
     def _open(self, descriptor: Descriptor) -> FileReader | Download:
-        file = self._whole(descriptor.digest)
+        file = self._whole(descriptor)
         if file is not None:
             return file
         remote = self.source.open(descriptor)
         if isinstance(remote, Remote):
             return Download(remote, self._store, self._slots)
         data = remote.pread(remote.size, 0)  # a document that was fetched to resolve the reference
-        return self._store.get(BLOB, descriptor.digest, lambda out: out.write(data))
+
+        def write(out: Writer) -> None:
+            out.cut(0)  # what is left of a download
+            out.write(data)
+
+        return self._store.get(BLOB, descriptor.digest, write, size=len(data))
 
 
 def _other_size(descriptor: Descriptor, blob: ReaderAt) -> InvalidImageError:

@@ -4,19 +4,25 @@ They are in the store already, or somebody has published them (`offers`). It dec
 what is published is true is proven later, by whoever has all of the blob.
 """
 
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ocifs.errors import OcifsError
+from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.image.kept import KeptSource
 from ocifs.image.options import Options
-from ocifs.layer.index import KIND, LayerIndex
+from ocifs.layer.index import KIND, LayerIndex, index_in
 from ocifs.layer.layer import Layer
+from ocifs.limits import Limits
 from ocifs.sources.resolve import Layer as LayerOfImage
 from ocifs.sources.resolve import ResolvedImage
 from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
+
+if TYPE_CHECKING:
+    from ocifs.image.offer import Offer
 
 Key = tuple[Digest, Digest]
 """Digest of the blob, and the diff ID: one blob may be given two."""
@@ -44,25 +50,45 @@ def known_indexes(
 
     A registry that is trusted for what a tag means is trusted for the index that it has of it; a digest is to be held
     against nothing but bytes, unless the user says otherwise.
+
+    Raises:
+        InvalidImageError: The descriptor of a layer gives its blob another size than the blob has.
     """
     if not options.lazy or not isinstance(source, KeptSource):
         return {}
     known: dict[Key, Known] = {}
     missing = []
     for layer in resolved.layers:
-        file = options.store.load(KIND, layer.descriptor.digest)
-        if file is None:
+        index = _proven(layer, options.store)
+        if index is None:
             missing.append(layer)
             continue
-        stack.callback(file.close)
-        index = LayerIndex(file)
-        if index.summary.diff_id == layer.diff_id:
+        stack.callback(os.close, index.file.fd)
+        if layer.diff_id in index.diff_ids:  # else the blob itself has to tell
             known[key_of(layer)] = Known(index)
     # What is odd about a layer, its index might conceal.
     if not missing or options.trust_index is False or options.strict or options.toc == "verify":
         return known
     bound = by_digest and options.trust_index is None
     return known | _offered(source, resolved, missing, options, stack, bound=bound)
+
+
+def _proven(layer: LayerOfImage, store: Store) -> LayerIndex | None:
+    """Return the LayerIndex that was made of the blob of a layer, or was proven.
+
+    Raises:
+        InvalidImageError: The descriptor gives the blob another size.
+    """
+    descriptor = layer.descriptor
+    file = store.load(KIND, descriptor.digest)
+    index = None if file is None else index_in(file, descriptor.digest)
+    if index is not None and index.summary.blob_size != descriptor.size:
+        os.close(index.file.fd)
+        raise InvalidImageError(
+            f"layer {descriptor.digest} has {index.summary.blob_size} bytes, its descriptor says {descriptor.size}: "
+            "the manifest is wrong"
+        )
+    return index
 
 
 def _offered(
@@ -84,7 +110,8 @@ def _offered(
     wanted = {layer.descriptor.digest for layer in layers}
     taken = take_offers(place, wanted, options.warn, bound=bound, providers=providers(options.toc))
     for layer in layers:
-        if (found := taken.get(layer.descriptor.digest)) is None:
+        found = taken.get(layer.descriptor.digest)
+        if found is None or layer.diff_id not in found.layer_index.diff_ids:  # an image may give one blob two
             continue
         published: str | None = str(found.offer)
         index = found.layer_index
@@ -100,25 +127,46 @@ def _offered(
     return known
 
 
-def verify_tocs(source: Source, resolved: ResolvedImage, layers: list[Layer], options: Options) -> None:
-    """Hold the TOCs that layers carry against what their tars have shown.
+def verify_tocs(
+    source: Source, resolved: ResolvedImage, layers: Sequence[Layer], options: Options
+) -> Iterator[tuple[int, "Offer", OcifsError | None]]:
+    """Compare the TOCs that layers carry with their tars: yield (number of the layer, its TOC, what is wrong or None).
 
-    Raises:
-        InvalidImageError: One says something else.
+    Each of `layers` has an index of its tar.
     """
     from ocifs.image.offer import Place
-    from ocifs.image.offers import find_offers
-    from ocifs.image.tocs import PROVIDERS
-    from ocifs.layer.chunked.proof import agrees
+    from ocifs.image.tocs import promised
 
     with ExitStack() as closing:
         place = Place(source, resolved, Store(None), options.limits, closing)
-        for offers in find_offers(place, options.warn, providers=PROVIDERS):
-            for offer in offers:
-                (layer, *_) = (each for each in layers if each.index.summary.blob_digest == offer.layer)
-                try:
-                    index = offer.open()
-                except OcifsError as error:
-                    raise type(error)(f"layer {offer.layer}: {error}") from None
-                agrees(index, layer, lambda size: None)
-                options.tell(f"layer {offer.layer}: index {offer} says what the tar does")
+        for offer in promised(place):
+            (layer, *_) = (each for each in layers if each.index.summary.blob_digest == offer.layer)
+            try:
+                _verify_toc(offer, layer, options.limits)
+            except OcifsError as error:
+                yield layer.number, offer, error
+            else:
+                yield layer.number, offer, None
+
+
+def _verify_toc(offer: "Offer", layer: Layer, limits: Limits) -> None:
+    from ocifs.layer.chunked.proof import agrees
+
+    try:
+        index = offer.open()
+    except OcifsError as error:
+        raise type(error)(f"layer {offer.layer}: {error}") from None
+    agrees(index, layer, lambda size: None, limits)
+
+
+def refuse_false_tocs(source: Source, resolved: ResolvedImage, layers: Sequence[Layer], options: Options) -> None:
+    """Verify the TOCs that layers carry.
+
+    Raises:
+        InvalidImageError: One shows something else than the tar.
+        UnsupportedError, LimitError: One cannot be read.
+    """
+    for _, offer, error in verify_tocs(source, resolved, layers, options):
+        if error is not None:
+            raise error
+        options.tell(f"layer {offer.layer}: index {offer} says what the tar does")

@@ -13,13 +13,13 @@ from typing import NamedTuple, TypeVar
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.image.kept import KeptSource
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import LayerIndex, index_in
 from ocifs.layer.lazy import LazyBlob
 from ocifs.limits import Limits
 from ocifs.sources.resolve import Layer, ResolvedImage
 from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
-from ocifs.store import Build, Kind, Store
+from ocifs.store import Build, Kind, Store, StoredFile
 from ocifs.toc.check import check_entries
 
 T = TypeVar("T")
@@ -104,17 +104,23 @@ class Place(NamedTuple):
 
         Raises what `build` raises.
         """
-        file = self.store.get(CONVERTED, _subject(layer, source), build)
-        self.closing.callback(file.close)
-        return LayerIndex(file)
+        subject = _subject(layer, source)
+        index = self._kept(self.store.get(CONVERTED, subject, build), layer)
+        if index is None:
+            index = self._kept(self.store.get(CONVERTED, subject, build, anew=True), layer)
+        assert index is not None  # noqa: S101 - it was built of the layer just now
+        return index
 
     def made(self, layer: Layer, source: Digest) -> LayerIndex | None:
         """Return what `converted` has made before."""
         file = self.store.load(CONVERTED, _subject(layer, source))
-        if file is None:
-            return None
-        self.closing.callback(file.close)
-        return LayerIndex(file)
+        return None if file is None else self._kept(file, layer)
+
+    def _kept(self, file: StoredFile, layer: Layer) -> LayerIndex | None:
+        index = index_in(file, layer.descriptor.digest)
+        if index is not None:
+            self.closing.callback(file.close)
+        return index
 
 
 def _subject(layer: Layer, source: Digest) -> str:
@@ -155,8 +161,11 @@ def check_index(index: LayerIndex, layer: Layer, limits: Limits) -> LayerIndex:
         InvalidImageError: It cannot be true.
         LimitError: It holds more than a layer may.
     """
-    told = (index.summary.blob_digest, index.summary.blob_size, index.summary.diff_id)
-    if told != (layer.descriptor.digest, layer.descriptor.size, layer.diff_id) or index.summary.reframed:
+    told = (index.summary.blob_digest, index.summary.blob_size)
+    if told != (layer.descriptor.digest, layer.descriptor.size) or index.summary.reframed:
+        raise InvalidImageError("the index is of another layer")
+    algorithms = [Digest(each).algorithm for each in index.diff_ids]
+    if layer.diff_id not in index.diff_ids or len(set(algorithms)) < len(algorithms):
         raise InvalidImageError("the index is of another layer")
     if index.summary.codec != layer.compression:
         raise InvalidImageError("the index is of a layer that is compressed otherwise")

@@ -12,7 +12,7 @@ from typing import Self
 
 from ocifs.errors import NotFoundError
 from ocifs.image.kept import open_kept
-from ocifs.image.known import known_indexes, verify_tocs
+from ocifs.image.known import known_indexes, refuse_false_tocs
 from ocifs.image.layers import open_layers
 from ocifs.image.options import Options
 from ocifs.image.rootfs import Rootfs
@@ -123,7 +123,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
         known = known_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)
         layers = open_layers(source, resolved, known, options, stack)
         if options.toc == "verify":
-            verify_tocs(source, resolved, layers, options)
+            refuse_false_tocs(source, resolved, layers, options)
         trees = Trees(layers, options.store, options.warn, limits=options.limits, strict=options.strict)
         stack.callback(trees.close)
         if options.strict:

@@ -112,20 +112,26 @@ def write_index(out: Writer, table: Table, layer: Layer, toc: Digest) -> None:
     out.write(encode_tail(table.entries, summary, 0))
 
 
-def _find(name: places.Format, place: Place) -> Iterator[list[Offer]]:
-    """Give what the descriptors of layers promise."""
-    offers = []
+def promised(place: Place) -> Iterator[Offer]:
+    """Yield an offer for each TOC that the descriptor of a layer promises, whatever else is known of the layer."""
     for layer in place.layers().values():
-        if places.FORMATS.get(layer.compression) != name:
+        name = places.FORMATS.get(layer.compression)
+        if name is None:
             continue
         try:
             promise = places.promised(layer.descriptor.annotations, layer.compression)
         except OcifsError as error:
-            offers.append(_refused(name, layer, error))
+            yield _refused(name, layer, error)
         else:
-            if promise is not None and not _is_superseded(place, layer, promise.digest):
-                offers.append(_offer(place, layer, promise))
-    yield offers
+            if promise is not None:
+                yield _offer(place, layer, promise)
+
+
+def _find(name: places.Format, place: Place) -> Iterator[list[Offer]]:
+    """Give what the descriptors of layers promise, as long as it is of use."""
+    layers = place.layers()
+    offers = [offer for offer in promised(place) if offer.format == name]
+    yield [offer for offer in offers if not _is_superseded(place, layers[offer.layer], offer.digest)]
 
 
 ESTARGZ = Provider("estargz", can_bind=True, find=partial(_find, "estargz"))

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ocifs.errors import InvalidImageError
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.spec.digest import DiffID, Digest, chain_id
-from ocifs.store import Kind, Store, StoredFile, Writer
+from ocifs.spec.digest import ChainID, DiffID, Digest, chain_id
+from ocifs.store import Build, Kind, Store, StoredFile, Writer
 
 if TYPE_CHECKING:
     from ocifs.tree.node import Node
@@ -65,23 +67,42 @@ class Trees:
         rootfs = self._opened.get((kind, count))
         if rootfs is None:
             layers = self.layers[:count]
-            chain = chain_id([DiffID(Digest(layer.index.summary.diff_id)) for layer in layers])
-            kept, subject = kind, str(chain)
-            of_tocs = any(layer.index.summary.toc for layer in layers)
-            if of_tocs or (any(layer.claimed for layer in layers) and not self._store.has(kind, chain)):
-                # Not under the name of the tar streams: nothing has shown yet that it is of them, or it is of others.
-                kept = kind._replace(name=f"p{kind.name}")
-                subject = Digest.of(" ".join(map(_claim, layers)).encode())
-            odd: list[str] = []
-            file = self._store.get(kept, subject, lambda out: self._compile(make(odd), layers, odd, out))
-            rootfs = self._opened[kind, count] = self._own(file, layers)
+
+            def build(out: Writer) -> None:
+                odd: list[str] = []
+                self._compile(make(odd), layers, odd, out)
+
+            rootfs = self._opened[kind, count] = self._found(kind, layers, build)
         if self._strict:
             refuse_odd("tree", *rootfs.tree.warnings)
         return rootfs
 
-    def _own(self, file: StoredFile, layers: Sequence[Layer]) -> Rootfs:
+    def _found(self, kind: Kind, layers: Sequence[Layer], build: Build) -> Rootfs:
+        """Return the tree, from the store or built; one that is stored under its name but does not fit is replaced."""
+        store = self._store if layers else Store(None)  # a stack of no layers has no name
+        subject = str(chain_of(layers)) if layers else ""
+        of_tocs = any(layer.index.summary.toc for layer in layers)
+        if of_tocs or any(layer.claimed for layer in layers):
+            # Not under the name of the tar streams, unless it was made of them: nothing has proven yet what these are.
+            file = None if of_tocs else store.load(kind, subject)
+            rootfs = None if file is None else self._own(file, layers)
+            if rootfs is not None:
+                return rootfs
+            kind, subject = kind._replace(name=f"p{kind.name}"), _claimed(layers)
+        rootfs = self._own(store.get(kind, subject, build), layers)
+        if rootfs is None:
+            rootfs = self._own(store.get(kind, subject, build, anew=True), layers)
+        assert rootfs is not None  # noqa: S101 - it was built of these layers just now
+        return rootfs
+
+    def _own(self, file: StoredFile, layers: Sequence[Layer]) -> Rootfs | None:
+        """Return the tree in `file` if it is one of these layers; else close the file."""
+        try:
+            rootfs = Rootfs(file, layers)
+        except InvalidImageError:
+            file.close()
+            return None
         self._closing.callback(file.close)
-        rootfs = Rootfs(file, layers)
         self._closing.callback(rootfs.close)
         return rootfs
 
@@ -116,10 +137,18 @@ class Trees:
         return root
 
 
-def _claim(layer: Layer) -> str:
-    """Return what the entries of a layer depend on."""
-    summary = layer.index.summary
-    return f"{summary.toc}@{summary.blob_digest}" if summary.toc else layer.published or summary.blob_digest
+def chain_of(layers: Sequence[Layer]) -> ChainID:
+    """Return the name of one or more layers by what their indexes say, however the image names their streams."""
+    return chain_id([DiffID(Digest(layer.index.summary.diff_id)) for layer in layers])
+
+
+def _claimed(layers: Sequence[Layer]) -> str:
+    """Return a name for layers of which some are not proven: of the blobs, and of who says what is in them."""
+    claims = [
+        (layer.index.summary.blob_digest, layer.published if layer.claimed else None, layer.index.summary.toc)
+        for layer in layers
+    ]
+    return Digest.of(msgspec.json.encode(claims))
 
 
 def refuse_odd(what: str, count: int, first: str = "") -> None:

@@ -18,8 +18,9 @@ import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_too_many_files
 from ocifs.image.kept import in_file, open_kept
+from ocifs.image.known import verify_tocs
 from ocifs.image.options import Options
-from ocifs.image.trees import CHANGES, TREE, Trees, refuse_odd
+from ocifs.image.trees import CHANGES, TREE, Trees, chain_of, refuse_odd
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import CODECS, Layer
@@ -28,11 +29,11 @@ from ocifs.reader import ReaderAt
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.resolve import ResolvedImage, resolve_image
 from ocifs.sources.source import Source
-from ocifs.spec.digest import ChainID, Digest, chain_id
+from ocifs.spec.digest import Digest
 from ocifs.store import Kind, Store
 from ocifs.toc import ChunkReader, Entry, scan
 
-What = Literal["manifest", "config", "blob", "layer", "tree", "changes"]
+What = Literal["manifest", "config", "blob", "layer", "toc", "tree", "changes"]
 _CHUNK = 1 << 20
 
 
@@ -40,9 +41,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """What was proven of a part of an image, or that it could not be."""
 
     what: What
-    """`layer`: its tar stream and its LayerIndex; `changes`: the tree image of what one layer changes."""
+    """`layer`: its tar stream and its LayerIndex; `toc`: the table of contents that it carries; `changes`: the tree
+    image of what one layer changes."""
     digest: str
-    """Of the document or blob; of a layer the diff ID; of a tree image the chain ID it is named by."""
+    """Of the document, blob or TOC; of a layer the diff ID; of a tree image the chain ID, if it has layers."""
     layer: int | None = None
     proven: str = ""
     problem: str | None = None
@@ -56,7 +58,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 def verify_image(reference: str, options: Options) -> Iterator[Check]:
     """Give a check for each part of an image; parts that need one that is wrong are left out.
 
-    With `options.strict` something odd is a problem as well.
+    With `options.strict` something odd is a problem as well; with `options.toc` "verify", so is a TOC in a layer that
+    shows something else than its tar.
 
     `options.progress` is told (layer, bytes read, bytes to read), which are twice those of the blob.
 
@@ -82,7 +85,9 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
             if verified.known is not None and verified.blob is not None:
                 layers.append(Layer(len(layers), verified.known, in_file(verified.blob), spans))
         if len(layers) == len(resolved.layers):
-            yield from _trees(layers, resolved, options, stack)
+            if options.toc == "verify":
+                yield from _tocs(source, resolved, layers, options)
+            yield from _trees(layers, options, stack)
 
 
 def _document(what: What, digest: Digest, size: int) -> Check:
@@ -217,11 +222,9 @@ class _LayerCheck:
         self.options.progress(layer, done + total, 2 * total)
 
     def _check_summary(self, index: LayerIndex) -> None:
-        told = (index.summary.blob_digest, index.summary.blob_size, index.summary.diff_id)
-        if told != (self.layer.digest, self.layer.blob.size, self.layer.diff_id):
-            raise InvalidImageError(
-                f"the LayerIndex in the cache is of a blob {told[0]} of {told[1]} bytes with diff ID {told[2]}"
-            )
+        told = (index.summary.blob_digest, index.summary.blob_size)
+        if told != (self.layer.digest, self.layer.blob.size):
+            raise InvalidImageError(f"the LayerIndex in the cache is of a blob {told[0]} of {told[1]} bytes")
 
     def _check_whole(self) -> None:
         """Decode the blob from front to end, where spans are read from a copy."""
@@ -235,18 +238,22 @@ class _LayerCheck:
 
     def _check_spans(self, index: LayerIndex) -> list[Entry]:
         """Decode span after span; return the entries of the tar stream that they are together."""
-        hasher = self.layer.diff_id.hasher()
-        stream = ChunkReader(self._decoded(index, hasher.update))
+        hashers = {each: each.hasher() for each in map(Digest, {self.layer.diff_id, *index.diff_ids})}
+        stream = ChunkReader(self._decoded(index, [hasher.update for hasher in hashers.values()]))
         entries = scan(stream, limits=self.options.limits, warn=lambda message: None)
         stream.drain()
-        self._check_diff_id(hasher.hexdigest())
+        self._check_diff_id(hashers.pop(self.layer.diff_id).hexdigest())
+        for diff_id, hasher in hashers.items():
+            if hasher.hexdigest() != diff_id.hex:
+                raise InvalidImageError(f"the LayerIndex in the cache gives it the diff ID {diff_id}")
         return entries
 
-    def _decoded(self, index: LayerIndex, update: Callable[[bytes], None]) -> Iterator[bytes]:
+    def _decoded(self, index: LayerIndex, updates: list[Callable[[bytes], None]]) -> Iterator[bytes]:
         layer = Layer(self.number, index, in_file(self.layer.blob), SpanCache(0))
         for span in range(index.span_count):
             data = layer.decode(span)
-            update(data)
+            for update in updates:
+                update(data)
             if not index.summary.reframed:
                 self._advance(index.stored_range(span)[1])
             yield data
@@ -261,19 +268,29 @@ class _LayerCheck:
         self.options.progress(self.layer.digest, min(self._done, total), total)
 
 
-def _trees(layers: Sequence[Layer], resolved: ResolvedImage, options: Options, stack: ExitStack) -> Iterator[Check]:
+def _tocs(source: Source, resolved: ResolvedImage, layers: Sequence[Layer], options: Options) -> Iterator[Check]:
+    for number, offer, error in verify_tocs(source, resolved, layers, options):
+        yield Check(
+            what="toc", digest=offer.digest, layer=number, problem=None if error is None else str(error),
+            proven="" if error else f"{offer.format}: it shows what the tar does",
+        )  # fmt: skip
+
+
+def _trees(layers: Sequence[Layer], options: Options, stack: ExitStack) -> Iterator[Check]:
     """Give a check for each tree image of the layers that the cache has, and for the whole tree in any case."""
     fresh = Trees(layers, Store(None), lambda message: None, limits=options.limits, strict=options.strict)
     stack.callback(fresh.close)
-    for count in range(len(layers) + 1):
-        chain = chain_id([layer.diff_id for layer in resolved.layers[:count]])
-        if count and options.store.has(CHANGES, chain):
+    if not layers:
+        yield _tree(TREE, 0, "", fresh, Store(None))  # no cache keeps it
+    for count in range(1, len(layers) + 1):
+        chain = chain_of(layers[:count])
+        if options.store.has(CHANGES, chain):
             yield _tree(CHANGES, count, chain, fresh, options.store)
         if count == len(layers) or options.store.has(TREE, chain):
             yield _tree(TREE, count, chain, fresh, options.store)
 
 
-def _tree(kind: Kind, count: int, chain: ChainID, fresh: Trees, store: Store) -> Check:
+def _tree(kind: Kind, count: int, chain: str, fresh: Trees, store: Store) -> Check:
     what: What = "tree" if kind == TREE else "changes"
     number = count - 1 if count else None
     try:

@@ -2,11 +2,11 @@
 
 The pass decodes in one thread, hashes in another and reads tar headers in the caller's. The second look
 (`second_look`) follows it where it can. Nothing is kept unless blob digest, blob size and diff ID are as promised.
+Only what was found in the blob itself is held against the image: a cached index that does not fit is built anew.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
 import zstandard
@@ -14,15 +14,15 @@ import zstandard
 from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Chunk, Pass
 from ocifs.compression.gzidx import GzidxPass
 from ocifs.errors import InvalidImageError, OcifsError, printable_path
-from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
+from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, index_in, pack_u64
 from ocifs.layer.lanes import spread
 from ocifs.layer.layer import CODECS
 from ocifs.layer.second_look import MAX_STORED, SecondLook
 from ocifs.limits import Limits
 from ocifs.reader import ReaderAt
-from ocifs.spec.digest import DiffID, Digest
+from ocifs.spec.digest import CANONICAL, DiffID, Digest
 from ocifs.spec.mediatypes import Compression
-from ocifs.store import Store, Writer
+from ocifs.store import Store, StoredFile, Writer
 from ocifs.toc import ChunkReader, Entry, scan
 
 _MAX_WARNINGS = 100
@@ -51,7 +51,8 @@ class _Survey(NamedTuple):
     """What a pass found."""
 
     toc: list[Entry]
-    diff_id: str
+    diff_ids: tuple[Digest, ...]
+    """The sha256 of the stream, and its digest by the image's algorithm if that is another."""
     size: int
     checkpoints: list[Checkpoint]
     """Windows packed."""
@@ -79,17 +80,28 @@ def open_layer_index(
             warnings.append(message)
             warn(f"layer {layer.digest}: {message}")
 
-    with ExitStack() as stack:
-        try:
-            build = _Build(layer, limits, note, progress, low_memory=low_memory)
-            file = store.get(KIND, layer.digest, lambda out: build.write(out, warnings))
-            stack.callback(file.close)
-            index = LayerIndex(file)
-            _check_diff_id(layer, index.summary.diff_id)
-        except OcifsError as error:
-            raise type(error)(f"layer {layer.digest}: {error}") from None
-        stack.pop_all()
+    def build(out: Writer) -> None:
+        _Build(layer, limits, note, progress, low_memory=low_memory).write(out, warnings)
+
+    try:
+        index = _of_layer(store.get(KIND, layer.digest, build), layer)
+        if index is None:  # what is cached may be wrong, or lack an algorithm: only the blob itself can blame the image
+            index = _of_layer(store.get(KIND, layer.digest, build, anew=True), layer)
+    except OcifsError as error:
+        raise type(error)(f"layer {layer.digest}: {error}") from None
+    assert index is not None  # noqa: S101 - it was built of the layer just now
+    return index
+
+
+def _of_layer(file: StoredFile, layer: LayerBlob) -> LayerIndex | None:
+    """Return the index in `file` if it is one of the layer; else close the file."""
+    index = index_in(file, layer.digest)
+    if index is None:
+        return None
+    if index.summary.blob_size == layer.blob.size and layer.diff_id in index.diff_ids:
         return index
+    file.close()
+    return None
 
 
 def _check_diff_id(layer: LayerBlob, found: str) -> None:
@@ -124,7 +136,7 @@ class _Build:
         summary = Summary(
             blob_digest=str(self.layer.digest),
             blob_size=self.blob.size,
-            diff_id=str(survey.diff_id),
+            diff_id=str(survey.diff_ids[0]),
             size=survey.size,
             codec="zstd" if frames else self.layer.compression,
             reframed=frames is not None,
@@ -135,6 +147,7 @@ class _Build:
             windows=pack_u64(windows),
             digests=b"".join(digests),
             warnings=tuple(warnings),
+            diff_ids=tuple(map(str, survey.diff_ids[1:])),
         )
         out.write(encode_tail(survey.toc, summary, out.size))
 
@@ -168,18 +181,19 @@ class _Build:
             raise InvalidImageError(f"by the points of {printable_path(path)}: {error}") from None
 
     def _go(self, reading: Pass, frames: "_Frames | None") -> _Survey:
-        diff_id = self.layer.diff_id.hasher()
+        hashers = {algorithm: hashlib.new(algorithm) for algorithm in (CANONICAL, self.layer.diff_id.algorithm)}
+        updates = [hasher.update for hasher in hashers.values()]
         with (
             reading,
-            spread(self._bounded(reading), diff_id.update, lambda chunk: self.look.follow(reading.found)) as made,
+            spread(self._bounded(reading), *updates, lambda chunk: self.look.follow(reading.found)) as made,
         ):
             stream = ChunkReader(frames.written(made) if frames else made)
             toc = scan(stream, limits=self.limits, warn=self.warn)
             stream.drain()
-            found = Digest(f"{self.layer.diff_id.algorithm}:{diff_id.hexdigest()}")
-            _check_diff_id(self.layer, found)
+            found = {each: Digest(f"{each}:{hasher.hexdigest()}") for each, hasher in hashers.items()}
+            _check_diff_id(self.layer, found[self.layer.diff_id.algorithm])
             checkpoints = [] if frames else list(reading.checkpoints())
-        return _Survey(toc, found, stream.offset, checkpoints)
+        return _Survey(toc, tuple(found.values()), stream.offset, checkpoints)
 
     def _bounded(self, reading: Pass) -> Iterator[Chunk]:
         """Give the chunks of the pass as long as they stay within the limits."""

@@ -24,7 +24,8 @@ from ocifs.compression import MAX_SPAN, Checkpoint, gzip, zstd
 from ocifs.compression.packed import unpack
 from ocifs.errors import InvalidImageError
 from ocifs.reader import FileReader
-from ocifs.store import Kind
+from ocifs.spec.digest import Digest
+from ocifs.store import Kind, StoredFile
 
 if TYPE_CHECKING:
     from ocifs.toc import Entry
@@ -55,6 +56,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     blob_digest: str
     blob_size: int
     diff_id: str
+    """Digest of the tar stream: sha256, unless the index was converted for an image that names it by another one."""
     size: int
     """Bytes of the uncompressed tar stream."""
     codec: Literal["tar", "gzip", "zstd"]
@@ -82,6 +84,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """u64 for each chunk: where it begins in the decoded member that begins at the offset."""
     first: int = 0
     """How many chunks, from the first on, whoever starts will want."""
+    diff_ids: tuple[str, ...] = ()
+    """Digests of the tar stream by further algorithms, by which images have named it."""
 
 
 # msgspec learns a type when it first meets it, and crashes where two threads do that at once: so let it happen here.
@@ -135,6 +139,11 @@ class LayerIndex:
             raise InvalidImageError(f"layer index: {error}") from None
         self._check_columns()
         self._last_proven = (-1, b"")
+
+    @property
+    def diff_ids(self) -> tuple[str, ...]:
+        """The digests that are known of the tar stream, each by another algorithm."""
+        return self.summary.diff_id, *self.summary.diff_ids
 
     @property
     def stream(self) -> str:
@@ -277,6 +286,19 @@ class LayerIndex:
             and not any(self.summary.bits)
             and 0 <= self.summary.first <= len(sizes)
         )
+
+
+def index_in(file: StoredFile, blob: Digest) -> LayerIndex | None:
+    """Return the index in an entry of the store, if it is one of the blob with that digest; else close the file."""
+    try:
+        index = LayerIndex(file)
+    except InvalidImageError:
+        pass
+    else:
+        if index.summary.blob_digest == blob:
+            return index
+    file.close()
+    return None
 
 
 def _ascending(column: "array[int]") -> bool:

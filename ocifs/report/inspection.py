@@ -3,6 +3,7 @@
 Sizes are bytes. What only an index tells is None until there is one.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -10,12 +11,12 @@ import msgspec
 from ocifs.errors import OcifsError
 from ocifs.image.trees import TREE
 from ocifs.layer.index import KIND as LAYER_INDEX
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import LayerIndex, index_in
 from ocifs.report.text import human_size
 from ocifs.sources.resolve import Layer, ResolvedImage, manifests_of, resolve_manifest
 from ocifs.sources.source import Named, Source
 from ocifs.spec.config import ExecutionParameters
-from ocifs.spec.digest import chain_id
+from ocifs.spec.digest import DiffID, Digest, chain_id
 from ocifs.spec.document import shown
 from ocifs.store import Store
 
@@ -81,10 +82,6 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 def inspect_image(resolved: ResolvedImage, store: Store) -> Inspection:
     """Describe an image, with what `store` knows of it."""
     config = resolved.config
-    chain = chain_id([layer.diff_id for layer in resolved.layers])
-    tree = store.load(TREE, chain)
-    if tree is not None:
-        tree.close()
     return Inspection(
         image=resolved.name,
         digest=str(resolved.digest),
@@ -93,7 +90,7 @@ def inspect_image(resolved: ResolvedImage, store: Store) -> Inspection:
         created=config.created,
         author=config.author,
         size=sum(layer.descriptor.size for layer in resolved.layers),
-        merged=tree is not None,
+        merged=_is_merged(resolved.layers, store),
         config_digest=str(resolved.manifest.config.digest),
         config=config.config,
         annotations=resolved.manifest.annotations,
@@ -112,11 +109,10 @@ def _layer(number: int, layers: Sequence[Layer], store: Store) -> LayerInspectio
         size=layer.descriptor.size,
         indexed=False,
     )
-    file = store.load(LAYER_INDEX, layer.descriptor.digest)
-    if file is None:
+    index = _index(layer, store)
+    if index is None:
         return known
     try:
-        index = LayerIndex(file)
         return msgspec.structs.replace(
             known,
             indexed=True,
@@ -125,7 +121,29 @@ def _layer(number: int, layers: Sequence[Layer], store: Store) -> LayerInspectio
             whiteouts=sum(_is_whiteout(path) for _, path in index.paths()),
         )
     finally:
-        file.close()
+        os.close(index.file.fd)
+
+
+def _index(layer: Layer, store: Store) -> LayerIndex | None:
+    file = store.load(LAYER_INDEX, layer.descriptor.digest)
+    return None if file is None else index_in(file, layer.descriptor.digest)
+
+
+def _is_merged(layers: Sequence[Layer], store: Store) -> bool:
+    """Whether the store has the tree image, which is named by what the LayerIndexes say of the layers."""
+    diff_ids = []
+    for layer in layers:
+        index = _index(layer, store)
+        if index is None or layer.diff_id not in index.diff_ids:
+            diff_ids.append(layer.diff_id)
+        else:
+            diff_ids.append(DiffID(Digest(index.summary.diff_id)))
+        if index is not None:
+            os.close(index.file.fd)
+    tree = store.load(TREE, chain_id(diff_ids)) if diff_ids else None
+    if tree is not None:
+        tree.close()
+    return tree is not None
 
 
 def _is_whiteout(path: bytes) -> bool:

@@ -19,6 +19,11 @@ _GRAMMAR = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):[a-zA-Z0-9=_-]+")
 _SUPPORTED = {"sha256": re.compile(r"sha256:[a-f0-9]{64}"), "sha512": re.compile(r"sha512:[a-f0-9]{128}")}
 
 
+CANONICAL = "sha256"
+"""The algorithm of every diff ID that ocifs itself computes: so a stack of layers has one name, however images name
+its layers."""
+
+
 class Digest(str):
     """`algorithm:hex`, checked when made.
 
@@ -69,9 +74,14 @@ ChainID = NewType("ChainID", Digest)
 
 
 def chain_id(diff_ids: Sequence[DiffID]) -> ChainID:
-    """Return the chain ID of the layers: always sha256; of no layers, the digest of nothing."""
+    """Return the chain ID of one or more layers: of one its diff ID, of several always sha256.
+
+    Raises:
+        ValueError: There are no layers. The specification gives such a stack no name, and the digest of nothing is
+            the diff ID of a layer of 0 bytes.
+    """
     if not diff_ids:
-        return ChainID(Digest.of(b""))
+        raise ValueError("no layers have no chain ID")
     chain: Digest = diff_ids[0]
     for diff_id in diff_ids[1:]:
         chain = Digest.of(f"{chain} {diff_id}".encode())

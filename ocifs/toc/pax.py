@@ -82,8 +82,10 @@ def mtime(records: dict[bytes, bytes], field: bytes) -> int:
     return -time if match[1] else time
 
 
-def xattrs(records: dict[bytes, bytes], limits: Limits) -> dict[bytes, bytes]:
+def xattrs(records: dict[bytes, bytes], limits: Limits, *, libarchive: bool = True) -> dict[bytes, bytes]:
     """Return the extended attributes: star's form (binary), else libarchive's (name URL-encoded, value base64).
+
+    Without `libarchive`, only those in star's form.
 
     Raises:
         LimitError: Names and values are more bytes than `limits` allow.
@@ -91,7 +93,7 @@ def xattrs(records: dict[bytes, bytes], limits: Limits) -> dict[bytes, bytes]:
     found = {
         unquote_to_bytes(key[17:]): _base64(value)
         for key, value in records.items()
-        if key.startswith(b"LIBARCHIVE.xattr.")
+        if libarchive and key.startswith(b"LIBARCHIVE.xattr.")
     }
     found |= {key[13:]: value for key, value in records.items() if key.startswith(b"SCHILY.xattr.")}
     if any(not 0 < len(name) <= NAME_MAX or b"\0" in name for name in found):

@@ -42,11 +42,13 @@ def scan(
     limits: Limits = DEFAULT_LIMITS,
     count: Literal["entries", "members"] = "entries",
     warn: Callable[[str], None],
+    libarchive: bool = True,
 ) -> list[Entry]:
     """Return the entries of a tar stream in their order, up to the end of the archive.
 
     The archive ends at two zero blocks, or where the stream ends at the border of a header. What follows is left
-    unread; a caller that hashes the stream drains it.
+    unread; a caller that hashes the stream drains it. Without `libarchive`, extended attributes that only libarchive's
+    records hold are left out, as Go's archive/tar does.
 
     Raises:
         InvalidImageError: The stream is not a tar archive, is cut short, or an entry has a value that no file has.
@@ -55,7 +57,7 @@ def scan(
     """
     entries: list[Entry] = []
     most: int = getattr(limits, count)
-    for entry, _ in members(stream, limits=limits, warn=warn):
+    for entry, _ in members(stream, limits=limits, warn=warn, libarchive=libarchive):
         if len(entries) == most:
             raise limits.passed(count, f"more than {most} tar entries")
         entries.append(entry)
@@ -63,10 +65,10 @@ def scan(
 
 
 def members(
-    stream: Forward, *, limits: Limits = DEFAULT_LIMITS, warn: Callable[[str], None]
+    stream: Forward, *, limits: Limits = DEFAULT_LIMITS, warn: Callable[[str], None], libarchive: bool = True
 ) -> Iterator[tuple[Entry, int]]:
     """Give each entry, and where its headers end in the stream. Raises what `scan` does."""
-    scanner = _Scanner(stream, limits, warn)
+    scanner = _Scanner(stream, limits, warn, libarchive=libarchive)
     while block := scanner.next_header():
         entry = scanner.next_entry(block)
         if entry is not None:
@@ -76,10 +78,11 @@ def members(
 class _Scanner:
     """One scan under way: what extended headers said of the entry to come, and what was spent so far."""
 
-    def __init__(self, stream: Forward, limits: Limits, warn: Callable[[str], None]) -> None:
+    def __init__(self, stream: Forward, limits: Limits, warn: Callable[[str], None], *, libarchive: bool) -> None:
         self.stream = stream
         self.limits = limits
         self.warn = warn
+        self.libarchive = libarchive
         self.defaults: dict[bytes, bytes] = {}
         """Records of global pax headers, for all entries that follow."""
         self.pax: dict[bytes, bytes] = {}
@@ -158,7 +161,7 @@ class _Scanner:
         field.check_owner(user, group)
         time = self._clamp(pax.mtime(records, mtime), path)
         bits = field.number(mode) & 0o7777
-        xattrs = pax.xattrs(records, self.limits) if records else {}
+        xattrs = pax.xattrs(records, self.limits, libarchive=self.libarchive) if records else {}
         if kind == REGULAR:
             length, stored, pieces = sparse.layout(
                 block, records, stored, self.stream, self.limits.sparse_pieces - self.pieces

@@ -204,7 +204,7 @@ class _Layer:
         node.layer = self.number
         node.uid, node.gid, node.mtime_ns = entry.uid, entry.gid, entry.mtime_ns
         xattrs = entry.xattrs
-        node.xattrs = {name: xattrs[name] for name in xattrs if not name.startswith(_HIDDEN)} if xattrs else {}
+        node.xattrs = {name: xattrs[name] for name in xattrs if not is_hidden(name)} if xattrs else {}
         if entry.kind == REGULAR:
             node.size = entry.size
             node.extent = Extent(self.number, entry.offset, entry.stored, entry.sparse) if entry.size else None
@@ -267,6 +267,11 @@ class _Layer:
         parent.names()[name] = node
         self.opaque.add(node)
         return node
+
+
+def is_hidden(xattr: bytes) -> bool:
+    """Whether an extended attribute of that name is left out of every tree."""
+    return xattr.startswith(_HIDDEN)
 
 
 def clean_path(path: bytes) -> tuple[list[bytes], bool]:

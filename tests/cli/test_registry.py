@@ -230,7 +230,7 @@ def test_a_download_that_was_ended_goes_on_where_it_was(
     layer = Layer(tar({"random": os.urandom(6_000_000)}))
     image = registry.add("large", layout_files(Image((layer,))))
     blob = str(Digest.of(layer.blob))
-    begun = ocifs.cache / "entries" / f"begun1-{blob.replace(':', '-')}"
+    begun = ocifs.cache / "entries" / f"begun1-{blob.replace(':', '-')}-{len(layer.blob)}"
     registry.fault(slowly(2_000_000), blob)
     starts = [0]
     points = depth(4, 12)
@@ -254,7 +254,7 @@ def test_who_waits_for_a_download_that_is_killed_goes_on_with_it(ocifs: Ocifs, r
     layer = Layer(tar({"random": os.urandom(4_000_000)}))
     image = registry.add("large", layout_files(Image((layer,))))
     blob = str(Digest.of(layer.blob))
-    begun = ocifs.cache / "entries" / f"begun1-{blob.replace(':', '-')}"
+    begun = ocifs.cache / "entries" / f"begun1-{blob.replace(':', '-')}-{len(layer.blob)}"
     registry.fault(slowly(2_000_000), blob)
     processes = [ocifs.start("index", image) for _ in range(3)]
     while not begun.exists() or begun.stat().st_size < 1_000_000:
@@ -275,7 +275,8 @@ def test_who_waits_for_a_download_that_is_killed_goes_on_with_it(ocifs: Ocifs, r
 def test_what_is_left_of_a_download_from_a_registry_without_ranges(ocifs: Ocifs, registry: Registry) -> None:
     layer = Layer(tar({"random": os.urandom(2_000_000)}))
     image = registry.add("large", layout_files(Image((layer,))))
-    begun = ocifs.cache / "entries" / f"begun1-{str(Digest.of(layer.blob)).replace(':', '-')}"
+    name = f"begun1-{str(Digest.of(layer.blob)).replace(':', '-')}-{len(layer.blob)}"
+    begun = ocifs.cache / "entries" / name
     registry.fault(cut(1_000_000), "blobs", times=1, after=1)
     registry.fault(status(404), "blobs", times=1, after=1)
     assert ocifs.run("index", image).code == 3

@@ -119,7 +119,7 @@ def test_whoever_waits_is_told_of_the_end(store: Store) -> None:
 def begun(store: Store, remote: Scripted, data: bytes) -> Path:
     """Leave what a killed download of `remote` would."""
     assert store.directory is not None
-    path = store.directory / "entries" / f"begun1-{remote.digest.replace(':', '-')}"
+    path = store.directory / "entries" / f"begun1-{remote.digest.replace(':', '-')}-{remote.size}"
     path.write_bytes(data)
     return path
 
@@ -289,6 +289,13 @@ def test_blobs_that_are_gone_from_the_cache_are_fetched_again(
     for path in (tmp_path / "cache/entries").glob("blob*"):
         path.unlink()
     assert content(reference, store) == bytes(range(5))
+
+
+def test_a_document_replaces_what_is_left_of_its_download(registry: Registry, reference: str, store: Store) -> None:
+    manifest = registry.manifests["app"]["latest"].data
+    begun(store, Scripted(manifest), b"{ left")
+    assert content(reference, store) == bytes(range(5))
+    assert content(f"{reference}@{Digest.of(manifest)}", store) == bytes(range(5))
 
 
 def test_cuts_and_errors_on_the_way(registry: Registry, reference: str, store: Store) -> None:

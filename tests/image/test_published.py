@@ -21,11 +21,24 @@ from ocifs.image.published import (
 from ocifs.layer.index import KIND, LayerIndex, encode_tail
 from ocifs.layer.lazy import LazyBlob
 from ocifs.reader import BytesReader
+from ocifs.sources.referrers import Content
 from ocifs.sources.resolve import resolve_image
 from ocifs.spec.artifact import referrers_tag
+from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
-from tests.images import Image, Layer, layout_files, tar, write_layout, write_oci_archive
+from tests.images import (
+    INDEX,
+    MANIFEST,
+    Image,
+    Layer,
+    digest,
+    layout_files,
+    tar,
+    to_json,
+    write_layout,
+    write_oci_archive,
+)
 from tests.registry import SECRET, Registry, basic, running, status
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -134,6 +147,37 @@ def test_what_is_claimed_is_kept_apart_from_what_is_proven(reference: str, store
     with open_image(reference, Options(store=store, lazy=False)) as image:
         assert claims(image) == [False] * 3
     assert {"layer1", "tree3"} <= {entry.kind for entry in store.entries()}
+
+
+def test_a_list_of_nothing_may_be_null(registry: Registry, reference: str, store: Store) -> None:
+    """Programs in Go write it so."""
+    nothing = to_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": None})
+    registry.fault(lambda handler, blob: handler.answer(200, nothing), "/referrers/|/manifests/sha256-")
+    warnings: list[str] = []
+    with open_image(reference, Options(store=store, warn=warnings.append)) as image:
+        assert claims(image) == [False] * 3
+    assert warnings == []
+
+
+def test_an_artifact_may_have_null_for_what_it_lacks(registry: Registry, reference: str) -> None:
+    with open_image(reference) as image:
+        descriptor = image.resolved.descriptor
+        data = to_json(
+            {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "artifactType": ARTIFACT_TYPE,
+                "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(b"{}"), "size": 2},
+                "layers": None,
+                "subject": {"mediaType": MANIFEST, "digest": descriptor.digest, "size": descriptor.size, "urls": None},
+                "annotations": None,
+            }
+        )
+        artifact = Descriptor(media_type=MANIFEST, digest=Digest.of(data), size=len(data))
+        referrers_of(image.source, reference).attach(descriptor, Content(artifact, BytesReader(data)), [])
+        listed = list_artifacts(image.source, image.resolved)
+        assert [each.digest for each in listed] == [artifact.digest]
+        assert indexes_in(image.source, listed[0], image.digest) == []
 
 
 def test_pushing_twice_makes_one(reference: str, registry: Registry) -> None:

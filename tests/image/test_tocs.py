@@ -17,6 +17,7 @@ from ocifs.image.opening import open_image
 from ocifs.image.options import Options
 from ocifs.image.published import make_artifact, referrers_of
 from ocifs.image.tocs import carried, table_of, write_index
+from ocifs.image.verification import verify_image
 from ocifs.layer.chunked.place import promised
 from ocifs.layer.chunked.table import Table
 from ocifs.layer.index import LayerIndex
@@ -343,6 +344,22 @@ def test_it_is_told_and_left(opened: Open, warnings: list[str]) -> None:
     assert warning.endswith("is not used: entry 'big': owner -1:0 is outside 0..4294967294")
 
 
+@pytest.mark.parametrize("name", ["c-storage", "stargz-zstd"])
+def test_a_layer_without_entries(opened: Open, name: str, tmp_path: Path) -> None:
+    """Go writes a list of nothing as null. An eStargz always has an entry, its landmark."""
+    layer = WRITERS[name](tar([]), alter=lambda toc: toc.update(entries=None))
+    image = opened(layer)
+    assert image.layers[0].index.summary.toc
+    assert tree(image) == tree_of_the_tar(layer, tmp_path)
+    assert prove(image.layers[0])
+
+
+def test_an_attribute_that_is_null_is_empty() -> None:
+    table = read_toc(estargz(TAR, alter=change(of="last", xattrs={"user.x": None})))
+    (entry,) = (each for each in table.entries if each.path == b"last")
+    assert entry.xattrs == {b"user.x": b""}
+
+
 @pytest.mark.parametrize("limits", [Limits(toc=100), Limits(entries=10), Limits(uncompressed=1000)])
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_limits(write: Callable[..., TocLayer], limits: Limits) -> None:
@@ -427,6 +444,103 @@ def test_a_toc_that_lies_is_refuted(write: Callable[..., TocLayer], alter: Calla
 def test_verify_refuses_a_toc_that_lies(opened: Open, write: Callable[..., TocLayer]) -> None:
     with pytest.raises(InvalidImageError, match="its TOC gives 'etc/motd' another mode than its tar"):
         opened(write(TAR, alter=LIES["another mode"]), toc="verify")
+
+
+STAR, LIBARCHIVE = b"SCHILY.xattr.", b"LIBARCHIVE.xattr."
+
+
+def xattrs(**claimed: str) -> dict[str, str]:
+    """Names with `_` for their dots, and values in base64."""
+    return {name.replace("_", "."): value for name, value in claimed.items()}
+
+
+HONEST: dict[str, tuple[dict[bytes, bytes], dict[str, str] | None, bool]] = {
+    # records of the tar; what the TOC says, None being what Go keeps of these; whether it shows all that the tar does
+    "as it is": ({STAR + b"user.x": b"1"}, None, True),
+    "hidden, empty": ({STAR + b"user.overlay.origin": b""}, None, True),
+    "hidden, left out": ({STAR + b"trusted.overlay.opaque": b"y"}, {}, True),
+    "hidden, of libarchive": ({LIBARCHIVE + b"trusted.overlay.opaque": b"eQ"}, None, True),
+    "hidden, changed": ({STAR + b"trusted.overlay.redirect": b"/a"}, xattrs(trusted_overlay_redirect="YWI="), True),
+    "hidden, added": ({STAR + b"user.x": b"1"}, xattrs(user_x="MQ==", user_overlay_whiteout="eQ=="), True),
+    "a label": ({STAR + b"security.selinux": b"label"}, {}, True),
+    "no namespace": ({STAR + b"com.apple.quarantine": b"1"}, {}, True),
+    "empty": ({STAR + b"user.x": b"", STAR + b"user.y": b"1"}, None, False),
+    "empty, kept": ({STAR + b"user.x": b""}, xattrs(user_x=""), True),
+    "libarchive's": ({LIBARCHIVE + b"user.x": b"MQ", STAR + b"user.y": b"1"}, None, False),
+    "libarchive's, kept": ({LIBARCHIVE + b"user.x": b"MQ"}, xattrs(user_x="MQ=="), True),
+    "of both": ({LIBARCHIVE + b"user.x": b"MQ", STAR + b"user.x": b"1"}, None, True),
+}
+DISHONEST: dict[str, tuple[dict[bytes, bytes], dict[str, str]]] = {
+    "left out": ({STAR + b"user.x": b"1"}, {}),
+    "left out of two": ({STAR + b"user.x": b"1", STAR + b"user.y": b""}, {}),
+    "left out beside libarchive's": ({STAR + b"user.x": b"1", LIBARCHIVE + b"user.y": b"MQ"}, {}),
+    "left out of both": ({LIBARCHIVE + b"user.x": b"MQ", STAR + b"user.x": b"1"}, {}),
+    "capability left out": ({STAR + b"security.capability": b"\1\0\0\2"}, {}),
+    "changed": ({STAR + b"user.x": b"1"}, xattrs(user_x="Mg==")),
+    "emptied": ({STAR + b"user.x": b"1"}, xattrs(user_x="")),
+    "filled": ({STAR + b"user.x": b""}, xattrs(user_x="MQ==")),
+    "changed libarchive's": ({LIBARCHIVE + b"user.x": b"MQ"}, xattrs(user_x="Mg==")),
+    "added": ({STAR + b"user.x": b"1"}, xattrs(user_x="MQ==", user_y="")),
+}
+
+
+def claiming(records: dict[bytes, bytes], claimed: dict[str, str] | None, write: Callable[..., TocLayer]) -> TocLayer:
+    """Return a layer with a file that has the records, of which the TOC may claim something else."""
+    members = [
+        pax(records) + file(b"f", b"content"),
+        directory(b"d/"),
+        pax(records) + hardlink(b"h", b"f"),
+    ]
+    return write(tar(members), alter=(lambda toc: None) if claimed is None else change(of="f", xattrs=claimed))
+
+
+def proofs(layer: TocLayer, tmp_path: Path) -> list[str | None]:
+    """What three ways to verify a TOC say: the background of a mount, opening the image, and `ocifs verify`."""
+    said: list[str | None] = []
+    layout = str(write_layout(tmp_path / "image", Image((layer,))))
+    options = Options(toc="verify", store=Store(tmp_path / "cache"))
+
+    def open_verified() -> None:
+        open_image(layout, options).close()
+
+    with local(layer) as opened:
+        for prove_it in (lambda: prove(opened), open_verified, open_verified):  # the second time from the cache
+            try:
+                prove_it()
+            except InvalidImageError as error:
+                said.append(str(error))
+            else:
+                said.append(None)
+    checks = list(verify_image(layout, options))
+    assert [check.layer for check in checks if check.what == "toc"] == [0]
+    assert [check.what for check in checks if check.problem] in (["toc"], [])
+    return [*said, next((check.problem for check in checks if check.problem), None)]
+
+
+@pytest.mark.parametrize(("records", "claimed", "exact"), HONEST.values(), ids=HONEST)
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_what_a_toc_loses_or_nobody_sees_is_no_lie(
+    write: Callable[..., TocLayer],
+    records: dict[bytes, bytes],
+    claimed: dict[str, str] | None,
+    exact: bool,
+    tmp_path: Path,
+) -> None:
+    layer = claiming(records, claimed, write)
+    assert proofs(layer, tmp_path) == [None] * 4
+    with local(layer) as opened:
+        assert prove(opened) == exact
+
+
+@pytest.mark.parametrize(("records", "claimed"), DISHONEST.values(), ids=DISHONEST)
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_what_somebody_would_see_is_a_lie(
+    write: Callable[..., TocLayer], records: dict[bytes, bytes], claimed: dict[str, str], tmp_path: Path
+) -> None:
+    layer = claiming(records, claimed, write)
+    name = Digest.of(layer.blob)
+    expected = f"layer {name}: its TOC gives 'f' other extended attributes than its tar"
+    assert proofs(layer, tmp_path) == [expected] * 4
 
 
 def test_bytes_of_zeros_that_are_none_are_refuted(opened: Open) -> None:

@@ -9,8 +9,12 @@ from ocifs.errors import NotFoundError
 from ocifs.image.opening import open_image
 from ocifs.image.options import Options
 from ocifs.image.rootfs import Rootfs
+from ocifs.image.trees import CHANGES, TREE, Trees, chain_of
+from ocifs.image.verification import verify_image
 from ocifs.layer.index import LayerIndex
-from ocifs.store import Store
+from ocifs.layer.layer import Layer as OpenedLayer
+from ocifs.layer.span_cache import SpanCache
+from ocifs.store import Kind, Store
 from ocifs.toc import Entry
 from tests import tars
 from tests.images import Image, Layer, digest, write_layout
@@ -102,6 +106,89 @@ def test_trees_are_kept_by_chain_id(image: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("ocifs.erofs.writer.compile_tree", None)  # nothing is made again
     with open_image(image, options()) as opened:
         assert [paths(opened.as_of(0)), *(paths(opened.changes(number)) for number in range(3))] == before
+
+
+ZERO_BYTES = Image((Layer(b"", "tar"),))
+
+
+@pytest.mark.parametrize("images", [(Image(()), ZERO_BYTES), (ZERO_BYTES, Image(()))], ids=["none first", "none last"])
+def test_no_layers_are_another_stack_than_a_layer_of_no_bytes(images: tuple[Image, ...], tmp_path: Path) -> None:
+    """Though that layer's chain ID is the digest of nothing."""
+    others = Image((Layer(b""), *LAYERS)), Image(LAYERS)
+    for number, image in enumerate((*images, *others, *images)):
+        layout = write_layout(tmp_path / str(number), image)
+        with open_image(layout, Options(store=Store(tmp_path / "cache"))) as opened:
+            assert bool(paths(opened.rootfs)) == (len(image.layers) >= 3)
+            assert len([opened.changes(each) for each in range(len(image.layers))]) == len(image.layers)
+        problems = [check.problem for check in verify_image(str(layout), Options(store=Store(tmp_path / "cache")))]
+        assert set(problems) == {None}
+
+
+def stored(store: Store, kind: Kind, subject: str) -> bytes:
+    file = store.load(kind, subject)
+    assert file is not None
+    data = file.pread(file.size, 0)
+    file.close()
+    return data
+
+
+def put(store: Store, kind: Kind, subject: str, data: bytes) -> None:
+    store.get(kind, subject, lambda out: out.write(data), anew=True).close()
+
+
+@pytest.mark.parametrize("kind", [TREE, CHANGES])
+@pytest.mark.parametrize("forged", ["of other layers", "empty", "nonsense"])
+def test_a_tree_that_does_not_fit_is_made_again(kind: Kind, forged: str, image: str, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    other = write_layout(tmp_path / "other", Image((Layer(tars.tar([tars.file(b"other", bytes(9 << 20))])),)))
+
+    def look(layout: str | Path) -> tuple[list[str], str]:
+        with open_image(layout, Options(store=store)) as opened:
+            return paths(opened.as_of(-1) if kind == TREE else opened.changes(-1)), chain_of(opened.layers)
+
+    expected, subject = look(image)
+    right = stored(store, kind, subject)
+    wrong = {"of other layers": stored(store, kind, look(other)[1]), "empty": b"", "nonsense": b"x" * 8192}
+    put(store, kind, subject, wrong[forged])
+    assert look(image)[0] == expected
+    assert stored(store, kind, subject) == right
+
+
+def claimed(layer: OpenedLayer, published: str) -> OpenedLayer:
+    """Return a layer whose index somebody has published."""
+    return OpenedLayer(layer.number, layer.index, layer.blob, SpanCache(), published)
+
+
+def test_what_is_published_of_two_blobs_makes_two_trees(tmp_path: Path) -> None:
+    """One zTOC may fit blobs of which it says the same, though they decompress to streams of other sizes."""
+    store = Store(tmp_path / "cache")
+    layers = [
+        Layer(tars.tar([tars.file(b"a", b"one")])),
+        Layer(tars.tar([tars.file(b"b", bytes(9 << 20))])),
+    ]
+    for name, layer in zip("ab", layers, strict=True):
+        with open_image(write_layout(tmp_path / name, Image((layer,)))) as opened:
+            trees = Trees([claimed(opened.layers[0], "soci-v1 sha256:0")], store, lambda message: None)
+            assert paths(trees.as_of(1)) == [name]
+            trees.close()
+    assert [entry.kind for entry in store.entries()] == ["ptree3", "ptree3"]
+
+
+def test_what_is_claimed_never_makes_a_tree_under_the_name_of_the_streams(image: str, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    with open_image(image, Options(store=store)) as opened:
+        subject = chain_of(opened.layers)
+        for data in (b"nonsense", None):
+            if data is None:
+                (tmp_path / "cache/entries" / f"tree3-{subject.replace(':', '-')}").write_bytes(b"damaged")
+            else:
+                put(store, TREE, subject, data)
+            trees = Trees([claimed(each, "ocifs sha256:0") for each in opened.layers], store, lambda message: None)
+            assert paths(trees.as_of(3)) == ["a", "again", "d", "d/y"]
+            trees.close()
+            if data is not None:
+                assert stored(store, TREE, subject) == data
+        assert store.load(TREE, subject) is None
 
 
 def test_in_order_one_pass_serves_all(image: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ocifs.errors import NotFoundError, OcifsError
@@ -12,7 +13,7 @@ from ocifs.image.opening import open_image
 from ocifs.image.options import Options
 from ocifs.image.trees import TREE
 from ocifs.image.verification import Check, verify_image
-from ocifs.layer.index import KIND
+from ocifs.layer.index import KIND, encode_tail
 from ocifs.report.text import local_time
 from ocifs.report.verification import check_line, summary_line, to_json
 from ocifs.spec.digest import Digest
@@ -173,6 +174,22 @@ def test_what_is_whole_in_the_cache_but_wrong(layout: Path, cache: Path, tmp_pat
         file = image.indexes[0].file
         _forge(cache, KIND, digest(BASE.blob), file.pread(file.size, 0))
     assert any("is of a blob" in each for each in _problems(_verify(layout, cache)))
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_an_image_and_a_cache_that_lie_about_a_diff_id(cache: Path, tmp_path: Path, algorithm: str) -> None:
+    lie = digest(b"other", algorithm)
+    lying = write_layout(tmp_path / "lying", Image((Layer(BASE.tar, diff_id=lie),)))
+    (problem,) = _problems(_verify(lying, cache))
+    assert problem == f"layer 0: it decodes to bytes of the digest {digest(BASE.tar, algorithm)}"
+    layout = write_layout(tmp_path / "honest", Image((BASE,)))
+    with open_image(layout, Options(store=Store(cache))) as image:
+        index = image.indexes[0]
+        told = {"diff_id": lie} if algorithm == "sha256" else {"diff_ids": (lie,)}
+        data = encode_tail(index.toc(), msgspec.structs.replace(index.summary, **told), 0)
+    _forge(cache, KIND, digest(BASE.blob), data)
+    (problem,) = _problems(_verify(layout, cache))
+    assert problem == f"layer 0: the LayerIndex in the cache gives it the diff ID {lie}"
 
 
 def test_a_reframed_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

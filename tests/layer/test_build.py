@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import zstandard
 
@@ -17,7 +18,7 @@ from ocifs.compression import MAX_SPAN, apart, rapid, zng
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.layer import build
 from ocifs.layer.build import LayerBlob, open_layer_index
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import KIND, LayerIndex, encode_tail
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits
@@ -190,6 +191,62 @@ def test_another_diff_id_for_an_index_that_is_stored(write: Write, tmp_path: Pat
     with pytest.raises(InvalidImageError, match=r"^layer sha256:.*the image config says"):
         Opening(store).open(blob, "tar", images.digest(b"other"))
     assert open_files() == before
+
+
+ALGORITHMS = ("sha256", "sha512")
+
+
+@pytest.mark.parametrize("names", [ALGORITHMS, ALGORITHMS[::-1]])
+@pytest.mark.parametrize("kind", ["gzip", "reframed"])
+def test_an_index_serves_every_algorithm(names: tuple[str, str], kind: str, write: Write, tmp_path: Path) -> None:
+    tar = tars.tar([tars.file(b"noise", NOISE * 5)]) if kind == "reframed" else TAR
+    blob = write(zstandard.compress(tar) if kind == "reframed" else gzip.compress(tar))
+    compression: Compression = "zstd" if kind == "reframed" else "gzip"
+    store = Store(tmp_path / "cache")
+    for algorithm in names:
+        index = Opening(store).open(blob, compression, images.digest(tar, algorithm))
+        assert index.summary.diff_id == images.digest(tar)
+        assert read(index, blob) == tar
+        os.close(index.file.fd)
+    for algorithm in names:  # both are known by now
+        again = Opening(store)
+        index = again.open(blob, compression, images.digest(tar, algorithm))
+        assert again.done == []
+        assert set(index.diff_ids) == {images.digest(tar, each) for each in names}
+        os.close(index.file.fd)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_diff_id_that_is_false_changes_nothing_for_others(algorithm: str, write: Write, tmp_path: Path) -> None:
+    blob = write(TAR)
+    for first in (False, True):
+        store = Store(tmp_path / str(first))
+        if not first:
+            os.close(Opening(store).open(blob, "tar", images.digest(TAR)).file.fd)
+        with pytest.raises(InvalidImageError, match="the image config says"):
+            Opening(store).open(blob, "tar", images.digest(b"other", algorithm))
+        for each in ALGORITHMS:
+            os.close(Opening(store).open(blob, "tar", images.digest(TAR, each)).file.fd)
+
+
+@pytest.mark.parametrize("forged", ["other diff ID", "other blob", "other size", "nonsense", "empty"])
+def test_a_stored_index_that_does_not_fit_is_made_again(forged: str, write: Write, tmp_path: Path) -> None:
+    """What the cache says is not held against the image."""
+    blob = write(TAR)
+    store = Store(tmp_path / "cache")
+    index = Opening(store).open(blob, "tar", images.digest(TAR))
+    changes: dict[str, dict[str, object]] = {
+        "other diff ID": {"diff_id": images.digest(b"other")},
+        "other blob": {"blob_digest": images.digest(b"other")},
+        "other size": {"blob_size": index.summary.blob_size + 512},
+    }
+    data = b"nonsense" * 9 if forged == "nonsense" else b""
+    if forged in changes:
+        data = encode_tail(index.toc(), msgspec.structs.replace(index.summary, **changes[forged]), 0)
+    store.get(KIND, images.digest(TAR), lambda out: out.write(data), anew=True).close()
+    again = Opening(store).open(blob, "tar", images.digest(TAR))
+    assert again.summary == index.summary
+    assert read(again, blob) == TAR
 
 
 REFUSED: dict[str, tuple[Compression, bytes, bytes, type[OcifsError]]] = {

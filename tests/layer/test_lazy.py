@@ -282,8 +282,27 @@ def test_a_file_that_was_damaged_is_made_right(tmp_path: Path) -> None:
     (path,) = (tmp_path / "entries").iterdir()
     path.write_bytes(b"x" * 5000)
     file = store.sparse(PART, WHOLE, "sha256:x", 1000)
-    assert (file.size, os.fstat(file.fd).st_size) == (1000, 1000)
-    file.close()
+    assert file.pread(2000, 0) == b"x" * 1000
+    finish_sparse(file.fd, WHOLE, "sha256:x", 1000)
+    again = store.sparse(PART, WHOLE, "sha256:x", 1000)
+    assert [entry.kind for entry in store.entries()] == ["blob1"]
+    assert again.pread(2000, 0) == b"x" * 1000
+    for each in (file, again):
+        each.close()
+
+
+@pytest.mark.parametrize("claimed", [0, 10, 999, 5000])
+def test_another_size_of_the_same_blob_is_another_file(tmp_path: Path, claimed: int) -> None:
+    store = Store(tmp_path)
+    file = store.sparse(PART, WHOLE, "sha256:x", 1000)
+    os.pwrite(file.fd, b"abc", 990)
+    other = store.sparse(PART, WHOLE, "sha256:x", claimed)
+    assert other.pread(claimed, 0) == bytes(claimed)
+    assert (os.fstat(file.fd).st_size, file.pread(3, 990)) == (1000, b"abc")
+    again = store.sparse(PART, WHOLE, "sha256:x", 1000)
+    assert again.pread(3, 990) == b"abc"
+    for each in (file, other, again):
+        each.close()
 
 
 def test_without_a_directory_it_is_in_memory() -> None:

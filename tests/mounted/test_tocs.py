@@ -109,6 +109,26 @@ def test_a_toc_that_lied_is_refuted(ocifs: Ocifs, registry: Registry, engine: st
     assert "its TOC gives 'first' another mode than its tar" in ocifs.log.read_text()
 
 
+def test_attributes_that_the_toc_loses_come_from_the_tar_once_that_is_here(
+    ocifs: Ocifs, registry: Registry, engine: str
+) -> None:
+    """Go's archive/tar, by which TOCs are written, drops empty ones and those that are libarchive's."""
+    records = {
+        b"SCHILY.xattr.user.kept": b"1",
+        b"SCHILY.xattr.user.overlay.origin": b"",
+        b"SCHILY.xattr.user.empty": b"",
+        b"LIBARCHIVE.xattr.user.libarchive": b"MQ",
+    }
+    image = put(registry, zstd_chunked(tar([pax(records) + file(b"first", FIRST)])))
+    with ocifs.mounted(image, "--engine", engine) as mnt:
+        assert os.listxattr(mnt / "first") == ["user.kept"]
+        wait_for(lambda: is_proven(ocifs))
+        assert (mnt / "first").read_bytes() == FIRST
+        assert state(ocifs)["refuted"] is None
+    with ocifs.mounted(image, "--engine", engine) as mnt:
+        assert sorted(os.listxattr(mnt / "first")) == ["user.empty", "user.kept", "user.libarchive"]
+
+
 def test_verified_first(ocifs: Ocifs, registry: Registry, engine: str) -> None:
     options = ("--engine", engine, "--toc", "verify")
     with ocifs.mounted(put(registry, estargz(TAR)), *options) as mnt:

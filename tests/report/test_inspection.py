@@ -96,6 +96,27 @@ def test_an_indexed_image_tells_more(tmp_path: Path) -> None:
     assert "Tree image:  in the cache" in lines
 
 
+def test_images_that_name_the_layers_by_other_algorithms_share_the_tree(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    with open_image(write_layout(tmp_path / "image", IMAGE), Options(store=store)):
+        pass
+    layers = tuple(Layer(each.tar, each.compression, digest(each.tar, "sha512")) for each in IMAGE.layers)
+    layout = write_layout(tmp_path / "sha512", Image(layers))
+    with open_image(layout, Options(store=store)):
+        pass
+    assert inspected(layout, store)[0].merged
+    assert [entry.kind for entry in store.entries()].count("tree3") == 1
+
+
+def test_an_image_without_layers_has_nothing_in_the_cache(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    layout = write_layout(tmp_path / "image", Image(()))
+    with open_image(layout, Options(store=store)):
+        pass
+    assert not inspected(layout, store)[0].merged
+    assert store.entries() == []
+
+
 def test_all_images_of_a_layout(tmp_path: Path) -> None:
     files = layout_files()
     platforms: list[Json] = [{"os": "linux", "architecture": name} for name in ("s390x", "riscv64")]

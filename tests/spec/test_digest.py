@@ -61,10 +61,15 @@ def test_hasher_is_of_the_algorithm() -> None:
 
 def test_chain_id() -> None:
     ab = Digest.of(f"{A} {B}".encode())
-    assert chain_id([]) == Digest.of(b"")
     assert str(chain_id([A])) == A
     assert chain_id([A, B]) == ab
     assert chain_id([A, B, C]) == Digest.of(f"{ab} {C}".encode())
+
+
+def test_no_layers_have_no_chain_id() -> None:
+    """The digest of nothing is the diff ID of a layer of 0 bytes."""
+    with pytest.raises(ValueError, match="no layers"):
+        chain_id([])
 
 
 def test_chain_id_of_sha512_layers_is_sha256() -> None:

@@ -47,7 +47,7 @@ class Item(msgspec.Struct, frozen=True, rename="camel", gc=False, kw_only=True):
     gid: int = 0
     dev_major: int = 0
     dev_minor: int = 0
-    xattrs: dict[str, bytes] | None = None
+    xattrs: dict[str, bytes | None] | None = None
     digest: str = ""
     """Of all of a file."""
     offset: int = 0
@@ -67,7 +67,8 @@ class Item(msgspec.Struct, frozen=True, rename="camel", gc=False, kw_only=True):
 
 class _Document(msgspec.Struct, frozen=True):
     version: int
-    entries: list[Item]
+    entries: list[Item] | None
+    """Go writes a list of nothing as null."""
 
 
 _DOCUMENT = msgspec.json.Decoder(_Document)
@@ -133,9 +134,10 @@ def items_of(document: bytes, limits: Limits) -> list[Item]:
         raise InvalidImageError(f"its TOC is malformed: {shown(str(error))}") from None
     if decoded.version not in _VERSIONS:
         raise UnsupportedError(f"its TOC is of the unknown version {decoded.version}")
-    if len(decoded.entries) > limits.entries:
-        raise limits.passed("entries", f"a TOC with {len(decoded.entries)} entries")
-    return decoded.entries
+    entries = decoded.entries or []
+    if len(entries) > limits.entries:
+        raise limits.passed("entries", f"a TOC with {len(entries)} entries")
+    return entries
 
 
 def raw(name: str) -> bytes:

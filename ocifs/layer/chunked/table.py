@@ -157,7 +157,7 @@ def _convert(item: Item, further: list[Item], start: int) -> tuple[Entry, list[C
         size,
         raw(item.link_name) if kind in {HARDLINK, SYMLINK} else b"",
         (item.dev_major, item.dev_minor) if kind in {CHARACTER, BLOCK} else (0, 0),
-        {raw(name): value for name, value in (item.xattrs or {}).items()},
+        {raw(name): value or b"" for name, value in (item.xattrs or {}).items()},
     )
     return entry, chunks
 

@@ -6,6 +6,7 @@ has undone meanwhile is done again.
 
 import re
 from collections.abc import Callable
+from typing import Literal
 from urllib.parse import quote, urljoin
 
 import msgspec
@@ -19,7 +20,6 @@ from ocifs.spec.artifact import parse_artifact, referrers_tag
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import decode, parse_json
-from ocifs.spec.manifest import ImageIndex
 from ocifs.spec.mediatypes import OCI_INDEX, OCI_MANIFEST
 
 _PAGES = 20
@@ -28,6 +28,13 @@ _UNTYPED = 20
 """How many manifests are read to know what they are."""
 _PUSH = "pull,push"
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
+
+
+class _Listed(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """An image index that may list nothing; programs in Go write that as null."""
+
+    schema_version: Literal[2]
+    manifests: tuple[Descriptor, ...] = ()
 
 
 def list_referrers(session: Session, subject: Digest) -> list[Descriptor]:
@@ -121,7 +128,7 @@ def _type_of(session: Session, manifest: Descriptor) -> str | None:
 
 
 def _parse(data: bytes, name: str) -> list[Descriptor]:
-    return list(decode(data, ImageIndex, name).manifests)
+    return list(decode(data, _Listed, name).manifests)
 
 
 def _read(session: Session, path: str) -> tuple[bytes, str]:
