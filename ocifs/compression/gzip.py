@@ -99,7 +99,7 @@ def passes(
     from ocifs.compression.zng import can_stop_between_blocks
 
     if blob.pread(len(_MAGIC), 0) != _MAGIC:
-        raise InvalidImageError("the media type says gzip, the bytes do not")
+        raise InvalidImageError("no gzip member at byte 0")
     careful = partial(GzipPass, blob, warn)
     fast: Callable[[ReaderAt], Filling]
     if rapidgzip_is_installed() and not low_memory:

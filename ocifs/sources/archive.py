@@ -22,7 +22,7 @@ from ocifs.errors import (
 )
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileReader
-from ocifs.sources.magic import sniff
+from ocifs.sources.magic import HEAD, compression_of, format_of
 from ocifs.spec.document import shown
 from ocifs.toc import HARDLINK, REGULAR, SYMLINK, Entry, ReaderForward, scan
 
@@ -102,13 +102,16 @@ def _scan(fd: int, name: str, limits: Limits) -> list[Entry]:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise UnsupportedError(f"{name} is not a regular file, and only in one can an archive be read in place")
     reader = FileReader(fd)
-    if (compression := sniff(reader)) != "tar":
+    head = reader.pread(HEAD, 0)
+    if (compression := compression_of(head)) != "tar":
         raise UnsupportedError(
             f"{name} is compressed with {compression}: archives are read in place, so decompress it first"
         )
     try:
         return scan(ReaderForward(reader), limits=limits, count="members", warn=_ignore)
     except OcifsError as error:
+        if isinstance(error, InvalidImageError) and (found := format_of(head)):
+            raise InvalidImageError(f"{name} is not a usable archive: it is {found}") from error
         raise type(error)(f"{name} is not a usable archive: {error}") from error
 
 

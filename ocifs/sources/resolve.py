@@ -36,6 +36,7 @@ class Layer(NamedTuple):
     descriptor: Descriptor
     diff_id: DiffID
     compression: Compression
+    """As the media type says; the bytes decide (`LayerIndex.mislabelled`)."""
 
 
 class ResolvedImage(NamedTuple):

@@ -67,12 +67,11 @@ _IMAGES = {
     "wrong size": Bad(4, "its descriptor says 5", Layer(_TAR, descriptor={"size": 5})),
     "wrong diff ID": Bad(4, _ZEROS, Layer(_TAR, diff_id=_ZEROS)),
     "wrong media type": Bad(5, "application/x-unknown", _typed("application/x-unknown")),
-    "wrong compression": Bad(
-        4, "the media type says gzip", Layer(_TAR, "tar", descriptor={"mediaType": LAYER + "+gzip"})
-    ),
+    "a page of HTML": Bad(4, "its uncompressed bytes are HTML, not a tar", Layer(b"<!DOCTYPE html><p>", "tar")),
     "unsupported compression": Bad(5, "+bzip2", _typed(f"{LAYER}+bzip2")),
     "encryption": Bad(5, "decrypt the image first", _typed(f"{LAYER}+gzip+encrypted")),
-    "no tar": Bad(4, "tar entry", Layer(b"garbage" * 1000)),
+    "no tar": Bad(4, "bytes are text, not a tar", Layer(b"garbage" * 1000)),
+    "neither text nor tar": Bad(4, "tar entry", Layer(b"\x80" * 1000)),
     "hard link to nothing": Bad(4, "'nothing'", Layer(tar([hardlink(b"link", b"nothing")]))),
     "control characters": Bad(4, r"\x1b[31m", Layer(tar([hardlink(b"\x1b[31m\n", b"nothing")]))),
     "damaged index.json": Bad(4, "index.json is not valid JSON", damage=_damage_index),
