@@ -15,7 +15,7 @@ from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.sources.archive import Archive
 from ocifs.sources.directory import Directory
 from ocifs.sources.docker_archive import open_docker_archive
-from ocifs.sources.layout import open_layout
+from ocifs.sources.layout import Layout, open_layout
 from ocifs.sources.reference import Reference
 from ocifs.sources.registry.access import Access
 from ocifs.sources.source import Source, read_document
@@ -24,7 +24,7 @@ from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.document import shown
 from ocifs.spec.manifest import ImageIndex, Manifest, parse_document
-from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, layer_type
+from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, layer_type, no_image
 from ocifs.spec.platform import Platform, best_match
 
 _INDEX_DEPTH = 8
@@ -84,10 +84,15 @@ def open_source(reference: Reference, access: Access | None = None, limits: Limi
 def _source(reference: Reference, folder: Directory | Archive, limits: Limits) -> Source:
     if isinstance(folder, Directory) or reference.transport == "oci-archive":
         return open_layout(folder, limits)
-    # `docker save` writes both kinds of metadata nowadays; the layout says more.
     if reference.transport == "docker-archive" or "oci-layout" not in folder:
         return open_docker_archive(folder, limits)
-    return open_layout(folder, limits)
+    # `docker save` writes both kinds of metadata nowadays; the layout says more. That of Docker 25.0 may list nothing.
+    layout = open_layout(folder, limits)
+    if "manifest.json" in folder:
+        if not layout.holds_an_image():
+            return open_docker_archive(folder, limits)
+        layout.also = f"docker-archive:{folder.name}"
+    return layout
 
 
 def resolve_image(source: Source, reference: Reference, platform: Platform | None = None) -> ResolvedImage:
@@ -115,9 +120,12 @@ def resolve_manifest(source: Source, descriptor: Descriptor, name: str) -> Resol
     if not isinstance(manifest, Manifest):
         raise InvalidImageError(f"{_manifest_name(descriptor)} is an image index")
     if manifest.config.media_type not in CONFIGS:
+        if manifest.artifact_type:
+            raise UnsupportedError(f"{name} is {no_image(manifest.media_type, manifest.artifact_type)}")
         raise UnsupportedError(f"{name} is not a container image: its config is '{shown(manifest.config.media_type)}'")
     config = parse_config(read_document(source, manifest.config), f"config {manifest.config.digest}")
-    return ResolvedImage(name, descriptor, manifest, config, _layers(manifest, config, source.limits))
+    also = source.also if isinstance(source, Layout) else ""
+    return ResolvedImage(name, descriptor, manifest, config, _layers(manifest, config, source.limits, also))
 
 
 def manifests_of(source: Source, descriptor: Descriptor) -> list[Descriptor]:
@@ -173,11 +181,12 @@ def _is_attestation(descriptor: Descriptor) -> bool:
     return descriptor.platform is not None and descriptor.platform.os == "unknown"
 
 
-def _layers(manifest: Manifest, config: ImageConfig, limits: Limits) -> tuple[Layer, ...]:
+def _layers(manifest: Manifest, config: ImageConfig, limits: Limits, also: str) -> tuple[Layer, ...]:
     diff_ids = config.rootfs.diff_ids
     if len(diff_ids) != len(manifest.layers):
+        way_out = f": Docker 25.0 wrote such layouts, so name it {also}" if also else ""
         raise InvalidImageError(
-            f"config {manifest.config.digest} has {len(diff_ids)} diff IDs for {len(manifest.layers)} layers"
+            f"config {manifest.config.digest} has {len(diff_ids)} diff IDs for {len(manifest.layers)} layers{way_out}"
         )
     if len(diff_ids) > limits.layers:
         raise limits.passed("layers", f"the image has {len(diff_ids)} layers")

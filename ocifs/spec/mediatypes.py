@@ -23,7 +23,9 @@ DOCKER_FOREIGN_LAYER = "application/vnd.docker.image.rootfs.foreign.diff.tar"
 
 INDEXES = frozenset({OCI_INDEX, DOCKER_INDEX})
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
-CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+_ANY_CONFIG = frozenset({"application/octet-stream", "application/json", "text/html", "text/plain; charset=utf-8"})
+"""What Docker 1.10 and registries of its time said of configs, and what Docker still takes for one of an image."""
+CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG}) | _ANY_CONFIG
 _SCHEMA_1 = frozenset({f"application/vnd.docker.distribution.manifest.v1+{form}" for form in ("json", "prettyjws")})
 _ARTIFACT_MANIFEST = "application/vnd.oci.artifact.manifest.v1+json"
 

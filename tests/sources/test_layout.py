@@ -109,6 +109,49 @@ def test_tags_without_one_image(tmp_path: Path, entries: list[Json], tag: str | 
         assert str(caught.value).isprintable()
 
 
+SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+ARTIFACT = entry(b"c", "sbom") | {"artifactType": "application/spdx\x1b"}
+OLD_ARTIFACT = entry(b"d", "old", media_type="application/vnd.oci.artifact.manifest.v1+json")
+
+
+@pytest.mark.parametrize(
+    ("entries", "reference", "message"),
+    [
+        (
+            [A1, entry(b"b", "v1", media_type=SCHEMA_1)],
+            Reference("x", "x", tag="v1"),
+            "'v1' in .* is a Docker schema 1 m",
+        ),
+        (
+            [A1, ARTIFACT],
+            Reference("x", "x", tag="sbom"),
+            r"is an artifact of the type 'application/spdx\\x1b', not a con",
+        ),
+        ([A1, ARTIFACT], Reference("x", "x", position=1), "@1 of .* is an artifact of the type"),
+        ([OLD_ARTIFACT, A1], Reference("x", "x", tag="old"), "is an artifact manifest, not a container image"),
+        ([OLD_ARTIFACT], Reference("x", "x"), "has no image, only an artifact manifest, not a container image"),
+        (
+            [entry(b"b", media_type=SCHEMA_1)],
+            Reference("x", "x"),
+            "has no image, only a Docker schema 1 manifest: conv",
+        ),
+        ([entry(b"b", "t", media_type="text/plain")], Reference("x", "x", tag="t"), "is no .* but 'text/plain'"),
+    ],
+)
+def test_a_tag_that_is_no_image(tmp_path: Path, entries: list[Json], reference: Reference, message: str) -> None:
+    with closing(open_files(tmp_path, index_files(*entries))) as layout:
+        with pytest.raises(UnsupportedError, match=message) as caught:
+            layout.resolve(reference)
+        assert str(caught.value).isprintable()
+
+
+def test_images_come_first_whatever_else_is_listed(tmp_path: Path) -> None:
+    """So that artifacts do not change what a position names."""
+    with closing(open_files(tmp_path, index_files(ARTIFACT, A1, OLD_ARTIFACT, B1))) as layout:
+        assert [named.names for named in layout.images()] == [("one",), ("two",), ("sbom",), ("old",)]
+        assert layout.resolve(Reference("x", "x", position=1))[0].digest == digest(b"b")
+
+
 def test_many_choices_make_a_short_message(tmp_path: Path) -> None:
     entries = [entry(str(i).encode(), f"tag{i}") for i in range(1000)]
     with closing(open_files(tmp_path, index_files(*entries))) as layout:
@@ -149,8 +192,17 @@ def test_digest_in_the_index_and_in_the_blobs_only(tmp_path: Path) -> None:
         ({"index.json": b"[]"}, InvalidImageError, "not a JSON object"),
         ({"index.json": b"[" * 100_000}, LimitError, "levels deep"),
         ({"index.json": b" " * (5 << 20)}, LimitError, "5242880 bytes"),
-        ({"index.json": to_json({"schemaVersion": 2, "layers": []})}, InvalidImageError, "config"),
-        ({"index.json": to_json(index_of([]) | {"mediaType": MANIFEST})}, InvalidImageError, "media type"),
+        ({"index.json": to_json({"schemaVersion": 2, "layers": []})}, InvalidImageError, "is a manifest, not an image"),
+        (
+            {"index.json": to_json(index_of([]) | {"mediaType": MANIFEST})},
+            InvalidImageError,
+            "is a manifest, not an im",
+        ),
+        (
+            {"index.json": to_json(index_of([]) | {"mediaType": "x"})},
+            InvalidImageError,
+            "is 'x', which is no image index",
+        ),
         ({"index.json": to_json(index_of([]) | {"layers": []})}, InvalidImageError, "both"),
     ],
 )

@@ -14,6 +14,7 @@ from tests.images import (
     INDEX,
     LAYOUT_VERSION,
     MANIFEST,
+    REF_NAME,
     Files,
     Image,
     Json,
@@ -124,6 +125,48 @@ def test_transports_and_content(tmp_path: Path) -> None:
     assert resolve(f"{tmp_path}/both.tar").digest == oci
     assert resolve(f"oci-archive:{tmp_path}/both.tar").digest == oci
     assert resolve(f"docker-archive:{tmp_path}/both.tar").digest == docker
+
+
+@pytest.mark.parametrize(
+    "manifests",
+    [
+        None,
+        [],
+        [{"mediaType": "text/plain", "digest": digest(b"x"), "size": 1}],
+        [{"mediaType": MANIFEST, "digest": digest(b"not there"), "size": 1, "annotations": {REF_NAME: "other"}}],
+        [{"mediaType": MANIFEST, "digest": digest(b"x"), "size": 1, "artifactType": "a"}],
+    ],
+)
+def test_the_layout_of_docker_25_may_list_nothing(tmp_path: Path, manifests: list[Json] | None) -> None:
+    saved = docker_files((Image((Layer(compression="tar"),)), ["app:1"]))
+    index = to_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests})
+    write_archive(tmp_path / "x.tar", saved | {"oci-layout": LAYOUT_VERSION, "index.json": index})
+    expected = resolve(f"docker-archive:{tmp_path}/x.tar").digest
+    assert resolve(f"{tmp_path}/x.tar").digest == resolve(f"{tmp_path}/x.tar:app:1").digest == expected
+    with pytest.raises((NotFoundError, UnsupportedError)):
+        resolve(f"oci-archive:{tmp_path}/x.tar")
+
+
+def test_a_layout_of_docker_25_without_layers_points_to_the_archive(tmp_path: Path) -> None:
+    saved = docker_files((Image((Layer(compression="tar"),)), ["app:1"]))
+    layout = layout_files(Image((Layer(compression="tar"),), manifest={"layers": []}))
+    write_archive(tmp_path / "x.tar", saved | layout)
+    with pytest.raises(InvalidImageError, match=f"1 diff IDs for 0 layers: .* docker-archive:{tmp_path}/x.tar$"):
+        resolve(f"{tmp_path}/x.tar")
+    assert resolve(f"docker-archive:{tmp_path}/x.tar").layers
+    write_archive(tmp_path / "y.tar", layout)
+    with pytest.raises(InvalidImageError, match=r"1 diff IDs for 0 layers$"):
+        resolve(f"{tmp_path}/y.tar")
+
+
+@pytest.mark.parametrize("media_type", ["application/octet-stream", f"{DOCKER}container.image.v1+json"])
+def test_configs_of_other_media_types(tmp_path: Path, media_type: str) -> None:
+    files = layout_files(Image())
+    (item,) = json.loads(files["index.json"])["manifests"]
+    manifest = files[blob_path(item["digest"])].replace(CONFIG.encode(), media_type.encode())
+    item |= {"digest": digest(manifest), "size": len(manifest)}
+    write_directory(tmp_path, files | {blob_path(item["digest"]): manifest, "index.json": to_json(index_of([item]))})
+    assert resolve(str(tmp_path)).config.os == "linux"
 
 
 @pytest.mark.parametrize(
@@ -263,6 +306,16 @@ ENCRYPTED: Json = {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip+enc
             Image(manifest={"config": {"mediaType": "application/x", "digest": digest(b"x"), "size": 1}}),
             UnsupportedError,
             "not a container image: its config is 'application/x'",
+        ),
+        (
+            Image(
+                manifest={
+                    "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(b"{}"), "size": 2},
+                    "artifactType": "application/x",
+                }
+            ),
+            UnsupportedError,
+            "is an artifact of the type 'application/x', not a container image",
         ),
         (Image(manifest={"layers": []}), InvalidImageError, "1 diff IDs for 0 layers"),
         (Image(config={"rootfs": {"type": "layers", "diff_ids": []}}), InvalidImageError, "0 diff IDs for 1 layers"),
