@@ -117,7 +117,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
     if not isinstance(reference, Reference):
         reference = parse_reference(os.fspath(reference))
     with ExitStack() as stack:
-        source = open_kept(reference, options.store, options.access, options.limits)
+        source = open_kept(reference, options.store, options.access, options.limits, follow_links=options.follow_links)
         stack.callback(source.close)
         resolved = _cut(resolve_image(source, reference, options.platform), options.layer)
         known = known_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)

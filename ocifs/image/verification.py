@@ -69,7 +69,7 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
     with ExitStack() as stack:
         parsed = parse_reference(reference)
         try:
-            source = open_kept(parsed, options.store, options.access, options.limits)
+            source = open_kept(parsed, options.store, options.access, options.limits, follow_links=options.follow_links)
             stack.callback(source.close)
             resolved = resolve_image(source, parsed, options.platform)
         except InvalidImageError as error:

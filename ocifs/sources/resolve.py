@@ -57,8 +57,12 @@ class ResolvedImage(NamedTuple):
         return self.descriptor.digest
 
 
-def open_source(reference: Reference, access: Access | None = None, limits: Limits = DEFAULT_LIMITS) -> Source:
-    """Open what a reference names, a registry by way of `access`; the caller closes it.
+def open_source(
+    reference: Reference, access: Access | None = None, limits: Limits = DEFAULT_LIMITS, *, follow_links: bool = False
+) -> Source:
+    """Open what a reference names; the caller closes it.
+
+    A registry is spoken to by way of `access`. With `follow_links`, symlinks may lead out of a layout directory.
 
     Raises:
         NotFoundError: The path cannot be opened.
@@ -72,7 +76,7 @@ def open_source(reference: Reference, access: Access | None = None, limits: Limi
     with ExitStack() as stack:
         folder: Directory | Archive
         if reference.transport == "oci" or (reference.transport is None and Path(reference.path).is_dir()):
-            folder = Directory.at(reference.path)
+            folder = Directory.at(reference.path, follow_links=follow_links)
         else:
             folder = Archive.at(reference.path, limits)
         stack.callback(folder.close)
