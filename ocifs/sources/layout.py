@@ -18,6 +18,7 @@ from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.directory import Directory
+from ocifs.sources.platforms import with_platforms
 from ocifs.sources.reference import CHOICES, Reference, choices, matching
 from ocifs.sources.referrers import Content
 from ocifs.sources.source import Named, read_document, read_metadata
@@ -72,11 +73,13 @@ class Layout:
             return (self._named_by_digest(reference.digest),)
         if reference.position is not None:
             return (self._at(reference.position),)
-        named = {image.digest: image for image in self._tagged(reference.tag)}
-        platforms = {image.platform for image in named.values()}
+        named = list({image.digest: image for image in self._tagged(reference.tag)}.values())
+        if len(named) > 1:
+            named = with_platforms(self, named)
+        platforms = {image.platform for image in named}
         if len(named) > 1 and (None in platforms or len(platforms) < len(named)):
-            raise NotFoundError(f"{reference} names several images: {self._choices(named.values())}")
-        return tuple(named.values())
+            raise NotFoundError(f"{reference} names several images: {self._choices(named)}")
+        return tuple(named)
 
     def images(self) -> tuple[Named, ...]:
         """Return the images and indexes that `index.json` lists, and then what else it has under a tag."""

@@ -16,7 +16,8 @@ from ocifs.sources.archive import Archive
 from ocifs.sources.directory import Directory
 from ocifs.sources.docker_archive import open_docker_archive
 from ocifs.sources.layout import Layout, open_layout
-from ocifs.sources.reference import Reference
+from ocifs.sources.platforms import CONFIGS_MOST, states_platform, with_platforms
+from ocifs.sources.reference import CHOICES, Reference
 from ocifs.sources.registry.access import Access
 from ocifs.sources.source import Source, read_document
 from ocifs.spec.config import ImageConfig, parse_config
@@ -148,15 +149,27 @@ def _choose(source: Source, candidates: Sequence[Descriptor], platform: Platform
     manifests = list(_manifests(source, candidates, _INDEX_DEPTH, set()))
     if len(manifests) == 1 and manifests[0].platform is None:
         return manifests[0]
+    if not manifests:
+        raise NotFoundError(f"{name} lists no image")
     wanted = platform or Platform.of_machine(os.uname().machine)
+    best = _match(wanted, manifests)
+    unstated = len({each.digest for each in manifests if not states_platform(each)})
+    if best is None:
+        manifests = with_platforms(source, manifests)
+        best = _match(wanted, manifests)
+    if best is not None:
+        return best
+    if unstated > CONFIGS_MOST:
+        raise LimitError(f"{name} lists {unstated} manifests without a platform: name one by its digest")
+    listed = dict.fromkeys(f"{shown(str(each.platform or Platform()))} ({each.digest})" for each in manifests)
+    some = ", ".join(list(listed)[:CHOICES]) + (", …" if len(listed) > CHOICES else "")
+    raise NotFoundError(f"{name} has nothing for {wanted}: choose with --platform, or a digest, from {some}")
+
+
+def _match(wanted: Platform, manifests: Sequence[Descriptor]) -> Descriptor | None:
     described = [(each, each.platform) for each in manifests if each.platform is not None]
     best = best_match(wanted, [offered for _, offered in described])
-    if best is not None:
-        return described[best][0]
-    choices = list(dict.fromkeys(str(offered) for _, offered in described))[:20]
-    if not choices:
-        raise NotFoundError(f"{name} offers no manifest with a platform: name a manifest by its digest")
-    raise NotFoundError(f"{name} has nothing for {wanted}: choose with --platform from {shown(', '.join(choices))}")
+    return None if best is None else described[best][0]
 
 
 def _manifests(

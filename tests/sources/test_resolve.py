@@ -233,12 +233,20 @@ def test_attestations_are_no_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("platforms", "platform", "message"),
     [
-        ((AMD64, ARM64), "linux/riscv64", "--platform from linux/amd64, linux/arm64/v8"),
-        ((ARM64, ARM64), "linux/amd64", "nothing for linux/amd64: .* linux/arm64/v8$"),
-        ((AMD64,), "linux/arm64", "--platform from linux/amd64"),
-        ((None, None), "linux/arm64", "by its digest"),
-        ((UNKNOWN,), "linux/amd64", "by its digest"),
-        ((), "linux/amd64", "by its digest"),
+        (
+            (AMD64, ARM64),
+            "linux/riscv64",
+            r"--platform, or a digest, from linux/amd64 \(sha256:[0-9a-f]*\), linux/arm64/v8 \(sha256:[0-9a-f]*\)$",
+        ),
+        ((ARM64, ARM64), "linux/amd64", r"nothing for linux/amd64: .* linux/arm64/v8 \(sha256:[0-9a-f]*\)$"),
+        ((AMD64,), "linux/arm64", r"nothing for linux/arm64: .* from linux/amd64 \("),
+        (
+            (None, None),
+            "linux/arm64",
+            r"nothing for linux/arm64: .* from linux/amd64 \(sha256:[0-9a-f]*\), linux/amd64 \(",
+        ),
+        ((UNKNOWN,), "linux/amd64", "lists no image"),
+        ((), "linux/amd64", "lists no image"),
         ((None,), "linux/arm64", "is for linux/amd64 only, not for linux/arm64"),
         (({"os": "linux\x1b", "architecture": "x"},), "linux/amd64", r"linux\\x1b/x"),
     ],
@@ -248,6 +256,86 @@ def test_no_such_platform(tmp_path: Path, platforms: tuple[Json | None, ...], pl
     with pytest.raises(NotFoundError, match=message) as caught:
         resolve(str(tmp_path), platform)
     assert str(caught.value).isprintable()
+
+
+def configured(*platforms: Json, stated: bool = False, nested: bool = True) -> tuple[Files, list[str]]:
+    """Return a layout of images of which the configs say the platforms, and the index too if it is `stated`."""
+    files: Files = {"oci-layout": LAYOUT_VERSION}
+    items = [
+        add_image(files, Image((Layer(tar({str(i): b""})),), tag=None, config=platform, platform=platform or None))
+        for i, platform in enumerate(platforms)
+    ]
+    listed = [item if stated else {k: v for k, v in item.items() if k != "platform"} for item in items]
+    files["index.json"] = to_json(index_of([add_index(files, listed)] if nested else listed))
+    return files, [str(item["digest"]) for item in items]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(("platform", "position"), [("linux/amd64", 0), ("linux/arm64", 1), ("linux/s390x", 2)])
+def test_where_an_index_states_no_platform_the_configs_do(
+    tmp_path: Path, platform: str, position: int, nested: bool
+) -> None:
+    files, digests = configured(AMD64, ARM64, S390X, nested=nested)
+    write_directory(tmp_path, files)
+    image = resolve(str(tmp_path), platform)
+    assert (image.digest, str(image.config.platform)[: len(platform)]) == (digests[position], platform)
+
+
+def test_no_config_is_read_if_the_index_states_the_platform(tmp_path: Path) -> None:
+    files, digests = configured(ARM64, AMD64, stated=True)
+    (index,) = json.loads(files["index.json"])["manifests"]
+    manifests = json.loads(files[blob_path(index["digest"])])["manifests"]
+    missing = {"mediaType": MANIFEST, "digest": digest(b"missing"), "size": 5}
+    files["index.json"] = to_json(index_of([add_index(files, [missing, *manifests])]))
+    write_directory(tmp_path, files)
+    assert resolve(str(tmp_path), "linux/amd64").digest == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("platforms", "message"),
+    [
+        ((ARM64, S390X), r"from linux/arm64/v8 \(DIGEST0\), linux/s390x \(DIGEST1\)$"),
+        ((ARM64, {"os": "", "architecture": ""}), r"from linux/arm64/v8 \(DIGEST0\), unknown/unknown \(DIGEST1\)$"),
+        ((S390X, {"os": "linux\x1b", "architecture": "x"}), r"linux\\x1b/x \(DIGEST1\)$"),
+    ],
+)
+def test_choices_have_digests(tmp_path: Path, platforms: tuple[Json, ...], message: str) -> None:
+    files, digests = configured(*platforms)
+    write_directory(tmp_path, files)
+    for number, each in enumerate(digests):
+        message = message.replace(f"DIGEST{number}", each)
+    with pytest.raises(NotFoundError, match=f"has nothing for linux/riscv64: .*{message}") as caught:
+        resolve(str(tmp_path), "linux/riscv64")
+    assert str(caught.value).isprintable()
+    assert resolve(f"{tmp_path}@{digests[0]}").digest == digests[0]
+
+
+def test_an_unreadable_config_is_no_choice(tmp_path: Path) -> None:
+    files, digests = configured(ARM64, AMD64)
+    path = next(path for path, data in files.items() if b"rootfs" in data and b"arm64" in data)
+    del files[path]
+    write_directory(tmp_path, files)
+    assert resolve(str(tmp_path), "linux/amd64").digest == digests[1]
+    with pytest.raises(NotFoundError, match=rf"unknown/unknown \({digests[0]}\), linux/amd64"):
+        resolve(str(tmp_path), "linux/arm64")
+
+
+def test_few_configs_are_read(tmp_path: Path) -> None:
+    platforms: list[Json] = [{"os": "linux", "architecture": f"a{n}"} for n in range(66)]
+    files, digests = configured(*platforms)
+    write_directory(tmp_path, files)
+    assert resolve(str(tmp_path), "linux/a63").digest == digests[63]
+    with pytest.raises(LimitError, match="lists 66 manifests without a platform: name one by its digest"):
+        resolve(str(tmp_path), "linux/a64")
+
+
+def test_an_index_that_holds_only_another_platform_is_refused(tmp_path: Path) -> None:
+    """Other than an image that its reference names without an index between."""
+    write_directory(tmp_path / "stated", configured({"os": "plan9", "architecture": "mips"}, stated=True)[0])
+    with pytest.raises(NotFoundError, match=r"has nothing for linux/.*: .* from plan9/mips \(sha256:"):
+        resolve(f"{tmp_path}/stated")
+    write_layout(tmp_path / "named", Image(platform={"os": "plan9", "architecture": "mips"}))
+    assert resolve(f"{tmp_path}/named").config.os == "plan9"
 
 
 def test_a_platform_that_the_only_image_is_not_for(tmp_path: Path) -> None:
