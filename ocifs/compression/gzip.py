@@ -102,7 +102,8 @@ def passes(
         raise InvalidImageError("no gzip member at byte 0")
     careful = partial(GzipPass, blob, warn)
     fast: Callable[[ReaderAt], Filling]
-    if rapidgzip_is_installed() and not low_memory:
+    # In this process it would write to the terminal (standard error), and so it runs in another one only.
+    if rapidgzip_is_installed() and not low_memory and is_worth_a_process(blob):
         fast = RapidgzipPass
     elif can_stop_between_blocks():
         fast = BlockPass

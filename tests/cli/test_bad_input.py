@@ -1,5 +1,6 @@
 """Bad input: one line that names the thing and the way out, the documented exit code, and nothing left behind."""
 
+import gzip
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -259,3 +260,25 @@ def test_a_runtime_directory_of_somebody_else(ocifs: Ocifs, demo: Path, fuse: No
 def test_a_log_that_cannot_be_written(ocifs: Ocifs, demo: Path, fuse: None) -> None:
     log = ocifs.home / "absent/log"
     assert str(log) in ocifs.complaint(7, "mount", "--log", log, demo, ocifs.mountpoint())
+
+
+class _Cut(Layer):
+    """A gzip layer that lacks its last three bytes."""
+
+    @property
+    def blob(self) -> bytes:
+        return gzip.compress(self.tar, 1, mtime=0)[:-3]
+
+
+@pytest.mark.parametrize("size", [3 << 20, 17 << 20], ids=["small", "worth a process"])
+@pytest.mark.parametrize("command", ["ls", "index", "verify"])
+def test_what_a_decoder_writes_stays_off_the_terminal(ocifs: Ocifs, tmp_path: Path, size: int, command: str) -> None:
+    """Of some blobs that are cut, rapidgzip says so on standard error by itself."""
+    noise = random.Random(1).randbytes(size)
+    image = write_layout(
+        tmp_path / "image", Image((_Cut(tar([file(b"noise", noise), file(b"zeros", bytes(3 << 20))])),))
+    )
+    ran = ocifs.run(command, image)
+    assert ran.code == 4
+    assert "the gzip stream ends in the middle: the blob is cut short" in ran.text + ran.err
+    assert all(line.startswith("ocifs: ") for line in ran.err.splitlines())

@@ -140,7 +140,7 @@ def test_platform_chooses_among_several(ocifs: Ocifs, tmp_path: Path) -> None:
     for name in ("s390x", "riscv64"):
         assert ocifs.output("cat", "--platform", f"linux/{name}", image, "architecture") == name
     complaint = ocifs.complaint(3, "ls", "--platform", "linux/mips", image)
-    assert "linux/s390x, linux/riscv64" in complaint
+    assert re.search(r"from linux/s390x \(sha256:[0-9a-f]{64}\), linux/riscv64 \(sha256:[0-9a-f]{64}\)$", complaint)
     assert write_archive(tmp_path / "many.tar", files).exists()
     assert ocifs.output("cat", "--platform", "linux/s390x", tmp_path / "many.tar", "architecture") == "s390x"
 
