@@ -85,19 +85,29 @@ def canonical(value: object, kind: Any, name: str) -> object:
 
 
 _type_info = lru_cache(inspect.type_info)
+_ANY = inspect.AnyType()
+
+
+@lru_cache
+def _fields(kind: type[Any]) -> dict[str, tuple[str, inspect.Type]]:
+    """Return (name, type) of the members of a struct, by the name as it is and in lower case."""
+    struct = inspect.type_info(kind)
+    named = (
+        [(field.encode_name, field.type) for field in struct.fields] if isinstance(struct, inspect.StructType) else []
+    )
+    return {name.casefold(): (name, type_) for name, type_ in named} | {name: (name, type_) for name, type_ in named}
 
 
 def _renamed(value: object, kind: inspect.Type) -> object:
     match kind, value:
         case inspect.StructType(), dict():
-            fields = {field.encode_name.casefold(): field for field in kind.fields}
+            fields = _fields(kind.cls)
             members: dict[str, object] = {}
             for key, member in value.items():
-                field = fields.get(key.casefold())
-                own = field.encode_name if field else key
+                own, type_ = fields.get(key) or fields.get(key.casefold()) or (key, _ANY)
                 if own in members:
                     raise ValueError(f"key '{own}' occurs twice in one object, in other cases")
-                members[own] = _renamed(member, field.type) if field else member
+                members[own] = _renamed(member, type_) if isinstance(member, dict | list) else member
             return members
         case inspect.DictType(), dict():
             return {key: _renamed(member, kind.value_type) for key, member in value.items()}
