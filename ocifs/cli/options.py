@@ -111,7 +111,16 @@ def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None
     ctx.meta.setdefault(_ACCESS, {})[param.name] = value
 
 
-_REGISTRY_OPTIONS = (
+_PLACE_OPTIONS = (
+    click.option(
+        "--follow-links",
+        is_flag=True,
+        envvar="OCIFS_FOLLOW_LINKS",
+        show_envvar=True,
+        callback=_remember,
+        expose_value=False,
+        help="Follow symlinks that lead out of a layout directory.",
+    ),
     click.option(
         "--toc",
         type=click.Choice(["use", "find", "verify", "ignore"]),
@@ -184,6 +193,7 @@ class Opening(NamedTuple):
     lazy: bool = True
     trust_index: bool | None = None
     access: Access = Access()
+    follow_links: bool = False
     toc: Literal["use", "find", "verify", "ignore"] = "use"
     verbose: bool = False
     gzidx: tuple[str, ...] = ()
@@ -194,7 +204,8 @@ class Opening(NamedTuple):
         from ocifs.sources.reference import parse_reference
 
         reference = parse_reference(image)
-        return open_kept(reference, self.store(), self.access, self.limits), reference
+        source = open_kept(reference, self.store(), self.access, self.limits, follow_links=self.follow_links)
+        return source, reference
 
     def store(self) -> Store:
         """Open the cache; say on stderr when it is of no use."""
@@ -218,6 +229,7 @@ class Opening(NamedTuple):
             trust_index=self.trust_index,
             toc=self.toc,
             access=self.access,
+            follow_links=self.follow_links,
             gzidx=self.gzidx,
             warn=warn,
             tell=tell if self.verbose else lambda message: None,
@@ -260,12 +272,13 @@ def document_options(command: F) -> F:
             strict,
             trust_index=registry.pop("trust_index", None),
             toc=registry.pop("toc", "use"),
+            follow_links=registry.pop("follow_links", False),
             access=Access(**registry),
         )
         return command(opening=opening, **others)
 
     for add in (
-        *_REGISTRY_OPTIONS,
+        *_PLACE_OPTIONS,
         max_cache_size_option,
         cache_dir_option,
         click.option(

@@ -99,10 +99,11 @@ def passes(
     from ocifs.compression.zng import can_stop_between_blocks
 
     if blob.pread(len(_MAGIC), 0) != _MAGIC:
-        raise InvalidImageError("the media type says gzip, the bytes do not")
+        raise InvalidImageError("no gzip member at byte 0")
     careful = partial(GzipPass, blob, warn)
     fast: Callable[[ReaderAt], Filling]
-    if rapidgzip_is_installed() and not low_memory:
+    # In this process it would write to the terminal (standard error), and so it runs in another one only.
+    if rapidgzip_is_installed() and not low_memory and is_worth_a_process(blob):
         fast = RapidgzipPass
     elif can_stop_between_blocks():
         fast = BlockPass

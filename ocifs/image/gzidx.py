@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from ocifs.compression.gzidx import open_gzidx, read_header
-from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError, printable_path
+from ocifs.errors import InvalidImageError, NotFoundError, printable_path
 from ocifs.sources.resolve import Layer
 from ocifs.spec.digest import Digest
 
@@ -17,7 +17,6 @@ def match_gzidx(names: Iterable[str], layers: tuple[Layer, ...]) -> dict[Digest,
     Raises:
         NotFoundError: There is no such layer, or no such file, or more than one layer.
         InvalidImageError: It is no GZIDX file.
-        UnsupportedError: The layer is not compressed by gzip.
     """
     return dict(_match(name, layers) for name in names)
 
@@ -27,17 +26,14 @@ def _match(name: str, layers: tuple[Layer, ...]) -> tuple[Digest, str]:
         number, path = int(match[1]), match[2]
         if not -len(layers) <= number < len(layers):
             raise NotFoundError(f"--gzidx {number}=: there is no layer {number}")
-        layer = layers[number]
-        if layer.compression != "gzip":
-            raise UnsupportedError(f"--gzidx {number}=: layer {number} is {layer.compression}, not gzip")
-        return layer.descriptor.digest, path
+        return layers[number].descriptor.digest, path
     try:
         with open_gzidx(name) as file:
             size = read_header(file).blob_size
     except InvalidImageError as error:
         raise InvalidImageError(f"{printable_path(name)}: {error}") from None
-    found = {each.descriptor.digest for each in layers if each.descriptor.size == size and each.compression == "gzip"}
+    found = {each.descriptor.digest for each in layers if each.descriptor.size == size}
     if len(found) != 1:
-        many = "several layers have" if found else "no gzip layer has"
+        many = "several layers have" if found else "no layer has"
         raise NotFoundError(f"{printable_path(name)}: {many} the {size} bytes of its blob: name one as --gzidx N=FILE")
     return found.pop(), name

@@ -292,10 +292,15 @@ def _other_size(descriptor: Descriptor, blob: ReaderAt) -> InvalidImageError:
 
 
 def open_kept(
-    reference: Reference, store: Store, access: Access | None = None, limits: Limits = DEFAULT_LIMITS
+    reference: Reference,
+    store: Store,
+    access: Access | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    follow_links: bool = False,
 ) -> Source:
     """Open what a reference names; what comes from a registry is kept in `store`. Raises what `open_source` does."""
-    source = open_source(reference, access, limits)
+    source = open_source(reference, access, limits, follow_links=follow_links)
     return KeptSource(source, store) if reference.transport == "docker" else source
 
 

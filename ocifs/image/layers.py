@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 
-from ocifs.errors import OcifsError
+from ocifs.errors import OcifsError, UnsupportedError
 from ocifs.image.gzidx import match_gzidx
 from ocifs.image.kept import Download, KeptSource, in_file, of_right_bytes
 from ocifs.image.known import Key, Known, key_of
@@ -18,6 +18,7 @@ from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.profile import spans_of
 from ocifs.layer.span_cache import SpanCache
+from ocifs.sources.magic import sniff_layer
 from ocifs.sources.resolve import ResolvedImage
 from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
@@ -39,13 +40,15 @@ def open_layers(
         LayerBlob(
             layer.descriptor.digest,
             layer.diff_id,
-            layer.compression,
             source.open(layer.descriptor),
             points.get(layer.descriptor.digest),
         )
         for layer in resolved.layers
         if key_of(layer) not in known
     ]
+    for blob in blobs:
+        if blob.gzidx is not None and (codec := sniff_layer(blob.blob, f"layer {blob.digest}")) != "gzip":
+            raise UnsupportedError(f"layer {blob.digest} is {codec}, not gzip: leave out its GZIDX file")
     made = iter(zip(_open_indexes(blobs, options, stack), blobs, strict=True))
     cache = SpanCache(options.span_cache)
     profile = load_profile(options.store, resolved.digest) if known else {}
@@ -60,7 +63,20 @@ def open_layers(
             layers.append(Layer(number, found.layer_index, part, cache, found.published))
             recorded = profile.get(layer.descriptor.digest)
             layers[-1].prefetch = spans_of(recorded, found.layer_index) if recorded else found.prefetch
+    if not options.strict:  # which refuses them all together
+        _warn_of_labels(resolved, layers, options)
     return layers
+
+
+def _warn_of_labels(resolved: ResolvedImage, layers: list[Layer], options: Options) -> None:
+    """Warn of each blob whose media type is wrong, whether its index was made now or known before."""
+    warnings = {
+        f"layer {layer.descriptor.digest}: {message}": None
+        for layer, opened in zip(resolved.layers, layers, strict=True)
+        for message in opened.index.mislabelled(layer.compression)
+    }
+    for warning in warnings:
+        options.warn(warning)
 
 
 def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) -> list[LayerIndex]:

@@ -16,6 +16,7 @@ from ocifs.image.kept import KeptSource
 from ocifs.layer.index import LayerIndex, index_in
 from ocifs.layer.lazy import LazyBlob
 from ocifs.limits import Limits
+from ocifs.sources.magic import HEAD, compression_of
 from ocifs.sources.resolve import Layer, ResolvedImage
 from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
@@ -99,6 +100,21 @@ class Place(NamedTuple):
             return blob.fill
         return lambda begin, end: blob.pread(end - begin, begin)
 
+    def check(self, index: LayerIndex, layer: Layer) -> LayerIndex:
+        """Return an index of somebody else's; the blob's first bytes are read if its media type contradicts the index.
+
+        Raises:
+            InvalidImageError: It cannot be true.
+            LimitError: It holds more than a layer may.
+            NotFoundError, RegistryError: The blob cannot be read.
+        """
+        codec = index.summary.codec
+        if codec != layer.compression:
+            head = self.reader(layer)(0, min(HEAD, layer.descriptor.size))
+            if codec != compression_of(head):
+                raise InvalidImageError("the index is of a layer that is compressed otherwise")
+        return check_index(index, layer, self.limits)
+
     def converted(self, layer: Layer, source: Digest, build: Build) -> LayerIndex:
         """Return the LayerIndex that `build` makes of what has the digest `source`, or has made before.
 
@@ -167,8 +183,6 @@ def check_index(index: LayerIndex, layer: Layer, limits: Limits) -> LayerIndex:
     algorithms = [Digest(each).algorithm for each in index.diff_ids]
     if layer.diff_id not in index.diff_ids or len(set(algorithms)) < len(algorithms):
         raise InvalidImageError("the index is of another layer")
-    if index.summary.codec != layer.compression:
-        raise InvalidImageError("the index is of a layer that is compressed otherwise")
     if index.size > limits.uncompressed:
         raise limits.passed("uncompressed", f"it tells of {index.size} bytes")
     stored = max(index.stored_range(span)[1] for span in range(index.span_count))

@@ -117,7 +117,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
     if not isinstance(reference, Reference):
         reference = parse_reference(os.fspath(reference))
     with ExitStack() as stack:
-        source = open_kept(reference, options.store, options.access, options.limits)
+        source = open_kept(reference, options.store, options.access, options.limits, follow_links=options.follow_links)
         stack.callback(source.close)
         resolved = _cut(resolve_image(source, reference, options.platform), options.layer)
         known = known_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)
@@ -127,9 +127,9 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
         trees = Trees(layers, options.store, options.warn, limits=options.limits, strict=options.strict)
         stack.callback(trees.close)
         if options.strict:
-            for layer in layers:
-                warnings = layer.index.summary.warnings
-                refuse_odd(f"layer {layer.index.summary.blob_digest}", len(warnings), *warnings[:1])
+            for layer, of_image in zip(layers, resolved.layers, strict=True):
+                warnings = layer.index.warnings(of_image.compression)
+                refuse_odd(f"layer {of_image.descriptor.digest}", len(warnings), *warnings[:1])
             trees.as_of(len(layers))
         rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
         return Image(source, options.access, resolved, rootfs, trees, stack.pop_all())

@@ -37,6 +37,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     one; look for one at the end of other blobs too; index the tar and hold the TOC against it; nothing."""
     access: Access = Access()
     """How registries are to be spoken to."""
+    follow_links: bool = False
+    """Whether symlinks in a layout directory may lead out of it; those that stay in it always are followed."""
     platform: Platform | None = None
     """Which image of an index; by default this machine's."""
     layer: int | None = None

@@ -14,7 +14,7 @@ import msgspec
 
 from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
 from ocifs.image.kept import in_file
-from ocifs.image.offer import Offer, Place, Provider, Runs, all_that_can_be, check_index
+from ocifs.image.offer import Offer, Place, Provider, Runs, all_that_can_be
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.profile import Prefetch, Profile, Run, runs_of, spans_of
 from ocifs.reader import BytesReader, FileReader
@@ -179,7 +179,7 @@ def _offer(place: Place, layer: Layer, found: PublishedIndex, artifact: Descript
         index = LayerIndex(FileReader(section.fd, section.offset, section.size))
         if index.summary.toc:
             raise InvalidImageError("the index is not of the layer's tar")
-        return check_index(index, layer, place.limits)
+        return place.check(index, layer)
 
     return Offer(
         layer=found.layer,

@@ -12,7 +12,7 @@ from typing import Literal
 
 from ocifs.errors import InvalidImageError, LimitError
 from ocifs.image.kept import in_file
-from ocifs.image.offer import Offer, Place, Provider, all_that_can_be, check_index
+from ocifs.image.offer import Offer, Place, Provider, all_that_can_be
 from ocifs.image.published import PublishedIndex, list_artifacts, listed_in, read_prefetch
 from ocifs.layer.index import LayerIndex
 from ocifs.reader import FileReader
@@ -115,6 +115,8 @@ def _convert(place: Place, layer: Layer, descriptor: Descriptor, out: Writer) ->
     tail = place.reader(layer)(max(end - _ISIZE, 0), end) if layer.compression == "gzip" else b""
     with _CONVERTING:
         ztoc = read_ztoc(blob.pread(blob.size, 0), place.limits)
-        size = size_of_gzip(ztoc, tail) if ztoc.codec == "gzip" else ztoc.size
+        size = ztoc.size
+        if ztoc.codec == "gzip":
+            size = size_of_gzip(ztoc, tail or place.reader(layer)(max(end - _ISIZE, 0), end))
         write_index(ztoc, layer, size, out)
-        check_index(LayerIndex(FileReader(out.fd, 0, out.size)), layer, place.limits)
+        place.check(LayerIndex(FileReader(out.fd, 0, out.size)), layer)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.image.kept import KeptSource
-from ocifs.image.offer import Offer, Place, Provider, Read, Runs, check_index
+from ocifs.image.offer import Offer, Place, Provider, Read, Runs
 from ocifs.layer.chunked import place as places
 from ocifs.layer.chunked.document import items_of, unpacked_tar, unpacked_zstd
 from ocifs.layer.chunked.table import Chunk, Table, make_table, with_file
@@ -164,7 +164,7 @@ def _offer(place: Place, layer: Layer, promise: places.Promise, found: Carried |
     def build(out: Writer) -> None:
         toc = found or carried(place.reader(layer), layer, promise, place.limits)
         write_index(out, table_of(toc, place.limits), layer, promise.digest)
-        check_index(LayerIndex(FileReader(out.fd, 0, out.size)), layer, place.limits)
+        place.check(LayerIndex(FileReader(out.fd, 0, out.size)), layer)
 
     told = found.place if found else promise.place
     return Offer(

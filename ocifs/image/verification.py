@@ -26,10 +26,12 @@ from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import CODECS, Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import ReaderAt
+from ocifs.sources.magic import sniff_layer
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.resolve import ResolvedImage, resolve_image
 from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
+from ocifs.spec.mediatypes import Compression
 from ocifs.store import Kind, Store
 from ocifs.toc import ChunkReader, Entry, scan
 
@@ -70,7 +72,7 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
     with ExitStack() as stack:
         parsed = parse_reference(reference)
         try:
-            source = open_kept(parsed, options.store, options.access, options.limits)
+            source = open_kept(parsed, options.store, options.access, options.limits, follow_links=options.follow_links)
             stack.callback(source.close)
             resolved = resolve_image(source, parsed, options.platform)
         except InvalidImageError as error:
@@ -114,7 +116,7 @@ def _verified_layers(
         options.progress(layer, done, total)
 
     telling = msgspec.structs.replace(options, progress=progress)
-    found: dict[tuple[Digest, Digest], Future[_Verified]] = {}
+    found: dict[tuple[Digest, Digest, Compression], Future[_Verified]] = {}
     opened: list[_Verified | Future[_Verified]] = []
     with (
         ThreadPoolExecutor(os.cpu_count()) as hashing,
@@ -130,10 +132,10 @@ def _verified_layers(
             except (NotFoundError, InvalidImageError) as error:
                 opened.append(_Verified([_blob_check(number, layer.descriptor.digest, str(error))]))
                 continue
-            key = (layer.descriptor.digest, layer.diff_id)
+            key = (layer.descriptor.digest, layer.diff_id, layer.compression)
             if key not in found:
-                of = LayerBlob(layer.descriptor.digest, layer.diff_id, layer.compression, blob)
-                checking = _LayerCheck(number, of, telling, stack)
+                of = LayerBlob(layer.descriptor.digest, layer.diff_id, blob)
+                checking = _LayerCheck(number, of, layer.compression, telling, stack)
                 found[key] = decoding.submit(checking.run, hashing.submit(checking.check_blob))
             opened.append(found[key])
         told: set[int] = set()
@@ -154,9 +156,11 @@ def _blob_check(number: int, digest: Digest, problem: str | None, size: int = 0)
 class _LayerCheck:
     """The proof of one layer."""
 
-    def __init__(self, number: int, layer: LayerBlob, options: Options, stack: ExitStack) -> None:
+    def __init__(self, number: int, layer: LayerBlob, stated: Compression, options: Options, stack: ExitStack) -> None:
         self.number = number
         self.layer = layer
+        self.stated = stated
+        """The compression that its media type says."""
         self.options = options
         self._stack = stack
         self._done = 0
@@ -167,7 +171,8 @@ class _LayerCheck:
         try:
             index, proven = self._prove()
             if self.options.strict:
-                refuse_odd("layer", len(index.summary.warnings), *index.summary.warnings[:1])
+                warnings = index.warnings(self.stated)
+                refuse_odd("layer", len(warnings), *warnings[:1])
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven, indexed=index.made)
         except (OcifsError, OSError) as error:
             raise_if_too_many_files(error)
@@ -229,9 +234,8 @@ class _LayerCheck:
     def _check_whole(self) -> None:
         """Decode the blob from front to end, where spans are read from a copy."""
         hasher = self.layer.diff_id.hasher()
-        with CODECS[self.layer.compression].passes(self.layer.blob, lambda message: None, self.options.limits)[
-            -1
-        ]() as reading:
+        codec = CODECS[sniff_layer(self.layer.blob, "it")]
+        with codec.passes(self.layer.blob, lambda message: None, self.options.limits)[-1]() as reading:
             for chunk in reading.chunks():
                 hasher.update(chunk)
         self._check_diff_id(hasher.hexdigest())

@@ -20,6 +20,7 @@ from ocifs.layer.layer import CODECS
 from ocifs.layer.second_look import MAX_STORED, SecondLook
 from ocifs.limits import Limits
 from ocifs.reader import ReaderAt
+from ocifs.sources.magic import HEAD, format_of, sniff_layer
 from ocifs.spec.digest import CANONICAL, DiffID, Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Store, StoredFile, Writer
@@ -37,11 +38,10 @@ class Progress(Protocol):
 
 
 class LayerBlob(NamedTuple):
-    """A layer as an image names it."""
+    """A layer as an image names it; its first bytes tell how it is compressed."""
 
     digest: Digest
     diff_id: DiffID
-    compression: Compression
     blob: ReaderAt
     gzidx: str | None = None
     """A GZIDX file whose points are taken, instead of looking for any; they are proven as any would be."""
@@ -70,7 +70,7 @@ def open_layer_index(
     """Return the layer's index, from the store or made now; with `low_memory` by the way that takes least of it.
 
     Raises:
-        InvalidImageError: The blob is not what its digest, its size, its media type or the diff ID promise.
+        InvalidImageError: The blob is not what its digest, its size or the diff ID promise.
         UnsupportedError, LimitError: It holds what ocifs does not handle, or too much.
     """
     warnings: list[str] = []
@@ -122,10 +122,16 @@ class _Build:
         self.progress = progress
         self.low_memory = low_memory
         self.look = SecondLook(layer.digest, layer.blob)
+        self.head = b""
+        """The first bytes of the tar stream, or of what should be one."""
 
     def write(self, out: Writer, warnings: list[str]) -> None:
         """Write the whole index."""
-        survey, frames = self._survey(out)
+        compression = sniff_layer(self.blob, "it")
+        try:
+            survey, frames = self._survey(out, compression)
+        except InvalidImageError as error:
+            raise self._explained(error) from None
         digests = self.look.finish([] if frames else survey.checkpoints)
         self.progress(self.layer.digest, self.blob.size, self.blob.size)
         if frames is None:
@@ -138,8 +144,9 @@ class _Build:
             blob_size=self.blob.size,
             diff_id=str(survey.diff_ids[0]),
             size=survey.size,
-            codec="zstd" if frames else self.layer.compression,
+            codec="zstd" if frames else compression,
             reframed=frames is not None,
+            compression=compression if frames else "",
             entries=len(survey.toc),
             starts=pack_u64(point.start for point in points),
             offsets=pack_u64(point.offset for point in points),
@@ -151,11 +158,18 @@ class _Build:
         )
         out.write(encode_tail(survey.toc, summary, out.size))
 
-    def _survey(self, out: Writer) -> tuple[_Survey, "_Frames | None"]:
+    def _explained(self, error: InvalidImageError) -> InvalidImageError:
+        """Return an error that names the format of the bytes, if they are not those of a tar at all."""
+        if not self.blob.size:
+            return InvalidImageError(f"the blob is empty: {error}")
+        found = format_of(self.head) if self.head else None
+        return error if found is None else InvalidImageError(f"its uncompressed bytes are {found}, not a tar")
+
+    def _survey(self, out: Writer, compression: Compression) -> tuple[_Survey, "_Frames | None"]:
         """Go through the blob; again, into frames, if that shows that its spans would be too long to decode."""
         if self.layer.gzidx is not None:
             return self._by_points(self.layer.gzidx), None
-        ways = CODECS[self.layer.compression].passes(self.blob, self.warn, self.limits, low_memory=self.low_memory)
+        ways = CODECS[compression].passes(self.blob, self.warn, self.limits, low_memory=self.low_memory)
         survey = None
         for begin in ways[:-1]:
             try:
@@ -200,6 +214,8 @@ class _Build:
         limits = self.limits
         produced = 0
         for chunk in reading.chunks():
+            if not produced:
+                self.head = bytes(chunk[:HEAD])
             produced += len(chunk)
             if produced > limits.uncompressed:
                 raise limits.passed("uncompressed", f"it inflates to more than {limits.uncompressed} bytes")

@@ -25,6 +25,7 @@ from ocifs.compression.packed import unpack
 from ocifs.errors import InvalidImageError
 from ocifs.reader import FileReader
 from ocifs.spec.digest import Digest
+from ocifs.spec.mediatypes import COMPRESSIONS, Compression
 from ocifs.store import Kind, StoredFile
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Digest of the tar stream: sha256, unless the index was converted for an image that names it by another one."""
     size: int
     """Bytes of the uncompressed tar stream."""
-    codec: Literal["tar", "gzip", "zstd"]
+    codec: Compression
     """How a span is decoded."""
     reframed: bool
     """Whether spans lie in the data section of this file, not in the blob."""
@@ -75,6 +76,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     digests: bytes
     """32 bytes for each span: sha256 of its bytes as stored; of a chunk, of its bytes when they are decoded."""
     warnings: tuple[str, ...]
+    compression: Literal["", "tar", "gzip", "zstd"] = ""
+    """How the blob is compressed, where it is reframed; else `codec` says it."""
     toc: str = ""
     """Digest of the TOC in the blob that it was made of: the stream is then the chunks that this lists, each a span,
     and no tar. None: the stream is the tar."""
@@ -149,6 +152,20 @@ class LayerIndex:
     def stream(self) -> str:
         """What names the stream: two with the same name have the same bytes at the same places."""
         return self.summary.toc or self.summary.diff_id
+
+    def warnings(self, stated: Compression) -> tuple[str, ...]:
+        """Return the warnings of a layer whose media type says the compression `stated`.
+
+        Media types are no property of the blob, so what depends on one is never kept in the index.
+        """
+        return *self.mislabelled(stated), *self.summary.warnings
+
+    def mislabelled(self, stated: Compression) -> tuple[str, ...]:
+        """Return a warning if the blob is compressed otherwise than its media type says, else nothing."""
+        actual = self.summary.compression or (None if self.summary.reframed else self.summary.codec)
+        if actual is None or actual == stated:  # an earlier version did not keep it for a reframed layer
+            return ()
+        return (f"its media type says {COMPRESSIONS[stated]}, but its bytes are {COMPRESSIONS[actual]}",)
 
     @property
     def span_count(self) -> int:

@@ -132,7 +132,7 @@ def _prove_toc(layer: Layer, pause: Pause) -> bool:
     """Index the layer from its tar, and hold that against what was made of its TOC."""
     summary, blob = layer.index.summary, FileReader(layer.blob.fd, layer.blob.offset, layer.blob.size)
     index = open_layer_index(
-        LayerBlob(Digest(summary.blob_digest), DiffID(Digest(summary.diff_id)), summary.codec, blob),
+        LayerBlob(Digest(summary.blob_digest), DiffID(Digest(summary.diff_id)), blob),
         Store(None),
         DEFAULT_LIMITS,
         lambda message: None,

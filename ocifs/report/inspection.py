@@ -16,8 +16,10 @@ from ocifs.report.text import human_size
 from ocifs.sources.resolve import Layer, ResolvedImage, manifests_of, resolve_manifest
 from ocifs.sources.source import Named, Source
 from ocifs.spec.config import ExecutionParameters
+from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest, chain_id
 from ocifs.spec.document import shown
+from ocifs.spec.mediatypes import INDEXES, no_image
 from ocifs.store import Store
 
 
@@ -159,6 +161,8 @@ def list_offers(source: Source) -> Iterator[Offer]:
         except OcifsError as error:
             yield _unusable(position, named, str(error))
             continue
+        if not manifests:
+            yield _unusable(position, named, _no_image(named.descriptor))
         for descriptor in manifests:
             name = str(descriptor.digest)
             try:
@@ -175,6 +179,12 @@ def list_offers(source: Source) -> Iterator[Offer]:
                 layers=len(resolved.layers),
                 size=sum(layer.descriptor.size for layer in resolved.layers),
             )
+
+
+def _no_image(descriptor: Descriptor) -> str:
+    if descriptor.media_type in INDEXES:
+        return "an image index without images"
+    return no_image(descriptor.media_type, descriptor.artifact_type)
 
 
 def _unusable(position: int, named: Named, error: str) -> Offer:
@@ -235,15 +245,14 @@ def _known(layer: LayerInspection) -> str:
 
 
 def offer_lines(offers: Sequence[Offer]) -> Iterator[str]:
-    """Give a table."""
+    """Yield a table, and a line for each offer that cannot be opened."""
     rows = [("NAME", "PLATFORM", "DIGEST", "LAYERS", "SIZE")]
     for offer in offers:
         if offer.error is None:
             cells = (offer.platform or "", str(offer.layers), human_size(offer.size or 0))
         else:
             cells = ("?", "?", "?")
-        name = offer.names[-1] if offer.names else f"@{offer.position}"
-        rows.append((shown(name), shown(cells[0]), offer.digest[:19], cells[1], cells[2]))
+        rows.append((_name(offer), shown(cells[0]), offer.digest[:19], cells[1], cells[2]))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         name, platform, digest, layers, size = row
@@ -251,3 +260,12 @@ def offer_lines(offers: Sequence[Offer]) -> Iterator[str]:
             f"{name:{widths[0]}}  {platform:{widths[1]}}  {digest:{widths[2]}}  {layers:>{widths[3]}}  "
             f"{size:>{widths[4]}}"
         )
+    for offer in offers:
+        if offer.error is not None:
+            yield f"{_name(offer)}: {shown(offer.error, _LONG)}"
+
+
+def _name(offer: Offer) -> str:
+    """Return the names of an offer, but for those that only repeat the end of another."""
+    full = [each for each in offer.names if not any(other.endswith((f"/{each}", f":{each}")) for other in offer.names)]
+    return shown(", ".join(full) or f"@{offer.position}")

@@ -1,14 +1,15 @@
 """A tar file whose members are read in place.
 
-Nothing is unpacked: a member is a piece of the file. Names are cleaned, links are followed inside the archive, and a
-member that occurs twice is refused, because two programs would each see another one of them; of blobs, which are
-named by their digests, the last one stands. What the members mean is for the caller.
+Nothing is unpacked: a member is a piece of the file. Names are cleaned, and links are followed inside the archive. A
+member that occurs several times must have the same bytes each time, because two programs would each see another one of
+them; of blobs, which are named by their digests, the last one stands. What the members mean is for the caller.
 """
 
+import hashlib
 import os
 import posixpath
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, KeysView
 from typing import Self
 
 from ocifs.errors import (
@@ -22,11 +23,12 @@ from ocifs.errors import (
 )
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileReader
-from ocifs.sources.magic import sniff
+from ocifs.sources.magic import HEAD, compression_of, format_of
 from ocifs.spec.document import shown
 from ocifs.toc import HARDLINK, REGULAR, SYMLINK, Entry, ReaderForward, scan
 
 _LINK_DEPTH = 8
+_CHUNK = 1 << 20
 
 
 class Archive:
@@ -36,13 +38,17 @@ class Archive:
         self.name = name
         """What errors call it."""
         self._fd = fd
-        self._members: dict[bytes, Entry] = {}
-        self._twice: set[bytes] = set()
+        self._members: dict[bytes, list[Entry]] = {}
         for entry in entries:
             path = _clean(entry.path)
-            if path in self._members and not path.startswith(b"blobs/"):
-                self._twice.add(path)
-            self._members[path] = entry
+            if path.startswith(b"blobs/"):
+                self._members[path] = [entry]
+            else:
+                self._members.setdefault(path, []).append(entry)
+        self._files: dict[bytes, Entry] = {}
+        """What members turned out to be, links followed."""
+        self._digests: dict[int, bytes] = {}
+        """sha256 of files that had to be compared, by offset: each is read once, however many members lead to it."""
 
     @classmethod
     def at(cls, path: str, limits: Limits = DEFAULT_LIMITS) -> Self:
@@ -67,31 +73,58 @@ class Archive:
     def __contains__(self, path: str) -> bool:
         return path.encode() in self._members
 
+    def names(self) -> KeysView[bytes]:
+        """Return the names of all members."""
+        return self._members.keys()
+
     def open(self, path: str) -> FileReader:
         """Return the member at `path`, which may come from a document, as a blob.
 
         Raises:
             NotFoundError: There is no such member.
-            InvalidImageError: It occurs twice, or is no file.
+            InvalidImageError: It occurs twice with different bytes, or is no file.
             LimitError: It is a link to a link to a link and so on.
         """
-        name = f"member {shown(path)} of {self.name}"
-        member = _clean(path.encode())
-        for _ in range(_LINK_DEPTH + 1):
-            entry = self._members.get(member)
-            if entry is None:
-                raise NotFoundError(f"{self.name} has no member {printable(member)}")
-            if member in self._twice:
-                raise InvalidImageError(f"{name} occurs twice: write the archive again")
-            if entry.kind == REGULAR and entry.sparse is None:
-                return FileReader(self._fd, entry.offset, entry.size)
-            if entry.kind == SYMLINK:
-                member = _clean(posixpath.join(posixpath.dirname(member), entry.linkname))
-            elif entry.kind == HARDLINK:
-                member = _clean(entry.linkname)
-            else:
-                raise InvalidImageError(f"{name} is not a plain file")
-        raise LimitError(f"{name} is behind more than {_LINK_DEPTH} links")
+        file = self._file(_clean(path.encode()), f"member {shown(path)} of {self.name}", _LINK_DEPTH)
+        return FileReader(self._fd, file.offset, file.size)
+
+    def _file(self, member: bytes, name: str, links: int) -> Entry:
+        """Return the file that a member is, or leads to by as many links at most; raises as `open`."""
+        if (known := self._files.get(member)) is not None:
+            return known
+        if member not in self._members:
+            raise NotFoundError(f"{self.name} has no member {printable(member)}")
+        found = [self._target(member, entry, name, links) for entry in self._members[member]]
+        if not self._same(found):
+            raise InvalidImageError(f"{name} occurs twice with different bytes: write the archive again")
+        self._files[member] = found[-1]
+        return found[-1]
+
+    def _target(self, member: bytes, entry: Entry, name: str, links: int) -> Entry:
+        if entry.kind == REGULAR and entry.sparse is None:
+            return entry
+        if entry.kind not in (SYMLINK, HARDLINK):
+            raise InvalidImageError(f"{name} is not a plain file")
+        if not links:
+            raise LimitError(f"{name} is behind more than {_LINK_DEPTH} links")
+        directory = posixpath.dirname(member) if entry.kind == SYMLINK else b""
+        return self._file(_clean(posixpath.join(directory, entry.linkname)), name, links - 1)
+
+    def _same(self, files: list[Entry]) -> bool:
+        """Whether all of them have the same bytes."""
+        distinct = {file.offset: file for file in files}.values()
+        return len(distinct) == 1 or (
+            len({file.size for file in distinct}) == 1 and len({self._digest(file) for file in distinct}) == 1
+        )
+
+    def _digest(self, file: Entry) -> bytes:
+        if file.offset not in self._digests:
+            hasher = hashlib.sha256()
+            reader = FileReader(self._fd, file.offset, file.size)
+            for offset in range(0, file.size, _CHUNK):
+                hasher.update(reader.pread(_CHUNK, offset))
+            self._digests[file.offset] = hasher.digest()
+        return self._digests[file.offset]
 
     def close(self) -> None:
         """Close the file."""
@@ -102,13 +135,16 @@ def _scan(fd: int, name: str, limits: Limits) -> list[Entry]:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise UnsupportedError(f"{name} is not a regular file, and only in one can an archive be read in place")
     reader = FileReader(fd)
-    if (compression := sniff(reader)) != "tar":
+    head = reader.pread(HEAD, 0)
+    if (compression := compression_of(head)) != "tar":
         raise UnsupportedError(
             f"{name} is compressed with {compression}: archives are read in place, so decompress it first"
         )
     try:
         return scan(ReaderForward(reader), limits=limits, count="members", warn=_ignore)
     except OcifsError as error:
+        if isinstance(error, InvalidImageError) and (found := format_of(head)):
+            raise InvalidImageError(f"{name} is not a usable archive: it is {found}") from error
         raise type(error)(f"{name} is not a usable archive: {error}") from error
 
 

@@ -1,8 +1,8 @@
 """A directory of files, opened as if a stranger had made it.
 
-Files are opened below a directory descriptor, never through a symlink of their own, and only regular files are
-accepted: a FIFO must not hang the reader, a link must not lead it to another's files. A directory on the way may
-be a symlink as long as it stays below. What the files mean is for the caller.
+Files are opened below a directory descriptor, and only regular files are accepted: a FIFO must not hang the reader, a
+link must not lead it to another's files. Symlinks are followed as long as they stay below; those that leave, such as
+Bazel makes, only if the user says so. What the files mean is for the caller.
 """
 
 import errno
@@ -12,36 +12,39 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Self
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, printable_path, raise_if_too_many_files
 from ocifs.reader import FileReader, ReaderAt
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINKS_MOST = 40
+"""Symlinks on the way to one file; Linux follows as many."""
 _CHUNK = 1 << 20
 
 
 class Directory:
     """An open directory and the files opened below it."""
 
-    def __init__(self, fd: int, name: str) -> None:
+    def __init__(self, fd: int, name: str, *, follow_links: bool = False) -> None:
         self.name = name
         """What errors call it."""
         self._fd = fd
+        self._follow_links = follow_links
         self._files = ExitStack()
         self._files.callback(os.close, fd)
 
     @classmethod
-    def at(cls, path: str) -> Self:
-        """Open the directory at `path`.
+    def at(cls, path: str, *, follow_links: bool = False) -> Self:
+        """Open the directory at `path`; with `follow_links`, files may lie wherever symlinks lead.
 
         Raises:
             NotFoundError: It cannot be opened.
         """
         try:
-            return cls(os.open(path, _DIRECTORY), printable_path(path))
+            return cls(os.open(path, _DIRECTORY), printable_path(path), follow_links=follow_links)
         except OSError as error:
             raise NotFoundError(f"cannot open {printable_path(path)} as a directory: {error.strerror}") from error
 
@@ -50,29 +53,77 @@ class Directory:
 
         Raises:
             NotFoundError: It cannot be opened.
-            InvalidImageError: It is no regular file, or not below the directory.
+            InvalidImageError: It is no regular file, or a symlink on the way leads out of the directory.
             TooManyFilesError: That is so.
         """
-        parent, _, name = path.rpartition("/")
         try:
             with ExitStack() as stack:
-                parent_fd = os.open(parent or ".", _DIRECTORY, dir_fd=self._fd)
-                stack.callback(os.close, parent_fd)
-                self._check_below(parent_fd, parent)
-                fd = os.open(name, _FILE, dir_fd=parent_fd)
+                found = self._anywhere(path, stack) if self._follow_links else self._below(path, stack)
+                if not stat.S_ISREG(os.fstat(found).st_mode):
+                    raise InvalidImageError(f"{self.name}/{path} is not a regular file")
+                fd = os.open(f"/proc/self/fd/{found}", _FILE)
                 self._files.callback(os.close, fd)
         except OSError as error:
             raise_if_too_many_files(error)
             if error.errno == errno.ELOOP:
                 raise InvalidImageError(
-                    f"{self.name}/{path} is a symlink: copy the layout with its links followed (cp -RL)"
+                    f"{self.name}/{path} is behind more than {_LINKS_MOST} symlinks: copy the image again"
                 ) from error
             if error.errno == errno.ENOENT:
                 raise NotFoundError(f"{self.name} has no {path}") from error
             raise NotFoundError(f"cannot open {self.name}/{path}: {error.strerror}") from error
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise InvalidImageError(f"{self.name}/{path} is not a regular file")
         return FileReader(fd)
+
+    def _anywhere(self, path: str, stack: ExitStack) -> int:
+        """Open what `path` names, wherever links lead, without a look inside (O_PATH)."""
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=self._fd)
+        stack.callback(os.close, fd)
+        return fd
+
+    def _below(self, path: str, stack: ExitStack) -> int:
+        """Open what `path` names without a look inside (O_PATH), following links as long as they stay below.
+
+        Each name is looked up by itself, in a directory that is open, and `..` goes back to the directory that is open
+        above it. So no text of a link is ever resolved by the kernel, and nothing that is renamed meanwhile leads out.
+        An absolute link counts as one from the directory's root if it begins with the directory's own path.
+
+        Raises:
+            InvalidImageError: A link leads out.
+            OSError: It cannot be opened.
+        """
+        opened = [self._fd]
+        names = path.split("/")[::-1]
+        links = 0
+        while names:
+            name = names.pop()
+            if name == ".." and len(opened) == 1:
+                raise self._leads_out(path)
+            if name == "..":
+                opened.pop()
+            elif name not in ("", "."):
+                fd = os.open(name, _LOOK, dir_fd=opened[-1])
+                stack.callback(os.close, fd)
+                if not stat.S_ISLNK(os.fstat(fd).st_mode):
+                    opened.append(fd)
+                    continue
+                links += 1
+                if links > _LINKS_MOST:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                target = os.readlink("", dir_fd=fd)
+                if target.startswith("/"):
+                    here = os.readlink(f"/proc/self/fd/{self._fd}")
+                    if not f"{target}/".startswith(f"{here.rstrip('/')}/"):
+                        raise self._leads_out(path)
+                    target = target[len(here) :]
+                    opened = [self._fd]
+                names += target.split("/")[::-1]
+        return opened[-1]
+
+    def _leads_out(self, path: str) -> InvalidImageError:
+        return InvalidImageError(
+            f"{self.name}/{path} is a symlink that leads out of the layout: allow that with --follow-links, or copy "
+            "the layout with its links followed (cp -RL)"
+        )
 
     def write(self, path: str, blob: ReaderAt) -> None:
         """Write a file at `path` below the directory: whole, or not at all.
@@ -107,22 +158,16 @@ class Directory:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _make(self, path: str, stack: ExitStack) -> int:
-        """Open the directory at `path`, which is made if it is missing."""
-        place = ""
-        for name in path.split("/") if path else []:
-            place = f"{place}/{name}" if place else name
+        """Open the directory at `path`, which is made if it is missing; never outside, whatever the option says."""
+        names = path.split("/") if path else []
+        fd = self._fd
+        for count, name in enumerate(names, 1):
             with suppress(FileExistsError):
-                os.mkdir(place, 0o755, dir_fd=self._fd)
-        fd = os.open(path or ".", _DIRECTORY, dir_fd=self._fd)
-        stack.callback(os.close, fd)
-        self._check_below(fd, path)
-        return fd
-
-    def _check_below(self, fd: int, path: str) -> None:
-        """Ask the kernel where the directories are: a path cannot change between check and use this way."""
-        here, there = (Path(f"/proc/self/fd/{each}").readlink() for each in (self._fd, fd))
-        if not there.is_relative_to(here):
-            raise InvalidImageError(f"{self.name}/{path} is a symlink that leads out of the layout")
+                os.mkdir(name, 0o755, dir_fd=fd)
+            fd = self._below("/".join(names[:count]), stack)
+        directory = os.open(".", _DIRECTORY, dir_fd=fd)
+        stack.callback(os.close, directory)
+        return directory
 
     def close(self) -> None:
         """Close the directory and every file opened below it."""

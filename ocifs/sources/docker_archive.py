@@ -2,22 +2,25 @@
 
 Source: Docker's "Image specification v1.2", "Combined Image JSON + Filesystem Changeset Format". Such an archive
 has neither media types nor manifests, so for the image that is chosen a manifest is made here and the rest of ocifs
-sees no difference. A layer's digest is its diff ID when it is plain, else what its path says, else computed.
+sees no difference. A layer's digest is its diff ID when it is plain, else what its path says, else computed. Docker
+before 1.10 wrote no `manifest.json`: such an archive is recognised, and refused.
 """
 
 import hashlib
 import os
+import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, NotFoundError
+from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError, printable_path
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileReader
 from ocifs.sources.archive import Archive
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.magic import sniff_layer
-from ocifs.sources.reference import Reference, matching
+from ocifs.sources.reference import CHOICES, Reference, choices, matching
 from ocifs.sources.source import Named, read_metadata
 from ocifs.spec.config import parse_config
 from ocifs.spec.descriptor import Descriptor
@@ -28,6 +31,7 @@ from ocifs.spec.mediatypes import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 
 _BLOBS = "blobs/sha256/"
 _CHUNK = 1 << 20
+_BEFORE_1_10 = re.compile(rb"repositories|[0-9a-f]{64}/json")
 
 
 class _SavedImage(msgspec.Struct, frozen=True, rename="pascal"):
@@ -88,17 +92,36 @@ class DockerArchive:
         self._files.close()
 
     def _choose(self, reference: Reference) -> int:
-        if reference.position is not None and reference.position < len(self._images):
-            return reference.position
-        if reference.tag is not None:
-            found = matching(reference.tag, [image.repo_tags for image in self._images])
-            if len(found) == 1:
-                return found[0]
-        elif reference.position is None and reference.digest is None and len(self._images) == 1:
+        name, everything = self._archive.name, range(len(self._images))
+        if reference.position is not None:
+            if reference.position in everything:
+                return reference.position
+            raise NotFoundError(f"{name} has no image @{reference.position}: {self._choices(everything)}")
+        if reference.digest is not None:
+            raise NotFoundError(f"no image {reference.digest} in {name}: {self._choices(everything)}")
+        if reference.tag is None and len(self._images) < 2:
+            if not self._images:
+                raise NotFoundError(f"{name} has no image")
             return 0
-        named = [image.repo_tags[0] if image.repo_tags else f"@{i}" for i, image in enumerate(self._images)]
-        choices = ", ".join(f":{shown(name)}" for name in named[:20]) or "it has no image"
-        raise NotFoundError(f"{reference} does not name one image of {self._archive.name}; choose: {choices}")
+        found = matching("latest" if reference.tag is None else reference.tag, self._names())
+        if len(found) == 1:
+            return found[0]
+        if reference.tag is None:
+            raise NotFoundError(f"{name} has several images, name one: {self._choices(everything)}")
+        if not found:
+            raise NotFoundError(f"no image '{printable_path(reference.tag)}' in {name}: {self._choices(everything)}")
+        raise NotFoundError(f"{reference} names several images: {self._choices(found)}")
+
+    def _names(self) -> list[tuple[str, ...]]:
+        return [image.repo_tags for image in self._images]
+
+    def _choices(self, images: Sequence[int]) -> str:
+        """List images by the first name that only they have, else by position."""
+        labels = []
+        for number in images[:CHOICES]:
+            alone = [name for name in self._images[number].repo_tags if len(matching(name, self._names())) == 1]
+            labels.append(f":{alone[0]}" if alone else f":@{number}")
+        return choices(labels, len(images))
 
     def _layer(self, path: str, diff_id: DiffID) -> Descriptor:
         name = f"layer {shown(path)} of {self._archive.name}"
@@ -128,10 +151,16 @@ def open_docker_archive(archive: Archive, limits: Limits = DEFAULT_LIMITS) -> Do
 
     Raises:
         InvalidImageError: It is no such archive, or its `manifest.json` is malformed.
+        UnsupportedError: Docker before 1.10 wrote it.
     """
     name = f"manifest.json of {archive.name}"
     try:
         data = read_metadata(archive.open("manifest.json"), name, limits)
     except NotFoundError as error:
+        if any(map(_BEFORE_1_10.fullmatch, archive.names())):
+            raise UnsupportedError(
+                f"{archive.name} was saved by Docker before 1.10, without manifest.json: load it with `docker load` "
+                "of Docker 1.10 to 28, and save it again"
+            ) from error
         raise InvalidImageError(f"{archive.name} was not written by `docker save`: {error}") from error
     return DockerArchive(archive, decode(data, tuple[_SavedImage, ...], name), limits)

@@ -18,15 +18,16 @@ from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.directory import Directory
-from ocifs.sources.reference import Reference, matching
+from ocifs.sources.platforms import with_platforms
+from ocifs.sources.reference import CHOICES, Reference, choices, matching
 from ocifs.sources.referrers import Content
 from ocifs.sources.source import Named, read_document, read_metadata
 from ocifs.spec.artifact import parse_artifact, referrers_tag
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import decode, parse_json, shown
-from ocifs.spec.manifest import ImageIndex, parse_document
-from ocifs.spec.mediatypes import INDEXES, MANIFESTS, OCI_INDEX
+from ocifs.spec.manifest import parse_document, parse_index
+from ocifs.spec.mediatypes import INDEXES, MANIFESTS, no_image
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _FULL_NAME = "io.containerd.image.name"
@@ -55,8 +56,12 @@ class Layout:
 
     def __init__(self, folder: Folder, listed: tuple[Descriptor, ...], limits: Limits) -> None:
         self.limits = limits
+        self.also = ""
+        """The reference by which the same file is an archive of `docker save`, if it is one, too."""
         self._folder = folder
         self._images = tuple(filter(_is_image, listed))
+        self._others = tuple(each for each in listed if not _is_image(each) and _names(each))
+        """Tagged, but no images: artifacts, manifests of Docker's schema 1."""
         self._listed = listed
         self._blobs: dict[Digest, FileReader] = {}
         self._files = ExitStack()
@@ -67,20 +72,22 @@ class Layout:
         if reference.digest is not None:
             return (self._named_by_digest(reference.digest),)
         if reference.position is not None:
-            if reference.position >= len(self._images):
-                raise NotFoundError(
-                    f"{self._folder.name} has no image @{reference.position}: {self._choices(self._images)}"
-                )
-            return (self._images[reference.position],)
-        named = {image.digest: image for image in self._tagged(reference.tag)}
-        platforms = {image.platform for image in named.values()}
+            return (self._at(reference.position),)
+        named = list({image.digest: image for image in self._tagged(reference.tag)}.values())
+        if len(named) > 1:
+            named = with_platforms(self, named)
+        platforms = {image.platform for image in named}
         if len(named) > 1 and (None in platforms or len(platforms) < len(named)):
-            raise NotFoundError(f"{reference} names several images: {self._choices(named.values())}")
-        return tuple(named.values())
+            raise NotFoundError(f"{reference} names several images: {self._choices(named)}")
+        return tuple(named)
 
     def images(self) -> tuple[Named, ...]:
-        """Return the images and indexes that `index.json` lists."""
-        return tuple(Named(_names(image), image) for image in self._images)
+        """Return the images and indexes that `index.json` lists, and then what else it has under a tag."""
+        return tuple(Named(_names(each), each) for each in (*self._images, *self._others))
+
+    def holds_an_image(self) -> bool:
+        """Whether any of the images that `index.json` lists is there."""
+        return any(map(self._is_there, self._images))
 
     def open(self, descriptor: Descriptor) -> FileReader:
         """Return a blob: what the descriptor embeds, else the file under its digest."""
@@ -190,24 +197,43 @@ class Layout:
         else:
             missing = f"no image '{printable_path(tag)}' in {self._folder.name}"
         found = [self._images[i] for i in matching(tag, names)]
+        others = [self._others[i] for i in matching(tag, [_names(each) for each in self._others])]
+        if not found and others:
+            raise UnsupportedError(f"'{printable_path(tag)}' in {self._folder.name} is {_described(others[0])}")
         if not found:
             raise NotFoundError(f"{missing}: {self._choices(self._images)}")
         return found
 
+    def _at(self, position: int) -> Descriptor:
+        everything = (*self._images, *self._others)
+        if position >= len(everything):
+            raise NotFoundError(f"{self._folder.name} has no image @{position}: {self._choices(self._images)}")
+        if not _is_image(everything[position]):
+            raise UnsupportedError(f"@{position} of {self._folder.name} is {_described(everything[position])}")
+        return everything[position]
+
+    def _is_there(self, image: Descriptor) -> bool:
+        try:
+            self.open(image)
+        except NotFoundError:
+            return False
+        return True
+
     def _untagged(self) -> list[Descriptor]:
+        if not self._images and self._listed:
+            raise UnsupportedError(f"{self._folder.name} has no image, only {_described(self._listed[0])}")
         if not self._images:
             raise NotFoundError(f"{self._folder.name} has no image")
         return list(self._images)
 
-    def _choices(self, images: Collection[Descriptor], limit: int = 20) -> str:
+    def _choices(self, images: Collection[Descriptor]) -> str:
         """List the images by names that choose them: the tag if no other image has it, else the digest."""
         names = [_names(image) for image in self._images]
-        choices = []
-        for image in islice(images, limit):
+        labels = []
+        for image in islice(images, CHOICES):
             alone = [name for name in _names(image) if len(matching(name, names)) == 1]
-            choices.append(f":{shown(alone[-1])}" if alone else f"@{image.digest}")
-        more = ", …" if len(images) > limit else ""
-        return f"choose one of {', '.join(choices)}{more}" if choices else "it has none"
+            labels.append(f":{alone[-1]}" if alone else f"@{image.digest}")
+        return choices(labels, len(images))
 
 
 def open_layout(folder: Folder, limits: Limits = DEFAULT_LIMITS) -> Layout:
@@ -226,9 +252,7 @@ def open_layout(folder: Folder, limits: Limits = DEFAULT_LIMITS) -> Layout:
     if not version.startswith("1.0."):
         raise UnsupportedError(f"{name} states version '{shown(version)}'; ocifs reads 1.0.x")
     name = f"{folder.name}/index.json"
-    index = parse_document(read_metadata(folder.open("index.json"), name, limits), name, OCI_INDEX)
-    if not isinstance(index, ImageIndex):
-        raise InvalidImageError(f"{name} is not an image index")
+    index = parse_index(read_metadata(folder.open("index.json"), name, limits), name)
     return Layout(folder, index.manifests, limits)
 
 
@@ -251,6 +275,10 @@ def _to_json(descriptor: Descriptor) -> object:
 
 def _is_image(descriptor: Descriptor) -> bool:
     return descriptor.media_type in INDEXES | MANIFESTS and descriptor.artifact_type is None
+
+
+def _described(other: Descriptor) -> str:
+    return no_image(other.media_type, other.artifact_type)
 
 
 def _names(image: Descriptor) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
-"""How a file is compressed, told from its first bytes, for files that nothing else describes.
+"""What bytes are, by how they begin: the compression of a layer or an archive, or what else they look like.
 
-Sources: RFC 1952, RFC 8878 (frames and skippable frames), the xz file format, bzip2.
+Sources: RFC 1952 (gzip), RFC 8878 (zstd frames and skippable frames), the xz file format, bzip2, the LZ4 frame format.
+An empty file is an uncompressed tar of no entries, as for containerd and podman.
 """
 
 import re
@@ -9,27 +10,55 @@ from ocifs.errors import UnsupportedError
 from ocifs.reader import ReaderAt
 from ocifs.spec.mediatypes import Compression
 
-_MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = (
+HEAD = 512
+"""Bytes that are enough to tell."""
+
+_COMPRESSED: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"\x1f\x8b"), "gzip"),
     (re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), "zstd"),
     (re.compile(rb"\xfd7zXZ\0"), "xz"),
-    (re.compile(rb"BZh[1-9]"), "bzip2"),
+    (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), "bzip2"),  # a name in a tar may begin with BZh
+    (re.compile(rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18"), "lz4"),
 )
+_TEXT: tuple[tuple[re.Pattern[bytes], str], ...] = (
+    (re.compile(rb"\s*(?:<!doctype html|<html)", re.IGNORECASE), "HTML"),
+    (re.compile(rb"\s*<\?xml"), "XML"),
+    (re.compile(rb"\s*[{\[]"), "JSON"),
+)
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
-def sniff(reader: ReaderAt) -> str:
-    """Return `gzip`, `zstd`, `xz` or `bzip2`, or `tar` for anything else."""
-    head = reader.pread(6, 0)
-    return next((name for magic, name in _MAGIC if magic.match(head)), "tar")
+def compression_of(head: bytes) -> str:
+    """Return `gzip`, `zstd`, `xz`, `bzip2` or `lz4`, or `tar` for anything else."""
+    return next((name for magic, name in _COMPRESSED if magic.match(head)), "tar")
+
+
+def format_of(head: bytes) -> str | None:
+    """Return the name of a format that is no tar, for a message; None if `head` may be that of a tar or is unknown."""
+    if not head:
+        return "empty"
+    if (compression := compression_of(head)) != "tar":
+        return compression
+    if _CONTROL.search(head[:HEAD]) or not _is_utf8(head[:HEAD]):
+        return None
+    return next((name for beginning, name in _TEXT if beginning.match(head)), "text")
+
+
+def _is_utf8(head: bytes) -> bool:
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    return True
 
 
 def sniff_layer(reader: ReaderAt, layer: str) -> Compression:
     """Return how a layer is compressed; `layer` is what errors call it.
 
     Raises:
-        UnsupportedError: In a way that no image has.
+        UnsupportedError: ocifs does not read that compression.
     """
-    match sniff(reader):
+    match compression_of(reader.pread(min(HEAD, reader.size), 0)):
         case "tar" | "gzip" | "zstd" as compression:
             return compression
         case other:

@@ -9,7 +9,7 @@
 `~N` behind any of these means the image without its last N layers; a path of just that name comes first.
 
 A path ends at the first `:` or, where that names no existing path, wherever the longest existing path ends; so
-both an odd tag and an odd path can XX is for the source that holds the image.
+both an odd tag and an odd path can be named. What a tag means is for the source that holds the image.
 """
 
 import os
@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple, cast
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, UnsupportedError, printable_path
 from ocifs.spec.digest import Digest
+from ocifs.spec.document import shown
 
 Transport = Literal["oci", "oci-archive", "docker-archive", "docker"]
 
@@ -36,6 +37,9 @@ _IN_REGISTRY = re.compile(
     rf"{_COMPONENT}(?:/{_COMPONENT})*)(?::(\w[\w.-]{{0,127}}))?(?:@([^@/]+))?",
     re.ASCII,
 )
+
+CHOICES = 20
+"""How many images a message lists."""
 
 _COPY_FIRST = "copy the image into a layout with `skopeo copy {} oci:DIR:TAG`"
 
@@ -127,6 +131,12 @@ def _split(rest: str, exists: Callable[[str], bool]) -> tuple[str, str | None, s
         return rest, None, None
     end = next((i for i in reversed(colons) if exists(rest[:i])), colons[0])
     return rest[:end], rest[end + 1 :], None
+
+
+def choices(labels: Sequence[str], count: int) -> str:
+    """Return the end of a message that lists the first of `count` images, as references end: `:TAG`, `@DIGEST`."""
+    more = ", …" if count > len(labels) else ""
+    return f"choose one of {', '.join(map(shown, labels))}{more}" if labels else "it has none"
 
 
 def matching(tag: str, names: Sequence[tuple[str, ...]]) -> list[int]:

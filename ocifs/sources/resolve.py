@@ -15,8 +15,9 @@ from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.sources.archive import Archive
 from ocifs.sources.directory import Directory
 from ocifs.sources.docker_archive import open_docker_archive
-from ocifs.sources.layout import open_layout
-from ocifs.sources.reference import Reference
+from ocifs.sources.layout import Layout, open_layout
+from ocifs.sources.platforms import CONFIGS_MOST, states_platform, with_platforms
+from ocifs.sources.reference import CHOICES, Reference
 from ocifs.sources.registry.access import Access
 from ocifs.sources.source import Source, read_document
 from ocifs.spec.config import ImageConfig, parse_config
@@ -24,7 +25,7 @@ from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.document import shown
 from ocifs.spec.manifest import ImageIndex, Manifest, parse_document
-from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, layer_type
+from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, layer_type, no_image
 from ocifs.spec.platform import Platform, best_match
 
 _INDEX_DEPTH = 8
@@ -36,6 +37,7 @@ class Layer(NamedTuple):
     descriptor: Descriptor
     diff_id: DiffID
     compression: Compression
+    """As the media type says; the bytes decide (`LayerIndex.mislabelled`)."""
 
 
 class ResolvedImage(NamedTuple):
@@ -56,8 +58,12 @@ class ResolvedImage(NamedTuple):
         return self.descriptor.digest
 
 
-def open_source(reference: Reference, access: Access | None = None, limits: Limits = DEFAULT_LIMITS) -> Source:
-    """Open what a reference names, a registry by way of `access`; the caller closes it.
+def open_source(
+    reference: Reference, access: Access | None = None, limits: Limits = DEFAULT_LIMITS, *, follow_links: bool = False
+) -> Source:
+    """Open what a reference names; the caller closes it.
+
+    A registry is spoken to by way of `access`. With `follow_links`, symlinks may lead out of a layout directory.
 
     Raises:
         NotFoundError: The path cannot be opened.
@@ -71,7 +77,7 @@ def open_source(reference: Reference, access: Access | None = None, limits: Limi
     with ExitStack() as stack:
         folder: Directory | Archive
         if reference.transport == "oci" or (reference.transport is None and Path(reference.path).is_dir()):
-            folder = Directory.at(reference.path)
+            folder = Directory.at(reference.path, follow_links=follow_links)
         else:
             folder = Archive.at(reference.path, limits)
         stack.callback(folder.close)
@@ -83,10 +89,15 @@ def open_source(reference: Reference, access: Access | None = None, limits: Limi
 def _source(reference: Reference, folder: Directory | Archive, limits: Limits) -> Source:
     if isinstance(folder, Directory) or reference.transport == "oci-archive":
         return open_layout(folder, limits)
-    # `docker save` writes both kinds of metadata nowadays; the layout says more.
     if reference.transport == "docker-archive" or "oci-layout" not in folder:
         return open_docker_archive(folder, limits)
-    return open_layout(folder, limits)
+    # `docker save` writes both kinds of metadata nowadays; the layout says more. That of Docker 25.0 may list nothing.
+    layout = open_layout(folder, limits)
+    if "manifest.json" in folder:
+        if not layout.holds_an_image():
+            return open_docker_archive(folder, limits)
+        layout.also = f"docker-archive:{folder.name}"
+    return layout
 
 
 def resolve_image(source: Source, reference: Reference, platform: Platform | None = None) -> ResolvedImage:
@@ -114,9 +125,12 @@ def resolve_manifest(source: Source, descriptor: Descriptor, name: str) -> Resol
     if not isinstance(manifest, Manifest):
         raise InvalidImageError(f"{_manifest_name(descriptor)} is an image index")
     if manifest.config.media_type not in CONFIGS:
+        if manifest.artifact_type:
+            raise UnsupportedError(f"{name} is {no_image(manifest.media_type, manifest.artifact_type)}")
         raise UnsupportedError(f"{name} is not a container image: its config is '{shown(manifest.config.media_type)}'")
     config = parse_config(read_document(source, manifest.config), f"config {manifest.config.digest}")
-    return ResolvedImage(name, descriptor, manifest, config, _layers(manifest, config, source.limits))
+    also = source.also if isinstance(source, Layout) else ""
+    return ResolvedImage(name, descriptor, manifest, config, _layers(manifest, config, source.limits, also))
 
 
 def manifests_of(source: Source, descriptor: Descriptor) -> list[Descriptor]:
@@ -135,15 +149,27 @@ def _choose(source: Source, candidates: Sequence[Descriptor], platform: Platform
     manifests = list(_manifests(source, candidates, _INDEX_DEPTH, set()))
     if len(manifests) == 1 and manifests[0].platform is None:
         return manifests[0]
+    if not manifests:
+        raise NotFoundError(f"{name} lists no image")
     wanted = platform or Platform.of_machine(os.uname().machine)
+    best = _match(wanted, manifests)
+    unstated = len({each.digest for each in manifests if not states_platform(each)})
+    if best is None:
+        manifests = with_platforms(source, manifests)
+        best = _match(wanted, manifests)
+    if best is not None:
+        return best
+    if unstated > CONFIGS_MOST:
+        raise LimitError(f"{name} lists {unstated} manifests without a platform: name one by its digest")
+    listed = dict.fromkeys(f"{shown(str(each.platform or Platform()))} ({each.digest})" for each in manifests)
+    some = ", ".join(list(listed)[:CHOICES]) + (", …" if len(listed) > CHOICES else "")
+    raise NotFoundError(f"{name} has nothing for {wanted}: choose with --platform, or a digest, from {some}")
+
+
+def _match(wanted: Platform, manifests: Sequence[Descriptor]) -> Descriptor | None:
     described = [(each, each.platform) for each in manifests if each.platform is not None]
     best = best_match(wanted, [offered for _, offered in described])
-    if best is not None:
-        return described[best][0]
-    choices = list(dict.fromkeys(str(offered) for _, offered in described))[:20]
-    if not choices:
-        raise NotFoundError(f"{name} offers no manifest with a platform: name a manifest by its digest")
-    raise NotFoundError(f"{name} has nothing for {wanted}: choose with --platform from {shown(', '.join(choices))}")
+    return None if best is None else described[best][0]
 
 
 def _manifests(
@@ -172,11 +198,12 @@ def _is_attestation(descriptor: Descriptor) -> bool:
     return descriptor.platform is not None and descriptor.platform.os == "unknown"
 
 
-def _layers(manifest: Manifest, config: ImageConfig, limits: Limits) -> tuple[Layer, ...]:
+def _layers(manifest: Manifest, config: ImageConfig, limits: Limits, also: str) -> tuple[Layer, ...]:
     diff_ids = config.rootfs.diff_ids
     if len(diff_ids) != len(manifest.layers):
+        way_out = f": Docker 25.0 wrote such layouts, so name it {also}" if also else ""
         raise InvalidImageError(
-            f"config {manifest.config.digest} has {len(diff_ids)} diff IDs for {len(manifest.layers)} layers"
+            f"config {manifest.config.digest} has {len(diff_ids)} diff IDs for {len(manifest.layers)} layers{way_out}"
         )
     if len(diff_ids) > limits.layers:
         raise limits.passed("layers", f"the image has {len(diff_ids)} layers")

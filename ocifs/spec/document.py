@@ -2,16 +2,19 @@
 
 Every document passes `parse_json` and then `typed`, so all of them keep the same rules: at most `MAX_DEPTH`
 levels, UTF-8 without a byte order mark, no key twice, no NaN, integers only where integers belong. How many bytes
-there are is bounded by who reads them. A member that is null counts as absent, as in Go, in which most of these
-documents are written and read. What the members mean is the business of the modules that call this one.
+there are is bounded by who reads them. As in Go, which writes and reads most of these documents, a member that is null
+counts as absent, and the case of a member's name does not matter. What the members mean is the business of the
+modules that call this one.
 """
 
 import json
 import re
 import threading
+from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from ocifs.errors import InvalidImageError, LimitError, printable
 
@@ -60,11 +63,61 @@ def parse_json(data: bytes, name: str, *, sets: frozenset[str] = frozenset()) ->
 
 def typed(value: object, kind: type[T], name: str) -> T:
     """Return a value that `parse_json` gave as one of the msgspec type `kind`; raises as `decode`."""
+    members = canonical(value, kind, name)
     try:
         with _LEARNING:
-            return msgspec.convert(value, kind, dec_hook=_string_type)
+            return msgspec.convert(members, kind, dec_hook=_string_type)
     except msgspec.ValidationError as error:
         raise InvalidImageError(f"{name} is malformed: {shown(str(error))}") from error
+
+
+def canonical(value: object, kind: Any, name: str) -> object:
+    """Return a value of JSON with the members of its objects named as the msgspec type `kind` names them.
+
+    Go's encoding/json takes a member whatever its case, so documents that some tools wrote have `config` for `Config`.
+    Keys of maps, such as labels, stay as they are.
+
+    Raises:
+        InvalidImageError: A member is there twice, in two cases: programs differ in which one they take.
+    """
+    try:
+        return _renamed(value, _type_info(kind))
+    except ValueError as error:
+        raise InvalidImageError(f"{name} is malformed: {shown(str(error))}") from None
+
+
+_type_info = lru_cache(inspect.type_info)
+_ANY = inspect.AnyType()
+
+
+@lru_cache
+def _fields(kind: type[Any]) -> dict[str, tuple[str, inspect.Type]]:
+    """Return (name, type) of the members of a struct, by the name as it is and in lower case."""
+    struct = inspect.type_info(kind)
+    named = (
+        [(field.encode_name, field.type) for field in struct.fields] if isinstance(struct, inspect.StructType) else []
+    )
+    return {name.casefold(): (name, type_) for name, type_ in named} | {name: (name, type_) for name, type_ in named}
+
+
+def _renamed(value: object, kind: inspect.Type) -> object:
+    match kind, value:
+        case inspect.StructType(), dict():
+            fields = _fields(kind.cls)
+            members: dict[str, object] = {}
+            for key, member in value.items():
+                own, type_ = fields.get(key) or fields.get(key.casefold()) or (key, _ANY)
+                if own in members:
+                    raise ValueError(f"key '{own}' occurs twice in one object, in other cases")
+                members[own] = _renamed(member, type_) if isinstance(member, dict | list) else member
+            return members
+        case inspect.DictType(), dict():
+            return {key: _renamed(member, kind.value_type) for key, member in value.items()}
+        case ((inspect.ListType() | inspect.VarTupleType()), list()):
+            return [_renamed(item, kind.item_type) for item in value]
+        case inspect.UnionType(), dict():  # a struct, or None
+            return _renamed(value, next(each for each in kind.types if not isinstance(each, inspect.NoneType)))
+    return value
 
 
 def _check_depth(data: bytes, name: str) -> None:

@@ -1,17 +1,18 @@
 """Manifests and image indexes, OCI's and Docker's (image-spec manifest.md, image-index.md).
 
-What a document is, its descriptor says, its own `mediaType` says and its shape says; they must agree, or two
-programs would see two images under one digest (CVE-2021-41190).
+What kind of document it is, its descriptor says, its own `mediaType` says and its shape says; they must agree, or two
+programs would see two images under one digest (CVE-2021-41190). Whether a kind is called by OCI's name or by Docker's
+makes no difference: containerd and podman accept either in either.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.spec.descriptor import Descriptor
-from ocifs.spec.document import parse_json, shown, typed
-from ocifs.spec.mediatypes import INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST
+from ocifs.spec.document import canonical, parse_json, shown, typed
+from ocifs.spec.mediatypes import INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST, no_image
 
 
 class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
@@ -19,6 +20,8 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_d
 
     schema_version: Literal[2]
     media_type: str = OCI_MANIFEST
+    artifact_type: str = ""
+    """Given only where the manifest is of something else than an image."""
     config: Descriptor
     layers: tuple[Descriptor, ...] = ()
     annotations: dict[str, str] = {}
@@ -29,8 +32,19 @@ class ImageIndex(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
     schema_version: Literal[2]
     media_type: str = OCI_INDEX
-    manifests: tuple[Descriptor, ...]
+    manifests: tuple[Descriptor, ...] = ()
     annotations: dict[str, str] = {}
+
+
+class _Outline(msgspec.Struct, rename="camel"):
+    """The names of the members that tell one kind of document from the others."""
+
+    schema_version: Any = None
+    media_type: Any = None
+    artifact_type: Any = None
+    manifests: Any = None
+    config: Any = None
+    layers: Any = None
 
 
 def parse_document(data: bytes, name: str, media_type: str | None = None) -> Manifest | ImageIndex:
@@ -46,28 +60,55 @@ def parse_document(data: bytes, name: str, media_type: str | None = None) -> Man
         UnsupportedError: It is a document of another kind.
         LimitError: It is nested too deeply.
     """
-    members = parse_json(data, name)
+    members = _members(data, name)
+    stated = members.get("mediaType", media_type)
+    if isinstance(stated, str) and stated not in INDEXES | MANIFESTS:
+        raise UnsupportedError(f"{name} is {no_image(stated, _text(members.get('artifactType')))}")
+    is_index = "manifests" in members
+    if not is_index and members.keys().isdisjoint({"config", "layers"}):
+        is_index = stated in INDEXES  # Go writes null for no manifests
+        if not is_index:
+            raise InvalidImageError(f"{name} is neither an image index nor a manifest: it has no manifests, no config")
+    document = typed(members, ImageIndex, name) if is_index else typed(members, Manifest, name)
+    if "mediaType" not in members and media_type is not None:
+        document = msgspec.structs.replace(document, media_type=media_type)
+    if media_type is not None and (document.media_type in INDEXES) != (media_type in INDEXES):
+        raise InvalidImageError(
+            f"{name} says its media type is '{shown(document.media_type)}', its descriptor says '{shown(media_type)}'"
+        )
+    if is_index != (document.media_type in INDEXES):
+        raise InvalidImageError(f"{name} has the media type '{document.media_type}' but the members of the other kind")
+    return document
+
+
+def parse_index(data: bytes, name: str) -> ImageIndex:
+    """Return the image index in `data`, which is one by its place, such as `index.json`: no descriptor says so.
+
+    Raises:
+        InvalidImageError: It is malformed, or another document.
+        UnsupportedError: It is a document of another kind.
+        LimitError: It is nested too deeply.
+    """
+    members = _members(data, name)
+    stated = members.get("mediaType", OCI_INDEX)
+    if stated in MANIFESTS or not members.keys().isdisjoint({"config", "layers"}):
+        raise InvalidImageError(f"{name} is a manifest, not an image index")
+    if isinstance(stated, str) and stated not in INDEXES:
+        raise InvalidImageError(f"{name} says its media type is '{shown(stated)}', which is no image index")
+    return typed(members, ImageIndex, name)
+
+
+def _members(data: bytes, name: str) -> dict[str, object]:
+    """Return the members of a document that may be of either kind. Raises as `parse_document`."""
+    members = canonical(parse_json(data, name), _Outline, name)
     if not isinstance(members, dict):
         raise InvalidImageError(f"{name} is not a JSON object")
     if members.get("schemaVersion") == 1:
         raise UnsupportedError(f"{name} is a Docker schema 1 manifest: convert the image with `skopeo copy`")
-    is_index = "manifests" in members
-    if is_index and ("layers" in members or "config" in members):
+    if "manifests" in members and not members.keys().isdisjoint({"config", "layers"}):
         raise InvalidImageError(f"{name} claims to be both an image index and a manifest")
-    document = typed(members, ImageIndex, name) if is_index else typed(members, Manifest, name)
-    if "mediaType" not in members and media_type is not None:
-        document = msgspec.structs.replace(document, media_type=media_type)
-    _check_media_type(document, name, media_type)
-    return document
+    return members
 
 
-def _check_media_type(document: Manifest | ImageIndex, name: str, media_type: str | None) -> None:
-    stated = document.media_type
-    if media_type is not None and media_type != stated:
-        raise InvalidImageError(
-            f"{name} says its media type is '{shown(stated)}', its descriptor says '{shown(media_type)}'"
-        )
-    if stated not in INDEXES | MANIFESTS:
-        raise UnsupportedError(f"{name} is no image manifest or index but '{shown(stated)}'")
-    if isinstance(document, ImageIndex) != (stated in INDEXES):
-        raise InvalidImageError(f"{name} has the media type '{stated}' but the members of the other kind")
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

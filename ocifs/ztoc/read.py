@@ -123,11 +123,8 @@ def write_index(ztoc: Ztoc, layer: Layer, size: int, out: Writer) -> None:
         UnsupportedError: Its spans are too long to decode for a few bytes.
     """
     blob_size = layer.descriptor.size
-    if (ztoc.codec, ztoc.blob_size) != (layer.compression, blob_size):
-        raise InvalidImageError(
-            f"it is of a {ztoc.codec} layer of {ztoc.blob_size} bytes, "
-            f"the layer is {layer.compression} and has {blob_size} bytes"
-        )
+    if ztoc.blob_size != blob_size:
+        raise InvalidImageError(f"it is of a layer of {ztoc.blob_size} bytes, the layer has {blob_size} bytes")
     starts, offsets = [*ztoc.starts, size], [*ztoc.offsets, blob_size]
     longest = max(b - a for a, b in pairwise(starts))
     if longest > MAX_SPAN:

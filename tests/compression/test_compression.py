@@ -180,7 +180,7 @@ def test_a_wrong_trailer_is_refused(name: str, place: int) -> None:
 
 
 def test_what_is_not_gzip_is_refused() -> None:
-    with pytest.raises(InvalidImageError, match="media type says gzip"):
+    with pytest.raises(InvalidImageError, match="no gzip member at byte 0"):
         gzip.passes(BytesReader(b"plain"), no_warning)
 
 
@@ -194,7 +194,7 @@ def test_a_span_that_is_short_is_refused() -> None:
 @pytest.mark.parametrize(
     ("rapidgzip", "blocks", "low_memory", "expected"),
     [
-        (True, True, False, [RapidgzipPass, GzipPass]),
+        (True, True, False, [BlockPass, GzipPass]),
         (True, True, True, [BlockPass, GzipPass]),
         (False, True, False, [BlockPass, GzipPass]),
         (False, False, False, [GzipPass]),

@@ -248,7 +248,7 @@ def index_bytes() -> bytes:
     from ocifs.limits import DEFAULT_LIMITS
     from ocifs.spec.digest import DiffID
 
-    blob = LayerBlob(Digest.of(BASE.blob), DiffID(Digest.of(BASE.tar)), "gzip", BytesReader(BASE.blob))
+    blob = LayerBlob(Digest.of(BASE.blob), DiffID(Digest.of(BASE.tar)), BytesReader(BASE.blob))
     index = open_layer_index(blob, Store(None), DEFAULT_LIMITS, lambda message: None, lambda *_: None)
     return index.file.pread(index.file.size, 0)
 

@@ -278,7 +278,7 @@ def complaints(reference: str, **options: Any) -> list[str]:
         (b"", "cut short"),
         (b"no zTOC" * 100, "cut short|vector|table"),
         (ZTOCS[BASE.blob][:-100], "cut short|longer than the file"),
-        (ZTOCS[PLAIN.blob], "it is of a tar layer of 10240 bytes, the layer is gzip"),
+        (ZTOCS[PLAIN.blob], "it is of a layer of 10240 bytes, the layer has"),
         (independent.write(BASE.blob, BASE.tar, size=5), "more in the blob than one member"),
         (independent.write(BASE.blob, BASE.tar, max_span_id=7), "digests for 8 spans"),
         (independent.write(BASE.blob, BASE.tar, entries=[ODD]), "entry 'odd': bytes outside of the tar stream"),
@@ -519,3 +519,20 @@ def test_what_a_layout_has_is_taken_to_a_registry(registry: Registry, tmp_path: 
     with open_image(f"{registry.add('copied', files)}:soci") as image:
         assert published(image) == ["soci-v2", None, "soci-v2"]
         check_tree(image)
+
+
+def test_a_layer_whose_media_type_is_wrong_has_its_ztoc(store: Store) -> None:
+    """The media type says an uncompressed tar, the bytes and the zTOC say gzip."""
+    media_type = "application/vnd.oci.image.layer.v1.tar"
+    mislabelled = Layer(BASE.tar, descriptor={"mediaType": media_type})
+    with running() as registry:
+        registry.add("app", layout_files(Image((mislabelled, PLAIN))))
+        publish_v1(registry)
+        warnings: list[str] = []
+        with open_image(f"docker://{registry.host}/app", Options(store=store, warn=warnings.append)) as image:
+            assert published(image) == ["soci-v1", "soci-v1"]
+            assert image.rootfs.open("/etc/motd").read() == b"hello\n"
+            assert image.rootfs.open("/last").read() == b"last\n"
+        assert warnings == [
+            f"layer {digest(BASE.blob)}: its media type says an uncompressed tar, but its bytes are gzip"
+        ]

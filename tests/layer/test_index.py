@@ -42,7 +42,7 @@ def blob(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileReader]:
 @pytest.fixture(scope="module")
 def stored(blob: FileReader) -> bytes:
     """The bytes of a real LayerIndex."""
-    layer = LayerBlob(Digest(images.digest(BLOB)), DiffID(Digest(images.digest(TAR))), "gzip", blob)
+    layer = LayerBlob(Digest(images.digest(BLOB)), DiffID(Digest(images.digest(TAR))), blob)
     index = open_layer_index(layer, Store(None), Limits(), pytest.fail, lambda layer, done, total: None)
     with open(index.file.fd, "rb") as file:
         return file.read(index.file.size)

@@ -67,13 +67,13 @@ def index_of(
 ) -> LayerIndex:
     """Index a blob that promises what it holds, or what is given."""
     data = blob.pread(blob.size, 0)
-    layer = LayerBlob(
-        Digest(digest or images.digest(data)), DiffID(Digest(diff_id or images.digest(tar))), compression, blob
-    )
+    layer = LayerBlob(Digest(digest or images.digest(data)), DiffID(Digest(diff_id or images.digest(tar))), blob)
     said = [] if warnings is None else warnings
-    return open_layer_index(
+    index = open_layer_index(
         layer, store or Store(None), limits or Limits(), said.append, lambda layer, done, total: None
     )
+    assert index.mislabelled(compression) == ()
+    return index
 
 
 @pytest.mark.parametrize("name", BLOBS)

@@ -58,7 +58,7 @@ class Far:
 
 @pytest.fixture(scope="module")
 def index() -> LayerIndex:
-    layer = LayerBlob(Digest.of(BLOB), DiffID(Digest.of(TAR)), "gzip", BytesReader(BLOB))
+    layer = LayerBlob(Digest.of(BLOB), DiffID(Digest.of(TAR)), BytesReader(BLOB))
     return open_layer_index(layer, Store(None), DEFAULT_LIMITS, lambda message: None, lambda *_: None)
 
 

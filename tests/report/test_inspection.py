@@ -1,14 +1,16 @@
 """What an image says of itself, before and after it is indexed."""
 
+import json
 from pathlib import Path
 
 from ocifs.image.opening import open_image
 from ocifs.image.options import Options
-from ocifs.report.inspection import Inspection, inspect_image, inspection_lines, list_offers, offer_lines
+from ocifs.report.inspection import Inspection, Offer, inspect_image, inspection_lines, list_offers, offer_lines
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.resolve import open_source, resolve_image
 from ocifs.store import Store
 from tests.images import (
+    REF_NAME,
     Image,
     Json,
     Layer,
@@ -138,8 +140,51 @@ def test_all_images_of_a_layout(tmp_path: Path) -> None:
     assert offers[0].size == len(Layer().blob)
     assert "application/x-unknown" in (offers[3].error or "")
     lines = list(offer_lines(offers))
-    assert [line.split()[0] for line in lines] == ["NAME", "many", "many", r"o\x1bne", "bad", "@3"]
-    assert len(set(map(len, lines))) == 1
+    assert [line.split()[0] for line in lines] == ["NAME", "many", "many", r"o\x1bne", "bad", "@3", "bad:"]
+    assert len(set(map(len, lines[:-1]))) == 1
+    assert lines[-1] == f"bad: {offers[3].error}"
+
+
+def listed(path: Path) -> tuple[list[Offer], list[str]]:
+    """Return what `inspect --all` shows of a source."""
+    source = open_source(parse_reference(str(path)))
+    offers = list(list_offers(source))
+    source.close()
+    return offers, list(offer_lines(offers))
+
+
+def test_images_are_listed_by_their_full_names(tmp_path: Path) -> None:
+    def named(full: str) -> Image:
+        return Image(tag="latest", descriptor={"annotations": {"io.containerd.image.name": full, REF_NAME: "latest"}})
+
+    files = layout_files(named("docker.io/library/one:latest"), named("docker.io/library/two:latest"))
+    _, lines = listed(write_directory(tmp_path / "image", files))
+    assert [line.split()[0] for line in lines[1:]] == ["docker.io/library/one:latest", "docker.io/library/two:latest"]
+
+
+def test_all_tags_of_an_image_are_listed(tmp_path: Path) -> None:
+    write_docker_archive(tmp_path / "saved.tar", (Image(), ["app:1", "example/app:1", "app:latest"]))
+    _, lines = listed(tmp_path / "saved.tar")
+    assert lines[1].startswith("example/app:1, app:latest  linux/amd64  ")
+
+
+SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+json"
+
+
+def test_what_is_no_image_is_described(tmp_path: Path) -> None:
+    files = layout_files(Image(tag="image"))
+    (image,) = json.loads(files["index.json"])["manifests"]
+    artifact = image | {"artifactType": "application/spdx", "annotations": {REF_NAME: "sbom"}}
+    old = image | {"mediaType": SCHEMA_1, "annotations": {REF_NAME: "v1"}}
+    files["index.json"] = to_json(index_of([artifact, old, image, add_index(files, [], "none")]))
+    offers, lines = listed(write_directory(tmp_path / "image", files))
+    assert [(offer.position, offer.names, offer.error) for offer in offers] == [
+        (0, ["image"], None),
+        (1, ["none"], "an image index without images"),
+        (2, ["sbom"], "an artifact of the type 'application/spdx', not a container image"),
+        (3, ["v1"], "a Docker schema 1 manifest: convert the image with `skopeo copy`"),
+    ]
+    assert lines[-2:] == [f"{offer.names[0]}: {offer.error}" for offer in offers[2:]]
 
 
 def test_all_images_of_a_docker_archive(tmp_path: Path) -> None:

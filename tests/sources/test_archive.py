@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import io
 import lzma
@@ -9,6 +10,7 @@ import pytest
 import zstandard
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsError, UnsupportedError
+from ocifs.reader import FileReader
 from ocifs.sources.archive import Archive
 from tests.images import tar, write_archive
 
@@ -49,6 +51,10 @@ X: Member = ("dir/x", FILE, b"content")
         ([X, ("other/h", HARD, "./dir/x"), ("l", LINK, "other/h")], "l"),
         ([X, *((f"l{i + 1}", LINK, f"l{i}") for i in range(7)), ("l0", LINK, "dir/x")], "l7"),
         ([("blobs/x", FILE, b"old"), ("blobs/x", FILE, b"content")], "blobs/x"),
+        ([X, X], "dir/x"),
+        ([X, ("./dir/x", FILE, b"content"), X], "dir/x"),
+        ([X, X, ("l", LINK, "dir/x"), ("l", LINK, "/dir/x")], "l"),
+        ([X, ("l", FILE, b"content"), ("l", LINK, "dir/x"), ("l", HARD, "dir/x")], "l"),
     ],
 )
 def test_members(tmp_path: Path, members: list[Member], path: str) -> None:
@@ -63,9 +69,12 @@ def test_members(tmp_path: Path, members: list[Member], path: str) -> None:
         ([X], "x\x1b\n", NotFoundError, r"has no member x\\x1b\\n"),
         ([X], "", NotFoundError, "no member"),
         ([X], "../../etc/passwd", NotFoundError, "no member"),
-        ([X, X], "dir/x", InvalidImageError, "occurs twice"),
-        ([X, ("./dir/x", FILE, b"")], "dir/x", InvalidImageError, "occurs twice"),
-        ([X, X, ("l", LINK, "dir/x")], "l", InvalidImageError, "occurs twice"),
+        ([X, ("./dir/x", FILE, b"")], "dir/x", InvalidImageError, "occurs twice with different bytes"),
+        ([("dir/x", FILE, b"CONTENT"), X], "dir/x", InvalidImageError, "occurs twice with different bytes"),
+        ([X, ("l", LINK, "dir/x"), ("l", FILE, b"other..")], "l", InvalidImageError, "occurs twice"),
+        ([X, ("dir/x", FILE, b"x"), ("l", LINK, "dir/x")], "l", InvalidImageError, "occurs twice"),
+        ([X, ("dir/x", tarfile.DIRTYPE, b"")], "dir/x", InvalidImageError, "not a plain file"),
+        ([("l", LINK, "k"), ("l", LINK, "k"), ("k", LINK, "l")] * 9, "l", LimitError, "more than 8 links"),
         ([("l", LINK, "../../../etc/passwd")], "l", NotFoundError, "no member"),
         ([("l", LINK, "/etc/passwd")], "l", NotFoundError, "no member etc/passwd"),
         ([("l", LINK, "l")], "l", LimitError, "more than 8 links"),
@@ -88,12 +97,13 @@ def test_bad_members(tmp_path: Path, members: list[Member], path: str, error: ty
         (gzip.compress(tar({"x": b""}), mtime=0), UnsupportedError, "compressed with gzip: .*decompress it first"),
         (zstandard.compress(tar({"x": b""})), UnsupportedError, "compressed with zstd"),
         (lzma.compress(tar({"x": b""})), UnsupportedError, "compressed with xz"),
-        (b"BZh9" + bytes(100), UnsupportedError, "compressed with bzip2"),
-        (b"text\n" * 1000, InvalidImageError, "not a usable archive"),
+        (bz2.compress(tar({"x": b""})), UnsupportedError, "compressed with bzip2"),
+        (b"text\n" * 1000, InvalidImageError, "not a usable archive: it is text$"),
+        (b"<!doctype html><html>", InvalidImageError, "not a usable archive: it is HTML$"),
         (tar({"x": b"y" * 10_000})[:5000], InvalidImageError, "not a usable archive"),
         (tar({"x": b"y"})[:512], InvalidImageError, "not a usable archive"),
     ],
-    ids=["gzip", "zstd", "xz", "bzip2", "text", "cut in data", "cut after a header"],
+    ids=["gzip", "zstd", "xz", "bzip2", "text", "HTML", "cut in data", "cut after a header"],
 )
 def test_bad_archives(tmp_path: Path, data: bytes, error: type[OcifsError], message: str) -> None:
     (tmp_path / "a").write_bytes(data)
@@ -113,3 +123,23 @@ def test_files_that_hold_no_archive(tmp_path: Path) -> None:
 def test_an_empty_file_has_no_members(tmp_path: Path) -> None:
     with closing(Archive.at(str(write_archive(tmp_path / "a", {})))) as archive:
         assert "x" not in archive
+
+
+def test_equal_members_are_read_once_however_many_lead_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+
+    def pread(self: FileReader, size: int, offset: int) -> bytes:
+        nonlocal read
+        data = original(self, size, offset)
+        read += len(data)
+        return data
+
+    large = bytes(3 << 20)
+    links: list[Member] = [(f"l{n}", HARD, target) for n in range(50) for target in ("a", "b")]
+    path = write_members(tmp_path / "archive", ("a", FILE, large), ("b", FILE, large), *links)
+    with closing(Archive.at(path)) as archive:
+        original = FileReader.pread
+        monkeypatch.setattr(FileReader, "pread", pread)
+        for n in range(50):
+            assert archive.open(f"l{n}").size == len(large)
+    assert read == 2 * len(large)

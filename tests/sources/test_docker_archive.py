@@ -14,7 +14,10 @@ from ocifs.sources.archive import Archive
 from ocifs.sources.docker_archive import DockerArchive, open_docker_archive
 from ocifs.sources.reference import Reference
 from ocifs.sources.source import read_document
+from ocifs.spec.config import parse_config
+from ocifs.spec.digest import Digest
 from ocifs.spec.manifest import Manifest, parse_document
+from tests import tars
 from tests.images import (
     LAYER,
     Files,
@@ -66,14 +69,42 @@ def test_selectors(tmp_path: Path, tag: str | None, position: int | None, expect
         assert layers_of(manifest) == [digest(layer.tar) for layer in expected.layers]
 
 
-@pytest.mark.parametrize(("tag", "position"), [(None, None), ("three", None), ("1", None), (None, 3), ("", None)])
-def test_selectors_that_name_no_image(tmp_path: Path, tag: str | None, position: int | None) -> None:
+ALL = "choose one of :example/one:1, :example/two:1, :@2$"
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (Reference("ref", "path"), f"a.tar has several images, name one: {ALL}"),
+        (Reference("ref", "path", tag="three"), f"no image 'three' in .*a.tar: {ALL}"),
+        (Reference("ref", "path", tag=""), f"no image '' in .*a.tar: {ALL}"),
+        (Reference("ref", "path", tag="\x1b"), r"no image '\\x1b' in"),
+        (Reference("ref", "path", tag="1"), "ref names several images: choose one of :example/one:1, :example/two:1$"),
+        (Reference("ref", "path", position=3), f"a.tar has no image @3: {ALL}"),
+        (Reference("ref", "path", digest=Digest(digest(b"x"))), f"no image sha256:.* in .*a.tar: {ALL}"),
+    ],
+)
+def test_selectors_that_name_no_image(tmp_path: Path, reference: Reference, message: str) -> None:
     files = docker_files((ONE, ["example/one:1"]), (TWO, ["example/two:1"]), (Image(()), []))
-    with (
-        closing(open_files(tmp_path, files)) as source,
-        pytest.raises(NotFoundError, match="choose: :example/one:1, :example/two:1, :@2"),
-    ):
-        resolve(source, tag, position)
+    with closing(open_files(tmp_path, files)) as source, pytest.raises(NotFoundError, match=message) as caught:
+        source.resolve(reference)
+    assert str(caught.value).isprintable()
+
+
+def test_latest_is_taken_of_several_images(tmp_path: Path) -> None:
+    files = docker_files((ONE, ["app:1"]), (TWO, ["app:latest"]))
+    with closing(open_files(tmp_path, files)) as source:
+        assert layers_of(resolve(source)) == [digest(layer.tar) for layer in TWO.layers]
+
+
+def test_many_choices_make_a_short_message(tmp_path: Path) -> None:
+    config, names = docker_files((ONE, [])), [f"app:{n}" for n in range(1000)]
+    (item,) = json.loads(config["manifest.json"])
+    config["manifest.json"] = to_json([item | {"RepoTags": [name]} for name in names])
+    with closing(open_files(tmp_path, config)) as source:
+        with pytest.raises(NotFoundError, match=r":app:19, …$") as caught:
+            resolve(source)
+        assert len(str(caught.value)) < 1000
 
 
 def test_the_only_image_needs_no_selector(tmp_path: Path) -> None:
@@ -143,7 +174,10 @@ BZ2_LAYER = {"l.tar": bz2.compress(ONE.layers[0].tar)}
         ({}, InvalidImageError, "not written by `docker save`"),
         ({"manifest.json": b"{}"}, InvalidImageError, "manifest.json of .* is malformed"),
         ({"manifest.json": b"[{}]"}, InvalidImageError, "Config"),
-        ({"manifest.json": b"[]"}, NotFoundError, "it has no image"),
+        ({"manifest.json": b"[]"}, NotFoundError, "a.tar has no image$"),
+        ({"manifest.json": b'[{"Config": "a", "config": "b"}]'}, InvalidImageError, "key 'Config' occurs twice"),
+        ({"repositories": b"{}", f"{'0' * 64}/json": b"{}"}, UnsupportedError, "Docker before 1.10, .*save it again$"),
+        ({f"{'0' * 64}/json": b"{}", f"{'0' * 64}/VERSION": b"1.0"}, UnsupportedError, "before 1.10"),
         (changed(Config="no\x1b"), NotFoundError, r"no member no\\x1b"),
         (changed(Config="../../etc/passwd"), NotFoundError, "no member"),
         (changed(Layers=["missing"]), NotFoundError, "no member missing"),
@@ -159,11 +193,47 @@ def test_bad_archives(tmp_path: Path, files: Files, error: type[OcifsError], mes
         assert str(caught.value).isprintable()
 
 
-def test_manifest_json_may_not_occur_twice(tmp_path: Path) -> None:
-    data = tar(dict(docker_files((ONE, []))))
-    (tmp_path / "a.tar").write_bytes(data.rstrip(b"\0").ljust(-(-len(data.rstrip(b"\0")) // 512) * 512, b"\0") + data)
+def written_twice(path: Path, first: Files, second: Files) -> Path:
+    """Write an archive that has the members of both."""
+    members = [tars.file(name.encode(), data) for files in (first, second) for name, data in files.items()]
+    path.write_bytes(tars.tar(members))
+    return path
+
+
+def test_members_may_occur_twice_with_the_same_bytes(tmp_path: Path) -> None:
+    """As kaniko and rules_docker write a layer that an image has twice."""
+    files = docker_files((TWO, []))
+    with closing(open_docker_archive(Archive.at(str(written_twice(tmp_path / "a.tar", files, files))))) as source:
+        manifest = resolve(source)
+        assert layers_of(manifest) == [digest(layer.tar) for layer in TWO.layers]
+        assert source.open(manifest.layers[0]).pread(1 << 20, 0) == TWO.layers[0].tar
+
+
+@pytest.mark.parametrize("what", ["manifest.json", "config", "layer"])
+def test_members_that_occur_twice_with_other_bytes_are_refused(tmp_path: Path, what: str) -> None:
+    files = docker_files((ONE, []))
+    (item,) = json.loads(files["manifest.json"])
+    name = {"manifest.json": "manifest.json", "config": item["Config"], "layer": item["Layers"][0]}[what]
+    path = written_twice(tmp_path / "a.tar", files, {name: files[name] + b" "})
     with (
-        closing(Archive.at(str(tmp_path / "a.tar"))) as archive,
-        pytest.raises(InvalidImageError, match=r"manifest.json .*occurs twice"),
+        closing(Archive.at(str(path))) as archive,
+        pytest.raises(InvalidImageError, match=rf"member {name} .*occurs twice with different bytes"),
     ):
-        open_docker_archive(archive)
+        resolve(open_docker_archive(archive))
+
+
+def test_members_of_json_in_any_case(tmp_path: Path) -> None:
+    """As old versions of jib write them, and Go reads them."""
+    files = docker_files((ONE, ["app:1"]))
+    (item,) = json.loads(files["manifest.json"])
+    files["manifest.json"] = to_json([{name[:1].lower() + name[1:]: value for name, value in item.items()}])
+    config = json.loads(files[item["Config"]])
+    odd = {"RootFS": {"TYPE": "layers", "Diff_IDs": config["rootfs"]["diff_ids"]}, "OS": "linux", "Architecture": "arm"}
+    files[item["Config"]] = to_json(odd | {"Config": {"entrypoint": ["/run"], "workingdir": "/w"}})
+    with closing(open_files(tmp_path, files)) as source:
+        manifest = resolve(source, "app:1")
+        read = parse_config(read_document(source, manifest.config), "x")
+    assert layers_of(manifest) == [digest(ONE.layers[0].tar)]
+    assert (read.os, read.architecture, read.config.entrypoint, read.config.working_dir) == (
+        "linux", "arm", ("/run",), "/w",
+    )  # fmt: skip

@@ -1,11 +1,13 @@
 import os
+import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsError, UnsupportedError
+from ocifs.reader import BytesReader
 from ocifs.sources.archive import Archive
 from ocifs.sources.directory import Directory
 from ocifs.sources.layout import Layout, open_layout
@@ -109,6 +111,49 @@ def test_tags_without_one_image(tmp_path: Path, entries: list[Json], tag: str | 
         assert str(caught.value).isprintable()
 
 
+SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+ARTIFACT = entry(b"c", "sbom") | {"artifactType": "application/spdx\x1b"}
+OLD_ARTIFACT = entry(b"d", "old", media_type="application/vnd.oci.artifact.manifest.v1+json")
+
+
+@pytest.mark.parametrize(
+    ("entries", "reference", "message"),
+    [
+        (
+            [A1, entry(b"b", "v1", media_type=SCHEMA_1)],
+            Reference("x", "x", tag="v1"),
+            "'v1' in .* is a Docker schema 1 m",
+        ),
+        (
+            [A1, ARTIFACT],
+            Reference("x", "x", tag="sbom"),
+            r"is an artifact of the type 'application/spdx\\x1b', not a con",
+        ),
+        ([A1, ARTIFACT], Reference("x", "x", position=1), "@1 of .* is an artifact of the type"),
+        ([OLD_ARTIFACT, A1], Reference("x", "x", tag="old"), "is an artifact manifest, not a container image"),
+        ([OLD_ARTIFACT], Reference("x", "x"), "has no image, only an artifact manifest, not a container image"),
+        (
+            [entry(b"b", media_type=SCHEMA_1)],
+            Reference("x", "x"),
+            "has no image, only a Docker schema 1 manifest: conv",
+        ),
+        ([entry(b"b", "t", media_type="text/plain")], Reference("x", "x", tag="t"), "is no .* but 'text/plain'"),
+    ],
+)
+def test_a_tag_that_is_no_image(tmp_path: Path, entries: list[Json], reference: Reference, message: str) -> None:
+    with closing(open_files(tmp_path, index_files(*entries))) as layout:
+        with pytest.raises(UnsupportedError, match=message) as caught:
+            layout.resolve(reference)
+        assert str(caught.value).isprintable()
+
+
+def test_images_come_first_whatever_else_is_listed(tmp_path: Path) -> None:
+    """So that artifacts do not change what a position names."""
+    with closing(open_files(tmp_path, index_files(ARTIFACT, A1, OLD_ARTIFACT, B1))) as layout:
+        assert [named.names for named in layout.images()] == [("one",), ("two",), ("sbom",), ("old",)]
+        assert layout.resolve(Reference("x", "x", position=1))[0].digest == digest(b"b")
+
+
 def test_many_choices_make_a_short_message(tmp_path: Path) -> None:
     entries = [entry(str(i).encode(), f"tag{i}") for i in range(1000)]
     with closing(open_files(tmp_path, index_files(*entries))) as layout:
@@ -149,8 +194,17 @@ def test_digest_in_the_index_and_in_the_blobs_only(tmp_path: Path) -> None:
         ({"index.json": b"[]"}, InvalidImageError, "not a JSON object"),
         ({"index.json": b"[" * 100_000}, LimitError, "levels deep"),
         ({"index.json": b" " * (5 << 20)}, LimitError, "5242880 bytes"),
-        ({"index.json": to_json({"schemaVersion": 2, "layers": []})}, InvalidImageError, "config"),
-        ({"index.json": to_json(index_of([]) | {"mediaType": MANIFEST})}, InvalidImageError, "media type"),
+        ({"index.json": to_json({"schemaVersion": 2, "layers": []})}, InvalidImageError, "is a manifest, not an image"),
+        (
+            {"index.json": to_json(index_of([]) | {"mediaType": MANIFEST})},
+            InvalidImageError,
+            "is a manifest, not an im",
+        ),
+        (
+            {"index.json": to_json(index_of([]) | {"mediaType": "x"})},
+            InvalidImageError,
+            "is 'x', which is no image index",
+        ),
         ({"index.json": to_json(index_of([]) | {"layers": []})}, InvalidImageError, "both"),
     ],
 )
@@ -218,28 +272,24 @@ def test_bad_blobs(tmp_path: Path, members: Json, error: type[OcifsError], messa
         layout.open(layer_descriptor(ONE, **members))
 
 
-def link_to_a_copy(path: Path) -> None:
-    path.rename(path.with_name("copy"))
-    path.symlink_to("copy")
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (link_to_a_copy, r"is a symlink: .*cp -RL"),
-        (lambda path: path.symlink_to(path), "symlink"),
+        (lambda path: path.symlink_to(path), "is behind more than 40 symlinks"),
+        (lambda path: path.symlink_to(path.name), "is behind more than 40 symlinks"),
         (os.mkfifo, "not a regular file"),
         (Path.mkdir, "not a regular file"),
-        (lambda path: path.symlink_to("/dev/zero"), "symlink"),
+        (lambda path: path.symlink_to("/dev/zero"), "leads out of the layout: allow that with --follow-links"),
+        (lambda path: path.symlink_to("../" * 9 + "etc/passwd"), "leads out of the layout"),
+        (lambda path: path.symlink_to(path.parent), "not a regular file"),
     ],
 )
 @pytest.mark.parametrize("file", ["oci-layout", "index.json", "blob"])
 def test_files_that_are_none(tmp_path: Path, file: str, make: Callable[[Path], None], message: str) -> None:
     files = layout_files(Image((ONE,)))
     layout_path = write_directory(tmp_path / "x", files)
-    path = layout_path / (f"blobs/{digest(ONE.blob).replace(':', '/')}" if file == "blob" else file)
-    if make is not link_to_a_copy:
-        path.unlink()
+    path = layout_path / (BLOB if file == "blob" else file)
+    path.unlink()
     make(path)
     with (
         closing(Directory.at(str(layout_path))) as directory,
@@ -248,14 +298,125 @@ def test_files_that_are_none(tmp_path: Path, file: str, make: Callable[[Path], N
         open_layout(directory).open(layer_descriptor(ONE))
 
 
+# Symlinks
+
+BLOB = f"blobs/{digest(ONE.blob).replace(':', '/')}"
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """A layout without the file of its layer, which lies beside it, and in another directory of the layout."""
+    path = write_directory(tmp_path / "x", layout_files(Image((ONE,))))
+    (path / BLOB).unlink()
+    for place in (path / "store", tmp_path / "x2"):
+        place.mkdir()
+        (place / "blob").write_bytes(ONE.blob)
+    return path
+
+
+def read_layer(path: Path, *, follow_links: bool = False) -> bytes:
+    with closing(open_layout(Directory.at(str(path), follow_links=follow_links))) as layout:
+        return layout.open(layer_descriptor(ONE)).pread(1 << 20, 0)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "../../store/blob",
+        ".././../store//blob",
+        "../../blobs/../store/blob",
+        "../../blobs/sha256/../sha256/../../store/blob",
+        "LAYOUT/store/blob",
+        "LAYOUT/./store/../store/blob",
+        "../../link/blob",
+    ],
+)
+def test_a_blob_may_be_a_symlink_that_stays_in_the_layout(linked: Path, target: str) -> None:
+    (linked / "link").symlink_to("store")
+    (linked / BLOB).symlink_to(target.replace("LAYOUT", str(linked)))
+    assert read_layer(linked) == read_layer(linked, follow_links=True) == ONE.blob
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "../../../x2/blob",
+        "OUTSIDE/x2/blob",
+        "LAYOUT/../x2/blob",
+        "LAYOUT2/blob",
+        "../../store/../../x2/blob",
+        "../../link/blob",
+        "../../store/../absolute",
+        "../../../x/store/blob",
+    ],
+)
+def test_links_that_leave_the_layout_need_an_option(linked: Path, target: str) -> None:
+    """Even one that comes back, since what it leads through is not the layout's."""
+    (linked / "link").symlink_to("../x2")
+    (linked / "absolute").symlink_to(linked.parent / "x2/blob")
+    target = target.replace("LAYOUT2", f"{linked}2").replace("LAYOUT", str(linked))
+    (linked / BLOB).symlink_to(target.replace("OUTSIDE", str(linked.parent)))
+    with pytest.raises(InvalidImageError, match=f"{linked}/{BLOB} is a symlink that leads out .*--follow-links"):
+        read_layer(linked)
+    assert read_layer(linked, follow_links=True) == ONE.blob
+
+
+@pytest.mark.parametrize("target", ["../../nothing", "nothing/../../../store/blob"])
+@pytest.mark.parametrize("follow_links", [False, True])
+def test_links_to_nothing(linked: Path, target: str, follow_links: bool) -> None:
+    (linked / BLOB).symlink_to(target)
+    with pytest.raises(NotFoundError, match="cannot read blob sha256:"):
+        read_layer(linked, follow_links=follow_links)
+
+
+def test_only_files_are_opened_wherever_links_lead(linked: Path) -> None:
+    (linked / BLOB).symlink_to("/dev/zero")
+    with pytest.raises(InvalidImageError, match="not a regular file"):
+        read_layer(linked, follow_links=True)
+
+
+def test_forty_links_are_followed_and_no_more(linked: Path) -> None:
+    (linked / BLOB).symlink_to("../../l0")
+    for number in range(39):
+        (linked / f"l{number}").symlink_to(f"l{number + 1}")
+    (linked / "l39").write_bytes(ONE.blob)
+    assert read_layer(linked) == ONE.blob
+    (linked / "l39").rename(linked / "l40")
+    (linked / "l39").symlink_to("l40")
+    with pytest.raises(InvalidImageError, match="more than 40"):
+        read_layer(linked)
+
+
+def test_a_directory_that_becomes_a_link_meanwhile_leads_nowhere_else(linked: Path) -> None:
+    (linked / BLOB).symlink_to("../../store/blob")
+    (linked / "store/blob").write_bytes(b"inside")
+    (linked / "link").symlink_to("../x2")
+    done = threading.Event()
+
+    def exchange() -> None:
+        while not done.is_set():
+            for name, other in (("store", "kept"), ("link", "store"), ("store", "link"), ("kept", "store")):
+                (linked / name).rename(linked / other)
+
+    exchanging = threading.Thread(target=exchange)
+    exchanging.start()
+    try:
+        with closing(Directory.at(str(linked))) as directory:
+            for _ in range(500):
+                with suppress(InvalidImageError, NotFoundError):
+                    assert directory.open(BLOB).pread(100, 0) == b"inside"
+    finally:
+        done.set()
+        exchanging.join()
+
+
 @pytest.mark.parametrize("target", ["elsewhere/blobs", "./elsewhere/../elsewhere/blobs", "ABSOLUTE"])
 def test_blobs_may_be_a_symlink_that_stays_below(tmp_path: Path, target: str) -> None:
     path = write_directory(tmp_path / "x", layout_files(Image((ONE,))))
     (path / "elsewhere").mkdir()
     (path / "blobs").rename(path / "elsewhere/blobs")
     (path / "blobs").symlink_to(target.replace("ABSOLUTE", str(path / "elsewhere/blobs")))
-    with closing(open_layout(Directory.at(str(path)))) as layout:
-        assert layout.open(layer_descriptor(ONE)).size == len(ONE.blob)
+    assert read_layer(path) == ONE.blob
 
 
 @pytest.mark.parametrize("target", ["../x2/blobs", "ABSOLUTE"])
@@ -264,11 +425,25 @@ def test_blobs_may_not_lead_out(tmp_path: Path, target: str) -> None:
     (tmp_path / "x2").mkdir()
     (path / "blobs").rename(tmp_path / "x2/blobs")
     (path / "blobs").symlink_to(target.replace("ABSOLUTE", str(tmp_path / "x2/blobs")))
-    with (
-        closing(open_layout(Directory.at(str(path)))) as layout,
-        pytest.raises(InvalidImageError, match="leads out of the layout"),
-    ):
-        layout.open(layer_descriptor(ONE))
+    with pytest.raises(InvalidImageError, match="leads out of the layout"):
+        read_layer(path)
+    assert read_layer(path, follow_links=True) == ONE.blob
+
+
+@pytest.mark.parametrize("follow_links", [False, True])
+def test_nothing_is_written_outside_of_the_layout(tmp_path: Path, follow_links: bool) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x2").mkdir()
+    (tmp_path / "x/blobs").symlink_to("../x2")
+    with closing(Directory.at(str(tmp_path / "x"), follow_links=follow_links)) as directory:
+        with pytest.raises(InvalidImageError, match="leads out of the layout"):
+            directory.write("blobs/sha256/x", BytesReader(b"x"))
+        (tmp_path / "x/inside").mkdir()
+        (tmp_path / "x/blobs").unlink()
+        (tmp_path / "x/blobs").symlink_to("inside")
+        directory.write("blobs/sha256/x", BytesReader(b"x"))
+    assert list((tmp_path / "x2").iterdir()) == []
+    assert (tmp_path / "x/inside/sha256/x").read_bytes() == b"x"
 
 
 def test_a_missing_directory_is_not_found(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.images import (
     INDEX,
     LAYOUT_VERSION,
     MANIFEST,
+    REF_NAME,
     Files,
     Image,
     Json,
@@ -127,6 +128,48 @@ def test_transports_and_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "manifests",
+    [
+        None,
+        [],
+        [{"mediaType": "text/plain", "digest": digest(b"x"), "size": 1}],
+        [{"mediaType": MANIFEST, "digest": digest(b"not there"), "size": 1, "annotations": {REF_NAME: "other"}}],
+        [{"mediaType": MANIFEST, "digest": digest(b"x"), "size": 1, "artifactType": "a"}],
+    ],
+)
+def test_the_layout_of_docker_25_may_list_nothing(tmp_path: Path, manifests: list[Json] | None) -> None:
+    saved = docker_files((Image((Layer(compression="tar"),)), ["app:1"]))
+    index = to_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests})
+    write_archive(tmp_path / "x.tar", saved | {"oci-layout": LAYOUT_VERSION, "index.json": index})
+    expected = resolve(f"docker-archive:{tmp_path}/x.tar").digest
+    assert resolve(f"{tmp_path}/x.tar").digest == resolve(f"{tmp_path}/x.tar:app:1").digest == expected
+    with pytest.raises((NotFoundError, UnsupportedError)):
+        resolve(f"oci-archive:{tmp_path}/x.tar")
+
+
+def test_a_layout_of_docker_25_without_layers_points_to_the_archive(tmp_path: Path) -> None:
+    saved = docker_files((Image((Layer(compression="tar"),)), ["app:1"]))
+    layout = layout_files(Image((Layer(compression="tar"),), manifest={"layers": []}))
+    write_archive(tmp_path / "x.tar", saved | layout)
+    with pytest.raises(InvalidImageError, match=f"1 diff IDs for 0 layers: .* docker-archive:{tmp_path}/x.tar$"):
+        resolve(f"{tmp_path}/x.tar")
+    assert resolve(f"docker-archive:{tmp_path}/x.tar").layers
+    write_archive(tmp_path / "y.tar", layout)
+    with pytest.raises(InvalidImageError, match=r"1 diff IDs for 0 layers$"):
+        resolve(f"{tmp_path}/y.tar")
+
+
+@pytest.mark.parametrize("media_type", ["application/octet-stream", f"{DOCKER}container.image.v1+json"])
+def test_configs_of_other_media_types(tmp_path: Path, media_type: str) -> None:
+    files = layout_files(Image())
+    (item,) = json.loads(files["index.json"])["manifests"]
+    manifest = files[blob_path(item["digest"])].replace(CONFIG.encode(), media_type.encode())
+    item |= {"digest": digest(manifest), "size": len(manifest)}
+    write_directory(tmp_path, files | {blob_path(item["digest"]): manifest, "index.json": to_json(index_of([item]))})
+    assert resolve(str(tmp_path)).config.os == "linux"
+
+
+@pytest.mark.parametrize(
     ("prefix", "file", "error", "message"),
     [
         ("", "other.tar", InvalidImageError, "not written by `docker save`"),
@@ -190,12 +233,20 @@ def test_attestations_are_no_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("platforms", "platform", "message"),
     [
-        ((AMD64, ARM64), "linux/riscv64", "--platform from linux/amd64, linux/arm64/v8"),
-        ((ARM64, ARM64), "linux/amd64", "nothing for linux/amd64: .* linux/arm64/v8$"),
-        ((AMD64,), "linux/arm64", "--platform from linux/amd64"),
-        ((None, None), "linux/arm64", "by its digest"),
-        ((UNKNOWN,), "linux/amd64", "by its digest"),
-        ((), "linux/amd64", "by its digest"),
+        (
+            (AMD64, ARM64),
+            "linux/riscv64",
+            r"--platform, or a digest, from linux/amd64 \(sha256:[0-9a-f]*\), linux/arm64/v8 \(sha256:[0-9a-f]*\)$",
+        ),
+        ((ARM64, ARM64), "linux/amd64", r"nothing for linux/amd64: .* linux/arm64/v8 \(sha256:[0-9a-f]*\)$"),
+        ((AMD64,), "linux/arm64", r"nothing for linux/arm64: .* from linux/amd64 \("),
+        (
+            (None, None),
+            "linux/arm64",
+            r"nothing for linux/arm64: .* from linux/amd64 \(sha256:[0-9a-f]*\), linux/amd64 \(",
+        ),
+        ((UNKNOWN,), "linux/amd64", "lists no image"),
+        ((), "linux/amd64", "lists no image"),
         ((None,), "linux/arm64", "is for linux/amd64 only, not for linux/arm64"),
         (({"os": "linux\x1b", "architecture": "x"},), "linux/amd64", r"linux\\x1b/x"),
     ],
@@ -205,6 +256,86 @@ def test_no_such_platform(tmp_path: Path, platforms: tuple[Json | None, ...], pl
     with pytest.raises(NotFoundError, match=message) as caught:
         resolve(str(tmp_path), platform)
     assert str(caught.value).isprintable()
+
+
+def configured(*platforms: Json, stated: bool = False, nested: bool = True) -> tuple[Files, list[str]]:
+    """Return a layout of images of which the configs say the platforms, and the index too if it is `stated`."""
+    files: Files = {"oci-layout": LAYOUT_VERSION}
+    items = [
+        add_image(files, Image((Layer(tar({str(i): b""})),), tag=None, config=platform, platform=platform or None))
+        for i, platform in enumerate(platforms)
+    ]
+    listed = [item if stated else {k: v for k, v in item.items() if k != "platform"} for item in items]
+    files["index.json"] = to_json(index_of([add_index(files, listed)] if nested else listed))
+    return files, [str(item["digest"]) for item in items]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(("platform", "position"), [("linux/amd64", 0), ("linux/arm64", 1), ("linux/s390x", 2)])
+def test_where_an_index_states_no_platform_the_configs_do(
+    tmp_path: Path, platform: str, position: int, nested: bool
+) -> None:
+    files, digests = configured(AMD64, ARM64, S390X, nested=nested)
+    write_directory(tmp_path, files)
+    image = resolve(str(tmp_path), platform)
+    assert (image.digest, str(image.config.platform)[: len(platform)]) == (digests[position], platform)
+
+
+def test_no_config_is_read_if_the_index_states_the_platform(tmp_path: Path) -> None:
+    files, digests = configured(ARM64, AMD64, stated=True)
+    (index,) = json.loads(files["index.json"])["manifests"]
+    manifests = json.loads(files[blob_path(index["digest"])])["manifests"]
+    missing = {"mediaType": MANIFEST, "digest": digest(b"missing"), "size": 5}
+    files["index.json"] = to_json(index_of([add_index(files, [missing, *manifests])]))
+    write_directory(tmp_path, files)
+    assert resolve(str(tmp_path), "linux/amd64").digest == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("platforms", "message"),
+    [
+        ((ARM64, S390X), r"from linux/arm64/v8 \(DIGEST0\), linux/s390x \(DIGEST1\)$"),
+        ((ARM64, {"os": "", "architecture": ""}), r"from linux/arm64/v8 \(DIGEST0\), unknown/unknown \(DIGEST1\)$"),
+        ((S390X, {"os": "linux\x1b", "architecture": "x"}), r"linux\\x1b/x \(DIGEST1\)$"),
+    ],
+)
+def test_choices_have_digests(tmp_path: Path, platforms: tuple[Json, ...], message: str) -> None:
+    files, digests = configured(*platforms)
+    write_directory(tmp_path, files)
+    for number, each in enumerate(digests):
+        message = message.replace(f"DIGEST{number}", each)
+    with pytest.raises(NotFoundError, match=f"has nothing for linux/riscv64: .*{message}") as caught:
+        resolve(str(tmp_path), "linux/riscv64")
+    assert str(caught.value).isprintable()
+    assert resolve(f"{tmp_path}@{digests[0]}").digest == digests[0]
+
+
+def test_an_unreadable_config_is_no_choice(tmp_path: Path) -> None:
+    files, digests = configured(ARM64, AMD64)
+    path = next(path for path, data in files.items() if b"rootfs" in data and b"arm64" in data)
+    del files[path]
+    write_directory(tmp_path, files)
+    assert resolve(str(tmp_path), "linux/amd64").digest == digests[1]
+    with pytest.raises(NotFoundError, match=rf"unknown/unknown \({digests[0]}\), linux/amd64"):
+        resolve(str(tmp_path), "linux/arm64")
+
+
+def test_few_configs_are_read(tmp_path: Path) -> None:
+    platforms: list[Json] = [{"os": "linux", "architecture": f"a{n}"} for n in range(66)]
+    files, digests = configured(*platforms)
+    write_directory(tmp_path, files)
+    assert resolve(str(tmp_path), "linux/a63").digest == digests[63]
+    with pytest.raises(LimitError, match="lists 66 manifests without a platform: name one by its digest"):
+        resolve(str(tmp_path), "linux/a64")
+
+
+def test_an_index_that_holds_only_another_platform_is_refused(tmp_path: Path) -> None:
+    """Other than an image that its reference names without an index between."""
+    write_directory(tmp_path / "stated", configured({"os": "plan9", "architecture": "mips"}, stated=True)[0])
+    with pytest.raises(NotFoundError, match=r"has nothing for linux/.*: .* from plan9/mips \(sha256:"):
+        resolve(f"{tmp_path}/stated")
+    write_layout(tmp_path / "named", Image(platform={"os": "plan9", "architecture": "mips"}))
+    assert resolve(f"{tmp_path}/named").config.os == "plan9"
 
 
 def test_a_platform_that_the_only_image_is_not_for(tmp_path: Path) -> None:
@@ -263,6 +394,16 @@ ENCRYPTED: Json = {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip+enc
             Image(manifest={"config": {"mediaType": "application/x", "digest": digest(b"x"), "size": 1}}),
             UnsupportedError,
             "not a container image: its config is 'application/x'",
+        ),
+        (
+            Image(
+                manifest={
+                    "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(b"{}"), "size": 2},
+                    "artifactType": "application/x",
+                }
+            ),
+            UnsupportedError,
+            "is an artifact of the type 'application/x', not a container image",
         ),
         (Image(manifest={"layers": []}), InvalidImageError, "1 diff IDs for 0 layers"),
         (Image(config={"rootfs": {"type": "layers", "diff_ids": []}}), InvalidImageError, "0 diff IDs for 1 layers"),

@@ -59,6 +59,33 @@ def test_accepted(data: bytes) -> None:
     assert parse_json(data, "x") == json.loads(data)
 
 
+class Outer(msgspec.Struct, frozen=True, rename="pascal"):
+    in_side: Sized | None = None
+    many: tuple[Sized, ...] = ()
+    labels: dict[str, str] = {}
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b'{"InSide": {"size": 1}}', Outer(Sized(1))),
+        (b'{"inside": {"SIZE": 1}}', Outer(Sized(1))),
+        (b'{"INSIDE": null, "MANY": [{"Size": 1}, {"size": 2}]}', Outer(None, (Sized(1), Sized(2)))),
+        (b'{"LABELS": {"a": "1", "A": "2"}}', Outer(labels={"a": "1", "A": "2"})),
+        (b'{"other": {"size": 1, "SIZE": 2}}', Outer()),
+        ('{"in\u017fide": {"\u017fize": 1}}'.encode(), Outer(Sized(1))),
+    ],
+)
+def test_the_case_of_a_name_does_not_matter(data: bytes, expected: Outer) -> None:
+    assert decode(data, Outer, "x") == expected
+
+
+@pytest.mark.parametrize("data", [b'{"Many": [], "many": []}', b'{"many": [{"size": 1, "SIZE": 1}]}'])
+def test_a_name_in_two_cases_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidImageError, match=r"document x is malformed: key '(Many|size)' occurs twice"):
+        decode(data, Outer, "document x")
+
+
 def test_null_is_absent() -> None:
     assert parse_json(b'{"a": null, "b": [{"c": null}]}', "x") == {"b": [{}]}
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ocifs.errors import InvalidImageError, OcifsError, UnsupportedError
 from ocifs.spec.digest import Digest
-from ocifs.spec.manifest import ImageIndex, Manifest, parse_document
+from ocifs.spec.manifest import ImageIndex, Manifest, parse_document, parse_index
 from ocifs.spec.platform import Platform
 from tests.images import CONFIG, INDEX, LAYER, MANIFEST, Json, to_json
 
@@ -39,12 +39,49 @@ def index(**members: object) -> Json:
         (index(), None, INDEX),
         (index(mediaType=INDEX), INDEX, INDEX),
         (index(mediaType=DOCKER_INDEX), None, DOCKER_INDEX),
+        (manifest(mediaType=DOCKER_MANIFEST), MANIFEST, DOCKER_MANIFEST),
+        (manifest(mediaType=MANIFEST), DOCKER_MANIFEST, MANIFEST),
+        (index(mediaType=DOCKER_INDEX), INDEX, DOCKER_INDEX),
     ],
 )
 def test_kinds(document: Json, media_type: str | None, expected: str) -> None:
     parsed = parse_document(to_json(document), "x", media_type)
     assert parsed.media_type == expected
     assert isinstance(parsed, ImageIndex if "manifests" in document else Manifest)
+
+
+@pytest.mark.parametrize(
+    ("document", "media_type"), [(index(manifests=None), INDEX), (index(manifests=None, mediaType=INDEX), None)]
+)
+def test_an_index_of_nothing(document: Json, media_type: str | None) -> None:
+    parsed = parse_document(to_json(document), "x", media_type)
+    assert isinstance(parsed, ImageIndex)
+    assert parsed.manifests == ()
+
+
+@pytest.mark.parametrize(
+    ("document", "error", "message"),
+    [
+        (manifest(), InvalidImageError, "document x is a manifest, not an image index"),
+        (manifest(config=None), InvalidImageError, "document x is a manifest, not an image index"),
+        (index(mediaType=MANIFEST), InvalidImageError, "document x is a manifest, not an image index"),
+        (index(mediaType="text/plain"), InvalidImageError, "says its media type is 'text/plain', which is no image"),
+        (index(manifests=5), InvalidImageError, "manifests"),
+        (index(schemaVersion=1), UnsupportedError, "schema 1"),
+        ({}, InvalidImageError, "schemaVersion"),
+        ([], InvalidImageError, "not a JSON object"),
+    ],
+)
+def test_an_index_by_its_place(document: object, error: type[OcifsError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        parse_index(to_json(document), "document x")
+
+
+@pytest.mark.parametrize("media_type", [None, INDEX, DOCKER_INDEX])
+@pytest.mark.parametrize("manifests", [[], None, [described(mediaType=MANIFEST)]])
+def test_an_index_by_its_place_needs_little(media_type: str | None, manifests: list[Json] | None) -> None:
+    parsed = parse_index(to_json(index(manifests=manifests, mediaType=media_type)), "x")
+    assert len(parsed.manifests) == len(manifests or [])
 
 
 @pytest.mark.parametrize("layers", [{"layers": []}, {"layers": None}])
@@ -71,11 +108,15 @@ def test_descriptor() -> None:
     ("document", "media_type", "error", "message"),
     [
         ([], None, InvalidImageError, "not a JSON object"),
-        ({}, None, InvalidImageError, "schemaVersion"),
+        ({}, None, InvalidImageError, "neither an image index nor a manifest"),
+        (index(schemaVersion=None), None, InvalidImageError, "schemaVersion"),
+        (manifest(Manifests=[]), None, InvalidImageError, "both an image index and a manifest"),
+        (index(LAYERS=[]), None, InvalidImageError, "both an image index and a manifest"),
+        (manifest(Config={}), None, InvalidImageError, "key 'config' occurs twice"),
+        (manifest(layers=[described(Size=1)]), None, InvalidImageError, "key 'size' occurs twice"),
         (manifest(manifests=[]), None, InvalidImageError, "both an image index and a manifest"),
         (index(layers=[]), None, InvalidImageError, "both an image index and a manifest"),
         (index(config={}), INDEX, InvalidImageError, "both an image index and a manifest"),
-        (manifest(mediaType=DOCKER_MANIFEST), MANIFEST, InvalidImageError, "its descriptor says"),
         (manifest(mediaType=INDEX), MANIFEST, InvalidImageError, "its descriptor says"),
         (manifest(mediaType=INDEX), INDEX, InvalidImageError, "other kind"),
         (manifest(), INDEX, InvalidImageError, "other kind"),
@@ -88,7 +129,15 @@ def test_descriptor() -> None:
         (manifest(schemaVersion="2"), None, InvalidImageError, "schemaVersion"),
         (manifest(layers={}), None, InvalidImageError, "layers"),
         (manifest(config=None), None, InvalidImageError, "config"),
-        (index(manifests=None), None, InvalidImageError, "config"),
+        (index(manifests=None), None, InvalidImageError, "neither"),
+        (index(manifests=None), MANIFEST, InvalidImageError, "neither"),
+        (
+            manifest(mediaType="application/vnd.oci.artifact.manifest.v1+json"),
+            None,
+            UnsupportedError,
+            "an artifact man",
+        ),
+        (manifest(mediaType="x", artifactType="y\n"), None, UnsupportedError, r"an artifact of the type 'y\\n', not a"),
         (index(manifests=5), None, InvalidImageError, "manifests"),
     ],
 )

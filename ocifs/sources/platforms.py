@@ -1,0 +1,57 @@
+"""Platforms of manifests whose descriptors state none: their configs say it, as containerd and `inspect --all` read it.
+
+Two documents are read for each manifest, so their number is bounded. A manifest that cannot be read, or is of no image,
+has no platform. How a platform is chosen is for the caller.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+
+import msgspec
+
+from ocifs.errors import InvalidImageError, LimitError, NotFoundError, UnsupportedError
+from ocifs.sources.source import Source, read_document
+from ocifs.spec.config import parse_config
+from ocifs.spec.descriptor import Descriptor
+from ocifs.spec.manifest import Manifest, parse_document
+from ocifs.spec.mediatypes import CONFIGS, MANIFESTS
+from ocifs.spec.platform import Platform
+
+CONFIGS_MOST = 64
+"""How many configs are read to choose among manifests; more can be named by their digests."""
+
+
+def states_platform(descriptor: Descriptor) -> bool:
+    """Whether a descriptor says what its manifest is for."""
+    platform = descriptor.platform
+    return platform is not None and bool(platform.os and platform.architecture)
+
+
+def with_platforms(source: Source, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
+    """Return `descriptors`, those of manifests that state no platform with that of their configs, as far as it is read.
+
+    Raises:
+        RegistryError: The registry cannot be reached, or refuses.
+    """
+    missing = {each.digest: each for each in descriptors if _needs_config(each)}
+    read = {digest: _of_config(source, each) for digest, each in islice(missing.items(), CONFIGS_MOST)}
+    return [
+        msgspec.structs.replace(each, platform=read.get(each.digest) or each.platform) if _needs_config(each) else each
+        for each in descriptors
+    ]
+
+
+def _needs_config(descriptor: Descriptor) -> bool:
+    return descriptor.media_type in MANIFESTS and not states_platform(descriptor)
+
+
+def _of_config(source: Source, descriptor: Descriptor) -> Platform | None:
+    name = f"manifest {descriptor.digest}"
+    try:
+        manifest = parse_document(read_document(source, descriptor), name, descriptor.media_type)
+        if not isinstance(manifest, Manifest) or manifest.config.media_type not in CONFIGS:
+            return None
+        platform = parse_config(read_document(source, manifest.config), f"config {manifest.config.digest}").platform
+    except (NotFoundError, InvalidImageError, UnsupportedError, LimitError):
+        return None
+    return platform if platform.os and platform.architecture else None
