@@ -18,8 +18,8 @@ from ocifs.store import Kind, Store, StoredFile, Writer
 if TYPE_CHECKING:
     from ocifs.tree.node import Node
 
-TREE = Kind("tree", 3)
-CHANGES = Kind("changes", 2)
+TREE = Kind("tree", 3, sealed=True)
+CHANGES = Kind("changes", 2, sealed=True)
 
 _MAX_WARNINGS = 100
 
