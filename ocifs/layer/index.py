@@ -253,7 +253,9 @@ class LayerIndex:
         try:
             return unpack(self.file.pread(end - begin, begin), _WINDOW_MAX)
         except InvalidImageError as error:
-            raise InvalidImageError(f"layer index: window of span {span}: {error}") from None
+            raise InvalidImageError(
+                f"layer {self.summary.blob_digest}: window of span {span}: {error}: the cache was changed or damaged"
+            ) from None
 
     def _check_columns(self) -> None:
         """Make sure that no later read can go outside of anything."""

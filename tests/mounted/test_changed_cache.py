@@ -4,6 +4,7 @@ be read any more. What is read is right, or EIO; what is damaged and mended can 
 import errno
 import os
 import random
+import re
 import shutil
 import stat
 import struct
@@ -176,6 +177,9 @@ def test_a_layer_index_that_changes_gives_the_right_bytes_or_eio(warm: Ocifs, im
             assert refused <= {"dir/text", "attributed", "reframed"}, name  # the others need nothing of it
             assert read | refused == _RIGHT.keys(), name
         assert look(mountpoint) == before
+    said = [line.partition(": ")[2] for line in warm.log.read_text().splitlines()]
+    assert said
+    assert all(line.startswith("layer sha256:") and line.endswith("the cache was changed or damaged") for line in said)
 
 
 def sections(entry: bytes) -> dict[str, tuple[int, int]]:
@@ -203,7 +207,8 @@ def test_what_a_mount_needs_no_more_of_a_layer_index_may_change(
 class Disk:
     """A mount that holds an image and its cache, and can fail: every read of either is EIO then."""
 
-    def __init__(self, mountpoint: Path, blob: Path) -> None:
+    def __init__(self, mountpoint: Path, daemon: int, blob: Path) -> None:
+        self.daemon = daemon
         self.image = mountpoint / "image"
         self.cache = mountpoint / "cache"
         self._blob = blob
@@ -222,7 +227,8 @@ def disk(ocifs: Ocifs, image: Path, indexed: Path, tmp_path: Path, root: None) -
     holder = write_layout(tmp_path / "disk", Image(layers=(Layer(tar(members), "tar"),)))
     blob = max((holder / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
     with ocifs.mounted(holder, "--engine", "fuse", "--span-cache", "1MiB") as mountpoint:
-        yield Disk(mountpoint, blob)
+        (daemon,) = ocifs.processes()
+        yield Disk(mountpoint, daemon, blob)
 
 
 def test_a_disk_that_fails_is_eio_for_bytes_and_nothing_for_names(ocifs: Ocifs, disk: Disk) -> None:
@@ -236,3 +242,7 @@ def test_a_disk_that_fails_is_eio_for_bytes_and_nothing_for_names(ocifs: Ocifs, 
         assert [path for path, data in regular.items() if data is None]
         assert all(data in (None, _RIGHT[path]) for path, data in regular.items())
         assert look(mountpoint) == before
+        (inner,) = set(ocifs.processes()) - {disk.daemon}
+    said = [line.partition(f"[{inner}] ERROR: ")[2] for line in ocifs.log.read_text().splitlines()]
+    assert any(said)
+    assert all(re.fullmatch(r"read: layer sha256:[0-9a-f]{64}: Input/output error|", line) for line in said)
