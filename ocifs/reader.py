@@ -4,7 +4,6 @@ A compressed blob, a member of an archive and a decompressed layer all satisfy `
 what the bytes mean. Readers are safe to use from several threads at once.
 """
 
-import errno
 import os
 from typing import Protocol, runtime_checkable
 
@@ -71,18 +70,3 @@ class FileReader:
     def will_need(self, size: int, offset: int) -> None:
         """Have the kernel read `size` bytes at `offset` into its page cache meanwhile (posix_fadvise(2))."""
         os.posix_fadvise(self.fd, self.offset + offset, size, os.POSIX_FADV_WILLNEED)
-
-
-def at_hand(reader: ReaderAt, size: int, offset: int) -> bytes | bytearray | None:
-    """Return what `reader` would, unless a disk has to be waited for: then None (preadv2(2), RWF_NOWAIT)."""
-    if not isinstance(reader, FileReader):
-        return reader.pread(size, offset)
-    wanted = max(0, min(size, reader.size - offset))
-    buffer = bytearray(wanted)
-    try:
-        whole = os.preadv(reader.fd, [buffer], reader.offset + offset, os.RWF_NOWAIT) == wanted
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:  # a file system in memory, or one that cannot tell
-            return reader.pread(size, offset)
-        whole = False
-    return buffer if whole else None

@@ -23,14 +23,17 @@ from typing import NamedTuple, Self
 
 from zlib_ng import zlib_ng
 
-from ocifs.errors import StoreError, printable_path, raise_if_too_many_files
+from ocifs.errors import LimitError, StoreError, printable_path, raise_if_too_many_files
 from ocifs.reader import FileReader
 from ocifs.trusted_directory import TrustedDirectory, is_own_file
 
 DEFAULT_MAX_SIZE = 10 << 30
 """Bytes that the directory may hold before the least recently used entries go."""
 
-_CHECKED_AT_ONCE = 8 << 20
+_CHECKED_AT_ONCE = 1 << 20
+
+_MFD_NOEXEC_SEAL = 0x8  # linux/memfd.h
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 # kind, format version, subject, payload length, crc32 of the payload; then its own crc32.
 _FOOTER = struct.Struct("<16sI144sQI")
@@ -60,16 +63,19 @@ class Kind(NamedTuple):
     begun: str = ""
     """What an entry is called whose builder has failed, if the next one goes on with what is there; it counts as an
     entry then. For kinds that are not checked."""
+    sealed: bool = False
+    """Whether an entry is opened as a copy in memory that nothing can change, and the copy is checked: for what is read
+    without another check as long as it is open. Only for kinds that are checked."""
 
 
 class StoredFile(FileReader):
     """The payload of an entry, open for reading until `close`, whatever happens to its name meanwhile.
 
-    Its mtime says when it was made; the atime, when it was last used.
+    Its mtime says when it was made; the atime, when it was last used. That of a sealed kind is a copy in memory.
     """
 
     def map(self) -> mmap.mmap:
-        """Map the payload into memory."""
+        """Map the payload of a sealed kind; of others each access to a page that the disk has lost is SIGBUS."""
         return mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ)
 
     def close(self) -> None:
@@ -214,7 +220,8 @@ class Store:
         `size` is the length in bytes that the caller expects of an entry that may be begun. What was begun is shared
         only between callers that expect the same.
 
-        Raises what `build` raises, and TooManyFilesError when that is so.
+        Raises what `build` raises, TooManyFilesError when that is so, and LimitError when a sealed entry does not fit
+        into memory.
         """
         entries = self._entries
         if entries is None:
@@ -342,7 +349,7 @@ class Store:
             _abandon(lock, entries, temporary)
         else:
             os.close(lock)
-        return StoredFile(writer.fd, 0, writer.size)
+        return _built(writer, kind, subject)
 
     def _publish(self, entries: TrustedDirectory, temporary: str, name: str) -> None:
         """Give a built entry its name, and make room; whoever built it can use it even where that fails."""
@@ -432,7 +439,20 @@ def _build_in_memory(kind: Kind, subject: str, build: Build, warn: Callable[[str
         build(writer)
         writer.finish(kind, subject)
         undo.pop_all()
-    return StoredFile(writer.fd, 0, writer.size)
+    return _built(writer, kind, subject)
+
+
+def _built(writer: Writer, kind: Kind, subject: str) -> StoredFile:
+    """Return what was just built as it would be opened."""
+    if not kind.sealed:
+        return StoredFile(writer.fd, 0, writer.size)
+    try:
+        file = _checked(writer.fd, kind, subject)
+    finally:
+        os.close(writer.fd)
+    if file is None:
+        raise StoreError("cache: what was just written reads as something else: name another with --cache-dir")
+    return file
 
 
 def _footer(kind: Kind, subject: str, size: int, crc: int) -> bytes:
@@ -447,29 +467,85 @@ def _open_checked(entries: TrustedDirectory, name: str, kind: Kind, subject: str
     except OSError as error:
         raise_if_too_many_files(error)
         return None
-    status = os.fstat(fd)
-    size = status.st_size - _FOOTER_SIZE
+    file = None
     try:
-        footer = os.pread(fd, _FOOTER_SIZE, size) if size >= 0 else b""
-        if footer and footer == _footer(kind, subject, size, _crc(fd, size) if kind.checked else _stated_crc(footer)):
-            with contextlib.suppress(OSError):
-                os.utime(fd, ns=(time.time_ns(), status.st_mtime_ns))
-            return StoredFile(fd, 0, size)
-    except OSError:  # a disk that cannot be read is no better than a wrong checksum
-        pass
-    os.close(fd)
-    return None
+        file = _checked(fd, kind, subject)
+    finally:
+        if file is None or file.fd != fd:
+            os.close(fd)
+    return file
+
+
+def _checked(fd: int, kind: Kind, subject: str) -> StoredFile | None:
+    """Return the entry that an open file holds, with this descriptor or, if the kind is sealed, with another one.
+
+    Raises LimitError: there is no room in memory for a copy.
+    """
+    with contextlib.ExitStack() as undo:
+        try:
+            status = os.fstat(fd)
+            size = status.st_size - _FOOTER_SIZE
+            footer = os.pread(fd, _FOOTER_SIZE, size) if size >= 0 else b""
+            if not footer or footer != _footer(kind, subject, size, _stated_crc(footer)):
+                return None
+            copy = _sealable() if kind.sealed else None
+            if copy is not None:
+                undo.callback(os.close, copy)
+            if kind.checked and _crc(fd, size, copy) != _stated_crc(footer):
+                return None
+        except OSError:  # a disk that cannot be read is no better than a wrong checksum
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(fd, ns=(time.time_ns(), status.st_mtime_ns))
+        if copy is not None:
+            fcntl.fcntl(copy, fcntl.F_ADD_SEALS, _SEALS)
+        undo.pop_all()
+    return StoredFile(fd if copy is None else copy, 0, size)
 
 
 def _stated_crc(footer: bytes) -> int:
     return int.from_bytes(footer[-2 * _FOOTER_CRC.size : -_FOOTER_CRC.size], "little")
 
 
-def _crc(fd: int, size: int) -> int:
+def _crc(fd: int, size: int, copy: int | None) -> int:
+    """Return the CRC of a payload; append to the file `copy` just the bytes that it is of."""
     crc = 0
     for offset in range(0, size, _CHECKED_AT_ONCE):
-        crc = zlib_ng.crc32(os.pread(fd, min(_CHECKED_AT_ONCE, size - offset), offset), crc)
+        data = os.pread(fd, min(_CHECKED_AT_ONCE, size - offset), offset)
+        crc = zlib_ng.crc32(data, crc)
+        if copy is not None:
+            _append(copy, data)
     return crc
+
+
+def _sealable() -> int:
+    """Return a file in memory that can be sealed. Raises LimitError."""
+    try:
+        return os.memfd_create("ocifs", os.MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise _no_room(error) from None
+    try:
+        return os.memfd_create("ocifs", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)  # before Linux 6.3
+    except OSError as error:
+        raise _no_room(error) from None
+
+
+def _append(memory: int, data: bytes) -> None:
+    """Append to a file in memory. Raises LimitError."""
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(memory, view) :]
+    except OSError as error:
+        raise _no_room(error) from None
+
+
+def _no_room(error: OSError) -> LimitError:
+    raise_if_too_many_files(error)
+    return LimitError(
+        f"cache: an entry cannot be copied into memory: {error.strerror}: allow more memory or larger files (ulimit -f)"
+    )
 
 
 def _fsync_directory(directory: Path) -> None:

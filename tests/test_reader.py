@@ -1,6 +1,5 @@
 """Readers: any range, a short one at the end, and nothing of what lies outside."""
 
-import errno
 import os
 import random
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocifs.reader import BytesReader, FileReader, FileSection, at_hand
+from ocifs.reader import BytesReader, FileReader, FileSection
 
 DATA = random.Random(1).randbytes(1000)
 
@@ -70,27 +69,3 @@ def test_threads_do_not_disturb_each_other(fd: int) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(read, range(8)))
-
-
-@given(st.integers(0, 1100), st.integers(0, 1100))
-def test_what_is_in_memory_is_at_hand(fd: int, size: int, offset: int) -> None:
-    assert at_hand(BytesReader(DATA), size, offset) == DATA[offset : offset + size]
-    assert at_hand(FileReader(fd, 100, 800), size, offset) == DATA[100:900][offset : offset + size]
-
-
-def test_what_the_kernel_would_have_to_read_is_not_at_hand(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_now(*_: object) -> int:
-        raise BlockingIOError
-
-    monkeypatch.setattr(os, "preadv", not_now)
-    assert at_hand(FileReader(fd), 10, 0) is None
-    monkeypatch.setattr(os, "preadv", lambda *_: 4)  # a part is there
-    assert at_hand(FileReader(fd), 10, 0) is None
-
-
-def test_where_the_kernel_cannot_tell_it_is_read(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def cannot(*_: object) -> int:
-        raise OSError(errno.EOPNOTSUPP, "")
-
-    monkeypatch.setattr(os, "preadv", cannot)
-    assert at_hand(FileReader(fd), 10, 0) == DATA[:10]

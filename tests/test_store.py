@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ocifs.errors import StoreError
 from ocifs.store import Kind, Store, StoredFile, Writer
 
 KIND = Kind("thing", 1)
+SEALED = KIND._replace(sealed=True)
 SUBJECT = "sha256:" + "ab" * 32
 
 
@@ -66,17 +68,18 @@ def test_another_version_or_subject_is_another_entry(tmp_path: Path) -> None:
     assert content(store.get(KIND, "sha256:" + "cd" * 32, writing(b"three"))) == b"three"
 
 
-def test_any_changed_byte_and_any_cut_means_building_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [KIND, SEALED])
+def test_any_changed_byte_and_any_cut_means_building_anew(tmp_path: Path, kind: Kind) -> None:
     store = Store(tmp_path)
-    content(store.get(KIND, SUBJECT, writing(b"payload")))
+    content(store.get(kind, SUBJECT, writing(b"payload")))
     path = path_of(tmp_path)
     whole = path.read_bytes()
     damaged = [whole[:n] + bytes([whole[n] ^ 1]) + whole[n + 1 :] for n in range(len(whole))]
     damaged += [whole[:end] for end in range(len(whole))] + [whole + b"x"]
     for data in damaged:
         path.write_bytes(data)
-        assert store.load(KIND, SUBJECT) is None
-        assert content(store.get(KIND, SUBJECT, writing(b"new"))) == b"new"
+        assert store.load(kind, SUBJECT) is None
+        assert content(store.get(kind, SUBJECT, writing(b"new"))) == b"new"
 
 
 def test_an_entry_of_another_subject_is_not_believed(tmp_path: Path) -> None:
@@ -431,3 +434,65 @@ def test_use_does_not_change_when_an_entry_was_made(tmp_path: Path) -> None:
     assert os.fstat(entry.fd).st_mtime == 1000
     assert os.fstat(entry.fd).st_atime > 1000
     entry.close()
+
+
+@pytest.mark.parametrize("place", ["built", "built in memory", "opened"])
+def test_a_sealed_entry_is_a_copy_that_nothing_changes(tmp_path: Path, place: str) -> None:
+    payload = random.Random(place).randbytes(3_000_000)
+    store = Store(None if place == "built in memory" else tmp_path)
+    if place == "opened":
+        store.get(SEALED, SUBJECT, writing(payload)).close()
+    entry = store.get(SEALED, SUBJECT, writing(b"anew") if place == "opened" else writing(payload))
+    if store.directory is not None:
+        path_of(tmp_path).write_bytes(b"")
+    assert entry.size == len(payload)
+    assert entry.pread(entry.size, 0) == payload
+    mapped = entry.map()
+    assert bytes(mapped) == payload
+    with pytest.raises(PermissionError):
+        os.pwrite(entry.fd, b"other", 0)
+    for size in (0, len(payload) + 1):
+        with pytest.raises(PermissionError):
+            os.truncate(entry.fd, size)
+    mapped.close()
+    entry.close()
+
+
+def test_a_kernel_that_cannot_seal_against_execution_seals_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Linux before 6.3, which takes no flag that it does not know."""
+    create = os.memfd_create
+
+    def old(name: str, flags: int) -> int:
+        if flags & ~(os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return create(name, flags)
+
+    monkeypatch.setattr(os, "memfd_create", old)
+    entry = Store(tmp_path).get(SEALED, SUBJECT, writing(b"payload"))
+    with pytest.raises(PermissionError):
+        os.truncate(entry.fd, 0)
+    assert content(entry) == b"payload"
+
+
+_GETS = """
+import sys
+from pathlib import Path
+from ocifs.store import Kind, Store
+Store(Path(sys.argv[1])).get(Kind("thing", 1, sealed=True), sys.argv[2], lambda out: out.write(bytes(3_000_000)))
+"""
+
+
+def test_a_sealed_entry_that_memory_does_not_take_is_over_a_limit(tmp_path: Path) -> None:
+    get = [sys.executable, "-c", _GETS, str(tmp_path), SUBJECT]
+    subprocess.run(get, check=True)
+    ran = subprocess.run(["prlimit", "--fsize=1000000", *get], check=False, stderr=subprocess.PIPE, text=True)
+    assert "LimitError: cache: an entry cannot be copied into memory: File too large: allow more" in ran.stderr
+
+
+def test_what_the_disk_has_lost_at_once_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, size, offset).replace(b"payload", b"pay10ad"))
+    with pytest.raises(StoreError, match="reads as something else"):
+        Store(tmp_path).get(SEALED, SUBJECT, writing(b"payload"))

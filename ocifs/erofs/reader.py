@@ -96,12 +96,12 @@ class TreeImage:
         position = nid << NID_BITS
         if not erofs.SUPERBLOCK_END <= position <= self.size - INODE.size:
             raise InvalidImageError(f"tree image: no inode {nid}: run `ocifs cache clear`")
-        form, count, mode, size, start, _, uid, gid, seconds, nanoseconds, nlink, layer = INODE.unpack_from(
+        form, count, mode, size, start, serial, uid, gid, seconds, nanoseconds, nlink, layer = INODE.unpack_from(
             self._data, position
         )
         kind = mode & _TYPE_MASK
         layout = _LAYOUTS.get(kind | form << 16)
-        if layout is None or size >> 63 or layer > self._top:
+        if layout is None or size >> 63 or layer > self._top or not 0 < serial <= self.inode_count:
             raise InvalidImageError(f"tree image: inode {nid} is malformed: run `ocifs cache clear`")
         return Inode(
             nid,

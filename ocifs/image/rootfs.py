@@ -60,6 +60,8 @@ class Handoff(msgspec.Struct, frozen=True):
     tree_image: FileRange
     layers: tuple[tuple[FileRange, FileRange], ...]
     """(LayerIndex, blob) of each layer, the base first."""
+    checksums: tuple[int, ...] = ()
+    """Of each layer, that of its LayerIndex, so that both processes have the same."""
     origins: tuple[Origin | None, ...] = ()
     """Of each layer, where its blob comes from, if parts of it are still to be fetched."""
     published: tuple[str | None, ...] = ()
@@ -80,6 +82,7 @@ class Handoff(msgspec.Struct, frozen=True):
         return Handoff(
             replaced(self.tree_image),
             tuple((replaced(index), replaced(blob)) for index, blob in self.layers),
+            self.checksums,
             self.origins,
             self.published,
             self.prefetch,
@@ -108,9 +111,9 @@ class Rootfs:
         if any(handoff.origins):
             blobs = _lazily(blobs, handoff.origins)
         layers = [
-            Layer(number, LayerIndex(index.open()), blob, cache, published)
-            for number, ((index, _), blob, published) in enumerate(
-                zip(handoff.layers, blobs, handoff.published, strict=True)
+            Layer(number, LayerIndex(index.open(), checksum), blob, cache, published)
+            for number, ((index, _), checksum, blob, published) in enumerate(
+                zip(handoff.layers, handoff.checksums, blobs, handoff.published, strict=True)
             )
         ]
         for layer, prefetch in zip(layers, handoff.prefetch, strict=True):
@@ -123,6 +126,7 @@ class Rootfs:
         return Handoff(
             FileRange.of(self._tree_image),
             tuple((FileRange.of(layer.index.file), FileRange.of(layer.blob)) for layer in self.served.layers),
+            tuple(layer.index.checksum for layer in self.served.layers),
             tuple(layer.blob.origin() if isinstance(layer.blob, LazyBlob) else None for layer in self.served.layers),
             tuple(layer.published for layer in self.served.layers),
             tuple(layer.prefetch for layer in self.served.layers),

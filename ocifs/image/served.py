@@ -1,7 +1,7 @@
 """The served file: the tree image, and behind it each layer's uncompressed tar stream at its base.
 
-It is never stored; it is read as if it were. An address in it is where the tree image says that a file's bytes lie. It
-knows neither names nor inodes.
+It is never stored; it is read as if it were. An address in it is where the tree image says that a file's bytes lie. The
+tree image lies in memory, so reading it never waits for a disk. It knows neither names nor inodes.
 """
 
 from bisect import bisect_right
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from ocifs.erofs.format import layer_bases, served_size
 from ocifs.layer.layer import Layer
-from ocifs.reader import ReaderAt, at_hand
+from ocifs.reader import ReaderAt
 
 
 class ServedFile:
@@ -33,13 +33,13 @@ class ServedFile:
 
     def views(self, size: int, offset: int) -> list[memoryview]:
         """Return what `pread` does, as it lies in the spans: nothing is copied."""
-        views = self._views(size, offset, Layer.views, lambda reader, *place: reader.pread(*place))
+        views = self._views(size, offset, Layer.views)
         assert views is not None  # noqa: S101 - every piece was there
         return views
 
     def views_at_hand(self, size: int, offset: int) -> list[memoryview] | None:
         """Return what `views` would if that takes neither decoding nor a disk, else None."""
-        return self._views(size, offset, Layer.views_at_hand, at_hand)
+        return self._views(size, offset, Layer.views_at_hand)
 
     def layer_at(self, address: int) -> tuple[Layer, int] | None:
         """Return the layer at `address` and the offset in its stream; None: the tree image, or past a stream's end."""
@@ -53,15 +53,13 @@ class ServedFile:
         size: int,
         offset: int,
         layer_views: Callable[[Layer, int, int], list[memoryview] | None],
-        read: Callable[[ReaderAt, int, int], bytes | bytearray | None],
     ) -> list[memoryview] | None:
         """Give what lies in each piece; None where a piece is not to be had."""
         views: list[memoryview] = []
         for layer, place, length in self._pieces(size, offset):
             parts: list[memoryview] | None
             if layer is None:
-                data = read(self._tree_image, length, place)
-                parts = None if data is None else [memoryview(data)]
+                parts = [memoryview(self._tree_image.pread(length, place))]
             else:
                 parts = layer_views(layer, length, place)
             if parts is None:

@@ -20,8 +20,8 @@ from ocifs.store import Build, Kind, Store, StoredFile, Writer
 if TYPE_CHECKING:
     from ocifs.tree.node import Node
 
-TREE = Kind("tree", 3)
-CHANGES = Kind("changes", 2)
+TREE = Kind("tree", 3, sealed=True)
+CHANGES = Kind("changes", 2, sealed=True)
 
 _MAX_WARNINGS = 100
 

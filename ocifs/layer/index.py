@@ -5,6 +5,9 @@
 The data section holds what decoding a span needs besides the blob: each gzip window as a zstd frame, or, where the
 blob has no place to restart in, the whole stream as short zstd frames. The TOC is MessagePack in zstd, the summary
 MessagePack. Opening one reads the summary only; the TOC is for whoever merges, the windows for whoever decodes.
+
+The file may change while it is open: the summary stays in memory as it was read, and each use of the other sections
+checks them, a window and the TOC by the checksum of their frame, a reframed span by its digest.
 """
 
 import hashlib
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 import zstandard
+from zlib_ng import zlib_ng
 
 from ocifs.compression import MAX_SPAN, Checkpoint, gzip, zstd
 from ocifs.compression.packed import unpack
@@ -115,23 +119,30 @@ def _unpack_u64(data: bytes) -> "array[int]":
 
 def encode_tail(toc: "list[Entry]", summary: Summary, data_size: int) -> bytes:
     """Return what follows the data section."""
-    packed_toc = zstandard.ZstdCompressor(level=3).compress(msgspec.msgpack.encode(toc))
+    packed_toc = zstandard.ZstdCompressor(level=3, write_checksum=True).compress(msgspec.msgpack.encode(toc))
     packed_summary = msgspec.msgpack.encode(summary)
     return b"".join((packed_toc, packed_summary, _SIZES.pack(data_size, len(packed_toc), len(packed_summary))))
 
 
 class LayerIndex:
-    """An opened LayerIndex. Raises InvalidImageError when the file does not hold one."""
+    """An opened LayerIndex."""
 
-    def __init__(self, file: FileReader) -> None:
+    def __init__(self, file: FileReader, checksum: int | None = None) -> None:
+        """Open one; with `checksum` the one that another process has opened, which had this `checksum`.
+
+        Raises InvalidImageError when the file does not hold it.
+        """
         self.file = file
         try:
-            self._data_size, self._toc_size, summary_size = _SIZES.unpack(
-                file.pread(_SIZES.size, max(0, file.size - _SIZES.size))
-            )
+            sizes = file.pread(_SIZES.size, max(0, file.size - _SIZES.size))
+            self._data_size, self._toc_size, summary_size = _SIZES.unpack(sizes)
             if self._data_size + self._toc_size + summary_size + _SIZES.size != file.size:
                 raise InvalidImageError("layer index: its sections do not fill the file")
             packed = file.pread(summary_size, self._data_size + self._toc_size)
+            self.checksum = zlib_ng.crc32(sizes, zlib_ng.crc32(packed))
+            """CRC-32 of summary and sizes: of all that is kept in memory."""
+            if checksum not in (None, self.checksum):
+                raise InvalidImageError("layer index: changed since it was checked: try again")
             self.summary = _SUMMARY.decode(packed)
             self.starts = _unpack_u64(self.summary.starts)
             self._offsets = _unpack_u64(self.summary.offsets)
@@ -268,7 +279,9 @@ class LayerIndex:
         try:
             return unpack(self.file.pread(end - begin, begin), _WINDOW_MAX)
         except InvalidImageError as error:
-            raise InvalidImageError(f"layer index: window of span {span}: {error}") from None
+            raise InvalidImageError(
+                f"layer {self.summary.blob_digest}: window of span {span}: {error}: the cache was changed or damaged"
+            ) from None
 
     def _check_columns(self) -> None:
         """Make sure that no later read can go outside of anything."""

@@ -134,7 +134,7 @@ class Layer:
         if not index.proves(span, data):
             raise InvalidImageError(
                 f"layer {index.summary.blob_digest}: bytes {offset}..{offset + stored} are not what they were when "
-                "the layer was indexed: the blob was changed or damaged"
+                f"the layer was indexed: the {'cache' if index.summary.reframed else 'blob'} was changed or damaged"
             )
         return data
 
@@ -149,5 +149,8 @@ class Layer:
         return self.index.starts[span + 1] - self.index.starts[span]
 
     def _load(self, span: int) -> Span:
-        """Read a span, and prove it."""
-        return Span(self.span_size(span), self.decoder(span, self.stored(span)))
+        """Read a span, and prove it. Raises what `pread` does."""
+        try:
+            return Span(self.span_size(span), self.decoder(span, self.stored(span)))
+        except OSError as error:
+            raise OSError(error.errno, f"layer {self.index.summary.blob_digest}: {error.strerror}") from error

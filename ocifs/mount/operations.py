@@ -13,6 +13,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, RequestContext
 
+from ocifs.errors import InvalidImageError
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount.edge import answered
 from ocifs.mount.fuse_protocol import FOREVER
@@ -46,6 +47,8 @@ class RootfsOperations(pyfuse3.Operations):
         """Find a name; that it is not there is remembered as well."""
         if len(name) > _NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
+        if name == b".":
+            return self._of_handle(self._nid(parent_inode))
         nid = self.tree.lookup(self._nid(parent_inode), name)
         if nid is None:
             absent = EntryAttributes()
@@ -149,6 +152,16 @@ class RootfsOperations(pyfuse3.Operations):
         if isinstance(results[0], Exception):
             raise results[0]
         return results[0]
+
+    def _of_handle(self, nid: int) -> EntryAttributes:
+        """Return the attributes of a file of any type, for a handle of it whose inode the kernel has dropped.
+
+        The kernel asks for "." of the number in the handle (FUSE_EXPORT_SUPPORT), which may be any number.
+        """
+        try:
+            return self._attributes(nid)
+        except InvalidImageError:
+            raise FUSEError(errno.ESTALE) from None
 
     def _nid(self, inode: InodeT) -> int:
         return self.tree.root if inode == pyfuse3.ROOT_INODE else inode

@@ -3,6 +3,8 @@
 import gzip
 import random
 import struct
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -23,6 +25,7 @@ from ocifs.spec.digest import DiffID, Digest
 from ocifs.store import Store
 from ocifs.toc import Entry
 from tests import images, tars
+from tests.depth import depth
 
 TEXT = b" ".join(random.Random(1).choices([b"word%d" % number for number in range(2000)], k=300_000))
 TAR = tars.tar([tars.file(b"text", TEXT), tars.file(b"name", b"content", mtime=5)])
@@ -95,6 +98,48 @@ def test_what_is_encoded_is_decoded() -> None:
     )  # fmt: skip
     index = opened(encode_tail([entry], summary, 0))
     assert (index.summary, index.toc(), index.size, index.span_count) == (summary, [entry], 0, 1)
+
+
+class Changing(BytesReader):
+    """A file that changes while it is open."""
+
+    data: bytearray  # type: ignore[assignment]
+
+    def pread(self, size: int, offset: int) -> bytes:
+        return bytes(super().pread(size, offset))
+
+
+@pytest.mark.parametrize("section", ["windows", "TOC"])
+def test_what_changes_after_it_was_opened_is_right_or_refused(stored: bytes, blob: FileReader, section: str) -> None:
+    data, toc, _ = sections(stored)
+    begin, end = (0, len(data)) if section == "windows" else (len(data), len(data) + len(toc))
+    places = random.Random(section).sample(range(begin, end), min(end - begin, depth(300, 1_000_000)))
+    file = Changing(bytearray(stored))  # type: ignore[arg-type]
+    index = LayerIndex(cast("FileReader", file))
+    expected, windows = index.toc(), array("Q", index.summary.windows)
+    refused = 0
+    for place in places:
+        file.data[place] ^= 1 << place % 8
+        try:
+            if section == "TOC":
+                assert index.toc() == expected
+            else:
+                number = bisect_right(windows, place) - 1
+                assert Layer(0, index, blob, SpanCache()).decode(number) == TAR[slice(*index.starts[number:][:2])]
+        except InvalidImageError:
+            refused += 1
+        file.data[place] ^= 1 << place % 8
+    assert refused > 0.9 * len(places)
+
+
+def test_another_process_opens_the_same_or_none(stored: bytes) -> None:
+    checksum = opened(stored).checksum
+    assert LayerIndex(cast("FileReader", BytesReader(stored)), checksum).checksum == checksum
+    data, toc, summary = sections(stored)
+    changed = joined(data, toc, msgspec.structs.replace(summary, starts=pack_u64([0, 512, *opened(stored).starts[2:]])))
+    assert opened(changed).size == len(TAR)  # nothing else would find that
+    with pytest.raises(InvalidImageError, match="changed since it was checked"):
+        LayerIndex(cast("FileReader", BytesReader(changed)), checksum)
 
 
 def test_every_cut_is_refused(stored: bytes, blob: FileReader) -> None:

@@ -258,18 +258,19 @@ def test_a_refuted_layer_gives_nothing_more(index: LayerIndex, blob: LazyBlob) -
 
 
 PART, WHOLE = Kind("part", 1, checked=False), Kind("blob", 1, checked=False)
+SUBJECT = str(Digest.of(b"a blob"))
 
 
 def test_a_finished_file_becomes_an_entry(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with_part = store.sparse(PART, WHOLE, "sha256:x", 100_000)
+    with_part = store.sparse(PART, WHOLE, SUBJECT, 100_000)
     os.pwrite(with_part.fd, b"abc", 50_000)
-    assert store.load(WHOLE, "sha256:x") is None
+    assert store.load(WHOLE, SUBJECT) is None
     assert store.entries()[0].size < 10_000
-    finish_sparse(with_part.fd, WHOLE, "sha256:x", 100_000)
-    again = store.sparse(PART, WHOLE, "sha256:x", 100_000)
+    finish_sparse(with_part.fd, WHOLE, SUBJECT, 100_000)
+    again = store.sparse(PART, WHOLE, SUBJECT, 100_000)
     assert (again.size, again.pread(3, 50_000)) == (100_000, b"abc")
-    entry = store.load(WHOLE, "sha256:x")
+    entry = store.load(WHOLE, SUBJECT)
     assert entry is not None
     assert [entry.kind for entry in store.entries()] == ["blob1"]
     for file in (with_part, again, entry):
@@ -278,13 +279,13 @@ def test_a_finished_file_becomes_an_entry(tmp_path: Path) -> None:
 
 def test_a_file_that_was_damaged_is_made_right(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.sparse(PART, WHOLE, "sha256:x", 1000).close()
+    store.sparse(PART, WHOLE, SUBJECT, 1000).close()
     (path,) = (tmp_path / "entries").iterdir()
     path.write_bytes(b"x" * 5000)
-    file = store.sparse(PART, WHOLE, "sha256:x", 1000)
+    file = store.sparse(PART, WHOLE, SUBJECT, 1000)
     assert file.pread(2000, 0) == b"x" * 1000
-    finish_sparse(file.fd, WHOLE, "sha256:x", 1000)
-    again = store.sparse(PART, WHOLE, "sha256:x", 1000)
+    finish_sparse(file.fd, WHOLE, SUBJECT, 1000)
+    again = store.sparse(PART, WHOLE, SUBJECT, 1000)
     assert [entry.kind for entry in store.entries()] == ["blob1"]
     assert again.pread(2000, 0) == b"x" * 1000
     for each in (file, again):
@@ -294,18 +295,18 @@ def test_a_file_that_was_damaged_is_made_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize("claimed", [0, 10, 999, 5000])
 def test_another_size_of_the_same_blob_is_another_file(tmp_path: Path, claimed: int) -> None:
     store = Store(tmp_path)
-    file = store.sparse(PART, WHOLE, "sha256:x", 1000)
+    file = store.sparse(PART, WHOLE, SUBJECT, 1000)
     os.pwrite(file.fd, b"abc", 990)
-    other = store.sparse(PART, WHOLE, "sha256:x", claimed)
+    other = store.sparse(PART, WHOLE, SUBJECT, claimed)
     assert other.pread(claimed, 0) == bytes(claimed)
     assert (os.fstat(file.fd).st_size, file.pread(3, 990)) == (1000, b"abc")
-    again = store.sparse(PART, WHOLE, "sha256:x", 1000)
+    again = store.sparse(PART, WHOLE, SUBJECT, 1000)
     assert again.pread(3, 990) == b"abc"
     for each in (file, other, again):
         each.close()
 
 
 def test_without_a_directory_it_is_in_memory() -> None:
-    file = Store(None).sparse(PART, WHOLE, "sha256:x", 1000)
+    file = Store(None).sparse(PART, WHOLE, SUBJECT, 1000)
     assert file.pread(1000, 0) == bytes(1000)
     file.close()

@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -164,7 +165,16 @@ def cgroup(root: None) -> Iterator[Cgroup]:
         pytest.skip(f"no cgroup can be made: {error.strerror}")
     made.limit.write_text(str(128 << 20))
     yield made
-    made.path.rmdir()
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            made.path.rmdir()
+        except OSError:  # a process in it has ended, and nobody has waited for it yet
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            break
 
 
 _ENTRIES = depth(50_000, 500_000)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.command import Ocifs
 from tests.mounted.posix_image import BIG, CAPABILITY, SPARSE
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -184,41 +185,115 @@ def test_a_map_of_extents_is_refused(posix: bytes) -> None:
         assert os.pread(fd, 10, 0) == BIG[:10]
 
 
-def test_a_handle_names_the_same_file_or_there_is_none(posix: bytes, root: None) -> None:
-    """As NFS servers open files: name_to_handle_at(2), open_by_handle_at(2)."""
-    handle = ctypes.create_string_buffer(struct.pack("=Ii", _MAX_HANDLE, 0) + bytes(_MAX_HANDLE))
-    mount_id = ctypes.c_int()
-    path = os.path.join(posix, b"open")
-    if _libc.name_to_handle_at(_AT_FDCWD, path, handle, ctypes.byref(mount_id), 0) < 0:
-        assert ctypes.get_errno() == errno.EOPNOTSUPP
-        return
-    with opened(posix, b"", os.O_RDONLY | os.O_DIRECTORY) as top:
-        fd = _libc.open_by_handle_at(top, handle, os.O_RDONLY)
-        if fd < 0:
-            assert ctypes.get_errno() in {errno.ESTALE, errno.EOPNOTSUPP}
-            return
+class Handles:
+    """Opens files by handle, as an NFS server does: name_to_handle_at(2), open_by_handle_at(2)."""
+
+    def __init__(self, mountpoint: bytes) -> None:
+        self._mountpoint = mountpoint
+
+    def of(self, name: bytes) -> bytes:
+        """Return the handle of a file, type and bytes. Raises OSError."""
+        handle = ctypes.create_string_buffer(struct.pack("=Ii", _MAX_HANDLE, 0) + bytes(_MAX_HANDLE))
+        checked(
+            _libc.name_to_handle_at(
+                _AT_FDCWD, os.path.join(self._mountpoint, name), handle, ctypes.byref(ctypes.c_int()), 0
+            )
+        )
+        size, kind = struct.unpack_from("=Ii", handle.raw)
+        return struct.pack("=i", kind) + handle.raw[8 : 8 + size]
+
+    @contextmanager
+    def opened(self, handle: bytes, flags: int = os.O_RDONLY) -> Iterator[int]:
+        """Open the file that a handle names. Raises OSError."""
+        with opened(self._mountpoint, b"", os.O_RDONLY | os.O_DIRECTORY) as top:
+            fd = checked(_libc.open_by_handle_at(top, struct.pack("=I", len(handle) - 4) + handle, flags))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+@pytest.fixture
+def handles(posix: bytes, root: None) -> Handles:
+    made = Handles(posix)
     try:
+        made.of(b"open")
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        pytest.skip("this kernel has no file handles for the file system")
+    return made
+
+
+def forget_inodes() -> None:
+    """Have the kernel drop the names and inodes that nothing uses."""
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+
+
+_BY_HANDLE = [b"open", b"big", b"empty", b"sparse", b"setuid", b"again", b"dir", b"dir/inside", b"wide", b"."]
+
+
+def test_a_handle_names_the_same_file_when_its_inode_was_dropped(posix: bytes, handles: Handles) -> None:
+    kept = {name: (handles.of(name), os.lstat(os.path.join(posix, name))) for name in _BY_HANDLE}
+    for _ in range(5):
+        forget_inodes()
+        for name, (handle, expected) in kept.items():
+            with handles.opened(handle) as fd:
+                assert os.fstat(fd) == expected, name
+    forget_inodes()
+    with handles.opened(kept[b"open"][0]) as fd:
         assert os.pread(fd, 100, 0) == b"for all"
-        assert os.fstat(fd).st_ino == os.lstat(path).st_ino
-    finally:
-        os.close(fd)
+    with handles.opened(kept[b"dir"][0]) as fd:
+        assert os.listdir(fd) == ["inside"]
 
 
-def test_a_handle_that_was_made_up_is_stale(posix: bytes, root: None) -> None:
-    handle = ctypes.create_string_buffer(struct.pack("=Ii", _MAX_HANDLE, 0) + bytes(_MAX_HANDLE))
-    mount_id = ctypes.c_int()
-    if _libc.name_to_handle_at(_AT_FDCWD, posix, handle, ctypes.byref(mount_id), 0) < 0:
-        pytest.skip("this file system has no handles")
-    size, kind = struct.unpack_from("=Ii", handle.raw)
-    with opened(posix, b"", os.O_RDONLY | os.O_DIRECTORY) as top:
-        for byte in (0x00, 0x01, 0x7F, 0xFF):
-            forged = ctypes.create_string_buffer(struct.pack("=Ii", size, kind) + bytes([byte]) * size)
-            fd = _libc.open_by_handle_at(top, forged, os.O_RDONLY)
-            if fd >= 0:
-                os.close(fd)
-            else:
-                assert ctypes.get_errno() in {errno.ESTALE, errno.EIO, errno.EUCLEAN, errno.ENOENT}
+@pytest.mark.parametrize("name", [b"link", b"fifo", b"null", b"dangling"])
+def test_a_handle_may_be_of_any_type_of_file(posix: bytes, handles: Handles, name: bytes) -> None:
+    handle = handles.of(name)
+    forget_inodes()
+    with handles.opened(handle, os.O_PATH | os.O_NOFOLLOW) as fd:
+        assert os.fstat(fd) == os.lstat(os.path.join(posix, name))
+
+
+def test_the_parent_of_a_directory_opened_by_handle_is_found(posix: bytes, handles: Handles) -> None:
+    handle = handles.of(b"dir")
+    forget_inodes()
+    with handles.opened(handle) as fd:
+        assert os.stat("..", dir_fd=fd) == os.stat(posix)
+        assert os.readlink(f"/proc/self/fd/{fd}") == os.fsdecode(os.path.join(posix, b"dir"))
+
+
+def test_a_handle_that_names_nothing_is_stale(
+    posix: bytes, handles: Handles, session_ocifs: Ocifs, engine: str
+) -> None:
+    logged = session_ocifs.log.read_text()
+    kind_and_bytes = handles.of(b"open")
+    forget_inodes()
+    for byte in (0x00, 0x01, 0x7F, 0xFF):
+        with (
+            pytest.raises(OSError, match=os.strerror(errno.ESTALE)),
+            handles.opened(kind_and_bytes[:4] + bytes([byte]) * (len(kind_and_bytes) - 4)),
+        ):
+            pass
     assert Path(os.fsdecode(posix), "open").read_bytes() == b"for all"
+    assert session_ocifs.log.read_text() == logged
+
+
+@pytest.mark.parametrize("engine", ["fuse"], indirect=True)  # that of the kernel's EROFS takes any number for an inode
+def test_a_handle_of_a_place_between_two_inodes_is_stale(
+    posix: bytes, handles: Handles, session_ocifs: Ocifs, engine: str
+) -> None:
+    """As one is that was made of another image."""
+    logged = session_ocifs.log.read_text()
+    kind_and_bytes = handles.of(b"open")
+    nid = os.lstat(os.path.join(posix, b"open")).st_ino
+    assert struct.unpack("=iIII", kind_and_bytes) == (0x81, 0, nid, 0)  # fuse_encode_fh
+    with (
+        pytest.raises(OSError, match=os.strerror(errno.ESTALE)),
+        handles.opened(struct.pack("=iIII", 0x81, 0, nid + 1, 0)),
+    ):
+        pass
+    assert session_ocifs.log.read_text() == logged
 
 
 def test_statx_has_what_stat_has(posix: bytes) -> None:
