@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from ocifs.cli.options import Opening, image_options, mount_options, warn
 from ocifs.errors import MountError, NotFoundError, printable_path
+from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
 from ocifs.mount.overlay import Kind, make_directories
@@ -158,11 +159,11 @@ def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, opening: Openin
     origin = Origin.read(bundle)
     if origin.rootfs == "copy":
         raise MountError(f"{shown} holds a copy of its image: there is nothing to mount")
-    if is_bundle(str(bundle)):
-        raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
     wanted = replace(wanted, kind=origin.rootfs)
     prepare(wanted, daemon)
-    with ExitStack() as undo, opening.open(image) as opened:
+    with opening.open(image) as opened, locked(str(bundle)), ExitStack() as undo:
+        if is_bundle(str(bundle)):
+            raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
         if origin.digest != str(opened.digest):
             raise NotFoundError(f"{shown} is a bundle of the image {origin.digest}, not of {opened.digest}")
         undo.callback(end_bundle, str(bundle), lazy=True)

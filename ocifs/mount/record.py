@@ -116,13 +116,19 @@ def recorded(record: MountRecord) -> Iterator[Callable[[MountRecord], None]]:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.write(msgspec.json.encode(record))
                 temporary.rename(path)
-                stack.callback(path.unlink, missing_ok=True)
+                stack.callback(_forget, path, record)
             except OSError as error:
                 raise_if_too_many_files(error)
                 raise MountError(f"cannot write {printable_path(str(path))}: {error.strerror}") from None
 
         write(record)
         yield write
+
+
+def _forget(path: Path, record: MountRecord) -> None:
+    """Remove a record, unless its mount is still there: then that is listed as dead."""
+    if not any(mount.mountpoint == record.mountpoint and record.is_at(mount) for mount in mount_table()):
+        path.unlink(missing_ok=True)
 
 
 def list_mounts() -> list[ListedMount]:
