@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from ocifs.cli.options import Opening, image_options, mount_options, warn
 from ocifs.errors import MountError, NotFoundError, printable_path
 from ocifs.mount.lock import locked
-from ocifs.mount.mountinfo import real_mountpoint
+from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
 from ocifs.mount.overlay import Kind, make_directories
 from ocifs.mount.process import Daemon
@@ -156,6 +156,7 @@ def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, opening: Openin
 
     bundle = Path(real_mountpoint(directory))
     shown = printable_path(directory)
+    _refuse_mountpoint(str(bundle), shown)
     origin = Origin.read(bundle)
     if origin.rootfs == "copy":
         raise MountError(f"{shown} holds a copy of its image: there is nothing to mount")
@@ -270,6 +271,7 @@ def _new_directory(directory: str) -> Path:
     """Return the real path of a directory that is yet to be made, or is empty. Raises MountError."""
     target = Path(real_mountpoint(directory))
     shown = printable_path(directory)
+    _refuse_mountpoint(str(target), shown)
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise MountError(f"{shown} exists and is not a directory: name a new one")
     if target.is_dir() and any(target.iterdir()):
@@ -278,6 +280,12 @@ def _new_directory(directory: str) -> Path:
     if not target.parent.is_dir():
         raise MountError(f"{printable_path(str(target.parent))} is not a directory: make it first")
     return target
+
+
+def _refuse_mountpoint(directory: str, shown: str) -> None:
+    """Refuse a directory with a mount on it, before anything looks into that, which may hang. Raises MountError."""
+    if mounted := mount_at(directory):
+        raise MountError(f"{shown} is a mountpoint ({mounted.fstype}): name another directory")
 
 
 def _split(args: str | None) -> tuple[str, ...]:

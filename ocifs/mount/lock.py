@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from ocifs.errors import MountError, printable_path, raise_if_too_many_files
 from ocifs.mount.record import runtime_directory
 
-_PATIENCE = 30.0
+PATIENCE = 30.0
 """Seconds; a mount or an unmount takes the lock for a fraction of one, if it need not wait for a daemon."""
 _PAUSE = 0.02
 
@@ -44,7 +44,7 @@ def locked(mountpoint: str) -> Iterator[None]:
 def _lock(file: int, mountpoint: str) -> None:
     place = int.from_bytes(hashlib.sha256(os.fsencode(mountpoint)).digest()[:7])
     request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)  # struct flock
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             fcntl.fcntl(file, fcntl.F_OFD_SETLK, request)

@@ -54,8 +54,10 @@ class Place:
             return
         for process in Path("/proc").iterdir():
             if process.name.isdigit() and _namespace_of(process.name) == self._left:
-                command = ["nsenter", "--mount", "--target", process.name, "umount", "--lazy", self.path]
-                subprocess.run(command, check=False, capture_output=True)
+                enter = ["nsenter", "--mount", "--target", process.name]
+                # To make the path canonical umount(8) would ask this process, which does not serve any more.
+                umount = ["umount", "--no-canonicalize", "--lazy", self.path]
+                subprocess.run([*enter, *umount], check=False, capture_output=True)
                 return
 
 

@@ -127,6 +127,14 @@ def test_a_bundle_is_detached(ocifs: Ocifs, small: Path) -> None:
         go_on(daemon)
 
 
+@pytest.mark.parametrize("options", [["--args", "sh"], ["--remount"]])
+def test_no_bundle_is_made_on_it(ocifs: Ocifs, small: Path, options: list[str]) -> None:
+    with hung(ocifs, small) as (mountpoint, _):
+        result = ocifs.run("bundle", *options, small, mountpoint)
+        assert (result.code, result.out) == (7, b"")
+        assert result.err.endswith("): name another directory\n")
+
+
 def test_an_ordinary_user_detaches_it(user: Ocifs) -> None:
     with hung(user, write_layout(user.home / "image", Image())) as (mountpoint, _):
         assert len(listed(user)) == 1
