@@ -7,6 +7,7 @@ what it does to requests whose path it matches, and to how many of them. All req
 import base64
 import gzip
 import json
+import os
 import re
 import socket
 import ssl
@@ -169,7 +170,7 @@ def bearer(token: str, realm: str = "{base}/token", **parameters: str) -> Act:
 
 def basic(username: str, password: str) -> Act:
     """Want a name and a password; the right ones pass."""
-    expected = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+    expected = "Basic " + base64.b64encode(os.fsencode(f"{username}:{password}")).decode()
 
     def act(handler: "Handler", blob: Blob) -> None:
         if handler.headers.get("Authorization") == expected:

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from ocifs.cli.options import Opening, image_options, mount_options, warn
 from ocifs.errors import MountError, NotFoundError, printable_path
-from ocifs.mount.mountinfo import real_mountpoint
+from ocifs.mount.lock import locked
+from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
 from ocifs.mount.overlay import Kind, make_directories, open_bundle, untrusted
 from ocifs.mount.process import Daemon
@@ -156,17 +157,18 @@ def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, opening: Openin
 
     bundle = Path(real_mountpoint(directory))
     shown = printable_path(directory)
+    _refuse_mountpoint(str(bundle), shown)
     if not bundle.is_dir():
         raise NotFoundError(f"{shown} is no bundle that `ocifs bundle` has made")
     opened_bundle = open_bundle(str(bundle))
     origin = Origin.read(opened_bundle)
     if origin.rootfs == "copy":
         raise MountError(f"{shown} holds a copy of its image: there is nothing to mount")
-    if is_bundle(str(bundle)):
-        raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
     wanted = replace(wanted, kind=origin.rootfs)
     prepare(wanted, daemon)
-    with ExitStack() as undo, opening.open(image) as opened:
+    with opening.open(image) as opened, locked(str(bundle)), ExitStack() as undo:
+        if is_bundle(str(bundle)):
+            raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
         if origin.digest != str(opened.digest):
             raise NotFoundError(f"{shown} is a bundle of the image {origin.digest}, not of {opened.digest}")
         undo.callback(end_bundle, str(bundle), lazy=True)
@@ -305,6 +307,7 @@ def _new_directory(directory: str) -> tuple[Path, TrustedDirectory]:
     """Return the real path of a directory that is yet to be made, or is empty, and its parent. Raises MountError."""
     target = Path(real_mountpoint(directory))
     shown = printable_path(directory)
+    _refuse_mountpoint(str(target), shown)
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise MountError(f"{shown} exists and is not a directory: name a new one")
     if target.is_dir() and any(target.iterdir()):
@@ -316,6 +319,12 @@ def _new_directory(directory: str) -> tuple[Path, TrustedDirectory]:
         return target, TrustedDirectory.open_shared(target.parent)
     except OSError as error:
         raise untrusted(directory, error) from None
+
+
+def _refuse_mountpoint(directory: str, shown: str) -> None:
+    """Refuse a directory with a mount on it, before anything looks into that, which may hang. Raises MountError."""
+    if mounted := mount_at(directory):
+        raise MountError(f"{shown} is a mountpoint ({mounted.fstype}): name another directory")
 
 
 def _split(args: str | None) -> tuple[str, ...]:

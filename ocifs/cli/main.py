@@ -32,10 +32,15 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"ocifs: cannot start the daemon: {error.strerror}")
     with early or nullcontext():
-        from ocifs.cli.verbs import run
+        from ocifs.cli.verbs import INTERRUPTED, run
 
         signal.signal(signal.SIGINT, interrupted)
-        status = run(sys.argv[1:], early)
+        try:
+            status = run(sys.argv[1:], early)
+        except KeyboardInterrupt:  # a second one, while `run` reported the first
+            status = INTERRUPTED
+        if interrupted is signal.default_int_handler:  # from here on it ends the process at once
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.freeze()  # otherwise Python runs the cycle collector over all objects once more before it exits
     sys.exit(status)
 

@@ -10,8 +10,9 @@ import msgspec
 
 from ocifs.cli.options import Opening, image_options, json_option, mount_options
 from ocifs.errors import printable_path
-from ocifs.mount.ending import end_bundle, end_mount, is_bundle, replace_mount
-from ocifs.mount.mountinfo import real_mountpoint
+from ocifs.mount.ending import end_bundle, end_mount, is_bundle
+from ocifs.mount.lock import locked
+from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, EngineName, ListedMount, list_mounts, runtime_directory
@@ -81,11 +82,12 @@ def mount(
         real = check_mountpoint(mountpoint, cache, needed, replace=replace)
         opened = stack.enter_context(opening._replace(verbose=verbose).open(image))
         job = msgspec.structs.replace(
-            Job.of(opened, real, engine, span_cache, read_timeout, log), allow_other=allow_other, suid=suid, dev=dev
+            Job.of(opened, real, engine, span_cache, read_timeout, log),
+            allow_other=allow_other,
+            suid=suid,
+            dev=dev,
+            replace=replace,
         )
-        if replace:
-            replace_mount(real)
-            check_mountpoint(mountpoint, cache, needed)
         if not foreground:
             answer = mount_by(daemon, job)
             if verbose:
@@ -119,12 +121,15 @@ def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
 
     for mountpoint in mountpoints:
         real = real_mountpoint(mountpoint)
-        if is_container(real):
-            remove_container(real)
-        elif is_bundle(real):
-            end_bundle(real, lazy=lazy)
-        else:
-            end_mount(real, lazy=lazy)
+        with locked(real):
+            if mount_at(real):  # asked first: what is mounted may hang, so nothing in it is looked up
+                end_mount(real, lazy=lazy)
+            elif is_container(real):
+                remove_container(real)
+            elif is_bundle(real):
+                end_bundle(real, lazy=lazy)
+            else:
+                end_mount(real, lazy=lazy)
 
 
 @click.command(short_help="List mounts.")

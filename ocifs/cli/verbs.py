@@ -48,7 +48,9 @@ _VERBS = {
 INTERNAL_ERROR = 70
 """EX_SOFTWARE of sysexits.h: a defect of ocifs itself."""
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
+"""As a shell has it of a command that SIGINT ended."""
+
 _COMPLETE = "_OCIFS_COMPLETE"
 
 _EPILOG = """\b
@@ -115,7 +117,7 @@ def run(arguments: list[str], daemon: "Daemon | None") -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", _INTERRUPTED)
+        return _fail("interrupted", INTERRUPTED)
     except OcifsError as error:
         return _fail_by_ocifs(error)
     except BrokenPipeError:

@@ -78,7 +78,7 @@ class Download:
         self._there = 0
         self._wrong = False
         self._file: StoredFile | None = None
-        self._error: OcifsError | None = None
+        self._error: BaseException | None = None
         # Nobody waits for it at the end of the program: it may sit in a read from a network that is gone.
         threading.Thread(target=self._run, name="fetch", daemon=True).start()
 
@@ -129,15 +129,13 @@ class Download:
 
     def _run(self) -> None:
         try:
-            with self._slots:
-                file = self._store.get(BLOB, self._remote.digest, self._fetch, size=self.size)
-            if file.size != self.size:
-                file.close()
-                raise InvalidImageError(f"blob {self._remote.digest} has {file.size} bytes, not {self.size}")
+            file = self._kept()
         except OcifsError as error:
             self._end(error)
         except OSError as error:
             self._end(OcifsError(f"blob {self._remote.digest} cannot be kept: {error.strerror}"))
+        except BaseException as error:  # noqa: BLE001 - a defect: it is for whoever waits, who would wait for ever
+            self._end(error)
         else:
             with self._changed:
                 if self._error is None:
@@ -146,7 +144,15 @@ class Download:
                     file.close()
                 self._changed.notify_all()
 
-    def _end(self, error: OcifsError) -> None:
+    def _kept(self) -> StoredFile:
+        with self._slots:
+            file = self._store.get(BLOB, self._remote.digest, self._fetch, size=self.size)
+        if file.size != self.size:
+            file.close()
+            raise InvalidImageError(f"blob {self._remote.digest} has {file.size} bytes, not {self.size}")
+        return file
+
+    def _end(self, error: BaseException) -> None:
         with self._changed:
             if self._file is None and self._error is None:
                 self._error = error

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from ocifs.errors import InvalidImageError, OcifsError, RegistryError
+from ocifs.errors import InvalidImageError, RegistryError
 from ocifs.image.kept import BLOB
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
@@ -65,28 +65,29 @@ class Background:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         again = _AGAIN
-        with contextlib.suppress(_EndedError):
-            while True:
-                try:
-                    for layer in self._layers:
-                        self._fetch_profile(layer)
-                    for layer in self._layers:
-                        self._work_on(layer)
-                except InvalidImageError as error:
-                    self._refute(error)
-                    return
-                except RegistryError as error:
-                    complain("prefetch", error)
-                except (OcifsError, OSError) as error:
-                    complain("prefetch", error)
-                    return
-                else:
-                    self._tell(None, self._profile)
-                    self._await_profile()
-                    return
-                if self._ended.wait(again):
-                    return
-                again = min(2 * again, _AGAIN_MOST)
+        while True:
+            try:
+                for layer in self._layers:
+                    self._fetch_profile(layer)
+                for layer in self._layers:
+                    self._work_on(layer)
+            except InvalidImageError as error:
+                self._refute(error)
+                return
+            except RegistryError as error:
+                complain("prefetch", error)
+            except _EndedError:
+                return
+            except Exception as error:  # noqa: BLE001 - nobody waits for this thread: the log has to say why it ends
+                complain("prefetch", error)
+                return
+            else:
+                self._tell(None, self._profile)
+                self._await_profile()
+                return
+            if self._ended.wait(again):
+                return
+            again = min(2 * again, _AGAIN_MOST)
 
     def _work_on(self, layer: Layer) -> None:
         """Fetch what is missing of a layer, and prove what nobody has proven. Raises what `ocifs.layer.proof` does."""

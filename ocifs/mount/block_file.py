@@ -28,8 +28,8 @@ class BlockFile:
         self._reading = reading
         os.set_blocking(device, False)
 
-    def serve(self, stop: int) -> None:
-        """Answer until there is something to read from `stop`, or the file system has gone."""
+    def serve(self, stop: int) -> bool:
+        """Answer until there is something to read from `stop`, or the connection has ended; return whether it has."""
         poll = select.poll()
         poll.register(self._device, select.POLLIN)
         poll.register(stop, select.POLLIN)
@@ -38,11 +38,12 @@ class BlockFile:
                 request = parse_request(os.read(self._device, REQUEST_MAX))
             except OSError as error:
                 if error.errno == errno.ENODEV:
-                    return
+                    return True
                 if error.errno not in {errno.EAGAIN, errno.ENOENT, errno.EINTR}:  # a request may be taken back
                     raise
             else:
                 self._take(request)
+        return False
 
     def close(self) -> None:
         """Let go of the device, and with it of the file system, once no thread uses it any more."""

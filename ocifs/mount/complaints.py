@@ -73,3 +73,8 @@ class Complaints:
 
 complain = Complaints().complain
 """Of this process."""
+
+
+def say_aborted(mountpoint: str) -> None:
+    """Say why a mount ends though nobody unmounted it."""
+    _log.error("%s: its FUSE connection was aborted, so nothing can be read any more: unmounted", mountpoint)

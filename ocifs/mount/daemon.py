@@ -25,9 +25,12 @@ from ocifs.layer.profile import Profile
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount.background import in_background
 from ocifs.mount.complaints import OneLine
+from ocifs.mount.ending import replace_mount
 from ocifs.mount.engine import Engine, told_to_end
 from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.job import Answer, Job, receive_job
+from ocifs.mount.lock import locked
+from ocifs.mount.mountpoint import check_free
 from ocifs.mount.record import LOG, EngineName, MountRecord, Proof, recorded, runtime_directory, to_json
 
 
@@ -64,6 +67,21 @@ def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
         MountError: It cannot be mounted; nothing is left behind.
     """
     _open_log(job)
+    with ExitStack() as held:
+        held.enter_context(locked(job.mountpoint))
+        if job.replace:
+            replace_mount(job.mountpoint)
+        check_free(job.mountpoint, printable_path(job.mountpoint))
+
+        def unlocked(engine: EngineName, reason: str | None) -> None:
+            held.close()
+            mounted(engine, reason)
+
+        _serve(job, unlocked)
+
+
+def _serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
+    """Mount by the first engine that can, and serve."""
     with told_to_end() as stop, Rootfs.received(job.rootfs, SpanCache(job.span_cache, job.read_timeout)) as rootfs:
         reason = None
         if job.engine != "fuse":

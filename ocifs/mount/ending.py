@@ -10,15 +10,17 @@ from ocifs.mount.record import ListedMount, list_mounts, watched
 
 _AT_ONCE = 0.5
 """Seconds that a daemon takes to end at most, as a rule; then it is looked whether it is mounted elsewhere as well."""
+_A_LOOK = 2.0
+"""Seconds that a command which has just mounted may take to see whether its mount answers."""
 _PATIENCE = 10.0
 """Seconds that an unmounted daemon is given to end; another mount namespace that keeps it may be about to end, too."""
 
 
-def end_mount(mountpoint: str, *, lazy: bool) -> None:
-    """Unmount an image, given its real mountpoint, and wait until its daemon has ended.
+def end_mount(mountpoint: str, *, lazy: bool, wait: bool = True, patience: float = 0.0) -> None:
+    """Unmount an image, given its real mountpoint, and `wait` until its daemon has ended, but for a lazy one.
 
     Raises:
-        MountError: Nothing of ocifs is mounted there, it is in use, or the daemon stays.
+        MountError: Nothing of ocifs is mounted there, it is in use (for `patience` seconds), or the daemon stays.
     """
     mounted = mount_at(mountpoint)
     if mounted is None or mounted.digest is None:
@@ -26,15 +28,17 @@ def end_mount(mountpoint: str, *, lazy: bool) -> None:
     listed = [each for each in list_mounts() if (each.mountpoint, each.state) == (mountpoint, "mounted")]
     ours = [each for each in listed if each.device in {None, mounted.device}]
     with ExitStack() as stack:
-        waits = [(each, stack.enter_context(watched(each.pid))) for each in ours if each.pid and not lazy]
-        unmount(mountpoint, lazy=lazy or not ours)  # whoever is in a dead mount cannot be waited for
+        waits = [(each, stack.enter_context(watched(each.pid))) for each in ours if each.pid and wait and not lazy]
+        unmount(mountpoint, lazy=lazy or not ours, patience=patience)  # whoever is in a dead mount cannot be waited for
         for each, has_ended in waits:
             _wait(each, has_ended)
     list_mounts()  # forgets those that have ended
 
 
 def replace_mount(mountpoint: str) -> None:
-    """Unmount what ocifs has mounted on `mountpoint`, a real path, be it dead or alive.
+    """Unmount what ocifs has mounted on `mountpoint`, a real path, be it dead, alive or hung.
+
+    The daemon is not waited for: it may hang, and it does not touch what others mount there.
 
     Raises:
         MountError: Something else is mounted there as well; or it is in use.
@@ -47,7 +51,7 @@ def replace_mount(mountpoint: str) -> None:
                 "choose another directory"
             )
     for _ in mounts:
-        end_mount(mountpoint, lazy=False)
+        end_mount(mountpoint, lazy=False, wait=False, patience=_A_LOOK)
 
 
 def is_bundle(directory: str) -> bool:
@@ -71,5 +75,9 @@ def _wait(ended: ListedMount, has_ended: Callable[[float], bool]) -> None:
         if has_ended(_PATIENCE):
             return
         keepers = [f"{command} ({pid})" for pid, command in users_elsewhere(ended.is_at) if pid != ended.pid]
-    kept = f", kept by {', '.join(map(printable_path, keepers[:5]))}" if keepers else ""
+    kept = (
+        f", kept by {', '.join(map(printable_path, keepers[:5]))}"
+        if keepers
+        else f": `kill -KILL {ended.pid}` ends it; with --lazy it is not waited for"
+    )
     raise MountError(f"{printable_path(ended.mountpoint)} is unmounted, but its daemon {ended.pid} still runs{kept}")

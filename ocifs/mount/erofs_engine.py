@@ -16,6 +16,7 @@ from ocifs.errors import MountError, raise_if_too_many_files
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount import syscalls
 from ocifs.mount.block_file import BlockFile
+from ocifs.mount.complaints import say_aborted
 from ocifs.mount.job import Job
 from ocifs.mount.mountinfo import EROFS_SOURCE
 from ocifs.mount.place import Place
@@ -56,7 +57,8 @@ class ErofsEngine:
             place = Place(self._job.mountpoint)
             stack.callback(_unmount, place)
             attached(place.device)
-            block_file.serve(stop)
+            if block_file.serve(stop) and place.clear():
+                say_aborted(place.path)
 
     def _block_file(self, stack: ExitStack) -> BlockFile:
         """Make the FUSE file system. Raises OSError, before anything is made where the kernel has no EROFS."""

@@ -8,6 +8,7 @@ import trio
 
 from ocifs.errors import MountError, printable_path, raise_if_too_many_files
 from ocifs.image.rootfs import Rootfs
+from ocifs.mount.complaints import say_aborted
 from ocifs.mount.job import Job
 from ocifs.mount.mountinfo import FSTYPE
 from ocifs.mount.operations import RootfsOperations
@@ -49,6 +50,8 @@ class FuseEngine:
         finally:
             place.unmount_from_outside()
             pyfuse3.close(unmount=place.is_ours())
+            if place.clear():  # libfuse takes an aborted connection for an unmounted one
+                say_aborted(mountpoint)
             reading.close()
 
     def _mount_options(self) -> set[str]:

@@ -41,6 +41,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """File for warnings; None: stderr."""
     bundle: str | None = None
     """The directory of the bundle that it is part of."""
+    replace: bool = False
+    """Whether what ocifs has mounted there is unmounted first."""
     prefetch: bool = True
     """Whether what is missing of the layers is fetched in the background, and what is claimed proven."""
     prefetch_rate: int | None = None

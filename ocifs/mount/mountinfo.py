@@ -5,7 +5,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ EROFS_SOURCE = "ocifs:"
 _SYMLINKS = 40
 _DIGEST = re.compile(r"sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128}")
 _ROOT = 0
+_PAUSE = 0.05
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
@@ -57,7 +59,8 @@ class Mount(NamedTuple):
 def mount_table(process: Path = Path("/proc/self")) -> list[Mount]:
     """Return what a process's mount namespace shows, by default this one's, in the order it was mounted."""
     mounts = []
-    for line in (process / "mountinfo").read_bytes().split(b"\n")[:-1]:  # a name may hold a carriage return
+    # Only a newline ends a line: the kernel escapes no other control character in a name.
+    for line in (process / "mountinfo").read_bytes().split(b"\n")[:-1]:
         before, _, after = line.partition(b" - ")
         fields = before.split(b" ")
         fstype, source, superblock_options = [*after.split(b" ", 2), b"", b""][:3]
@@ -81,39 +84,74 @@ def real_mountpoint(path: str) -> str:
     """
     if not path:
         raise MountError("the mountpoint has no name: name a directory")
-    absolute = os.path.abspath(path)
-    for _ in range(_SYMLINKS):
-        try:
-            target = os.readlink(absolute)  # of a directory this fails in the kernel, which asks nobody
-        except OSError:
-            break
-        absolute = os.path.abspath(os.path.join(os.path.realpath(os.path.dirname(absolute)), target))
-    return os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
+    return [*steps(path)][-1]
 
 
-def unmount(path: str, *, lazy: bool) -> None:
+def steps(path: str) -> Iterator[str]:
+    """Yield the real paths on the way to `path`, from the root on; the last one is that of `path` itself.
+
+    A step is yielded before anything below it is looked up. No file is opened and no attribute is asked for:
+    readlink(2) of a directory fails in the kernel, which asks no file system for that.
+    """
+    names = [*reversed(path.split("/"))]
+    real = "/" if path.startswith("/") else os.getcwd()
+    links = 0
+    yield real
+    while names:
+        name = names.pop()
+        if name in {"", "."}:
+            continue
+        if name == "..":
+            real = os.path.dirname(real)
+        else:
+            try:
+                target = os.readlink(os.path.join(real, name)) if links < _SYMLINKS else ""
+            except OSError:
+                target = ""
+            if target:
+                links += 1
+                names += reversed(target.split("/"))
+                real = "/" if target.startswith("/") else real
+            else:
+                real = os.path.join(real, name)
+        yield real
+
+
+def unmount(path: str, *, lazy: bool, patience: float = 0.0) -> None:
     """Unmount `path`: with `lazy` out of sight now, and for good when the last user is done.
+
+    One that is in use is tried again for `patience` seconds.
 
     Raises:
         MountError: It is busy (the message names who uses it), or not this user's.
     """
+    deadline = time.monotonic() + patience
+    while _is_busy(path, lazy=lazy):
+        if time.monotonic() >= deadline:
+            raise MountError(_busy(path))
+        time.sleep(_PAUSE)
+
+
+def _is_busy(path: str, *, lazy: bool) -> bool:
+    """Unmount `path`, unless it is in use; return whether it is. Raises MountError."""
     try:
         syscalls.umount(path, lazy=lazy)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise MountError(_busy(path)) from None
+            return True
         if error.errno != errno.EPERM:
             raise MountError(f"cannot unmount {printable_path(path)}: {error.strerror}") from None
     else:
-        return
+        return False
     if (fusermount := shutil.which("fusermount3")) is None:
         raise MountError(f"cannot unmount {printable_path(path)}: fusermount3 is missing (Debian package fuse3)")
     run = subprocess.run(
         [fusermount, "-u", *(["-z"] if lazy else []), "--", path], capture_output=True, text=True, check=False
     )
-    if run.returncode:
-        complaint = run.stderr.strip().rpartition("\n")[2]
-        raise MountError(_busy(path) if "busy" in complaint else f"cannot unmount {printable_path(path)}: {complaint}")
+    complaint = run.stderr.strip().rpartition("\n")[2]
+    if run.returncode and "busy" not in complaint:
+        raise MountError(f"cannot unmount {printable_path(path)}: {complaint}")
+    return run.returncode != 0
 
 
 def users_of(path: str) -> list[tuple[int, str]]:

@@ -1,12 +1,15 @@
-"""Whether a directory can be mounted on: every reason not to, found before anything is started."""
+"""Whether a directory can be mounted on: every reason not to, found before anything is started.
 
-import errno
+What is mounted there is never looked into, since its daemon may hang: the mount table says what it is.
+"""
+
 import os
 import shutil
+import stat
 from collections.abc import Iterable
 
 from ocifs.errors import MountError, printable_path
-from ocifs.mount.mountinfo import is_below, mount_at, real_mountpoint
+from ocifs.mount.mountinfo import is_below, mount_at, real_mountpoint, steps
 from ocifs.mount.record import list_mounts
 
 
@@ -22,37 +25,35 @@ def check_mountpoint(path: str, cache: str, needed: Iterable[tuple[str, str]], *
     real = real_mountpoint(path)
     shown = printable_path(path)
     mounted = mount_at(real)
-    dead = f"{shown} is a dead mount: clear it with `ocifs umount {shown}`, or mount with --replace"
-    if mounted and mounted.digest and replace:
-        _check_needed(real, shown, cache, needed)
-        return real
-    # The kernel goes on answering for what it has of EROFS, so a look at the directory does not tell.
-    if mounted and mounted.digest and any(each.mountpoint == real and each.state == "dead" for each in list_mounts()):
-        raise MountError(dead)
+    if not (mounted and mounted.digest and replace):
+        check_free(real, shown)
+    _check_needed(real, shown, cache, needed)
+    return real
+
+
+def check_free(real: str, shown: str) -> None:
+    """Make sure that nothing is mounted on a real path, and that something can be. Raises MountError."""
+    if mounted := mount_at(real):
+        if mounted.digest and any(each.mountpoint == real and each.state == "dead" for each in list_mounts()):
+            raise MountError(f"{shown} is a dead mount: clear it with `ocifs umount {shown}`, or mount with --replace")
+        way_out = f"`ocifs umount {shown}` first, or use --replace" if mounted.digest else "choose another directory"
+        raise MountError(f"{shown} is already a mountpoint ({mounted.fstype}): {way_out}")
     try:
         status = os.stat(real)
     except FileNotFoundError:
         raise MountError(f"mountpoint {shown} does not exist: make the directory first") from None
     except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            raise MountError(dead) from None
         raise MountError(f"mountpoint {shown}: {error.strerror}") from None
-    if not os.path.isdir(real):
+    if not stat.S_ISDIR(status.st_mode):
         raise MountError(f"mountpoint {shown} is not a directory")
-    real = os.path.realpath(real)
-    if mounted := mounted or mount_at(real):
-        way_out = f"`ocifs umount {shown}` first, or use --replace" if mounted.digest else "choose another directory"
-        raise MountError(f"{shown} is already a mountpoint ({mounted.fstype}): {way_out}")
-    _check_needed(real, shown, cache, needed)
     _check_directory(real, shown, status)
-    return real
 
 
 def _check_needed(real: str, shown: str, cache: str, needed: Iterable[tuple[str, str]]) -> None:
     for what, place in needed:
-        if is_below(os.path.realpath(place), real):
+        if real in steps(place):
             raise MountError(f"mountpoint {shown} would hide {what} {printable_path(place)}: choose another directory")
-    if is_below(real, os.path.realpath(cache)):
+    if is_below(real, real_mountpoint(cache)):
         raise MountError(f"mountpoint {shown} lies in the cache {printable_path(cache)}: choose another directory")
 
 

@@ -5,13 +5,15 @@ daemon that stays in a private mount namespace keeps that alive, with its own mo
 namespace of PID 1, and its mount goes when the last process in there does (mount_namespaces(7)).
 """
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from ocifs.errors import MountError
 from ocifs.mount import syscalls
-from ocifs.mount.mountinfo import mount_at
+from ocifs.mount.mountinfo import mount_at, unmount
 
 
 class Place:
@@ -22,12 +24,29 @@ class Place:
         mount = mount_at(path)
         self.device = mount.device if mount else None
         """major:minor."""
+        self._id = syscalls.mount_id(path)
         self._left = _leave_private_namespace()
 
     def is_ours(self) -> bool:
-        """Whether to unmount `path`, as this process sees it, is to unmount what it mounted."""
+        """Whether to unmount `path`, as this process sees it, is to unmount what it mounted.
+
+        The kernel gives the device of a mount that is gone to the next one, so where mounts have IDs these decide.
+        """
         mount = mount_at(self.path)
-        return self._left is None and mount is not None and mount.device == self.device
+        if self._left is not None or mount is None or mount.device != self.device:
+            return False
+        return self._id is None or syscalls.mount_id(self.path) == self._id
+
+    def clear(self) -> bool:
+        """Detach the mount if it is still there although its connection has ended; return whether it was.
+
+        The kernel leaves it so when the connection is aborted, by hand or by `umount --force` of a mount in use.
+        """
+        if self._id is None or not self.is_ours():
+            return False
+        with contextlib.suppress(MountError):  # it is listed as dead then
+            unmount(self.path, lazy=True)
+        return True
 
     def unmount_from_outside(self) -> None:
         """Unmount in the namespace that was left, by way of a process that is still in it."""
@@ -35,8 +54,10 @@ class Place:
             return
         for process in Path("/proc").iterdir():
             if process.name.isdigit() and _namespace_of(process.name) == self._left:
-                command = ["nsenter", "--mount", "--target", process.name, "umount", "--lazy", self.path]
-                subprocess.run(command, check=False, capture_output=True)
+                enter = ["nsenter", "--mount", "--target", process.name]
+                # To make the path canonical umount(8) would ask this process, which does not serve any more.
+                umount = ["umount", "--no-canonicalize", "--lazy", self.path]
+                subprocess.run([*enter, *umount], check=False, capture_output=True)
                 return
 
 

@@ -52,7 +52,8 @@ class Daemon:
         os.close(self._complaints)
         if not self.has_job:
             self.dismiss()
-        elif not self.has_mounted:
+        elif not self.has_mounted:  # it has failed, or nobody waits for it any more
+            self._process.terminate()
             self._process.wait()
         self._process.returncode = 0  # if it has a mount it outlives this process: there is nothing to wait for
 

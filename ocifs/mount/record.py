@@ -159,7 +159,7 @@ def recorded(record: MountRecord, directory: TrustedDirectory) -> Iterator[Calla
                 file.truncate()
                 file.write(to_json(record))
                 directory.rename(temporary, name)
-                stack.callback(directory.unlink, name)
+                stack.callback(_forget, directory, name, record)
             except OSError as error:
                 raise_if_too_many_files(error)
                 raise MountError(
@@ -168,6 +168,12 @@ def recorded(record: MountRecord, directory: TrustedDirectory) -> Iterator[Calla
 
         write(record)
         yield write
+
+
+def _forget(directory: TrustedDirectory, name: str, record: MountRecord) -> None:
+    """Remove a record, unless its mount is still there: then that is listed as dead."""
+    if not any(mount.mountpoint == record.mountpoint and record.is_at(mount) for mount in mount_table()):
+        directory.unlink(name)
 
 
 def list_mounts() -> list[ListedMount]:

@@ -1,4 +1,4 @@
-"""The system calls on mounts that Python lacks: fsopen(2) to move_mount(2), umount2(2) and setns(2).
+"""The system calls on mounts that Python lacks: fsopen(2) to move_mount(2), umount2(2), statx(2) and setns(2).
 
 A file system can be made and used before it lies anywhere, or without ever doing so: a mount is an open file here. Each
 call lets other threads run while it waits. It does not know what is mounted.
@@ -7,6 +7,7 @@ call lets other threads run while it waits. It does not know what is mounted.
 import contextlib
 import ctypes
 import os
+import struct
 from collections.abc import Mapping
 
 MOUNT_ATTR_RDONLY = 0x1
@@ -18,6 +19,10 @@ _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _FSMOUNT_CLOEXEC = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _AT_FDCWD = -100
+_AT_SYMLINK_NOFOLLOW, _AT_NO_AUTOMOUNT, _AT_STATX_DONT_SYNC = 0x100, 0x800, 0x4000
+_STATX_MNT_ID_UNIQUE = 0x4000
+_STATX_SIZE, _STATX_MNT_ID_AT = 256, 0x90
+"""Of `struct statx`: its size, and where `stx_mnt_id` is."""
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 _CLONE_FS = 0x200
@@ -68,6 +73,22 @@ def umount(path: str, *, lazy: bool) -> None:
     _call("umount2", os.fsencode(path), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0))
 
 
+def mount_id(path: str) -> int | None:
+    """Return the ID of the mount whose root, or a file in which, `path` is; no other mount ever has it.
+
+    No file system is asked, so this neither hangs nor fails where the mount is dead. None if it cannot be told, as
+    before Linux 6.8.
+    """
+    found = ctypes.create_string_buffer(_STATX_SIZE)
+    flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC
+    try:
+        _call("statx", _AT_FDCWD, os.fsencode(path), flags, _STATX_MNT_ID_UNIQUE, found)
+    except OSError:
+        return None
+    known, number = struct.unpack_from("=I", found)[0], struct.unpack_from("=Q", found, _STATX_MNT_ID_AT)[0]
+    return int(number) if known & _STATX_MNT_ID_UNIQUE else None
+
+
 def enter_mount_namespace(fd: int) -> None:
     """Move this process, which has but one thread, to the mount namespace that an open file stands for (setns(2)).
 
@@ -82,7 +103,7 @@ def unshare_directory() -> None:
     _call("unshare", _CLONE_FS)
 
 
-def _call(name: str, *arguments: int | bytes | None) -> int:
+def _call(name: str, *arguments: "int | bytes | ctypes.Array[ctypes.c_char] | None") -> int:
     try:
         function = getattr(_libc, name)
     except AttributeError:

@@ -222,6 +222,36 @@ def test_interrupted(ocifs: Ocifs, registry: Registry) -> None:
     assert not [path for path in os.listdir(ocifs.cache / "entries") if path.endswith(".tmp")]
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_interrupted_while_nothing_comes(ocifs: Ocifs, registry: Registry, again: bool) -> None:
+    registry.fault(stall, after=1)
+    with ocifs.start("ls", f"docker://{registry.host}/app") as process:
+        while len(registry.sent) < 2:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        if again:
+            time.sleep(0.005)
+            process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert process.stderr.read() == b"ocifs: interrupted\n"
+    assert process.returncode in ({130, -signal.SIGINT} if again else {130})  # a shell has 130 of both
+
+
+@pytest.mark.parametrize("what", ["/blobs/", "/manifests/"])
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("http://127.0.0.1:99999/", "port 99999 is not a number from 1 to 65535"),
+        ("http://[::1/", "it is malformed"),
+        ("http://a..b/", "its host is neither a name nor an address"),
+    ],
+)
+def test_malformed_redirects_end_it(ocifs: Ocifs, registry: Registry, what: str, location: str, message: str) -> None:
+    registry.fault(redirect(location), what)
+    said = ocifs.complaint(9, "ls", f"docker://{registry.host}/app")
+    assert said == f"{registry.host} redirects to an unusable URL: {message}"
+
+
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_a_download_that_was_ended_goes_on_where_it_was(
     ocifs: Ocifs, registry: Registry, ending: signal.Signals

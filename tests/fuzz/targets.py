@@ -4,13 +4,16 @@ A target ends quietly whatever it is given: it lets OcifsErrors pass whose text 
 was read where anything was. Whatever else comes out of it is a defect.
 """
 
+import errno
 import io
 import os
+import socket
+import ssl
 import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -38,6 +41,13 @@ from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.layout import open_layout
 from ocifs.sources.reference import matching, parse_reference
+from ocifs.sources.referrers import Content
+from ocifs.sources.registry.blob import RemoteBlob
+from ocifs.sources.registry.peer import Credentials, Peer
+from ocifs.sources.registry.referrers import list_referrers, push_image
+from ocifs.sources.registry.session import Session
+from ocifs.sources.registry.source import RegistrySource
+from ocifs.sources.registry.transport import HttpConnection, HttpPool, HttpsConnection, HttpsPool, Transport
 from ocifs.sources.resolve import Layer, resolve_image
 from ocifs.spec.config import parse_config
 from ocifs.spec.descriptor import Descriptor
@@ -520,6 +530,122 @@ def _ztoc_seeds() -> list[bytes]:
     return [b"g" + compressed, b"t" + independent.write(_SMALL_TAR, _SMALL_TAR)]
 
 
+# Answers of registries.
+
+
+class _Script:
+    """Connections to nobody: each gives the next of some answers, and then its end."""
+
+    def __init__(self, answers: list[bytes]) -> None:
+        self._answers = iter(answers)
+        self._far: list[tuple[str, socket.socket]] = []
+        """The other end of each connection, with the host that it was for."""
+
+    def connect(self, host: str) -> socket.socket:
+        try:
+            answer = next(self._answers)
+        except StopIteration:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused") from None
+        near, far = socket.socketpair()
+        far.sendall(answer)
+        far.shutdown(socket.SHUT_WR)
+        self._far.append((host, far))
+        return near
+
+    def transport(self) -> Transport:
+        script = self
+
+        class Plain(HttpConnection):
+            def _new_conn(self) -> socket.socket:
+                return script.connect(self.host)
+
+        class Encrypted(HttpsConnection):
+            def connect(self) -> None:
+                self.sock = script.connect(self.host)
+                self.is_verified = True
+
+        pools = {
+            "http": type("PlainPool", (HttpPool,), {"ConnectionCls": Plain}),
+            "https": type("EncryptedPool", (HttpsPool,), {"ConnectionCls": Encrypted}),
+        }
+        made: Transport = type("Scripted", (Transport,), {"pools": pools})(_NO_CERTIFICATES, proxies=False)
+        return made
+
+    def close(self) -> None:
+        """Make sure that nobody but the registry was told who we are."""
+        for host, far in self._far:
+            with far:
+                far.setblocking(False)
+                request = b""
+                with suppress(BlockingIOError, ConnectionResetError):
+                    while data := far.recv(1 << 16):
+                        request += data
+                assert host == _REGISTRY or b"Authorization" not in request, (host, request)
+
+
+_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+_REGISTRY = "registry.test"
+_BLOB = b"the blob"
+
+
+class _OnlyOnce(Session):
+    """Tries nothing again."""
+
+    budget = 0.0
+
+
+def fuzz_answers(data: bytes) -> None:
+    """Take two bytes for the scheme and what is asked, the rest for the answers, apart by a line of two dashes."""
+    scheme = "https" if data[:1] == b"s" else "http"
+    script = _Script(data[2:].split(b"\n--\n"))
+    credentials = Credentials("me", "s3cr3t-password")
+    peer = Peer(
+        host=_REGISTRY, address=_REGISTRY, repository="app", plain_http=True, scheme=scheme, credentials=credentials
+    )
+    digest = Digest.of(_BLOB)
+    with closing(script), closing(_OnlyOnce(peer, transport=script.transport())) as session, _clean_errors():
+        match data[1:2]:
+            case b"b":
+                blob = RemoteBlob([session], f"blobs/{digest}", digest, len(_BLOB))
+                assert len(blob.pread(4, 2)) == 4
+                assert sum(map(len, blob.stream())) == len(_BLOB)
+            case b"r":
+                list_referrers(session, digest)
+            case b"p":
+                content = Content(Descriptor(media_type="x", digest=digest, size=len(_BLOB)), BytesReader(_BLOB))
+                push_image(session, "latest", [content], [content])
+            case _:
+                RegistrySource([session]).resolve(parse_reference(f"docker://{_REGISTRY}/app"))
+
+
+def _answer_seeds() -> list[bytes]:
+    digest = Digest.of(_BLOB)
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nthe blob"
+    part = b"HTTP/1.1 206 OK\r\nContent-Length: 4\r\nContent-Range: bytes 2-5/8\r\n\r\ne bl"
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nthe\r\n5\r\n blob\r\n0\r\nA: b\r\n\r\n"
+    away = b"HTTP/1.1 307 No\r\nContent-Length: 0\r\nLocation: https://store.test:443/blob?signature=x\r\n\r\n"
+    bearer = b'WWW-Authenticate: Basic realm="x", Bearer realm="%s/token?a=b",service="registry"'
+    refused = b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n%b\r\n\r\n{}"
+    token = b'HTTP/1.1 200 OK\r\nContent-Length: 36\r\n\r\n{"token":"t0ken","expires_in":300.5}'
+    later = b"HTTP/1.1 503 No\r\nContent-Length: 0\r\nRetry-After: Fri, 31 Dec 2027 23:59:59 GMT\r\n\r\n"
+    encoded = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 8\r\n\r\nthe blob"
+    index = images.to_json(images.index_of([{"mediaType": images.LAYER, "digest": str(digest), "size": 8}]))
+    listed = b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b"
+    following = b'Link: </v2/app/referrers/x?n=1>; rel="next"\r\n'
+    created = b"HTTP/1.1 201 Created\r\nLocation: /v2/app/blobs/uploads/1?state=x\r\nContent-Length: 0\r\n\r\n"
+    missing = b'HTTP/1.1 404 No\r\nContent-Length: 33\r\n\r\n{"errors":[{"code":"NAME_UNKNOWN"}]}'
+    conversations = {
+        b"hb": [part, whole],
+        b"sb": [away, part, chunked],
+        b"hm": [refused % (bearer % b"http://registry.test:81"), token, whole],
+        b"sm": [refused % (bearer % b"https://auth.test:8080"), token, b"HTTP/1.1 100 Continue\r\n\r\n" + whole],
+        b"hr": [listed % (following, len(index), index), listed % (b"", len(index), index)],
+        b"sr": [missing, listed % (b"", len(index), index), later],
+        b"sp": [missing, created, created, created, encoded],
+    }
+    return [kind + b"\n--\n".join(answers) for kind, answers in conversations.items()]
+
+
 TARGETS = {
     "tar": Target(fuzz_tar, _tar_seeds),
     "pax": Target(fuzz_pax, _pax_seeds),
@@ -532,6 +658,7 @@ TARGETS = {
     "references": Target(fuzz_references, _reference_seeds),
     "blobs": Target(fuzz_blobs, _blob_seeds),
     "ztoc": Target(fuzz_ztoc, _ztoc_seeds),
+    "answers": Target(fuzz_answers, _answer_seeds),
 }
 
 

@@ -116,6 +116,31 @@ def test_whoever_waits_is_told_of_the_end(store: Store) -> None:
     assert entries(store) == ["blob1"]
 
 
+def test_a_defect_reaches_whoever_waits(store: Store) -> None:
+    class Defective(Scripted):
+        def stream(self, start: int = 0) -> Iterator[bytes]:
+            self.more.acquire()
+            raise ZeroDivisionError
+
+    blob = download(remote := Defective(b"abcdef"), store)
+    told: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            blob.pread(1, 0)
+        except ZeroDivisionError as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    remote.more.release()
+    waiting.join(20)
+    assert len(told) == 1
+    with pytest.raises(ZeroDivisionError):
+        blob.in_file()
+    blob.close()
+
+
 def begun(store: Store, remote: Scripted, data: bytes) -> Path:
     """Leave what a killed download of `remote` would."""
     assert store.directory is not None

@@ -1,8 +1,12 @@
 """What a daemon does in the background: here only what is computed (tests/mounted/test_registry.py has the rest)."""
 
+import logging
+import time
+
 import pytest
 
-from ocifs.mount.background import _ranges
+from ocifs.layer.layer import Layer
+from ocifs.mount.background import Background, _ranges
 
 
 @pytest.mark.parametrize(
@@ -19,3 +23,22 @@ from ocifs.mount.background import _ranges
 )
 def test_ranges_join_neighbours_in_the_order_of_wanting(wanted: list[int], expected: list[tuple[int, int]]) -> None:
     assert _ranges(wanted) == expected
+
+
+class _Defective(Layer):
+    """A layer at which the thread stumbles over what nobody has thought of."""
+
+    def __init__(self) -> None:
+        """Have no blob."""
+
+
+def test_a_defect_ends_the_thread_with_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[object] = []
+    with caplog.at_level(logging.ERROR):
+        Background([_Defective()], None, lambda *news: told.append(news)).start()
+        deadline = time.monotonic() + 20
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert [message.partition(":")[0] for message in caplog.messages] == ["prefetch"]
+    assert "AttributeError" in caplog.messages[0]
+    assert told == []

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import MountError
-from ocifs.mount.mountinfo import Mount, is_below, mount_at, mount_table, real_mountpoint
+from ocifs.mount.mountinfo import Mount, is_below, mount_at, mount_table, real_mountpoint, steps
 
 DIGEST = f"sha256:{'0' * 64}"
 
@@ -92,3 +92,38 @@ def test_the_real_mountpoint_is_without_symlinks(tmp_path: Path, monkeypatch: py
     assert real_mountpoint("link/absent") == str(tmp_path / "real/absent")
     with pytest.raises(MountError, match="no name"):
         real_mountpoint("")
+
+
+def test_the_steps_to_a_path_come_before_what_is_below_them_is_looked_up(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real/../real")
+    root = str(tmp_path)
+    walk = steps(f"{root}/link/./missing")
+    assert root in walk
+    (tmp_path / "link").unlink()  # what comes next is what is there now
+    assert [*walk] == [f"{root}/link", f"{root}/link/missing"]
+
+
+@pytest.mark.parametrize(
+    ("path", "real"),
+    [("/", "/"), ("/..", "/"), ("//a/../b/.", "/b"), ("/no/../x/", "/x"), (".", None), ("x", None)],
+)
+def test_paths_are_followed_as_the_kernel_does(
+    path: str, real: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert real_mountpoint(path) == (real or os.path.join(tmp_path, path).removesuffix("/."))
+
+
+def test_symlinks_in_a_circle_end(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    assert real_mountpoint(f"{tmp_path}/a") in {f"{tmp_path}/a", f"{tmp_path}/b"}
+
+
+def test_only_a_newline_ends_a_line_of_the_table(tmp_path: Path) -> None:
+    line = b"99 1 0:42 / /a\\012\rb\x0b\x85 rw - fuse.x \rsource rw\n"
+    (tmp_path / "mountinfo").write_bytes(line * 2)
+    (mount, _) = mount_table(tmp_path)
+    assert mount.mountpoint == os.fsdecode(b"/a\n\rb\x0b\x85")
+    assert mount.source == "\rsource"

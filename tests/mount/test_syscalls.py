@@ -138,3 +138,19 @@ def test_no_namespace_is_entered_by_any_other_file() -> None:
 def test_a_c_library_that_lacks_a_call_is_named() -> None:
     with pytest.raises(OSError, match="the C library has no fsopen3"):
         syscalls._call("fsopen3")
+
+
+def test_each_mount_has_an_id_of_its_own(tmp_path: Path) -> None:
+    below = syscalls.mount_id(str(tmp_path))
+    if below is None:
+        pytest.skip("this kernel gives mounts no IDs of their own")
+    seen: set[int | None] = {below}
+    for _ in range(3):
+        with mounted(tmp_path):
+            (tmp_path / "file").touch()
+            there = syscalls.mount_id(str(tmp_path))
+            assert there == syscalls.mount_id(str(tmp_path / "file"))
+        assert there not in seen
+        seen |= {there}
+    assert syscalls.mount_id(str(tmp_path)) == below
+    assert syscalls.mount_id(str(tmp_path / "missing")) is None

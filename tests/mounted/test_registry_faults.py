@@ -77,6 +77,8 @@ FAULTS = {
     "wrong bytes": Wrong(wrong_bytes, ALWAYS, well=False),
     "another size": Wrong(shorter, ALWAYS, well=False),
     "redirect in a circle": Wrong(redirect("{path}"), ALWAYS, well=False),
+    "redirect to a port that is none": Wrong(redirect("http://127.0.0.1:99999/"), ALWAYS, well=False),
+    "redirect to an address that is none": Wrong(redirect("http://[::1/"), ALWAYS, well=False),
     "redirect to another protocol": Wrong(redirect("ftp://127.0.0.1/{path}"), ALWAYS, well=False),
     "redirect to another host": Wrong(None, ALWAYS),
     "403, the signed URL has expired": Wrong(None, ALWAYS, at_store=status(403)),

@@ -9,13 +9,14 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import msgspec
 
 from ocifs.errors import RegistryError
 from ocifs.sources.registry.peer import Credentials, Peer
-from ocifs.sources.registry.transport import TransientError, Transport, host_of, read_all
+from ocifs.sources.registry.transport import TransientError, Transport, read_all
+from ocifs.sources.registry.url import Url, parse_url
 from ocifs.spec.document import shown
 
 _MAX_ANSWER = 1 << 20
@@ -98,7 +99,7 @@ class Authorization:
         token, ends = self._tokens.get(actions, ("", 0.0))
         return {"Authorization": f"Bearer {token}"} if time.monotonic() < ends else {}
 
-    def answer(self, headers: Mapping[str, str], url: str, actions: str) -> None:
+    def answer(self, headers: Mapping[str, str], url: Url, actions: str) -> None:
         """Do what the `WWW-Authenticate` header of an answer from `url` asks for.
 
         Raises:
@@ -124,22 +125,21 @@ class Authorization:
             self.credentials = self._find_credentials()
         return self.credentials
 
-    def _fetch_token(self, challenge: Challenge, url: str, actions: str) -> None:
-        realm = challenge.parameters.get("realm", "")
-        parts = urlsplit(realm)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise RegistryError(f"{self._peer.host} names no realm for tokens that can be asked")
-        if parts.scheme == "http" and not url.startswith("http:"):
+    def _fetch_token(self, challenge: Challenge, url: Url, actions: str) -> None:
+        realm = parse_url(
+            challenge.parameters.get("realm", ""), f"{self._peer.host} names as its token server", encoding="latin-1"
+        )
+        if realm.scheme == "http" and url.scheme == "https":
             raise RegistryError(
-                f"{self._peer.host} sends us without encryption to {host_of(realm)} for a token: refused"
+                f"{self._peer.host} sends us without encryption to {realm.authority} for a token: refused"
             )
         credentials = self._find()
-        home = at_home(urlsplit(url).hostname or "", parts.hostname)
-        if not home and (parts.scheme == "http" or _is_address(parts.hostname) or "." not in parts.hostname):
-            raise RegistryError(f"{self._peer.host} sends us to {host_of(realm)} for a token, a stranger: refused")
+        home = at_home(url.host, realm.host)
+        if not home and (realm.scheme == "http" or _is_address(realm.host) or "." not in realm.host):
+            raise RegistryError(f"{self._peer.host} sends us to {realm.authority} for a token, a stranger: refused")
         if not home and credentials is not None:
             raise RegistryError(
-                f"{self._peer.host} sends us to {host_of(realm)} with the credentials, which is elsewhere: refused"
+                f"{self._peer.host} sends us to {realm.authority} with the credentials, which is elsewhere: refused"
             )
         scope = f"repository:{self._peer.repository}:{actions}"
         query = {"scope": scope} | {
@@ -148,9 +148,9 @@ class Authorization:
         token, seconds = self._ask(realm, query, credentials)
         self._tokens[actions] = (token, time.monotonic() + max(seconds * 0.9, 1))
 
-    def _ask(self, realm: str, query: dict[str, str], credentials: Credentials | None) -> tuple[str, float]:
+    def _ask(self, realm: Url, query: dict[str, str], credentials: Credentials | None) -> tuple[str, float]:
         """Return a token, and for how many seconds it is good."""
-        host = host_of(realm)
+        host = realm.authority
         if credentials is not None and credentials.identity_token:
             form = {"grant_type": "refresh_token", "client_id": "ocifs", "refresh_token": credentials.identity_token}
             response = self._transport.send(
@@ -160,9 +160,8 @@ class Authorization:
                 urlencode(query | form).encode(),
             )
         else:
-            separator = "&" if "?" in realm else "?"
             headers = {} if credentials is None else {"Authorization": credentials.basic}
-            response = self._transport.send("GET", f"{realm}{separator}{urlencode(query)}", headers)
+            response = self._transport.send("GET", realm.with_query(urlencode(query)), headers)
         data = read_all(response, host, _MAX_ANSWER)
         if response.status in {401, 403}:
             raise RegistryError(

@@ -119,19 +119,15 @@ class RemoteBlob:
         """Return the offset at which the body begins. Raises TransientError where it is of something else."""
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise TransientError(f"{host} gave {self._what} in an encoding that was not asked for")
-        length = response.headers.get("Content-Length")
+        length = response.length_remaining
         if response.status != 206:
-            if length not in {None, str(self.size)}:
+            if length not in {None, self.size}:
                 raise self._other_size(host)
             return 0
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if match and match[3] not in {"*", str(self.size)}:
             raise self._other_size(host)
-        if (
-            match is None
-            or (int(match[1]), int(match[2]) + 1) != (start, end)
-            or length not in {None, str(end - start)}
-        ):
+        if match is None or (int(match[1]), int(match[2]) + 1) != (start, end) or length not in {None, end - start}:
             raise TransientError(f"{host} gave another range of {self._what} than asked for")
         return start
 

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, printable_path
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, printable_path
+from ocifs.sources.registry.url import parse_url
 from ocifs.spec.document import shown
 
 _DOCKER = "docker.io"
@@ -153,6 +154,9 @@ def _endpoint(full: str, *, insecure: bool = False, tls_verify: bool | None = No
     host, _, repository = _canonical(full).partition("/")
     if not repository:
         raise InvalidImageError(f"{printable_path(full)} names a registry, and no repository in it")
+    url = parse_url(f"https://{host}", f"{printable_path(full)} has")
+    if url.userinfo or url.target != "/":
+        raise RegistryError(f"{printable_path(full)} does not begin with a registry: write HOST[:PORT]/REPOSITORY")
     return Endpoint(host, repository, insecure if tls_verify is None else not tls_verify)
 
 

@@ -8,13 +8,13 @@ connected to is looked at, whatever DNS says of the name before or after.
 import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
-from urllib.parse import urlsplit
 
 from ocifs.errors import RegistryError
 from ocifs.sources.registry.peer import Peer
 from ocifs.sources.registry.session import Answer, Session
 from ocifs.sources.registry.tls import make_context
-from ocifs.sources.registry.transport import HttpsConnection, HttpsPool, Transport, host_of
+from ocifs.sources.registry.transport import HttpsConnection, HttpsPool, Transport
+from ocifs.sources.registry.url import parse_url
 
 _MOST = 8
 """URLs of one descriptor that are tried."""
@@ -26,15 +26,14 @@ _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 def foreign_peers(urls: Iterable[str]) -> list[Peer]:
     """Return the URLs that may be asked."""
     peers: list[Peer] = []
-    for url in urls:
+    for text in urls:
         try:
-            parts = urlsplit(url)
-            known = parts.scheme == "https" and parts.hostname and "@" not in parts.netloc and parts.port != 0
-        except ValueError:
+            url = parse_url(text, "the image names")
+        except RegistryError:
             continue
-        if known and len(peers) < _MOST:
-            host = host_of(url)
-            peers.append(Peer(host=host, address=host, repository="", plain_http=False, scheme="https", url=url))
+        if url.scheme == "https" and not url.userinfo and len(peers) < _MOST:
+            host = url.authority
+            peers.append(Peer(host=host, address=host, repository="", plain_http=False, scheme="https", url=str(url)))
     return peers
 
 
@@ -53,8 +52,7 @@ class ForeignSession(Session):
     """What asks one such URL, of a peer that has one."""
 
     def __init__(self, peer: Peer) -> None:
-        super().__init__(peer)
-        self.transport = _PublicTransport(make_context(peer.certificates), proxies=False)
+        super().__init__(peer, transport=_PublicTransport(make_context(peer.certificates), proxies=False))
 
     def ask(
         self,
@@ -67,9 +65,9 @@ class ForeignSession(Session):
         body: bytes | None = None,
     ) -> Answer:
         """Ask once, whatever the path is; raises as `Session.get`."""
-        last, response = self._follow(method, self._peer.url or "", headers, body)
+        last, response = self._follow(method, parse_url(self._peer.url or "", "the image names"), headers, body)
         if response.status in {200, 206}:
-            return Answer(response, host_of(last))
+            return Answer(response, last.authority)
         response.close()
         raise self._failure(response, "", last, what)
 

@@ -4,6 +4,7 @@ Nothing in them is a path, so whoever has one needs neither the files of the con
 They hold secrets: they are never written to a file, and show none.
 """
 
+import os
 from binascii import b2a_base64
 
 import msgspec
@@ -29,7 +30,7 @@ class Credentials(msgspec.Struct, frozen=True):
     @property
     def basic(self) -> str:
         """The value of an `Authorization` header (RFC 7617)."""
-        return "Basic " + b2a_base64(f"{self.username}:{self.password}".encode(), newline=False).decode()
+        return "Basic " + b2a_base64(os.fsencode(f"{self.username}:{self.password}"), newline=False).decode()
 
 
 class Certificates(msgspec.Struct, frozen=True):

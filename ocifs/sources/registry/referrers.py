@@ -4,10 +4,11 @@ The tag's index is read, changed and written, which is a race; so it is read aga
 has undone meanwhile is done again.
 """
 
+import contextlib
 import re
 from collections.abc import Callable
 from typing import Literal
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 import msgspec
 
@@ -27,6 +28,8 @@ _TRIES = 5
 _UNTYPED = 20
 """How many manifests are read to know what they are."""
 _PUSH = "pull,push"
+_MAX_BODY = 1 << 20
+"""Bytes of an answer whose status says all."""
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 
 
@@ -90,14 +93,14 @@ def _listed_by_api(session: Session, subject: Digest) -> list[Descriptor] | None
     found: list[Descriptor] = []
     for _ in range(_PAGES):
         try:
-            data, link = session.patiently(lambda: _read(session, path))  # noqa: B023
+            data, link = session.patiently(lambda: _read(session, path, f"referrers/{subject}"))  # noqa: B023
         except NotFoundError:
             return None
         found += _parse(data, f"list of referrers of {subject}")
         following = _NEXT.search(link)
         if following is None:
             break
-        path = urljoin(f"/v2/{session.peer.repository}/", following[1])
+        path = following[1]
     return found
 
 
@@ -105,7 +108,7 @@ def _tagged(session: Session, subject: Digest) -> list[Descriptor]:
     """Return what is listed under the tag."""
     tag = referrers_tag(subject)
     try:
-        data, _ = session.patiently(lambda: _read(session, f"manifests/{tag}"))
+        data, _ = session.patiently(lambda: _read(session, f"manifests/{tag}", f"manifests/{tag}"))
     except NotFoundError:
         return []
     name = f"index {tag}"
@@ -120,7 +123,9 @@ def _tagged(session: Session, subject: Digest) -> list[Descriptor]:
 def _type_of(session: Session, manifest: Descriptor) -> str | None:
     """Return the type of a manifest of which the list does not tell it; None: it cannot be told."""
     try:
-        data, _ = session.patiently(lambda: _read(session, f"manifests/{manifest.digest}"))
+        data, _ = session.patiently(
+            lambda: _read(session, f"manifests/{manifest.digest}", f"manifests/{manifest.digest}")
+        )
         artifact = parse_artifact(data, f"manifest {manifest.digest}")
     except (NotFoundError, InvalidImageError):
         return None
@@ -131,10 +136,10 @@ def _parse(data: bytes, name: str) -> list[Descriptor]:
     return list(decode(data, _Listed, name).manifests)
 
 
-def _read(session: Session, path: str) -> tuple[bytes, str]:
+def _read(session: Session, path: str, what: str) -> tuple[bytes, str]:
     """Return a document and what its header says of a next page."""
     accept = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}"}
-    answer = session.get(path, accept, what=path.partition("?")[0])
+    answer = session.get(path, accept, what=what)
     return read_all(answer.response, answer.host, DEFAULT_LIMITS.document), answer.response.headers.get("Link", "")
 
 
@@ -186,6 +191,6 @@ def _put_manifest(session: Session, name: str, data: bytes, media_type: str) -> 
 
 
 def _finish(answer: Answer) -> None:
-    """Let go of the connection."""
-    answer.response.drain_conn()
-    answer.response.release_conn()
+    """Let go of the connection; what the body says does not matter any more."""
+    with contextlib.suppress(RegistryError):
+        read_all(answer.response, answer.host, _MAX_BODY)

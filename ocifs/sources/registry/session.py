@@ -9,18 +9,19 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple, TypeVar
-from urllib.parse import urljoin, urlsplit
 
 import msgspec
 import urllib3
-from urllib3.exceptions import InvalidHeader
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
 from ocifs.sources.registry.authorization import Authorization
 from ocifs.sources.registry.peer import Credentials, Peer
 from ocifs.sources.registry.tls import make_context
-from ocifs.sources.registry.transport import NoTlsError, TransientError, Transport, host_of, read_all
+from ocifs.sources.registry.transport import NoTlsError, TransientError, Transport, read_all
+from ocifs.sources.registry.url import Url, parse_url
+from ocifs.spec.document import shown
 
 BUDGET = 30.0
 """Seconds in which one thing is tried."""
@@ -59,10 +60,12 @@ class _Errors(msgspec.Struct, frozen=True):
 class Session:
     """One endpoint. Safe to use from several threads."""
 
-    def __init__(self, peer: Peer, find: Callable[[], Credentials | None] | None = None) -> None:
+    def __init__(
+        self, peer: Peer, find: Callable[[], Credentials | None] | None = None, transport: Transport | None = None
+    ) -> None:
         """Ask `peer`; `find` is called for credentials when the registry wants some that `peer` does not have."""
         self._peer = peer
-        self.transport = Transport(make_context(peer.certificates))
+        self.transport = transport or Transport(make_context(peer.certificates))
         self._find = find or (lambda: peer.credentials)
         self._authorization = Authorization(peer, self._find, self.transport)
         self._scheme = peer.scheme if peer.plain_http else "https"
@@ -108,21 +111,21 @@ class Session:
         body: bytes | None = None,
     ) -> Answer:
         """Ask once by any method; raises as `get`."""
-        base = f"{self._base()}/v2/{self._peer.repository}/"
-        url = urljoin(base, path)
+        base = self._base()
+        url = base.follow(path, f"{self._peer.host} names")
         asked_again = False
         while True:
-            known = self._authorization.headers(actions) if _origin(url) == _origin(base) else {}
+            known = self._authorization.headers(actions) if url.origin == base.origin else {}
             last, response = self._follow(method, url, {**headers, **known}, body)
             self._answered = True
             if response.status in {200, 201, 202, 204, 206}:
-                return Answer(response, host_of(last))
-            code = _code(response, host_of(last))
+                return Answer(response, last.authority)
+            code = _code(response, last.authority)
             if response.status not in {401, 403} or asked_again:
                 raise self._failure(response, code, last, what)
             # The token may have expired, or the signature of a URL that we were sent to: both are made anew, once.
             asked_again = True
-            if _origin(last) == _origin(url):
+            if last.origin == url.origin:
                 if response.status == 403 and not known:
                     raise self._failure(response, code, last, what)
                 self._authorization.answer(response.headers, last, actions)
@@ -142,44 +145,45 @@ class Session:
                 if not patience.lasts(error):
                     raise
 
-    def _base(self) -> str:
-        """Return scheme and host; where plain HTTP will do, the first request tells whether it has to."""
+    def _base(self) -> Url:
+        """Return the URL of the repository; where plain HTTP will do, the first request tells whether it has to."""
         with self._lock:
             if self._scheme is None:
                 self._scheme = "https" if self._speaks_tls() else "http"
-        return f"{self._scheme}://{self._peer.address}"
+        return self._url(self._scheme, f"/v2/{self._peer.repository}/")
+
+    def _url(self, scheme: str, target: str) -> Url:
+        return parse_url(f"{scheme}://{self._peer.address}{target}", f"the registry {shown(self._peer.host)} has")
 
     def _speaks_tls(self) -> bool:
         try:
-            answer = self.transport.send("GET", f"https://{self._peer.address}/v2/", {})
+            answer = self.transport.send("GET", self._url("https", "/v2/"), {})
         except (NoTlsError, TransientError):
             return False
         answer.close()
         return True
 
     def _follow(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
-    ) -> tuple[str, urllib3.BaseHTTPResponse]:
+        self, method: str, url: Url, headers: Mapping[str, str], body: bytes | None
+    ) -> tuple[Url, urllib3.BaseHTTPResponse]:
         """Send, follow redirects, and return the last URL with its answer."""
         for _ in range(_REDIRECTS + 1):
             response = self.transport.send(method, url, headers, body)
             if response.status not in _REDIRECT:
                 return url, response
-            target = urljoin(url, response.headers.get("Location", ""))
+            location = response.headers.get("Location", "")
             response.close()
-            parts = urlsplit(target)
-            if parts.scheme not in {"http", "https"} or not parts.hostname:
-                raise RegistryError(f"{host_of(url)} redirects to what is no URL of HTTP")
-            if parts.scheme == "http" and url.startswith("https:"):
-                raise RegistryError(f"{host_of(url)} redirects to {host_of(target)} without encryption: refused")
-            if _origin(target) != _origin(url):
+            if not location:
+                raise RegistryError(f"{url.authority} redirects without saying where to: status {response.status}")
+            target = url.follow(location, f"{url.authority} redirects to")
+            if target.origin != url.origin:
                 headers = {key: value for key, value in headers.items() if key not in {"Authorization", "Cookie"}}
             url = target
         raise RegistryError(f"{self._peer.host} redirects more than {_REDIRECTS} times")
 
-    def _failure(self, response: urllib3.BaseHTTPResponse, code: str, url: str, what: str) -> OcifsError:
+    def _failure(self, response: urllib3.BaseHTTPResponse, code: str, url: Url, what: str) -> OcifsError:
         """Return the error that an answer is."""
-        host, status = host_of(url), response.status
+        host, status = url.authority, response.status
         detail = f"status {status}{f' {code}' if code else ''}"
         if status == 404:
             return NotFoundError(f"{self._peer.host} has no {what}" + (f" ({code})" if code else ""))
@@ -218,11 +222,6 @@ class Patience:
         return True
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
 def _code(response: urllib3.BaseHTTPResponse, host: str) -> str:
     """Return the code of an error (distribution spec, Error Codes); its message may hold anything."""
     try:
@@ -237,7 +236,10 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
     value = response.headers.get("Retry-After")
     if value is None:
         return None
+    if value.isascii() and value.isdigit():
+        return min(float(value), _MAX_RETRY_AFTER)
     try:
-        return urllib3.Retry(retry_after_max=int(_MAX_RETRY_AFTER)).parse_retry_after(value)
-    except InvalidHeader:
+        seconds = parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, OverflowError):  # no date, or one that no calendar has
         return None
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)

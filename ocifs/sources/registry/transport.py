@@ -5,6 +5,7 @@ here, and nothing is known of credentials. No message holds a query, in which UR
 """
 
 import contextlib
+import errno
 import logging
 import socket
 import ssl
@@ -12,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -20,6 +20,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     HTTPError,
+    LocationValueError,
     NameResolutionError,
     NewConnectionError,
     ProxyError,
@@ -29,8 +30,8 @@ from urllib3.exceptions import (
     TimeoutError as UrllibTimeoutError,
 )
 
-from ocifs.errors import OcifsError, RegistryError
-from ocifs.spec.document import shown
+from ocifs.errors import RegistryError
+from ocifs.sources.registry.url import Url, parse_url
 
 # urllib3 tells its log whole URLs, with their queries.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
@@ -60,11 +61,6 @@ class NoTlsError(RegistryError):
     """There is somebody who does not speak TLS as we do."""
 
 
-def host_of(url: str) -> str:
-    """Return what errors call the server of a URL."""
-    return shown(urlsplit(url).netloc.rpartition("@")[2])
-
-
 class _Watched:
     """A connection whose answer must come in time, whole: a server that sends a byte now and then is cut off."""
 
@@ -73,15 +69,18 @@ class _Watched:
     def getresponse(self) -> Any:
         watch = threading.Timer(ANSWER_SECONDS, _cut_off, [self.sock])
         watch.daemon = True
-        watch.start()
+        try:
+            watch.start()
+        except RuntimeError:  # what Python makes of pthread_create(3)'s EAGAIN
+            raise OSError(errno.EAGAIN, "no more threads can be started") from None
         try:
             return super().getresponse()  # type: ignore[misc]  # of the connection that it is mixed into
         finally:
             watch.cancel()
 
 
-class _HttpConnection(_Watched, HTTPConnection):
-    pass
+class HttpConnection(_Watched, HTTPConnection):
+    """A connection without TLS."""
 
 
 class HttpsConnection(_Watched, HTTPSConnection):
@@ -93,8 +92,10 @@ class HttpsConnection(_Watched, HTTPSConnection):
         self.is_verified = True  # or the user has said that it need not be; urllib3 would print a warning
 
 
-class _HttpPool(HTTPConnectionPool):
-    ConnectionCls = _HttpConnection
+class HttpPool(HTTPConnectionPool):
+    """Connections to one host without TLS."""
+
+    ConnectionCls = HttpConnection
 
 
 class HttpsPool(HTTPSConnectionPool):
@@ -112,7 +113,7 @@ def _cut_off(sock: socket.socket | None) -> None:
 class Transport:
     """Pools of connections to a registry, and to where it redirects. Safe to use from several threads."""
 
-    pools: ClassVar[dict[str, type[HTTPConnectionPool]]] = {"http": _HttpPool, "https": HttpsPool}
+    pools: ClassVar[dict[str, type[HTTPConnectionPool]]] = {"http": HttpPool, "https": HttpsPool}
 
     def __init__(self, context: ssl.SSLContext, *, proxies: bool = True) -> None:
         self._context = context
@@ -126,7 +127,7 @@ class Transport:
             manager.clear()
 
     def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+        self, method: str, url: Url, headers: Mapping[str, str], body: bytes | None = None
     ) -> urllib3.BaseHTTPResponse:
         """Send a request, and return the answer when its headers are there.
 
@@ -134,11 +135,11 @@ class Transport:
             TransientError: There is no answer, or none in time.
             RegistryError: The server cannot be believed.
         """
-        host = host_of(url)
+        host = url.authority
         try:
             response = self._manager(url).urlopen(
                 method,
-                url,
+                str(url),
                 body=body,
                 headers={"User-Agent": "ocifs", "Accept-Encoding": "identity", **headers},
                 redirect=False,
@@ -157,6 +158,8 @@ class Transport:
             raise TransientError(f"no answer from {host} in time") from None
         except ProxyError as error:
             raise TransientError(f"the proxy cannot connect to {host}: {_reason(error)}") from None
+        except (LocationValueError, UnicodeError):
+            raise RegistryError(f"{host} cannot be asked: it is no name that can be looked up") from None
         except (HTTPError, OSError) as error:
             raise TransientError(f"the connection to {host} was lost: {_reason(error)}") from None
         except ValueError:  # a URL, a header or a line that cannot be one
@@ -167,28 +170,25 @@ class Transport:
             raise TransientError(f"{host} answers without saying how long the answer is")
         return response
 
-    def _manager(self, url: str) -> urllib3.PoolManager:
+    def _manager(self, url: Url) -> urllib3.PoolManager:
         """Return the pools for a URL: by way of a proxy, where the environment says so."""
-        parts = urlsplit(url)
-        direct = not self._proxies or proxy_bypass(parts.netloc)
-        proxy = "" if direct else getproxies().get(parts.scheme, "")
+        direct = not self._proxies or proxy_bypass(f"{url.host}:{url.port}")
+        proxy = "" if direct else getproxies().get(url.scheme, "")
         with self._lock:
             if proxy not in self._managers:
-                self._managers[proxy] = self._new_manager(proxy)
+                self._managers[proxy] = self._new_manager(proxy, f"{url.scheme}_proxy names")
             return self._managers[proxy]
 
-    def _new_manager(self, proxy: str) -> urllib3.PoolManager:
+    def _new_manager(self, proxy: str, what: str) -> urllib3.PoolManager:
         options: dict[str, Any] = {"num_pools": 16, "maxsize": _CONNECTIONS, "ssl_context": self._context}
         manager = urllib3.PoolManager(**options)
         if proxy:
-            parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-            credentials = parts.netloc.rpartition("@")[0]
-            headers = urllib3.make_headers(proxy_basic_auth=credentials) if credentials else None
+            url = parse_url(proxy if "://" in proxy else f"http://{proxy}", what)
             try:
-                manager = urllib3.ProxyManager(parts.geturl(), proxy_headers=headers, **options)
-            except (HTTPError, AssertionError, ValueError):
-                proxy_host = host_of(parts.geturl())
-                raise OcifsError(f"the proxy that the environment names, {proxy_host}, cannot be used") from None
+                headers = urllib3.make_headers(proxy_basic_auth=url.userinfo) if url.userinfo else None
+                manager = urllib3.ProxyManager(str(url), proxy_headers=headers, **options)
+            except (HTTPError, ValueError):
+                raise RegistryError(f"{what} a proxy that cannot be used: {url.authority}") from None
         manager.pool_classes_by_scheme = self.pools
         return manager
 

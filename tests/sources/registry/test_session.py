@@ -14,7 +14,8 @@ from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryE
 from ocifs.sources.registry import session, transport
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.authorization import at_home, parse_challenges
-from ocifs.sources.registry.configuration import Endpoint
+from ocifs.sources.registry.configuration import Configuration, Endpoint, endpoints
+from ocifs.sources.registry.configuration import Registry as Configured
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.source import open_session
 from ocifs.sources.registry.transport import TransientError, read_all
@@ -126,7 +127,13 @@ def test_retry_after_the_budget_is_not_waited_for(registry: Registry) -> None:
     assert len(registry.requests) == 1
 
 
-@pytest.mark.parametrize("value", ["soon", "-1", "9" * 400])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "soon", "-1", "1.5", "9" * 400, "9" * 5000, "\xb2", "Fri, 31 Dec 99999999999 23:59:59 GMT",
+        "Fri, 31 Dec 9999 23:59:59 -9999", "Fri, 99 Dec 1999 99:99:99 GMT", "Fri, 31 Dec 1999 23:59:59 GMT",
+    ],
+)  # fmt: skip
 def test_retry_after_may_be_anything(registry: Registry, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "BUDGET", 0.1)
     registry.fault(status(503, Retry_After=value), "/manifests/")
@@ -222,14 +229,116 @@ def test_redirects_at_home_carry_them(registry: Registry) -> None:
     ("target", "message"),
     [
         ("{path}", "redirects more than 5 times"),
-        ("ftp://host/file", "redirects to what is no URL of HTTP"),
-        ("https://", "redirects to what is no URL of HTTP"),
-        ("file:///etc/passwd", "redirects to what is no URL of HTTP"),
+        ("", "redirects without saying where to: status 307"),
+        ("ftp://host/file", "redirects to an unusable URL: it is not http://HOST or https://HOST"),
+        ("file:///etc/passwd", "redirects to an unusable URL: it is not http://HOST"),
+        ("https://", "redirects to an unusable URL: its host is neither a name nor an address"),
+        ("http://a..b/", "redirects to an unusable URL: its host is neither a name nor an address"),
+        ("http://[::1/", "redirects to an unusable URL: it is malformed"),
+        ("//[", "redirects to an unusable URL: it is malformed"),
+        ("http://127.0.0.1:99999/", "redirects to an unusable URL: port 99999 is not a number from 1 to 65535"),
+        ("http://127.0.0.1:port/", "redirects to an unusable URL: port port is not a number from 1 to 65535"),
+        ("/a\tb", "redirects to an unusable URL: it is malformed"),
     ],
 )
 def test_redirects_that_are_refused(registry: Registry, target: str, message: str) -> None:
     registry.fault(redirect(target), "/manifests/")
     with asking(registry) as asked, pytest.raises(RegistryError, match=message):
+        manifest(asked)
+
+
+@pytest.mark.parametrize(
+    ("realm", "message"),
+    [
+        ("http://[::1/", "names as its token server an unusable URL"),
+        ("http://127.0.0.1:99999/", "names as its token server an unusable URL: port 99999"),
+        ("https://a..b/", "names as its token server an unusable URL: its host"),
+        ("", "names as its token server an unusable URL"),
+        ("file:///etc/passwd", "names as its token server an unusable URL"),
+    ],
+)
+def test_token_servers_with_a_malformed_url(registry: Registry, realm: str, message: str) -> None:
+    registry.fault(bearer("t0ken", realm), "/manifests/")
+    with asking(registry) as asked, pytest.raises(RegistryError, match=message):
+        manifest(asked)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:99999", "a..b", "[::1", "me@127.0.0.1", "127.0.0.1?x", ""])
+def test_endpoints_with_a_malformed_host(host: str) -> None:
+    with pytest.raises(RegistryError):
+        endpoints("host.example/app", Configuration((Configured("host.example", f"{host}/app"),)), by_digest=False)
+
+
+@pytest.mark.parametrize("proxy", ["http://[::1/", "http://127.0.0.1:99999", "socks5://127.0.0.1:1", "//", "h:x"])
+def test_proxies_with_a_malformed_url(registry: Registry, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("https_proxy", proxy)
+    with asking(registry) as asked, pytest.raises(RegistryError, match=r"^https?_proxy names an unusable URL"):
+        manifest(asked)
+
+
+def test_a_password_of_any_bytes(registry: Registry) -> None:
+    registry.fault(basic("me", "\udcff"), "/manifests/")
+    with asking(registry, Access(credentials="me:\udcff")) as asked:
+        assert manifest(asked) == expected(registry)
+
+
+@pytest.mark.parametrize(
+    ("headers", "well"),
+    [
+        ({"Content-Length": "{size}, {size}"}, True),
+        ({"Content-Length": "{size}, 1"}, False),
+        ({"Content-Length": "-1"}, True),
+        ({"Content-Length": "9" * 5000}, True),
+        ({"Content-Length": "many"}, True),
+        ({"X": "y" * 70_000}, False),
+        ({f"X-{number}": "y" for number in range(200)}, False),
+        ({"X": "\xff\x80"}, True),
+    ],
+)
+def test_odd_headers(registry: Registry, headers: dict[str, str], well: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "FIRST_BUDGET", 0.0)
+
+    def act(handler: Handler, blob: Blob) -> None:
+        named = {name: value.format(size=len(blob.data)) for name, value in headers.items()}
+        handler.close_connection = True
+        handler.answer(200, blob.data, named)
+
+    registry.fault(act, "/manifests/")
+    with asking(registry) as asked:
+        if well:
+            assert manifest(asked) == expected(registry)
+        else:
+            with pytest.raises(TransientError):
+                manifest(asked)
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"\0", b"HTTP/1.1", b"HTTP/1.1 abc OK", b"HTTP/1.1 99999 OK", b"HTTP/9.9 200 OK"]
+)
+def test_odd_status_lines(registry: Registry, line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "FIRST_BUDGET", 0.0)
+
+    def act(handler: Handler, blob: Blob) -> None:
+        handler.close_connection = True
+        handler.wfile.write(line + b"\r\nContent-Length: 2\r\n\r\n{}")
+
+    registry.fault(act, "/manifests/")
+    with asking(registry) as asked, pytest.raises(TransientError, match=r"^the connection to 127.0.0.1:\d+ was lost"):
+        manifest(asked)
+
+
+def test_continue_for_ever_is_cut_off(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(session, "FIRST_BUDGET", 0.0)
+
+    def act(handler: Handler, blob: Blob) -> None:
+        handler.close_connection = True
+        while not handler.registry.closing.is_set():
+            handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+    registry.fault(act, "/manifests/")
+    with asking(registry) as asked, pytest.raises(TransientError):
         manifest(asked)
 
 
@@ -340,8 +449,8 @@ def test_no_token(registry: Registry, answer: tuple[int, dict[str, object]], mes
         ("https://intranet/token", "for a token, a stranger: refused"),
         ("http://evil.example/token", "for a token, a stranger: refused"),
         ("https://evil.example/token", "with the credentials, which is elsewhere: refused"),
-        ("file:///etc/passwd", "names no realm for tokens that can be asked"),
-        ("", "names no realm"),
+        ("file:///etc/passwd", "names as its token server an unusable URL"),
+        ("", "names as its token server an unusable URL"),
     ],
 )
 def test_realms_of_strangers_get_nothing(registry: Registry, realm: str, message: str) -> None:
