@@ -18,6 +18,7 @@ from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.profile import spans_of
 from ocifs.layer.span_cache import SpanCache
+from ocifs.reader import stoppable
 from ocifs.sources.resolve import ResolvedImage
 from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
@@ -85,7 +86,7 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
     )
 
     def open_one(layer: LayerBlob) -> LayerIndex:
-        return of_right_bytes(layer.blob, lambda blob: make(layer._replace(blob=blob)))
+        return of_right_bytes(layer.blob, lambda blob: make(layer._replace(blob=stoppable(blob, stop))))
 
     with ThreadPoolExecutor(1 if options.low_memory else os.cpu_count() or 1) as threads, ExitStack() as undo:
         opening = {key: threads.submit(open_one, distinct[key]) for key in largest_first}

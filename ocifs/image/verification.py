@@ -24,7 +24,7 @@ from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import CODECS, Layer
 from ocifs.layer.span_cache import SpanCache
-from ocifs.reader import ReaderAt
+from ocifs.reader import ReaderAt, stoppable
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.resolve import ResolvedImage, resolve_image
 from ocifs.sources.source import Source
@@ -127,7 +127,7 @@ def _verified_layers(
                 continue
             key = (layer.descriptor.digest, layer.diff_id)
             if key not in found:
-                of = LayerBlob(layer.descriptor.digest, layer.diff_id, layer.compression, blob)
+                of = LayerBlob(layer.descriptor.digest, layer.diff_id, layer.compression, stoppable(blob, stop))
                 checking = _LayerCheck(number, of, telling, stack)
                 found[key] = decoding.submit(checking.run, hashing.submit(checking.check_blob))
             opened.append(found[key])
