@@ -10,13 +10,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_too_many_files
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_short
 from ocifs.image.kept import in_file, open_kept
 from ocifs.image.options import Options
 from ocifs.image.trees import CHANGES, TREE, Trees, refuse_odd
@@ -24,6 +23,7 @@ from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import CODECS, Layer
 from ocifs.layer.span_cache import SpanCache
+from ocifs.pool import Pool
 from ocifs.reader import ReaderAt, stoppable
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.resolve import ResolvedImage, resolve_image
@@ -31,6 +31,9 @@ from ocifs.sources.source import Source
 from ocifs.spec.digest import ChainID, Digest, chain_id
 from ocifs.store import Kind, Store
 from ocifs.toc import ChunkReader, Entry, scan
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 What = Literal["manifest", "config", "blob", "layer", "tree", "changes"]
 _CHUNK = 1 << 20
@@ -112,8 +115,8 @@ def _verified_layers(
     found: dict[tuple[Digest, Digest], Future[_Verified]] = {}
     opened: list[_Verified | Future[_Verified]] = []
     with (
-        ThreadPoolExecutor(os.cpu_count()) as hashing,
-        ThreadPoolExecutor(os.cpu_count()) as decoding,
+        Pool(os.cpu_count()) as hashing,
+        Pool(os.cpu_count()) as decoding,
         ExitStack() as undo,
     ):
         undo.callback(decoding.shutdown, cancel_futures=True)
@@ -165,7 +168,7 @@ class _LayerCheck:
                 refuse_odd("layer", len(index.summary.warnings), *index.summary.warnings[:1])
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven, indexed=index.made)
         except (OcifsError, OSError) as error:
-            raise_if_too_many_files(error)
+            raise_if_short(error)
             problem = error.strerror if isinstance(error, OSError) else str(error)
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, problem=problem)
             index = None
@@ -289,7 +292,7 @@ def _tree(kind: Kind, count: int, chain: ChainID, fresh: Trees, store: Store) ->
                 file.close()
             proven = f"{tree.inode_count} inodes; its {tree.size} bytes are those of a new merge"
     except (OcifsError, OSError) as error:
-        raise_if_too_many_files(error)
+        raise_if_short(error)
         problem = error.strerror if isinstance(error, OSError) else str(error)
         return Check(what=what, digest=chain, layer=number, problem=problem)
     return Check(what=what, digest=chain, layer=number, proven=proven)

@@ -21,6 +21,7 @@ from ocifs.layer.lazy import PROFILE_QUIET, LazyBlob
 from ocifs.layer.profile import Profile, run_of
 from ocifs.layer.proof import fetch_all, mark_proven, prove_blob, prove_index
 from ocifs.mount.complaints import complain
+from ocifs.pool import start
 from ocifs.store import finish_sparse
 
 QUIET = 2.0
@@ -54,8 +55,8 @@ class Background:
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        """Begin. Raises ShortageError where the system gives no thread."""
+        start(self._thread)
 
     def stop(self) -> None:
         """End, as soon as no request is under way: that is not waited for."""
@@ -78,6 +79,9 @@ class Background:
                 except RegistryError as error:
                     complain("prefetch", error)
                 except (OcifsError, OSError) as error:
+                    complain("prefetch", error)
+                    return
+                except Exception as error:  # noqa: BLE001 - nobody else would tell of it
                     complain("prefetch", error)
                     return
                 else:

@@ -30,6 +30,7 @@ from urllib3.exceptions import (
 )
 
 from ocifs.errors import OcifsError, RegistryError
+from ocifs.pool import start
 from ocifs.spec.document import shown
 
 # urllib3 tells its log whole URLs, with their queries.
@@ -73,7 +74,7 @@ class _Watched:
     def getresponse(self) -> Any:
         watch = threading.Timer(ANSWER_SECONDS, _cut_off, [self.sock])
         watch.daemon = True
-        watch.start()
+        start(watch)
         try:
             return super().getresponse()  # type: ignore[misc]  # of the connection that it is mixed into
         finally:
