@@ -1,7 +1,8 @@
 """How does each cost grow with the image?
 
 Images of 31,250, 125,000 and 500,000 small files in 40 layers: once, four and sixteen times as much of everything.
-Indexing, `find` and `du` should grow as the image does, and mounting what is indexed not at all.
+Indexing, `find` and `du` should grow as the image does, and mounting what is indexed not at all. Then layers whose gzip
+members hold one byte each, twice as many from one to the next: indexing should take twice as long as well.
 """
 
 import subprocess
@@ -14,6 +15,7 @@ from benchmarks.images import image
 from benchmarks.timing import Measure, arguments, cold, mounted, ocifs, report, seconds, side_by_side
 
 _TIMES = (1, 4, 16)
+_KIB = (20, 40, 80, 160, 320, 640)
 
 
 def index(layout: Path) -> float:
@@ -53,6 +55,9 @@ def main() -> None:
         }
         for question, ways in questions.items():
             report(f"{question}, by the size of the image", side_by_side(ways, options.rounds), f"{_TIMES[0]} x")
+        members = {f"{kib} Ki": partial(index, image(f"members-{kib}", options)) for kib in _KIB}
+        question = "ocifs index, by the number of gzip members of one byte"
+        report(question, side_by_side(members, options.rounds), f"{_KIB[0]} Ki")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     scientific  the Debian image and a layer of Python packages upon it (scientific.txt): some 500 MB compressed
     growth-N    31,250 x N small files in 40 layers
     many-layers 100 layers of 20 files
+    members-N   one layer of N KiB of tar, each byte of it a gzip member, as no honest image has it
 
 The bytes of large files are those of the Debian image, so that they compress as real ones do.
 """
@@ -65,11 +66,19 @@ def _make_synthetic(files: int, layers: int, layout: Path, options: argparse.Nam
     subprocess.run([*command, "--files", str(files), "--layers", str(layers)], check=True)
 
 
+def _make_members(kib: int, layout: Path, options: argparse.Namespace) -> None:
+    content = tarfile.TarInfo("content")
+    content.size = (kib << 10) - 3 * tarfile.BLOCKSIZE
+    tar = content.tobuf(tarfile.USTAR_FORMAT).ljust(kib << 10, b"\0")
+    _write_layout(layout, (tar[place : place + 1] for place in range(len(tar))), each_a_member=True)
+
+
 _MAKERS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "large": _make_large,
     "scientific": _make_scientific,
     **{f"growth-{times}": partial(_make_synthetic, 31_250 * times, 40) for times in (1, 4, 16)},
     "many-layers": partial(_make_synthetic, 2_000, 100),
+    **{f"members-{kib}": partial(_make_members, kib) for kib in (20, 40, 80, 160, 320, 640)},
 }
 
 
@@ -98,8 +107,8 @@ def _content(blobs: list[Path]) -> Iterator[bytes]:
                     yield inflate.decompress(data)
 
 
-def _write_layout(layout: Path, layer: Iterator[bytes]) -> None:
-    """Write an image of one gzip layer; index.json comes last."""
+def _write_layout(layout: Path, layer: Iterator[bytes], *, each_a_member: bool = False) -> None:
+    """Write an image of one gzip layer, of one member or of one for each piece; index.json comes last."""
     blobs = layout / "blobs/sha256"
     blobs.mkdir(parents=True, exist_ok=True)
     temporary = blobs / "layer"
@@ -114,6 +123,9 @@ def _write_layout(layout: Path, layer: Iterator[bytes]) -> None:
         for piece in layer:
             diff_id.update(piece)
             write(compress.compress(piece))
+            if each_a_member:
+                write(compress.flush())
+                compress = zlib_ng.compressobj(6, wbits=31)
         write(compress.flush())
         size = file.tell()
     temporary.rename(blobs / digest.hexdigest())

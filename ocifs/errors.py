@@ -12,6 +12,13 @@ import resource
 _TOO_MANY_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 """Of an OSError: it says nothing of what could not be opened."""
 
+_NO_THREAD = "can't start new thread"
+"""What CPython says in a RuntimeError when the system gives no thread."""
+
+
+_NOT_MAPPED = "failed to map segment from shared object"
+"""What glibc says, and CPython in an ImportError, when there is no memory for a library."""
+
 
 def printable(name: bytes) -> str:
     """Return `name` for a message: UTF-8 where it is, and no control characters (terminal injection)."""
@@ -58,7 +65,11 @@ class LimitError(OcifsError):
     exit_code = 6
 
 
-class TooManyFilesError(LimitError):
+class ShortageError(LimitError):
+    """No memory, thread or open file is left for this process: raise that limit, whatever the image is."""
+
+
+class TooManyFilesError(ShortageError):
     """More files would have to be open than this process may have: raise the limit, `ulimit -n`."""
 
 
@@ -72,10 +83,33 @@ def too_many_files() -> TooManyFilesError:
 
 def raise_if_too_many_files(error: Exception) -> None:
     """Raise TooManyFilesError if `error` says that no more files can be opened: nothing else is wrong then."""
-    if isinstance(error, TooManyFilesError):
+    if isinstance(error, ShortageError):
         raise error
     if isinstance(error, OSError) and error.errno in _TOO_MANY_FILES:
         raise too_many_files() from None
+
+
+def shortage(error: Exception) -> ShortageError | None:
+    """Return what to tell the user if `error` says that no file, thread or memory is left; None for other errors."""
+    if isinstance(error, ShortageError):
+        return error
+    if isinstance(error, OSError) and error.errno in _TOO_MANY_FILES:
+        return too_many_files()
+    if (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, ImportError) and _NOT_MAPPED in str(error))
+    ):
+        return ShortageError("out of memory: raise the limit (ulimit -v, MemoryMax)")
+    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
+        return ShortageError("no more threads: raise the limit (ulimit -u, TasksMax, pids.max, ulimit -v)")
+    return None
+
+
+def raise_if_short(error: Exception) -> None:
+    """Raise ShortageError if `error` says that no file, thread or memory is left: nothing else is wrong then."""
+    if (short := shortage(error)) is not None:
+        raise short from None
 
 
 class MountError(OcifsError):

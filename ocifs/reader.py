@@ -5,7 +5,10 @@ what the bytes mean. Readers are safe to use from several threads at once.
 """
 
 import os
+import threading
 from typing import Protocol, runtime_checkable
+
+from ocifs.errors import OcifsError
 
 
 class ReaderAt(Protocol):
@@ -70,3 +73,22 @@ class FileReader:
     def will_need(self, size: int, offset: int) -> None:
         """Have the kernel read `size` bytes at `offset` into its page cache meanwhile (posix_fadvise(2))."""
         os.posix_fadvise(self.fd, self.offset + offset, size, os.POSIX_FADV_WILLNEED)
+
+
+class StoppableReader(FileReader):
+    """A file whose reads raise OcifsError once `stop` is set, so that a long pass over it ends soon."""
+
+    def __init__(self, file: FileSection, stop: threading.Event) -> None:
+        super().__init__(file.fd, file.offset, file.size)
+        self._stop = stop
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Return up to `size` bytes at `offset`. Raises OcifsError once stopped."""
+        if self._stop.is_set():
+            raise OcifsError("interrupted")
+        return super().pread(size, offset)
+
+
+def stoppable(blob: ReaderAt, stop: threading.Event) -> ReaderAt:
+    """Return `blob` such that reads of it raise OcifsError once `stop` is set, if it lies in a file."""
+    return StoppableReader(blob, stop) if isinstance(blob, FileSection) else blob

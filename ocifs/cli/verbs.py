@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 import ocifs
-from ocifs.errors import OcifsError, TooManyFilesError, printable_path, raise_if_too_many_files
+from ocifs.errors import OcifsError, printable_path, shortage
 
 if TYPE_CHECKING:
     from ocifs.mount.process import Daemon
@@ -129,10 +129,7 @@ def run(arguments: list[str], daemon: "Daemon | None") -> int:
     except Exception as error:
         if os.environ.get("OCIFS_DEBUG"):
             raise
-        return _fail(
-            f"internal error: {type(error).__name__}: {error} (OCIFS_DEBUG=1 shows where; please report it)",
-            INTERNAL_ERROR,
-        )
+        return _fail_by_surprise(error)
     return result if isinstance(result, int) else 0
 
 
@@ -142,11 +139,18 @@ def _fail_by_ocifs(error: OcifsError) -> int:
     return _fail(str(error), error.exit_code)
 
 
+def _fail_by_surprise(error: Exception) -> int:
+    if (short := shortage(error)) is not None:
+        return _fail(str(short), short.exit_code)
+    return _fail(
+        f"internal error: {type(error).__name__}: {error} (OCIFS_DEBUG=1 shows where; please report it)",
+        INTERNAL_ERROR,
+    )
+
+
 def _fail_by_system(error: OSError) -> int:
-    try:
-        raise_if_too_many_files(error)
-    except TooManyFilesError as too_many:
-        return _fail(str(too_many), too_many.exit_code)
+    if (short := shortage(error)) is not None:
+        return _fail(str(short), short.exit_code)
     name = f"{error.filename}: " if error.filename else ""
     return _fail(f"{name}{error.strerror}", OcifsError.exit_code)
 

@@ -1,13 +1,14 @@
 """A pass over a gzip blob that stops between deflate blocks about once in `SPACING`: there is a checkpoint.
 
 The bytes are inflated once, by zlib-ng, in the thread that asks for them. Windows are kept whole, which rapidgzip
-does better: it leaves out what nothing refers to. Padding and garbage after a member are the business of another pass.
+does better: it leaves out what nothing refers to. Time and memory are linear in the size of the blob, whatever the
+number and size of its members. The pass skips padding and garbage after a member only if it can warn of them.
 """
 
 from collections.abc import Iterator
 from typing import Self
 
-from ocifs.compression import CHUNK, SPACING, Checkpoint, Chunk, evenly
+from ocifs.compression import CHUNK, SPACING, Checkpoint, Chunk, Warn, evenly
 from ocifs.compression.packed import window_packer
 from ocifs.compression.zng import Inflate, InflateError
 from ocifs.errors import InvalidImageError
@@ -15,6 +16,8 @@ from ocifs.reader import ReaderAt
 
 _INPUT = 256 << 10
 _MAGIC = b"\x1f\x8b"
+_PADDING = 4 << 10
+"""Bytes in which NULs after a member are looked for at once."""
 _TELLING = 16
 """Checkpoints after which those that were found are told again."""
 
@@ -24,8 +27,10 @@ class BlockPass:
 
     restartable = True
 
-    def __init__(self, blob: ReaderAt) -> None:
+    def __init__(self, blob: ReaderAt, warn: Warn | None = None) -> None:
+        """Read `blob`; with `warn`, skip NULs after a member, and end with a warning where other bytes follow."""
         self.blob = blob
+        self._warn = warn
         self.consumed = 0
         self.found: list[Checkpoint] = []
         self._points: list[Checkpoint] = []
@@ -85,15 +90,30 @@ class BlockPass:
         self._inflate.feed(data)
 
     def _begin_member(self) -> bool:
-        """Go on with the next member, if there is one."""
-        data = self._inflate.unused
-        if len(data) < len(_MAGIC):
-            data += self._read()
-        if data and not data.startswith(_MAGIC):
+        """Continue with the next member, if there is one."""
+        inflate = self._inflate
+        head = inflate.head(len(_MAGIC))
+        while head != _MAGIC and (len(head) < len(_MAGIC) or (self._warn and head[0] == 0)):
+            if self._warn and head[:1] == b"\0":
+                padding = inflate.head(_PADDING)
+                inflate.skip(len(padding) - len(padding.lstrip(b"\0")))
+            elif data := self._read():
+                inflate.feed(head + data)
+            else:
+                break
+            head = inflate.head(len(_MAGIC))
+        if head == _MAGIC:
+            inflate.begin_member()
+        elif head:
+            self._end_before_garbage()
+        return head == _MAGIC
+
+    def _end_before_garbage(self) -> None:
+        if self._warn is None:
             raise InvalidImageError("something else follows the gzip stream")
-        if data:
-            self._inflate.begin_member(data)
-        return bool(data)
+        self._warn(f"{self.blob.size - self.consumed + self._inflate.left} bytes after the gzip stream are ignored")
+        self._inflate.skip(self._inflate.left)
+        self.consumed = self.blob.size
 
     def _read(self) -> bytes:
         data = self.blob.pread(_INPUT, self.consumed)

@@ -10,10 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import BinaryIO, NamedTuple, Self
 
-from zlib_ng import zlib_ng
-
 from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, evenly
-from ocifs.compression.deflate import align
 from ocifs.compression.gzip import Inflation
 from ocifs.compression.packed import window_packer
 from ocifs.errors import InvalidImageError, OcifsError, printable_path
@@ -166,17 +163,9 @@ def ends_with(blob: ReaderAt, last: Checkpoint, end: Checkpoint) -> bool:
     """Whether what begins at the `last` checkpoint ends where the blob does, or in NULs."""
     if end.start - last.start > MAX_SPAN or end.offset - last.offset > 2 * MAX_SPAN:
         return True  # a span of that size has the other pass go over the blob again
-    data = align(blob.pread(end.offset - last.offset, last.offset), last.bits)
-    inflater = zlib_ng.decompressobj(wbits=-15, zdict=last.window)
-    trailer = 8  # of the member that is under way: CRC32 and ISIZE
+    inflation = Inflation(blob.pread(end.offset - last.offset, last.offset), last)
     try:
-        while data:
-            inflater.decompress(data, MAX_SPAN + 1)
-            if not inflater.eof or len(inflater.unused_data) < trailer:
-                return False
-            data = inflater.unused_data[trailer:].lstrip(b"\0")
-            inflater = zlib_ng.decompressobj(wbits=31)
-            trailer = 0
-    except zlib_ng.error:  # type: ignore[misc]  # its stub calls it a value
+        inflation.read(end.start - last.start)
+        return inflation.is_at_end()
+    except InvalidImageError:
         return False
-    return True

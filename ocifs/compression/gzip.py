@@ -4,6 +4,7 @@ zlib-ng inflates. Who finds the checkpoints is the business of other modules. CR
 random access never meets a whole member, so there the spans' digests, kept by the layer, take their place.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -17,11 +18,14 @@ from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import ReaderAt
 
 _MAGIC = b"\x1f\x8b"
+_PADDING = re.compile(rb"\0*")
 _GZIP_WBITS = 31
 _RAW_WBITS = -15
 _TRAILER = 8  # CRC32 and ISIZE
 _INPUT = 128 << 10
 _OUTPUT = 4 << 20  # bounds what one piece of input may inflate to before it is handed on
+_STEP = 1 << 10
+"""Bytes of input passed to the decoder first where a member begins inside a span."""
 
 
 class GzipPass:
@@ -92,35 +96,37 @@ class GzipPass:
 def passes(
     blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False
 ) -> list[Callable[[], Pass]]:
-    """Begin by what inflates once, or on all cores; what that cannot read, or finds damaged, `GzipPass` judges."""
-    from ocifs.compression.apart import Filling, PassApart, is_worth_a_process
+    """Begin with what inflates in another process; the last one, in this process, judges what that finds damaged."""
+    from ocifs.compression.apart import PassApart, is_worth_a_process
     from ocifs.compression.blocks import BlockPass
     from ocifs.compression.rapid import RapidgzipPass, rapidgzip_is_installed
     from ocifs.compression.zng import can_stop_between_blocks
 
     if blob.pread(len(_MAGIC), 0) != _MAGIC:
         raise InvalidImageError("no gzip member at byte 0")
-    careful = partial(GzipPass, blob, warn)
-    fast: Callable[[ReaderAt], Filling]
-    # In this process it would write to the terminal (standard error), and so it runs in another one only.
-    if rapidgzip_is_installed() and not low_memory and is_worth_a_process(blob):
-        fast = RapidgzipPass
-    elif can_stop_between_blocks():
-        fast = BlockPass
-    else:
-        return [careful]
-    return [partial(PassApart, fast, blob) if is_worth_a_process(blob) else partial(fast, blob), careful]
+    ways: list[Callable[[], Pass]] = []
+    if is_worth_a_process(blob):
+        # rapidgzip writes to standard error, and ends a process that gets no memory or no thread.
+        if rapidgzip_is_installed() and not low_memory:
+            ways.append(partial(PassApart, RapidgzipPass, blob))
+        elif can_stop_between_blocks():
+            ways.append(partial(PassApart, BlockPass, blob))
+    return [*ways, partial(BlockPass if can_stop_between_blocks() else GzipPass, blob, warn)]
 
 
 class Inflation:
     """A span that is being inflated; it may begin inside a byte and cross from one member to the next.
 
-    Without a checkpoint it begins with a member.
+    Without a checkpoint it begins with a member. zlib copies whatever input it leaves at the end of a member. So input
+    that follows a member is passed in pieces that double from `_STEP`: the time is linear in it, however many members.
     """
 
     def __init__(self, data: bytes, checkpoint: Checkpoint | None = None) -> None:
         self._offset = checkpoint.offset if checkpoint else 0
         self._input = align(data, checkpoint.bits) if checkpoint else data
+        self._place = 0
+        """Bytes of the input that are used."""
+        self._step = len(self._input)
         self._inflater = (
             zlib_ng.decompressobj(wbits=_RAW_WBITS, zdict=checkpoint.window)
             if checkpoint
@@ -131,24 +137,43 @@ class Inflation:
 
     def read(self, size: int, /) -> bytes:
         """Return the next `size` bytes. Raises InvalidImageError."""
-        pieces: list[bytes] = []
-        while size:
-            if self._inflater.eof:
-                self._begin_member()
-            if not self._input:
-                raise InvalidImageError(f"span at byte {self._offset} ends {size} bytes early")
-            try:
-                pieces.append(self._inflater.decompress(self._input, size))
-            except zlib_ng.error as error:  # type: ignore[misc]  # its stub calls it a value
-                raise InvalidImageError(f"span at byte {self._offset}: {error}") from None
-            self._input = self._inflater.unconsumed_tail
-            size -= len(pieces[-1])
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        data = self._next(size) if size else b""
+        if len(data) == size:  # as nearly always
+            return data
+        pieces = bytearray(data)
+        while left := size - len(pieces):
+            data = self._next(left)
+            pieces += data
+            if not data and self._place >= len(self._input):
+                raise InvalidImageError(f"span at byte {self._offset} ends {left} bytes early")
+        return bytes(pieces)
 
-    def _begin_member(self) -> None:
-        self._input = self._inflater.unused_data[self._trailer :].lstrip(b"\0")
-        self._inflater = zlib_ng.decompressobj(wbits=_GZIP_WBITS)
-        self._trailer = 0
+    def is_at_end(self) -> bool:
+        """Whether nothing but NULs and empty members follow what was read. Raises InvalidImageError."""
+        while not self._inflater.eof or self._place < len(self._input):
+            if self._next(1) or not (self._inflater.eof or self._place < len(self._input)):
+                return False
+        return self._place == len(self._input)
+
+    def _next(self, most: int) -> bytes:
+        """Return up to `most` bytes of the next piece of input, perhaps none."""
+        if self._inflater.eof:
+            self._inflater = zlib_ng.decompressobj(wbits=_GZIP_WBITS)
+            self._step = _STEP
+        piece = memoryview(self._input)[self._place : self._place + self._step]
+        try:
+            data = self._inflater.decompress(piece, most)
+        except zlib_ng.error as error:  # type: ignore[misc]  # its stub calls it a value
+            raise InvalidImageError(f"span at byte {self._offset}: {error}") from None
+        left = self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail
+        self._place += len(piece) - len(left)
+        self._step *= 2
+        if self._inflater.eof:
+            self._place += self._trailer
+            self._trailer = 0
+            padding = _PADDING.match(self._input, self._place)
+            self._place += len(padding[0]) if padding else 0
+        return data
 
 
 def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:

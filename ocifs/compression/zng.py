@@ -88,10 +88,10 @@ class Inflate:
     def __exit__(self, *exc: object) -> None:
         self._end(self._reference)
 
-    @property
-    def unused(self) -> bytes:
-        """What is left of the input."""
-        return self._input[len(self._input) - self._stream.avail_in :]
+    def head(self, size: int) -> bytes:
+        """Return the first `size` bytes of what is left of the input, or all of it if that is less."""
+        place = len(self._input) - self._stream.avail_in
+        return self._input[place : place + size]
 
     @property
     def left(self) -> int:
@@ -104,6 +104,13 @@ class Inflate:
         """Between two blocks: how many bits of the byte before what is left belong to the next. Else None."""
         state: int = self._stream.data_type
         return state & _UNUSED_BITS if state & _BETWEEN_BLOCKS and not state & _LAST_BLOCK else None
+
+    def skip(self, size: int) -> None:
+        """Leave out `size` bytes of the input, of which as many must be left. Raises ValueError."""
+        if not 0 <= size <= self._stream.avail_in:
+            raise ValueError(f"{size} bytes to skip, {self._stream.avail_in} are left")
+        self._stream.next_in = (self._stream.next_in or 0) + size
+        self._stream.avail_in -= size
 
     def feed(self, data: bytes) -> None:
         """Give the next input, when nothing is left of what there was."""
@@ -136,11 +143,10 @@ class Inflate:
         self._check(self._dictionary(self._reference, buffer, ctypes.byref(size)))
         return buffer.raw[: size.value]
 
-    def begin_member(self, data: bytes) -> None:
-        """Go on with another member, of which `data` is the beginning."""
+    def begin_member(self) -> None:
+        """Continue with another member, which begins with what is left of the input."""
         self._check(self._reset(self._reference))
         self.ended = False
-        self.feed(data)
 
     def _check(self, status: int) -> None:
         if status != _OK:

@@ -7,11 +7,12 @@ number of spans ahead. It does not know what the bytes are for.
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocifs.image.served import ServedFile
+from ocifs.pool import Pool
 
 if TYPE_CHECKING:
     from ocifs.layer.layer import Layer
@@ -38,7 +39,7 @@ def read_ahead(served: ServedFile, extents: Iterable[tuple[int, int]]) -> Genera
         InvalidImageError: Bytes cannot be proven to be those that were indexed.
         OSError: A blob cannot be read.
     """
-    threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="decode")
+    threads = Pool(_THREADS, thread_name_prefix="decode")
     ahead: deque[tuple[Future[bytes], list[tuple[int, int]]]] = deque()
     try:
         for load, cuts in _loads(served, extents):

@@ -17,6 +17,7 @@ from ocifs.errors import InvalidImageError, OcifsError, StoreError, UnsupportedE
 from ocifs.layer import lazy
 from ocifs.layer.lazy import LazyBlob
 from ocifs.limits import DEFAULT_LIMITS, Limits
+from ocifs.pool import start
 from ocifs.reader import FileReader, FileSection, ReaderAt
 from ocifs.sources.reference import Reference
 from ocifs.sources.registry.access import Access
@@ -78,9 +79,9 @@ class Download:
         self._there = 0
         self._wrong = False
         self._file: StoredFile | None = None
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         # Nobody waits for it at the end of the program: it may sit in a read from a network that is gone.
-        threading.Thread(target=self._run, name="fetch", daemon=True).start()
+        start(threading.Thread(target=self._run, name="fetch", daemon=True))
 
     def pread(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes at `offset`, when they are there; all of it only when it is proven.
@@ -130,11 +131,9 @@ class Download:
     def _run(self) -> None:
         try:
             file = self._kept()
-        except OcifsError as error:
-            self._end(error)
         except OSError as error:
             self._end(OcifsError(f"blob {self._remote.digest} cannot be kept: {error.strerror}"))
-        except BaseException as error:  # noqa: BLE001 - a defect: it is for whoever waits, who would wait for ever
+        except Exception as error:  # noqa: BLE001 - a defect is for the waiting reader too
             self._end(error)
         else:
             with self._changed:
@@ -152,7 +151,7 @@ class Download:
             raise InvalidImageError(f"blob {self._remote.digest} has {file.size} bytes, not {self.size}")
         return file
 
-    def _end(self, error: BaseException) -> None:
+    def _end(self, error: Exception) -> None:
         with self._changed:
             if self._file is None and self._error is None:
                 self._error = error

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 
@@ -18,6 +18,8 @@ from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.profile import spans_of
 from ocifs.layer.span_cache import SpanCache
+from ocifs.pool import Pool
+from ocifs.reader import stoppable
 from ocifs.sources.magic import sniff_layer
 from ocifs.sources.resolve import ResolvedImage
 from ocifs.sources.source import Source
@@ -101,14 +103,16 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
     )
 
     def open_one(layer: LayerBlob) -> LayerIndex:
-        return of_right_bytes(layer.blob, lambda blob: make(layer._replace(blob=blob)))
+        return of_right_bytes(layer.blob, lambda blob: make(layer._replace(blob=stoppable(blob, stop))))
 
-    with ThreadPoolExecutor(1 if options.low_memory else os.cpu_count() or 1) as threads, ExitStack() as undo:
-        opening = {key: threads.submit(open_one, distinct[key]) for key in largest_first}
+    with Pool(1 if options.low_memory else os.cpu_count() or 1) as threads, ExitStack() as undo:
+        opening: dict[tuple[Digest, Digest], Future[LayerIndex]] = {}
         undo.callback(_close_opened, opening.values())
         undo.callback(threads.shutdown, cancel_futures=True)
         undo.callback(_stop_downloads, blobs)
         undo.callback(stop.set)
+        for key in largest_first:
+            opening[key] = threads.submit(open_one, distinct[key])
         indexes = {key: future.result() for key, future in opening.items()}
         undo.pop_all()
     for index in indexes.values():

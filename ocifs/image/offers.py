@@ -19,6 +19,7 @@ from ocifs.image.soci import SOCI_V1, SOCI_V2
 from ocifs.image.tocs import FOOTERS
 from ocifs.image.tocs import PROVIDERS as TOCS
 from ocifs.layer.index import LayerIndex
+from ocifs.pool import start
 from ocifs.spec.digest import Digest
 
 PROVIDERS: tuple[Provider, ...] = (OCIFS, SOCI_V2, SOCI_V1, *TOCS)
@@ -91,12 +92,12 @@ def _open_all(offers: list[Offer]) -> list[Taken | OcifsError]:
                 offer, future = waiting.get_nowait()
                 try:
                     future.set_result(_open(offer))
-                finally:
-                    future.cancel()  # of no effect, unless that raised what nobody expects: so that nobody waits for it
+                except Exception as error:  # noqa: BLE001 - it is for whoever waits
+                    future.set_exception(error)
 
     # No executor: at the end of the program nobody waits for one that sits in a read from a network that is gone.
     for _ in offers[:_AT_ONCE]:
-        threading.Thread(target=work, name="offer", daemon=True).start()
+        start(threading.Thread(target=work, name="offer", daemon=True))
     return [future.result() for future in futures]
 
 

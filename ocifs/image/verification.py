@@ -10,13 +10,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_too_many_files
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_short
 from ocifs.image.kept import in_file, open_kept
 from ocifs.image.known import verify_tocs
 from ocifs.image.options import Options
@@ -25,7 +24,8 @@ from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import CODECS, Layer
 from ocifs.layer.span_cache import SpanCache
-from ocifs.reader import ReaderAt
+from ocifs.pool import Pool
+from ocifs.reader import ReaderAt, stoppable
 from ocifs.sources.magic import sniff_layer
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.resolve import ResolvedImage, resolve_image
@@ -34,6 +34,9 @@ from ocifs.spec.digest import Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Kind, Store
 from ocifs.toc import ChunkReader, Entry, scan
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 What = Literal["manifest", "config", "blob", "layer", "toc", "tree", "changes"]
 _CHUNK = 1 << 20
@@ -119,8 +122,8 @@ def _verified_layers(
     found: dict[tuple[Digest, Digest, Compression], Future[_Verified]] = {}
     opened: list[_Verified | Future[_Verified]] = []
     with (
-        ThreadPoolExecutor(os.cpu_count()) as hashing,
-        ThreadPoolExecutor(os.cpu_count()) as decoding,
+        Pool(os.cpu_count()) as hashing,
+        Pool(os.cpu_count()) as decoding,
         ExitStack() as undo,
     ):
         undo.callback(decoding.shutdown, cancel_futures=True)
@@ -134,7 +137,7 @@ def _verified_layers(
                 continue
             key = (layer.descriptor.digest, layer.diff_id, layer.compression)
             if key not in found:
-                of = LayerBlob(layer.descriptor.digest, layer.diff_id, blob)
+                of = LayerBlob(layer.descriptor.digest, layer.diff_id, stoppable(blob, stop))
                 checking = _LayerCheck(number, of, layer.compression, telling, stack)
                 found[key] = decoding.submit(checking.run, hashing.submit(checking.check_blob))
             opened.append(found[key])
@@ -175,7 +178,7 @@ class _LayerCheck:
                 refuse_odd("layer", len(warnings), *warnings[:1])
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven, indexed=index.made)
         except (OcifsError, OSError) as error:
-            raise_if_too_many_files(error)
+            raise_if_short(error)
             problem = error.strerror if isinstance(error, OSError) else str(error)
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, problem=problem)
             index = None
@@ -310,7 +313,7 @@ def _tree(kind: Kind, count: int, chain: str, fresh: Trees, store: Store) -> Che
                 file.close()
             proven = f"{tree.inode_count} inodes; its {tree.size} bytes are those of a new merge"
     except (OcifsError, OSError) as error:
-        raise_if_too_many_files(error)
+        raise_if_short(error)
         problem = error.strerror if isinstance(error, OSError) else str(error)
         return Check(what=what, digest=chain, layer=number, problem=problem)
     return Check(what=what, digest=chain, layer=number, proven=proven)

@@ -5,12 +5,13 @@ wait for one that holds it. What goes wrong in any of them comes out where the c
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Semaphore
 
 from ocifs.compression import Chunk
+from ocifs.pool import Pool
 
 _BEHIND = 8
 """Chunks that somebody may be behind."""
@@ -54,17 +55,19 @@ class _Lane:
 def spread(chunks: Iterator[Chunk], *works: Callable[[Chunk], object]) -> Iterator[Iterator[Chunk]]:
     """Give the chunks, which are made ahead; each is handed to every one of `works` as well, in order.
 
-    Reading them raises what making them raises, or a work. When the last is read, all works are done.
+    Reading them raises what making them raises, or a work. When the last is read, all works are done. Raises
+    ShortageError where the system does not give a thread to each: they wait for each other.
     """
     lanes = [_Lane() for _ in range(1 + len(works))]
-    with ThreadPoolExecutor(len(lanes)) as threads:
-        working = [threads.submit(_work, work, lane) for work, lane in zip(works, lanes[1:], strict=True)]
-        working.append(threads.submit(_make, chunks, lanes))
+    with Pool(len(lanes)) as threads:
         try:
+            working = [threads.submit(_work, work, lane) for work, lane in zip(works, lanes[1:], strict=True)]
+            working.append(threads.submit(_make, chunks, lanes))
             yield _read(lanes[0], working)
         finally:
             for lane in lanes:
                 lane.leave()
+                lane.end()  # a work waits for that if nobody makes chunks
 
 
 def _make(chunks: Iterator[Chunk], lanes: list[_Lane]) -> None:

@@ -6,13 +6,17 @@ the pass that finds the spans, as far as their borders are known, and is finishe
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from ocifs.compression import MAX_SPAN, Checkpoint, evenly
 from ocifs.errors import InvalidImageError
+from ocifs.pool import Pool
 from ocifs.reader import ReaderAt
 from ocifs.spec.digest import Digest
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 MAX_STORED = 2 * MAX_SPAN
 """Bytes of a span as stored: one with more holds next to nothing, and costs too much memory."""
@@ -67,7 +71,7 @@ class SecondLook:
 
     def _read(self, spans: list[_Range]) -> None:
         """Read up to the end of the last of `spans`, which are in order; take its part beside the blob's digest."""
-        with ThreadPoolExecutor(1) as beside:
+        with Pool(1) as beside:
             hashing: Future[None] | None = None
             for begin, end in spans:
                 gap = [(place, min(place + _READ, begin)) for place in range(self._hashed, begin, _READ)]

@@ -76,6 +76,8 @@ class SpanCache:
             return flight.result()
         try:
             span = load()
+            with self._lock:
+                self._keep(key, span)
         except BaseException as error:
             with self._lock:
                 del self._flights[key]
@@ -83,7 +85,6 @@ class SpanCache:
             raise
         with self._lock:
             del self._flights[key]
-            self._keep(key, span)
         flight.set_result(span)
         return span
 

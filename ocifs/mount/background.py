@@ -21,6 +21,7 @@ from ocifs.layer.lazy import PROFILE_QUIET, LazyBlob
 from ocifs.layer.profile import Profile, run_of
 from ocifs.layer.proof import fetch_all, mark_proven, prove_blob, prove_index
 from ocifs.mount.complaints import complain
+from ocifs.pool import start
 from ocifs.store import finish_sparse
 
 QUIET = 2.0
@@ -54,8 +55,8 @@ class Background:
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        """Begin. Raises ShortageError where the system gives no thread."""
+        start(self._thread)
 
     def stop(self) -> None:
         """End, as soon as no request is under way: that is not waited for."""
@@ -65,29 +66,30 @@ class Background:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         again = _AGAIN
-        while True:
-            try:
-                for layer in self._layers:
-                    self._fetch_profile(layer)
-                for layer in self._layers:
-                    self._work_on(layer)
-            except InvalidImageError as error:
-                self._refute(error)
-                return
-            except RegistryError as error:
-                complain("prefetch", error)
-            except _EndedError:
-                return
-            except Exception as error:  # noqa: BLE001 - nobody waits for this thread: the log has to say why it ends
-                complain("prefetch", error)
-                return
-            else:
-                self._tell(None, self._profile)
-                self._await_profile()
-                return
-            if self._ended.wait(again):
-                return
-            again = min(2 * again, _AGAIN_MOST)
+        with contextlib.suppress(_EndedError):
+            while True:
+                try:
+                    for layer in self._layers:
+                        self._fetch_profile(layer)
+                    for layer in self._layers:
+                        self._work_on(layer)
+                except InvalidImageError as error:
+                    self._refute(error)
+                    return
+                except RegistryError as error:
+                    complain("prefetch", error)
+                except _EndedError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - only the log can say why this thread ends
+                    complain("prefetch", error)
+                    return
+                else:
+                    self._tell(None, self._profile)
+                    self._await_profile()
+                    return
+                if self._ended.wait(again):
+                    return
+                again = min(2 * again, _AGAIN_MOST)
 
     def _work_on(self, layer: Layer) -> None:
         """Fetch what is missing of a layer, and prove what nobody has proven. Raises what `ocifs.layer.proof` does."""

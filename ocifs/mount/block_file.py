@@ -45,10 +45,16 @@ class BlockFile:
                 self._take(request)
         return False
 
+    def start(self) -> None:
+        """Start the threads that reads need; until then this process may have no other. Raises ShortageError."""
+        self._reading.start()
+
     def close(self) -> None:
         """Let go of the device, and with it of the file system, once no thread uses it any more."""
         self._reading.close()
-        os.close(self._device)
+        if self._device >= 0:
+            os.close(self._device)
+            self._device = -1
 
     def _take(self, request: Request) -> None:
         """Answer at once what needs no decoding, and the rest in a thread."""

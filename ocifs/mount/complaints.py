@@ -49,6 +49,8 @@ class Complaints:
             self._say(str(error))
         elif isinstance(error, OSError):
             self._say(f"{what}: {error.strerror or error}")
+        elif isinstance(error, MemoryError):  # no defect
+            self._say(f"{what}: out of memory")
         else:
             self._say(f"{what}: {type(error).__name__}: {error}", error)
 

@@ -18,13 +18,13 @@ from functools import partial
 
 import msgspec
 
-from ocifs.errors import MountError, OcifsError, printable_path
+from ocifs.errors import MountError, OcifsError, printable_path, shortage
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.profile import Profile
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount.background import in_background
-from ocifs.mount.complaints import OneLine
+from ocifs.mount.complaints import OneLine, complain
 from ocifs.mount.ending import replace_mount
 from ocifs.mount.engine import Engine, told_to_end
 from ocifs.mount.erofs_engine import ErofsEngine
@@ -54,10 +54,23 @@ def main(arguments: list[str]) -> int:
             job = receive_job(connection)
             if job is not None:
                 serve(job, mounted)
-        except OcifsError as error:
-            answer(Answer(error=str(error), exit_code=error.exit_code))
-            return error.exit_code
+        except (OcifsError, MemoryError, RuntimeError, OSError) as error:
+            told = _told(error)
+            if connection.fileno() < 0:  # it has been answered, and the mount has ended
+                complain("serving", told)
+            else:
+                answer(Answer(error=str(told), exit_code=told.exit_code))
+            return told.exit_code
     return 0
+
+
+def _told(error: Exception) -> OcifsError:
+    """Return an error as the user is told it. Raises `error` itself if it is none of the system's."""
+    if isinstance(error, OcifsError):
+        return error
+    if (short := shortage(error)) is not None:
+        return short
+    raise error
 
 
 def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
@@ -124,12 +137,10 @@ def _serve_by(
         def attached(device: str | None) -> None:
             attached_record = msgspec.structs.replace(record, device=device)
             write = stack.enter_context(recorded(attached_record, runtime))
+            if job.prefetch:  # before the answer, which would be an error where there is no thread for it
+                tell = partial(_tell, write, attached_record, rootfs)
+                stack.enter_context(in_background(rootfs, job.prefetch_rate, tell))
             mounted(engine.name, reason)
-            if job.prefetch:
-                # Threads now: until here this process had to have no other.
-                stack.enter_context(
-                    in_background(rootfs, job.prefetch_rate, partial(_tell, write, attached_record, rootfs))
-                )
 
         engine.serve(stop, attached)
 

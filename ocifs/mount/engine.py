@@ -29,7 +29,7 @@ class Engine(Protocol):
         `attached` is called in between, with the device of the mount, major:minor, where it is known.
 
         Raises:
-            MountError: It does not appear; nothing is left of it.
+            MountError, ShortageError: It does not appear; nothing is left of it.
         """
 
 

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from ocifs.errors import MountError, raise_if_too_many_files
@@ -23,6 +22,7 @@ from ocifs.mount.place import Place
 from ocifs.mount.read_ahead import raise_read_ahead
 from ocifs.mount.reading import Reading
 from ocifs.mount.record import EngineName
+from ocifs.pool import Pool
 
 _REASONS = {
     errno.EPERM: "only root of the host may, with CAP_SYS_ADMIN",
@@ -56,6 +56,7 @@ class ErofsEngine:
                 raise _refused(error) from None
             place = Place(self._job.mountpoint)
             stack.callback(_unmount, place)
+            block_file.start()
             attached(place.device)
             if block_file.serve(stop) and place.clear():
                 say_aborted(place.path)
@@ -81,10 +82,14 @@ class ErofsEngine:
         """Return the EROFS mount, attached nowhere. Raises OSError."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         # Not one of the block file's threads, which would stay: `Place` needs this process to have no other.
-        with ThreadPoolExecutor(1) as thread:
+        with Pool(1) as thread:
             made = thread.submit(self._make)
             made.add_done_callback(lambda _: os.close(writing))
-            block_file.serve(reading)
+            try:
+                block_file.serve(reading)
+            except BaseException:
+                block_file.close()  # else the thread would wait for an answer for ever
+                raise
         os.close(reading)
         os.close(self._fuse)
         return made.result()

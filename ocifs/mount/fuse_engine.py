@@ -41,6 +41,7 @@ class FuseEngine:
             raise MountError(f"cannot mount on {printable_path(mountpoint)}: {_said_by_libfuse()}") from None
         place = Place(mountpoint)
         try:
+            reading.start()  # only now: `Place` needs this process to have no other thread
             trio.run(_until_unmounted, operations.begun, place.device, stop, attached)
         except ExceptionGroup as group:
             raise _first(group) from None

@@ -1,20 +1,28 @@
 """What a daemon is told, how it gets that with the open files it needs, and what it answers."""
 
 import array
+import contextlib
 import os
 import socket
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
-from ocifs.errors import MountError, OcifsError, printable_path, too_many_files
+from ocifs.errors import MountError, OcifsError, ShortageError, printable_path, too_many_files
 from ocifs.image.rootfs import Handoff
+from ocifs.mount.mountinfo import mount_at, unmount
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import EngineName, from_json, to_json
+from ocifs.pool import start
 
 if TYPE_CHECKING:
     from ocifs.image.opening import Image
+
+ANSWER_SECONDS = 60.0
+"""Seconds that a daemon is given to mount, and then to answer the kernel."""
 
 _ANSWER_MAX = 64 << 10
 _FDS_AT_ONCE = 250  # the kernel takes 253 in one message
@@ -87,12 +95,15 @@ def mount(daemon: Daemon, job: Job) -> Answer:
     """Give a daemon its job, and return its answer when the mount answers, too.
 
     Raises:
-        MountError: It could not be mounted; nothing is left behind.
+        MountError: It could not be mounted, or the daemon does not answer in time; nothing is left behind.
     """
     daemon.has_job = True
+    daemon.socket.settimeout(ANSWER_SECONDS)
     try:
         send_job(daemon.socket, job)
         answer = daemon.socket.recv(_ANSWER_MAX)
+    except TimeoutError:
+        raise _given_up(daemon, job) from None
     except OSError:
         answer = b""
     if not answer:
@@ -103,9 +114,41 @@ def mount(daemon: Daemon, job: Job) -> Answer:
         error = OcifsError(reply.error)
         error.exit_code = reply.exit_code
         raise error
+    if not _is_served(job.mountpoint):
+        raise _given_up(daemon, job)
     daemon.has_mounted = True
-    os.stat(job.mountpoint)  # comes back when the daemon has answered the kernel
     return reply
+
+
+def _is_served(mountpoint: str) -> bool:
+    """Wait until the daemon has answered the kernel; return whether it did in time. Raises OSError if it died."""
+    answer: Future[os.stat_result] = Future()
+    try:
+        start(threading.Thread(target=_look, args=[mountpoint, answer], daemon=True))
+    except ShortageError:  # the daemon has its threads; whoever reads waits for it
+        return True
+    with contextlib.suppress(TimeoutError):
+        answer.result(ANSWER_SECONDS)
+    return answer.done()
+
+
+def _look(mountpoint: str, answer: "Future[os.stat_result]") -> None:
+    try:
+        answer.set_result(os.stat(mountpoint))
+    except OSError as error:
+        answer.set_exception(error)
+
+
+def _given_up(daemon: Daemon, job: Job) -> MountError:
+    """End a daemon that does not answer, and its mount."""
+    daemon.dismiss()
+    mounted = mount_at(job.mountpoint)
+    if mounted is not None and mounted.digest == job.digest:
+        unmount(job.mountpoint, lazy=True)
+    return MountError(
+        f"cannot mount on {printable_path(job.mountpoint)}: the daemon did not answer within {ANSWER_SECONDS:g} s: "
+        "see whether something has stopped it, and try again"
+    )
 
 
 def send_job(connection: socket.socket, job: Job) -> None:

@@ -5,6 +5,7 @@ what indexing needed. It waits for a job to come through its socket; if none doe
 module knows nothing of jobs, and imports next to nothing.
 """
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -13,6 +14,8 @@ from types import TracebackType
 from typing import Self
 
 _COMPLAINT_MAX = 64 << 10
+_PARTING = 10.0
+"""Seconds that a daemon is given to end."""
 _ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
@@ -52,18 +55,26 @@ class Daemon:
         os.close(self._complaints)
         if not self.has_job:
             self.dismiss()
-        elif not self.has_mounted:  # it has failed, or nobody waits for it any more
+        elif not self.has_mounted:  # it has failed, or nothing waits for its answer any more
             self._process.terminate()
-            self._process.wait()
+            self._wait()
         self._process.returncode = 0  # if it has a mount it outlives this process: there is nothing to wait for
 
     def dismiss(self) -> None:
-        """End it: no job will come."""
+        """End it: no job will come, or it does not answer."""
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a disk that does not answer keeps it for the moment
+            self._process.wait(_PARTING)
 
     def last_words(self) -> str:
         """Wait for the end of a daemon that failed, and return the last line that it wrote, or its exit status."""
-        status = self._process.wait()
+        status = self._wait()
         text = os.pread(self._complaints, _COMPLAINT_MAX, 0).decode(errors="surrogateescape").strip()
         return text.rpartition("\n")[2] or f"the daemon ended with status {status}"
+
+    def _wait(self) -> int | None:
+        """Wait for a daemon that is about to end, kill it if it does not, and return its exit status."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(_PARTING)
+        self.dismiss()
+        return self._process.returncode

@@ -54,6 +54,11 @@ class Reading:
 
         self._readers.submit(lambda: [self.served.views(size, address) for size, address in ranges], told)
 
+    def start(self) -> None:
+        """Start what every read needs, so that no limit on threads can make one wait in vain. Raises ShortageError."""
+        self._readers.start()
+        self._ahead.start()
+
     def close(self) -> None:
         """Answer nobody any more."""
         self._readers.close()

@@ -3,13 +3,20 @@
 A thread that waits for a disk which does not answer cannot be told to stop. So who is overdue is answered from
 elsewhere, and another thread takes the place of the stuck one, which ends when it comes back; what it brings then is
 for nobody. Threads hold up neither the end of this object nor that of the process. What the work is, is not known here.
+
+The system may refuse a thread. Only one that has started counts, so the next submission tries again; as long as one
+thread and the watcher run, work waits for them, within its deadline.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
+
+from ocifs.errors import ShortageError
+from ocifs.pool import start
 
 T = TypeVar("T")
 
@@ -52,19 +59,26 @@ class Threads:
         self._closing = threading.Event()
         self._watcher: threading.Thread | None = None
 
+    def start(self) -> None:
+        """Start the watcher and one thread, which any work will do with. Raises ShortageError."""
+        with self._lock:
+            self._start_watcher()
+            if not self._threads:
+                self._start()
+
     def submit(self, work: Callable[[], T], answer: Callable[[T | Exception], None]) -> None:
-        """Have `answer` called from some thread with what `work` returns or raises, or with `Overdue`: once."""
+        """Have `answer` called with what `work` returns or raises, or with `Overdue`: once.
+
+        It is called from some thread; or from this one, with ShortageError, if none can do the work or watch.
+        """
         wait = _Wait(work, answer, time.monotonic() + self._seconds)
         with self._lock:
             self._waiting[wait] = None
             self._queue.put(wait)
-            if self._idle:
-                self._idle -= 1
-            elif len(self._threads) - self._stuck < self._count:
-                self._start()
-            if self._watcher is None:
-                self._watcher = threading.Thread(target=self._watch, daemon=True)
-                self._watcher.start()
+            if (short := self._short_of_threads()) is not None:
+                del self._waiting[wait]  # a thread that comes back passes over it in the queue
+        if short is not None:
+            answer(short)
 
     def close(self) -> None:
         """Answer nobody any more. What is stuck is left alone."""
@@ -78,10 +92,31 @@ class Threads:
         for thread in [*threads, *([self._watcher] if self._watcher else [])]:
             thread.join(max(0.0, deadline - time.monotonic()))
 
+    def _short_of_threads(self) -> ShortageError | None:
+        """Start what is needed for one work more; return why that cannot be done by anything that runs."""
+        try:
+            self._start_watcher()
+        except ShortageError as error:
+            return error
+        try:
+            if self._idle:
+                self._idle -= 1
+            elif len(self._threads) - self._stuck < self._count:
+                self._start()
+        except ShortageError as error:
+            return error if len(self._threads) == self._stuck else None
+        return None
+
+    def _start_watcher(self) -> None:
+        if self._watcher is None:
+            watcher = threading.Thread(target=self._watch, daemon=True)
+            start(watcher)
+            self._watcher = watcher
+
     def _start(self) -> None:
         thread = threading.Thread(target=self._work, daemon=True)
+        start(thread)  # it takes the lock, which is held here, before it looks whether it is counted
         self._threads.add(thread)
-        thread.start()
 
     def _work(self) -> None:
         while (wait := self._next()) is not None and self._serve(wait):
@@ -90,12 +125,12 @@ class Threads:
             self._threads.discard(threading.current_thread())
 
     def _next(self) -> _Wait | None:
-        try:
-            return self._queue.get_nowait()
-        except Empty:
-            with self._lock:
+        with self._lock:  # which `submit` holds as well: so no work comes in between, and a busy thread is never idle
+            try:
+                return self._queue.get_nowait()
+            except Empty:
                 self._idle += 1
-            return self._queue.get()
+        return self._queue.get()
 
     def _serve(self, wait: _Wait) -> bool:
         """Work, and answer; return whether this thread is still needed."""
@@ -136,4 +171,5 @@ class Threads:
             wait.is_replaced = True
             self._stuck += 1
             if not self._queue.empty():
-                self._start()
+                with contextlib.suppress(ShortageError):  # then what waits is overdue, unless a thread comes back
+                    self._start()

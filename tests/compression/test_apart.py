@@ -5,18 +5,21 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from ocifs.compression import Checkpoint, evenly, zng
+from ocifs.compression import Checkpoint, apart, evenly, zng
 from ocifs.compression.apart import PIECE, PassApart, is_worth_a_process
 from ocifs.compression.blocks import BlockPass
 from ocifs.compression.rapid import RapidgzipPass, rapidgzip_is_installed
-from ocifs.errors import InvalidImageError
-from ocifs.reader import BytesReader, FileReader
+from ocifs.errors import InvalidImageError, OcifsError
+from ocifs.reader import BytesReader, FileReader, ReaderAt, StoppableReader
 
 Kind = type[BlockPass] | type[RapidgzipPass]
 KINDS: list[Kind] = []
@@ -52,6 +55,14 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return found
 
 
+class Greedy(BlockPass):
+    """Takes more memory than a process may have."""
+
+    def __init__(self, blob: ReaderAt) -> None:
+        super().__init__(blob)
+        self.memory = bytearray(3 << 30)
+
+
 def fds() -> list[str]:
     return sorted(os.listdir("/proc/self/fd"))
 
@@ -60,13 +71,13 @@ def test_it_gives_what_the_pass_in_this_process_gives(kind: Kind, in_file: Calla
     blob = in_file(BLOB)
     before = fds()
     told: list[list[Checkpoint]] = []
-    with PassApart(kind, blob) as apart:
+    with PassApart(kind, blob) as reading:
         got = bytearray()
-        for chunk in apart.chunks():
+        for chunk in reading.chunks():
             got += chunk
-            told += [apart.found] if not told or apart.found is not told[-1] else []
-        points = list(apart.checkpoints())
-        assert apart.consumed == len(BLOB)
+            told += [reading.found] if not told or reading.found is not told[-1] else []
+        points = list(reading.checkpoints())
+        assert reading.consumed == len(BLOB)
         del chunk  # the last that somebody had
     assert fds() == before
     assert got == DATA
@@ -79,8 +90,8 @@ def test_it_gives_what_the_pass_in_this_process_gives(kind: Kind, in_file: Calla
 
 
 def test_a_chunk_stays_as_long_as_somebody_has_it(kind: Kind, in_file: Callable[[bytes], FileReader]) -> None:
-    with PassApart(kind, in_file(BLOB)) as apart:
-        chunks = apart.chunks()
+    with PassApart(kind, in_file(BLOB)) as reading:
+        chunks = reading.chunks()
         kept = [next(chunks)[100:200] for _ in range(3)]  # a part holds the whole
         size = 3 * PIECE + sum(len(chunk) for chunk in chunks)
         assert [bytes(part) for part in kept] == [DATA[n * PIECE + 100 : n * PIECE + 200] for n in range(3)]
@@ -95,27 +106,27 @@ def test_damage_is_one_line(kind: Kind, place: int, in_file: Callable[[bytes], F
     blob = in_file(bytes(damaged))
     before = fds()
     with (
-        PassApart(kind, blob) as apart,
+        PassApart(kind, blob) as reading,
         pytest.raises(InvalidImageError, match=r"^(gzip stream damaged near byte \d+|rapidgzip): .*$"),
     ):
-        list(map(len, apart.chunks()))
+        list(map(len, reading.chunks()))
     assert fds() == before
 
 
 @pytest.mark.parametrize("size", [1, 5000, len(BLOB) - 1])
 def test_a_cut_blob_is_one_line(kind: Kind, size: int, in_file: Callable[[bytes], FileReader]) -> None:
     with (
-        PassApart(kind, in_file(BLOB[:size])) as apart,
+        PassApart(kind, in_file(BLOB[:size])) as reading,
         pytest.raises(InvalidImageError, match=r"cut short|rapidgzip: "),
     ):
-        list(map(len, apart.chunks()))
+        list(map(len, reading.chunks()))
 
 
 def test_a_process_that_is_killed_is_no_end_of_the_stream(kind: Kind, in_file: Callable[[bytes], FileReader]) -> None:
-    with PassApart(kind, in_file(BLOB)) as apart:
-        chunks = apart.chunks()
+    with PassApart(kind, in_file(BLOB)) as reading:
+        chunks = reading.chunks()
         next(chunks)
-        apart._process.send_signal(signal.SIGKILL)
+        reading._process.send_signal(signal.SIGKILL)
         with pytest.raises(InvalidImageError, match="ended with status -9"):
             list(map(len, chunks))
 
@@ -125,11 +136,11 @@ def test_a_pass_may_be_left_at_any_point(kind: Kind, in_file: Callable[[bytes], 
     before = fds()
     with PassApart(kind, blob):
         pass
-    with PassApart(kind, blob) as apart:
-        kept = next(apart.chunks())
+    with PassApart(kind, blob) as reading:
+        kept = next(reading.chunks())
     del kept  # whose place nobody wants any more
-    with PassApart(kind, blob) as apart:
-        list(map(len, apart.chunks()))
+    with PassApart(kind, blob) as reading:
+        list(map(len, reading.chunks()))
     assert fds() == before
 
 
@@ -138,8 +149,8 @@ def test_the_process_ends_with_the_one_that_wanted_it(kind: Kind, in_file: Calla
     program = (
         "import os, sys; from ocifs.compression.apart import *; from ocifs.reader import FileReader\n"
         "from ocifs.compression.blocks import BlockPass; from ocifs.compression.rapid import RapidgzipPass\n"
-        f"apart = PassApart({kind.__name__}, FileReader(*map(int, sys.argv[1:]))).__enter__()\n"
-        "next(apart.chunks()); print(apart._process.pid, flush=True); os.kill(os.getpid(), 9)"
+        f"reading = PassApart({kind.__name__}, FileReader(*map(int, sys.argv[1:]))).__enter__()\n"
+        "next(reading.chunks()); print(reading._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     arguments = [str(number) for number in (blob.fd, blob.offset, blob.size)]
     command = [sys.executable, "-c", program, *arguments]
@@ -149,6 +160,47 @@ def test_the_process_ends_with_the_one_that_wanted_it(kind: Kind, in_file: Calla
     while os.path.exists(f"/proc/{int(done.stdout)}") and time.monotonic() < until:
         time.sleep(0.01)
     assert not os.path.exists(f"/proc/{int(done.stdout)}")
+
+
+def test_a_process_that_is_stopped_is_given_up(
+    kind: Kind, in_file: Callable[[bytes], FileReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apart, "_STOPPED_MOST", 0.3)
+    with PassApart(kind, in_file(BLOB)) as stopped:
+        chunks = stopped.chunks()
+        next(chunks)
+        stopped._process.send_signal(signal.SIGSTOP)
+        with pytest.raises(InvalidImageError, match="the process that inflates was stopped"):
+            list(map(len, chunks))
+
+
+def test_a_process_that_is_stopped_for_a_moment_goes_on(kind: Kind, in_file: Callable[[bytes], FileReader]) -> None:
+    with PassApart(kind, in_file(BLOB)) as stopped:
+        stopped._process.send_signal(signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as threads:
+            size = threads.submit(lambda: sum(map(len, stopped.chunks())))
+            time.sleep(0.5)
+            assert not size.done()
+            stopped._process.send_signal(signal.SIGCONT)
+            assert size.result() == len(DATA)
+
+
+def test_who_waits_for_the_process_can_be_interrupted(kind: Kind, in_file: Callable[[bytes], FileReader]) -> None:
+    blob = in_file(BLOB)
+    stop = threading.Event()
+    with PassApart(kind, StoppableReader(blob, stop)) as stopped:
+        stopped._process.send_signal(signal.SIGSTOP)
+        stop.set()
+        with pytest.raises(OcifsError, match="interrupted"):
+            next(stopped.chunks())
+
+
+def test_the_memory_of_the_process_is_bounded(
+    in_file: Callable[[bytes], FileReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    with PassApart(Greedy, in_file(BLOB)) as reading, pytest.raises(InvalidImageError, match=r"^MemoryError$"):
+        next(reading.chunks())
 
 
 def test_where_no_process_can_be_had_the_other_pass_is_asked(

@@ -41,7 +41,7 @@ def test_checkpoints_are_about_a_spacing_apart() -> None:
 
 
 @pytest.mark.parametrize("follows", [b"\0" * 512, b"garbage", b"\x1f", b"\x1f\x8c"])
-def test_what_follows_a_member_is_left_to_the_other_pass(follows: bytes) -> None:
+def test_without_warnings_nothing_may_follow_a_member(follows: bytes) -> None:
     with (
         BlockPass(BytesReader(zlib.compress(b"data", wbits=31) + follows)) as reading,
         pytest.raises(InvalidImageError, match="follows the gzip stream"),

@@ -61,11 +61,23 @@ def test_one_member_after_the_other() -> None:
     with Inflate() as inflate:
         inflate.feed(zlib.compress(b"one", wbits=31) + zlib.compress(b"two", wbits=31))
         assert inflate.into(buffer, 0, 8, stop_between_blocks=False) == 3
-        inflate.begin_member(inflate.unused)
+        assert inflate.head(2) == b"\x1f\x8b"
+        inflate.begin_member()
         assert inflate.into(buffer, 3, 8, stop_between_blocks=False) == 3
         assert inflate.ended
         assert inflate.left == 0
     assert buffer[:6] == b"onetwo"
+
+
+def test_input_can_be_skipped_as_far_as_it_goes() -> None:
+    buffer = bytearray(8)
+    with Inflate() as inflate:
+        inflate.feed(b"\0\0\0" + zlib.compress(b"one", wbits=31))
+        inflate.skip(3)
+        assert inflate.into(buffer, 0, 8, stop_between_blocks=False) == 3
+        for size in (1, -1):
+            with pytest.raises(ValueError, match=f"{size} bytes to skip, 0 are left"):
+                inflate.skip(size)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 40, -8, -1])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, StoreError
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, ShortageError, StoreError
 from ocifs.image import kept
 from ocifs.image.kept import BLOB, Download, KeptSource, open_kept
 from ocifs.image.opening import open_image
@@ -20,6 +20,7 @@ from ocifs.spec.digest import Digest
 from ocifs.store import Store
 from tests.images import Image, Layer, layout_files, tar
 from tests.registry import SECRET, Registry, cut, redirect, running, slowly, status, wrong_bytes
+from tests.shortage import no_threads
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -33,14 +34,14 @@ class Scripted:
         self.data = data
         self.digest = digest or Digest.of(data)
         self.size = len(data)
-        self.pieces: list[bytes | OcifsError] = []
+        self.pieces: list[bytes | Exception] = []
         self.more = threading.Semaphore(0)
         self.streams: list[int] = []
         """Where each began."""
         self.others = 0
         """Other places to have it from."""
 
-    def give(self, *pieces: bytes | OcifsError) -> None:
+    def give(self, *pieces: bytes | Exception) -> None:
         for piece in pieces:
             self.pieces.append(piece)
             self.more.release()
@@ -55,7 +56,7 @@ class Scripted:
         while given < self.size:
             self.more.acquire()
             piece = self.pieces.pop(0)
-            if isinstance(piece, OcifsError):
+            if isinstance(piece, Exception):
                 raise piece
             given += len(piece)
             yield piece
@@ -400,3 +401,20 @@ def test_no_secret_is_kept(registry: Registry, reference: str, store: Store, tmp
         assert any(SECRET in request.path for request in signed.requests)
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"s3cr3t" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("error", [ValueError("a port"), MemoryError(), RuntimeError("a defect")], ids=repr)
+def test_whatever_ends_a_download_ends_each_wait_for_it(store: Store, error: Exception) -> None:
+    remote = Scripted(b"abcdef")
+    blob = download(remote, store)
+    remote.give(b"ab", error)
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            blob.pread(2, 3)
+        with pytest.raises(type(error)):
+            blob.in_file()
+
+
+def test_a_download_needs_a_thread(store: Store) -> None:
+    with no_threads(), pytest.raises(ShortageError, match="no more threads"):
+        download(Scripted(b"abcdef"), store)

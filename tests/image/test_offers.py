@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from ocifs.errors import InvalidImageError, OcifsError, RegistryError
+from ocifs.errors import InvalidImageError, OcifsError, RegistryError, ShortageError
 from ocifs.image.offer import Offer, Place, Provider
 from ocifs.image.offers import find_offers, take_offers
 from ocifs.limits import DEFAULT_LIMITS
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
+from tests.shortage import no_threads
 
 A, B = Digest.of(b"a"), Digest.of(b"b")
 
@@ -90,3 +91,17 @@ def test_all_are_found_in_order() -> None:
     providers = [provider("1", [offer(A, "1")]), provider("2", [offer(A, "2")], can_bind=True)]
     found = find_offers(place(), lambda message: None, providers=providers)
     assert [str(each) for offers in found for each in offers] == [f"{n} {Digest.of(n.encode())}" for n in "12"]
+
+
+def test_a_defect_in_an_offer_comes_out_however_many_there_are() -> None:
+    def defect() -> Any:
+        raise KeyError("nobody expects it")
+
+    offers = [Offer(A, str(n), Digest.of(b"%d" % n), 7, False, defect, prefetch=lambda index: ()) for n in range(9)]
+    with pytest.raises(KeyError, match="nobody expects it"):
+        choose([provider("1", offers)])
+
+
+def test_offers_need_a_thread() -> None:
+    with no_threads(), pytest.raises(ShortageError, match="no more threads"):
+        choose([provider("1", [offer(A, "1")])])

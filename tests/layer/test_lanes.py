@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from ocifs.errors import ShortageError
 from ocifs.layer.lanes import spread
+from tests.shortage import no_threads
 
 CHUNKS = [b"%d" % number for number in range(100)]
 
@@ -64,3 +66,24 @@ def test_nobody_is_far_behind() -> None:
         assert len(made) < 20
         slow.set()
         assert len(list(chunks)) == 99
+
+
+@pytest.mark.parametrize("there_are", range(3))
+def test_too_few_threads_are_an_error_and_nobody_waits_for_the_others(
+    there_are: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = threading.Thread.start
+    begun: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        if len(begun) < there_are:
+            begin(thread)
+            begun.append(thread)
+            return
+        with no_threads():
+            begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(ShortageError, match="no more threads"), spread(iter(CHUNKS), len, len):
+        pass
+    assert [thread.is_alive() for thread in begun] == [False] * there_are

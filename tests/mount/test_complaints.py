@@ -36,6 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         (InvalidImageError("one blob was changed"), "one blob was changed"),
         (OSError(12, "no buffers"), "read: no buffers"),
         (TimeoutError("too late"), "read: too late"),
+        (MemoryError(), "read: out of memory"),
         (ZeroDivisionError("a defect"), "read: ZeroDivisionError: a defect"),
     ],
 )

@@ -5,7 +5,9 @@ from queue import Queue
 
 import pytest
 
+from ocifs.errors import ShortageError
 from ocifs.mount.threads import Overdue, Threads
+from tests.shortage import no_threads
 
 _PATIENCE = 10.0
 
@@ -133,3 +135,43 @@ def test_many_threads_may_submit() -> None:
     answers = [waiting.answer() for _ in submitting for waiting in results.get()]
     threads.close()
     assert sorted(answers) == list(range(800))  # type: ignore[type-var] # they are what was submitted
+
+
+def test_where_there_is_no_thread_who_waits_is_told_at_once_and_is_served_when_there_is(threads: Threads) -> None:
+    with no_threads():
+        for _ in range(5):
+            assert isinstance(submitted(threads, lambda: "in vain").answers.get_nowait(), ShortageError)
+    assert [submitted(threads, lambda: "served").answer() for _ in range(5)] == ["served"] * 5
+
+
+def test_what_was_started_before_serves_all_in_time() -> None:
+    threads = Threads(8, 60)
+    threads.start()
+    before = threading.active_count()
+    with no_threads():
+        waiting = [submitted(threads, lambda number=number: number) for number in range(50)]  # type: ignore[misc]
+        assert [each.answer() for each in waiting] == list(range(50))
+    assert threading.active_count() == before
+    threads.close()
+
+
+def test_a_start_without_threads_is_an_error_and_can_be_tried_again(threads: Threads) -> None:
+    with no_threads(), pytest.raises(ShortageError):
+        threads.start()
+    threads.start()
+    assert submitted(threads, lambda: "served").answer() == "served"
+
+
+def test_a_stuck_thread_that_cannot_be_replaced_holds_nobody_up_beyond_the_deadline() -> None:
+    threads = Threads(1, 0.2)
+    threads.start()
+    back = threading.Event()
+    with no_threads():
+        stuck, queued = submitted(threads, back.wait), submitted(threads, lambda: "in vain")
+        assert isinstance(stuck.answer(), Overdue)
+        assert isinstance(queued.answer(), Overdue)
+        assert isinstance(submitted(threads, lambda: "in vain").answer(), ShortageError)
+    assert submitted(threads, lambda: "served").answer() == "served"
+    back.set()
+    assert submitted(threads, lambda: "again").answer() == "again"
+    threads.close()

@@ -5,7 +5,6 @@ here, and nothing is known of credentials. No message holds a query, in which UR
 """
 
 import contextlib
-import errno
 import logging
 import socket
 import ssl
@@ -31,6 +30,7 @@ from urllib3.exceptions import (
 )
 
 from ocifs.errors import RegistryError
+from ocifs.pool import start
 from ocifs.sources.registry.url import Url, parse_url
 
 # urllib3 tells its log whole URLs, with their queries.
@@ -69,10 +69,7 @@ class _Watched:
     def getresponse(self) -> Any:
         watch = threading.Timer(ANSWER_SECONDS, _cut_off, [self.sock])
         watch.daemon = True
-        try:
-            watch.start()
-        except RuntimeError:  # what Python makes of pthread_create(3)'s EAGAIN
-            raise OSError(errno.EAGAIN, "no more threads can be started") from None
+        start(watch)
         try:
             return super().getresponse()  # type: ignore[misc]  # of the connection that it is mixed into
         finally:

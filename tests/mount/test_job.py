@@ -1,0 +1,30 @@
+"""What the command makes of a daemon that does not answer (tests/mounted has those that do)."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from ocifs.errors import MountError
+from ocifs.image.opening import open_image
+from ocifs.mount import job
+from ocifs.mount.job import Job, mount
+from ocifs.mount.process import Daemon
+from tests.images import Image, write_layout
+
+
+def test_a_daemon_that_is_stopped_is_given_up_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "ANSWER_SECONDS", 0.3)
+    with Daemon() as daemon, open_image(str(write_layout(tmp_path / "image", Image()))) as image:
+        os.kill(daemon._process.pid, signal.SIGSTOP)
+        with pytest.raises(MountError, match=r"the daemon did not answer within 0\.3 s: see whether something"):
+            mount(daemon, Job.of(image, str(tmp_path), "fuse", 1 << 20, 5, None))
+        assert daemon._process.returncode == -signal.SIGKILL
+
+
+def test_a_daemon_that_is_killed_is_an_error(tmp_path: Path) -> None:
+    with Daemon() as daemon, open_image(str(write_layout(tmp_path / "image", Image()))) as image:
+        os.kill(daemon._process.pid, signal.SIGKILL)
+        with pytest.raises(MountError, match="the daemon ended with status -9"):
+            mount(daemon, Job.of(image, str(tmp_path), "fuse", 1 << 20, 5, None))
