@@ -1,5 +1,6 @@
 """Messages: one line, and nothing in it that a terminal would obey."""
 
+import errno
 import os
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocifs import errors
-from ocifs.errors import OcifsError, printable, printable_path
+from ocifs.errors import OcifsError, printable, printable_path, shortage
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,27 @@ def test_each_class_has_an_exit_code_of_its_own() -> None:
     assert len({each.exit_code for each in classes}) == len(classes)
     assert {each.exit_code for each in classes}.isdisjoint({0, 2})  # success, and click's wrong usage
     assert {each for each in vars(errors).values() if isinstance(each, type)} >= set(classes)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory: raise the limit (ulimit -v, MemoryMax)"),
+        (OSError(errno.ENOMEM, "whatever"), "out of memory: raise the limit (ulimit -v, MemoryMax)"),
+        (
+            ImportError("x.so: failed to map segment from shared object"),
+            "out of memory: raise the limit (ulimit -v, MemoryMax)",
+        ),
+        (
+            RuntimeError("can't start new thread"),
+            "no more threads: raise the limit (ulimit -u, TasksMax, pids.max, ulimit -v)",
+        ),
+        (RuntimeError("a defect"), None),
+        (ImportError("No module named 'x'"), None),
+        (OSError(errno.EIO, "whatever"), None),
+    ],
+    ids=repr,
+)
+def test_a_shortage_says_what_to_raise(error: Exception, said: str | None) -> None:
+    short = shortage(error)
+    assert (short and (str(short), short.exit_code)) == (said and (said, 6))
