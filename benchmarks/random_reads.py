@@ -37,7 +37,7 @@ Open = Callable[[], Read]
 """Gives a reader, in the process that will use it."""
 
 
-class Taken(NamedTuple):
+class SelectedIndex(NamedTuple):
     """What some readers did for some seconds."""
 
     latencies: list[float]
@@ -94,7 +94,7 @@ def _reader(open_file: Open, seed: int, start: Barrier, queue: "multiprocessing.
     os._exit(0)  # rapidgzip's threads end with the process, not before
 
 
-def measure(open_file: Open, readers: int, seed: int) -> Taken:
+def measure(open_file: Open, readers: int, seed: int) -> SelectedIndex:
     """Let readers read with nothing cached."""
     start = multiprocessing.Barrier(readers, action=drop_caches)
     queue: multiprocessing.Queue[list[float]] = multiprocessing.Queue()
@@ -107,7 +107,7 @@ def measure(open_file: Open, readers: int, seed: int) -> Taken:
     latencies = sorted(each for _ in processes for each in queue.get())
     for process in processes:
         process.join()
-    return Taken(latencies, len(latencies) / _SECONDS)
+    return SelectedIndex(latencies, len(latencies) / _SECONDS)
 
 
 def main() -> None:
@@ -117,7 +117,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         ways = _ways(layout, options, Path(name), stack)
         for readers in _READERS:
-            taken: dict[str, list[Taken]] = {way: [] for way in ways}
+            taken: dict[str, list[SelectedIndex]] = {way: [] for way in ways}
             for number in range(options.rounds):
                 for way, open_file in ways.items():
                     taken[way].append(measure(open_file, readers, number))

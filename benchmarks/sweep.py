@@ -34,8 +34,8 @@ main()
 
 SPACING = ("ocifs.compression", "SPACING")
 AHEAD = ("ocifs.mount.reading", "_SPANS_AHEAD")
-READ_AHEAD = ("ocifs.mount.read_ahead", "_KIB")
-IN_THIS_PROCESS = ("ocifs.compression.apart", "_WORTH", 1 << 62)
+READ_AHEAD = ("ocifs.mount.bdi", "_KIB")
+IN_THIS_PROCESS = ("ocifs.compression.subprocess_pass", "_WORTH", 1 << 62)
 """Another process would not know of the change."""
 
 

@@ -1,20 +1,22 @@
 """Mount OCI images lazily, or read them without a mount.
 
-with ocifs.open_image("./debian:latest") as image:
-image.rootfs.open("/etc/os-release").read()
+    with ocifs.open_image("./debian:latest") as image:
+        image.rootfs.open("/etc/os-release").read()
+
+The guide to the Python API is docs/api.md.
 """
 
 from typing import TYPE_CHECKING
+
+from ocifs.version import __version__
 
 if TYPE_CHECKING:
     from ocifs.errors import OcifsError as OcifsError
     from ocifs.image.opening import Image as Image
     from ocifs.image.opening import open_image as open_image
-    from ocifs.image.options import Options as Options
     from ocifs.limits import Limits as Limits
+    from ocifs.options import Options as Options
     from ocifs.store import Store as Store
-
-__version__ = "0.1.0"
 
 __all__ = ["Image", "Limits", "OcifsError", "Options", "Store", "__version__", "open_image"]
 
@@ -22,14 +24,14 @@ _HOMES = {
     "Image": "ocifs.image.opening",
     "Limits": "ocifs.limits",
     "OcifsError": "ocifs.errors",
-    "Options": "ocifs.image.options",
+    "Options": "ocifs.options",
     "Store": "ocifs.store",
     "open_image": "ocifs.image.opening",
 }
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for: each command, and the daemon, loads only its own part of the package."""
+    """Import a public name on first use, so that each command and the daemon load only what they need."""
     if name not in _HOMES:
         raise AttributeError(f"module 'ocifs' has no attribute {name!r}")
     import importlib

@@ -1,7 +1,7 @@
 """Checkpoints as spans are decoded from them."""
 
 from ocifs.compression import Checkpoint, Pass
-from ocifs.compression.packed import unpack
+from ocifs.compression.zstd_frame import unpack
 
 
 def unpacked(reading: Pass) -> list[Checkpoint]:

@@ -20,8 +20,11 @@ from hypothesis import settings
 
 from ocifs.erofs.writer import compile_tree
 from ocifs.mount import syscalls
+from ocifs.sources.registry import configuration, session, tls
+from ocifs.store import Store
 from tests.cli.command import Ocifs
 from tests.erofs.trees import directory
+from tests.registry import Registry, running
 
 settings.register_profile("any machine", deadline=None)  # a busy one is no failure
 settings.load_profile("any machine")
@@ -49,6 +52,43 @@ def leaving_nothing(ocifs: Ocifs) -> Iterator[Ocifs]:
         for pid in ocifs.processes():
             os.kill(pid, signal.SIGKILL)
     assert left == []
+
+
+_REGISTRY_VARIABLES = (
+    "XDG_CONFIG_HOME",
+    "DOCKER_CONFIG",
+    "CONTAINERS_REGISTRIES_CONF",
+    "REGISTRY_AUTH_FILE",
+    *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Hide this machine's registry configuration and shorten retries; return an empty home directory."""
+    home = tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    for name in _REGISTRY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home / "runtime"))
+    monkeypatch.setattr(configuration, "_SYSTEM", tmp_path / "etc")
+    monkeypatch.setattr(tls, "_SYSTEM", (tmp_path / "certs.d",))
+    monkeypatch.setattr(session, "FIRST_PAUSE", 0.01)
+    return home
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    """An empty registry on a loopback address."""
+    with running() as registry:
+        yield registry
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty cache on disk."""
+    return Store(tmp_path / "cache")
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from ocifs.bundle.user import Accounts
 from ocifs.bundle.volumes import find_volumes
 from ocifs.errors import LimitError
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
 from ocifs.limits import Limits, in_units
+from ocifs.options import Options
 from tests import images
 from tests.images import Image, Layer, add_image, add_index, write_archive, write_directory, write_layout
 from tests.tars import directory, file, long_name, pax, symlink, tar

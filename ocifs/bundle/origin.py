@@ -11,7 +11,7 @@ _NAME = "ocifs.json"
 _MAX = 4096
 
 
-class Origin(msgspec.Struct, frozen=True):
+class BundleOrigin(msgspec.Struct, frozen=True):
     """Of which image, and how."""
 
     digest: str

@@ -10,8 +10,8 @@ import stat
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from ocifs.bundle.mount_destinations import directories_of, names_of
 from ocifs.bundle.paths import absolute_path
-from ocifs.bundle.places import directories_of, names_of
 from ocifs.bundle.runtime_spec import Mount
 from ocifs.errors import UnsupportedError
 from ocifs.image.rootfs import Rootfs

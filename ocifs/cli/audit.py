@@ -2,10 +2,10 @@
 
 import click
 
+from ocifs.cli.exit_status import NO, YES, failures_not_as_no
 from ocifs.cli.options import Opening, Size, image_options, json_option
 from ocifs.cli.output import Output
 from ocifs.cli.progress import indexing
-from ocifs.cli.verdict import NO, YES, answering
 from ocifs.errors import InvalidImageError, printable_path
 
 
@@ -46,7 +46,7 @@ def waste(
     """
     from ocifs.report.waste import duplicates
     from ocifs.report.waste import waste as find_waste
-    from ocifs.report.wasted import Rules, broken_rules, to_json, waste_lines
+    from ocifs.report.waste_text import Rules, broken_rules, to_json, waste_lines
 
     output = Output()
     rules = Rules(
@@ -54,7 +54,7 @@ def waste(
         highest_wasted_bytes=highest_wasted_bytes,
         highest_user_wasted=highest_user_wasted_percent,
     )
-    with answering(), opening.open(image) as opened:
+    with failures_not_as_no(), opening.open(image) as opened:
         found = find_waste(opened)
         broken = broken_rules(rules, found.efficiency)
         same = duplicates(opened.rootfs) if copies else None

@@ -20,7 +20,7 @@ from ocifs.errors import MountError, NotFoundError, printable_path
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
-from ocifs.mount.overlay import Kind, make_directories, open_bundle, untrusted
+from ocifs.mount.overlay import RootfsKind, make_directories, open_bundle, untrusted
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.trusted_directory import TrustedDirectory
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class BundleRequest(msgspec.Struct, frozen=True, kw_only=True):
     """How the rootfs of a bundle is to be made."""
 
-    kind: Kind
+    kind: RootfsKind
     rootless: bool
     engine: Literal["auto", "erofs", "fuse"]
     span_cache: int
@@ -89,7 +89,7 @@ def bundle(
     span_cache: int,
     read_timeout: int,
     log: Path | None,
-    rootfs: Kind,
+    rootfs: RootfsKind,
     rootless: bool | None,
     env: tuple[str, ...],
     user: str | None,
@@ -107,7 +107,7 @@ def bundle(
     Try:  ocifs bundle --args sh ./debian:latest box && runc run --bundle box box
     """
     unwind_on_signals()
-    wanted = Wanted(
+    wanted = BundleRequest(
         kind=rootfs,
         rootless=bool(os.geteuid()) if rootless is None else rootless,
         engine=engine,
@@ -123,8 +123,8 @@ def bundle(
     prepare(wanted, daemon)
     target, parent = _new_directory(directory)
     with ExitStack() as undo, ExitStack() as stack:
-        from ocifs.mount.ending import end_bundle
         from ocifs.mount.overlay import remove_tree
+        from ocifs.mount.unmount import unmount_bundle
 
         overrides = overrides_of(_split(args), env, user, cwd, hostname, terminal=True if tty is None else tty)
         opened = stack.enter_context(opening.open(image))
@@ -135,7 +135,7 @@ def bundle(
         parent.rename(made.path.name, target.name)
         undo.pop_all()
         undo.callback(remove_tree, parent, target.name)
-        undo.callback(end_bundle, str(target), lazy=True)
+        undo.callback(unmount_bundle, str(target), lazy=True)
         if wanted.kind != "copy":
             mount_rootfs(daemon, target, opened, wanted)
         make_missing(target, volumes)
@@ -149,11 +149,11 @@ def _refuse_what_was_settled(context: click.Context) -> None:
             raise click.UsageError(f"--remount mounts a bundle as it was made: leave --{name} out, or edit config.json")
 
 
-def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, opening: Opening, image: str) -> None:
+def _mount_again(daemon: Daemon, directory: str, wanted: BundleRequest, opening: Opening, image: str) -> None:
     """Mount what `ocifs umount` has unmounted. Raises OcifsError."""
-    from ocifs.bundle.origin import Origin
-    from ocifs.bundle.places import check_kept
-    from ocifs.mount.ending import end_bundle, is_bundle
+    from ocifs.bundle.mount_destinations import check_kept
+    from ocifs.bundle.origin import BundleOrigin
+    from ocifs.mount.unmount import is_bundle, unmount_bundle
 
     bundle = Path(real_mountpoint(directory))
     shown = printable_path(directory)
@@ -161,7 +161,7 @@ def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, opening: Openin
     if not bundle.is_dir():
         raise NotFoundError(f"{shown} is no bundle that `ocifs bundle` has made")
     opened_bundle = open_bundle(str(bundle))
-    origin = Origin.read(opened_bundle)
+    origin = BundleOrigin.read(opened_bundle)
     if origin.rootfs == "copy":
         raise MountError(f"{shown} holds a copy of its image: there is nothing to mount")
     wanted = replace(wanted, kind=origin.rootfs)
@@ -171,7 +171,7 @@ def _mount_again(daemon: Daemon, directory: str, wanted: Wanted, opening: Openin
             raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
         if origin.digest != str(opened.digest):
             raise NotFoundError(f"{shown} is a bundle of the image {origin.digest}, not of {opened.digest}")
-        undo.callback(end_bundle, str(bundle), lazy=True)
+        undo.callback(unmount_bundle, str(bundle), lazy=True)
         make_directories(opened_bundle, wanted.kind)
         mount_rootfs(daemon, bundle, opened, wanted)
         if origin.rootfs == "tmpfs":  # it is empty again; elsewhere they are kept
@@ -191,7 +191,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def prepare(wanted: Wanted, daemon: Daemon) -> None:
+def prepare(wanted: BundleRequest, daemon: Daemon) -> None:
     """Find out what cannot be before anything is made. Raises MountError."""
     if wanted.kind == "copy":
         daemon.dismiss()
@@ -217,11 +217,11 @@ def overrides_of(
     )
 
 
-def spec_of(image: "Image", wanted: Wanted, overrides: "Overrides", opening: Opening) -> "tuple[Spec, Volumes]":
+def spec_of(image: "Image", wanted: BundleRequest, overrides: "Overrides", opening: Opening) -> "tuple[Spec, Volumes]":
     """Return the config.json of a container of the image, made for this machine and user, and what its volumes need."""
     from ocifs.bundle.config import Host, runtime_spec
     from ocifs.bundle.machine import mismatch
-    from ocifs.bundle.places import check_places
+    from ocifs.bundle.mount_destinations import check_places
     from ocifs.bundle.user import Accounts
 
     config = image.resolved.config
@@ -246,13 +246,15 @@ def _volumes_of(image: "Image", opening: Opening, *, readonly: bool) -> "Volumes
     return find_volumes(paths, image.rootfs, opening.limits, opening.complain, readonly=readonly)
 
 
-def write_bundle(directory: TrustedDirectory, image: "Image", spec: "Spec", volumes: "Volumes", wanted: Wanted) -> None:
+def write_bundle(
+    directory: TrustedDirectory, image: "Image", spec: "Spec", volumes: "Volumes", wanted: BundleRequest
+) -> None:
     """Write config.json, and make the directories to mount on, or copy the rootfs. Raises OcifsError."""
-    from ocifs.bundle.origin import Origin
+    from ocifs.bundle.origin import BundleOrigin
     from ocifs.bundle.runtime_spec import to_json
 
     directory.write_file("config.json", to_json(spec))
-    Origin(str(image.digest), wanted.kind).write(directory)
+    BundleOrigin(str(image.digest), wanted.kind).write(directory)
     make_directories(directory, wanted.kind)
     if wanted.kind == "copy":
         _copy(image, "/", directory.path / "rootfs", wanted)
@@ -268,13 +270,13 @@ def write_bundle(directory: TrustedDirectory, image: "Image", spec: "Spec", volu
 
 def make_missing(bundle: Path, volumes: "Volumes") -> None:
     """Make volumes that the image does not have in a rootfs that can be written. Raises MountError."""
-    from ocifs.bundle.places import walk_down
+    from ocifs.bundle.mount_destinations import walk_down
 
     for volume in volumes.missing:
         walk_down(bundle / "rootfs", volume.names, make=True)
 
 
-def _copy(image: "Image", path: str, target: Path, wanted: Wanted) -> None:
+def _copy(image: "Image", path: str, target: Path, wanted: BundleRequest) -> None:
     """Copy a directory of the image into the bundle. Raises OcifsError."""
     from ocifs.cli.progress import exporting
     from ocifs.export.directory import export_directory
@@ -285,7 +287,7 @@ def _copy(image: "Image", path: str, target: Path, wanted: Wanted) -> None:
         warn(message)
 
 
-def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", wanted: Wanted) -> None:
+def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", wanted: BundleRequest) -> None:
     """Mount the image in a bundle, and an overlay upon it. Raises MountError."""
     from ocifs.mount.job import Job
     from ocifs.mount.job import mount as mount_by

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 
 import click
 
+from ocifs.cli.exit_status import NO, YES, failures_not_as_no
 from ocifs.cli.options import Opening, image_options, json_option
 from ocifs.cli.output import ColourWhen, Output, colour_option, null_option
 from ocifs.cli.progress import working
-from ocifs.cli.verdict import NO, YES, answering
 from ocifs.errors import NotFoundError
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.difference import ASPECTS, Aspect, Difference, differences
@@ -77,10 +77,10 @@ def diff(
           ocifs diff --stat --ignore mtime ./debian:base ./debian:latest
           ocifs diff ./debian:base ./debian:latest /etc/passwd
     """
-    from ocifs.report import changes
+    from ocifs.report import difference_text as changes
 
     output = Output(null, colour)
-    with answering(), ExitStack() as stack:
+    with failures_not_as_no(), ExitStack() as stack:
         before, after = (stack.enter_context(opening.open(image)).rootfs for image in (first, second))
         starts = _starts(before, after, path)
         # The differences are all known at this point; printing only looks up their details.

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from ocifs.bundle.runtime import RUNTIMES, Container, find_runtime
 from ocifs.errors import MountError, OcifsError, printable_path
-from ocifs.mount.ending import end_bundle
 from ocifs.mount.mountinfo import mount_at
 from ocifs.mount.overlay import remove_tree, untrusted
+from ocifs.mount.unmount import unmount_bundle
 from ocifs.trusted_directory import TrustedDirectory
 
 _RUNTIME = "runtime"
@@ -89,7 +89,7 @@ def _clean(place: TrustedDirectory, bundle: Path, runtime: str, *, keep: bool) -
 
 
 def _remove(place: TrustedDirectory, bundle: Path) -> None:
-    end_bundle(str(bundle), lazy=True)
+    unmount_bundle(str(bundle), lazy=True)
     remove_tree(place, bundle.name)
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import click
 
+from ocifs.cli.exit_status import NO, YES, failures_not_as_no
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import Output, null_option
-from ocifs.cli.verdict import NO, YES, answering
 from ocifs.report.grep import Match, Pattern, Searched, to_json
 from ocifs.report.grep import grep as search
 
@@ -72,7 +72,7 @@ def grep(
         wanted = Pattern(os.fsencode(pattern), fixed=fixed, ignore_case=ignore_case, words=words)
     except re.error as error:
         raise click.UsageError(f"PATTERN: {error}") from None
-    with answering(), view.open() as opened:
+    with failures_not_as_no(), view.open() as opened:
         starts = [os.fsencode(path) for path in paths or ("/",)]
         searched = search(opened.rootfs, starts, wanted, include)
         if quiet:

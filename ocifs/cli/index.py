@@ -17,9 +17,9 @@ from ocifs.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ocifs.image.offer import Offer, Place
     from ocifs.image.opening import Image
-    from ocifs.image.soci import Version
+    from ocifs.indexes.candidate import Candidate, LookupContext
+    from ocifs.indexes.soci import Version
     from ocifs.layer.profile import Profile
     from ocifs.spec.digest import Digest
 
@@ -135,8 +135,8 @@ def push(image: str, opening: Opening, form: str, tag: str | None, min_layer_siz
     Try:  ocifs index push docker://registry.example/app:1
           ocifs index push --format soci-v2 --tag 1-soci docker://registry.example/app:1
     """
-    from ocifs.image.profile import load_profile
-    from ocifs.image.published import INDEX_TYPE, make_artifact, referrers_of
+    from ocifs.indexes.artifact import INDEX_TYPE, make_artifact, referrers_of
+    from ocifs.indexes.profile import load_profile
 
     if (form == "soci-v2") != (tag is not None):
         raise click.UsageError("--tag is required with --format soci-v2, and only allowed there")
@@ -160,8 +160,8 @@ def push(image: str, opening: Opening, form: str, tag: str | None, min_layer_siz
 def _push_soci(
     opened: "Image", version: "Version", tag: str | None, min_layer_size: int, profile: "Profile | None"
 ) -> None:
-    from ocifs.image.published import referrers_of
-    from ocifs.image.soci_writing import convert_image, make_soci_index
+    from ocifs.indexes.artifact import referrers_of
+    from ocifs.indexes.soci_writer import convert_image, make_soci_index
 
     place = referrers_of(opened.source, opened.resolved.name)
     made = make_soci_index(opened.resolved, opened.layers, version, min_layer_size, warn, profile)
@@ -182,13 +182,13 @@ def pull(image: str, opening: Opening) -> None:
 
     The mount uses it like any published index: for a tag at once, for a digest with --trust-index.
     """
-    from ocifs.image.offers import take_offers
+    from ocifs.indexes.selection import select_indexes
 
     with _place(image, opening) as place:
-        taken = take_offers(place, place.layers(), warn, bound=False)
+        taken = select_indexes(place, place.layers(), warn, bound=False)
     if not taken:
         raise NotFoundError(f"{place.resolved.name}: no published index: create one with `ocifs index push`")
-    groups: dict[tuple[str, Digest | None], list[Offer]] = {}
+    groups: dict[tuple[str, Digest | None], list[Candidate]] = {}
     for offer in [each.offer for each in taken.values()]:
         groups.setdefault((offer.format, offer.artifact), []).append(offer)
     for offers in groups.values():
@@ -205,10 +205,10 @@ def list_published(image: str, opening: Opening, as_json: bool) -> None:
     Shows format, digest, number of layers and size; `bound` if the manifest commits to the index, so that references by
     digest use it too.
     """
-    from ocifs.image.offers import find_offers
+    from ocifs.indexes.selection import find_candidates
 
     with _place(image, opening) as place:
-        found = [offers for offers in find_offers(place, warn) if offers]
+        found = [offers for offers in find_candidates(place, warn) if offers]
     if as_json:
         listed = [offer.described() for offers in found for offer in offers]
         click.echo(msgspec.json.format(msgspec.json.encode(listed)).decode())
@@ -222,8 +222,8 @@ def list_published(image: str, opening: Opening, as_json: bool) -> None:
 @click.argument("image")
 def rm(image: str, opening: Opening) -> None:
     """Remove all indexes published beside IMAGE from its registry or layout directory."""
-    from ocifs.image.published import ARTIFACT_TYPE, list_artifacts, referrers_of
-    from ocifs.image.soci import TYPES
+    from ocifs.indexes.artifact import ARTIFACT_TYPE, list_artifacts, referrers_of
+    from ocifs.indexes.soci import TYPES
 
     with _place(image, opening) as place:
         for artifact_type in (ARTIFACT_TYPE, TYPES["soci-v1"]):
@@ -234,7 +234,7 @@ def rm(image: str, opening: Opening) -> None:
 
 def _record(mountpoint: str, image: "Image", store: Store) -> str:
     """Save the first reads of a mount as the image's profile; return a message."""
-    from ocifs.image.profile import save_profile
+    from ocifs.indexes.profile import save_profile
     from ocifs.mount.mountinfo import real_mountpoint
     from ocifs.mount.record import list_mounts
 
@@ -253,19 +253,19 @@ def _record(mountpoint: str, image: "Image", store: Store) -> str:
 
 
 @contextmanager
-def _place(image: str, opening: Opening) -> "Iterator[Place]":
+def _place(image: str, opening: Opening) -> "Iterator[LookupContext]":
     """Yield the context for looking up the published indexes of an image."""
-    from ocifs.image.offer import Place
+    from ocifs.indexes.candidate import LookupContext
     from ocifs.sources.resolve import resolve_image
 
     source, reference = opening.source(image)
     with ExitStack() as stack:
         stack.callback(source.close)
         resolved = resolve_image(source, reference, opening.platform)
-        yield Place(source, resolved, opening.store(), opening.limits, stack)
+        yield LookupContext(source, resolved, opening.store(), opening.limits, stack)
 
 
-def _described(offers: "list[Offer]") -> str:
+def _described(offers: "list[Candidate]") -> str:
     """Return a line about the indexes in one artifact, or in the layers themselves."""
     where = offers[0].artifact or "in the layers"
     size = f"  {human_size(sum(offer.size or 0 for offer in offers))}" if offers[0].size is not None else ""

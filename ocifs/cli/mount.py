@@ -10,12 +10,12 @@ import msgspec
 
 from ocifs.cli.options import Opening, image_options, json_option, mount_options
 from ocifs.errors import printable_path
-from ocifs.mount.ending import end_bundle, end_mount, is_bundle
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, EngineName, ListedMount, list_mounts, runtime_directory
+from ocifs.mount.unmount import is_bundle, unmount_bundle, unmount_image
 from ocifs.report.text import local_time
 from ocifs.sources.reference import parse_reference
 from ocifs.store import default_directory
@@ -123,13 +123,13 @@ def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
         real = real_mountpoint(mountpoint)
         with locked(real):
             if mount_at(real):  # asked first: what is mounted may hang, so nothing in it is looked up
-                end_mount(real, lazy=lazy)
+                unmount_image(real, lazy=lazy)
             elif is_container(real):
                 remove_container(real)
             elif is_bundle(real):
-                end_bundle(real, lazy=lazy)
+                unmount_bundle(real, lazy=lazy)
             else:
-                end_mount(real, lazy=lazy)
+                unmount_image(real, lazy=lazy)
 
 
 @click.command(short_help="List mounts.")

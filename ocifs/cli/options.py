@@ -17,7 +17,7 @@ from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
 
 if TYPE_CHECKING:
     from ocifs.image.opening import Image
-    from ocifs.image.options import Options as ImageOptions
+    from ocifs.options import Options as ImageOptions
     from ocifs.sources.reference import Reference
     from ocifs.sources.source import Source
     from ocifs.spec.digest import Digest
@@ -200,11 +200,11 @@ class Opening(NamedTuple):
 
     def source(self, image: str) -> "tuple[Source, Reference]":
         """Open where an image is, without the image."""
-        from ocifs.image.kept import open_kept
+        from ocifs.blobs.caching_source import open_cached
         from ocifs.sources.reference import parse_reference
 
         reference = parse_reference(image)
-        source = open_kept(reference, self.store(), self.access, self.limits, follow_links=self.follow_links)
+        source = open_cached(reference, self.store(), self.access, self.limits, follow_links=self.follow_links)
         return source, reference
 
     def store(self) -> Store:
@@ -215,7 +215,7 @@ class Opening(NamedTuple):
         self, progress: "Callable[[Digest, int, int], None]", *, layer: int | None = None, changes_only: bool = False
     ) -> "ImageOptions":
         """Return the options of the API."""
-        from ocifs.image.options import Options
+        from ocifs.options import Options
 
         return Options(
             store=self.store(),

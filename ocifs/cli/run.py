@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 from ocifs.cli.bundle import (
-    Wanted,
+    BundleRequest,
     container_options,
     make_missing,
     mount_rootfs,
@@ -21,7 +21,7 @@ from ocifs.cli.bundle import (
 )
 from ocifs.cli.options import Opening, image_options, mount_options
 from ocifs.errors import printable_path
-from ocifs.mount.overlay import Kind, untrusted
+from ocifs.mount.overlay import RootfsKind, untrusted
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import runtime_directory
 from ocifs.trusted_directory import TrustedDirectory
@@ -45,7 +45,7 @@ def run(
     span_cache: int,
     read_timeout: int,
     log: Path | None,
-    rootfs: Kind,
+    rootfs: RootfsKind,
     rootless: bool | None,
     env: tuple[str, ...],
     user: str | None,
@@ -65,7 +65,7 @@ def run(
           ocifs run --rootfs tmpfs ./debian:latest -- bash
     """
     unwind_on_signals()
-    wanted = Wanted(
+    wanted = BundleRequest(
         kind=rootfs,
         rootless=bool(os.geteuid()) if rootless is None else rootless,
         engine=engine,

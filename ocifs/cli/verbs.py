@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-import ocifs
 from ocifs.errors import OcifsError, printable_path, shortage
+from ocifs.version import __version__
 
 if TYPE_CHECKING:
     from ocifs.mount.process import Daemon
@@ -86,7 +86,7 @@ class _Verbs(click.Group):
 
 
 @click.command(cls=_Verbs, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(ocifs.__version__, message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Mount and inspect OCI images without unpacking them.
 

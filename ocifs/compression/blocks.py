@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Self
 
 from ocifs.compression import CHUNK, SPACING, Checkpoint, Chunk, Warn, evenly
-from ocifs.compression.packed import window_packer
 from ocifs.compression.zng import Inflate, InflateError
+from ocifs.compression.zstd_frame import window_packer
 from ocifs.errors import InvalidImageError
 from ocifs.reader import ReaderAt
 

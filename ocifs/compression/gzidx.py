@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple, Self
 
 from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, evenly
 from ocifs.compression.gzip import Inflation
-from ocifs.compression.packed import window_packer
+from ocifs.compression.zstd_frame import window_packer
 from ocifs.errors import InvalidImageError, OcifsError, printable_path
 from ocifs.reader import ReaderAt
 

@@ -12,7 +12,7 @@ from zlib_ng import zlib_ng
 
 from ocifs.compression import CHUNK, Checkpoint, Decoder, Pass, Warn, evenly
 from ocifs.compression.deflate import align
-from ocifs.compression.packed import window_packer
+from ocifs.compression.zstd_frame import window_packer
 from ocifs.errors import InvalidImageError
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import ReaderAt
@@ -97,9 +97,9 @@ def passes(
     blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False
 ) -> list[Callable[[], Pass]]:
     """Begin with what inflates in another process; the last one, in this process, judges what that finds damaged."""
-    from ocifs.compression.apart import PassApart, is_worth_a_process
     from ocifs.compression.blocks import BlockPass
     from ocifs.compression.rapid import RapidgzipPass, rapidgzip_is_installed
+    from ocifs.compression.subprocess_pass import SubprocessPass, is_worth_a_process
     from ocifs.compression.zng import can_stop_between_blocks
 
     if blob.pread(len(_MAGIC), 0) != _MAGIC:
@@ -108,9 +108,9 @@ def passes(
     if is_worth_a_process(blob):
         # rapidgzip writes to standard error, and ends a process that gets no memory or no thread.
         if rapidgzip_is_installed() and not low_memory:
-            ways.append(partial(PassApart, RapidgzipPass, blob))
+            ways.append(partial(SubprocessPass, RapidgzipPass, blob))
         elif can_stop_between_blocks():
-            ways.append(partial(PassApart, BlockPass, blob))
+            ways.append(partial(SubprocessPass, BlockPass, blob))
     return [*ways, partial(BlockPass if can_stop_between_blocks() else GzipPass, blob, warn)]
 
 

@@ -7,8 +7,8 @@ from typing import TypeGuard
 
 from ocifs.compression import SPACING, Checkpoint, Chunk, evenly
 from ocifs.compression.gzidx import ends_with, read_gzidx
-from ocifs.compression.packed import window_packer
 from ocifs.compression.seekable import seekable_file
+from ocifs.compression.zstd_frame import window_packer
 from ocifs.errors import InvalidImageError
 from ocifs.reader import FileSection, ReaderAt
 

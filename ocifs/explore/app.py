@@ -106,7 +106,7 @@ class Explorer(App[None]):
         """Show the details of the item under the cursor."""
         self._describe()
 
-    def on_tree_pane_wanted(self, message: TreePane.Wanted) -> None:
+    def on_tree_pane_preview_request(self, message: TreePane.PreviewRequest) -> None:
         """Preview a file."""
         row = message.row
         rootfs = self._tree.overlay.rootfs(row.entry.shown)

@@ -18,7 +18,7 @@ _LOOK = 50_000
 ALL_CHANGES: tuple[Change, ...] = ("added", "removed", "changed", "unchanged")
 
 
-class Directory(NamedTuple):
+class OutlineDirectory(NamedTuple):
     """A directory whose entries are rows."""
 
     path: bytes
@@ -33,7 +33,7 @@ class Directory(NamedTuple):
 class Row(NamedTuple):
     """A row for a file."""
 
-    parent: Directory
+    parent: OutlineDirectory
     entry: Compared
 
     @property
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 class Rest(NamedTuple):
     """The unread rest of a directory."""
 
-    parent: Directory
+    parent: OutlineDirectory
     entries: Iterator[Compared]
 
 
@@ -64,7 +64,7 @@ class Outline:
     def show(self, overlay: Overlay, before: Stack, after: Stack) -> None:
         """Show another tree, and keep the open directories open."""
         self._overlay = overlay
-        top = Directory(b"", 0, after, removed=False)
+        top = OutlineDirectory(b"", 0, after, removed=False)
         self.rows = self._page(top, overlay.entries(before, after))
 
     def is_open(self, row: Row) -> bool:
@@ -114,7 +114,7 @@ class Outline:
         entry = row.entry
         return self._page(_directory(row), self._overlay.entries(entry.before, entry.after))
 
-    def _page(self, parent: Directory, entries: Iterator[Compared]) -> list[Row | Rest]:
+    def _page(self, parent: OutlineDirectory, entries: Iterator[Compared]) -> list[Row | Rest]:
         """Return the next rows of a directory, including the content of open directories."""
         rows: list[Row | Rest] = []
         pending = [(parent, entries, 0)]
@@ -148,5 +148,5 @@ class Outline:
         return change not in self.hidden
 
 
-def _directory(row: Row) -> Directory:
-    return Directory(row.path + b"/", row.parent.depth + 1, row.entry.shown, removed=not row.entry.after)
+def _directory(row: Row) -> OutlineDirectory:
+    return OutlineDirectory(row.path + b"/", row.parent.depth + 1, row.entry.shown, removed=not row.entry.after)

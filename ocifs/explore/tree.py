@@ -52,7 +52,7 @@ class TreePane(Lines):
         Binding("ctrl+b,b", "attributes", "Attributes"),
     ]
 
-    class Wanted(Message):
+    class PreviewRequest(Message):
         """The user wants to preview a file."""
 
         def __init__(self, row: Row) -> None:
@@ -128,7 +128,7 @@ class TreePane(Lines):
         if row is None or row.entry.is_directory:
             self.action_switch()
         else:
-            self.post_message(self.Wanted(row))
+            self.post_message(self.PreviewRequest(row))
 
     def action_switch(self) -> None:
         """Open or close the directory under the cursor."""

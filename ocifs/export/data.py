@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ocifs.erofs.reader import Inode
 from ocifs.errors import OcifsError
-from ocifs.image.ahead import read_ahead
+from ocifs.image.readahead import read_ahead
 from ocifs.image.rootfs import Rootfs
 
 Progress = Callable[[int, int], None]

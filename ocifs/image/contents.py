@@ -7,7 +7,7 @@ not know.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 
-from ocifs.image.ahead import read_ahead
+from ocifs.image.readahead import read_ahead
 from ocifs.image.rootfs import Rootfs
 
 Part = memoryview | int

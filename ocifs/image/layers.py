@@ -7,17 +7,17 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 
+from ocifs.blobs.caching_source import CachingSource, Download, in_file, with_verified_bytes
 from ocifs.errors import OcifsError, UnsupportedError
-from ocifs.image.gzidx import match_gzidx
-from ocifs.image.kept import Download, KeptSource, in_file, of_right_bytes
-from ocifs.image.known import Key, Known, key_of
-from ocifs.image.options import Options, ignore
-from ocifs.image.profile import load_profile
+from ocifs.indexes.gzidx import match_gzidx
+from ocifs.indexes.lookup import FoundIndex, Key, key_of
+from ocifs.indexes.profile import load_profile
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.profile import spans_of
 from ocifs.layer.span_cache import SpanCache
+from ocifs.options import Options, ignore
 from ocifs.pool import Pool
 from ocifs.reader import stoppable
 from ocifs.sources.magic import sniff_layer
@@ -29,7 +29,7 @@ from ocifs.spec.digest import Digest
 def open_layers(
     source: Source,
     resolved: ResolvedImage,
-    known: dict[Key, Known],
+    known: dict[Key, FoundIndex],
     options: Options,
     stack: ExitStack,
 ) -> list[Layer]:
@@ -60,7 +60,7 @@ def open_layers(
             index, blob = next(made)
             layers.append(Layer(number, index, in_file(blob.blob), cache))
         else:
-            assert isinstance(source, KeptSource)  # noqa: S101 - nothing is known else
+            assert isinstance(source, CachingSource)  # noqa: S101 - nothing is known else
             part = source.open_part(layer.descriptor)
             layers.append(Layer(number, found.layer_index, part, cache, found.published))
             recorded = profile.get(layer.descriptor.digest)
@@ -103,7 +103,7 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
     )
 
     def open_one(layer: LayerBlob) -> LayerIndex:
-        return of_right_bytes(layer.blob, lambda blob: make(layer._replace(blob=stoppable(blob, stop))))
+        return with_verified_bytes(layer.blob, lambda blob: make(layer._replace(blob=stoppable(blob, stop))))
 
     with Pool(1 if options.low_memory else os.cpu_count() or 1) as threads, ExitStack() as undo:
         opening: dict[tuple[Digest, Digest], Future[LayerIndex]] = {}

@@ -10,15 +10,15 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
+from ocifs.blobs.caching_source import open_cached
 from ocifs.errors import NotFoundError
-from ocifs.image.kept import open_kept
-from ocifs.image.known import known_indexes, refuse_false_tocs
 from ocifs.image.layers import open_layers
-from ocifs.image.options import Options
 from ocifs.image.rootfs import Rootfs
-from ocifs.image.trees import Trees, refuse_odd
+from ocifs.image.trees import Trees, refuse_warnings
+from ocifs.indexes.lookup import look_up_indexes, refuse_false_tocs
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
+from ocifs.options import Options
 from ocifs.sources.reference import Reference, parse_reference
 from ocifs.sources.registry.access import Access
 from ocifs.sources.resolve import ResolvedImage, resolve_image
@@ -117,10 +117,12 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
     if not isinstance(reference, Reference):
         reference = parse_reference(os.fspath(reference))
     with ExitStack() as stack:
-        source = open_kept(reference, options.store, options.access, options.limits, follow_links=options.follow_links)
+        source = open_cached(
+            reference, options.store, options.access, options.limits, follow_links=options.follow_links
+        )
         stack.callback(source.close)
         resolved = _cut(resolve_image(source, reference, options.platform), options.layer)
-        known = known_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)
+        known = look_up_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)
         layers = open_layers(source, resolved, known, options, stack)
         if options.toc == "verify":
             refuse_false_tocs(source, resolved, layers, options)
@@ -129,7 +131,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
         if options.strict:
             for layer, of_image in zip(layers, resolved.layers, strict=True):
                 warnings = layer.index.warnings(of_image.compression)
-                refuse_odd(f"layer {of_image.descriptor.digest}", len(warnings), *warnings[:1])
+                refuse_warnings(f"layer {of_image.descriptor.digest}", len(warnings), *warnings[:1])
             trees.as_of(len(layers))
         rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
         return Image(source, options.access, resolved, rootfs, trees, stack.pop_all())

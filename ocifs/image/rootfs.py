@@ -20,10 +20,10 @@ import msgspec
 
 from ocifs.erofs.reader import Inode, TreeImage
 from ocifs.errors import NotFoundError, printable
-from ocifs.image.served import ServedFile
+from ocifs.image.served_file import ServedFile
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
-from ocifs.layer.lazy import LazyBlob
+from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import FileReader, FileSection
 from ocifs.sources.registry.peer import Origin

@@ -74,7 +74,7 @@ class Trees:
 
             rootfs = self._opened[kind, count] = self._found(kind, layers, build)
         if self._strict:
-            refuse_odd("tree", *rootfs.tree.warnings)
+            refuse_warnings("tree", *rootfs.tree.warnings)
         return rootfs
 
     def _found(self, kind: Kind, layers: Sequence[Layer], build: Build) -> Rootfs:
@@ -151,7 +151,7 @@ def _claimed(layers: Sequence[Layer]) -> str:
     return Digest.of(msgspec.json.encode(claims))
 
 
-def refuse_odd(what: str, count: int, first: str = "") -> None:
+def refuse_warnings(what: str, count: int, first: str = "") -> None:
     """Raise InvalidImageError for `count` warnings of `what`, if there are any."""
     if count:
         more = f" (and {count - 1} more)" if count > 1 else ""

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
+from ocifs.blobs.caching_source import in_file, open_cached
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_short
-from ocifs.image.kept import in_file, open_kept
-from ocifs.image.known import verify_tocs
-from ocifs.image.options import Options
-from ocifs.image.trees import CHANGES, TREE, Trees, chain_of, refuse_odd
+from ocifs.image.trees import CHANGES, TREE, Trees, chain_of, refuse_warnings
+from ocifs.indexes.lookup import verify_tocs
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import CODECS, Layer
 from ocifs.layer.span_cache import SpanCache
+from ocifs.options import Options
 from ocifs.pool import Pool
 from ocifs.reader import ReaderAt, stoppable
 from ocifs.sources.magic import sniff_layer
@@ -75,7 +75,9 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
     with ExitStack() as stack:
         parsed = parse_reference(reference)
         try:
-            source = open_kept(parsed, options.store, options.access, options.limits, follow_links=options.follow_links)
+            source = open_cached(
+                parsed, options.store, options.access, options.limits, follow_links=options.follow_links
+            )
             stack.callback(source.close)
             resolved = resolve_image(source, parsed, options.platform)
         except InvalidImageError as error:
@@ -175,7 +177,7 @@ class _LayerCheck:
             index, proven = self._prove()
             if self.options.strict:
                 warnings = index.warnings(self.stated)
-                refuse_odd("layer", len(warnings), *warnings[:1])
+                refuse_warnings("layer", len(warnings), *warnings[:1])
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven, indexed=index.made)
         except (OcifsError, OSError) as error:
             raise_if_short(error)

@@ -15,9 +15,9 @@ from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Chunk, Pass
 from ocifs.compression.gzidx import GzidxPass
 from ocifs.errors import InvalidImageError, OcifsError, printable_path
 from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, index_in, pack_u64
-from ocifs.layer.lanes import spread
 from ocifs.layer.layer import CODECS
-from ocifs.layer.second_look import MAX_STORED, SecondLook
+from ocifs.layer.span_digests import MAX_STORED, SpanDigester
+from ocifs.layer.tee import tee
 from ocifs.limits import Limits
 from ocifs.reader import ReaderAt
 from ocifs.sources.magic import HEAD, format_of, sniff_layer
@@ -121,7 +121,7 @@ class _Build:
         self.warn = warn
         self.progress = progress
         self.low_memory = low_memory
-        self.look = SecondLook(layer.digest, layer.blob)
+        self.look = SpanDigester(layer.digest, layer.blob)
         self.head = b""
         """The first bytes of the tar stream, or of what should be one."""
 
@@ -199,7 +199,7 @@ class _Build:
         updates = [hasher.update for hasher in hashers.values()]
         with (
             reading,
-            spread(self._bounded(reading), *updates, lambda chunk: self.look.follow(reading.found)) as made,
+            tee(self._bounded(reading), *updates, lambda chunk: self.look.follow(reading.found)) as made,
         ):
             stream = ChunkReader(frames.written(made) if frames else made)
             toc = scan(stream, limits=self.limits, warn=self.warn)

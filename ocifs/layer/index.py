@@ -25,7 +25,7 @@ import zstandard
 from zlib_ng import zlib_ng
 
 from ocifs.compression import MAX_SPAN, Checkpoint, gzip, zstd
-from ocifs.compression.packed import unpack
+from ocifs.compression.zstd_frame import unpack
 from ocifs.errors import InvalidImageError
 from ocifs.reader import FileReader
 from ocifs.spec.digest import Digest

@@ -7,7 +7,7 @@ from types import ModuleType
 from ocifs.compression import Checkpoint, Decoder, gzip, plain, zstd
 from ocifs.errors import InvalidImageError
 from ocifs.layer.index import LayerIndex
-from ocifs.layer.lazy import LazyBlob
+from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span import Span
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import FileSection

@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from ocifs.blobs.caching_source import BLOB
 from ocifs.errors import InvalidImageError, RegistryError
-from ocifs.image.kept import BLOB
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
-from ocifs.layer.lazy import PROFILE_QUIET, LazyBlob
+from ocifs.layer.lazy_blob import PROFILE_QUIET, LazyBlob
 from ocifs.layer.profile import Profile, run_of
-from ocifs.layer.proof import fetch_all, mark_proven, prove_blob, prove_index
-from ocifs.mount.complaints import complain
+from ocifs.layer.verification import fetch_all, mark_proven, prove_blob, prove_index
+from ocifs.mount.rate_limited_log import complain
 from ocifs.pool import start
 from ocifs.store import finish_sparse
 
@@ -92,7 +92,7 @@ class Background:
                 again = min(2 * again, _AGAIN_MOST)
 
     def _work_on(self, layer: Layer) -> None:
-        """Fetch what is missing of a layer, and prove what nobody has proven. Raises what `ocifs.layer.proof` does."""
+        """Fetch the missing spans of a layer, and verify it. Raises what `ocifs.layer.verification` does."""
         fetch_all(layer, self._pause)
         if isinstance(layer.blob, LazyBlob) or layer.claimed:
             prove_blob(layer, self._pause)

@@ -11,8 +11,8 @@ import select
 from functools import partial
 
 from ocifs.mount import fuse_protocol
-from ocifs.mount.complaints import complain
 from ocifs.mount.fuse_protocol import NOT_ANSWERED, REQUEST_MAX, ROOT, Operation, Request, parse_request
+from ocifs.mount.rate_limited_log import complain
 from ocifs.mount.reading import Reading, Views
 
 _FILE = ROOT + 1

@@ -24,14 +24,14 @@ from ocifs.layer.layer import Layer
 from ocifs.layer.profile import Profile
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount.background import in_background
-from ocifs.mount.complaints import OneLine, complain
-from ocifs.mount.ending import replace_mount
-from ocifs.mount.engine import Engine, told_to_end
+from ocifs.mount.engine import Engine, stop_on_signals
 from ocifs.mount.erofs_engine import ErofsEngine
-from ocifs.mount.job import Answer, Job, receive_job
+from ocifs.mount.job import Job, MountReply, receive_job
 from ocifs.mount.lock import locked
 from ocifs.mount.mountpoint import check_free
+from ocifs.mount.rate_limited_log import OneLine, complain
 from ocifs.mount.record import LOG, EngineName, MountRecord, Proof, recorded, runtime_directory, to_json
+from ocifs.mount.unmount import replace_mount
 
 
 def main(arguments: list[str]) -> int:
@@ -42,12 +42,12 @@ def main(arguments: list[str]) -> int:
         importlib.import_module("ocifs.mount.fuse_engine")
     with socket.socket(fileno=int(arguments[0])) as connection:
 
-        def answer(reply: Answer) -> None:
+        def answer(reply: MountReply) -> None:
             connection.sendall(to_json(reply))
             connection.close()
 
         def mounted(engine: EngineName, reason: str | None) -> None:
-            answer(Answer(engine=engine, reason=reason))
+            answer(MountReply(engine=engine, reason=reason))
             _leave_stderr()
 
         try:
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
             if connection.fileno() < 0:  # it has been answered, and the mount has ended
                 complain("serving", told)
             else:
-                answer(Answer(error=str(told), exit_code=told.exit_code))
+                answer(MountReply(error=str(told), exit_code=told.exit_code))
             return told.exit_code
     return 0
 
@@ -95,7 +95,7 @@ def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
 
 def _serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
     """Mount by the first engine that can, and serve."""
-    with told_to_end() as stop, Rootfs.received(job.rootfs, SpanCache(job.span_cache, job.read_timeout)) as rootfs:
+    with stop_on_signals() as stop, Rootfs.received(job.rootfs, SpanCache(job.span_cache, job.read_timeout)) as rootfs:
         reason = None
         if job.engine != "fuse":
             try:

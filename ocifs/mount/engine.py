@@ -34,7 +34,7 @@ class Engine(Protocol):
 
 
 @contextmanager
-def told_to_end() -> Iterator[int]:
+def stop_on_signals() -> Iterator[int]:
     """Give a descriptor that can be read from once one of `_ENDING` has come; meanwhile they end nothing else."""
     reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 

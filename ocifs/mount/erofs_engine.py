@@ -14,12 +14,12 @@ from contextlib import ExitStack
 from ocifs.errors import MountError, raise_if_too_many_files
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount import syscalls
+from ocifs.mount.bdi import raise_readahead
 from ocifs.mount.block_file import BlockFile
-from ocifs.mount.complaints import say_aborted
 from ocifs.mount.job import Job
+from ocifs.mount.mount_identity import MountIdentity
 from ocifs.mount.mountinfo import EROFS_SOURCE
-from ocifs.mount.place import Place
-from ocifs.mount.read_ahead import raise_read_ahead
+from ocifs.mount.rate_limited_log import say_aborted
 from ocifs.mount.reading import Reading
 from ocifs.mount.record import EngineName
 from ocifs.pool import Pool
@@ -54,7 +54,7 @@ class ErofsEngine:
                     os.close(erofs)
             except OSError as error:
                 raise _refused(error) from None
-            place = Place(self._job.mountpoint)
+            place = MountIdentity(self._job.mountpoint)
             stack.callback(_unmount, place)
             block_file.start()
             attached(place.device)
@@ -81,7 +81,7 @@ class ErofsEngine:
     def _made_while_served(self, block_file: BlockFile) -> int:
         """Return the EROFS mount, attached nowhere. Raises OSError."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        # Not one of the block file's threads, which would stay: `Place` needs this process to have no other.
+        # Not one of the block file's threads, which would stay: `MountIdentity` needs this process to have no other.
         with Pool(1) as thread:
             made = thread.submit(self._make)
             made.add_done_callback(lambda _: os.close(writing))
@@ -99,7 +99,7 @@ class ErofsEngine:
         syscalls.unshare_directory()
         os.fchdir(self._fuse)  # so that the mount table shows the file's bare name as the source
         device = os.stat(".").st_dev
-        raise_read_ahead(f"{os.major(device)}:{os.minor(device)}")
+        raise_readahead(f"{os.major(device)}:{os.minor(device)}")
         attributes = syscalls.MOUNT_ATTR_RDONLY
         attributes |= 0 if self._job.suid else syscalls.MOUNT_ATTR_NOSUID
         attributes |= 0 if self._job.dev else syscalls.MOUNT_ATTR_NODEV
@@ -109,7 +109,7 @@ class ErofsEngine:
         return erofs
 
 
-def _unmount(place: Place) -> None:
+def _unmount(place: MountIdentity) -> None:
     place.unmount_from_outside()
     if place.is_ours():
         with contextlib.suppress(OSError):  # somebody else has just done it

@@ -8,12 +8,12 @@ import trio
 
 from ocifs.errors import MountError, printable_path, raise_if_too_many_files
 from ocifs.image.rootfs import Rootfs
-from ocifs.mount.complaints import say_aborted
+from ocifs.mount.bdi import raise_readahead
 from ocifs.mount.job import Job
+from ocifs.mount.mount_identity import MountIdentity
 from ocifs.mount.mountinfo import FSTYPE
 from ocifs.mount.operations import RootfsOperations
-from ocifs.mount.place import Place
-from ocifs.mount.read_ahead import raise_read_ahead
+from ocifs.mount.rate_limited_log import say_aborted
 from ocifs.mount.reading import Reading
 from ocifs.mount.record import EngineName
 
@@ -39,9 +39,9 @@ class FuseEngine:
             pyfuse3.init(operations, mountpoint, self._mount_options())
         except RuntimeError:
             raise MountError(f"cannot mount on {printable_path(mountpoint)}: {_said_by_libfuse()}") from None
-        place = Place(mountpoint)
+        place = MountIdentity(mountpoint)
         try:
-            reading.start()  # only now: `Place` needs this process to have no other thread
+            reading.start()  # only now: `MountIdentity` needs this process to have no other thread
             trio.run(_until_unmounted, operations.begun, place.device, stop, attached)
         except ExceptionGroup as group:
             raise _first(group) from None
@@ -89,7 +89,7 @@ async def _until_unmounted(
 
 async def _read_ahead(begun: trio.Event, device: str) -> None:
     await begun.wait()
-    raise_read_ahead(device)
+    raise_readahead(device)
 
 
 def _first(error: Exception) -> Exception:

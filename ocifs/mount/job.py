@@ -81,7 +81,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Answer(msgspec.Struct, frozen=True):
+class MountReply(msgspec.Struct, frozen=True):
     """What the daemon answers once it has tried to mount: an error, or how it has mounted."""
 
     engine: EngineName = "fuse"
@@ -91,7 +91,7 @@ class Answer(msgspec.Struct, frozen=True):
     exit_code: int = 0
 
 
-def mount(daemon: Daemon, job: Job) -> Answer:
+def mount(daemon: Daemon, job: Job) -> MountReply:
     """Give a daemon its job, and return its answer when the mount answers, too.
 
     Raises:
@@ -109,7 +109,7 @@ def mount(daemon: Daemon, job: Job) -> Answer:
     if not answer:
         why = printable_path(daemon.last_words())
         raise MountError(f"cannot mount on {printable_path(job.mountpoint)}: {why}")
-    reply = from_json(answer, Answer)
+    reply = from_json(answer, MountReply)
     if reply.error is not None:
         error = OcifsError(reply.error)
         error.exit_code = reply.exit_code

@@ -26,7 +26,7 @@ _PAUSE = 0.05
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
-class Mount(NamedTuple):
+class MountEntry(NamedTuple):
     """A line of the mount table."""
 
     mountpoint: str
@@ -56,7 +56,7 @@ class Mount(NamedTuple):
         return _ROOT if self.fstype == "erofs" and self.source.startswith(EROFS_SOURCE) else None
 
 
-def mount_table(process: Path = Path("/proc/self")) -> list[Mount]:
+def mount_table(process: Path = Path("/proc/self")) -> list[MountEntry]:
     """Return what a process's mount namespace shows, by default this one's, in the order it was mounted."""
     mounts = []
     # Only a newline ends a line: the kernel escapes no other control character in a name.
@@ -66,12 +66,14 @@ def mount_table(process: Path = Path("/proc/self")) -> list[Mount]:
         fstype, source, superblock_options = [*after.split(b" ", 2), b"", b""][:3]
         options = os.fsdecode(fields[5]).split(",") + os.fsdecode(superblock_options).split(",")
         mounts.append(
-            Mount(_unescape(fields[4]), _unescape(fstype), _unescape(source), tuple(options), os.fsdecode(fields[2]))
+            MountEntry(
+                _unescape(fields[4]), _unescape(fstype), _unescape(source), tuple(options), os.fsdecode(fields[2])
+            )
         )
     return mounts
 
 
-def mount_at(path: str) -> Mount | None:
+def mount_at(path: str) -> MountEntry | None:
     """Return what is mounted on `path`: the topmost, where several are."""
     return next((mount for mount in reversed(mount_table()) if mount.mountpoint == path), None)
 
@@ -167,7 +169,7 @@ def users_of(path: str) -> list[tuple[int, str]]:
     return users
 
 
-def users_elsewhere(is_it: Callable[[Mount], bool]) -> list[tuple[int, str]]:
+def users_elsewhere(is_it: Callable[[MountEntry], bool]) -> list[tuple[int, str]]:
     """Return (pid, command) of a process in each other mount namespace, as far as they are seen, that has a mount."""
     seen = {_namespace(Path("/proc/self"))}
     users = []

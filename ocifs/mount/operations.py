@@ -15,7 +15,7 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FU
 
 from ocifs.errors import InvalidImageError
 from ocifs.image.rootfs import Rootfs
-from ocifs.mount.edge import answered
+from ocifs.mount.errno_boundary import answered
 from ocifs.mount.fuse_protocol import FOREVER
 from ocifs.mount.reading import Reading, Views
 

@@ -19,10 +19,10 @@ from typing import Literal
 
 from ocifs.errors import MountError, printable_path
 from ocifs.mount import syscalls
-from ocifs.mount.mountinfo import Mount, mount_table, unmount
+from ocifs.mount.mountinfo import MountEntry, mount_table, unmount
 from ocifs.trusted_directory import TrustedDirectory
 
-Kind = Literal["mount", "overlay", "tmpfs", "copy"]
+RootfsKind = Literal["mount", "overlay", "tmpfs", "copy"]
 """Of a rootfs: the image itself, written to with or without a trace, or copied."""
 
 _SOURCE = "ocifs"
@@ -44,7 +44,7 @@ def untrusted(path: str, error: OSError) -> MountError:
     return MountError(f"{printable_path(path)}: {error.strerror}{advice}")
 
 
-def make_directories(bundle: TrustedDirectory, kind: Kind) -> None:
+def make_directories(bundle: TrustedDirectory, kind: RootfsKind) -> None:
     """Make the directories of a bundle to mount on, those that are missing."""
     names = ["rootfs", *(["lower"] if kind in {"overlay", "tmpfs"} else []), *(["tmpfs"] if kind == "tmpfs" else [])]
     for name in names:
@@ -74,7 +74,7 @@ def mount_overlay(bundle: Path) -> None:
         _run_fuse_overlayfs(options, bundle)
 
 
-def mounts_of_bundle(bundle: str) -> list[Mount]:
+def mounts_of_bundle(bundle: str) -> list[MountEntry]:
     """Return what ocifs has mounted in a bundle, in the order in which it was."""
     places = {os.path.join(bundle, name) for name in ("rootfs", "lower", "tmpfs")}
     return [

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ocifs.errors import OcifsError
-from ocifs.image.served import ServedFile
+from ocifs.image.served_file import ServedFile
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import StillLoading
 from ocifs.mount.threads import Overdue, Threads

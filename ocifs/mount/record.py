@@ -21,7 +21,7 @@ import msgspec
 
 from ocifs.errors import MountError, printable_path, raise_if_too_many_files
 from ocifs.layer.profile import Profile
-from ocifs.mount.mountinfo import Mount, mount_table
+from ocifs.mount.mountinfo import MountEntry, mount_table
 from ocifs.trusted_directory import ForeignOwnerError, TrustedDirectory
 
 _PF_EXITING = 0x4
@@ -85,7 +85,7 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Whether all layers have been proven."""
         return self.refuted is None and all(proof.at is not None for proof in self.proven)
 
-    def is_at(self, mount: Mount) -> bool:
+    def is_at(self, mount: MountEntry) -> bool:
         """Whether `mount` is this one, wherever it lies. A device alone may be another's by now."""
         return mount.digest == self.digest and self.device in {None, mount.device}
 
@@ -203,7 +203,7 @@ def _fields(record: MountRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in MountRecord.__struct_fields__}
 
 
-def _unrecorded(mount: Mount, bound: ListedMount | None) -> ListedMount:
+def _unrecorded(mount: MountEntry, bound: ListedMount | None) -> ListedMount:
     """Return a mount that no daemon has recorded, perhaps because it is a recorded one that is bound there as well."""
     return ListedMount(
         image=bound.image if bound else "?",

@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 from ocifs.erofs.reader import Inode
 from ocifs.errors import OcifsError, printable_path
 from ocifs.image.rootfs import Rootfs
-from ocifs.report.accounts import number_of
 from ocifs.report.listing import Listed, Show, shown_time, shown_with_target, size_or_device, unpainted, whiteout_name
+from ocifs.report.passwd import number_of
 from ocifs.report.permissions import parse_permissions
 
 Action = Literal["print", "print0", "ls"]

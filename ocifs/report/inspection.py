@@ -13,7 +13,7 @@ from ocifs.image.trees import TREE
 from ocifs.layer.index import KIND as LAYER_INDEX
 from ocifs.layer.index import LayerIndex, index_in
 from ocifs.report.text import human_size
-from ocifs.sources.resolve import Layer, ResolvedImage, manifests_of, resolve_manifest
+from ocifs.sources.resolve import ImageLayer, ResolvedImage, manifests_of, resolve_manifest
 from ocifs.sources.source import Named, Source
 from ocifs.spec.config import ExecutionParameters
 from ocifs.spec.descriptor import Descriptor
@@ -65,7 +65,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     layers: list[LayerInspection]
 
 
-class Offer(msgspec.Struct, frozen=True, kw_only=True):
+class ListedImage(msgspec.Struct, frozen=True, kw_only=True):
     """One of the images that a source holds."""
 
     position: int
@@ -100,7 +100,7 @@ def inspect_image(resolved: ResolvedImage, store: Store) -> Inspection:
     )
 
 
-def _layer(number: int, layers: Sequence[Layer], store: Store) -> LayerInspection:
+def _layer(number: int, layers: Sequence[ImageLayer], store: Store) -> LayerInspection:
     layer = layers[number]
     known = LayerInspection(
         number=number,
@@ -126,12 +126,12 @@ def _layer(number: int, layers: Sequence[Layer], store: Store) -> LayerInspectio
         os.close(index.file.fd)
 
 
-def _index(layer: Layer, store: Store) -> LayerIndex | None:
+def _index(layer: ImageLayer, store: Store) -> LayerIndex | None:
     file = store.load(LAYER_INDEX, layer.descriptor.digest)
     return None if file is None else index_in(file, layer.descriptor.digest)
 
 
-def _is_merged(layers: Sequence[Layer], store: Store) -> bool:
+def _is_merged(layers: Sequence[ImageLayer], store: Store) -> bool:
     """Whether the store has the tree image, which is named by what the LayerIndexes say of the layers."""
     diff_ids = []
     for layer in layers:
@@ -153,7 +153,7 @@ def _is_whiteout(path: bytes) -> bool:
     return name.startswith(b".wh.") and (not name.startswith(b".wh..wh.") or name == b".wh..wh..opq")
 
 
-def list_offers(source: Source) -> Iterator[Offer]:
+def list_offers(source: Source) -> Iterator[ListedImage]:
     """Give every image of a source, those of an index one after the other; what is wrong with one is said of it."""
     for position, named in enumerate(source.images()):
         try:
@@ -170,7 +170,7 @@ def list_offers(source: Source) -> Iterator[Offer]:
             except OcifsError as error:
                 yield _unusable(position, Named(named.names, descriptor), str(error))
                 continue
-            yield Offer(
+            yield ListedImage(
                 position=position,
                 names=list(named.names),
                 digest=name,
@@ -187,8 +187,8 @@ def _no_image(descriptor: Descriptor) -> str:
     return no_image(descriptor.media_type, descriptor.artifact_type)
 
 
-def _unusable(position: int, named: Named, error: str) -> Offer:
-    return Offer(position=position, names=list(named.names), digest=str(named.descriptor.digest), error=error)
+def _unusable(position: int, named: Named, error: str) -> ListedImage:
+    return ListedImage(position=position, names=list(named.names), digest=str(named.descriptor.digest), error=error)
 
 
 def facts(image: Inspection) -> list[tuple[str, str]]:
@@ -244,7 +244,7 @@ def _known(layer: LayerInspection) -> str:
     return f"{size}, entries {layer.entries}, whiteouts {layer.whiteouts}"
 
 
-def offer_lines(offers: Sequence[Offer]) -> Iterator[str]:
+def offer_lines(offers: Sequence[ListedImage]) -> Iterator[str]:
     """Yield a table, and a line for each offer that cannot be opened."""
     rows = [("NAME", "PLATFORM", "DIGEST", "LAYERS", "SIZE")]
     for offer in offers:
@@ -265,7 +265,7 @@ def offer_lines(offers: Sequence[Offer]) -> Iterator[str]:
             yield f"{_name(offer)}: {shown(offer.error, _LONG)}"
 
 
-def _name(offer: Offer) -> str:
+def _name(offer: ListedImage) -> str:
     """Return the names of an offer, but for those that only repeat the end of another."""
     full = [each for each in offer.names if not any(other.endswith((f"/{each}", f":{each}")) for other in offer.names)]
     return shown(", ".join(full) or f"@{offer.position}")

@@ -42,7 +42,7 @@ def unpainted(name: bytes, entry: "Listed") -> bytes:
     return name
 
 
-class Extent(msgspec.Struct, frozen=True):
+class ListedExtent(msgspec.Struct, frozen=True):
     """Where bytes of a file lie in a layer's tar stream."""
 
     layer: int
@@ -59,7 +59,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     target: bytes | None = None
     xattrs: dict[bytes, bytes] | None = None
     """None: not looked up; likewise for extents."""
-    extents: tuple[Extent, ...] | None = None
+    extents: tuple[ListedExtent, ...] | None = None
     whiteout: bool = False
     """In the changes of a layer: the layer removed the name."""
     opaque: bool = False
@@ -224,14 +224,14 @@ def named(key: str, name: bytes) -> dict[str, object]:
         return {key: name.decode(errors="backslashreplace"), f"{key}_base64": base64.b64encode(name).decode()}
 
 
-def _extents(rootfs: Rootfs, inode: Inode) -> tuple[Extent, ...]:
+def _extents(rootfs: Rootfs, inode: Inode) -> tuple[ListedExtent, ...]:
     if not stat.S_ISREG(inode.mode):
         return ()
     found = []
     for address, size in rootfs.tree.extents_of(inode):
         place = None if address is None else rootfs.tree.layer_of(address)
         if place:
-            found.append(Extent(*place, size))
+            found.append(ListedExtent(*place, size))
     return tuple(found)
 
 

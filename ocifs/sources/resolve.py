@@ -31,7 +31,7 @@ from ocifs.spec.platform import Platform, best_match
 _INDEX_DEPTH = 8
 
 
-class Layer(NamedTuple):
+class ImageLayer(NamedTuple):
     """A layer of a resolved image."""
 
     descriptor: Descriptor
@@ -49,7 +49,7 @@ class ResolvedImage(NamedTuple):
     """Of the manifest."""
     manifest: Manifest
     config: ImageConfig
-    layers: tuple[Layer, ...]
+    layers: tuple[ImageLayer, ...]
     """The base layer first; a layer may occur twice, and the last ones may be left out by the reference."""
 
     @property
@@ -198,7 +198,7 @@ def _is_attestation(descriptor: Descriptor) -> bool:
     return descriptor.platform is not None and descriptor.platform.os == "unknown"
 
 
-def _layers(manifest: Manifest, config: ImageConfig, limits: Limits, also: str) -> tuple[Layer, ...]:
+def _layers(manifest: Manifest, config: ImageConfig, limits: Limits, also: str) -> tuple[ImageLayer, ...]:
     diff_ids = config.rootfs.diff_ids
     if len(diff_ids) != len(manifest.layers):
         way_out = f": Docker 25.0 wrote such layouts, so name it {also}" if also else ""
@@ -208,6 +208,6 @@ def _layers(manifest: Manifest, config: ImageConfig, limits: Limits, also: str) 
     if len(diff_ids) > limits.layers:
         raise limits.passed("layers", f"the image has {len(diff_ids)} layers")
     return tuple(
-        Layer(descriptor, diff_id, layer_type(descriptor.media_type, f"layer {descriptor.digest}").compression)
+        ImageLayer(descriptor, diff_id, layer_type(descriptor.media_type, f"layer {descriptor.digest}").compression)
         for descriptor, diff_id in zip(manifest.layers, diff_ids, strict=True)
     )

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from zlib_ng import zlib_ng
 
 from ocifs.compression import CHUNK, SPACING, Checkpoint, Pass, evenly, gzip, plain, rapid, zng, zstd
-from ocifs.compression.apart import PassApart
 from ocifs.compression.blocks import BlockPass
 from ocifs.compression.gzidx import ends_with, read_gzidx
 from ocifs.compression.gzip import GzipPass
 from ocifs.compression.rapid import RapidgzipPass
+from ocifs.compression.subprocess_pass import SubprocessPass
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.reader import BytesReader, FileReader
 from tests.checkpoints import unpacked
@@ -272,7 +272,7 @@ def test_which_pass_goes_first(
         file.truncate(20 << 20)
         for blob, kinds in ((FileReader(file.fileno()), apart), (BytesReader(GZIP["one member"]), [])):
             *others, last = (way() for way in gzip.passes(blob, no_warning, low_memory=low_memory))
-            assert [each.kind for each in others if isinstance(each, PassApart)] == kinds
+            assert [each.kind for each in others if isinstance(each, SubprocessPass)] == kinds
             assert len(others) == len(kinds)
             assert type(last) is here
 

@@ -14,7 +14,7 @@ from tests.cli.docker_registry import docker_registry, push
 from tests.debian.view import view
 from tests.depth import depth
 from tests.images import blob_path
-from tests.ztoc import independent
+from tests.indexes.ztoc import independent
 
 _LEAST = "1KiB"
 

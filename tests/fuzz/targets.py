@@ -31,8 +31,10 @@ from ocifs.compression.gzidx import read_gzidx
 from ocifs.erofs.reader import TreeImage
 from ocifs.erofs.writer import compile_tree
 from ocifs.errors import NotFoundError, OcifsError
-from ocifs.image.offer import CONVERTED, check_index
-from ocifs.image.tocs import carried, table_of, write_index
+from ocifs.indexes.candidate import CONVERTED, check_index
+from ocifs.indexes.chunked import carried, table_of, write_index
+from ocifs.indexes.ztoc.read import read_ztoc, size_of_gzip
+from ocifs.indexes.ztoc.read import write_index as write_index_of_ztoc
 from ocifs.layer.chunked.document import items_of
 from ocifs.layer.chunked.table import make_table
 from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
@@ -48,7 +50,7 @@ from ocifs.sources.registry.referrers import list_referrers, push_image
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.source import RegistrySource
 from ocifs.sources.registry.transport import HttpConnection, HttpPool, HttpsConnection, HttpsPool, Transport
-from ocifs.sources.resolve import Layer, resolve_image
+from ocifs.sources.resolve import ImageLayer, resolve_image
 from ocifs.spec.config import parse_config
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest
@@ -57,11 +59,9 @@ from ocifs.spec.platform import Platform
 from ocifs.store import Store
 from ocifs.toc import ChunkReader, Entry, ReaderForward, pax, scan
 from ocifs.tree.merge import changes, merge
-from ocifs.ztoc.read import read_ztoc, size_of_gzip
-from ocifs.ztoc.read import write_index as write_index_of_ztoc
 from tests import images, tars, tocs
 from tests.checkpoints import unpacked
-from tests.ztoc import independent
+from tests.indexes.ztoc import independent
 
 _CASES = Path(__file__).parent / "cases"
 _SMALL = Limits(entries=2000, sparse_pieces=2000, symlink_steps=1 << 16)
@@ -231,7 +231,7 @@ def fuzz_toc(data: bytes) -> None:
     """Take the first byte for what the rest is: a blob with a TOC that its footer tells of, or the JSON of one."""
     form, data = data[:1], data[1:]
     descriptor = Descriptor(media_type="layer", digest=Digest.of(data), size=len(data))
-    layer = Layer(descriptor, DiffID(Digest.of(b"")), "zstd" if form == b"z" else "gzip")
+    layer = ImageLayer(descriptor, DiffID(Digest.of(b"")), "zstd" if form == b"z" else "gzip")
     with _clean_errors():
         if form == b"j":
             table = make_table(items_of(data, _SMALL), len(data), _SMALL)
@@ -511,7 +511,7 @@ def fuzz_ztoc(data: bytes) -> None:
     """Take the first byte for whether the layer is compressed, the rest for its zTOC; make an index of it."""
     blob = zlib.compress(_SMALL_TAR, wbits=31) if data[:1] == b"g" else _SMALL_TAR
     descriptor = Descriptor(media_type="x", digest=Digest.of(blob), size=len(blob))
-    layer = Layer(descriptor, DiffID(Digest.of(_SMALL_TAR)), "gzip" if data[:1] == b"g" else "tar")
+    layer = ImageLayer(descriptor, DiffID(Digest.of(_SMALL_TAR)), "gzip" if data[:1] == b"g" else "tar")
     with _clean_errors():
         read = read_ztoc(data[1:], _SMALL)
         size = size_of_gzip(read, blob[-4:]) if read.codec == "gzip" else read.size

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
 from ocifs.image.trees import CHANGES, TREE
 from ocifs.layer.index import KIND
+from ocifs.options import Options
 from ocifs.store import Store
 from tests.cli.command import Ocifs
 from tests.depth import FULL, depth

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from ocifs.errors import InvalidImageError
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
+from ocifs.options import Options
 from tests.depth import depth
 from tests.hostile.model import Member, Model, RefusedError, Seen
 from tests.images import Image, Layer, write_layout

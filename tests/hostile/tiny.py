@@ -9,8 +9,8 @@ from typing import Literal
 
 from ocifs.errors import OcifsError
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
 from ocifs.image.rootfs import Rootfs
+from ocifs.options import Options
 from ocifs.store import Store
 from tests.images import Files, Image, Layer, layout_files
 from tests.tars import file, hardlink, header, pax, symlink

@@ -9,9 +9,9 @@ import pytest
 
 from ocifs.errors import InvalidImageError
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
-from ocifs.image.published import make_artifact, referrers_of
 from ocifs.image.verification import verify_image
+from ocifs.indexes.artifact import make_artifact, referrers_of
+from ocifs.options import Options
 from ocifs.spec.mediatypes import COMPRESSIONS, Compression
 from ocifs.store import Store
 from tests.images import LAYER, Image, Layer, blob_path, digest, layout_files, tar, write_directory, write_layout

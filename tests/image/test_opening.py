@@ -10,8 +10,8 @@ import pytest
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsError
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
 from ocifs.limits import Limits
+from ocifs.options import Options
 from ocifs.store import Store
 from tests import tars
 from tests.images import Image, Layer, blob_path, digest, layout_files, tar, write_directory, write_layout

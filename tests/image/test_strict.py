@@ -7,9 +7,9 @@ import pytest
 
 from ocifs.errors import InvalidImageError
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
 from ocifs.image.verification import verify_image
 from ocifs.limits import Limits
+from ocifs.options import Options
 from ocifs.store import Store
 from tests.images import Image, Layer, write_layout
 from tests.tars import base256, directory, file, pax, symlink, tar

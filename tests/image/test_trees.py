@@ -7,13 +7,13 @@ import pytest
 
 from ocifs.errors import NotFoundError
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import CHANGES, TREE, Trees, chain_of
 from ocifs.image.verification import verify_image
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer as OpenedLayer
 from ocifs.layer.span_cache import SpanCache
+from ocifs.options import Options
 from ocifs.store import Kind, Store
 from ocifs.toc import Entry
 from tests import tars

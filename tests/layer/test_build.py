@@ -17,7 +17,8 @@ import msgspec
 import pytest
 import zstandard
 
-from ocifs.compression import MAX_SPAN, apart, rapid, zng
+from ocifs.compression import MAX_SPAN, rapid, zng
+from ocifs.compression import subprocess_pass as apart
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.layer import build
 from ocifs.layer.build import LayerBlob, open_layer_index
@@ -271,6 +272,7 @@ REFUSED: dict[str, tuple[Compression, bytes, bytes, type[OcifsError]]] = {
 def test_what_is_refused_is_one_line_and_leaves_nothing(name: str, write: Write, tmp_path: Path) -> None:
     compression, data, tar, error = REFUSED[name]
     blob = write(data)
+    gc.collect()
     before, threads = open_files(), threading.active_count()
     for store in (Store(None), Store(tmp_path / "cache")):
         with pytest.raises(error, match=r"^layer sha256:[^\n]+$"):

@@ -7,9 +7,9 @@ from random import Random
 import pytest
 
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.profile import Run, run_of, runs_of, spans_of
+from ocifs.options import Options
 from ocifs.store import Store
 from tests.images import Image, Layer, tar, write_layout
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from ocifs.errors import InvalidImageError
-from ocifs.image.served import ServedFile
+from ocifs.image.served_file import ServedFile
 from ocifs.mount.block_file import BlockFile
 from ocifs.mount.fuse_protocol import ROOT, Operation
 from ocifs.mount.reading import Reading

@@ -9,10 +9,10 @@ import pytest
 
 from ocifs.errors import MountError
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
 from ocifs.mount import erofs_engine, syscalls
 from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.job import Job
+from ocifs.options import Options
 from tests.images import Image, Layer, write_layout
 
 

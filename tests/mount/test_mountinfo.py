@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import MountError
-from ocifs.mount.mountinfo import Mount, is_below, mount_at, mount_table, real_mountpoint, steps
+from ocifs.mount.mountinfo import MountEntry, is_below, mount_at, mount_table, real_mountpoint, steps
 
 DIGEST = f"sha256:{'0' * 64}"
 
@@ -37,12 +37,12 @@ ME, OTHER = f"user_id={os.geteuid()}", f"user_id={os.geteuid() + 1}"
     ],
 )
 def test_the_digest_of_what_this_user_has_mounted(fstype: str, source: str, option: str, digest: str | None) -> None:
-    assert Mount("/mnt", fstype, source, ("ro", option), "0:99").digest == digest
+    assert MountEntry("/mnt", fstype, source, ("ro", option), "0:99").digest == digest
 
 
 def test_an_erofs_mount_is_root_s() -> None:
     digest = None if os.geteuid() else DIGEST
-    assert Mount("/mnt", "erofs", f"ocifs:{DIGEST}", ("ro",), "0:99").digest == digest
+    assert MountEntry("/mnt", "erofs", f"ocifs:{DIGEST}", ("ro",), "0:99").digest == digest
 
 
 def test_names_in_the_table_may_hold_any_byte(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_names_in_the_table_may_hold_any_byte(tmp_path: Path) -> None:
     assert (
         first
         == second
-        == Mount("/a b\r\udcff", "fuse.ocifs", "x\n\r\x0b", ("rw", "nosuid", "rw", "user_id=1000"), "0:98")
+        == MountEntry("/a b\r\udcff", "fuse.ocifs", "x\n\r\x0b", ("rw", "nosuid", "rw", "user_id=1000"), "0:98")
     )
 
 

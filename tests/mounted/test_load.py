@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
+from ocifs.options import Options
 from ocifs.store import Store
 from tests.cli.command import Ocifs
 from tests.depth import depth

@@ -11,16 +11,16 @@ import msgspec
 import pytest
 
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
-from ocifs.image.published import make_artifact, referrers_of
+from ocifs.indexes.artifact import make_artifact, referrers_of
 from ocifs.layer.index import LayerIndex, encode_tail
+from ocifs.options import Options
 from ocifs.reader import BytesReader
 from ocifs.spec.digest import Digest
 from tests.cli.command import Ocifs
 from tests.depth import depth
 from tests.images import MANIFEST, Image, Layer, digest, layout_files, tar, to_json
+from tests.indexes.ztoc import independent
 from tests.registry import SECRET, Blob, Handler, Registry, basic, hang_up, running, status
-from tests.ztoc import independent
 
 FIRST, LAST = os.urandom(3_000_000), os.urandom(3_000_000)
 LAYER = Layer(tar({"first": FIRST, "middle": os.urandom(16_000_000), "last": LAST}))

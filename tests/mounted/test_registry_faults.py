@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
-from ocifs.image.published import make_artifact, referrers_of
+from ocifs.indexes.artifact import make_artifact, referrers_of
+from ocifs.options import Options
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
 from tests.cli.command import Ocifs

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from ocifs.spec.digest import Digest
 from tests.cli.command import Ocifs
 from tests.images import Image, layout_files
-from tests.registry import Registry, running, status
+from tests.registry import Registry, status
 from tests.tars import file, pax, tar
 from tests.tocs import WRITERS, Document, TocLayer, estargz, zstd_chunked
 
@@ -25,12 +25,6 @@ TAR = tar([file(b"first", FIRST), file(b"middle", MIDDLE), file(b"holes", bytes(
 def ocifs(ocifs: Ocifs) -> Ocifs:
     """The command, that knows nothing of registries."""
     return Ocifs(ocifs.home, environment={"HOME": str(ocifs.home), "XDG_CONFIG_HOME": str(ocifs.home / "config")})
-
-
-@pytest.fixture
-def registry() -> Iterator[Registry]:
-    with running() as registry:
-        yield registry
 
 
 def put(registry: Registry, layer: TocLayer) -> str:

@@ -12,8 +12,8 @@ from ocifs.image.contents import digests
 from ocifs.image.opening import open_image
 from ocifs.image.rootfs import Rootfs
 from ocifs.report import difference
-from ocifs.report.changes import add_up, difference_line, to_json, totals_lines
 from ocifs.report.difference import Aspect, Difference, differences
+from ocifs.report.difference_text import add_up, difference_line, to_json, totals_lines
 from ocifs.report.listing import unpainted
 from tests import images
 from tests.tars import directory, file, hardlink, header, pax, symlink, tar

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
-from ocifs.report.inspection import Inspection, Offer, inspect_image, inspection_lines, list_offers, offer_lines
+from ocifs.options import Options
+from ocifs.report.inspection import Inspection, ListedImage, inspect_image, inspection_lines, list_offers, offer_lines
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.resolve import open_source, resolve_image
 from ocifs.store import Store
@@ -145,7 +145,7 @@ def test_all_images_of_a_layout(tmp_path: Path) -> None:
     assert lines[-1] == f"bad: {offers[3].error}"
 
 
-def listed(path: Path) -> tuple[list[Offer], list[str]]:
+def listed(path: Path) -> tuple[list[ListedImage], list[str]]:
     """Return what `inspect --all` shows of a source."""
     source = open_source(parse_reference(str(path)))
     offers = list(list_offers(source))

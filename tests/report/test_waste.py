@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ocifs.image.opening import Image, open_image
 from ocifs.report.efficiency import Efficiency
 from ocifs.report.waste import Duplicates, Hidden, Waste, duplicates, waste
-from ocifs.report.wasted import Rules, broken_rules, to_json, waste_lines
+from ocifs.report.waste_text import Rules, broken_rules, to_json, waste_lines
 from ocifs.toc import REGULAR
 from ocifs.tree.merge import merge
 from ocifs.tree.node import Node

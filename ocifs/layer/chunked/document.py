@@ -14,7 +14,7 @@ import zstandard
 from zlib_ng import zlib_ng
 
 from ocifs.errors import InvalidImageError, UnsupportedError
-from ocifs.layer.chunked.place import Place
+from ocifs.layer.chunked.toc_location import TocLocation
 from ocifs.limits import Limits
 from ocifs.reader import BytesReader
 from ocifs.spec.document import shown
@@ -102,7 +102,7 @@ def unpacked_tar(stored: bytes, limits: Limits) -> tuple[Entry, bytes]:
     return entry, tar
 
 
-def unpacked_zstd(stored: bytes, place: Place, limits: Limits) -> bytes:
+def unpacked_zstd(stored: bytes, place: TocLocation, limits: Limits) -> bytes:
     """Return the JSON of a zstd:chunked TOC. Raises what `unpacked_tar` does."""
     length = limits.toc if place.length is None else place.length
     try:

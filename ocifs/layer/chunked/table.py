@@ -38,7 +38,7 @@ _KINDS = {
 }
 
 
-class Chunk(NamedTuple):
+class TocChunk(NamedTuple):
     """A piece of a file, and a span of the stream."""
 
     start: int
@@ -52,15 +52,15 @@ class Chunk(NamedTuple):
     """sha256 of its bytes."""
 
 
-_ZEROS = Chunk(0, -1, 0, 0, hashlib.sha256().digest())
+_ZEROS = TocChunk(0, -1, 0, 0, hashlib.sha256().digest())
 """Zeros that are stored nowhere: a span of nothing but what comes behind its chunk."""
 
 
-class Table(NamedTuple):
+class ChunkTable(NamedTuple):
     """What a LayerIndex holds of a layer with a TOC."""
 
     entries: list[Entry]
-    chunks: list[Chunk]
+    chunks: list[TocChunk]
     size: int
     """Bytes of the stream."""
     end: int
@@ -69,7 +69,7 @@ class Table(NamedTuple):
     """How many chunks come before the landmark."""
 
 
-def make_table(items: list[Item], end: int, limits: Limits) -> Table:
+def make_table(items: list[Item], end: int, limits: Limits) -> ChunkTable:
     """Return what a TOC makes of a blob in which chunks lie before `end`.
 
     Raises:
@@ -78,7 +78,7 @@ def make_table(items: list[Item], end: int, limits: Limits) -> Table:
         LimitError: It holds more than a layer may.
     """
     entries: list[Entry] = []
-    chunks: list[Chunk] = []
+    chunks: list[TocChunk] = []
     size = first = last_end = 0
     for item, further in _files(items):
         if size + item.size > limits.uncompressed:  # before its chunks are counted
@@ -98,14 +98,14 @@ def make_table(items: list[Item], end: int, limits: Limits) -> Table:
         end = last_end
     _check_places(stored, end)
     check_entries(entries, size, limits)
-    return Table(entries, _placed(chunks), size, end if stored else 0, first)
+    return ChunkTable(entries, _placed(chunks), size, end if stored else 0, first)
 
 
-def with_file(table: Table, entry: Entry, member: bytes, offset: int, end: int) -> Table:
+def with_file(table: ChunkTable, entry: Entry, member: bytes, offset: int, end: int) -> ChunkTable:
     """Return a table with one file more: a tar of it, and of nothing else, is a member of the blob, decoded here."""
     data = memoryview(member)[entry.offset : entry.offset + entry.stored]
     chunks = [
-        Chunk(
+        TocChunk(
             table.size + place,
             offset,
             entry.offset + place,
@@ -137,7 +137,7 @@ def _files(items: list[Item]) -> Iterator[tuple[Item, list[Item]]]:
         yield item, further
 
 
-def _convert(item: Item, further: list[Item], start: int) -> tuple[Entry, list[Chunk]]:
+def _convert(item: Item, further: list[Item], start: int) -> tuple[Entry, list[TocChunk]]:
     """Return an entry, and its chunks, of which the first one lies at `start` in the stream."""
     kind = _KINDS[item.type]
     path = raw(item.name)
@@ -162,9 +162,9 @@ def _convert(item: Item, further: list[Item], start: int) -> tuple[Entry, list[C
     return entry, chunks
 
 
-def _chunks(item: Item, further: list[Item], start: int) -> list[Chunk]:
+def _chunks(item: Item, further: list[Item], start: int) -> list[TocChunk]:
     """Return the chunks of a file, `_ZEROS` among them."""
-    chunks: list[Chunk] = []
+    chunks: list[TocChunk] = []
     done = 0
     parts = [item, *further] if item.size else []
     for part in parts:
@@ -177,16 +177,16 @@ def _chunks(item: Item, further: list[Item], start: int) -> list[Chunk]:
             raise UnsupportedError(f"a chunk of more than {MAX_SPAN} bytes")
         else:
             digest = part.chunk_digest or (item.digest if len(parts) == 1 else "")
-            chunks.append(Chunk(start + done, part.offset, part.inner_offset, length, _sha256(digest)))
+            chunks.append(TocChunk(start + done, part.offset, part.inner_offset, length, _sha256(digest)))
         done += length
     if done != item.size:
         raise InvalidImageError(f"chunks of {done} bytes in a file of {item.size}")
     return chunks
 
 
-def _placed(chunks: list[Chunk]) -> list[Chunk]:
+def _placed(chunks: list[TocChunk]) -> list[TocChunk]:
     """Return the chunks with those of zeros put where the one before ends, or the first one begins."""
-    last = next((chunk for chunk in chunks if chunk.length), Chunk(0, 0, 0, 0, b""))._replace(skip=0, length=0)
+    last = next((chunk for chunk in chunks if chunk.length), TocChunk(0, 0, 0, 0, b""))._replace(skip=0, length=0)
     placed = []
     for chunk in chunks:
         last = chunk if chunk.length else chunk._replace(offset=last.offset, skip=last.skip + last.length)
@@ -200,7 +200,7 @@ def _sha256(digest: str) -> bytes:
     raise UnsupportedError(f"a chunk with the digest '{shown(digest)}', not one by sha256")
 
 
-def _check_places(chunks: list[Chunk], end: int) -> None:
+def _check_places(chunks: list[TocChunk], end: int) -> None:
     """Make sure that the chunks lie in the blob in their order, and that what belongs to each is little."""
     for chunk, following in pairwise(chunks):
         same = chunk.offset == following.offset

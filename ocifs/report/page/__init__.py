@@ -13,7 +13,6 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
-import ocifs
 from ocifs.errors import printable
 from ocifs.image.opening import Image
 from ocifs.report.history import Step, build_history, shown_command
@@ -22,6 +21,7 @@ from ocifs.report.text import human_size
 from ocifs.report.treemap import Treemap, treemap
 from ocifs.report.waste import Waste, waste
 from ocifs.spec.document import shown
+from ocifs.version import __version__
 
 MOST_NODES = 20_000
 MOST_HIDDEN = 50
@@ -88,7 +88,7 @@ def page(report: Report) -> Iterator[str]:
         facts=facts(report.inspection),
         largest=max((layer.size for layer in report.layers), default=0) or 1,
         colours=COLOURS,
-        version=ocifs.__version__,
+        version=__version__,
         style=Markup(style),  # noqa: S704 # our own files
         script=Markup(script),  # noqa: S704
         style_digest=_digest(style),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from ocifs.errors import RegistryError
 from ocifs.sources.registry.peer import Peer
-from ocifs.sources.registry.session import Answer, Session
+from ocifs.sources.registry.session import RegistryResponse, Session
 from ocifs.sources.registry.tls import make_context
 from ocifs.sources.registry.transport import HttpsConnection, HttpsPool, Transport
 from ocifs.sources.registry.url import parse_url
@@ -63,11 +63,11 @@ class ForeignSession(Session):
         what: str,
         actions: str = "pull",
         body: bytes | None = None,
-    ) -> Answer:
+    ) -> RegistryResponse:
         """Ask once, whatever the path is; raises as `Session.get`."""
         last, response = self._follow(method, parse_url(self._peer.url or "", "the image names"), headers, body)
         if response.status in {200, 206}:
-            return Answer(response, last.authority)
+            return RegistryResponse(response, last.authority)
         response.close()
         raise self._failure(response, "", last, what)
 

@@ -15,7 +15,7 @@ import msgspec
 from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
 from ocifs.limits import DEFAULT_LIMITS
 from ocifs.sources.referrers import Content
-from ocifs.sources.registry.session import Answer, Session
+from ocifs.sources.registry.session import RegistryResponse, Session
 from ocifs.sources.registry.transport import read_all
 from ocifs.spec.artifact import parse_artifact, referrers_tag
 from ocifs.spec.descriptor import Descriptor
@@ -180,7 +180,7 @@ def _upload(session: Session, digest: Digest, data: bytes, what: str) -> None:
     _finish(session.ask("PUT", url, headers, what=what, actions=_PUSH, body=data))
 
 
-def _put_manifest(session: Session, name: str, data: bytes, media_type: str) -> Answer:
+def _put_manifest(session: Session, name: str, data: bytes, media_type: str) -> RegistryResponse:
     headers = {"Content-Type": media_type}
     what = f"manifest {name}"
     answer = session.patiently(
@@ -190,7 +190,7 @@ def _put_manifest(session: Session, name: str, data: bytes, media_type: str) -> 
     return answer
 
 
-def _finish(answer: Answer) -> None:
+def _finish(answer: RegistryResponse) -> None:
     """Let go of the connection; what the body says does not matter any more."""
     with contextlib.suppress(RegistryError):
         read_all(answer.response, answer.host, _MAX_BODY)

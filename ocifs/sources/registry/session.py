@@ -42,7 +42,7 @@ _MAX_ERROR = 64 << 10
 T = TypeVar("T")
 
 
-class Answer(NamedTuple):
+class RegistryResponse(NamedTuple):
     """An answer with a body to come, which whoever takes it closes or releases."""
 
     response: urllib3.BaseHTTPResponse
@@ -84,7 +84,7 @@ class Session:
         """Close idle connections."""
         self.transport.close()
 
-    def get(self, path: str, headers: Mapping[str, str], *, what: str, actions: str = "pull") -> Answer:
+    def get(self, path: str, headers: Mapping[str, str], *, what: str, actions: str = "pull") -> RegistryResponse:
         """Ask once for `/v2/REPOSITORY/PATH`; status 200 or 206 are answers.
 
         Args:
@@ -109,7 +109,7 @@ class Session:
         what: str,
         actions: str = "pull",
         body: bytes | None = None,
-    ) -> Answer:
+    ) -> RegistryResponse:
         """Ask once by any method; raises as `get`."""
         base = self._base()
         url = base.follow(path, f"{self._peer.host} names")
@@ -119,7 +119,7 @@ class Session:
             last, response = self._follow(method, url, {**headers, **known}, body)
             self._answered = True
             if response.status in {200, 201, 202, 204, 206}:
-                return Answer(response, last.authority)
+                return RegistryResponse(response, last.authority)
             code = _code(response, last.authority)
             if response.status not in {401, 403} or asked_again:
                 raise self._failure(response, code, last, what)

@@ -9,7 +9,7 @@ import pytest
 
 from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
 from ocifs.image.opening import open_image
-from ocifs.image.options import Options
+from ocifs.options import Options
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.registry import foreign, session
 from ocifs.sources.registry.access import Access

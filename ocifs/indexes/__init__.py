@@ -1,0 +1,4 @@
+"""Where a LayerIndex comes from, other than indexing: published artifacts, SOCI, TOCs in layers, GZIDX, profiles.
+
+It also selects among them. May import blobs and everything below; it knows nothing of trees or mounts.
+"""

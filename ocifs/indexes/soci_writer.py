@@ -1,0 +1,153 @@
+"""Making SOCI indexes: of an image whose layers are indexed, the manifest of a SOCI index and its zTOCs.
+
+An index of version 1 is an artifact beside the image. For one of version 2 the image is converted: its manifest, with
+an annotation more, becomes another image, whose layers are the same blobs. What SOCI has no form for is left out: such
+layers are fetched whole by whoever uses the index.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from ocifs.errors import UnsupportedError
+from ocifs.indexes.artifact import PREFETCH_TYPE, prefetch_document
+from ocifs.indexes.soci import INDEX, LAYER, LAYER_TYPE, TYPES, ZTOC_TYPE, Version
+from ocifs.layer.layer import Layer
+from ocifs.layer.profile import Profile, Run, spans_of
+from ocifs.reader import BytesReader
+from ocifs.sources.referrers import Content
+from ocifs.sources.resolve import ResolvedImage
+from ocifs.sources.source import Source, read_document
+from ocifs.spec.artifact import EMPTY, Artifact, encode_artifact
+from ocifs.spec.descriptor import Descriptor
+from ocifs.spec.digest import Digest
+from ocifs.spec.document import parse_json
+from ocifs.spec.manifest import ImageIndex
+from ocifs.spec.mediatypes import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
+from ocifs.version import __version__
+
+MIN_LAYER_SIZE = 10 << 20
+"""Bytes of a layer for which SOCI's own tools make a zTOC; a smaller one is fetched in about the same time."""
+
+_TOOL = f"ocifs v{__version__}"
+_BUILD_TOOL = "com.amazon.soci.build-tool-identifier"
+_IMAGE = "com.amazon.soci.image-manifest-digest"
+
+Warn = Callable[[str], None]
+
+
+class SociIndex(NamedTuple):
+    """A SOCI index that was made."""
+
+    manifest: Content
+    blobs: list[Content]
+    layers: int
+    """How many layers it is of."""
+    size: int
+    """Bytes of the zTOCs."""
+
+
+def make_soci_index(
+    resolved: ResolvedImage,
+    layers: list[Layer],
+    version: Version,
+    min_layer_size: int,
+    warn: Warn,
+    profile: Profile | None = None,
+) -> SociIndex:
+    """Return the SOCI index of an image; each of `layers` that it has a zTOC of is read once, from front to end.
+
+    Raises:
+        UnsupportedError: It would be empty.
+    """
+    contents: list[Content] = []
+    done: set[Digest] = set()
+    for layer, described in zip(layers, resolved.layers, strict=True):
+        descriptor = described.descriptor
+        if descriptor.digest in done or descriptor.size < min_layer_size:
+            continue
+        done.add(descriptor.digest)
+        contents += _of_layer(layer, descriptor, warn, (profile or {}).get(descriptor.digest, ()))
+    ztocs = [each.descriptor for each in contents if each.descriptor.media_type == ZTOC_TYPE]
+    if not ztocs:
+        raise UnsupportedError(
+            f"{resolved.name} has no layer of {min_layer_size} bytes or more of which SOCI has a form: give a smaller "
+            "--min-layer-size, or publish an index of ocifs' own"
+        )
+    subject = resolved.descriptor
+    manifest = Artifact(
+        schema_version=2,
+        media_type=OCI_MANIFEST,
+        config=Descriptor(media_type=TYPES[version], digest=Digest.of(EMPTY), size=len(EMPTY)),
+        layers=tuple(content.descriptor for content in contents),
+        subject=Descriptor(media_type=subject.media_type, digest=subject.digest, size=subject.size)
+        if version == "soci-v1"
+        else None,
+        annotations={_BUILD_TOOL: _TOOL},
+    )
+    empty = Content(manifest.config, BytesReader(EMPTY))
+    written = _document(encode_artifact(manifest), artifact_type=TYPES[version])
+    return SociIndex(written, [empty, *contents], len(ztocs), sum(each.size for each in ztocs))
+
+
+def convert_image(source: Source, resolved: ResolvedImage, index: SociIndex) -> list[Content]:
+    """Return the manifest of an image that names the SOCI index, and an image index with both: the converted image.
+
+    Raises what reading the manifest does.
+    """
+    name = f"manifest {resolved.digest}"
+    members = parse_json(read_document(source, resolved.descriptor), name)
+    assert isinstance(members, dict)  # noqa: S101 - it was parsed before
+    # As SOCI does it: some registries do not like manifests of two families beside each other.
+    members["mediaType"] = OCI_MANIFEST
+    members["config"]["mediaType"] = OCI_CONFIG
+    members["annotations"] = (members.get("annotations") or {}) | {INDEX: str(index.manifest.descriptor.digest)}
+    manifest = _document(msgspec.json.encode(members))
+    platform = resolved.config.platform
+    listed = ImageIndex(
+        schema_version=2,
+        manifests=(
+            msgspec.structs.replace(manifest.descriptor, platform=platform),
+            msgspec.structs.replace(
+                index.manifest.descriptor,
+                platform=platform,
+                annotations={_IMAGE: str(manifest.descriptor.digest)},
+            ),
+        ),
+    )
+    return [manifest, _document(msgspec.json.encode(listed, enc_hook=str), OCI_INDEX)]
+
+
+def _of_layer(layer: Layer, descriptor: Descriptor, warn: Warn, wanted: tuple[Run, ...]) -> list[Content]:
+    """Return the zTOC of a layer, and which of its spans are wanted first."""
+    from ocifs.indexes.ztoc.write import write_ztoc
+
+    try:
+        ztoc = write_ztoc(layer, _TOOL)
+    except UnsupportedError as error:
+        warn(f"layer {descriptor.digest} is left out: {error}")
+        return []
+    annotations = {LAYER: str(descriptor.digest), LAYER_TYPE: descriptor.media_type}
+    contents = [_content(ztoc.data, ZTOC_TYPE, annotations)]
+    if wanted:
+        runs = [Run(*(_span(ztoc.spans, number) for number in spans)) for spans in spans_of(wanted, layer.index)]
+        prefetch = prefetch_document(dict.fromkeys(runs))
+        contents.append(_content(prefetch, PREFETCH_TYPE, {LAYER: str(descriptor.digest)}))
+    return contents
+
+
+def _span(spans: list[int], number: int) -> int:
+    """Return in which span of the zTOC a span of the LayerIndex lies."""
+    return bisect_right(spans, number) - 1
+
+
+def _content(data: bytes, media_type: str, annotations: dict[str, str]) -> Content:
+    descriptor = Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data), annotations=annotations)
+    return Content(descriptor, BytesReader(data))
+
+
+def _document(data: bytes, media_type: str = OCI_MANIFEST, artifact_type: str | None = None) -> Content:
+    descriptor = Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data), artifact_type=artifact_type)
+    return Content(descriptor, BytesReader(data))

@@ -1,0 +1,126 @@
+"""Where the TOC of a layer is, as annotations of its descriptor say, or the last bytes of its blob."""
+
+import re
+import struct
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from ocifs.errors import InvalidImageError, UnsupportedError
+from ocifs.limits import Limits
+from ocifs.spec.digest import Digest
+from ocifs.spec.document import shown
+from ocifs.spec.mediatypes import Compression
+
+Format = Literal["estargz", "zstd:chunked"]
+
+FORMATS: Mapping[Compression, Format] = {"gzip": "estargz", "zstd": "zstd:chunked"}
+
+FOOTER = 72
+"""Bytes at the end of a blob that the longest footer takes."""
+
+_ESTARGZ_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
+_DIALECTS = ("io.github.containers.zstd-chunked.", "io.containers.zstd-chunked.")
+"""What the annotations of containers/storage begin with, and those of stargz-snapshotter."""
+
+# A gzip member of no bytes, whose header has an extra field "SG" with 16 hex digits and a mark.
+_ESTARGZ = re.compile(rb"\x1f\x8b\x08\x04.{6}\x1a\x00SG\x16\x00([0-9a-f]{16})STARGZ\x01\x00\x00\xff\xff.{8}", re.DOTALL)
+_ESTARGZ_SIZE = 51
+_EXTERNAL = b"STARGZEXTERNALTOC"
+_SKIPPABLE = struct.Struct("<II")
+_SKIPPABLE_MAGIC = 0x184D2A50
+_CRFS = 1  # the only type of TOC that there is
+# offset, size, size when decompressed and type of the TOC; then the same, but for a type, of the tar-split data
+_FOOTERS = ((struct.Struct("<QQQQ24x8s"), b"GNUlInUx"), (struct.Struct("<QQQQ8s"), b"GnUlInUx"))
+_POSITION = re.compile(r"(\d{1,18}):(\d{1,18}):(\d{1,18}):(\d{1,18})")
+
+
+class Promise(NamedTuple):
+    """What the descriptor of a layer says of a TOC."""
+
+    format: Format
+    digest: Digest
+    """Of the JSON for eStargz, of what is stored for zstd:chunked."""
+    place: "TocLocation | None" = None
+    """None: as the footer says."""
+
+
+class TocLocation(NamedTuple):
+    """Where a TOC is in a blob."""
+
+    format: Format
+    offset: int
+    size: int
+    """Bytes as stored; for eStargz, of all that lies between it and the footer."""
+    length: int | None = None
+    """Bytes when decompressed, if that is told."""
+
+
+def promised(annotations: Mapping[str, str], compression: Compression) -> Promise | None:
+    """Return what the annotations of a layer's descriptor say of its TOC; None if nothing.
+
+    Raises:
+        InvalidImageError: They are malformed, or contradict each other.
+        UnsupportedError: The TOC is of another type.
+    """
+    if compression == "gzip" and _ESTARGZ_DIGEST in annotations:
+        return Promise("estargz", Digest(annotations[_ESTARGZ_DIGEST]))
+    dialects = [dialect for dialect in _DIALECTS if any(name.startswith(dialect) for name in annotations)]
+    if len(dialects) > 1:
+        raise InvalidImageError("its annotations are of both dialects of zstd:chunked: two readers might see two trees")
+    if compression != "zstd" or not dialects:
+        return None
+    checksum, position = (annotations.get(f"{dialects[0]}manifest-{name}") for name in ("checksum", "position"))
+    if checksum is None or position is None:
+        return None
+    numbers = _POSITION.fullmatch(position)
+    if numbers is None:
+        raise InvalidImageError(f"its annotation manifest-position is '{shown(position)}'")
+    return Promise("zstd:chunked", Digest(checksum), _zstd_place(*map(int, numbers.groups())))
+
+
+def footed(tail: bytes, blob_size: int, compression: Compression) -> TocLocation:
+    """Return where the TOC of a blob is, by its last `FOOTER` bytes, or all if there are fewer.
+
+    Raises:
+        InvalidImageError: They say nothing of a TOC.
+        UnsupportedError: It is not in the blob, or of another type.
+    """
+    if compression == "gzip":
+        return _estargz(tail, blob_size)
+    for footer, magic in _FOOTERS if compression == "zstd" else ():
+        frame = tail[-footer.size - _SKIPPABLE.size :]
+        head = _SKIPPABLE.pack(_SKIPPABLE_MAGIC, footer.size)
+        if len(frame) == len(head) + footer.size and frame.startswith(head) and frame.endswith(magic):
+            return _zstd_place(*footer.unpack_from(frame, _SKIPPABLE.size)[:4])
+    raise InvalidImageError("its blob has no footer that tells of a TOC")
+
+
+def check(place: TocLocation, blob_size: int, limits: Limits) -> TocLocation:
+    """Return the place if a blob of `blob_size` bytes can have a TOC there.
+
+    Raises:
+        InvalidImageError: It cannot.
+        LimitError: It is larger than a TOC may be.
+    """
+    for size in (place.size, place.length or 0):
+        if size > limits.toc:
+            raise limits.passed("toc", f"a TOC of {size} bytes")
+    if not (place.offset > 0 and place.size > 0 and place.offset + place.size < blob_size):
+        raise InvalidImageError(f"its TOC is said to be at byte {place.offset}, {place.size} bytes long")
+    return place
+
+
+def _estargz(tail: bytes, blob_size: int) -> TocLocation:
+    footer = _ESTARGZ.fullmatch(tail[-_ESTARGZ_SIZE:])
+    if footer is not None:
+        offset = int(footer[1], 16)
+        return TocLocation("estargz", offset, blob_size - _ESTARGZ_SIZE - offset)
+    if _EXTERNAL in tail:
+        raise UnsupportedError("its TOC is in another image")
+    raise InvalidImageError("its blob has no footer that tells of a TOC")
+
+
+def _zstd_place(offset: int, size: int, length: int, kind: int) -> TocLocation:
+    if kind != _CRFS:
+        raise UnsupportedError(f"its TOC is of the type {kind}; {_CRFS} is the only one that is known")
+    return TocLocation("zstd:chunked", offset, size, length)
