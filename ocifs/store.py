@@ -23,7 +23,7 @@ from typing import NamedTuple, Self
 
 from zlib_ng import zlib_ng
 
-from ocifs.errors import LimitError, StoreError, printable_path, raise_if_too_many_files
+from ocifs.errors import InvalidImageError, LimitError, StoreError, printable_path, raise_if_too_many_files
 from ocifs.reader import FileReader
 from ocifs.trusted_directory import TrustedDirectory, is_own_file
 
@@ -75,7 +75,12 @@ class StoredFile(FileReader):
     """
 
     def map(self) -> mmap.mmap:
-        """Map the payload of a sealed kind; of others each access to a page that the disk has lost is SIGBUS."""
+        """Map the payload of a sealed kind; a page of another kind that the disk has lost would cause SIGBUS.
+
+        Raises InvalidImageError if the payload is empty.
+        """
+        if not self.size:
+            raise InvalidImageError("a cache entry is empty: run `ocifs cache clear`")
         return mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ)
 
     def close(self) -> None:
