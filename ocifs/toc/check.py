@@ -3,7 +3,7 @@
 from ocifs.errors import InvalidImageError, printable
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.toc import field
-from ocifs.toc.entry import BLOCK, CHARACTER, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
+from ocifs.toc.entry import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
 
 
 def check_entries(entries: list[Entry], size: int, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -28,6 +28,8 @@ def check_entries(entries: list[Entry], size: int, limits: Limits = DEFAULT_LIMI
 
 def _check(entry: Entry, size: int, limits: Limits) -> None:
     field.check_path(entry.path)
+    if not entry.path and entry.kind != DIRECTORY:
+        raise InvalidImageError("an empty name, though it is no directory")
     field.check_owner(entry.uid, entry.gid)
     if not (0 <= entry.kind <= FIFO and 0 <= entry.mode <= 0o7777 and -(2**63) <= entry.mtime_ns <= field.INT64_MAX):
         raise InvalidImageError("a kind, mode or time that no file has")
