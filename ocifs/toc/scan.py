@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Literal
 
-from ocifs.errors import InvalidImageError, OcifsError, UnsupportedError, printable
+from ocifs.errors import InvalidImageError, OcifsError, printable
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.toc import field, pax, sparse
 from ocifs.toc.entry import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry

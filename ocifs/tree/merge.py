@@ -8,7 +8,6 @@ tree is stored.
 
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, overload
 
 from ocifs.errors import InvalidImageError, OcifsError, printable
 from ocifs.limits import DEFAULT_LIMITS, Limits
@@ -111,7 +110,7 @@ class _Layer:
             if entry.size or entry.kind == DIRECTORY:
                 self._warn(entry, "is a whiteout and should be an empty file")
             self.last = [], None
-            directory = self._resolve(path[:-1], create=False)
+            directory = self._resolve(path[:-1])
             if directory is not None and mark is Mark.OPAQUE:
                 self._cut(directory)
             elif directory is not None:
@@ -158,19 +157,18 @@ class _Layer:
         name = path.pop()
         known, directory = self.last
         if directory is None or path != known:
-            directory = self._resolve(path, create=True)
+            directory = self._make_directories(path, entry)
             self.last = path, directory
         children = directory.names()
-        if self.upper.get((directory, name)):
-            self._warn(entry, "is given twice; the later one counts")
         child = children.get(name)
+        self._note_loss(entry, directory, name)
         if entry.kind != DIRECTORY and child is not None and child.is_dir:
             self.removed.append((directory, name))
         if entry.kind in _LEADING or (child is not None and not (child.is_dir and entry.kind == DIRECTORY)):
             self.last = [], None
         if entry.kind == HARDLINK:
             children.pop(name, None)
-            children[name] = self._link_target(entry.linkname)
+            children[name] = self._link_target(entry.linkname, (directory, name))
         elif entry.kind == DIRECTORY:
             if child is None or not child.is_dir:
                 child = self._make_directory(directory, name)
@@ -179,6 +177,14 @@ class _Layer:
             children[name] = self._describe(Node(_TYPES[entry.kind]), entry)
         self._mark(directory, name)
 
+    def _note_loss(self, entry: Entry, directory: Node, name: bytes) -> None:
+        """Warn of an entry that takes from the tree what its own layer has put there."""
+        given = self.upper.get((directory, name))
+        if given:
+            self._warn(entry, "is given twice; the later one counts")
+        elif given is not None and entry.kind != DIRECTORY and directory.names()[name].is_dir:
+            self._warn(entry, "replaces a directory in which this layer has put files; they are gone")
+
     def _mark(self, directory: Node, name: bytes) -> None:
         """Note that this layer gave `name` in `directory`, and so the directory and all above."""
         self.upper[directory, name] = True
@@ -186,13 +192,17 @@ class _Layer:
             self.upper[directory.parent, directory.name] = False
             directory = directory.parent
 
-    def _link_target(self, linkname: bytes) -> Node:
-        """Return the node a hard link names: as the tree is now, a symlink at the end not followed."""
+    def _link_target(self, linkname: bytes, itself: Place) -> Node:
+        """Return the node that the hard link at `itself` names, as the tree is now; a symlink there is not followed."""
         path, _ = clean_path(linkname)
-        directory = self._resolve(path[:-1], create=False) if path else None
+        directory = self._resolve(path[:-1]) if path else None
+        if directory and (directory, path[-1]) == itself:
+            raise InvalidImageError("a hard link to itself")
         node = directory.names().get(path[-1]) if directory else None
         if node is None:
-            raise InvalidImageError(f"hard link to '{printable(linkname)}', which is not there (yet)")
+            raise InvalidImageError(
+                f"hard link to '{printable(linkname)}': no such file in lower layers, or before it in its own"
+            )
         if node.is_dir:
             raise InvalidImageError(f"hard link to '{printable(linkname)}', which is a directory")
         return node
@@ -214,17 +224,24 @@ class _Layer:
             node.rdev = entry.rdev
         return node
 
-    @overload
-    def _resolve(self, path: list[bytes], *, create: Literal[True]) -> Node: ...
+    def _resolve(self, path: list[bytes]) -> Node | None:
+        """Return the directory at `path`, following symlinks; None if there is none."""
+        node, missing = self._follow(path)
+        return None if missing else node
 
-    @overload
-    def _resolve(self, path: list[bytes], *, create: Literal[False]) -> Node | None: ...
+    def _make_directories(self, path: list[bytes], entry: Entry) -> Node:
+        """Return the directory at `path`, following symlinks; make it where there is nothing, and where a file is."""
+        node, missing = self._follow(path)
+        if missing and missing[0] in node.names():
+            self._warn(entry, f"lies below '{printable(missing[0])}', which is a file; a directory replaces it")
+        for name in missing:
+            node = self._make_directory(node, name)
+        return node
 
-    def _resolve(self, path: list[bytes], *, create: bool) -> Node | None:
-        """Return the directory at `path`, following symlinks; None if there is none and `create` is not set.
+    def _follow(self, path: list[bytes]) -> tuple[Node, list[bytes]]:
+        """Return the last directory on the way along `path`, and the names of those below it that are missing.
 
-        To create means to put directories where there is nothing, and where there is a file. What a symlink names and
-        leaves again by `..` need not be there.
+        Symlinks are followed. What a symlink names and leaves again by `..` need not be there.
         """
         todo = path[::-1]
         links = 0
@@ -245,11 +262,7 @@ class _Layer:
                 missing.pop()
             elif name == b"..":
                 node = node.parent or node
-        if missing and not create:
-            return None
-        for name in missing:
-            node = self._make_directory(node, name)
-        return node
+        return node, missing
 
     def _followed(self, target: bytes, links: int) -> list[bytes]:
         """Return the names that a symlink leads to, the `links`th on the way."""
