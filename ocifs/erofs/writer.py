@@ -21,6 +21,7 @@ from ocifs.erofs import format as erofs
 from ocifs.erofs.format import BLOCK, FILE_TYPES, INODE, NID_BITS, NID_UNIT, round_up
 from ocifs.erofs.nodes import Extent, Node
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError, printable
+from ocifs.limits import DEFAULT_LIMITS, Limits
 
 Read = Callable[[int, int, int], bytes]
 _DEVICES = frozenset({S_IFCHR, S_IFBLK})
@@ -59,6 +60,7 @@ def compile_tree(
     read: Read,
     warn: Callable[[str], None] = _log.warning,
     warnings: Sequence[str] = (),
+    limits: Limits = DEFAULT_LIMITS,
 ) -> bytes:
     """Return the tree image of the tree below `root`; its length is a multiple of 4096.
 
@@ -67,9 +69,9 @@ def compile_tree(
     read after that, are kept in the image.
 
     Raises `InvalidImageError` for a tree that no file system can hold, `UnsupportedError` for one that EROFS
-    cannot, `LimitError` when a bound on sparse files or the 2 TiB that can be addressed are passed.
+    cannot, `LimitError` when the limit on paths, a bound on sparse files or the 2 TiB that can be addressed are passed.
     """
-    inodes = _number(root)
+    inodes = _number(root, limits)
     _plan(inodes, layer_sizes, warn)
     size = _place(inodes)
     total = erofs.served_size(size, layer_sizes) // BLOCK
@@ -92,16 +94,23 @@ def compile_tree(
     return bytes(image)
 
 
-def _number(root: Node) -> list[_Inode]:
-    """Give every node one inode, in the order of their places: siblings together, then each subtree in turn."""
+def _number(root: Node, limits: Limits) -> list[_Inode]:
+    """Give every node one inode, in the order of their places: siblings together, then each subtree in turn.
+
+    All paths together are counted on the way: whoever writes the tree out by name writes that much.
+    """
     inodes = [_Inode(root, b"", 0)]
     seen = {id(root): 0}
-    pending = [0]
+    pending = [(0, 0)]
+    paths = 0
     while pending:
-        parent = pending.pop()
+        parent, length = pending.pop()
         children = inodes[parent].node.children or {}
         special = {b".": parent, b"..": inodes[parent].parent}
         names = sorted(children)
+        paths += len(names) * (length + 1) + sum(map(len, names))
+        if paths > limits.paths:
+            raise limits.passed("paths", f"the paths of the image have {paths} bytes together")
         try:
             directory.check_names(names)
         except OcifsError as error:
@@ -115,7 +124,7 @@ def _number(root: Node) -> list[_Inode]:
             if number == len(inodes):
                 inodes.append(_Inode(node, name, parent))
                 if node.children is not None:
-                    subdirectories.append(number)
+                    subdirectories.append((number, length + 1 + len(name)))
             elif node.children is not None:
                 raise InvalidImageError(f"{_path(inodes, number)}: a directory with two names")
             else:

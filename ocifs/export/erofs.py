@@ -31,7 +31,7 @@ def export_erofs(rootfs: Rootfs, path: str, target: str, *, progress: Progress |
 
     Raises:
         NotFoundError: There is no directory at `path`.
-        LimitError: There are more than 2 TiB of files.
+        LimitError: There are more than 2 TiB of files, or more than the limits of the rootfs allow.
         OcifsError: The target is in the way, or cannot be written.
         InvalidImageError: Bytes cannot be proven to be those that were indexed.
     """
@@ -40,7 +40,11 @@ def export_erofs(rootfs: Rootfs, path: str, target: str, *, progress: Progress |
         root, files = _tree(rootfs, nid)
         size = _place(files)
         sizes = [size] if size else []
-        image = compile_tree(root, sizes, lambda layer, size, offset: _read(rootfs, files, size, offset))
+        image = compile_tree(
+            root, sizes, lambda layer, size, offset: _read(rootfs, files, size, offset), limits=rootfs.limits
+        )
+        if (whole := served_size(len(image), sizes)) > rootfs.limits.output:
+            raise rootfs.limits.passed("output", f"an EROFS file of {whole} bytes")
         out.write(image)
         if sizes:
             out.seek(layer_bases(len(image), sizes)[0])
@@ -51,7 +55,7 @@ def export_erofs(rootfs: Rootfs, path: str, target: str, *, progress: Progress |
                 out.write(bytes(-file.stored % BLOCK))
                 if progress:
                     progress(file.offset + file.stored, size)
-        out.truncate(served_size(len(image), sizes))
+        out.truncate(whole)
     return Losses()
 
 

@@ -35,6 +35,7 @@ def open_layers(
     for digest in points:
         if options.store.has(KIND, digest):
             options.warn(f"layer {digest} is indexed already: its GZIDX file is not used")
+    decoded = options.limits.decoded_total()
     blobs = [
         LayerBlob(
             layer.descriptor.digest,
@@ -42,6 +43,7 @@ def open_layers(
             layer.compression,
             source.open(layer.descriptor),
             points.get(layer.descriptor.digest),
+            decoded,
         )
         for layer in resolved.layers
         if key_of(layer) not in known

@@ -38,7 +38,12 @@ class Trees:
         limits: Limits = DEFAULT_LIMITS,
         strict: bool = False,
     ) -> None:
-        """With `strict`, a tree that `warn` was ever told of is an InvalidImageError instead."""
+        """With `strict`, a tree that `warn` was ever told of is an InvalidImageError instead.
+
+        Raises:
+            LimitError: The layers are too much together.
+        """
+        _check_sums(layers, limits)
         self.layers = layers
         self._store = store
         self._warn = _ignore if strict else warn
@@ -81,7 +86,7 @@ class Trees:
 
     def _own(self, file: StoredFile, layers: Sequence[Layer]) -> Rootfs:
         self._closing.callback(file.close)
-        rootfs = Rootfs(file, layers)
+        rootfs = Rootfs(file, layers, self._limits)
         self._closing.callback(rootfs.close)
         return rootfs
 
@@ -94,7 +99,7 @@ class Trees:
         def read(layer: int, size: int, offset: int) -> bytes:
             return layers[layer].pread(size, offset)
 
-        out.write(compile_tree(root, sizes, read, note, odd))
+        out.write(compile_tree(root, sizes, read, note, odd, self._limits))
 
     def _merged(self, count: int, odd: list[str]) -> "Node":
         from ocifs.tree.merge import merge
@@ -114,6 +119,17 @@ class Trees:
         root = next(trees)
         self._changes = (0, iter(())) if number + 1 == len(self.layers) else (number + 1, trees)
         return root
+
+
+def _check_sums(layers: Sequence[Layer], limits: Limits) -> None:
+    """Refuse layers that are too much together, before they are merged. One that is listed twice is merged twice."""
+    for name, total, what in (
+        ("image_uncompressed", sum(layer.size for layer in layers), "bytes of tar streams"),
+        ("image_entries", sum(layer.index.summary.entries for layer in layers), "tar entries"),
+        ("image_toc", sum(layer.index.toc_size for layer in layers), "bytes of names and attributes"),
+    ):
+        if total > getattr(limits, name):
+            raise limits.passed(name, f"the {len(layers)} layers of the image have {total} {what}")
 
 
 def _claim(layer: Layer) -> str:

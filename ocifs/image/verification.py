@@ -109,6 +109,7 @@ def _verified_layers(
         options.progress(layer, done, total)
 
     telling = msgspec.structs.replace(options, progress=progress)
+    decoded = options.limits.decoded_total()
     found: dict[tuple[Digest, Digest], Future[_Verified]] = {}
     opened: list[_Verified | Future[_Verified]] = []
     with (
@@ -127,7 +128,7 @@ def _verified_layers(
                 continue
             key = (layer.descriptor.digest, layer.diff_id)
             if key not in found:
-                of = LayerBlob(layer.descriptor.digest, layer.diff_id, layer.compression, blob)
+                of = LayerBlob(layer.descriptor.digest, layer.diff_id, layer.compression, blob, decoded=decoded)
                 checking = _LayerCheck(number, of, telling, stack)
                 found[key] = decoding.submit(checking.run, hashing.submit(checking.check_blob))
             opened.append(found[key])

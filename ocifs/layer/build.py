@@ -18,7 +18,7 @@ from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
 from ocifs.layer.lanes import spread
 from ocifs.layer.layer import CODECS
 from ocifs.layer.second_look import MAX_STORED, SecondLook
-from ocifs.limits import Limits
+from ocifs.limits import Limits, Total
 from ocifs.reader import ReaderAt
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.mediatypes import Compression
@@ -45,6 +45,8 @@ class LayerBlob(NamedTuple):
     blob: ReaderAt
     gzidx: str | None = None
     """A GZIDX file whose points are taken, instead of looking for any; they are proven as any would be."""
+    decoded: Total | None = None
+    """Counts the bytes to which all layers of the image inflate."""
 
 
 class _Survey(NamedTuple):
@@ -85,6 +87,8 @@ def open_layer_index(
             file = store.get(KIND, layer.digest, lambda out: build.write(out, warnings))
             stack.callback(file.close)
             index = LayerIndex(file)
+            if layer.decoded:
+                layer.decoded.grow(layer.digest, index.size)
             _check_diff_id(layer, index.summary.diff_id)
         except OcifsError as error:
             raise type(error)(f"layer {layer.digest}: {error}") from None
@@ -191,6 +195,8 @@ class _Build:
                 raise limits.passed("uncompressed", f"it inflates to more than {limits.uncompressed} bytes")
             if produced > limits.ratio_from and produced > limits.ratio * max(reading.consumed, 1):
                 raise limits.passed("ratio", f"it inflates to more than {limits.ratio} times its size")
+            if self.layer.decoded:
+                self.layer.decoded.grow(self.layer.digest, produced)
             self.progress(self.layer.digest, reading.consumed, self.blob.size)
             yield chunk
 

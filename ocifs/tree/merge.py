@@ -40,7 +40,7 @@ def merge(layers: Iterable[Iterable[Entry]], warn: Callable[[str], None], limits
     Raises:
         InvalidImageError: A whiteout names no file, a hard link has no target, symlinks loop, or the root is not a
             directory.
-        LimitError: Paths lead through too many long symlinks.
+        LimitError: Entries and the directories that they imply are too many, or paths lead through too many symlinks.
     """
     root = Node(stat.S_IFDIR | 0o755)
     for _ in _apply(root, layers, warn, limits):
@@ -63,8 +63,9 @@ def changes(
 def _apply(
     root: Node, layers: Iterable[Iterable[Entry]], warn: Callable[[str], None], limits: Limits
 ) -> "Iterator[_Layer]":
+    account = _Account(limits)
     for number, entries in enumerate(layers):
-        layer = _Layer(root, number, warn, limits)
+        layer = _Layer(root, number, warn, account)
         for entry in entries:
             try:
                 layer.apply(entry)
@@ -73,14 +74,36 @@ def _apply(
         yield layer
 
 
+class _Account:
+    """What was spent on all layers so far."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._entries = 0
+        self._steps = 0
+
+    def add_entry(self) -> None:
+        """Count an entry, or a directory that one implies."""
+        self._entries += 1
+        if self._entries > self._limits.image_entries:
+            most = self._limits.image_entries
+            raise self._limits.passed("image_entries", f"more than {most} tar entries and directories that they imply")
+
+    def add_steps(self, count: int) -> None:
+        """Count names taken from the target of a symlink."""
+        self._steps += count
+        if self._steps > self._limits.symlink_steps:
+            raise self._limits.passed("symlink_steps", f"{self._steps} steps through the image's symlinks")
+
+
 class _Layer:
     """One layer while it is applied: what of the tree below `root` is its own."""
 
-    def __init__(self, root: Node, number: int, warn: Callable[[str], None], limits: Limits) -> None:
+    def __init__(self, root: Node, number: int, warn: Callable[[str], None], account: _Account) -> None:
         self.root = root
         self.number = number
         self.warn = warn
-        self.limits = limits
+        self.account = account
         self.upper: dict[Place, bool] = {}
         """Names (in a directory) this layer gave, and their ancestors; True if an entry gave just that name."""
         self.opaque: set[Node] = set()
@@ -89,12 +112,12 @@ class _Layer:
         """Lower names that went, with all below them; this layer may have given them anew, before or after."""
         self.cut: list[Node] = []
         """Directories that were there below and were made opaque."""
-        self.steps = 0
         self.last: tuple[list[bytes], Node | None] = ([], None)
         """The path below which an entry was put last, and the directory there; None once it may lead elsewhere."""
 
     def apply(self, entry: Entry) -> None:
         """Apply one entry."""
+        self.account.add_entry()
         path, inside = clean_path(entry.path)
         if not inside:
             self._warn(entry, "leads above the root; taken as /" + printable(b"/".join(path)))
@@ -235,6 +258,7 @@ class _Layer:
         if missing and missing[0] in node.names():
             self._warn(entry, f"lies below '{printable(missing[0])}', which is a file; a directory replaces it")
         for name in missing:
+            self.account.add_entry()
             node = self._make_directory(node, name)
         return node
 
@@ -267,11 +291,9 @@ class _Layer:
     def _followed(self, target: bytes, links: int) -> list[bytes]:
         """Return the names that a symlink leads to, the `links`th on the way."""
         names = target.split(b"/")
-        self.steps += len(names)
         if links > _MAX_LINKS:
             raise InvalidImageError(f"more than {_MAX_LINKS} symlinks on the way to it")
-        if self.steps > self.limits.symlink_steps:
-            raise self.limits.passed("symlink_steps", f"{self.steps} steps through the layer's symlinks")
+        self.account.add_steps(len(names))
         return names
 
     def _make_directory(self, parent: Node, name: bytes) -> Node:
