@@ -1,7 +1,8 @@
 """How does each cost grow with the image?
 
 Images of 31,250, 125,000 and 500,000 small files in 40 layers: once, four and sixteen times as much of everything.
-Indexing, `find` and `du` should grow as the image does, and mounting what is indexed not at all.
+Indexing (its time and its memory), `find` and `du` should grow as the image does, and mounting what is indexed not at
+all.
 """
 
 import subprocess
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.images import image
+from benchmarks.memory import peak
 from benchmarks.timing import Measure, arguments, cold, mounted, ocifs, report, seconds, side_by_side
 
 _TIMES = (1, 4, 16)
@@ -53,6 +55,12 @@ def main() -> None:
         }
         for question, ways in questions.items():
             report(f"{question}, by the size of the image", side_by_side(ways, options.rounds), f"{_TIMES[0]} x")
+        peaks: dict[str, Measure] = {
+            times: partial(peak, ocifs("index", "--cache-dir", "CACHE", str(layout)))
+            for times, layout in layouts.items()
+        }
+        title = "the most memory of ocifs index, by the size of the image"
+        report(title, side_by_side(peaks, options.rounds), f"{_TIMES[0]} x", "MiB")
 
 
 if __name__ == "__main__":

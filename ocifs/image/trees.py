@@ -105,7 +105,7 @@ class Trees:
         from ocifs.tree.merge import merge
 
         note = _at_most(_MAX_WARNINGS, _noted(self._warn, odd))
-        return merge((layer.index.toc() for layer in self.layers[:count]), note, self._limits)
+        return merge((layer.index.entries() for layer in self.layers[:count]), note, self._limits)
 
     def _changed(self, number: int) -> "Node":
         from ocifs.tree.merge import changes
@@ -113,7 +113,7 @@ class Trees:
         following, trees = self._changes
         if following == 0 or following > number:
             # What is odd was told when the whole tree was made.
-            following, trees = 0, changes((layer.index.toc() for layer in self.layers), _ignore, self._limits)
+            following, trees = 0, changes((layer.index.entries() for layer in self.layers), _ignore, self._limits)
         for _ in range(following, number):
             next(trees)
         root = next(trees)

@@ -14,7 +14,7 @@ import zstandard
 from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Chunk, Pass
 from ocifs.compression.gzidx import GzidxPass
 from ocifs.errors import InvalidImageError, OcifsError, printable_path
-from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
+from ocifs.layer.index import KIND, LayerIndex, Summary, TocWriter, join_tail, pack_u64
 from ocifs.layer.lanes import spread
 from ocifs.layer.layer import CODECS
 from ocifs.layer.second_look import MAX_STORED, SecondLook
@@ -23,7 +23,7 @@ from ocifs.reader import ReaderAt
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Store, Writer
-from ocifs.toc import ChunkReader, Entry, scan
+from ocifs.toc import ChunkReader, read_entries
 
 _MAX_WARNINGS = 100
 
@@ -52,7 +52,7 @@ class LayerBlob(NamedTuple):
 class _Survey(NamedTuple):
     """What a pass found."""
 
-    toc: list[Entry]
+    toc: TocWriter
     diff_id: str
     size: int
     checkpoints: list[Checkpoint]
@@ -132,7 +132,7 @@ class _Build:
             size=survey.size,
             codec="zstd" if frames else self.layer.compression,
             reframed=frames is not None,
-            entries=len(survey.toc),
+            entries=survey.toc.count,
             starts=pack_u64(point.start for point in points),
             offsets=pack_u64(point.offset for point in points),
             bits=bytes(point.bits for point in points),
@@ -140,7 +140,7 @@ class _Build:
             digests=b"".join(digests),
             warnings=tuple(warnings),
         )
-        out.write(encode_tail(survey.toc, summary, out.size))
+        out.write(join_tail(survey.toc.packed(), summary, out.size))
 
     def _survey(self, out: Writer) -> tuple[_Survey, "_Frames | None"]:
         """Go through the blob; again, into frames, if that shows that its spans would be too long to decode."""
@@ -178,7 +178,9 @@ class _Build:
             spread(self._bounded(reading), diff_id.update, lambda chunk: self.look.follow(reading.found)) as made,
         ):
             stream = ChunkReader(frames.written(made) if frames else made)
-            toc = scan(stream, limits=self.limits, warn=self.warn)
+            toc = TocWriter()
+            for entry in read_entries(stream, limits=self.limits, warn=self.warn):
+                toc.add(entry)
             stream.drain()
             found = Digest(f"{self.layer.diff_id.algorithm}:{diff_id.hexdigest()}")
             _check_diff_id(self.layer, found)

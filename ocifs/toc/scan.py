@@ -48,7 +48,18 @@ def scan(
     count: Literal["entries", "members"] = "entries",
     warn: Callable[[str], None],
 ) -> list[Entry]:
-    """Return the entries of a tar stream in their order, up to the end of the archive.
+    """Return the entries that `read_entries` yields."""
+    return list(read_entries(stream, limits=limits, count=count, warn=warn))
+
+
+def read_entries(
+    stream: Forward,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    count: Literal["entries", "members"] = "entries",
+    warn: Callable[[str], None],
+) -> Iterator[Entry]:
+    """Yield the entries of a tar stream in their order, up to the end of the archive.
 
     The archive ends at two zero blocks, or where the stream ends at the border of a header. What follows is left
     unread; a caller that hashes the stream drains it.
@@ -58,13 +69,11 @@ def scan(
         UnsupportedError: An entry has a type or form that Go's archive/tar does not know either.
         LimitError: One of `limits` is passed; `count` is the one for the number of entries.
     """
-    entries: list[Entry] = []
     most: int = getattr(limits, count)
-    for entry, _ in members(stream, limits=limits, warn=warn):
-        if len(entries) == most:
+    for number, (entry, _) in enumerate(members(stream, limits=limits, warn=warn)):
+        if number == most:
             raise limits.passed(count, f"more than {most} tar entries")
-        entries.append(entry)
-    return entries
+        yield entry
 
 
 def members(

@@ -8,6 +8,7 @@ tree is stored.
 
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 from ocifs.errors import InvalidImageError, OcifsError, printable
 from ocifs.limits import DEFAULT_LIMITS, Limits
@@ -55,17 +56,22 @@ def changes(
 
     Raises what `merge` does, when it comes to the layer.
     """
-    for layer in _apply(Node(stat.S_IFDIR | 0o755), layers, warn, limits):
-        given = [place for place, itself in layer.upper.items() if itself]
-        yield changed_tree(layer.root, layer.number, given, layer.removed, layer.cut)
+    for layer in _apply(Node(stat.S_IFDIR | 0o755), layers, warn, limits, note_given=True):
+        yield changed_tree(layer.root, layer.number, layer.given or [], layer.removed, layer.cut)
 
 
 def _apply(
-    root: Node, layers: Iterable[Iterable[Entry]], warn: Callable[[str], None], limits: Limits
+    root: Node,
+    layers: Iterable[Iterable[Entry]],
+    warn: Callable[[str], None],
+    limits: Limits,
+    *,
+    note_given: bool = False,
 ) -> "Iterator[_Layer]":
     account = _Account(limits)
     for number, entries in enumerate(layers):
         layer = _Layer(root, number, warn, account)
+        layer.given = [] if note_given else None
         for entry in entries:
             try:
                 layer.apply(entry)
@@ -104,8 +110,13 @@ class _Layer:
         self.number = number
         self.warn = warn
         self.account = account
-        self.upper: dict[Place, bool] = {}
-        """Names (in a directory) this layer gave, and their ancestors; True if an entry gave just that name."""
+        self.further: dict[Node, dict[bytes, bool]] = {}
+        """By directory, the names of the layer's that the number of their node does not tell: hard links (True), and
+        directories of lower layers above what it gave (False)."""
+        self.implied: set[Node] = set()
+        """Directories that it made without an entry for them."""
+        self.given: list[Place] | None = None
+        """Names that its entries gave; None if nobody asks for them."""
         self.opaque: set[Node] = set()
         """Directories in which, at any depth, nothing lower is left: no whiteout has work there again."""
         self.removed: list[Place] = []
@@ -146,7 +157,7 @@ class _Layer:
         child = directory.names().get(name)
         if child is None:
             return
-        if (directory, name) not in self.upper:
+        if self._given(directory, name, child) is None:
             del directory.names()[name]
             self.removed.append((directory, name))
         elif child.is_dir:
@@ -166,7 +177,7 @@ class _Layer:
             self.opaque.add(directory)
             children = directory.names()
             for name, child in list(children.items()):
-                if (directory, name) not in self.upper:
+                if self._given(directory, name, child) is None:
                     del children[name]
                 elif child.is_dir:
                     todo.append(child)
@@ -198,22 +209,42 @@ class _Layer:
             self._describe(child, entry)
         else:
             children[name] = self._describe(Node(_TYPES[entry.kind]), entry)
-        self._mark(directory, name)
+        self._mark(directory, name, children[name])
 
     def _note_loss(self, entry: Entry, directory: Node, name: bytes) -> None:
         """Warn of an entry that takes from the tree what its own layer has put there."""
-        given = self.upper.get((directory, name))
+        child = directory.names().get(name)
+        given = None if child is None else self._given(directory, name, child)
         if given:
             self._warn(entry, "is given twice; the later one counts")
-        elif given is not None and entry.kind != DIRECTORY and directory.names()[name].is_dir:
+        elif given is not None and entry.kind != DIRECTORY and child is not None and child.is_dir:
             self._warn(entry, "replaces a directory in which this layer has put files; they are gone")
 
-    def _mark(self, directory: Node, name: bytes) -> None:
-        """Note that this layer gave `name` in `directory`, and so the directory and all above."""
-        self.upper[directory, name] = True
-        while directory.parent is not None and (directory.parent, directory.name) not in self.upper:
-            self.upper[directory.parent, directory.name] = False
-            directory = directory.parent
+    def _given(self, directory: Node, name: bytes, child: Node) -> bool | None:
+        """Return whether an entry of this layer gave just that name; None if it is all of lower layers.
+
+        A node of this layer's number is under names that this layer gave, so they need no place in memory.
+        """
+        if child.layer == self.number and child not in self.implied:
+            return True
+        names = self.further.get(directory)
+        otherwise = False if child in self.implied else None
+        return names.get(name, otherwise) if names else otherwise
+
+    def _mark(self, directory: Node, name: bytes, child: Node) -> None:
+        """Note that this layer gave `child` the name `name` in `directory`, and so the directory and all above."""
+        if self.given is not None:
+            self.given.append((directory, name))
+        self.implied.discard(child)
+        if child.layer != self.number:
+            self.further.setdefault(directory, {})[name] = True
+        self._mark_above(directory)
+
+    def _mark_above(self, directory: Node) -> None:
+        """Note that this layer gave something in `directory`."""
+        while (above := directory.parent) is not None and self._given(above, directory.name, directory) is None:
+            self.further.setdefault(above, {})[directory.name] = False
+            directory = above
 
     def _link_target(self, linkname: bytes, itself: Place) -> Node:
         """Return the node that the hard link at `itself` names, as the tree is now; a symlink there is not followed."""
@@ -233,11 +264,12 @@ class _Layer:
     def _describe(self, node: Node, entry: Entry) -> Node:
         """Give `node` the attributes of `entry`, of its type."""
         permissions = 0o777 if entry.kind == SYMLINK else entry.mode
-        node.mode = _TYPES[entry.kind] | permissions
+        node.mode = _one(_TYPES[entry.kind] | permissions)
         node.layer = self.number
-        node.uid, node.gid, node.mtime_ns = entry.uid, entry.gid, entry.mtime_ns
+        node.uid, node.gid, node.mtime_ns = _one(entry.uid), _one(entry.gid), entry.mtime_ns
         xattrs = entry.xattrs
-        node.xattrs = {name: xattrs[name] for name in xattrs if not name.startswith(_HIDDEN)} if xattrs else {}
+        if xattrs or node.xattrs:
+            node.xattrs = {name: xattrs[name] for name in xattrs if not name.startswith(_HIDDEN)}
         if entry.kind == REGULAR:
             node.size = entry.size
             node.extent = Extent(self.number, entry.offset, entry.stored, entry.sparse) if entry.size else None
@@ -257,9 +289,12 @@ class _Layer:
         node, missing = self._follow(path)
         if missing and missing[0] in node.names():
             self._warn(entry, f"lies below '{printable(missing[0])}', which is a file; a directory replaces it")
+        if missing:
+            self._mark_above(node)
         for name in missing:
             self.account.add_entry()
             node = self._make_directory(node, name)
+            self.implied.add(node)
         return node
 
     def _follow(self, path: list[bytes]) -> tuple[Node, list[bytes]]:
@@ -302,6 +337,12 @@ class _Layer:
         parent.names()[name] = node
         self.opaque.add(node)
         return node
+
+
+@lru_cache(4096)
+def _one(number: int) -> int:
+    """Return the same object for the same number: most files have one of a few modes and owners."""
+    return number
 
 
 def clean_path(path: bytes) -> tuple[list[bytes], bool]:

@@ -1,6 +1,7 @@
 """The tree as of a layer, and what a layer changes: made once, of as many layers as it takes, and closed."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -106,14 +107,14 @@ def test_trees_are_kept_by_chain_id(image: str, tmp_path: Path, monkeypatch: pyt
 
 def test_in_order_one_pass_serves_all(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[LayerIndex] = []
-    toc = LayerIndex.toc
+    entries = LayerIndex.entries
 
-    def counted(index: LayerIndex) -> list[Entry]:
+    def counted(index: LayerIndex) -> Iterator[Entry]:
         read.append(index)
-        return toc(index)
+        return entries(index)
 
     with open_image(image) as opened:
-        monkeypatch.setattr(LayerIndex, "toc", counted)
+        monkeypatch.setattr(LayerIndex, "entries", counted)
         for number in range(3):
             opened.changes(number)
         assert read == opened.indexes
