@@ -1,8 +1,9 @@
 """How does each cost grow with the image?
 
 Images of 31,250, 125,000 and 500,000 small files in 40 layers: once, four and sixteen times as much of everything.
-Indexing, `find` and `du` should grow as the image does, and mounting what is indexed not at all. Then layers whose gzip
-members hold one byte each, twice as many from one to the next: indexing should take twice as long as well.
+Indexing (its time and its memory), `find` and `du` should grow as the image does, and mounting what is indexed not at
+all. Then layers whose gzip members hold one byte each, twice as many from one to the next: indexing should take twice
+as long.
 """
 
 import subprocess
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.images import image
+from benchmarks.memory import peak
 from benchmarks.timing import Measure, arguments, cold, mounted, ocifs, report, seconds, side_by_side
 
 _TIMES = (1, 4, 16)
@@ -58,6 +60,12 @@ def main() -> None:
         members = {f"{kib} Ki": partial(index, image(f"members-{kib}", options)) for kib in _KIB}
         question = "ocifs index, by the number of gzip members of one byte"
         report(question, side_by_side(members, options.rounds), f"{_KIB[0]} Ki")
+        peaks: dict[str, Measure] = {
+            times: partial(peak, ocifs("index", "--cache-dir", "CACHE", str(layout)))
+            for times, layout in layouts.items()
+        }
+        title = "the most memory of ocifs index, by the size of the image"
+        report(title, side_by_side(peaks, options.rounds), f"{_TIMES[0]} x", "MiB")
 
 
 if __name__ == "__main__":

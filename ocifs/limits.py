@@ -4,11 +4,16 @@ Whoever spends memory, disk or time on something that an image counts or sizes l
 was passed in the same words. Bounds that Linux or a format sets are no limits: raising them would help nobody.
 """
 
+import threading
+from collections.abc import Hashable
+
 import msgspec
 
 from ocifs.errors import LimitError
 
-_COUNTS = frozenset({"indexes", "layers", "members", "ratio", "entries", "sparse_pieces", "symlink_steps", "volumes"})
+_COUNTS = frozenset(
+    {"indexes", "layers", "members", "ratio", "entries", "image_entries", "sparse_pieces", "symlink_steps", "volumes"}
+)
 """The limits that are not in bytes."""
 _UNITS = ("", "KiB", "MiB", "GiB", "TiB")
 
@@ -26,6 +31,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Members of an archive that holds images."""
     uncompressed: int = 64 << 30
     """The tar stream of a layer."""
+    image_uncompressed: int = 256 << 30
+    """The tar streams of all layers of an image."""
     ratio: int = 2000
     """Tar stream to blob, looked at once the stream is past `ratio_from`."""
     ratio_from: int = 64 << 20
@@ -33,6 +40,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The window of a zstd frame, which its decoder holds in memory; what zstd itself allows by default."""
     entries: int = 5_000_000
     """Entries of a layer."""
+    image_entries: int = 10_000_000
+    """Entries of all layers of an image, and the directories that they imply."""
+    image_toc: int = 1 << 30
+    """TOCs of all layers of an image as MessagePack: names, link targets and attributes of their entries."""
+    paths: int = 1 << 30
+    """All paths of the merged tree together. Symlinks in a row can make paths of any length."""
     extended_header: int = 1 << 20
     """One extended header of a tar (pax or GNU long name)."""
     extended_headers: int = 64 << 20
@@ -50,7 +63,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     volume_size: int = 4 << 30
     """Files in the volumes of an image, all together, where they have to be copied."""
     symlink_steps: int = 1 << 26
-    """Names taken from symlink targets while a layer is applied: some entries could keep us busy for days."""
+    """Names taken from symlink targets while the layers are applied: some entries could keep us busy for days."""
+    output: int = 256 << 30
+    """What an export writes: files with their headers, without holes."""
+    output_headers: int = 1 << 30
+    """Extended headers of an exported tar: each repeats the whole path of its member."""
+
+    def decoded_total(self) -> "Total":
+        """Return a count of the bytes to which the layers of one image inflate."""
+        what = f"the layers of the image inflate to more than {self.image_uncompressed} bytes"
+        return Total(self, "image_uncompressed", what)
 
     def passed(self, name: str, what: str) -> LimitError:
         """Return the error for `what` is more than the limit `name` allows."""
@@ -63,6 +85,30 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT_LIMITS = Limits()
+
+
+class Total:
+    """What the parts of an image cost together, held against one limit while they grow. For several threads."""
+
+    def __init__(self, limits: Limits, name: str, what: str) -> None:
+        """Begin at 0. `what` says in a message what is more than the limit `name` allows."""
+        self._limits = limits
+        self._name = name
+        self._what = what
+        self._most: int = getattr(limits, name)
+        self._parts: dict[Hashable, int] = {}
+        self._sum = 0
+        self._lock = threading.Lock()
+
+    def grow(self, part: Hashable, amount: int) -> None:
+        """Note that `part` costs `amount` by now; less than was noted before changes nothing. Raises LimitError."""
+        with self._lock:
+            before = self._parts.get(part, 0)
+            if amount > before:
+                self._parts[part] = amount
+                self._sum += amount - before
+        if self._sum > self._most:
+            raise self._limits.passed(self._name, self._what)
 
 
 def in_units(value: int) -> str:

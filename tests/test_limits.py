@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import zstandard
 from msgspec.structs import asdict
@@ -12,15 +13,19 @@ from msgspec.structs import asdict
 from ocifs.bundle.user import Accounts
 from ocifs.bundle.volumes import find_volumes
 from ocifs.errors import LimitError
+from ocifs.export.archive import write_tar
 from ocifs.image.opening import open_image
 from ocifs.limits import Limits, in_units
 from ocifs.options import Options
+from ocifs.reader import BytesReader
+from ocifs.toc import ReaderForward, scan
 from tests import images
 from tests.images import Image, Layer, add_image, add_index, write_archive, write_directory, write_layout
 from tests.tars import directory, file, long_name, pax, symlink, tar
 from tests.tocs import zstd_chunked
 
 _FILE = tar([file(b"f", bytes(4096))])
+_ENTRIES = scan(ReaderForward(BytesReader(_FILE)), warn=str)  # type: ignore[arg-type]
 _FILE_OF_ZEROS = b'{"name": "f", "type": "reg", "mode": 420, "size": 4096, "chunkSize": 4096, "chunkType": "zeros"}'
 _TOC = b'{"version": 1, "entries": [%s]}' % _FILE_OF_ZEROS
 _SPARSE = {b"GNU.sparse.map": b"0,1", b"GNU.sparse.numblocks": b"1", b"GNU.sparse.size": b"5"}
@@ -66,10 +71,14 @@ IMAGES: dict[str, tuple[int, Callable[[Path], Path]]] = {
     "layers": (2, _layout(Layer(_FILE), Layer(_FILE))),
     "members": (5, _archive),
     "uncompressed": (len(_FILE), _layout(Layer(_FILE))),
+    "image_uncompressed": (2 * len(_FILE), _layout(Layer(_FILE), Layer(_FILE))),
     "ratio": (0, _layout(Layer(_FILE))),
     "ratio_from": (len(_FILE), _layout(Layer(_FILE))),
     "zstd_window": (1 << 28, _layout(_Wide(_FILE, "zstd"))),
     "entries": (3, _layout(Layer(tar([file(b"%d" % n) for n in range(3)])))),
+    "image_entries": (3, _layout(Layer(tar([file(b"a")])), Layer(tar([file(b"d/b")])))),  # and d
+    "image_toc": (2 * len(msgspec.msgpack.encode(_ENTRIES)), _layout(Layer(_FILE), Layer(_FILE))),
+    "paths": (8, _layout(Layer(tar([file(b"a"), file(b"d/b")])))),  # /a /d /d/b
     "extended_header": (601, _layout(Layer(tar([long_name(b"d/" * 300), file(b"f")])))),
     "extended_headers": (16, _layout(Layer(tar([pax({b"uid": b"1"}), file(b"f"), pax({b"uid": b"2"}), file(b"g")])))),
     "xattrs": (13, _layout(Layer(tar([pax({b"SCHILY.xattr.user.name": b"1234"}), file(b"f")])))),
@@ -82,6 +91,8 @@ IMAGES: dict[str, tuple[int, Callable[[Path], Path]]] = {
         4,
         _layout(Layer(tar([directory(b"a/b"), symlink(b"l", b"a/b"), file(b"l/1"), file(b"x"), file(b"l/2")]))),
     ),
+    "output": (2048, _layout(Layer(tar([file(b"empty")])))),  # the root, the file, two blocks at the end
+    "output_headers": (1024, _layout(Layer(tar([long_name(b"n" * 150), file(b"n")])))),  # header and data of a pax one
     "accounts": (7, _layout(Layer(tar([file(b"etc/passwd", b"root:x:")])))),
     "volumes": (2, _with_volumes),
     "volume_size": (5, _with_volumes),
@@ -117,6 +128,7 @@ def _open(path: Path, limits: Limits) -> None:
     with open_image(str(path), Options(limits=limits, toc="verify")) as opened:
         Accounts.of(opened.rootfs, limits)
         find_volumes(opened.resolved.config.config.volumes, opened.rootfs, limits, pytest.fail, readonly=True)
+        write_tar(opened.rootfs, "/", io.BytesIO())
         for _, inode in opened.rootfs.walk():
             if inode.size and inode.mode & 0o170000 == 0o100000:
                 assert len(opened.rootfs.read(inode.nid, inode.size, 0)) == inode.size

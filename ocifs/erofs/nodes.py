@@ -31,6 +31,9 @@ class Extent(Protocol):
 class Node(Protocol):
     """One inode. Hard links are one node under several names, told by its identity."""
 
+    number: int
+    """Scratch of the writer; any value before."""
+
     @property
     def mode(self) -> int:
         """Type and permissions, as in `st_mode`."""

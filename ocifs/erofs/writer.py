@@ -8,8 +8,10 @@ only by their attributes (`nodes.py`), not how they were merged.
 """
 
 import hashlib
+import io
 import logging
 import struct
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
@@ -21,6 +23,7 @@ from ocifs.erofs import format as erofs
 from ocifs.erofs.format import BLOCK, FILE_TYPES, INODE, NID_BITS, NID_UNIT, round_up
 from ocifs.erofs.nodes import Extent, Node
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError, printable
+from ocifs.limits import DEFAULT_LIMITS, Limits
 
 Read = Callable[[int, int, int], bytes]
 _DEVICES = frozenset({S_IFCHR, S_IFBLK})
@@ -38,7 +41,6 @@ class _Inode(msgspec.Struct, gc=False):
     name: bytes
     parent: int
     nlink: int = 1
-    nid: int = 0
     size: int = 0
     xattrs: bytes = b""
     inline: int = 0
@@ -46,11 +48,19 @@ class _Inode(msgspec.Struct, gc=False):
     blocks: int = 0
     """Whole blocks of its own in the image, and the first of them."""
     start: int = 0
-    names: Sequence[bytes] = ()
-    """Of a directory: its names, sorted, the inodes they stand for, and how they are divided into blocks."""
-    children: Sequence[int] = ()
-    division: Sequence[slice] = ()
+    listing: "_Listing | None" = None
     chunks: sparse.Chunks | None = None
+
+
+class _Listing(msgspec.Struct, gc=False):
+    """What a directory lists."""
+
+    names: Sequence[bytes]
+    """Sorted."""
+    children: Sequence[int]
+    """The inodes that the names stand for."""
+    division: Sequence[slice] = ()
+    """How the names are divided into blocks."""
 
 
 def compile_tree(
@@ -59,6 +69,7 @@ def compile_tree(
     read: Read,
     warn: Callable[[str], None] = _log.warning,
     warnings: Sequence[str] = (),
+    limits: Limits = DEFAULT_LIMITS,
 ) -> bytes:
     """Return the tree image of the tree below `root`; its length is a multiple of 4096.
 
@@ -67,41 +78,49 @@ def compile_tree(
     read after that, are kept in the image.
 
     Raises `InvalidImageError` for a tree that no file system can hold, `UnsupportedError` for one that EROFS
-    cannot, `LimitError` when a bound on sparse files or the 2 TiB that can be addressed are passed.
+    cannot, `LimitError` when the limit on paths, a bound on sparse files or the 2 TiB that can be addressed are passed.
     """
-    inodes = _number(root)
+    inodes = _number(root, limits)
     _plan(inodes, layer_sizes, warn)
-    size = _place(inodes)
+    size, nids = _place(inodes)
     total = erofs.served_size(size, layer_sizes) // BLOCK
     if total > erofs.MAX_BLOCKS:
         raise LimitError("the layers' tar streams pass 2 TiB, more than a tree image can address: use fewer layers")
     bases = erofs.layer_bases(size, layer_sizes)
-    image = bytearray(size)
-    for number, inode in enumerate(inodes):
-        try:
-            _write_inode(image, inode, number, bases)
-            if inode.inline or inode.blocks or inode.xattrs:
-                _write_content(image, inode, inodes)
-            if inode.chunks:
-                _write_chunks(image, inode, inode.chunks, bases, read)
-        except OcifsError as error:
-            raise _at(inodes, number, error) from error
-    if warnings:
-        _write_warnings(image, warnings)
-    _write_superblock(image, inodes, total)
-    return bytes(image)
+    buffer = io.BytesIO(bytes(size))  # gives its bytes away without a copy
+    with buffer.getbuffer() as image:
+        for number, inode in enumerate(inodes):
+            end = (nids[number] << NID_BITS) + INODE.size
+            try:
+                _write_inode(image, inode, number, end, bases)
+                if inode.inline or inode.blocks or inode.xattrs:
+                    _write_content(image, inode, end, inodes, nids)
+                if inode.chunks:
+                    _write_chunks(image, inode, inode.chunks, end, bases, read)
+            except OcifsError as error:
+                raise _at(inodes, number, error) from error
+        if warnings:
+            _write_warnings(image, warnings)
+        _write_superblock(image, inodes, nids[0], total)
+    return buffer.getvalue()
 
 
-def _number(root: Node) -> list[_Inode]:
-    """Give every node one inode, in the order of their places: siblings together, then each subtree in turn."""
+def _number(root: Node, limits: Limits) -> list[_Inode]:
+    """Give every node one inode, in the order of their places: siblings together, then each subtree in turn.
+
+    All paths together are counted on the way: whoever writes the tree out by name writes that much.
+    """
     inodes = [_Inode(root, b"", 0)]
-    seen = {id(root): 0}
-    pending = [0]
+    pending = [(0, 0)]
+    paths = 0
     while pending:
-        parent = pending.pop()
+        parent, length = pending.pop()
         children = inodes[parent].node.children or {}
         special = {b".": parent, b"..": inodes[parent].parent}
         names = sorted(children)
+        paths += len(names) * (length + 1) + sum(map(len, names))
+        if paths > limits.paths:
+            raise limits.passed("paths", f"the paths of the image have {paths} bytes together")
         try:
             directory.check_names(names)
         except OcifsError as error:
@@ -110,12 +129,14 @@ def _number(root: Node) -> list[_Inode]:
         subdirectories = []
         for name in names:
             node = children[name]
-            number = seen.setdefault(id(node), len(inodes))
+            number = node.number
+            if number >= len(inodes) or inodes[number].node is not node:  # else it has had another name
+                number = node.number = len(inodes)
             numbers.append(number)
             if number == len(inodes):
                 inodes.append(_Inode(node, name, parent))
                 if node.children is not None:
-                    subdirectories.append(number)
+                    subdirectories.append((number, length + 1 + len(name)))
             elif node.children is not None:
                 raise InvalidImageError(f"{_path(inodes, number)}: a directory with two names")
             else:
@@ -124,7 +145,7 @@ def _number(root: Node) -> list[_Inode]:
             place = bisect_left(names, name)
             names.insert(place, name)
             numbers.insert(place, number)
-        inodes[parent].names, inodes[parent].children = names, numbers
+        inodes[parent].listing = _Listing(names, numbers)
         pending += reversed(subdirectories)
     return inodes
 
@@ -166,8 +187,8 @@ def _plan_content(inode: _Inode, layer_sizes: Sequence[int], *, is_root: bool) -
         inode.size = node.size
         if node.size:
             _plan_file(inode, node.extent, layer_sizes)
-    elif kind == S_IFDIR:
-        inode.division, inode.size = directory.split(inode.names)
+    elif inode.listing:
+        inode.listing.division, inode.size = directory.split(inode.listing.names)
         _divide(inode, inline=not is_root)  # the root's place is fixed
     elif kind == S_IFLNK:
         inode.size = len(node.target)
@@ -207,8 +228,9 @@ def _divide(inode: _Inode, *, inline: bool) -> None:
         inode.inline = 0
 
 
-def _place(inodes: Sequence[_Inode]) -> int:
-    """Give each inode its nid and its blocks, and return the size of the image."""
+def _place(inodes: Sequence[_Inode]) -> tuple[int, "array[int]"]:
+    """Give each inode its blocks; return the size of the image, and the nid of each."""
+    nids = array("Q")
     position = erofs.SUPERBLOCK_END
     for inode in inodes:
         end = position + INODE.size
@@ -216,24 +238,25 @@ def _place(inodes: Sequence[_Inode]) -> int:
             if inode.inline and not inode.chunks and end % BLOCK + rest > BLOCK:
                 end = round_up(end, BLOCK)  # an inline rest must not cross a block
             rest = round_up(rest, NID_UNIT)
-        inode.nid = (end - INODE.size) >> NID_BITS
+        nids.append((end - INODE.size) >> NID_BITS)
         position = end + rest
     block = round_up(position, BLOCK) // BLOCK
     for inode in inodes:
         if inode.blocks:
             inode.start = block
             block += inode.blocks
-    return round_up(block * BLOCK, erofs.PAGE)
+    return round_up(block * BLOCK, erofs.PAGE), nids
 
 
-def _write_inode(image: bytearray, inode: _Inode, number: int, bases: Sequence[int]) -> None:
+def _write_inode(image: memoryview, inode: _Inode, number: int, end: int, bases: Sequence[int]) -> None:
+    """Write the inode that ends at `end`."""
     node = inode.node
     seconds, nanoseconds = divmod(node.mtime_ns, 1_000_000_000)
     layout = erofs.CHUNKED if inode.chunks else erofs.INLINE if inode.inline else erofs.PLAIN
     try:
         INODE.pack_into(
             image,
-            inode.nid << NID_BITS,
+            end - INODE.size,
             1 | layout << 1,
             xattr.count_field(len(inode.xattrs)) if inode.xattrs else 0,
             node.mode,
@@ -270,44 +293,44 @@ def _first_block(inode: _Inode, bases: Sequence[int]) -> int:
     return inode.start
 
 
-def _write_content(image: bytearray, inode: _Inode, inodes: Sequence[_Inode]) -> None:
+def _write_content(image: memoryview, inode: _Inode, end: int, inodes: Sequence[_Inode], nids: Sequence[int]) -> None:
     """Write the extended attributes, and the bytes of a directory or symlink."""
-    end = (inode.nid << NID_BITS) + INODE.size
     _put(image, end, inode.xattrs)
     if not inode.chunks:
-        content = _directory(inode, inodes) if inode.names else inode.node.target
+        content = _directory(inode.listing, inodes, nids) if inode.listing else inode.node.target
         whole = inode.blocks * BLOCK
         _put(image, inode.start * BLOCK, content[:whole])
         _put(image, end + len(inode.xattrs), content[whole:])
 
 
-def _directory(inode: _Inode, inodes: Sequence[_Inode]) -> bytes:
-    children = [inodes[number] for number in inode.children]
-    nids = [child.nid for child in children]
-    types = [FILE_TYPES[S_IFMT(child.node.mode)] for child in children]
-    blocks = [directory.pack(inode.names[part], nids[part], types[part]) for part in inode.division]
+def _directory(listing: _Listing, inodes: Sequence[_Inode], nids: Sequence[int]) -> bytes:
+    places = [nids[number] for number in listing.children]
+    types = [FILE_TYPES[S_IFMT(inodes[number].node.mode)] for number in listing.children]
+    blocks = [directory.pack(listing.names[part], places[part], types[part]) for part in listing.division]
     return b"".join(block.ljust(BLOCK, b"\0") for block in blocks[:-1]) + blocks[-1]
 
 
-def _write_chunks(image: bytearray, inode: _Inode, chunks: sparse.Chunks, bases: Sequence[int], read: Read) -> None:
+def _write_chunks(
+    image: memoryview, inode: _Inode, chunks: sparse.Chunks, end: int, bases: Sequence[int], read: Read
+) -> None:
     extent = inode.node.extent
     layer = extent.layer if extent else 0
     table = sparse.table(chunks, bases[layer] if extent else 0, inode.start)
-    _put(image, (inode.nid << NID_BITS) + INODE.size + len(inode.xattrs), table)
+    _put(image, end + len(inode.xattrs), table)
     position = inode.start * BLOCK
     for content in sparse.literal_bytes(chunks, lambda size, offset: read(layer, size, offset)):
         _put(image, position, content)
         position += len(content)
 
 
-def _write_warnings(image: bytearray, warnings: Sequence[str]) -> None:
+def _write_warnings(image: memoryview, warnings: Sequence[str]) -> None:
     first = warnings[0].encode()
     room = erofs.SUPERBLOCK_OFFSET - 4
     kept = first if len(first) <= room else first[: room - 3].decode(errors="ignore").encode() + "…".encode()
     erofs.WARNINGS.pack_into(image, 0, len(warnings), kept)
 
 
-def _write_superblock(image: bytearray, inodes: Sequence[_Inode], total: int) -> None:
+def _write_superblock(image: memoryview, inodes: Sequence[_Inode], root: int, total: int) -> None:
     """Write the superblock, with a UUID that is a digest of all else, so that images can be told apart."""
     label = erofs.LABEL
     attributed = [inode.node.xattrs for inode in inodes if inode.xattrs]
@@ -321,7 +344,7 @@ def _write_superblock(image: bytearray, inodes: Sequence[_Inode], total: int) ->
         erofs.MAGIC,
         erofs.COMPAT_MTIME,
         erofs.BLOCK_BITS,
-        inodes[0].nid,
+        root,
         len(inodes),
         total,
         bytes(16),
@@ -334,7 +357,7 @@ def _write_superblock(image: bytearray, inodes: Sequence[_Inode], total: int) ->
     _put(image, erofs.UUID_OFFSET, uuid)
 
 
-def _put(image: bytearray, position: int, content: bytes | bytearray) -> None:
+def _put(image: memoryview, position: int, content: bytes | bytearray) -> None:
     image[position : position + len(content)] = content
 
 

@@ -19,6 +19,7 @@ from ocifs.export.header import Header, padded
 from ocifs.export.losses import Loss, Losses
 from ocifs.export.target import new_file
 from ocifs.image.rootfs import Rootfs
+from ocifs.limits import Limits
 
 _FLAGS = {
     stat.S_IFREG: header.REGULAR,
@@ -45,6 +46,7 @@ def export_tar(
         NotFoundError: `path` is not a directory of the image.
         OcifsError: The target exists or cannot be written; the prefix is absolute or contains `..`.
         InvalidImageError: A span does not verify.
+        LimitError: The tar, or its extended headers, exceed a limit of the rootfs.
     """
     directory_at(rootfs, path)
     with new_file(target) as out:
@@ -60,19 +62,45 @@ def write_tar(
     losses = Losses()
     total = sum(member.inode.size for member in _members(rootfs, nid, prefix) if member.data) if progress else 0
     done = 0
+    writer = _Writer(out, rootfs.limits)
     members, ahead = tee(_members(rootfs, nid, prefix))
     with closing(contents(rootfs, (piece for member in ahead for piece in member.data))) as parts:
         for member in members:
             if stat.S_IFMT(member.inode.mode) not in _FLAGS:
                 losses.add(Loss.SOCKET, b"/" + member.path)
                 continue
-            _write_member(rootfs, member, parts, out)
+            _write_member(rootfs, member, parts, writer)
             if progress and member.data:
                 done += member.inode.size
                 progress(done, total)
-    out.write(bytes(2 * header.BLOCK))
+    writer.write(bytes(2 * header.BLOCK))
     out.flush()
     return losses
+
+
+class _Writer:
+    """The tar as it grows, within limits."""
+
+    def __init__(self, out: BinaryIO, limits: Limits) -> None:
+        self._out = out
+        self._limits = limits
+        self._size = 0
+        self._extended = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append to the tar."""
+        self._size += len(data)
+        if self._size > self._limits.output:
+            raise self._limits.passed("output", f"a tar of more than {self._limits.output} bytes")
+        self._out.write(data)
+
+    def write_headers(self, blocks: bytes) -> None:
+        """Append the headers of a member: a plain block, and before it what is extended."""
+        self._extended += len(blocks) - header.BLOCK
+        if self._extended > self._limits.output_headers:
+            what = f"a tar with more than {self._limits.output_headers} bytes of extended headers"
+            raise self._limits.passed("output_headers", what)
+        self.write(blocks)
 
 
 def _clean(prefix: bytes) -> bytes:
@@ -108,7 +136,7 @@ def _members(rootfs: Rootfs, nid: int, prefix: bytes) -> Iterator[_Member]:
             yield _Member(path, inode, data_of(rootfs, inode), None)
 
 
-def _write_member(rootfs: Rootfs, member: _Member, parts: Iterator[memoryview], out: BinaryIO) -> None:
+def _write_member(rootfs: Rootfs, member: _Member, parts: Iterator[memoryview], out: _Writer) -> None:
     inode = member.inode
     described = Header(
         member.path,
@@ -120,14 +148,15 @@ def _write_member(rootfs: Rootfs, member: _Member, parts: Iterator[memoryview], 
         rdev=inode.rdev,
     )
     if member.first is not None:
-        out.write(header.encode(described._replace(flag=header.HARDLINK, link=member.first), {}, {}))
+        out.write_headers(header.encode(described._replace(flag=header.HARDLINK, link=member.first), {}, {}))
         return
     if stat.S_ISLNK(inode.mode):
         described = described._replace(link=rootfs.readlink(inode.nid))
     size = sum(piece.size for piece in member.data)
     records, sparse_map = _sparse(member) if stat.S_ISREG(inode.mode) and size < inode.size else ({}, b"")
     described = described._replace(size=len(sparse_map) + size)
-    out.write(header.encode(described, records, rootfs.tree.xattrs(inode.nid)) + sparse_map)
+    out.write_headers(header.encode(described, records, rootfs.tree.xattrs(inode.nid)))
+    out.write(sparse_map)
     for part in take(parts, size):
         out.write(part)
     out.write(bytes(-size % header.BLOCK))

@@ -51,6 +51,7 @@ def export_directory(
         NotFoundError: `path` is not a directory of the image.
         OcifsError: The target exists, or cannot be written.
         InvalidImageError: A span does not verify.
+        LimitError: The files exceed a limit of the rootfs.
     """
     nid = directory_at(rootfs, path)
     losses = Losses()
@@ -72,6 +73,8 @@ class _Export:
         self.losses = losses
         self.rootless = rootless
         self.attributes = attributes
+        self.stored = 0
+        """Bytes of all files, without holes."""
         self.directories = Directories(nid)
         self.files = _Files()
         self.first: dict[int, tuple[int, bytes]] = {}
@@ -118,6 +121,9 @@ class _Export:
             return
         inode = self.tree.inode(nid)
         if data := data_of(self.rootfs, inode):
+            self.stored += sum(piece.size for piece in data)
+            if self.stored > self.rootfs.limits.output:
+                raise self.rootfs.limits.passed("output", f"files of more than {self.rootfs.limits.output} bytes")
             self.files.add(place_of(self.rootfs, data), directory, cookie, inode.size)
         elif stat.S_ISREG(inode.mode):
             self._write_file(directory, name, inode, data, iter(()))

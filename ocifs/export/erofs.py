@@ -31,7 +31,7 @@ def export_erofs(rootfs: Rootfs, path: str, target: str, *, progress: Progress |
 
     Raises:
         NotFoundError: `path` is not a directory of the image.
-        LimitError: The files exceed 2 TiB.
+        LimitError: The files exceed 2 TiB, or a limit of the rootfs.
         OcifsError: The target exists, or cannot be written.
         InvalidImageError: A span does not verify.
     """
@@ -40,7 +40,11 @@ def export_erofs(rootfs: Rootfs, path: str, target: str, *, progress: Progress |
         root, files = _tree(rootfs, nid)
         size = _place(files)
         sizes = [size] if size else []
-        image = compile_tree(root, sizes, lambda layer, size, offset: _read(rootfs, files, size, offset))
+        image = compile_tree(
+            root, sizes, lambda layer, size, offset: _read(rootfs, files, size, offset), limits=rootfs.limits
+        )
+        if (whole := served_size(len(image), sizes)) > rootfs.limits.output:
+            raise rootfs.limits.passed("output", f"an EROFS file of {whole} bytes")
         out.write(image)
         if sizes:
             out.seek(layer_bases(len(image), sizes)[0])
@@ -51,7 +55,7 @@ def export_erofs(rootfs: Rootfs, path: str, target: str, *, progress: Progress |
                 out.write(bytes(-file.stored % BLOCK))
                 if progress:
                     progress(file.offset + file.stored, size)
-        out.truncate(served_size(len(image), sizes))
+        out.truncate(whole)
     return Losses()
 
 

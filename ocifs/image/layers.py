@@ -38,12 +38,14 @@ def open_layers(
     for digest in points:
         if options.store.has(KIND, digest):
             options.warn(f"layer {digest} is indexed already: its GZIDX file is not used")
+    decoded = options.limits.decoded_total()
     blobs = [
         LayerBlob(
             layer.descriptor.digest,
             layer.diff_id,
             source.open(layer.descriptor),
             points.get(layer.descriptor.digest),
+            decoded,
         )
         for layer in resolved.layers
         if key_of(layer) not in known

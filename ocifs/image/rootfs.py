@@ -25,6 +25,7 @@ from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
+from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileReader, FileSection
 from ocifs.sources.registry.peer import Origin
 from ocifs.store import StoredFile
@@ -92,7 +93,9 @@ class Handoff(msgspec.Struct, frozen=True):
 class Rootfs:
     """A merged tree. A context manager: `close` lets go of the mapping, not of files that others opened."""
 
-    def __init__(self, tree_image: StoredFile, layers: Sequence[Layer]) -> None:
+    def __init__(self, tree_image: StoredFile, layers: Sequence[Layer], limits: Limits = DEFAULT_LIMITS) -> None:
+        self.limits = limits
+        """What may be spent on writing it out."""
         self.served = ServedFile(tree_image, layers)
         """Where the extents that the tree image names can be read."""
         self._tree_image = tree_image

@@ -20,8 +20,8 @@ from ocifs.store import Build, Kind, Store, StoredFile, Writer
 if TYPE_CHECKING:
     from ocifs.tree.node import Node
 
-TREE = Kind("tree", 3, sealed=True)
-CHANGES = Kind("changes", 2, sealed=True)
+TREE = Kind("tree", 4, sealed=True)
+CHANGES = Kind("changes", 3, sealed=True)
 
 _MAX_WARNINGS = 100
 
@@ -40,7 +40,12 @@ class Trees:
         limits: Limits = DEFAULT_LIMITS,
         strict: bool = False,
     ) -> None:
-        """With `strict`, a tree that `warn` was ever told of is an InvalidImageError instead."""
+        """With `strict`, a tree that `warn` was ever told of is an InvalidImageError instead.
+
+        Raises:
+            LimitError: The layers are too much together.
+        """
+        _check_sums(layers, limits)
         self.layers = layers
         self._store = store
         self._warn = _ignore if strict else warn
@@ -98,7 +103,7 @@ class Trees:
     def _own(self, file: StoredFile, layers: Sequence[Layer]) -> Rootfs | None:
         """Return the tree in `file` if it is one of these layers; else close the file."""
         try:
-            rootfs = Rootfs(file, layers)
+            rootfs = Rootfs(file, layers, self._limits)
         except InvalidImageError:
             file.close()
             return None
@@ -115,13 +120,13 @@ class Trees:
         def read(layer: int, size: int, offset: int) -> bytes:
             return layers[layer].pread(size, offset)
 
-        out.write(compile_tree(root, sizes, read, note, odd))
+        out.write(compile_tree(root, sizes, read, note, odd, self._limits))
 
     def _merged(self, count: int, odd: list[str]) -> "Node":
         from ocifs.tree.merge import merge
 
         note = _at_most(_MAX_WARNINGS, _noted(self._warn, odd))
-        return merge((layer.index.toc() for layer in self.layers[:count]), note, self._limits)
+        return merge((layer.index.entries() for layer in self.layers[:count]), note, self._limits)
 
     def _changed(self, number: int) -> "Node":
         from ocifs.tree.merge import changes
@@ -129,12 +134,23 @@ class Trees:
         following, trees = self._changes
         if following == 0 or following > number:
             # What is odd was told when the whole tree was made.
-            following, trees = 0, changes((layer.index.toc() for layer in self.layers), _ignore, self._limits)
+            following, trees = 0, changes((layer.index.entries() for layer in self.layers), _ignore, self._limits)
         for _ in range(following, number):
             next(trees)
         root = next(trees)
         self._changes = (0, iter(())) if number + 1 == len(self.layers) else (number + 1, trees)
         return root
+
+
+def _check_sums(layers: Sequence[Layer], limits: Limits) -> None:
+    """Refuse layers that exceed a limit together, before they are merged. A layer listed twice is merged twice."""
+    for name, total, what in (
+        ("image_uncompressed", sum(layer.size for layer in layers), "bytes of tar streams"),
+        ("image_entries", sum(layer.index.summary.entries for layer in layers), "tar entries"),
+        ("image_toc", sum(layer.index.toc_size for layer in layers), "bytes of names and attributes"),
+    ):
+        if total > getattr(limits, name):
+            raise limits.passed(name, f"the {len(layers)} layers of the image have {total} {what}")
 
 
 def chain_of(layers: Sequence[Layer]) -> ChainID:

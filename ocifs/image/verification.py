@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
@@ -33,7 +34,7 @@ from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Kind, Store
-from ocifs.toc import ChunkReader, Entry, scan
+from ocifs.toc import ChunkReader, read_entries
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -121,6 +122,7 @@ def _verified_layers(
         options.progress(layer, done, total)
 
     telling = msgspec.structs.replace(options, progress=progress)
+    decoded = options.limits.decoded_total()
     found: dict[tuple[Digest, Digest, Compression], Future[_Verified]] = {}
     opened: list[_Verified | Future[_Verified]] = []
     with (
@@ -139,7 +141,7 @@ def _verified_layers(
                 continue
             key = (layer.descriptor.digest, layer.diff_id, layer.compression)
             if key not in found:
-                of = LayerBlob(layer.descriptor.digest, layer.diff_id, stoppable(blob, stop))
+                of = LayerBlob(layer.descriptor.digest, layer.diff_id, stoppable(blob, stop), decoded=decoded)
                 checking = _LayerCheck(number, of, layer.compression, telling, stack)
                 found[key] = decoding.submit(checking.run, hashing.submit(checking.check_blob))
             opened.append(found[key])
@@ -220,12 +222,11 @@ class _LayerCheck:
         self._check_summary(index)
         if index.summary.reframed:
             self._check_whole()
-        entries = self._check_spans(index)
-        if entries != index.toc():
+        if not self._check_spans(index):
             raise InvalidImageError("the LayerIndex in the cache has other entries than the tar stream")
         return index, (
             f"decodes to {index.size} bytes of that digest, in {index.span_count} spans of the LayerIndex; "
-            f"its {len(entries)} entries are those of the LayerIndex"
+            f"its {index.summary.entries} entries are those of the LayerIndex"
         )
 
     def _building(self, layer: Digest, done: int, total: int) -> None:
@@ -245,17 +246,18 @@ class _LayerCheck:
                 hasher.update(chunk)
         self._check_diff_id(hasher.hexdigest())
 
-    def _check_spans(self, index: LayerIndex) -> list[Entry]:
-        """Decode span after span; return the entries of the tar stream that they are together."""
+    def _check_spans(self, index: LayerIndex) -> bool:
+        """Decode span after span; return whether the resulting tar stream has the entries of the index."""
         hashers = {each: each.hasher() for each in map(Digest, {self.layer.diff_id, *index.diff_ids})}
         stream = ChunkReader(self._decoded(index, [hasher.update for hasher in hashers.values()]))
-        entries = scan(stream, limits=self.options.limits, warn=lambda message: None)
+        found = read_entries(stream, limits=self.options.limits, warn=lambda message: None)
+        same = all(there == said for there, said in zip_longest(found, index.entries()))
         stream.drain()
         self._check_diff_id(hashers.pop(self.layer.diff_id).hexdigest())
         for diff_id, hasher in hashers.items():
             if hasher.hexdigest() != diff_id.hex:
                 raise InvalidImageError(f"the LayerIndex in the cache gives it the diff ID {diff_id}")
-        return entries
+        return same
 
     def _decoded(self, index: LayerIndex, updates: list[Callable[[bytes], None]]) -> Iterator[bytes]:
         layer = Layer(self.number, index, in_file(self.layer.blob), SpanCache(0))

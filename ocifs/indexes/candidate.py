@@ -192,5 +192,5 @@ def check_index(index: LayerIndex, layer: ImageLayer, limits: Limits) -> LayerIn
         raise InvalidImageError("the index has a span of more bytes than are read for one")
     if index.toc_size > _ENTRY * limits.entries:  # before it is unpacked
         raise limits.passed("entries", f"{index.toc_size} bytes of tar entries")
-    check_entries(index.toc(), index.size, limits)
+    check_entries(index.entries(), index.size, limits)
     return index

@@ -14,17 +14,17 @@ import zstandard
 from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Chunk, Pass
 from ocifs.compression.gzidx import GzidxPass
 from ocifs.errors import InvalidImageError, OcifsError, printable_path
-from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, index_in, pack_u64
+from ocifs.layer.index import KIND, LayerIndex, Summary, TocWriter, index_in, join_tail, pack_u64
 from ocifs.layer.layer import CODECS
 from ocifs.layer.span_digests import MAX_STORED, SpanDigester
 from ocifs.layer.tee import tee
-from ocifs.limits import Limits
+from ocifs.limits import Limits, Total
 from ocifs.reader import ReaderAt
 from ocifs.sources.magic import HEAD, format_of, sniff_layer
 from ocifs.spec.digest import CANONICAL, DiffID, Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Store, StoredFile, Writer
-from ocifs.toc import ChunkReader, Entry, scan
+from ocifs.toc import ChunkReader, read_entries
 
 _MAX_WARNINGS = 100
 
@@ -45,12 +45,14 @@ class LayerBlob(NamedTuple):
     blob: ReaderAt
     gzidx: str | None = None
     """A GZIDX file whose points are taken, instead of looking for any; they are proven as any would be."""
+    decoded: Total | None = None
+    """Counts the bytes to which all layers of the image inflate."""
 
 
 class _Survey(NamedTuple):
     """What a pass found."""
 
-    toc: list[Entry]
+    toc: TocWriter
     diff_ids: tuple[Digest, ...]
     """The sha256 of the stream, and its digest by the image's algorithm if that is another."""
     size: int
@@ -87,9 +89,11 @@ def open_layer_index(
         index = _of_layer(store.get(KIND, layer.digest, build), layer)
         if index is None:  # what is cached may be wrong, or lack an algorithm: only the blob itself can blame the image
             index = _of_layer(store.get(KIND, layer.digest, build, anew=True), layer)
+        assert index is not None  # noqa: S101 - it was built of the layer just now
+        if layer.decoded:
+            layer.decoded.grow(layer.digest, index.size)
     except OcifsError as error:
         raise type(error)(f"layer {layer.digest}: {error}") from None
-    assert index is not None  # noqa: S101 - it was built of the layer just now
     return index
 
 
@@ -147,7 +151,7 @@ class _Build:
             codec="zstd" if frames else compression,
             reframed=frames is not None,
             compression=compression if frames else "",
-            entries=len(survey.toc),
+            entries=survey.toc.count,
             starts=pack_u64(point.start for point in points),
             offsets=pack_u64(point.offset for point in points),
             bits=bytes(point.bits for point in points),
@@ -156,7 +160,7 @@ class _Build:
             warnings=tuple(warnings),
             diff_ids=tuple(map(str, survey.diff_ids[1:])),
         )
-        out.write(encode_tail(survey.toc, summary, out.size))
+        out.write(join_tail(survey.toc.packed(), summary, out.size))
 
     def _explained(self, error: InvalidImageError) -> InvalidImageError:
         """Return an error that names the format of the bytes, if they are not those of a tar at all."""
@@ -202,7 +206,9 @@ class _Build:
             tee(self._bounded(reading), *updates, lambda chunk: self.look.follow(reading.found)) as made,
         ):
             stream = ChunkReader(frames.written(made) if frames else made)
-            toc = scan(stream, limits=self.limits, warn=self.warn)
+            toc = TocWriter()
+            for entry in read_entries(stream, limits=self.limits, warn=self.warn):
+                toc.add(entry)
             stream.drain()
             found = {each: Digest(f"{each}:{hasher.hexdigest()}") for each, hasher in hashers.items()}
             _check_diff_id(self.layer, found[self.layer.diff_id.algorithm])
@@ -221,6 +227,8 @@ class _Build:
                 raise limits.passed("uncompressed", f"it inflates to more than {limits.uncompressed} bytes")
             if produced > limits.ratio_from and produced > limits.ratio * max(reading.consumed, 1):
                 raise limits.passed("ratio", f"it inflates to more than {limits.ratio} times its size")
+            if self.layer.decoded:
+                self.layer.decoded.grow(self.layer.digest, produced)
             self.progress(self.layer.digest, reading.consumed, self.blob.size)
             yield chunk
 

@@ -16,7 +16,7 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -35,7 +35,7 @@ from ocifs.store import Kind, StoredFile
 if TYPE_CHECKING:
     from ocifs.toc import Entry
 
-KIND = Kind("layer", 1)
+KIND = Kind("layer", 2)
 
 SPAN_DIGEST_SIZE = 32
 """Spans are digested with sha256, whatever the blob's own digest is made with."""
@@ -98,6 +98,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 # msgspec learns a type when it first meets it, and crashes where two threads do that at once: so let it happen here.
 _SUMMARY = msgspec.msgpack.Decoder(Summary)
 _PATHS = msgspec.msgpack.Decoder(list[_Path])
+_RAW = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 _PARTS = {"gzip": gzip.part, "zstd": zstd.part}
 
@@ -117,9 +118,43 @@ def _unpack_u64(data: bytes) -> "array[int]":
     return column
 
 
-def encode_tail(toc: "list[Entry]", summary: Summary, data_size: int) -> bytes:
+class TocWriter:
+    """A TOC while it is made: entries are encoded as they come, which takes a fraction of their memory as objects."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._entries = bytearray()
+        self._encode = msgspec.msgpack.Encoder().encode_into
+
+    def add(self, entry: "Entry") -> None:
+        """Append an entry."""
+        self.count += 1
+        self._encode(entry, self._entries, -1)
+
+    def packed(self) -> bytes:
+        """Return the TOC as it is stored."""
+        head = _array_head(self.count)
+        packer = zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj(size=len(head) + len(self._entries))
+        return packer.compress(head) + packer.compress(self._entries) + packer.flush()
+
+
+def _array_head(count: int) -> bytes:
+    """Return how a MessagePack array of `count` elements begins (specification, "array format family")."""
+    if count < 1 << 4:
+        return bytes([0x90 | count])
+    return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")
+
+
+def encode_tail(toc: "Iterable[Entry]", summary: Summary, data_size: int) -> bytes:
     """Return what follows the data section."""
-    packed_toc = zstandard.ZstdCompressor(level=3, write_checksum=True).compress(msgspec.msgpack.encode(toc))
+    writer = TocWriter()
+    for entry in toc:
+        writer.add(entry)
+    return join_tail(writer.packed(), summary, data_size)
+
+
+def join_tail(packed_toc: bytes, summary: Summary, data_size: int) -> bytes:
+    """Return what follows the data section, with a packed TOC."""
     packed_summary = msgspec.msgpack.encode(summary)
     return b"".join((packed_toc, packed_summary, _SIZES.pack(data_size, len(packed_toc), len(packed_summary))))
 
@@ -202,16 +237,29 @@ class LayerIndex:
             raise InvalidImageError(f"layer index: {error}") from None
 
     def toc(self) -> "list[Entry]":
-        """Decode the entries, in stream order."""
+        """Decode the entries, in stream order, all at once. `entries` takes a third of the memory."""
         from ocifs.toc.entry import ENTRIES  # whoever only reads files has no use for it
 
         return self._decode_toc(ENTRIES)
+
+    def entries(self) -> "Iterator[Entry]":
+        """Decode one entry after the other, in stream order. Raises InvalidImageError, also between entries."""
+        from ocifs.toc.entry import ENTRY
+
+        packed = self._decode_toc(_RAW)
+        if len(packed) != self.summary.entries:  # which is what limits look at
+            raise InvalidImageError(f"layer index: {len(packed)} entries, not {self.summary.entries}")
+        for raw in packed:
+            try:
+                yield ENTRY.decode(raw)
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise InvalidImageError(f"layer index: {error}") from None
 
     def _decode_toc(self, decoder: msgspec.msgpack.Decoder[T]) -> T:
         packed = self.file.pread(self._toc_size, self._data_size)
         try:
             return decoder.decode(unpack(packed, _TOC_MAX))
-        except (InvalidImageError, msgspec.MsgspecError, ValueError) as error:
+        except (InvalidImageError, msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise InvalidImageError(f"layer index: {error}") from None
 
     def paths(self) -> "list[tuple[int, bytes]]":

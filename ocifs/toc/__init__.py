@@ -10,7 +10,7 @@ Format" and "Storing Sparse Files"; libarchive's tar(5).
 
 from ocifs.toc.entry import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
 from ocifs.toc.forward import ChunkReader, Forward, ReaderForward
-from ocifs.toc.scan import members, scan
+from ocifs.toc.scan import members, read_entries, scan
 
 __all__ = [
     "BLOCK",
@@ -25,5 +25,6 @@ __all__ = [
     "Forward",
     "ReaderForward",
     "members",
+    "read_entries",
     "scan",
 ]

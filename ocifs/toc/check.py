@@ -1,22 +1,24 @@
 """Entries that did not come from `scan`: held against the same rules, before anything is built of them."""
 
+from collections.abc import Iterable
+
 from ocifs.errors import InvalidImageError, printable
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.toc import field
-from ocifs.toc.entry import BLOCK, CHARACTER, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
+from ocifs.toc.entry import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
 
 
-def check_entries(entries: list[Entry], size: int, limits: Limits = DEFAULT_LIMITS) -> None:
+def check_entries(entries: Iterable[Entry], size: int, limits: Limits = DEFAULT_LIMITS) -> None:
     """Make sure that `scan` could have given these entries of a tar stream of `size` bytes.
 
     Raises:
         InvalidImageError: It could not.
         LimitError: One of `limits` is passed.
     """
-    if len(entries) > limits.entries:
-        raise limits.passed("entries", f"{len(entries)} tar entries")
     pieces = 0
-    for entry in entries:
+    for number, entry in enumerate(entries):
+        if number == limits.entries:
+            raise limits.passed("entries", f"more than {number} tar entries")
         pieces += len(entry.sparse or ())
         if pieces > limits.sparse_pieces:
             raise limits.passed("sparse_pieces", f"sparse files of {pieces} pieces")
@@ -28,6 +30,8 @@ def check_entries(entries: list[Entry], size: int, limits: Limits = DEFAULT_LIMI
 
 def _check(entry: Entry, size: int, limits: Limits) -> None:
     field.check_path(entry.path)
+    if not entry.path and entry.kind != DIRECTORY:
+        raise InvalidImageError("an empty name, though it is no directory")
     field.check_owner(entry.uid, entry.gid)
     if not (0 <= entry.kind <= FIFO and 0 <= entry.mode <= 0o7777 and -(2**63) <= entry.mtime_ns <= field.INT64_MAX):
         raise InvalidImageError("a kind, mode or time that no file has")

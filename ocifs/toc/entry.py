@@ -33,4 +33,5 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 ENTRIES = msgspec.msgpack.Decoder(list[Entry])
+ENTRY = msgspec.msgpack.Decoder(Entry)
 """Made while the module is imported: msgspec must not meet a type for the first time in two threads at once."""

@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from zlib import adler32
 
-from ocifs.errors import InvalidImageError, printable
+from ocifs.errors import InvalidImageError, UnsupportedError, printable
 
 GNU_MAGIC = b"ustar  \0"
 INT64_MAX = 2**63 - 1
@@ -67,9 +67,7 @@ def check_owner(uid: int, gid: int) -> None:
 
 
 def check_path(path: bytes) -> None:
-    """Check that Linux can hold the path."""
-    if not path:
-        raise InvalidImageError("an empty name")
+    """Check that Linux can hold the path. An empty one names the root, for those kinds of entries that may be it."""
     if len(path) > NAME_MAX and (len(path) > PATH_MAX or max(map(len, path.split(b"/"))) > NAME_MAX):
         raise InvalidImageError(f"a path over {PATH_MAX} bytes, or a name in it over {NAME_MAX}")
 
@@ -86,6 +84,13 @@ def device(major: bytes, minor: bytes) -> tuple[int, int]:
     if not (0 <= rdev[0] < 1 << 12 and 0 <= rdev[1] < 1 << 20):
         raise InvalidImageError(f"device number {rdev[0]}:{rdev[1]} does not exist in Linux")
     return rdev
+
+
+def unsupported_type(name: bytes, meaning: str = "") -> UnsupportedError:
+    """Return the error for an entry whose type is `name`."""
+    return UnsupportedError(
+        f"unsupported type '{printable(name)}'{meaning}: an image holds files, links, directories, devices and FIFOs"
+    )
 
 
 def prefix(field: bytes, magic: bytes, tail: bytes) -> bytes:

@@ -10,11 +10,12 @@ from urllib.parse import unquote_to_bytes
 
 from ocifs.errors import InvalidImageError, printable
 from ocifs.limits import Limits
-from ocifs.toc.field import NAME_MAX, number
+from ocifs.toc.field import INT64_MAX, NAME_MAX, number
 
-_LENGTH = re.compile(rb"([0-9]{1,7}) ")
-_DECIMAL = re.compile(rb"[0-9]{1,19}")
-_SECONDS = re.compile(rb"(-?)([0-9]{1,40})(?:\.([0-9]*))?")
+# Numbers as Go's strconv.ParseInt reads them: with a sign, and any number of leading zeros.
+_LENGTH = re.compile(rb"(\+?0*[1-9][0-9]{0,6}) ")
+_DECIMAL = re.compile(rb"([+-]?)0*([0-9]{1,19})")
+_SECONDS = re.compile(rb"([+-]?)0*([0-9]{1,40})(?:\.([0-9]*))?")
 _NAMES = frozenset((b"path", b"linkpath", b"GNU.sparse.name"))
 _PIECE = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 
@@ -48,7 +49,7 @@ def _record(data: bytes, at: int) -> tuple[bytes, bytes, int]:
     length = _LENGTH.match(data, at)
     if length is None:
         raise InvalidImageError(f"a pax record without length, at byte {at} of the extended header")
-    end = at + int(length[1])
+    end = at + int(length[1].lstrip(b"+0"))
     key, equals, value = data[length.end() : end - 1].partition(b"=")
     if not (key and equals) or data[end - 1 : end] != b"\n":
         raise InvalidImageError(f"a malformed pax record, at byte {at} of the extended header")
@@ -58,10 +59,11 @@ def _record(data: bytes, at: int) -> tuple[bytes, bytes, int]:
 
 
 def decimal(digits: bytes) -> int:
-    """Return a number of at most 19 digits."""
-    if not _DECIMAL.fullmatch(digits):
+    """Return a decimal number of 64 bits."""
+    match = _DECIMAL.fullmatch(digits)
+    if match is None or (value := int(match[2])) > INT64_MAX:
         raise InvalidImageError(f"number '{printable(digits[:40])}' is not decimal, or too large")
-    return int(digits)
+    return -value if match[1] == b"-" else value
 
 
 def integer(records: dict[bytes, bytes], key: bytes, field: bytes) -> int:
@@ -79,7 +81,7 @@ def mtime(records: dict[bytes, bytes], field: bytes) -> int:
     if match is None:
         raise InvalidImageError(f"time '{printable(value[:40])}' is not a number of seconds")
     time = int(match[2]) * 10**9 + int((match[3] or b"")[:9].ljust(9, b"0"))
-    return -time if match[1] else time
+    return -time if match[1] == b"-" else time
 
 
 def xattrs(records: dict[bytes, bytes], limits: Limits, *, libarchive: bool = True) -> dict[bytes, bytes]:

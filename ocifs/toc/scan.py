@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Literal
 
-from ocifs.errors import InvalidImageError, OcifsError, UnsupportedError, printable
+from ocifs.errors import InvalidImageError, OcifsError, printable
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.toc import field, pax, sparse
 from ocifs.toc.entry import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
@@ -27,8 +27,13 @@ _KINDS = {
     b"6": FIFO,
 }
 _EXTENDED = frozenset((b"x", b"g", b"L", b"K"))
-_DEFAULTS = frozenset((b"mtime", b"uid", b"gid"))
-"""Records that a global pax header may give: those that cannot move or replace an entry."""
+_FOREIGN = {
+    b"D": " (directory of a GNU incremental backup)",
+    b"M": " (continuation of a file from another volume)",
+    b"N": " (long names of old GNU tar)",
+    b"V": " (volume label)",
+}
+"""Types that GNU tar writes and container tools refuse."""
 
 # name, mode, uid, gid, size, mtime, (checksum), type, linkname, magic, (names of owner and group), devmajor,
 # devminor, prefix, tail
@@ -44,7 +49,19 @@ def scan(
     warn: Callable[[str], None],
     libarchive: bool = True,
 ) -> list[Entry]:
-    """Return the entries of a tar stream in their order, up to the end of the archive.
+    """Return the entries that `read_entries` yields."""
+    return list(read_entries(stream, limits=limits, count=count, warn=warn, libarchive=libarchive))
+
+
+def read_entries(
+    stream: Forward,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    count: Literal["entries", "members"] = "entries",
+    warn: Callable[[str], None],
+    libarchive: bool = True,
+) -> Iterator[Entry]:
+    """Yield the entries of a tar stream in their order, up to the end of the archive.
 
     The archive ends at two zero blocks, or where the stream ends at the border of a header. What follows is left
     unread; a caller that hashes the stream drains it. Without `libarchive`, extended attributes that only libarchive's
@@ -55,13 +72,11 @@ def scan(
         UnsupportedError: An entry has a type or form that Go's archive/tar does not know either.
         LimitError: One of `limits` is passed; `count` is the one for the number of entries.
     """
-    entries: list[Entry] = []
     most: int = getattr(limits, count)
-    for entry, _ in members(stream, limits=limits, warn=warn, libarchive=libarchive):
-        if len(entries) == most:
+    for number, (entry, _) in enumerate(members(stream, limits=limits, warn=warn, libarchive=libarchive)):
+        if number == most:
             raise limits.passed(count, f"more than {most} tar entries")
-        entries.append(entry)
-    return entries
+        yield entry
 
 
 def members(
@@ -83,8 +98,6 @@ class _Scanner:
         self.limits = limits
         self.warn = warn
         self.libarchive = libarchive
-        self.defaults: dict[bytes, bytes] = {}
-        """Records of global pax headers, for all entries that follow."""
         self.pax: dict[bytes, bytes] = {}
         """Records of the pax header of the next entry."""
         self.long: dict[bytes, bytes] = {}
@@ -104,11 +117,11 @@ class _Scanner:
         elif block:
             raise InvalidImageError(f"the tar stream ends inside the header at byte {start}")
         if self.pax or self.long:
-            raise InvalidImageError(f"the tar stream ends at byte {start}, after an extended header")
+            self.warn(f"the tar stream ends at byte {start}, after an extended header, which is ignored")
         return b""
 
     def next_entry(self, block: bytes) -> Entry | None:
-        """Return the entry that `block` begins and pass over its data; None for an extended header."""
+        """Return the entry that `block` begins and pass over its data; None for an extended header or no name."""
         start = self.stream.offset - 512
         records: dict[bytes, bytes] = {}
         try:
@@ -118,10 +131,14 @@ class _Scanner:
                 self._extend(flag, field.check_size(field.number(block[124:136])))
                 return None
             records = self._records()
-            return self._entry(block, records)
+            entry = self._entry(block, records)
         except OcifsError as error:
             name = printable((records.get(b"path") or field.text(block[:100]))[: field.NAME_MAX])
             raise type(error)(f"tar entry '{name}' at byte {start}: {error}") from None
+        if entry.path or entry.kind == DIRECTORY:
+            return entry
+        self.warn(f"tar entry '' at byte {start}: it has no name, and only a directory can be the root; skipped")
+        return None
 
     def _extend(self, flag: bytes, size: int) -> None:
         """Take in an extended header of `size` bytes."""
@@ -135,15 +152,18 @@ class _Scanner:
         if flag == b"x":
             self.pax = pax.parse(data)
         elif flag == b"g":
-            self.defaults |= {key: value for key, value in pax.parse(data).items() if key in _DEFAULTS}
+            # Go's archive/tar returns it as an entry, which drops the headers before it, and applies its records to
+            # nothing; containerd, podman and Docker ignore that entry.
+            pax.parse(data)
+            self.pax, self.long = {}, {}
         else:
             self.long[b"path" if flag == b"L" else b"linkpath"] = field.text(data)
 
     def _records(self) -> dict[bytes, bytes]:
         """Return what the extended headers say of the entry at hand; an empty value leaves it to the header."""
         if not (self.pax or self.long):
-            return self.defaults
-        records = self.defaults | self.pax | self.long
+            return {}
+        records = self.pax | {key: name for key, name in self.long.items() if name}
         self.pax, self.long = {}, {}
         return records
 
@@ -151,7 +171,7 @@ class _Scanner:
         name, mode, uid, gid, size, mtime, flag, link, magic, major, minor, prefix, tail = _HEADER.unpack(block)
         kind = _KINDS.get(flag)
         if kind is None:
-            raise UnsupportedError(f"type '{printable(flag)}' is not one of a file system")
+            raise field.unsupported_type(flag, _FOREIGN.get(flag, ""))
         path = records.get(b"path") or _header_path(name, prefix, magic, tail)
         if flag == b"\0" and path.endswith(b"/"):
             kind = DIRECTORY

@@ -5,7 +5,7 @@ A map is a flat list of numbers: offset in the file, length, offset, length... I
 """
 
 from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
-from ocifs.toc.field import GNU_MAGIC, number
+from ocifs.toc.field import GNU_MAGIC, check_size, number
 from ocifs.toc.forward import Forward, read_exactly
 from ocifs.toc.pax import decimal
 
@@ -31,7 +31,7 @@ def layout(
         return stored, stored, None
     else:
         real = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")
-        size = decimal(real) if real else stored
+        size = check_size(decimal(real)) if real else stored
         if version == (b"1", b"0"):
             begin = stream.offset
             numbers = _data_map(stream, stored, room)
@@ -47,7 +47,7 @@ def _header_map(block: bytes, stream: Forward, room: int) -> tuple[int, list[int
     """Return the logical size and the map of an entry of type S: in its header and in blocks after it."""
     if block[257:265] != GNU_MAGIC:
         raise UnsupportedError("a sparse file that is not GNU tar's")
-    size = number(block[483:495])
+    size = check_size(number(block[483:495]))
     numbers: list[int] = []
     slots, more = block[386:482], block[482]
     while True:
@@ -78,7 +78,7 @@ def _data_map(stream: Forward, stored: int, room: int) -> list[int]:
     numbers: list[int] = []
     rest = b""
     while not numbers or len(numbers) <= 2 * numbers[0]:
-        if stored < 512 or len(rest) > 20:
+        if stored < 512 or len(rest) > 512:  # a number may have leading zeros
             raise InvalidImageError("a sparse map that does not end")
         stored -= 512
         *lines, rest = (rest + read_exactly(stream, 512)).split(b"\n")

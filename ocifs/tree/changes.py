@@ -80,7 +80,7 @@ def _bare(directory: Node) -> Node:
     copy = Node(
         directory.mode, layer=directory.layer, uid=directory.uid, gid=directory.gid, mtime_ns=directory.mtime_ns
     )
-    copy.xattrs = dict(directory.xattrs)
+    copy.xattrs = directory.xattrs
     return copy
 
 
@@ -92,7 +92,7 @@ def _whiteout(number: int) -> Node:
 
 def _mark_opaque(copy: Node | None) -> None:
     if copy is not None:
-        copy.xattrs[OPAQUE_XATTR] = b"y"
+        copy.xattrs = {**copy.xattrs, OPAQUE_XATTR: b"y"}
 
 
 def _set(directory: Node | None, name: bytes, child: Node) -> None:

@@ -5,10 +5,15 @@ bytes lie, and nothing of tar, of whiteouts or of how it will be stored.
 """
 
 import stat
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import msgspec
+
+_NONE: Mapping[bytes, bytes] = MappingProxyType({})
 
 
-class Extent(NamedTuple):
+class Extent(msgspec.Struct, frozen=True, gc=False):
     """Where a regular file's bytes lie: in the uncompressed tar stream of one layer."""
 
     layer: int
@@ -32,6 +37,7 @@ class Node:
         "mode",
         "mtime_ns",
         "name",
+        "number",
         "parent",
         "rdev",
         "size",
@@ -52,7 +58,7 @@ class Node:
         """(major, minor) of a device."""
         self.target = b""
         """Target of a symlink, as stored."""
-        self.xattrs: dict[bytes, bytes] = {}
+        self.xattrs = _NONE
         self.extent: Extent | None = None
         """None for anything but a regular file that has bytes."""
         self.children: dict[bytes, Node] | None = {} if stat.S_ISDIR(mode) else None
@@ -60,6 +66,8 @@ class Node:
         self.parent: Node | None = None
         """Of a directory only, as its name: other nodes may have several."""
         self.name = b""
+        self.number = 0
+        """Scratch of whoever numbers the nodes of a tree."""
 
     @property
     def is_dir(self) -> bool:

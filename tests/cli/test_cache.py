@@ -21,7 +21,7 @@ def test_an_index_is_made_once_and_listed(ocifs: Ocifs, demo: Path) -> None:
     assert entries(ocifs) == []
     ocifs.output("ls", demo)
     listed = entries(ocifs)
-    assert sorted(str(entry["kind"]) for entry in listed) == ["layer1", "layer1", "tree3"]
+    assert sorted(str(entry["kind"]) for entry in listed) == ["layer2", "layer2", "tree4"]
     assert all(str(entry["subject"]).startswith("sha256:") for entry in listed)
     ocifs.output("cat", demo, "file")
     assert {entry["subject"] for entry in entries(ocifs)} == {entry["subject"] for entry in listed}
@@ -35,7 +35,7 @@ def test_clear_removes_all(ocifs: Ocifs, demo: Path) -> None:
     assert list((ocifs.cache / "entries").iterdir()) == []
 
 
-_ENTRY = f"layer1-sha256-{0:064x}"
+_ENTRY = f"layer2-sha256-{0:064x}"
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_wrong_points_are_an_error_and_nothing_is_kept(ocifs: Ocifs, image: Path
     path.write_bytes(data)
     told = ocifs.complaint(4, "index", "--gzidx", path, image)
     assert f"by the points of {path}: " in told
-    assert not [name for name in os.listdir(ocifs.cache / "entries") if name.startswith("layer1")]
+    assert not [name for name in os.listdir(ocifs.cache / "entries") if name.startswith("layer2")]
     ocifs.output("index", image)
 
 

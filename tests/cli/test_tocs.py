@@ -139,7 +139,7 @@ def test_the_tree_is_the_one_that_was_converted(
         assert ocifs.run(command, "--toc", "verify", image).code == 0
     assert ocifs.output("cache", "clear")
     assert ocifs.output("index", "push", image).startswith("ocifs  ")
-    assert len(list(ocifs.cache.glob("entries/layer1-*"))) == 3  # what is published is of the tar
+    assert len(list(ocifs.cache.glob("entries/layer2-*"))) == 3  # what is published is of the tar
     assert ocifs.output("index", "ls", image).startswith("ocifs  ")
 
 

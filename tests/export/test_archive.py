@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 
 from ocifs.erofs.writer import compile_tree
-from ocifs.errors import NotFoundError, OcifsError
+from ocifs.errors import LimitError, NotFoundError, OcifsError
 from ocifs.export.archive import export_tar, write_tar
 from ocifs.image.opening import open_image
 from ocifs.image.rootfs import Rootfs
+from ocifs.limits import Limits
+from ocifs.options import Options
 from ocifs.store import Kind, Store, Writer
 from tests.erofs.trees import directory as node_directory
 from tests.erofs.trees import special
 from tests.export.snapshot import of_directory, of_image
 from tests.images import Image, Layer, write_layout
 from tests.mounted.posix_image import SPARSE
-from tests.tars import file, hardlink, pax, tar
+from tests.tars import file, hardlink, long_name, pax, tar
 
 
 def written(rootfs: Rootfs, path: str = "/", prefix: bytes = b"") -> bytes:
@@ -142,3 +144,22 @@ def test_a_socket_is_told_of(with_a_socket: Rootfs) -> None:
     losses = [(loss.name, count, first) for loss, count, first in write_tar(with_a_socket, "/", out)]
     assert losses == [("SOCKET", 1, b"/socket")]
     assert names(out.getvalue()) == [".", "x"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (Limits(output=4096), "a tar of more than 4096 bytes: over the limit output=4KiB;"),
+        (Limits(output_headers=1024), "more than 1024 bytes of extended headers: over the limit output-headers=1KiB;"),
+    ],
+)
+def test_what_is_written_is_bounded(limits: Limits, message: str, tmp_path: Path) -> None:
+    long = b"d/" * 90 + b"f"
+    members = [file(b"a", b"a" * 9000), long_name(long) + file(b"f"), long_name(long, b"K") + hardlink(b"l", b"f")]
+    layout = write_layout(tmp_path / "image", Image((Layer(tar(members)),)))
+    with open_image(layout) as image:
+        export_tar(image.rootfs, "/", str(tmp_path / "whole.tar"))
+    with open_image(layout, Options(limits=limits)) as image, pytest.raises(LimitError) as caught:
+        export_tar(image.rootfs, "/", str(tmp_path / "out.tar"))
+    assert message in str(caught.value)
+    assert not (tmp_path / "out.tar").exists()

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ocifs.errors import InvalidImageError, NotFoundError, OcifsError
+from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsError
 from ocifs.export.directory import export_directory
 from ocifs.image.opening import open_image
 from ocifs.image.rootfs import Rootfs
+from ocifs.limits import Limits
+from ocifs.options import Options
 from tests.export.snapshot import Seen, of_directory, of_image
 from tests.images import Image, Layer, write_layout
 from tests.mounted.posix_image import SPARSE
@@ -310,3 +312,16 @@ def test_a_directory_that_is_swapped_for_a_symlink_meanwhile(
     assert os.listdir(victim) == []
     if turn:  # else it is no longer known where what was made is
         assert sorted(os.listdir(tmp_path)) == ["image", "victim"]
+
+
+def test_what_is_written_is_bounded(tmp_path: Path) -> None:
+    """Bytes count, and holes do not."""
+    records = {b"GNU.sparse.map": b"0,1", b"GNU.sparse.numblocks": b"1", b"GNU.sparse.size": b"1000000"}
+    members = [file(b"a", b"a" * 9000), pax(records) + file(b"s", b"s"), hardlink(b"l", b"a")]
+    layout = write_layout(tmp_path / "image", Image(layers=(Layer(tar(members)),)))
+    with open_image(layout, Options(limits=Limits(output=16 << 10))) as image:
+        export_directory(image.rootfs, "/", str(tmp_path / "whole"))
+    with open_image(layout, Options(limits=Limits(output=9000))) as image, pytest.raises(LimitError) as caught:
+        export_directory(image.rootfs, "/", str(tmp_path / "out"))
+    assert "files of more than 9000 bytes: over the limit output=" in str(caught.value)
+    assert not (tmp_path / "out").exists()

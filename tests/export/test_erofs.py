@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.errors import NotFoundError
+from ocifs.errors import LimitError, NotFoundError
 from ocifs.export.archive import write_tar
 from ocifs.export.erofs import export_erofs
 from ocifs.image.opening import open_image
 from ocifs.image.rootfs import Rootfs
+from ocifs.limits import Limits
+from ocifs.options import Options
 from tests.erofs.kernel import mounted
 from tests.export.snapshot import of_directory, of_image
 from tests.images import Image, Layer, write_layout
@@ -78,3 +80,11 @@ def test_a_path_that_is_no_directory(posix: Rootfs, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         export_erofs(posix, "/regular", str(tmp_path / "out"))
     assert os.listdir(tmp_path) == []
+
+
+def test_what_is_written_is_bounded(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "image", Image(layers=(Layer(tar([file(b"a", b"a" * 9000)])),)))
+    with open_image(layout, Options(limits=Limits(output=8 << 10))) as image, pytest.raises(LimitError) as caught:
+        export_erofs(image.rootfs, "/", str(tmp_path / "out"))
+    assert "over the limit output=8KiB;" in str(caught.value)
+    assert not (tmp_path / "out").exists()

@@ -34,14 +34,19 @@ class Member(NamedTuple):
     target: bytes = b""
     """Of a link."""
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    zeros: int = 0
+    """Digits of the owner, if a pax record gives it, leading zeros included."""
 
     def tar(self) -> bytes:
         """Return its header and data."""
         size = len(self.data)
-        fields: dict[str, int | bytes] = {"mode": self.mode, "uid": self.uid, "mtime": self.mtime}
+        uid = 0 if self.zeros else self.uid
+        fields: dict[str, int | bytes] = {"mode": self.mode, "uid": uid, "mtime": self.mtime}
         if self.kind == "device":
             fields |= {"major": 1, "minor": 3}
         records = {b"SCHILY.xattr." + name: value for name, value in self.xattrs}
+        if self.zeros:
+            records[b"uid"] = b"%0*d" % (self.zeros, self.uid)
         if len(self.path) > 100:
             records[b"path"] = self.path
         if len(self.target) > 100:

@@ -1,6 +1,7 @@
 """The tree as of a layer, and what a layer changes: made once, of as many layers as it takes, and closed."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -100,8 +101,8 @@ def test_trees_are_kept_by_chain_id(image: str, tmp_path: Path, monkeypatch: pyt
         before = [paths(opened.as_of(0)), *(paths(opened.changes(number)) for number in range(3))]
     entries = {(entry.kind, entry.subject) for entry in Store(tmp_path / "cache").entries()}
     base = digest(LAYERS[0].tar)
-    assert {("tree3", base), ("changes2", base)} <= entries
-    assert [kind for kind, _ in entries].count("changes2") == 3
+    assert {("tree4", base), ("changes3", base)} <= entries
+    assert [kind for kind, _ in entries].count("changes3") == 3
 
     monkeypatch.setattr("ocifs.erofs.writer.compile_tree", None)  # nothing is made again
     with open_image(image, options()) as opened:
@@ -171,7 +172,7 @@ def test_what_is_published_of_two_blobs_makes_two_trees(tmp_path: Path) -> None:
             trees = Trees([claimed(opened.layers[0], "soci-v1 sha256:0")], store, lambda message: None)
             assert paths(trees.as_of(1)) == [name]
             trees.close()
-    assert [entry.kind for entry in store.entries()] == ["ptree3", "ptree3"]
+    assert [entry.kind for entry in store.entries()] == ["ptree4", "ptree4"]
 
 
 def test_what_is_claimed_never_makes_a_tree_under_the_name_of_the_streams(image: str, tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_what_is_claimed_never_makes_a_tree_under_the_name_of_the_streams(image:
         subject = chain_of(opened.layers)
         for data in (b"nonsense", None):
             if data is None:
-                (tmp_path / "cache/entries" / f"tree3-{subject.replace(':', '-')}").write_bytes(b"damaged")
+                (tmp_path / "cache/entries" / f"tree4-{subject.replace(':', '-')}").write_bytes(b"damaged")
             else:
                 put(store, TREE, subject, data)
             trees = Trees([claimed(each, "ocifs sha256:0") for each in opened.layers], store, lambda message: None)
@@ -193,14 +194,14 @@ def test_what_is_claimed_never_makes_a_tree_under_the_name_of_the_streams(image:
 
 def test_in_order_one_pass_serves_all(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[LayerIndex] = []
-    toc = LayerIndex.toc
+    entries = LayerIndex.entries
 
-    def counted(index: LayerIndex) -> list[Entry]:
+    def counted(index: LayerIndex) -> Iterator[Entry]:
         read.append(index)
-        return toc(index)
+        return entries(index)
 
     with open_image(image) as opened:
-        monkeypatch.setattr(LayerIndex, "toc", counted)
+        monkeypatch.setattr(LayerIndex, "entries", counted)
         for number in range(3):
             opened.changes(number)
         assert read == opened.indexes

@@ -138,10 +138,10 @@ def test_what_is_claimed_is_kept_apart_from_what_is_proven(reference: str, store
     push(reference)
     with open_image(reference, Options(store=store)):
         kinds = {entry.kind for entry in store.entries()}
-    assert not {"layer1", "tree3"} & kinds
+    assert not {"layer2", "tree4"} & kinds
     with open_image(reference, Options(store=store, lazy=False)) as image:
         assert claims(image) == [False] * 3
-    assert {"layer1", "tree3"} <= {entry.kind for entry in store.entries()}
+    assert {"layer2", "tree4"} <= {entry.kind for entry in store.entries()}
 
 
 def test_a_list_of_nothing_may_be_null(registry: Registry, reference: str, store: Store) -> None:
@@ -216,7 +216,7 @@ def publish(registry: Registry, index: bytes, layer: Layer = BASE, **changes: ob
     """Publish an index for one layer, as somebody else might."""
     subject = registry.manifests["app"]["latest"].data
     descriptor = {
-        "mediaType": "application/vnd.ocifs.layer-index.v1",
+        "mediaType": "application/vnd.ocifs.layer-index.v2",
         "digest": str(Digest.of(index)),
         "size": len(index),
         "annotations": {"vnd.ocifs.layer.digest": str(Digest.of(layer.blob))},

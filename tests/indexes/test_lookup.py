@@ -93,7 +93,7 @@ def test_a_layer_that_two_images_name_by_two_algorithms(
     references = [add(registry, f"app{number}", layer) for number, layer in enumerate(layers)]
     for reference in (*references, *references):
         assert read(reference, store) == BIG
-    assert [kinds(store).count(kind) for kind in ("layer1", "tree3")] == [1, 1]
+    assert [kinds(store).count(kind) for kind in ("layer2", "tree4")] == [1, 1]
     forget_blobs(store)
     sent = len(registry.sent)
     for reference in references:  # nothing has to be fetched to know it
@@ -162,4 +162,4 @@ def test_a_blob_that_is_named_by_two_algorithms_makes_one_tree(tmp_path: Path) -
         with open_image(layout, options) as image:
             assert image.rootfs.open("/big").read() == BIG
         assert {check.problem for check in verify_image(str(layout), options)} == {None}
-    assert kinds(options.store) == ["layer1", "layer1", "tree3"]
+    assert kinds(options.store) == ["layer2", "layer2", "tree4"]

@@ -169,7 +169,7 @@ def test_a_ztoc_is_converted_once(registry: Registry, reference: str, store: Sto
     for _ in range(2):
         with open_image(reference, Options(store=store)) as image:
             check_tree(image)
-        assert {"converted1", "ptree3"} <= {entry.kind for entry in store.entries()}
+        assert {"converted1", "ptree4"} <= {entry.kind for entry in store.entries()}
     assert size_of(fetched(registry, BASE)) == 4 + size_of(fetched(registry, BASE)[1:])
     assert len([request for request in registry.sent if digest(ZTOCS[BASE.blob]) in request.path]) == 1
 

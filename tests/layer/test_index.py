@@ -16,7 +16,7 @@ import zstandard
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.layer.build import LayerBlob, open_layer_index
-from ocifs.layer.index import LayerIndex, Summary, encode_tail, pack_u64
+from ocifs.layer.index import LayerIndex, Summary, TocWriter, encode_tail, pack_u64
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits
@@ -142,6 +142,32 @@ def test_another_process_opens_the_same_or_none(stored: bytes) -> None:
         LayerIndex(cast("FileReader", BytesReader(changed)), checksum)
 
 
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 65_535, 65_536])
+def test_a_toc_is_written_entry_by_entry(count: int) -> None:
+    entries = [Entry(0, b"%d" % number, 0o644, 0, 0, number) for number in range(count)]
+    writer = TocWriter()
+    for entry in entries:
+        writer.add(entry)
+    assert writer.count == count
+    packed = writer.packed()
+    assert zstandard.frame_content_size(packed) == len(msgspec.msgpack.encode(entries))
+    assert zstandard.decompress(packed) == msgspec.msgpack.encode(entries)
+
+
+def test_entries_one_by_one_are_the_toc(stored: bytes) -> None:
+    index = opened(stored)
+    assert list(index.entries()) == index.toc()
+
+
+@pytest.mark.parametrize("entries", [0, 1, 3])
+def test_a_summary_that_counts_other_entries_is_refused(stored: bytes, entries: int) -> None:
+    """Limits look at that number before the entries are decoded."""
+    data, toc, summary = sections(stored)
+    index = opened(joined(data, toc, msgspec.structs.replace(summary, entries=entries)))
+    with pytest.raises(InvalidImageError, match=f"layer index: 2 entries, not {entries}"):
+        next(index.entries())
+
+
 def test_every_cut_is_refused(stored: bytes, blob: FileReader) -> None:
     data, _, _ = sections(stored)
     for end in [*range(0, len(stored), 997), *range(len(data), len(stored))]:
@@ -235,6 +261,16 @@ def test_a_toc_that_is_none_is_refused(stored: bytes, packed: bytes) -> None:
     index = opened(joined(data, packed, summary))
     with pytest.raises(InvalidImageError, match="layer index"):
         index.toc()
+    with pytest.raises(InvalidImageError, match="layer index"):
+        list(index.entries())
+
+
+def test_what_is_passed_over_may_not_be_deep(stored: bytes) -> None:
+    data, _, summary = sections(stored)
+    deep = zstandard.compress(b"\x91\x93\x00\xc4\x01p" + b"\x91" * 100_000 + b"\x90")
+    index = opened(joined(data, deep, summary))
+    with pytest.raises(InvalidImageError, match="layer index"):
+        index.paths()
 
 
 @pytest.mark.parametrize("window", [HUGE, b"junk", zstandard.compress(bytes(40_000))], ids=["huge", "junk", "long"])

@@ -151,7 +151,7 @@ def test_exchanging_the_cache_after_it_was_opened_changes_nothing(ocifs: Ocifs, 
     store = Store(tmp_path / "cache")
     (tmp_path / "cache").rename(tmp_path / "moved")
     (tmp_path / "cache/entries").mkdir(parents=True)
-    (tmp_path / "cache/entries" / f"layer1-sha256-{'0' * 64}").touch()
+    (tmp_path / "cache/entries" / f"layer2-sha256-{'0' * 64}").touch()
     assert store.entries() == []
 
 
@@ -269,7 +269,7 @@ def test_can_take_the_runtime_directory_of_a_user_without_a_session_which_is_not
 def test_cannot_have_root_delete_their_choice_of_files_as_a_cache(ocifs: Ocifs, user: Ocifs, tmp_path: Path) -> None:
     foreign = user.home / "cache/ocifs"
     (foreign / "entries").mkdir(parents=True)
-    name = f"layer1-sha256-{'0' * 64}"
+    name = f"layer2-sha256-{'0' * 64}"
     (foreign / "entries" / name).symlink_to(tmp_path)
     subprocess.run(["chown", "-R", "65534", user.home / "cache"], check=True)
     complaint = ocifs.complaint(8, "cache", "clear", **mine_kept_by_sudo(user))

@@ -123,14 +123,14 @@ def test_the_rest_is_fetched_and_proven_in_the_background(
     registry.faults.clear()
     kinds = ocifs.output("cache", "ls")
     assert "part1" in kinds
-    assert "layer1" not in kinds
+    assert "layer2" not in kinds
     by_digest = f"{image}@{Digest.of(registry.manifests['app']['latest'].data)}"
     ocifs.output("ls", image)
     kinds = ocifs.output("cache", "ls")
     assert "part1" not in kinds
     if not can_mark(ocifs):
         pytest.skip("no extended attributes here")
-    assert "layer1" in kinds
+    assert "layer2" in kinds
     registry.fault(status(404), "")
     with ocifs.mounted(by_digest, "--engine", engine) as mnt:
         assert "unproven" not in ocifs.output("mounts")

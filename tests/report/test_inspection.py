@@ -107,7 +107,7 @@ def test_images_that_name_the_layers_by_other_algorithms_share_the_tree(tmp_path
     with open_image(layout, Options(store=store)):
         pass
     assert inspected(layout, store)[0].merged
-    assert [entry.kind for entry in store.entries()].count("tree3") == 1
+    assert [entry.kind for entry in store.entries()].count("tree4") == 1
 
 
 def test_an_image_without_layers_has_nothing_in_the_cache(tmp_path: Path) -> None:

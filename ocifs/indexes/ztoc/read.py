@@ -25,7 +25,7 @@ from ocifs.sources.resolve import ImageLayer
 from ocifs.spec.digest import Digest
 from ocifs.store import Writer
 from ocifs.toc import BLOCK, CHARACTER, HARDLINK, REGULAR, SYMLINK, Entry, pax
-from ocifs.toc.field import INT64_MAX, NAME_MAX
+from ocifs.toc.field import INT64_MAX, NAME_MAX, unsupported_type
 
 _KINDS = {name: kind for kind, name in enumerate(KINDS)}
 _RECORD = 5
@@ -211,7 +211,7 @@ def _entry(table: Table, limits: Limits) -> tuple[int, Entry]:
     try:
         kind = _KINDS.get(table.string(1))
         if kind is None:
-            raise UnsupportedError(f"type '{_shown(table.string(1))}' is not one of a file system")
+            raise unsupported_type(table.string(1)[:NAME_MAX])
         if _RECORD * table.count(13) > limits.extended_header:
             raise limits.passed("extended_header", f"{table.count(13)} pax records")
         records = {each.string(0): each.string(1) for each in table.tables(13)}

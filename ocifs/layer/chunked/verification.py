@@ -29,14 +29,14 @@ def agrees(told: LayerIndex, layer: Layer, pause: Callable[[int], None], limits:
     Raises:
         InvalidImageError: It shows something else.
     """
-    said, there = told.toc(), layer.index.toc()
+    said, there = told.summary.entries, layer.index.summary.entries
     exact = True
 
     @cache
     def read_by_go() -> list[Entry]:
         return _read_by_go(layer, pause, limits)
 
-    for number, (claim, entry) in enumerate(zip(said, there, strict=False)):
+    for number, (claim, entry) in enumerate(zip(told.entries(), layer.index.entries(), strict=False)):
         _compare(claim, entry, told.summary.blob_digest)
         if entry.kind != HARDLINK:
             lost = _lost_xattrs(claim, entry, told.summary.blob_digest)
@@ -45,10 +45,8 @@ def agrees(told: LayerIndex, layer: Layer, pause: Callable[[int], None], limits:
             exact = exact and not lost and claim.mtime_ns == entry.mtime_ns
         if not all(same for same in _contents(told, claim, layer, entry, pause)):
             raise _lie(told.summary.blob_digest, entry, "other bytes")
-    if len(said) != len(there):
-        raise InvalidImageError(
-            f"layer {told.summary.blob_digest}: its TOC has {len(said)} entries, its tar {len(there)}"
-        )
+    if said != there:
+        raise InvalidImageError(f"layer {told.summary.blob_digest}: its TOC has {said} entries, its tar {there}")
     return exact
 
 
