@@ -408,7 +408,7 @@ def test_entries_are_listed_least_recently_used_first(tmp_path: Path) -> None:
     os.utime(earlier, (1000, 1000))
     first, second = store.entries()
     assert (first.used, second.used) == (1000, 2000)
-    assert {first.kind, second.kind} == {"layer2", "tree2"}
+    assert {first.kind, second.kind} == {"layer1", "tree2"}
     assert {first.subject, second.subject} == {f"sha512:{number:0128x}" for number in range(2)}
     assert first.size == second.size > 100
 
