@@ -157,7 +157,7 @@ def test_windows(tmp_path: Path, window: int) -> None:
     path = write_layout(tmp_path / "image", Image((_Wide(_FILE, "zstd"),)))
     assert zstandard.get_frame_parameters(_Wide(_FILE).blob).window_size == 1 << 28
     if window < 1 << 28:
-        with pytest.raises(LimitError, match="asks for a window of 256MiB: over the limit zstd-window="):
+        with pytest.raises(LimitError, match="requires a window of 256MiB: over the limit zstd-window="):
             _open(path, Limits(zstd_window=window))
     else:
         _open(path, Limits(zstd_window=window))
