@@ -21,9 +21,9 @@ import msgspec
 from ocifs.erofs import directory, sparse, xattr
 from ocifs.erofs import format as erofs
 from ocifs.erofs.format import BLOCK, FILE_TYPES, INODE, NID_BITS, NID_UNIT, round_up
-from ocifs.erofs.nodes import Extent, Node
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError, printable
 from ocifs.limits import DEFAULT_LIMITS, Limits
+from ocifs.tree.node import Extent, Node
 
 Read = Callable[[int, int, int], bytes]
 _DEVICES = frozenset({S_IFCHR, S_IFBLK})
