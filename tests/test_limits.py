@@ -143,7 +143,7 @@ def test_it_is_kept_and_named(name: str, tmp_path: Path) -> None:
         _open(path, Limits(**{**enough, name: enough[name] - 1}))
     message = str(caught.value)
     if name == "sparse_pieces":  # what is left of it
-        assert "the limit sparse-pieces leaves 0" in message
+        assert "the layer has 0 left" in message
     elif name == "ratio_from":  # says from where on there is a ratio
         assert "limit ratio=1;" in message
     else:
