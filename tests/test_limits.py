@@ -10,11 +10,11 @@ import pytest
 import zstandard
 from msgspec.structs import asdict
 
-from ocifs.bundle.user import Accounts
 from ocifs.bundle.volumes import find_volumes
 from ocifs.errors import LimitError
 from ocifs.export.archive import write_tar
 from ocifs.image.opening import open_image
+from ocifs.image.passwd import Accounts
 from ocifs.limits import Limits, in_units
 from ocifs.options import Options
 from ocifs.reader import BytesReader
