@@ -494,5 +494,5 @@ def test_a_sealed_entry_that_memory_does_not_take_is_over_a_limit(tmp_path: Path
 def test_what_the_disk_has_lost_at_once_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, size, offset).replace(b"payload", b"pay10ad"))
-    with pytest.raises(StoreError, match="reads as something else"):
+    with pytest.raises(StoreError, match="reads back differently"):
         Store(tmp_path).get(SEALED, SUBJECT, writing(b"payload"))

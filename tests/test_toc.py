@@ -541,8 +541,8 @@ def test_unsupported(blocks: list[bytes]) -> None:
     ("flag", "message"),
     [
         (b"D", "unsupported type 'D' (directory of a GNU incremental backup): only files, links,"),
-        (b"V", "unsupported type 'V' (volume label): an image holds"),
-        (b"\xff", r"unsupported type '\xff': an image holds"),
+        (b"V", "unsupported type 'V' (volume label): only files"),
+        (b"\xff", r"unsupported type '\xff': only files"),
     ],
 )
 def test_an_unsupported_type_is_explained(flag: bytes, message: str) -> None:

@@ -108,7 +108,7 @@ def test_a_file_that_changes_between_is_refused(tmp_path: Path) -> None:
 def test_points_too_far_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = made(tmp_path / "gzidx", ONE, 2 << 20)
     monkeypatch.setattr(gzidx, "MAX_SPAN", 1 << 20)
-    with pytest.raises(InvalidImageError, match="bytes apart, more than 1048576: make it anew with a spacing"):
+    with pytest.raises(InvalidImageError, match="bytes apart, more than 1048576: create it again with a spacing"):
         gone_through(ONE, path)
 
 

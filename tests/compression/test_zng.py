@@ -32,7 +32,7 @@ def test_it_inflates_into_a_part_of_a_buffer() -> None:
 
 @pytest.mark.parametrize(("begin", "end"), [(-1, 5), (0, 11), (5, 5), (6, 5), (11, 12)])
 def test_what_is_not_inside_of_the_buffer_is_refused(begin: int, end: int) -> None:
-    with Inflate() as inflate, pytest.raises(ValueError, match="not inside of 10 bytes"):
+    with Inflate() as inflate, pytest.raises(ValueError, match="not inside 10 bytes"):
         inflate.into(bytearray(10), begin, end, stop_between_blocks=False)
 
 
