@@ -72,10 +72,10 @@ def read_entries(
         UnsupportedError: An entry has a type or form that Go's archive/tar does not know either.
         LimitError: The stream exceeds one of `limits`; `count` names the limit on the number of entries.
     """
-    most: int = getattr(limits, count)
+    limit: int = getattr(limits, count)
     for number, (entry, _) in enumerate(members(stream, limits=limits, warn=warn, libarchive=libarchive)):
-        if number == most:
-            raise limits.passed(count, f"more than {most} tar entries")
+        if number == limit:
+            raise limits.passed(count, f"more than {limit} tar entries")
         yield entry
 
 

@@ -93,8 +93,8 @@ class _Usage:
         """Count an entry or an implied directory."""
         self._entries += 1
         if self._entries > self._limits.image_entries:
-            most = self._limits.image_entries
-            raise self._limits.passed("image_entries", f"more than {most} tar entries and directories that they imply")
+            limit = self._limits.image_entries
+            raise self._limits.passed("image_entries", f"more than {limit} tar entries and directories that they imply")
 
     def add_steps(self, count: int) -> None:
         """Count names from the target of a symlink."""
