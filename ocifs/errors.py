@@ -1,8 +1,8 @@
-"""What can go wrong, told by what the user can do about it.
+"""Exceptions, with one class for each action that the user can take.
 
-Every error that ocifs raises on purpose is an `OcifsError`. Its text is one line that names the blob, entry or
-option at fault and, where there is one, the way out; it never holds a control character taken from an image.
-The command line turns the class into an exit code (`exit_code`); nothing else is derived from the class.
+Every error that ocifs raises on purpose is an `OcifsError`. Its text is one line that names the blob, entry or option
+at fault and, if possible, what to do. It never contains a control character from an image. The command line maps the
+class to an exit status (`exit_code`); nothing else depends on the class.
 """
 
 import errno
@@ -10,18 +10,18 @@ import os
 import resource
 
 _TOO_MANY_FILES = frozenset({errno.EMFILE, errno.ENFILE})
-"""Of an OSError: it says nothing of what could not be opened."""
+"""errno values that do not depend on the file that could not be opened."""
 
 _NO_THREAD = "can't start new thread"
-"""What CPython says in a RuntimeError when the system gives no thread."""
+"""Text of CPython's RuntimeError if the system refuses a thread."""
 
 
 _NOT_MAPPED = "failed to map segment from shared object"
-"""What glibc says, and CPython in an ImportError, when there is no memory for a library."""
+"""Text of glibc, in CPython's ImportError, if there is no memory for a library."""
 
 
 def printable(name: bytes) -> str:
-    """Return `name` for a message: UTF-8 where it is, and no control characters (terminal injection)."""
+    """Return `name` for a message, decoded as UTF-8; escape other bytes and control characters (terminal injection)."""
     text = name.decode("utf-8", "backslashreplace")
     return (
         text
@@ -31,7 +31,7 @@ def printable(name: bytes) -> str:
 
 
 def printable_path(path: str) -> str:
-    """Return a path or another argument of the user's for a message."""
+    """Return a path or another argument from the user for a message."""
     return printable(os.fsencode(path))
 
 
@@ -42,47 +42,47 @@ class OcifsError(Exception):
 
 
 class NotFoundError(OcifsError, LookupError):
-    """A reference, tag, platform, blob or path that is not there: name another."""
+    """A reference, tag, platform, blob or path does not exist: name another."""
 
     exit_code = 3
 
 
 class InvalidImageError(OcifsError, ValueError):
-    """Bytes that are not what they claim to be: fetch or build the image again."""
+    """Malformed data, or data with another digest: fetch or build the image again."""
 
     exit_code = 4
 
 
 class UnsupportedError(OcifsError):
-    """A well-formed thing that ocifs does not handle: convert the image."""
+    """Well-formed data that ocifs does not support: convert the image."""
 
     exit_code = 5
 
 
 class LimitError(OcifsError):
-    """A bound that protects memory or disk was reached: raise the limit if the image is trusted."""
+    """The image exceeds a bound that protects memory or disk: raise the limit if you trust the image."""
 
     exit_code = 6
 
 
 class ShortageError(LimitError):
-    """No memory, thread or open file is left for this process: raise that limit, whatever the image is."""
+    """The system gives this process no more memory, threads or open files: raise that limit."""
 
 
 class TooManyFilesError(ShortageError):
-    """More files would have to be open than this process may have: raise the limit, `ulimit -n`."""
+    """The process may not open more files: raise the limit, `ulimit -n`."""
 
 
 def too_many_files() -> TooManyFilesError:
-    """Return the error for when no more files can be opened."""
+    """Return the error for too many open files."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return TooManyFilesError(
-        f"too many open files: {allowed} are allowed, an image takes two for each layer: raise the limit (ulimit -n)"
+        f"too many open files: {allowed} are allowed, an image needs two for each layer: raise the limit (ulimit -n)"
     )
 
 
 def raise_if_too_many_files(error: Exception) -> None:
-    """Raise TooManyFilesError if `error` says that no more files can be opened: nothing else is wrong then."""
+    """Raise TooManyFilesError if that is the cause of `error`."""
     if isinstance(error, ShortageError):
         raise error
     if isinstance(error, OSError) and error.errno in _TOO_MANY_FILES:
@@ -90,7 +90,7 @@ def raise_if_too_many_files(error: Exception) -> None:
 
 
 def shortage(error: Exception) -> ShortageError | None:
-    """Return what to tell the user if `error` says that no file, thread or memory is left; None for other errors."""
+    """Return the ShortageError for an `error` due to a lack of files, threads or memory; None for other errors."""
     if isinstance(error, ShortageError):
         return error
     if isinstance(error, OSError) and error.errno in _TOO_MANY_FILES:
@@ -110,7 +110,7 @@ def shortage(error: Exception) -> ShortageError | None:
 
 
 def raise_if_short(error: Exception) -> None:
-    """Raise ShortageError if `error` says that no file, thread or memory is left: nothing else is wrong then."""
+    """Raise ShortageError if `error` is due to a lack of files, threads or memory."""
     if (short := shortage(error)) is not None:
         raise short from None
 
@@ -122,12 +122,12 @@ class MountError(OcifsError):
 
 
 class StoreError(OcifsError):
-    """The cache directory cannot be used: name another with `--cache-dir`."""
+    """The cache directory is unusable: name another with `--cache-dir`."""
 
     exit_code = 8
 
 
 class RegistryError(OcifsError):
-    """A registry cannot be reached, or refuses: try again later, or log in."""
+    """A registry is unreachable or refuses the request: try again later, or log in."""
 
     exit_code = 9

@@ -1,7 +1,7 @@
-"""What an image may cost before it is refused: every limit that a user can set, by its name.
+"""Resource limits for images: every limit that a user can set, by its name.
 
-Whoever spends memory, disk or time on something that an image counts or sizes looks here first, and says which limit
-was passed in the same words. Bounds that Linux or a format sets are no limits: raising them would help nobody.
+Code checks them before it spends memory, disk or time on a count or size from an image, and reports them in one form
+of message. Bounds of Linux or of a format are not listed: raising them would have no effect.
 """
 
 import threading
@@ -24,20 +24,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     document: int = 4 << 20
     """A manifest, image index, config, `index.json` or `manifest.json`; the distribution spec's bound for manifests."""
     indexes: int = 64
-    """Image indexes that are read to find an image."""
+    """Image indexes read to find an image."""
     layers: int = 500
     """Layers of an image."""
     members: int = 100_000
-    """Members of an archive that holds images."""
+    """Members of an archive of images."""
     uncompressed: int = 64 << 30
     """The tar stream of a layer."""
     image_uncompressed: int = 256 << 30
     """The tar streams of all layers of an image."""
     ratio: int = 2000
-    """Tar stream to blob, looked at once the stream is past `ratio_from`."""
+    """Size of the tar stream divided by that of the blob, checked once the stream exceeds `ratio_from` bytes."""
     ratio_from: int = 64 << 20
     zstd_window: int = 128 << 20
-    """The window of a zstd frame, which its decoder holds in memory; what zstd itself allows by default."""
+    """The window of a zstd frame, which its decoder keeps in memory; the default of zstd itself."""
     entries: int = 5_000_000
     """Entries of a layer."""
     image_entries: int = 10_000_000
@@ -45,41 +45,41 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     image_toc: int = 1 << 30
     """TOCs of all layers of an image as MessagePack: names, link targets and attributes of their entries."""
     paths: int = 1 << 30
-    """All paths of the merged tree together. Symlinks in a row can make paths of any length."""
+    """All paths of the merged tree together. Chains of symlinks can create paths of any length."""
     extended_header: int = 1 << 20
     """One extended header of a tar (pax or GNU long name)."""
     extended_headers: int = 64 << 20
     """All extended headers of a layer."""
     toc: int = 128 << 20
-    """The TOC that a layer carries (eStargz, zstd:chunked), as stored and as JSON."""
+    """The TOC in a layer (eStargz, zstd:chunked), both as stored and as JSON."""
     xattrs: int = 64 << 10
-    """Extended attributes of one entry, names and values; a tree image holds up to 256 KiB."""
+    """Extended attributes of one entry, names and values; a tree image can store up to 256 KiB."""
     sparse_pieces: int = 1_000_000
     """Pieces of all sparse files of a layer."""
     accounts: int = 4 << 20
-    """`/etc/passwd` and `/etc/group` of an image, each, for a container."""
+    """`/etc/passwd` and `/etc/group` of an image, each."""
     volumes: int = 100
     """Volumes of an image, for a container."""
     volume_size: int = 4 << 30
-    """Files in the volumes of an image, all together, where they have to be copied."""
+    """All files in the volumes of an image, if ocifs has to copy them."""
     symlink_steps: int = 1 << 26
-    """Names taken from symlink targets while the layers are applied: some entries could keep us busy for days."""
+    """Names from symlink targets resolved while layers are applied; without it, a few entries could take days."""
     output: int = 256 << 30
-    """What an export writes: files with their headers, without holes."""
+    """Bytes of an export: files with their headers, without holes."""
     output_headers: int = 1 << 30
-    """Extended headers of an exported tar: each repeats the whole path of its member."""
+    """Extended headers of an exported tar: each repeats the full path of its member."""
 
     def decoded_total(self) -> "Total":
-        """Return a count of the bytes to which the layers of one image inflate."""
+        """Return a total of the uncompressed bytes of all layers of an image."""
         what = f"the layers of the image inflate to more than {self.image_uncompressed} bytes"
         return Total(self, "image_uncompressed", what)
 
     def passed(self, name: str, what: str) -> LimitError:
-        """Return the error for `what` is more than the limit `name` allows."""
+        """Return the error that `what` exceeds the limit `name`."""
         return LimitError(f"{what}: over the limit {self.setting(name)}; if you trust the image, raise it with --limit")
 
     def setting(self, name: str) -> str:
-        """Return a limit as `--limit` takes it: `document=4MiB`, `entries=5000000`."""
+        """Return a limit in the form of `--limit`: `document=4MiB`, `entries=5000000`."""
         value: int = getattr(self, name)
         return f"{name.replace('_', '-')}={value if name in _COUNTS else in_units(value)}"
 
@@ -88,10 +88,10 @@ DEFAULT_LIMITS = Limits()
 
 
 class Total:
-    """What the parts of an image cost together, held against one limit while they grow. For several threads."""
+    """A total over the parts of an image, checked against one limit as it grows. Safe for several threads."""
 
     def __init__(self, limits: Limits, name: str, what: str) -> None:
-        """Begin at 0. `what` says in a message what is more than the limit `name` allows."""
+        """Start at 0. The error message begins with `what`, and names the limit `name`."""
         self._limits = limits
         self._name = name
         self._what = what
@@ -101,18 +101,18 @@ class Total:
         self._lock = threading.Lock()
 
     def grow(self, part: Hashable, amount: int) -> None:
-        """Note that `part` costs `amount` by now; less than was noted before changes nothing. Raises LimitError."""
+        """Set the amount of `part` to `amount`, unless it is larger already. Raises LimitError."""
         with self._lock:
-            before = self._parts.get(part, 0)
-            if amount > before:
+            previous = self._parts.get(part, 0)
+            if amount > previous:
                 self._parts[part] = amount
-                self._sum += amount - before
+                self._sum += amount - previous
         if self._sum > self._most:
             raise self._limits.passed(self._name, self._what)
 
 
 def in_units(value: int) -> str:
-    """Return a number of bytes with the largest unit that leaves it whole: `64GiB`."""
+    """Return a number of bytes as an integer of the largest possible unit: `64GiB`."""
     power = 0
     while value and value % 1024 == 0 and power < len(_UNITS) - 1:
         value //= 1024

@@ -1,7 +1,7 @@
-"""Random access to bytes: the one joint between the floors.
+"""Random access to bytes: the interface between the packages.
 
-A compressed blob, a member of an archive and a decompressed layer all satisfy `ReaderAt`. It knows nothing of
-what the bytes mean. Readers are safe to use from several threads at once.
+A compressed blob, a member of an archive and a decompressed layer all implement `ReaderAt`. This module knows nothing
+of the bytes' meaning. Readers are safe to use from several threads at once.
 """
 
 import os
@@ -12,12 +12,12 @@ from ocifs.errors import OcifsError
 
 
 class ReaderAt(Protocol):
-    """Bytes that can be read at any place."""
+    """Bytes with random access."""
 
     size: int
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Return up to `size` bytes at `offset`: all of them unless the end comes first."""
+        """Return `size` bytes at `offset`, fewer only at the end."""
         ...
 
 
@@ -35,18 +35,18 @@ class BytesReader:
 
 @runtime_checkable
 class FileSection(ReaderAt, Protocol):
-    """Bytes that lie, whole and in order, in an open file: another process can be given that."""
+    """A contiguous section of an open file, which can be passed to another process."""
 
     fd: int
     offset: int
 
     def will_need(self, size: int, offset: int) -> None:
-        """Say that `size` bytes at `offset` will be read soon."""
+        """Announce a read of `size` bytes at `offset`."""
         ...
 
 
 class FileReader:
-    """`size` bytes of an open regular file from `offset` on. The descriptor stays its owner's, who closes it."""
+    """`size` bytes of an open regular file from `offset`. The owner of the descriptor closes it."""
 
     def __init__(self, fd: int, offset: int = 0, size: int | None = None) -> None:
         self.fd = fd
@@ -56,27 +56,27 @@ class FileReader:
     def pread(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes at `offset`."""
         missing = min(size, self.size - offset)
-        place = self.offset + offset
+        position = self.offset + offset
         if missing <= 0:
             return b""
-        data = os.pread(self.fd, missing, place)
+        data = os.pread(self.fd, missing, position)
         if len(data) == missing or not data:
             return data
         parts = [data]
         while data:
             missing -= len(data)
-            place += len(data)
-            data = os.pread(self.fd, missing, place) if missing else b""
+            position += len(data)
+            data = os.pread(self.fd, missing, position) if missing else b""
             parts.append(data)
         return b"".join(parts)
 
     def will_need(self, size: int, offset: int) -> None:
-        """Have the kernel read `size` bytes at `offset` into its page cache meanwhile (posix_fadvise(2))."""
+        """Let the kernel read `size` bytes at `offset` into its page cache in advance (posix_fadvise(2))."""
         os.posix_fadvise(self.fd, self.offset + offset, size, os.POSIX_FADV_WILLNEED)
 
 
 class StoppableReader(FileReader):
-    """A file whose reads raise OcifsError once `stop` is set, so that a long pass over it ends soon."""
+    """A file whose reads raise OcifsError once `stop` is set, to interrupt a long pass over it."""
 
     def __init__(self, file: FileSection, stop: threading.Event) -> None:
         super().__init__(file.fd, file.offset, file.size)
@@ -90,5 +90,5 @@ class StoppableReader(FileReader):
 
 
 def stoppable(blob: ReaderAt, stop: threading.Event) -> ReaderAt:
-    """Return `blob` such that reads of it raise OcifsError once `stop` is set, if it lies in a file."""
+    """Return a reader of `blob` whose reads raise OcifsError once `stop` is set; `blob` itself if it is not a file."""
     return StoppableReader(blob, stop) if isinstance(blob, FileSection) else blob

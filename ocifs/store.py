@@ -1,12 +1,11 @@
-"""The cache directory: files that can be made again, kept under the digest of what they were made from.
+"""The cache directory: files that ocifs can build again, named by the digest of their input.
 
-Entries are in `entries/`, which is a `TrustedDirectory`. The rule: what `get` returns is whole and what it claims to
-be, or it is built. A file is written under a temporary name, fsynced, and renamed; its last bytes say kind, format
-version, subject, length and checksum, and any doubt about them means building anew. Who builds holds a lock on the
-temporary file, so two processes never build the same entry, and a builder that was killed leaves neither a lock nor a
-file that the next one does not take over. What takes long to come the next builder may go on with where the last one
-stopped. When the directory cannot be written the entry is kept in memory, with one warning. The store does not know
-what the files hold.
+Entries are in `entries/`, which is a `TrustedDirectory`. `get` returns a complete and correct entry, or builds it. The
+store writes a file under a temporary name, syncs it, and renames it atomically. A footer has kind, format version,
+subject, length and checksum; if any of them is wrong, the store builds the entry again. The builder holds a lock on
+the temporary file, so two processes never build the same entry, and the next builder takes over the file of one that
+was killed. For slow kinds, it continues where the last builder stopped. If the directory is not writable, the store
+keeps entries in memory, with one warning. It does not know the content of the files.
 """
 
 import contextlib
@@ -28,9 +27,9 @@ from ocifs.reader import FileReader
 from ocifs.trusted_directory import TrustedDirectory, is_own_file
 
 DEFAULT_MAX_SIZE = 10 << 30
-"""Bytes that the directory may hold before the least recently used entries go."""
+"""Size of the directory in bytes above which the store evicts least recently used entries."""
 
-_CHECKED_AT_ONCE = 1 << 20
+_CHECK_SIZE = 1 << 20
 
 _MFD_NOEXEC_SEAL = 0x8  # linux/memfd.h
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -47,35 +46,35 @@ _NAME = re.compile(r"[a-z][a-z-]*\d+-(?:[a-z0-9]+-)+[0-9a-f]{64,128}(?:-\d+)?(?:
 
 
 def default_directory() -> Path:
-    """Return where the cache is when nobody says otherwise: `$XDG_CACHE_HOME/ocifs`."""
+    """Return the default cache directory, `$XDG_CACHE_HOME/ocifs`."""
     import platformdirs
 
     return platformdirs.user_cache_path("ocifs")
 
 
 class Kind(NamedTuple):
-    """A sort of entry. Another format version is another entry, so two versions of ocifs do not fight."""
+    """A type of entry. Each format version has its own entries, so two versions of ocifs can share the cache."""
 
     name: str
     version: int
     checked: bool = True
-    """Whether opening an entry checks its payload; else whoever reads it proves it, as what is under a digest."""
+    """Whether the store verifies the payload when it opens an entry; if not, the reader verifies it by its digest."""
     begun: str = ""
-    """What an entry is called whose builder has failed, if the next one goes on with what is there; it counts as an
-    entry then. For kinds that are not checked."""
+    """Name of the partial entry that a failed builder leaves for the next one to continue; it counts as an entry. Only
+    for kinds that are not checked."""
     sealed: bool = False
-    """Whether an entry is opened as a copy in memory that nothing can change, and the copy is checked: for what is read
-    without another check as long as it is open. Only for kinds that are checked."""
+    """Whether to open an entry as a verified copy in memory that nothing can change, for readers that do not verify it
+    again. Only for kinds that are checked."""
 
 
 class StoredFile(FileReader):
-    """The payload of an entry, open for reading until `close`, whatever happens to its name meanwhile.
+    """The payload of an entry, open for reading until `close`, even if its name changes or disappears.
 
-    Its mtime says when it was made; the atime, when it was last used. That of a sealed kind is a copy in memory.
+    Its mtime is the time of its creation, its atime that of its last use. A sealed kind is a copy in memory.
     """
 
     def map(self) -> mmap.mmap:
-        """Map the payload of a sealed kind; a page of another kind that the disk has lost would cause SIGBUS.
+        """Map the payload of a sealed kind; a lost page of another kind, on disk, would cause SIGBUS.
 
         Raises InvalidImageError if the payload is empty.
         """
@@ -89,17 +88,17 @@ class StoredFile(FileReader):
 
 
 class Writer:
-    """Takes an entry's payload in order. A full disk moves it into memory, and the writing goes on."""
+    """Writes an entry's payload in order. If the disk is full, it moves the payload to memory and continues."""
 
     def __init__(self, fd: int, warn: Callable[[str], None], size: int = 0) -> None:
         self.fd = fd
         self.size = size
-        """Bytes of the payload; there are some at first where an entry was begun."""
+        """Bytes of the payload so far; not 0 at first if the entry continues a partial one."""
         self.crc = 0
         self.warn = warn
         self.in_memory = False
         self.for_memory = True
-        """Whether it may be moved to memory."""
+        """Whether the payload may move to memory."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append to the payload."""
@@ -107,23 +106,23 @@ class Writer:
         self._write(data)
 
     def cut(self, size: int) -> None:
-        """Take back what was written beyond `size` bytes, if anything was."""
+        """Truncate the payload to at most `size` bytes."""
         self.size = min(size, self.size)
         os.ftruncate(self.fd, self.size)
 
     def finish(self, kind: Kind, subject: str) -> None:
-        """Append what makes the payload trustworthy, and make sure that all of it is on disk."""
+        """Append the footer, and sync the file to disk."""
         footer = _footer(kind, subject, self.size, self.crc)
         self._write(footer)
         self.size -= len(footer)
         if not self.in_memory:
             try:
                 os.fsync(self.fd)
-            except OSError as error:  # what was written may be lost, so there is nothing to go on with
+            except OSError as error:  # written data may be lost, so moving to memory is not possible
                 raise StoreError(f"cache: {error.strerror}: name another directory with --cache-dir") from None
 
     def close(self) -> None:
-        """Give up: close what was written to."""
+        """Close the unfinished file."""
         os.close(self.fd)
 
     def _write(self, data: bytes | bytearray | memoryview) -> None:
@@ -134,7 +133,7 @@ class Writer:
             except OSError as error:
                 if self.in_memory or not self.for_memory or error.errno not in _REASONS_FOR_MEMORY:
                     raise StoreError(f"cache: {error.strerror}") from None
-                self.warn(f"the cache cannot be written ({error.strerror}): going on without it")
+                self.warn(f"cannot write to the cache: {error.strerror}: continuing without it")
                 self._move_to_memory()
                 continue
             view = view[written:]
@@ -157,7 +156,7 @@ Build = Callable[[Writer], None]
 
 
 class CacheEntry(NamedTuple):
-    """A file of the store, for listings. `used` is seconds since the epoch."""
+    """A file of the store, for listings. `used` is in seconds since the epoch."""
 
     kind: str
     subject: str
@@ -166,7 +165,7 @@ class CacheEntry(NamedTuple):
 
 
 class Store:
-    """The cache below `directory`, which is made when it is missing; None keeps everything in memory."""
+    """The cache below `directory`, which it creates if missing; None keeps all entries in memory."""
 
     def __init__(
         self,
@@ -188,7 +187,7 @@ class Store:
 
     @classmethod
     def existing(cls, directory: Path) -> Self:
-        """Open a cache to list or remove what is in it; it is empty if there is no such directory.
+        """Open a cache to list or remove its entries; it is empty if the directory does not exist.
 
         Raises:
             StoreError: The directory is not a cache, or another user could have filled it.
@@ -202,7 +201,7 @@ class Store:
                 store.directory = directory
             elif os.listdir(opened.fd):
                 raise StoreError(
-                    f"{shown} is not a cache of ocifs: it has no directory {_ENTRIES!r}: name another with --cache-dir"
+                    f"{shown} is not an ocifs cache: it has no directory {_ENTRIES!r}: name another with --cache-dir"
                 )
         except FileNotFoundError:
             pass
@@ -211,22 +210,21 @@ class Store:
         return store
 
     def warn(self, message: str) -> None:
-        """Say that the cache is of no use, once."""
+        """Warn once that the cache is unusable."""
         if not self._warned:
             self._warned = True
             self._warn(message)
 
     def _warn_of(self, error: OSError, directory: Path | None) -> None:
-        self.warn(f"cache directory {printable_path(str(directory))}: {error.strerror}: going on without it")
+        self.warn(f"cache directory {printable_path(str(directory))}: {error.strerror}: continuing without it")
 
     def get(self, kind: Kind, subject: str, build: Build, *, anew: bool = False, size: int | None = None) -> StoredFile:
-        """Return the entry, from the directory or built by `build`; with `anew` the one that is there is replaced.
+        """Return the entry from the directory, or build it with `build`; with `anew`, replace an existing one.
 
-        `size` is the length in bytes that the caller expects of an entry that may be begun. What was begun is shared
-        only between callers that expect the same.
+        `size` is the length in bytes that the caller expects of a kind that may be partial. Only callers that expect
+        the same size share a partial entry.
 
-        Raises what `build` raises, TooManyFilesError when that is so, and LimitError when a sealed entry does not fit
-        into memory.
+        Raises the errors of `build`, TooManyFilesError, and LimitError if a sealed entry does not fit into memory.
         """
         entries = self._entries
         if entries is None:
@@ -240,31 +238,31 @@ class Store:
             raise_if_too_many_files(error)
             self._warn_of(error, self.directory)
             return _build_in_memory(kind, subject, build, self.warn)
-        # While this process waited for the lock, another may have built the entry.
+        # Another process may have built the entry while this one waited for the lock.
         if not anew and (entry := self.load(kind, subject)) is not None:
             _abandon(lock, entries, temporary)
             return entry
         return self._build(lock, entries, temporary, kind, subject, build)
 
     def load(self, kind: Kind, subject: str) -> StoredFile | None:
-        """Return the entry if it is there and whole."""
+        """Return the entry if it exists and is valid."""
         return None if self._entries is None else _open_checked(self._entries, _name(kind, subject), kind, subject)
 
-    def sparse(self, kind: Kind, whole: Kind, subject: str, size: int) -> StoredFile:
-        """Return a file of `size` bytes, for reading and writing, of which any part may be missing, and then is zero.
+    def sparse(self, kind: Kind, complete: Kind, subject: str, size: int) -> StoredFile:
+        """Return a readable and writable file of `size` bytes; any part of it may be missing, and is then zero.
 
-        Nothing is promised of it: whoever reads it proves what is read. Other processes may write to it meanwhile, the
-        same bytes at the same places. One that `finish_sparse` has finished becomes an entry of the kind `whole`.
+        The content is unverified: readers verify what they read. Other processes may write to it at the same time, the
+        same bytes at the same offsets. After `finish_sparse`, the file becomes an entry of the kind `complete`.
 
-        `size` is a claim, so it is part of the file's name: a file is never cut, whatever size others claim.
+        `size` is unverified too, so it is part of the file's name: another claimed size never truncates a file.
         """
-        if (finished := self.finished(kind, whole, subject, size)) is not None:
+        if (finished := self.finished(kind, complete, subject, size)) is not None:
             return finished
         if self._entries is not None:
             name = _name(kind, _sized(subject, size))
             try:
                 fd = self._entries.open_file(name, os.O_RDWR | os.O_CREAT)
-                if os.fstat(fd).st_size < size:  # a longer one is being finished
+                if os.fstat(fd).st_size < size:  # another process is finishing a longer one
                     os.truncate(fd, size)
                 os.utime(fd)
             except OSError as error:
@@ -276,26 +274,26 @@ class Store:
         os.truncate(fd, size)
         return StoredFile(fd, 0, size)
 
-    def finished(self, kind: Kind, whole: Kind, subject: str, size: int) -> StoredFile | None:
-        """Return what was a sparse file of the first kind, if it is finished; it is of the kind `whole` from now on."""
+    def finished(self, kind: Kind, complete: Kind, subject: str, size: int) -> StoredFile | None:
+        """If the sparse file of `kind` is finished, turn it into an entry of the kind `complete` and return that."""
         if self._entries is None:
             return None
         name = _name(kind, _sized(subject, size))
-        file = _open_checked(self._entries, name, whole, subject)
+        file = _open_checked(self._entries, name, complete, subject)
         if file is not None:
-            with contextlib.suppress(FileNotFoundError):  # somebody else was faster
-                self._entries.rename(name, _name(whole, subject))
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                self._entries.rename(name, _name(complete, subject))
         return file
 
     def has(self, kind: Kind, subject: str) -> bool:
-        """Whether there is such an entry, be it whole or not."""
+        """Whether the entry exists, valid or not."""
         try:
             return self._entries is not None and is_own_file(self._entries.status(_name(kind, subject)))
         except FileNotFoundError:
             return False
 
     def entries(self) -> list[CacheEntry]:
-        """List what the directory holds, least recently used first."""
+        """Return the entries of the directory, least recently used first."""
         listed = []
         for name, status in self._by_use():
             kind, _, subject = name.partition("-")
@@ -303,10 +301,10 @@ class Store:
         return listed
 
     def prune(self, max_size: int, *, keep: str = "") -> int:
-        """Remove least recently used entries until `max_size` bytes are left; return the bytes freed.
+        """Remove least recently used entries until at most `max_size` bytes remain; return the bytes freed.
 
-        Mounts go on: they hold their files open. What somebody builds stays, and so do the file called `keep` and all
-        files that the store has not made.
+        Mounts are not affected: they keep their files open. Entries that a process is building stay, as do the file
+        `keep` and all files that the store has not created.
         """
         if self._entries is None:
             return 0
@@ -322,7 +320,7 @@ class Store:
         return freed + sum(_remove(self._entries, name) for name in leftovers)
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Yield the files of this user that the store has made, temporary ones included."""
+        """Yield this user's files that the store has created, including temporary ones."""
         for name, status in [] if self._entries is None else self._entries.files():
             if _NAME.fullmatch(name):
                 yield name, status
@@ -335,14 +333,14 @@ class Store:
     def _build(
         self, lock: int, entries: TrustedDirectory, temporary: str, kind: Kind, subject: str, build: Build
     ) -> StoredFile:
-        """Build under the lock, which goes with the temporary file."""
+        """Build the entry under the lock on its temporary file."""
         if kind.begun:
             os.utime(lock)
         else:
             os.ftruncate(lock, 0)
         with contextlib.ExitStack() as undo:
             undo.callback(_abandon, lock, entries, temporary, keep=bool(kind.begun))
-            # The writer gets a descriptor of its own: moving to memory closes it, and the lock must outlive that.
+            # The writer has its own descriptor: moving to memory closes it, and the lock must outlive that.
             writer = Writer(entries.open_file(temporary, os.O_RDWR), self.warn, os.fstat(lock).st_size)
             undo.callback(writer.close)
             build(writer)
@@ -357,7 +355,7 @@ class Store:
         return _built(writer, kind, subject)
 
     def _publish(self, entries: TrustedDirectory, temporary: str, name: str) -> None:
-        """Give a built entry its name, and make room; whoever built it can use it even where that fails."""
+        """Rename a built entry to its name, and evict others. The caller can use the entry even if that fails."""
         try:
             entries.rename(temporary, name)
             entries.sync()
@@ -371,7 +369,7 @@ def _name(kind: Kind, subject: str) -> str:
     """Return the name of an entry's file. Raises ValueError for a subject that is not a digest."""
     name = f"{kind.name}{kind.version}-{subject.replace(':', '-')}"
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} would not be recognised as an entry")
+        raise ValueError(f"{name!r} is not a valid name of an entry")
     return name
 
 
@@ -382,25 +380,25 @@ def _temporary(kind: Kind, subject: str, size: int | None) -> str:
 
 
 def _sized(subject: str, size: int) -> str:
-    """Return the subject of a file that is not whole: what it is to become, and the size that its caller claims."""
+    """Return the subject of a partial file: the subject of the complete one, and the size that the caller expects."""
     return f"{subject}-{size}"
 
 
 def _occupied(status: os.stat_result) -> int:
-    """Return the bytes that a file takes, of which it may have fewer than it is long."""
+    """Return the bytes that a file takes on disk; a sparse file takes fewer than its length."""
     return min(status.st_size, status.st_blocks * 512)
 
 
 def finish_sparse(fd: int, kind: Kind, subject: str, size: int) -> None:
-    """Say of a sparse file that it is an entry of `kind` that is whole; `kind` is one that is not checked."""
+    """Mark a sparse file as a complete entry of `kind`, which must be a kind that is not checked."""
     footer = _footer(kind, subject, size, 0)
     os.fsync(fd)
     os.pwrite(fd, footer, size)
-    os.truncate(fd, size + len(footer))  # whatever damage has put behind it
+    os.truncate(fd, size + len(footer))  # removes any damage behind the footer
 
 
 def _lock(entries: TrustedDirectory, temporary: str) -> int:
-    """Open and lock `temporary`, waiting for whoever has it; sure that the name is still this file's."""
+    """Open and lock `temporary`, waiting for its builder; check that the name still refers to the locked file."""
     while True:
         fd = entries.open_file(temporary, os.O_RDWR | os.O_CREAT)
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -411,14 +409,14 @@ def _lock(entries: TrustedDirectory, temporary: str) -> int:
 
 
 def _abandon(lock: int, entries: TrustedDirectory, temporary: str, *, keep: bool = False) -> None:
-    """Give up a temporary file; with `keep` what is in it is left for the next builder."""
+    """Remove a temporary file and its lock; with `keep`, leave a non-empty file for the next builder."""
     if not (keep and os.fstat(lock).st_size):
         entries.unlink(temporary)
     os.close(lock)
 
 
 def _remove(entries: TrustedDirectory, name: str) -> int:
-    """Remove a file, unless somebody builds it; return the bytes freed."""
+    """Remove a file, unless a builder has locked it; return the bytes freed."""
     try:
         fd = entries.open_file(name, os.O_RDONLY)
     except OSError:
@@ -426,7 +424,7 @@ def _remove(entries: TrustedDirectory, name: str) -> int:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         status = os.fstat(fd)
-        if not os.path.samestat(entries.status(name), status):  # whoever had the lock has made an entry of it
+        if not os.path.samestat(entries.status(name), status):  # the builder has renamed it to its entry
             return 0
         entries.unlink(name)
     except OSError:
@@ -448,7 +446,7 @@ def _build_in_memory(kind: Kind, subject: str, build: Build, warn: Callable[[str
 
 
 def _built(writer: Writer, kind: Kind, subject: str) -> StoredFile:
-    """Return what was just built as it would be opened."""
+    """Return the entry just built, opened like an existing one."""
     if not kind.sealed:
         return StoredFile(writer.fd, 0, writer.size)
     try:
@@ -456,7 +454,7 @@ def _built(writer: Writer, kind: Kind, subject: str) -> StoredFile:
     finally:
         os.close(writer.fd)
     if file is None:
-        raise StoreError("cache: what was just written reads as something else: name another with --cache-dir")
+        raise StoreError("cache: an entry just written reads back differently: name another directory with --cache-dir")
     return file
 
 
@@ -466,7 +464,7 @@ def _footer(kind: Kind, subject: str, size: int, crc: int) -> bytes:
 
 
 def _open_checked(entries: TrustedDirectory, name: str, kind: Kind, subject: str) -> StoredFile | None:
-    """Open an entry if every byte of it is as it was written; mark it as used."""
+    """Open an entry if it is valid; mark it as used."""
     try:
         fd = entries.open_file(name, os.O_RDONLY)
     except OSError as error:
@@ -482,9 +480,9 @@ def _open_checked(entries: TrustedDirectory, name: str, kind: Kind, subject: str
 
 
 def _checked(fd: int, kind: Kind, subject: str) -> StoredFile | None:
-    """Return the entry that an open file holds, with this descriptor or, if the kind is sealed, with another one.
+    """Return the entry in an open file, with this descriptor or, for a sealed kind, with that of a copy in memory.
 
-    Raises LimitError: there is no room in memory for a copy.
+    Raises LimitError if there is no room in memory for a copy.
     """
     with contextlib.ExitStack() as undo:
         try:
@@ -498,7 +496,7 @@ def _checked(fd: int, kind: Kind, subject: str) -> StoredFile | None:
                 undo.callback(os.close, copy)
             if kind.checked and _crc(fd, size, copy) != _stated_crc(footer):
                 return None
-        except OSError:  # a disk that cannot be read is no better than a wrong checksum
+        except OSError:  # treat a read error like a wrong checksum
             return None
         with contextlib.suppress(OSError):
             os.utime(fd, ns=(time.time_ns(), status.st_mtime_ns))
@@ -513,10 +511,10 @@ def _stated_crc(footer: bytes) -> int:
 
 
 def _crc(fd: int, size: int, copy: int | None) -> int:
-    """Return the CRC of a payload; append to the file `copy` just the bytes that it is of."""
+    """Return the CRC of a payload; append exactly the bytes that it covers to the file `copy`."""
     crc = 0
-    for offset in range(0, size, _CHECKED_AT_ONCE):
-        data = os.pread(fd, min(_CHECKED_AT_ONCE, size - offset), offset)
+    for offset in range(0, size, _CHECK_SIZE):
+        data = os.pread(fd, min(_CHECK_SIZE, size - offset), offset)
         crc = zlib_ng.crc32(data, crc)
         if copy is not None:
             _append(copy, data)
@@ -524,7 +522,7 @@ def _crc(fd: int, size: int, copy: int | None) -> int:
 
 
 def _sealable() -> int:
-    """Return a file in memory that can be sealed. Raises LimitError."""
+    """Return a sealable file in memory. Raises LimitError."""
     try:
         return os.memfd_create("ocifs", os.MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
     except OSError as error:
@@ -549,7 +547,7 @@ def _append(memory: int, data: bytes) -> None:
 def _no_room(error: OSError) -> LimitError:
     raise_if_too_many_files(error)
     return LimitError(
-        f"cache: an entry cannot be copied into memory: {error.strerror}: allow more memory or larger files (ulimit -f)"
+        f"cache: cannot copy an entry into memory: {error.strerror}: allow more memory or larger files (ulimit -f)"
     )
 
 

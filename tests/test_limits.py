@@ -10,11 +10,11 @@ import pytest
 import zstandard
 from msgspec.structs import asdict
 
-from ocifs.bundle.user import Accounts
 from ocifs.bundle.volumes import find_volumes
 from ocifs.errors import LimitError
 from ocifs.export.archive import write_tar
 from ocifs.image.opening import open_image
+from ocifs.image.passwd import Accounts
 from ocifs.limits import Limits, in_units
 from ocifs.options import Options
 from ocifs.reader import BytesReader
@@ -143,7 +143,7 @@ def test_it_is_kept_and_named(name: str, tmp_path: Path) -> None:
         _open(path, Limits(**{**enough, name: enough[name] - 1}))
     message = str(caught.value)
     if name == "sparse_pieces":  # what is left of it
-        assert "the limit sparse-pieces leaves 0" in message
+        assert "the layer has 0 left" in message
     elif name == "ratio_from":  # says from where on there is a ratio
         assert "limit ratio=1;" in message
     else:
@@ -157,7 +157,7 @@ def test_windows(tmp_path: Path, window: int) -> None:
     path = write_layout(tmp_path / "image", Image((_Wide(_FILE, "zstd"),)))
     assert zstandard.get_frame_parameters(_Wide(_FILE).blob).window_size == 1 << 28
     if window < 1 << 28:
-        with pytest.raises(LimitError, match="asks for a window of 256MiB: over the limit zstd-window="):
+        with pytest.raises(LimitError, match="requires a window of 256MiB: over the limit zstd-window="):
             _open(path, Limits(zstd_window=window))
     else:
         _open(path, Limits(zstd_window=window))

@@ -344,7 +344,7 @@ def test_an_entry_without_a_name_is_skipped(member: bytes) -> None:
     warnings: list[str] = []
     entries = scan(ReaderForward(BytesReader(tar([file(b"f"), member, file(b"g")]))), warn=warnings.append)
     assert [entry.path for entry in entries] == [b"f", b"g"]
-    assert warnings == ["tar entry '' at byte 512: it has no name, and only a directory can be the root; skipped"]
+    assert warnings == ["tar entry '' at byte 512: it has no name, but only a directory can be the root; skipped"]
 
 
 @pytest.mark.parametrize("last", [pax({b"path": b"lost"}), long_name(b"lost"), long_name(b"lost", b"K")])
@@ -353,7 +353,7 @@ def test_an_extended_header_at_the_end_is_ignored(last: bytes, end: bytes) -> No
     warnings: list[str] = []
     (entry,) = scan(ReaderForward(BytesReader(file(b"f") + last + end)), warn=warnings.append)
     assert entry.path == b"f"
-    assert warnings == ["the tar stream ends at byte 1536, after an extended header, which is ignored"]
+    assert warnings == ["the tar stream ends at byte 1536 after an extended header, which is ignored"]
 
 
 def test_xattrs() -> None:
@@ -540,9 +540,9 @@ def test_unsupported(blocks: list[bytes]) -> None:
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        (b"D", "unsupported type 'D' (directory of a GNU incremental backup): an image holds files, links,"),
-        (b"V", "unsupported type 'V' (volume label): an image holds"),
-        (b"\xff", r"unsupported type '\xff': an image holds"),
+        (b"D", "unsupported type 'D' (directory of a GNU incremental backup): only files, links,"),
+        (b"V", "unsupported type 'V' (volume label): only files"),
+        (b"\xff", r"unsupported type '\xff': only files"),
     ],
 )
 def test_an_unsupported_type_is_explained(flag: bytes, message: str) -> None:

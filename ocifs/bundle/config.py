@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from ocifs.bundle.paths import absolute_path
 from ocifs.bundle.runtime_spec import Spec, User, default_spec, rootless
-from ocifs.bundle.user import Accounts, resolve_user
+from ocifs.bundle.user import resolve_user
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, UnsupportedError
+from ocifs.image.passwd import Accounts
 from ocifs.spec.config import ExecutionParameters, ImageConfig
 from ocifs.spec.document import shown
 

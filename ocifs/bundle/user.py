@@ -2,37 +2,18 @@
 
 The rule: digits are always an ID, even if a file has an account of that name; otherwise an image could have uid 1000 in
 its config and uid 0 in the container. Go's `strconv.Atoi`, which container engines use, also takes a sign for one.
-IDs need not be in the files. Lines that passwd(5) or group(5) does not allow are skipped, as in the C library.
+IDs need not be in the files.
 """
 
 import re
-import stat
-from collections.abc import Iterator
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from ocifs.errors import NotFoundError
-from ocifs.image.rootfs import Rootfs
-from ocifs.limits import DEFAULT_LIMITS, Limits
+from ocifs.image.passwd import MAX_ID, Accounts
 from ocifs.spec.document import shown
 
-_MAX_ID = (1 << 32) - 2
-"""The number above it stands for no user at all (chown(2))."""
-_NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
-"""An ID in a file."""
 _GIVEN = re.compile(r"([+-]?)([0-9]+)", re.ASCII)
 """What means an ID rather than a name in `User`."""
-
-
-class Accounts(NamedTuple):
-    """The contents of the two files; empty where there is none."""
-
-    passwd: bytes = b""
-    group: bytes = b""
-
-    @classmethod
-    def of(cls, rootfs: Rootfs, limits: Limits = DEFAULT_LIMITS) -> Self:
-        """Read the files of an image. Raises LimitError."""
-        return cls(_read(rootfs, "/etc/passwd", limits), _read(rootfs, "/etc/group", limits))
 
 
 class ResolvedUser(NamedTuple):
@@ -53,19 +34,19 @@ def resolve_user(user: str, accounts: Accounts) -> ResolvedUser:
         NotFoundError: A name is in neither file, or an ID is out of range.
     """
     name, colon, group = user.partition(":")
-    login, uid, gid, home = _account(name or "0", accounts.passwd)
+    login, uid, gid, home = _account(name or "0", accounts)
     if colon and group:
-        return ResolvedUser(uid, _gid(group, accounts.group), (), home)
+        return ResolvedUser(uid, _gid(group, accounts), (), home)
     additional = dict.fromkeys(
-        number for _, number, members in _groups(accounts.group) if login is not None and login in members
+        number for _, number, members in accounts.groups() if login is not None and login in members
     )
     return ResolvedUser(uid, gid, tuple(additional), home)
 
 
-def _account(name: str, passwd: bytes) -> tuple[str | None, int, int, str | None]:
+def _account(name: str, accounts: Accounts) -> tuple[str | None, int, int, str | None]:
     """Return (login name, uid, gid, home directory); a uid without a line has group 0."""
     number = _given_id(name, "user")
-    for login, uid, gid, home in _users(passwd):
+    for login, uid, gid, home in accounts.users():
         if name == login if number is None else number == uid:
             return login, uid, gid, home
     if number is None:
@@ -73,11 +54,11 @@ def _account(name: str, passwd: bytes) -> tuple[str | None, int, int, str | None
     return None, number, 0, None
 
 
-def _gid(name: str, group: bytes) -> int:
+def _gid(name: str, accounts: Accounts) -> int:
     number = _given_id(name, "group")
     if number is not None:
         return number
-    for listed, gid, _ in _groups(group):
+    for listed, gid, _ in accounts.groups():
         if name == listed:
             return gid
     raise NotFoundError(f"group '{shown(name)}' is not in the image's /etc/group: choose another with --user")
@@ -89,42 +70,7 @@ def _given_id(text: str, what: str) -> int | None:
     if match is None:
         return None
     sign, digits = match[1], match[2].lstrip("0") or "0"
-    number = int(digits) if len(digits) <= len(str(_MAX_ID)) else _MAX_ID + 1
-    if number > _MAX_ID or (sign == "-" and number):
-        raise NotFoundError(f"{what} ID {shown(text)} is out of range 0 to {_MAX_ID}: choose another with --user")
+    number = int(digits) if len(digits) <= len(str(MAX_ID)) else MAX_ID + 1
+    if number > MAX_ID or (sign == "-" and number):
+        raise NotFoundError(f"{what} ID {shown(text)} is out of range 0 to {MAX_ID}: choose another with --user")
     return number
-
-
-def _users(passwd: bytes) -> Iterator[tuple[str, int, int, str]]:
-    for line in passwd.decode(errors="replace").split("\n"):
-        fields = line.split(":")
-        if len(fields) >= 6:
-            uid, gid = _number(fields[2]), _number(fields[3])
-            if fields[0] and uid is not None and gid is not None:
-                yield fields[0], uid, gid, fields[5]
-
-
-def _groups(group: bytes) -> Iterator[tuple[str, int, list[str]]]:
-    for line in group.decode(errors="replace").split("\n"):
-        fields = line.rstrip("\r").split(":")
-        if len(fields) >= 4 and fields[0] and (gid := _number(fields[2])) is not None:
-            yield fields[0], gid, fields[3].split(",")
-
-
-def _number(text: str) -> int | None:
-    if _NUMBER.fullmatch(text) is None:
-        return None
-    number = int(text)
-    return number if number <= _MAX_ID else None
-
-
-def _read(rootfs: Rootfs, path: str, limits: Limits) -> bytes:
-    try:
-        inode = rootfs.tree.inode(rootfs.lookup(path))
-    except NotFoundError:
-        return b""
-    if not stat.S_ISREG(inode.mode):
-        return b""
-    if inode.size > limits.accounts:
-        raise limits.passed("accounts", f"{path} of the image has {inode.size} bytes")
-    return rootfs.read(inode.nid, inode.size, 0)

@@ -1,1 +1,4 @@
-"""The command line: one short module for each group of verbs; each parses, calls the floors below, and prints."""
+"""The command line: one short module for each group of commands parses options, calls other packages, and prints.
+
+It may import every package; no package imports it.
+"""

@@ -222,7 +222,7 @@ def spec_of(image: "Image", wanted: BundleRequest, overrides: "Overrides", openi
     from ocifs.bundle.config import Host, runtime_spec
     from ocifs.bundle.machine import mismatch
     from ocifs.bundle.mount_destinations import check_places
-    from ocifs.bundle.user import Accounts
+    from ocifs.image.passwd import Accounts
 
     config = image.resolved.config
 

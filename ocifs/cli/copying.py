@@ -4,12 +4,11 @@ Each is written under a temporary name beside its target, and renamed: other pro
 Only the user chooses the target; nothing in the image becomes a path on the host.
 """
 
-import contextlib
 import os
-import secrets
 import stat
 from pathlib import Path
 
+from ocifs.atomic import atomic_file
 from ocifs.cli.progress import working
 from ocifs.erofs.reader import Inode
 from ocifs.errors import OcifsError, UnsupportedError, printable_path
@@ -93,26 +92,12 @@ def _target(path: str, destination: str) -> Path:
 def _write_new(rootfs: Rootfs, inode: Inode, target: Path, *, preserve: bool) -> None:
     directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd, temporary = _create(directory, inode.mode & 0o777)
-        try:
-            _write_content(rootfs, inode, fd, seekable=True)
+        with atomic_file(directory, target.name, inode.mode & 0o777, buffering=0) as file:
+            _write_content(rootfs, inode, file.fileno(), seekable=True)
             if preserve:
-                _preserve(inode, fd)
-            os.fsync(fd)
-            os.rename(temporary, target.name, src_dir_fd=directory, dst_dir_fd=directory)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=directory)
-            raise
-        finally:
-            os.close(fd)
+                _preserve(inode, file.fileno())
     finally:
         os.close(directory)
-
-
-def _create(directory: int, mode: int) -> tuple[int, str]:
-    name = f".ocifs-{secrets.token_hex(8)}"
-    return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=directory), name
 
 
 def _preserve(inode: Inode, fd: int) -> None:

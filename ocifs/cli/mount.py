@@ -16,7 +16,7 @@ from ocifs.mount.mountpoint import check_fuse, check_mountpoint
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, EngineName, ListedMount, list_mounts, runtime_directory
 from ocifs.mount.unmount import is_bundle, unmount_bundle, unmount_image
-from ocifs.report.text import local_time
+from ocifs.report.text import local_time, table
 from ocifs.sources.reference import parse_reference
 from ocifs.store import default_directory
 
@@ -158,9 +158,8 @@ def mounts(as_json: bool, verbose: bool) -> None:
         )
         for m in listed
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row, proven in zip(rows, [(), *(mount.proven for mount in listed)], strict=True):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line, proven in zip(table(rows), [(), *(mount.proven for mount in listed)], strict=True):
+        click.echo(line.rstrip())
         for number, proof in enumerate(proven if verbose else ()):
             click.echo(
                 f"  layer {number}: blob {proof.blob[:19]} and diff ID {proof.diff_id[:19]} "

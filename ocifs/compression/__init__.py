@@ -1,9 +1,10 @@
-"""Compressed streams: decoding one from its beginning, and from checkpoints inside it.
+"""Codecs: each decodes a compressed stream from its beginning, and from checkpoints inside it.
 
-Two things are asked of each compression. A *pass* reads a blob once from front to end, gives its uncompressed
-bytes and, after that, the checkpoints at which decoding can start again. `decode` turns the compressed bytes of
-one span, from a checkpoint to the next, into its uncompressed bytes, and needs nothing else: it keeps no state,
-so spans decode in any order and in parallel. Neither knows of tar, of digests or of where the bytes are kept.
+This package imports `spec` and the modules below it; it knows nothing of tar, of layers or of the cache.
+
+A *pass* reads a blob once from front to end, yields its uncompressed bytes and, after that, the checkpoints at which
+decoding can restart. `decode` turns the compressed bytes of one span, from a checkpoint to the next, into its
+uncompressed bytes. It keeps no state, so spans decode in any order and in parallel. `codecs.py` lists the codecs.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,94 +12,96 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from ocifs.reader import ReaderAt
 
-if TYPE_CHECKING:  # which a process that only inflates does not need
+if TYPE_CHECKING:  # a process that only inflates does not need it
     from ocifs.limits import Limits
 
 SPACING = 1 << 20
 """Uncompressed bytes between checkpoints, as near as the stream allows. Spans of 1 MiB read a whole tree fastest."""
 
 MAX_SPAN = 8 << 20
-"""A longer span would cost too much to decode for a few bytes: such a blob is stored anew in shorter frames."""
+"""Longest span in uncompressed bytes. Longer ones cost too much to decode for a few bytes: ocifs reframes the blob."""
 
 CHUNK = 1 << 20
 """Bytes of a stream handled at once."""
 
 Chunk = bytes | memoryview
-"""Bytes of a stream. What is to be kept of it has to be copied: a view keeps its memory from being used again."""
+"""Bytes of a stream. Copy what must outlive the next chunk: a view keeps its memory from being reused."""
 
 Warn = Callable[[str], None]
 
 
 class Checkpoint(NamedTuple):
-    """A place where decoding can start: everything needed to do so."""
+    """A position where decoding can start, with everything it needs."""
 
     start: int
     """Offset in the uncompressed stream."""
     offset: int
-    """Offset in the blob of the first byte that is needed."""
+    """Offset in the blob of the first byte that the decoder needs."""
     bits: int = 0
-    """When the place is inside a byte: how many of the top bits of the byte at `offset` belong to it."""
+    """How many of the top bits of the byte at `offset` the span begins with; 0 if it begins with a whole byte."""
     window: bytes = b""
-    """The uncompressed bytes before `start` that the stream refers back to, at most 32 KiB; or these, packed."""
+    """The uncompressed bytes before `start` that the stream refers back to, at most 32 KiB, or their zstd frame."""
 
 
 class Pass(Protocol):
-    """One way through a blob, from front to end; a context manager, used once."""
+    """Decodes a blob once, from front to end; a context manager, used once."""
 
     consumed: int
     """Compressed bytes read so far, for progress and ratio."""
 
     found: list[Checkpoint]
-    """Checkpoints found so far, without their windows, where those are known before the end; replaced, not changed."""
+    """Checkpoints found so far, without windows, if the pass knows them before the end. A new list replaces an old one;
+    no list changes."""
 
     restartable: bool
-    """False when the format has no place to restart at, which shows before the first chunk."""
+    """False if the blob has spans too large to restart at; known before the first chunk."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
     def chunks(self) -> Iterator[Chunk]:
-        """Give the uncompressed bytes in order. Raises InvalidImageError where the stream is damaged or cut."""
+        """Yield the uncompressed bytes in order. Raises InvalidImageError for a damaged or truncated stream."""
         ...
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """After the last chunk: the checkpoints in order, at least one, then one that marks the end; windows packed."""
+        """Yield the checkpoints in order, at least one, then one at the end; call after the last chunk.
+
+        Windows are zstd frames.
+        """
         ...
 
 
 class Decoder(Protocol):
-    """A span that is being decoded: it is read in order, as far as it is wanted."""
+    """Decodes one span in order, only as far as the caller reads."""
 
     def read(self, size: int, /) -> bytes:
-        """Return the next `size` bytes, no fewer; there must be as many. Raises InvalidImageError."""
+        """Return exactly `size` bytes, which the span must still have. Raises InvalidImageError."""
         ...
 
 
 class Codec(Protocol):
-    """A compression, as a module: `plain`, `gzip` and `zstd` are of this shape."""
+    """A compression format; each codec is a module."""
 
-    @staticmethod
     def passes(
-        blob: ReaderAt, warn: Warn, limits: "Limits" = ..., *, low_memory: bool = False
+        self, blob: ReaderAt, warn: Warn, limits: "Limits" = ..., *, low_memory: bool = False
     ) -> list[Callable[[], Pass]]:
-        """Return the ways through a blob, the fastest first; what one finds invalid the next one judges."""
+        """Return constructors of passes over a blob, the fastest first; the next one decides what one finds invalid."""
         ...
 
-    @staticmethod
-    def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:
+    def decode(self, data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:
         """Begin to decode the span of `size` bytes whose compressed bytes are `data`. Raises InvalidImageError."""
         ...
 
 
 def evenly(checkpoints: Iterator[Checkpoint]) -> Iterator[Checkpoint]:
-    """Leave out checkpoints that lie closer than `SPACING` needs, keeping the first and the end."""
-    kept = next(checkpoints)
-    yield kept
+    """Drop checkpoints that lie closer together than `SPACING` needs; keep the first and the end."""
+    last = next(checkpoints)
+    yield last
     candidate = next(checkpoints)
     for following in checkpoints:
-        if following.start - kept.start > SPACING * 5 // 4:
-            kept = candidate
-            yield kept
+        if following.start - last.start > SPACING * 5 // 4:
+            last = candidate
+            yield last
         candidate = following
     yield candidate

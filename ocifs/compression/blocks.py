@@ -1,8 +1,8 @@
-"""A pass over a gzip blob that stops between deflate blocks about once in `SPACING`: there is a checkpoint.
+"""A pass over a gzip blob that stops between deflate blocks about once every `SPACING` bytes to take a checkpoint.
 
-The bytes are inflated once, by zlib-ng, in the thread that asks for them. Windows are kept whole, which rapidgzip
-does better: it leaves out what nothing refers to. Time and memory are linear in the size of the blob, whatever the
-number and size of its members. The pass skips padding and garbage after a member only if it can warn of them.
+zlib-ng inflates the bytes once, in the caller's thread. The pass stores whole windows; rapidgzip leaves out the bytes
+that the stream never refers to. Time and memory are linear in the size of the blob, whatever the number and size of
+its members. The pass skips padding and garbage after a member only if it can warn of them.
 """
 
 from collections.abc import Iterator
@@ -17,18 +17,18 @@ from ocifs.reader import ReaderAt
 _INPUT = 256 << 10
 _MAGIC = b"\x1f\x8b"
 _PADDING = 4 << 10
-"""Bytes in which NULs after a member are looked for at once."""
-_TELLING = 16
-"""Checkpoints after which those that were found are told again."""
+"""Bytes searched at once for NULs after a member."""
+_REPORT_INTERVAL = 16
+"""Checkpoints between updates of `found`."""
 
 
 class BlockPass:
-    """Inflates, and finds the checkpoints on the way."""
+    """Inflates a blob and collects the checkpoints."""
 
     restartable = True
 
     def __init__(self, blob: ReaderAt, warn: Warn | None = None) -> None:
-        """Read `blob`; with `warn`, skip NULs after a member, and end with a warning where other bytes follow."""
+        """Read `blob`; with `warn`, skip NULs after a member, and stop with a warning at other trailing bytes."""
         self.blob = blob
         self._warn = warn
         self.consumed = 0
@@ -45,15 +45,15 @@ class BlockPass:
         self._inflate.__exit__(*exc)
 
     def chunks(self) -> Iterator[Chunk]:
-        """Give the uncompressed bytes. Raises InvalidImageError."""
+        """Yield the uncompressed bytes. Raises InvalidImageError."""
         while size := self.readinto(chunk := memoryview(bytearray(CHUNK))):
             yield chunk[:size]
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill `buffer`, less of it only at the end; return how many bytes came.
+        """Fill `buffer` and return the number of bytes, fewer than its length only at the end.
 
         Raises:
-            InvalidImageError: The stream is damaged or cut short, or something follows it.
+            InvalidImageError: The stream is damaged or truncated, or other bytes follow it.
         """
         inflate = self._inflate
         filled = 0
@@ -63,9 +63,9 @@ class BlockPass:
                     self._feed()
                 due = self._points[-1].start + SPACING - self._produced if self._points else 0
                 end = min(filled + due, len(buffer)) if due > 0 else len(buffer)
-                came = inflate.into(buffer, filled, end, stop_between_blocks=due <= 0)
-                filled += came
-                self._produced += came
+                count = inflate.into(buffer, filled, end, stop_between_blocks=due <= 0)
+                filled += count
+                self._produced += count
                 if due <= 0 and (bits := inflate.bits) is not None:
                     self._add(bits)
         except InflateError as error:
@@ -73,24 +73,24 @@ class BlockPass:
         return filled
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """Give the borders that were found, and the end."""
+        """Yield the checkpoints, then the end."""
         return evenly(iter([*self._points, Checkpoint(self._produced, self.blob.size)]))
 
     def _add(self, bits: int) -> None:
-        place = self.consumed - self._inflate.left - (bits > 0)
+        offset = self.consumed - self._inflate.left - (bits > 0)
         window = self._pack(self._inflate.window()) if self._points else b""
-        self._points.append(Checkpoint(self._produced, place, bits, window))
-        if len(self._points) % _TELLING == 0:
+        self._points.append(Checkpoint(self._produced, offset, bits, window))
+        if len(self._points) % _REPORT_INTERVAL == 0:
             self.found = self._points.copy()
 
     def _feed(self) -> None:
         data = self._read()
         if not data:
-            raise InvalidImageError("the gzip stream ends in the middle: the blob is cut short")
+            raise InvalidImageError("the gzip stream is truncated: fetch or build the image again")
         self._inflate.feed(data)
 
     def _begin_member(self) -> bool:
-        """Continue with the next member, if there is one."""
+        """Start the next member; return whether one follows."""
         inflate = self._inflate
         head = inflate.head(len(_MAGIC))
         while head != _MAGIC and (len(head) < len(_MAGIC) or (self._warn and head[0] == 0)):
@@ -110,7 +110,7 @@ class BlockPass:
 
     def _end_before_garbage(self) -> None:
         if self._warn is None:
-            raise InvalidImageError("something else follows the gzip stream")
+            raise InvalidImageError("other bytes follow the gzip stream")
         self._warn(f"{self.blob.size - self.consumed + self._inflate.left} bytes after the gzip stream are ignored")
         self._inflate.skip(self._inflate.left)
         self.consumed = self.blob.size

@@ -1,7 +1,7 @@
-"""Finding the checkpoints of a gzip blob by indexed_gzip, where zlib-ng cannot.
+"""Find the checkpoints of a gzip blob with indexed_gzip, if zlib-ng cannot.
 
-indexed_gzip holds the GIL for as long as it works, and no signal is handled meanwhile. So it works in a process of its
-own (`python -m` this module), next to the pass that inflates here. This process searches only small blobs.
+indexed_gzip holds the GIL while it works, so Python handles no signal meanwhile. It therefore runs in a separate
+process (`python -m` this module), next to the pass that inflates in this one. This process searches only small blobs.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.reader import FileReader, FileSection, ReaderAt
 
 _SMALL = 256 << 10
-"""Bytes in which even the smallest members take indexed_gzip a tenth of a second."""
+"""Largest blob in bytes searched in this process; even the smallest members then take at most a tenth of a second."""
 
-_LOOKING = 0.2
-"""Seconds between two looks whether the caller was interrupted."""
+_POLL_INTERVAL = 0.2
+"""Seconds between checks for an interrupt of the caller."""
 
 
 class IndexedGzipFinder:
-    """Runs indexed_gzip over a blob while the caller does something else."""
+    """Runs indexed_gzip over a blob, concurrently with the caller."""
 
     def __init__(self, blob: ReaderAt) -> None:
         self.blob = blob
@@ -33,13 +33,13 @@ class IndexedGzipFinder:
         self._end = blob.size
 
     def start(self) -> None:
-        """Begin, in a process where that is worth it and the blob lies in a file."""
+        """Start a process for the search, if the blob is large enough and lies in a file."""
         blob = self.blob
         if blob.size <= _SMALL or not isinstance(blob, FileSection):
             return
         self.found = os.memfd_create("gzidx")
         arguments = [str(number) for number in (blob.fd, blob.offset, self._end, self.found)]
-        with contextlib.suppress(OSError):  # where there is no process to be had, this one does it
+        with contextlib.suppress(OSError):  # without a new process, this one searches
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__, *arguments],
                 pass_fds=(blob.fd, self.found),
@@ -48,37 +48,39 @@ class IndexedGzipFinder:
             )
 
     def checkpoints(self, end: int) -> Iterator[Checkpoint]:
-        """Wait, and give what was found. The gzip stream ends at `end` in the blob. Raises InvalidImageError."""
-        if self.process is not None and end != self._end:  # indexed_gzip may fail over what follows the stream
+        """Wait for the search and yield its checkpoints; `end` is where the gzip stream ends in the blob.
+
+        Raises InvalidImageError.
+        """
+        if self.process is not None and end != self._end:  # indexed_gzip may fail on bytes after the stream
             self.stop()
             self._end = end
             self.start()
         if self.process is not None:
-            complaint = self._said_in_the_end(self.process)
+            errors = self._wait(self.process)
             if self.process.returncode < 0:
-                raise OcifsError(
-                    f"the search for checkpoints was ended by signal {-self.process.returncode}: try again"
-                )
+                raise OcifsError(f"signal {-self.process.returncode} ended the search for checkpoints: try again")
             if self.process.returncode:
-                raise InvalidImageError(complaint.decode(errors="replace").strip().rpartition("\n")[2])
+                raise InvalidImageError(errors.decode(errors="replace").strip().rpartition("\n")[2])
         else:
             self.stop()
             self.found = os.memfd_create("gzidx")
             _find(self.blob, end, self.found)
-        assert self.found is not None  # noqa: S101 - a process has been given one
+        assert self.found is not None  # noqa: S101 - `start` opened it with the process
         with open(self.found, "rb", closefd=False) as found:
             found.seek(0)
             yield from read_gzidx(found, self.blob.size)
 
-    def _said_in_the_end(self, process: "subprocess.Popen[bytes]") -> bytes:
+    def _wait(self, process: "subprocess.Popen[bytes]") -> bytes:
+        """Wait for the end of the process; return its standard error."""
         while True:
             try:
-                return process.communicate(timeout=_LOOKING)[1]
+                return process.communicate(timeout=_POLL_INTERVAL)[1]
             except subprocess.TimeoutExpired:
-                self.blob.pread(1, 0)  # raises where the caller was interrupted
+                self.blob.pread(1, 0)  # raises if the caller was interrupted
 
     def stop(self) -> None:
-        """Leave nothing behind, done or not."""
+        """End the process and close its file, finished or not."""
         if self.process is not None:
             with self.process as process:
                 process.kill()

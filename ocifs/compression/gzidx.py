@@ -1,7 +1,7 @@
-"""GZIDX, the index format of indexed_gzip: the checkpoints of a gzip blob, read, written, and gone through.
+"""Read, write and verify GZIDX files, the index format of indexed_gzip: the checkpoints of a gzip blob.
 
-A file that somebody else has made is a claim. `GzidxPass` decodes the blob by its points alone, each span from its own
-checkpoint and the bytes up to the next one, just as reads will: so if the tar stream has its diff ID, they are right.
+A GZIDX file from elsewhere is unverified. `GzidxPass` decodes the blob by its points alone: each span from its own
+checkpoint and the bytes up to the next one, as reads do. So the right diff ID of the tar stream verifies the points.
 """
 
 import hashlib
@@ -11,23 +11,23 @@ from itertools import pairwise
 from typing import BinaryIO, NamedTuple, Self
 
 from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, evenly
-from ocifs.compression.gzip import Inflation
+from ocifs.compression.inflation import Inflation
 from ocifs.compression.zstd_frame import window_packer
 from ocifs.errors import InvalidImageError, OcifsError, printable_path
 from ocifs.reader import ReaderAt
 
 _WINDOW = 1 << 15
-_TELLING = 16
-"""Points after which those found so far are told: all of them each time."""
+_REPORT_INTERVAL = 16
+"""Points between updates of `found`."""
 
 # "GZIDX", version, flags, compressed size, uncompressed size, spacing, window size, number of points
 _GZIDX_HEADER = struct.Struct("<5sBBQQIII")
-# compressed offset (of the first whole byte), uncompressed offset, bits before it, whether a window follows
+# compressed offset (of the first whole byte), uncompressed offset, bits before it, whether it has a window
 _GZIDX_POINT = struct.Struct("<QQBB")
 
 
 class GzidxHeader(NamedTuple):
-    """What a GZIDX file says of itself."""
+    """The header of a GZIDX file."""
 
     version: int
     blob_size: int
@@ -38,7 +38,7 @@ class GzidxHeader(NamedTuple):
 
 
 def read_header(file: BinaryIO) -> GzidxHeader:
-    """Read the beginning of a GZIDX file. Raises InvalidImageError."""
+    """Read the header of a GZIDX file. Raises InvalidImageError."""
     header = file.read(_GZIDX_HEADER.size)
     if len(header) < _GZIDX_HEADER.size or not header.startswith(b"GZIDX") or header[5] > 1:
         raise InvalidImageError("not a GZIDX file of version 0 or 1")
@@ -47,34 +47,34 @@ def read_header(file: BinaryIO) -> GzidxHeader:
 
 
 def read_gzidx(file: BinaryIO, blob_size: int) -> Iterator[Checkpoint]:
-    """Give the checkpoints of a GZIDX file, which ends where the stream does. Raises InvalidImageError."""
+    """Yield the checkpoints of a GZIDX file, then the end of the stream. Raises InvalidImageError."""
     version, _, size, window_size, count = read_header(file)
     if count > blob_size or window_size > _WINDOW:
         raise InvalidImageError(f"GZIDX file: {count} checkpoints with windows of {window_size} bytes are too many")
     columns = file.read(count * _GZIDX_POINT.size)
     if len(columns) < count * _GZIDX_POINT.size:
-        raise InvalidImageError("GZIDX file: it is cut short")
+        raise InvalidImageError("GZIDX file: it is truncated")
     if not count:
         yield Checkpoint(0, 0)
-    before = (0, 0)
+    previous = (0, 0)
     for index, (offset, start, bits, has_window) in enumerate(_GZIDX_POINT.iter_unpack(columns)):
         # Version 0 has no flag: every point but the first has a window.
         expected = window_size if (has_window if version else index) else 0
         window = file.read(expected)
-        place = 8 * offset - bits  # in bits
-        if not (before[0] <= place <= 8 * blob_size and before[1] <= start <= size and bits < 8):
+        position = 8 * offset - bits  # in bits
+        if not (previous[0] <= position <= 8 * blob_size and previous[1] <= start <= size and bits < 8):
             raise InvalidImageError(f"GZIDX file: checkpoint {index} lies outside the blob")
         if len(window) < expected:
-            raise InvalidImageError("GZIDX file: it is cut short")
-        before = (place, start)
+            raise InvalidImageError("GZIDX file: it is truncated")
+        previous = (position, start)
         if start < size or index == 0:
             yield Checkpoint(start, offset - (bits > 0), bits, window)
     yield Checkpoint(size, blob_size)
 
 
 def write_gzidx(file: BinaryIO, blob_size: int, size: int, count: int, points: Iterable[Checkpoint]) -> None:
-    """Write `count` checkpoints, without the end, to an empty file that can be sought in."""
-    # indexed_gzip wants a spacing above the window size, and makes nothing else of it.
+    """Write `count` checkpoints, without the end, to an empty seekable file."""
+    # indexed_gzip requires a spacing above the window size, and uses it for nothing else.
     file.write(_GZIDX_HEADER.pack(b"GZIDX", 1, 0, blob_size, size, 2 * _WINDOW, _WINDOW, count))
     file.seek(_GZIDX_HEADER.size + count * _GZIDX_POINT.size)
     columns = bytearray()
@@ -87,7 +87,7 @@ def write_gzidx(file: BinaryIO, blob_size: int, size: int, count: int, points: I
 
 
 class GzidxPass:
-    """Goes through a blob by the points of the GZIDX file `path`."""
+    """Decodes a blob by the points of the GZIDX file `path`."""
 
     restartable = True
 
@@ -96,7 +96,7 @@ class GzidxPass:
         self.path = path
         self.consumed = 0
         self.found: list[Checkpoint] = []
-        self._used = b""
+        self._points_digest = b""
 
     def __enter__(self) -> Self:
         self.file = open_gzidx(self.path)
@@ -106,9 +106,9 @@ class GzidxPass:
         self.file.close()
 
     def chunks(self) -> Iterator[bytes]:
-        """Give the uncompressed bytes. Raises InvalidImageError."""
-        if read_header(self.file).blob_size != self.blob.size:
-            raise InvalidImageError(f"GZIDX file: it is of another blob than one of {self.blob.size} bytes")
+        """Yield the uncompressed bytes. Raises InvalidImageError."""
+        if (size := read_header(self.file).blob_size) != self.blob.size:
+            raise InvalidImageError(f"GZIDX file: its blob has {size} bytes, not {self.blob.size}")
         seen: list[Checkpoint] = []
         used = hashlib.sha256()
         begin = end = Checkpoint(0, 0)
@@ -116,31 +116,31 @@ class GzidxPass:
             span, stored = end.start - begin.start, end.offset + (end.bits > 0) - begin.offset
             if span > MAX_SPAN or stored > 2 * MAX_SPAN:
                 raise InvalidImageError(
-                    f"GZIDX file: its points are {max(span, stored)} bytes apart, more than {MAX_SPAN}: make it anew "
-                    "with a spacing of some MiB"
+                    f"GZIDX file: its points are {max(span, stored)} bytes apart, more than {MAX_SPAN}: create it "
+                    "again with a spacing of a few MiB"
                 )
             used.update(_digest(begin))
             seen.append(begin._replace(window=b""))
-            if len(seen) % _TELLING == 0:
+            if len(seen) % _REPORT_INTERVAL == 0:
                 self.found = seen.copy()
             decoder = Inflation(self.blob.pread(stored, begin.offset), begin)
-            for place in range(0, span, CHUNK):
-                yield decoder.read(min(CHUNK, span - place))
+            for position in range(0, span, CHUNK):
+                yield decoder.read(min(CHUNK, span - position))
             self.consumed = end.offset
         if not ends_with(self.blob, begin, end):
-            raise InvalidImageError("GZIDX file: the stream does not end where the blob does")
+            raise InvalidImageError("GZIDX file: the stream does not end at the end of the blob")
         used.update(_digest(end))
-        self._used = used.digest()
+        self._points_digest = used.digest()
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """Give the points that the blob was decoded by. Raises InvalidImageError."""
+        """Yield the points that `chunks` decoded by. Raises InvalidImageError."""
         used = hashlib.sha256()
         pack = window_packer()
         for point in self._points():
             used.update(_digest(point))
             yield point._replace(window=pack(point.window))
-        if used.digest() != self._used:
-            raise InvalidImageError("GZIDX file: it was changed while it was read")
+        if used.digest() != self._points_digest:
+            raise InvalidImageError("GZIDX file: it changed while ocifs read it")
 
     def _points(self) -> Iterator[Checkpoint]:
         self.file.seek(0)
@@ -148,7 +148,7 @@ class GzidxPass:
 
 
 def open_gzidx(path: str) -> BinaryIO:
-    """Open a file that the user names. Raises OcifsError."""
+    """Open the file `path`, which the user named. Raises OcifsError."""
     try:
         return open(path, "rb")
     except OSError as error:
@@ -160,9 +160,9 @@ def _digest(point: Checkpoint) -> bytes:
 
 
 def ends_with(blob: ReaderAt, last: Checkpoint, end: Checkpoint) -> bool:
-    """Whether what begins at the `last` checkpoint ends where the blob does, or in NULs."""
+    """Whether the span from the `last` checkpoint ends at the end of the blob, or before NULs."""
     if end.start - last.start > MAX_SPAN or end.offset - last.offset > 2 * MAX_SPAN:
-        return True  # a span of that size has the other pass go over the blob again
+        return True  # a span of that size makes the other pass decode the blob again
     inflation = Inflation(blob.pread(end.offset - last.offset, last.offset), last)
     try:
         inflation.read(end.start - last.start)

@@ -1,4 +1,4 @@
-"""No compression: every byte is a place to restart, so spans are simply equal pieces."""
+"""No compression: decoding can restart at any byte, so spans are equal pieces."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from ocifs.reader import ReaderAt
 
 
 class PlainPass:
-    """Reads a blob as it is."""
+    """Reads a blob unchanged."""
 
     restartable = True
 
@@ -27,13 +27,13 @@ class PlainPass:
         pass
 
     def chunks(self) -> Iterator[bytes]:
-        """Give the blob's own bytes."""
+        """Yield the blob's bytes."""
         while data := self.blob.pread(CHUNK, self.consumed):
             self.consumed += len(data)
             yield data
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """Give a checkpoint every `SPACING` bytes."""
+        """Yield a checkpoint every `SPACING` bytes."""
         for offset in range(0, max(self.consumed, 1), SPACING):
             yield Checkpoint(offset, offset)
         yield Checkpoint(self.consumed, self.consumed)
@@ -42,12 +42,12 @@ class PlainPass:
 def passes(
     blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False
 ) -> list[Callable[[], Pass]]:
-    """There is one way."""
+    """Return the only pass."""
     return [partial(PlainPass, blob)]
 
 
 def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:
-    """Give `data` itself."""
+    """Return a decoder of `data` itself. Raises InvalidImageError."""
     if len(data) != size:
         raise InvalidImageError(f"the span holds {len(data)} bytes instead of {size}")
     return io.BytesIO(data)

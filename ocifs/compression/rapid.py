@@ -1,4 +1,4 @@
-"""A pass over a gzip blob by rapidgzip, in this process: it inflates on all cores, and finds the checkpoints too."""
+"""A pass over a gzip blob by rapidgzip, in this process: it inflates on all cores and finds the checkpoints."""
 
 import importlib.util
 import os
@@ -12,18 +12,18 @@ from ocifs.compression.zstd_frame import window_packer
 from ocifs.errors import InvalidImageError
 from ocifs.reader import FileSection, ReaderAt
 
-_INFLATING = max(1, (os.cpu_count() or 1) - 1)
+_THREADS = max(1, (os.cpu_count() or 1) - 1)
 """Threads of rapidgzip; hashing and reading headers keep another processor busy."""
 
 _PIECE = 4 << 20
-"""Bytes taken from rapidgzip at once: each time its threads have to wait for the interpreter lock."""
+"""Bytes taken from rapidgzip at once: each time its threads wait for the interpreter lock."""
 
-_TELLING = 16 << 20
-"""Uncompressed bytes after which rapidgzip is asked again what it has found: each time it tells all of it."""
+_REPORT_INTERVAL = 16 << 20
+"""Uncompressed bytes between updates of `found`: each time rapidgzip returns all its block offsets."""
 
 
 def rapidgzip_is_installed() -> bool:
-    """Whether the optional dependency is there."""
+    """Whether the optional dependency is installed."""
     return importlib.util.find_spec("rapidgzip") is not None
 
 
@@ -34,9 +34,9 @@ def _is_whole_file(blob: ReaderAt) -> TypeGuard[FileSection]:
 class RapidgzipPass:
     """Inflates on all cores.
 
-    It takes no padding and no garbage after a member: those need the other pass. Where a stream is cut short, or a few
-    bytes follow it, it may end without an error: so where it ended is looked at, and its bytes are believed only once
-    the diff ID has proven them.
+    It rejects padding and garbage after a member; the other pass handles those. On a truncated stream, or one with a
+    few bytes behind it, rapidgzip may end without an error. So the pass checks where it ended, and the caller uses its
+    bytes only once the diff ID has verified them.
     """
 
     restartable = True
@@ -47,12 +47,12 @@ class RapidgzipPass:
         self.blob = blob
         self.consumed = 0
         self.found: list[Checkpoint] = []
-        self._produced = self._told = 0
-        # It reads a file by itself, without the GIL, but only from its beginning to its end.
+        self._produced = self._reported = 0
+        # rapidgzip reads a file without the GIL, but only a whole file.
         source = blob.fd if _is_whole_file(blob) else seekable_file(blob, blob.size)
         try:
-            self.file = rapidgzip.RapidgzipFile(source, parallelization=_INFLATING, chunk_size=SPACING)
-        except (ValueError, RuntimeError) as error:  # no file descriptor is left to open the blob anew, for instance
+            self.file = rapidgzip.RapidgzipFile(source, parallelization=_THREADS, chunk_size=SPACING)
+        except (ValueError, RuntimeError) as error:  # e.g. no file descriptor is left to open the blob again
             raise InvalidImageError(f"rapidgzip: {error}") from None
 
     def __enter__(self) -> "RapidgzipPass":
@@ -62,12 +62,12 @@ class RapidgzipPass:
         self.file.close()
 
     def chunks(self) -> Iterator[Chunk]:
-        """Give the uncompressed bytes. Raises InvalidImageError."""
+        """Yield the uncompressed bytes. Raises InvalidImageError."""
         while size := self.readinto(piece := memoryview(bytearray(_PIECE))):
             yield piece[:size]
 
     def readinto(self, buffer: memoryview) -> int:
-        """Put the next uncompressed bytes into `buffer`; return how many there are, 0 at the end.
+        """Write the next uncompressed bytes into `buffer`; return how many, 0 at the end.
 
         Raises:
             InvalidImageError: The stream is damaged.
@@ -76,25 +76,25 @@ class RapidgzipPass:
             size: int = self.file.readinto(buffer)
             self.consumed = min(self.file.tell_compressed() // 8, self.blob.size)
             self._produced += size
-            if self._produced - self._told > _TELLING:
-                self._told = self._produced
-                places = self.file.available_block_offsets()
-                self.found = [Checkpoint(start, bit // 8, -bit % 8) for bit, start in places.items()]
+            if self._produced - self._reported > _REPORT_INTERVAL:
+                self._reported = self._produced
+                offsets = self.file.available_block_offsets()
+                self.found = [Checkpoint(start, bit // 8, -bit % 8) for bit, start in offsets.items()]
         except (ValueError, RuntimeError) as error:
             raise InvalidImageError(f"rapidgzip: {error}") from None
         return size
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """Give the borders of the chunks that were inflated in parallel. Raises InvalidImageError."""
+        """Yield the borders of the chunks that rapidgzip inflated in parallel. Raises InvalidImageError."""
         with os.fdopen(os.memfd_create("gzidx"), "w+b") as found:
             try:
                 self.file.export_index(found)
-            except (ValueError, RuntimeError) as error:  # it is of a stream that was cut
+            except (ValueError, RuntimeError) as error:  # the stream is truncated
                 raise InvalidImageError(f"rapidgzip: {error}") from None
             found.seek(0)
             points = list(evenly(read_gzidx(found, self.blob.size)))
         if not ends_with(self.blob, *points[-2:]):
-            raise InvalidImageError("rapidgzip: the stream does not end where the blob does")
+            raise InvalidImageError("rapidgzip: the stream does not end at the end of the blob")
         pack = window_packer()
         for point in points:
             yield point._replace(window=pack(point.window))

@@ -1,4 +1,4 @@
-"""A blob as the file object that indexed_gzip and rapidgzip want."""
+"""A blob as the file object that indexed_gzip and rapidgzip require."""
 
 import io
 import os

@@ -1,8 +1,8 @@
-"""A pass over a gzip blob in a process of its own (`python -m` this module), for blobs in files that are worth one.
+"""A pass over a gzip blob in a separate process (`python -m` this module), for large blobs in files.
 
-Inflating never waits there for the interpreter lock, which the reading of headers holds and rapidgzip asks for at each
-piece. No byte is copied: the process inflates into memory that both share, a handful of chunks that are used again
-once nobody looks at them. It is a wall as well: what a blob does to a decoder ends that process and no other.
+There, inflating never waits for the interpreter lock, which reading headers holds and rapidgzip takes at each piece.
+Nothing copies the bytes: the process inflates into shared memory of a few chunks, each reused once its last reader
+has dropped it. The process also isolates the decoder: a blob that crashes it ends no other process.
 """
 
 import contextlib
@@ -28,55 +28,55 @@ from ocifs.errors import InvalidImageError
 from ocifs.reader import FileReader, FileSection, ReaderAt
 
 _WORTH = 16 << 20
-"""Bytes of a blob that are inflated in the time that a process needs to start."""
+"""Bytes of a blob that inflate in the time a process takes to start."""
 
 PIECE = 2 << 20
 """Bytes handed over at once: each time costs a tenth of a millisecond."""
 
 _PIECES = 10
-"""Shared: one is being filled, some are in use, the others are the lead of the process."""
+"""Pieces of shared memory: one is being filled, some are in use, the process is ahead by the others."""
 
-_COMPLAINT = 4096
-"""Bytes of what a process has said in the end, of which the last line is shown."""
+_ERRORS = 4096
+"""Bytes read from the end of the process's standard error; the error message is the last line."""
 
-_LOOKING = 0.2
-"""Seconds without an answer after which the process is looked at, and again and again from then on."""
+_POLL_INTERVAL = 0.2
+"""Seconds without output between checks of the process."""
 
 _STOPPED_MOST = 5.0
-"""Seconds that the process may be stopped, as it is along with this one by Ctrl-Z, before it is given up."""
+"""Seconds that the process may stay stopped (Ctrl-Z stops it along with this one) before the pass fails."""
 
 _MEMORY = 2 << 30
-"""Bytes of memory that the process may have (RLIMIT_DATA): rapidgzip keeps some 150 for each member of a stream."""
+"""Limit of the process's memory in bytes (RLIMIT_DATA): rapidgzip keeps some 150 for each member of a stream."""
 
 _FILLED = struct.Struct("<BIQI")
 """Number of a chunk, bytes in it, compressed bytes read so far, and how many checkpoints follow.
 
-If no bytes are in it, the stream is at its end, and the checkpoints are all there are, with windows.
+An empty chunk is the end of the stream; all checkpoints follow it, with windows.
 """
 
 _POINT = struct.Struct("<QQBI")
 """start, offset, bits, and how many bytes of a packed window follow."""
 
 
-class Filling(Pass, Protocol):
-    """A pass that puts its bytes where it is told to."""
+class BufferedPass(Pass, Protocol):
+    """A pass that writes its bytes into the caller's buffer."""
 
     def readinto(self, buffer: memoryview) -> int:
-        """Put the next bytes into `buffer`; return how many there are, 0 at the end. Raises InvalidImageError."""
+        """Write the next bytes into `buffer`; return how many, 0 at the end. Raises InvalidImageError."""
         ...
 
 
 def is_worth_a_process(blob: ReaderAt) -> TypeGuard[FileSection]:
-    """Whether a blob can be given to another process, and is so large that it should be."""
+    """Whether another process can read a blob, and the blob is large enough for that."""
     return isinstance(blob, FileSection) and blob.size >= _WORTH
 
 
 class SubprocessPass:
-    """A pass of the class `kind`; one process, which ends with it."""
+    """Runs a pass of the class `kind` in one process, which ends with this pass."""
 
     restartable = True
 
-    def __init__(self, kind: Callable[[ReaderAt], Filling], blob: FileSection) -> None:
+    def __init__(self, kind: Callable[[ReaderAt], BufferedPass], blob: FileSection) -> None:
         self.kind = kind
         self.blob = blob
         self.consumed = 0
@@ -90,27 +90,27 @@ class SubprocessPass:
             with ExitStack() as stack:
                 self._start(stack)
                 self._stack = stack.pop_all()
-        except OSError as error:  # the pass that is tried next needs less
-            raise InvalidImageError(f"no process to inflate in: {error.strerror}") from None
+        except OSError as error:  # the next pass needs fewer resources
+            raise InvalidImageError(f"cannot start a process to inflate: {error.strerror}") from None
         return self
 
     def _start(self, stack: ExitStack) -> None:
         shared = stack.enter_context(_memory("chunks"))
-        # A pipe would be full at some time, with nobody to read it before the process ends.
-        self._complaints = stack.enter_context(_memory("complaints"))
+        # A pipe could fill up, as this process reads it only after that one has ended.
+        self._errors = stack.enter_context(_memory("errors"))
         shared.truncate(_PIECES * PIECE)
         self._chunks = mmap.mmap(shared.fileno(), _PIECES * PIECE)
-        stack.callback(delattr, self, "_chunks")  # it lasts as long as somebody has a chunk
+        stack.callback(delattr, self, "_chunks")  # chunks that are still in use keep the mapping
         free, self._free = map(stack.enter_context, _pipe())
         readable, filled = map(stack.enter_context, _pipe())
-        self._filled = io.BufferedReader(_Watched(readable, self._look))
+        self._filled = io.BufferedReader(_PolledPipe(readable, self._check_process))
         fds = [self.blob.fd, *(each.fileno() for each in (shared, free, filled))]
         numbers = map(str, (self.blob.offset, self.blob.size, *fds))
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__, self.kind.__module__, self.kind.__name__, *numbers],
             pass_fds=fds,
             stdin=subprocess.DEVNULL,
-            stderr=self._complaints,
+            stderr=self._errors,
         )
         self._process = stack.enter_context(process)
         stack.callback(process.kill)
@@ -122,12 +122,12 @@ class SubprocessPass:
         self._stack.close()
 
     def chunks(self) -> Iterator[Chunk]:
-        """Give the uncompressed bytes. Raises InvalidImageError."""
+        """Yield the uncompressed bytes. Raises InvalidImageError."""
         while len(head := self._filled.read(_FILLED.size)) == _FILLED.size:
             number, size, self.consumed, count = _FILLED.unpack(head)
             try:
                 points = list(self._receive(count))
-            except struct.error:  # the process has ended in the middle of it
+            except struct.error:  # the process ended in the middle of a message
                 break
             if not size:
                 self._points = points
@@ -138,33 +138,33 @@ class SubprocessPass:
             yield memoryview(chunk).cast("B")
             del chunk
         if status := self._status():
-            end = self._complaints.seek(0, os.SEEK_END)
-            self._complaints.seek(max(end - _COMPLAINT, 0))
-            complaint = self._complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
-            raise InvalidImageError(complaint or f"inflating ended with status {status}")
+            end = self._errors.seek(0, os.SEEK_END)
+            self._errors.seek(max(end - _ERRORS, 0))
+            message = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise InvalidImageError(message or f"inflating ended with status {status}")
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """Give what the pass found."""
+        """Return the checkpoints from the process."""
         return iter(self._points)
 
     def _status(self) -> int:
-        """Wait for the end of the process."""
+        """Wait for the end of the process; return its exit status."""
         while True:
             try:
-                return self._process.wait(_LOOKING)
+                return self._process.wait(_POLL_INTERVAL)
             except subprocess.TimeoutExpired:
-                self._look()
+                self._check_process()
 
-    def _look(self) -> None:
-        """Raise InvalidImageError if the process was stopped (SIGSTOP), and whatever a blob raises on interrupts."""
-        self.blob.pread(1, 0)
+    def _check_process(self) -> None:
+        """Raise InvalidImageError if the process was stopped (SIGSTOP), and what a read of the blob raises."""
+        self.blob.pread(1, 0)  # raises if the caller was interrupted
         state = None
-        with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored
+        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored
             state = os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
         now = time.monotonic()
         self._stopped_since = min(self._stopped_since, now) if state and state.si_code == os.CLD_STOPPED else math.inf
         if now - self._stopped_since > _STOPPED_MOST:
-            raise InvalidImageError("the process that inflates was stopped")
+            raise InvalidImageError("the inflating process was stopped")
 
     def _receive(self, count: int) -> Iterator[Checkpoint]:
         for _ in range(count):
@@ -172,17 +172,17 @@ class SubprocessPass:
             yield Checkpoint(start, offset, bits, self._filled.read(window))
 
     def _hand_back(self, number: int) -> None:
-        with contextlib.suppress(BrokenPipeError, ValueError):  # the process has ended, or the pass has
+        with contextlib.suppress(BrokenPipeError, ValueError):  # the process or the pass has ended
             self._free.write(bytes([number]))
 
 
-class _Watched(io.RawIOBase):
-    """The end of a pipe to read from; `look` is called about every `_LOOKING` seconds in which nothing comes."""
+class _PolledPipe(io.RawIOBase):
+    """The read end of a pipe; calls `check` about every `_POLL_INTERVAL` seconds while no data arrive."""
 
-    def __init__(self, pipe: BinaryIO, look: Callable[[], None]) -> None:
+    def __init__(self, pipe: BinaryIO, check: Callable[[], None]) -> None:
         super().__init__()
         self._pipe = pipe
-        self._look = look
+        self._check = check
         self._poll = select.poll()
         self._poll.register(pipe, select.POLLIN)
 
@@ -190,8 +190,8 @@ class _Watched(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._poll.poll(_LOOKING * 1000):
-            self._look()
+        while not self._poll.poll(_POLL_INTERVAL * 1000):
+            self._check()
         return os.readv(self._pipe.fileno(), [buffer])
 
 
@@ -210,26 +210,26 @@ def _main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY if most == resource.RLIM_INFINITY else min(_MEMORY, most), most))
     chunks = memoryview(mmap.mmap(shared, _PIECES * PIECE))
-    begin: Callable[[ReaderAt], Filling] = getattr(importlib.import_module(module), kind)
-    with begin(FileReader(fd, offset, size)) as reading, os.fdopen(filled, "wb") as telling:
-        told = reading.found
-        there = 1
-        while there and (number := os.read(free, 1)):  # nothing, where the other process has gone
-            place = number[0] * PIECE
-            there = reading.readinto(chunks[place : place + PIECE])
-            points = [] if told is reading.found else reading.found
-            told = reading.found
-            if not there:
+    begin: Callable[[ReaderAt], BufferedPass] = getattr(importlib.import_module(module), kind)
+    with begin(FileReader(fd, offset, size)) as reading, os.fdopen(filled, "wb") as output:
+        sent = reading.found
+        count = 1
+        while count and (number := os.read(free, 1)):  # empty once the other process has ended
+            position = number[0] * PIECE
+            count = reading.readinto(chunks[position : position + PIECE])
+            points = [] if sent is reading.found else reading.found
+            sent = reading.found
+            if not count:
                 points = list(reading.checkpoints())
-            telling.write(_FILLED.pack(number[0], there, reading.consumed, len(points)))
-            telling.writelines(_described(points, windows=not there))
-            telling.flush()
+            output.write(_FILLED.pack(number[0], count, reading.consumed, len(points)))
+            output.writelines(_packed(points, windows=not count))
+            output.flush()
 
 
-def _described(points: Iterable[Checkpoint], *, windows: bool) -> Iterator[bytes]:
+def _packed(points: Iterable[Checkpoint], *, windows: bool) -> Iterator[bytes]:
     for start, offset, bits, window in points:
-        kept = window if windows else b""
-        yield _POINT.pack(start, offset, bits, len(kept)) + kept
+        content = window if windows else b""
+        yield _POINT.pack(start, offset, bits, len(content)) + content
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""zstd (RFC 8878): decoding restarts where a frame begins.
+"""zstd (RFC 8878): decoding restarts at the beginning of a frame.
 
-A blob of many frames (zstd:chunked, pzstd, the seekable format) is a run of spans as it lies. A frame that is too
-long is no place to restart in; `restartable` says so after a look at the block headers, before anything is decoded.
+A blob of many frames (zstd:chunked, pzstd, the seekable format) is already a sequence of spans. Decoding cannot
+restart inside a long frame: `restartable` is then False, known from the block headers before any decoding.
 """
 
 import io
@@ -17,10 +17,10 @@ from ocifs.limits import DEFAULT_LIMITS, Limits, in_units
 from ocifs.reader import ReaderAt
 
 _SPAN_WINDOW = 1 << 27
-"""Bytes. A frame with a larger window is no span: whoever reads a few bytes of it would need that much memory."""
+"""Largest window of a span's frame, in bytes: reading a few bytes of the frame takes that much memory."""
 
 _PART_WINDOW = 1 << 25
-"""The same for a frame that nothing has proven."""
+"""The same for an unverified frame."""
 
 _MAGIC = 0xFD2FB528
 _SKIPPABLE = 0x184D2A50
@@ -29,18 +29,18 @@ _INPUT = 128 << 10
 
 
 class Frame(NamedTuple):
-    """A frame, or several that follow each other."""
+    """A frame, or several consecutive frames."""
 
     offset: int
     end: int
     bound: int
-    """No less than the uncompressed size."""
+    """Upper bound of the uncompressed size."""
     window: int = 0
-    """Bytes that its decoder holds."""
+    """Bytes that its decoder keeps in memory."""
 
 
 def scan_frames(blob: ReaderAt, limits: Limits = DEFAULT_LIMITS) -> Iterator[Frame]:
-    """Give the frames of a blob by their headers alone. Raises InvalidImageError, UnsupportedError, LimitError."""
+    """Yield the frames of a blob from their headers alone. Raises InvalidImageError, UnsupportedError, LimitError."""
     offset = 0
     while offset < blob.size:
         head = blob.pread(18, offset)
@@ -53,13 +53,13 @@ def scan_frames(blob: ReaderAt, limits: Limits = DEFAULT_LIMITS) -> Iterator[Fra
         else:
             raise InvalidImageError(f"no zstd frame at byte {offset}")
         if end > blob.size:
-            raise InvalidImageError("the zstd stream ends in the middle: the blob is cut short")
+            raise InvalidImageError("the zstd stream is truncated: fetch or build the image again")
         yield Frame(offset, end, bound, window)
         offset = end
 
 
 def _joined(frames: Iterator[Frame]) -> Iterator[Frame]:
-    """Join small neighbours: a blob may be made of any number of frames that hold nothing."""
+    """Join small neighbouring frames: a blob may consist of any number of empty ones."""
     run = next(frames, None)
     if run is None:
         return
@@ -73,7 +73,7 @@ def _joined(frames: Iterator[Frame]) -> Iterator[Frame]:
 
 
 def _scan_frame(blob: ReaderAt, offset: int, head: bytes, limits: Limits) -> tuple[int, int, int]:
-    """Return where the frame at `offset` ends, a bound of its uncompressed size, and its window."""
+    """Return the end of the frame at `offset`, an upper bound of its uncompressed size, and its window."""
     try:
         parameters = zstandard.get_frame_parameters(head)
         header_size = zstandard.frame_header_size(head)
@@ -84,23 +84,23 @@ def _scan_frame(blob: ReaderAt, offset: int, head: bytes, limits: Limits) -> tup
             f"zstd frame at byte {offset} needs dictionary {parameters.dict_id}: recompress the layer"
         )
     if parameters.window_size > limits.zstd_window:
-        what = f"zstd frame at byte {offset} asks for a window of {in_units(parameters.window_size)}"
+        what = f"zstd frame at byte {offset} requires a window of {in_units(parameters.window_size)}"
         raise limits.passed("zstd_window", what)
-    place = offset + header_size
+    position = offset + header_size
     bound = 0
     last = False
     while not last:
-        block = blob.pread(3, place)
+        block = blob.pread(3, position)
         if len(block) < 3:
-            raise InvalidImageError("the zstd stream ends in the middle: the blob is cut short")
+            raise InvalidImageError("the zstd stream is truncated: fetch or build the image again")
         header = int.from_bytes(block, "little")
         last = bool(header & 1)
         kind, size = header >> 1 & 3, header >> 3
-        place += 3 + (1 if kind == 1 else size)  # an RLE block stores one byte
-        bound += _BLOCK_MAX if kind == 2 else size  # only a compressed block does not tell what it holds
+        position += 3 + (1 if kind == 1 else size)  # an RLE block stores one byte
+        bound += _BLOCK_MAX if kind == 2 else size  # only a compressed block does not state its size
     if parameters.content_size != zstandard.CONTENTSIZE_UNKNOWN:
         bound = parameters.content_size
-    return place + 4 * parameters.has_checksum, bound, parameters.window_size
+    return position + 4 * parameters.has_checksum, bound, parameters.window_size
 
 
 class ZstdPass:
@@ -122,9 +122,9 @@ class ZstdPass:
         pass
 
     def chunks(self) -> Iterator[bytes]:
-        """Decode in pieces of bounded size, however much a frame claims to hold."""
+        """Yield the decoded bytes in pieces of bounded size, whatever size a frame claims."""
         produced = 0
-        window = min(max(self.limits.zstd_window, 1 << 10), 1 << 31)  # the least and most that zstd takes
+        window = min(max(self.limits.zstd_window, 1 << 10), 1 << 31)  # the range that zstd accepts
         decompressor = zstandard.ZstdDecompressor(max_window_size=window)
         for frame in self.frames:
             self.starts.append(produced)
@@ -140,7 +140,7 @@ class ZstdPass:
         self.consumed = self.blob.size
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """Give the frames' beginnings, so far apart as the spacing asks."""
+        """Yield the beginnings of frames, about `SPACING` apart."""
         beginnings = [Checkpoint(start, f.offset) for start, f in zip(self.starts, self.frames, strict=False)]
         yield from evenly(iter([*(beginnings or [Checkpoint(0, 0)]), Checkpoint(self.starts[-1], self.blob.size)]))
 
@@ -163,35 +163,35 @@ class _Forward(io.RawIOBase):
 def passes(
     blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False
 ) -> list[Callable[[], Pass]]:
-    """There is one way."""
+    """Return the only pass."""
     return [partial(ZstdPass, blob, limits)]
 
 
 def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:
-    """Decode the frames of a span, `size` bytes in all: at once, since that takes a fraction of what inflating does."""
+    """Decode the frames of a span, `size` bytes in all: at once, in a fraction of the time inflating takes."""
     try:
         reader = zstandard.ZstdDecompressor(max_window_size=_SPAN_WINDOW).stream_reader(data, read_across_frames=True)
-        # One byte more than is due, to notice too many; never as many as a frame may claim.
+        # One byte more than expected detects a longer span, without allocating the size that a frame claims.
         decoded = reader.read(size + 1) if size else b""
     except zstandard.ZstdError as error:
         raise InvalidImageError(f"span at byte {checkpoint.offset}: {error}") from None
     if len(decoded) != size:
-        raise InvalidImageError(f"span at byte {checkpoint.offset} holds other than {size} bytes")
+        raise InvalidImageError(f"span at byte {checkpoint.offset} does not have {size} bytes")
     return io.BytesIO(decoded)
 
 
 def part(data: bytes, skip: int, size: int) -> bytes:
-    """Return `size` bytes, from `skip` on, of the frame with which `data` begins; never more are held, and no others.
+    """Return `size` bytes, from offset `skip`, of the first frame of `data`, which is unverified.
 
-    Nothing has proven `data`. Raises InvalidImageError.
+    Memory stays bounded by `size` and `CHUNK`. Raises InvalidImageError.
     """
     try:
         reader = zstandard.ZstdDecompressor(max_window_size=_PART_WINDOW).stream_reader(data)
-        for place in range(0, skip, CHUNK):
-            reader.read(min(CHUNK, skip - place))
+        for position in range(0, skip, CHUNK):
+            reader.read(min(CHUNK, skip - position))
         decoded = reader.read(size) if size else b""
     except zstandard.ZstdError as error:
         raise InvalidImageError(f"zstd frame: {error}") from None
     if len(decoded) != size:
-        raise InvalidImageError(f"a zstd frame with {len(decoded)} bytes, not {size}")
+        raise InvalidImageError(f"a zstd frame has {len(decoded)} bytes, not {size}")
     return decoded

@@ -1,8 +1,8 @@
-"""Directory blocks: entries sorted by name over the whole directory, `.` and `..` among them.
+"""Directory blocks: entries sorted by name over the whole directory, including `.` and `..`.
 
-A block of 512 bytes holds first the numbers of its entries, then their names; a name ends where the next begins,
-the last at the block's end or at a NUL. Source: struct erofs_dirent in Linux fs/erofs/erofs_fs.h, and dir.c,
-namei.c there. It knows nothing of inodes or of where blocks lie.
+A block of 512 bytes holds first the numbers of its entries, then their names. A name ends where the next begins, the
+last one at the block's end or at a NUL. Source: struct erofs_dirent in Linux fs/erofs/erofs_fs.h, and dir.c and
+namei.c there. This module knows nothing of inodes or of the position of blocks.
 """
 
 import re
@@ -20,7 +20,7 @@ _NAME = re.compile(rb"(?!\.\.?\Z)[^/\0]{1,%d}" % NAME_MAX)
 
 
 def check_names(names: Iterable[bytes]) -> None:
-    """Raise `InvalidImageError` for a name no directory can hold, `UnsupportedError` for one over 255 bytes."""
+    """Raise `InvalidImageError` for a name that no directory can hold, `UnsupportedError` for one over 255 bytes."""
     for name in names:
         if not _NAME.fullmatch(name):
             if len(name) > NAME_MAX:
@@ -29,7 +29,7 @@ def check_names(names: Iterable[bytes]) -> None:
 
 
 def split(names: Sequence[bytes]) -> tuple[list[slice], int]:
-    """Divide sorted names into blocks; return these and the directory's size in bytes."""
+    """Divide sorted names into blocks; return the blocks and the directory's size in bytes."""
     blocks = []
     first = used = 0
     for index, name in enumerate(names):
@@ -42,7 +42,7 @@ def split(names: Sequence[bytes]) -> tuple[list[slice], int]:
 
 
 def pack(names: Sequence[bytes], nids: Iterable[int], file_types: Iterable[int]) -> bytes:
-    """Return the block, unpadded, of entries that fit one."""
+    """Return the unpadded block of the entries, which must fit into one."""
     start = DIRENT.size * len(names)
     numbers: list[int] = []
     for name, nid, file_type in zip(names, nids, file_types, strict=True):
@@ -59,7 +59,7 @@ def unpack(block: bytes) -> list[tuple[bytes, int, int]]:
     names = [block[start:end] for start, end in zip(starts, ends, strict=True)]
     text = block[starts[0] : ends[-1]]
     if b"/" in text or b"\0" in text or not all(names) or len(max(names, key=len)) > NAME_MAX:
-        raise InvalidImageError("tree image: a directory block holds an impossible name: run `ocifs cache clear`")
+        raise InvalidImageError("tree image: a directory block holds an invalid name: run `ocifs cache clear`")
     return list(zip(names, numbers[::3], numbers[2::3], strict=True))
 
 
@@ -70,28 +70,28 @@ def first_name(block: bytes) -> bytes:
 
 
 def find(block: bytes, name: bytes) -> int | None:
-    """Return the nid that `name` has in a block, None when it is not there; or raise `InvalidImageError`."""
-    place = block.find(name, DIRENT.size)
-    if place < 0:
+    """Return the nid of `name` in a block, None if the block has no such name. Raises `InvalidImageError`."""
+    position = block.find(name, DIRENT.size)
+    if position < 0:
         return None
     starts = _STARTS[_count(block)].unpack_from(block)
-    while place >= 0:  # the bytes of `name` may also lie inside or across other names
-        if place in starts:
-            index = starts.index(place)
+    while position >= 0:  # the bytes of `name` may also occur inside or across other names
+        if position in starts:
+            index = starts.index(position)
             last = index + 1 == len(starts)
-            if place + len(name) == (_end(block, place) if last else starts[index + 1]):
+            if position + len(name) == (_end(block, position) if last else starts[index + 1]):
                 nid: int = _NID.unpack_from(block, index * DIRENT.size)[0]
                 return nid
-        place = block.find(name, place + 1)
+        position = block.find(name, position + 1)
     return None
 
 
 def _count(block: bytes) -> int:
-    """Return the number of entries, which the place of the first name tells."""
+    """Return the number of entries, from the offset of the first name."""
     if len(block) > DIRENT.size:
         start = block[8] | block[9] << 8
-        count, odd = divmod(start, DIRENT.size)
-        if 0 < count <= MAX_ENTRIES and start < len(block) and not odd:
+        count, remainder = divmod(start, DIRENT.size)
+        if 0 < count <= MAX_ENTRIES and start < len(block) and not remainder:
             return count
     raise InvalidImageError("tree image: a directory block is malformed: run `ocifs cache clear`")
 

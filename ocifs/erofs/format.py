@@ -1,8 +1,8 @@
-"""The structs and constants of EROFS that a tree image uses, and the layout of the file that is served.
+"""The structs and constants of EROFS that a tree image uses, and the layout of the served file.
 
-The served file is the tree image, then each layer's uncompressed tar stream at its base. Blocks are of 512 bytes,
-so that the data of a tar member, always 512-aligned, is a legal extent as it lies. All integers are little-endian.
-Sources: Linux fs/erofs/erofs_fs.h and Documentation/filesystems/erofs.rst. It knows nothing of trees.
+The served file is the tree image, then each layer's uncompressed tar stream at its base. Blocks have 512 bytes, so the
+data of a tar member, always 512-aligned, are a valid extent without a copy. All integers are little-endian. Sources:
+Linux fs/erofs/erofs_fs.h and Documentation/filesystems/erofs.rst. This module knows nothing of trees.
 """
 
 import stat
@@ -19,25 +19,25 @@ MAX_BLOCKS = (1 << 32) - 1
 
 SUPERBLOCK = Struct("<I4xIB1xHQ8x4xI8x16s16sI44x")
 """struct erofs_super_block: magic, feature_compat, blkszbits, root_nid, inos, blocks, uuid, volume_name,
-feature_incompat; all else is zero, the optional checksum included."""
+feature_incompat; all other fields are zero, including the optional checksum."""
 SUPERBLOCK_OFFSET = 1024
 WARNINGS = Struct("<I1020s")
-"""How many warnings there were when the tree was made, and the first, in UTF-8: kept before the superblock, where
-others have boot code."""
+"""The number of warnings when the tree was built, and the first warning in UTF-8. They lie before the superblock, in
+the space for boot code."""
 SUPERBLOCK_END = SUPERBLOCK_OFFSET + SUPERBLOCK.size
 UUID_OFFSET = SUPERBLOCK_OFFSET + 48
 COMPAT_MTIME = 0x2
 INCOMPAT_CHUNKED_FILE = 0x4
 
 LABEL = b"ocifs"
-"""The volume name, a label the kernel does not interpret. The two words after it save callers a look at every
-inode."""
+"""The volume name, a label that the kernel does not interpret. Two words may follow, so that callers need not read
+every inode to know whether any has extended attributes or ACLs."""
 LABEL_XATTRS = b" xattr"
 LABEL_ACLS = b" acl"
 
 INODE = Struct("<HHH2xQIIIIqIII12x")
 """struct erofs_inode_extended: format, xattr_icount, mode, size, u, ino, uid, gid, mtime, mtime_nsec, nlink, and the
-layer in the first of 16 reserved bytes, which the kernel does not look at.
+layer in the first of 16 reserved bytes, which the kernel ignores.
 `u` is the first block, the device number or the chunk format."""
 NID_BITS = 5
 """An inode's nid is its offset in the image / 32, as meta_blkaddr is 0."""
@@ -61,18 +61,18 @@ SYMLINK_MAX = 4095
 
 HOLE = 0xFFFFFFFF
 CHUNK_BITS_MASK = 0x1F
-"""Of the chunk format: log2 of the blocks in a chunk. The other bits choose tables not used here."""
+"""Mask of the chunk format: log2 of the blocks in a chunk. The other bits select tables that ocifs does not use."""
 
 
 def round_up(number: int, unit: int) -> int:
-    """Return the least multiple of `unit` that is not less than `number`."""
+    """Return the smallest multiple of `unit` that is at least `number`."""
     return -(-number // unit) * unit
 
 
 def layer_bases(image_size: int, layer_sizes: Sequence[int]) -> list[int]:
-    """Return where in the served file each layer's tar stream begins, in bytes, ascending.
+    """Return the byte offset of each layer's tar stream in the served file, ascending.
 
-    `image_size` is the length of the tree image, `layer_sizes` those of the uncompressed tar streams.
+    `image_size` is the length of the tree image, `layer_sizes` are the lengths of the uncompressed tar streams.
     """
     bases = []
     end = image_size

@@ -1,8 +1,8 @@
-"""A tree image in memory (usually mapped) -> answers: attributes, names, links, extended attributes, extents.
+"""Read a tree image in memory (usually mapped): attributes, names, links, extended attributes, extents.
 
-Opening costs nothing that grows with the image, and nothing is kept per file: each answer is read from the buffer
-when asked, as the kernel would. The buffer is not trusted: any offset is checked before use, and what cannot be
-right raises `InvalidImageError`. It knows nothing of layers but where their tar streams begin.
+Opening takes constant time, and the reader keeps nothing per file: like the kernel, it reads each answer from the
+buffer. It does not trust the buffer: it checks each offset before use, and malformed data raise `InvalidImageError`.
+Of layers it knows only the offsets and sizes of their tar streams.
 """
 
 import mmap
@@ -23,7 +23,7 @@ _LAYOUTS = {kind | (1 | PLAIN << 1) << 16: PLAIN for kind in erofs.FILE_TYPES} |
     stat.S_IFDIR | (1 | INLINE << 1) << 16: INLINE,
     stat.S_IFLNK | (1 | INLINE << 1) << 16: INLINE,
 }
-"""Layout by type of file and format, for those that go together."""
+"""Layout for each valid combination of file type and format."""
 _DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
 _BODY = Struct("<HHH2xQI")
 """The first fields of an inode: format, xattr_icount, mode, size, u."""
@@ -32,7 +32,7 @@ _SLOT_MASK = (1 << _SLOT_BITS) - 1
 
 
 class Inode(NamedTuple):
-    """An inode. `blocks` counts 512 bytes as `st_blocks` does, holes included."""
+    """An inode. `blocks` counts 512 bytes as `st_blocks` does, including holes."""
 
     nid: int
     mode: int
@@ -42,16 +42,16 @@ class Inode(NamedTuple):
     gid: int
     mtime_ns: int
     rdev: int
-    """As `st_rdev`; 0 for anything but a device."""
+    """As `st_rdev`; 0 unless it is a device."""
     blocks: int
     layout: int
     """PLAIN, INLINE or CHUNKED."""
     start: int
     """First block, or chunk format."""
     end: int
-    """Where in the image the inode and its extended attributes end."""
+    """Offset in the image at which the inode and its extended attributes end."""
     layer: int
-    """The layer that the file is from: whose entry gave it its attributes and bytes, the base being 0."""
+    """The layer whose entry set the file's attributes and bytes; the base layer is 0."""
 
     @property
     def has_xattrs(self) -> bool:
@@ -63,7 +63,7 @@ class TreeImage:
     """The files of one tree image, by nid."""
 
     def __init__(self, data: bytes | mmap.mmap, layer_sizes: Sequence[int]) -> None:
-        """Check the superblock; raises `InvalidImageError` when `data` is no tree image of these layers."""
+        """Check the superblock. Raises `InvalidImageError` if `data` is not a tree image of these layers."""
         self._data = data
         self.size = len(data)
         if self.size < erofs.SUPERBLOCK_END or self.size % BLOCK:
@@ -87,7 +87,7 @@ class TreeImage:
 
     @property
     def warnings(self) -> tuple[int, str]:
-        """How many things were odd when the tree was made, and the first, printable."""
+        """The number of warnings when the tree was built, and the first warning, printable."""
         count, first = erofs.WARNINGS.unpack_from(self._data, 0)
         return count, printable(first.rstrip(b"\0"))
 
@@ -120,7 +120,7 @@ class TreeImage:
         )
 
     def lookup(self, nid: int, name: bytes) -> int | None:
-        """Return the nid that `name` has in directory `nid`, or None: a binary search, as the kernel's."""
+        """Return the nid of `name` in directory `nid`, or None, by binary search like the kernel."""
         body = self._body(nid, stat.S_IFDIR)
         low, high = 0, (body[0] + BLOCK - 1) >> BLOCK_BITS
         while high - low > 1:
@@ -132,10 +132,10 @@ class TreeImage:
         return directory.find(self._block(body, low), name)
 
     def readdir(self, nid: int, cookie: int = 0) -> Iterator[tuple[bytes, int, int, int]]:
-        """Yield (name, nid, file type, next cookie) of each entry in name order, `.` and `..` among them.
+        """Yield (name, nid, file type, next cookie) of each entry in name order, including `.` and `..`.
 
-        `cookie` is 0, or one yielded before: then go on after that entry, without a look at those before it. File
-        types are those of `format.FILE_TYPES`.
+        `cookie` is 0, or one yielded before: then continue after that entry without reading earlier ones. File types
+        are those of `format.FILE_TYPES`.
         """
         body = self._body(nid, stat.S_IFDIR)
         slot = cookie & _SLOT_MASK
@@ -149,18 +149,18 @@ class TreeImage:
     def walk(self, nid: int) -> Generator[tuple[bytes, int], bool | None]:
         """Yield (path below `nid`, nid) of all files, depth first and in name order; `nid` itself has path b"".
 
-        Whoever sends True after a directory leaves out what is below it.
+        Sending True after a directory skips its contents.
         """
-        left_out = yield b"", nid
-        pending = [(b"", self.readdir(nid))] if not left_out and stat.S_ISDIR(self.inode(nid).mode) else []
+        skip = yield b"", nid
+        pending = [(b"", self.readdir(nid))] if not skip and stat.S_ISDIR(self.inode(nid).mode) else []
         directories = 1
         while pending:
             prefix, entries = pending[-1]
             for name, child, file_type, _ in entries:
                 if name in {b".", b".."}:
                     continue
-                left_out = yield prefix + name, child
-                if file_type == erofs.DIRECTORY and not left_out:
+                skip = yield prefix + name, child
+                if file_type == erofs.DIRECTORY and not skip:
                     directories += 1
                     if directories > self.inode_count:
                         raise InvalidImageError("tree image: directories form a loop: run `ocifs cache clear`")
@@ -177,23 +177,23 @@ class TreeImage:
         return b"".join(self._block(body, block) for block in range(-(-body[0] // BLOCK)))
 
     def xattrs(self, nid: int) -> dict[bytes, bytes]:
-        """Return the extended attributes of an inode by their whole names, ordered by name."""
+        """Return the extended attributes of an inode by their full names, ordered by name."""
         start = (nid << NID_BITS) + INODE.size
         return xattr.decode(self.read(self.inode(nid).end - start, start))
 
     def extents(self, nid: int, offset: int, size: int) -> list[tuple[int | None, int]]:
-        """Return where `size` bytes at `offset` of a regular file lie: (address in the served file, length) in turn.
+        """Return the extents of `size` bytes at `offset` of a regular file: (address in the served file, length).
 
-        The address of a hole is None. Ends at the end of the file.
+        They are in order and end at the end of the file. The address of a hole is None.
         """
         return self._extents(self.inode(nid), offset, size)
 
     def extents_of(self, inode: Inode) -> list[tuple[int | None, int]]:
-        """Return where all bytes of a regular file lie, as `extents` does."""
+        """Return the extents of a whole regular file, as `extents` does."""
         return self._extents(inode, 0, inode.size)
 
     def layer_of(self, address: int) -> tuple[int, int] | None:
-        """Return the layer and the offset in its tar stream that lie at `address`; None: in the tree image."""
+        """Return the layer and the offset in its tar stream of `address`; None inside the tree image."""
         layer = bisect_right(self.bases, address) - 1
         return (layer, address - self.bases[layer]) if layer >= 0 else None
 
@@ -205,7 +205,7 @@ class TreeImage:
 
     def _extents(self, inode: Inode, offset: int, size: int) -> list[tuple[int | None, int]]:
         if not stat.S_ISREG(inode.mode):
-            raise InvalidImageError(f"tree image: inode {inode.nid} is no regular file: run `ocifs cache clear`")
+            raise InvalidImageError(f"tree image: inode {inode.nid} is not a regular file: run `ocifs cache clear`")
         size = min(size, inode.size - offset)
         if size <= 0 or offset < 0:
             return []
@@ -216,7 +216,7 @@ class TreeImage:
         return [(address, size)]
 
     def _body(self, nid: int, kind: int) -> tuple[int, int, int]:
-        """Return the size of a directory or symlink, where its blocks begin, and where its partial block lies."""
+        """Return the size of a directory or symlink, and the offsets of its first block and its partial block."""
         position = nid << NID_BITS
         if not erofs.SUPERBLOCK_END <= position <= self.size - INODE.size:
             raise InvalidImageError(f"tree image: no inode {nid}: run `ocifs cache clear`")
@@ -230,7 +230,7 @@ class TreeImage:
         return size, address, address + (size & -BLOCK)
 
     def _block(self, body: tuple[int, int, int], index: int) -> bytes:
-        """Return a block of a directory or symlink; the last one to its last byte."""
+        """Return a block of a directory or symlink; the last one may be shorter."""
         size, address, partial = body
         start = index << BLOCK_BITS
         if size - start >= BLOCK:
@@ -257,17 +257,17 @@ class TreeImage:
 
     @staticmethod
     def _append(extents: list[tuple[int | None, int]], address: int | None, length: int) -> None:
-        """Add an extent, or lengthen the last one where this continues it."""
+        """Append an extent, or lengthen the last one if this continues it."""
         if extents:
-            before, size = extents[-1]
-            if address == (None if before is None else before + size):
-                extents[-1] = (before, size + length)
+            last, size = extents[-1]
+            if address == (None if last is None else last + size):
+                extents[-1] = (last, size + length)
                 return
         extents.append((address, length))
 
     def _check(self, address: int, length: int) -> None:
-        """Raise unless the bytes lie within one layer's tar stream, or within the tree image."""
-        place = self.layer_of(address)
-        end = self._layer_sizes[place[0]] if place else self.size
-        if (place[1] if place else address) + length > end:
+        """Raise InvalidImageError unless the bytes lie within one layer's tar stream, or within the tree image."""
+        location = self.layer_of(address)
+        end = self._layer_sizes[location[0]] if location else self.size
+        if (location[1] if location else address) + length > end:
             raise InvalidImageError(f"tree image: {length} bytes at {address} lie in no layer: run `ocifs cache clear`")

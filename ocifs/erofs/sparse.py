@@ -1,10 +1,10 @@
-"""Sparse files as EROFS chunks: which chunks are holes, which lie in the tar stream, which must be copied.
+"""Sparse files as EROFS chunks: which chunks are holes, which lie in the tar stream, which ocifs must copy.
 
-A file is cut into chunks of one power-of-two size, and a table says where each lies. A chunk can be read from the
-tar stream only when one stored piece covers all of it (or all up to the end of the file) and lies block-aligned
-there; any other chunk with stored bytes is *literal*: put together from its pieces and kept in the tree image.
-Small chunks need a long table, large ones many literal bytes; the cheapest size is taken. So a file of 256 GiB
-with a few pages stored, as /var/log/lastlog is, costs a few MiB. It knows nothing of inodes.
+A file consists of chunks of one power-of-two size; a table has the address of each. The kernel can read a chunk from
+the tar stream only if one stored piece covers all of it (or all up to the end of the file), block-aligned. Any other
+chunk with stored bytes is *literal*: the writer assembles it from its pieces and stores it in the tree image. Small
+chunks need a long table, large chunks many literal bytes; `cut` chooses the cheapest size. So a file of 256 GiB with a
+few stored pages, such as /var/log/lastlog, costs a few MiB. This module knows nothing of inodes.
 """
 
 import sys
@@ -21,7 +21,7 @@ MAX_LITERAL = 64 << 20
 
 
 class Piece(NamedTuple):
-    """Stored bytes `start` to `end` of a file, which begin at `stream` in the layer's tar stream."""
+    """Stored bytes `start` to `end` of a file, from offset `stream` of the layer's tar stream."""
 
     start: int
     end: int
@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 
 
 class Chunks(NamedTuple):
-    """A sparse file cut into chunks."""
+    """The chunks of a sparse file."""
 
     size: int
     """Of the file, in bytes."""
@@ -37,7 +37,7 @@ class Chunks(NamedTuple):
     """log2 of the size of a chunk in bytes."""
     pieces: Sequence[Piece]
     literal: Sequence[int]
-    """The chunks that must be copied, ascending."""
+    """The chunks to copy, ascending."""
 
     @property
     def chunk_count(self) -> int:
@@ -51,23 +51,23 @@ class Chunks(NamedTuple):
 
     @property
     def literal_blocks(self) -> int:
-        """Blocks that the literal chunks take, all of them whole but the one at the end of the file."""
-        whole = len(self.literal) << self.bits - BLOCK_BITS
+        """Blocks of the literal chunks; only a chunk at the end of the file may be shorter than the others."""
+        blocks = len(self.literal) << self.bits - BLOCK_BITS
         if self.literal and self.literal[-1] == self.chunk_count - 1:
-            whole -= ((self.chunk_count << self.bits) - self.size) // BLOCK
-        return whole
+            blocks -= ((self.chunk_count << self.bits) - self.size) // BLOCK
+        return blocks
 
 
 def pieces_of(size: int, stream: int, sparse: Iterable[tuple[int, int]]) -> list[Piece]:
-    """Return the pieces of a file of `size` bytes that are stored one after the other from `stream` on.
+    """Return the pieces of a file of `size` bytes, stored consecutively from offset `stream`.
 
-    Raises `InvalidImageError` unless the pieces ascend, apart from each other, within the file.
+    Raises `InvalidImageError` unless the pieces ascend without overlap within the file.
     """
     pieces: list[Piece] = []
     end = 0
     for start, length in sparse:
         if start < end or length < 0 or start + length > size:
-            raise InvalidImageError(f"sparse piece of {length} bytes at {start} is out of order or of the file")
+            raise InvalidImageError(f"sparse piece of {length} bytes at {start} is out of order or outside the file")
         end = start + length
         if length:
             pieces.append(Piece(start, end, stream))
@@ -76,9 +76,9 @@ def pieces_of(size: int, stream: int, sparse: Iterable[tuple[int, int]]) -> list
 
 
 def cut(size: int, pieces: Sequence[Piece]) -> Chunks:
-    """Choose the chunk size that costs the fewest bytes of table and literal chunks, the larger of equals.
+    """Choose the chunk size with the fewest bytes of table and literal chunks; of equal ones, the larger.
 
-    Raises `LimitError` when the table would pass 16 MiB or the literal chunks 64 MiB at every size.
+    Raises `LimitError` if at every size the table would exceed 16 MiB or the literal chunks 64 MiB.
     """
     best = -1
     best_cost = MAX_TABLE + MAX_LITERAL + 1
@@ -99,10 +99,10 @@ def cut(size: int, pieces: Sequence[Piece]) -> Chunks:
 
 
 def table(chunks: Chunks, base: int, literal_start: int) -> bytes:
-    """Return the chunk table: the first block of each chunk, or all ones.
+    """Return the chunk table: the first block of each chunk, or all ones for a hole.
 
-    `base` is where the tar stream begins in the served file, in bytes; `literal_start` the block from which on the
-    literal chunks lie.
+    `base` is the byte offset of the tar stream in the served file; `literal_start` is the first block of the literal
+    chunks.
     """
     starts = array("I", [HOLE]) * chunks.chunk_count
     step = 1 << chunks.bits - BLOCK_BITS
@@ -110,8 +110,8 @@ def table(chunks: Chunks, base: int, literal_start: int) -> bytes:
         first, last = _direct(chunks.size, piece, chunks.bits)
         block = (base + piece.stream + (first << chunks.bits) - piece.start) // BLOCK
         starts[first:last] = array("I", range(block, block + (last - first) * step, step))
-    for place, chunk in enumerate(chunks.literal):
-        starts[chunk] = literal_start + place * step
+    for index, chunk in enumerate(chunks.literal):
+        starts[chunk] = literal_start + index * step
     if sys.byteorder == "big":
         starts.byteswap()
     return starts.tobytes()
@@ -120,7 +120,7 @@ def table(chunks: Chunks, base: int, literal_start: int) -> bytes:
 def literal_bytes(chunks: Chunks, read: Callable[[int, int], bytes]) -> Iterator[bytes]:
     """Yield the bytes of each literal chunk; `read(size, offset)` reads the tar stream.
 
-    Raises `InvalidImageError` when the stream ends within a piece.
+    Raises `InvalidImageError` if the stream ends within a piece.
     """
     starts = [piece.start for piece in chunks.pieces]
     for chunk in chunks.literal:
@@ -141,7 +141,7 @@ def literal_bytes(chunks: Chunks, read: Callable[[int, int], bytes]) -> Iterator
 
 
 def _direct(size: int, piece: Piece, bits: int) -> tuple[int, int]:
-    """Return from and up to which chunk `piece` can be read from the tar stream; (0, 0) if nowhere."""
+    """Return the range of chunks that `piece` provides directly from the tar stream; (0, 0) if none."""
     start, end, stream = piece
     if (stream - start) % BLOCK:
         return 0, 0
@@ -151,7 +151,7 @@ def _direct(size: int, piece: Piece, bits: int) -> tuple[int, int]:
 
 
 def _literal(size: int, pieces: Iterable[Piece], bits: int) -> Iterator[range]:
-    """Yield, ascending and apart, the chunks that hold stored bytes but cannot be read from the tar stream."""
+    """Yield disjoint ascending ranges of the chunks with stored bytes that the tar stream cannot provide directly."""
     done = 0
     for piece in pieces:
         first, last = _direct(size, piece, bits)

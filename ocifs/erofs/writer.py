@@ -1,10 +1,9 @@
-"""A merged tree -> its tree image.
+"""Compile a merged tree to its tree image.
 
-Inodes come first, siblings together in name order, each followed by its extended attributes and by the last,
-partial block of its directory or symlink; whole blocks follow all inodes. Regular files have no bytes here: their
-inodes point into the layers' tar streams, where `layer_bases` puts those. The same tree gives the same bytes.
-Nothing recurses, and every number that a layer chose is checked before memory is spent on it. It knows nodes
-only by their attributes (`nodes.py`), not how they were merged.
+Inodes come first, siblings together in name order. Each is followed by its extended attributes and by the last,
+partial block of its directory or symlink; whole blocks follow all inodes. The image has no bytes of regular files:
+their inodes point into the layers' tar streams, at the offsets of `layer_bases`. The output is deterministic. Nothing
+recurses, and the writer checks every number from a layer before it allocates memory for it.
 """
 
 import hashlib
@@ -21,9 +20,9 @@ import msgspec
 from ocifs.erofs import directory, sparse, xattr
 from ocifs.erofs import format as erofs
 from ocifs.erofs.format import BLOCK, FILE_TYPES, INODE, NID_BITS, NID_UNIT, round_up
-from ocifs.erofs.nodes import Extent, Node
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError, printable
 from ocifs.limits import DEFAULT_LIMITS, Limits
+from ocifs.tree.node import Extent, Node
 
 Read = Callable[[int, int, int], bytes]
 _DEVICES = frozenset({S_IFCHR, S_IFBLK})
@@ -31,10 +30,10 @@ _log = logging.getLogger(__name__)
 
 
 class _Inode(msgspec.Struct, gc=False):
-    """A node with its number, and the shape of what it stores in the image.
+    """A node with its number, and the layout of its data in the image.
 
-    Others are named by their position among the inodes: so there are no reference cycles, and the garbage
-    collector, which otherwise takes most of the time, can leave these objects alone.
+    Inodes refer to each other by their position in the list. So they form no reference cycles, and the garbage
+    collector, which would otherwise take most of the time, can skip these objects.
     """
 
     node: Node
@@ -46,21 +45,22 @@ class _Inode(msgspec.Struct, gc=False):
     inline: int = 0
     """Bytes that follow the inode and its extended attributes."""
     blocks: int = 0
-    """Whole blocks of its own in the image, and the first of them."""
+    """Whole blocks of its data in the image."""
     start: int = 0
+    """The first of these blocks."""
     listing: "_Listing | None" = None
     chunks: sparse.Chunks | None = None
 
 
 class _Listing(msgspec.Struct, gc=False):
-    """What a directory lists."""
+    """The entries of a directory."""
 
     names: Sequence[bytes]
     """Sorted."""
     children: Sequence[int]
-    """The inodes that the names stand for."""
+    """The inode of each name."""
     division: Sequence[slice] = ()
-    """How the names are divided into blocks."""
+    """The names in each block."""
 
 
 def compile_tree(
@@ -73,21 +73,21 @@ def compile_tree(
 ) -> bytes:
     """Return the tree image of the tree below `root`; its length is a multiple of 4096.
 
-    `layer_sizes[k]` is the length of layer k's uncompressed tar stream and `read(layer, size, offset)` reads it,
-    which only sparse files with chunks to copy need. `warn` is told once of extended attributes left out. `warnings`,
-    read after that, are kept in the image.
+    `layer_sizes[k]` is the length of layer k's uncompressed tar stream. `read(layer, size, offset)` reads it; only
+    sparse files with chunks to copy need that. The writer calls `warn` once if it leaves out extended attributes, and
+    then stores `warnings` in the image.
 
-    Raises `InvalidImageError` for a tree that no file system can hold, `UnsupportedError` for one that EROFS
-    cannot, `LimitError` when the limit on paths, a bound on sparse files or the 2 TiB that can be addressed are passed.
+    Raises `InvalidImageError` for a tree that no file system can hold, `UnsupportedError` for one that EROFS cannot
+    hold, `LimitError` over the limit on paths, a bound on sparse files or the 2 TiB that EROFS can address.
     """
     inodes = _number(root, limits)
     _plan(inodes, layer_sizes, warn)
     size, nids = _place(inodes)
     total = erofs.served_size(size, layer_sizes) // BLOCK
     if total > erofs.MAX_BLOCKS:
-        raise LimitError("the layers' tar streams pass 2 TiB, more than a tree image can address: use fewer layers")
+        raise LimitError("the layers' tar streams exceed 2 TiB, more than a tree image can address: use fewer layers")
     bases = erofs.layer_bases(size, layer_sizes)
-    buffer = io.BytesIO(bytes(size))  # gives its bytes away without a copy
+    buffer = io.BytesIO(bytes(size))  # getvalue() returns its bytes without a copy
     with buffer.getbuffer() as image:
         for number, inode in enumerate(inodes):
             end = (nids[number] << NID_BITS) + INODE.size
@@ -106,9 +106,9 @@ def compile_tree(
 
 
 def _number(root: Node, limits: Limits) -> list[_Inode]:
-    """Give every node one inode, in the order of their places: siblings together, then each subtree in turn.
+    """Return one inode for each node, in image order: siblings together, then each subtree in turn.
 
-    All paths together are counted on the way: whoever writes the tree out by name writes that much.
+    It also limits the total length of all paths, since an export by name writes them all.
     """
     inodes = [_Inode(root, b"", 0)]
     pending = [(0, 0)]
@@ -130,7 +130,7 @@ def _number(root: Node, limits: Limits) -> list[_Inode]:
         for name in names:
             node = children[name]
             number = node.number
-            if number >= len(inodes) or inodes[number].node is not node:  # else it has had another name
+            if number >= len(inodes) or inodes[number].node is not node:  # else it is a further hard link
                 number = node.number = len(inodes)
             numbers.append(number)
             if number == len(inodes):
@@ -142,16 +142,16 @@ def _number(root: Node, limits: Limits) -> list[_Inode]:
             else:
                 inodes[number].nlink += 1
         for name, number in special.items():
-            place = bisect_left(names, name)
-            names.insert(place, name)
-            numbers.insert(place, number)
+            position = bisect_left(names, name)
+            names.insert(position, name)
+            numbers.insert(position, number)
         inodes[parent].listing = _Listing(names, numbers)
         pending += reversed(subdirectories)
     return inodes
 
 
 def _plan(inodes: Sequence[_Inode], layer_sizes: Sequence[int], warn: Callable[[str], None]) -> None:
-    """Find what each inode stores in the image, and keep the total for sparse files within bounds."""
+    """Determine the data of each inode in the image, and limit the total for sparse files."""
     left_out: list[str] = []
     table = literal = 0
     for number, inode in enumerate(inodes):
@@ -163,7 +163,10 @@ def _plan(inodes: Sequence[_Inode], layer_sizes: Sequence[int], warn: Callable[[
                 table += inode.inline
                 literal += inode.blocks * BLOCK
                 if table > sparse.MAX_TABLE or literal > sparse.MAX_LITERAL:
-                    raise LimitError("one sparse file too many: together they would take too much memory")
+                    raise LimitError(
+                        f"sparse files need more than {sparse.MAX_TABLE >> 20} MiB of chunk tables or "
+                        f"{sparse.MAX_LITERAL >> 20} MiB of copied blocks together"
+                    )
         except OcifsError as error:
             raise _at(inodes, number, error) from error
     if left_out:
@@ -171,7 +174,7 @@ def _plan(inodes: Sequence[_Inode], layer_sizes: Sequence[int], warn: Callable[[
 
 
 def _plan_xattrs(inode: _Inode) -> list[bytes]:
-    """Encode the extended attributes; return the names that have to be left out."""
+    """Encode the extended attributes; return the names that EROFS cannot store."""
     xattrs = inode.node.xattrs
     foreign = [name for name in xattrs if not xattr.is_storable(name)]
     inode.xattrs = xattr.encode({name: xattrs[name] for name in xattrs.keys() - foreign})
@@ -182,14 +185,14 @@ def _plan_content(inode: _Inode, layer_sizes: Sequence[int], *, is_root: bool) -
     node = inode.node
     kind = S_IFMT(node.mode)
     if kind not in FILE_TYPES or (kind == S_IFDIR) != (node.children is not None):
-        raise InvalidImageError(f"mode {node.mode:#o} is of no type of file")
+        raise InvalidImageError(f"mode {node.mode:#o} has no valid file type")
     if kind == S_IFREG:
         inode.size = node.size
         if node.size:
             _plan_file(inode, node.extent, layer_sizes)
     elif inode.listing:
         inode.listing.division, inode.size = directory.split(inode.listing.names)
-        _divide(inode, inline=not is_root)  # the root's place is fixed
+        _divide(inode, inline=not is_root)  # the root's position is fixed
     elif kind == S_IFLNK:
         inode.size = len(node.target)
         if inode.size > erofs.SYMLINK_MAX:
@@ -208,11 +211,11 @@ def _plan_file(inode: _Inode, extent: Extent | None, layer_sizes: Sequence[int])
     else:
         layer, offset, stored, pieces = extent.layer, extent.offset, extent.size, extent.sparse
         if not 0 <= layer < len(layer_sizes):
-            raise InvalidImageError(f"data in layer {layer}, where there are {len(layer_sizes)}")
+            raise InvalidImageError(f"data in layer {layer}, but the image has {len(layer_sizes)} layers")
         if not 0 <= offset <= offset + stored <= layer_sizes[layer]:
-            raise InvalidImageError(f"data that reach beyond layer {layer}")
+            raise InvalidImageError(f"data reach beyond the end of layer {layer}")
         if stored != (size if pieces is None else sum(length for _, length in pieces)):
-            raise InvalidImageError(f"{stored} bytes stored, which is not what its size or map says")
+            raise InvalidImageError(f"{stored} bytes stored, which contradicts its size or sparse map")
         if pieces is None and offset % BLOCK == 0:
             return
         inode.chunks = sparse.cut(size, sparse.pieces_of(size, offset, ((0, size),) if pieces is None else pieces))
@@ -221,7 +224,7 @@ def _plan_file(inode: _Inode, extent: Extent | None, layer_sizes: Sequence[int])
 
 
 def _divide(inode: _Inode, *, inline: bool) -> None:
-    """Divide a directory's or symlink's bytes into whole blocks and, if it may be and fits, an inline rest."""
+    """Divide a directory's or symlink's bytes into whole blocks and, if `inline` and it fits, an inline tail."""
     inode.blocks, inode.inline = divmod(inode.size, BLOCK)
     if inode.inline and not (inline and len(inode.xattrs) + inode.inline <= BLOCK):
         inode.blocks += 1
@@ -229,17 +232,17 @@ def _divide(inode: _Inode, *, inline: bool) -> None:
 
 
 def _place(inodes: Sequence[_Inode]) -> tuple[int, "array[int]"]:
-    """Give each inode its blocks; return the size of the image, and the nid of each."""
+    """Allocate each inode's blocks; return the size of the image, and the nid of each inode."""
     nids = array("Q")
     position = erofs.SUPERBLOCK_END
     for inode in inodes:
         end = position + INODE.size
-        if rest := len(inode.xattrs) + inode.inline:
-            if inode.inline and not inode.chunks and end % BLOCK + rest > BLOCK:
-                end = round_up(end, BLOCK)  # an inline rest must not cross a block
-            rest = round_up(rest, NID_UNIT)
+        if tail := len(inode.xattrs) + inode.inline:
+            if inode.inline and not inode.chunks and end % BLOCK + tail > BLOCK:
+                end = round_up(end, BLOCK)  # an inline tail must not cross a block
+            tail = round_up(tail, NID_UNIT)
         nids.append((end - INODE.size) >> NID_BITS)
-        position = end + rest
+        position = end + tail
     block = round_up(position, BLOCK) // BLOCK
     for inode in inodes:
         if inode.blocks:
@@ -288,7 +291,7 @@ def _first_block(inode: _Inode, bases: Sequence[int]) -> int:
     if kind in _DEVICES:
         major, minor = node.rdev
         if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
-            raise UnsupportedError(f"device {major}:{minor}, where Linux has 12 and 20 bits")
+            raise UnsupportedError(f"device {major}:{minor} exceeds the 12 and 20 bits of Linux")
         return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
     return inode.start
 
@@ -298,15 +301,15 @@ def _write_content(image: memoryview, inode: _Inode, end: int, inodes: Sequence[
     _put(image, end, inode.xattrs)
     if not inode.chunks:
         content = _directory(inode.listing, inodes, nids) if inode.listing else inode.node.target
-        whole = inode.blocks * BLOCK
-        _put(image, inode.start * BLOCK, content[:whole])
-        _put(image, end + len(inode.xattrs), content[whole:])
+        split = inode.blocks * BLOCK
+        _put(image, inode.start * BLOCK, content[:split])
+        _put(image, end + len(inode.xattrs), content[split:])
 
 
 def _directory(listing: _Listing, inodes: Sequence[_Inode], nids: Sequence[int]) -> bytes:
-    places = [nids[number] for number in listing.children]
+    child_nids = [nids[number] for number in listing.children]
     types = [FILE_TYPES[S_IFMT(inodes[number].node.mode)] for number in listing.children]
-    blocks = [directory.pack(listing.names[part], places[part], types[part]) for part in listing.division]
+    blocks = [directory.pack(listing.names[part], child_nids[part], types[part]) for part in listing.division]
     return b"".join(block.ljust(BLOCK, b"\0") for block in blocks[:-1]) + blocks[-1]
 
 
@@ -326,12 +329,13 @@ def _write_chunks(
 def _write_warnings(image: memoryview, warnings: Sequence[str]) -> None:
     first = warnings[0].encode()
     room = erofs.SUPERBLOCK_OFFSET - 4
-    kept = first if len(first) <= room else first[: room - 3].decode(errors="ignore").encode() + "…".encode()
-    erofs.WARNINGS.pack_into(image, 0, len(warnings), kept)
+    if len(first) > room:
+        first = first[: room - 3].decode(errors="ignore").encode() + "…".encode()
+    erofs.WARNINGS.pack_into(image, 0, len(warnings), first)
 
 
 def _write_superblock(image: memoryview, inodes: Sequence[_Inode], root: int, total: int) -> None:
-    """Write the superblock, with a UUID that is a digest of all else, so that images can be told apart."""
+    """Write the superblock. Its UUID is a digest of everything else, so different images have different UUIDs."""
     label = erofs.LABEL
     attributed = [inode.node.xattrs for inode in inodes if inode.xattrs]
     if attributed:
@@ -362,7 +366,7 @@ def _put(image: memoryview, position: int, content: bytes | bytearray) -> None:
 
 
 def _path(inodes: Sequence[_Inode], number: int) -> str:
-    """Return an inode's path for a message; only its last part when it is very long."""
+    """Return an inode's path for a message; only its last 100 names if it is longer."""
     names: list[bytes] = []
     while number and len(names) < 100:
         names.append(inodes[number].name)

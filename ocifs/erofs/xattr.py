@@ -1,7 +1,7 @@
-"""Extended attributes as they follow an inode: a header of 12 bytes, then the entries, each padded to 4 bytes.
+"""Extended attributes, which follow an inode: a header of 12 bytes, then the entries, each padded to 4 bytes.
 
-A name is stored as the number of its namespace and the rest; a name in a namespace without number cannot be
-stored. Source: struct erofs_xattr_ibody_header and erofs_xattr_entry in Linux fs/erofs/erofs_fs.h.
+A name is stored as the number of its namespace and the rest. EROFS cannot store names in namespaces without a number.
+Source: struct erofs_xattr_ibody_header and erofs_xattr_entry in Linux fs/erofs/erofs_fs.h.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ _MAX_SIZE = _HEADER_SIZE + 4 * 0xFFFE
 
 
 def is_storable(name: bytes) -> bool:
-    """Whether `name` lies in a namespace that EROFS knows."""
+    """Whether `name` is in a namespace that EROFS has a number for."""
     return _index(name) is not None
 
 
 def encode(xattrs: Mapping[bytes, bytes]) -> bytes:
-    """Return the attributes as stored, sorted by name; empty when there are none. All must be storable.
+    """Return the attributes in stored form, sorted by name; b"" if there are none. All must be storable.
 
-    Raises `UnsupportedError` for a name or value that is too long, `LimitError` when all together are.
+    Raises `UnsupportedError` for a name or value that is too long, `LimitError` if the attributes together are.
     """
     if not xattrs:
         return b""
@@ -39,27 +39,27 @@ def encode(xattrs: Mapping[bytes, bytes]) -> bytes:
     for name, value in sorted(xattrs.items()):
         index = _index(name)
         if index is None:
-            raise UnsupportedError(f"extended attribute {printable(name)} has no place in EROFS")
+            raise UnsupportedError(f"EROFS cannot store the extended attribute {printable(name)}")
         rest = name[len(_PREFIXES[index]) :]
         if len(rest) > 0xFF or len(value) > 0xFFFF:
             raise UnsupportedError(
-                f"extended attribute {printable(name[:40])} with {len(name)} bytes of name and {len(value)} of "
-                f"value: more than 255 and 65535"
+                f"extended attribute {printable(name[:40])} has {len(name)} bytes of name and {len(value)} of value: "
+                "at most 255 and 65535 are possible"
             )
         stored += _ENTRY.pack(len(rest), index, len(value)) + rest + value
         stored += bytes(-len(stored) % 4)
         if len(stored) > _MAX_SIZE:
-            raise LimitError(f"extended attributes of more than {_MAX_SIZE} bytes")
+            raise LimitError(f"extended attributes exceed {_MAX_SIZE} bytes")
     return bytes(stored)
 
 
 def count_field(stored_size: int) -> int:
-    """Return the inode's xattr_icount for attributes stored in that many bytes."""
+    """Return the inode's xattr_icount for attributes of `stored_size` bytes in stored form."""
     return (stored_size - _HEADER_SIZE) // 4 + 1 if stored_size else 0
 
 
 def stored_size(count_field: int) -> int:
-    """Return how many bytes after the inode are attributes, from its xattr_icount."""
+    """Return the bytes of attributes after the inode, from its xattr_icount."""
     return 4 * (count_field - 1) + _HEADER_SIZE if count_field else 0
 
 

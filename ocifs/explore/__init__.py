@@ -1,1 +1,4 @@
-"""The terminal interface that browses an image. Only this package imports textual."""
+"""The terminal interface that browses an image; the only package that imports textual.
+
+It imports `report` and everything below it; it knows nothing of commands or mounts.
+"""

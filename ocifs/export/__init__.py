@@ -1,1 +1,4 @@
-"""Writing a whole rootfs: to a directory, a tar archive, or one mountable file."""
+"""Write a whole rootfs: to a directory, a tar archive, or one mountable file.
+
+This package imports `image` and everything below it; it knows nothing of mounts or of commands.
+"""

@@ -5,12 +5,12 @@ own path, given by the user, is ever used as a string. Everything below it is re
 """
 
 import os
-import secrets
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
+from ocifs.atomic import atomic_file, atomic_rename
 from ocifs.errors import OcifsError, printable_path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -48,7 +48,7 @@ def new_directory(target: str) -> Iterator[int]:
         OcifsError: The target exists, or cannot be created.
     """
     check_new_directory(target)
-    with _built(target, _remove_tree) as (parent, temporary):
+    with _parent(target) as (parent, name), atomic_rename(parent, name, _remove_tree) as temporary:
         os.mkdir(temporary, 0o700, dir_fd=parent)
         fd = os.open(temporary, _DIRECTORY, dir_fd=parent)
         try:
@@ -65,12 +65,8 @@ def new_file(target: str, *, replace: bool = False) -> Iterator[BinaryIO]:
         OcifsError: The target exists, or cannot be created.
     """
     check_new_file(target, replace=replace)
-    with _built(target, lambda name, parent: os.unlink(name, dir_fd=parent)) as (parent, temporary):
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=parent)
-        with open(fd, "wb", _BUFFER) as file:
-            yield file
-            file.flush()
-            os.fsync(fd)
+    with _parent(target) as (parent, name), atomic_file(parent, name, buffering=_BUFFER) as file:
+        yield file
 
 
 def _status(target: str) -> os.stat_result | None:
@@ -85,24 +81,17 @@ def _status(target: str) -> os.stat_result | None:
 
 
 @contextmanager
-def _built(target: str, remove: Callable[[str, int], None]) -> Iterator[tuple[int, str]]:
-    """Yield the target's open parent directory and a temporary name in it; rename it to the target, or remove it."""
+def _parent(target: str) -> Iterator[tuple[int, str]]:
+    """Yield the target's open parent directory, and its name there. Raises OcifsError for any OSError inside."""
     directory, name = os.path.split(os.path.realpath(target))
-    temporary = f".ocifs-{secrets.token_hex(8)}"
     try:
         parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise OcifsError(f"{printable_path(directory)}: {error.strerror}") from None
     try:
-        try:
-            yield parent, temporary
-            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-        except BaseException as error:
-            with suppress(FileNotFoundError, NotADirectoryError):  # not created, already renamed, or of another user
-                remove(temporary, parent)
-            if isinstance(error, OSError):
-                raise OcifsError(f"{printable_path(target)}: {error.strerror}") from error
-            raise
+        yield parent, name
+    except OSError as error:
+        raise OcifsError(f"{printable_path(target)}: {error.strerror}") from error
     finally:
         os.close(parent)
 

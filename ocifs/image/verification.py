@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 
 from ocifs.blobs.caching_source import in_file, open_cached
+from ocifs.compression.codecs import CODECS
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_short
 from ocifs.image.trees import CHANGES, TREE, Trees, chain_of, refuse_warnings
 from ocifs.indexes.lookup import verify_tocs
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex
-from ocifs.layer.layer import CODECS, Layer
+from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.options import Options
 from ocifs.pool import Pool

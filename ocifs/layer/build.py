@@ -12,10 +12,10 @@ from typing import NamedTuple, Protocol
 import zstandard
 
 from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Chunk, Pass
+from ocifs.compression.codecs import CODECS
 from ocifs.compression.gzidx import GzidxPass
 from ocifs.errors import InvalidImageError, OcifsError, printable_path
 from ocifs.layer.index import KIND, LayerIndex, Summary, TocWriter, index_in, join_tail, pack_u64
-from ocifs.layer.layer import CODECS
 from ocifs.layer.span_digests import MAX_STORED, SpanDigester
 from ocifs.layer.tee import tee
 from ocifs.limits import Limits, Total

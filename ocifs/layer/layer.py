@@ -2,18 +2,15 @@
 
 import io
 from collections.abc import Callable, Iterator
-from types import ModuleType
 
-from ocifs.compression import Checkpoint, Decoder, gzip, plain, zstd
+from ocifs.compression import Checkpoint, Decoder
+from ocifs.compression.codecs import CODECS
 from ocifs.errors import InvalidImageError
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span import Span
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import FileSection
-
-CODECS: dict[str, ModuleType] = {"tar": plain, "gzip": gzip, "zstd": zstd}
-"""Compression, as media types name it, to the module that handles it (`ocifs.compression.Codec`)."""
 
 
 class Layer:

@@ -1,1 +1,4 @@
-"""What commands show: plain values first, then their rendering. Nothing here prints."""
+"""What commands show: values computed from an image first, then their rendering as text, JSON or HTML.
+
+This package imports `image` and everything below it; it knows nothing of commands, and prints nothing.
+"""

@@ -5,6 +5,7 @@ behave like GNU find. They look up attributes of a file only on demand.
 """
 
 import fnmatch
+import os
 import re
 import stat
 import time
@@ -13,10 +14,10 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from ocifs.erofs.reader import Inode
-from ocifs.errors import OcifsError, printable_path
+from ocifs.errors import NotFoundError, OcifsError, printable_path
+from ocifs.image.passwd import Accounts
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Listed, Show, shown_time, shown_with_target, size_or_device, unpainted, whiteout_name
-from ocifs.report.passwd import number_of
 from ocifs.report.permissions import parse_permissions
 
 Action = Literal["print", "print0", "ls"]
@@ -324,10 +325,21 @@ def _permissions(argument: str) -> Test:
 
 
 def _owned(parser: _Parser, argument: str, *, group: bool) -> Test:
-    number = int(argument) if argument.isdecimal() else number_of(parser.rootfs, argument, group=group)
+    number = int(argument) if argument.isdecimal() else _number_of(parser.rootfs, argument, group=group)
     if group:
         return lambda visit: visit.inode.gid == number
     return lambda visit: visit.inode.uid == number
+
+
+def _number_of(rootfs: Rootfs, name: str, *, group: bool) -> int:
+    """Return the uid of a user, or the gid of a `group`. Raises NotFoundError, LimitError."""
+    accounts = Accounts.of(rootfs, rootfs.limits)
+    text = os.fsencode(name).decode(errors="replace")
+    for account in accounts.groups() if group else accounts.users():
+        if account.name == text:
+            return account[1]
+    what, path = ("group", "/etc/group") if group else ("user", "/etc/passwd")
+    raise NotFoundError(f"the image has no {what} '{printable_path(name)}' in {path}")
 
 
 def _xattr(argument: str) -> Test:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ocifs.report.text import human_size
+from ocifs.report.text import human_size, table
 from ocifs.sources.resolve import ResolvedImage
 from ocifs.spec.config import History
 from ocifs.spec.document import shown
@@ -71,10 +71,8 @@ def history_lines(steps: Sequence[Step], width: int | None) -> Iterator[str]:
         for step in steps
     ]
     rows.insert(0, ("LAYER", "DIGEST", "SIZE", "CREATED"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     commands = ["CREATED BY", *(" ".join((step.created_by or step.comment or "-").split()) for step in steps)]
-    for (layer, digest, size, created), command in zip(rows, commands, strict=True):
-        begin = f"{layer:>{widths[0]}}  {digest:{widths[1]}}  {size:>{widths[2]}}  {created:{widths[3]}}  "
+    for begin, command in zip(table(rows, right=(0, 2)), commands, strict=True):
         text = shown(command, 1 << 20)
-        room = None if width is None else max(20, width - len(begin))
-        yield begin + (text if room is None or len(text) <= room else text[: room - 1] + "…")
+        room = None if width is None else max(20, width - len(begin) - 2)
+        yield f"{begin}  " + (text if room is None or len(text) <= room else text[: room - 1] + "…")

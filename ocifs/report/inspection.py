@@ -12,7 +12,7 @@ from ocifs.errors import OcifsError
 from ocifs.image.trees import TREE
 from ocifs.layer.index import KIND as LAYER_INDEX
 from ocifs.layer.index import LayerIndex, index_in
-from ocifs.report.text import human_size
+from ocifs.report.text import human_size, table
 from ocifs.sources.resolve import ImageLayer, ResolvedImage, manifests_of, resolve_manifest
 from ocifs.sources.source import Named, Source
 from ocifs.spec.config import ExecutionParameters
@@ -253,13 +253,7 @@ def offer_lines(offers: Sequence[ListedImage]) -> Iterator[str]:
         else:
             cells = ("?", "?", "?")
         rows.append((_name(offer), shown(cells[0]), offer.digest[:19], cells[1], cells[2]))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        name, platform, digest, layers, size = row
-        yield (
-            f"{name:{widths[0]}}  {platform:{widths[1]}}  {digest:{widths[2]}}  {layers:>{widths[3]}}  "
-            f"{size:>{widths[4]}}"
-        )
+    yield from table(rows, right=(3, 4))
     for offer in offers:
         if offer.error is not None:
             yield f"{_name(offer)}: {shown(offer.error, _LONG)}"

@@ -1,6 +1,7 @@
-"""Numbers and times in human-readable form."""
+"""Numbers, times and tables in human-readable form."""
 
 import time
+from collections.abc import Collection, Iterator, Sequence
 
 
 def human_size(size: int) -> str:
@@ -26,6 +27,14 @@ def short_size(size: int) -> str:
         if whole < 1024:
             return f"{whole}{letter}"
     raise ValueError(f"{size} bytes are more than a file has")
+
+
+def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
+    """Yield a line for each row, with cells padded to the width of their column; columns in `right` align right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = enumerate(zip(row, widths, strict=True))
+        yield "  ".join(cell.rjust(width) if at in right else cell.ljust(width) for at, (cell, width) in cells)
 
 
 def local_time(seconds: float) -> str:

@@ -6,7 +6,7 @@ import msgspec
 
 from ocifs.report.efficiency import Efficiency
 from ocifs.report.listing import Show, named
-from ocifs.report.text import human_size
+from ocifs.report.text import human_size, table
 from ocifs.report.waste import Duplicates, LayerWaste, Waste
 
 _NAMES = 4
@@ -65,9 +65,7 @@ def _layer_lines(layers: Sequence[LayerWaste]) -> Iterator[bytes]:
         ("" if each.layer < 0 else str(each.layer), each.digest[:19], human_size(each.stored), human_size(each.hidden))
         for each in (*layers, total)
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for layer, digest, stored, hidden in rows:
-        yield f"{layer:>{widths[0]}}  {digest:{widths[1]}}  {stored:>{widths[2]}}  {hidden:>{widths[3]}}".encode()
+    yield from map(str.encode, table(rows, right=(0, 2, 3)))
 
 
 def _left(number: int, size: int) -> Iterator[bytes]:

@@ -8,12 +8,12 @@ Bazel makes, only if the user says so. What the files mean is for the caller.
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Self
 
+from ocifs.atomic import atomic_file
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, printable_path, raise_if_too_many_files
 from ocifs.reader import FileReader, ReaderAt
 
@@ -132,18 +132,12 @@ class Directory:
             OcifsError: It cannot be written.
         """
         parent, _, name = path.rpartition("/")
-        temporary = f".ocifs-{secrets.token_hex(8)}"
         try:
             with ExitStack() as stack:
                 parent_fd = self._make(parent, stack)
-                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent_fd)
-                stack.callback(_unlink, temporary, parent_fd)
-                with open(fd, "wb") as file:
+                with atomic_file(parent_fd, name, 0o644) as file:
                     for offset in range(0, blob.size, _CHUNK):
                         file.write(blob.pread(_CHUNK, offset))
-                    file.flush()
-                    os.fsync(fd)
-                os.rename(temporary, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
                 os.fsync(parent_fd)
         except OSError as error:
             raise OcifsError(f"cannot write {self.name}/{path}: {error.strerror}") from error
@@ -172,8 +166,3 @@ class Directory:
     def close(self) -> None:
         """Close the directory and every file opened below it."""
         self._files.close()
-
-
-def _unlink(name: str, directory: int) -> None:
-    with suppress(OSError):
-        os.unlink(name, dir_fd=directory)

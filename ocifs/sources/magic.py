@@ -8,7 +8,7 @@ import re
 
 from ocifs.errors import UnsupportedError
 from ocifs.reader import ReaderAt
-from ocifs.spec.mediatypes import Compression
+from ocifs.spec.mediatypes import COMPRESSIONS, Compression
 
 HEAD = 512
 """Bytes that are enough to tell."""
@@ -58,8 +58,8 @@ def sniff_layer(reader: ReaderAt, layer: str) -> Compression:
     Raises:
         UnsupportedError: ocifs does not read that compression.
     """
-    match compression_of(reader.pread(min(HEAD, reader.size), 0)):
-        case "tar" | "gzip" | "zstd" as compression:
+    found = compression_of(reader.pread(min(HEAD, reader.size), 0))
+    for compression in COMPRESSIONS:
+        if compression == found:
             return compression
-        case other:
-            raise UnsupportedError(f"{layer} is compressed with {other}: recompress the image with gzip or zstd")
+    raise UnsupportedError(f"{layer} is compressed with {found}: recompress the image with gzip or zstd")

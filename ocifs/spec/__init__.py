@@ -1,1 +1,4 @@
-"""OCI documents as typed, frozen values: bytes in, values out; no paths, no files, no environment."""
+"""OCI documents as typed, frozen values, and their small formats: digests, media types, platforms, RFC 3339 times.
+
+This package imports only the modules below it; it knows no paths, files or environment.
+"""

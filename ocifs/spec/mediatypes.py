@@ -46,15 +46,14 @@ class LayerType(NamedTuple):
 
 def _layer_types() -> dict[str, LayerType]:
     types: dict[str, LayerType] = {}
-    suffixes: tuple[tuple[Compression, str], ...] = (("tar", ""), ("gzip", "gzip"), ("zstd", "zstd"))
-    for compression, suffix in suffixes:
+    for compression in COMPRESSIONS:
         for base, separator in (
             (OCI_LAYER, "+"),
             (OCI_NONDISTRIBUTABLE_LAYER, "+"),
             (DOCKER_LAYER, "."),
             (DOCKER_FOREIGN_LAYER, "."),
         ):
-            name = base + separator + suffix if suffix else base
+            name = base if compression == "tar" else base + separator + compression
             types[name] = LayerType(compression, base in (OCI_NONDISTRIBUTABLE_LAYER, DOCKER_FOREIGN_LAYER))
     return types
 

@@ -1,8 +1,11 @@
-"""Tar headers to a TOC: what one layer's uncompressed stream holds, and where its file data lie.
+"""Parse tar headers into a TOC: the entries of one layer's uncompressed stream, with the offsets of their file data.
+
+This package imports only the modules below it; it knows nothing of layers: a name is bytes, neither cleaned nor
+resolved.
 
 `scan` accepts what Go's archive/tar accepts (v7, ustar, star, GNU, pax, all forms of sparse files), because that
-reader decides what a container image is; it refuses the rest. Every number, name and count is checked here, before
-memory is spent on it. Nothing here knows of layers: a name is bytes, neither cleaned nor resolved.
+reader decides what a container image is, and refuses everything else. It checks each number, name and count before
+it allocates memory for it.
 
 Formats: POSIX.1-2017, pax, "pax Interchange Format" and "ustar Interchange Format"; GNU tar manual, "Basic Tar
 Format" and "Storing Sparse Files"; libarchive's tar(5).

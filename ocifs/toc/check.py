@@ -1,4 +1,4 @@
-"""Entries that did not come from `scan`: held against the same rules, before anything is built of them."""
+"""Validate entries from another source than `scan` by the same rules, before their use."""
 
 from collections.abc import Iterable
 
@@ -9,11 +9,11 @@ from ocifs.toc.entry import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR
 
 
 def check_entries(entries: Iterable[Entry], size: int, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Make sure that `scan` could have given these entries of a tar stream of `size` bytes.
+    """Check that `scan` could return these entries for a tar stream of `size` bytes.
 
     Raises:
         InvalidImageError: It could not.
-        LimitError: One of `limits` is passed.
+        LimitError: They exceed one of `limits`.
     """
     pieces = 0
     for number, entry in enumerate(entries):
@@ -31,24 +31,24 @@ def check_entries(entries: Iterable[Entry], size: int, limits: Limits = DEFAULT_
 def _check(entry: Entry, size: int, limits: Limits) -> None:
     field.check_path(entry.path)
     if not entry.path and entry.kind != DIRECTORY:
-        raise InvalidImageError("an empty name, though it is no directory")
+        raise InvalidImageError("an empty name, though it is not a directory")
     field.check_owner(entry.uid, entry.gid)
     if not (0 <= entry.kind <= FIFO and 0 <= entry.mode <= 0o7777 and -(2**63) <= entry.mtime_ns <= field.INT64_MAX):
-        raise InvalidImageError("a kind, mode or time that no file has")
+        raise InvalidImageError("an invalid kind, mode or time")
     if any(not 0 < len(name) <= field.NAME_MAX or b"\0" in name for name in entry.xattrs):
-        raise InvalidImageError("an extended attribute whose name cannot be one")
+        raise InvalidImageError("an extended attribute with an invalid name")
     total = sum(len(name) + len(value) for name, value in entry.xattrs.items())
     if total > limits.xattrs:
         raise limits.passed("xattrs", f"{total} bytes of extended attributes")
     if entry.kind in {HARDLINK, SYMLINK}:
         field.check_target(entry.linkname)
     elif entry.linkname:
-        raise InvalidImageError("a target, though it is no link")
+        raise InvalidImageError("a target, though it is not a link")
     if entry.kind in {CHARACTER, BLOCK}:
         if not (0 <= entry.rdev[0] < 1 << 12 and 0 <= entry.rdev[1] < 1 << 20):
-            raise InvalidImageError("a device number that no device has")
+            raise InvalidImageError("an invalid device number")
     elif entry.rdev != (0, 0):
-        raise InvalidImageError("a device number, though it is no device")
+        raise InvalidImageError("a device number, though it is not a device")
     _check_data(entry, size)
 
 
@@ -56,13 +56,13 @@ def _check_data(entry: Entry, size: int) -> None:
     field.check_size(entry.size)
     if entry.kind != REGULAR:
         if (entry.size, entry.offset, entry.stored, entry.sparse) != (0, 0, 0, None):
-            raise InvalidImageError("bytes, though it is no regular file")
+            raise InvalidImageError("bytes, though it is not a regular file")
         return
     if entry.offset % 512 or not 0 <= entry.offset <= entry.offset + entry.stored <= size:
-        raise InvalidImageError("bytes outside of the tar stream")
+        raise InvalidImageError("bytes outside the tar stream")
     if entry.sparse is None:
         if entry.stored != entry.size:
-            raise InvalidImageError("another size than it has bytes")
+            raise InvalidImageError(f"a size of {entry.size} bytes, but {entry.stored} bytes stored")
         return
     end = 0
     for offset, length in entry.sparse:
@@ -70,4 +70,4 @@ def _check_data(entry: Entry, size: int) -> None:
             raise InvalidImageError("a sparse map whose pieces overlap or lie outside the file")
         end = offset + length
     if sum(length for _, length in entry.sparse) != entry.stored:
-        raise InvalidImageError("a sparse map of another length than its bytes")
+        raise InvalidImageError("a sparse map of another length than its data")

@@ -6,12 +6,12 @@ REGULAR, HARDLINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO = range(7)
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One member of a layer's tar, as its headers give it: names raw, numbers checked, nothing resolved."""
+    """One member of a layer's tar, from its headers: names raw, numbers checked, nothing resolved."""
 
     kind: int
     """One of REGULAR .. FIFO."""
     path: bytes
-    """The name as stored, uncleaned: may be absolute, hold `..`, or end in `/`."""
+    """The name as stored: it may be absolute, contain `..`, or end in `/`."""
     mode: int
     """Permission bits with setuid, setgid and sticky: 0..0o7777."""
     uid: int
@@ -19,19 +19,19 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     mtime_ns: int
     """Nanoseconds since the epoch; may be negative."""
     size: int = 0
-    """Logical size of a regular file; 0 for all else."""
+    """Logical size of a regular file; 0 for other kinds."""
     offset: int = 0
-    """Of a regular file: where its stored bytes begin in the uncompressed tar stream; a multiple of 512."""
+    """Of a regular file: offset of its stored bytes in the uncompressed tar stream; a multiple of 512."""
     stored: int = 0
-    """Of a regular file: bytes stored there; differs from size only when sparse."""
+    """Of a regular file: bytes stored there; differs from `size` only if it is sparse."""
     linkname: bytes = b""
     """Target of a symlink or hard link, as stored."""
     rdev: tuple[int, int] = (0, 0)
     xattrs: dict[bytes, bytes] = {}
     sparse: tuple[tuple[int, int], ...] | None = None
-    """(offset in the file, length) of each stored piece in stored order; None: not sparse."""
+    """(offset in the file, length) of each stored piece in stored order; None if the file is not sparse."""
 
 
 ENTRIES = msgspec.msgpack.Decoder(list[Entry])
 ENTRY = msgspec.msgpack.Decoder(Entry)
-"""Made while the module is imported: msgspec must not meet a type for the first time in two threads at once."""
+"""Created at import: msgspec crashes if two threads use a type for the first time at once."""

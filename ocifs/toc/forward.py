@@ -1,6 +1,6 @@
-"""Bytes that are read once, from the first to the last: a stream in chunks, or a file.
+"""Read bytes once, from the first to the last: a stream in chunks, or a file.
 
-To skip is as important as to read: of a layer, all but the headers is skipped.
+Skipping matters as much as reading: `scan` skips everything in a layer but the headers.
 """
 
 from collections.abc import Iterator
@@ -11,22 +11,22 @@ from ocifs.reader import ReaderAt
 
 
 class Forward(Protocol):
-    """Bytes that are read once, from the first to the last."""
+    """A forward-only stream of bytes."""
 
     offset: int
-    """Of the byte to be read next."""
+    """Offset of the next byte."""
 
     def read(self, size: int) -> bytes:
         """Return the next `size` bytes, fewer only at the end."""
         ...
 
     def skip(self, size: int) -> int:
-        """Pass over `size` bytes; return how many there were."""
+        """Skip `size` bytes, fewer only at the end; return the number skipped."""
         ...
 
 
 class ChunkReader:
-    """A stream that comes in chunks, such as a layer while it is decompressed. Chunks are never joined to skip."""
+    """A stream of chunks, such as a layer during decompression. Skipping never joins chunks."""
 
     def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
         self.offset = 0
@@ -46,10 +46,10 @@ class ChunkReader:
         return data
 
     def skip(self, size: int) -> int:
-        """Pass over `size` bytes; return how many there were."""
+        """Skip `size` bytes, fewer only at the end; return the number skipped."""
         missing = size
-        while missing > (there := len(self._chunk) - self._at):
-            missing -= there
+        while missing > (available := len(self._chunk) - self._at):
+            missing -= available
             if not self._advance():
                 size -= missing
                 missing = 0
@@ -58,7 +58,7 @@ class ChunkReader:
         return size
 
     def drain(self) -> None:
-        """Pass over all that is left, so that whoever makes the chunks sees the end."""
+        """Skip to the end, so that the producer of the chunks finishes."""
         while self.skip(1 << 30):
             pass
 
@@ -73,7 +73,7 @@ class ChunkReader:
 
 
 class ReaderForward:
-    """A file read from its first byte to its last; to skip costs nothing."""
+    """A file as a forward-only stream; skipping reads nothing."""
 
     def __init__(self, reader: ReaderAt) -> None:
         self.offset = 0
@@ -86,7 +86,7 @@ class ReaderForward:
         return data
 
     def skip(self, size: int) -> int:
-        """Pass over `size` bytes; return how many there were."""
+        """Skip `size` bytes, fewer only at the end; return the number skipped."""
         size = min(size, self._reader.size - self.offset)
         self.offset += size
         return size
@@ -96,7 +96,7 @@ def read_exactly(stream: Forward, size: int) -> bytes:
     """Return the next `size` bytes.
 
     Raises:
-        InvalidImageError: The stream ends before.
+        InvalidImageError: The stream has fewer.
     """
     data = stream.read(size)
     if len(data) < size:

@@ -1,7 +1,7 @@
-"""The records of pax extended headers, and the values they hold.
+"""Parse the records of pax extended headers, and their values.
 
-POSIX.1-2017, pax, "pax Extended Header"; extended attributes as star and as libarchive write them. All raise
-InvalidImageError, which names the record; who read the header adds the entry.
+Sources: POSIX.1-2017, pax, "pax Extended Header"; star and libarchive for extended attributes. All functions raise
+InvalidImageError, which names the record; the caller adds the entry.
 """
 
 import binascii
@@ -21,7 +21,7 @@ _PIECE = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 
 
 def parse(data: bytes) -> dict[bytes, bytes]:
-    r"""Return the records of a pax header: "LENGTH KEY=VALUE\n", LENGTH counting itself.
+    r"""Return the records of a pax header: "LENGTH KEY=VALUE\n", where LENGTH includes itself.
 
     The repeated keys of a sparse file of version 0.0 become the map of version 0.1, and the name of a sparse file
     becomes its path.
@@ -33,7 +33,7 @@ def parse(data: bytes) -> dict[bytes, bytes]:
         key, value, at = _record(data, at)
         if key in _PIECE:
             if key != _PIECE[len(pieces) % 2]:
-                raise InvalidImageError("sparse offsets and lengths that do not alternate")
+                raise InvalidImageError("sparse offsets and lengths do not alternate")
             pieces.append(value)
         else:
             records[key] = value
@@ -59,7 +59,7 @@ def _record(data: bytes, at: int) -> tuple[bytes, bytes, int]:
 
 
 def decimal(digits: bytes) -> int:
-    """Return a decimal number of 64 bits."""
+    """Return a decimal number, which must fit 64 bits."""
     match = _DECIMAL.fullmatch(digits)
     if match is None or (value := int(match[2])) > INT64_MAX:
         raise InvalidImageError(f"number '{printable(digits[:40])}' is not decimal, or too large")
@@ -67,13 +67,13 @@ def decimal(digits: bytes) -> int:
 
 
 def integer(records: dict[bytes, bytes], key: bytes, field: bytes) -> int:
-    """Return the number in record `key`, else in the `field` of the header block."""
+    """Return the number in record `key`, else in `field` of the header block."""
     value = records.get(key)
     return decimal(value) if value else number(field)
 
 
 def mtime(records: dict[bytes, bytes], field: bytes) -> int:
-    """Return the time in record mtime, seconds with a fraction of any length, else in `field`: in ns."""
+    """Return the time in ns from record mtime (seconds with a fraction of any length), else from `field`."""
     value = records.get(b"mtime")
     if not value:
         return number(field) * 10**9
@@ -90,7 +90,7 @@ def xattrs(records: dict[bytes, bytes], limits: Limits, *, libarchive: bool = Tr
     Without `libarchive`, only those in star's form.
 
     Raises:
-        LimitError: Names and values are more bytes than `limits` allow.
+        LimitError: Names and values have more bytes than `limits` allow.
     """
     found = {
         unquote_to_bytes(key[17:]): _base64(value)
@@ -110,4 +110,4 @@ def _base64(value: bytes) -> bytes:
     try:
         return binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
     except binascii.Error:
-        raise InvalidImageError("an extended attribute that is not base64") from None
+        raise InvalidImageError("the value of an extended attribute is not base64") from None

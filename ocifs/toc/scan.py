@@ -1,7 +1,7 @@
-"""From a tar stream to its entries: the one loop over header blocks.
+"""Read the entries of a tar stream: the one loop over header blocks.
 
-It decides the order in which headers speak for an entry (GNU long name, pax record, header block) and keeps the
-account of what a layer may cost. What a field means is left to `field`, `pax` and `sparse`.
+It decides which header takes precedence for an entry (GNU long name, pax record, header block) and enforces the limits
+of a layer. `field`, `pax` and `sparse` parse the fields.
 """
 
 from collections.abc import Callable, Iterator
@@ -61,28 +61,28 @@ def read_entries(
     warn: Callable[[str], None],
     libarchive: bool = True,
 ) -> Iterator[Entry]:
-    """Yield the entries of a tar stream in their order, up to the end of the archive.
+    """Yield the entries of a tar stream in order, up to the end of the archive.
 
-    The archive ends at two zero blocks, or where the stream ends at the border of a header. What follows is left
-    unread; a caller that hashes the stream drains it. Without `libarchive`, extended attributes that only libarchive's
-    records hold are left out, as Go's archive/tar does.
+    The archive ends at two zero blocks, or if the stream ends before a header. The bytes after it stay unread; a caller
+    that hashes the stream must drain it. Without `libarchive`, skip extended attributes that only libarchive's records
+    hold, like Go's archive/tar.
 
     Raises:
-        InvalidImageError: The stream is not a tar archive, is cut short, or an entry has a value that no file has.
+        InvalidImageError: The stream is not a tar archive, is truncated, or an entry has an invalid value.
         UnsupportedError: An entry has a type or form that Go's archive/tar does not know either.
-        LimitError: One of `limits` is passed; `count` is the one for the number of entries.
+        LimitError: The stream exceeds one of `limits`; `count` names the limit on the number of entries.
     """
-    most: int = getattr(limits, count)
+    limit: int = getattr(limits, count)
     for number, (entry, _) in enumerate(members(stream, limits=limits, warn=warn, libarchive=libarchive)):
-        if number == most:
-            raise limits.passed(count, f"more than {most} tar entries")
+        if number == limit:
+            raise limits.passed(count, f"more than {limit} tar entries")
         yield entry
 
 
 def members(
     stream: Forward, *, limits: Limits = DEFAULT_LIMITS, warn: Callable[[str], None], libarchive: bool = True
 ) -> Iterator[tuple[Entry, int]]:
-    """Give each entry, and where its headers end in the stream. Raises what `scan` does."""
+    """Yield each entry, and the offset in the stream at which its headers end. Raises the errors of `scan`."""
     scanner = _Scanner(stream, limits, warn, libarchive=libarchive)
     while block := scanner.next_header():
         entry = scanner.next_entry(block)
@@ -91,7 +91,7 @@ def members(
 
 
 class _Scanner:
-    """One scan under way: what extended headers said of the entry to come, and what was spent so far."""
+    """The state of one scan: extended headers of the next entry, and counts for the limits."""
 
     def __init__(self, stream: Forward, limits: Limits, warn: Callable[[str], None], *, libarchive: bool) -> None:
         self.stream = stream
@@ -106,7 +106,7 @@ class _Scanner:
         self.pieces = 0
 
     def next_header(self) -> bytes:
-        """Return the next header block; nothing at the end of the archive."""
+        """Return the next header block; b"" at the end of the archive."""
         block = self.stream.read(512)
         if len(block) == 512 and block != _ZERO:
             return block
@@ -117,11 +117,11 @@ class _Scanner:
         elif block:
             raise InvalidImageError(f"the tar stream ends inside the header at byte {start}")
         if self.pax or self.long:
-            self.warn(f"the tar stream ends at byte {start}, after an extended header, which is ignored")
+            self.warn(f"the tar stream ends at byte {start} after an extended header, which is ignored")
         return b""
 
     def next_entry(self, block: bytes) -> Entry | None:
-        """Return the entry that `block` begins and pass over its data; None for an extended header or no name."""
+        """Return the entry of header `block` and skip its data; None for an extended header or an empty name."""
         start = self.stream.offset - 512
         records: dict[bytes, bytes] = {}
         try:
@@ -137,11 +137,11 @@ class _Scanner:
             raise type(error)(f"tar entry '{name}' at byte {start}: {error}") from None
         if entry.path or entry.kind == DIRECTORY:
             return entry
-        self.warn(f"tar entry '' at byte {start}: it has no name, and only a directory can be the root; skipped")
+        self.warn(f"tar entry '' at byte {start}: it has no name, but only a directory can be the root; skipped")
         return None
 
     def _extend(self, flag: bytes, size: int) -> None:
-        """Take in an extended header of `size` bytes."""
+        """Parse an extended header of `size` bytes."""
         if size > self.limits.extended_header:
             raise self.limits.passed("extended_header", f"an extended header of {size} bytes")
         self.extended += size
@@ -152,15 +152,15 @@ class _Scanner:
         if flag == b"x":
             self.pax = pax.parse(data)
         elif flag == b"g":
-            # Go's archive/tar returns it as an entry, which drops the headers before it, and applies its records to
-            # nothing; containerd, podman and Docker ignore that entry.
+            # Go's archive/tar returns it as an entry, drops the headers before it, and applies its records to nothing;
+            # containerd, podman and Docker ignore that entry.
             pax.parse(data)
             self.pax, self.long = {}, {}
         else:
             self.long[b"path" if flag == b"L" else b"linkpath"] = field.text(data)
 
     def _records(self) -> dict[bytes, bytes]:
-        """Return what the extended headers say of the entry at hand; an empty value leaves it to the header."""
+        """Return the records of the current entry's extended headers; the header block replaces empty values."""
         if not (self.pax or self.long):
             return {}
         records = self.pax | {key: name for key, name in self.long.items() if name}
@@ -188,7 +188,7 @@ class _Scanner:
             )
             self.pieces += len(pieces or ())
             offset = self.stream.offset
-            self._pass(stored)
+            self._skip(stored)
             return Entry(kind, path, bits, user, group, time, length, offset, stored, xattrs=xattrs, sparse=pieces)
         target, rdev = b"", (0, 0)
         if kind in (HARDLINK, SYMLINK):
@@ -204,8 +204,8 @@ class _Scanner:
         self.warn(f"tar entry '{printable(path)}': mtime {time // 10**9} s is out of range; clamped")
         return field.INT64_MAX if time > 0 else -(2**63)
 
-    def _pass(self, stored: int) -> None:
-        """Pass over file data. Their padding may be missing at the end of the stream."""
+    def _skip(self, stored: int) -> None:
+        """Skip file data. Their padding may be missing at the end of the stream."""
         if self.stream.offset + stored > field.INT64_MAX:
             raise InvalidImageError(f"size {stored} is not possible")
         if self.stream.skip(stored + -stored % 512) < stored:

@@ -1,7 +1,7 @@
-"""Maps of sparse files, in the four forms GNU tar has had: which bytes of the file are stored.
+"""Parse the maps of sparse files, in the four forms of GNU tar: which bytes of the file are stored.
 
-A map is a flat list of numbers: offset in the file, length, offset, length... Its length is checked against the
-`room` that is left before it is read. GNU tar manual, "Storing Sparse Files".
+A map is a flat list of numbers: offset in the file, length, offset, length... The parser checks its length against the
+remaining `room` before it reads the map. GNU tar manual, "Storing Sparse Files".
 """
 
 from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
@@ -15,13 +15,13 @@ Pieces = tuple[tuple[int, int], ...]
 def layout(
     block: bytes, records: dict[bytes, bytes], stored: int, stream: Forward, room: int
 ) -> tuple[int, int, Pieces | None]:
-    """Return logical size, stored size and pieces of a regular file; None for the pieces of one that is not sparse.
+    """Return logical size, stored size and pieces of a regular file; the pieces are None unless it is sparse.
 
-    `stored` is the size in its header, which in version 1.0 counts the map. `stream` is read up to the data.
+    `stored` is the size in its header, which in version 1.0 includes the map. This reads `stream` up to the data.
 
     Raises:
         InvalidImageError: The map does not fit the file.
-        UnsupportedError: The file is sparse in a way that is not GNU tar's.
+        UnsupportedError: The sparse format is not one of GNU tar's.
         LimitError: The map has more than `room` pieces.
     """
     version = records.get(b"GNU.sparse.major"), records.get(b"GNU.sparse.minor")
@@ -46,7 +46,7 @@ def layout(
 def _header_map(block: bytes, stream: Forward, room: int) -> tuple[int, list[int]]:
     """Return the logical size and the map of an entry of type S: in its header and in blocks after it."""
     if block[257:265] != GNU_MAGIC:
-        raise UnsupportedError("a sparse file that is not GNU tar's")
+        raise UnsupportedError("a sparse file not in GNU tar's format")
     size = check_size(number(block[483:495]))
     numbers: list[int] = []
     slots, more = block[386:482], block[482]
@@ -69,7 +69,7 @@ def _record_map(records: dict[bytes, bytes], room: int) -> list[int]:
     value = records.get(b"GNU.sparse.map")
     numbers = [decimal(digits) for digits in value.split(b",")] if value else []
     if len(numbers) != 2 * count:
-        raise InvalidImageError("a sparse map that is not as long as it says")
+        raise InvalidImageError("a sparse map of another length than it states")
     return numbers
 
 
@@ -79,27 +79,27 @@ def _data_map(stream: Forward, stored: int, room: int) -> list[int]:
     rest = b""
     while not numbers or len(numbers) <= 2 * numbers[0]:
         if stored < 512 or len(rest) > 512:  # a number may have leading zeros
-            raise InvalidImageError("a sparse map that does not end")
+            raise InvalidImageError("a sparse map without an end")
         stored -= 512
         *lines, rest = (rest + read_exactly(stream, 512)).split(b"\n")
         numbers += map(decimal, lines)
         if numbers:
             _check(numbers[0], room)
     if len(numbers) > 2 * numbers[0] + 1:
-        raise InvalidImageError("a sparse map that is longer than it says")
+        raise InvalidImageError("a sparse map longer than it states")
     return numbers[1:]
 
 
 def _check(count: int, room: int) -> None:
     if count > room:
         raise LimitError(
-            f"a sparse file of {count} pieces, when the limit sparse-pieces leaves {room} of the layer's to it; "
+            f"a sparse file of {count} pieces: over the limit sparse-pieces, of which the layer has {room} left; "
             "if you trust the image, raise it with --limit"
         )
 
 
 def _pieces(numbers: list[int], size: int, stored: int) -> Pieces:
-    """Return the pieces that are not empty. They must be in order, apart, inside the file, and all the data."""
+    """Return the non-empty pieces. They must ascend without overlap inside the file and cover all the data."""
     pieces = [*zip(numbers[::2], numbers[1::2], strict=True)]
     end = 0
     for offset, length in pieces:

@@ -1,9 +1,10 @@
-"""What one layer changes, as a tree of its own: the names it gave, those it removed, and the directories on the way.
+"""The changes of one layer as a separate tree: the names it adds, the names it removes, and the directories above them.
 
-It is written as overlayfs writes an upper layer (Linux Documentation/filesystems/overlayfs.rst, "whiteouts and opaque
-directories"). A name that was removed is a character device 0:0; an extended attribute tells it from a device that an
-image really holds, as `merge` lets none of these names pass. A directory whose lower content is hidden is marked
-opaque. Directories on the way are from a lower layer, and keep its number. It does not know how layers are applied.
+The tree has the format of an overlayfs upper layer (Linux Documentation/filesystems/overlayfs.rst, "whiteouts and
+opaque directories"). A removed name is a character device 0:0. An extended attribute distinguishes it from a real
+device of the image, because `merge` drops attributes of that name from images. A directory that hides all lower
+content is marked opaque. Directories above a change belong to a lower layer and keep its number. This module does not
+know how layers are applied.
 """
 
 import stat
@@ -16,24 +17,24 @@ WHITEOUT_XATTR = b"trusted.overlay.whiteout"
 OPAQUE_XATTR = b"trusted.overlay.opaque"
 """Only on opaque directories; its value is `y`."""
 
-Place = tuple[Node, bytes]
+Name = tuple[Node, bytes]
 """A name in a directory."""
 
 
 def changed_tree(
-    root: Node, number: int, given: Iterable[Place], removed: Iterable[Place], cut: Iterable[Node]
+    root: Node, number: int, added: Iterable[Name], removed: Iterable[Name], opaque: Iterable[Node]
 ) -> Node:
-    """Return the root of the tree of what layer `number` changed in the tree below `root`, which stays as it is.
+    """Return the root of a tree of what layer `number` changed in the tree below `root`, which stays unchanged.
 
     Args:
         root: The tree with the layer applied.
         number: The layer's position.
-        given: The names that entries of the layer gave.
-        removed: The lower names that went, with all below them; what has taken the place of one is among `given`.
-        cut: Directories of lower layers that it made opaque.
+        added: The names of the layer's entries.
+        removed: The lower names that it removed, with all below them; `added` has their replacements.
+        opaque: Directories of lower layers that it made opaque.
     """
     copies = _Copies(root)
-    for directory, name in given:
+    for directory, name in added:
         child = directory.names().get(name)
         if child is None:
             continue
@@ -47,36 +48,36 @@ def changed_tree(
             _set(copies.of(directory), name, _whiteout(number))
         elif child.is_dir:
             _mark_opaque(copies.of(child))
-    for directory in cut:
+    for directory in opaque:
         _mark_opaque(copies.of(directory))
     return copies.root
 
 
 class _Copies:
-    """Copies of directories, each with the children only that were placed in it."""
+    """Copies of directories that contain only the changed children."""
 
     def __init__(self, root: Node) -> None:
         self.root = _bare(root)
         self._copies = {root: self.root}
 
     def of(self, directory: Node) -> Node | None:
-        """Return the copy of a directory, in its place below the root; None if it is no longer in the tree."""
-        way = []
+        """Return the copy of a directory, linked below the root; None if it is no longer in the tree."""
+        missing = []
         while directory not in self._copies:
             if directory.parent is None or directory.parent.names().get(directory.name) is not directory:
                 return None
-            way.append(directory)
+            missing.append(directory)
             directory = directory.parent
         copy = self._copies[directory]
-        for below in reversed(way):
-            self._copies[below] = _bare(below)
-            copy.names()[below.name] = self._copies[below]
-            copy = self._copies[below]
+        for child in reversed(missing):
+            self._copies[child] = _bare(child)
+            copy.names()[child.name] = self._copies[child]
+            copy = self._copies[child]
         return copy
 
 
 def _bare(directory: Node) -> Node:
-    """Return a directory of the same attributes, and empty."""
+    """Return an empty directory with the same attributes."""
     copy = Node(
         directory.mode, layer=directory.layer, uid=directory.uid, gid=directory.gid, mtime_ns=directory.mtime_ns
     )

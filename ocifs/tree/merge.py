@@ -1,8 +1,9 @@
-"""Layers applied one after the other, in manifest order, to one tree.
+"""Apply layers, in manifest order, to one tree.
 
-The rule is OCI image-spec layer.md, "Applying Changesets": a whiteout removes what lower layers gave and nothing of
-its own layer, wherever it stands in it. Paths are resolved inside the tree, symlinks included, when an entry is
-applied; nothing outside exists. Where the specification is silent the result is umoci's. It knows nothing of how the
+The rule is OCI image-spec layer.md, "Applying Changesets": a whiteout removes files of lower layers and none of its
+own layer, wherever in the layer it stands. For each entry, `_Layer` resolves the path inside the tree, following
+symlinks; nothing outside the tree exists. A name of this layer shows in its node's `layer`; `further` and `implied`
+record the exceptions. Where the specification is silent, the result is umoci's. This module knows nothing of how the
 tree is stored.
 """
 
@@ -13,7 +14,7 @@ from functools import lru_cache
 from ocifs.errors import InvalidImageError, OcifsError, printable
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.toc import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
-from ocifs.tree.changes import Place, changed_tree
+from ocifs.tree.changes import Name, changed_tree
 from ocifs.tree.node import Extent, Node
 from ocifs.tree.whiteout import Mark, classify
 
@@ -26,22 +27,22 @@ _TYPES = {
     FIFO: stat.S_IFIFO,
 }
 _LEADING = (SYMLINK, HARDLINK)
-"""Kinds of entries that may be, or become, a way to somewhere else."""
+"""Kinds of entries that may change how a path resolves."""
 _MAX_LINKS = 40
 """Symlinks followed in one path, as in Linux."""
 _HIDDEN = (b"trusted.overlay.", b"user.overlay.", b"security.selinux")
-"""Extended attributes that speak of another mount: overlayfs would believe them, SELinux has its own policy."""
+"""Extended attributes that describe another mount: overlayfs would obey them, SELinux has its own policy."""
 
 
 def merge(layers: Iterable[Iterable[Entry]], warn: Callable[[str], None], limits: Limits = DEFAULT_LIMITS) -> Node:
-    """Return the root of the tree that `layers`, base layer first, make together.
+    """Return the root of the merged tree of `layers`, base layer first.
 
-    A directory no layer describes is 0755 root:root, mtime 0, as is the root.
+    A directory without an entry is 0755 root:root, mtime 0, as is the root.
 
     Raises:
         InvalidImageError: A whiteout names no file, a hard link has no target, symlinks loop, or the root is not a
             directory.
-        LimitError: Entries and the directories that they imply are too many, or paths lead through too many symlinks.
+        LimitError: There are too many entries and directories that they imply, or too many symlinks in paths.
     """
     root = Node(stat.S_IFDIR | 0o755)
     for _ in _apply(root, layers, warn, limits):
@@ -52,12 +53,12 @@ def merge(layers: Iterable[Iterable[Entry]], warn: Callable[[str], None], limits
 def changes(
     layers: Iterable[Iterable[Entry]], warn: Callable[[str], None], limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[Node]:
-    """Give for each of `layers` in turn, base layer first, the tree of what it changes (`ocifs.tree.changes`).
+    """Yield for each of `layers`, base layer first, the tree of its changes (`ocifs.tree.changes`).
 
-    Raises what `merge` does, when it comes to the layer.
+    Raises the errors of `merge` at the layer that causes them.
     """
-    for layer in _apply(Node(stat.S_IFDIR | 0o755), layers, warn, limits, note_given=True):
-        yield changed_tree(layer.root, layer.number, layer.given or [], layer.removed, layer.cut)
+    for layer in _apply(Node(stat.S_IFDIR | 0o755), layers, warn, limits, record_added=True):
+        yield changed_tree(layer.root, layer.number, layer.added or [], layer.removed, layer.cut)
 
 
 def _apply(
@@ -66,12 +67,12 @@ def _apply(
     warn: Callable[[str], None],
     limits: Limits,
     *,
-    note_given: bool = False,
+    record_added: bool = False,
 ) -> "Iterator[_Layer]":
-    account = _Account(limits)
+    usage = _Usage(limits)
     for number, entries in enumerate(layers):
-        layer = _Layer(root, number, warn, account)
-        layer.given = [] if note_given else None
+        layer = _Layer(root, number, warn, usage)
+        layer.added = [] if record_added else None
         for entry in entries:
             try:
                 layer.apply(entry)
@@ -80,8 +81,8 @@ def _apply(
         yield layer
 
 
-class _Account:
-    """What was spent on all layers so far."""
+class _Usage:
+    """Counts entries and symlink steps of all layers, and enforces their limits."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -89,46 +90,46 @@ class _Account:
         self._steps = 0
 
     def add_entry(self) -> None:
-        """Count an entry, or a directory that one implies."""
+        """Count an entry or an implied directory."""
         self._entries += 1
         if self._entries > self._limits.image_entries:
-            most = self._limits.image_entries
-            raise self._limits.passed("image_entries", f"more than {most} tar entries and directories that they imply")
+            limit = self._limits.image_entries
+            raise self._limits.passed("image_entries", f"more than {limit} tar entries and directories that they imply")
 
     def add_steps(self, count: int) -> None:
-        """Count names taken from the target of a symlink."""
+        """Count names from the target of a symlink."""
         self._steps += count
         if self._steps > self._limits.symlink_steps:
             raise self._limits.passed("symlink_steps", f"{self._steps} steps through the image's symlinks")
 
 
 class _Layer:
-    """One layer while it is applied: what of the tree below `root` is its own."""
+    """Applies one layer, and records which names of the tree below `root` it added."""
 
-    def __init__(self, root: Node, number: int, warn: Callable[[str], None], account: _Account) -> None:
+    def __init__(self, root: Node, number: int, warn: Callable[[str], None], usage: _Usage) -> None:
         self.root = root
         self.number = number
         self.warn = warn
-        self.account = account
+        self.usage = usage
         self.further: dict[Node, dict[bytes, bool]] = {}
-        """By directory, the names of the layer's that the number of their node does not tell: hard links (True), and
-        directories of lower layers above what it gave (False)."""
+        """By directory, this layer's names whose node has another layer number: hard links (True), and directories of
+        lower layers above a name that this layer added (False)."""
         self.implied: set[Node] = set()
         """Directories that it made without an entry for them."""
-        self.given: list[Place] | None = None
-        """Names that its entries gave; None if nobody asks for them."""
+        self.added: list[Name] | None = None
+        """Names of its entries; None if the caller does not need them."""
         self.opaque: set[Node] = set()
-        """Directories in which, at any depth, nothing lower is left: no whiteout has work there again."""
-        self.removed: list[Place] = []
-        """Lower names that went, with all below them; this layer may have given them anew, before or after."""
+        """Directories without lower content at any depth, so that a further whiteout there has no effect."""
+        self.removed: list[Name] = []
+        """Lower names that it removed, with all below them; this layer may add the same names before or after."""
         self.cut: list[Node] = []
-        """Directories that were there below and were made opaque."""
+        """Directories of lower layers that it made opaque."""
         self.last: tuple[list[bytes], Node | None] = ([], None)
-        """The path below which an entry was put last, and the directory there; None once it may lead elsewhere."""
+        """Path and directory of the last entry's parent; None once the path may resolve elsewhere."""
 
     def apply(self, entry: Entry) -> None:
         """Apply one entry."""
-        self.account.add_entry()
+        self.usage.add_entry()
         path, inside = clean_path(entry.path)
         if not inside:
             self._warn(entry, "leads above the root; taken as /" + printable(b"/".join(path)))
@@ -157,7 +158,7 @@ class _Layer:
         child = directory.names().get(name)
         if child is None:
             return
-        if self._given(directory, name, child) is None:
+        if self._added(directory, name, child) is None:
             del directory.names()[name]
             self.removed.append((directory, name))
         elif child.is_dir:
@@ -168,19 +169,19 @@ class _Layer:
             self.cut.append(directory)
             self._remove_lower([directory])
 
-    def _remove_lower(self, todo: list[Node]) -> None:
-        """Remove from the directories `todo`, at all depths, what this layer did not give."""
-        while todo:
-            directory = todo.pop()
+    def _remove_lower(self, pending: list[Node]) -> None:
+        """Remove from the directories `pending`, at all depths, the names that this layer did not add."""
+        while pending:
+            directory = pending.pop()
             if directory in self.opaque:
                 continue
             self.opaque.add(directory)
             children = directory.names()
             for name, child in list(children.items()):
-                if self._given(directory, name, child) is None:
+                if self._added(directory, name, child) is None:
                     del children[name]
                 elif child.is_dir:
-                    todo.append(child)
+                    pending.append(child)
 
     def _add(self, path: list[bytes], entry: Entry) -> None:
         if not path:
@@ -189,13 +190,13 @@ class _Layer:
             self._describe(self.root, entry)
             return
         name = path.pop()
-        known, directory = self.last
-        if directory is None or path != known:
+        last_path, directory = self.last
+        if directory is None or path != last_path:
             directory = self._make_directories(path, entry)
             self.last = path, directory
         children = directory.names()
         child = children.get(name)
-        self._note_loss(entry, directory, name)
+        self._warn_of_loss(entry, directory, name)
         if entry.kind != DIRECTORY and child is not None and child.is_dir:
             self.removed.append((directory, name))
         if entry.kind in _LEADING or (child is not None and not (child.is_dir and entry.kind == DIRECTORY)):
@@ -211,19 +212,19 @@ class _Layer:
             children[name] = self._describe(Node(_TYPES[entry.kind]), entry)
         self._mark(directory, name, children[name])
 
-    def _note_loss(self, entry: Entry, directory: Node, name: bytes) -> None:
-        """Warn of an entry that takes from the tree what its own layer has put there."""
+    def _warn_of_loss(self, entry: Entry, directory: Node, name: bytes) -> None:
+        """Warn of an entry that removes what its own layer added."""
         child = directory.names().get(name)
-        given = None if child is None else self._given(directory, name, child)
-        if given:
-            self._warn(entry, "is given twice; the later one counts")
-        elif given is not None and entry.kind != DIRECTORY and child is not None and child.is_dir:
+        added = None if child is None else self._added(directory, name, child)
+        if added:
+            self._warn(entry, "occurs twice; the later one counts")
+        elif added is not None and entry.kind != DIRECTORY and child is not None and child.is_dir:
             self._warn(entry, "replaces a directory in which this layer has put files; they are gone")
 
-    def _given(self, directory: Node, name: bytes, child: Node) -> bool | None:
-        """Return whether an entry of this layer gave just that name; None if it is all of lower layers.
+    def _added(self, directory: Node, name: bytes, child: Node) -> bool | None:
+        """Return whether this layer has an entry of that name; None if the name is from lower layers only.
 
-        A node of this layer's number is under names that this layer gave, so they need no place in memory.
+        All names of a node with this layer's number are from this layer, so they need no further memory.
         """
         if child.layer == self.number and child not in self.implied:
             return True
@@ -232,41 +233,41 @@ class _Layer:
         return names.get(name, otherwise) if names else otherwise
 
     def _mark(self, directory: Node, name: bytes, child: Node) -> None:
-        """Note that this layer gave `child` the name `name` in `directory`, and so the directory and all above."""
-        if self.given is not None:
-            self.given.append((directory, name))
+        """Record that this layer added `child` as `name` to `directory`, which it and all above must therefore keep."""
+        if self.added is not None:
+            self.added.append((directory, name))
         self.implied.discard(child)
         if child.layer != self.number:
             self.further.setdefault(directory, {})[name] = True
         self._mark_above(directory)
 
     def _mark_above(self, directory: Node) -> None:
-        """Note that this layer gave something in `directory`."""
-        while (above := directory.parent) is not None and self._given(above, directory.name, directory) is None:
-            self.further.setdefault(above, {})[directory.name] = False
-            directory = above
+        """Record that this layer added something below `directory`."""
+        while (parent := directory.parent) is not None and self._added(parent, directory.name, directory) is None:
+            self.further.setdefault(parent, {})[directory.name] = False
+            directory = parent
 
-    def _link_target(self, linkname: bytes, itself: Place) -> Node:
-        """Return the node that the hard link at `itself` names, as the tree is now; a symlink there is not followed."""
+    def _link_target(self, linkname: bytes, link: Name) -> Node:
+        """Return the current node of `linkname`, the target of the hard link `link`; follow no symlink at its end."""
         path, _ = clean_path(linkname)
         directory = self._resolve(path[:-1]) if path else None
-        if directory and (directory, path[-1]) == itself:
+        if directory and (directory, path[-1]) == link:
             raise InvalidImageError("a hard link to itself")
         node = directory.names().get(path[-1]) if directory else None
         if node is None:
             raise InvalidImageError(
-                f"hard link to '{printable(linkname)}': no such file in lower layers, or before it in its own"
+                f"hard link to '{printable(linkname)}': no such file in lower layers, or earlier in its own"
             )
         if node.is_dir:
             raise InvalidImageError(f"hard link to '{printable(linkname)}', which is a directory")
         return node
 
     def _describe(self, node: Node, entry: Entry) -> Node:
-        """Give `node` the attributes of `entry`, of its type."""
+        """Set the attributes of `node` from `entry`."""
         permissions = 0o777 if entry.kind == SYMLINK else entry.mode
-        node.mode = _one(_TYPES[entry.kind] | permissions)
+        node.mode = _shared(_TYPES[entry.kind] | permissions)
         node.layer = self.number
-        node.uid, node.gid, node.mtime_ns = _one(entry.uid), _one(entry.gid), entry.mtime_ns
+        node.uid, node.gid, node.mtime_ns = _shared(entry.uid), _shared(entry.gid), entry.mtime_ns
         xattrs = entry.xattrs
         if xattrs or node.xattrs:
             node.xattrs = {name: xattrs[name] for name in xattrs if not is_hidden(name)}
@@ -280,42 +281,42 @@ class _Layer:
         return node
 
     def _resolve(self, path: list[bytes]) -> Node | None:
-        """Return the directory at `path`, following symlinks; None if there is none."""
+        """Return the directory at `path`, following symlinks; None if it does not exist."""
         node, missing = self._follow(path)
         return None if missing else node
 
     def _make_directories(self, path: list[bytes], entry: Entry) -> Node:
-        """Return the directory at `path`, following symlinks; make it where there is nothing, and where a file is."""
+        """Return the directory at `path`, following symlinks; make missing ones, and replace a file."""
         node, missing = self._follow(path)
         if missing and missing[0] in node.names():
             self._warn(entry, f"lies below '{printable(missing[0])}', which is a file; a directory replaces it")
         if missing:
             self._mark_above(node)
         for name in missing:
-            self.account.add_entry()
+            self.usage.add_entry()
             node = self._make_directory(node, name)
             self.implied.add(node)
         return node
 
     def _follow(self, path: list[bytes]) -> tuple[Node, list[bytes]]:
-        """Return the last directory on the way along `path`, and the names of those below it that are missing.
+        """Return the last existing directory along `path`, and the names of the missing ones below it.
 
-        Symlinks are followed. What a symlink names and leaves again by `..` need not be there.
+        It follows symlinks. A directory that a symlink's target enters and leaves again by `..` need not exist.
         """
-        todo = path[::-1]
+        pending = path[::-1]
         links = 0
         node = self.root
         missing: list[bytes] = []
-        while todo:
-            name = todo.pop()
+        while pending:
+            name = pending.pop()
             child = None if missing else node.names().get(name)
             if child is not None and child.is_dir:
                 node = child
             elif child is not None and stat.S_ISLNK(child.mode):
                 links += 1
-                todo += self._followed(child.target, links)[::-1]
+                pending += self._target_names(child.target, links)[::-1]
                 node = self.root if child.target.startswith(b"/") else node
-            elif name not in (b"", b".", b".."):  # only a symlink's target has such names
+            elif name not in (b"", b".", b".."):  # only symlink targets have these names
                 missing.append(name)
             elif missing and name == b"..":
                 missing.pop()
@@ -323,12 +324,12 @@ class _Layer:
                 node = node.parent or node
         return node, missing
 
-    def _followed(self, target: bytes, links: int) -> list[bytes]:
-        """Return the names that a symlink leads to, the `links`th on the way."""
+    def _target_names(self, target: bytes, links: int) -> list[bytes]:
+        """Return the names in the target of a symlink, the `links`th of its path."""
         names = target.split(b"/")
         if links > _MAX_LINKS:
-            raise InvalidImageError(f"more than {_MAX_LINKS} symlinks on the way to it")
-        self.account.add_steps(len(names))
+            raise InvalidImageError(f"its path leads through more than {_MAX_LINKS} symlinks")
+        self.usage.add_steps(len(names))
         return names
 
     def _make_directory(self, parent: Node, name: bytes) -> Node:
@@ -340,18 +341,18 @@ class _Layer:
 
 
 def is_hidden(xattr: bytes) -> bool:
-    """Whether an extended attribute of that name is left out of every tree."""
+    """Whether every tree leaves out an extended attribute of that name."""
     return xattr.startswith(_HIDDEN)
 
 
 @lru_cache(4096)
-def _one(number: int) -> int:
-    """Return the same object for the same number: most files have one of a few modes and owners."""
+def _shared(number: int) -> int:
+    """Return one shared object for equal numbers: most files have one of a few modes and owners."""
     return number
 
 
 def clean_path(path: bytes) -> tuple[list[bytes], bool]:
-    """Return the names of `path`, `..` resolved by name alone, and whether it stays below the root."""
+    """Return the names of `path` with `..` resolved lexically, and whether it stays below the root."""
     names: list[bytes] = []
     inside = True
     for name in path.split(b"/"):

@@ -1,7 +1,7 @@
-"""A node of the merged tree: what an inode will be, before it has a number.
+"""A node of the merged tree: an inode before it has a number.
 
-A node is a file, not a name: hard links are one node under several names. It knows its attributes and where its
-bytes lie, and nothing of tar, of whiteouts or of how it will be stored.
+A node is a file, not a name: hard links are one node under several names. A node has its attributes and the position
+of its bytes. This module knows nothing of tar, of whiteouts or of how the tree is stored.
 """
 
 import stat
@@ -14,16 +14,16 @@ _NONE: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 class Extent(msgspec.Struct, frozen=True, gc=False):
-    """Where a regular file's bytes lie: in the uncompressed tar stream of one layer."""
+    """The position of a regular file's bytes in the uncompressed tar stream of one layer."""
 
     layer: int
     """Position of the layer in the manifest, the base layer being 0."""
     offset: int
     """Byte offset in the layer's uncompressed tar stream."""
     size: int
-    """Bytes stored there; less than the node's size when it is sparse."""
+    """Bytes stored there; fewer than the node's size if it is sparse."""
     sparse: tuple[tuple[int, int], ...] | None = None
-    """(offset in the file, length) of each stored piece, in the order they are stored; None: not sparse."""
+    """(offset in the file, length) of each stored piece, in stored order; None if the file is not sparse."""
 
 
 class Node:
@@ -49,7 +49,7 @@ class Node:
     def __init__(self, mode: int, *, layer: int = 0, uid: int = 0, gid: int = 0, mtime_ns: int = 0) -> None:
         self.mode = mode
         self.layer = layer
-        """The layer whose entry gave the node its present attributes."""
+        """The layer whose entry set the node's current attributes."""
         self.uid = uid
         self.gid = gid
         self.mtime_ns = mtime_ns
@@ -60,14 +60,14 @@ class Node:
         """Target of a symlink, as stored."""
         self.xattrs = _NONE
         self.extent: Extent | None = None
-        """None for anything but a regular file that has bytes."""
+        """None unless it is a regular file with bytes."""
         self.children: dict[bytes, Node] | None = {} if stat.S_ISDIR(mode) else None
-        """Name to node, in no particular order; None for anything but a directory."""
+        """Name to node, in no particular order; None unless it is a directory."""
         self.parent: Node | None = None
-        """Of a directory only, as its name: other nodes may have several."""
+        """Parent and name are set for directories only: other nodes may have several."""
         self.name = b""
         self.number = 0
-        """Scratch of whoever numbers the nodes of a tree."""
+        """Scratch space of the code that numbers the nodes of a tree."""
 
     @property
     def is_dir(self) -> bool:
@@ -75,7 +75,7 @@ class Node:
         return self.children is not None
 
     def names(self) -> dict[bytes, "Node"]:
-        """Return the children of what is known to be a directory."""
+        """Return the children of a directory. Raises TypeError for another file."""
         if self.children is None:
             raise TypeError("not a directory")
         return self.children

@@ -1,7 +1,7 @@
-"""Whiteouts: names in a layer that remove instead of add, told from all others once.
+"""Classify names in a layer: whiteouts remove a file instead of adding one.
 
-OCI image-spec layer.md, "Representing Changes" and "Whiteouts"; `.wh..wh.` names are what AUFS left behind. What a
-whiteout removes is `merge`'s to say.
+OCI image-spec layer.md, "Representing Changes" and "Whiteouts"; `.wh..wh.` names are metadata of AUFS. `merge` decides
+what a whiteout removes.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ _OPAQUE = b".wh..wh..opq"
 
 
 class Mark(Enum):
-    """What an entry is by its name."""
+    """The meaning of an entry's name."""
 
     ORDINARY = "a file to add"
-    LITERAL = "a file to add, below a directory that is named as a whiteout"
+    LITERAL = "a file to add, below a directory with the name of a whiteout"
     WHITEOUT = "removes the file of that name"
-    OPAQUE = "removes what is in the directory"
+    OPAQUE = "removes the content of the directory"
     DROPPED = "AUFS metadata, or below it"
 
 
 def classify(path: Sequence[bytes]) -> tuple[Mark, bytes]:
-    """Return what the cleaned `path`, a sequence of names, marks, and the name that a whiteout removes.
+    """Return the meaning of the cleaned `path`, a sequence of names, and the name that a whiteout removes.
 
     Raises:
-        InvalidImageError: `.wh.` is followed by nothing, `.` or `..`, in any name of the path.
+        InvalidImageError: In any name of the path, only `.`, `..` or nothing follows `.wh.`.
     """
     if _PREFIX not in b"/".join(path):
         return Mark.ORDINARY, b""

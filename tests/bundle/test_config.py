@@ -7,8 +7,8 @@ import pytest
 
 from ocifs.bundle.config import Host, Overrides, parse_environment, runtime_spec
 from ocifs.bundle.runtime_spec import Spec, to_json
-from ocifs.bundle.user import Accounts
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, UnsupportedError
+from ocifs.image.passwd import Accounts
 from ocifs.spec.config import parse_config
 
 _ACCOUNTS = Accounts(b"root:x:0:0::/root:\nweb:x:33:33::/var/www:\n", b"adm:x:4:web\n")

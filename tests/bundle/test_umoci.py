@@ -11,7 +11,7 @@ import pytest
 import ocifs
 from ocifs.bundle.config import Host, Overrides, runtime_spec
 from ocifs.bundle.runtime_spec import to_json
-from ocifs.bundle.user import Accounts
+from ocifs.image.passwd import Accounts
 from ocifs.spec.platform import Platform
 from tests.images import Image, Json, Layer, write_layout
 from tests.tars import directory, file, tar

@@ -1,14 +1,10 @@
 """Who `Config.User` is, by the image's own files."""
 
-from pathlib import Path
-
 import pytest
 
-from ocifs.bundle.user import Accounts, ResolvedUser, resolve_user
+from ocifs.bundle.user import ResolvedUser, resolve_user
 from ocifs.errors import NotFoundError
-from ocifs.image.opening import open_image
-from tests.images import Image, Layer, write_layout
-from tests.tars import directory, file, header, symlink, tar
+from ocifs.image.passwd import Accounts
 
 PASSWD = b"""\
 # no line of passwd
@@ -95,24 +91,3 @@ def test_an_image_without_the_files_has_numbers_only(user: str, uid: int) -> Non
     assert resolve_user(user, Accounts()) == ResolvedUser(uid, 0)
     with pytest.raises(NotFoundError):
         resolve_user("root", Accounts())
-
-
-@pytest.mark.parametrize(
-    ("members", "passwd"),
-    [
-        ([file(b"etc/passwd", b"own")], b"own"),
-        ([symlink(b"etc/passwd", b"../../../../usr/lib/passwd"), file(b"usr/lib/passwd", b"own")], b"own"),
-        ([symlink(b"etc", b"/usr/etc"), file(b"usr/etc/passwd", b"own")], b"own"),
-        ([symlink(b"etc/passwd", b"/proc/self/environ")], b""),
-        ([symlink(b"etc/passwd", b"passwd")], b""),
-        ([directory(b"etc/passwd")], b""),
-        ([header(b"etc/passwd", flag=b"6")], b""),
-        ([header(b"etc/passwd", flag=b"3", major=1, minor=5)], b""),
-        ([], b""),
-    ],
-)
-def test_the_files_are_the_image_s_own_wherever_its_links_lead(
-    tmp_path: Path, members: list[bytes], passwd: bytes
-) -> None:
-    with open_image(write_layout(tmp_path / "image", Image((Layer(tar(members)),)))) as image:
-        assert Accounts.of(image.rootfs) == Accounts(passwd, b"")

@@ -280,5 +280,5 @@ def test_what_a_decoder_writes_stays_off_the_terminal(ocifs: Ocifs, tmp_path: Pa
     )
     ran = ocifs.run(command, image)
     assert ran.code == 4
-    assert "the gzip stream ends in the middle: the blob is cut short" in ran.text + ran.err
+    assert "the gzip stream is truncated: fetch or build the image again" in ran.text + ran.err
     assert all(line.startswith("ocifs: ") for line in ran.err.splitlines())

@@ -66,7 +66,7 @@ def test_a_directory_that_is_no_cache_is_refused(ocifs: Ocifs, tmp_path: Path, v
     complaint = ocifs.complaint(8, "cache", *verb, "--cache-dir", tmp_path / "mine")
     assert (
         complaint
-        == f"{tmp_path}/mine is not a cache of ocifs: it has no directory 'entries': name another with --cache-dir"
+        == f"{tmp_path}/mine is not an ocifs cache: it has no directory 'entries': name another with --cache-dir"
     )
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
 
@@ -90,7 +90,7 @@ def test_a_directory_above_the_cache_that_others_may_write_is_named(ocifs: Ocifs
     assert result == (
         0,
         b"content",
-        f"ocifs: warning: cache directory {shared}/cache: {way_out}: going on without it\n",
+        f"ocifs: warning: cache directory {shared}/cache: {way_out}: continuing without it\n",
     )
     refused = ocifs.complaint(8, "cache", "clear", "--cache-dir", shared / "cache")
     assert refused == f"cache directory {shared}/cache: {way_out}: name another with --cache-dir"
@@ -128,7 +128,7 @@ def test_a_cache_that_cannot_be_made_is_one_warning(ocifs: Ocifs, demo: Path) ->
     result = ocifs.run("cat", "--cache-dir", ocifs.home / "file/cache", demo, "file")
     assert (result.code, result.out) == (0, b"content")
     assert result.err == (
-        f"ocifs: warning: cache directory {ocifs.home}/file/cache: Not a directory: going on without it\n"
+        f"ocifs: warning: cache directory {ocifs.home}/file/cache: Not a directory: continuing without it\n"
     )
 
 
@@ -149,5 +149,5 @@ def test_a_full_disk_is_one_warning(ocifs: Ocifs, tmp_path: Path, root: None) ->
     tight = replace(ocifs, become=("unshare", "--mount", "sh", "-c", full, "sh"))
     result = tight.run("cat", image, f"/{0:064d}")
     assert (result.code, result.out) == (0, b"x")
-    assert result.err.startswith("ocifs: warning: the cache cannot be written (No space left on device)")
+    assert result.err.startswith("ocifs: warning: cannot write to the cache: No space left on device")
     assert result.err.count("\n") == 1

@@ -12,7 +12,7 @@ from tests.images import Image, Json, Layer, write_layout
 from tests.tars import directory, file, tar
 
 _TWICE = tar([file(b"f", b"1"), file(b"f", b"2"), directory(b"etc")])
-_SAID = "tree: layer 0, entry 'f' is given twice; the later one counts: refused by --strict"
+_SAID = "tree: layer 0, entry 'f' occurs twice; the later one counts: refused by --strict"
 
 # How each verb is called; those of the second table open no layer.
 _READING = {

@@ -118,7 +118,7 @@ def test_damage_is_one_line(kind: Kind, place: int, in_file: Callable[[bytes], F
 def test_a_cut_blob_is_one_line(kind: Kind, size: int, in_file: Callable[[bytes], FileReader]) -> None:
     with (
         SubprocessPass(kind, in_file(BLOB[:size])) as reading,
-        pytest.raises(InvalidImageError, match=r"cut short|rapidgzip: "),
+        pytest.raises(InvalidImageError, match=r"is truncated|rapidgzip: "),
     ):
         list(map(len, reading.chunks()))
 
@@ -171,7 +171,7 @@ def test_a_process_that_is_stopped_is_given_up(
         chunks = stopped.chunks()
         next(chunks)
         stopped._process.send_signal(signal.SIGSTOP)
-        with pytest.raises(InvalidImageError, match="the process that inflates was stopped"):
+        with pytest.raises(InvalidImageError, match="the inflating process was stopped"):
             list(map(len, chunks))
 
 
@@ -213,7 +213,7 @@ def test_where_no_process_can_be_had_the_other_pass_is_asked(
     blob = in_file(BLOB)
     before = fds()
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    with pytest.raises(InvalidImageError, match="no process to inflate in: Resource"), SubprocessPass(kind, blob):
+    with pytest.raises(InvalidImageError, match="to inflate: Resource"), SubprocessPass(kind, blob):
         pass
     assert fds() == before
 

@@ -25,12 +25,12 @@ import zstandard
 from ocifs.bundle.config import Host, Overrides, runtime_spec
 from ocifs.bundle.paths import absolute_path
 from ocifs.bundle.runtime_spec import to_json
-from ocifs.bundle.user import Accounts
 from ocifs.compression import Pass, gzip, zstd
 from ocifs.compression.gzidx import read_gzidx
 from ocifs.erofs.reader import TreeImage
 from ocifs.erofs.writer import compile_tree
 from ocifs.errors import NotFoundError, OcifsError
+from ocifs.image.passwd import Accounts
 from ocifs.indexes.candidate import CONVERTED, check_index
 from ocifs.indexes.chunked import carried, table_of, write_index
 from ocifs.indexes.ztoc.read import read_ztoc, size_of_gzip

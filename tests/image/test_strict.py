@@ -31,7 +31,7 @@ ODD = {
     "a whiteout that is a directory": (Layer(tar([directory(b".wh.a")])), "should be an empty file"),
     "a whiteout with data": (Layer(tar([file(b"a/.wh.x", b"data")])), "should be an empty file"),
     "a whiteout's name on the way": (Layer(tar([file(b".wh.b/file")])), "whiteout's name"),
-    "a name given twice": (Layer(tar([file(b"f", b"1"), file(b"f", b"2")])), "given twice"),
+    "a name given twice": (Layer(tar([file(b"f", b"1"), file(b"f", b"2")])), "occurs twice"),
     "bytes after the gzip stream": (_Padded(tar([file(b"f")])), "7 bytes after the gzip stream"),
     "a time out of range": (Layer(tar([file(b"f", mtime=base256(2**70, 12))])), "out of range"),
     "an extended attribute of no namespace": (

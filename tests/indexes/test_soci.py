@@ -276,7 +276,7 @@ def complaints(reference: str, **options: Any) -> list[str]:
         (ZTOCS[PLAIN.blob], "it is of a layer of 10240 bytes, the layer has"),
         (independent.write(BASE.blob, BASE.tar, size=5), "more in the blob than one member"),
         (independent.write(BASE.blob, BASE.tar, max_span_id=7), "digests for 8 spans"),
-        (independent.write(BASE.blob, BASE.tar, entries=[ODD]), "entry 'odd': bytes outside of the tar stream"),
+        (independent.write(BASE.blob, BASE.tar, entries=[ODD]), "entry 'odd': bytes outside the tar stream"),
     ],
 )
 def test_a_ztoc_that_cannot_be_true_is_left_out(

@@ -123,7 +123,7 @@ def test_cannot_forge_a_cache_that_root_uses(ocifs: Ocifs, user: Ocifs, open_ima
     result = ocifs.run("ls", open_image, "/hello", **variables)
     assert result.code == 0
     assert result.err == (
-        f"ocifs: warning: cache directory {user.cache}: {user.home} belongs to uid 65534: going on without it\n"
+        f"ocifs: warning: cache directory {user.cache}: {user.home} belongs to uid 65534: continuing without it\n"
     )
     assert sorted(os.listdir(entries)) == before
 
@@ -134,7 +134,7 @@ def test_a_cache_in_which_one_directory_is_the_user_s_is_not_used(ocifs: Ocifs, 
     os.chown(ocifs.cache / "entries", 65534, -1)
     result = ocifs.run("ls", open_image)
     assert (result.code, result.err.count("\n")) == (0, 1)
-    assert f"{ocifs.cache}/entries belongs to uid 65534: going on without it" in result.err
+    assert f"{ocifs.cache}/entries belongs to uid 65534: continuing without it" in result.err
 
 
 @one_engine

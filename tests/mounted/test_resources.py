@@ -43,7 +43,7 @@ def test_too_few_open_files_are_said_to_be_too_few(ocifs: Ocifs, many: Path, kin
         for verb in (["mount", image, mountpoint], ["ls", image], ["verify", image]):
             complaint = limited(ocifs, files).complaint(6, *verb)
             assert complaint.endswith(
-                f"too many open files: {files} are allowed, an image takes two for each layer: "
+                f"too many open files: {files} are allowed, an image needs two for each layer: "
                 "raise the limit (ulimit -n)"
             )
 
@@ -115,7 +115,7 @@ def test_a_cache_that_is_read_only_is_used_as_far_as_it_goes(ocifs: Ocifs, refra
         subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
         result = ocifs.run("cat", "--cache-dir", cache, reframed, "content")
         assert (result.code, result.out) == (0, _CONTENT)
-        assert result.err == (f"ocifs: warning: cache directory {cache}: Read-only file system: going on without it\n")
+        assert result.err == f"ocifs: warning: cache directory {cache}: Read-only file system: continuing without it\n"
 
 
 @pytest.mark.parametrize("engine", ["fuse"], indirect=True)
@@ -128,7 +128,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(user: Ocifs, root: None,
     result = user.run("cat", image, "hello")
     assert (result.code, result.out) == (0, b"hello\n")
     if closed:
-        assert "Permission denied: going on without it" in result.err
+        assert "Permission denied: continuing without it" in result.err
     else:
         assert result.err == ""  # what is in it can be
 

@@ -231,7 +231,7 @@ ROWS: dict[str, tuple[list[bytes], dict[str, str], tuple[str, ...], str]] = {
         [symlink(b"l", b"real/n/../real"), symlink(b"real/n", b"/a"), file(b"l/x", b"X"), file(b"l/n"), file(b"l/y")],
         {"l": "-> real/n/../real", "real/x": "X", "real/n": "", "real/real": "dir", "real/real/y": ""},
         (),
-        "given twice",
+        "occurs twice",
     ),
     "a symlink on the path just taken leads elsewhere": (
         [file(b"link/x", b"X"), symlink(b"link", b"a"), file(b"link/y", b"Y")],

@@ -7,9 +7,6 @@ stops at the end of the archive, but diff ID and decoding go to the end of the s
 to find out (`size_of_gzip`).
 """
 
-import datetime as dt
-import re
-from functools import lru_cache
 from itertools import pairwise
 from struct import error as StructError  # noqa: N812 - it is a class
 from typing import Literal, NamedTuple
@@ -23,6 +20,7 @@ from ocifs.layer.index import Summary, encode_tail, pack_u64
 from ocifs.limits import Limits
 from ocifs.sources.resolve import ImageLayer
 from ocifs.spec.digest import Digest
+from ocifs.spec.rfc3339 import parse_time
 from ocifs.store import Writer
 from ocifs.toc import BLOCK, CHARACTER, HARDLINK, REGULAR, SYMLINK, Entry, pax
 from ocifs.toc.field import INT64_MAX, NAME_MAX, unsupported_type
@@ -34,10 +32,6 @@ _SLACK = 1 << 20
 """Bytes that may follow the end of an archive, at most: tar fills up its last record, of 10 KiB commonly."""
 _SPAN_LEAST = 64 << 10
 """Bytes of a span in a layer without compression: there, many cost nothing in the zTOC, but in what is made of it."""
-_TIME = re.compile(
-    rb"(\d{4}-\d\d-\d\d)T([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?(?:Z|([+-])([01]\d|2[0-3]):([0-5]\d))"
-)
-_EPOCH = dt.date(1970, 1, 1).toordinal()
 
 
 class Ztoc(NamedTuple):
@@ -241,21 +235,12 @@ def _entry(table: Table, limits: Limits) -> tuple[int, Entry]:
     return offset, entry
 
 
-@lru_cache(4096)
 def _mtime(text: bytes) -> int:
-    """Return a time of RFC 3339 in ns since the epoch."""
-    match = _TIME.fullmatch(text)
+    """Return a time in ns since the epoch. Raises InvalidImageError."""
     try:
-        day = dt.date.fromisoformat(match[1].decode()).toordinal() - _EPOCH if match else 0
+        return parse_time(text.decode("ascii"))
     except ValueError:
-        match = None
-    if match is None:
-        raise InvalidImageError(f"time '{_shown(text)}' is none")
-    seconds = day * 86400 + int(match[2]) * 3600 + int(match[3]) * 60 + int(match[4])
-    if match[6]:
-        seconds -= (int(match[7]) * 3600 + int(match[8]) * 60) * (-1 if match[6] == b"-" else 1)
-    time = seconds * 10**9 + int((match[5] or b"").ljust(9, b"0"))
-    return min(max(time, -(2**63)), INT64_MAX)
+        raise InvalidImageError(f"invalid time '{_shown(text)}'") from None
 
 
 def _shown(text: bytes) -> str:

@@ -4,7 +4,6 @@ The layer is read once, span by span, each proven by its digest: what is written
 checkpoints than the LayerIndex, because a zTOC keeps their windows as they are: one for every 4 MiB, as SOCI has it.
 """
 
-import datetime as dt
 import hashlib
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,12 +13,11 @@ from ocifs.errors import UnsupportedError, printable
 from ocifs.indexes.ztoc import GZIP, GZIP_HEAD, GZIP_POINT, KINDS, TAR_POINTS, UNCOMPRESSED, VERSION, WINDOW
 from ocifs.indexes.ztoc.build import Builder
 from ocifs.layer.layer import Layer
+from ocifs.spec.rfc3339 import format_time
 from ocifs.toc import ChunkReader, Entry, members
 
 SPAN = 4 << 20
 """Bytes of the tar stream between checkpoints, as near as those of the LayerIndex allow."""
-
-_EPOCH = dt.datetime(1970, 1, 1)
 
 
 class Written(NamedTuple):
@@ -124,16 +122,9 @@ def _write_entry(builder: Builder, at: int, entry: Entry, offset: int) -> None:
     builder.string(kind, KINDS[entry.kind])
     if entry.linkname:
         builder.string(places.pop(0), entry.linkname)
-    builder.string(places.pop(0), _time(entry.mtime_ns))
+    builder.string(places.pop(0), format_time(entry.mtime_ns).encode())
     for xattrs in places:
         for place, (key, value) in zip(builder.vector(xattrs, len(entry.xattrs)), entry.xattrs.items(), strict=True):
             key_at, value_at = builder.table(place, "oo")
             builder.string(key_at, b"SCHILY.xattr." + key)
             builder.string(value_at, value)
-
-
-def _time(ns: int) -> bytes:
-    """Return a time as RFC 3339 has it, in UTC."""
-    seconds, fraction = divmod(ns, 10**9)
-    text = (_EPOCH + dt.timedelta(seconds=seconds)).isoformat()
-    return f"{text}.{fraction:09}Z".encode() if fraction else f"{text}Z".encode()
