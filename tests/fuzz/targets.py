@@ -32,7 +32,7 @@ from ocifs.erofs.reader import TreeImage
 from ocifs.erofs.writer import compile_tree
 from ocifs.errors import NotFoundError, OcifsError
 from ocifs.indexes.candidate import CONVERTED, check_index
-from ocifs.indexes.chunked import carried, table_of, write_index
+from ocifs.indexes.chunked import read_toc, table_of, write_index
 from ocifs.indexes.ztoc.read import read_ztoc, size_of_gzip
 from ocifs.indexes.ztoc.read import write_index as write_index_of_ztoc
 from ocifs.layer.chunked.document import items_of
@@ -236,7 +236,7 @@ def fuzz_toc(data: bytes) -> None:
         if form == b"j":
             table = make_table(items_of(data, _SMALL), len(data), _SMALL)
         else:
-            table = table_of(carried(lambda begin, end: data[begin:end], layer, None, _SMALL), _SMALL)
+            table = table_of(read_toc(lambda begin, end: data[begin:end], layer, None, _SMALL), _SMALL)
         build = partial(write_index, table=table, layer=layer, toc=Digest.of(b""))
         with closing(Store(None).get(CONVERTED, "x", build)) as file:
             index = LayerIndex(file)

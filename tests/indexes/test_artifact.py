@@ -281,7 +281,7 @@ def complaints(reference: str, store: Store) -> list[str]:
         (lambda: altered(blob_size=5), "contradict|another layer"),
         (lambda: altered(blob_digest=str(Digest.of(b"other"))), "the index is of another layer"),
         (lambda: altered(diff_id=str(Digest.of(b"other"))), "the index is of another layer"),
-        (lambda: altered(codec="zstd"), "compressed otherwise"),
+        (lambda: altered(codec="zstd"), "another compression"),
         (lambda: altered(size=5), "contradict each other"),
         (lambda: with_entries(offset=1 << 40), "outside of the tar stream"),
         (lambda: with_entries(mode=-1), "a kind, mode or time"),

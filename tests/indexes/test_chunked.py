@@ -16,7 +16,7 @@ from ocifs.image.opening import open_image
 from ocifs.image.verification import verify_image
 from ocifs.indexes.artifact import make_artifact, referrers_of
 from ocifs.indexes.candidate import CONVERTED
-from ocifs.indexes.chunked import carried, table_of, write_index
+from ocifs.indexes.chunked import read_toc, table_of, write_index
 from ocifs.layer.chunked.table import ChunkTable
 from ocifs.layer.chunked.toc_location import promised
 from ocifs.layer.index import LayerIndex
@@ -281,11 +281,11 @@ MALFORMED: dict[str, Callable[[Document], object]] = {
 }
 
 
-def read_toc(layer: TocLayer, limits: Limits = DEFAULT_LIMITS) -> ChunkTable:
+def parse_toc(layer: TocLayer, limits: Limits = DEFAULT_LIMITS) -> ChunkTable:
     """Return what the TOC of a layer makes of it, without a registry."""
     of_image = described(layer)
     promise = promised(of_image.descriptor.annotations, of_image.compression)
-    return table_of(carried(lambda begin, end: layer.blob[begin:end], of_image, promise, limits), limits)
+    return table_of(read_toc(lambda begin, end: layer.blob[begin:end], of_image, promise, limits), limits)
 
 
 def described(layer: TocLayer) -> ImageLayer:
@@ -305,7 +305,7 @@ def local(layer: TocLayer) -> Iterator[Layer]:
     """Give a layer that is read by its TOC, all of its blob being here."""
     of_image = described(layer)
     index = Store(None).get(
-        CONVERTED, "x", lambda out: write_index(out, read_toc(layer), of_image, Digest.of(layer.blob))
+        CONVERTED, "x", lambda out: write_index(out, parse_toc(layer), of_image, Digest.of(layer.blob))
     )
     blob = Store(None).get(BLOB, "x", lambda out: out.write(layer.blob))
     yield Layer(0, LayerIndex(index), blob, SpanCache(), "a TOC")
@@ -317,7 +317,7 @@ def local(layer: TocLayer) -> Iterator[Layer]:
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_a_toc_that_cannot_be_true(write: Callable[..., TocLayer], alter: Callable[[Document], object]) -> None:
     with pytest.raises(OcifsError) as caught:
-        read_toc(write(TAR, alter=alter))
+        parse_toc(write(TAR, alter=alter))
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
 
@@ -344,7 +344,7 @@ def test_a_layer_without_entries(opened: Open, name: str, tmp_path: Path) -> Non
 
 
 def test_an_attribute_that_is_null_is_empty() -> None:
-    table = read_toc(estargz(TAR, alter=change(of="last", xattrs={"user.x": None})))
+    table = parse_toc(estargz(TAR, alter=change(of="last", xattrs={"user.x": None})))
     (entry,) = (each for each in table.entries if each.path == b"last")
     assert entry.xattrs == {b"user.x": b""}
 
@@ -353,7 +353,7 @@ def test_an_attribute_that_is_null_is_empty() -> None:
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_limits(write: Callable[..., TocLayer], limits: Limits) -> None:
     with pytest.raises(LimitError, match="--limit"):
-        read_toc(write(TAR), limits)
+        parse_toc(write(TAR), limits)
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -404,7 +404,7 @@ BAD_PLACES: dict[str, tuple[TocLayer, str]] = {
 @pytest.mark.parametrize(("layer", "expected"), BAD_PLACES.values(), ids=BAD_PLACES)
 def test_a_place_that_cannot_be_true(layer: TocLayer, expected: str) -> None:
     with pytest.raises(OcifsError, match=expected):
-        read_toc(layer)
+        parse_toc(layer)
 
 
 LIES: dict[str, Callable[[Document], object]] = {
@@ -603,4 +603,4 @@ def test_an_index_of_chunks_is_not_taken_from_others(
     place = opened(layer)
     referrers_of(place.source, "app").attach(place.resolved.descriptor, manifest, blobs)
     assert not opened(layer, toc="ignore").layers[0].claimed
-    assert "the index is not of the layer's tar" in warnings[-1]
+    assert "the index does not describe the tar of the layer" in warnings[-1]

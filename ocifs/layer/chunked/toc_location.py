@@ -40,7 +40,7 @@ class Promise(NamedTuple):
     format: Format
     digest: Digest
     """Of the JSON for eStargz, of what is stored for zstd:chunked."""
-    place: "TocLocation | None" = None
+    location: "TocLocation | None" = None
     """None: as the footer says."""
 
 
@@ -75,7 +75,7 @@ def promised(annotations: Mapping[str, str], compression: Compression) -> Promis
     numbers = _POSITION.fullmatch(position)
     if numbers is None:
         raise InvalidImageError(f"its annotation manifest-position is '{shown(position)}'")
-    return Promise("zstd:chunked", Digest(checksum), _zstd_place(*map(int, numbers.groups())))
+    return Promise("zstd:chunked", Digest(checksum), _zstd_location(*map(int, numbers.groups())))
 
 
 def footed(tail: bytes, blob_size: int, compression: Compression) -> TocLocation:
@@ -91,23 +91,23 @@ def footed(tail: bytes, blob_size: int, compression: Compression) -> TocLocation
         frame = tail[-footer.size - _SKIPPABLE.size :]
         head = _SKIPPABLE.pack(_SKIPPABLE_MAGIC, footer.size)
         if len(frame) == len(head) + footer.size and frame.startswith(head) and frame.endswith(magic):
-            return _zstd_place(*footer.unpack_from(frame, _SKIPPABLE.size)[:4])
+            return _zstd_location(*footer.unpack_from(frame, _SKIPPABLE.size)[:4])
     raise InvalidImageError("its blob has no footer that tells of a TOC")
 
 
-def check(place: TocLocation, blob_size: int, limits: Limits) -> TocLocation:
-    """Return the place if a blob of `blob_size` bytes can have a TOC there.
+def check(location: TocLocation, blob_size: int, limits: Limits) -> TocLocation:
+    """Return the location if a blob of `blob_size` bytes can have a TOC there.
 
     Raises:
         InvalidImageError: It cannot.
         LimitError: It is larger than a TOC may be.
     """
-    for size in (place.size, place.length or 0):
+    for size in (location.size, location.length or 0):
         if size > limits.toc:
             raise limits.passed("toc", f"a TOC of {size} bytes")
-    if not (place.offset > 0 and place.size > 0 and place.offset + place.size < blob_size):
-        raise InvalidImageError(f"its TOC is said to be at byte {place.offset}, {place.size} bytes long")
-    return place
+    if not (location.offset > 0 and location.size > 0 and location.offset + location.size < blob_size):
+        raise InvalidImageError(f"its TOC is said to be at byte {location.offset}, {location.size} bytes long")
+    return location
 
 
 def _estargz(tail: bytes, blob_size: int) -> TocLocation:
@@ -120,7 +120,7 @@ def _estargz(tail: bytes, blob_size: int) -> TocLocation:
     raise InvalidImageError("its blob has no footer that tells of a TOC")
 
 
-def _zstd_place(offset: int, size: int, length: int, kind: int) -> TocLocation:
+def _zstd_location(offset: int, size: int, length: int, kind: int) -> TocLocation:
     if kind != _CRFS:
         raise UnsupportedError(f"its TOC is of the type {kind}; {_CRFS} is the only one that is known")
     return TocLocation("zstd:chunked", offset, size, length)
