@@ -1,7 +1,7 @@
-"""The served file: the tree image, and behind it each layer's uncompressed tar stream at its base.
+"""The served file: the tree image, followed by each layer's uncompressed tar stream at its base.
 
-It is never stored; it is read as if it were. An address in it is where the tree image says that a file's bytes lie. The
-tree image lies in memory, so reading it never waits for a disk. It knows neither names nor inodes.
+It is virtual, never stored. The tree image gives the addresses of files' bytes in it. The tree image is in memory, so
+reading it never waits for a disk. This module knows neither names nor inodes.
 """
 
 from bisect import bisect_right
@@ -13,7 +13,7 @@ from ocifs.reader import ReaderAt
 
 
 class ServedFile:
-    """A tree image and its layers, side by side; what lies between them is zero."""
+    """A tree image and its layers in one address space; gaps read as zeros."""
 
     def __init__(self, tree_image: ReaderAt, layers: Sequence[Layer]) -> None:
         sizes = [layer.size for layer in layers]
@@ -26,19 +26,19 @@ class ServedFile:
         """Return up to `size` bytes at `offset`.
 
         Raises:
-            InvalidImageError: They cannot be proven to be those that were indexed.
+            InvalidImageError: A span fails its verification.
             OSError: A blob cannot be read.
         """
         return b"".join(self.views(size, offset))
 
     def views(self, size: int, offset: int) -> list[memoryview]:
-        """Return what `pread` does, as it lies in the spans: nothing is copied."""
+        """Return the same as `pread` without copying, as views of the decoded spans."""
         views = self._views(size, offset, Layer.views)
         assert views is not None  # noqa: S101 - every piece was there
         return views
 
     def views_at_hand(self, size: int, offset: int) -> list[memoryview] | None:
-        """Return what `views` would if that takes neither decoding nor a disk, else None."""
+        """Return the same as `views` if that needs neither decoding nor a disk, else None."""
         return self._views(size, offset, Layer.views_at_hand)
 
     def layer_at(self, address: int) -> tuple[Layer, int] | None:
@@ -54,7 +54,7 @@ class ServedFile:
         offset: int,
         layer_views: Callable[[Layer, int, int], list[memoryview] | None],
     ) -> list[memoryview] | None:
-        """Give what lies in each piece; None where a piece is not to be had."""
+        """Return the views of each piece, or None if a piece is not available."""
         views: list[memoryview] = []
         for layer, place, length in self._pieces(size, offset):
             parts: list[memoryview] | None
@@ -70,7 +70,7 @@ class ServedFile:
         return views
 
     def _pieces(self, size: int, offset: int) -> list[tuple[Layer | None, int, int]]:
-        """Cut a range at the bases: (layer or None for the tree image, offset in it, length) in turn."""
+        """Cut a range at the bases: [(layer or None for the tree image, offset in it, length)]."""
         pieces: list[tuple[Layer | None, int, int]] = []
         end = min(offset + size, self.size)
         while offset < end:

@@ -346,7 +346,7 @@ def test_bytes_that_are_shared_too_often() -> None:
     entry = independent.entries_of(TAR)[2] | {"name": b"n" * 4000}
     whole = bytearray(changed(entries=[entry] * 200))
     buffer = Buffer(bytes(whole))
-    vector, count = buffer.vector_at(buffer.root().table(4)._place(0), 4)
+    vector, count = buffer.vector_at(buffer.root().table(4)._position(0), 4)
     first = buffer.target(vector)
     for number in range(count):
         at = vector + 4 * number
