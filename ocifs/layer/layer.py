@@ -1,4 +1,4 @@
-"""Reading anywhere in a layer's uncompressed tar stream, each span proven before it is decoded."""
+"""Random access to a layer's uncompressed tar stream; each span is verified before it is decoded."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -13,11 +13,11 @@ from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import FileSection
 
 CODECS: dict[str, ModuleType] = {"tar": plain, "gzip": gzip, "zstd": zstd}
-"""Compression, as media types name it, to the module that handles it (`ocifs.compression.Codec`)."""
+"""Maps a compression, as in media types, to its module (`ocifs.compression.Codec`)."""
 
 
 class Layer:
-    """A layer's tar stream as a `ReaderAt`: `number` is its place in the manifest, the base being 0."""
+    """A layer's tar stream as a `ReaderAt`; `number` is its position in the manifest, the base being 0."""
 
     def __init__(
         self, number: int, index: LayerIndex, blob: FileSection, cache: SpanCache, published: str | None = None
@@ -28,7 +28,7 @@ class Layer:
         self.index = index
         self.blob = blob
         self.prefetch: tuple[tuple[int, int], ...] = ()
-        """(first, last) spans that somebody who starts will want, in order."""
+        """(first, last) spans that the image reads first when it starts, in order."""
         self.proven_at: float | None = None
         """When it was proven, if that was not when it was indexed: seconds since the epoch."""
         self.refuted: str | None = None
@@ -47,21 +47,21 @@ class Layer:
         """Return up to `size` bytes of the tar stream at `offset`.
 
         Raises:
-            InvalidImageError: A span is not what it was when the layer was indexed.
-            NotFoundError, RegistryError: It has to be fetched, and cannot be.
+            InvalidImageError: A span has changed since the layer was indexed.
+            NotFoundError, RegistryError: It is missing and cannot be fetched.
             OSError: The blob cannot be read.
         """
         return b"".join(self.views(size, offset))
 
     def views(self, size: int, offset: int) -> list[memoryview]:
-        """Return what `pread` does, as it lies in the spans: nothing is copied."""
+        """Return the same as `pread` without copying, as views of the decoded spans."""
         views: list[memoryview] = []
         for number, begin, end in self._cuts(size, offset):
             views += self._decoded(number, end).views(begin, end)
         return views
 
     def views_at_hand(self, size: int, offset: int) -> list[memoryview] | None:
-        """Return what `views` would if that needs no decoding, else None."""
+        """Return the same as `views` if that needs no decoding, else None."""
         if self.refuted is not None:
             return None
         views: list[memoryview] = []
@@ -73,29 +73,29 @@ class Layer:
         return views
 
     def span_at(self, offset: int) -> int:
-        """Return the number of the span that holds the byte at `offset`, which lies in the stream."""
+        """Return the span with the byte at `offset`, which must be in the stream."""
         return self.index.span_at(offset)
 
     def is_decoded(self, span: int) -> bool:
-        """Whether a span is decoded, or being decoded; or there is no such span."""
+        """Whether a span is decoded, is being decoded, or does not exist."""
         return span >= self.index.span_count or self._cache.has((self.number, span))
 
     def decode(self, span: int) -> bytes:
-        """Return a span. Raises what `pread` does."""
+        """Return a decoded span. Raises the errors of `pread`."""
         return self._all_of(span).whole()
 
     def decode_ahead(self, span: int) -> None:
-        """Decode a span for whoever will read it. Raises what `pread` does."""
+        """Decode a span into the cache for a later reader. Raises the errors of `pread`."""
         self._all_of(span)
 
     def will_need(self, span: int) -> None:
-        """Have the kernel read what a span is decoded from, if there is such a span."""
+        """Ask the kernel to read the stored bytes of a span, if that span exists."""
         if span < self.index.span_count:
             offset, stored = self.index.stored_range(span)
             self._stored.will_need(stored, offset)
 
     def _cuts(self, size: int, offset: int) -> Iterator[tuple[int, int, int]]:
-        """Give what of a range lies in each span: its number, and from where to where in it."""
+        """Yield (span, begin, end) for the part of a range in each span."""
         stop = min(offset + size, self.size)
         if offset >= stop:
             return
@@ -112,7 +112,7 @@ class Layer:
         return self._decoded(number, self.span_size(number))
 
     def _decoded(self, number: int, end: int) -> Span:
-        """Return a span that is decoded up to its byte `end` at least. Raises what `pread` does."""
+        """Return a span, decoded up to its byte `end` at least. Raises the errors of `pread`."""
         if self.refuted is not None:
             raise InvalidImageError(self.refuted)
         key = self.number, number
@@ -125,7 +125,7 @@ class Layer:
         return span
 
     def stored(self, span: int) -> bytes:
-        """Return a span's bytes as stored, proven; neighbours may share one. Raises what `pread` does."""
+        """Return a span's verified stored bytes; neighbours may share one. Raises the errors of `pread`."""
         index = self.index
         if isinstance(self._stored, LazyBlob):
             return self._stored.span(index, span)
@@ -139,17 +139,17 @@ class Layer:
         return data
 
     def decoder(self, span: int, data: bytes) -> Decoder:
-        """Begin to decode a span whose bytes as stored are `data`. Raises InvalidImageError."""
+        """Return a decoder of a span with the stored bytes `data`. Raises InvalidImageError."""
         if self.index.summary.toc:
             return io.BytesIO(self.index.chunk(span, data))
         return self._decode(data, self.index.checkpoint(span), self.span_size(span))
 
     def span_size(self, span: int) -> int:
-        """Return how many bytes of the stream a span is."""
+        """Return the decoded bytes of a span."""
         return self.index.starts[span + 1] - self.index.starts[span]
 
     def _load(self, span: int) -> Span:
-        """Read a span, and prove it. Raises what `pread` does."""
+        """Read and verify a span. Raises the errors of `pread`."""
         try:
             return Span(self.span_size(span), self.decoder(span, self.stored(span)))
         except OSError as error:
