@@ -110,7 +110,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
         NotFoundError: The reference names nothing, or more than one image; or the layer does not exist.
         InvalidImageError: The image does not match its digests, or violates the specification; or `options.strict` is
             set
-            and valid are warnings.
+            and there are warnings.
         UnsupportedError, LimitError: It contains something that ocifs does not handle, or too much.
         RegistryError: Its registry cannot be reached, or refuses access.
     """
@@ -146,6 +146,6 @@ def _number(layer: int, resolved: ResolvedImage) -> int:
     """Return the position of a layer; a negative number counts from the end."""
     count = len(resolved.layers)
     if not -count <= layer < count:
-        valid = f"they are 0 to {count - 1}" if count else "valid are none"
+        valid = f"they are 0 to {count - 1}" if count else "there are none"
         raise NotFoundError(f"no layer {layer} among the {count} layers of {resolved.name}: {valid}")
     return layer % count

@@ -1,7 +1,7 @@
 """Verify an image: read everything again, and compare it with the digests and with the cache.
 
 The chain: the reference names a manifest by its digest, the manifest names config and blobs, and the config names the
-diff IDs. Each blob decodes to the tar stream of its diff ID, through the equal spans that reads use. The tar stream has
+diff IDs. Each blob decodes to the tar stream of its diff ID, through the same spans that reads use. The tar stream has
 the entries of the LayerIndex. A new merge of these entries equals the tree image byte for byte. Nothing is changed: the
 next command that needs a damaged entry of the cache rebuilds it.
 """

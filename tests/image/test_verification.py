@@ -61,7 +61,7 @@ def test_what_is_proven(layout: Path, cache: Path) -> None:
     assert proven["layer", 0] == (
         "decodes to 10240 bytes of that digest, in 1 spans of the LayerIndex; its 3 entries are those of the LayerIndex"
     )
-    assert proven["tree", 2].endswith("bytes are those of a new merge")
+    assert proven["tree", 2].endswith("bytes equal those of a new merge")
 
 
 def test_without_a_cache_all_is_made_anew(layout: Path) -> None:
@@ -181,7 +181,7 @@ def test_an_image_and_a_cache_that_lie_about_a_diff_id(cache: Path, tmp_path: Pa
     lie = digest(b"other", algorithm)
     lying = write_layout(tmp_path / "lying", Image((Layer(BASE.tar, diff_id=lie),)))
     (problem,) = _problems(_verify(lying, cache))
-    assert problem == f"layer 0: it decodes to bytes of the digest {digest(BASE.tar, algorithm)}"
+    assert problem == f"layer 0: it decodes to bytes with the digest {digest(BASE.tar, algorithm)}"
     layout = write_layout(tmp_path / "honest", Image((BASE,)))
     with open_image(layout, Options(store=Store(cache))) as image:
         index = image.indexes[0]
@@ -189,7 +189,7 @@ def test_an_image_and_a_cache_that_lie_about_a_diff_id(cache: Path, tmp_path: Pa
         data = encode_tail(index.toc(), msgspec.structs.replace(index.summary, **told), 0)
     _forge(cache, KIND, digest(BASE.blob), data)
     (problem,) = _problems(_verify(layout, cache))
-    assert problem == f"layer 0: the LayerIndex in the cache gives it the diff ID {lie}"
+    assert problem == f"layer 0: the LayerIndex in the cache has the diff ID {lie}"
 
 
 def test_a_reframed_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

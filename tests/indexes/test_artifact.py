@@ -337,7 +337,7 @@ def test_a_lie_gives_an_error_and_no_other_bytes(registry: Registry, reference: 
     publish(registry, altered(digests=bytes(digests)))
     with open_image(reference, Options(store=store)) as image:
         assert claims(image)[0]
-        with pytest.raises(InvalidImageError, match="the registry gives other bytes"):
+        with pytest.raises(InvalidImageError, match="the registry returns other bytes"):
             image.rootfs.open("/etc/motd").read()
 
 

@@ -273,8 +273,8 @@ def complaints(reference: str, **options: Any) -> list[str]:
         (b"", "cut short"),
         (b"no zTOC" * 100, "cut short|vector|table"),
         (ZTOCS[BASE.blob][:-100], "cut short|longer than the file"),
-        (ZTOCS[PLAIN.blob], "it is of a layer of 10240 bytes, the layer has"),
-        (independent.write(BASE.blob, BASE.tar, size=5), "more in the blob than one member"),
+        (ZTOCS[PLAIN.blob], "it describes a layer of 10240 bytes, but the layer has"),
+        (independent.write(BASE.blob, BASE.tar, size=5), "more than one gzip member"),
         (independent.write(BASE.blob, BASE.tar, max_span_id=7), "digests for 8 spans"),
         (independent.write(BASE.blob, BASE.tar, entries=[ODD]), "entry 'odd': bytes outside of the tar stream"),
     ],
@@ -396,7 +396,7 @@ def push(reference: str, version: Version, tag: str | None = None, min_layer_siz
 def test_version_1_as_others_see_it(registry: Registry, reference: str, has_referrers: bool) -> None:
     registry.has_referrers = has_referrers
     (warning,) = push(reference, "soci-v1")
-    assert warning.startswith(f"layer {digest(UPPER.blob)} is left out: SOCI has no form for layers that are comp")
+    assert warning.startswith(f"layer {digest(UPPER.blob)} is left out: SOCI cannot represent layers that are comp")
     subject = registry.manifests["app"]["latest"].data
     (name,) = [name for name, data in registry.blobs["app"].items() if b'"subject"' in data]
     document = json.loads(registry.blobs["app"][name])
@@ -473,7 +473,7 @@ def test_small_layers_are_left_out(registry: Registry, reference: str, tmp_path:
     assert push(reference, "soci-v1", min_layer_size=1 << 20) == []
     with open_image(reference) as image:
         assert published(image) == ["soci-v1", None, None]
-    with pytest.raises(UnsupportedError, match="has no layer of 10485760 bytes or more of which SOCI has a form"):
+    with pytest.raises(UnsupportedError, match="has no layer of 10485760 bytes or more that SOCI can represent"):
         push(reference, "soci-v1", min_layer_size=10 << 20)
 
 

@@ -140,7 +140,7 @@ def test_many_want_the_same(index: LayerIndex, blob: LazyBlob, far: Far) -> None
 def test_other_bytes_are_not_kept(index: LayerIndex, blob: LazyBlob, far: Far) -> None:
     far.data = bytes(len(BLOB))
     for _ in range(2):
-        with pytest.raises(InvalidImageError, match="the registry gives other bytes"):
+        with pytest.raises(InvalidImageError, match="the registry returns other bytes"):
             blob.span(index, 1)
     assert os.fstat(blob.fd).st_blocks == 0
     far.data = BLOB
