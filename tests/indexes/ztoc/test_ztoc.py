@@ -324,7 +324,7 @@ def test_sparse_files_show_by_their_size() -> None:
     sparse = tars.pax({b"GNU.sparse.map": b"0,1,4096,1", b"GNU.sparse.numblocks": b"2", b"GNU.sparse.size": b"9000"})
     tar = tars.tar([sparse + tars.file(b"s", b"xy"), tars.file(b"next", b"1")])
     blob = gzip.compress(tar, mtime=0)
-    with pytest.raises(UnsupportedError, match="SOCI cannot represent sparse files such as .s."):
+    with pytest.raises(UnsupportedError, match=r"SOCI cannot represent sparse files such as .s."):
         write_ztoc(layer_of(blob, tar), "x")
     entries = independent.entries_of(tars.tar([tars.file(b"s", b"xy"), tars.file(b"next", b"1")]))
     entries[0] |= {"size": 9000}  # as GNU's old headers have it, of which nothing else is left in a zTOC
