@@ -131,7 +131,7 @@ class Rootfs:
             tuple((FileRange.of(layer.index.file), FileRange.of(layer.blob)) for layer in self.served.layers),
             tuple(layer.index.checksum for layer in self.served.layers),
             tuple(layer.blob.origin() if isinstance(layer.blob, LazyBlob) else None for layer in self.served.layers),
-            tuple(layer.published for layer in self.served.layers),
+            tuple(layer.verification.published for layer in self.served.layers),
             tuple(layer.prefetch for layer in self.served.layers),
         )
 

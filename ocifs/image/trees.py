@@ -87,7 +87,7 @@ class Trees:
         store = self._store if layers else Store(None)  # an empty stack has no name
         subject = str(chain_of(layers)) if layers else ""
         of_tocs = any(layer.index.summary.toc for layer in layers)
-        if of_tocs or any(layer.claimed for layer in layers):
+        if of_tocs or not all(layer.verification.is_verified for layer in layers):
             # An unverified tree does not get the name of the tar streams; a stored verified tree serves it too.
             file = None if of_tocs else store.load(kind, subject)
             rootfs = None if file is None else self._open_file(file, layers)
@@ -161,7 +161,11 @@ def chain_of(layers: Sequence[Layer]) -> ChainID:
 def _unverified_name(layers: Sequence[Layer]) -> str:
     """Return a name for a stack with unverified layers: a digest of the blobs and of the sources of their indexes."""
     claims = [
-        (layer.index.summary.blob_digest, layer.published if layer.claimed else None, layer.index.summary.toc)
+        (
+            layer.index.summary.blob_digest,
+            None if layer.verification.is_verified else layer.verification.published,
+            layer.index.summary.toc,
+        )
         for layer in layers
     ]
     return Digest.of(msgspec.json.encode(claims))

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
@@ -24,6 +23,7 @@ from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex
 from ocifs.layer.layer import CODECS, Layer
 from ocifs.layer.span_cache import SpanCache
+from ocifs.layer.verification import decode_layer, digest_blob
 from ocifs.options import Options
 from ocifs.pool import Pool
 from ocifs.reader import ReaderAt, stoppable
@@ -34,7 +34,6 @@ from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Kind, Store
-from ocifs.toc import ChunkReader, read_entries
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -52,7 +51,7 @@ changes."""
     digest: str
     """Of the document, blob or TOC; of a layer the diff ID; of a tree image the chain ID, if it has layers."""
     layer: int | None = None
-    proven: str = ""
+    verified: str = ""
     problem: str | None = None
     """None: the part is correct."""
     at: float = msgspec.field(default_factory=time.time)
@@ -97,7 +96,7 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
 
 
 def _document(what: What, digest: Digest, size: int) -> Check:
-    return Check(what=what, digest=digest, proven=f"its {size} bytes have that digest")
+    return Check(what=what, digest=digest, verified=f"its {size} bytes have that digest")
 
 
 class _Verified(NamedTuple):
@@ -154,7 +153,7 @@ def _verified_layers(
 def _blob_check(number: int, digest: Digest, problem: str | None, size: int = 0) -> Check:
     return Check(
         what="blob", digest=digest, layer=number, problem=problem,
-        proven="" if problem else f"its {size} bytes have that digest",
+        verified="" if problem else f"its {size} bytes have that digest",
     )  # fmt: skip
 
 
@@ -174,11 +173,13 @@ class _LayerCheck:
         """Verify that the blob decodes to the stream of the diff ID and of the LayerIndex."""
         index = None
         try:
-            index, proven = self._prove()
+            index, verified = self._verify()
             if self.options.strict:
                 warnings = index.warnings(self.stated)
                 refuse_warnings("layer", len(warnings), *warnings[:1])
-            check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven, indexed=index.made)
+            check = Check(
+                what="layer", digest=self.layer.diff_id, layer=self.number, verified=verified, indexed=index.made
+            )
         except (OcifsError, OSError) as error:
             raise_if_short(error)
             problem = error.strerror if isinstance(error, OSError) else str(error)
@@ -189,23 +190,17 @@ class _LayerCheck:
         return _Verified(checks, self.layer.blob, None if any(each.problem for each in checks) else index)
 
     def check_blob(self) -> Check:
-        """Read the blob from front to end and hash it."""
-        blob = self.layer.blob
-        hasher = self.layer.digest.hasher()
+        """Read the blob from front to end and compare its digest."""
+        digest = self.layer.digest
         try:
-            for offset in range(0, blob.size, _CHUNK):
-                data = blob.pread(_CHUNK, offset)
-                hasher.update(data)
-                self._advance(len(data))
+            found = digest_blob(self.layer.blob, digest, self._advance)
         except (OcifsError, OSError) as error:
             problem = error.strerror if isinstance(error, OSError) else str(error)
-            return _blob_check(self.number, self.layer.digest, problem)
-        problem = None
-        if hasher.hexdigest() != self.layer.digest.hex:
-            problem = f"its bytes have the digest {self.layer.digest.algorithm}:{hasher.hexdigest()}"
-        return _blob_check(self.number, self.layer.digest, problem, blob.size)
+            return _blob_check(self.number, digest, problem)
+        problem = None if found == digest else f"its bytes have the digest {found}"
+        return _blob_check(self.number, digest, problem, self.layer.blob.size)
 
-    def _prove(self) -> tuple[LayerIndex, str]:
+    def _verify(self) -> tuple[LayerIndex, str]:
         """Return the LayerIndex, and a description of the verified facts."""
         store = self.options.store
         file = store.load(KIND, self.layer.digest)
@@ -244,34 +239,22 @@ class _LayerCheck:
         with codec.passes(self.layer.blob, lambda message: None, self.options.limits)[-1]() as reading:
             for chunk in reading.chunks():
                 hasher.update(chunk)
-        self._check_diff_id(hasher.hexdigest())
+        self._check_diff_id(Digest(f"{self.layer.diff_id.algorithm}:{hasher.hexdigest()}"))
 
     def _check_spans(self, index: LayerIndex) -> bool:
         """Decode each span; return whether the resulting tar stream has the entries of the index."""
-        hashers = {each: each.hasher() for each in map(Digest, {self.layer.diff_id, *index.diff_ids})}
-        stream = ChunkReader(self._decoded(index, [hasher.update for hasher in hashers.values()]))
-        found = read_entries(stream, limits=self.options.limits, warn=lambda message: None)
-        equal = all(actual == indexed_entry for actual, indexed_entry in zip_longest(found, index.entries()))
-        stream.drain()
-        self._check_diff_id(hashers.pop(self.layer.diff_id).hexdigest())
-        for diff_id, hasher in hashers.items():
-            if hasher.hexdigest() != diff_id.hex:
-                raise InvalidImageError(f"the LayerIndex in the cache has the diff ID {diff_id}")
-        return equal
-
-    def _decoded(self, index: LayerIndex, updates: list[Callable[[bytes], None]]) -> Iterator[bytes]:
         layer = Layer(self.number, index, in_file(self.layer.blob), SpanCache(0))
-        for span in range(index.span_count):
-            data = layer.decode(span)
-            for update in updates:
-                update(data)
-            if not index.summary.reframed:
-                self._advance(index.stored_range(span)[1])
-            yield data
+        done = (lambda size: None) if index.summary.reframed else self._advance
+        decoded = decode_layer(layer, (self.layer.diff_id, *index.diff_ids), done, self.options.limits)
+        self._check_diff_id(decoded.digests[self.layer.diff_id.algorithm])
+        for diff_id in index.diff_ids:
+            if diff_id not in decoded.digests.values():
+                raise InvalidImageError(f"the LayerIndex in the cache has the diff ID {diff_id}")
+        return decoded.has_entries
 
-    def _check_diff_id(self, found: str) -> None:
-        if found != self.layer.diff_id.hex:
-            raise InvalidImageError(f"it decodes to bytes with the digest {self.layer.diff_id.algorithm}:{found}")
+    def _check_diff_id(self, found: Digest) -> None:
+        if found != self.layer.diff_id:
+            raise InvalidImageError(f"it decodes to bytes with the digest {found}")
 
     def _advance(self, size: int) -> None:
         self._done += size
@@ -283,7 +266,7 @@ def _tocs(source: Source, resolved: ResolvedImage, layers: Sequence[Layer], opti
     for number, candidate, error in verify_tocs(source, resolved, layers, options):
         yield Check(
             what="toc", digest=candidate.digest, layer=number, problem=None if error is None else str(error),
-            proven="" if error else f"{candidate.format}: agrees with the tar",
+            verified="" if error else f"{candidate.format}: agrees with the tar",
         )  # fmt: skip
 
 
@@ -306,7 +289,7 @@ def _tree(kind: Kind, count: int, chain: str, fresh: Trees, store: Store) -> Che
     number = count - 1 if count else None
     try:
         tree = (fresh.as_of(count) if kind == TREE else fresh.changes(count - 1)).tree
-        proven = f"{tree.inode_count} inodes, {tree.size} bytes; the cache has none to compare with"
+        verified = f"{tree.inode_count} inodes, {tree.size} bytes; the cache has none to compare with"
         if store.has(kind, chain):
             file = store.load(kind, chain)
             if file is None:
@@ -315,12 +298,12 @@ def _tree(kind: Kind, count: int, chain: str, fresh: Trees, store: Store) -> Che
                 _compare(file, tree.size, tree.read)
             finally:
                 file.close()
-            proven = f"{tree.inode_count} inodes; its {tree.size} bytes equal those of a new merge"
+            verified = f"{tree.inode_count} inodes; its {tree.size} bytes equal those of a new merge"
     except (OcifsError, OSError) as error:
         raise_if_short(error)
         problem = error.strerror if isinstance(error, OSError) else str(error)
         return Check(what=what, digest=chain, layer=number, problem=problem)
-    return Check(what=what, digest=chain, layer=number, proven=proven)
+    return Check(what=what, digest=chain, layer=number, verified=verified)
 
 
 def _compare(file: ReaderAt, size: int, read: Callable[[int, int], bytes]) -> None:

@@ -1,8 +1,12 @@
 """Random access to a layer's uncompressed tar stream; each span is verified before it is decoded."""
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
+
+import msgspec
+from msgspec.structs import replace
 
 from ocifs.compression import Checkpoint, Decoder, gzip, plain, zstd
 from ocifs.errors import InvalidImageError
@@ -16,6 +20,22 @@ CODECS: dict[str, ModuleType] = {"tar": plain, "gzip": gzip, "zstd": zstd}
 """Maps a compression, as in media types, to its module (`ocifs.compression.Codec`)."""
 
 
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a layer was verified against its whole blob: unverified, verified or refuted."""
+
+    published: str | None
+    """Format and digest of the published document that the LayerIndex comes from; None: it was built here."""
+    at: float | None
+    """When blob and diff ID were verified, in seconds since the epoch; None: unverified."""
+    refuted: str | None = None
+    """Why nothing of the layer can be trusted."""
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether blob and index were verified, and nothing has refuted them."""
+        return self.at is not None and self.refuted is None
+
+
 class Layer:
     """A layer's tar stream as a `ReaderAt`; `number` is its position in the manifest, the base being 0."""
 
@@ -23,25 +43,23 @@ class Layer:
         self, number: int, index: LayerIndex, blob: FileSection, cache: SpanCache, published: str | None = None
     ) -> None:
         self.number = number
-        self.published = published
-        """Format and digest of what its index comes from, if somebody else has published that."""
         self.index = index
         self.blob = blob
         self.prefetch: tuple[tuple[int, int], ...] = ()
         """(first, last) spans that the image reads first when it starts, in order."""
-        self.proven_at: float | None = None
-        """When it was proven, if that was not when it was indexed: seconds since the epoch."""
-        self.refuted: str | None = None
-        """Why nothing of it is to be believed any more."""
+        self.verification = Verification(published=published, at=None if published else index.made)
+        """Changed by `conclude` only."""
         self.size = index.size
         self._stored: FileSection = index.file if index.summary.reframed else blob
         self._decode: Callable[[bytes, Checkpoint, int], Decoder] = CODECS[index.summary.codec].decode
         self._cache = cache
 
-    @property
-    def claimed(self) -> bool:
-        """Whether nothing but what somebody has published says what is in it."""
-        return self.published is not None and self.proven_at is None
+    def conclude(self, refuted: str | None = None) -> None:
+        """Record the result of a verification: verified now, or `refuted` for this reason, which ends all reads."""
+        if refuted is None:
+            self.verification = replace(self.verification, at=time.time())
+        else:
+            self.verification = replace(self.verification, refuted=refuted)
 
     def pread(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes of the tar stream at `offset`.
@@ -62,7 +80,7 @@ class Layer:
 
     def views_at_hand(self, size: int, offset: int) -> list[memoryview] | None:
         """Return the same as `views` if that needs no decoding, else None."""
-        if self.refuted is not None:
+        if self.verification.refuted is not None:
             return None
         views: list[memoryview] = []
         for number, begin, end in self._cuts(size, offset):
@@ -94,6 +112,10 @@ class Layer:
             offset, stored = self.index.stored_range(span)
             self._stored.will_need(stored, offset)
 
+    def stream(self) -> Iterator[bytes]:
+        """Yield the decoded spans in order, without caching them. Raises the errors of `pread`."""
+        return (self._load(number).whole() for number in range(self.index.span_count))
+
     def _cuts(self, size: int, offset: int) -> Iterator[tuple[int, int, int]]:
         """Yield (span, begin, end) for the part of a range in each span."""
         stop = min(offset + size, self.size)
@@ -113,8 +135,8 @@ class Layer:
 
     def _decoded(self, number: int, end: int) -> Span:
         """Return a span, decoded up to its byte `end` at least. Raises the errors of `pread`."""
-        if self.refuted is not None:
-            raise InvalidImageError(self.refuted)
+        if self.verification.refuted is not None:
+            raise InvalidImageError(self.verification.refuted)
         key = self.number, number
         span = self._cache.get(key, lambda: self._load(number))
         try:

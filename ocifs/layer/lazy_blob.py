@@ -90,7 +90,7 @@ class LazyBlob(FileReader):
             InvalidImageError: The registry returns other bytes.
         """
         self._touch(number)
-        while (data := self.proven(index, number)) is None:
+        while (data := self.verified(index, number)) is None:
             self.last_wanted = began = time.monotonic()
             failed = self._failed.get(number)
             if failed is not None and began - failed[0] < _FAILURE_TTL:
@@ -135,7 +135,7 @@ class LazyBlob(FileReader):
         """Fetch spans from `number` on; if another thread fetches that span already, wait for it and return None."""
         with self._lock:
             flight = self._flights.get(number)
-            if flight is None and self.proven(index, number) is not None:  # it has just arrived
+            if flight is None and self.verified(index, number) is not None:  # it has just arrived
                 return None
             if flight is None:
                 landing: Future[None] = Future()
@@ -152,7 +152,7 @@ class LazyBlob(FileReader):
         self._land(landing, numbers, None)
         return fetched
 
-    def proven(self, index: LayerIndex, number: int) -> bytes | None:
+    def verified(self, index: LayerIndex, number: int) -> bytes | None:
         """Return a span's stored bytes if they are cached and correct."""
         offset, size = index.stored_range(number)
         data = self.pread(size, offset)

@@ -38,19 +38,18 @@ EngineName = Literal["erofs", "fuse"]
 State = Literal["mounted", "dead", "elsewhere"]
 
 
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """What has been proven of a layer, and when; besides, each of its spans is proven whenever it is decoded."""
+class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """When a layer was verified; besides, each of its spans is verified whenever it is decoded."""
 
     blob: str
-    """Its digest, proven when the layer was indexed."""
+    """Its digest."""
     diff_id: str
-    """Likewise."""
-    at: float | None
-    """When that was: seconds since the epoch; None: a published index says so, and nothing has shown it yet."""
+    verified_at: float | None
+    """When blob and diff ID were verified, in seconds since the epoch; None: unverified."""
     spans: int
-    """How many there are."""
+    """The number of its spans."""
     index: str | None = None
-    """Format and digest of what its index comes from, if somebody else had published it when it was mounted."""
+    """Format and digest of the published index that it was mounted with."""
 
 
 class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,17 +72,17 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The directory of the bundle whose rootfs, or the lower layer of it, this is."""
     device: str | None = None
     """major:minor of the file system, which tells it from others on the same mountpoint; None: not known."""
-    proven: tuple[Proof, ...] = ()
+    layers: tuple[LayerRecord, ...] = ()
     """For each layer, the base first."""
     touched: Profile = {}
     """Of each lazy layer: what was wanted before the first quiet moment."""
     refuted: str | None = None
-    """What was found to be a lie in a published index, so that nothing is read any more."""
+    """How a published index turned out to be wrong, which ended all reads."""
 
     @property
-    def is_proven(self) -> bool:
-        """Whether all layers have been proven."""
-        return self.refuted is None and all(proof.at is not None for proof in self.proven)
+    def is_verified(self) -> bool:
+        """Whether all layers are verified."""
+        return self.refuted is None and all(layer.verified_at is not None for layer in self.layers)
 
     def is_at(self, mount: MountEntry) -> bool:
         """Whether `mount` is this one, wherever it lies. A device alone may be another's by now."""

@@ -75,7 +75,7 @@ def fetched(registry: Registry) -> set[str]:
 
 
 def claims(image: OpenedImage) -> list[bool]:
-    return [layer.claimed for layer in image.layers]
+    return [not layer.verification.is_verified for layer in image.layers]
 
 
 def test_for_a_tag_only_what_is_read_is_fetched(registry: Registry, reference: str, store: Store) -> None:

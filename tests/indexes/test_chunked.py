@@ -23,7 +23,7 @@ from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
-from ocifs.layer.verification import fetch_all, prove_blob, prove_index
+from ocifs.layer.verification import fetch_all, verify_blob, verify_index
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.options import Options
 from ocifs.sources.resolve import ImageLayer
@@ -126,8 +126,8 @@ def fetched(registry: Registry, layer: TocLayer) -> int:
 def prove(layer: Layer) -> bool:
     """Do what the background does."""
     fetch_all(layer, lambda size: None)
-    prove_blob(layer, lambda size: None)
-    return prove_index(layer, lambda size: None)
+    verify_blob(layer, lambda size: None)
+    return verify_index(layer, lambda size: None)
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -138,7 +138,7 @@ def test_the_tree_is_that_of_the_tar(
     layer = write(TAR, chunk=chunk)
     image = opened(layer)
     assert image.layers[0].index.summary.toc
-    assert image.layers[0].claimed
+    assert not image.layers[0].verification.is_verified
     found, expected = tree(image), tree_of_the_tar(layer, tmp_path)
     assert found == expected
     assert not warnings
@@ -163,13 +163,13 @@ def test_only_what_is_read_is_fetched(opened: Open, registry: Registry, write: C
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_what_is_annotated_is_bound_by_a_digest(opened: Open, write: Callable[..., TocLayer]) -> None:
-    assert opened(write(TAR), by_digest=True).layers[0].claimed
+    assert not opened(write(TAR), by_digest=True).layers[0].verification.is_verified
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_what_only_a_footer_tells_of_is_found_if_asked_for(opened: Open, write: Callable[..., TocLayer]) -> None:
     layer = write(TAR).unannotated()
-    assert opened(layer, toc="find").layers[0].claimed
+    assert not opened(layer, toc="find").layers[0].verification.is_verified
 
 
 @pytest.mark.parametrize(("toc", "by_digest"), [("use", False), ("find", True), ("ignore", False), ("verify", False)])
@@ -189,7 +189,7 @@ def test_without_the_toc(opened: Open, options: dict[str, Any], tmp_path: Path) 
     layer = estargz(TAR)
     image = opened(layer, **options)
     assert not image.layers[0].index.summary.toc
-    assert not image.layers[0].claimed
+    assert image.layers[0].verification.is_verified
     assert tree(image) == tree_of_the_tar(layer, tmp_path)
 
 
@@ -325,7 +325,7 @@ def test_a_toc_that_cannot_be_true(write: Callable[..., TocLayer], alter: Callab
 def test_it_is_told_and_left(opened: Open, warnings: list[str]) -> None:
     layer = estargz(TAR, alter=MALFORMED["owner"])
     image = opened(layer)
-    assert not image.layers[0].claimed
+    assert image.layers[0].verification.is_verified
     assert image.rootfs.open("/etc/motd").read() == b"hello\n"
     digest = described(layer).descriptor.digest
     (warning,) = warnings
@@ -573,13 +573,13 @@ def test_a_gap_between_chunks_is_filled_anew(opened: Open, registry: Registry) -
     for damaged in (0, len(layer.blob) - 50):
         os.pwrite(opened_layer.blob.fd, bytes(30), damaged)
         assert opened_layer.blob.pread(len(layer.blob), 0) != layer.blob
-        prove_blob(opened_layer, lambda size: None)
+        verify_blob(opened_layer, lambda size: None)
         assert opened_layer.blob.pread(len(layer.blob), 0) == layer.blob
     assert prove(opened_layer)
     os.pwrite(opened_layer.blob.fd, bytes(30), 0)
     registry.fault(wrong_bytes, str(Digest.of(layer.blob)))
     with pytest.raises(InvalidImageError, match="its bytes have the digest"):
-        prove_blob(opened_layer, lambda size: None)
+        verify_blob(opened_layer, lambda size: None)
 
 
 @pytest.mark.parametrize("write", [estargz, zstd_chunked])
@@ -589,7 +589,7 @@ def test_a_registry_that_gives_no_ranges(
     layer = write(TAR)
     registry.fault(whole, str(Digest.of(layer.blob)))
     image = opened(layer)
-    assert image.layers[0].claimed
+    assert not image.layers[0].verification.is_verified
     assert tree(image) == tree_of_the_tar(layer, tmp_path)
 
 
@@ -602,5 +602,5 @@ def test_an_index_of_chunks_is_not_taken_from_others(
     manifest, blobs = make_artifact(opened(layer).resolved, [index])
     place = opened(layer)
     referrers_of(place.source, "app").attach(place.resolved.descriptor, manifest, blobs)
-    assert not opened(layer, toc="ignore").layers[0].claimed
+    assert opened(layer, toc="ignore").layers[0].verification.is_verified
     assert "the index does not describe the tar of the layer" in warnings[-1]

@@ -16,7 +16,7 @@ from ocifs.indexes.soci import Version
 from ocifs.indexes.soci_writer import convert_image, make_soci_index
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.profile import Profile, Run
-from ocifs.layer.verification import fetch_all, prove_blob, prove_index
+from ocifs.layer.verification import fetch_all, verify_blob, verify_index
 from ocifs.options import Options
 from ocifs.spec.artifact import referrers_tag
 from ocifs.spec.digest import Digest
@@ -118,7 +118,7 @@ def publish_v2(registry: Registry, **changes: Any) -> str:
 
 
 def published(image: OpenedImage) -> list[str | None]:
-    return [layer.published and layer.published.split()[0] for layer in image.layers]
+    return [layer.verification.published and layer.verification.published.split()[0] for layer in image.layers]
 
 
 def fetched(registry: Registry, layer: Layer) -> list[str | None]:
@@ -179,8 +179,8 @@ def test_what_was_converted_is_proven_like_any_other(registry: Registry, referen
     with open_image(reference, Options(store=store)) as image:
         for layer in (image.layers[0], image.layers[2]):
             fetch_all(layer, lambda size: None)
-            prove_blob(layer, lambda size: None)
-            prove_index(layer, lambda size: None)
+            verify_blob(layer, lambda size: None)
+            verify_index(layer, lambda size: None)
 
 
 @pytest.mark.parametrize("trust", [None, True])
@@ -207,7 +207,9 @@ def test_for_a_digest_version_2_is_bound(registry: Registry, reference: str, sto
     by_digest = f"{reference}@{publish_v2(registry)}"
     with open_image(by_digest, Options(store=store)) as image:
         assert published(image) == ["soci-v2", None, "soci-v2"]
-        assert all(isinstance(layer.blob, LazyBlob) == (layer.published is not None) for layer in image.layers)
+        assert all(
+            isinstance(layer.blob, LazyBlob) == (layer.verification.published is not None) for layer in image.layers
+        )
         check_tree(image)
     assert not any("/referrers/" in request.path for request in registry.requests)
 
@@ -367,10 +369,10 @@ def test_a_ztoc_that_lies_is_found_out(registry: Registry, reference: str) -> No
     add(registry, ztoc, soci_index(registry, V1, described(ztoc, LIE)))
     with open_image(reference) as image:
         (layer,) = image.layers
-        assert layer.claimed
+        assert not layer.verification.is_verified
         assert image.rootfs.open("/one").read() == b"2"
         with pytest.raises(InvalidImageError, match="has other entries than its tar stream"):
-            prove_index(layer, lambda size: None)
+            verify_index(layer, lambda size: None)
 
 
 LIE = Layer(tar({"one": b"1", "two": b"2"}))

@@ -17,7 +17,7 @@ from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
-from ocifs.layer.verification import fetch_all, prove_blob, prove_index
+from ocifs.layer.verification import fetch_all, verify_blob, verify_index
 from ocifs.limits import DEFAULT_LIMITS
 from ocifs.reader import BytesReader
 from ocifs.sources.registry.peer import NoRangesError, Origin
@@ -218,8 +218,8 @@ def test_all_is_fetched_and_proven(index: LayerIndex, blob: LazyBlob, far: Far) 
     layer = layer_of(index, blob)
     blob.span(index, 3)
     fetch_all(layer, nothing)
-    prove_blob(layer, nothing)
-    prove_index(layer, nothing)
+    verify_blob(layer, nothing)
+    verify_index(layer, nothing)
     assert blob.pread(len(BLOB), 0) == BLOB
     assert sum(size for _, size in far.asked) < len(BLOB) + 100
     fetch_all(layer, nothing)
@@ -231,7 +231,7 @@ def test_a_blob_with_another_tail_is_refuted(index: LayerIndex, blob: LazyBlob, 
     fetch_all(layer, nothing)
     os.pwrite(blob.fd, b"?", len(BLOB) - 1)
     with pytest.raises(InvalidImageError, match="its bytes have the digest"):
-        prove_blob(layer, nothing)
+        verify_blob(layer, nothing)
 
 
 class Lying(LayerIndex):
@@ -244,13 +244,13 @@ class Lying(LayerIndex):
 def test_an_index_with_other_entries_is_refuted(index: LayerIndex, blob: LazyBlob) -> None:
     layer = layer_of(Lying(index.file), blob)
     with pytest.raises(InvalidImageError, match="its index has other entries than its tar stream"):
-        prove_index(layer, nothing)
+        verify_index(layer, nothing)
 
 
 def test_a_refuted_layer_gives_nothing_more(index: LayerIndex, blob: LazyBlob) -> None:
     layer = layer_of(index, blob)
     assert layer.pread(10, 512) == TAR[512:522]
-    layer.refuted = "it lied"
+    layer.conclude("it lied")
     assert layer.views_at_hand(10, 512) is None
     with pytest.raises(InvalidImageError, match="it lied"):
         layer.pread(10, 512)

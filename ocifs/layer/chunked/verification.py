@@ -14,7 +14,6 @@ from ocifs.erofs.xattr import is_storable
 from ocifs.errors import InvalidImageError, printable
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
-from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.toc import HARDLINK, REGULAR, SYMLINK, ChunkReader, Entry, scan
 from ocifs.tree.merge import clean_path, is_hidden
@@ -66,12 +65,11 @@ def _visible(xattrs: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
 
 def _read_by_go(layer: Layer, pause: Callable[[int], None], limits: Limits) -> list[Entry]:
     """Read the headers of a layer again, without libarchive's records of extended attributes."""
-    private = Layer(layer.number, layer.index, layer.blob, SpanCache(0))
 
     def decoded() -> Iterator[bytes]:
-        for span in range(layer.index.span_count):
+        for data in layer.stream():
             pause(0)
-            yield private.decode(span)
+            yield data
 
     return scan(ChunkReader(decoded()), limits=limits, warn=lambda message: None, libarchive=False)
 
