@@ -21,7 +21,7 @@ import msgspec
 from ocifs.erofs.reader import Inode, TreeImage
 from ocifs.errors import NotFoundError, printable
 from ocifs.image.served_file import ServedFile
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import open_index
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
@@ -114,7 +114,7 @@ class Rootfs:
         if any(handoff.origins):
             blobs = _lazily(blobs, handoff.origins)
         layers = [
-            Layer(number, LayerIndex(index.open(), checksum), blob, cache, published)
+            Layer(number, open_index(index.open(), checksum), blob, cache, published)
             for number, ((index, _), checksum, blob, published) in enumerate(
                 zip(handoff.layers, handoff.checksums, blobs, handoff.published, strict=True)
             )

@@ -12,6 +12,7 @@ import msgspec
 
 from ocifs.errors import InvalidImageError
 from ocifs.image.rootfs import Rootfs
+from ocifs.layer.index import ChunkedIndex
 from ocifs.layer.layer import Layer
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.spec.digest import ChainID, DiffID, Digest, chain_id
@@ -86,7 +87,7 @@ class Trees:
         """Return the tree, from the store or built; a stored tree that does not match the layers is replaced."""
         store = self._store if layers else Store(None)  # an empty stack has no name
         subject = str(chain_of(layers)) if layers else ""
-        of_tocs = any(layer.index.summary.toc for layer in layers)
+        of_tocs = any(isinstance(layer.index, ChunkedIndex) for layer in layers)
         if of_tocs or not all(layer.verification.is_verified for layer in layers):
             # An unverified tree does not get the name of the tar streams; a stored verified tree serves it too.
             file = None if of_tocs else store.load(kind, subject)

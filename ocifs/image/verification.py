@@ -20,7 +20,7 @@ from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_
 from ocifs.image.trees import CHANGES, TREE, Trees, chain_of, refuse_warnings
 from ocifs.indexes.lookup import verify_tocs
 from ocifs.layer.build import LayerBlob, open_layer_index
-from ocifs.layer.index import KIND, LayerIndex
+from ocifs.layer.index import KIND, LayerIndex, open_index
 from ocifs.layer.layer import CODECS, Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.layer.verification import decode_layer, digest_blob
@@ -213,7 +213,7 @@ class _LayerCheck:
             self._stack.callback(os.close, index.file.fd)
             return index, f"decodes to {index.size} bytes of that digest; it has no LayerIndex in the cache"
         self._stack.callback(file.close)
-        index = LayerIndex(file)
+        index = open_index(file)
         self._check_summary(index)
         if index.summary.reframed:
             self._check_whole()

@@ -14,7 +14,7 @@ import msgspec
 from ocifs.blobs.caching_source import in_file
 from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
 from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Runs, read_each
-from ocifs.layer.index import KIND, LayerIndex
+from ocifs.layer.index import KIND, ChunkedIndex, LayerIndex, open_index
 from ocifs.layer.profile import Prefetch, Profile, Run, runs_of, spans_of
 from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.referrers import Content, Referrers
@@ -172,12 +172,12 @@ OCIFS = Provider("ocifs", can_bind=False, find=find)
 
 
 def _candidate(context: LookupContext, layer: ImageLayer, published: PublishedIndex, artifact: Descriptor) -> Candidate:
-    def open_index() -> LayerIndex:
+    def open_candidate() -> LayerIndex:
         if published.descriptor.size > _MAX_INDEX:
             raise LimitError(f"it has {published.descriptor.size} bytes, more than {_MAX_INDEX}")
         section = in_file(context.source.open(published.descriptor))
-        index = LayerIndex(FileReader(section.fd, section.offset, section.size))
-        if index.summary.toc:
+        index = open_index(FileReader(section.fd, section.offset, section.size))
+        if isinstance(index, ChunkedIndex):
             raise InvalidImageError("the index does not describe the tar of the layer")
         return context.check(index, layer)
 
@@ -187,7 +187,7 @@ def _candidate(context: LookupContext, layer: ImageLayer, published: PublishedIn
         digest=published.descriptor.digest,
         size=published.descriptor.size,
         bound=False,
-        open=open_index,
+        open=open_candidate,
         prefetch=partial(read_prefetch, context.source, published),
         artifact=artifact.digest,
     )

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from ocifs.blobs.caching_source import CachingSource
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError, OcifsError
-from ocifs.layer.index import LayerIndex, index_in
+from ocifs.layer.index import ChunkedIndex, LayerIndex, index_in
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.limits import Limits
 from ocifs.sources.magic import HEAD, compression_of
@@ -191,7 +191,7 @@ def check_index(index: LayerIndex, layer: ImageLayer, limits: Limits) -> LayerIn
     if index.size > limits.uncompressed:
         raise limits.passed("uncompressed", f"it says {index.size} bytes")
     stored = max(index.stored_range(span)[1] for span in range(index.span_count))
-    if stored > (limits.toc if index.summary.toc else _STORED_MAX):  # a TOC may itself be a file
+    if stored > (limits.toc if isinstance(index, ChunkedIndex) else _STORED_MAX):  # a TOC may itself be a file
         raise InvalidImageError("the index has a span of more bytes than ocifs reads for one span")
     if index.toc_size > _ENTRY_MIN * limits.entries:  # before decompression
         raise limits.passed("entries", f"{index.toc_size} bytes of tar entries")

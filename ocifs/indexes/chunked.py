@@ -17,7 +17,7 @@ from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Read, Ru
 from ocifs.layer.chunked import toc_location
 from ocifs.layer.chunked.document import items_of, unpacked_tar, unpacked_zstd
 from ocifs.layer.chunked.table import ChunkTable, TocChunk, make_table, with_file
-from ocifs.layer.index import LayerIndex, Summary, encode_tail, pack_u64
+from ocifs.layer.index import LayerIndex, Summary, encode_tail, open_index, pack_u64
 from ocifs.layer.verification import is_marked
 from ocifs.limits import Limits
 from ocifs.reader import FileReader
@@ -173,7 +173,7 @@ def _candidate(
     def build(out: Writer) -> None:
         toc = found or read_toc(context.reader(layer), layer, promise, context.limits)
         write_index(out, table_of(toc, context.limits), layer, promise.digest)
-        context.check(LayerIndex(FileReader(out.fd, 0, out.size)), layer)
+        context.check(open_index(FileReader(out.fd, 0, out.size)), layer)
 
     location = found.location if found else promise.location
     return Candidate(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ocifs.blobs.caching_source import CachingSource
 from ocifs.errors import InvalidImageError, OcifsError
-from ocifs.layer.index import KIND, LayerIndex, index_in
+from ocifs.layer.index import KIND, ChunkedIndex, LayerIndex, index_in, open_index
 from ocifs.layer.layer import Layer
 from ocifs.limits import Limits
 from ocifs.options import Options
@@ -119,11 +119,11 @@ def _select(
         options.tell(f"layer {layer.descriptor.digest}: index {published}")
         if is_marked(index):  # from now on it counts as built here
             published = None
-            if not index.summary.toc:  # a TOC's index does not describe the tar
+            if not isinstance(index, ChunkedIndex):  # which does not describe the tar
                 data = index.file.pread(index.file.size, 0)
                 file = options.store.get(KIND, layer.descriptor.digest, lambda out: out.write(data))  # noqa: B023
                 stack.callback(file.close)
-                index = LayerIndex(file)
+                index = open_index(file)
         known[key_of(layer)] = FoundIndex(index, published, found.prefetch)
     return known
 
@@ -157,6 +157,7 @@ def _verify_toc(candidate: "Candidate", layer: Layer, limits: Limits) -> None:
         index = candidate.open()
     except OcifsError as error:
         raise type(error)(f"layer {candidate.layer}: {error}") from None
+    assert isinstance(index, ChunkedIndex)  # noqa: S101 - the candidate is a TOC
     agrees(index, layer, lambda size: None, limits)
 
 

@@ -15,7 +15,7 @@ from ocifs.blobs.caching_source import in_file
 from ocifs.errors import InvalidImageError, LimitError
 from ocifs.indexes.artifact import PublishedIndex, list_artifacts, listed_in, read_prefetch
 from ocifs.indexes.candidate import Candidate, LookupContext, Provider, read_each
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import LayerIndex, open_index
 from ocifs.reader import FileReader
 from ocifs.sources.reference import Reference
 from ocifs.sources.resolve import ImageLayer
@@ -91,7 +91,7 @@ def _read(context: LookupContext, version: Version, descriptor: Descriptor) -> d
 def _candidate(
     context: LookupContext, version: Version, layer: ImageLayer, listed: PublishedIndex, artifact: Descriptor
 ) -> Candidate:
-    def open_index() -> LayerIndex:
+    def open_candidate() -> LayerIndex:
         return context.converted(
             layer, listed.descriptor.digest, lambda out: _convert(context, layer, listed.descriptor, out)
         )
@@ -102,7 +102,7 @@ def _candidate(
         digest=listed.descriptor.digest,
         size=listed.descriptor.size,
         bound=version == "soci-v2",
-        open=open_index,
+        open=open_candidate,
         prefetch=partial(read_prefetch, context.source, listed),
         artifact=artifact.digest,
     )
@@ -124,4 +124,4 @@ def _convert(context: LookupContext, layer: ImageLayer, descriptor: Descriptor, 
         if ztoc.codec == "gzip":
             size = size_of_gzip(ztoc, tail or context.reader(layer)(max(end - _ISIZE, 0), end))
         write_index(ztoc, layer, size, out)
-        context.check(LayerIndex(FileReader(out.fd, 0, out.size)), layer)
+        context.check(open_index(FileReader(out.fd, 0, out.size)), layer)

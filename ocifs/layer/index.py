@@ -159,35 +159,32 @@ def join_tail(packed_toc: bytes, summary: Summary, data_size: int) -> bytes:
     return b"".join((packed_toc, packed_summary, _SIZES.pack(data_size, len(packed_toc), len(packed_summary))))
 
 
+class _Tail(msgspec.Struct, frozen=True):
+    """The end of an index file, which is read when it is opened."""
+
+    summary: Summary
+    data_size: int
+    toc_size: int
+    checksum: int
+
+
 class LayerIndex:
-    """An opened LayerIndex."""
+    """An opened index of a layer's tar; `open_index` opens one."""
 
-    def __init__(self, file: FileReader, checksum: int | None = None) -> None:
-        """Open an index; with `checksum`, only the one that had this `checksum` in another process.
-
-        Raises InvalidImageError if the file is not an index, or another one.
-        """
+    def __init__(self, file: FileReader, tail: _Tail) -> None:
         self.file = file
-        try:
-            sizes = file.pread(_SIZES.size, max(0, file.size - _SIZES.size))
-            self._data_size, self._toc_size, summary_size = _SIZES.unpack(sizes)
-            if self._data_size + self._toc_size + summary_size + _SIZES.size != file.size:
-                raise InvalidImageError("layer index: its sections do not fill the file")
-            packed = file.pread(summary_size, self._data_size + self._toc_size)
-            self.checksum = zlib_ng.crc32(sizes, zlib_ng.crc32(packed))
-            """CRC-32 of summary and sizes, the parts that stay in memory."""
-            if checksum not in (None, self.checksum):
-                raise InvalidImageError("layer index: changed since it was checked: try again")
-            self.summary = _SUMMARY.decode(packed)
-            self.starts = _unpack_u64(self.summary.starts)
-            self._offsets = _unpack_u64(self.summary.offsets)
-            self._windows = _unpack_u64(self.summary.windows)
-            self._lengths = _unpack_u64(self.summary.lengths)
-            self._skips = _unpack_u64(self.summary.skips)
-        except (struct.error, msgspec.MsgspecError, ValueError) as error:  # ValueError: not UTF-8, or half a number
-            raise InvalidImageError(f"layer index: {error}") from None
-        self._check_columns()
-        self._last_proven = (-1, b"")
+        self.summary = tail.summary
+        self._data_size = tail.data_size
+        self._toc_size = tail.toc_size
+        self.checksum = tail.checksum
+        """CRC-32 of summary and sizes, the parts that stay in memory."""
+        self.starts = _unpack_u64(self.summary.starts)
+        self._offsets = _unpack_u64(self.summary.offsets)
+        self._windows = _unpack_u64(self.summary.windows)
+        self._lengths = _unpack_u64(self.summary.lengths)
+        self._skips = _unpack_u64(self.summary.skips)
+        if not (self._columns_agree() and self._chunks_agree()):
+            raise InvalidImageError("layer index: its columns contradict each other")
 
     @property
     def diff_ids(self) -> tuple[str, ...]:
@@ -197,7 +194,12 @@ class LayerIndex:
     @property
     def stream(self) -> str:
         """Name of the stream: streams with the same name have the same bytes at the same offsets."""
-        return self.summary.toc or self.summary.diff_id
+        return self.summary.diff_id
+
+    @property
+    def span_codec(self) -> Compression:
+        """Compression of the bytes that `verified` returns."""
+        return self.summary.codec
 
     def warnings(self, stated: Compression) -> tuple[str, ...]:
         """Return the warnings of a layer whose media type states the compression `stated`.
@@ -267,10 +269,8 @@ class LayerIndex:
         return [(entry.kind, entry.path) for entry in self._decode_toc(_PATHS)]
 
     def stored_range(self, span: int) -> tuple[int, int]:
-        """Return (offset, size) of the span's stored bytes; neighbours may share a byte, and chunks a member."""
+        """Return (offset, size) of the span's stored bytes; neighbours may share a byte."""
         offset = self._offsets[span]
-        if self.summary.toc:
-            return offset, self._offsets[min(bisect_right(self._offsets, offset, span), self.span_count)] - offset
         return offset, self._offsets[span + 1] + (self.summary.bits[span + 1] > 0) - offset
 
     def stored_bytes(self, first: int, last: int) -> tuple[int, int]:
@@ -286,33 +286,13 @@ class LayerIndex:
         """Return the sha256 of the span's stored bytes; for a chunk, of its decoded bytes."""
         return self.summary.digests[span * SPAN_DIGEST_SIZE : (span + 1) * SPAN_DIGEST_SIZE]
 
-    def proves(self, span: int, stored: bytes) -> bool:
-        """Whether these are the span's stored bytes; chunks are decoded first."""
-        if not self.summary.toc:
-            return hashlib.sha256(stored).digest() == self.digest(span)
-        try:
-            data = _PARTS[self.summary.codec](stored, self._skips[span], self._lengths[span])
-        except InvalidImageError:
-            return False
-        if hashlib.sha256(data).digest() != self.digest(span):
-            return False
-        self._last_proven = span, data
-        return True
+    def verified(self, span: int, stored: bytes) -> bytes | None:
+        """Return `stored` if it has the span's digest, else None."""
+        return stored if hashlib.sha256(stored).digest() == self.digest(span) else None
 
     def span_at(self, offset: int) -> int:
         """Return the span with the byte at `offset`, which must be in the stream."""
         return bisect_right(self.starts, offset) - 1
-
-    def chunk_length(self, span: int) -> int:
-        """Return the number of bytes in a chunk."""
-        return self._lengths[span]
-
-    def chunk(self, span: int, stored: bytes) -> bytes:
-        """Return a chunk's span, padded with zeros, from its verified stored bytes. Raises InvalidImageError."""
-        number, data = self._last_proven  # the caller has usually just verified it
-        if number != span:
-            data = _PARTS[self.summary.codec](stored, self._skips[span], self._lengths[span])
-        return data.ljust(self.starts[span + 1] - self.starts[span], b"\0")
 
     def checkpoint(self, span: int) -> Checkpoint:
         """Return the checkpoint at the start of the span, with its window."""
@@ -331,11 +311,11 @@ class LayerIndex:
                 f"layer {self.summary.blob_digest}: window of span {span}: {error}: the cache was changed or damaged"
             ) from None
 
-    def _check_columns(self) -> None:
+    def _columns_agree(self) -> bool:
         """Check that no later read can leave the file or the blob."""
         count = len(self.starts)
         limit = self._data_size if self.summary.reframed else self.summary.blob_size
-        consistent = (
+        return (
             count >= 2
             and len(self._offsets) == len(self.summary.bits) == count
             and len(self._windows) in (0, count)
@@ -347,14 +327,45 @@ class LayerIndex:
             and all(map(_ascending, (self.starts, self._offsets, self._windows)))
             and all(b - a <= MAX_SPAN for a, b in pairwise(self.starts))
             and max(self.summary.bits) < 8
-            and self._check_chunks()
         )
-        if not consistent:
-            raise InvalidImageError("layer index: its columns contradict each other")
 
-    def _check_chunks(self) -> bool:
-        if not self.summary.toc:
-            return not (self._lengths or self._skips)
+    def _chunks_agree(self) -> bool:
+        return not (self._lengths or self._skips)
+
+
+class ChunkedIndex(LayerIndex):
+    """An opened index made from a TOC: its stream consists of chunks, each a span that is padded with zeros."""
+
+    @property
+    def stream(self) -> str:
+        """Name of the stream, the digest of the TOC."""
+        return self.summary.toc
+
+    @property
+    def span_codec(self) -> Compression:
+        """Compression of the bytes that `verified` returns: none."""
+        return "tar"
+
+    def stored_range(self, span: int) -> tuple[int, int]:
+        """Return (offset, size) of the span's stored bytes, the member that it shares with other chunks."""
+        offset = self._offsets[span]
+        return offset, self._offsets[min(bisect_right(self._offsets, offset, span), self.span_count)] - offset
+
+    def chunk_length(self, span: int) -> int:
+        """Return the number of bytes in a chunk."""
+        return self._lengths[span]
+
+    def verified(self, span: int, stored: bytes) -> bytes | None:
+        """Return the decoded span if its chunk in `stored` has the digest, else None."""
+        try:
+            data = _PARTS[self.summary.codec](stored, self._skips[span], self._lengths[span])
+        except InvalidImageError:
+            return None
+        if hashlib.sha256(data).digest() != self.digest(span):
+            return None
+        return data.ljust(self.starts[span + 1] - self.starts[span], b"\0")
+
+    def _chunks_agree(self) -> bool:
         sizes = [end - begin for begin, end in pairwise(self.starts)]
         return (
             len(self._lengths) == len(self._skips) == len(sizes)
@@ -366,10 +377,34 @@ class LayerIndex:
         )
 
 
+def open_index(file: FileReader, checksum: int | None = None) -> LayerIndex:
+    """Open an index; with `checksum`, only the one that had this `checksum` in another process.
+
+    Raises InvalidImageError if the file is not an index, or another one.
+    """
+    try:
+        tail = _read_tail(file, checksum)
+        return (ChunkedIndex if tail.summary.toc else LayerIndex)(file, tail)
+    except (struct.error, msgspec.MsgspecError, ValueError) as error:  # ValueError: not UTF-8, or half a number
+        raise InvalidImageError(f"layer index: {error}") from None
+
+
+def _read_tail(file: FileReader, checksum: int | None) -> _Tail:
+    sizes = file.pread(_SIZES.size, max(0, file.size - _SIZES.size))
+    data_size, toc_size, summary_size = _SIZES.unpack(sizes)
+    if data_size + toc_size + summary_size + _SIZES.size != file.size:
+        raise InvalidImageError("layer index: its sections do not fill the file")
+    packed = file.pread(summary_size, data_size + toc_size)
+    found = zlib_ng.crc32(sizes, zlib_ng.crc32(packed))
+    if checksum not in (None, found):
+        raise InvalidImageError("layer index: changed since it was checked: try again")
+    return _Tail(_SUMMARY.decode(packed), data_size, toc_size, found)
+
+
 def index_in(file: StoredFile, blob: Digest) -> LayerIndex | None:
     """Return the index in a file of the store if it describes the blob with that digest; else close the file."""
     try:
-        index = LayerIndex(file)
+        index = open_index(file)
     except InvalidImageError:
         pass
     else:

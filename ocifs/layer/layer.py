@@ -1,6 +1,5 @@
 """Random access to a layer's uncompressed tar stream; each span is verified before it is decoded."""
 
-import io
 import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -51,7 +50,7 @@ class Layer:
         """Changed by `conclude` only."""
         self.size = index.size
         self._stored: FileSection = index.file if index.summary.reframed else blob
-        self._decode: Callable[[bytes, Checkpoint, int], Decoder] = CODECS[index.summary.codec].decode
+        self._decode: Callable[[bytes, Checkpoint, int], Decoder] = CODECS[index.span_codec].decode
         self._cache = cache
 
     def conclude(self, refuted: str | None = None) -> None:
@@ -147,13 +146,13 @@ class Layer:
         return span
 
     def stored(self, span: int) -> bytes:
-        """Return a span's verified stored bytes; neighbours may share one. Raises the errors of `pread`."""
+        """Return a span's verified bytes as in `LayerIndex.verified`. Raises the errors of `pread`."""
         index = self.index
         if isinstance(self._stored, LazyBlob):
             return self._stored.span(index, span)
         offset, stored = index.stored_range(span)
-        data = self._stored.pread(stored, offset)
-        if not index.proves(span, data):
+        data = index.verified(span, self._stored.pread(stored, offset))
+        if data is None:
             raise InvalidImageError(
                 f"layer {index.summary.blob_digest}: bytes {offset}..{offset + stored} are not what they were when "
                 f"the layer was indexed: the {'cache' if index.summary.reframed else 'blob'} was changed or damaged"
@@ -161,9 +160,7 @@ class Layer:
         return data
 
     def decoder(self, span: int, data: bytes) -> Decoder:
-        """Return a decoder of a span with the stored bytes `data`. Raises InvalidImageError."""
-        if self.index.summary.toc:
-            return io.BytesIO(self.index.chunk(span, data))
+        """Return a decoder of a span with the verified bytes `data`. Raises InvalidImageError."""
         return self._decode(data, self.index.checkpoint(span), self.span_size(span))
 
     def span_size(self, span: int) -> int:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ocifs.errors import InvalidImageError, RegistryError
 from ocifs.layer.index import LayerIndex
@@ -53,6 +53,14 @@ class BlobRanges(Protocol):
         ...
 
 
+class _Fetched(NamedTuple):
+    """The result of a request."""
+
+    first: bytes
+    """The first span, verified."""
+    spans: range
+
+
 class LazyBlob(FileReader):
     """A blob of `size` bytes in the sparse file `fd`. `pread` returns unverified bytes; `span` verifies them."""
 
@@ -83,7 +91,7 @@ class LazyBlob(FileReader):
         """Bytes that take about as long as a round trip."""
 
     def span(self, index: LayerIndex, number: int) -> bytes:
-        """Return a span's verified stored bytes; fetch it if it is missing, once for all concurrent readers.
+        """Return a span as in `LayerIndex.verified`; fetch it if it is missing, once for all concurrent readers.
 
         Raises:
             NotFoundError, RegistryError: It cannot be fetched.
@@ -102,7 +110,7 @@ class LazyBlob(FileReader):
                     self._failed[number] = now, error
                 raise
             if fetched is not None:
-                return fetched[0]
+                return fetched.first
         return data
 
     def _touch(self, number: int) -> None:
@@ -121,7 +129,9 @@ class LazyBlob(FileReader):
         """
         end = index.span_count - 1 if last is None else last
         fetched = self._fetch_once(index, number, lambda: min(self._last_within(index, number, most), end))
-        return (0, number + 1) if fetched is None else (sum(map(len, fetched)), number + len(fetched))
+        if fetched is None:
+            return 0, number + 1
+        return sum(index.stored_range(each)[1] for each in fetched.spans), fetched.spans.stop
 
     def fill(self, start: int, end: int) -> bytes:
         """Fetch, write and return bytes, cached or not; only the digest of the whole blob verifies them."""
@@ -131,7 +141,7 @@ class LazyBlob(FileReader):
         self._write(data, start)
         return data
 
-    def _fetch_once(self, index: LayerIndex, number: int, choose_last: Callable[[], int]) -> list[bytes] | None:
+    def _fetch_once(self, index: LayerIndex, number: int, choose_last: Callable[[], int]) -> _Fetched | None:
         """Fetch spans from `number` on; if another thread fetches that span already, wait for it and return None."""
         with self._lock:
             flight = self._flights.get(number)
@@ -153,10 +163,9 @@ class LazyBlob(FileReader):
         return fetched
 
     def verified(self, index: LayerIndex, number: int) -> bytes | None:
-        """Return a span's stored bytes if they are cached and correct."""
+        """Return a span as in `LayerIndex.verified` if it is cached and correct."""
         offset, size = index.stored_range(number)
-        data = self.pread(size, offset)
-        return data if index.proves(number, data) else None
+        return index.verified(number, self.pread(size, offset))
 
     def has(self, index: LayerIndex, number: int) -> bool:
         """Whether the file has data at a span's offset; it may be wrong."""
@@ -191,7 +200,7 @@ class LazyBlob(FileReader):
                 self._remote = self._open_remote()
             return self._remote
 
-    def _fetch(self, index: LayerIndex, numbers: range) -> list[bytes]:
+    def _fetch(self, index: LayerIndex, numbers: range) -> _Fetched:
         """Fetch, verify and write consecutive spans."""
         start = index.stored_range(numbers[0])[0]
         offset, size = index.stored_range(numbers[-1])
@@ -199,8 +208,9 @@ class LazyBlob(FileReader):
         remote = self._opened()
         while True:
             data = self._bytes(remote, start, offset + size)
-            pieces = [piece for number in numbers if (piece := self._piece(index, number, data, start)) is not None]
-            if len(pieces) == len(numbers):
+            first = self._piece(index, numbers[0], data, start)
+            # The others are dropped: decoded chunks may be much larger than the stored bytes.
+            if first is not None and all(self._piece(index, each, data, start) is not None for each in numbers[1:]):
                 break
             if not remote.distrust():
                 raise InvalidImageError(
@@ -209,7 +219,7 @@ class LazyBlob(FileReader):
                 )
         self._learn(len(data), time.monotonic() - began)
         self._write(data, start)
-        return pieces
+        return _Fetched(first, numbers)
 
     def _bytes(self, remote: BlobRanges, start: int, end: int) -> bytes:
         self.requests += 1
@@ -223,8 +233,7 @@ class LazyBlob(FileReader):
     def _piece(self, index: LayerIndex, number: int, data: bytes, start: int) -> bytes | None:
         """Return the span from `data`, which begins at `start`, if its digest matches."""
         offset, size = index.stored_range(number)
-        piece = data[offset - start : offset - start + size]
-        return piece if index.proves(number, piece) else None
+        return index.verified(number, data[offset - start : offset - start + size])
 
     def _fetch_whole(self, remote: BlobRanges, start: int, end: int) -> bytes:
         """Fetch the whole blob once, from a registry without range requests; return a part of it."""

@@ -16,7 +16,7 @@ from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.chunked.verification import agrees
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import ChunkedIndex, LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
@@ -124,7 +124,7 @@ def verify_blob(layer: Layer, pause: Pause) -> None:
     """
     digest = Digest(layer.index.summary.blob_digest)
     found = digest_blob(layer.blob, digest, lambda size: pause(0))
-    if found != digest and layer.index.summary.toc and isinstance(layer.blob, LazyBlob):
+    if found != digest and isinstance(layer.index, ChunkedIndex) and isinstance(layer.blob, LazyBlob):
         # Gaps between chunks have no digest, so a gap that a crash left empty shows only now.
         for offset in range(0, layer.blob.size, _PIECE):
             pause(len(layer.blob.fill(offset, min(offset + _PIECE, layer.blob.size))))
@@ -140,8 +140,8 @@ def verify_index(layer: Layer, pause: Pause) -> bool:
         InvalidImageError: The index is wrong.
     """
     index = layer.index
-    if index.summary.toc:
-        return _verify_toc(layer, pause)
+    if isinstance(index, ChunkedIndex):
+        return _verify_toc(layer, index, pause)
     decoded = decode_layer(layer, index.diff_ids, lambda size: pause(0))
     for diff_id in map(Digest, index.diff_ids):
         if decoded.digests[diff_id.algorithm] != diff_id:
@@ -153,7 +153,7 @@ def verify_index(layer: Layer, pause: Pause) -> bool:
     return True
 
 
-def _verify_toc(layer: Layer, pause: Pause) -> bool:
+def _verify_toc(layer: Layer, claimed: ChunkedIndex, pause: Pause) -> bool:
     """Index the layer's tar, and compare that index with the one from the TOC."""
     summary, blob = layer.index.summary, FileReader(layer.blob.fd, layer.blob.offset, layer.blob.size)
     index = open_layer_index(
@@ -165,6 +165,6 @@ def _verify_toc(layer: Layer, pause: Pause) -> bool:
         low_memory=True,
     )
     try:
-        return agrees(layer.index, Layer(layer.number, index, blob, SpanCache(2 * MAX_SPAN)), pause)
+        return agrees(claimed, Layer(layer.number, index, blob, SpanCache(2 * MAX_SPAN)), pause)
     finally:
         os.close(index.file.fd)

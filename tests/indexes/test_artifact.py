@@ -17,7 +17,7 @@ from ocifs.indexes.artifact import (
     make_artifact,
     referrers_of,
 )
-from ocifs.layer.index import KIND, LayerIndex, encode_tail
+from ocifs.layer.index import KIND, LayerIndex, encode_tail, open_index
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.options import Options
 from ocifs.reader import BytesReader
@@ -235,7 +235,7 @@ def publish(registry: Registry, index: bytes, layer: Layer = BASE, **changes: ob
 
 
 def true_index() -> LayerIndex:
-    return LayerIndex(BytesReader(index_bytes()))  # type: ignore[arg-type]
+    return open_index(BytesReader(index_bytes()))  # type: ignore[arg-type]
 
 
 def index_bytes() -> bytes:

@@ -19,7 +19,7 @@ from ocifs.indexes.candidate import CONVERTED
 from ocifs.indexes.chunked import read_toc, table_of, write_index
 from ocifs.layer.chunked.table import ChunkTable
 from ocifs.layer.chunked.toc_location import promised
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import open_index
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
@@ -308,7 +308,7 @@ def local(layer: TocLayer) -> Iterator[Layer]:
         CONVERTED, "x", lambda out: write_index(out, parse_toc(layer), of_image, Digest.of(layer.blob))
     )
     blob = Store(None).get(BLOB, "x", lambda out: out.write(layer.blob))
-    yield Layer(0, LayerIndex(index), blob, SpanCache(), "a TOC")
+    yield Layer(0, open_index(index), blob, SpanCache(), "a TOC")
     index.close()
     blob.close()
 

@@ -12,7 +12,7 @@ import pytest
 
 from ocifs.image.opening import open_image
 from ocifs.indexes.artifact import make_artifact, referrers_of
-from ocifs.layer.index import LayerIndex, encode_tail
+from ocifs.layer.index import LayerIndex, encode_tail, open_index
 from ocifs.options import Options
 from ocifs.reader import BytesReader
 from ocifs.spec.digest import Digest
@@ -52,7 +52,7 @@ def publish(registry: Registry, alter: Callable[[LayerIndex], bytes]) -> None:
     reference = f"docker://{registry.host}/app"
     with open_image(reference, Options(lazy=False)) as opened:
         data = alter(opened.indexes[0])
-        index = LayerIndex(BytesReader(data))  # type: ignore[arg-type]
+        index = open_index(BytesReader(data))  # type: ignore[arg-type]
         manifest, blobs = make_artifact(opened.resolved, [index])
         referrers_of(opened.source, reference).attach(opened.resolved.descriptor, manifest, blobs)
 

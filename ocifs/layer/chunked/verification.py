@@ -12,7 +12,7 @@ from functools import cache
 
 from ocifs.erofs.xattr import is_storable
 from ocifs.errors import InvalidImageError, printable
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import ChunkedIndex
 from ocifs.layer.layer import Layer
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.toc import HARDLINK, REGULAR, SYMLINK, ChunkReader, Entry, scan
@@ -22,7 +22,7 @@ _PIECE = 1 << 20
 _SECOND = 10**9
 
 
-def agrees(claimed: LayerIndex, layer: Layer, pause: Callable[[int], None], limits: Limits = DEFAULT_LIMITS) -> bool:
+def agrees(claimed: ChunkedIndex, layer: Layer, pause: Callable[[int], None], limits: Limits = DEFAULT_LIMITS) -> bool:
     """Return whether an index made from a TOC equals the tar of `layer`; False: the TOC only lacks something.
 
     Raises:
@@ -107,7 +107,7 @@ def _same_time(claim: int, time: int) -> bool:
 
 
 def _contents(
-    claimed: LayerIndex, claim: Entry, layer: Layer, entry: Entry, pause: Callable[[int], None]
+    claimed: ChunkedIndex, claim: Entry, layer: Layer, entry: Entry, pause: Callable[[int], None]
 ) -> Iterator[bool]:
     """Yield for each piece of a regular file whether the tar matches the chunk's digest."""
     if entry.kind != REGULAR or not entry.size:

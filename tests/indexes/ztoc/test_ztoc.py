@@ -19,7 +19,7 @@ from ocifs.indexes.ztoc.flatbuffer import Buffer
 from ocifs.indexes.ztoc.read import Ztoc, read_ztoc, size_of_gzip, write_index
 from ocifs.indexes.ztoc.write import write_ztoc
 from ocifs.layer.build import LayerBlob, open_layer_index
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import LayerIndex, open_index
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import DEFAULT_LIMITS, Limits
@@ -106,7 +106,7 @@ def index_from(read: Ztoc, blob: bytes, tar: bytes, size: int) -> LayerIndex:
     compression: Any = "tar" if blob == tar else "gzip"
     descriptor = Descriptor(media_type="x", digest=Digest.of(blob), size=len(blob))
     of = ImageLayer(descriptor, DiffID(Digest.of(tar)), compression)
-    return LayerIndex(Store(None).get(Kind("x", 1), "y", lambda out: write_index(read, of, size, out)))
+    return open_index(Store(None).get(Kind("x", 1), "y", lambda out: write_index(read, of, size, out)))
 
 
 @pytest.mark.parametrize("name", BLOBS)
