@@ -6,7 +6,7 @@ Files come in the order in which the layers store them, not in the order of thei
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 
-from ocifs.image.readahead import read_ahead
+from ocifs.image.readahead import read_ahead, take
 from ocifs.image.rootfs import Rootfs
 
 Part = memoryview | int
@@ -25,8 +25,13 @@ def in_data_order(rootfs: Rootfs, nids: Iterable[int]) -> list[int]:
 
 
 def _address(rootfs: Rootfs, nid: int) -> int:
+    return first_address(rootfs, (address for address, _ in _extents(rootfs, nid) if address is not None))
+
+
+def first_address(rootfs: Rootfs, addresses: Iterable[int]) -> int:
+    """Return the first of a file's `addresses` that is in a layer, which orders files by their data; else 0."""
     layers = rootfs.tree.bases[0] if rootfs.tree.bases else 0
-    return next((address for address, _ in _extents(rootfs, nid) if address is not None and address >= layers), 0)
+    return next((address for address in addresses if address >= layers), 0)
 
 
 def read_files(rootfs: Rootfs, nids: Iterable[int]) -> Iterator[tuple[int, Iterator[Part]]]:
@@ -63,12 +68,8 @@ def _parts(rootfs: Rootfs, nid: int, data: Iterator[memoryview]) -> Iterator[Par
     for address, size in _extents(rootfs, nid):
         if address is None:
             yield size
-            continue
-        left = size
-        while left:
-            part = next(data)
-            left -= len(part)
-            yield part
+        else:
+            yield from take(data, size)
 
 
 def digests(rootfs: Rootfs, nids: Iterable[int], done: Callable[[int], None] = lambda size: None) -> dict[int, bytes]:

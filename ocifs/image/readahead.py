@@ -52,6 +52,14 @@ def read_ahead(served: ServedFile, extents: Iterable[tuple[int, int]]) -> Genera
         threads.shutdown(cancel_futures=True)
 
 
+def take(parts: Iterator[memoryview], size: int) -> Iterator[memoryview]:
+    """Yield the next parts, `size` bytes in total."""
+    while size:
+        part = next(parts)
+        size -= len(part)
+        yield part
+
+
 def _cut(loaded: Future[bytes], cuts: list[tuple[int, int]]) -> Iterator[memoryview]:
     view = memoryview(loaded.result())
     for start, end in cuts:

@@ -4,10 +4,9 @@ It is virtual, never stored. The tree image gives the addresses of files' bytes 
 reading it never waits for a disk. This module knows neither names nor inodes.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
-from ocifs.erofs.format import layer_bases, served_size
+from ocifs.erofs.format import layer_at, layer_bases, served_size
 from ocifs.layer.layer import Layer
 from ocifs.reader import ReaderAt
 
@@ -43,10 +42,10 @@ class ServedFile:
 
     def layer_at(self, address: int) -> tuple[Layer, int] | None:
         """Return the layer at `address` and the offset in its stream; None: the tree image, or past a stream's end."""
-        number = bisect_right(self._bases, address) - 1
-        if number < 0 or address - self._bases[number] >= self.layers[number].size:
+        number, offset = layer_at(self._bases, address) or (None, 0)
+        if number is None or offset >= self.layers[number].size:
             return None
-        return self.layers[number], address - self._bases[number]
+        return self.layers[number], offset
 
     def _views(
         self,
@@ -56,12 +55,12 @@ class ServedFile:
     ) -> list[memoryview] | None:
         """Return the views of each piece, or None if a piece is not available."""
         views: list[memoryview] = []
-        for layer, place, length in self._pieces(size, offset):
+        for layer, start, length in self._pieces(size, offset):
             parts: list[memoryview] | None
             if layer is None:
-                parts = [memoryview(self._tree_image.pread(length, place))]
+                parts = [memoryview(self._tree_image.pread(length, start))]
             else:
-                parts = layer_views(layer, length, place)
+                parts = layer_views(layer, length, start)
             if parts is None:
                 return None
             views += parts
@@ -72,14 +71,11 @@ class ServedFile:
     def _pieces(self, size: int, offset: int) -> list[tuple[Layer | None, int, int]]:
         """Cut a range at the bases: [(layer or None for the tree image, offset in it, length)]."""
         pieces: list[tuple[Layer | None, int, int]] = []
+        boundaries = [*self._bases, self.size]
         end = min(offset + size, self.size)
         while offset < end:
-            number = bisect_right(self._bases, offset) - 1
-            border = self._bases[number + 1] if number + 1 < len(self._bases) else self.size
-            length = min(end, border) - offset
-            if number < 0:
-                pieces.append((None, offset, length))
-            else:
-                pieces.append((self.layers[number], offset - self._bases[number], length))
+            number, start = layer_at(self._bases, offset) or (-1, offset)
+            length = min(end, boundaries[number + 1]) - offset
+            pieces.append((self.layers[number] if number >= 0 else None, start, length))
             offset += length
         return pieces
