@@ -178,14 +178,14 @@ class Rootfs:
         Raises:
             NotFoundError: The path does not exist, or has too many symlinks.
         """
-        wanted = os.fsencode(path)
-        chain, names, rest = self._go(wanted, follow=follow)
+        encoded = os.fsencode(path)
+        chain, names, rest = self._resolve(encoded, follow=follow)
         if rest:
             parent = printable(b"/" + b"/".join(names))
             if not self._is_directory(chain[-1]):
-                raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ENOTDIR)}: {parent}")
+                raise NotFoundError(f"{printable(encoded)}: {os.strerror(errno.ENOTDIR)}: {parent}")
             raise NotFoundError(
-                f"{printable(wanted)}: no such file or directory in the image: its nearest parent is {parent}"
+                f"{printable(encoded)}: no such file or directory in the image: its nearest parent is {parent}"
             )
         return chain[-1]
 
@@ -194,7 +194,7 @@ class Rootfs:
 
         Names that do not exist are kept as written.
         """
-        _, names, rest = self._go(os.fsencode(path), follow=False)
+        _, names, rest = self._resolve(os.fsencode(path), follow=False)
         for name in rest:
             if name == b"..":
                 del names[-1:]
@@ -202,9 +202,9 @@ class Rootfs:
                 names.append(name)
         return names
 
-    def _go(self, wanted: bytes, *, follow: bool) -> tuple[list[int], list[bytes], list[bytes]]:
+    def _resolve(self, path: bytes, *, follow: bool) -> tuple[list[int], list[bytes], list[bytes]]:
         """Resolve a path as far as it exists: (nids from the root, names below the root, remaining names)."""
-        pending = _split(wanted)[::-1]
+        pending = _split(path)[::-1]
         chain = [self.root]
         names: list[bytes] = []
         links = 0
@@ -222,7 +222,7 @@ class Rootfs:
             if stat.S_ISLNK(self.tree.inode(nid).mode) and (follow or pending):
                 links += 1
                 if links > MAX_SYMLINKS:
-                    raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ELOOP)}")
+                    raise NotFoundError(f"{printable(path)}: {os.strerror(errno.ELOOP)}")
                 target = self.tree.readlink(nid)
                 if target.startswith(b"/"):
                     del chain[1:], names[:]

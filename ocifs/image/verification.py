@@ -245,12 +245,12 @@ class _LayerCheck:
         """Decode each span; return whether the resulting tar stream has the entries of the index."""
         layer = Layer(self.number, index, in_file(self.layer.blob), SpanCache(0))
         done = (lambda size: None) if index.summary.reframed else self._advance
-        decoded = decode_layer(layer, (self.layer.diff_id, *index.diff_ids), done, self.options.limits)
-        self._check_diff_id(decoded.digests[self.layer.diff_id.algorithm])
+        digests, has_entries = decode_layer(layer, (self.layer.diff_id, *index.diff_ids), done, self.options.limits)
+        self._check_diff_id(digests[self.layer.diff_id.algorithm])
         for diff_id in index.diff_ids:
-            if diff_id not in decoded.digests.values():
+            if diff_id not in digests.values():
                 raise InvalidImageError(f"the LayerIndex in the cache has the diff ID {diff_id}")
-        return decoded.has_entries
+        return has_entries
 
     def _check_diff_id(self, found: Digest) -> None:
         if found != self.layer.diff_id:

@@ -99,7 +99,7 @@ def _open_all(candidates: list[Candidate]) -> list[SelectedIndex | OcifsError]:
                 candidate, future = pending.get_nowait()
                 try:
                     future.set_result(_open(candidate))
-                except Exception as error:  # noqa: BLE001 - it is for whoever waits
+                except Exception as error:  # noqa: BLE001 - raised by `result`
                     future.set_exception(error)
 
     # Not an executor: the interpreter would wait at exit for a thread that reads from a dead network.

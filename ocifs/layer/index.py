@@ -159,30 +159,21 @@ def join_tail(packed_toc: bytes, summary: Summary, data_size: int) -> bytes:
     return b"".join((packed_toc, packed_summary, _SIZES.pack(data_size, len(packed_toc), len(packed_summary))))
 
 
-class _Tail(msgspec.Struct, frozen=True):
-    """The end of an index file, which is read when it is opened."""
-
-    summary: Summary
-    data_size: int
-    toc_size: int
-    checksum: int
-
-
 class LayerIndex:
     """An opened index of a layer's tar; `open_index` opens one."""
 
-    def __init__(self, file: FileReader, tail: _Tail) -> None:
+    def __init__(self, file: FileReader, summary: Summary, data_size: int, toc_size: int, checksum: int) -> None:
         self.file = file
-        self.summary = tail.summary
-        self._data_size = tail.data_size
-        self._toc_size = tail.toc_size
-        self.checksum = tail.checksum
+        self.summary = summary
+        self._data_size = data_size
+        self._toc_size = toc_size
+        self.checksum = checksum
         """CRC-32 of summary and sizes, the parts that stay in memory."""
-        self.starts = _unpack_u64(self.summary.starts)
-        self._offsets = _unpack_u64(self.summary.offsets)
-        self._windows = _unpack_u64(self.summary.windows)
-        self._lengths = _unpack_u64(self.summary.lengths)
-        self._skips = _unpack_u64(self.summary.skips)
+        self.starts = _unpack_u64(summary.starts)
+        self._offsets = _unpack_u64(summary.offsets)
+        self._windows = _unpack_u64(summary.windows)
+        self._lengths = _unpack_u64(summary.lengths)
+        self._skips = _unpack_u64(summary.skips)
         if not (self._columns_agree() and self._chunks_agree()):
             raise InvalidImageError("layer index: its columns contradict each other")
 
@@ -194,7 +185,7 @@ class LayerIndex:
     @property
     def stream(self) -> str:
         """Name of the stream: streams with the same name have the same bytes at the same offsets."""
-        return self.summary.diff_id
+        return self.summary.toc or self.summary.diff_id
 
     @property
     def span_codec(self) -> Compression:
@@ -337,11 +328,6 @@ class ChunkedIndex(LayerIndex):
     """An opened index made from a TOC: its stream consists of chunks, each a span that is padded with zeros."""
 
     @property
-    def stream(self) -> str:
-        """Name of the stream, the digest of the TOC."""
-        return self.summary.toc
-
-    @property
     def span_codec(self) -> Compression:
         """Compression of the bytes that `verified` returns: none."""
         return "tar"
@@ -382,23 +368,19 @@ def open_index(file: FileReader, checksum: int | None = None) -> LayerIndex:
 
     Raises InvalidImageError if the file is not an index, or another one.
     """
+    sizes = file.pread(_SIZES.size, max(0, file.size - _SIZES.size))
     try:
-        tail = _read_tail(file, checksum)
-        return (ChunkedIndex if tail.summary.toc else LayerIndex)(file, tail)
+        data_size, toc_size, summary_size = _SIZES.unpack(sizes)
+        if data_size + toc_size + summary_size + _SIZES.size != file.size:
+            raise InvalidImageError("layer index: its sections do not fill the file")
+        packed = file.pread(summary_size, data_size + toc_size)
+        found = zlib_ng.crc32(sizes, zlib_ng.crc32(packed))
+        if checksum not in (None, found):
+            raise InvalidImageError("layer index: changed since it was checked: try again")
+        summary = _SUMMARY.decode(packed)
+        return (ChunkedIndex if summary.toc else LayerIndex)(file, summary, data_size, toc_size, found)
     except (struct.error, msgspec.MsgspecError, ValueError) as error:  # ValueError: not UTF-8, or half a number
         raise InvalidImageError(f"layer index: {error}") from None
-
-
-def _read_tail(file: FileReader, checksum: int | None) -> _Tail:
-    sizes = file.pread(_SIZES.size, max(0, file.size - _SIZES.size))
-    data_size, toc_size, summary_size = _SIZES.unpack(sizes)
-    if data_size + toc_size + summary_size + _SIZES.size != file.size:
-        raise InvalidImageError("layer index: its sections do not fill the file")
-    packed = file.pread(summary_size, data_size + toc_size)
-    found = zlib_ng.crc32(sizes, zlib_ng.crc32(packed))
-    if checksum not in (None, found):
-        raise InvalidImageError("layer index: changed since it was checked: try again")
-    return _Tail(_SUMMARY.decode(packed), data_size, toc_size, found)
 
 
 def index_in(file: StoredFile, blob: Digest) -> LayerIndex | None:

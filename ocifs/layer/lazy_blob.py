@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ocifs.errors import InvalidImageError, RegistryError
 from ocifs.layer.index import LayerIndex
@@ -51,14 +51,6 @@ class BlobRanges(Protocol):
     def distrust(self) -> bool:
         """Switch to another endpoint, because the bytes were wrong; return False if there is none."""
         ...
-
-
-class _Fetched(NamedTuple):
-    """The result of a request."""
-
-    first: bytes
-    """The first span, verified."""
-    spans: range
 
 
 class LazyBlob(FileReader):
@@ -110,7 +102,7 @@ class LazyBlob(FileReader):
                     self._failed[number] = now, error
                 raise
             if fetched is not None:
-                return fetched.first
+                return fetched[0]
         return data
 
     def _touch(self, number: int) -> None:
@@ -131,7 +123,7 @@ class LazyBlob(FileReader):
         fetched = self._fetch_once(index, number, lambda: min(self._last_within(index, number, most), end))
         if fetched is None:
             return 0, number + 1
-        return sum(index.stored_range(each)[1] for each in fetched.spans), fetched.spans.stop
+        return sum(index.stored_range(each)[1] for each in fetched[1]), fetched[1].stop
 
     def fill(self, start: int, end: int) -> bytes:
         """Fetch, write and return bytes, cached or not; only the digest of the whole blob verifies them."""
@@ -141,8 +133,8 @@ class LazyBlob(FileReader):
         self._write(data, start)
         return data
 
-    def _fetch_once(self, index: LayerIndex, number: int, choose_last: Callable[[], int]) -> _Fetched | None:
-        """Fetch spans from `number` on; if another thread fetches that span already, wait for it and return None."""
+    def _fetch_once(self, index: LayerIndex, number: int, choose_last: Callable[[], int]) -> tuple[bytes, range] | None:
+        """Fetch spans from `number` on: return the first and all numbers; if another thread does that, wait: None."""
         with self._lock:
             flight = self._flights.get(number)
             if flight is None and self.verified(index, number) is not None:  # it has just arrived
@@ -200,8 +192,8 @@ class LazyBlob(FileReader):
                 self._remote = self._open_remote()
             return self._remote
 
-    def _fetch(self, index: LayerIndex, numbers: range) -> _Fetched:
-        """Fetch, verify and write consecutive spans."""
+    def _fetch(self, index: LayerIndex, numbers: range) -> tuple[bytes, range]:
+        """Fetch, verify and write consecutive spans; return the first, verified, and all numbers."""
         start = index.stored_range(numbers[0])[0]
         offset, size = index.stored_range(numbers[-1])
         began = time.monotonic()
@@ -219,7 +211,7 @@ class LazyBlob(FileReader):
                 )
         self._learn(len(data), time.monotonic() - began)
         self._write(data, start)
-        return _Fetched(first, numbers)
+        return first, numbers
 
     def _bytes(self, remote: BlobRanges, start: int, end: int) -> bytes:
         self.requests += 1

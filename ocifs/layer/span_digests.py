@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 MAX_STORED = 2 * MAX_SPAN
-"""Maximum stored bytes of a span: a longer one decodes to almost nothing, and takes too much memory."""
+"""Maximum stored bytes of a span, which are in memory together: more of them decode to almost nothing."""
 
 _READ = 4 << 20
 

@@ -10,7 +10,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
-from typing import NamedTuple
 
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError
@@ -34,15 +33,6 @@ Pause = Callable[[int], None]
 """Gets the number of bytes just fetched, 0 for local work. It may wait, or raise to stop the verification."""
 
 
-class DecodedLayer(NamedTuple):
-    """The results of decoding a whole layer."""
-
-    digests: dict[str, Digest]
-    """The digests of its tar stream, by algorithm."""
-    has_entries: bool
-    """Whether the tar stream has the entries of the index."""
-
-
 def digest_blob(blob: ReaderAt, algorithm: Digest, done: Callable[[int], None]) -> Digest:
     """Read a whole blob and return its digest, with the algorithm of another digest; `done` gets the bytes read."""
     hasher = algorithm.hasher()
@@ -55,10 +45,11 @@ def digest_blob(blob: ReaderAt, algorithm: Digest, done: Callable[[int], None]) 
 
 def decode_layer(
     layer: Layer, digests: Iterable[str], done: Callable[[int], None], limits: Limits = DEFAULT_LIMITS
-) -> DecodedLayer:
-    """Decode all spans of a layer; hash the stream with the algorithms of `digests`; `done` gets the stored bytes read.
+) -> tuple[dict[str, Digest], bool]:
+    """Decode all spans of a layer; `done` gets the stored bytes read.
 
-    Raises the errors of reading the layer and its tar headers.
+    Return the digests of its tar stream by algorithm, for the algorithms of `digests`, and whether the stream has the
+    entries of the index. Raises the errors of reading the layer and its tar headers.
     """
     hashers = {algorithm: hashlib.new(algorithm) for algorithm in {Digest(each).algorithm for each in digests}}
 
@@ -73,7 +64,7 @@ def decode_layer(
     entries = read_entries(stream, limits=limits, warn=lambda message: None)
     has_entries = all(entry == indexed for entry, indexed in zip_longest(entries, layer.index.entries()))
     stream.drain()
-    return DecodedLayer({each: Digest(f"{each}:{hasher.hexdigest()}") for each, hasher in hashers.items()}, has_entries)
+    return {each: Digest(f"{each}:{hasher.hexdigest()}") for each, hasher in hashers.items()}, has_entries
 
 
 def fetch_all(layer: Layer, pause: Pause) -> None:
@@ -134,7 +125,7 @@ def verify_blob(layer: Layer, pause: Pause) -> None:
 
 
 def verify_index(layer: Layer, pause: Pause) -> bool:
-    """Compare a layer's index with its whole stream; return whether it is as good as one that was built here.
+    """Compare a layer's index with its whole stream; return whether it equals one that is built here.
 
     Raises:
         InvalidImageError: The index is wrong.
@@ -142,13 +133,13 @@ def verify_index(layer: Layer, pause: Pause) -> bool:
     index = layer.index
     if isinstance(index, ChunkedIndex):
         return _verify_toc(layer, index, pause)
-    decoded = decode_layer(layer, index.diff_ids, lambda size: pause(0))
+    digests, has_entries = decode_layer(layer, index.diff_ids, lambda size: pause(0))
     for diff_id in map(Digest, index.diff_ids):
-        if decoded.digests[diff_id.algorithm] != diff_id:
+        if digests[diff_id.algorithm] != diff_id:
             raise InvalidImageError(
                 f"layer {index.summary.blob_digest}: its index decodes to another tar stream than {diff_id}"
             )
-    if not decoded.has_entries:
+    if not has_entries:
         raise InvalidImageError(f"layer {index.summary.blob_digest}: its index has other entries than its tar stream")
     return True
 

@@ -106,7 +106,7 @@ def _gzip_points(layer: Layer, chosen: list[int]) -> bytes:
 
 def _tar_points(layer: Layer, chosen: list[int]) -> bytes:
     size = layer.index.starts[chosen[1]] if len(chosen) > 1 else layer.size
-    if any(layer.index.starts[number] != place * size for place, number in enumerate(chosen)):
+    if any(layer.index.starts[number] != position * size for position, number in enumerate(chosen)):
         raise UnsupportedError("SOCI cannot represent spans of different sizes in an uncompressed layer")
     return TAR_POINTS.pack(2, size, layer.size)
 

@@ -16,13 +16,11 @@ from msgspec.structs import replace
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.layer.chunked.document import Item, nanoseconds, raw
+from ocifs.layer.span_digests import MAX_STORED
 from ocifs.limits import Limits
 from ocifs.spec.document import shown
 from ocifs.toc import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
 from ocifs.toc.check import check_entries
-
-MAX_STORED = 2 * MAX_SPAN
-"""Maximum bytes from a chunk to the next one: they are fetched and held in memory together."""
 
 _PIECE = 4 << 20
 _SHA256 = re.compile("sha256:([0-9a-f]{64})")
@@ -185,7 +183,7 @@ def _chunks(item: Item, further: list[Item], start: int) -> list[TocChunk]:
 
 
 def _locate_zeros(chunks: list[TocChunk]) -> list[TocChunk]:
-    """Give each chunk of zeros the end of the chunk before it as its offset, or the start of the first chunk."""
+    """Locate each chunk of zeros at the end of the chunk before it, or at the start of the first chunk."""
     last = next((chunk for chunk in chunks if chunk.length), TocChunk(0, 0, 0, 0, b""))._replace(skip=0, length=0)
     located = []
     for chunk in chunks:
