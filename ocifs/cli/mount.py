@@ -159,13 +159,13 @@ def mounts(as_json: bool, verbose: bool) -> None:
         for m in listed
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row, layers in zip(rows, [(), *(mount.layers for mount in listed)], strict=True):
+    for row, layers in zip(rows, [(), *(mount.verified for mount in listed)], strict=True):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         for number, layer in enumerate(layers if verbose else ()):
             click.echo(
                 f"  layer {number}: blob {layer.blob[:19]} and diff ID {layer.diff_id[:19]} "
-                + (f"verified {local_time(layer.verified_at)}" if layer.verified_at else "unverified")
-                + f", each of {layer.spans} spans verified when decoded"
+                + (f"verified {local_time(layer.at)}" if layer.at else "unverified")
+                + f", each of {layer.spans} spans whenever it is decoded"
                 + (f"; index {layer.index}" if layer.index else "")
             )
 

@@ -44,7 +44,7 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     blob: str
     """Its digest."""
     diff_id: str
-    verified_at: float | None
+    at: float | None
     """When blob and diff ID were verified, in seconds since the epoch; None: unverified."""
     spans: int
     """The number of its spans."""
@@ -72,7 +72,7 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The directory of the bundle whose rootfs, or the lower layer of it, this is."""
     device: str | None = None
     """major:minor of the file system, which tells it from others on the same mountpoint; None: not known."""
-    layers: tuple[LayerRecord, ...] = ()
+    verified: tuple[LayerRecord, ...] = ()
     """For each layer, the base first."""
     touched: Profile = {}
     """Of each lazy layer: what was wanted before the first quiet moment."""
@@ -82,7 +82,7 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_verified(self) -> bool:
         """Whether all layers are verified."""
-        return self.refuted is None and all(layer.verified_at is not None for layer in self.layers)
+        return self.refuted is None and all(layer.at is not None for layer in self.verified)
 
     def is_at(self, mount: MountEntry) -> bool:
         """Whether `mount` is this one, wherever it lies. A device alone may be another's by now."""

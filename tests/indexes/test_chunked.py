@@ -123,7 +123,7 @@ def fetched(registry: Registry, layer: TocLayer) -> int:
     return sum(int(last) - int(first) + 1 for first, last in bounds)
 
 
-def prove(layer: Layer) -> bool:
+def verify(layer: Layer) -> bool:
     """Do what the background does."""
     fetch_all(layer, lambda size: None)
     verify_blob(layer, lambda size: None)
@@ -142,7 +142,7 @@ def test_the_tree_is_that_of_the_tar(
     found, expected = tree(image), tree_of_the_tar(layer, tmp_path)
     assert found == expected
     assert not warnings
-    assert prove(image.layers[0])
+    assert verify(image.layers[0])
 
 
 def test_chunks_that_share_a_member(opened: Open, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_chunks_that_share_a_member(opened: Open, tmp_path: Path) -> None:
     image = opened(layer)
     assert image.layers[0].index.summary.toc
     assert tree(image) == tree_of_the_tar(layer, tmp_path)
-    assert prove(image.layers[0])
+    assert verify(image.layers[0])
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -218,7 +218,7 @@ def test_times_are_whole_seconds_until_the_tar_is_read(opened: Open, store: Stor
 
     layer = estargz(TAR, alter=rounded)
     image = opened(layer)
-    assert not prove(image.layers[0])
+    assert not verify(image.layers[0])
     path = "ümlaut".encode()
     assert tree(image)[path][5] == 1234567890 * 10**9
     assert tree_of_the_tar(layer, tmp_path)[path][5] == 1234567890_125 * 10**6
@@ -340,7 +340,7 @@ def test_a_layer_without_entries(opened: Open, name: str, tmp_path: Path) -> Non
     image = opened(layer)
     assert image.layers[0].index.summary.toc
     assert tree(image) == tree_of_the_tar(layer, tmp_path)
-    assert prove(image.layers[0])
+    assert verify(image.layers[0])
 
 
 def test_an_attribute_that_is_null_is_empty() -> None:
@@ -426,7 +426,7 @@ LIES: dict[str, Callable[[Document], object]] = {
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_a_toc_that_lies_is_refuted(write: Callable[..., TocLayer], alter: Callable[[Document], object]) -> None:
     with local(write(TAR, alter=alter)) as layer, pytest.raises(InvalidImageError, match="its TOC "):
-        prove(layer)
+        verify(layer)
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -493,9 +493,9 @@ def proofs(layer: TocLayer, tmp_path: Path) -> list[str | None]:
         open_image(layout, options).close()
 
     with local(layer) as opened:
-        for prove_it in (lambda: prove(opened), open_verified, open_verified):  # the second time from the cache
+        for verify_it in (lambda: verify(opened), open_verified, open_verified):  # the second time from the cache
             try:
-                prove_it()
+                verify_it()
             except InvalidImageError as error:
                 said.append(str(error))
             else:
@@ -518,7 +518,7 @@ def test_what_a_toc_loses_or_nobody_sees_is_no_lie(
     layer = claiming(records, claimed, write)
     assert proofs(layer, tmp_path) == [None] * 4
     with local(layer) as opened:
-        assert prove(opened) == exact
+        assert verify(opened) == exact
 
 
 @pytest.mark.parametrize(("records", "claimed"), DISHONEST.values(), ids=DISHONEST)
@@ -540,7 +540,7 @@ def test_bytes_of_zeros_that_are_none_are_refuted(opened: Open) -> None:
     with local(zstd_chunked(TAR, alter=zeros)) as layer:
         assert layer.pread(4, layer.size - 512) == bytes(4)
         with pytest.raises(InvalidImageError, match="'last' other bytes"):
-            prove(layer)
+            verify(layer)
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -552,7 +552,7 @@ def test_names_that_were_swapped_are_refuted(write: Callable[..., TocLayer]) -> 
     with local(write(tar([file(b"one", b"1"), file(b"two", b"2")]), alter=swap)) as layer:
         assert layer.pread(1, 0) == b"1"
         with pytest.raises(InvalidImageError, match="its TOC gives 'one' another kind or name"):
-            prove(layer)
+            verify(layer)
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -575,7 +575,7 @@ def test_a_gap_between_chunks_is_filled_anew(opened: Open, registry: Registry) -
         assert opened_layer.blob.pread(len(layer.blob), 0) != layer.blob
         verify_blob(opened_layer, lambda size: None)
         assert opened_layer.blob.pread(len(layer.blob), 0) == layer.blob
-    assert prove(opened_layer)
+    assert verify(opened_layer)
     os.pwrite(opened_layer.blob.fd, bytes(30), 0)
     registry.fault(wrong_bytes, str(Digest.of(layer.blob)))
     with pytest.raises(InvalidImageError, match="its bytes have the digest"):
