@@ -134,13 +134,13 @@ def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
 
 @click.command(short_help="List mounts.")
 @json_option
-@click.option("--verbose", "-v", is_flag=True, help="Show when each layer was verified.")
+@click.option("--verbose", "-v", is_flag=True, help="Show what was verified of each layer, and when.")
 def mounts(as_json: bool, verbose: bool) -> None:
     """List mounted images: mountpoint or bundle, image, digest, pid, state, kind and engine.
 
-    The state is `mounted`; `dead` when the daemon is gone (clear it with `ocifs umount`); or `elsewhere` when the mount
-    is in another mount namespace. `unverified`: a published index is used before its layers are complete, so it is not
-    verified yet; `refuted`: it was wrong, and all reads fail.
+    States: `mounted`; `dead`, the daemon is gone (clear it with `ocifs umount`); `elsewhere`, the mount is in another
+    mount namespace. `unverified`: the mount uses a published index that is not yet verified against the whole layers.
+    `refuted`: the verification failed, and every further read fails.
     """
     listed = list_mounts()
     if as_json:
@@ -159,12 +159,12 @@ def mounts(as_json: bool, verbose: bool) -> None:
         for m in listed
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row, layers in zip(rows, [(), *(mount.verified for mount in listed)], strict=True):
+    for row, layers in zip(rows, [(), *(mount.layers for mount in listed)], strict=True):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         for number, layer in enumerate(layers if verbose else ()):
             click.echo(
                 f"  layer {number}: blob {layer.blob[:19]} and diff ID {layer.diff_id[:19]} "
-                + (f"verified {local_time(layer.at)}" if layer.at else "unverified")
+                + (f"verified {local_time(layer.verified_at)}" if layer.verified_at else "not yet verified")
                 + f", each of {layer.spans} spans whenever it is decoded"
                 + (f"; index {layer.index}" if layer.index else "")
             )

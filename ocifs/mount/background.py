@@ -107,7 +107,7 @@ class Background:
     def _refute(self, error: InvalidImageError) -> None:
         """Let nothing be read any more: the tree was made of what all indexes say together."""
         for layer in self._layers:
-            layer.conclude(f"nothing of the mount can be trusted: {error}")
+            layer.conclude(f"the mount is refuted: {error}")
         complain("prefetch", error)
         self._tell(str(error), self._profile)
 

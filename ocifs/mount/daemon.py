@@ -130,7 +130,7 @@ def _serve_by(
         since=time.time(),
         log=job.log,
         bundle=job.bundle,
-        verified=tuple(map(_layer_record, rootfs.served.layers)),
+        layers=tuple(map(_layer_record, rootfs.served.layers)),
     )
     with ExitStack() as stack:
 
@@ -153,9 +153,9 @@ def _tell(
     touched: Profile | None,
 ) -> None:
     """Record what the work in the background has shown."""
-    verified = tuple(map(_layer_record, rootfs.served.layers))
+    layers = tuple(map(_layer_record, rootfs.served.layers))
     with contextlib.suppress(MountError):  # what it says is in the log as well
-        write(msgspec.structs.replace(record, verified=verified, refuted=refuted, touched=touched or {}))
+        write(msgspec.structs.replace(record, layers=layers, refuted=refuted, touched=touched or {}))
 
 
 def _layer_record(layer: Layer) -> LayerRecord:
@@ -163,7 +163,7 @@ def _layer_record(layer: Layer) -> LayerRecord:
     return LayerRecord(
         blob=summary.blob_digest,
         diff_id=summary.diff_id,
-        at=layer.verification.at,
+        verified_at=layer.verification.at,
         spans=layer.index.span_count,
         index=layer.verification.published,
     )

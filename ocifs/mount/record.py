@@ -39,17 +39,18 @@ State = Literal["mounted", "dead", "elsewhere"]
 
 
 class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """When a layer was verified; besides, each of its spans is verified whenever it is decoded."""
+    """What is verified of a layer. Besides, each span is verified whenever it is decoded."""
 
     blob: str
-    """Its digest."""
+    """Digest of the blob."""
     diff_id: str
-    at: float | None
-    """When blob and diff ID were verified, in seconds since the epoch; None: unverified."""
+    """Diff ID of the layer."""
+    verified_at: float | None
+    """When both digests were verified, in seconds since the epoch; None: not yet, a published index states them."""
     spans: int
-    """The number of its spans."""
+    """Number of spans."""
     index: str | None = None
-    """Format and digest of the published index that it was mounted with."""
+    """Format and digest of the published index that was used when it was mounted, if any."""
 
 
 class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +73,7 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The directory of the bundle whose rootfs, or the lower layer of it, this is."""
     device: str | None = None
     """major:minor of the file system, which tells it from others on the same mountpoint; None: not known."""
-    verified: tuple[LayerRecord, ...] = ()
+    layers: tuple[LayerRecord, ...] = ()
     """For each layer, the base first."""
     touched: Profile = {}
     """Of each lazy layer: what was wanted before the first quiet moment."""
@@ -82,7 +83,7 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_verified(self) -> bool:
         """Whether all layers are verified."""
-        return self.refuted is None and all(layer.at is not None for layer in self.verified)
+        return self.refuted is None and all(layer.verified_at is not None for layer in self.layers)
 
     def is_at(self, mount: MountEntry) -> bool:
         """Whether `mount` is this one, wherever it lies. A device alone may be another's by now."""

@@ -115,7 +115,7 @@ def test_the_rest_is_fetched_and_proven_in_the_background(
     ocifs: Ocifs, registry: Registry, image: str, engine: str
 ) -> None:
     with ocifs.mounted(image, "--engine", engine) as mnt:
-        wait_for(lambda: state(ocifs)["verified"][0]["at"] is not None)  # type: ignore[index]
+        wait_for(lambda: state(ocifs)["layers"][0]["verified_at"] is not None)  # type: ignore[index]
         assert "unverified" not in ocifs.output("mounts")
         registry.fault(status(404), "")
         assert (mnt / "first").read_bytes() == FIRST
@@ -235,7 +235,7 @@ def test_a_ztoc_is_enough_for_a_mount(ocifs: Ocifs, registry: Registry, engine: 
     publish_ztoc(registry)
     image = f"docker://{registry.host}/app"
     with ocifs.mounted(image, "--engine", engine, "--no-prefetch") as mnt:
-        assert state(ocifs)["verified"][0]["index"].startswith("soci-v1 sha256:")  # type: ignore[index]
+        assert state(ocifs)["layers"][0]["index"].startswith("soci-v1 sha256:")  # type: ignore[index]
         assert sorted(os.listdir(mnt)) == ["first", "last", "middle"]
         assert len(fetched(registry)) == 1  # the last bytes of the blob
         assert (mnt / "first").read_bytes() == FIRST
@@ -244,7 +244,7 @@ def test_a_ztoc_is_enough_for_a_mount(ocifs: Ocifs, registry: Registry, engine: 
         assert (mnt / "last").read_bytes() == LAST
         assert (mnt / "middle").stat().st_size == 16_000_000
     with ocifs.mounted(image, "--engine", engine) as mnt:
-        wait_for(lambda: state(ocifs)["verified"][0]["at"] is not None)  # type: ignore[index]
+        wait_for(lambda: state(ocifs)["layers"][0]["verified_at"] is not None)  # type: ignore[index]
         assert (mnt / "first").read_bytes() == FIRST
 
 

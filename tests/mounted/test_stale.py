@@ -164,18 +164,18 @@ def test_a_daemon_that_another_mount_namespace_keeps_is_said_to_be_kept(ocifs: O
     assert ocifs.leftovers() == []
 
 
-def test_mounts_says_what_is_proven_and_when(ocifs: Ocifs, small: Path) -> None:
+def test_mounts_says_what_is_verified_and_when(ocifs: Ocifs, small: Path) -> None:
     before = time.time()
     ocifs.output("index", small)
     after = time.time()
     (entry,) = (ocifs.cache / "entries").glob("layer*")
     os.utime(entry, (after, before))
     with ocifs.mounted(small) as mountpoint:
-        (layer,) = listed(ocifs)[str(mountpoint)]["verified"]
+        (layer,) = listed(ocifs)[str(mountpoint)]["layers"]
         blob = (small / blob_path(layer["blob"])).read_bytes()
         assert digest(blob) == layer["blob"]
         assert layer["diff_id"].startswith("sha256:")
-        assert abs(layer["at"] - before) < 0.001
+        assert abs(layer["verified_at"] - before) < 0.001
         assert layer["spans"] >= 3
         text = ocifs.output("mounts", "-v")
         said = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(before))
