@@ -23,16 +23,16 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a layer was verified against its whole blob: unverified, verified or refuted."""
 
     published: str | None
-    """Format and digest of the published document that the LayerIndex comes from; None: it was built here."""
-    at: float | None
-    """When blob and diff ID were verified, in seconds since the epoch; None: unverified."""
+    """Format and digest of the published document that the LayerIndex comes from; None: built, so verified, here."""
+    at: float | None = None
+    """When a published index was verified, in seconds since the epoch; None: not yet."""
     refuted: str | None = None
     """Why nothing of the layer can be trusted."""
 
     @property
     def is_verified(self) -> bool:
         """Whether blob and index were verified, and nothing has refuted them."""
-        return self.at is not None and self.refuted is None
+        return self.refuted is None and (self.published is None or self.at is not None)
 
 
 class Layer:
@@ -46,7 +46,7 @@ class Layer:
         self.blob = blob
         self.prefetch: tuple[tuple[int, int], ...] = ()
         """(first, last) spans that the image reads first when it starts, in order."""
-        self.verification = Verification(published=published, at=None if published else index.made)
+        self.verification = Verification(published=published)
         """Changed by `conclude` only."""
         self.size = index.size
         self._stored: FileSection = index.file if index.summary.reframed else blob
@@ -59,6 +59,11 @@ class Layer:
             self.verification = replace(self.verification, at=time.time())
         else:
             self.verification = replace(self.verification, refuted=refuted)
+
+    @property
+    def verified_at(self) -> float | None:
+        """When blob and diff ID were verified, in seconds since the epoch; None: not yet."""
+        return self.index.made if self.verification.published is None else self.verification.at
 
     def pread(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes of the tar stream at `offset`.

@@ -163,7 +163,7 @@ def _layer_record(layer: Layer) -> LayerRecord:
     return LayerRecord(
         blob=summary.blob_digest,
         diff_id=summary.diff_id,
-        verified_at=layer.verification.at,
+        verified_at=layer.verified_at,
         spans=layer.index.span_count,
         index=layer.verification.published,
     )

@@ -272,9 +272,9 @@ def complaints(reference: str, **options: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("ztoc", "message"),
     [
-        (b"", "cut short"),
-        (b"no zTOC" * 100, "cut short|vector|table"),
-        (ZTOCS[BASE.blob][:-100], "cut short|longer than the file"),
+        (b"", "truncated"),
+        (b"no zTOC" * 100, "truncated|vector|table"),
+        (ZTOCS[BASE.blob][:-100], "truncated|longer than the file"),
         (ZTOCS[PLAIN.blob], "it describes a layer of 10240 bytes, but the layer has"),
         (independent.write(BASE.blob, BASE.tar, size=5), "more than one gzip member"),
         (independent.write(BASE.blob, BASE.tar, max_span_id=7), "digests for 8 spans"),

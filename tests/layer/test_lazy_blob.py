@@ -167,8 +167,8 @@ def test_who_asks_again_at_once_for_what_took_long_waits_no_more(
     def fail() -> None:
         raise RegistryError("gone")
 
-    monkeypatch.setattr(lazy, "_LONG", 0.0)
-    monkeypatch.setattr(lazy, "_SAME_ANSWER", 0.2)
+    monkeypatch.setattr(lazy, "_SLOW", 0.0)
+    monkeypatch.setattr(lazy, "_FAILURE_TTL", 0.2)
     far.before = fail
     for _ in range(3):
         with pytest.raises(RegistryError, match="gone"):

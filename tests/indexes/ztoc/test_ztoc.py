@@ -249,8 +249,8 @@ def with_point(number: int, **changes: Any) -> bytes:
 
 
 WRONG: list[tuple[Callable[[], bytes], str]] = [
-    (lambda: b"", "cut short"),
-    (lambda: b"no zTOC at all", "cut short|table|refers|vector"),
+    (lambda: b"", "truncated"),
+    (lambda: b"no zTOC at all", "truncated|table|refers|vector"),
     (lambda: changed()[:-9], "truncated|longer than the file"),
     (lambda: changed()[:100], "truncated|longer than the file"),
     (lambda: changed(blob_size=5), "outside of the layer"),
