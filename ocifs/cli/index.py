@@ -189,7 +189,7 @@ def pull(image: str, opening: Opening) -> None:
     if not taken:
         raise NotFoundError(f"{place.resolved.name}: no published index: create one with `ocifs index push`")
     groups: dict[tuple[str, Digest | None], list[Candidate]] = {}
-    for offer in [each.offer for each in taken.values()]:
+    for offer in [each.candidate for each in taken.values()]:
         groups.setdefault((offer.format, offer.artifact), []).append(offer)
     for offers in groups.values():
         click.echo(_described(offers))
@@ -210,7 +210,7 @@ def list_published(image: str, opening: Opening, as_json: bool) -> None:
     with _place(image, opening) as place:
         found = [offers for offers in find_candidates(place, warn) if offers]
     if as_json:
-        listed = [offer.described() for offers in found for offer in offers]
+        listed = [offer.to_json() for offers in found for offer in offers]
         click.echo(msgspec.json.format(msgspec.json.encode(listed)).decode())
         return
     for offers in found:

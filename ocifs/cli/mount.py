@@ -134,13 +134,13 @@ def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
 
 @click.command(short_help="List mounts.")
 @json_option
-@click.option("--verbose", "-v", is_flag=True, help="Say of each layer what has been proven, and when.")
+@click.option("--verbose", "-v", is_flag=True, help="Show what was verified of each layer, and when.")
 def mounts(as_json: bool, verbose: bool) -> None:
     """List mounted images: mountpoint or bundle, image, digest, pid, state, kind and engine.
 
-    The state is `mounted`; `dead` when the daemon is gone (clear it with `ocifs umount`); or `elsewhere` when the mount
-    is in another mount namespace. `unproven`: an index from the registry is used, and the layers are not all here yet
-    to prove it; `refuted`: it lied, and nothing is read any more.
+    States: `mounted`; `dead`, the daemon is gone (clear it with `ocifs umount`); `elsewhere`, the mount is in another
+    mount namespace. `unverified`: the mount uses a published index that is not yet verified against the whole layers.
+    `refuted`: the verification failed, and every further read fails.
     """
     listed = list_mounts()
     if as_json:
@@ -152,20 +152,20 @@ def mounts(as_json: bool, verbose: bool) -> None:
             printable_path(m.image),
             m.digest[:19],
             str(m.pid or "?"),
-            m.state + (", refuted" if m.refuted else "" if m.is_proven else ", unproven"),
+            m.state + (", refuted" if m.refuted else "" if m.is_verified else ", unverified"),
             "bundle" if m.bundle else "mount",
             printable_path(f"{m.engine} ({m.reason})" if m.reason else m.engine),
         )
         for m in listed
     ]
-    for line, proven in zip(table(rows), [(), *(mount.proven for mount in listed)], strict=True):
+    for line, layers in zip(table(rows), [(), *(mount.layers for mount in listed)], strict=True):
         click.echo(line.rstrip())
-        for number, proof in enumerate(proven if verbose else ()):
+        for number, layer in enumerate(layers if verbose else ()):
             click.echo(
-                f"  layer {number}: blob {proof.blob[:19]} and diff ID {proof.diff_id[:19]} "
-                + (f"proven {local_time(proof.at)}" if proof.at else "not proven yet, but claimed by its registry")
-                + f", each of {proof.spans} spans whenever it is decoded"
-                + (f"; index {proof.index}" if proof.index else "")
+                f"  layer {number}: blob {layer.blob[:19]} and diff ID {layer.diff_id[:19]} "
+                + (f"verified {local_time(layer.verified_at)}" if layer.verified_at else "not yet verified")
+                + f", each of {layer.spans} spans whenever it is decoded"
+                + (f"; index {layer.index}" if layer.index else "")
             )
 
 

@@ -6,6 +6,7 @@ Linux fs/erofs/erofs_fs.h and Documentation/filesystems/erofs.rst. This module k
 """
 
 import stat
+from bisect import bisect_right
 from collections.abc import Sequence
 from struct import Struct
 
@@ -80,6 +81,12 @@ def layer_bases(image_size: int, layer_sizes: Sequence[int]) -> list[int]:
         bases.append(round_up(end, BASE_ALIGNMENT))
         end = bases[-1] + size
     return bases
+
+
+def layer_at(bases: Sequence[int], address: int) -> tuple[int, int] | None:
+    """Return (layer, offset from its base) of an address in the served file; None: in the tree image."""
+    layer = bisect_right(bases, address) - 1
+    return (layer, address - bases[layer]) if layer >= 0 else None
 
 
 def served_size(image_size: int, layer_sizes: Sequence[int]) -> int:

@@ -7,7 +7,6 @@ Of layers it knows only the offsets and sizes of their tar streams.
 
 import mmap
 import stat
-from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
@@ -194,8 +193,7 @@ class TreeImage:
 
     def layer_of(self, address: int) -> tuple[int, int] | None:
         """Return the layer and the offset in its tar stream of `address`; None inside the tree image."""
-        layer = bisect_right(self.bases, address) - 1
-        return (layer, address - self.bases[layer]) if layer >= 0 else None
+        return erofs.layer_at(self.bases, address)
 
     def read(self, size: int, address: int) -> bytes:
         """Return exactly `size` bytes at `address` of the tree image."""

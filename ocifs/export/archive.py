@@ -14,10 +14,11 @@ from typing import BinaryIO, NamedTuple
 from ocifs.erofs.reader import Inode
 from ocifs.errors import OcifsError, printable
 from ocifs.export import header
-from ocifs.export.data import Data, Progress, contents, data_of, directory_at, take
+from ocifs.export.data import Data, Progress, contents, data_of, directory_at
 from ocifs.export.header import Header, padded
 from ocifs.export.losses import Loss, Losses
 from ocifs.export.target import new_file
+from ocifs.image.readahead import take
 from ocifs.image.rootfs import Rootfs
 from ocifs.limits import Limits
 

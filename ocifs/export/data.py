@@ -1,11 +1,12 @@
 """File data for an exporter that reads all of it: the extents of files, and their bytes, decoded ahead."""
 
 import stat
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import NamedTuple
 
 from ocifs.erofs.reader import Inode
 from ocifs.errors import OcifsError
+from ocifs.image.contents import first_address
 from ocifs.image.readahead import read_ahead
 from ocifs.image.rootfs import Rootfs
 
@@ -42,8 +43,7 @@ def data_of(rootfs: Rootfs, inode: Inode) -> list[Data]:
 
 def place_of(rootfs: Rootfs, data: list[Data]) -> int:
     """Return a sort key that orders files by their position in the layers' tar streams."""
-    layers = rootfs.tree.bases[0] if rootfs.tree.bases else 0
-    return next((piece.address for piece in data if piece.address >= layers), 0)
+    return first_address(rootfs, (piece.address for piece in data))
 
 
 def contents(rootfs: Rootfs, pieces: Iterable[Data]) -> Generator[memoryview, None, None]:
@@ -56,11 +56,3 @@ def contents(rootfs: Rootfs, pieces: Iterable[Data]) -> Generator[memoryview, No
         yield from read_ahead(rootfs.served, ((piece.address, piece.size) for piece in pieces))
     except OSError as error:
         raise OcifsError(f"the image cannot be read: {error.strerror}") from error
-
-
-def take(parts: Iterator[memoryview], size: int) -> Iterator[memoryview]:
-    """Yield the next parts, `size` bytes in total."""
-    while size:
-        part = next(parts)
-        size -= len(part)
-        yield part

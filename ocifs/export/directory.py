@@ -18,10 +18,11 @@ from ocifs.erofs.reader import Inode
 from ocifs.erofs.xattr import ACL_NAMES
 from ocifs.errors import InvalidImageError
 from ocifs.export.attributes import Attributes, PlainModes
-from ocifs.export.data import Data, Progress, contents, data_of, directory_at, place_of, take
+from ocifs.export.data import Data, Progress, contents, data_of, directory_at, place_of
 from ocifs.export.directories import OPEN_DIRECTORY, Cursor, Directories
 from ocifs.export.losses import Loss, Losses
 from ocifs.export.target import new_directory
+from ocifs.image.readahead import take
 from ocifs.image.rootfs import Rootfs
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

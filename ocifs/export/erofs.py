@@ -14,9 +14,10 @@ from ocifs.erofs.format import BLOCK, layer_bases, round_up, served_size
 from ocifs.erofs.reader import Inode
 from ocifs.erofs.writer import compile_tree
 from ocifs.errors import InvalidImageError
-from ocifs.export.data import Data, Progress, contents, data_of, directory_at, place_of, take
+from ocifs.export.data import Data, Progress, contents, data_of, directory_at, place_of
 from ocifs.export.losses import Losses
 from ocifs.export.target import new_file
+from ocifs.image.readahead import take
 from ocifs.image.rootfs import Rootfs
 from ocifs.tree.node import Extent, Node
 

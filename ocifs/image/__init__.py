@@ -1,1 +1,4 @@
-"""An image, opened: what it says of itself, and its rootfs, merged and readable without any mount."""
+"""An opened image: its documents, layers and merged tree, readable without a mount.
+
+May import indexes, blobs and everything below; it knows nothing of mounts or of commands.
+"""

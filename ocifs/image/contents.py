@@ -1,17 +1,16 @@
-"""The bytes of many files: each span is decoded once, and holes are not made of zeros.
+"""Read many files in data order: each span is decoded once, and holes are not expanded.
 
-Files come in the order in which the layers hold them, not in the order of their names. What the bytes are for it does
-not know.
+Files come in the order in which the layers store them, not in the order of their names.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 
-from ocifs.image.readahead import read_ahead
+from ocifs.image.readahead import read_ahead, take
 from ocifs.image.rootfs import Rootfs
 
 Part = memoryview | int
-"""Bytes; or a hole, as its length in bytes."""
+"""Bytes, or the length of a hole in bytes."""
 
 _NID_BITS = 48
 _BLOCK = 1 << 16
@@ -19,22 +18,30 @@ _ZEROS = bytes(_BLOCK)
 
 
 def in_data_order(rootfs: Rootfs, nids: Iterable[int]) -> list[int]:
-    """Return regular files in such an order that their bytes lie one after the other."""
-    return [place & ((1 << _NID_BITS) - 1) for place in sorted(_place(rootfs, nid) << _NID_BITS | nid for nid in nids)]
+    """Return regular files sorted by the position of their bytes in the layers."""
+    return [
+        address & ((1 << _NID_BITS) - 1) for address in sorted(_address(rootfs, nid) << _NID_BITS | nid for nid in nids)
+    ]
 
 
-def _place(rootfs: Rootfs, nid: int) -> int:
+def _address(rootfs: Rootfs, nid: int) -> int:
+    return first_address(rootfs, (address for address, _ in _extents(rootfs, nid) if address is not None))
+
+
+def first_address(rootfs: Rootfs, addresses: Iterable[int]) -> int:
+    """Return the first of a file's `addresses` that is in a layer, which orders files by their data; else 0."""
     layers = rootfs.tree.bases[0] if rootfs.tree.bases else 0
-    return next((place for place, _ in _extents(rootfs, nid) if place is not None and place >= layers), 0)
+    return next((address for address in addresses if address >= layers), 0)
 
 
 def read_files(rootfs: Rootfs, nids: Iterable[int]) -> Iterator[tuple[int, Iterator[Part]]]:
-    """Give (nid, its bytes in parts) of regular files, in data order; the parts must be taken before the next file is.
+    """Yield (nid, its bytes in parts) of regular files, in data order.
 
-    Whoever has seen enough of a file may leave its other parts. Parts have at most 8 MiB, holes any length.
+    Parts have at most 8 MiB, holes any length. The caller need not read all parts of a file; the next file skips the
+    rest.
 
     Raises:
-        InvalidImageError: Bytes cannot be proven to be those that were indexed.
+        InvalidImageError: A span fails its verification.
         OSError: A blob cannot be read.
     """
     ordered = in_data_order(rootfs, nids)
@@ -61,21 +68,17 @@ def _parts(rootfs: Rootfs, nid: int, data: Iterator[memoryview]) -> Iterator[Par
     for address, size in _extents(rootfs, nid):
         if address is None:
             yield size
-            continue
-        left = size
-        while left:
-            part = next(data)
-            left -= len(part)
-            yield part
+        else:
+            yield from take(data, size)
 
 
 def digests(rootfs: Rootfs, nids: Iterable[int], done: Callable[[int], None] = lambda size: None) -> dict[int, bytes]:
-    """Return a digest for each of some regular files: two are the same if and only if size and bytes are.
+    """Return a digest of each regular file, equal for two files if and only if sizes and bytes are equal.
 
-    It is nobody else's digest: it is made so that the length of a hole costs nothing, and that stored zeros count as a
-    hole does. `done` is told how many bytes are read.
+    It is not a plain sha256, so that holes cost nothing and stored zeros equal a hole. `done` gets the number of bytes
+    read.
 
-    Raises what `read_files` does.
+    Raises the errors of `read_files`.
     """
     found = {}
     for nid, parts in read_files(rootfs, nids):
@@ -91,7 +94,7 @@ def digests(rootfs: Rootfs, nids: Iterable[int], done: Callable[[int], None] = l
 
 
 class _ContentDigest:
-    """Hashes the size and, with their places, the blocks that are not all zero."""
+    """Hashes the size, and the blocks that are not all zero with their offsets."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -100,7 +103,7 @@ class _ContentDigest:
         """The beginning of a block."""
 
     def hole(self, size: int) -> None:
-        """Take zeros."""
+        """Add `size` zeros."""
         filling = min(size, -self._size % _BLOCK)
         self.data(bytes(filling))
         rest = (size - filling) % _BLOCK
@@ -108,7 +111,7 @@ class _ContentDigest:
         self.data(bytes(rest))
 
     def data(self, part: bytes | memoryview) -> None:
-        """Take bytes."""
+        """Add bytes."""
         view = memoryview(part)
         while view:
             room = _BLOCK - len(self._block)
@@ -123,14 +126,14 @@ class _ContentDigest:
                 self._block.clear()
 
     def finish(self) -> bytes:
-        """Return the digest of all that was taken."""
+        """Return the digest of all added bytes."""
         if self._block:
             self._take(self._block)
         self._hash.update(self._size.to_bytes(8, "little"))
         return self._hash.digest()
 
     def _take(self, block: bytearray | memoryview) -> None:
-        """Take a block that ends where we are."""
+        """Hash a block that ends at the current size."""
         if bytes(block) != _ZEROS[: len(block)]:
             self._hash.update((self._size - len(block)).to_bytes(8, "little"))
             self._hash.update(block)

@@ -1,4 +1,4 @@
-"""Opening the layers of an image: those of which nothing is known are indexed, side by side, the largest first."""
+"""Open the layers of an image: layers without an index are indexed in parallel, the largest first."""
 
 import os
 import threading
@@ -33,7 +33,7 @@ def open_layers(
     options: Options,
     stack: ExitStack,
 ) -> list[Layer]:
-    """Open the layers: those whose index is not known are indexed, and read from front to end for that."""
+    """Open the layers; those that are not in `known` are read from front to end and indexed."""
     points = match_gzidx(options.gzidx, resolved.layers) if options.gzidx else {}
     for digest in points:
         if options.store.has(KIND, digest):
@@ -53,13 +53,13 @@ def open_layers(
     for blob in blobs:
         if blob.gzidx is not None and (codec := sniff_layer(blob.blob, f"layer {blob.digest}")) != "gzip":
             raise UnsupportedError(f"layer {blob.digest} is {codec}, not gzip: leave out its GZIDX file")
-    made = iter(zip(_open_indexes(blobs, options, stack), blobs, strict=True))
+    new_indexes = iter(zip(_open_indexes(blobs, options, stack), blobs, strict=True))
     cache = SpanCache(options.span_cache)
     profile = load_profile(options.store, resolved.digest) if known else {}
     layers = []
     for number, layer in enumerate(resolved.layers):
         if (found := known.get(key_of(layer))) is None:
-            index, blob = next(made)
+            index, blob = next(new_indexes)
             layers.append(Layer(number, index, in_file(blob.blob), cache))
         else:
             assert isinstance(source, CachingSource)  # noqa: S101 - nothing is known else
@@ -67,13 +67,13 @@ def open_layers(
             layers.append(Layer(number, found.layer_index, part, cache, found.published))
             recorded = profile.get(layer.descriptor.digest)
             layers[-1].prefetch = spans_of(recorded, found.layer_index) if recorded else found.prefetch
-    if not options.strict:  # which refuses them all together
+    if not options.strict:  # --strict refuses all warnings together, later
         _warn_of_labels(resolved, layers, options)
     return layers
 
 
 def _warn_of_labels(resolved: ResolvedImage, layers: list[Layer], options: Options) -> None:
-    """Warn of each blob whose media type is wrong, whether its index was made now or known before."""
+    """Warn of each blob whose media type is wrong, whether or not its index is new."""
     warnings = {
         f"layer {layer.descriptor.digest}: {message}": None
         for layer, opened in zip(resolved.layers, layers, strict=True)
@@ -84,7 +84,7 @@ def _warn_of_labels(resolved: ResolvedImage, layers: list[Layer], options: Optio
 
 
 def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) -> list[LayerIndex]:
-    """Open or make the index of each layer, the largest first, as many at a time as there are processors."""
+    """Open or build the index of each layer, the largest first, one thread per processor."""
     stop = threading.Event()
     warn = ignore if options.strict else options.warn
 
@@ -95,7 +95,7 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
 
     distinct = {(blob.digest, blob.diff_id): blob for blob in blobs}
     largest_first = sorted(distinct, key=lambda key: -distinct[key].blob.size)
-    make = partial(
+    open_index = partial(
         open_layer_index,
         store=options.store,
         limits=options.limits,
@@ -105,7 +105,7 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
     )
 
     def open_one(layer: LayerBlob) -> LayerIndex:
-        return with_verified_bytes(layer.blob, lambda blob: make(layer._replace(blob=stoppable(blob, stop))))
+        return with_verified_bytes(layer.blob, lambda blob: open_index(layer._replace(blob=stoppable(blob, stop))))
 
     with Pool(1 if options.low_memory else os.cpu_count() or 1) as threads, ExitStack() as undo:
         opening: dict[tuple[Digest, Digest], Future[LayerIndex]] = {}

@@ -1,8 +1,8 @@
-"""Opening an image: the one conductor, from a reference to a rootfs.
+"""Open an image, from a reference to a rootfs.
 
-It asks the source for manifest and config, the store for what is known of the layers and of their merged tree, has
-built what is missing, and checks that layers and config belong together. Each step is somebody else's; the order is
-this module's. Everything that can be wrong with an image comes out here, before anything is mounted.
+It reads manifest and config from the source, gets LayerIndexes and the tree from the store or builds them, and checks
+that layers and config belong together. Other modules do each step; this one orders them. Every error in an image is
+raised here, before anything is mounted.
 """
 
 import os
@@ -39,19 +39,19 @@ class Image:
         closing: ExitStack,
     ) -> None:
         self.source = source
-        """Where it is from."""
+        """Reads the image's documents and blobs."""
         self.access = access
-        """How that is spoken to."""
+        """How to access its registry."""
         self.resolved = resolved
-        """What the image says of itself: name, digest, manifest, config, and the layers that are opened."""
+        """Name, digest, manifest, config, and the opened layers."""
         self.rootfs = rootfs
-        """The merged tree; or what the last layer changes, if only that was asked for."""
+        """The merged tree; with `Options.changes_only`, the changes of the last layer."""
         self._trees = trees
         self._closing = closing
 
     @property
     def digest(self) -> Digest:
-        """The manifest's digest."""
+        """Digest of the manifest."""
         return self.resolved.digest
 
     @property
@@ -81,9 +81,9 @@ class Image:
         return self._trees.as_of(_number(layer, self.resolved) + 1)
 
     def changes(self, layer: int) -> Rootfs:
-        """Return what `layer` changes, as a tree with whiteouts (`ocifs.tree.changes`); the image closes it.
+        """Return the changes of `layer` as a tree with whiteouts (`ocifs.tree.changes`); the image closes it.
 
-        Those of several layers cost least when they are asked for in order, the base first.
+        The changes of several layers cost least when requested in order, the base first.
 
         Raises:
             NotFoundError: There is no such layer.
@@ -107,11 +107,12 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
     """Open an image by reference, such as `./debian:latest` or `oci-archive:image.tar`.
 
     Raises:
-        NotFoundError: The reference names nothing, or more than one image; or there is no such layer.
-        InvalidImageError: The image is not what its digests promise, or breaks the specification; or it has something
-            odd and `options.strict` is set.
-        UnsupportedError, LimitError: It holds what ocifs does not handle, or too much.
-        RegistryError: Its registry cannot be reached, or refuses.
+        NotFoundError: The reference names nothing, or more than one image; or the layer does not exist.
+        InvalidImageError: The image does not match its digests, or violates the specification; or `options.strict` is
+            set
+            and there are warnings.
+        UnsupportedError, LimitError: It contains something that ocifs does not handle, or too much.
+        RegistryError: Its registry cannot be reached, or refuses access.
     """
     options = options or Options()
     if not isinstance(reference, Reference):
@@ -121,7 +122,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
             reference, options.store, options.access, options.limits, follow_links=options.follow_links
         )
         stack.callback(source.close)
-        resolved = _cut(resolve_image(source, reference, options.platform), options.layer)
+        resolved = _up_to(resolve_image(source, reference, options.platform), options.layer)
         known = look_up_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)
         layers = open_layers(source, resolved, known, options, stack)
         if options.toc == "verify":
@@ -137,14 +138,14 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
         return Image(source, options.access, resolved, rootfs, trees, stack.pop_all())
 
 
-def _cut(resolved: ResolvedImage, layer: int | None) -> ResolvedImage:
+def _up_to(resolved: ResolvedImage, layer: int | None) -> ResolvedImage:
     return resolved if layer is None else resolved._replace(layers=resolved.layers[: _number(layer, resolved) + 1])
 
 
 def _number(layer: int, resolved: ResolvedImage) -> int:
-    """Return the position of a layer that may be counted from the end."""
+    """Return the position of a layer; a negative number counts from the end."""
     count = len(resolved.layers)
     if not -count <= layer < count:
-        there = f"they are 0 to {count - 1}" if count else "there are none"
-        raise NotFoundError(f"no layer {layer} among the {count} layers of {resolved.name}: {there}")
+        valid = f"they are 0 to {count - 1}" if count else "there are none"
+        raise NotFoundError(f"no layer {layer} among the {count} layers of {resolved.name}: {valid}")
     return layer % count

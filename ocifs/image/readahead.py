@@ -1,7 +1,7 @@
-"""Reading much of an image in a known order: each span is decoded, in a thread, before its bytes are asked for.
+"""Read much of an image in a known order: threads decode spans before the reader reaches them.
 
-Whoever goes through a whole tree knows beforehand what it will read; so all processors decode, in order, a bounded
-number of spans ahead. It does not know what the bytes are for.
+A reader of a whole tree knows its reads beforehand. So all processors decode, in order, a bounded number of spans
+ahead.
 """
 
 import os
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 _THREADS = min(os.cpu_count() or 1, 16)
 _SPANS_AHEAD = 2 * _THREADS
-"""Bounds the memory: nearly all spans are of 1 MiB, none is longer than 8 MiB."""
+"""Bounds the memory: nearly all spans have 1 MiB, and none more than 8 MiB."""
 
 
 class _Load(NamedTuple):
-    """Some bytes, and from where to where of them is wanted, in turn."""
+    """A function that returns bytes, and the (start, end) ranges to yield from them."""
 
     load: Callable[[], bytes]
     cuts: list[tuple[int, int]]
 
 
 def read_ahead(served: ServedFile, extents: Iterable[tuple[int, int]]) -> Generator[memoryview, None, None]:
-    """Give the bytes at each (address, size) in turn, in parts of which none is of two extents.
+    """Yield the bytes at each (address, size) in turn; no part spans two extents.
 
-    Each lies in one layer or in the tree image, as `TreeImage.extents` says. They may come in any order, but only when
-    addresses ascend is each span decoded once. They are asked for no further than spans are decoded ahead.
+    Each extent lies in one layer or in the tree image, as in `TreeImage.extents`. They may come in any order, but only
+    ascending addresses decode each span once. `extents` is read only as far as spans are decoded ahead.
 
     Raises:
-        InvalidImageError: Bytes cannot be proven to be those that were indexed.
+        InvalidImageError: A span fails its verification.
         OSError: A blob cannot be read.
     """
     threads = Pool(_THREADS, thread_name_prefix="decode")
@@ -52,6 +52,14 @@ def read_ahead(served: ServedFile, extents: Iterable[tuple[int, int]]) -> Genera
         threads.shutdown(cancel_futures=True)
 
 
+def take(parts: Iterator[memoryview], size: int) -> Iterator[memoryview]:
+    """Yield the next parts, `size` bytes in total."""
+    while size:
+        part = next(parts)
+        size -= len(part)
+        yield part
+
+
 def _cut(loaded: Future[bytes], cuts: list[tuple[int, int]]) -> Iterator[memoryview]:
     view = memoryview(loaded.result())
     for start, end in cuts:
@@ -59,23 +67,23 @@ def _cut(loaded: Future[bytes], cuts: list[tuple[int, int]]) -> Iterator[memoryv
 
 
 def _loads(served: ServedFile, extents: Iterable[tuple[int, int]]) -> Iterator[_Load]:
-    """Give what has to be loaded, in turn: a span once for all that is wanted of it before another one is."""
-    wanted: tuple[Layer, int] | None = None
+    """Yield the loads in order: each span once per run of extents in it."""
+    current: tuple[Layer, int] | None = None
     load = _Load(bytes, [])
     for address, size in extents:
-        place = served.layer_at(address)
-        if place is None:
+        position = served.layer_at(address)
+        if position is None:
             yield load
             yield _Load(partial(served.pread, size, address), [(0, size)] if size else [])
-            wanted, load = None, _Load(bytes, [])
+            current, load = None, _Load(bytes, [])
             continue
-        layer, offset = place
+        layer, offset = position
         end = offset + size
         while offset < end:
             span = layer.span_at(offset)
-            if wanted != (layer, span):
+            if current != (layer, span):
                 yield load
-                wanted, load = (layer, span), _Load(partial(layer.decode, span), [])
+                current, load = (layer, span), _Load(partial(layer.decode, span), [])
             start, border = layer.index.starts[span : span + 2]
             load.cuts.append((offset - start, min(end, border) - start))
             offset = border

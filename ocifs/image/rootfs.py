@@ -1,7 +1,7 @@
 """The merged tree with its bytes: a tree image, and a seekable reader for each layer.
 
-This is what engines serve and commands look into. Files go by nid, as in the tree image, or by path; paths are resolved
-inside this tree alone, symlinks and all. Nothing is kept per file. It knows no manifest, no config and no store.
+Engines serve it, and commands read it. Files are named by nid, as in the tree image, or by path; lookups, including
+symlinks, never leave this tree. It keeps no state per file. It knows no manifest, config or store.
 """
 
 import errno
@@ -21,7 +21,7 @@ import msgspec
 from ocifs.erofs.reader import Inode, TreeImage
 from ocifs.errors import NotFoundError, printable
 from ocifs.image.served_file import ServedFile
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import open_index
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ocifs.sources.registry.blob import RemoteBlob
 
 MAX_SYMLINKS = 40
-"""Symlinks followed in one lookup, as Linux does (path_resolution(7))."""
+"""Maximum symlinks followed in one lookup, as in Linux (path_resolution(7))."""
 
 
 class FileRange(msgspec.Struct, frozen=True):
@@ -91,13 +91,13 @@ class Handoff(msgspec.Struct, frozen=True):
 
 
 class Rootfs:
-    """A merged tree. A context manager: `close` lets go of the mapping, not of files that others opened."""
+    """A merged tree; a context manager. `close` unmaps the tree image, but leaves the files of others open."""
 
     def __init__(self, tree_image: StoredFile, layers: Sequence[Layer], limits: Limits = DEFAULT_LIMITS) -> None:
         self.limits = limits
-        """What may be spent on writing it out."""
+        """Limits for writing it out."""
         self.served = ServedFile(tree_image, layers)
-        """Where the extents that the tree image names can be read."""
+        """Resolves the addresses of extents in the tree image."""
         self._tree_image = tree_image
         with ExitStack() as stack:
             mapped = tree_image.map()
@@ -114,7 +114,7 @@ class Rootfs:
         if any(handoff.origins):
             blobs = _lazily(blobs, handoff.origins)
         layers = [
-            Layer(number, LayerIndex(index.open(), checksum), blob, cache, published)
+            Layer(number, open_index(index.open(), checksum), blob, cache, published)
             for number, ((index, _), checksum, blob, published) in enumerate(
                 zip(handoff.layers, handoff.checksums, blobs, handoff.published, strict=True)
             )
@@ -131,7 +131,7 @@ class Rootfs:
             tuple((FileRange.of(layer.index.file), FileRange.of(layer.blob)) for layer in self.served.layers),
             tuple(layer.index.checksum for layer in self.served.layers),
             tuple(layer.blob.origin() if isinstance(layer.blob, LazyBlob) else None for layer in self.served.layers),
-            tuple(layer.published for layer in self.served.layers),
+            tuple(layer.verification.published for layer in self.served.layers),
             tuple(layer.prefetch for layer in self.served.layers),
         )
 
@@ -144,14 +144,14 @@ class Rootfs:
         self.close()
 
     def close(self) -> None:
-        """Let go of the tree image."""
+        """Unmap the tree image."""
         self._closing.close()
 
     def read(self, nid: int, size: int, offset: int) -> bytes:
         """Return up to `size` bytes at `offset` of a regular file.
 
         Raises:
-            InvalidImageError: The bytes cannot be proven to be those that were indexed.
+            InvalidImageError: A span fails its verification.
             OSError: A blob cannot be read.
         """
         parts = [
@@ -165,36 +165,36 @@ class Rootfs:
         return self.tree.readlink(nid)
 
     def is_whiteout(self, inode: Inode) -> bool:
-        """Whether the layer removed the file of that name, in a tree of what a layer changes."""
+        """Whether the layer removed the file of that name, in a tree of a layer's changes."""
         return stat.S_ISCHR(inode.mode) and not inode.rdev and WHITEOUT_XATTR in self.tree.xattrs(inode.nid)
 
     def is_opaque(self, inode: Inode) -> bool:
-        """Whether the layer hides what is below it in the directory, in a tree of what a layer changes."""
+        """Whether the layer hides the lower content of the directory, in a tree of a layer's changes."""
         return stat.S_ISDIR(inode.mode) and inode.has_xattrs and OPAQUE_XATTR in self.tree.xattrs(inode.nid)
 
     def lookup(self, path: str | bytes | os.PathLike[str], *, follow: bool = True) -> int:
-        """Return the nid at `path`, which is taken from the root; `follow` a symlink at its end.
+        """Return the nid at `path`, relative to the root; `follow` a symlink at its end.
 
         Raises:
-            NotFoundError: There is nothing, or symlinks lead nowhere.
+            NotFoundError: The path does not exist, or has too many symlinks.
         """
-        wanted = os.fsencode(path)
-        chain, names, rest = self._go(wanted, follow=follow)
+        encoded = os.fsencode(path)
+        chain, names, rest = self._resolve(encoded, follow=follow)
         if rest:
             parent = printable(b"/" + b"/".join(names))
             if not self._is_directory(chain[-1]):
-                raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ENOTDIR)}: {parent}")
+                raise NotFoundError(f"{printable(encoded)}: {os.strerror(errno.ENOTDIR)}: {parent}")
             raise NotFoundError(
-                f"{printable(wanted)}: no such file or directory in the image: its nearest parent is {parent}"
+                f"{printable(encoded)}: no such file or directory in the image: its nearest parent is {parent}"
             )
         return chain[-1]
 
     def canonical(self, path: str | bytes | os.PathLike[str]) -> list[bytes]:
-        """Return the names on the way to `path` once symlinks are followed, but for one at its end.
+        """Return the names of `path` with all symlinks resolved except the last one.
 
-        What is not there is taken as it is written.
+        Names that do not exist are kept as written.
         """
-        _, names, rest = self._go(os.fsencode(path), follow=False)
+        _, names, rest = self._resolve(os.fsencode(path), follow=False)
         for name in rest:
             if name == b"..":
                 del names[-1:]
@@ -202,9 +202,9 @@ class Rootfs:
                 names.append(name)
         return names
 
-    def _go(self, wanted: bytes, *, follow: bool) -> tuple[list[int], list[bytes], list[bytes]]:
-        """Go along a path as far as there is one: (nids from the root on, names of those below it, names left)."""
-        pending = _split(wanted)[::-1]
+    def _resolve(self, path: bytes, *, follow: bool) -> tuple[list[int], list[bytes], list[bytes]]:
+        """Resolve a path as far as it exists: (nids from the root, names below the root, remaining names)."""
+        pending = _split(path)[::-1]
         chain = [self.root]
         names: list[bytes] = []
         links = 0
@@ -222,7 +222,7 @@ class Rootfs:
             if stat.S_ISLNK(self.tree.inode(nid).mode) and (follow or pending):
                 links += 1
                 if links > MAX_SYMLINKS:
-                    raise NotFoundError(f"{printable(wanted)}: {os.strerror(errno.ELOOP)}")
+                    raise NotFoundError(f"{printable(path)}: {os.strerror(errno.ELOOP)}")
                 target = self.tree.readlink(nid)
                 if target.startswith(b"/"):
                     del chain[1:], names[:]
@@ -233,15 +233,15 @@ class Rootfs:
         return chain, names, []
 
     def walk(self, path: str | bytes | os.PathLike[str] = "/") -> Iterator[tuple[bytes, Inode]]:
-        """Give (path below `path`, inode) of everything there, depth first and by name; itself as b""."""
+        """Yield (path below `path`, inode) of everything there, depth first and by name; `path` itself is b""."""
         for below, nid in self.tree.walk(self.lookup(path)):
             yield below, self.tree.inode(nid)
 
     def open(self, path: str | bytes | os.PathLike[str]) -> io.BufferedReader:
-        """Open a regular file for reading, as `open(path, "rb")` does.
+        """Open a regular file for reading, like `open(path, "rb")`.
 
         Raises:
-            NotFoundError: There is nothing, or no regular file.
+            NotFoundError: The path does not exist, or is not a regular file.
         """
         inode = self.tree.inode(self.lookup(path))
         if not stat.S_ISREG(inode.mode):
@@ -313,6 +313,6 @@ def _same(origin: Origin) -> Origin:
 
 
 def _split(path: bytes) -> list[bytes]:
-    """Return the names; a slash at the end asks for a directory, as `.` does (path_resolution(7))."""
+    """Split a path into names; a slash at the end requires a directory, like `.` (path_resolution(7))."""
     names = [name for name in path.split(b"/") if name]
     return [*names, b"."] if path.endswith(b"/") else names

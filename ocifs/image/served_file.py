@@ -1,19 +1,18 @@
-"""The served file: the tree image, and behind it each layer's uncompressed tar stream at its base.
+"""The served file: the tree image, followed by each layer's uncompressed tar stream at its base.
 
-It is never stored; it is read as if it were. An address in it is where the tree image says that a file's bytes lie. The
-tree image lies in memory, so reading it never waits for a disk. It knows neither names nor inodes.
+It is virtual, never stored. The tree image gives the addresses of files' bytes in it. The tree image is in memory, so
+reading it never waits for a disk. This module knows neither names nor inodes.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
-from ocifs.erofs.format import layer_bases, served_size
+from ocifs.erofs.format import layer_at, layer_bases, served_size
 from ocifs.layer.layer import Layer
 from ocifs.reader import ReaderAt
 
 
 class ServedFile:
-    """A tree image and its layers, side by side; what lies between them is zero."""
+    """A tree image and its layers in one address space; gaps read as zeros."""
 
     def __init__(self, tree_image: ReaderAt, layers: Sequence[Layer]) -> None:
         sizes = [layer.size for layer in layers]
@@ -26,27 +25,27 @@ class ServedFile:
         """Return up to `size` bytes at `offset`.
 
         Raises:
-            InvalidImageError: They cannot be proven to be those that were indexed.
+            InvalidImageError: A span fails its verification.
             OSError: A blob cannot be read.
         """
         return b"".join(self.views(size, offset))
 
     def views(self, size: int, offset: int) -> list[memoryview]:
-        """Return what `pread` does, as it lies in the spans: nothing is copied."""
+        """Return the same as `pread` without copying, as views of the decoded spans."""
         views = self._views(size, offset, Layer.views)
         assert views is not None  # noqa: S101 - every piece was there
         return views
 
     def views_at_hand(self, size: int, offset: int) -> list[memoryview] | None:
-        """Return what `views` would if that takes neither decoding nor a disk, else None."""
+        """Return the same as `views` if that needs neither decoding nor a disk, else None."""
         return self._views(size, offset, Layer.views_at_hand)
 
     def layer_at(self, address: int) -> tuple[Layer, int] | None:
         """Return the layer at `address` and the offset in its stream; None: the tree image, or past a stream's end."""
-        number = bisect_right(self._bases, address) - 1
-        if number < 0 or address - self._bases[number] >= self.layers[number].size:
+        number, offset = layer_at(self._bases, address) or (None, 0)
+        if number is None or offset >= self.layers[number].size:
             return None
-        return self.layers[number], address - self._bases[number]
+        return self.layers[number], offset
 
     def _views(
         self,
@@ -54,14 +53,14 @@ class ServedFile:
         offset: int,
         layer_views: Callable[[Layer, int, int], list[memoryview] | None],
     ) -> list[memoryview] | None:
-        """Give what lies in each piece; None where a piece is not to be had."""
+        """Return the views of each piece, or None if a piece is not available."""
         views: list[memoryview] = []
-        for layer, place, length in self._pieces(size, offset):
+        for layer, start, length in self._pieces(size, offset):
             parts: list[memoryview] | None
             if layer is None:
-                parts = [memoryview(self._tree_image.pread(length, place))]
+                parts = [memoryview(self._tree_image.pread(length, start))]
             else:
-                parts = layer_views(layer, length, place)
+                parts = layer_views(layer, length, start)
             if parts is None:
                 return None
             views += parts
@@ -70,16 +69,13 @@ class ServedFile:
         return views
 
     def _pieces(self, size: int, offset: int) -> list[tuple[Layer | None, int, int]]:
-        """Cut a range at the bases: (layer or None for the tree image, offset in it, length) in turn."""
+        """Cut a range at the bases: [(layer or None for the tree image, offset in it, length)]."""
         pieces: list[tuple[Layer | None, int, int]] = []
+        boundaries = [*self._bases, self.size]
         end = min(offset + size, self.size)
         while offset < end:
-            number = bisect_right(self._bases, offset) - 1
-            border = self._bases[number + 1] if number + 1 < len(self._bases) else self.size
-            length = min(end, border) - offset
-            if number < 0:
-                pieces.append((None, offset, length))
-            else:
-                pieces.append((self.layers[number], offset - self._bases[number], length))
+            number, start = layer_at(self._bases, offset) or (-1, offset)
+            length = min(end, boundaries[number + 1]) - offset
+            pieces.append((self.layers[number] if number >= 0 else None, start, length))
             offset += length
         return pieces

@@ -1,7 +1,7 @@
-"""The tree images of a stack of layers: the tree as of a layer, and what one layer changes; from the store, or made.
+"""The tree images of a stack of layers, from the store or built: the tree as of a layer, and the changes of a layer.
 
-Each is named by the chain ID of the layers up to it, so images that begin with the same layers share them. What a layer
-changes depends on those below as well: on what is there to remove, and on where symlinks lead.
+The chain ID of the layers up to it names each tree, so images with the same lower layers share them. The changes of a
+layer also depend on the layers below: on the files that it can remove, and on the targets of symlinks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +12,7 @@ import msgspec
 
 from ocifs.errors import InvalidImageError
 from ocifs.image.rootfs import Rootfs
+from ocifs.layer.index import ChunkedIndex
 from ocifs.layer.layer import Layer
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.spec.digest import ChainID, DiffID, Digest, chain_id
@@ -29,7 +30,7 @@ Warn = Callable[[str], None]
 
 
 class Trees:
-    """The trees of some layers, opened when they are asked for, and all closed together."""
+    """The trees of some layers: opened on first use, and closed together."""
 
     def __init__(
         self,
@@ -40,10 +41,10 @@ class Trees:
         limits: Limits = DEFAULT_LIMITS,
         strict: bool = False,
     ) -> None:
-        """With `strict`, a tree that `warn` was ever told of is an InvalidImageError instead.
+        """With `strict`, warnings become InvalidImageError, including those recorded when a tree was built.
 
         Raises:
-            LimitError: The layers are too much together.
+            LimitError: The layers together exceed a limit.
         """
         _check_sums(layers, limits)
         self.layers = layers
@@ -54,54 +55,54 @@ class Trees:
         self._closing = ExitStack()
         self._opened: dict[tuple[Kind, int], Rootfs] = {}
         self._changes: tuple[int, Iterator[Node]] = (0, iter(()))
-        """The layer that comes next in a pass over the changes, and the pass: asked for in order, one does for all."""
+        """The next layer in a pass over the changes, and the pass: in order, one pass serves all layers."""
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close all opened trees."""
         self._closing.close()
 
     def as_of(self, count: int) -> Rootfs:
         """Return the tree of the first `count` layers."""
-        return self._open(TREE, count, lambda odd: self._merged(count, odd))
+        return self._open(TREE, count, lambda warnings: self._merged(count, warnings))
 
     def changes(self, number: int) -> Rootfs:
-        """Return what layer `number` changes, as `ocifs.tree.changes` has it."""
-        return self._open(CHANGES, number + 1, lambda odd: self._changed(number))
+        """Return the changes of layer `number`, as in `ocifs.tree.changes`."""
+        return self._open(CHANGES, number + 1, lambda warnings: self._changed(number))
 
-    def _open(self, kind: Kind, count: int, make: "Callable[[list[str]], Node]") -> Rootfs:
+    def _open(self, kind: Kind, count: int, build_tree: "Callable[[list[str]], Node]") -> Rootfs:
         rootfs = self._opened.get((kind, count))
         if rootfs is None:
             layers = self.layers[:count]
 
             def build(out: Writer) -> None:
-                odd: list[str] = []
-                self._compile(make(odd), layers, odd, out)
+                warnings: list[str] = []
+                self._compile(build_tree(warnings), layers, warnings, out)
 
-            rootfs = self._opened[kind, count] = self._found(kind, layers, build)
+            rootfs = self._opened[kind, count] = self._get(kind, layers, build)
         if self._strict:
             refuse_warnings("tree", *rootfs.tree.warnings)
         return rootfs
 
-    def _found(self, kind: Kind, layers: Sequence[Layer], build: Build) -> Rootfs:
-        """Return the tree, from the store or built; one that is stored under its name but does not fit is replaced."""
-        store = self._store if layers else Store(None)  # a stack of no layers has no name
+    def _get(self, kind: Kind, layers: Sequence[Layer], build: Build) -> Rootfs:
+        """Return the tree, from the store or built; a stored tree that does not match the layers is replaced."""
+        store = self._store if layers else Store(None)  # an empty stack has no name
         subject = str(chain_of(layers)) if layers else ""
-        of_tocs = any(layer.index.summary.toc for layer in layers)
-        if of_tocs or any(layer.claimed for layer in layers):
-            # Not under the name of the tar streams, unless it was made of them: nothing has proven yet what these are.
+        of_tocs = any(isinstance(layer.index, ChunkedIndex) for layer in layers)
+        if of_tocs or not all(layer.verification.is_verified for layer in layers):
+            # An unverified tree does not get the name of the tar streams; a stored verified tree serves it too.
             file = None if of_tocs else store.load(kind, subject)
-            rootfs = None if file is None else self._own(file, layers)
+            rootfs = None if file is None else self._open_file(file, layers)
             if rootfs is not None:
                 return rootfs
-            kind, subject = kind._replace(name=f"p{kind.name}"), _claimed(layers)
-        rootfs = self._own(store.get(kind, subject, build), layers)
+            kind, subject = kind._replace(name=f"p{kind.name}"), _unverified_name(layers)
+        rootfs = self._open_file(store.get(kind, subject, build), layers)
         if rootfs is None:
-            rootfs = self._own(store.get(kind, subject, build, anew=True), layers)
+            rootfs = self._open_file(store.get(kind, subject, build, anew=True), layers)
         assert rootfs is not None  # noqa: S101 - it was built of these layers just now
         return rootfs
 
-    def _own(self, file: StoredFile, layers: Sequence[Layer]) -> Rootfs | None:
-        """Return the tree in `file` if it is one of these layers; else close the file."""
+    def _open_file(self, file: StoredFile, layers: Sequence[Layer]) -> Rootfs | None:
+        """Return the tree in `file` if it matches the layers; else close the file."""
         try:
             rootfs = Rootfs(file, layers, self._limits)
         except InvalidImageError:
@@ -111,31 +112,31 @@ class Trees:
         self._closing.callback(rootfs.close)
         return rootfs
 
-    def _compile(self, root: "Node", layers: Sequence[Layer], odd: list[str], out: Writer) -> None:
-        from ocifs.erofs.writer import compile_tree  # a warm start has no use for it, nor for merging
+    def _compile(self, root: "Node", layers: Sequence[Layer], warnings: list[str], out: Writer) -> None:
+        from ocifs.erofs.writer import compile_tree  # not needed for a warm start, nor is merging
 
         sizes = [layer.size for layer in layers]
-        note = _noted(self._warn, odd)
+        note = _recording(self._warn, warnings)
 
         def read(layer: int, size: int, offset: int) -> bytes:
             return layers[layer].pread(size, offset)
 
-        out.write(compile_tree(root, sizes, read, note, odd, self._limits))
+        out.write(compile_tree(root, sizes, read, note, warnings, self._limits))
 
-    def _merged(self, count: int, odd: list[str]) -> "Node":
+    def _merged(self, count: int, warnings: list[str]) -> "Node":
         from ocifs.tree.merge import merge
 
-        note = _at_most(_MAX_WARNINGS, _noted(self._warn, odd))
+        note = _at_most(_MAX_WARNINGS, _recording(self._warn, warnings))
         return merge((layer.index.entries() for layer in self.layers[:count]), note, self._limits)
 
     def _changed(self, number: int) -> "Node":
         from ocifs.tree.merge import changes
 
-        following, trees = self._changes
-        if following == 0 or following > number:
-            # What is odd was told when the whole tree was made.
-            following, trees = 0, changes((layer.index.entries() for layer in self.layers), _ignore, self._limits)
-        for _ in range(following, number):
+        next_layer, trees = self._changes
+        if next_layer == 0 or next_layer > number:
+            # Building the whole tree has reported the warnings.
+            next_layer, trees = 0, changes((layer.index.entries() for layer in self.layers), _ignore, self._limits)
+        for _ in range(next_layer, number):
             next(trees)
         root = next(trees)
         self._changes = (0, iter(())) if number + 1 == len(self.layers) else (number + 1, trees)
@@ -143,7 +144,7 @@ class Trees:
 
 
 def _check_sums(layers: Sequence[Layer], limits: Limits) -> None:
-    """Refuse layers that exceed a limit together, before they are merged. A layer listed twice is merged twice."""
+    """Refuse layers that exceed a limit together, before merging. A layer listed twice counts twice."""
     for name, total, what in (
         ("image_uncompressed", sum(layer.size for layer in layers), "bytes of tar streams"),
         ("image_entries", sum(layer.index.summary.entries for layer in layers), "tar entries"),
@@ -154,14 +155,18 @@ def _check_sums(layers: Sequence[Layer], limits: Limits) -> None:
 
 
 def chain_of(layers: Sequence[Layer]) -> ChainID:
-    """Return the name of one or more layers by what their indexes say, however the image names their streams."""
+    """Return the chain ID of one or more layers by the diff IDs in their indexes, whatever algorithm the image uses."""
     return chain_id([DiffID(Digest(layer.index.summary.diff_id)) for layer in layers])
 
 
-def _claimed(layers: Sequence[Layer]) -> str:
-    """Return a name for layers of which some are not proven: of the blobs, and of who says what is in them."""
+def _unverified_name(layers: Sequence[Layer]) -> str:
+    """Return a name for a stack with unverified layers: a digest of the blobs and of the sources of their indexes."""
     claims = [
-        (layer.index.summary.blob_digest, layer.published if layer.claimed else None, layer.index.summary.toc)
+        (
+            layer.index.summary.blob_digest,
+            None if layer.verification.is_verified else layer.verification.published,
+            layer.index.summary.toc,
+        )
         for layer in layers
     ]
     return Digest.of(msgspec.json.encode(claims))
@@ -175,21 +180,21 @@ def refuse_warnings(what: str, count: int, first: str = "") -> None:
 
 
 def _ignore(message: str) -> None:
-    """Take no notice."""
+    """Discard a warning."""
 
 
-def _noted(warn: Warn, odd: list[str]) -> Warn:
-    """Return `warn`, with what it is told added to `odd`."""
+def _recording(warn: Warn, warnings: list[str]) -> Warn:
+    """Return `warn`, extended to append each message to `warnings`."""
 
     def note(message: str) -> None:
-        odd.append(message)
+        warnings.append(message)
         warn(message)
 
     return note
 
 
 def _at_most(count: int, warn: Warn) -> Warn:
-    """Return `warn` for `count` messages: a hostile image has something odd in every entry."""
+    """Return `warn` limited to `count` messages: a hostile image may cause one for every entry."""
     left = count
 
     def bounded(message: str) -> None:
@@ -198,6 +203,6 @@ def _at_most(count: int, warn: Warn) -> Warn:
         if left >= 0:
             warn(message)
         elif left == -1:
-            warn("more warnings like these are left out")
+            warn("further warnings like these are omitted")
 
     return bounded

@@ -1,9 +1,9 @@
-"""Proving an image: everything is read again, and held against what digests promise and what the cache holds.
+"""Verify an image: read everything again, and compare it with the digests and with the cache.
 
-The chain is: the reference names a manifest by its digest, the manifest names the config and the blobs, and the config
-the diff IDs; each blob decodes to the tar stream of its diff ID, through the very spans that reads use; the tar stream
-has the entries that the LayerIndex has; and these entries, merged anew, are the tree image byte for byte. Nothing is
-changed: what is wrong in the cache is left there for the next command to make again.
+The chain: the reference names a manifest by its digest, the manifest names config and blobs, and the config names the
+diff IDs. Each blob decodes to the tar stream of its diff ID, through the same spans that reads use. The tar stream has
+the entries of the LayerIndex. A new merge of these entries equals the tree image byte for byte. Nothing is changed: the
+next command that needs a damaged entry of the cache rebuilds it.
 """
 
 import os
@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
@@ -22,9 +21,10 @@ from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_
 from ocifs.image.trees import CHANGES, TREE, Trees, chain_of, refuse_warnings
 from ocifs.indexes.lookup import verify_tocs
 from ocifs.layer.build import LayerBlob, open_layer_index
-from ocifs.layer.index import KIND, LayerIndex
+from ocifs.layer.index import KIND, LayerIndex, open_index
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
+from ocifs.layer.verification import decode_layer, digest_blob
 from ocifs.options import Options
 from ocifs.pool import Pool
 from ocifs.reader import ReaderAt, stoppable
@@ -35,7 +35,6 @@ from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Kind, Store
-from ocifs.toc import ChunkReader, read_entries
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -45,34 +44,32 @@ _CHUNK = 1 << 20
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What was proven of a part of an image, or that it could not be."""
+    """The result for one part of an image: verified, or a problem."""
 
     what: What
-    """`layer`: its tar stream and its LayerIndex; `toc`: the table of contents that it carries; `changes`: the tree
-    image of what one layer changes."""
+    """`layer`: its tar stream and its LayerIndex; `toc`: the TOC inside it; `changes`: the tree image of its
+changes."""
     digest: str
     """Of the document, blob or TOC; of a layer the diff ID; of a tree image the chain ID, if it has layers."""
     layer: int | None = None
-    proven: str = ""
+    verified: str = ""
     problem: str | None = None
-    """None: there is none."""
+    """None: the part is correct."""
     at: float = msgspec.field(default_factory=time.time)
-    """When: seconds since the epoch."""
+    """Time of the check, in seconds since the epoch."""
     indexed: float | None = None
-    """When the LayerIndex of a layer was made, which took the same proof of blob and diff ID."""
+    """Time at which the LayerIndex was built, which verified blob and diff ID as well."""
 
 
 def verify_image(reference: str, options: Options) -> Iterator[Check]:
-    """Give a check for each part of an image; parts that need one that is wrong are left out.
+    """Yield a check for each part of an image; parts that depend on a wrong one are left out.
 
-    With `options.strict` something odd is a problem as well; with `options.toc` "verify", so is a TOC in a layer that
-    shows something else than its tar.
-
-    `options.progress` is told (layer, bytes read, bytes to read), which are twice those of the blob.
+    With `options.strict`, warnings are problems. With `options.toc` "verify", so is a TOC in a layer that differs from
+    its tar. `options.progress` gets (layer, bytes read, bytes to read); each blob counts twice.
 
     Raises:
         NotFoundError: The reference names nothing.
-        UnsupportedError, LimitError: The image holds what ocifs does not handle, or too much.
+        UnsupportedError, LimitError: The image contains something that ocifs does not handle, or too much.
     """
     with ExitStack() as stack:
         parsed = parse_reference(reference)
@@ -100,11 +97,11 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
 
 
 def _document(what: What, digest: Digest, size: int) -> Check:
-    return Check(what=what, digest=digest, proven=f"its {size} bytes have that digest")
+    return Check(what=what, digest=digest, verified=f"its {size} bytes have that digest")
 
 
 class _Verified(NamedTuple):
-    """A layer, with what later proofs need of it if it is sound."""
+    """The checks of a layer; blob and index are set if it is correct, for later checks."""
 
     checks: list[Check]
     blob: ReaderAt | None = None
@@ -114,7 +111,7 @@ class _Verified(NamedTuple):
 def _verified_layers(
     source: Source, resolved: ResolvedImage, options: Options, stack: ExitStack
 ) -> Iterator[_Verified]:
-    """Give each layer in its place; they are verified side by side, a blob's digest beside its decoding."""
+    """Yield the layers in order; they are verified in parallel, hashing a blob while decoding it."""
     stop = threading.Event()
 
     def progress(layer: Digest, done: int, total: int) -> None:
@@ -122,7 +119,7 @@ def _verified_layers(
             raise OcifsError("interrupted")
         options.progress(layer, done, total)
 
-    telling = msgspec.structs.replace(options, progress=progress)
+    stoppable_options = msgspec.structs.replace(options, progress=progress)
     decoded = options.limits.decoded_total()
     found: dict[tuple[Digest, Digest, Compression], Future[_Verified]] = {}
     opened: list[_Verified | Future[_Verified]] = []
@@ -143,83 +140,81 @@ def _verified_layers(
             key = (layer.descriptor.digest, layer.diff_id, layer.compression)
             if key not in found:
                 of = LayerBlob(layer.descriptor.digest, layer.diff_id, stoppable(blob, stop), decoded=decoded)
-                checking = _LayerCheck(number, of, layer.compression, telling, stack)
+                checking = _LayerCheck(number, of, layer.compression, stoppable_options, stack)
                 found[key] = decoding.submit(checking.run, hashing.submit(checking.check_blob))
             opened.append(found[key])
-        told: set[int] = set()
+        reported: set[int] = set()
         for each in opened:
             verified = each if isinstance(each, _Verified) else each.result()
-            yield verified if id(verified) not in told else verified._replace(checks=[])
-            told.add(id(verified))
+            yield verified if id(verified) not in reported else verified._replace(checks=[])
+            reported.add(id(verified))
         undo.pop_all()
 
 
 def _blob_check(number: int, digest: Digest, problem: str | None, size: int = 0) -> Check:
     return Check(
         what="blob", digest=digest, layer=number, problem=problem,
-        proven="" if problem else f"its {size} bytes have that digest",
+        verified="" if problem else f"its {size} bytes have that digest",
     )  # fmt: skip
 
 
 class _LayerCheck:
-    """The proof of one layer."""
+    """The verification of one layer."""
 
     def __init__(self, number: int, layer: LayerBlob, stated: Compression, options: Options, stack: ExitStack) -> None:
         self.number = number
         self.layer = layer
         self.stated = stated
-        """The compression that its media type says."""
+        """The compression of its media type."""
         self.options = options
         self._stack = stack
         self._done = 0
 
     def run(self, blob: "Future[Check]") -> _Verified:
-        """Prove that the blob decodes to what the diff ID and the LayerIndex say."""
+        """Verify that the blob decodes to the stream of the diff ID and of the LayerIndex."""
         index = None
         try:
-            index, proven = self._prove()
+            index, verified = self._verify()
             if self.options.strict:
                 warnings = index.warnings(self.stated)
                 refuse_warnings("layer", len(warnings), *warnings[:1])
-            check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, proven=proven, indexed=index.made)
+            check = Check(
+                what="layer", digest=self.layer.diff_id, layer=self.number, verified=verified, indexed=index.made
+            )
         except (OcifsError, OSError) as error:
             raise_if_short(error)
             problem = error.strerror if isinstance(error, OSError) else str(error)
             check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, problem=problem)
             index = None
         checks = [blob.result(), check]
-        self._advance(2 * self.layer.blob.size)  # headers and padding belong to no span
+        self._advance(2 * self.layer.blob.size)  # headers and padding are in no span
         return _Verified(checks, self.layer.blob, None if any(each.problem for each in checks) else index)
 
     def check_blob(self) -> Check:
-        """Read the blob from front to end and hash it."""
-        blob = self.layer.blob
-        hasher = self.layer.digest.hasher()
+        """Read the blob from front to end and compare its digest."""
+        digest = self.layer.digest
         try:
-            for offset in range(0, blob.size, _CHUNK):
-                data = blob.pread(_CHUNK, offset)
-                hasher.update(data)
-                self._advance(len(data))
+            found = digest_blob(self.layer.blob, digest, self._advance)
         except (OcifsError, OSError) as error:
             problem = error.strerror if isinstance(error, OSError) else str(error)
-            return _blob_check(self.number, self.layer.digest, problem)
-        problem = None
-        if hasher.hexdigest() != self.layer.digest.hex:
-            problem = f"its bytes have the digest {self.layer.digest.algorithm}:{hasher.hexdigest()}"
-        return _blob_check(self.number, self.layer.digest, problem, blob.size)
+            return _blob_check(self.number, digest, problem)
+        problem = None if found == digest else f"its bytes have the digest {found}"
+        return _blob_check(self.number, digest, problem, self.layer.blob.size)
 
-    def _prove(self) -> tuple[LayerIndex, str]:
-        """Return the LayerIndex, and what is proven of it."""
+    def _verify(self) -> tuple[LayerIndex, str]:
+        """Return the LayerIndex, and a description of the verified facts."""
         store = self.options.store
         file = store.load(KIND, self.layer.digest)
         if file is None and store.has(KIND, self.layer.digest):
-            raise InvalidImageError("its LayerIndex in the cache is damaged: it is made again when it is needed")
+            raise InvalidImageError(
+                "its LayerIndex in the cache is damaged: the next command that needs it rebuilds it"
+            )
         if file is None:
             index = open_layer_index(self.layer, Store(None), self.options.limits, lambda message: None, self._building)
             self._stack.callback(os.close, index.file.fd)
             return index, f"decodes to {index.size} bytes of that digest; it has no LayerIndex in the cache"
         self._stack.callback(file.close)
-        index = LayerIndex(file)
+        index = open_index(file)
         self._check_summary(index)
         if index.summary.reframed:
             self._check_whole()
@@ -234,45 +229,33 @@ class _LayerCheck:
         self.options.progress(layer, done + total, 2 * total)
 
     def _check_summary(self, index: LayerIndex) -> None:
-        told = (index.summary.blob_digest, index.summary.blob_size)
-        if told != (self.layer.digest, self.layer.blob.size):
-            raise InvalidImageError(f"the LayerIndex in the cache is of a blob {told[0]} of {told[1]} bytes")
+        reported = (index.summary.blob_digest, index.summary.blob_size)
+        if reported != (self.layer.digest, self.layer.blob.size):
+            raise InvalidImageError(f"the LayerIndex in the cache is of a blob {reported[0]} of {reported[1]} bytes")
 
     def _check_whole(self) -> None:
-        """Decode the blob from front to end, where spans are read from a copy."""
+        """Decode the blob from front to end, if the index reads spans from a copy."""
         hasher = self.layer.diff_id.hasher()
         codec = CODECS[sniff_layer(self.layer.blob, "it")]
         with codec.passes(self.layer.blob, lambda message: None, self.options.limits)[-1]() as reading:
             for chunk in reading.chunks():
                 hasher.update(chunk)
-        self._check_diff_id(hasher.hexdigest())
+        self._check_diff_id(Digest(f"{self.layer.diff_id.algorithm}:{hasher.hexdigest()}"))
 
     def _check_spans(self, index: LayerIndex) -> bool:
-        """Decode span after span; return whether the resulting tar stream has the entries of the index."""
-        hashers = {each: each.hasher() for each in map(Digest, {self.layer.diff_id, *index.diff_ids})}
-        stream = ChunkReader(self._decoded(index, [hasher.update for hasher in hashers.values()]))
-        found = read_entries(stream, limits=self.options.limits, warn=lambda message: None)
-        same = all(there == said for there, said in zip_longest(found, index.entries()))
-        stream.drain()
-        self._check_diff_id(hashers.pop(self.layer.diff_id).hexdigest())
-        for diff_id, hasher in hashers.items():
-            if hasher.hexdigest() != diff_id.hex:
-                raise InvalidImageError(f"the LayerIndex in the cache gives it the diff ID {diff_id}")
-        return same
-
-    def _decoded(self, index: LayerIndex, updates: list[Callable[[bytes], None]]) -> Iterator[bytes]:
+        """Decode each span; return whether the resulting tar stream has the entries of the index."""
         layer = Layer(self.number, index, in_file(self.layer.blob), SpanCache(0))
-        for span in range(index.span_count):
-            data = layer.decode(span)
-            for update in updates:
-                update(data)
-            if not index.summary.reframed:
-                self._advance(index.stored_range(span)[1])
-            yield data
+        done = (lambda size: None) if index.summary.reframed else self._advance
+        digests, has_entries = decode_layer(layer, (self.layer.diff_id, *index.diff_ids), done, self.options.limits)
+        self._check_diff_id(digests[self.layer.diff_id.algorithm])
+        for diff_id in index.diff_ids:
+            if diff_id not in digests.values():
+                raise InvalidImageError(f"the LayerIndex in the cache has the diff ID {diff_id}")
+        return has_entries
 
-    def _check_diff_id(self, found: str) -> None:
-        if found != self.layer.diff_id.hex:
-            raise InvalidImageError(f"it decodes to bytes of the digest {self.layer.diff_id.algorithm}:{found}")
+    def _check_diff_id(self, found: Digest) -> None:
+        if found != self.layer.diff_id:
+            raise InvalidImageError(f"it decodes to bytes with the digest {found}")
 
     def _advance(self, size: int) -> None:
         self._done += size
@@ -281,19 +264,19 @@ class _LayerCheck:
 
 
 def _tocs(source: Source, resolved: ResolvedImage, layers: Sequence[Layer], options: Options) -> Iterator[Check]:
-    for number, offer, error in verify_tocs(source, resolved, layers, options):
+    for number, candidate, error in verify_tocs(source, resolved, layers, options):
         yield Check(
-            what="toc", digest=offer.digest, layer=number, problem=None if error is None else str(error),
-            proven="" if error else f"{offer.format}: it shows what the tar does",
+            what="toc", digest=candidate.digest, layer=number, problem=None if error is None else str(error),
+            verified="" if error else f"{candidate.format}: agrees with the tar",
         )  # fmt: skip
 
 
 def _trees(layers: Sequence[Layer], options: Options, stack: ExitStack) -> Iterator[Check]:
-    """Give a check for each tree image of the layers that the cache has, and for the whole tree in any case."""
+    """Yield a check for each tree image of the layers in the cache, and for the whole tree in any case."""
     fresh = Trees(layers, Store(None), lambda message: None, limits=options.limits, strict=options.strict)
     stack.callback(fresh.close)
     if not layers:
-        yield _tree(TREE, 0, "", fresh, Store(None))  # no cache keeps it
+        yield _tree(TREE, 0, "", fresh, Store(None))  # it is never cached
     for count in range(1, len(layers) + 1):
         chain = chain_of(layers[:count])
         if options.store.has(CHANGES, chain):
@@ -307,26 +290,26 @@ def _tree(kind: Kind, count: int, chain: str, fresh: Trees, store: Store) -> Che
     number = count - 1 if count else None
     try:
         tree = (fresh.as_of(count) if kind == TREE else fresh.changes(count - 1)).tree
-        proven = f"{tree.inode_count} inodes, {tree.size} bytes; the cache has none to compare with"
+        verified = f"{tree.inode_count} inodes, {tree.size} bytes; the cache has none to compare with"
         if store.has(kind, chain):
             file = store.load(kind, chain)
             if file is None:
-                raise InvalidImageError("it is damaged in the cache: it is made again when it is needed")
+                raise InvalidImageError("it is damaged in the cache: the next command that needs it rebuilds it")
             try:
                 _compare(file, tree.size, tree.read)
             finally:
                 file.close()
-            proven = f"{tree.inode_count} inodes; its {tree.size} bytes are those of a new merge"
+            verified = f"{tree.inode_count} inodes; its {tree.size} bytes equal those of a new merge"
     except (OcifsError, OSError) as error:
         raise_if_short(error)
         problem = error.strerror if isinstance(error, OSError) else str(error)
         return Check(what=what, digest=chain, layer=number, problem=problem)
-    return Check(what=what, digest=chain, layer=number, proven=proven)
+    return Check(what=what, digest=chain, layer=number, verified=verified)
 
 
 def _compare(file: ReaderAt, size: int, read: Callable[[int, int], bytes]) -> None:
-    same = file.size == size and all(
+    equal = file.size == size and all(
         file.pread(_CHUNK, offset) == read(min(_CHUNK, size - offset), offset) for offset in range(0, size, _CHUNK)
     )
-    if not same:
-        raise InvalidImageError("it is in the cache another than a new merge makes")
+    if not equal:
+        raise InvalidImageError("the cached tree differs from a new merge")

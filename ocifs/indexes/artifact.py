@@ -1,9 +1,8 @@
-"""LayerIndexes that travel with an image: an artifact beside its manifest, in a registry or a layout.
+"""LayerIndexes published beside an image's manifest, as one artifact in a registry or an OCI layout.
 
-The artifact's layers are LayerIndexes as the store keeps them, each under the digest of the blob it is of. One that was
-published is held against every rule that it could break, but that it tells the truth of the blob only the whole blob
-can show; so what is built of it is kept apart from what was proven. Tree images are not published: the kernel mounts
-them, and takes none but our own.
+The layers of the artifact are LayerIndexes in the store's format, each under the digest of its blob. A published index
+is validated structurally; only reading the whole blob verifies it. So trees built from it stay apart from verified
+ones. Tree images are not published: the kernel mounts them, so they are only made locally.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,8 +13,8 @@ import msgspec
 
 from ocifs.blobs.caching_source import in_file
 from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
-from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Runs, readable
-from ocifs.layer.index import KIND, LayerIndex
+from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Runs, read_each
+from ocifs.layer.index import KIND, ChunkedIndex, LayerIndex, open_index
 from ocifs.layer.profile import Prefetch, Profile, Run, runs_of, spans_of
 from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.referrers import Content, Referrers
@@ -37,20 +36,20 @@ _MAX_INDEX = 1 << 30
 
 
 class PublishedIndex(NamedTuple):
-    """A LayerIndex in an artifact, or what one can be made of."""
+    """A LayerIndex in an artifact, or a document that converts to one."""
 
     layer: Digest
-    """The blob that it says to be of."""
+    """The blob that it claims to describe."""
     descriptor: Descriptor
     prefetch: Descriptor | None = None
-    """Which spans to fetch first."""
+    """The document that lists the spans to fetch first."""
 
 
 def referrers_of(source: Source, name: str) -> Referrers:
-    """Return what can be asked for artifacts.
+    """Return the source's interface for artifacts.
 
     Raises:
-        UnsupportedError: The source has no place for them.
+        UnsupportedError: The source cannot hold artifacts.
     """
     inner = getattr(source, "source", source)
     if not isinstance(inner, Referrers):
@@ -63,7 +62,8 @@ def make_artifact(
 ) -> tuple[Content, list[Content]]:
     """Return the manifest of an artifact with the indexes of an image, and its blobs.
 
-    A reframed one is left out: it is a copy of its layer. With `profile`, what to fetch first goes with them.
+    It leaves out reframed indexes, because they contain a copy of the layer. With `profile`, it includes the spans to
+    fetch first.
     """
     contents: dict[tuple[str, str], Content] = {}
     for layer, index in zip(resolved.layers, indexes, strict=True):
@@ -102,25 +102,25 @@ def make_artifact(
 
 
 def prefetch_document(runs: Iterable[Run]) -> bytes:
-    """Return what SOCI calls a prefetch artifact."""
+    """Return a SOCI prefetch artifact."""
     return msgspec.json.encode(Prefetch(version="1.0", prefetch_spans=tuple(runs)))
 
 
 def list_artifacts(source: Source, resolved: ResolvedImage, artifact_type: str = ARTIFACT_TYPE) -> list[Descriptor]:
-    """Return the artifacts with indexes of an image, the one that is taken first: of any number always the same.
+    """Return the index artifacts of an image in a fixed order, the preferred one first.
 
-    The one with the most in it, such as a profile of what to fetch first, has the largest manifest.
+    The artifact with the most content, such as a prefetch profile, has the largest manifest.
     """
-    found = referrers_of(source, resolved.name).referrers(resolved.descriptor, artifact_type)
-    return sorted(found, key=lambda each: (-each.size, each.digest))
+    artifacts = referrers_of(source, resolved.name).referrers(resolved.descriptor, artifact_type)
+    return sorted(artifacts, key=lambda each: (-each.size, each.digest))
 
 
 def indexes_in(source: Source, artifact: Descriptor, subject: Digest) -> list[PublishedIndex]:
-    """Return what an artifact holds.
+    """Return the content of an artifact.
 
     Raises:
         InvalidImageError: It is malformed, or belongs to another manifest.
-        NotFoundError, RegistryError: It cannot be had.
+        NotFoundError, RegistryError: It cannot be fetched.
     """
     name = f"index artifact {artifact.digest}"
     document = parse_artifact(read_document(source, artifact), name)
@@ -130,7 +130,7 @@ def indexes_in(source: Source, artifact: Descriptor, subject: Digest) -> list[Pu
 
 
 def listed_in(document: Artifact, annotation: str, media_type: str) -> list[PublishedIndex]:
-    """Return what of that media type an artifact lists, with prefetch artifacts; `annotation` names their layers."""
+    """Return the listed documents of `media_type` with their prefetch artifacts; `annotation` names their layers."""
     of_layers = [each for each in document.layers if annotation in each.annotations]
     prefetch = {each.annotations[annotation]: each for each in of_layers if each.media_type == PREFETCH_TYPE}
     return [
@@ -140,54 +140,54 @@ def listed_in(document: Artifact, annotation: str, media_type: str) -> list[Publ
     ]
 
 
-def read_prefetch(source: Source, found: PublishedIndex, index: LayerIndex) -> Runs:
-    """Return which spans of a layer to fetch first, if somebody has published that; only those that there are.
+def read_prefetch(source: Source, published: PublishedIndex, index: LayerIndex) -> Runs:
+    """Return the spans of a layer to fetch first, if a prefetch artifact lists any; unknown spans are ignored.
 
     Raises:
         InvalidImageError: It is malformed.
-        NotFoundError, RegistryError: It cannot be had.
+        NotFoundError, RegistryError: It cannot be fetched.
     """
-    if found.prefetch is None:
+    if published.prefetch is None:
         return ()
-    name = f"prefetch profile {found.prefetch.digest}"
-    return spans_of(decode(read_document(source, found.prefetch), Prefetch, name).prefetch_spans, index)
+    name = f"prefetch profile {published.prefetch.digest}"
+    return spans_of(decode(read_document(source, published.prefetch), Prefetch, name).prefetch_spans, index)
 
 
-def find(place: LookupContext) -> Iterator[list[Candidate]]:
-    """Give what is published of an image as LayerIndexes, one artifact after the other.
+def find(context: LookupContext) -> Iterator[list[Candidate]]:
+    """Yield the published LayerIndexes of an image, one artifact at a time.
 
     Raises:
-        OcifsError: It cannot be told.
+        OcifsError: The artifacts cannot be listed.
     """
-    layers = place.layers()
+    layers = context.layers()
 
-    def offers(artifact: Descriptor) -> list[Candidate]:
-        listed = indexes_in(place.source, artifact, place.resolved.digest)
-        return [_offer(place, layers[each.layer], each, artifact) for each in listed if each.layer in layers]
+    def candidates(artifact: Descriptor) -> list[Candidate]:
+        listed = indexes_in(context.source, artifact, context.resolved.digest)
+        return [_candidate(context, layers[each.layer], each, artifact) for each in listed if each.layer in layers]
 
-    return readable(offers, list_artifacts(place.source, place.resolved))
+    return read_each(candidates, list_artifacts(context.source, context.resolved))
 
 
 OCIFS = Provider("ocifs", can_bind=False, find=find)
 
 
-def _offer(place: LookupContext, layer: ImageLayer, found: PublishedIndex, artifact: Descriptor) -> Candidate:
-    def open_index() -> LayerIndex:
-        if found.descriptor.size > _MAX_INDEX:
-            raise LimitError(f"it has {found.descriptor.size} bytes, more than {_MAX_INDEX}")
-        section = in_file(place.source.open(found.descriptor))
-        index = LayerIndex(FileReader(section.fd, section.offset, section.size))
-        if index.summary.toc:
-            raise InvalidImageError("the index is not of the layer's tar")
-        return place.check(index, layer)
+def _candidate(context: LookupContext, layer: ImageLayer, published: PublishedIndex, artifact: Descriptor) -> Candidate:
+    def open_candidate() -> LayerIndex:
+        if published.descriptor.size > _MAX_INDEX:
+            raise LimitError(f"it has {published.descriptor.size} bytes, more than {_MAX_INDEX}")
+        section = in_file(context.source.open(published.descriptor))
+        index = open_index(FileReader(section.fd, section.offset, section.size))
+        if isinstance(index, ChunkedIndex):
+            raise InvalidImageError("the index does not describe the tar of the layer")
+        return context.check(index, layer)
 
     return Candidate(
-        layer=found.layer,
+        layer=published.layer,
         format=OCIFS.name,
-        digest=found.descriptor.digest,
-        size=found.descriptor.size,
+        digest=published.descriptor.digest,
+        size=published.descriptor.size,
         bound=False,
-        open=open_index,
-        prefetch=partial(read_prefetch, place.source, found),
+        open=open_candidate,
+        prefetch=partial(read_prefetch, context.source, published),
         artifact=artifact.digest,
     )

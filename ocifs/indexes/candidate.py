@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from ocifs.blobs.caching_source import CachingSource
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError, OcifsError
-from ocifs.layer.index import LayerIndex, index_in
+from ocifs.layer.index import ChunkedIndex, LayerIndex, index_in
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.limits import Limits
 from ocifs.sources.magic import HEAD, compression_of
@@ -27,47 +27,47 @@ T = TypeVar("T")
 
 CONVERTED = Kind("converted", 1)
 
-_ENTRY = 64
-"""Bytes of an entry in a TOC, as few as they may be on average where there are very many."""
+_ENTRY_MIN = 64
+"""Minimum bytes of a TOC entry, on average over very many entries."""
 
-_ARTIFACTS_MOST = 16
-"""How many artifacts of one type are looked into."""
+_ARTIFACTS_MAX = 16
+"""How many artifacts of one type are read."""
 
-_STORED_MOST = 2 * MAX_SPAN + 1
-"""Bytes of a span as stored; where there would be more, ocifs itself makes no such span."""
+_STORED_MAX = 2 * MAX_SPAN + 1
+"""Maximum bytes of a span as stored; ocifs itself makes no larger span."""
 
 Runs = tuple[tuple[int, int], ...]
 """(first, last) spans of a layer."""
 
 Read = Callable[[int, int], bytes]
-"""Returns the bytes of a blob from the first number to the second."""
+"""Returns the bytes of a blob in the half-open range (begin, end)."""
 
 
 class Candidate(NamedTuple):
-    """A LayerIndex that somebody has published of a layer."""
+    """A published document that yields the LayerIndex of a layer."""
 
     layer: Digest
-    """The blob that it says to be of."""
+    """The blob that it claims to describe."""
     format: str
-    """As what it was published, such as `ocifs` or `soci-v1`."""
+    """The published format, such as `ocifs` or `soci-v1`."""
     digest: Digest
-    """Of what was published: an index, a zTOC, a TOC."""
+    """Digest of the published document: an index, a zTOC or a TOC."""
     size: int | None
-    """Bytes of that; None: nothing tells before it is fetched."""
+    """Bytes of the document; None: unknown until it is fetched."""
     bound: bool
     """Whether the image's manifest commits to it: then it may be used for a reference by digest."""
     open: Callable[[], LayerIndex]
-    """Fetches it, converts it if need be, and holds it against every rule. Raises OcifsError."""
+    """Fetches it, converts it if necessary, and validates it structurally. Raises OcifsError."""
     prefetch: Callable[[LayerIndex], Runs] = lambda index: ()
-    """Fetches which spans are wanted first by whoever starts. Raises OcifsError."""
+    """Fetches the list of spans that the image reads first when it starts. Raises OcifsError."""
     artifact: Digest | None = None
-    """The artifact that it lies in; None: the image's own layer."""
+    """The artifact that contains it; None: the image's own layer."""
 
     def __str__(self) -> str:
         return f"{self.format} {self.digest}"
 
-    def described(self) -> dict[str, str | int | bool | None]:
-        """Return what is to be said of it."""
+    def to_json(self) -> dict[str, str | int | bool | None]:
+        """Return its JSON form."""
         return {
             "layer": str(self.layer),
             "format": self.format,
@@ -79,21 +79,21 @@ class Candidate(NamedTuple):
 
 
 class LookupContext(NamedTuple):
-    """Where offers are looked for, and what is needed to open one."""
+    """What a provider needs to find candidates and to open them."""
 
     source: Source
     resolved: ResolvedImage
     store: Store
     limits: Limits
     closing: ExitStack
-    """Closes what was opened."""
+    """Closes the opened files."""
 
     def layers(self) -> dict[Digest, ImageLayer]:
         """Return the layers of the image, by the digests of their blobs."""
         return {layer.descriptor.digest: layer for layer in self.resolved.layers}
 
     def reader(self, layer: ImageLayer) -> Read:
-        """Return how to read of a layer's blob what is wanted of it, and not all, if that can be."""
+        """Return a function that reads a range of a layer's blob, without fetching the whole blob where possible."""
         source = self.source
         blob = (
             source.open_part(layer.descriptor) if isinstance(source, CachingSource) else source.open(layer.descriptor)
@@ -103,38 +103,40 @@ class LookupContext(NamedTuple):
         return lambda begin, end: blob.pread(end - begin, begin)
 
     def check(self, index: LayerIndex, layer: ImageLayer) -> LayerIndex:
-        """Return an index of somebody else's; the blob's first bytes are read if its media type contradicts the index.
+        """Return a foreign index that can describe the layer.
+
+        Reads the blob's first bytes if its media type contradicts the index.
 
         Raises:
-            InvalidImageError: It cannot be true.
-            LimitError: It holds more than a layer may.
+            InvalidImageError: It cannot describe the layer.
+            LimitError: It exceeds the limits of a layer.
             NotFoundError, RegistryError: The blob cannot be read.
         """
         codec = index.summary.codec
         if codec != layer.compression:
             head = self.reader(layer)(0, min(HEAD, layer.descriptor.size))
             if codec != compression_of(head):
-                raise InvalidImageError("the index is of a layer that is compressed otherwise")
+                raise InvalidImageError("the index says another compression than the layer has")
         return check_index(index, layer, self.limits)
 
     def converted(self, layer: ImageLayer, source: Digest, build: Build) -> LayerIndex:
-        """Return the LayerIndex that `build` makes of what has the digest `source`, or has made before.
+        """Return the LayerIndex that `build` converts from the document with digest `source`, or the cached result.
 
-        Raises what `build` raises.
+        Raises the errors of `build`.
         """
         subject = _subject(layer, source)
-        index = self._kept(self.store.get(CONVERTED, subject, build), layer)
+        index = self._opened(self.store.get(CONVERTED, subject, build), layer)
         if index is None:
-            index = self._kept(self.store.get(CONVERTED, subject, build, anew=True), layer)
+            index = self._opened(self.store.get(CONVERTED, subject, build, anew=True), layer)
         assert index is not None  # noqa: S101 - it was built of the layer just now
         return index
 
-    def made(self, layer: ImageLayer, source: Digest) -> LayerIndex | None:
-        """Return what `converted` has made before."""
+    def converted_before(self, layer: ImageLayer, source: Digest) -> LayerIndex | None:
+        """Return the cached result of `converted`."""
         file = self.store.load(CONVERTED, _subject(layer, source))
-        return None if file is None else self._kept(file, layer)
+        return None if file is None else self._opened(file, layer)
 
-    def _kept(self, file: StoredFile, layer: ImageLayer) -> LayerIndex | None:
+    def _opened(self, file: StoredFile, layer: ImageLayer) -> LayerIndex | None:
         index = index_in(file, layer.descriptor.digest)
         if index is not None:
             self.closing.callback(file.close)
@@ -146,51 +148,52 @@ def _subject(layer: ImageLayer, source: Digest) -> str:
 
 
 class Provider(NamedTuple):
-    """A form in which LayerIndexes are published."""
+    """A format in which LayerIndexes are published."""
 
     name: str
     can_bind: bool
-    """Whether a manifest can commit to what is published so: else nothing is asked where only that may be used."""
+    """Whether a manifest can commit to this format: other formats are skipped where only bound candidates may be
+used."""
     find: Callable[[LookupContext], Iterator[list[Candidate]]]
-    """Give what is offered, the best first: in each list one offer for a layer at most. Raises OcifsError."""
+    """Yields lists of candidates, the best first, each with at most one candidate per layer. Raises OcifsError."""
 
 
-def readable(read: Callable[[T], list[Candidate]], artifacts: Iterable[T]) -> Iterator[list[Candidate]]:
-    """Give what `read` makes of each artifact, up to a number that nobody needs.
+def read_each(read: Callable[[T], list[Candidate]], artifacts: Iterable[T]) -> Iterator[list[Candidate]]:
+    """Yield the candidates that `read` finds in each artifact, at most 16 artifacts.
 
-    The first error that `read` raises comes when all others were given.
+    The first error of `read` is raised after the candidates of all other artifacts.
     """
-    wrong: OcifsError | None = None
-    for artifact in islice(artifacts, _ARTIFACTS_MOST):
+    first_error: OcifsError | None = None
+    for artifact in islice(artifacts, _ARTIFACTS_MAX):
         try:
-            offers = read(artifact)
+            candidates = read(artifact)
         except OcifsError as error:
-            wrong = wrong or error
+            first_error = first_error or error
         else:
-            yield offers
-    if wrong is not None:
-        raise wrong
+            yield candidates
+    if first_error is not None:
+        raise first_error
 
 
 def check_index(index: LayerIndex, layer: ImageLayer, limits: Limits) -> LayerIndex:
-    """Return an index that somebody else has made, if it can be one of `layer`.
+    """Return a foreign index if it can describe `layer`.
 
     Raises:
-        InvalidImageError: It cannot be true.
-        LimitError: It holds more than a layer may.
+        InvalidImageError: It cannot describe the layer.
+        LimitError: It exceeds the limits of a layer.
     """
-    told = (index.summary.blob_digest, index.summary.blob_size)
-    if told != (layer.descriptor.digest, layer.descriptor.size) or index.summary.reframed:
+    stated = (index.summary.blob_digest, index.summary.blob_size)
+    if stated != (layer.descriptor.digest, layer.descriptor.size) or index.summary.reframed:
         raise InvalidImageError("the index is of another layer")
     algorithms = [Digest(each).algorithm for each in index.diff_ids]
     if layer.diff_id not in index.diff_ids or len(set(algorithms)) < len(algorithms):
         raise InvalidImageError("the index is of another layer")
     if index.size > limits.uncompressed:
-        raise limits.passed("uncompressed", f"it tells of {index.size} bytes")
+        raise limits.passed("uncompressed", f"it says {index.size} bytes")
     stored = max(index.stored_range(span)[1] for span in range(index.span_count))
-    if stored > (limits.toc if index.summary.toc else _STORED_MOST):  # a TOC may itself be a file
-        raise InvalidImageError("the index has a span of more bytes than are read for one")
-    if index.toc_size > _ENTRY * limits.entries:  # before it is unpacked
+    if stored > (limits.toc if isinstance(index, ChunkedIndex) else _STORED_MAX):  # a TOC may itself be a file
+        raise InvalidImageError("the index has a span of more bytes than ocifs reads for one span")
+    if index.toc_size > _ENTRY_MIN * limits.entries:  # before decompression
         raise limits.passed("entries", f"{index.toc_size} bytes of tar entries")
     check_entries(index.entries(), index.size, limits)
     return index

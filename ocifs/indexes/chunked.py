@@ -1,7 +1,8 @@
-"""Offers made of the TOC that a layer carries: eStargz and zstd:chunked.
+"""Candidates from the TOC inside a layer: eStargz and zstd:chunked.
 
-A TOC to whose digest an annotation of the layer's descriptor commits is bound by the manifest. Where no annotation
-tells of one, the last bytes of the blob may; who wants that has to ask for it, since it costs a request for each layer.
+If an annotation of the layer's descriptor commits to the digest of the TOC, the manifest binds it. Without an
+annotation, the last bytes of the blob may locate a TOC. Looking there is optional, because it costs a request for each
+layer.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Read, Ru
 from ocifs.layer.chunked import toc_location
 from ocifs.layer.chunked.document import items_of, unpacked_tar, unpacked_zstd
 from ocifs.layer.chunked.table import ChunkTable, TocChunk, make_table, with_file
-from ocifs.layer.index import LayerIndex, Summary, encode_tail, pack_u64
+from ocifs.layer.index import LayerIndex, Summary, encode_tail, open_index, pack_u64
 from ocifs.layer.verification import is_marked
 from ocifs.limits import Limits
 from ocifs.reader import FileReader
@@ -26,51 +27,51 @@ from ocifs.store import Writer
 from ocifs.toc import Entry
 
 _TAIL = 128 << 10
-"""Bytes that are fetched of the end of a blob: the footer, and with a small TOC that as well."""
+"""Bytes to fetch from the end of a blob: the footer, and a small TOC with it."""
 
 
 class FoundToc(NamedTuple):
     """A TOC that was found in a blob."""
 
-    place: toc_location.TocLocation
+    location: toc_location.TocLocation
     digest: Digest
-    """By which descriptors name it."""
+    """The digest that descriptors use."""
     document: bytes
     """Its JSON."""
     member: tuple[Entry, bytes] | None = None
-    """Of an eStargz: its entry in the tar, and the tar from the beginning of its member on."""
+    """For eStargz: its tar entry, and the decompressed tar from the start of its member."""
 
 
-def carried(read: Read, layer: ImageLayer, promise: toc_location.Promise | None, limits: Limits) -> FoundToc:
-    """Return the TOC of a layer, whose digest is the promised one, if one is promised.
+def read_toc(read: Read, layer: ImageLayer, promise: toc_location.Promise | None, limits: Limits) -> FoundToc:
+    """Return the TOC of a layer; if a digest is promised, the TOC must have it.
 
     Raises:
-        InvalidImageError: There is none, or another one.
+        InvalidImageError: The layer has no TOC, or another one.
         UnsupportedError: It is in another image, or of an unknown type.
         LimitError: It is larger than a TOC may be.
     """
     size = layer.descriptor.size
     begin, tail = size, b""
-    if promise is None or promise.place is None:
+    if promise is None or promise.location is None:
         begin = max(0, size - _TAIL)
         tail = read(begin, size)
-    told = promise.place if promise else None
-    place = toc_location.check(
-        told or toc_location.footed(tail[-toc_location.FOOTER :], size, layer.compression), size, limits
+    promised_location = promise.location if promise else None
+    location = toc_location.check(
+        promised_location or toc_location.footed(tail[-toc_location.FOOTER :], size, layer.compression), size, limits
     )
-    end = place.offset + place.size
-    before = read(place.offset, min(begin, end)) if place.offset < begin else b""
-    stored = before + tail[max(place.offset - begin, 0) : max(end - begin, 0)]
-    return _unpacked(place, stored, promise.digest if promise else None, limits)
+    end = location.offset + location.size
+    before = read(location.offset, min(begin, end)) if location.offset < begin else b""
+    stored = before + tail[max(location.offset - begin, 0) : max(end - begin, 0)]
+    return _unpacked(location, stored, promise.digest if promise else None, limits)
 
 
-def _unpacked(place: toc_location.TocLocation, stored: bytes, promised: Digest | None, limits: Limits) -> FoundToc:
-    if place.format == "zstd:chunked":
-        digest = _digest(stored, promised)  # before anything decodes it
-        return FoundToc(place, digest, unpacked_zstd(stored, place, limits))
+def _unpacked(location: toc_location.TocLocation, stored: bytes, promised: Digest | None, limits: Limits) -> FoundToc:
+    if location.format == "zstd:chunked":
+        digest = _digest(stored, promised)  # before any decoding
+        return FoundToc(location, digest, unpacked_zstd(stored, location, limits))
     entry, tar = unpacked_tar(stored, limits)
     document = tar[entry.offset : entry.offset + entry.stored]
-    return FoundToc(place, _digest(document, promised), document, (entry, tar))
+    return FoundToc(location, _digest(document, promised), document, (entry, tar))
 
 
 def _digest(data: bytes, promised: Digest | None) -> Digest:
@@ -81,17 +82,17 @@ def _digest(data: bytes, promised: Digest | None) -> Digest:
 
 
 def table_of(found: FoundToc, limits: Limits) -> ChunkTable:
-    """Return what a TOC makes of its layer. Raises InvalidImageError, UnsupportedError, LimitError."""
-    place = found.place
-    table = make_table(items_of(found.document, limits), place.offset, limits)
+    """Return the chunk table of a layer from its TOC. Raises InvalidImageError, UnsupportedError, LimitError."""
+    location = found.location
+    table = make_table(items_of(found.document, limits), location.offset, limits)
     if found.member is not None:
-        table = with_file(table, *found.member, place.offset, place.offset + place.size)
+        table = with_file(table, *found.member, location.offset, location.offset + location.size)
     return table
 
 
 def write_index(out: Writer, table: ChunkTable, layer: ImageLayer, toc: Digest) -> None:
-    """Write the LayerIndex of a layer that has a TOC."""
-    chunks = table.chunks or [TocChunk(0, 0, 0, 0, hashlib.sha256().digest())]  # no bytes are still one span
+    """Write the LayerIndex of a layer with a TOC."""
+    chunks = table.chunks or [TocChunk(0, 0, 0, 0, hashlib.sha256().digest())]  # an empty stream still has one span
     summary = Summary(
         blob_digest=str(layer.descriptor.digest),
         blob_size=layer.descriptor.size,
@@ -114,76 +115,80 @@ def write_index(out: Writer, table: ChunkTable, layer: ImageLayer, toc: Digest) 
     out.write(encode_tail(table.entries, summary, 0))
 
 
-def promised(place: LookupContext) -> Iterator[Candidate]:
-    """Yield an offer for each TOC that the descriptor of a layer promises, whatever else is known of the layer."""
-    for layer in place.layers().values():
+def promised_tocs(context: LookupContext) -> Iterator[Candidate]:
+    """Yield a candidate for each TOC that a layer's descriptor promises, whether or not the layer is indexed."""
+    for layer in context.layers().values():
         name = toc_location.FORMATS.get(layer.compression)
         if name is None:
             continue
         try:
             promise = toc_location.promised(layer.descriptor.annotations, layer.compression)
         except OcifsError as error:
-            yield _refused(name, layer, error)
+            yield _failing(name, layer, error)
         else:
             if promise is not None:
-                yield _offer(place, layer, promise)
+                yield _candidate(context, layer, promise)
 
 
-def _find(name: toc_location.Format, place: LookupContext) -> Iterator[list[Candidate]]:
-    """Give what the descriptors of layers promise, as long as it is of use."""
-    layers = place.layers()
-    offers = [offer for offer in promised(place) if offer.format == name]
-    yield [offer for offer in offers if not _is_superseded(place, layers[offer.layer], offer.digest)]
+def _find_promised(name: toc_location.Format, context: LookupContext) -> Iterator[list[Candidate]]:
+    """Yield the TOCs that layers' descriptors promise, unless the whole blob is better."""
+    layers = context.layers()
+    candidates = [candidate for candidate in promised_tocs(context) if candidate.format == name]
+    yield [
+        candidate for candidate in candidates if not _is_superseded(context, layers[candidate.layer], candidate.digest)
+    ]
 
 
-ESTARGZ = Provider("estargz", can_bind=True, find=partial(_find, "estargz"))
-ZSTD_CHUNKED = Provider("zstd:chunked", can_bind=True, find=partial(_find, "zstd:chunked"))
+ESTARGZ = Provider("estargz", can_bind=True, find=partial(_find_promised, "estargz"))
+ZSTD_CHUNKED = Provider("zstd:chunked", can_bind=True, find=partial(_find_promised, "zstd:chunked"))
 
 
 PROVIDERS = (ESTARGZ, ZSTD_CHUNKED)
 
 
-def _look(place: LookupContext) -> Iterator[list[Candidate]]:
-    """Give what is found at the end of blobs."""
-    offers = []
-    for layer in place.layers().values():
+def _find_footers(context: LookupContext) -> Iterator[list[Candidate]]:
+    """Yield the TOCs found at the ends of blobs."""
+    candidates = []
+    for layer in context.layers().values():
         if layer.compression in toc_location.FORMATS:
             with suppress(InvalidImageError, UnsupportedError, LimitError):
                 if toc_location.promised(layer.descriptor.annotations, layer.compression) is not None:
                     continue
-                found = carried(place.reader(layer), layer, None, place.limits)
-                if not _is_superseded(place, layer, found.digest):
-                    offers.append(_offer(place, layer, toc_location.Promise(found.place.format, found.digest), found))
-    yield offers
+                found = read_toc(context.reader(layer), layer, None, context.limits)
+                if not _is_superseded(context, layer, found.digest):
+                    candidates.append(
+                        _candidate(context, layer, toc_location.Promise(found.location.format, found.digest), found)
+                    )
+    yield candidates
 
 
-FOOTERS = Provider("footer", can_bind=False, find=_look)
+FOOTERS = Provider("footer", can_bind=False, find=_find_footers)
 
 
-def _offer(
-    place: LookupContext, layer: ImageLayer, promise: toc_location.Promise, found: FoundToc | None = None
+def _candidate(
+    context: LookupContext, layer: ImageLayer, promise: toc_location.Promise, found: FoundToc | None = None
 ) -> Candidate:
-    """Return an offer of what is promised, or was found."""
+    """Return a candidate for a promised or found TOC."""
 
     def build(out: Writer) -> None:
-        toc = found or carried(place.reader(layer), layer, promise, place.limits)
-        write_index(out, table_of(toc, place.limits), layer, promise.digest)
-        place.check(LayerIndex(FileReader(out.fd, 0, out.size)), layer)
+        toc = found or read_toc(context.reader(layer), layer, promise, context.limits)
+        write_index(out, table_of(toc, context.limits), layer, promise.digest)
+        context.check(open_index(FileReader(out.fd, 0, out.size)), layer)
 
-    told = found.place if found else promise.place
+    location = found.location if found else promise.location
     return Candidate(
         layer=layer.descriptor.digest,
         format=promise.format,
         digest=promise.digest,
-        size=told.size if told else None,
+        size=location.size if location else None,
         bound=found is None,
-        open=lambda: place.converted(layer, promise.digest, build),
-        prefetch=_first,
+        open=lambda: context.converted(layer, promise.digest, build),
+        prefetch=_before_landmark,
     )
 
 
-def _refused(name: toc_location.Format, layer: ImageLayer, error: OcifsError) -> Candidate:
-    """Return an offer that comes to nothing, so that it is told."""
+def _failing(name: toc_location.Format, layer: ImageLayer, error: OcifsError) -> Candidate:
+    """Return a candidate that fails to open, so that the user sees the error."""
 
     def refuse() -> LayerIndex:
         raise error
@@ -191,13 +196,13 @@ def _refused(name: toc_location.Format, layer: ImageLayer, error: OcifsError) ->
     return Candidate(layer.descriptor.digest, name, layer.descriptor.digest, None, bound=True, open=refuse)
 
 
-def _first(index: LayerIndex) -> Runs:
+def _before_landmark(index: LayerIndex) -> Runs:
     return ((0, index.summary.first - 1),) if index.summary.first else ()
 
 
-def _is_superseded(place: LookupContext, layer: ImageLayer, toc: Digest) -> bool:
-    """Whether all of the blob is here, and its TOC has not turned out to be as good as the tar."""
-    if not isinstance(place.source, CachingSource) or not place.source.has(layer.descriptor):
+def _is_superseded(context: LookupContext, layer: ImageLayer, toc: Digest) -> bool:
+    """Whether the whole blob is cached, and its TOC was not verified to be as exact as the tar."""
+    if not isinstance(context.source, CachingSource) or not context.source.has(layer.descriptor):
         return False
-    index = place.made(layer, toc)
+    index = context.converted_before(layer, toc)
     return index is None or not is_marked(index)

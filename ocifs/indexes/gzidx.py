@@ -1,4 +1,4 @@
-"""Which GZIDX file is of which layer: by the size of the blob that it says to be of, or as the user says."""
+"""Match GZIDX files with layers: by the blob size in the file, or by the user's layer number."""
 
 import re
 from collections.abc import Iterable
@@ -12,11 +12,11 @@ _NUMBERED = re.compile(r"(-?[0-9]{1,9})=(.+)", re.DOTALL)
 
 
 def match_gzidx(names: Iterable[str], layers: tuple[ImageLayer, ...]) -> dict[Digest, str]:
-    """Return the path of the file for each blob that has one; `names` are `FILE` or `N=FILE`.
+    """Return the path of the GZIDX file for each blob that has one; `names` are `FILE` or `N=FILE`.
 
     Raises:
-        NotFoundError: There is no such layer, or no such file, or more than one layer.
-        InvalidImageError: It is no GZIDX file.
+        NotFoundError: The layer or the file does not exist, or several layers match.
+        InvalidImageError: It is not a GZIDX file.
     """
     return dict(_match(name, layers) for name in names)
 

@@ -1,7 +1,7 @@
-"""What is known of the layers of an image in a registry before any of their bytes are here: their LayerIndexes.
+"""Look up LayerIndexes for the layers of a registry image before any layer is downloaded.
 
-They are in the store already, or somebody has published them (`offers`). It decides whom to believe, and no more: that
-what is published is true is proven later, by whoever has all of the blob.
+They are in the store, or were published (`ocifs.indexes.selection`). This module only decides which sources to trust.
+`ocifs.layer.verification` verifies a published index later, once the whole blob is cached.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ocifs.blobs.caching_source import CachingSource
 from ocifs.errors import InvalidImageError, OcifsError
-from ocifs.layer.index import KIND, LayerIndex, index_in
+from ocifs.layer.index import KIND, ChunkedIndex, LayerIndex, index_in, open_index
 from ocifs.layer.layer import Layer
 from ocifs.limits import Limits
 from ocifs.options import Options
@@ -24,59 +24,59 @@ if TYPE_CHECKING:
     from ocifs.indexes.candidate import Candidate
 
 Key = tuple[Digest, Digest]
-"""Digest of the blob, and the diff ID: one blob may be given two."""
+"""Digest of the blob and diff ID: an image may list one blob with two diff IDs."""
 
 
 def key_of(layer: ImageLayer) -> Key:
-    """Return what tells a layer from all others."""
+    """Return the key that identifies a layer."""
     return layer.descriptor.digest, layer.diff_id
 
 
 class FoundIndex(NamedTuple):
-    """A LayerIndex that needs not be made."""
+    """A LayerIndex that does not have to be built."""
 
     layer_index: LayerIndex
     published: str | None = None
-    """Format and digest of what it comes from, if it is not proven."""
+    """Format and digest of the document that the index comes from, if it is not verified."""
     prefetch: tuple[tuple[int, int], ...] = ()
-    """Which spans to fetch first."""
+    """(first, last) spans to fetch first."""
 
 
 def look_up_indexes(
     source: Source, resolved: ResolvedImage, options: Options, stack: ExitStack, *, by_digest: bool
 ) -> dict[Key, FoundIndex]:
-    """Return the LayerIndexes that are known of layers in a registry: what is read of these is fetched.
+    """Return the available LayerIndexes of registry layers; the daemon fetches such layers on demand.
 
-    A registry that is trusted for what a tag means is trusted for the index that it has of it; a digest is to be held
-    against nothing but bytes, unless the user says otherwise.
+    A registry that may decide what a tag means may also provide its index. A digest promises exact bytes, so an unbound
+    index is not used for it unless the user allows it.
 
     Raises:
-        InvalidImageError: The descriptor of a layer gives its blob another size than the blob has.
+        InvalidImageError: The descriptor of a layer states another size than the blob has.
     """
     if not options.lazy or not isinstance(source, CachingSource):
         return {}
     known: dict[Key, FoundIndex] = {}
     missing = []
     for layer in resolved.layers:
-        index = _proven(layer, options.store)
+        index = _verified(layer, options.store)
         if index is None:
             missing.append(layer)
             continue
         stack.callback(os.close, index.file.fd)
-        if layer.diff_id in index.diff_ids:  # else the blob itself has to tell
+        if layer.diff_id in index.diff_ids:  # else the blob itself decides
             known[key_of(layer)] = FoundIndex(index)
-    # What is odd about a layer, its index might conceal.
+    # A published index could hide what --strict or --toc verify have to report.
     if not missing or options.trust_index is False or options.strict or options.toc == "verify":
         return known
     bound = by_digest and options.trust_index is None
-    return known | _offered(source, resolved, missing, options, stack, bound=bound)
+    return known | _select(source, resolved, missing, options, stack, bound=bound)
 
 
-def _proven(layer: ImageLayer, store: Store) -> LayerIndex | None:
-    """Return the LayerIndex that was made of the blob of a layer, or was proven.
+def _verified(layer: ImageLayer, store: Store) -> LayerIndex | None:
+    """Return the LayerIndex that was built from a layer's blob, or verified against it.
 
     Raises:
-        InvalidImageError: The descriptor gives the blob another size.
+        InvalidImageError: The descriptor states another size.
     """
     descriptor = layer.descriptor
     file = store.load(KIND, descriptor.digest)
@@ -90,7 +90,7 @@ def _proven(layer: ImageLayer, store: Store) -> LayerIndex | None:
     return index
 
 
-def _offered(
+def _select(
     source: CachingSource,
     resolved: ResolvedImage,
     layers: list[ImageLayer],
@@ -99,29 +99,31 @@ def _offered(
     *,
     bound: bool,
 ) -> dict[Key, FoundIndex]:
-    """Return the LayerIndexes that are taken of those that are published."""
+    """Return the LayerIndexes selected among the published ones."""
     from ocifs.indexes.candidate import LookupContext
     from ocifs.indexes.selection import providers, select_indexes
     from ocifs.layer.verification import is_marked
 
-    place = LookupContext(source, resolved, options.store, options.limits, stack)
+    context = LookupContext(source, resolved, options.store, options.limits, stack)
     known = {}
-    wanted = {layer.descriptor.digest for layer in layers}
-    taken = select_indexes(place, wanted, options.warn, bound=bound, providers=providers(options.toc))
+    missing = {layer.descriptor.digest for layer in layers}
+    selected = select_indexes(context, missing, options.warn, bound=bound, providers=providers(options.toc))
     for layer in layers:
-        found = taken.get(layer.descriptor.digest)
-        if found is None or layer.diff_id not in found.layer_index.diff_ids:  # an image may give one blob two
+        found = selected.get(layer.descriptor.digest)
+        if (
+            found is None or layer.diff_id not in found.layer_index.diff_ids
+        ):  # an image may list one blob with two diff IDs
             continue
-        published: str | None = str(found.offer)
+        published: str | None = str(found.candidate)
         index = found.layer_index
         options.tell(f"layer {layer.descriptor.digest}: index {published}")
-        if is_marked(index):  # from now on it is one of ours
+        if is_marked(index):  # from now on it counts as built here
             published = None
-            if not index.summary.toc:  # which is no index of the tar
+            if not isinstance(index, ChunkedIndex):  # which does not describe the tar
                 data = index.file.pread(index.file.size, 0)
                 file = options.store.get(KIND, layer.descriptor.digest, lambda out: out.write(data))  # noqa: B023
                 stack.callback(file.close)
-                index = LayerIndex(file)
+                index = open_index(file)
         known[key_of(layer)] = FoundIndex(index, published, found.prefetch)
     return known
 
@@ -129,43 +131,44 @@ def _offered(
 def verify_tocs(
     source: Source, resolved: ResolvedImage, layers: Sequence[Layer], options: Options
 ) -> Iterator[tuple[int, "Candidate", OcifsError | None]]:
-    """Compare the TOCs that layers carry with their tars: yield (number of the layer, its TOC, what is wrong or None).
+    """Compare the TOCs inside layers with their tars: yield (number of the layer, its TOC, error or None).
 
     Each of `layers` has an index of its tar.
     """
     from ocifs.indexes.candidate import LookupContext
-    from ocifs.indexes.chunked import promised
+    from ocifs.indexes.chunked import promised_tocs
 
     with ExitStack() as closing:
-        place = LookupContext(source, resolved, Store(None), options.limits, closing)
-        for offer in promised(place):
-            (layer, *_) = (each for each in layers if each.index.summary.blob_digest == offer.layer)
+        context = LookupContext(source, resolved, Store(None), options.limits, closing)
+        for candidate in promised_tocs(context):
+            (layer, *_) = (each for each in layers if each.index.summary.blob_digest == candidate.layer)
             try:
-                _verify_toc(offer, layer, options.limits)
+                _verify_toc(candidate, layer, options.limits)
             except OcifsError as error:
-                yield layer.number, offer, error
+                yield layer.number, candidate, error
             else:
-                yield layer.number, offer, None
+                yield layer.number, candidate, None
 
 
-def _verify_toc(offer: "Candidate", layer: Layer, limits: Limits) -> None:
+def _verify_toc(candidate: "Candidate", layer: Layer, limits: Limits) -> None:
     from ocifs.layer.chunked.verification import agrees
 
     try:
-        index = offer.open()
+        index = candidate.open()
     except OcifsError as error:
-        raise type(error)(f"layer {offer.layer}: {error}") from None
+        raise type(error)(f"layer {candidate.layer}: {error}") from None
+    assert isinstance(index, ChunkedIndex)  # noqa: S101 - the candidate is a TOC
     agrees(index, layer, lambda size: None, limits)
 
 
 def refuse_false_tocs(source: Source, resolved: ResolvedImage, layers: Sequence[Layer], options: Options) -> None:
-    """Verify the TOCs that layers carry.
+    """Verify the TOCs inside layers.
 
     Raises:
-        InvalidImageError: One shows something else than the tar.
-        UnsupportedError, LimitError: One cannot be read.
+        InvalidImageError: A TOC differs from the tar.
+        UnsupportedError, LimitError: A TOC cannot be read.
     """
-    for _, offer, error in verify_tocs(source, resolved, layers, options):
+    for _, candidate, error in verify_tocs(source, resolved, layers, options):
         if error is not None:
             raise error
-        options.tell(f"layer {offer.layer}: index {offer} says what the tar does")
+        options.tell(f"layer {candidate.layer}: index {candidate} agrees with the tar")

@@ -1,4 +1,4 @@
-"""Profiles that were recorded on this machine: one for an image, in the store, until another is recorded.
+"""Profiles recorded on this machine: at most one for each image in the store; a new one replaces it.
 
 The entry is a JSON object with SOCI's prefetch document for each layer, by the digest of its blob.
 """
@@ -17,13 +17,13 @@ _MAX = 4 << 20
 
 
 def save_profile(store: Store, image: Digest, profile: Profile) -> None:
-    """Keep the profile of the image whose manifest has the digest `image`, instead of another. Raises StoreError."""
+    """Save the profile of the image whose manifest has the digest `image`, replacing any other. Raises StoreError."""
     document = {layer: Prefetch(version="1.0", prefetch_spans=runs) for layer, runs in profile.items()}
     store.get(PROFILE, image, lambda out: out.write(msgspec.json.encode(document)), anew=True).close()
 
 
 def load_profile(store: Store, image: Digest) -> Profile:
-    """Return the profile that is kept of an image; an empty one if there is none that can be read."""
+    """Return the saved profile of an image, or an empty one if it is missing or unreadable."""
     file = store.load(PROFILE, image)
     if file is None:
         return {}

@@ -1,8 +1,8 @@
-"""Choosing among what is published of the layers of an image: in one order, so that it is always the same choice.
+"""Select among the published indexes of an image's layers, in one fixed order, so the choice is always the same.
 
-The formats come in the order of `PROVIDERS`, and what is offered in one format in the provider's order. The first offer
-that opens is taken; what is wrong with one is a warning, and the next one is tried. Nobody is asked for more than is
-still missing.
+Formats are tried in the order of `PROVIDERS`, and candidates of one format in the provider's order. The first candidate
+that opens is selected. A candidate that fails to open is a warning, and the next one is tried. Only missing layers are
+looked up.
 """
 
 import queue
@@ -24,13 +24,13 @@ from ocifs.spec.digest import Digest
 
 PROVIDERS: tuple[Provider, ...] = (OCIFS, SOCI_V2, SOCI_V1, *TOCS)
 
-_AT_ONCE = 4
+_PARALLEL = 4
 
 
 class SelectedIndex(NamedTuple):
-    """An offer that was opened."""
+    """A candidate that was opened."""
 
-    offer: Candidate
+    candidate: Candidate
     layer_index: LayerIndex
     prefetch: Runs
 
@@ -39,76 +39,78 @@ Warn = Callable[[str], None]
 
 
 def select_indexes(
-    place: LookupContext,
+    context: LookupContext,
     layers: Iterable[Digest],
     warn: Warn,
     *,
     bound: bool,
     providers: Iterable[Provider] = PROVIDERS,
 ) -> dict[Digest, SelectedIndex]:
-    """Return what is taken for each of `layers` for which anything can be; with `bound`, only what is bound."""
+    """Return the selected index for each of `layers` that has one; with `bound`, only bound candidates count."""
     missing = set(layers)
-    taken: dict[Digest, SelectedIndex] = {}
-    for offers in find_candidates(place, warn, bound=bound, providers=providers):
-        wanted = [offer for offer in offers if offer.layer in missing and (offer.bound or not bound)]
-        for offer, opened in zip(wanted, _open_all(wanted), strict=True):
+    selected: dict[Digest, SelectedIndex] = {}
+    for candidates in find_candidates(context, warn, bound=bound, providers=providers):
+        eligible = [
+            candidate for candidate in candidates if candidate.layer in missing and (candidate.bound or not bound)
+        ]
+        for candidate, opened in zip(eligible, _open_all(eligible), strict=True):
             if isinstance(opened, SelectedIndex):
-                taken[offer.layer] = opened
+                selected[candidate.layer] = opened
             else:
-                warn(f"layer {offer.layer}: its index {offer} is not used: {opened}")
-        missing -= taken.keys()
+                warn(f"layer {candidate.layer}: its index {candidate} is not used: {opened}")
+        missing -= selected.keys()
         if not missing:
             break
-    return taken
+    return selected
 
 
 def providers(toc: str) -> tuple[Provider, ...]:
-    """Return whom to ask, as `Options.toc` has it."""
+    """Return the providers to ask for a value of `Options.toc`."""
     if toc == "ignore":
         return tuple(provider for provider in PROVIDERS if provider not in TOCS)
     return (*PROVIDERS, FOOTERS) if toc == "find" else PROVIDERS
 
 
 def find_candidates(
-    place: LookupContext, warn: Warn, *, bound: bool = False, providers: Iterable[Provider] = PROVIDERS
+    context: LookupContext, warn: Warn, *, bound: bool = False, providers: Iterable[Provider] = PROVIDERS
 ) -> Iterator[list[Candidate]]:
-    """Give what is offered in the order in which it is taken; with `bound`, not what is never bound."""
-    told = set()
+    """Yield the candidates in order of selection; with `bound`, skip formats that are never bound."""
+    warned = set()
     for provider in providers:
         if provider.can_bind or not bound:
             try:
-                yield from provider.find(place)
+                yield from provider.find(context)
             except OcifsError as error:
-                if str(error) not in told:
-                    warn(f"{place.resolved.name}: an index of the format {provider.name} is not used: {error}")
-                told.add(str(error))
+                if str(error) not in warned:
+                    warn(f"{context.resolved.name}: an index of the format {provider.name} is not used: {error}")
+                warned.add(str(error))
 
 
-def _open_all(offers: list[Candidate]) -> list[SelectedIndex | OcifsError]:
-    """Open some at a time."""
-    waiting: queue.SimpleQueue[tuple[Candidate, Future[SelectedIndex | OcifsError]]] = queue.SimpleQueue()
-    futures: list[Future[SelectedIndex | OcifsError]] = [Future() for _ in offers]
-    for each in zip(offers, futures, strict=True):
-        waiting.put(each)
+def _open_all(candidates: list[Candidate]) -> list[SelectedIndex | OcifsError]:
+    """Open the candidates, up to four at a time."""
+    pending: queue.SimpleQueue[tuple[Candidate, Future[SelectedIndex | OcifsError]]] = queue.SimpleQueue()
+    futures: list[Future[SelectedIndex | OcifsError]] = [Future() for _ in candidates]
+    for each in zip(candidates, futures, strict=True):
+        pending.put(each)
 
     def work() -> None:
         with suppress(queue.Empty):
             while True:
-                offer, future = waiting.get_nowait()
+                candidate, future = pending.get_nowait()
                 try:
-                    future.set_result(_open(offer))
-                except Exception as error:  # noqa: BLE001 - it is for whoever waits
+                    future.set_result(_open(candidate))
+                except Exception as error:  # noqa: BLE001 - raised by `result`
                     future.set_exception(error)
 
-    # No executor: at the end of the program nobody waits for one that sits in a read from a network that is gone.
-    for _ in offers[:_AT_ONCE]:
-        start(threading.Thread(target=work, name="offer", daemon=True))
+    # Not an executor: the interpreter would wait at exit for a thread that reads from a dead network.
+    for _ in candidates[:_PARALLEL]:
+        start(threading.Thread(target=work, name="candidate", daemon=True))
     return [future.result() for future in futures]
 
 
-def _open(offer: Candidate) -> SelectedIndex | OcifsError:
+def _open(candidate: Candidate) -> SelectedIndex | OcifsError:
     try:
-        index = offer.open()
-        return SelectedIndex(offer, index, offer.prefetch(index))
+        index = candidate.open()
+        return SelectedIndex(candidate, index, candidate.prefetch(index))
     except OcifsError as error:
         return error

@@ -1,8 +1,8 @@
-"""Making SOCI indexes: of an image whose layers are indexed, the manifest of a SOCI index and its zTOCs.
+"""Make SOCI indexes: the manifest of a SOCI index and its zTOCs, from an image with indexed layers.
 
-An index of version 1 is an artifact beside the image. For one of version 2 the image is converted: its manifest, with
-an annotation more, becomes another image, whose layers are the same blobs. What SOCI has no form for is left out: such
-layers are fetched whole by whoever uses the index.
+An index of version 1 is an artifact beside the image. For version 2 the image is converted: its manifest gets an
+annotation and so becomes another image with the same blobs as layers. Layers that SOCI cannot represent are left out;
+clients of the index fetch them whole.
 """
 
 from bisect import bisect_right
@@ -29,7 +29,7 @@ from ocifs.spec.mediatypes import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 from ocifs.version import __version__
 
 MIN_LAYER_SIZE = 10 << 20
-"""Bytes of a layer for which SOCI's own tools make a zTOC; a smaller one is fetched in about the same time."""
+"""Minimum layer size, in bytes, as in SOCI's own tools; fetching a smaller layer whole takes about as long."""
 
 _TOOL = f"ocifs v{__version__}"
 _BUILD_TOOL = "com.amazon.soci.build-tool-identifier"
@@ -39,14 +39,14 @@ Warn = Callable[[str], None]
 
 
 class SociIndex(NamedTuple):
-    """A SOCI index that was made."""
+    """A new SOCI index."""
 
     manifest: Content
     blobs: list[Content]
     layers: int
-    """How many layers it is of."""
+    """How many layers have a zTOC."""
     size: int
-    """Bytes of the zTOCs."""
+    """Total bytes of the zTOCs."""
 
 
 def make_soci_index(
@@ -57,24 +57,24 @@ def make_soci_index(
     warn: Warn,
     profile: Profile | None = None,
 ) -> SociIndex:
-    """Return the SOCI index of an image; each of `layers` that it has a zTOC of is read once, from front to end.
+    """Return the SOCI index of an image; reads each layer that gets a zTOC once, from front to end.
 
     Raises:
-        UnsupportedError: It would be empty.
+        UnsupportedError: The index would be empty.
     """
     contents: list[Content] = []
-    done: set[Digest] = set()
-    for layer, described in zip(layers, resolved.layers, strict=True):
-        descriptor = described.descriptor
-        if descriptor.digest in done or descriptor.size < min_layer_size:
+    seen: set[Digest] = set()
+    for layer, image_layer in zip(layers, resolved.layers, strict=True):
+        descriptor = image_layer.descriptor
+        if descriptor.digest in seen or descriptor.size < min_layer_size:
             continue
-        done.add(descriptor.digest)
-        contents += _of_layer(layer, descriptor, warn, (profile or {}).get(descriptor.digest, ()))
+        seen.add(descriptor.digest)
+        contents += _ztoc_of(layer, descriptor, warn, (profile or {}).get(descriptor.digest, ()))
     ztocs = [each.descriptor for each in contents if each.descriptor.media_type == ZTOC_TYPE]
     if not ztocs:
         raise UnsupportedError(
-            f"{resolved.name} has no layer of {min_layer_size} bytes or more of which SOCI has a form: give a smaller "
-            "--min-layer-size, or publish an index of ocifs' own"
+            f"{resolved.name} has no layer of {min_layer_size} bytes or more that SOCI can represent: use a smaller "
+            "--min-layer-size, or publish an index in the ocifs format"
         )
     subject = resolved.descriptor
     manifest = Artifact(
@@ -95,12 +95,12 @@ def make_soci_index(
 def convert_image(source: Source, resolved: ResolvedImage, index: SociIndex) -> list[Content]:
     """Return the manifest of an image that names the SOCI index, and an image index with both: the converted image.
 
-    Raises what reading the manifest does.
+    Raises the errors of reading the manifest.
     """
     name = f"manifest {resolved.digest}"
     members = parse_json(read_document(source, resolved.descriptor), name)
     assert isinstance(members, dict)  # noqa: S101 - it was parsed before
-    # As SOCI does it: some registries do not like manifests of two families beside each other.
+    # SOCI does the same: some registries reject mixed Docker and OCI manifests.
     members["mediaType"] = OCI_MANIFEST
     members["config"]["mediaType"] = OCI_CONFIG
     members["annotations"] = (members.get("annotations") or {}) | {INDEX: str(index.manifest.descriptor.digest)}
@@ -120,8 +120,8 @@ def convert_image(source: Source, resolved: ResolvedImage, index: SociIndex) -> 
     return [manifest, _document(msgspec.json.encode(listed, enc_hook=str), OCI_INDEX)]
 
 
-def _of_layer(layer: Layer, descriptor: Descriptor, warn: Warn, wanted: tuple[Run, ...]) -> list[Content]:
-    """Return the zTOC of a layer, and which of its spans are wanted first."""
+def _ztoc_of(layer: Layer, descriptor: Descriptor, warn: Warn, runs: tuple[Run, ...]) -> list[Content]:
+    """Return the zTOC of a layer, and its prefetch artifact if `runs` lists spans."""
     from ocifs.indexes.ztoc.write import write_ztoc
 
     try:
@@ -131,15 +131,15 @@ def _of_layer(layer: Layer, descriptor: Descriptor, warn: Warn, wanted: tuple[Ru
         return []
     annotations = {LAYER: str(descriptor.digest), LAYER_TYPE: descriptor.media_type}
     contents = [_content(ztoc.data, ZTOC_TYPE, annotations)]
-    if wanted:
-        runs = [Run(*(_span(ztoc.spans, number) for number in spans)) for spans in spans_of(wanted, layer.index)]
-        prefetch = prefetch_document(dict.fromkeys(runs))
+    if runs:
+        spans_first = [Run(*(_span(ztoc.spans, number) for number in spans)) for spans in spans_of(runs, layer.index)]
+        prefetch = prefetch_document(dict.fromkeys(spans_first))
         contents.append(_content(prefetch, PREFETCH_TYPE, {LAYER: str(descriptor.digest)}))
     return contents
 
 
 def _span(spans: list[int], number: int) -> int:
-    """Return in which span of the zTOC a span of the LayerIndex lies."""
+    """Return the span of the zTOC that contains a span of the LayerIndex."""
     return bisect_right(spans, number) - 1
 
 

@@ -1,8 +1,8 @@
-"""Making a LayerIndex: one forward pass over a blob gives its TOC, diff ID and checkpoints, a second look its digests.
+"""Build a LayerIndex: one forward pass over a blob finds TOC, diff ID and checkpoints; a second reading takes digests.
 
-The pass decodes in one thread, hashes in another and reads tar headers in the caller's. The second look
-(`second_look`) follows it where it can. Nothing is kept unless blob digest, blob size and diff ID are as promised.
-Only what was found in the blob itself is held against the image: a cached index that does not fit is built anew.
+The pass decodes in one thread, hashes in another, and reads tar headers in the caller's. The second reading
+(`ocifs.layer.span_digests`) follows it where it can. An index is only stored if blob digest, blob size and diff ID are
+correct. Only the blob itself can make an image invalid: a cached index that does not match is rebuilt.
 """
 
 import hashlib
@@ -30,34 +30,34 @@ _MAX_WARNINGS = 100
 
 
 class Progress(Protocol):
-    """Is told how far the indexing of a layer is; called from several threads."""
+    """A callback for the progress of indexing a layer; several threads call it."""
 
     def __call__(self, layer: Digest, done: int, total: int) -> None:
-        """Take note that `done` of `total` compressed bytes of `layer` are read."""
+        """Report that `done` of `total` compressed bytes of `layer` are read."""
         ...
 
 
 class LayerBlob(NamedTuple):
-    """A layer as an image names it; its first bytes tell how it is compressed."""
+    """A layer as listed in an image; its first bytes show its compression."""
 
     digest: Digest
     diff_id: DiffID
     blob: ReaderAt
     gzidx: str | None = None
-    """A GZIDX file whose points are taken, instead of looking for any; they are proven as any would be."""
+    """A GZIDX file with checkpoints to use instead of searching for any; they are verified all the same."""
     decoded: Total | None = None
-    """Counts the bytes to which all layers of the image inflate."""
+    """Counts the uncompressed bytes of all layers of the image."""
 
 
 class _Survey(NamedTuple):
-    """What a pass found."""
+    """The results of a pass."""
 
     toc: TocWriter
     diff_ids: tuple[Digest, ...]
-    """The sha256 of the stream, and its digest by the image's algorithm if that is another."""
+    """The sha256 of the stream, and its digest by the image's algorithm if that differs."""
     size: int
     checkpoints: list[Checkpoint]
-    """Windows packed."""
+    """Their windows are compressed."""
 
 
 def open_layer_index(
@@ -69,16 +69,16 @@ def open_layer_index(
     *,
     low_memory: bool = False,
 ) -> LayerIndex:
-    """Return the layer's index, from the store or made now; with `low_memory` by the way that takes least of it.
+    """Return the layer's index, from the store or newly built; `low_memory` selects the pass that needs least memory.
 
     Raises:
-        InvalidImageError: The blob is not what its digest, its size or the diff ID promise.
-        UnsupportedError, LimitError: It holds what ocifs does not handle, or too much.
+        InvalidImageError: The blob does not have its digest, its size or the diff ID.
+        UnsupportedError, LimitError: It contains something that ocifs does not handle, or too much.
     """
     warnings: list[str] = []
 
     def note(message: str) -> None:
-        if message not in warnings and len(warnings) < _MAX_WARNINGS:  # another pass says the same again
+        if message not in warnings and len(warnings) < _MAX_WARNINGS:  # a second pass repeats the warnings of the first
             warnings.append(message)
             warn(f"layer {layer.digest}: {message}")
 
@@ -87,7 +87,7 @@ def open_layer_index(
 
     try:
         index = _of_layer(store.get(KIND, layer.digest, build), layer)
-        if index is None:  # what is cached may be wrong, or lack an algorithm: only the blob itself can blame the image
+        if index is None:  # the cached index may be wrong, or lack an algorithm
             index = _of_layer(store.get(KIND, layer.digest, build, anew=True), layer)
         assert index is not None  # noqa: S101 - it was built of the layer just now
         if layer.decoded:
@@ -98,7 +98,7 @@ def open_layer_index(
 
 
 def _of_layer(file: StoredFile, layer: LayerBlob) -> LayerIndex | None:
-    """Return the index in `file` if it is one of the layer; else close the file."""
+    """Return the index in `file` if it matches the layer; else close the file."""
     index = index_in(file, layer.digest)
     if index is None:
         return None
@@ -114,7 +114,7 @@ def _check_diff_id(layer: LayerBlob, found: str) -> None:
 
 
 class _Build:
-    """The making of one index."""
+    """Builds one index."""
 
     def __init__(
         self, layer: LayerBlob, limits: Limits, warn: Callable[[str], None], progress: Progress, *, low_memory: bool
@@ -125,9 +125,9 @@ class _Build:
         self.warn = warn
         self.progress = progress
         self.low_memory = low_memory
-        self.look = SpanDigester(layer.digest, layer.blob)
+        self.digester = SpanDigester(layer.digest, layer.blob)
         self.head = b""
-        """The first bytes of the tar stream, or of what should be one."""
+        """The first decoded bytes, of a tar stream or of something else."""
 
     def write(self, out: Writer, warnings: list[str]) -> None:
         """Write the whole index."""
@@ -136,7 +136,7 @@ class _Build:
             survey, frames = self._survey(out, compression)
         except InvalidImageError as error:
             raise self._explained(error) from None
-        digests = self.look.finish([] if frames else survey.checkpoints)
+        digests = self.digester.finish([] if frames else survey.checkpoints)
         self.progress(self.layer.digest, self.blob.size, self.blob.size)
         if frames is None:
             windows = self._write_windows(survey.checkpoints, out)
@@ -163,49 +163,49 @@ class _Build:
         out.write(join_tail(survey.toc.packed(), summary, out.size))
 
     def _explained(self, error: InvalidImageError) -> InvalidImageError:
-        """Return an error that names the format of the bytes, if they are not those of a tar at all."""
+        """Return an error that names the format of the decoded bytes, if they are not a tar at all."""
         if not self.blob.size:
             return InvalidImageError(f"the blob is empty: {error}")
         found = format_of(self.head) if self.head else None
         return error if found is None else InvalidImageError(f"its uncompressed bytes are {found}, not a tar")
 
     def _survey(self, out: Writer, compression: Compression) -> tuple[_Survey, "_Frames | None"]:
-        """Go through the blob; again, into frames, if that shows that its spans would be too long to decode."""
+        """Read the blob; if its spans would be too long to decode, read it again and store it as frames."""
         if self.layer.gzidx is not None:
             return self._by_points(self.layer.gzidx), None
-        ways = CODECS[compression].passes(self.blob, self.warn, self.limits, low_memory=self.low_memory)
+        passes = CODECS[compression].passes(self.blob, self.warn, self.limits, low_memory=self.low_memory)
         survey = None
-        for begin in ways[:-1]:
+        for begin_pass in passes[:-1]:
             try:
-                survey = self._go(begin(), None)
+                survey = self._run_pass(begin_pass(), None)
                 break
             except InvalidImageError:
                 continue
         if survey is None:
-            reading = ways[-1]()
+            reading = passes[-1]()
             frames = None if reading.restartable else _Frames(out)
-            survey = self._go(reading, frames)
+            survey = self._run_pass(reading, frames)
             if frames:
                 return survey, frames
         if any(map(_too_long, survey.checkpoints, survey.checkpoints[1:])):
             frames = _Frames(out)
-            return self._go(ways[-1](), frames), frames
+            return self._run_pass(passes[-1](), frames), frames
         return survey, None
 
     def _by_points(self, path: str) -> _Survey:
         try:
-            return self._go(GzidxPass(self.blob, path), None)
+            return self._run_pass(GzidxPass(self.blob, path), None)
         except InvalidImageError as error:
             raise InvalidImageError(f"by the points of {printable_path(path)}: {error}") from None
 
-    def _go(self, reading: Pass, frames: "_Frames | None") -> _Survey:
+    def _run_pass(self, reading: Pass, frames: "_Frames | None") -> _Survey:
         hashers = {algorithm: hashlib.new(algorithm) for algorithm in (CANONICAL, self.layer.diff_id.algorithm)}
         updates = [hasher.update for hasher in hashers.values()]
         with (
             reading,
-            tee(self._bounded(reading), *updates, lambda chunk: self.look.follow(reading.found)) as made,
+            tee(self._bounded(reading), *updates, lambda chunk: self.digester.follow(reading.found)) as chunks,
         ):
-            stream = ChunkReader(frames.written(made) if frames else made)
+            stream = ChunkReader(frames.written(chunks) if frames else chunks)
             toc = TocWriter()
             for entry in read_entries(stream, limits=self.limits, warn=self.warn):
                 toc.add(entry)
@@ -216,7 +216,7 @@ class _Build:
         return _Survey(toc, tuple(found.values()), stream.offset, checkpoints)
 
     def _bounded(self, reading: Pass) -> Iterator[Chunk]:
-        """Give the chunks of the pass as long as they stay within the limits."""
+        """Yield the chunks of the pass; raise LimitError when they exceed a limit."""
         limits = self.limits
         produced = 0
         for chunk in reading.chunks():
@@ -234,18 +234,18 @@ class _Build:
 
     @staticmethod
     def _write_windows(checkpoints: list[Checkpoint], out: Writer) -> list[int]:
-        """Write the windows one after the other; return where each begins, or nothing if there is none."""
+        """Write the windows; return their offsets, or an empty list if there are none."""
         if not any(point.window for point in checkpoints):
             return []
-        places = []
+        offsets = []
         for point in checkpoints:
-            places.append(out.size)
+            offsets.append(out.size)
             out.write(point.window)
-        return places
+        return offsets
 
 
 class _Frames:
-    """The stream written anew as short zstd frames, each a span."""
+    """The stream recompressed as short zstd frames, each of them a span."""
 
     def __init__(self, out: Writer) -> None:
         self.out = out
@@ -254,21 +254,21 @@ class _Frames:
         self._compress = zstandard.ZstdCompressor(level=1).compress
 
     def written(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-        """Write each chunk, and pass it on."""
+        """Write each chunk, and yield it."""
         start = 0
         for chunk in chunks:
-            for place in range(0, len(chunk), CHUNK):
-                frame = self._compress(chunk[place : place + CHUNK])
+            for position in range(0, len(chunk), CHUNK):
+                frame = self._compress(chunk[position : position + CHUNK])
                 self.digests.append(hashlib.sha256(frame).digest())
                 self.out.write(frame)
-                start += min(CHUNK, len(chunk) - place)
+                start += min(CHUNK, len(chunk) - position)
                 self.checkpoints.append(Checkpoint(start, self.out.size))
             yield chunk
-        if not self.digests:  # a layer of no bytes still has one span, an empty one
+        if not self.digests:  # an empty layer still has one span
             self.digests.append(hashlib.sha256().digest())
             self.checkpoints.append(Checkpoint(0, 0))
 
 
 def _too_long(begin: Checkpoint, end: Checkpoint) -> bool:
-    """Whether the span would cost too much: in memory, or in compressed bytes that hold next to nothing."""
+    """Whether the span takes too much memory, or too many compressed bytes that decode to almost nothing."""
     return end.start - begin.start > MAX_SPAN or end.offset - begin.offset > MAX_STORED

@@ -1,13 +1,13 @@
-"""LayerIndex: all that is known of a layer, as one file of the store.
+"""LayerIndex: everything ocifs knows about a layer, in one file of the store.
 
     data | TOC | summary | sizes of the three (3 x u64, little-endian)
 
-The data section holds what decoding a span needs besides the blob: each gzip window as a zstd frame, or, where the
-blob has no place to restart in, the whole stream as short zstd frames. The TOC is MessagePack in zstd, the summary
-MessagePack. Opening one reads the summary only; the TOC is for whoever merges, the windows for whoever decodes.
+The data section contains what decoding a span needs besides the blob: each gzip window as a zstd frame, or, for a blob
+without checkpoints, the whole stream as short zstd frames. The TOC is MessagePack in zstd, the summary is MessagePack.
+Opening an index reads only the summary; merging reads the TOC, and decoding the windows.
 
-The file may change while it is open: the summary stays in memory as it was read, and each use of the other sections
-checks them, a window and the TOC by the checksum of their frame, a reframed span by its digest.
+The file may change while it is open. The summary stays in memory as it was read. Each use of the other sections
+verifies them: a window and the TOC by the checksum of their frame, a reframed span by its digest.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 KIND = Kind("layer", 2)
 
 SPAN_DIGEST_SIZE = 32
-"""Spans are digested with sha256, whatever the blob's own digest is made with."""
+"""Span digests are sha256, whatever the algorithm of the blob's digest."""
 
 _SIZES = struct.Struct("<QQQ")
 _WINDOW_MAX = 1 << 15
@@ -49,53 +49,53 @@ T = TypeVar("T")
 
 
 class _Path(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The first two fields of an `Entry`; the decoder passes over the others."""
+    """The first two fields of an `Entry`; the decoder skips the others."""
 
     kind: int
     path: bytes
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What opening a layer needs. The columns have one element for each checkpoint, the end being the last."""
+    """The data needed to open a layer. Columns have one element per checkpoint; the last one is the end."""
 
     blob_digest: str
     blob_size: int
     diff_id: str
-    """Digest of the tar stream: sha256, unless the index was converted for an image that names it by another one."""
+    """Digest of the tar stream: sha256, unless the index was converted for an image that uses another algorithm."""
     size: int
     """Bytes of the uncompressed tar stream."""
     codec: Compression
-    """How a span is decoded."""
+    """Compression of the spans."""
     reframed: bool
-    """Whether spans lie in the data section of this file, not in the blob."""
+    """Whether spans are in the data section of this file, not in the blob."""
     entries: int
     starts: bytes
     """u64 each: offset in the tar stream."""
     offsets: bytes
     """u64 each: offset in the blob, or in the data section."""
     bits: bytes
-    """u8 each: top bits of the byte at the offset that belong to the span."""
+    """u8 each: how many top bits of the byte at the offset belong to the span."""
     windows: bytes
-    """u64 each: where in the data section the span's window begins; empty columns and windows are allowed."""
+    """u64 each: offset of the span's window in the data section; the column and windows may be empty."""
     digests: bytes
-    """32 bytes for each span: sha256 of its bytes as stored; of a chunk, of its bytes when they are decoded."""
+    """32 bytes for each span: sha256 of its stored bytes; for a chunk, of its decoded bytes."""
     warnings: tuple[str, ...]
     compression: Literal["", "tar", "gzip", "zstd"] = ""
-    """How the blob is compressed, where it is reframed; else `codec` says it."""
+    """Compression of the blob, if it is reframed; else it equals `codec`."""
     toc: str = ""
-    """Digest of the TOC in the blob that it was made of: the stream is then the chunks that this lists, each a span,
-    and no tar. None: the stream is the tar."""
+    """Digest of the TOC in the blob that the index was made from. Then the stream consists of the TOC's chunks, each a
+    span. Empty: the stream is the tar."""
     lengths: bytes = b""
-    """u64 for each chunk: bytes of it; what its span has more is zero."""
+    """u64 for each chunk: its bytes; the rest of its span is zero."""
     skips: bytes = b""
-    """u64 for each chunk: where it begins in the decoded member that begins at the offset."""
+    """u64 for each chunk: its offset in the decoded member that begins at `offsets`."""
     first: int = 0
-    """How many chunks, from the first on, whoever starts will want."""
+    """How many of the first chunks to prefetch, because the image reads them when it starts."""
     diff_ids: tuple[str, ...] = ()
-    """Digests of the tar stream by further algorithms, by which images have named it."""
+    """Digests of the tar stream by other algorithms that images use."""
 
 
-# msgspec learns a type when it first meets it, and crashes where two threads do that at once: so let it happen here.
+# msgspec learns a type on first use, and crashes if two threads do that at once: so do it during import.
 _SUMMARY = msgspec.msgpack.Decoder(Summary)
 _PATHS = msgspec.msgpack.Decoder(list[_Path])
 _RAW = msgspec.msgpack.Decoder(list[msgspec.Raw])
@@ -119,7 +119,7 @@ def _unpack_u64(data: bytes) -> "array[int]":
 
 
 class TocWriter:
-    """A TOC while it is made: entries are encoded as they come, which takes a fraction of their memory as objects."""
+    """A TOC under construction: entries are encoded at once, which takes a fraction of their memory as objects."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -132,21 +132,21 @@ class TocWriter:
         self._encode(entry, self._entries, -1)
 
     def packed(self) -> bytes:
-        """Return the TOC as it is stored."""
+        """Return the compressed TOC."""
         head = _array_head(self.count)
         packer = zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj(size=len(head) + len(self._entries))
         return packer.compress(head) + packer.compress(self._entries) + packer.flush()
 
 
 def _array_head(count: int) -> bytes:
-    """Return how a MessagePack array of `count` elements begins (specification, "array format family")."""
+    """Return the head of a MessagePack array of `count` elements (specification, "array format family")."""
     if count < 1 << 4:
         return bytes([0x90 | count])
     return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")
 
 
 def encode_tail(toc: "Iterable[Entry]", summary: Summary, data_size: int) -> bytes:
-    """Return what follows the data section."""
+    """Return the sections after the data section."""
     writer = TocWriter()
     for entry in toc:
         writer.add(entry)
@@ -154,68 +154,61 @@ def encode_tail(toc: "Iterable[Entry]", summary: Summary, data_size: int) -> byt
 
 
 def join_tail(packed_toc: bytes, summary: Summary, data_size: int) -> bytes:
-    """Return what follows the data section, with a packed TOC."""
+    """Return the sections after the data section, with a compressed TOC."""
     packed_summary = msgspec.msgpack.encode(summary)
     return b"".join((packed_toc, packed_summary, _SIZES.pack(data_size, len(packed_toc), len(packed_summary))))
 
 
 class LayerIndex:
-    """An opened LayerIndex."""
+    """An opened index of a layer's tar; `open_index` opens one."""
 
-    def __init__(self, file: FileReader, checksum: int | None = None) -> None:
-        """Open one; with `checksum` the one that another process has opened, which had this `checksum`.
-
-        Raises InvalidImageError when the file does not hold it.
-        """
+    def __init__(self, file: FileReader, summary: Summary, data_size: int, toc_size: int, checksum: int) -> None:
         self.file = file
-        try:
-            sizes = file.pread(_SIZES.size, max(0, file.size - _SIZES.size))
-            self._data_size, self._toc_size, summary_size = _SIZES.unpack(sizes)
-            if self._data_size + self._toc_size + summary_size + _SIZES.size != file.size:
-                raise InvalidImageError("layer index: its sections do not fill the file")
-            packed = file.pread(summary_size, self._data_size + self._toc_size)
-            self.checksum = zlib_ng.crc32(sizes, zlib_ng.crc32(packed))
-            """CRC-32 of summary and sizes: of all that is kept in memory."""
-            if checksum not in (None, self.checksum):
-                raise InvalidImageError("layer index: changed since it was checked: try again")
-            self.summary = _SUMMARY.decode(packed)
-            self.starts = _unpack_u64(self.summary.starts)
-            self._offsets = _unpack_u64(self.summary.offsets)
-            self._windows = _unpack_u64(self.summary.windows)
-            self._lengths = _unpack_u64(self.summary.lengths)
-            self._skips = _unpack_u64(self.summary.skips)
-        except (struct.error, msgspec.MsgspecError, ValueError) as error:  # ValueError: no UTF-8, half a number
-            raise InvalidImageError(f"layer index: {error}") from None
-        self._check_columns()
-        self._last_proven = (-1, b"")
+        self.summary = summary
+        self._data_size = data_size
+        self._toc_size = toc_size
+        self.checksum = checksum
+        """CRC-32 of summary and sizes, the parts that stay in memory."""
+        self.starts = _unpack_u64(summary.starts)
+        self._offsets = _unpack_u64(summary.offsets)
+        self._windows = _unpack_u64(summary.windows)
+        self._lengths = _unpack_u64(summary.lengths)
+        self._skips = _unpack_u64(summary.skips)
+        if not (self._columns_agree() and self._chunks_agree()):
+            raise InvalidImageError("layer index: its columns contradict each other")
 
     @property
     def diff_ids(self) -> tuple[str, ...]:
-        """The digests that are known of the tar stream, each by another algorithm."""
+        """The known digests of the tar stream, each by another algorithm."""
         return self.summary.diff_id, *self.summary.diff_ids
 
     @property
     def stream(self) -> str:
-        """What names the stream: two with the same name have the same bytes at the same places."""
+        """Name of the stream: streams with the same name have the same bytes at the same offsets."""
         return self.summary.toc or self.summary.diff_id
 
-    def warnings(self, stated: Compression) -> tuple[str, ...]:
-        """Return the warnings of a layer whose media type says the compression `stated`.
+    @property
+    def span_codec(self) -> Compression:
+        """Compression of the bytes that `verified` returns."""
+        return self.summary.codec
 
-        Media types are no property of the blob, so what depends on one is never kept in the index.
+    def warnings(self, stated: Compression) -> tuple[str, ...]:
+        """Return the warnings of a layer whose media type states the compression `stated`.
+
+        The media type does not belong to the blob, so the index never contains warnings about it.
         """
         return *self.mislabelled(stated), *self.summary.warnings
 
     def mislabelled(self, stated: Compression) -> tuple[str, ...]:
-        """Return a warning if the blob is compressed otherwise than its media type says, else nothing."""
+        """Return a warning if the blob has another compression than its media type states, else an empty tuple."""
         actual = self.summary.compression or (None if self.summary.reframed else self.summary.codec)
-        if actual is None or actual == stated:  # an earlier version did not keep it for a reframed layer
+        if actual is None or actual == stated:  # earlier versions did not store it for a reframed layer
             return ()
         return (f"its media type says {COMPRESSIONS[stated]}, but its bytes are {COMPRESSIONS[actual]}",)
 
     @property
     def span_count(self) -> int:
-        """How many spans there are."""
+        """Number of spans."""
         return len(self.starts) - 1
 
     @property
@@ -225,29 +218,29 @@ class LayerIndex:
 
     @property
     def made(self) -> float:
-        """When it was made, and blob digest and diff ID proven with it: seconds since the epoch."""
+        """When it was built, and blob digest and diff ID verified with it, in seconds since the epoch."""
         return os.fstat(self.file.fd).st_mtime
 
     @property
     def toc_size(self) -> int:
-        """Bytes that the TOC claims to have when it is decompressed."""
+        """Decompressed bytes of the TOC, as stated in its header."""
         try:
             return max(zstandard.frame_content_size(self.file.pread(32, self._data_size)), 0)
         except zstandard.ZstdError as error:
             raise InvalidImageError(f"layer index: {error}") from None
 
     def toc(self) -> "list[Entry]":
-        """Decode the entries, in stream order, all at once. `entries` takes a third of the memory."""
-        from ocifs.toc.entry import ENTRIES  # whoever only reads files has no use for it
+        """Decode all entries at once, in stream order. `entries` takes a third of the memory."""
+        from ocifs.toc.entry import ENTRIES  # not needed for reading files
 
         return self._decode_toc(ENTRIES)
 
     def entries(self) -> "Iterator[Entry]":
-        """Decode one entry after the other, in stream order. Raises InvalidImageError, also between entries."""
+        """Yield the entries in stream order. Raises InvalidImageError, also between entries."""
         from ocifs.toc.entry import ENTRY
 
         packed = self._decode_toc(_RAW)
-        if len(packed) != self.summary.entries:  # which is what limits look at
+        if len(packed) != self.summary.entries:  # limits check the number in the summary
             raise InvalidImageError(f"layer index: {len(packed)} entries, not {self.summary.entries}")
         for raw in packed:
             try:
@@ -263,59 +256,37 @@ class LayerIndex:
             raise InvalidImageError(f"layer index: {error}") from None
 
     def paths(self) -> "list[tuple[int, bytes]]":
-        """Decode (kind, path) of the entries, in stream order: a fraction of what `toc` takes."""
+        """Return (kind, path) of the entries, in stream order, with a fraction of the memory of `toc`."""
         return [(entry.kind, entry.path) for entry in self._decode_toc(_PATHS)]
 
     def stored_range(self, span: int) -> tuple[int, int]:
-        """Return (offset, size) of the span's bytes as stored; neighbours may share a byte, and chunks a member."""
+        """Return (offset, size) of the span's stored bytes; neighbours may share a byte."""
         offset = self._offsets[span]
-        if self.summary.toc:
-            return offset, self._offsets[min(bisect_right(self._offsets, offset, span), self.span_count)] - offset
         return offset, self._offsets[span + 1] + (self.summary.bits[span + 1] > 0) - offset
 
     def stored_bytes(self, first: int, last: int) -> tuple[int, int]:
-        """Return from where to where spans lie, up to the byte in which the next one begins."""
+        """Return the stored range (start, end) of spans, up to the byte in which the next one begins."""
         return self._offsets[first], self._offsets[last + 1]
 
     def spans_stored_in(self, start: int, end: int) -> tuple[int, int]:
-        """Return the first and last span of those that lie in the bytes from `start` to `end`, or reach into them."""
+        """Return the first and last span that overlap the stored bytes from `start` to `end`."""
         first = max(bisect_right(self._offsets, start) - 1, 0)
         return first, min(max(bisect_left(self._offsets, end) - 1, first), self.span_count - 1)
 
     def digest(self, span: int) -> bytes:
-        """Return the sha256 of the span's bytes as stored; of a chunk, of its bytes when they are decoded."""
+        """Return the sha256 of the span's stored bytes; for a chunk, of its decoded bytes."""
         return self.summary.digests[span * SPAN_DIGEST_SIZE : (span + 1) * SPAN_DIGEST_SIZE]
 
-    def proves(self, span: int, stored: bytes) -> bool:
-        """Whether these are the span's bytes as stored; those of a chunk are decoded for that."""
-        if not self.summary.toc:
-            return hashlib.sha256(stored).digest() == self.digest(span)
-        try:
-            data = _PARTS[self.summary.codec](stored, self._skips[span], self._lengths[span])
-        except InvalidImageError:
-            return False
-        if hashlib.sha256(data).digest() != self.digest(span):
-            return False
-        self._last_proven = span, data
-        return True
+    def verified(self, span: int, stored: bytes) -> bytes | None:
+        """Return `stored` if it has the span's digest, else None."""
+        return stored if hashlib.sha256(stored).digest() == self.digest(span) else None
 
     def span_at(self, offset: int) -> int:
-        """Return the number of the span that holds the byte at `offset`, which lies in the stream."""
+        """Return the span with the byte at `offset`, which must be in the stream."""
         return bisect_right(self.starts, offset) - 1
 
-    def chunk_length(self, span: int) -> int:
-        """Return how many bytes a chunk has."""
-        return self._lengths[span]
-
-    def chunk(self, span: int, stored: bytes) -> bytes:
-        """Return a span that is a chunk, zeros behind it, whose stored bytes are proven. Raises InvalidImageError."""
-        number, data = self._last_proven  # by this very reader, as a rule
-        if number != span:
-            data = _PARTS[self.summary.codec](stored, self._skips[span], self._lengths[span])
-        return data.ljust(self.starts[span + 1] - self.starts[span], b"\0")
-
     def checkpoint(self, span: int) -> Checkpoint:
-        """Return the checkpoint at which the span begins, with its window."""
+        """Return the checkpoint at the start of the span, with its window."""
         return Checkpoint(self.starts[span], self._offsets[span], self.summary.bits[span], self._window(span))
 
     def _window(self, span: int) -> bytes:
@@ -331,11 +302,11 @@ class LayerIndex:
                 f"layer {self.summary.blob_digest}: window of span {span}: {error}: the cache was changed or damaged"
             ) from None
 
-    def _check_columns(self) -> None:
-        """Make sure that no later read can go outside of anything."""
+    def _columns_agree(self) -> bool:
+        """Check that no later read can leave the file or the blob."""
         count = len(self.starts)
         limit = self._data_size if self.summary.reframed else self.summary.blob_size
-        consistent = (
+        return (
             count >= 2
             and len(self._offsets) == len(self.summary.bits) == count
             and len(self._windows) in (0, count)
@@ -347,14 +318,40 @@ class LayerIndex:
             and all(map(_ascending, (self.starts, self._offsets, self._windows)))
             and all(b - a <= MAX_SPAN for a, b in pairwise(self.starts))
             and max(self.summary.bits) < 8
-            and self._check_chunks()
         )
-        if not consistent:
-            raise InvalidImageError("layer index: its columns contradict each other")
 
-    def _check_chunks(self) -> bool:
-        if not self.summary.toc:
-            return not (self._lengths or self._skips)
+    def _chunks_agree(self) -> bool:
+        return not (self._lengths or self._skips)
+
+
+class ChunkedIndex(LayerIndex):
+    """An opened index made from a TOC: its stream consists of chunks, each a span that is padded with zeros."""
+
+    @property
+    def span_codec(self) -> Compression:
+        """Compression of the bytes that `verified` returns: none."""
+        return "tar"
+
+    def stored_range(self, span: int) -> tuple[int, int]:
+        """Return (offset, size) of the span's stored bytes, the member that it shares with other chunks."""
+        offset = self._offsets[span]
+        return offset, self._offsets[min(bisect_right(self._offsets, offset, span), self.span_count)] - offset
+
+    def chunk_length(self, span: int) -> int:
+        """Return the number of bytes in a chunk."""
+        return self._lengths[span]
+
+    def verified(self, span: int, stored: bytes) -> bytes | None:
+        """Return the decoded span if its chunk in `stored` has the digest, else None."""
+        try:
+            data = _PARTS[self.summary.codec](stored, self._skips[span], self._lengths[span])
+        except InvalidImageError:
+            return None
+        if hashlib.sha256(data).digest() != self.digest(span):
+            return None
+        return data.ljust(self.starts[span + 1] - self.starts[span], b"\0")
+
+    def _chunks_agree(self) -> bool:
         sizes = [end - begin for begin, end in pairwise(self.starts)]
         return (
             len(self._lengths) == len(self._skips) == len(sizes)
@@ -366,10 +363,30 @@ class LayerIndex:
         )
 
 
-def index_in(file: StoredFile, blob: Digest) -> LayerIndex | None:
-    """Return the index in an entry of the store, if it is one of the blob with that digest; else close the file."""
+def open_index(file: FileReader, checksum: int | None = None) -> LayerIndex:
+    """Open an index; with `checksum`, only the one that had this `checksum` in another process.
+
+    Raises InvalidImageError if the file is not an index, or another one.
+    """
+    sizes = file.pread(_SIZES.size, max(0, file.size - _SIZES.size))
     try:
-        index = LayerIndex(file)
+        data_size, toc_size, summary_size = _SIZES.unpack(sizes)
+        if data_size + toc_size + summary_size + _SIZES.size != file.size:
+            raise InvalidImageError("layer index: its sections do not fill the file")
+        packed = file.pread(summary_size, data_size + toc_size)
+        found = zlib_ng.crc32(sizes, zlib_ng.crc32(packed))
+        if checksum not in (None, found):
+            raise InvalidImageError("layer index: changed since it was checked: try again")
+        summary = _SUMMARY.decode(packed)
+        return (ChunkedIndex if summary.toc else LayerIndex)(file, summary, data_size, toc_size, found)
+    except (struct.error, msgspec.MsgspecError, ValueError) as error:  # ValueError: not UTF-8, or half a number
+        raise InvalidImageError(f"layer index: {error}") from None
+
+
+def index_in(file: StoredFile, blob: Digest) -> LayerIndex | None:
+    """Return the index in a file of the store if it describes the blob with that digest; else close the file."""
+    try:
+        index = open_index(file)
     except InvalidImageError:
         pass
     else:

@@ -1,9 +1,9 @@
-"""A blob of which a part is here: a sparse file, filled from a registry by the spans that are read.
+"""A partly cached blob: a sparse file, filled from a registry with the spans that are read.
 
-What is here is not written down anywhere: a span is here if the bytes at its place have its digest, and else it is
-fetched, proven by its digest, and put at its place. So a file that was cut short, or that several processes fill at the
-same time, is as good as any. A span that is missing is fetched together with those behind it, if the reader goes
-forward; how many of them depends on what a round trip costs.
+There is no record of the cached spans: a span is cached if the bytes at its offset have its digest. Else it is fetched,
+verified by its digest, and written to its offset. So a truncated file, or one that several processes fill at the same
+time, works like any other. If the reader is sequential, a request for a missing span also fetches the next ones; the
+cost of a round trip decides how many.
 """
 
 import contextlib
@@ -20,85 +20,85 @@ from ocifs.reader import FileReader
 from ocifs.sources.registry.peer import NoRangesError, Origin
 
 PROFILE_QUIET = 2.0
-"""Seconds in which nothing is wanted, after which whoever reads is taken to have started."""
+"""Idle time that ends the start-up phase, in seconds."""
 
-_MOST = 8 << 20
-"""Bytes in one request."""
+_REQUEST_MAX = 8 << 20
+"""Maximum bytes of one request."""
 
-_LONG = 2.0
-"""Seconds after which somebody who could not be given a span has waited."""
+_SLOW = 2.0
+"""How long a fetch must take before its failure is cached, in seconds."""
 
-_SAME_ANSWER = 1.0
-"""Seconds in which who asks again for what took so long is told the same: the kernel does so at once, up to twice."""
+_FAILURE_TTL = 1.0
+"""How long a slow failure is cached, in seconds: the kernel retries a read at once, up to twice."""
 
-_LEAST = 256 << 10
-"""Bytes that a request takes, if that is no longer than a round trip: for spans of a few bytes."""
+_REQUEST_MIN = 256 << 10
+"""Minimum bytes of a request, if they take no longer than a round trip; for spans of a few bytes."""
 
 
 class BlobRanges(Protocol):
-    """A blob somewhere else."""
+    """Reads ranges of a remote blob."""
 
     size: int
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Return up to `size` bytes at `offset`; raises NoRangesError where only all of it is to be had."""
+        """Return up to `size` bytes at `offset`. Raises NoRangesError if the server only sends the whole blob."""
         ...
 
     def stream(self) -> Iterator[bytes]:
-        """Give all of it in pieces."""
+        """Yield the whole blob in pieces."""
         ...
 
     def distrust(self) -> bool:
-        """Take it from another place, since the bytes were wrong; False if there is none."""
+        """Switch to another endpoint, because the bytes were wrong; return False if there is none."""
         ...
 
 
 class LazyBlob(FileReader):
-    """A blob of `size` bytes in the sparse file `fd`. What `pread` gives is not proven: `span` is."""
+    """A blob of `size` bytes in the sparse file `fd`. `pread` returns unverified bytes; `span` verifies them."""
 
     def __init__(self, fd: int, size: int, origin: Callable[[], Origin], open_remote: Callable[[], BlobRanges]) -> None:
         super().__init__(fd, 0, size)
         self.origin = origin
-        """Tells where it is, for another process."""
+        """Returns the remote location, for another process."""
         self.fetched = 0
-        """Bytes that came from the registry."""
+        """Bytes fetched from the registry."""
         self.requests = 0
         self.touched: dict[int, None] = {}
-        """The spans that readers wanted, in order, up to the first moment in which none did (`PROFILE_QUIET`)."""
+        """The spans that readers requested in the start-up phase, in order."""
         self.last_touched = 0.0
-        """When a reader last wanted any, by the monotonic clock."""
+        """When a reader last requested a span, by the monotonic clock; 0.0 once start-up has ended."""
         self.last_wanted = 0.0
-        """When a reader last wanted what was not here, by the monotonic clock."""
+        """When a reader last requested a missing span, by the monotonic clock."""
         self._open_remote = open_remote
         self._remote: BlobRanges | None = None
         self._flights: dict[int, Future[None]] = {}
         self._failed: dict[int, tuple[float, RegistryError]] = {}
-        """When, and why, a span could not be got, for which somebody has waited."""
+        """Time and error of each slow failure, by span."""
         self._lock = threading.Lock()
         self._next = -1
-        """The span behind the last ones that were fetched: who wants that goes forward."""
+        """The span after the last fetched ones: a request for it shows a sequential reader."""
         self._ahead = 0
-        """Bytes to fetch ahead then."""
+        """Bytes to read ahead of a sequential reader."""
         self._worthwhile = 64 << 10
         """Bytes that take about as long as a round trip."""
 
     def span(self, index: LayerIndex, number: int) -> bytes:
-        """Return a span as stored, proven; fetched if it is not here. However many want it, it is fetched once.
+        """Return a span as in `LayerIndex.verified`; fetch it if it is missing, once for all concurrent readers.
 
         Raises:
-            NotFoundError, RegistryError: It cannot be got.
-            InvalidImageError: The registry gives other bytes.
+            NotFoundError, RegistryError: It cannot be fetched.
+            InvalidImageError: The registry returns other bytes.
         """
         self._touch(number)
-        while (data := self.proven(index, number)) is None:
+        while (data := self.verified(index, number)) is None:
             self.last_wanted = began = time.monotonic()
             failed = self._failed.get(number)
-            if failed is not None and began - failed[0] < _SAME_ANSWER:
+            if failed is not None and began - failed[0] < _FAILURE_TTL:
                 raise failed[1]
             try:
-                fetched = self._fly(index, number, lambda: self._last_to_fetch(index, number))
+                fetched = self._fetch_once(index, number, lambda: self._last_to_fetch(index, number))
             except RegistryError as error:
-                if (now := time.monotonic()) - began > _LONG:
+                if (now := time.monotonic()) - began > _SLOW:
                     self._failed[number] = now, error
                 raise
             if fetched is not None:
@@ -112,54 +112,55 @@ class LazyBlob(FileReader):
                 self.touched[number] = None
                 self.last_touched = now
             else:
-                self.last_touched = 0.0  # the moment has come, once and for all
+                self.last_touched = 0.0  # start-up ends once and for all
 
     def run(self, index: LayerIndex, number: int, most: int, last: int | None = None) -> tuple[int, int]:
-        """Fetch a span and those behind it that are missing, about `most` bytes, up to the span `last`.
+        """Fetch a span and the missing ones after it, about `most` bytes, up to the span `last`.
 
-        Return how many bytes, and which span comes next.
+        Return (bytes fetched, next span).
         """
         end = index.span_count - 1 if last is None else last
-        fetched = self._fly(index, number, lambda: min(self._last_within(index, number, most), end))
-        return (0, number + 1) if fetched is None else (sum(map(len, fetched)), number + len(fetched))
+        fetched = self._fetch_once(index, number, lambda: min(self._last_within(index, number, most), end))
+        if fetched is None:
+            return 0, number + 1
+        return sum(index.stored_range(each)[1] for each in fetched[1]), fetched[1].stop
 
     def fill(self, start: int, end: int) -> bytes:
-        """Fetch bytes, keep and return them, whatever is here; nothing proves them but the digest of the whole blob."""
+        """Fetch, write and return bytes, cached or not; only the digest of the whole blob verifies them."""
         if start >= end:
             return b""
         data = self._bytes(self._opened(), start, end)
-        self._keep(data, start)
+        self._write(data, start)
         return data
 
-    def _fly(self, index: LayerIndex, number: int, choose_last: Callable[[], int]) -> list[bytes] | None:
-        """Fetch spans from `number` on; or wait for whoever does that already, and return None."""
+    def _fetch_once(self, index: LayerIndex, number: int, choose_last: Callable[[], int]) -> tuple[bytes, range] | None:
+        """Fetch spans from `number` on: return the first and all numbers; if another thread does that, wait: None."""
         with self._lock:
             flight = self._flights.get(number)
-            if flight is None and self.proven(index, number) is not None:  # it has landed a moment ago
+            if flight is None and self.verified(index, number) is not None:  # it has just arrived
                 return None
             if flight is None:
                 landing: Future[None] = Future()
-                wanted = range(number, choose_last() + 1)
-                self._flights |= dict.fromkeys(wanted, landing)
+                numbers = range(number, choose_last() + 1)
+                self._flights |= dict.fromkeys(numbers, landing)
         if flight is not None:
             flight.result()
             return None
         try:
-            fetched = self._fetch(index, wanted)
+            fetched = self._fetch(index, numbers)
         except BaseException as error:
-            self._land(landing, wanted, error)
+            self._land(landing, numbers, error)
             raise
-        self._land(landing, wanted, None)
+        self._land(landing, numbers, None)
         return fetched
 
-    def proven(self, index: LayerIndex, number: int) -> bytes | None:
-        """Return a span as stored if it is here."""
+    def verified(self, index: LayerIndex, number: int) -> bytes | None:
+        """Return a span as in `LayerIndex.verified` if it is cached and correct."""
         offset, size = index.stored_range(number)
-        data = self.pread(size, offset)
-        return data if index.proves(number, data) else None
+        return index.verified(number, self.pread(size, offset))
 
     def has(self, index: LayerIndex, number: int) -> bool:
-        """Whether there is something at the place of a span, without looking at it."""
+        """Whether the file has data at a span's offset; it may be wrong."""
         offset, size = index.stored_range(number)
         try:
             return size == 0 or os.lseek(self.fd, offset, os.SEEK_HOLE) >= offset + size
@@ -167,15 +168,15 @@ class LazyBlob(FileReader):
             return False
 
     def _last_to_fetch(self, index: LayerIndex, number: int) -> int:
-        """Return up to which span to fetch: those that follow, if the reader goes forward, as far as none is here."""
+        """Return the last span to fetch: extend over missing spans while the reader is sequential."""
         self._ahead = min(max(2 * self._ahead, self._worthwhile), 4 * self._worthwhile) if number == self._next else 0
         ahead = self._ahead + index.stored_range(number)[1]
-        last = self._last_within(index, number, min(max(ahead, min(self._worthwhile, _LEAST)), _MOST))
+        last = self._last_within(index, number, min(max(ahead, min(self._worthwhile, _REQUEST_MIN)), _REQUEST_MAX))
         self._next = last + 1
         return last
 
     def _last_within(self, index: LayerIndex, number: int, most: int) -> int:
-        """Return the last span of those from `number` on that are missing, and `most` bytes together."""
+        """Return the last of the missing spans from `number` on that together have at most `most` bytes."""
         start = index.stored_range(number)[0]
         last = number
         while last + 1 < index.span_count:
@@ -191,67 +192,67 @@ class LazyBlob(FileReader):
                 self._remote = self._open_remote()
             return self._remote
 
-    def _fetch(self, index: LayerIndex, wanted: range) -> list[bytes]:
-        """Fetch spans that follow each other, prove and keep them."""
-        start = index.stored_range(wanted[0])[0]
-        offset, size = index.stored_range(wanted[-1])
+    def _fetch(self, index: LayerIndex, numbers: range) -> tuple[bytes, range]:
+        """Fetch, verify and write consecutive spans; return the first, verified, and all numbers."""
+        start = index.stored_range(numbers[0])[0]
+        offset, size = index.stored_range(numbers[-1])
         began = time.monotonic()
         remote = self._opened()
         while True:
             data = self._bytes(remote, start, offset + size)
-            pieces = [piece for number in wanted if (piece := self._piece(index, number, data, start)) is not None]
-            if len(pieces) == len(wanted):
+            first = self._piece(index, numbers[0], data, start)
+            # The others are dropped: decoded chunks may be much larger than the stored bytes.
+            if first is not None and all(self._piece(index, each, data, start) is not None for each in numbers[1:]):
                 break
             if not remote.distrust():
                 raise InvalidImageError(
-                    f"layer {index.summary.blob_digest}: the registry gives other bytes {start}..{offset + size} than "
-                    "the index of the layer says"
+                    f"layer {index.summary.blob_digest}: the registry returns other bytes at {start}..{offset + size} "
+                    "than the index of the layer states"
                 )
         self._learn(len(data), time.monotonic() - began)
-        self._keep(data, start)
-        return pieces
+        self._write(data, start)
+        return first, numbers
 
     def _bytes(self, remote: BlobRanges, start: int, end: int) -> bytes:
         self.requests += 1
         try:
             data = remote.pread(end - start, start)
         except NoRangesError:
-            return self._whole(remote, start, end)
+            return self._fetch_whole(remote, start, end)
         self.fetched += len(data)
         return data
 
     def _piece(self, index: LayerIndex, number: int, data: bytes, start: int) -> bytes | None:
-        """Return a span that is in `data`, which begins at `start`, if it is proven."""
+        """Return the span from `data`, which begins at `start`, if its digest matches."""
         offset, size = index.stored_range(number)
-        piece = data[offset - start : offset - start + size]
-        return piece if index.proves(number, piece) else None
+        return index.verified(number, data[offset - start : offset - start + size])
 
-    def _whole(self, remote: BlobRanges, start: int, end: int) -> bytes:
-        """Take all of the blob, once, from a registry that gives no ranges; return a part of it."""
-        place = 0
-        wanted = bytearray()
+    def _fetch_whole(self, remote: BlobRanges, start: int, end: int) -> bytes:
+        """Fetch the whole blob once, from a registry without range requests; return a part of it."""
+        position = 0
+        part = bytearray()
         for piece in remote.stream():
-            self._keep(piece, place)
-            wanted += piece[max(start - place, 0) : max(end - place, 0)]
-            place += len(piece)
-        self.fetched += place
-        return bytes(wanted)
+            self._write(piece, position)
+            part += piece[max(start - position, 0) : max(end - position, 0)]
+            position += len(piece)
+        self.fetched += position
+        return bytes(part)
 
-    def _keep(self, data: bytes, offset: int) -> None:
-        with contextlib.suppress(OSError):  # a disk that is full: then it is fetched again
+    def _write(self, data: bytes, offset: int) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the bytes are fetched again later
             view = memoryview(data)
             while view:
                 written = os.pwrite(self.fd, view, offset)
                 view, offset = view[written:], offset + written
 
     def _learn(self, size: int, seconds: float) -> None:
-        """Take note of what a request costs: small ones tell of the round trip, large ones of the rate."""
+        """Update the estimate: small requests show the round trip, large ones the rate."""
         rate = size / max(seconds, 1e-6)
-        self._worthwhile = int(min(max(self._worthwhile * 0.7 + 0.3 * rate * 0.05, 64 << 10), _MOST // 4))
+        self._worthwhile = int(min(max(self._worthwhile * 0.7 + 0.3 * rate * 0.05, 64 << 10), _REQUEST_MAX // 4))
 
-    def _land(self, flight: Future[None], wanted: range, error: BaseException | None) -> None:
+    def _land(self, flight: Future[None], numbers: range, error: BaseException | None) -> None:
         with self._lock:
-            for number in wanted:
+            for number in numbers:
                 del self._flights[number]
         if error is None:
             flight.set_result(None)

@@ -1,8 +1,8 @@
-"""What somebody who starts reads first of a layer: SOCI's prefetch document, which other indexes can use too.
+"""The spans that an image reads first when it starts: SOCI's prefetch document, usable with other indexes too.
 
-A run of spans is of the index that it was recorded with. Members of our own say besides which bytes of the blob these
-are, so that another index of the same layer, whose spans begin elsewhere, finds its own. A profile is a hint: of one
-that is wrong the worst is that something is fetched that nobody wants.
+A run of spans refers to the index that it was recorded with. Our own extra members state the stored bytes as well, so
+that another index of the same layer, with other spans, can find its own. A profile is a hint: a wrong one costs
+needless fetches at worst.
 """
 
 from collections.abc import Iterable
@@ -18,38 +18,38 @@ _MAX_RUNS = 1000
 
 
 class Run(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Spans that follow each other, and the bytes of the blob from `start` to `end`, if these are known."""
+    """Consecutive spans, and their stored bytes from `start` to `end`, if known."""
 
     start_span: int
     end_span: int
-    """The last one."""
+    """The last span."""
     start: int = 0
     end: int = 0
 
 
 class Prefetch(msgspec.Struct, frozen=True, kw_only=True):
-    """The document of a layer."""
+    """The prefetch document of a layer."""
 
     version: str
     prefetch_spans: tuple[Run, ...] = ()
 
 
 Profile = dict[str, tuple[Run, ...]]
-"""By the digest of a layer's blob: what is wanted, in order."""
+"""By the digest of a layer's blob: the runs to prefetch, in order."""
 
 
 def run_of(index: "LayerIndex", first: int, last: int) -> Run:
-    """Return a run of an index."""
+    """Return a run with the stored range in an index."""
     return Run(first, last, *index.stored_bytes(first, last))
 
 
 def runs_of(runs: Iterable[Run], index: "LayerIndex") -> tuple[Run, ...]:
-    """Return runs of an index, whatever index the given ones are of."""
+    """Convert runs to runs of `index`, whichever index they refer to."""
     return tuple(run_of(index, *spans) for spans in spans_of(runs, index))
 
 
 def spans_of(runs: Iterable[Run], index: "LayerIndex") -> tuple[tuple[int, int], ...]:
-    """Return the runs as (first, last) spans of an index; only those that there are."""
+    """Convert runs to (first, last) spans of an index, without those that it does not have."""
     found = [_spans(run, index) for run in islice(runs, _MAX_RUNS)]
     return tuple((first, last) for first, last in found if first <= last)
 

@@ -1,7 +1,7 @@
-"""One span of a layer: decoded as far as somebody has asked, and to its end when somebody asks again.
+"""One span of a layer: the first read decodes as far as it needs, the second one the rest.
 
-Who jumps about in a layer wants a little of each span, for which half of it has to be decoded on average; who comes
-again reads on, and gets the rest. Safe to use from any thread.
+A random read decodes half a span on average. A reader that returns is sequential, and gets the rest. Safe to use from
+any thread.
 """
 
 import threading
@@ -11,19 +11,19 @@ from ocifs.errors import InvalidImageError
 
 
 class Span:
-    """`size` bytes, which come out of `decoder`."""
+    """`size` bytes, which come from `decoder`."""
 
     def __init__(self, size: int, decoder: Decoder) -> None:
         self.size = size
         self.decoded = 0
-        """How many of its bytes are there."""
+        """How many of its bytes are decoded."""
         self._decoder: Decoder | None = decoder
         self._pieces: list[bytes] = []
-        """Two at most."""
+        """At most two."""
         self._lock = threading.Lock()
 
     def is_done(self) -> bool:
-        """Whether all of it is decoded, or somebody is decoding it."""
+        """Whether it is completely decoded, or another thread is decoding it."""
         return self.decoded == self.size or self._lock.locked()
 
     def decode(self, end: int) -> None:
@@ -34,7 +34,7 @@ class Span:
             if self.decoded >= end:
                 return
             if self._decoder is None:
-                raise InvalidImageError("the span is damaged")  # as somebody else was told
+                raise InvalidImageError("the span is damaged")  # the first reader got the error in detail
             if self.decoded:
                 end = self.size
             decoder, self._decoder = self._decoder, None
@@ -44,7 +44,7 @@ class Span:
                 self._decoder = decoder
 
     def views(self, begin: int, end: int) -> list[memoryview]:
-        """Return the bytes from `begin` to `end`, which are decoded, as they lie in the pieces."""
+        """Return views of the decoded bytes from `begin` to `end`."""
         views = []
         for piece in self._pieces:
             if begin < len(piece) and end > 0:
@@ -54,6 +54,6 @@ class Span:
         return views
 
     def whole(self) -> bytes:
-        """Return all of it. Raises InvalidImageError."""
+        """Return the whole span, decoded. Raises InvalidImageError."""
         self.decode(self.size)
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)

@@ -1,7 +1,7 @@
-"""The spans that were used most recently, within a bound of bytes; shared by the layers of an image.
+"""A least recently used cache of spans with a size limit, shared by the layers of an image.
 
-However many readers want a span at once, it is read and proven once: the first does it, the others wait for that
-flight. Safe to use from any thread. It does not know how a span is decoded.
+Single flight: if several readers request a span, one reads and verifies it, and the others wait. Safe to use from any
+thread. It does not know how to decode a span.
 """
 
 import threading
@@ -19,13 +19,13 @@ Key = tuple[int, int]
 
 
 class StillLoading(Exception):  # noqa: N818 - it is no error of the span's
-    """Somebody else is loading the span, and has not come back."""
+    """Another thread is still loading the span after the patience of the cache."""
 
 
 class SpanCache:
-    """Holds spans of up to `capacity` bytes: a span counts as if all of it were decoded.
+    """Holds spans of up to `capacity` bytes; each counts with its full size, decoded or not.
 
-    Nobody waits for a flight of somebody else for more than `patience` seconds.
+    No reader waits for another reader's load for more than `patience` seconds.
     """
 
     def __init__(self, capacity: int = DEFAULT_CAPACITY, patience: float | None = None) -> None:
@@ -37,7 +37,7 @@ class SpanCache:
         self._lock = threading.Lock()
 
     def peek(self, key: Key) -> Span | None:
-        """Return the span if it is here, without waiting."""
+        """Return the span if it is cached, without waiting."""
         with self._lock:
             span = self._spans.get(key)
             if span is not None:
@@ -45,21 +45,21 @@ class SpanCache:
             return span
 
     def has(self, key: Key) -> bool:
-        """Whether the span is here and decoded, or on its way there."""
+        """Whether the span is cached and decoded, or is being loaded."""
         with self._lock:
             span = self._spans.get(key)
             return key in self._flights if span is None else span.is_done()
 
     def drop(self, key: Key) -> None:
-        """Forget a span: it is of no use."""
+        """Remove a span that failed to decode."""
         with self._lock:
             if (span := self._spans.pop(key, None)) is not None:
                 self.used -= span.size
 
     def get(self, key: Key, load: Callable[[], Span]) -> Span:
-        """Return the span, from `load` if it is not here.
+        """Return the span, from `load` if it is not cached.
 
-        Raises what `load` raises, to every waiting reader; and `StillLoading` to one that waited too long.
+        Raises the errors of `load`, to every waiting reader; and `StillLoading` to a reader that waited too long.
         """
         with self._lock:
             span = self._spans.get(key)
@@ -77,7 +77,7 @@ class SpanCache:
         try:
             span = load()
             with self._lock:
-                self._keep(key, span)
+                self._insert(key, span)
         except BaseException as error:
             with self._lock:
                 del self._flights[key]
@@ -88,7 +88,7 @@ class SpanCache:
         flight.set_result(span)
         return span
 
-    def _keep(self, key: Key, span: Span) -> None:
+    def _insert(self, key: Key, span: Span) -> None:
         self._spans[key] = span
         self.used += span.size
         while self.used > self.capacity and len(self._spans) > 1:

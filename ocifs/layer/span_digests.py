@@ -1,7 +1,7 @@
 """The digests of a blob and of its spans, from one reading of it.
 
-Both are of the same bytes, so a span that is proven later is proven to be part of a blob that was. The reading follows
-the pass that finds the spans, as far as their borders are known, and is finished when they all are.
+Both cover the same bytes, so a span that has its digest is part of a blob that had its own. The reading follows the
+pass that finds the checkpoints, as far as it has come, and finishes when the pass has ended.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 MAX_STORED = 2 * MAX_SPAN
-"""Bytes of a span as stored: one with more holds next to nothing, and costs too much memory."""
+"""Maximum stored bytes of a span, which are in memory together: more of them decode to almost nothing."""
 
 _READ = 4 << 20
 
 _Range = tuple[int, int]
-"""Where a span begins in the blob and where it ends; neighbours may share a byte."""
+"""(start, end) of a span in the blob; neighbours may share a byte."""
 
 
 class SpanDigester:
-    """One reading of a blob that should have `digest`, from front to end; for one thread at a time."""
+    """One reading of a blob that should have `digest`, from front to end; not thread-safe."""
 
     def __init__(self, digest: Digest, blob: ReaderAt) -> None:
         self._digest = digest
@@ -37,31 +37,33 @@ class SpanDigester:
         self._begin()
 
     def follow(self, found: Sequence[Checkpoint]) -> None:
-        """Read on as far as checkpoints are `found`, of which the last ones may turn out to be too close.
+        """Read as far as checkpoints are `found`; the last ones may later be dropped because they are too close.
 
         Raises:
-            InvalidImageError: The blob is shorter than it was.
+            InvalidImageError: The blob became shorter.
         """
         if found is not self._found and len(found) > 1:
             self._found = found
-            kept = list(evenly(iter(found)))[:-1]
-            self._read([each for each in _ranges(kept) if each not in self._spans and each[1] - each[0] <= MAX_STORED])
+            spaced = list(evenly(iter(found)))[:-1]
+            self._read(
+                [each for each in _ranges(spaced) if each not in self._spans and each[1] - each[0] <= MAX_STORED]
+            )
 
     def finish(self, checkpoints: Iterable[Checkpoint]) -> list[bytes]:
-        """Read what is left, and return the sha256 of each span, whose borders the checkpoints are.
+        """Read the rest, and return the sha256 of each span between `checkpoints`.
 
         Raises:
-            InvalidImageError: The blob has another digest, or is shorter than it was.
+            InvalidImageError: The blob has another digest, or became shorter.
         """
-        wanted = _ranges(checkpoints)
-        missing = [each for each in wanted if each not in self._spans]
-        if missing and missing[0][0] < self._hashed - 1:  # what was followed is not what came out
+        ranges = _ranges(checkpoints)
+        missing = [each for each in ranges if each not in self._spans]
+        if missing and missing[0][0] < self._hashed - 1:  # the final checkpoints differ from the followed ones
             self._begin()
-            missing = wanted
+            missing = ranges
         self._read([*missing, (self._blob.size, self._blob.size)])
         if self._hasher.hexdigest() != self._digest.hex:
             raise InvalidImageError("its bytes do not match its digest: fetch the image again")
-        return [self._spans[each] for each in wanted]
+        return [self._spans[each] for each in ranges]
 
     def _begin(self) -> None:
         self._hasher = self._digest.hasher()
@@ -70,16 +72,16 @@ class SpanDigester:
         self._spans: dict[_Range, bytes] = {}
 
     def _read(self, spans: list[_Range]) -> None:
-        """Read up to the end of the last of `spans`, which are in order; take its part beside the blob's digest."""
-        with Pool(1) as beside:
+        """Read up to the end of the last of the ordered `spans`; hash them, and the blob in another thread."""
+        with Pool(1) as thread:
             hashing: Future[None] | None = None
             for begin, end in spans:
-                gap = [(place, min(place + _READ, begin)) for place in range(self._hashed, begin, _READ)]
-                for place, stop in [*gap, (begin, end)]:
-                    data = self._pread(stop - place, place)
+                gap = [(position, min(position + _READ, begin)) for position in range(self._hashed, begin, _READ)]
+                for position, stop in [*gap, (begin, end)]:
+                    data = self._pread(stop - position, position)
                     if hashing:
                         hashing.result()
-                    hashing = beside.submit(self._hasher.update, memoryview(data)[max(self._hashed - place, 0) :])
+                    hashing = thread.submit(self._hasher.update, memoryview(data)[max(self._hashed - position, 0) :])
                     self._hashed = stop
                 self._spans[begin, end] = hashlib.sha256(data).digest()
             if hashing:

@@ -1,7 +1,8 @@
-"""A stream of chunks that several look at, each in a thread of its own and a few chunks behind the one that makes them.
+"""Hand a stream of chunks to several consumers, each in its own thread.
 
-So a burst of work in one place does not hold up the others, and threads that work without the interpreter lock seldom
-wait for one that holds it. What goes wrong in any of them comes out where the chunks are read.
+Bounded queues let the consumers lag a few chunks behind the producer. So a burst of work in one consumer does not stop
+the others, and threads without the interpreter lock seldom wait for one that holds it. An error in any thread is raised
+where the chunks are read.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,15 +15,15 @@ from ocifs.compression import Chunk
 from ocifs.pool import Pool
 
 _BEHIND = 8
-"""Chunks that somebody may be behind."""
+"""Queue depth of each consumer, in chunks."""
 
 
 class _LeftError(Exception):
-    """Nobody reads a lane any more."""
+    """The consumer has stopped reading."""
 
 
 class _Lane:
-    """Chunks on their way to one reader."""
+    """The queue of one consumer."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[Chunk | None] = SimpleQueue()
@@ -35,28 +36,28 @@ class _Lane:
             self._room.release()
 
     def put(self, chunk: Chunk) -> None:
-        """Add a chunk when there is room. Raises _LeftError."""
+        """Append a chunk, when there is room. Raises _LeftError."""
         self._room.acquire()
         if self._left:
             raise _LeftError
         self._queue.put(chunk)
 
     def end(self) -> None:
-        """Say that no more chunks follow."""
+        """Mark the end of the stream."""
         self._queue.put(None)
 
     def leave(self) -> None:
-        """Take no more chunks."""
+        """Stop consuming."""
         self._left = True
         self._room.release()
 
 
 @contextmanager
 def tee(chunks: Iterator[Chunk], *works: Callable[[Chunk], object]) -> Iterator[Iterator[Chunk]]:
-    """Give the chunks, which are made ahead; each is handed to every one of `works` as well, in order.
+    """Yield the chunks, produced ahead; each of `works` also gets every chunk, in order.
 
-    Reading them raises what making them raises, or a work. When the last is read, all works are done. Raises
-    ShortageError where the system does not give a thread to each: they wait for each other.
+    Reading raises the errors of the producer and of the works. After the last chunk, all works are done. Raises
+    ShortageError if the system does not provide a thread for each, because they wait for each other.
     """
     lanes = [_Lane() for _ in range(1 + len(works))]
     with Pool(len(lanes)) as threads:
@@ -67,7 +68,7 @@ def tee(chunks: Iterator[Chunk], *works: Callable[[Chunk], object]) -> Iterator[
         finally:
             for lane in lanes:
                 lane.leave()
-                lane.end()  # a work waits for that if nobody makes chunks
+                lane.end()  # a consumer waits for the end mark if the producer has stopped
 
 
 def _make(chunks: Iterator[Chunk], lanes: list[_Lane]) -> None:

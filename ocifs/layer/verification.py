@@ -1,52 +1,88 @@
-"""Proving a layer whose index somebody has published: all of its blob, and what the index says of it.
+"""Verify a layer against its whole blob: the blob's digest, the diff ID, and the entries of its LayerIndex.
 
-A blob of which parts are missing is fetched first. What is proven then is what indexing proves: the digest of the blob,
-the diff ID of its tar stream, decoded by the very spans that reads use, and that the stream has the entries of the TOC.
+`ocifs verify` and the background job of a mount share this module. It decodes a layer through the same spans as reads
+do. The background job first fetches the missing parts of a blob. Success upgrades a published index: it counts as one
+that was built here.
 """
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.chunked.verification import agrees
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import ChunkedIndex, LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
-from ocifs.limits import DEFAULT_LIMITS
-from ocifs.reader import FileReader
+from ocifs.limits import DEFAULT_LIMITS, Limits
+from ocifs.reader import FileReader, ReaderAt
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.store import Store
 from ocifs.toc import ChunkReader, read_entries
 
 _PIECE = 2 << 20
 _MARK = "user.ocifs.proven"
-"""An extended attribute of a published LayerIndex in the cache, which is open to nobody but its owner."""
+"""An extended attribute of a verified published LayerIndex in the cache; only the owner of the cache can set it."""
 
 Pause = Callable[[int], None]
-"""Is told of so many bytes that were fetched or decoded, and may wait, or raise to end it all."""
+"""Gets the number of bytes just fetched, 0 for local work. It may wait, or raise to stop the verification."""
+
+
+def digest_blob(blob: ReaderAt, algorithm: Digest, done: Callable[[int], None]) -> Digest:
+    """Read a whole blob and return its digest, with the algorithm of another digest; `done` gets the bytes read."""
+    hasher = algorithm.hasher()
+    for offset in range(0, blob.size, _PIECE):
+        data = blob.pread(_PIECE, offset)
+        hasher.update(data)
+        done(len(data))
+    return Digest(f"{algorithm.algorithm}:{hasher.hexdigest()}")
+
+
+def decode_layer(
+    layer: Layer, digests: Iterable[str], done: Callable[[int], None], limits: Limits = DEFAULT_LIMITS
+) -> tuple[dict[str, Digest], bool]:
+    """Decode all spans of a layer; `done` gets the stored bytes read.
+
+    Return the digests of its tar stream by algorithm, for the algorithms of `digests`, and whether the stream has the
+    entries of the index. Raises the errors of reading the layer and its tar headers.
+    """
+    hashers = {algorithm: hashlib.new(algorithm) for algorithm in {Digest(each).algorithm for each in digests}}
+
+    def decoded() -> Iterator[bytes]:
+        for number, data in enumerate(layer.stream()):
+            for hasher in hashers.values():
+                hasher.update(data)
+            done(layer.index.stored_range(number)[1])
+            yield data
+
+    stream = ChunkReader(decoded())
+    entries = read_entries(stream, limits=limits, warn=lambda message: None)
+    has_entries = all(entry == indexed for entry, indexed in zip_longest(entries, layer.index.entries()))
+    stream.drain()
+    return {each: Digest(f"{each}:{hasher.hexdigest()}") for each, hasher in hashers.items()}, has_entries
 
 
 def fetch_all(layer: Layer, pause: Pause) -> None:
-    """Fetch what is missing of a layer's blob, in pieces of about 2 MiB.
+    """Fetch the missing parts of a layer's blob, in pieces of about 2 MiB.
 
     Raises:
-        NotFoundError, RegistryError: It cannot be got.
-        InvalidImageError: The registry gives other bytes.
+        NotFoundError, RegistryError: They cannot be fetched.
+        InvalidImageError: The registry returns other bytes.
     """
     blob, index = layer.blob, layer.index
     if not isinstance(blob, LazyBlob):
         return
     number = 0
     while number < index.span_count:
-        if not blob.has(index, number) or blob.proven(index, number) is None:
-            fetched, following = blob.run(index, number, _PIECE)
+        if not blob.has(index, number) or blob.verified(index, number) is None:
+            fetched, next_span = blob.run(index, number, _PIECE)
             pause(fetched)
-            number = following
+            number = next_span
         else:
             pause(0)
             number += 1
@@ -56,82 +92,60 @@ def fetch_all(layer: Layer, pause: Pause) -> None:
     blob.fill(offset + size, blob.size)
 
 
-def mark_proven(layer: Layer) -> None:
-    """Remember that a layer's index was proven, where the file system can: its owner may, and needs no path for it."""
+def mark_verified(layer: Layer) -> None:
+    """Mark a layer's index as verified, if the file system can; it needs no path, only an open file of the owner."""
     with contextlib.suppress(OSError):
         os.setxattr(layer.index.file.fd, _MARK, str(layer.index.summary.blob_digest).encode())
 
 
 def is_marked(index: LayerIndex) -> bool:
-    """Whether somebody has proven an index."""
+    """Whether an index was marked as verified."""
     try:
         return os.getxattr(index.file.fd, _MARK) == str(index.summary.blob_digest).encode()
     except OSError:
         return False
 
 
-def prove_blob(layer: Layer, pause: Pause) -> None:
-    """Read all of a layer's blob, and hash it.
+def verify_blob(layer: Layer, pause: Pause) -> None:
+    """Read a layer's whole blob, and compare its digest.
 
     Raises:
-        NotFoundError, RegistryError: Some of it has to be fetched again, and cannot be got.
+        NotFoundError, RegistryError: Parts have to be fetched again, and cannot be.
         InvalidImageError: It has another digest.
     """
     digest = Digest(layer.index.summary.blob_digest)
-    found = _hashed(layer, digest, pause)
-    if found != digest.hex and layer.index.summary.toc and isinstance(layer.blob, LazyBlob):
-        # What lies between chunks has no digest: where a crash has left a gap, nothing has shown it before.
-        for place in range(0, layer.blob.size, _PIECE):
-            pause(len(layer.blob.fill(place, min(place + _PIECE, layer.blob.size))))
-        found = _hashed(layer, digest, pause)
-    if found != digest.hex:
-        raise InvalidImageError(f"layer {digest}: its bytes have the digest {digest.algorithm}:{found}")
+    found = digest_blob(layer.blob, digest, lambda size: pause(0))
+    if found != digest and isinstance(layer.index, ChunkedIndex) and isinstance(layer.blob, LazyBlob):
+        # Gaps between chunks have no digest, so a gap that a crash left empty shows only now.
+        for offset in range(0, layer.blob.size, _PIECE):
+            pause(len(layer.blob.fill(offset, min(offset + _PIECE, layer.blob.size))))
+        found = digest_blob(layer.blob, digest, lambda size: pause(0))
+    if found != digest:
+        raise InvalidImageError(f"layer {digest}: its bytes have the digest {found}")
 
 
-def _hashed(layer: Layer, digest: Digest, pause: Pause) -> str:
-    hasher = digest.hasher()
-    for offset in range(0, layer.blob.size, _PIECE):
-        hasher.update(layer.blob.pread(_PIECE, offset))
-        pause(0)
-    return hasher.hexdigest()
-
-
-def prove_index(layer: Layer, pause: Pause) -> bool:
-    """Decode all of a layer, and hold it against its index; return whether that is as good as one made here.
+def verify_index(layer: Layer, pause: Pause) -> bool:
+    """Compare a layer's index with its whole stream; return whether it equals one that is built here.
 
     Raises:
-        InvalidImageError: The index lies.
+        InvalidImageError: The index is wrong.
     """
-    if layer.index.summary.toc:
-        return _prove_toc(layer, pause)
-    summary = layer.index.summary
-    told = {Digest(each): Digest(each).hasher() for each in layer.index.diff_ids}
-    private = Layer(layer.number, layer.index, layer.blob, SpanCache(0))
-
-    def decoded() -> Iterator[bytes]:
-        for number in range(layer.index.span_count):
-            data = private.decode(number)
-            for hasher in told.values():
-                hasher.update(data)
-            pause(0)
-            yield data
-
-    stream = ChunkReader(decoded())
-    found = read_entries(stream, warn=lambda message: None)
-    same = all(there == said for there, said in zip_longest(found, layer.index.entries()))
-    stream.drain()
-    for diff_id, hasher in told.items():
-        if hasher.hexdigest() != diff_id.hex:
+    index = layer.index
+    if isinstance(index, ChunkedIndex):
+        return _verify_toc(layer, index, pause)
+    digests, has_entries = decode_layer(layer, index.diff_ids, lambda size: pause(0))
+    for diff_id in map(Digest, index.diff_ids):
+        if digests[diff_id.algorithm] != diff_id:
             raise InvalidImageError(
-                f"layer {summary.blob_digest}: its index decodes to another tar stream than {diff_id}"
+                f"layer {index.summary.blob_digest}: its index decodes to another tar stream than {diff_id}"
             )
-    if not same:
-        raise InvalidImageError(f"layer {summary.blob_digest}: its index has other entries than its tar stream")
+    if not has_entries:
+        raise InvalidImageError(f"layer {index.summary.blob_digest}: its index has other entries than its tar stream")
     return True
 
 
-def _prove_toc(layer: Layer, pause: Pause) -> bool:
-    """Index the layer from its tar, and hold that against what was made of its TOC."""
+def _verify_toc(layer: Layer, claimed: ChunkedIndex, pause: Pause) -> bool:
+    """Index the layer's tar, and compare that index with the one from the TOC."""
     summary, blob = layer.index.summary, FileReader(layer.blob.fd, layer.blob.offset, layer.blob.size)
     index = open_layer_index(
         LayerBlob(Digest(summary.blob_digest), DiffID(Digest(summary.diff_id)), blob),
@@ -142,6 +156,6 @@ def _prove_toc(layer: Layer, pause: Pause) -> bool:
         low_memory=True,
     )
     try:
-        return agrees(layer.index, Layer(layer.number, index, blob, SpanCache(2 * MAX_SPAN)), pause)
+        return agrees(claimed, Layer(layer.number, index, blob, SpanCache(2 * MAX_SPAN)), pause)
     finally:
         os.close(index.file.fd)

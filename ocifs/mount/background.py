@@ -19,7 +19,7 @@ from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import PROFILE_QUIET, LazyBlob
 from ocifs.layer.profile import Profile, run_of
-from ocifs.layer.verification import fetch_all, mark_proven, prove_blob, prove_index
+from ocifs.layer.verification import fetch_all, mark_verified, verify_blob, verify_index
 from ocifs.mount.rate_limited_log import complain
 from ocifs.pool import start
 from ocifs.store import finish_sparse
@@ -94,19 +94,20 @@ class Background:
     def _work_on(self, layer: Layer) -> None:
         """Fetch the missing spans of a layer, and verify it. Raises what `ocifs.layer.verification` does."""
         fetch_all(layer, self._pause)
-        if isinstance(layer.blob, LazyBlob) or layer.claimed:
-            prove_blob(layer, self._pause)
-        if layer.claimed:
-            if prove_index(layer, self._pause):
-                mark_proven(layer)
-            layer.proven_at = time.time()
+        unverified = not layer.verification.is_verified
+        if isinstance(layer.blob, LazyBlob) or unverified:
+            verify_blob(layer, self._pause)
+        if unverified:
+            if verify_index(layer, self._pause):
+                mark_verified(layer)
+            layer.conclude()
         if isinstance(layer.blob, LazyBlob):
             finish_sparse(layer.blob.fd, BLOB, layer.index.summary.blob_digest, layer.blob.size)
 
     def _refute(self, error: InvalidImageError) -> None:
         """Let nothing be read any more: the tree was made of what all indexes say together."""
         for layer in self._layers:
-            layer.refuted = f"nothing of the mount is to be believed: {error}"
+            layer.conclude(f"the mount is refuted: {error}")
         complain("prefetch", error)
         self._tell(str(error), self._profile)
 
@@ -175,7 +176,7 @@ def _ranges(spans: Iterable[int]) -> list[tuple[int, int]]:
 def in_background(rootfs: Rootfs, rate: int | None, tell: Tell) -> Iterator[None]:
     """Do what there is to do beside the serving of a rootfs."""
     layers = list(rootfs.served.layers)
-    if not any(layer.claimed or isinstance(layer.blob, LazyBlob) for layer in layers):
+    if not any(not layer.verification.is_verified or isinstance(layer.blob, LazyBlob) for layer in layers):
         yield
         return
     background = Background(layers, rate, tell)

@@ -30,7 +30,7 @@ from ocifs.mount.job import Job, MountReply, receive_job
 from ocifs.mount.lock import locked
 from ocifs.mount.mountpoint import check_free
 from ocifs.mount.rate_limited_log import OneLine, complain
-from ocifs.mount.record import LOG, EngineName, MountRecord, Proof, recorded, runtime_directory, to_json
+from ocifs.mount.record import LOG, EngineName, LayerRecord, MountRecord, recorded, runtime_directory, to_json
 from ocifs.mount.unmount import replace_mount
 
 
@@ -130,7 +130,7 @@ def _serve_by(
         since=time.time(),
         log=job.log,
         bundle=job.bundle,
-        proven=tuple(map(_proof, rootfs.served.layers)),
+        layers=tuple(map(_layer_record, rootfs.served.layers)),
     )
     with ExitStack() as stack:
 
@@ -153,19 +153,19 @@ def _tell(
     touched: Profile | None,
 ) -> None:
     """Record what the work in the background has shown."""
-    proven = tuple(map(_proof, rootfs.served.layers))
+    layers = tuple(map(_layer_record, rootfs.served.layers))
     with contextlib.suppress(MountError):  # what it says is in the log as well
-        write(msgspec.structs.replace(record, proven=proven, refuted=refuted, touched=touched or {}))
+        write(msgspec.structs.replace(record, layers=layers, refuted=refuted, touched=touched or {}))
 
 
-def _proof(layer: Layer) -> Proof:
+def _layer_record(layer: Layer) -> LayerRecord:
     summary = layer.index.summary
-    return Proof(
+    return LayerRecord(
         blob=summary.blob_digest,
         diff_id=summary.diff_id,
-        at=None if layer.claimed else layer.proven_at or layer.index.made,
+        verified_at=layer.verified_at,
         spans=layer.index.span_count,
-        index=layer.published,
+        index=layer.verification.published,
     )
 
 

@@ -38,19 +38,19 @@ EngineName = Literal["erofs", "fuse"]
 State = Literal["mounted", "dead", "elsewhere"]
 
 
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """What has been proven of a layer, and when; besides, each of its spans is proven whenever it is decoded."""
+class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is verified of a layer. Besides, each span is verified whenever it is decoded."""
 
     blob: str
-    """Its digest, proven when the layer was indexed."""
+    """Digest of the blob."""
     diff_id: str
-    """Likewise."""
-    at: float | None
-    """When that was: seconds since the epoch; None: a published index says so, and nothing has shown it yet."""
+    """Diff ID of the layer."""
+    verified_at: float | None
+    """When both digests were verified, in seconds since the epoch; None: not yet, a published index states them."""
     spans: int
-    """How many there are."""
+    """Number of spans."""
     index: str | None = None
-    """Format and digest of what its index comes from, if somebody else had published it when it was mounted."""
+    """Format and digest of the published index that was used when it was mounted, if any."""
 
 
 class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,17 +73,17 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The directory of the bundle whose rootfs, or the lower layer of it, this is."""
     device: str | None = None
     """major:minor of the file system, which tells it from others on the same mountpoint; None: not known."""
-    proven: tuple[Proof, ...] = ()
+    layers: tuple[LayerRecord, ...] = ()
     """For each layer, the base first."""
     touched: Profile = {}
     """Of each lazy layer: what was wanted before the first quiet moment."""
     refuted: str | None = None
-    """What was found to be a lie in a published index, so that nothing is read any more."""
+    """How a published index turned out to be wrong, which ended all reads."""
 
     @property
-    def is_proven(self) -> bool:
-        """Whether all layers have been proven."""
-        return self.refuted is None and all(proof.at is not None for proof in self.proven)
+    def is_verified(self) -> bool:
+        """Whether all layers are verified."""
+        return self.refuted is None and all(layer.verified_at is not None for layer in self.layers)
 
     def is_at(self, mount: MountEntry) -> bool:
         """Whether `mount` is this one, wherever it lies. A device alone may be another's by now."""

@@ -1,4 +1,4 @@
-"""What was proven of an image, as lines and as JSON."""
+"""The checks of `ocifs verify`, as lines and as JSON."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,9 @@ def check_line(check: Check) -> str:
     """Return a line."""
     state = "ok  " if check.problem is None else "FAIL"
     name = _NAMES.get(check.what, check.what) + ("" if check.layer is None else f" {check.layer}")
-    told = check.proven if check.problem is None else check.problem
+    result = check.verified if check.problem is None else check.problem
     indexed = "" if check.indexed is None else f"; it was indexed {local_time(check.indexed)}"
-    return f"{state}  {name:15}  {check.digest[:19]:19}  {told}{indexed}"
+    return f"{state}  {name:15}  {check.digest[:19]:19}  {result}{indexed}"
 
 
 def summary_line(checks: Sequence[Check], name: str) -> str:
@@ -25,7 +25,7 @@ def summary_line(checks: Sequence[Check], name: str) -> str:
     when = local_time(max(check.at for check in checks))
     if not failed:
         return f"{name}: all {len(checks)} checks passed, {when}"
-    return f"{name}: {failed} of {len(checks)} checks failed, {when}; parts that need what failed were not looked at"
+    return f"{name}: {failed} of {len(checks)} checks failed, {when}; parts that depend on failed ones were not checked"
 
 
 def to_json(check: Check) -> str:
@@ -37,5 +37,5 @@ def to_json(check: Check) -> str:
         "ok": check.problem is None,
     }
     fields |= {"at": check.at} | ({} if check.indexed is None else {"indexed": check.indexed})
-    told = {"proven": check.proven} if check.problem is None else {"problem": check.problem}
-    return msgspec.json.encode(fields | told).decode()
+    result = {"verified": check.verified} if check.problem is None else {"problem": check.problem}
+    return msgspec.json.encode(fields | result).decode()

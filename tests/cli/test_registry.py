@@ -87,9 +87,9 @@ def test_publishing_for_soci(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
     image = f"docker://{host}/team/soci:1"
     push(f"oci:{write_layout(tmp_path / 'layout', IMAGE)}:latest", host, "team/soci:1")
     refused = ocifs.complaint(5, "index", "push", "--format", "soci", image)
-    assert "has no layer of 10485760 bytes or more of which SOCI has a form" in refused
+    assert "has no layer of 10485760 bytes or more that SOCI can represent" in refused
     ran = ocifs.run("index", "push", "--format", "soci", "--min-layer-size", "0", image)
-    assert "is left out: SOCI has no form for layers that are compressed with zstd" in ran.err
+    assert "is left out: SOCI cannot represent layers that are compressed with zstd" in ran.err
     assert ran.text.split()[0] == "soci-v1"
     assert ran.text.split()[2:4] == ["1", "layers"]
     assert ocifs.output("index", "ls", image) == ran.text

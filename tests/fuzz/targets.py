@@ -32,12 +32,12 @@ from ocifs.erofs.writer import compile_tree
 from ocifs.errors import NotFoundError, OcifsError
 from ocifs.image.passwd import Accounts
 from ocifs.indexes.candidate import CONVERTED, check_index
-from ocifs.indexes.chunked import carried, table_of, write_index
+from ocifs.indexes.chunked import read_toc, table_of, write_index
 from ocifs.indexes.ztoc.read import read_ztoc, size_of_gzip
 from ocifs.indexes.ztoc.read import write_index as write_index_of_ztoc
 from ocifs.layer.chunked.document import items_of
 from ocifs.layer.chunked.table import make_table
-from ocifs.layer.index import KIND, LayerIndex, Summary, encode_tail, pack_u64
+from ocifs.layer.index import KIND, Summary, encode_tail, open_index, pack_u64
 from ocifs.limits import Limits
 from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.blob import memory_blob
@@ -216,7 +216,7 @@ def fuzz_layer_index(data: bytes) -> None:
         summary, toc = data[2 : 2 + size], zstandard.compress(data[2 + size :])
         data = toc + summary + struct.pack("<QQQ", 0, len(toc), len(summary))
     with _clean_errors():
-        index = LayerIndex(cast("FileReader", BytesReader(data)))
+        index = open_index(cast("FileReader", BytesReader(data)))
         limit = len(data) if index.summary.reframed else index.summary.blob_size
         for span in range(min(index.span_count, 100)):
             offset, size = index.stored_range(span)
@@ -236,17 +236,17 @@ def fuzz_toc(data: bytes) -> None:
         if form == b"j":
             table = make_table(items_of(data, _SMALL), len(data), _SMALL)
         else:
-            table = table_of(carried(lambda begin, end: data[begin:end], layer, None, _SMALL), _SMALL)
+            table = table_of(read_toc(lambda begin, end: data[begin:end], layer, None, _SMALL), _SMALL)
         build = partial(write_index, table=table, layer=layer, toc=Digest.of(b""))
         with closing(Store(None).get(CONVERTED, "x", build)) as file:
-            index = LayerIndex(file)
+            index = open_index(file)
             assert len(check_index(index, layer, _SMALL).toc()) == len(table.entries)
             for span in range(min(index.span_count, 100)):
                 offset, size = index.stored_range(span)
                 assert 0 <= offset <= offset + size <= len(data)
                 stored = data[offset : offset + size]
-                if index.proves(span, stored):
-                    assert len(index.chunk(span, stored)) == index.starts[span + 1] - index.starts[span]
+                if (decoded := index.verified(span, stored)) is not None:
+                    assert len(decoded) == index.starts[span + 1] - index.starts[span]
 
 
 def _toc_seeds() -> list[bytes]:
@@ -516,7 +516,7 @@ def fuzz_ztoc(data: bytes) -> None:
         read = read_ztoc(data[1:], _SMALL)
         size = size_of_gzip(read, blob[-4:]) if read.codec == "gzip" else read.size
         with closing(Store(None).get(KIND, "x", lambda out: write_index_of_ztoc(read, layer, size, out))) as file:
-            index = check_index(LayerIndex(file), layer, _SMALL)
+            index = check_index(open_index(file), layer, _SMALL)
             for span in range(index.span_count):
                 offset, stored = index.stored_range(span)
                 assert 0 <= offset <= offset + stored <= len(blob)

@@ -167,7 +167,7 @@ def test_a_published_index_of_it_is_used(registry: Registry, tmp_path: Path) -> 
     store = Store(tmp_path / "cache")
     registry.requests.clear()
     with open_image(reference, Options(store=store)) as image:
-        assert [layer.claimed for layer in image.layers] == [True]
+        assert [not layer.verification.is_verified for layer in image.layers] == [True]
     asked = [request.range for request in registry.sent if digest(MISLABELLED.blob) in request.path]
     assert asked == ["bytes=0-511"]
     assert opened(reference, store) == ([b"a", b"big"], [said(MISLABELLED, "gzip")])

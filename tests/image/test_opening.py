@@ -175,7 +175,7 @@ def test_warnings_do_not_come_without_end(tmp_path: Path) -> None:
     image = write_layout(tmp_path / "image", Image((twice,)))
     with open_image(str(image), Options(warn=warnings.append)):
         assert len(warnings) == 101
-    assert warnings[-1] == "more warnings like these are left out"
+    assert warnings[-1] == "further warnings like these are omitted"
 
 
 _IN_THREADS = """

@@ -155,7 +155,7 @@ def test_a_tree_that_does_not_fit_is_made_again(kind: Kind, forged: str, image: 
     assert stored(store, kind, subject) == right
 
 
-def claimed(layer: OpenedLayer, published: str) -> OpenedLayer:
+def unverified(layer: OpenedLayer, published: str) -> OpenedLayer:
     """Return a layer whose index somebody has published."""
     return OpenedLayer(layer.number, layer.index, layer.blob, SpanCache(), published)
 
@@ -169,7 +169,7 @@ def test_what_is_published_of_two_blobs_makes_two_trees(tmp_path: Path) -> None:
     ]
     for name, layer in zip("ab", layers, strict=True):
         with open_image(write_layout(tmp_path / name, Image((layer,)))) as opened:
-            trees = Trees([claimed(opened.layers[0], "soci-v1 sha256:0")], store, lambda message: None)
+            trees = Trees([unverified(opened.layers[0], "soci-v1 sha256:0")], store, lambda message: None)
             assert paths(trees.as_of(1)) == [name]
             trees.close()
     assert [entry.kind for entry in store.entries()] == ["ptree4", "ptree4"]
@@ -184,7 +184,7 @@ def test_what_is_claimed_never_makes_a_tree_under_the_name_of_the_streams(image:
                 (tmp_path / "cache/entries" / f"tree4-{subject.replace(':', '-')}").write_bytes(b"damaged")
             else:
                 put(store, TREE, subject, data)
-            trees = Trees([claimed(each, "ocifs sha256:0") for each in opened.layers], store, lambda message: None)
+            trees = Trees([unverified(each, "ocifs sha256:0") for each in opened.layers], store, lambda message: None)
             assert paths(trees.as_of(3)) == ["a", "again", "d", "d/y"]
             trees.close()
             if data is not None:

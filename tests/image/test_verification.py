@@ -57,18 +57,18 @@ def test_what_is_proven(layout: Path, cache: Path) -> None:
         ("changes", 1, None),
         ("tree", 2, None),
     ]
-    proven = {(check.what, check.layer): check.proven for check in _verify(layout, cache)}
-    assert proven["layer", 0] == (
+    verified = {(check.what, check.layer): check.verified for check in _verify(layout, cache)}
+    assert verified["layer", 0] == (
         "decodes to 10240 bytes of that digest, in 1 spans of the LayerIndex; its 3 entries are those of the LayerIndex"
     )
-    assert proven["tree", 2].endswith("bytes are those of a new merge")
+    assert verified["tree", 2].endswith("bytes equal those of a new merge")
 
 
 def test_without_a_cache_all_is_made_anew(layout: Path) -> None:
     checks = _verify(layout)
     assert _problems(checks) == []
     assert [check.what for check in checks].count("tree") == 1
-    assert all("cache" in check.proven for check in checks if check.what in {"layer", "tree"})
+    assert all("cache" in check.verified for check in checks if check.what in {"layer", "tree"})
 
 
 def test_nothing_is_changed(layout: Path, cache: Path) -> None:
@@ -181,7 +181,7 @@ def test_an_image_and_a_cache_that_lie_about_a_diff_id(cache: Path, tmp_path: Pa
     lie = digest(b"other", algorithm)
     lying = write_layout(tmp_path / "lying", Image((Layer(BASE.tar, diff_id=lie),)))
     (problem,) = _problems(_verify(lying, cache))
-    assert problem == f"layer 0: it decodes to bytes of the digest {digest(BASE.tar, algorithm)}"
+    assert problem == f"layer 0: it decodes to bytes with the digest {digest(BASE.tar, algorithm)}"
     layout = write_layout(tmp_path / "honest", Image((BASE,)))
     with open_image(layout, Options(store=Store(cache))) as image:
         index = image.indexes[0]
@@ -189,7 +189,7 @@ def test_an_image_and_a_cache_that_lie_about_a_diff_id(cache: Path, tmp_path: Pa
         data = encode_tail(index.toc(), msgspec.structs.replace(index.summary, **told), 0)
     _forge(cache, KIND, digest(BASE.blob), data)
     (problem,) = _problems(_verify(layout, cache))
-    assert problem == f"layer 0: the LayerIndex in the cache gives it the diff ID {lie}"
+    assert problem == f"layer 0: the LayerIndex in the cache has the diff ID {lie}"
 
 
 def test_a_reframed_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,9 +228,9 @@ def test_progress_and_interrupts(layout: Path, cache: Path) -> None:
 
 def test_lines_and_json() -> None:
     checks = [
-        Check(what="manifest", digest="sha256:0123456789abcdef", proven="its 3 bytes have that digest", at=10.0),
+        Check(what="manifest", digest="sha256:0123456789abcdef", verified="its 3 bytes have that digest", at=10.0),
         Check(what="tree", digest="sha256:0123456789abcdef", layer=2, problem="damaged", at=11.0),
-        Check(what="layer", digest="sha256:0123456789abcdef", layer=0, proven="decodes", at=12.0, indexed=9.0),
+        Check(what="layer", digest="sha256:0123456789abcdef", layer=0, verified="decodes", at=12.0, indexed=9.0),
     ]
     assert [check_line(check) for check in checks] == [
         "ok    manifest         sha256:0123456789ab  its 3 bytes have that digest",
@@ -242,4 +242,4 @@ def test_lines_and_json() -> None:
     assert to_json(checks[1]) == (
         '{"what":"tree","digest":"sha256:0123456789abcdef","layer":2,"ok":false,"at":11.0,"problem":"damaged"}'
     )
-    assert '"ok":true,"at":12.0,"indexed":9.0,"proven":"decodes"' in to_json(checks[2])
+    assert '"ok":true,"at":12.0,"indexed":9.0,"verified":"decodes"' in to_json(checks[2])

@@ -16,14 +16,14 @@ from ocifs.image.opening import open_image
 from ocifs.image.verification import verify_image
 from ocifs.indexes.artifact import make_artifact, referrers_of
 from ocifs.indexes.candidate import CONVERTED
-from ocifs.indexes.chunked import carried, table_of, write_index
+from ocifs.indexes.chunked import read_toc, table_of, write_index
 from ocifs.layer.chunked.table import ChunkTable
 from ocifs.layer.chunked.toc_location import promised
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import open_index
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
-from ocifs.layer.verification import fetch_all, prove_blob, prove_index
+from ocifs.layer.verification import fetch_all, verify_blob, verify_index
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.options import Options
 from ocifs.sources.resolve import ImageLayer
@@ -123,11 +123,11 @@ def fetched(registry: Registry, layer: TocLayer) -> int:
     return sum(int(last) - int(first) + 1 for first, last in bounds)
 
 
-def prove(layer: Layer) -> bool:
+def verify(layer: Layer) -> bool:
     """Do what the background does."""
     fetch_all(layer, lambda size: None)
-    prove_blob(layer, lambda size: None)
-    return prove_index(layer, lambda size: None)
+    verify_blob(layer, lambda size: None)
+    return verify_index(layer, lambda size: None)
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -138,11 +138,11 @@ def test_the_tree_is_that_of_the_tar(
     layer = write(TAR, chunk=chunk)
     image = opened(layer)
     assert image.layers[0].index.summary.toc
-    assert image.layers[0].claimed
+    assert not image.layers[0].verification.is_verified
     found, expected = tree(image), tree_of_the_tar(layer, tmp_path)
     assert found == expected
     assert not warnings
-    assert prove(image.layers[0])
+    assert verify(image.layers[0])
 
 
 def test_chunks_that_share_a_member(opened: Open, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_chunks_that_share_a_member(opened: Open, tmp_path: Path) -> None:
     image = opened(layer)
     assert image.layers[0].index.summary.toc
     assert tree(image) == tree_of_the_tar(layer, tmp_path)
-    assert prove(image.layers[0])
+    assert verify(image.layers[0])
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -163,13 +163,13 @@ def test_only_what_is_read_is_fetched(opened: Open, registry: Registry, write: C
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_what_is_annotated_is_bound_by_a_digest(opened: Open, write: Callable[..., TocLayer]) -> None:
-    assert opened(write(TAR), by_digest=True).layers[0].claimed
+    assert not opened(write(TAR), by_digest=True).layers[0].verification.is_verified
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_what_only_a_footer_tells_of_is_found_if_asked_for(opened: Open, write: Callable[..., TocLayer]) -> None:
     layer = write(TAR).unannotated()
-    assert opened(layer, toc="find").layers[0].claimed
+    assert not opened(layer, toc="find").layers[0].verification.is_verified
 
 
 @pytest.mark.parametrize(("toc", "by_digest"), [("use", False), ("find", True), ("ignore", False), ("verify", False)])
@@ -189,7 +189,7 @@ def test_without_the_toc(opened: Open, options: dict[str, Any], tmp_path: Path) 
     layer = estargz(TAR)
     image = opened(layer, **options)
     assert not image.layers[0].index.summary.toc
-    assert not image.layers[0].claimed
+    assert image.layers[0].verification.is_verified
     assert tree(image) == tree_of_the_tar(layer, tmp_path)
 
 
@@ -218,7 +218,7 @@ def test_times_are_whole_seconds_until_the_tar_is_read(opened: Open, store: Stor
 
     layer = estargz(TAR, alter=rounded)
     image = opened(layer)
-    assert not prove(image.layers[0])
+    assert not verify(image.layers[0])
     path = "ümlaut".encode()
     assert tree(image)[path][5] == 1234567890 * 10**9
     assert tree_of_the_tar(layer, tmp_path)[path][5] == 1234567890_125 * 10**6
@@ -281,11 +281,11 @@ MALFORMED: dict[str, Callable[[Document], object]] = {
 }
 
 
-def read_toc(layer: TocLayer, limits: Limits = DEFAULT_LIMITS) -> ChunkTable:
+def parse_toc(layer: TocLayer, limits: Limits = DEFAULT_LIMITS) -> ChunkTable:
     """Return what the TOC of a layer makes of it, without a registry."""
     of_image = described(layer)
     promise = promised(of_image.descriptor.annotations, of_image.compression)
-    return table_of(carried(lambda begin, end: layer.blob[begin:end], of_image, promise, limits), limits)
+    return table_of(read_toc(lambda begin, end: layer.blob[begin:end], of_image, promise, limits), limits)
 
 
 def described(layer: TocLayer) -> ImageLayer:
@@ -305,10 +305,10 @@ def local(layer: TocLayer) -> Iterator[Layer]:
     """Give a layer that is read by its TOC, all of its blob being here."""
     of_image = described(layer)
     index = Store(None).get(
-        CONVERTED, "x", lambda out: write_index(out, read_toc(layer), of_image, Digest.of(layer.blob))
+        CONVERTED, "x", lambda out: write_index(out, parse_toc(layer), of_image, Digest.of(layer.blob))
     )
     blob = Store(None).get(BLOB, "x", lambda out: out.write(layer.blob))
-    yield Layer(0, LayerIndex(index), blob, SpanCache(), "a TOC")
+    yield Layer(0, open_index(index), blob, SpanCache(), "a TOC")
     index.close()
     blob.close()
 
@@ -317,7 +317,7 @@ def local(layer: TocLayer) -> Iterator[Layer]:
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_a_toc_that_cannot_be_true(write: Callable[..., TocLayer], alter: Callable[[Document], object]) -> None:
     with pytest.raises(OcifsError) as caught:
-        read_toc(write(TAR, alter=alter))
+        parse_toc(write(TAR, alter=alter))
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
 
@@ -325,7 +325,7 @@ def test_a_toc_that_cannot_be_true(write: Callable[..., TocLayer], alter: Callab
 def test_it_is_told_and_left(opened: Open, warnings: list[str]) -> None:
     layer = estargz(TAR, alter=MALFORMED["owner"])
     image = opened(layer)
-    assert not image.layers[0].claimed
+    assert image.layers[0].verification.is_verified
     assert image.rootfs.open("/etc/motd").read() == b"hello\n"
     digest = described(layer).descriptor.digest
     (warning,) = warnings
@@ -340,11 +340,11 @@ def test_a_layer_without_entries(opened: Open, name: str, tmp_path: Path) -> Non
     image = opened(layer)
     assert image.layers[0].index.summary.toc
     assert tree(image) == tree_of_the_tar(layer, tmp_path)
-    assert prove(image.layers[0])
+    assert verify(image.layers[0])
 
 
 def test_an_attribute_that_is_null_is_empty() -> None:
-    table = read_toc(estargz(TAR, alter=change(of="last", xattrs={"user.x": None})))
+    table = parse_toc(estargz(TAR, alter=change(of="last", xattrs={"user.x": None})))
     (entry,) = (each for each in table.entries if each.path == b"last")
     assert entry.xattrs == {b"user.x": b""}
 
@@ -353,7 +353,7 @@ def test_an_attribute_that_is_null_is_empty() -> None:
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_limits(write: Callable[..., TocLayer], limits: Limits) -> None:
     with pytest.raises(LimitError, match="--limit"):
-        read_toc(write(TAR), limits)
+        parse_toc(write(TAR), limits)
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -382,17 +382,17 @@ BAD_PLACES: dict[str, tuple[TocLayer, str]] = {
     "another checksum": (bad(_ZC, **{f"{_C}manifest-checksum": Digest.of(b"")}), "has another digest than"),
     "no position": (bad(_ZC, **{f"{_C}manifest-position": "1:2:3"}), "manifest-position is '1:2:3'"),
     "negative": (bad(_ZC, **{f"{_C}manifest-position": "-1:2:3:1"}), "manifest-position is"),
-    "another type": (bad(_ZC, **{f"{_C}manifest-position": "1:2:3:2"}), "of the type 2"),
-    "behind the end": (bad(_ZC, **{f"{_C}manifest-position": "1:99999999:3:1"}), "is said to be at byte 1"),
+    "another type": (bad(_ZC, **{f"{_C}manifest-position": "1:2:3:2"}), "has the type 2"),
+    "behind the end": (bad(_ZC, **{f"{_C}manifest-position": "1:99999999:3:1"}), "is stated to be at byte 1"),
     "huge": (bad(_ZC, **{f"{_C}manifest-position": f"1:{1 << 40}:3:1"}), "a TOC of 1099511627776 bytes"),
     "huge JSON": (bad(_ZC, **{f"{_C}manifest-position": f"1:2:{1 << 40}:1"}), "a TOC of 1099511627776 bytes"),
     "both dialects": (bad(_ZC, **{f"{STARGZ}manifest-position": "1:2:3:1"}), "both dialects"),
     "external": (cut(_ES, _ES.stored[:-51] + footer(0, b"STARGZEXTERNALTOC")), "in another image"),
     "no footer": (cut(_ES, _ES.stored[:-51]), "no footer"),
-    "footer leads astray": (cut(_ES, _ES.stored[:-51] + footer(0)), "is said to be at byte 0"),
+    "footer leads astray": (cut(_ES, _ES.stored[:-51] + footer(0)), "is stated to be at byte 0"),
     "footer leads elsewhere": (cut(_ES, _ES.stored[:-51] + footer(11)), "is damaged"),
-    "footer leads out": (cut(_ES, _ES.stored[:-51] + footer(1 << 60)), "is said to be at byte"),
-    "another file there": (estargz(TAR, header=header(b"x", 2), alter=lambda toc: b"{}"), "something else than a TOC"),
+    "footer leads out": (cut(_ES, _ES.stored[:-51] + footer(1 << 60)), "is stated to be at byte"),
+    "another file there": (estargz(TAR, header=header(b"x", 2), alter=lambda toc: b"{}"), "does not point to a TOC"),
     "attributes": (
         estargz(TAR, header=header(b"stargz.index.json", 2, mode=0o4755), alter=lambda toc: b"{}"),
         "to which no digest commits",
@@ -404,7 +404,7 @@ BAD_PLACES: dict[str, tuple[TocLayer, str]] = {
 @pytest.mark.parametrize(("layer", "expected"), BAD_PLACES.values(), ids=BAD_PLACES)
 def test_a_place_that_cannot_be_true(layer: TocLayer, expected: str) -> None:
     with pytest.raises(OcifsError, match=expected):
-        read_toc(layer)
+        parse_toc(layer)
 
 
 LIES: dict[str, Callable[[Document], object]] = {
@@ -426,7 +426,7 @@ LIES: dict[str, Callable[[Document], object]] = {
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_a_toc_that_lies_is_refuted(write: Callable[..., TocLayer], alter: Callable[[Document], object]) -> None:
     with local(write(TAR, alter=alter)) as layer, pytest.raises(InvalidImageError, match="its TOC "):
-        prove(layer)
+        verify(layer)
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -493,9 +493,9 @@ def proofs(layer: TocLayer, tmp_path: Path) -> list[str | None]:
         open_image(layout, options).close()
 
     with local(layer) as opened:
-        for prove_it in (lambda: prove(opened), open_verified, open_verified):  # the second time from the cache
+        for verify_it in (lambda: verify(opened), open_verified, open_verified):  # the second time from the cache
             try:
-                prove_it()
+                verify_it()
             except InvalidImageError as error:
                 said.append(str(error))
             else:
@@ -518,7 +518,7 @@ def test_what_a_toc_loses_or_nobody_sees_is_no_lie(
     layer = claiming(records, claimed, write)
     assert proofs(layer, tmp_path) == [None] * 4
     with local(layer) as opened:
-        assert prove(opened) == exact
+        assert verify(opened) == exact
 
 
 @pytest.mark.parametrize(("records", "claimed"), DISHONEST.values(), ids=DISHONEST)
@@ -540,7 +540,7 @@ def test_bytes_of_zeros_that_are_none_are_refuted(opened: Open) -> None:
     with local(zstd_chunked(TAR, alter=zeros)) as layer:
         assert layer.pread(4, layer.size - 512) == bytes(4)
         with pytest.raises(InvalidImageError, match="'last' other bytes"):
-            prove(layer)
+            verify(layer)
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -552,7 +552,7 @@ def test_names_that_were_swapped_are_refuted(write: Callable[..., TocLayer]) -> 
     with local(write(tar([file(b"one", b"1"), file(b"two", b"2")]), alter=swap)) as layer:
         assert layer.pread(1, 0) == b"1"
         with pytest.raises(InvalidImageError, match="its TOC gives 'one' another kind or name"):
-            prove(layer)
+            verify(layer)
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -573,13 +573,13 @@ def test_a_gap_between_chunks_is_filled_anew(opened: Open, registry: Registry) -
     for damaged in (0, len(layer.blob) - 50):
         os.pwrite(opened_layer.blob.fd, bytes(30), damaged)
         assert opened_layer.blob.pread(len(layer.blob), 0) != layer.blob
-        prove_blob(opened_layer, lambda size: None)
+        verify_blob(opened_layer, lambda size: None)
         assert opened_layer.blob.pread(len(layer.blob), 0) == layer.blob
-    assert prove(opened_layer)
+    assert verify(opened_layer)
     os.pwrite(opened_layer.blob.fd, bytes(30), 0)
     registry.fault(wrong_bytes, str(Digest.of(layer.blob)))
     with pytest.raises(InvalidImageError, match="its bytes have the digest"):
-        prove_blob(opened_layer, lambda size: None)
+        verify_blob(opened_layer, lambda size: None)
 
 
 @pytest.mark.parametrize("write", [estargz, zstd_chunked])
@@ -589,7 +589,7 @@ def test_a_registry_that_gives_no_ranges(
     layer = write(TAR)
     registry.fault(whole, str(Digest.of(layer.blob)))
     image = opened(layer)
-    assert image.layers[0].claimed
+    assert not image.layers[0].verification.is_verified
     assert tree(image) == tree_of_the_tar(layer, tmp_path)
 
 
@@ -602,5 +602,5 @@ def test_an_index_of_chunks_is_not_taken_from_others(
     manifest, blobs = make_artifact(opened(layer).resolved, [index])
     place = opened(layer)
     referrers_of(place.source, "app").attach(place.resolved.descriptor, manifest, blobs)
-    assert not opened(layer, toc="ignore").layers[0].claimed
-    assert "the index is not of the layer's tar" in warnings[-1]
+    assert opened(layer, toc="ignore").layers[0].verification.is_verified
+    assert "the index does not describe the tar of the layer" in warnings[-1]

@@ -12,7 +12,7 @@ from ocifs.image.verification import verify_image
 from ocifs.indexes.artifact import make_artifact, referrers_of
 from ocifs.layer.index import KIND
 from ocifs.layer.lazy_blob import LazyBlob
-from ocifs.layer.verification import fetch_all, prove_index
+from ocifs.layer.verification import fetch_all, verify_index
 from ocifs.options import Options
 from ocifs.store import Store
 from tests.images import Image, Layer, digest, layout_files, tar, write_layout
@@ -127,9 +127,9 @@ def test_a_published_index_serves_the_algorithm_of_its_image(registry: Registry,
     publish(reference)
     with open_image(reference, Options(store=store)) as image:
         (layer,) = image.layers
-        assert layer.claimed
+        assert not layer.verification.is_verified
         fetch_all(layer, lambda size: None)
-        assert prove_index(layer, lambda size: None)
+        assert verify_index(layer, lambda size: None)
         assert image.rootfs.open("/big").read() == BIG
 
 
@@ -143,7 +143,7 @@ def test_a_stored_index_that_is_none_is_made_again(registry: Registry, store: St
             forget_blobs(store)
         assert read(reference, store) == BIG
         with open_image(reference, Options(store=store)) as image:
-            assert not image.layers[0].claimed
+            assert image.layers[0].verification.is_verified
 
 
 def test_an_image_that_names_one_blob_by_two_algorithms(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def provider(name: str, *lists: list[Candidate], can_bind: bool = False, fails: 
 def choose(providers: list[Provider], *, bound: bool = False) -> tuple[dict[Digest, str], list[str]]:
     warnings: list[str] = []
     taken = select_indexes(place(), [A, B], warnings.append, bound=bound, providers=providers)
-    return {layer: each.offer.format for layer, each in taken.items()}, warnings
+    return {layer: each.candidate.format for layer, each in taken.items()}, warnings
 
 
 @pytest.mark.parametrize(

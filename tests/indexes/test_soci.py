@@ -16,7 +16,7 @@ from ocifs.indexes.soci import Version
 from ocifs.indexes.soci_writer import convert_image, make_soci_index
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.profile import Profile, Run
-from ocifs.layer.verification import fetch_all, prove_blob, prove_index
+from ocifs.layer.verification import fetch_all, verify_blob, verify_index
 from ocifs.options import Options
 from ocifs.spec.artifact import referrers_tag
 from ocifs.spec.digest import Digest
@@ -118,7 +118,7 @@ def publish_v2(registry: Registry, **changes: Any) -> str:
 
 
 def published(image: OpenedImage) -> list[str | None]:
-    return [layer.published and layer.published.split()[0] for layer in image.layers]
+    return [layer.verification.published and layer.verification.published.split()[0] for layer in image.layers]
 
 
 def fetched(registry: Registry, layer: Layer) -> list[str | None]:
@@ -179,8 +179,8 @@ def test_what_was_converted_is_proven_like_any_other(registry: Registry, referen
     with open_image(reference, Options(store=store)) as image:
         for layer in (image.layers[0], image.layers[2]):
             fetch_all(layer, lambda size: None)
-            prove_blob(layer, lambda size: None)
-            prove_index(layer, lambda size: None)
+            verify_blob(layer, lambda size: None)
+            verify_index(layer, lambda size: None)
 
 
 @pytest.mark.parametrize("trust", [None, True])
@@ -207,7 +207,9 @@ def test_for_a_digest_version_2_is_bound(registry: Registry, reference: str, sto
     by_digest = f"{reference}@{publish_v2(registry)}"
     with open_image(by_digest, Options(store=store)) as image:
         assert published(image) == ["soci-v2", None, "soci-v2"]
-        assert all(isinstance(layer.blob, LazyBlob) == (layer.published is not None) for layer in image.layers)
+        assert all(
+            isinstance(layer.blob, LazyBlob) == (layer.verification.published is not None) for layer in image.layers
+        )
         check_tree(image)
     assert not any("/referrers/" in request.path for request in registry.requests)
 
@@ -270,11 +272,11 @@ def complaints(reference: str, **options: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("ztoc", "message"),
     [
-        (b"", "cut short"),
-        (b"no zTOC" * 100, "cut short|vector|table"),
-        (ZTOCS[BASE.blob][:-100], "cut short|longer than the file"),
-        (ZTOCS[PLAIN.blob], "it is of a layer of 10240 bytes, the layer has"),
-        (independent.write(BASE.blob, BASE.tar, size=5), "more in the blob than one member"),
+        (b"", "truncated"),
+        (b"no zTOC" * 100, "truncated|vector|table"),
+        (ZTOCS[BASE.blob][:-100], "truncated|longer than the file"),
+        (ZTOCS[PLAIN.blob], "it describes a layer of 10240 bytes, but the layer has"),
+        (independent.write(BASE.blob, BASE.tar, size=5), "more than one gzip member"),
         (independent.write(BASE.blob, BASE.tar, max_span_id=7), "digests for 8 spans"),
         (independent.write(BASE.blob, BASE.tar, entries=[ODD]), "entry 'odd': bytes outside the tar stream"),
     ],
@@ -349,7 +351,7 @@ def test_an_annotation_that_names_nothing(registry: Registry, reference: str) ->
 def test_an_annotation_that_names_an_index_of_version_1(registry: Registry, reference: str) -> None:
     by_digest = f"{reference}@{publish_v2(registry, config={'mediaType': V1, 'digest': digest(b'{}'), 'size': 2})}"
     (warning,) = complaints(by_digest)
-    assert "is none of that version" in warning
+    assert "is not of that version" in warning
 
 
 def test_a_registry_whose_list_fails_is_asked_once(registry: Registry, reference: str) -> None:
@@ -367,10 +369,10 @@ def test_a_ztoc_that_lies_is_found_out(registry: Registry, reference: str) -> No
     add(registry, ztoc, soci_index(registry, V1, described(ztoc, LIE)))
     with open_image(reference) as image:
         (layer,) = image.layers
-        assert layer.claimed
+        assert not layer.verification.is_verified
         assert image.rootfs.open("/one").read() == b"2"
         with pytest.raises(InvalidImageError, match="has other entries than its tar stream"):
-            prove_index(layer, lambda size: None)
+            verify_index(layer, lambda size: None)
 
 
 LIE = Layer(tar({"one": b"1", "two": b"2"}))
@@ -396,7 +398,7 @@ def push(reference: str, version: Version, tag: str | None = None, min_layer_siz
 def test_version_1_as_others_see_it(registry: Registry, reference: str, has_referrers: bool) -> None:
     registry.has_referrers = has_referrers
     (warning,) = push(reference, "soci-v1")
-    assert warning.startswith(f"layer {digest(UPPER.blob)} is left out: SOCI has no form for layers that are comp")
+    assert warning.startswith(f"layer {digest(UPPER.blob)} is left out: SOCI cannot represent layers that are comp")
     subject = registry.manifests["app"]["latest"].data
     (name,) = [name for name, data in registry.blobs["app"].items() if b'"subject"' in data]
     document = json.loads(registry.blobs["app"][name])
@@ -473,7 +475,7 @@ def test_small_layers_are_left_out(registry: Registry, reference: str, tmp_path:
     assert push(reference, "soci-v1", min_layer_size=1 << 20) == []
     with open_image(reference) as image:
         assert published(image) == ["soci-v1", None, None]
-    with pytest.raises(UnsupportedError, match="has no layer of 10485760 bytes or more of which SOCI has a form"):
+    with pytest.raises(UnsupportedError, match="has no layer of 10485760 bytes or more that SOCI can represent"):
         push(reference, "soci-v1", min_layer_size=10 << 20)
 
 

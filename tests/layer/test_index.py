@@ -16,7 +16,7 @@ import zstandard
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.layer.build import LayerBlob, open_layer_index
-from ocifs.layer.index import LayerIndex, Summary, TocWriter, encode_tail, pack_u64
+from ocifs.layer.index import LayerIndex, Summary, TocWriter, encode_tail, open_index, pack_u64
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits
@@ -52,7 +52,7 @@ def stored(blob: FileReader) -> bytes:
 
 
 def opened(data: bytes) -> LayerIndex:
-    return LayerIndex(cast("FileReader", BytesReader(data)))
+    return open_index(cast("FileReader", BytesReader(data)))
 
 
 def read_all(data: bytes, blob: FileReader) -> tuple[bytes, list[Entry]]:
@@ -115,7 +115,7 @@ def test_what_changes_after_it_was_opened_is_right_or_refused(stored: bytes, blo
     begin, end = (0, len(data)) if section == "windows" else (len(data), len(data) + len(toc))
     places = random.Random(section).sample(range(begin, end), min(end - begin, depth(300, 1_000_000)))
     file = Changing(bytearray(stored))  # type: ignore[arg-type]
-    index = LayerIndex(cast("FileReader", file))
+    index = open_index(cast("FileReader", file))
     expected, windows = index.toc(), array("Q", index.summary.windows)
     refused = 0
     for place in places:
@@ -134,12 +134,12 @@ def test_what_changes_after_it_was_opened_is_right_or_refused(stored: bytes, blo
 
 def test_another_process_opens_the_same_or_none(stored: bytes) -> None:
     checksum = opened(stored).checksum
-    assert LayerIndex(cast("FileReader", BytesReader(stored)), checksum).checksum == checksum
+    assert open_index(cast("FileReader", BytesReader(stored)), checksum).checksum == checksum
     data, toc, summary = sections(stored)
     changed = joined(data, toc, msgspec.structs.replace(summary, starts=pack_u64([0, 512, *opened(stored).starts[2:]])))
     assert opened(changed).size == len(TAR)  # nothing else would find that
     with pytest.raises(InvalidImageError, match="changed since it was checked"):
-        LayerIndex(cast("FileReader", BytesReader(changed)), checksum)
+        open_index(cast("FileReader", BytesReader(changed)), checksum)
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 65_535, 65_536])

@@ -18,7 +18,7 @@ from ocifs.compression import Checkpoint
 from ocifs.errors import InvalidImageError, LimitError, OcifsError
 from ocifs.layer import build
 from ocifs.layer.build import LayerBlob, open_layer_index
-from ocifs.layer.index import LayerIndex, Summary, pack_u64
+from ocifs.layer.index import LayerIndex, Summary, open_index, pack_u64
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits
@@ -237,7 +237,7 @@ def summary(**changes: object) -> Summary:
 def parse(packed: bytes, data: bytes = b"") -> LayerIndex:
     toc = zstandard.compress(msgspec.msgpack.encode([]))
     file = BytesReader(data + toc + packed + struct.pack("<QQQ", len(data), len(toc), len(packed)))
-    return LayerIndex(cast("FileReader", file))
+    return open_index(cast("FileReader", file))
 
 
 @pytest.mark.parametrize(

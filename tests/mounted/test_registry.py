@@ -12,7 +12,7 @@ import pytest
 
 from ocifs.image.opening import open_image
 from ocifs.indexes.artifact import make_artifact, referrers_of
-from ocifs.layer.index import LayerIndex, encode_tail
+from ocifs.layer.index import LayerIndex, encode_tail, open_index
 from ocifs.options import Options
 from ocifs.reader import BytesReader
 from ocifs.spec.digest import Digest
@@ -53,7 +53,7 @@ def publish(registry: Registry, alter: Callable[[LayerIndex], bytes]) -> None:
     reference = f"docker://{registry.host}/app"
     with open_image(reference, Options(lazy=False)) as opened:
         data = alter(opened.indexes[0])
-        index = LayerIndex(BytesReader(data))  # type: ignore[arg-type]
+        index = open_index(BytesReader(data))  # type: ignore[arg-type]
         manifest, blobs = make_artifact(opened.resolved, [index])
         referrers_of(opened.source, reference).attach(opened.resolved.descriptor, manifest, blobs)
 
@@ -86,7 +86,7 @@ def test_only_what_is_read_is_fetched(ocifs: Ocifs, registry: Registry, image: s
         ranges = fetched(registry)
         assert ranges
         assert all(int(each[6:].partition("-")[0]) > 15_000_000 for each in ranges)
-        assert ", unproven" in ocifs.output("mounts")
+        assert ", unverified" in ocifs.output("mounts")
 
 
 def test_what_was_read_needs_no_network_any_more(ocifs: Ocifs, registry: Registry, image: str, engine: str) -> None:
@@ -109,8 +109,8 @@ def test_the_rest_is_fetched_and_proven_in_the_background(
     ocifs: Ocifs, registry: Registry, image: str, engine: str
 ) -> None:
     with ocifs.mounted(image, "--engine", engine) as mnt:
-        wait_for(lambda: state(ocifs)["proven"][0]["at"] is not None)  # type: ignore[index]
-        assert "unproven" not in ocifs.output("mounts")
+        wait_for(lambda: state(ocifs)["layers"][0]["verified_at"] is not None)  # type: ignore[index]
+        assert "unverified" not in ocifs.output("mounts")
         registry.fault(status(404), "")
         assert (mnt / "first").read_bytes() == FIRST
         assert (mnt / "last").read_bytes() == LAST
@@ -127,7 +127,7 @@ def test_the_rest_is_fetched_and_proven_in_the_background(
     assert "layer2" in kinds
     registry.fault(status(404), "")
     with ocifs.mounted(by_digest, "--engine", engine) as mnt:
-        assert "unproven" not in ocifs.output("mounts")
+        assert "unverified" not in ocifs.output("mounts")
         assert (mnt / "last").read_bytes() == LAST
 
 
@@ -175,7 +175,7 @@ def test_what_was_recorded_is_fetched_first_by_any_index(
         with ocifs.mounted(image, *slow):
             wait_for(lambda: bool(fetched(registry)))
             assert all(int(each[6:].partition("-")[0]) > 15_000_000 for each in fetched(registry)), known
-            assert (", unproven" in ocifs.output("mounts")) == (known != "proven")
+            assert (", unverified" in ocifs.output("mounts")) == (known != "proven")
 
 
 def lie(index: LayerIndex) -> bytes:
@@ -229,7 +229,7 @@ def test_a_ztoc_is_enough_for_a_mount(ocifs: Ocifs, registry: Registry, engine: 
     publish_ztoc(registry)
     image = f"docker://{registry.host}/app"
     with ocifs.mounted(image, "--engine", engine, "--no-prefetch") as mnt:
-        assert state(ocifs)["proven"][0]["index"].startswith("soci-v1 sha256:")  # type: ignore[index]
+        assert state(ocifs)["layers"][0]["index"].startswith("soci-v1 sha256:")  # type: ignore[index]
         assert sorted(os.listdir(mnt)) == ["first", "last", "middle"]
         assert len(fetched(registry)) == 1  # the last bytes of the blob
         assert (mnt / "first").read_bytes() == FIRST
@@ -238,7 +238,7 @@ def test_a_ztoc_is_enough_for_a_mount(ocifs: Ocifs, registry: Registry, engine: 
         assert (mnt / "last").read_bytes() == LAST
         assert (mnt / "middle").stat().st_size == 16_000_000
     with ocifs.mounted(image, "--engine", engine) as mnt:
-        wait_for(lambda: state(ocifs)["proven"][0]["at"] is not None)  # type: ignore[index]
+        wait_for(lambda: state(ocifs)["layers"][0]["verified_at"] is not None)  # type: ignore[index]
         assert (mnt / "first").read_bytes() == FIRST
 
 

@@ -179,4 +179,4 @@ def test_faults_of_a_registry(ocifs: Ocifs, registry: Registry, engine: str) -> 
         assert all(b"s3cr3t" not in text for text in told(ocifs, mnt))
         (mount,) = [each for each in json.loads(ocifs.output("mounts", "--json")) if each["pid"]]
         assert mount["refuted"] is None
-    assert "the registry gives other bytes" in ocifs.log.read_text()
+    assert "the registry returns other bytes" in ocifs.log.read_text()

@@ -1,7 +1,7 @@
-"""Writing FlatBuffers, from front to back: a table first, then what it refers to.
+"""Write FlatBuffers from front to back: a table first, then the objects that it refers to.
 
-Much faster than the `flatbuffers` package, whose builder goes byte by byte in Python. Tables with the same fields share
-a vtable. Whatever is referred to lies at a multiple of four bytes, and numbers of eight bytes at one of eight.
+It is much faster than the `flatbuffers` package, whose builder writes byte by byte in Python. Tables with the same
+fields share a vtable. Objects are aligned to four bytes, and numbers of eight bytes to eight.
 """
 
 from functools import lru_cache
@@ -11,29 +11,29 @@ from typing import NamedTuple
 _UINT = Struct("<I")
 _INT = Struct("<i")
 _SIZES = {"q": 8, "I": 4, "i": 4, "o": 4, "b": 1}
-"""Of the fields of a table: numbers as `struct` names them, and `o`, an offset; `-` is a field that is left out."""
+"""Bytes of the fields of a table: `struct` letters for numbers, `o` for an offset; `-` is an omitted field."""
 
 
 class _Layout(NamedTuple):
-    """How a table lies."""
+    """The layout of a table."""
 
     size: int
-    places: tuple[int, ...]
-    """Of each field, in the table; 0: left out."""
+    positions: tuple[int, ...]
+    """Offset of each field in the table; 0: omitted."""
     vtable: bytes
 
 
 class Builder:
-    """A FlatBuffer that is being written."""
+    """A FlatBuffer under construction."""
 
     def __init__(self) -> None:
         self.out = bytearray(_UINT.size)
         self._vtables: dict[str, int] = {}
 
     def table(self, at: int, fields: str, *values: int) -> list[int]:
-        """Write a table to which the offset at `at` is to lead; return where its offsets are, in their order.
+        """Write a table and point the offset at `at` to it; return the positions of its own offsets, in order.
 
-        `fields` has a letter for each field; `values` are those of the numbers.
+        `fields` has a letter for each field; `values` are the values of the numbers.
         """
         layout = _layout(fields)
         vtable = self._vtables.get(fields)
@@ -48,15 +48,15 @@ class Builder:
         _INT.pack_into(self.out, start, start - vtable)
         numbers = iter(values)
         offsets = []
-        for letter, place in zip(fields, layout.places, strict=True):
+        for letter, position in zip(fields, layout.positions, strict=True):
             if letter == "o":
-                offsets.append(start + place)
+                offsets.append(start + position)
             elif letter != "-":
-                _NUMBERS[letter].pack_into(self.out, start + place, next(numbers))
+                _NUMBERS[letter].pack_into(self.out, start + position, next(numbers))
         return offsets
 
     def string(self, at: int, data: bytes) -> None:
-        """Write a string, to which the offset at `at` is to lead."""
+        """Write a string and point the offset at `at` to it."""
         self._pad(4, 0)
         self.point(at)
         self.out += _UINT.pack(len(data))
@@ -64,7 +64,7 @@ class Builder:
         self.out += b"\0"
 
     def vector(self, at: int, count: int) -> range:
-        """Write a vector of offsets, to which the offset at `at` is to lead; return where they are."""
+        """Write a vector of offsets and point the offset at `at` to it; return the positions of its elements."""
         self._pad(4, 0)
         self.point(at)
         self.out += _UINT.pack(count)
@@ -73,7 +73,7 @@ class Builder:
         return range(start, len(self.out), _UINT.size)
 
     def point(self, at: int) -> None:
-        """Let the offset at `at` lead to what is written next."""
+        """Point the offset at `at` to the end of the buffer, where the next object begins."""
         _UINT.pack_into(self.out, at, len(self.out) - at)
 
     def _pad(self, multiple: int, rest: int) -> None:
@@ -85,13 +85,13 @@ _NUMBERS = {letter: Struct(f"<{letter}") for letter in "qIib"}
 
 @lru_cache(64)
 def _layout(fields: str) -> _Layout:
-    """Put the widest fields first, behind the distance to the vtable, so that all are aligned."""
-    places = [0] * len(fields)
+    """Put the widest fields first, after the distance to the vtable, so that all are aligned."""
+    positions = [0] * len(fields)
     end = 4
     for size in (8, 4, 1):
         for number, letter in enumerate(fields):
             if _SIZES.get(letter) == size:
-                places[number] = end
+                positions[number] = end
                 end += size
-    head = (4 + 2 * len(fields), end, *places)
-    return _Layout(end, tuple(places), Struct(f"<{len(head)}H").pack(*head))
+    head = (4 + 2 * len(fields), end, *positions)
+    return _Layout(end, tuple(positions), Struct(f"<{len(head)}H").pack(*head))

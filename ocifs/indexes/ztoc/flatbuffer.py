@@ -1,11 +1,11 @@
-"""Reading FlatBuffers of which nothing is believed: tables, strings and vectors.
+"""Read tables, strings and vectors from an untrusted FlatBuffer.
 
-The `flatbuffers` package is not used: it checks nothing. There a vector may claim four billion elements, an offset may
-lead anywhere, even before the buffer, and the same bytes may be referred to a million times, each time as new memory.
-Here every offset is held to the buffer, and what is read of it is paid for from a budget that grows with its size.
+The `flatbuffers` package checks nothing. There, a vector may claim four billion elements. An offset may point anywhere,
+even before the buffer. A million references to the same bytes allocate a million copies. Here every offset must stay in
+the buffer, and each read costs part of a budget that is proportional to the buffer's size.
 
-Format: flatbuffers.dev, "FlatBuffer Internals". An offset counts from where it stands; a table begins with the distance
-back to its vtable, which has the place of each field in the table, 0 for one that is left out.
+Format: flatbuffers.dev, "FlatBuffer Internals". An offset is relative to its own position. A table begins with the
+distance back to its vtable, which has the offset of each field in the table, 0 for an omitted field.
 """
 
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ from ocifs.errors import InvalidImageError
 BYTE, INT, UINT, LONG = Struct("<b"), Struct("<i"), Struct("<I"), Struct("<q")
 
 _VTABLE = Struct("<H")
-_SLOTS_MOST = 16
-"""Fields that are looked at in a vtable; no table that is read here has more."""
-_VTABLES_MOST = 256
-"""How many are remembered; writers share those that are equal."""
+_SLOTS_MAX = 16
+"""Maximum fields to read from a vtable; no known table has more."""
+_VTABLES_MAX = 256
+"""Maximum cached vtables; writers share equal ones."""
 _COST = 8
-"""Of any table or string, besides its bytes."""
+"""Cost of a table or string, besides its bytes."""
 _SHARED = 2
-"""How often on average a byte may be referred to: writers may share strings that occur again and again."""
+"""Average references allowed to a byte: writers may share repeated strings."""
 
 
 class Buffer:
-    """A FlatBuffer. Whatever reads of it may raise struct.error as well, which means that an offset leads out of it."""
+    """A FlatBuffer. Reads may also raise struct.error: an offset points outside of the buffer."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -39,7 +39,7 @@ class Buffer:
         return self.table_at(self.target(0))
 
     def target(self, at: int) -> int:
-        """Return where the offset at `at` leads."""
+        """Return the target of the offset at `at`."""
         target: int = at + UINT.unpack_from(self.data, at)[0]
         return target
 
@@ -50,18 +50,18 @@ class Buffer:
         slots = self._vtables.get(vtable)
         if slots is None:
             slots = self._slots(vtable)
-            if len(self._vtables) < _VTABLES_MOST:
+            if len(self._vtables) < _VTABLES_MAX:
                 self._vtables[vtable] = slots
         return Table(self, at, slots)
 
     def string_at(self, at: int) -> bytes:
-        """Return the string, or the vector of bytes, to which the offset at `at` leads."""
+        """Return the string or vector of bytes that the offset at `at` points to."""
         start, size = self.vector_at(at, 1)
         self.spend(_COST + size)
         return self.data[start : start + size]
 
     def vector_at(self, at: int, width: int) -> tuple[int, int]:
-        """Return where the elements begin, and how many there are, of `width` bytes each."""
+        """Return (start, count) of the elements of a vector with elements of `width` bytes."""
         start = self.target(at) + UINT.size
         count = UINT.unpack_from(self.data, start - UINT.size)[0]
         if start + count * width > len(self.data):
@@ -69,7 +69,7 @@ class Buffer:
         return start, count
 
     def spend(self, cost: int) -> None:
-        """Pay for what is read."""
+        """Charge `cost` to the budget. Raises InvalidImageError if it is used up."""
         self._left -= cost
         if self._left < 0:
             raise InvalidImageError("it refers to the same bytes over and over")
@@ -78,7 +78,7 @@ class Buffer:
         if vtable < 0:
             raise InvalidImageError("a table whose vtable is before the file")
         size = _VTABLE.unpack_from(self.data, vtable)[0]
-        count = min(max(size // _VTABLE.size - 2, 0), _SLOTS_MOST)
+        count = min(max(size // _VTABLE.size - 2, 0), _SLOTS_MAX)
         return Struct(f"<{count}H").unpack_from(self.data, vtable + 2 * _VTABLE.size)
 
 
@@ -94,46 +94,46 @@ class Table:
 
     def number(self, slot: int, form: Struct, default: int = 0) -> int:
         """Return a number."""
-        place = self._place(slot)
-        if not place:
+        position = self._position(slot)
+        if not position:
             return default
-        number: int = form.unpack_from(self._buffer.data, place)[0]
+        number: int = form.unpack_from(self._buffer.data, position)[0]
         return number
 
     def string(self, slot: int) -> bytes:
-        """Return a string, or a vector of bytes; nothing if it is left out."""
-        place = self._place(slot)
-        return self._buffer.string_at(place) if place else b""
+        """Return a string or a vector of bytes; empty if it is omitted."""
+        position = self._position(slot)
+        return self._buffer.string_at(position) if position else b""
 
     def table(self, slot: int) -> "Table":
-        """Return a table, which must be there."""
-        place = self._place(slot)
-        if not place:
-            raise InvalidImageError("a table is left out that it must have")
-        return self._buffer.table_at(self._buffer.target(place))
+        """Return a table. Raises InvalidImageError if it is omitted."""
+        position = self._position(slot)
+        if not position:
+            raise InvalidImageError("a required table is missing")
+        return self._buffer.table_at(self._buffer.target(position))
 
     def count(self, slot: int) -> int:
-        """Return how many elements a vector of offsets has."""
-        place = self._place(slot)
-        return self._buffer.vector_at(place, UINT.size)[1] if place else 0
+        """Return the number of elements in a vector of offsets."""
+        position = self._position(slot)
+        return self._buffer.vector_at(position, UINT.size)[1] if position else 0
 
     def tables(self, slot: int) -> "Iterator[Table]":
-        """Give the tables of a vector."""
+        """Yield the tables of a vector."""
         buffer = self._buffer
-        for place in self._elements(slot):
-            yield buffer.table_at(buffer.target(place))
+        for position in self._elements(slot):
+            yield buffer.table_at(buffer.target(position))
 
     def strings(self, slot: int) -> Iterator[bytes]:
-        """Give the strings of a vector."""
+        """Yield the strings of a vector."""
         return map(self._buffer.string_at, self._elements(slot))
 
     def _elements(self, slot: int) -> range:
-        place = self._place(slot)
-        if not place:
+        position = self._position(slot)
+        if not position:
             return range(0)
-        start, count = self._buffer.vector_at(place, UINT.size)
+        start, count = self._buffer.vector_at(position, UINT.size)
         return range(start, start + count * UINT.size, UINT.size)
 
-    def _place(self, slot: int) -> int:
+    def _position(self, slot: int) -> int:
         offset = self._slots[slot] if slot < len(self._slots) else 0
         return offset and self._at + offset

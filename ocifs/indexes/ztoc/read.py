@@ -1,10 +1,9 @@
-"""From a zTOC to a LayerIndex.
+"""Convert a zTOC to a LayerIndex.
 
-What a zTOC says is claims: each is held against the blob's size and against every rule that an entry of a tar has; that
-they are true of the blob only the whole blob can show. It does not tell of sparse files, whose bytes would be others
-than it says; where one shows, the zTOC is refused. And it may end before the tar stream does, because whoever makes one
-stops at the end of the archive, but diff ID and decoding go to the end of the stream: so the true size is the caller's
-to find out (`size_of_gzip`).
+A zTOC only makes claims. This module checks them against the blob's size and the rules for tar entries; only reading
+the whole blob verifies them. A zTOC does not describe sparse files, whose stored bytes differ from their content, so a
+zTOC that shows one is refused. It may also end before the tar stream does: its writer stops at the end of the archive,
+but the diff ID and decoding cover the whole stream. The caller finds the real size with `size_of_gzip`.
 """
 
 from itertools import pairwise
@@ -27,40 +26,40 @@ from ocifs.toc.field import INT64_MAX, NAME_MAX, unsupported_type
 
 _KINDS = {name: kind for kind, name in enumerate(KINDS)}
 _RECORD = 5
-"""Bytes of a pax record, at least."""
-_SLACK = 1 << 20
-"""Bytes that may follow the end of an archive, at most: tar fills up its last record, of 10 KiB commonly."""
-_SPAN_LEAST = 64 << 10
-"""Bytes of a span in a layer without compression: there, many cost nothing in the zTOC, but in what is made of it."""
+"""Minimum bytes of a pax record."""
+_PADDING_MAX = 1 << 20
+"""Maximum bytes after the end of an archive: tar pads its last record, usually of 10 KiB."""
+_SPAN_MIN = 64 << 10
+"""Minimum bytes of an uncompressed layer's span: short spans cost nothing in the zTOC, but much in the LayerIndex."""
 
 
 class Ztoc(NamedTuple):
-    """What a zTOC says of a layer."""
+    """The claims of a zTOC."""
 
     codec: Literal["tar", "gzip"]
     blob_size: int
     size: int
-    """Bytes of the tar stream, up to the end of the archive at least."""
+    """Bytes of the tar stream, at least up to the end of the archive."""
     starts: list[int]
-    """Of each span: where it begins in the tar stream,"""
+    """For each span: its offset in the tar stream."""
     offsets: list[int]
-    """in the blob,"""
+    """For each span: its offset in the blob."""
     bits: bytes
-    """with so many top bits of that byte,"""
+    """For each span: how many top bits of the byte at that offset belong to it."""
     windows: list[memoryview]
-    """after these bytes of the tar stream,"""
+    """For each span: the bytes of the tar stream before it."""
     digests: list[bytes]
-    """and the sha256 of its bytes in the blob."""
+    """For each span: the sha256 of its bytes in the blob."""
     entries: list[Entry]
 
 
 def read_ztoc(data: bytes, limits: Limits) -> Ztoc:
-    """Return what a zTOC says.
+    """Parse a zTOC.
 
     Raises:
         InvalidImageError: It is malformed, or contradicts itself.
-        UnsupportedError: It tells of something that ocifs does not handle.
-        LimitError: It holds more than a layer may.
+        UnsupportedError: It describes something that ocifs does not handle.
+        LimitError: It exceeds the limits of a layer.
     """
     try:
         root = Buffer(data).root()
@@ -71,17 +70,17 @@ def read_ztoc(data: bytes, limits: Limits) -> Ztoc:
         if spans.number(1, INT) + 1 != count:
             raise InvalidImageError(f"it has {count} digests for {spans.number(1, INT) + 1} spans")
         if not (0 <= size <= INT64_MAX >> 1 and blob_size >= 0):
-            raise InvalidImageError(f"it is of a layer of {blob_size} bytes that are {size} bytes")
+            raise InvalidImageError(f"it says that {blob_size} bytes of the blob are {size} bytes of tar")
         algorithm = spans.number(0, BYTE, GZIP)
         if algorithm == UNCOMPRESSED:
             starts = _tar_starts(checkpoints, blob_size, count)
             digests = list(map(_digest, spans.strings(2)))
             return Ztoc("tar", blob_size, blob_size, starts, starts, bytes(len(starts)), [], digests, _toc(toc, limits))
         if algorithm != GZIP:
-            raise UnsupportedError(f"it is of the compression {algorithm}, which is unknown")
+            raise UnsupportedError(f"its compression {algorithm} is unknown")
         points = _gzip_points(checkpoints, count)
         if any(start < 0 or bits > 7 or not (bits > 0) <= offset <= blob_size for offset, start, bits, _ in points):
-            raise InvalidImageError("a checkpoint that is outside of the layer")
+            raise InvalidImageError("a checkpoint outside of the layer")
         return Ztoc(
             "gzip",
             blob_size,
@@ -94,40 +93,42 @@ def read_ztoc(data: bytes, limits: Limits) -> Ztoc:
             _toc(toc, limits),
         )
     except StructError:
-        raise InvalidImageError("it is cut short, or an offset leads out of it") from None
+        raise InvalidImageError("it is truncated, or an offset points outside of it") from None
 
 
 def size_of_gzip(ztoc: Ztoc, tail: bytes) -> int:
-    """Return the size of the tar stream in a blob whose last four bytes are `tail`: its size, modulo 2**32 (RFC 1952).
+    """Return the size of the tar stream in a gzip blob whose last four bytes are `tail`.
+
+    They are the size modulo 2**32 (RFC 1952).
 
     Raises:
-        UnsupportedError: That is not the size of the stream, as when it has several members.
+        UnsupportedError: They are not the size of the stream, for example because it has several members.
     """
-    beyond = (int.from_bytes(tail, "little") - ztoc.size) % (1 << 32)
-    if len(tail) != 4 or beyond > _SLACK:
-        raise UnsupportedError("it does not tell how long the tar stream is: there is more in the blob than one member")
-    return ztoc.size + beyond
+    padding = (int.from_bytes(tail, "little") - ztoc.size) % (1 << 32)
+    if len(tail) != 4 or padding > _PADDING_MAX:
+        raise UnsupportedError("the size of the tar stream is unknown: the blob has more than one gzip member")
+    return ztoc.size + padding
 
 
 def write_index(ztoc: Ztoc, layer: ImageLayer, size: int, out: Writer) -> None:
     """Write the LayerIndex of a layer whose tar stream has `size` bytes.
 
     Raises:
-        InvalidImageError: The zTOC is of another layer.
-        UnsupportedError: Its spans are too long to decode for a few bytes.
+        InvalidImageError: The zTOC describes another layer.
+        UnsupportedError: Its spans are too long for random access.
     """
     blob_size = layer.descriptor.size
     if ztoc.blob_size != blob_size:
-        raise InvalidImageError(f"it is of a layer of {ztoc.blob_size} bytes, the layer has {blob_size} bytes")
+        raise InvalidImageError(f"it describes a layer of {ztoc.blob_size} bytes, but the layer has {blob_size} bytes")
     starts, offsets = [*ztoc.starts, size], [*ztoc.offsets, blob_size]
     longest = max(b - a for a, b in pairwise(starts))
     if longest > MAX_SPAN:
-        raise UnsupportedError(f"it has a span of {longest} bytes, the longest that is read has {MAX_SPAN}")
+        raise UnsupportedError(f"it has a span of {longest} bytes, more than {MAX_SPAN}")
     pack = window_packer()
     windows = []
-    for start, window in zip(ztoc.starts, ztoc.windows, strict=False):  # there are none without compression
+    for start, window in zip(ztoc.starts, ztoc.windows, strict=False):  # an uncompressed layer has no windows
         windows.append(out.size)
-        if start:  # else nothing is before it, though there is a window all the same
+        if start:  # the first span has no bytes before it, but a window all the same
             out.write(pack(bytes(window)))
     if windows:
         windows.append(out.size)
@@ -157,12 +158,12 @@ def _digest(text: bytes) -> bytes:
 
 
 def _tar_starts(checkpoints: memoryview, size: int, count: int) -> list[int]:
-    """Return where the spans of a layer without compression begin."""
+    """Return the start of each span of an uncompressed layer."""
     if len(checkpoints) != TAR_POINTS.size:
         raise InvalidImageError(f"{len(checkpoints)} bytes of checkpoints, for a layer that needs {TAR_POINTS.size}")
-    _, span_size, claimed = TAR_POINTS.unpack(checkpoints)
-    if claimed != size or span_size < min(_SPAN_LEAST, max(size, 1)) or -(-size // span_size) != count or not count:
-        raise InvalidImageError(f"{count} spans of {span_size} bytes do not make {size}")
+    _, span_size, stated = TAR_POINTS.unpack(checkpoints)
+    if stated != size or span_size < min(_SPAN_MIN, max(size, 1)) or -(-size // span_size) != count or not count:
+        raise InvalidImageError(f"{count} spans of {span_size} bytes do not add up to {size}")
     return list(range(0, size, span_size))
 
 
@@ -170,11 +171,11 @@ def _gzip_points(checkpoints: memoryview, count: int) -> list[tuple[int, int, in
     """Return offset of the first whole byte, start, bits and window of each checkpoint."""
     if len(checkpoints) < GZIP_HEAD.size:
         raise InvalidImageError(f"{len(checkpoints)} bytes of checkpoints")
-    claimed, _ = GZIP_HEAD.unpack_from(checkpoints)
-    there, rest = divmod(len(checkpoints) - GZIP_HEAD.size, GZIP_POINT.size)
-    if claimed != count or not count or rest or there not in {count, count - 1}:
-        raise InvalidImageError(f"{len(checkpoints)} bytes of {claimed} checkpoints, for {count} spans")
-    points = [] if there == count else [(IMPLICIT_START, 0, 0, memoryview(b""))]
+    stated, _ = GZIP_HEAD.unpack_from(checkpoints)
+    stored, rest = divmod(len(checkpoints) - GZIP_HEAD.size, GZIP_POINT.size)
+    if stated != count or not count or rest or stored not in {count, count - 1}:
+        raise InvalidImageError(f"{len(checkpoints)} bytes of {stated} checkpoints, for {count} spans")
+    points = [] if stored == count else [(IMPLICIT_START, 0, 0, memoryview(b""))]
     fixed = GZIP_POINT.size - WINDOW
     for at in range(GZIP_HEAD.size, len(checkpoints), GZIP_POINT.size):
         offset = int.from_bytes(checkpoints[at : at + 8], "little", signed=True)
@@ -192,15 +193,15 @@ def _toc(toc: Table, limits: Limits) -> list[Entry]:
     found.sort(key=lambda each: each[0])
     end = 0
     for offset, entry in found:
-        # A file that is sparse has fewer bytes in the stream than its size, so that the next one is too near.
+        # A sparse file has fewer bytes in the stream than its size, so the next entry is too near.
         if offset < end + 512:
-            raise UnsupportedError(f"entry '{_shown(entry.path)}' begins inside of the one before, which may be sparse")
+            raise UnsupportedError(f"entry '{_shown(entry.path)}' begins inside the one before, which may be sparse")
         end = offset + entry.stored + -entry.stored % 512
     return [entry for _, entry in found]
 
 
 def _entry(table: Table, limits: Limits) -> tuple[int, Entry]:
-    """Return where an entry's bytes begin, or would, and the entry."""
+    """Return an entry and the offset of its content, even if it has none."""
     path = table.string(0)
     try:
         kind = _KINDS.get(table.string(1))
@@ -210,7 +211,7 @@ def _entry(table: Table, limits: Limits) -> tuple[int, Entry]:
             raise limits.passed("extended_header", f"{table.count(13)} pax records")
         records = {each.string(0): each.string(1) for each in table.tables(13)}
         if any(key.startswith(b"GNU.sparse.") for key in records):
-            raise UnsupportedError("a sparse file, of which a zTOC does not tell enough")
+            raise UnsupportedError("a sparse file, which a zTOC does not describe completely")
         offset = table.number(2, LONG)
         size = table.number(3, LONG) if kind == REGULAR else 0
         if not (0 <= offset <= INT64_MAX and 0 <= size <= INT64_MAX - offset):
@@ -236,7 +237,7 @@ def _entry(table: Table, limits: Limits) -> tuple[int, Entry]:
 
 
 def _mtime(text: bytes) -> int:
-    """Return a time in ns since the epoch. Raises InvalidImageError."""
+    """Parse an RFC 3339 time; return ns since the epoch. Raises InvalidImageError."""
     try:
         return parse_time(text.decode("ascii"))
     except ValueError:

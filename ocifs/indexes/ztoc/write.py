@@ -1,7 +1,8 @@
-"""From a layer to its zTOC.
+"""Write the zTOC of a layer.
 
-The layer is read once, span by span, each proven by its digest: what is written down is what is there. It has fewer
-checkpoints than the LayerIndex, because a zTOC keeps their windows as they are: one for every 4 MiB, as SOCI has it.
+The layer is read once, span by span, and each span is verified by its digest, so the zTOC describes the real content.
+It has fewer checkpoints than the LayerIndex, one for every 4 MiB as in SOCI's own tools, because a zTOC stores windows
+uncompressed.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from ocifs.spec.rfc3339 import format_time
 from ocifs.toc import ChunkReader, Entry, members
 
 SPAN = 4 << 20
-"""Bytes of the tar stream between checkpoints, as near as those of the LayerIndex allow."""
+"""Bytes of the tar stream between checkpoints, as near as the LayerIndex's checkpoints allow."""
 
 
 class Written(NamedTuple):
@@ -25,61 +26,63 @@ class Written(NamedTuple):
 
     data: bytes
     spans: list[int]
-    """At which spans of the LayerIndex its own begin."""
+    """The span of the LayerIndex at which each of its spans begins."""
 
 
 def write_ztoc(layer: Layer, tool: str) -> Written:
-    """Return the zTOC of a layer; `tool` says who made it.
+    """Return the zTOC of a layer; `tool` names its writer.
 
     Raises:
-        UnsupportedError: The layer has something that a zTOC cannot tell.
+        UnsupportedError: A zTOC cannot represent the layer.
         InvalidImageError, NotFoundError, RegistryError: The layer cannot be read.
     """
     summary = layer.index.summary
     if summary.reframed or summary.codec == "zstd":
-        raise UnsupportedError("SOCI has no form for layers that are compressed with zstd, or have nowhere to restart")
-    kept = _kept(layer)
+        raise UnsupportedError("SOCI cannot represent layers that are compressed with zstd, or have no checkpoints")
+    chosen = _choose_spans(layer)
     digests: list[bytes] = []
     tail = bytearray()
-    stream = ChunkReader(_decoded(layer, kept, digests, tail))
-    found = list(members(stream, warn=lambda message: None))
+    stream = ChunkReader(_decoded(layer, chosen, digests, tail))
+    entries = list(members(stream, warn=lambda message: None))
     stream.drain()
     if summary.codec == "gzip" and int.from_bytes(tail, "little") != layer.size % (1 << 32):
-        raise UnsupportedError("SOCI has no form for layers of several gzip members, or with bytes behind the last one")
-    sparse = next((entry.path for entry, _ in found if entry.sparse is not None), None)
+        raise UnsupportedError(
+            "SOCI cannot represent layers with several gzip members, or with bytes after the last one"
+        )
+    sparse = next((entry.path for entry, _ in entries if entry.sparse is not None), None)
     if sparse is not None:
-        raise UnsupportedError(f"SOCI has no form for sparse files, as '{printable(sparse[:255])}' is one")
+        raise UnsupportedError(f"SOCI cannot represent sparse files such as '{printable(sparse[:255])}'")
     builder = Builder()
-    version, tool_at, toc, spans = builder.table(0, "ooqqoo", summary.blob_size, layer.size)
+    version, tool_position, toc, spans = builder.table(0, "ooqqoo", summary.blob_size, layer.size)
     builder.string(version, VERSION)
-    builder.string(tool_at, tool.encode())
+    builder.string(tool_position, tool.encode())
     (metadata,) = builder.table(toc, "o")
-    for at, (entry, offset) in zip(builder.vector(metadata, len(found)), found, strict=True):
-        _write_entry(builder, at, entry, offset)
+    for position, (entry, offset) in zip(builder.vector(metadata, len(entries)), entries, strict=True):
+        _write_entry(builder, position, entry, offset)
     gzip = summary.codec == "gzip"
-    digests_at, checkpoints = builder.table(spans, "bioo", GZIP if gzip else UNCOMPRESSED, len(digests) - 1)
-    for at, digest in zip(builder.vector(digests_at, len(digests)), digests, strict=True):
-        builder.string(at, b"sha256:" + digest.hex().encode())
-    builder.string(checkpoints, _gzip_points(layer, kept) if gzip else _tar_points(layer, kept))
-    return Written(bytes(builder.out), kept)
+    digests_position, checkpoints = builder.table(spans, "bioo", GZIP if gzip else UNCOMPRESSED, len(digests) - 1)
+    for position, digest in zip(builder.vector(digests_position, len(digests)), digests, strict=True):
+        builder.string(position, b"sha256:" + digest.hex().encode())
+    builder.string(checkpoints, _gzip_points(layer, chosen) if gzip else _tar_points(layer, chosen))
+    return Written(bytes(builder.out), chosen)
 
 
-def _kept(layer: Layer) -> list[int]:
-    """Return at which spans of the layer those of the zTOC begin."""
+def _choose_spans(layer: Layer) -> list[int]:
+    """Return the spans of the layer at which the spans of the zTOC begin."""
     starts = layer.index.starts
-    if layer.index.summary.codec == "tar":  # whose spans are all equal
+    if layer.index.summary.codec == "tar":  # whose spans have equal sizes
         return list(range(0, layer.index.span_count, max(1, SPAN // max(1, layer.span_size(0)))))
-    kept = [0]
+    chosen = [0]
     for number in range(1, layer.index.span_count):
-        if starts[number + 1] - starts[kept[-1]] > SPAN:
-            kept.append(number)
-    return kept
+        if starts[number + 1] - starts[chosen[-1]] > SPAN:
+            chosen.append(number)
+    return chosen
 
 
-def _decoded(layer: Layer, kept: list[int], digests: list[bytes], tail: bytearray) -> Iterator[bytes]:
-    """Give the tar stream; meanwhile note the digests of the spans that are kept, and the blob's last four bytes."""
+def _decoded(layer: Layer, chosen: list[int], digests: list[bytes], tail: bytearray) -> Iterator[bytes]:
+    """Yield the tar stream; append the digests of the zTOC's spans and the blob's last four bytes to the arguments."""
     data = b""
-    for begin, end in pairwise([*kept, layer.index.span_count]):
+    for begin, end in pairwise([*chosen, layer.index.span_count]):
         hasher = hashlib.sha256()
         for number in range(begin, end):
             data = layer.stored(number)
@@ -90,26 +93,26 @@ def _decoded(layer: Layer, kept: list[int], digests: list[bytes], tail: bytearra
     tail += data[-4:]
 
 
-def _gzip_points(layer: Layer, kept: list[int]) -> bytes:
-    points = [GZIP_HEAD.pack(len(kept), SPAN)]
-    for number in kept:
+def _gzip_points(layer: Layer, chosen: list[int]) -> bytes:
+    points = [GZIP_HEAD.pack(len(chosen), SPAN)]
+    for number in chosen:
         point = layer.index.checkpoint(number)
         window = point.window.rjust(WINDOW, b"\0")
         points.append(GZIP_POINT.pack(point.offset + (point.bits > 0), point.start, point.bits, window))
     return b"".join(points)
 
 
-def _tar_points(layer: Layer, kept: list[int]) -> bytes:
-    size = layer.index.starts[kept[1]] if len(kept) > 1 else layer.size
-    if any(layer.index.starts[number] != place * size for place, number in enumerate(kept)):
-        raise UnsupportedError("SOCI has no form for spans of different sizes in a layer that is not compressed")
+def _tar_points(layer: Layer, chosen: list[int]) -> bytes:
+    size = layer.index.starts[chosen[1]] if len(chosen) > 1 else layer.size
+    if any(layer.index.starts[number] != position * size for position, number in enumerate(chosen)):
+        raise UnsupportedError("SOCI cannot represent spans of different sizes in an uncompressed layer")
     return TAR_POINTS.pack(2, size, layer.size)
 
 
-def _write_entry(builder: Builder, at: int, entry: Entry, offset: int) -> None:
+def _write_entry(builder: Builder, position: int, entry: Entry, offset: int) -> None:
     has_target, has_xattrs = ("o" if entry.linkname else "-"), ("o" if entry.xattrs else "-")
-    name, kind, *places = builder.table(
-        at,
+    name, kind, *positions = builder.table(
+        position,
         f"ooqq{has_target}qII--oqq{has_xattrs}",
         offset,
         entry.size,
@@ -121,10 +124,10 @@ def _write_entry(builder: Builder, at: int, entry: Entry, offset: int) -> None:
     builder.string(name, entry.path)
     builder.string(kind, KINDS[entry.kind])
     if entry.linkname:
-        builder.string(places.pop(0), entry.linkname)
-    builder.string(places.pop(0), format_time(entry.mtime_ns).encode())
-    for xattrs in places:
-        for place, (key, value) in zip(builder.vector(xattrs, len(entry.xattrs)), entry.xattrs.items(), strict=True):
-            key_at, value_at = builder.table(place, "oo")
-            builder.string(key_at, b"SCHILY.xattr." + key)
-            builder.string(value_at, value)
+        builder.string(positions.pop(0), entry.linkname)
+    builder.string(positions.pop(0), format_time(entry.mtime_ns).encode())
+    for xattrs in positions:
+        for each, (key, value) in zip(builder.vector(xattrs, len(entry.xattrs)), entry.xattrs.items(), strict=True):
+            key_position, value_position = builder.table(each, "oo")
+            builder.string(key_position, b"SCHILY.xattr." + key)
+            builder.string(value_position, value)

@@ -1,9 +1,9 @@
-"""The TOC that some layers carry at their end: eStargz, and zstd:chunked in both of its dialects.
+"""The TOC at the end of some layers: eStargz, and both dialects of zstd:chunked.
 
-Their blobs are made of many gzip members or zstd frames, so that each piece of a file begins with one of its own; the
-TOC, a JSON document, describes each file and says where its pieces are. `place` knows where the TOC is, `document`
-what it says, and `table` makes of that what a LayerIndex holds. It does not know how bytes are fetched, nor whether
-they are to be trusted.
+The blob of such a layer consists of many gzip members or zstd frames, so that each chunk of a file begins with one. The
+TOC, a JSON document, describes each file and locates its chunks. `toc_location` finds the TOC, `document` parses it,
+and `table` converts it to the content of a LayerIndex. This package does not fetch bytes, and does not decide whether
+to trust them.
 
 Formats: containerd/stargz-snapshotter, docs/estargz.md; containers/storage, `pkg/chunked`.
 """

@@ -1,6 +1,6 @@
-"""The JSON of a TOC: decompressed within bounds, and decoded into what it says of each file.
+"""The JSON of a TOC: decompress it within limits, and parse it.
 
-Nothing of it is believed here but its form: numbers are numbers, and names are such as a tar can have.
+Only its form is checked here: numbers are numbers, and names can be in a tar.
 """
 
 import io
@@ -19,18 +19,18 @@ from ocifs.spec.rfc3339 import parse_time
 from ocifs.toc import REGULAR, Entry, ReaderForward, scan
 
 ESTARGZ_NAME = b"stargz.index.json"
-"""The TOC of an eStargz is a file of the layer's tar, the last one."""
+"""The TOC of an eStargz is the last file of the layer's tar."""
 
 _VERSIONS = (1, 2)
-_TAR_MORE = 1 << 20
-"""Bytes that a tar has besides the one file in it: its headers, and zeros at the end."""
+_TAR_OVERHEAD = 1 << 20
+"""Maximum bytes of that tar besides the file: headers, and zeros at the end."""
 _WINDOW = 1 << 27
 _INPUT = 1 << 20
-_REPLACED = "\ufffd"
+_REPLACEMENT = "\ufffd"
 
 
 class Item(msgspec.Struct, frozen=True, rename="camel", gc=False, kw_only=True):
-    """What the TOC says of a file, or of a further chunk of the file before."""
+    """The description of a file, or of another chunk of the file before."""
 
     name: str
     type: Literal["dir", "reg", "symlink", "hardlink", "char", "block", "fifo", "chunk"]
@@ -44,15 +44,15 @@ class Item(msgspec.Struct, frozen=True, rename="camel", gc=False, kw_only=True):
     dev_minor: int = 0
     xattrs: dict[str, bytes | None] | None = None
     digest: str = ""
-    """Of all of a file."""
+    """Of the whole file."""
     offset: int = 0
-    """Where in the blob the member or frame with the chunk begins."""
+    """Offset in the blob of the member or frame with the chunk."""
     end_offset: int = 0
-    """Where in the blob the file ends, if that is told."""
+    """Offset in the blob at which the file ends, if stated."""
     inner_offset: int = 0
-    """Where in the decoded member the chunk begins."""
+    """Offset of the chunk in the decoded member."""
     chunk_offset: int = 0
-    """Where in the file."""
+    """Offset of the chunk in the file."""
     chunk_size: int = 0
     """0: up to the end of the file."""
     chunk_digest: str = ""
@@ -63,24 +63,24 @@ class Item(msgspec.Struct, frozen=True, rename="camel", gc=False, kw_only=True):
 class _Document(msgspec.Struct, frozen=True):
     version: int
     entries: list[Item] | None
-    """Go writes a list of nothing as null."""
+    """Go encodes an empty list as null."""
 
 
 _DOCUMENT = msgspec.json.Decoder(_Document)
-"""Made while the module is imported: msgspec must not meet a type for the first time in two threads at once."""
+"""Created during import: msgspec must not learn a type in two threads at once."""
 
 
 def unpacked_tar(stored: bytes, limits: Limits) -> tuple[Entry, bytes]:
-    """Return the entry of an eStargz's TOC in its tar, and the tar from the beginning of the TOC's member on.
+    """Return the entry of an eStargz's TOC in its tar, and the tar from the start of the TOC's member.
 
     Raises:
         InvalidImageError: It is damaged, or another file.
-        UnsupportedError: It has a mode, an owner or a time: nobody writes such.
+        UnsupportedError: It has a mode, an owner or a time, which no known writer sets.
         LimitError: It is larger than a TOC may be.
     """
     inflater = zlib_ng.decompressobj(wbits=31)
     try:
-        tar = inflater.decompress(stored, limits.toc + _TAR_MORE)
+        tar = inflater.decompress(stored, limits.toc + _TAR_OVERHEAD)
     except zlib_ng.error as error:  # type: ignore[misc]  # its stub calls it a value
         raise InvalidImageError(f"its TOC is damaged: {error}") from None
     if not inflater.eof and inflater.unconsumed_tail:
@@ -90,16 +90,16 @@ def unpacked_tar(stored: bytes, limits: Limits) -> tuple[Entry, bytes]:
     except InvalidImageError as error:
         raise InvalidImageError(f"its TOC is damaged: {error}") from None
     if [(entry.kind, entry.path, entry.sparse) for entry in entries] != [(REGULAR, ESTARGZ_NAME, None)]:
-        raise InvalidImageError("its footer leads to something else than a TOC")
+        raise InvalidImageError("its footer does not point to a TOC")
     (entry,) = entries
     if entry != Entry(REGULAR, ESTARGZ_NAME, 0, 0, 0, 0, entry.size, entry.offset, entry.size):
-        raise UnsupportedError("its TOC has attributes as a file, to which no digest commits")
+        raise UnsupportedError("its TOC has file attributes, to which no digest commits")
     return entry, tar
 
 
-def unpacked_zstd(stored: bytes, place: TocLocation, limits: Limits) -> bytes:
-    """Return the JSON of a zstd:chunked TOC. Raises what `unpacked_tar` does."""
-    length = limits.toc if place.length is None else place.length
+def unpacked_zstd(stored: bytes, location: TocLocation, limits: Limits) -> bytes:
+    """Return the JSON of a zstd:chunked TOC. Raises the errors of `unpacked_tar`."""
+    length = limits.toc if location.length is None else location.length
     try:
         with zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(io.BytesIO(stored)) as reader:
             pieces = []
@@ -111,24 +111,24 @@ def unpacked_zstd(stored: bytes, place: TocLocation, limits: Limits) -> bytes:
         raise InvalidImageError(f"its TOC is damaged: {error}") from None
     data = b"".join(pieces)
     if len(data) != length:
-        raise InvalidImageError(f"its TOC has other than {length} bytes")
+        raise InvalidImageError(f"its TOC does not have {length} bytes")
     return data
 
 
 def items_of(document: bytes, limits: Limits) -> list[Item]:
-    """Return what a TOC says.
+    """Return the items of a TOC.
 
     Raises:
         InvalidImageError: It is malformed.
-        UnsupportedError: It is of an unknown version, or has names that JSON cannot hold.
-        LimitError: It has more entries than a layer may.
+        UnsupportedError: It has an unknown version.
+        LimitError: It has more entries than a layer may have.
     """
     try:
         decoded = _DOCUMENT.decode(document)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidImageError(f"its TOC is malformed: {shown(str(error))}") from None
     if decoded.version not in _VERSIONS:
-        raise UnsupportedError(f"its TOC is of the unknown version {decoded.version}")
+        raise UnsupportedError(f"its TOC has the unknown version {decoded.version}")
     entries = decoded.entries or []
     if len(entries) > limits.entries:
         raise limits.passed("entries", f"a TOC with {len(entries)} entries")
@@ -136,17 +136,17 @@ def items_of(document: bytes, limits: Limits) -> list[Item]:
 
 
 def raw(name: str) -> bytes:
-    """Return a name as a tar has it.
+    """Encode a name as in a tar.
 
     Raises:
-        UnsupportedError: The writer of the TOC could not write it down.
+        UnsupportedError: The name was not UTF-8, and the writer of the TOC has replaced bytes.
     """
-    if _REPLACED in name:
-        raise UnsupportedError(f"its TOC has lost the bytes of a name that is no UTF-8: '{shown(name)}'")
+    if _REPLACEMENT in name:
+        raise UnsupportedError(f"its TOC has lost bytes of a name that is not UTF-8: '{shown(name)}'")
     try:
         return name.encode()
     except UnicodeEncodeError:
-        raise InvalidImageError("its TOC has a name that is no text") from None
+        raise InvalidImageError("its TOC has a name that is not valid Unicode") from None
 
 
 def nanoseconds(time: str | None) -> int:

@@ -1,8 +1,8 @@
-"""From a TOC to what a LayerIndex holds: entries, and chunks as spans of a stream.
+"""Convert a TOC to the content of a LayerIndex: entries, and chunks as spans of a stream.
 
-A TOC does not say where a file lies in the tar, since headers of unknown length lie between. So the stream is another
-one: the chunks, one after the other; those of each file from a multiple of 512 on, as if headers lay between. All that
-a TOC can claim is checked against what a reader must be able to rely on.
+A TOC does not state the offset of a file in the tar, because headers of unknown length lie between files. So the stream
+of its LayerIndex is another one: the concatenated chunks. The chunks of each file start at a multiple of 512, as if
+headers lay between. This module checks every claim of the TOC that a reader relies on.
 """
 
 import hashlib
@@ -16,13 +16,11 @@ from msgspec.structs import replace
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.layer.chunked.document import Item, nanoseconds, raw
+from ocifs.layer.span_digests import MAX_STORED
 from ocifs.limits import Limits
 from ocifs.spec.document import shown
 from ocifs.toc import BLOCK, CHARACTER, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, Entry
 from ocifs.toc.check import check_entries
-
-MAX_STORED = 2 * MAX_SPAN
-"""Bytes from a chunk to the next one: they are fetched, and held in memory, together."""
 
 _PIECE = 4 << 20
 _SHA256 = re.compile("sha256:([0-9a-f]{64})")
@@ -42,40 +40,40 @@ class TocChunk(NamedTuple):
     """A piece of a file, and a span of the stream."""
 
     start: int
-    """In the stream."""
+    """Offset in the stream."""
     offset: int
-    """In the blob: of the member or frame that it is in."""
+    """Offset in the blob of its member or frame."""
     skip: int
-    """In that, decoded."""
+    """Offset in the decoded member."""
     length: int
     digest: bytes
     """sha256 of its bytes."""
 
 
 _ZEROS = TocChunk(0, -1, 0, 0, hashlib.sha256().digest())
-"""Zeros that are stored nowhere: a span of nothing but what comes behind its chunk."""
+"""Zeros without stored bytes: a span that consists only of the padding after an empty chunk."""
 
 
 class ChunkTable(NamedTuple):
-    """What a LayerIndex holds of a layer with a TOC."""
+    """The content of a LayerIndex from a TOC."""
 
     entries: list[Entry]
     chunks: list[TocChunk]
     size: int
     """Bytes of the stream."""
     end: int
-    """Where in the blob the last chunk ends."""
+    """Offset in the blob at which the last chunk ends."""
     first: int
-    """How many chunks come before the landmark."""
+    """Number of chunks before the prefetch landmark."""
 
 
 def make_table(items: list[Item], end: int, limits: Limits) -> ChunkTable:
-    """Return what a TOC makes of a blob in which chunks lie before `end`.
+    """Return the table of a blob whose chunks lie before `end`.
 
     Raises:
-        InvalidImageError: It cannot be true.
-        UnsupportedError: Its chunks are such that nobody could read them one by one.
-        LimitError: It holds more than a layer may.
+        InvalidImageError: The TOC is inconsistent.
+        UnsupportedError: Its chunks cannot be read one by one.
+        LimitError: It exceeds the limits of a layer.
     """
     entries: list[Entry] = []
     chunks: list[TocChunk] = []
@@ -96,23 +94,23 @@ def make_table(items: list[Item], end: int, limits: Limits) -> ChunkTable:
     stored = [chunk for chunk in chunks if chunk.length]
     if stored and stored[-1].offset < last_end < end:
         end = last_end
-    _check_places(stored, end)
+    _check_offsets(stored, end)
     check_entries(entries, size, limits)
-    return ChunkTable(entries, _placed(chunks), size, end if stored else 0, first)
+    return ChunkTable(entries, _locate_zeros(chunks), size, end if stored else 0, first)
 
 
 def with_file(table: ChunkTable, entry: Entry, member: bytes, offset: int, end: int) -> ChunkTable:
-    """Return a table with one file more: a tar of it, and of nothing else, is a member of the blob, decoded here."""
+    """Return the table with one more file, which is the only file in its own decoded `member` of the blob."""
     data = memoryview(member)[entry.offset : entry.offset + entry.stored]
     chunks = [
         TocChunk(
-            table.size + place,
+            table.size + offset_in_file,
             offset,
-            entry.offset + place,
-            len(data[place : place + _PIECE]),
-            hashlib.sha256(data[place : place + _PIECE]).digest(),
+            entry.offset + offset_in_file,
+            len(data[offset_in_file : offset_in_file + _PIECE]),
+            hashlib.sha256(data[offset_in_file : offset_in_file + _PIECE]).digest(),
         )
-        for place in range(0, len(data), _PIECE)
+        for offset_in_file in range(0, len(data), _PIECE)
     ]
     return table._replace(
         entries=[*table.entries, replace(entry, offset=table.size)],
@@ -123,7 +121,7 @@ def with_file(table: ChunkTable, entry: Entry, member: bytes, offset: int, end: 
 
 
 def _files(items: list[Item]) -> Iterator[tuple[Item, list[Item]]]:
-    """Give each entry with those of its further chunks."""
+    """Yield each entry with its further chunks."""
     number = 0
     while number < len(items):
         item = items[number]
@@ -133,16 +131,16 @@ def _files(items: list[Item]) -> Iterator[tuple[Item, list[Item]]]:
             further.append(items[number])
             number += 1
         if item.type == "chunk" or (further and item.type != "reg") or any(each.name != item.name for each in further):
-            raise InvalidImageError(f"its TOC, entry '{shown(item.name)}': a chunk of no file")
+            raise InvalidImageError(f"its TOC, entry '{shown(item.name)}': a chunk without a file")
         yield item, further
 
 
 def _convert(item: Item, further: list[Item], start: int) -> tuple[Entry, list[TocChunk]]:
-    """Return an entry, and its chunks, of which the first one lies at `start` in the stream."""
+    """Return an entry and its chunks, the first of which lies at `start` in the stream."""
     kind = _KINDS[item.type]
     path = raw(item.name)
     if not path and kind == DIRECTORY:
-        path = b"./"  # a name that was cleaned of everything
+        path = b"./"  # cleaning removed the whole name
     chunks = _chunks(item, further, start) if kind == REGULAR else []
     size = item.size if kind == REGULAR else 0
     entry = Entry(
@@ -163,16 +161,16 @@ def _convert(item: Item, further: list[Item], start: int) -> tuple[Entry, list[T
 
 
 def _chunks(item: Item, further: list[Item], start: int) -> list[TocChunk]:
-    """Return the chunks of a file, `_ZEROS` among them."""
+    """Return the chunks of a file, including `_ZEROS`."""
     chunks: list[TocChunk] = []
     done = 0
     parts = [item, *further] if item.size else []
     for part in parts:
         length = part.chunk_size or item.size - done
         if part.chunk_offset != done or not 0 < length <= item.size - done:
-            raise InvalidImageError("chunks that leave something out, or overlap")
+            raise InvalidImageError("chunks with gaps or overlaps")
         if part.chunk_type == "zeros":
-            chunks += [_ZEROS._replace(start=start + done + place) for place in range(0, length, MAX_SPAN)]
+            chunks += [_ZEROS._replace(start=start + done + skipped) for skipped in range(0, length, MAX_SPAN)]
         elif length > MAX_SPAN or not 0 <= part.inner_offset <= MAX_SPAN:
             raise UnsupportedError(f"a chunk of more than {MAX_SPAN} bytes")
         else:
@@ -184,33 +182,33 @@ def _chunks(item: Item, further: list[Item], start: int) -> list[TocChunk]:
     return chunks
 
 
-def _placed(chunks: list[TocChunk]) -> list[TocChunk]:
-    """Return the chunks with those of zeros put where the one before ends, or the first one begins."""
+def _locate_zeros(chunks: list[TocChunk]) -> list[TocChunk]:
+    """Locate each chunk of zeros at the end of the chunk before it, or at the start of the first chunk."""
     last = next((chunk for chunk in chunks if chunk.length), TocChunk(0, 0, 0, 0, b""))._replace(skip=0, length=0)
-    placed = []
+    located = []
     for chunk in chunks:
         last = chunk if chunk.length else chunk._replace(offset=last.offset, skip=last.skip + last.length)
-        placed.append(last)
-    return placed
+        located.append(last)
+    return located
 
 
 def _sha256(digest: str) -> bytes:
     if match := _SHA256.fullmatch(digest):
         return bytes.fromhex(match[1])
-    raise UnsupportedError(f"a chunk with the digest '{shown(digest)}', not one by sha256")
+    raise UnsupportedError(f"a chunk with the digest '{shown(digest)}', which is not sha256")
 
 
-def _check_places(chunks: list[TocChunk], end: int) -> None:
-    """Make sure that the chunks lie in the blob in their order, and that what belongs to each is little."""
-    for chunk, following in pairwise(chunks):
-        same = chunk.offset == following.offset
-        if following.offset < chunk.offset or (same and following.skip < chunk.skip + chunk.length):
+def _check_offsets(chunks: list[TocChunk], end: int) -> None:
+    """Check that the chunks are in the blob, in order, and that few bytes belong to each."""
+    for chunk, next_chunk in pairwise(chunks):
+        same = chunk.offset == next_chunk.offset
+        if next_chunk.offset < chunk.offset or (same and next_chunk.skip < chunk.skip + chunk.length):
             raise UnsupportedError(
-                f"its TOC: the chunk at byte {following.offset} of the blob comes after that at {chunk.offset}"
+                f"its TOC: the chunk at byte {next_chunk.offset} of the blob comes after that at {chunk.offset}"
             )
-    borders = [*sorted({chunk.offset for chunk in chunks}), end]
-    if borders[0] < 0 or (chunks and borders[-2] >= end):
+    boundaries = [*sorted({chunk.offset for chunk in chunks}), end]
+    if boundaries[0] < 0 or (chunks and boundaries[-2] >= end):
         raise InvalidImageError("its TOC: a chunk outside of the blob")
-    for begin, border in pairwise(borders):
-        if border - begin > MAX_STORED:
-            raise UnsupportedError(f"its TOC: {border - begin} bytes of the blob at {begin} belong to one chunk")
+    for begin, boundary in pairwise(boundaries):
+        if boundary - begin > MAX_STORED:
+            raise UnsupportedError(f"its TOC: {boundary - begin} bytes of the blob at {begin} belong to one chunk")

@@ -1,4 +1,4 @@
-"""Where the TOC of a layer is, as annotations of its descriptor say, or the last bytes of its blob."""
+"""Locate the TOC of a layer, by the annotations of its descriptor or the last bytes of its blob."""
 
 import re
 import struct
@@ -16,57 +16,57 @@ Format = Literal["estargz", "zstd:chunked"]
 FORMATS: Mapping[Compression, Format] = {"gzip": "estargz", "zstd": "zstd:chunked"}
 
 FOOTER = 72
-"""Bytes at the end of a blob that the longest footer takes."""
+"""Bytes of the longest footer at the end of a blob."""
 
 _ESTARGZ_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 _DIALECTS = ("io.github.containers.zstd-chunked.", "io.containers.zstd-chunked.")
-"""What the annotations of containers/storage begin with, and those of stargz-snapshotter."""
+"""The prefixes of the annotations of containers/storage and of stargz-snapshotter."""
 
-# A gzip member of no bytes, whose header has an extra field "SG" with 16 hex digits and a mark.
+# An empty gzip member, whose header has an extra field "SG" with 16 hex digits and a mark.
 _ESTARGZ = re.compile(rb"\x1f\x8b\x08\x04.{6}\x1a\x00SG\x16\x00([0-9a-f]{16})STARGZ\x01\x00\x00\xff\xff.{8}", re.DOTALL)
 _ESTARGZ_SIZE = 51
 _EXTERNAL = b"STARGZEXTERNALTOC"
 _SKIPPABLE = struct.Struct("<II")
 _SKIPPABLE_MAGIC = 0x184D2A50
-_CRFS = 1  # the only type of TOC that there is
-# offset, size, size when decompressed and type of the TOC; then the same, but for a type, of the tar-split data
+_CRFS = 1  # the only type of TOC
+# offset, size, decompressed size and type of the TOC; then the same, without a type, for the tar-split data
 _FOOTERS = ((struct.Struct("<QQQQ24x8s"), b"GNUlInUx"), (struct.Struct("<QQQQ8s"), b"GnUlInUx"))
 _POSITION = re.compile(r"(\d{1,18}):(\d{1,18}):(\d{1,18}):(\d{1,18})")
 
 
 class Promise(NamedTuple):
-    """What the descriptor of a layer says of a TOC."""
+    """The TOC that the descriptor of a layer promises."""
 
     format: Format
     digest: Digest
-    """Of the JSON for eStargz, of what is stored for zstd:chunked."""
-    place: "TocLocation | None" = None
-    """None: as the footer says."""
+    """Digest of the JSON for eStargz, of the stored bytes for zstd:chunked."""
+    location: "TocLocation | None" = None
+    """None: the footer states it."""
 
 
 class TocLocation(NamedTuple):
-    """Where a TOC is in a blob."""
+    """The position of a TOC in a blob."""
 
     format: Format
     offset: int
     size: int
-    """Bytes as stored; for eStargz, of all that lies between it and the footer."""
+    """Stored bytes; for eStargz, all bytes between its start and the footer."""
     length: int | None = None
-    """Bytes when decompressed, if that is told."""
+    """Decompressed bytes, if stated."""
 
 
 def promised(annotations: Mapping[str, str], compression: Compression) -> Promise | None:
-    """Return what the annotations of a layer's descriptor say of its TOC; None if nothing.
+    """Return the TOC that the annotations of a layer's descriptor promise, or None.
 
     Raises:
         InvalidImageError: They are malformed, or contradict each other.
-        UnsupportedError: The TOC is of another type.
+        UnsupportedError: The TOC has another type.
     """
     if compression == "gzip" and _ESTARGZ_DIGEST in annotations:
         return Promise("estargz", Digest(annotations[_ESTARGZ_DIGEST]))
     dialects = [dialect for dialect in _DIALECTS if any(name.startswith(dialect) for name in annotations)]
     if len(dialects) > 1:
-        raise InvalidImageError("its annotations are of both dialects of zstd:chunked: two readers might see two trees")
+        raise InvalidImageError("its annotations use both dialects of zstd:chunked: two readers might see two trees")
     if compression != "zstd" or not dialects:
         return None
     checksum, position = (annotations.get(f"{dialects[0]}manifest-{name}") for name in ("checksum", "position"))
@@ -75,15 +75,15 @@ def promised(annotations: Mapping[str, str], compression: Compression) -> Promis
     numbers = _POSITION.fullmatch(position)
     if numbers is None:
         raise InvalidImageError(f"its annotation manifest-position is '{shown(position)}'")
-    return Promise("zstd:chunked", Digest(checksum), _zstd_place(*map(int, numbers.groups())))
+    return Promise("zstd:chunked", Digest(checksum), _zstd_location(*map(int, numbers.groups())))
 
 
 def footed(tail: bytes, blob_size: int, compression: Compression) -> TocLocation:
-    """Return where the TOC of a blob is, by its last `FOOTER` bytes, or all if there are fewer.
+    """Return the location of a blob's TOC, by its last `FOOTER` bytes (fewer if the blob is shorter).
 
     Raises:
-        InvalidImageError: They say nothing of a TOC.
-        UnsupportedError: It is not in the blob, or of another type.
+        InvalidImageError: They do not locate a TOC.
+        UnsupportedError: It is not in the blob, or has another type.
     """
     if compression == "gzip":
         return _estargz(tail, blob_size)
@@ -91,23 +91,23 @@ def footed(tail: bytes, blob_size: int, compression: Compression) -> TocLocation
         frame = tail[-footer.size - _SKIPPABLE.size :]
         head = _SKIPPABLE.pack(_SKIPPABLE_MAGIC, footer.size)
         if len(frame) == len(head) + footer.size and frame.startswith(head) and frame.endswith(magic):
-            return _zstd_place(*footer.unpack_from(frame, _SKIPPABLE.size)[:4])
-    raise InvalidImageError("its blob has no footer that tells of a TOC")
+            return _zstd_location(*footer.unpack_from(frame, _SKIPPABLE.size)[:4])
+    raise InvalidImageError("its blob has no footer with the location of a TOC")
 
 
-def check(place: TocLocation, blob_size: int, limits: Limits) -> TocLocation:
-    """Return the place if a blob of `blob_size` bytes can have a TOC there.
+def check(location: TocLocation, blob_size: int, limits: Limits) -> TocLocation:
+    """Return the location if a blob of `blob_size` bytes can have a TOC there.
 
     Raises:
         InvalidImageError: It cannot.
         LimitError: It is larger than a TOC may be.
     """
-    for size in (place.size, place.length or 0):
+    for size in (location.size, location.length or 0):
         if size > limits.toc:
             raise limits.passed("toc", f"a TOC of {size} bytes")
-    if not (place.offset > 0 and place.size > 0 and place.offset + place.size < blob_size):
-        raise InvalidImageError(f"its TOC is said to be at byte {place.offset}, {place.size} bytes long")
-    return place
+    if not (location.offset > 0 and location.size > 0 and location.offset + location.size < blob_size):
+        raise InvalidImageError(f"its TOC is stated to be at byte {location.offset}, {location.size} bytes long")
+    return location
 
 
 def _estargz(tail: bytes, blob_size: int) -> TocLocation:
@@ -117,10 +117,10 @@ def _estargz(tail: bytes, blob_size: int) -> TocLocation:
         return TocLocation("estargz", offset, blob_size - _ESTARGZ_SIZE - offset)
     if _EXTERNAL in tail:
         raise UnsupportedError("its TOC is in another image")
-    raise InvalidImageError("its blob has no footer that tells of a TOC")
+    raise InvalidImageError("its blob has no footer with the location of a TOC")
 
 
-def _zstd_place(offset: int, size: int, length: int, kind: int) -> TocLocation:
-    if kind != _CRFS:
-        raise UnsupportedError(f"its TOC is of the type {kind}; {_CRFS} is the only one that is known")
+def _zstd_location(offset: int, size: int, length: int, toc_type: int) -> TocLocation:
+    if toc_type != _CRFS:
+        raise UnsupportedError(f"its TOC has the type {toc_type}; the only known type is {_CRFS}")
     return TocLocation("zstd:chunked", offset, size, length)

@@ -1,9 +1,9 @@
-"""Comparing what a TOC says of a layer with the layer's tar: what a reader sees, and every byte of every file.
+"""Compare a TOC with the tar of its layer: everything that a reader sees, and every byte of every file.
 
-A TOC may say less than the tar where honest writers lose something. Names are cleaned, and times rounded or cut to
-seconds. Go's archive/tar, which these writers read tars with, keeps neither extended attributes with an empty value
-nor those that only libarchive's records hold. And nothing is compared that no reader sees. Any other difference is a
-lie. One rule serves all: `--toc verify`, `ocifs verify`, and the proof in the background of a mount.
+Honest writers lose some information, so a TOC may say less than the tar. They clean names, and round times or cut them
+to seconds. They read tars with Go's archive/tar, which drops extended attributes with an empty value and those in
+libarchive's records. Attributes that no reader sees are not compared. Any other difference is an error. The same rules
+serve `--toc verify`, `ocifs verify`, and the background verification of a mount.
 """
 
 import hashlib
@@ -12,9 +12,8 @@ from functools import cache
 
 from ocifs.erofs.xattr import is_storable
 from ocifs.errors import InvalidImageError, printable
-from ocifs.layer.index import LayerIndex
+from ocifs.layer.index import ChunkedIndex
 from ocifs.layer.layer import Layer
-from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.toc import HARDLINK, REGULAR, SYMLINK, ChunkReader, Entry, scan
 from ocifs.tree.merge import clean_path, is_hidden
@@ -23,39 +22,41 @@ _PIECE = 1 << 20
 _SECOND = 10**9
 
 
-def agrees(told: LayerIndex, layer: Layer, pause: Callable[[int], None], limits: Limits = DEFAULT_LIMITS) -> bool:
-    """Return whether an index made of a TOC shows just what the tar of `layer` does; False: it shows less.
+def agrees(claimed: ChunkedIndex, layer: Layer, pause: Callable[[int], None], limits: Limits = DEFAULT_LIMITS) -> bool:
+    """Return whether an index made from a TOC equals the tar of `layer`; False: the TOC only lacks something.
 
     Raises:
-        InvalidImageError: It shows something else.
+        InvalidImageError: It differs from the tar.
     """
-    said, there = told.summary.entries, layer.index.summary.entries
+    claimed_count, actual_count = claimed.summary.entries, layer.index.summary.entries
     exact = True
 
     @cache
     def read_by_go() -> list[Entry]:
         return _read_by_go(layer, pause, limits)
 
-    for number, (claim, entry) in enumerate(zip(told.entries(), layer.index.entries(), strict=False)):
-        _compare(claim, entry, told.summary.blob_digest)
+    for number, (claim, entry) in enumerate(zip(claimed.entries(), layer.index.entries(), strict=False)):
+        _compare(claim, entry, claimed.summary.blob_digest)
         if entry.kind != HARDLINK:
-            lost = _lost_xattrs(claim, entry, told.summary.blob_digest)
+            lost = _lost_xattrs(claim, entry, claimed.summary.blob_digest)
             if any(entry.xattrs[name] and name in read_by_go()[number].xattrs for name in lost):
-                raise _lie(told.summary.blob_digest, entry, "other extended attributes")
+                raise _difference(claimed.summary.blob_digest, entry, "other extended attributes")
             exact = exact and not lost and claim.mtime_ns == entry.mtime_ns
-        if not all(same for same in _contents(told, claim, layer, entry, pause)):
-            raise _lie(told.summary.blob_digest, entry, "other bytes")
-    if said != there:
-        raise InvalidImageError(f"layer {told.summary.blob_digest}: its TOC has {said} entries, its tar {there}")
+        if not all(same for same in _contents(claimed, claim, layer, entry, pause)):
+            raise _difference(claimed.summary.blob_digest, entry, "other bytes")
+    if claimed_count != actual_count:
+        raise InvalidImageError(
+            f"layer {claimed.summary.blob_digest}: its TOC has {claimed_count} entries, its tar {actual_count}"
+        )
     return exact
 
 
 def _lost_xattrs(claim: Entry, entry: Entry, blob: str) -> set[bytes]:
-    """Return the names of the extended attributes that the claim leaves out. Raises InvalidImageError for others."""
-    claimed, there = _visible(claim.xattrs), _visible(entry.xattrs)
-    if any(there.get(name) != value for name, value in claimed.items()):
-        raise _lie(blob, entry, "other extended attributes")
-    return there.keys() - claimed.keys()
+    """Return the names of the extended attributes that the claim lacks. Raises InvalidImageError for different ones."""
+    claimed_xattrs, actual = _visible(claim.xattrs), _visible(entry.xattrs)
+    if any(actual.get(name) != value for name, value in claimed_xattrs.items()):
+        raise _difference(blob, entry, "other extended attributes")
+    return actual.keys() - claimed_xattrs.keys()
 
 
 def _visible(xattrs: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
@@ -64,12 +65,11 @@ def _visible(xattrs: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
 
 def _read_by_go(layer: Layer, pause: Callable[[int], None], limits: Limits) -> list[Entry]:
     """Read the headers of a layer again, without libarchive's records of extended attributes."""
-    private = Layer(layer.number, layer.index, layer.blob, SpanCache(0))
 
     def decoded() -> Iterator[bytes]:
-        for span in range(layer.index.span_count):
+        for data in layer.stream():
             pause(0)
-            yield private.decode(span)
+            yield data
 
     return scan(ChunkReader(decoded()), limits=limits, warn=lambda message: None, libarchive=False)
 
@@ -85,10 +85,10 @@ def _compare(claim: Entry, entry: Entry, blob: str) -> None:
         ("another device", claim.rdev == entry.rdev),
     ):
         if not same:
-            raise _lie(blob, entry, what)
+            raise _difference(blob, entry, what)
 
 
-def _lie(blob: str, entry: Entry, what: str) -> InvalidImageError:
+def _difference(blob: str, entry: Entry, what: str) -> InvalidImageError:
     return InvalidImageError(f"layer {blob}: its TOC gives '{printable(entry.path)}' {what} than its tar")
 
 
@@ -102,30 +102,30 @@ def _same_target(claim: Entry, entry: Entry) -> bool:
 
 
 def _same_time(claim: int, time: int) -> bool:
-    """Whether they are the same time, the first of which may have been rounded or cut to whole seconds."""
+    """Whether the times are equal, if the claim may be rounded or cut to whole seconds."""
     return claim == time or (claim % _SECOND == 0 and abs(claim - time) < _SECOND)
 
 
 def _contents(
-    told: LayerIndex, claim: Entry, layer: Layer, entry: Entry, pause: Callable[[int], None]
+    claimed: ChunkedIndex, claim: Entry, layer: Layer, entry: Entry, pause: Callable[[int], None]
 ) -> Iterator[bool]:
-    """Give for each piece of a regular file whether the tar has what the chunk's digest says."""
+    """Yield for each piece of a regular file whether the tar matches the chunk's digest."""
     if entry.kind != REGULAR or not entry.size:
         return
-    for span in range(told.span_at(claim.offset), told.span_count):
-        done = told.starts[span] - claim.offset
+    for span in range(claimed.span_at(claim.offset), claimed.span_count):
+        done = claimed.starts[span] - claim.offset
         if done >= claim.size:
             return
-        length = told.chunk_length(span)
-        zeros = min(told.starts[span + 1] - claim.offset, claim.size) - done - length
-        yield hashlib.sha256(b"".join(_logical(layer, entry, done, length))).digest() == told.digest(span)
+        length = claimed.chunk_length(span)
+        zeros = min(claimed.starts[span + 1] - claim.offset, claim.size) - done - length
+        yield hashlib.sha256(b"".join(_logical(layer, entry, done, length))).digest() == claimed.digest(span)
         yield all(not any(data) for data in _logical(layer, entry, done + length, zeros))
         pause(0)
 
 
 def _logical(layer: Layer, entry: Entry, offset: int, size: int) -> Iterator[bytes]:
-    """Give `size` bytes of a file from `offset` on, in pieces."""
-    place = entry.offset
+    """Yield `size` bytes of a file from `offset` on, in pieces."""
+    position = entry.offset
     for begin, length in entry.sparse if entry.sparse is not None else ((0, entry.stored),):
         hole = min(begin, offset + size) - offset
         for left in range(max(hole, 0), 0, -_PIECE):
@@ -133,9 +133,9 @@ def _logical(layer: Layer, entry: Entry, offset: int, size: int) -> Iterator[byt
         offset, size = offset + max(hole, 0), size - max(hole, 0)
         inside = offset - begin
         while size and inside < length:
-            data = layer.pread(min(size, length - inside, _PIECE), place + inside)
+            data = layer.pread(min(size, length - inside, _PIECE), position + inside)
             yield data
             inside, offset, size = inside + len(data), offset + len(data), size - len(data)
-        place += length
+        position += length
     for left in range(size, 0, -_PIECE):
         yield bytes(min(left, _PIECE))
