@@ -319,15 +319,11 @@ def mount_options(command: F) -> F:
         click.option(
             "--prefetch-rate",
             type=Size(),
-            callback=_remember,
-            expose_value=False,
             help="Bytes a second, for what is fetched from a registry in the background.  [default: unlimited]",
         ),
         click.option(
             "--prefetch/--no-prefetch",
             default=True,
-            callback=_remember,
-            expose_value=False,
             help="Fetch the rest of the image from its registry in the background, and prove it.  [default: yes]",
         ),
         click.option(

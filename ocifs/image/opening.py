@@ -20,7 +20,6 @@ from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.options import Options
 from ocifs.sources.reference import Reference, parse_reference
-from ocifs.sources.registry.access import Access
 from ocifs.sources.resolve import ResolvedImage, resolve_image
 from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
@@ -32,7 +31,6 @@ class Image:
     def __init__(
         self,
         source: Source,
-        access: Access,
         resolved: ResolvedImage,
         rootfs: Rootfs,
         trees: Trees,
@@ -40,8 +38,6 @@ class Image:
     ) -> None:
         self.source = source
         """Where it is from."""
-        self.access = access
-        """How that is spoken to."""
         self.resolved = resolved
         """What the image says of itself: name, digest, manifest, config, and the layers that are opened."""
         self.rootfs = rootfs
@@ -134,7 +130,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
                 refuse_warnings(f"layer {of_image.descriptor.digest}", len(warnings), *warnings[:1])
             trees.as_of(len(layers))
         rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
-        return Image(source, options.access, resolved, rootfs, trees, stack.pop_all())
+        return Image(source, resolved, rootfs, trees, stack.pop_all())
 
 
 def _cut(resolved: ResolvedImage, layer: int | None) -> ResolvedImage:

@@ -18,10 +18,6 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Holds CAs (`*.crt`) and client certificates (`*.cert` with a `*.key`)."""
     allow_foreign_urls: bool = False
     """Whether a layer that the registry does not have is fetched from where the image says."""
-    prefetch: bool = True
-    """Whether a mount fetches in the background what nobody has read yet."""
-    prefetch_rate: int | None = None
-    """Bytes a second, for that; None: as fast as it goes."""
 
     def __repr__(self) -> str:
         """Show no secret."""
