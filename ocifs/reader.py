@@ -87,8 +87,3 @@ class StoppableReader(FileReader):
         if self._stop.is_set():
             raise OcifsError("interrupted")
         return super().pread(size, offset)
-
-
-def stoppable(blob: ReaderAt, stop: threading.Event) -> ReaderAt:
-    """Return `blob` such that reads of it raise OcifsError once `stop` is set, if it lies in a file."""
-    return StoppableReader(blob, stop) if isinstance(blob, FileSection) else blob

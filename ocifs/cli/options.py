@@ -16,10 +16,10 @@ from ocifs.spec.platform import Platform
 from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
 
 if TYPE_CHECKING:
+    from ocifs.blobs.source import Source
     from ocifs.image.opening import Image
     from ocifs.options import Options as ImageOptions
     from ocifs.sources.reference import Reference
-    from ocifs.sources.source import Source
     from ocifs.spec.digest import Digest
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from ocifs.blobs.caching_source import open_cached
+from ocifs.blobs.source import Source
 from ocifs.errors import NotFoundError
 from ocifs.image.layers import open_layers
 from ocifs.image.rootfs import Rootfs
@@ -21,7 +22,6 @@ from ocifs.layer.layer import Layer
 from ocifs.options import Options
 from ocifs.sources.reference import Reference, parse_reference
 from ocifs.sources.resolve import ResolvedImage, resolve_image
-from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 
 

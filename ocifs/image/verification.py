@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from ocifs.blobs.caching_source import in_file, open_cached
+from ocifs.blobs.caching_source import open_cached
+from ocifs.blobs.download import Blob, in_file, stoppable
+from ocifs.blobs.source import Source
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_short
 from ocifs.image.trees import CHANGES, TREE, Trees, chain_of, refuse_warnings
 from ocifs.indexes.lookup import verify_tocs
@@ -26,11 +28,10 @@ from ocifs.layer.layer import CODECS, Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.options import Options
 from ocifs.pool import Pool
-from ocifs.reader import ReaderAt, stoppable
+from ocifs.reader import ReaderAt
 from ocifs.sources.magic import sniff_layer
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.resolve import ResolvedImage, resolve_image
-from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Kind, Store
@@ -106,7 +107,7 @@ class _Verified(NamedTuple):
     """A layer, with what later proofs need of it if it is sound."""
 
     checks: list[Check]
-    blob: ReaderAt | None = None
+    blob: Blob | None = None
     known: LayerIndex | None = None
 
 
@@ -135,14 +136,14 @@ def _verified_layers(
         undo.callback(stop.set)
         for number, layer in enumerate(resolved.layers):
             try:
-                blob = source.open(layer.descriptor)
+                blob = stoppable(source.open(layer.descriptor), stop)
             except (NotFoundError, InvalidImageError) as error:
                 opened.append(_Verified([_blob_check(number, layer.descriptor.digest, str(error))]))
                 continue
             key = (layer.descriptor.digest, layer.diff_id, layer.compression)
             if key not in found:
-                of = LayerBlob(layer.descriptor.digest, layer.diff_id, stoppable(blob, stop), decoded=decoded)
-                checking = _LayerCheck(number, of, layer.compression, telling, stack)
+                of = LayerBlob(layer.descriptor.digest, layer.diff_id, blob, decoded=decoded)
+                checking = _LayerCheck(number, of, blob, layer.compression, telling, stack)
                 found[key] = decoding.submit(checking.run, hashing.submit(checking.check_blob))
             opened.append(found[key])
         told: set[int] = set()
@@ -163,9 +164,18 @@ def _blob_check(number: int, digest: Digest, problem: str | None, size: int = 0)
 class _LayerCheck:
     """The proof of one layer."""
 
-    def __init__(self, number: int, layer: LayerBlob, stated: Compression, options: Options, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        number: int,
+        layer: LayerBlob,
+        blob: Blob,
+        stated: Compression,
+        options: Options,
+        stack: ExitStack,
+    ) -> None:
         self.number = number
         self.layer = layer
+        self.blob = blob
         self.stated = stated
         """The compression that its media type says."""
         self.options = options
@@ -188,7 +198,7 @@ class _LayerCheck:
             index = None
         checks = [blob.result(), check]
         self._advance(2 * self.layer.blob.size)  # headers and padding belong to no span
-        return _Verified(checks, self.layer.blob, None if any(each.problem for each in checks) else index)
+        return _Verified(checks, self.blob, None if any(each.problem for each in checks) else index)
 
     def check_blob(self) -> Check:
         """Read the blob from front to end and hash it."""
@@ -260,7 +270,7 @@ class _LayerCheck:
         return same
 
     def _decoded(self, index: LayerIndex, updates: list[Callable[[bytes], None]]) -> Iterator[bytes]:
-        layer = Layer(self.number, index, in_file(self.layer.blob), SpanCache(0))
+        layer = Layer(self.number, index, in_file(self.blob), SpanCache(0))
         for span in range(index.span_count):
             data = layer.decode(span)
             for update in updates:

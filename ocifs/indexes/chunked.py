@@ -10,7 +10,6 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from ocifs.blobs.caching_source import CachingSource
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Read, Runs
 from ocifs.layer.chunked import toc_location
@@ -197,7 +196,7 @@ def _first(index: LayerIndex) -> Runs:
 
 def _is_superseded(place: LookupContext, layer: ImageLayer, toc: Digest) -> bool:
     """Whether all of the blob is here, and its TOC has not turned out to be as good as the tar."""
-    if not isinstance(place.source, CachingSource) or not place.source.has(layer.descriptor):
+    if not place.source.is_cached(layer.descriptor):
         return False
     index = place.made(layer, toc)
     return index is None or not is_marked(index)

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from ocifs.blobs.source import Source
 from ocifs.errors import OcifsError
 from ocifs.image.trees import TREE
 from ocifs.layer.index import KIND as LAYER_INDEX
 from ocifs.layer.index import LayerIndex, index_in
 from ocifs.report.text import human_size
 from ocifs.sources.resolve import ImageLayer, ResolvedImage, manifests_of, resolve_manifest
-from ocifs.sources.source import Named, Source
+from ocifs.sources.source import Named
 from ocifs.spec.config import ExecutionParameters
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest, chain_id

@@ -21,7 +21,7 @@ from ocifs.sources.archive import Archive
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.magic import sniff_layer
 from ocifs.sources.reference import CHOICES, Reference, choices, matching
-from ocifs.sources.source import Named, read_metadata
+from ocifs.sources.source import LocalSource, Named, read_metadata
 from ocifs.spec.config import parse_config
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest
@@ -42,11 +42,11 @@ class _SavedImage(msgspec.Struct, frozen=True, rename="pascal"):
     layers: tuple[str, ...] = ()
 
 
-class DockerArchive:
+class DockerArchive(LocalSource):
     """The images of one archive."""
 
     def __init__(self, archive: Archive, images: tuple[_SavedImage, ...], limits: Limits) -> None:
-        self.limits = limits
+        super().__init__(archive.name, limits)
         self._archive = archive
         self._images = images
         self._blobs: dict[Digest, FileReader] = {}

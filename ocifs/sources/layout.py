@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, Self
 
 import msgspec
 
@@ -21,7 +21,7 @@ from ocifs.sources.directory import Directory
 from ocifs.sources.platforms import with_platforms
 from ocifs.sources.reference import CHOICES, Reference, choices, matching
 from ocifs.sources.referrers import Content
-from ocifs.sources.source import Named, read_document, read_metadata
+from ocifs.sources.source import LocalSource, Named, read_metadata
 from ocifs.spec.artifact import parse_artifact, referrers_tag
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
@@ -51,11 +51,11 @@ class _OciLayout(msgspec.Struct, frozen=True, rename="camel"):
     image_layout_version: str
 
 
-class Layout:
+class Layout(LocalSource):
     """The images of one layout."""
 
     def __init__(self, folder: Folder, listed: tuple[Descriptor, ...], limits: Limits) -> None:
-        self.limits = limits
+        super().__init__(folder.name, limits)
         self.also = ""
         """The reference by which the same file is an archive of `docker save`, if it is one, too."""
         self._folder = folder
@@ -106,7 +106,11 @@ class Layout:
         """Close the folder and what was opened."""
         self._files.close()
 
-    def referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
+    def referrers(self) -> Self:
+        """Return itself."""
+        return self
+
+    def list_referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
         """Return the artifacts of that type whose subject is `subject`."""
         named = [each for each in self._listed if each.artifact_type == artifact_type]
         return [each for each in named if self._subject(each) == subject.digest]
@@ -139,7 +143,7 @@ class Layout:
 
     def _subject(self, artifact: Descriptor) -> Digest | None:
         name = f"artifact {artifact.digest} in {self._folder.name}"
-        subject = parse_artifact(read_document(self, artifact), name).subject
+        subject = parse_artifact(self.document(artifact), name).subject
         return subject.digest if subject else None
 
     def _writable(self) -> Directory:

@@ -10,7 +10,7 @@ from itertools import islice
 import msgspec
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, UnsupportedError
-from ocifs.sources.source import Source, read_document
+from ocifs.sources.source import DocumentSource
 from ocifs.spec.config import parse_config
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.manifest import Manifest, parse_document
@@ -27,7 +27,7 @@ def states_platform(descriptor: Descriptor) -> bool:
     return platform is not None and bool(platform.os and platform.architecture)
 
 
-def with_platforms(source: Source, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
+def with_platforms(source: DocumentSource, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
     """Return `descriptors`, those of manifests that state no platform with that of their configs, as far as it is read.
 
     Raises:
@@ -45,13 +45,13 @@ def _needs_config(descriptor: Descriptor) -> bool:
     return descriptor.media_type in MANIFESTS and not states_platform(descriptor)
 
 
-def _of_config(source: Source, descriptor: Descriptor) -> Platform | None:
+def _of_config(source: DocumentSource, descriptor: Descriptor) -> Platform | None:
     name = f"manifest {descriptor.digest}"
     try:
-        manifest = parse_document(read_document(source, descriptor), name, descriptor.media_type)
+        manifest = parse_document(source.document(descriptor), name, descriptor.media_type)
         if not isinstance(manifest, Manifest) or manifest.config.media_type not in CONFIGS:
             return None
-        platform = parse_config(read_document(source, manifest.config), f"config {manifest.config.digest}").platform
+        platform = parse_config(source.document(manifest.config), f"config {manifest.config.digest}").platform
     except (NotFoundError, InvalidImageError, UnsupportedError, LimitError):
         return None
     return platform if platform.os and platform.architecture else None

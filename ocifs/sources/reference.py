@@ -15,15 +15,17 @@ both an odd tag and an odd path can be named. What a tag means is for the source
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast, get_args
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, UnsupportedError, printable_path
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import shown
 
-Transport = Literal["oci", "oci-archive", "docker-archive", "docker"]
+LocalTransport = Literal["oci", "oci-archive", "docker-archive"]
+"""Of a path; `ocifs.sources.resolve` opens each."""
+Transport = LocalTransport | Literal["docker"]
 
-_TRANSPORT = re.compile(r"(oci|oci-archive|docker-archive):(.*)", re.DOTALL)
+_TRANSPORT = re.compile(rf"({'|'.join(get_args(LocalTransport))}):(.*)", re.DOTALL)
 _FOREIGN = re.compile(r"(containers-storage|dir|docker-daemon|ostree|sif|tarball):")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _DIGESTED = re.compile(r"(.+)@([^@:/]+:[^@:/]*)", re.DOTALL)

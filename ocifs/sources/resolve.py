@@ -5,10 +5,11 @@ them. Indexes may nest, to a depth and in a number that real ones never reach.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, UnsupportedError
 from ocifs.limits import DEFAULT_LIMITS, Limits
@@ -17,9 +18,8 @@ from ocifs.sources.directory import Directory
 from ocifs.sources.docker_archive import open_docker_archive
 from ocifs.sources.layout import Layout, open_layout
 from ocifs.sources.platforms import CONFIGS_MOST, states_platform, with_platforms
-from ocifs.sources.reference import CHOICES, Reference
-from ocifs.sources.registry.access import Access
-from ocifs.sources.source import Source, read_document
+from ocifs.sources.reference import CHOICES, Reference, Transport
+from ocifs.sources.source import DocumentSource, LocalSource
 from ocifs.spec.config import ImageConfig, parse_config
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest
@@ -29,6 +29,8 @@ from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, laye
 from ocifs.spec.platform import Platform, best_match
 
 _INDEX_DEPTH = 8
+
+F = TypeVar("F", Directory, Archive)
 
 
 class ImageLayer(NamedTuple):
@@ -58,49 +60,69 @@ class ResolvedImage(NamedTuple):
         return self.descriptor.digest
 
 
-def open_source(
-    reference: Reference, access: Access | None = None, limits: Limits = DEFAULT_LIMITS, *, follow_links: bool = False
-) -> Source:
-    """Open what a reference names; the caller closes it.
+def open_source(reference: Reference, limits: Limits = DEFAULT_LIMITS, *, follow_links: bool = False) -> LocalSource:
+    """Open the local source that a reference names; the caller closes it.
 
-    A registry is spoken to by way of `access`. With `follow_links`, symlinks may lead out of a layout directory.
+    With `follow_links`, symlinks may lead out of a layout directory.
 
     Raises:
         NotFoundError: The path cannot be opened.
         InvalidImageError: It holds no images.
         UnsupportedError: They are stored in a way that cannot be read in place.
     """
-    if reference.transport == "docker":
-        from ocifs.sources.registry.source import open_registry
+    return _OPENERS[reference.transport](reference.path, limits, follow_links)
 
-        return open_registry(reference, access or Access(), limits)
+
+def _open_directory(path: str, limits: Limits, follow_links: bool) -> LocalSource:
+    return _open_in(Directory.at(path, follow_links=follow_links), open_layout, limits)
+
+
+def _open_archive(
+    open_in: Callable[[Archive, Limits], LocalSource], path: str, limits: Limits, _: object = None
+) -> LocalSource:
+    return _open_in(Archive.at(path, limits), open_in, limits)
+
+
+def _open_any(path: str, limits: Limits, follow_links: bool) -> LocalSource:
+    """Open a source that the reference gives no transport for."""
+    if Path(path).is_dir():
+        return _open_directory(path, limits, follow_links)
+    return _open_archive(_open_by_content, path, limits)
+
+
+def _open_in(folder: F, open_in: Callable[[F, Limits], LocalSource], limits: Limits) -> LocalSource:
+    """Return the source in a folder, which belongs to it unless this raises."""
     with ExitStack() as stack:
-        folder: Directory | Archive
-        if reference.transport == "oci" or (reference.transport is None and Path(reference.path).is_dir()):
-            folder = Directory.at(reference.path, follow_links=follow_links)
-        else:
-            folder = Archive.at(reference.path, limits)
         stack.callback(folder.close)
-        source = _source(reference, folder, limits)
+        source = open_in(folder, limits)
         stack.pop_all()
         return source
 
 
-def _source(reference: Reference, folder: Directory | Archive, limits: Limits) -> Source:
-    if isinstance(folder, Directory) or reference.transport == "oci-archive":
-        return open_layout(folder, limits)
-    if reference.transport == "docker-archive" or "oci-layout" not in folder:
-        return open_docker_archive(folder, limits)
+def _open_by_content(archive: Archive, limits: Limits) -> LocalSource:
+    if "oci-layout" not in archive:
+        return open_docker_archive(archive, limits)
     # `docker save` writes both kinds of metadata nowadays; the layout says more. That of Docker 25.0 may list nothing.
-    layout = open_layout(folder, limits)
-    if "manifest.json" in folder:
+    layout = open_layout(archive, limits)
+    if "manifest.json" in archive:
         if not layout.holds_an_image():
-            return open_docker_archive(folder, limits)
-        layout.also = f"docker-archive:{folder.name}"
+            return open_docker_archive(archive, limits)
+        layout.also = f"docker-archive:{archive.name}"
     return layout
 
 
-def resolve_image(source: Source, reference: Reference, platform: Platform | None = None) -> ResolvedImage:
+Opener = Callable[[str, Limits, bool], LocalSource]
+"""Opens what is at a path; the last parameter is `follow_links`."""
+
+_OPENERS: dict[Transport | None, Opener] = {
+    None: _open_any,
+    "oci": _open_directory,
+    "oci-archive": partial(_open_archive, open_layout),
+    "docker-archive": partial(_open_archive, open_docker_archive),
+}
+
+
+def resolve_image(source: DocumentSource, reference: Reference, platform: Platform | None = None) -> ResolvedImage:
     """Resolve `reference` in `source` to an image for `platform`; None: for this machine, if there is a choice.
 
     Raises:
@@ -119,21 +141,21 @@ def resolve_image(source: Source, reference: Reference, platform: Platform | Non
     return resolved._replace(layers=resolved.layers[: len(resolved.layers) - reference.without])
 
 
-def resolve_manifest(source: Source, descriptor: Descriptor, name: str) -> ResolvedImage:
+def resolve_manifest(source: DocumentSource, descriptor: Descriptor, name: str) -> ResolvedImage:
     """Read the manifest that `descriptor` is of, and its config; raises as `resolve_image`."""
-    manifest = parse_document(read_document(source, descriptor), _manifest_name(descriptor), descriptor.media_type)
+    manifest = parse_document(source.document(descriptor), _manifest_name(descriptor), descriptor.media_type)
     if not isinstance(manifest, Manifest):
         raise InvalidImageError(f"{_manifest_name(descriptor)} is an image index")
     if manifest.config.media_type not in CONFIGS:
         if manifest.artifact_type:
             raise UnsupportedError(f"{name} is {no_image(manifest.media_type, manifest.artifact_type)}")
         raise UnsupportedError(f"{name} is not a container image: its config is '{shown(manifest.config.media_type)}'")
-    config = parse_config(read_document(source, manifest.config), f"config {manifest.config.digest}")
+    config = parse_config(source.document(manifest.config), f"config {manifest.config.digest}")
     also = source.also if isinstance(source, Layout) else ""
     return ResolvedImage(name, descriptor, manifest, config, _layers(manifest, config, source.limits, also))
 
 
-def manifests_of(source: Source, descriptor: Descriptor) -> list[Descriptor]:
+def manifests_of(source: DocumentSource, descriptor: Descriptor) -> list[Descriptor]:
     """Return the image manifest that `descriptor` is of, or all in that index; raises as `resolve_image`."""
     return list(_manifests(source, [descriptor], _INDEX_DEPTH, set()))
 
@@ -142,7 +164,9 @@ def _manifest_name(descriptor: Descriptor) -> str:
     return f"manifest {descriptor.digest}"
 
 
-def _choose(source: Source, candidates: Sequence[Descriptor], platform: Platform | None, name: str) -> Descriptor:
+def _choose(
+    source: DocumentSource, candidates: Sequence[Descriptor], platform: Platform | None, name: str
+) -> Descriptor:
     """Return the descriptor of the manifest for `platform`."""
     if len(candidates) == 1 and candidates[0].media_type in MANIFESTS:
         return candidates[0]
@@ -173,7 +197,7 @@ def _match(wanted: Platform, manifests: Sequence[Descriptor]) -> Descriptor | No
 
 
 def _manifests(
-    source: Source, descriptors: Sequence[Descriptor], depth: int, seen: set[Digest]
+    source: DocumentSource, descriptors: Sequence[Descriptor], depth: int, seen: set[Digest]
 ) -> Iterator[Descriptor]:
     """Yield the image manifests among `descriptors` and in the indexes among them, in their order."""
     for descriptor in descriptors:
@@ -187,7 +211,7 @@ def _manifests(
             if len(seen) > source.limits.indexes:
                 raise source.limits.passed("indexes", f"{len(seen)} image indexes to choose from")
             name = f"image index {descriptor.digest}"
-            index = parse_document(read_document(source, descriptor), name, descriptor.media_type)
+            index = parse_document(source.document(descriptor), name, descriptor.media_type)
             if not isinstance(index, ImageIndex):
                 raise InvalidImageError(f"{name} is a manifest")
             yield from _manifests(source, index.manifests, depth - 1, seen)

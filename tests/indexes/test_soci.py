@@ -11,7 +11,6 @@ import pytest
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.image.opening import Image as OpenedImage
 from ocifs.image.opening import open_image
-from ocifs.indexes.artifact import referrers_of
 from ocifs.indexes.soci import Version
 from ocifs.indexes.soci_writer import convert_image, make_soci_index
 from ocifs.layer.lazy_blob import LazyBlob
@@ -223,7 +222,7 @@ def test_the_order_of_formats(registry: Registry, reference: str) -> None:
         from ocifs.indexes.artifact import make_artifact
 
         manifest, blobs = make_artifact(image.resolved, image.indexes)
-        referrers_of(image.source, "x").attach(image.resolved.descriptor, manifest, blobs)
+        image.source.referrers().attach(image.resolved.descriptor, manifest, blobs)
     publish_v1(registry)
     with open_image(reference) as image:
         assert published(image) == ["ocifs"] * 3
@@ -384,7 +383,7 @@ def push(reference: str, version: Version, tag: str | None = None, min_layer_siz
     warnings: list[str] = []
     with open_image(reference, Options(lazy=False)) as image:
         made = make_soci_index(image.resolved, image.layers, version, min_layer_size, warnings.append)
-        place = referrers_of(image.source, reference)
+        place = image.source.referrers()
         if tag is None:
             place.attach(image.resolved.descriptor, made.manifest, made.blobs)
         else:

@@ -13,7 +13,6 @@ import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, UnsupportedError
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.reader import BytesReader, ReaderAt
 from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Content
 from ocifs.sources.registry.access import Access
@@ -71,10 +70,12 @@ class RegistrySource:
         """Refuse: a registry is not asked for all that it has."""
         raise UnsupportedError("a registry is not asked for all its images: name one, or use `skopeo list-tags`")
 
-    def open(self, descriptor: Descriptor) -> ReaderAt:
-        """Return the blob; it is not asked for before it is read."""
-        if (data := self._manifests.get(descriptor.digest)) is not None:
-            return BytesReader(data)
+    def fetched(self, digest: Digest) -> bytes | None:
+        """Return a manifest that `resolve` has fetched."""
+        return self._manifests.get(digest)
+
+    def open(self, descriptor: Descriptor) -> RemoteBlob:
+        """Return a remote blob; the first read of it sends the first request."""
         is_manifest = descriptor.media_type in MANIFESTS | INDEXES
         path = f"{'manifests' if is_manifest else 'blobs'}/{descriptor.digest}"
         accept = _ACCEPT if is_manifest else None
@@ -88,7 +89,7 @@ class RegistrySource:
                 hint = " (a foreign layer: --allow-foreign-urls fetches it from where the image says)"
         return RemoteBlob([*self._sessions, *foreign], path, descriptor.digest, descriptor.size, accept, hint)
 
-    def referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
+    def list_referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
         """Return the artifacts of that type whose subject is `subject`."""
         if (found := self._referrers.get(subject.digest)) is None:
             try:
