@@ -1,9 +1,9 @@
-"""What `docker save` writes: `manifest.json`, and configs and layers as it names them.
+"""Archives of `docker save`: `manifest.json`, and the configs and layers that it names.
 
-Source: Docker's "Image specification v1.2", "Combined Image JSON + Filesystem Changeset Format". Such an archive
-has neither media types nor manifests, so for the image that is chosen a manifest is made here and the rest of ocifs
-sees no difference. A layer's digest is its diff ID when it is plain, else what its path says, else computed. Docker
-before 1.10 wrote no `manifest.json`: such an archive is recognised, and refused.
+Source: Docker's "Image specification v1.2", "Combined Image JSON + Filesystem Changeset Format". Such an archive has
+neither media types nor manifests, so this module makes a manifest for the chosen image, and the rest of ocifs sees no
+difference. The digest of an uncompressed layer is its diff ID; that of a compressed one comes from its path, or is
+computed. Archives of Docker before 1.10 have no `manifest.json`: they are recognised and refused.
 """
 
 import hashlib
@@ -50,14 +50,14 @@ class DockerArchive(LocalSource):
         self._archive = archive
         self._images = images
         self._blobs: dict[Digest, FileReader] = {}
-        """Of the images resolved so far: their manifests, configs and layers."""
+        """Manifests, configs and layers of the images resolved so far."""
         self._computed: dict[int, Digest] = {}
-        """Of compressed layers without a digest in their name, by offset."""
+        """Digests of compressed layers whose path has none, by offset."""
         self._files = ExitStack()
         self._files.callback(archive.close)
 
     def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
-        """Return the manifest made for the image that a name or a position chooses, or for the only image."""
+        """Return the manifest made for the image that a name or a position selects, or for the only image."""
         return (self._describe_image(self._images[self._choose(reference)]),)
 
     def images(self) -> tuple[Named, ...]:
@@ -65,7 +65,7 @@ class DockerArchive(LocalSource):
         return tuple(Named(image.repo_tags, self._describe_image(image)) for image in self._images)
 
     def _describe_image(self, image: _SavedImage) -> Descriptor:
-        """Make the manifest, and return its descriptor."""
+        """Make the manifest and return its descriptor."""
         name = f"member {shown(image.config)} of {self._archive.name}"
         config_blob = self._archive.open(image.config)
         data = read_metadata(config_blob, name, self.limits)
@@ -88,7 +88,7 @@ class DockerArchive(LocalSource):
         return blob
 
     def close(self) -> None:
-        """Close the archive and what was opened."""
+        """Close the archive and all blobs."""
         self._files.close()
 
     def _choose(self, reference: Reference) -> int:
@@ -116,7 +116,7 @@ class DockerArchive(LocalSource):
         return [image.repo_tags for image in self._images]
 
     def _choices(self, images: Sequence[int]) -> str:
-        """List images by the first name that only they have, else by position."""
+        """List images by the first name that no other image has, else by position."""
         labels = []
         for number in images[:CHOICES]:
             alone = [name for name in self._images[number].repo_tags if len(matching(name, self._names())) == 1]
@@ -147,10 +147,10 @@ class DockerArchive(LocalSource):
 
 
 def open_docker_archive(archive: Archive, limits: Limits = DEFAULT_LIMITS) -> DockerArchive:
-    """Return the images of `archive`, which is its to close from then on.
+    """Return the source for `archive`, which it closes.
 
     Raises:
-        InvalidImageError: It is no such archive, or its `manifest.json` is malformed.
+        InvalidImageError: It is not such an archive, or its `manifest.json` is malformed.
         UnsupportedError: Docker before 1.10 wrote it.
     """
     name = f"manifest.json of {archive.name}"

@@ -1,7 +1,7 @@
 """OCI image layouts (image-spec image-layout.md): `oci-layout`, `index.json` and `blobs/ALGORITHM/HEX`.
 
 A layout is read through a `Folder`, so it may be a directory or a tar file. Tags are annotations of the descriptors
-in `index.json`: the spec's, or the full name that containerd writes beside it. A digest may also name any blob that
+in `index.json`: the one of the specification, or containerd's with the full name. A digest may also name any blob that
 is a manifest or an index.
 """
 
@@ -34,7 +34,7 @@ _FULL_NAME = "io.containerd.image.name"
 
 
 class Folder(Protocol):
-    """Files under relative paths, as a directory or an archive has them."""
+    """Files with relative paths: a directory or an archive."""
 
     name: str
 
@@ -57,11 +57,11 @@ class Layout(LocalSource):
     def __init__(self, folder: Folder, listed: tuple[Descriptor, ...], limits: Limits) -> None:
         super().__init__(folder.name, limits)
         self.also = ""
-        """The reference by which the same file is an archive of `docker save`, if it is one, too."""
+        """The reference to the same file as an archive of `docker save`, if it is one too."""
         self._folder = folder
         self._images = tuple(filter(_is_image, listed))
         self._others = tuple(each for each in listed if not _is_image(each) and _names(each))
-        """Tagged, but no images: artifacts, manifests of Docker's schema 1."""
+        """Tagged entries that are not images: artifacts, manifests of Docker's schema 1."""
         self._listed = listed
         self._blobs: dict[Digest, FileReader] = {}
         self._files = ExitStack()
@@ -82,15 +82,15 @@ class Layout(LocalSource):
         return tuple(named)
 
     def images(self) -> tuple[Named, ...]:
-        """Return the images and indexes that `index.json` lists, and then what else it has under a tag."""
+        """Return the images and indexes that `index.json` lists, then its other tagged entries."""
         return tuple(Named(_names(each), each) for each in (*self._images, *self._others))
 
     def holds_an_image(self) -> bool:
-        """Whether any of the images that `index.json` lists is there."""
+        """Return whether any image that `index.json` lists exists."""
         return any(map(self._is_there, self._images))
 
     def open(self, descriptor: Descriptor) -> FileReader:
-        """Return a blob: what the descriptor embeds, else the file under its digest."""
+        """Return a blob: the data that the descriptor embeds, else the file named by its digest."""
         blob = self._blobs.get(descriptor.digest)
         if blob is None:
             blob = self._open(descriptor) if descriptor.data is None else self._embedded(descriptor)
@@ -103,11 +103,11 @@ class Layout(LocalSource):
         return blob
 
     def close(self) -> None:
-        """Close the folder and what was opened."""
+        """Close the folder and all blobs."""
         self._files.close()
 
     def referrers(self) -> Self:
-        """Return itself."""
+        """Return itself: it holds the artifacts."""
         return self
 
     def list_referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
@@ -116,24 +116,24 @@ class Layout(LocalSource):
         return [each for each in named if self._subject(each) == subject.digest]
 
     def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
-        """Write an artifact: its blobs, and itself into `index.json`, by a tag by which other tools can copy it."""
+        """Write an artifact and list it in `index.json`, under a tag by which other tools can copy it."""
         tag = {_REF_NAME: referrers_tag(subject.digest)}
         listed = msgspec.structs.replace(manifest.descriptor, annotations=tag)
         self._add([*blobs, manifest], lambda members: [*_unlisted(members, listed), _to_json(listed)])
 
     def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
-        """Write an image, of which some blobs are there already, and list it under a tag, and no other image."""
+        """Write an image, of which some blobs may exist, and list it under `tag`, which no other image keeps."""
         listed = msgspec.structs.replace(manifests[-1].descriptor, annotations={_REF_NAME: tag})
         self._add([*blobs, *manifests], lambda members: [*_untagged(members, tag), _to_json(listed)])
 
     def detach(self, subject: Descriptor, manifest: Descriptor) -> None:
-        """Take an artifact out of `index.json`."""
+        """Remove an artifact from `index.json`."""
         folder = self._writable()
         with folder.locked():
             self._relist(folder, lambda members: _unlisted(members, manifest))
 
     def _add(self, contents: list[Content], change: Callable[[list[object]], list[object]]) -> None:
-        """Write blobs, and then change what `index.json` lists."""
+        """Write blobs, then change the list in `index.json`."""
         folder = self._writable()
         with folder.locked():
             for content in contents:
@@ -148,11 +148,11 @@ class Layout(LocalSource):
 
     def _writable(self) -> Directory:
         if not isinstance(self._folder, Directory):
-            raise UnsupportedError(f"{self._folder.name} is an archive, to which nothing is added: use a directory")
+            raise UnsupportedError(f"cannot write to {self._folder.name}: it is an archive: use a layout directory")
         return self._folder
 
     def _relist(self, folder: Directory, change: Callable[[list[object]], list[object]]) -> None:
-        """Write `index.json` anew, with what else is in it as it is."""
+        """Rewrite `index.json` with a changed list of manifests; its other members stay."""
         name = f"{folder.name}/index.json"
         index = parse_json(read_metadata(folder.open("index.json"), name, self.limits), name)
         if not isinstance(index, dict) or not isinstance(index.get("manifests"), list):
@@ -173,7 +173,7 @@ class Layout(LocalSource):
     def _embedded(self, descriptor: Descriptor) -> FileReader:
         data = descriptor.data or b""
         if Digest.of(data, descriptor.digest.algorithm) != descriptor.digest:
-            raise InvalidImageError(f"the data embedded for blob {descriptor.digest} have another digest")
+            raise InvalidImageError(f"the data embedded for blob {descriptor.digest} has another digest")
         blob = memory_blob(data)
         self._files.callback(os.close, blob.fd)
         return blob
@@ -231,7 +231,7 @@ class Layout(LocalSource):
         return list(self._images)
 
     def _choices(self, images: Collection[Descriptor]) -> str:
-        """List the images by names that choose them: the tag if no other image has it, else the digest."""
+        """List images by the names that select them: the tag if no other image has it, else the digest."""
         names = [_names(image) for image in self._images]
         labels = []
         for image in islice(images, CHOICES):
@@ -241,10 +241,10 @@ class Layout(LocalSource):
 
 
 def open_layout(folder: Folder, limits: Limits = DEFAULT_LIMITS) -> Layout:
-    """Return the layout in `folder`, which is its to close from then on.
+    """Return the layout in `folder`, which it closes.
 
     Raises:
-        InvalidImageError: It is no layout, or its `index.json` is malformed.
+        InvalidImageError: It is not a layout, or its `index.json` is malformed.
         UnsupportedError: It is a layout of another version.
         LimitError: A document is too large.
     """

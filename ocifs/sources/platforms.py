@@ -1,7 +1,7 @@
-"""Platforms of manifests whose descriptors state none: their configs say it, as containerd and `inspect --all` read it.
+"""Platforms of manifests whose descriptors state none: read from their configs, as containerd and `inspect --all` do.
 
-Two documents are read for each manifest, so their number is bounded. A manifest that cannot be read, or is of no image,
-has no platform. How a platform is chosen is for the caller.
+This reads two documents for each manifest, so their number is bounded. A manifest that is unreadable, or is not of an
+image, has no platform. It does not choose a platform.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ from ocifs.spec.mediatypes import CONFIGS, MANIFESTS
 from ocifs.spec.platform import Platform
 
 CONFIGS_MOST = 64
-"""How many configs are read to choose among manifests; more can be named by their digests."""
+"""Most configs read to choose among manifests; an image beyond them can be named by digest."""
 
 
 def states_platform(descriptor: Descriptor) -> bool:
-    """Whether a descriptor says what its manifest is for."""
+    """Return whether a descriptor states a platform."""
     platform = descriptor.platform
     return platform is not None and bool(platform.os and platform.architecture)
 
 
 def with_platforms(source: DocumentSource, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
-    """Return `descriptors`, those of manifests that state no platform with that of their configs, as far as it is read.
+    """Return `descriptors`, adding the platform from the config where a manifest's descriptor states none.
 
     Raises:
         RegistryError: The registry cannot be reached, or refuses.

@@ -3,13 +3,13 @@
     PATH[:TAG]  PATH@DIGEST                  a layout or an archive, recognised by its content
     oci:PATH[:TAG]  oci:PATH@DIGEST          a layout directory
     oci-archive:FILE[:TAG]                   a layout in a tar file
-    docker-archive:FILE[:NAME:TAG|:@POSITION]   what `docker save` writes
+    docker-archive:FILE[:NAME:TAG|:@POSITION]   an archive of `docker save`
     docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]   a registry
 
-`~N` behind any of these means the image without its last N layers; a path of just that name comes first.
+`~N` after any of these means the image without its last N layers; a path with exactly that name takes precedence.
 
-A path ends at the first `:` or, where that names no existing path, wherever the longest existing path ends; so
-both an odd tag and an odd path can be named. What a tag means is for the source that holds the image.
+A path ends at the first `:`. If that names no existing path, it ends where the longest existing path ends; so paths and
+tags may contain colons. The source that holds the image decides what a tag means.
 """
 
 import os
@@ -22,7 +22,7 @@ from ocifs.spec.digest import Digest
 from ocifs.spec.document import shown
 
 LocalTransport = Literal["oci", "oci-archive", "docker-archive"]
-"""Of a path; `ocifs.sources.resolve` opens each."""
+"""Transports of a path; `ocifs.sources.resolve` has an opener for each."""
 Transport = LocalTransport | Literal["docker"]
 
 _TRANSPORT = re.compile(rf"({'|'.join(get_args(LocalTransport))}):(.*)", re.DOTALL)
@@ -41,7 +41,7 @@ _IN_REGISTRY = re.compile(
 )
 
 CHOICES = 20
-"""How many images a message lists."""
+"""Most images that a message lists."""
 
 _COPY_FIRST = "copy the image into a layout with `skopeo copy {} oci:DIR:TAG`"
 
@@ -52,22 +52,22 @@ class Reference(NamedTuple):
     text: str
     """As the user wrote it."""
     path: str
-    """Of a registry: `[HOST[:PORT]/]REPOSITORY`."""
+    """For a registry: `[HOST[:PORT]/]REPOSITORY`."""
     transport: Transport | None = None
-    """None: to be told from the content."""
+    """None: determined by the content."""
     tag: str | None = None
     digest: Digest | None = None
     position: int | None = None
-    """Among the images of the source, from 0."""
+    """Position among the images of the source, from 0."""
     without: int = 0
-    """How many of the last layers to leave out."""
+    """Number of layers to leave out at the end."""
 
     def __str__(self) -> str:
         return printable_path(self.text)
 
 
 def parse_reference(text: str, exists: Callable[[str], bool] = os.path.lexists) -> Reference:
-    """Parse a reference; `exists` tells whether a path is there.
+    """Parse a reference; `exists` returns whether a path exists.
 
     Raises:
         NotFoundError: No path in it exists, or it is incomplete.
@@ -102,7 +102,7 @@ def _in_registry(text: str) -> Reference:
     named, without = (suffixed[1], int(suffixed[2])) if suffixed else (text, 0)
     match = _IN_REGISTRY.fullmatch(named.removeprefix(_REGISTRY))
     if match is None:
-        # It may hold a password, so it is not repeated.
+        # It may contain a password, so the message does not repeat it.
         raise InvalidImageError(
             "malformed name of an image in a registry: write docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST], the "
             "repository in lower case, and credentials by --creds or --authfile"
@@ -136,15 +136,15 @@ def _split(rest: str, exists: Callable[[str], bool]) -> tuple[str, str | None, s
 
 
 def choices(labels: Sequence[str], count: int) -> str:
-    """Return the end of a message that lists the first of `count` images, as references end: `:TAG`, `@DIGEST`."""
+    """Return the end of a message that lists the first of `count` images as `:TAG` or `@DIGEST`."""
     more = ", …" if count > len(labels) else ""
     return f"choose one of {', '.join(map(shown, labels))}{more}" if labels else "it has none"
 
 
 def matching(tag: str, names: Sequence[tuple[str, ...]]) -> list[int]:
-    """Return the positions of the images called `tag`, given the names of each.
+    """Return the positions of the images called `tag`; `names` has the names of each image.
 
-    A name counts in full; if no image has it, so does its end: `app:1` and `1` for `HOST/app:1`.
+    A full name matches first; if no image has it, the end of a name matches: `app:1` and `1` for `HOST/app:1`.
     """
     exact = [i for i, own in enumerate(names) if tag in own]
     ends = (f"/{tag}", f":{tag}")

@@ -1,7 +1,7 @@
-"""From a reference to an image: the source is opened, a manifest chosen by platform, the config read.
+"""From a reference to an image: open the source, choose a manifest by platform, read the config.
 
-Nothing of an image is believed before its size and digest are verified; layers alone are left to whoever reads
-them. Indexes may nest, to a depth and in a number that real ones never reach.
+Size and digest of every document are verified before it is used; layers are verified by their readers. Indexes may
+nest, up to a depth and a number that real ones never reach.
 """
 
 import os
@@ -48,11 +48,11 @@ class ResolvedImage(NamedTuple):
     name: str
     """The reference, printable."""
     descriptor: Descriptor
-    """Of the manifest."""
+    """The manifest's descriptor."""
     manifest: Manifest
     config: ImageConfig
     layers: tuple[ImageLayer, ...]
-    """The base layer first; a layer may occur twice, and the last ones may be left out by the reference."""
+    """The base layer first; a layer may occur twice, and the reference may leave out the last ones."""
 
     @property
     def digest(self) -> Digest:
@@ -84,14 +84,14 @@ def _open_archive(
 
 
 def _open_any(path: str, limits: Limits, follow_links: bool) -> LocalSource:
-    """Open a source that the reference gives no transport for."""
+    """Open a source whose reference states no transport."""
     if Path(path).is_dir():
         return _open_directory(path, limits, follow_links)
     return _open_archive(_open_by_content, path, limits)
 
 
 def _open_in(folder: F, open_in: Callable[[F, Limits], LocalSource], limits: Limits) -> LocalSource:
-    """Return the source in a folder, which belongs to it unless this raises."""
+    """Return the source in a folder, which it closes; close the folder here if this raises."""
     with ExitStack() as stack:
         stack.callback(folder.close)
         source = open_in(folder, limits)
@@ -102,7 +102,7 @@ def _open_in(folder: F, open_in: Callable[[F, Limits], LocalSource], limits: Lim
 def _open_by_content(archive: Archive, limits: Limits) -> LocalSource:
     if "oci-layout" not in archive:
         return open_docker_archive(archive, limits)
-    # `docker save` writes both kinds of metadata nowadays; the layout says more. That of Docker 25.0 may list nothing.
+    # `docker save` writes both kinds of metadata today. The layout says more, but that of Docker 25.0 may list nothing.
     layout = open_layout(archive, limits)
     if "manifest.json" in archive:
         if not layout.holds_an_image():
@@ -112,7 +112,7 @@ def _open_by_content(archive: Archive, limits: Limits) -> LocalSource:
 
 
 Opener = Callable[[str, Limits, bool], LocalSource]
-"""Opens what is at a path; the last parameter is `follow_links`."""
+"""Opens the source at a path; the last parameter is `follow_links`."""
 
 _OPENERS: dict[Transport | None, Opener] = {
     None: _open_any,
@@ -127,7 +127,7 @@ def resolve_image(source: DocumentSource, reference: Reference, platform: Platfo
 
     Raises:
         NotFoundError: There is no such image, none for the platform, or a document is missing.
-        InvalidImageError: A document is malformed, or not what a digest or another document says it is.
+        InvalidImageError: A document is malformed, or contradicts its digest or another document.
         UnsupportedError: The image has a form or a layer that ocifs does not handle.
         LimitError: A document is too large, or there are too many indexes or layers.
     """
@@ -142,7 +142,7 @@ def resolve_image(source: DocumentSource, reference: Reference, platform: Platfo
 
 
 def resolve_manifest(source: DocumentSource, descriptor: Descriptor, name: str) -> ResolvedImage:
-    """Read the manifest that `descriptor` is of, and its config; raises as `resolve_image`."""
+    """Read a manifest and its config; raises as `resolve_image`."""
     manifest = parse_document(source.document(descriptor), _manifest_name(descriptor), descriptor.media_type)
     if not isinstance(manifest, Manifest):
         raise InvalidImageError(f"{_manifest_name(descriptor)} is an image index")
@@ -156,7 +156,7 @@ def resolve_manifest(source: DocumentSource, descriptor: Descriptor, name: str) 
 
 
 def manifests_of(source: DocumentSource, descriptor: Descriptor) -> list[Descriptor]:
-    """Return the image manifest that `descriptor` is of, or all in that index; raises as `resolve_image`."""
+    """Return the image manifests at `descriptor`: itself, or all in that index; raises as `resolve_image`."""
     return list(_manifests(source, [descriptor], _INDEX_DEPTH, set()))
 
 
@@ -175,31 +175,31 @@ def _choose(
         return manifests[0]
     if not manifests:
         raise NotFoundError(f"{name} lists no image")
-    wanted = platform or Platform.of_machine(os.uname().machine)
-    best = _match(wanted, manifests)
+    machine = platform or Platform.of_machine(os.uname().machine)
+    best = _match(machine, manifests)
     unstated = len({each.digest for each in manifests if not states_platform(each)})
     if best is None:
         manifests = with_platforms(source, manifests)
-        best = _match(wanted, manifests)
+        best = _match(machine, manifests)
     if best is not None:
         return best
     if unstated > CONFIGS_MOST:
         raise LimitError(f"{name} lists {unstated} manifests without a platform: name one by its digest")
     listed = dict.fromkeys(f"{shown(str(each.platform or Platform()))} ({each.digest})" for each in manifests)
     some = ", ".join(list(listed)[:CHOICES]) + (", …" if len(listed) > CHOICES else "")
-    raise NotFoundError(f"{name} has nothing for {wanted}: choose with --platform, or a digest, from {some}")
+    raise NotFoundError(f"{name} has no image for {machine}: choose with --platform, or a digest, from {some}")
 
 
-def _match(wanted: Platform, manifests: Sequence[Descriptor]) -> Descriptor | None:
+def _match(platform: Platform, manifests: Sequence[Descriptor]) -> Descriptor | None:
     described = [(each, each.platform) for each in manifests if each.platform is not None]
-    best = best_match(wanted, [offered for _, offered in described])
+    best = best_match(platform, [offered for _, offered in described])
     return None if best is None else described[best][0]
 
 
 def _manifests(
     source: DocumentSource, descriptors: Sequence[Descriptor], depth: int, seen: set[Digest]
 ) -> Iterator[Descriptor]:
-    """Yield the image manifests among `descriptors` and in the indexes among them, in their order."""
+    """Yield the image manifests among `descriptors` and in the indexes among them, in order."""
     for descriptor in descriptors:
         if descriptor.media_type in MANIFESTS:
             if descriptor.artifact_type is None and not _is_attestation(descriptor):
@@ -218,7 +218,7 @@ def _manifests(
 
 
 def _is_attestation(descriptor: Descriptor) -> bool:
-    """Whether BuildKit made it to describe another manifest: it has the shape of an image, but is none."""
+    """Return whether BuildKit made it to describe another manifest: it has the shape of an image, but is not one."""
     return descriptor.platform is not None and descriptor.platform.os == "unknown"
 
 

@@ -361,7 +361,7 @@ def test_a_layout_takes_an_index_and_stays_what_it_was(tmp_path: Path) -> None:
 
 def test_an_archive_takes_none(tmp_path: Path) -> None:
     archive = write_oci_archive(tmp_path / "image.tar", IMAGE)
-    with pytest.raises(UnsupportedError, match="is an archive, to which nothing is added"):
+    with pytest.raises(UnsupportedError, match="it is an archive: use a layout directory"):
         push(str(archive))
 
 
