@@ -74,7 +74,7 @@ class Download:
                 if self._error is not None:
                     raise self._error
                 if self._wrong:  # earlier reads may have returned bytes of another blob
-                    raise InvalidImageError(f"blob {self._remote.digest} came with other bytes at first")
+                    raise InvalidImageError(f"the registry first sent wrong bytes for blob {self._remote.digest}")
                 if self._out is not None and self._available >= end:
                     # Under the lock, because a full disk makes the writer close its file.
                     return FileReader(self._out.fd, 0, self._available).pread(size, offset)
@@ -147,7 +147,9 @@ class Download:
                     out.cut(0)
                 if not resumed and not self._remote.distrust():
                     name = f"{self._remote.digest.algorithm}:{found}"
-                    raise InvalidImageError(f"blob {self._remote.digest} comes with other bytes: {name}")
+                    raise InvalidImageError(
+                        f"the registry sent wrong bytes for blob {self._remote.digest}: they have the digest {name}"
+                    )
                 resumed = False
         finally:
             with self._changed:  # the store now owns the file

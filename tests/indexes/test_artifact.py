@@ -203,7 +203,7 @@ def test_pushing_needs_the_right_to(reference: str, registry: Registry) -> None:
     registry.fault(basic("me", "pw"), "uploads|/manifests/sha256")
     with open_image(reference, Options(lazy=False)) as image:
         manifest, blobs = make_artifact(image.resolved, image.indexes)
-        with pytest.raises(Exception, match="wants a login") as caught:
+        with pytest.raises(Exception, match="requires a login") as caught:
             image.source.referrers().attach(image.resolved.descriptor, manifest, blobs)
         assert SECRET not in str(caught.value)
 

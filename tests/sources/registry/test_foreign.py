@@ -144,7 +144,7 @@ def test_another_process_asks_there_too(image: str, afar: Registry) -> None:
 
 
 def test_what_is_not_public_is_not_asked(image: str, afar: Registry, tmp_path: Path) -> None:
-    with pytest.raises(RegistryError, match=r"127\.0\.0\.1, which the image names, is no public address: refused"):
+    with pytest.raises(RegistryError, match=r"127\.0\.0\.1, which the image names, has no public address: refused"):
         content(image, ALLOWED, tmp_path)
     assert not afar.requests
 
@@ -153,7 +153,7 @@ def test_nor_by_a_redirect(image: str, afar: Registry, tmp_path: Path, monkeypat
     answers = iter([True, False])
     monkeypatch.setattr(foreign, "is_public", lambda address: next(answers))
     afar.fault(redirect(afar.base.replace("127.0.0.1", "localhost") + "/v2/x/secret"), times=1)
-    with pytest.raises(RegistryError, match="localhost, which the image names, is no public address: refused"):
+    with pytest.raises(RegistryError, match="localhost, which the image names, has no public address: refused"):
         content(image, ALLOWED, tmp_path)
     assert len(afar.requests) == 1
 
