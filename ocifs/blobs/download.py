@@ -172,8 +172,8 @@ class Download:
                 except StoreError:
                     out.cut(0)  # the disk may be full: free the space of the partial blob
                     raise StoreError(
-                        f"the cache has no room for blob {self._remote.digest} of {self.size} bytes: make some, "
-                        "or name another directory with --cache-dir"
+                        f"the cache has no room for blob {self._remote.digest} of {self.size} bytes: free some, "
+                        "or choose another directory with --cache-dir"
                     ) from None
                 self._arrived(out, out.size)
             hasher.update(piece)

@@ -309,7 +309,7 @@ def test_a_ztoc_that_is_too_large_is_not_fetched(registry: Registry, reference: 
     [
         ({"subject": {"mediaType": MANIFEST, "digest": digest(b"x"), "size": 1}}, None),
         ({"layers": "none"}, "SOCI index sha256:"),
-        ({"mediaType": "application/vnd.oci.artifact.manifest.v1+json"}, "is no manifest of an artifact"),
+        ({"mediaType": "application/vnd.oci.artifact.manifest.v1+json"}, "is not the manifest of an artifact"),
         ({"layers": [{"mediaType": "application/octet-stream", "digest": digest(b"x"), "size": 1}]}, None),
     ],
 )

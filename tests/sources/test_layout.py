@@ -203,7 +203,7 @@ def test_digest_in_the_index_and_in_the_blobs_only(tmp_path: Path) -> None:
         (
             {"index.json": to_json(index_of([]) | {"mediaType": "x"})},
             InvalidImageError,
-            "is 'x', which is no image index",
+            "is 'x', which is not an image index",
         ),
         ({"index.json": to_json(index_of([]) | {"layers": []})}, InvalidImageError, "both"),
     ],

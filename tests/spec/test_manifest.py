@@ -122,7 +122,7 @@ def test_descriptor() -> None:
         (manifest(), INDEX, InvalidImageError, "other kind"),
         (index(), MANIFEST, InvalidImageError, "other kind"),
         (index(mediaType=MANIFEST), None, InvalidImageError, "other kind"),
-        (manifest(mediaType="text/\x1b"), None, UnsupportedError, "no image manifest or index"),
+        (manifest(mediaType="text/\x1b"), None, UnsupportedError, "not an image manifest or index"),
         (manifest(mediaType=[]), None, InvalidImageError, "mediaType"),
         (manifest(schemaVersion=1), None, UnsupportedError, "schema 1"),
         (manifest(schemaVersion=3), None, InvalidImageError, "schemaVersion"),
