@@ -16,7 +16,7 @@ from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Referrers
 from ocifs.sources.registry.access import Access
 from ocifs.sources.resolve import open_source
-from ocifs.sources.source import Named, read_document, read_metadata
+from ocifs.sources.source import NamedImage, read_document, read_metadata
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.manifest import parse_document
 from ocifs.store import Kind, Store, StoredFile, Writer
@@ -55,7 +55,7 @@ class CachingSource:
                 file.close()
         return self._registry.resolve(reference)
 
-    def images(self) -> tuple[Named, ...]:
+    def images(self) -> tuple[NamedImage, ...]:
         """Raise what the registry does."""
         return self._registry.images()
 

@@ -9,7 +9,7 @@ from ocifs.blobs.download import Blob
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.reader import FileSection
 from ocifs.sources.referrers import Referrers
-from ocifs.sources.source import DocumentSource, Named
+from ocifs.sources.source import DocumentSource, NamedImage
 from ocifs.spec.descriptor import Descriptor
 
 
@@ -19,7 +19,7 @@ class Source(DocumentSource, Protocol):
     is_remote: bool
     """Whether blobs have to be fetched; else all are complete."""
 
-    def images(self) -> tuple[Named, ...]:
+    def images(self) -> tuple[NamedImage, ...]:
         """Return what the source holds, in its order: the position of each is what `@N` names.
 
         Raises:

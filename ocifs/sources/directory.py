@@ -20,7 +20,7 @@ from ocifs.reader import FileReader, ReaderAt
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_LINKS_MOST = 40
+_MAX_LINKS = 40
 """Symlinks that are followed to open one file; Linux follows as many."""
 _CHUNK = 1 << 20
 
@@ -67,7 +67,7 @@ class Directory:
             raise_if_too_many_files(error)
             if error.errno == errno.ELOOP:
                 raise InvalidImageError(
-                    f"{self.name}/{path} is behind more than {_LINKS_MOST} symlinks: copy the image again"
+                    f"{self.name}/{path} is behind more than {_MAX_LINKS} symlinks: copy the image again"
                 ) from error
             if error.errno == errno.ENOENT:
                 raise NotFoundError(f"{self.name} has no {path}") from error
@@ -107,7 +107,7 @@ class Directory:
                     opened.append(fd)
                     continue
                 links += 1
-                if links > _LINKS_MOST:
+                if links > _MAX_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 target = os.readlink("", dir_fd=fd)
                 if target.startswith("/"):

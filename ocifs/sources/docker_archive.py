@@ -21,7 +21,7 @@ from ocifs.sources.archive import Archive
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.magic import sniff_layer
 from ocifs.sources.reference import CHOICES, Reference, choices, matching
-from ocifs.sources.source import LocalSource, Named, read_metadata
+from ocifs.sources.source import LocalSource, NamedImage, read_metadata
 from ocifs.spec.config import parse_config
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest
@@ -60,9 +60,9 @@ class DockerArchive(LocalSource):
         """Return the manifest made for the image that a name or a position selects, or for the only image."""
         return (self._describe_image(self._images[self._choose(reference)]),)
 
-    def images(self) -> tuple[Named, ...]:
+    def images(self) -> tuple[NamedImage, ...]:
         """Return the images, each with a manifest made for it."""
-        return tuple(Named(image.repo_tags, self._describe_image(image)) for image in self._images)
+        return tuple(NamedImage(image.repo_tags, self._describe_image(image)) for image in self._images)
 
     def _describe_image(self, image: _SavedImage) -> Descriptor:
         """Make the manifest and return its descriptor."""
@@ -92,13 +92,13 @@ class DockerArchive(LocalSource):
         self._files.close()
 
     def _choose(self, reference: Reference) -> int:
-        name, everything = self._archive.name, range(len(self._images))
+        name, entries = self._archive.name, range(len(self._images))
         if reference.position is not None:
-            if reference.position in everything:
+            if reference.position in entries:
                 return reference.position
-            raise NotFoundError(f"{name} has no image @{reference.position}: {self._choices(everything)}")
+            raise NotFoundError(f"{name} has no image @{reference.position}: {self._choices(entries)}")
         if reference.digest is not None:
-            raise NotFoundError(f"no image {reference.digest} in {name}: {self._choices(everything)}")
+            raise NotFoundError(f"no image {reference.digest} in {name}: {self._choices(entries)}")
         if reference.tag is None and len(self._images) < 2:
             if not self._images:
                 raise NotFoundError(f"{name} has no image")
@@ -107,9 +107,9 @@ class DockerArchive(LocalSource):
         if len(found) == 1:
             return found[0]
         if reference.tag is None:
-            raise NotFoundError(f"{name} has several images, name one: {self._choices(everything)}")
+            raise NotFoundError(f"{name} has several images, name one: {self._choices(entries)}")
         if not found:
-            raise NotFoundError(f"no image '{printable_path(reference.tag)}' in {name}: {self._choices(everything)}")
+            raise NotFoundError(f"no image '{printable_path(reference.tag)}' in {name}: {self._choices(entries)}")
         raise NotFoundError(f"{reference} names several images: {self._choices(found)}")
 
     def _names(self) -> list[tuple[str, ...]]:
@@ -119,8 +119,8 @@ class DockerArchive(LocalSource):
         """List images by the first name that no other image has, else by position."""
         labels = []
         for number in images[:CHOICES]:
-            alone = [name for name in self._images[number].repo_tags if len(matching(name, self._names())) == 1]
-            labels.append(f":{alone[0]}" if alone else f":@{number}")
+            unique = [name for name in self._images[number].repo_tags if len(matching(name, self._names())) == 1]
+            labels.append(f":{unique[0]}" if unique else f":@{number}")
         return choices(labels, len(images))
 
     def _layer(self, path: str, diff_id: DiffID) -> Descriptor:

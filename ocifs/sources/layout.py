@@ -21,13 +21,13 @@ from ocifs.sources.directory import Directory
 from ocifs.sources.platforms import with_platforms
 from ocifs.sources.reference import CHOICES, Reference, choices, matching
 from ocifs.sources.referrers import Content
-from ocifs.sources.source import LocalSource, Named, read_metadata
+from ocifs.sources.source import LocalSource, NamedImage, read_metadata
 from ocifs.spec.artifact import parse_artifact, referrers_tag
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import decode, parse_json, shown
 from ocifs.spec.manifest import parse_document, parse_index
-from ocifs.spec.mediatypes import INDEXES, MANIFESTS, no_image
+from ocifs.spec.mediatypes import INDEXES, MANIFESTS, describe_non_image
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _FULL_NAME = "io.containerd.image.name"
@@ -56,7 +56,7 @@ class Layout(LocalSource):
 
     def __init__(self, folder: Folder, listed: tuple[Descriptor, ...], limits: Limits) -> None:
         super().__init__(folder.name, limits)
-        self.also = ""
+        self.docker_reference = ""
         """The reference to the same file as an archive of `docker save`, if it is one too."""
         self._folder = folder
         self._images = tuple(filter(_is_image, listed))
@@ -81,9 +81,9 @@ class Layout(LocalSource):
             raise NotFoundError(f"{reference} names several images: {self._choices(named)}")
         return tuple(named)
 
-    def images(self) -> tuple[Named, ...]:
+    def images(self) -> tuple[NamedImage, ...]:
         """Return the images and indexes that `index.json` lists, then its other tagged entries."""
-        return tuple(Named(_names(each), each) for each in (*self._images, *self._others))
+        return tuple(NamedImage(_names(each), each) for each in (*self._images, *self._others))
 
     def holds_an_image(self) -> bool:
         """Return whether any image that `index.json` lists exists."""
@@ -164,8 +164,8 @@ class Layout(LocalSource):
         try:
             return self._open_digest(descriptor.digest)
         except NotFoundError as error:
-            way_out = "its `urls` are not followed" if descriptor.urls else "copy the image again"
-            raise NotFoundError(f"cannot read blob {descriptor.digest}: {error}; {way_out}") from error
+            hint = "its `urls` are not followed" if descriptor.urls else "copy the image again"
+            raise NotFoundError(f"cannot read blob {descriptor.digest}: {error}; {hint}") from error
 
     def _open_digest(self, digest: Digest) -> FileReader:
         return self._folder.open(f"blobs/{digest.algorithm}/{digest.hex}")
@@ -209,12 +209,12 @@ class Layout(LocalSource):
         return found
 
     def _at(self, position: int) -> Descriptor:
-        everything = (*self._images, *self._others)
-        if position >= len(everything):
+        entries = (*self._images, *self._others)
+        if position >= len(entries):
             raise NotFoundError(f"{self._folder.name} has no image @{position}: {self._choices(self._images)}")
-        if not _is_image(everything[position]):
-            raise UnsupportedError(f"@{position} of {self._folder.name} is {_described(everything[position])}")
-        return everything[position]
+        if not _is_image(entries[position]):
+            raise UnsupportedError(f"@{position} of {self._folder.name} is {_described(entries[position])}")
+        return entries[position]
 
     def _is_there(self, image: Descriptor) -> bool:
         try:
@@ -235,8 +235,8 @@ class Layout(LocalSource):
         names = [_names(image) for image in self._images]
         labels = []
         for image in islice(images, CHOICES):
-            alone = [name for name in _names(image) if len(matching(name, names)) == 1]
-            labels.append(f":{alone[-1]}" if alone else f"@{image.digest}")
+            unique = [name for name in _names(image) if len(matching(name, names)) == 1]
+            labels.append(f":{unique[-1]}" if unique else f"@{image.digest}")
         return choices(labels, len(images))
 
 
@@ -282,7 +282,7 @@ def _is_image(descriptor: Descriptor) -> bool:
 
 
 def _described(other: Descriptor) -> str:
-    return no_image(other.media_type, other.artifact_type)
+    return describe_non_image(other.media_type, other.artifact_type)
 
 
 def _names(image: Descriptor) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from ocifs.spec.manifest import Manifest, parse_document
 from ocifs.spec.mediatypes import CONFIGS, MANIFESTS
 from ocifs.spec.platform import Platform
 
-CONFIGS_MOST = 64
+MAX_CONFIGS = 64
 """Most configs read to choose among manifests; an image beyond them can be named by digest."""
 
 
@@ -34,7 +34,7 @@ def with_platforms(source: DocumentSource, descriptors: Sequence[Descriptor]) ->
         RegistryError: The registry cannot be reached, or refuses.
     """
     missing = {each.digest: each for each in descriptors if _needs_config(each)}
-    read = {digest: _of_config(source, each) for digest, each in islice(missing.items(), CONFIGS_MOST)}
+    read = {digest: _of_config(source, each) for digest, each in islice(missing.items(), MAX_CONFIGS)}
     return [
         msgspec.structs.replace(each, platform=read.get(each.digest) or each.platform) if _needs_config(each) else each
         for each in descriptors

@@ -115,10 +115,10 @@ def _in_registry(text: str) -> Reference:
 
 def _no_such_path(text: str, path: str, transport: Transport | None) -> OcifsError:
     if transport is None and _FOREIGN.match(text):
-        way_out = _COPY_FIRST.format(printable_path(text))
-        return UnsupportedError(f"the transport of {printable_path(text)} is not supported: {way_out}")
-    way_out = "" if transport else "; an image in a registry is written docker://HOST/REPOSITORY:TAG"
-    return NotFoundError(f"no such file or directory: '{printable_path(path)}'{way_out}")
+        hint = _COPY_FIRST.format(printable_path(text))
+        return UnsupportedError(f"the transport of {printable_path(text)} is not supported: {hint}")
+    hint = "" if transport else "; an image in a registry is written docker://HOST/REPOSITORY:TAG"
+    return NotFoundError(f"no such file or directory: '{printable_path(path)}'{hint}")
 
 
 def _split(rest: str, exists: Callable[[str], bool]) -> tuple[str, str | None, str | None]:

@@ -17,7 +17,7 @@ from ocifs.sources.archive import Archive
 from ocifs.sources.directory import Directory
 from ocifs.sources.docker_archive import open_docker_archive
 from ocifs.sources.layout import Layout, open_layout
-from ocifs.sources.platforms import CONFIGS_MOST, states_platform, with_platforms
+from ocifs.sources.platforms import MAX_CONFIGS, states_platform, with_platforms
 from ocifs.sources.reference import CHOICES, Reference, Transport
 from ocifs.sources.source import DocumentSource, LocalSource
 from ocifs.spec.config import ImageConfig, parse_config
@@ -25,7 +25,7 @@ from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.document import shown
 from ocifs.spec.manifest import ImageIndex, Manifest, parse_document
-from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, layer_type, no_image
+from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, describe_non_image, layer_type
 from ocifs.spec.platform import Platform, best_match
 
 _INDEX_DEPTH = 8
@@ -107,7 +107,7 @@ def _open_by_content(archive: Archive, limits: Limits) -> LocalSource:
     if "manifest.json" in archive:
         if not layout.holds_an_image():
             return open_docker_archive(archive, limits)
-        layout.also = f"docker-archive:{archive.name}"
+        layout.docker_reference = f"docker-archive:{archive.name}"
     return layout
 
 
@@ -133,9 +133,9 @@ def resolve_image(source: DocumentSource, reference: Reference, platform: Platfo
     """
     descriptor = _choose(source, source.resolve(reference), platform, str(reference))
     resolved = resolve_manifest(source, descriptor, str(reference))
-    offered = resolved.config.platform
-    if platform is not None and offered.os and best_match(platform, [offered]) is None:
-        raise NotFoundError(f"{reference} is for {shown(str(offered))} only, not for {platform}")
+    built_for = resolved.config.platform
+    if platform is not None and built_for.os and best_match(platform, [built_for]) is None:
+        raise NotFoundError(f"{reference} is for {shown(str(built_for))} only, not for {platform}")
     if reference.without > len(resolved.layers):
         raise NotFoundError(f"{reference}: the image has only {len(resolved.layers)} layers")
     return resolved._replace(layers=resolved.layers[: len(resolved.layers) - reference.without])
@@ -148,11 +148,11 @@ def resolve_manifest(source: DocumentSource, descriptor: Descriptor, name: str) 
         raise InvalidImageError(f"{_manifest_name(descriptor)} is an image index")
     if manifest.config.media_type not in CONFIGS:
         if manifest.artifact_type:
-            raise UnsupportedError(f"{name} is {no_image(manifest.media_type, manifest.artifact_type)}")
+            raise UnsupportedError(f"{name} is {describe_non_image(manifest.media_type, manifest.artifact_type)}")
         raise UnsupportedError(f"{name} is not a container image: its config is '{shown(manifest.config.media_type)}'")
     config = parse_config(source.document(manifest.config), f"config {manifest.config.digest}")
-    also = source.also if isinstance(source, Layout) else ""
-    return ResolvedImage(name, descriptor, manifest, config, _layers(manifest, config, source.limits, also))
+    docker_reference = source.docker_reference if isinstance(source, Layout) else ""
+    return ResolvedImage(name, descriptor, manifest, config, _layers(manifest, config, source.limits, docker_reference))
 
 
 def manifests_of(source: DocumentSource, descriptor: Descriptor) -> list[Descriptor]:
@@ -183,7 +183,7 @@ def _choose(
         best = _match(machine, manifests)
     if best is not None:
         return best
-    if unstated > CONFIGS_MOST:
+    if unstated > MAX_CONFIGS:
         raise LimitError(f"{name} lists {unstated} manifests without a platform: name one by its digest")
     listed = dict.fromkeys(f"{shown(str(each.platform or Platform()))} ({each.digest})" for each in manifests)
     some = ", ".join(list(listed)[:CHOICES]) + (", …" if len(listed) > CHOICES else "")
@@ -192,7 +192,7 @@ def _choose(
 
 def _match(platform: Platform, manifests: Sequence[Descriptor]) -> Descriptor | None:
     described = [(each, each.platform) for each in manifests if each.platform is not None]
-    best = best_match(platform, [offered for _, offered in described])
+    best = best_match(platform, [available for _, available in described])
     return None if best is None else described[best][0]
 
 
@@ -222,12 +222,12 @@ def _is_attestation(descriptor: Descriptor) -> bool:
     return descriptor.platform is not None and descriptor.platform.os == "unknown"
 
 
-def _layers(manifest: Manifest, config: ImageConfig, limits: Limits, also: str) -> tuple[ImageLayer, ...]:
+def _layers(manifest: Manifest, config: ImageConfig, limits: Limits, docker_reference: str) -> tuple[ImageLayer, ...]:
     diff_ids = config.rootfs.diff_ids
     if len(diff_ids) != len(manifest.layers):
-        way_out = f": Docker 25.0 wrote such layouts, so name it {also}" if also else ""
+        hint = f": Docker 25.0 wrote such layouts, so name it {docker_reference}" if docker_reference else ""
         raise InvalidImageError(
-            f"config {manifest.config.digest} has {len(diff_ids)} diff IDs for {len(manifest.layers)} layers{way_out}"
+            f"config {manifest.config.digest} has {len(diff_ids)} diff IDs for {len(manifest.layers)} layers{hint}"
         )
     if len(diff_ids) > limits.layers:
         raise limits.passed("layers", f"the image has {len(diff_ids)} layers")

@@ -17,7 +17,7 @@ from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 
 
-class Named(NamedTuple):
+class NamedImage(NamedTuple):
     """An image of a source, or an index of images, with its names there."""
 
     names: tuple[str, ...]
@@ -66,7 +66,7 @@ class LocalSource(ABC):
         """Return what `reference` names, as `DocumentSource` has it."""
 
     @abstractmethod
-    def images(self) -> tuple[Named, ...]:
+    def images(self) -> tuple[NamedImage, ...]:
         """Return what the source holds, in its order: the position of each is what `@N` names."""
 
     @abstractmethod

@@ -12,7 +12,7 @@ import msgspec
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.document import canonical, parse_json, shown, typed
-from ocifs.spec.mediatypes import INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST, no_image
+from ocifs.spec.mediatypes import INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST, describe_non_image
 
 
 class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
@@ -63,7 +63,7 @@ def parse_document(data: bytes, name: str, media_type: str | None = None) -> Man
     members = _members(data, name)
     stated = members.get("mediaType", media_type)
     if isinstance(stated, str) and stated not in INDEXES | MANIFESTS:
-        raise UnsupportedError(f"{name} is {no_image(stated, _text(members.get('artifactType')))}")
+        raise UnsupportedError(f"{name} is {describe_non_image(stated, _text(members.get('artifactType')))}")
     is_index = "manifests" in members
     if not is_index and members.keys().isdisjoint({"config", "layers"}):
         is_index = stated in INDEXES  # Go writes null for no manifests

@@ -68,7 +68,7 @@ def is_nondistributable(media_type: str) -> bool:
     return known is not None and known.nondistributable
 
 
-def no_image(media_type: str, artifact_type: str | None = None) -> str:
+def describe_non_image(media_type: str, artifact_type: str | None = None) -> str:
     """Describe a manifest that is not of an image, and what to do about it: the end of a message."""
     if media_type in _SCHEMA_1:
         return "a Docker schema 1 manifest: convert the image with `skopeo copy`"

@@ -75,10 +75,12 @@ class Session:
     @property
     def peer(self) -> Peer:
         """The endpoint, with the scheme and the credentials found so far."""
-        known = self._authorization.credentials
+        credentials = self._authorization.credentials
         if not self._answered:  # the process that receives this value cannot look for credentials
-            known = self._find()
-        return msgspec.structs.replace(self._peer, scheme=self._scheme if self._answered else None, credentials=known)
+            credentials = self._find()
+        return msgspec.structs.replace(
+            self._peer, scheme=self._scheme if self._answered else None, credentials=credentials
+        )
 
     def close(self) -> None:
         """Close idle connections."""
@@ -115,8 +117,8 @@ class Session:
         url = base.follow(path, f"{self._peer.host} names")
         retried = False
         while True:
-            known = self._authorization.headers(actions) if url.origin == base.origin else {}
-            last, response = self._follow(method, url, {**headers, **known}, body)
+            authorization = self._authorization.headers(actions) if url.origin == base.origin else {}
+            last, response = self._follow(method, url, {**headers, **authorization}, body)
             self._answered = True
             if response.status in {200, 201, 202, 204, 206}:
                 return RegistryResponse(response, last.authority)
@@ -126,7 +128,7 @@ class Session:
             # A token, or the signature of a redirect's URL, may have expired: renew both, once.
             retried = True
             if last.origin == url.origin:
-                if response.status == 403 and not known:
+                if response.status == 403 and not authorization:
                     raise self._failure(response, code, last, what)
                 self._authorization.answer(response.headers, last, actions)
 

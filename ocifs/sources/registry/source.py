@@ -25,7 +25,7 @@ from ocifs.sources.registry.referrers import list_referrers, push, push_image, r
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.tls import read_certificates
 from ocifs.sources.registry.transport import read_all
-from ocifs.sources.source import Named
+from ocifs.sources.source import NamedImage
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.manifest import parse_document
@@ -66,7 +66,7 @@ class RegistrySource:
         document = parse_document(data, f"manifest {name} of {self._sessions[0].peer}")
         return (Descriptor(media_type=document.media_type, digest=digest, size=len(data)),)
 
-    def images(self) -> tuple[Named, ...]:
+    def images(self) -> tuple[NamedImage, ...]:
         """Raise UnsupportedError: not all registries can list their images."""
         raise UnsupportedError("ocifs does not list the images of a registry: name one, or use `skopeo list-tags`")
 
