@@ -22,7 +22,7 @@ from ocifs.store import Kind, Store, StoredFile, Writer
 
 BLOB = Kind("blob", 1, checked=False, begun="begun")
 
-_MAX_IN_MEMORY = 64 << 20
+MAX_IN_MEMORY = 64 << 20
 """Bytes of a blob that may move into memory when the disk of the cache is full: documents, and small layers."""
 _PIECE = 1 << 20
 
@@ -137,7 +137,7 @@ class Download:
 
     def _fetch(self, out: Writer) -> None:
         """Write the blob, resuming an earlier download, and verify it."""
-        out.for_memory = self._store.directory is None or self.size <= _MAX_IN_MEMORY
+        out.for_memory = self._store.directory is None or self.size <= MAX_IN_MEMORY
         out.cut(self.size)  # an earlier process may have died while it wrote the footer
         try:
             resumed = out.size > 0
