@@ -13,11 +13,7 @@ from ocifs.spec.platform import Platform
 from ocifs.store import Store
 
 
-def ignore(message: str) -> None:
-    """Do nothing."""
-
-
-def _no_progress(layer: Digest, done: int, total: int) -> None:
+def ignore(*_: object) -> None:
     """Do nothing."""
 
 
@@ -58,5 +54,5 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Called with one line for each layer whose published index is used."""
     gzidx: tuple[str, ...] = ()
     """GZIDX files, `FILE` or `N=FILE`, whose checkpoints are used for layers that have to be indexed."""
-    progress: Callable[[Digest, int, int], None] = _no_progress
+    progress: Callable[[Digest, int, int], None] = ignore
     """Called with (layer, compressed bytes read, compressed bytes in total) while a layer is indexed."""

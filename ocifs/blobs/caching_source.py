@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ocifs.blobs.download import BLOB, Blob, Download
 from ocifs.blobs.source import Source
-from ocifs.errors import InvalidImageError
+from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileSection, ReaderAt
@@ -56,11 +56,11 @@ class CachingSource:
         return self._registry.resolve(reference)
 
     def images(self) -> tuple[NamedImage, ...]:
-        """Raise what the registry does."""
-        return self._registry.images()
+        """Raise UnsupportedError: not all registries can list their images."""
+        raise UnsupportedError("ocifs does not list the images of a registry: name one, or use `skopeo list-tags`")
 
     def document(self, descriptor: Descriptor) -> bytes:
-        """Return a document, its size and digest verified; raises what `DocumentSource` does."""
+        """Return a document, its size and digest verified."""
         return read_document(self.open, descriptor, self.limits)
 
     def open(self, descriptor: Descriptor) -> Blob:

@@ -165,13 +165,7 @@ class _LayerCheck:
     """The proof of one layer."""
 
     def __init__(
-        self,
-        number: int,
-        layer: LayerBlob,
-        blob: Blob,
-        stated: Compression,
-        options: Options,
-        stack: ExitStack,
+        self, number: int, layer: LayerBlob, blob: Blob, stated: Compression, options: Options, stack: ExitStack
     ) -> None:
         self.number = number
         self.layer = layer

@@ -25,6 +25,7 @@ from ocifs.errors import (
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileReader
 from ocifs.sources.magic import HEAD, compression_of, format_of
+from ocifs.spec.digest import Digest
 from ocifs.spec.document import shown
 from ocifs.toc import HARDLINK, REGULAR, SYMLINK, Entry, ReaderForward, scan
 
@@ -48,8 +49,8 @@ class Archive:
                 self._members.setdefault(path, []).append(entry)
         self._files: dict[bytes, Entry] = {}
         """Members resolved so far, links followed."""
-        self._digests: dict[int, bytes] = {}
-        """sha256 of files that had to be compared, by offset: each is read once, however many members lead to it."""
+        self._digests: dict[int, Digest] = {}
+        """sha256 digests by offset: each file is read once, however many members lead to it."""
 
     @classmethod
     def at(cls, path: str, limits: Limits = DEFAULT_LIMITS) -> Self:
@@ -115,17 +116,18 @@ class Archive:
         """Return whether all files have the same bytes."""
         distinct = {file.offset: file for file in files}.values()
         return len(distinct) == 1 or (
-            len({file.size for file in distinct}) == 1 and len({self._digest(file) for file in distinct}) == 1
+            len({file.size for file in distinct}) == 1
+            and len({self.sha256(FileReader(self._fd, file.offset, file.size)) for file in distinct}) == 1
         )
 
-    def _digest(self, file: Entry) -> bytes:
-        if file.offset not in self._digests:
+    def sha256(self, member: FileReader) -> Digest:
+        """Return the digest of a member; it is computed once for each offset."""
+        if member.offset not in self._digests:
             hasher = hashlib.sha256()
-            reader = FileReader(self._fd, file.offset, file.size)
-            for offset in range(0, file.size, _CHUNK):
-                hasher.update(reader.pread(_CHUNK, offset))
-            self._digests[file.offset] = hasher.digest()
-        return self._digests[file.offset]
+            for offset in range(0, member.size, _CHUNK):
+                hasher.update(member.pread(_CHUNK, offset))
+            self._digests[member.offset] = Digest(f"sha256:{hasher.hexdigest()}")
+        return self._digests[member.offset]
 
     def close(self) -> None:
         """Close the file."""

@@ -6,7 +6,6 @@ difference. The digest of an uncompressed layer is its diff ID; that of a compre
 computed. Archives of Docker before 1.10 have no `manifest.json`: they are recognised and refused.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from ocifs.reader import FileReader
 from ocifs.sources.archive import Archive
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.magic import sniff_layer
-from ocifs.sources.reference import CHOICES, Reference, choices, matching
+from ocifs.sources.reference import Reference, choices, matching
 from ocifs.sources.source import LocalSource, NamedImage, read_metadata
 from ocifs.spec.config import parse_config
 from ocifs.spec.descriptor import Descriptor
@@ -30,7 +29,6 @@ from ocifs.spec.manifest import Manifest
 from ocifs.spec.mediatypes import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 
 _BLOBS = "blobs/sha256/"
-_CHUNK = 1 << 20
 _BEFORE_1_10 = re.compile(rb"repositories|[0-9a-f]{64}/json")
 
 
@@ -51,8 +49,6 @@ class DockerArchive(LocalSource):
         self._images = images
         self._blobs: dict[Digest, FileReader] = {}
         """Manifests, configs and layers of the images resolved so far."""
-        self._computed: dict[int, Digest] = {}
-        """Digests of compressed layers whose path has none, by offset."""
         self._files = ExitStack()
         self._files.callback(archive.close)
 
@@ -116,12 +112,7 @@ class DockerArchive(LocalSource):
         return [image.repo_tags for image in self._images]
 
     def _choices(self, images: Sequence[int]) -> str:
-        """List images by the first name that no other image has, else by position."""
-        labels = []
-        for number in images[:CHOICES]:
-            unique = [name for name in self._images[number].repo_tags if len(matching(name, self._names())) == 1]
-            labels.append(f":{unique[0]}" if unique else f":@{number}")
-        return choices(labels, len(images))
+        return choices([(self._images[number].repo_tags[::-1], f":@{number}") for number in images], self._names())
 
     def _layer(self, path: str, diff_id: DiffID) -> Descriptor:
         name = f"layer {shown(path)} of {self._archive.name}"
@@ -130,16 +121,8 @@ class DockerArchive(LocalSource):
         if compression == "tar":
             return self._describe(blob, OCI_LAYER, diff_id)
         hex_digits = path.removeprefix(_BLOBS)
-        digest = self._compute(blob) if hex_digits == path else Digest(f"sha256:{hex_digits}")
+        digest = self._archive.sha256(blob) if hex_digits == path else Digest(f"sha256:{hex_digits}")
         return self._describe(blob, f"{OCI_LAYER}+{compression}", digest)
-
-    def _compute(self, blob: FileReader) -> Digest:
-        if blob.offset not in self._computed:
-            hasher = hashlib.sha256()
-            for offset in range(0, blob.size, _CHUNK):
-                hasher.update(blob.pread(_CHUNK, offset))
-            self._computed[blob.offset] = Digest(f"sha256:{hasher.hexdigest()}")
-        return self._computed[blob.offset]
 
     def _describe(self, blob: FileReader, media_type: str, digest: Digest) -> Descriptor:
         self._blobs[digest] = blob

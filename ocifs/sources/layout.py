@@ -8,7 +8,6 @@ is a manifest or an index.
 import os
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
-from itertools import islice
 from typing import Protocol, Self
 
 import msgspec
@@ -19,7 +18,7 @@ from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.directory import Directory
 from ocifs.sources.platforms import with_platforms
-from ocifs.sources.reference import CHOICES, Reference, choices, matching
+from ocifs.sources.reference import Reference, choices, matching
 from ocifs.sources.referrers import Content
 from ocifs.sources.source import LocalSource, NamedImage, read_metadata
 from ocifs.spec.artifact import parse_artifact, referrers_tag
@@ -231,13 +230,7 @@ class Layout(LocalSource):
         return list(self._images)
 
     def _choices(self, images: Collection[Descriptor]) -> str:
-        """List images by the names that select them: the tag if no other image has it, else the digest."""
-        names = [_names(image) for image in self._images]
-        labels = []
-        for image in islice(images, CHOICES):
-            unique = [name for name in _names(image) if len(matching(name, names)) == 1]
-            labels.append(f":{unique[-1]}" if unique else f"@{image.digest}")
-        return choices(labels, len(images))
+        return choices([(_names(image), f"@{image.digest}") for image in images], [*map(_names, self._images)])
 
 
 def open_layout(folder: Folder, limits: Limits = DEFAULT_LIMITS) -> Layout:

@@ -135,9 +135,16 @@ def _split(rest: str, exists: Callable[[str], bool]) -> tuple[str, str | None, s
     return rest[:end], rest[end + 1 :], None
 
 
-def choices(labels: Sequence[str], count: int) -> str:
-    """Return the end of a message that lists the first of `count` images as `:TAG` or `@DIGEST`."""
-    more = ", …" if count > len(labels) else ""
+def choices(candidates: Sequence[tuple[tuple[str, ...], str]], names: Sequence[tuple[str, ...]]) -> str:
+    """Return the end of a message that lists (names, other label) of images to choose from.
+
+    An image is listed by the last of its names that no other image among `names` has, or else by the other label.
+    """
+    labels = []
+    for own, label in candidates[:CHOICES]:
+        unique = [name for name in own if len(matching(name, names)) == 1]
+        labels.append(f":{unique[-1]}" if unique else label)
+    more = ", …" if len(candidates) > CHOICES else ""
     return f"choose one of {', '.join(map(shown, labels))}{more}" if labels else "it has none"
 
 

@@ -17,27 +17,20 @@ class Content(NamedTuple):
 
 
 class Referrers(Protocol):
-    """A place that holds manifests and the artifacts that refer to them."""
+    """A place that holds manifests and the artifacts that refer to them; a read-only one raises UnsupportedError."""
 
     def list_referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
         """Return the manifests of that type whose subject is `subject`, in the order in which they are listed."""
         ...
 
     def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
-        """Write an artifact, whose manifest names `subject`. The manifest is written last, so no artifact is partial.
-
-        Raises:
-            UnsupportedError: Nothing can be written there.
-        """
+        """Write an artifact, whose manifest names `subject`; the manifest comes last, so no artifact is partial."""
         ...
 
     def detach(self, subject: Descriptor, manifest: Descriptor) -> None:
-        """Remove an artifact; its blobs are left to the garbage collection there. Raises UnsupportedError as above."""
+        """Remove an artifact; its blobs are left to the garbage collection there."""
         ...
 
     def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
-        """Write an image of which some blobs may exist there, and tag the last of `manifests`.
-
-        Raises UnsupportedError as above.
-        """
+        """Write an image of which some blobs may exist there, and tag the last of `manifests`."""
         ...

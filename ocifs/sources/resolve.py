@@ -7,9 +7,8 @@ nest, up to a depth and a number that real ones never reach.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, UnsupportedError
 from ocifs.limits import DEFAULT_LIMITS, Limits
@@ -29,8 +28,6 @@ from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, desc
 from ocifs.spec.platform import Platform, best_match
 
 _INDEX_DEPTH = 8
-
-F = TypeVar("F", Directory, Archive)
 
 
 class ImageLayer(NamedTuple):
@@ -70,29 +67,14 @@ def open_source(reference: Reference, limits: Limits = DEFAULT_LIMITS, *, follow
         InvalidImageError: It holds no images.
         UnsupportedError: They are stored in a way that cannot be read in place.
     """
-    return _OPENERS[reference.transport](reference.path, limits, follow_links)
-
-
-def _open_directory(path: str, limits: Limits, follow_links: bool) -> LocalSource:
-    return _open_in(Directory.at(path, follow_links=follow_links), open_layout, limits)
-
-
-def _open_archive(
-    open_in: Callable[[Archive, Limits], LocalSource], path: str, limits: Limits, _: object = None
-) -> LocalSource:
-    return _open_in(Archive.at(path, limits), open_in, limits)
-
-
-def _open_any(path: str, limits: Limits, follow_links: bool) -> LocalSource:
-    """Open a source whose reference states no transport."""
-    if Path(path).is_dir():
-        return _open_directory(path, limits, follow_links)
-    return _open_archive(_open_by_content, path, limits)
-
-
-def _open_in(folder: F, open_in: Callable[[F, Limits], LocalSource], limits: Limits) -> LocalSource:
-    """Return the source in a folder, which it closes; close the folder here if this raises."""
+    transport = reference.transport or ("oci" if Path(reference.path).is_dir() else None)
+    in_directory, open_in = _OPENERS[transport]
     with ExitStack() as stack:
+        folder: Directory | Archive
+        if in_directory:
+            folder = Directory.at(reference.path, follow_links=follow_links)
+        else:
+            folder = Archive.at(reference.path, limits)
         stack.callback(folder.close)
         source = open_in(folder, limits)
         stack.pop_all()
@@ -111,15 +93,13 @@ def _open_by_content(archive: Archive, limits: Limits) -> LocalSource:
     return layout
 
 
-Opener = Callable[[str, Limits, bool], LocalSource]
-"""Opens the source at a path; the last parameter is `follow_links`."""
-
-_OPENERS: dict[Transport | None, Opener] = {
-    None: _open_any,
-    "oci": _open_directory,
-    "oci-archive": partial(_open_archive, open_layout),
-    "docker-archive": partial(_open_archive, open_docker_archive),
+_OPENERS: dict[Transport | None, tuple[bool, Callable[[Any, Limits], LocalSource]]] = {
+    "oci": (True, open_layout),
+    "oci-archive": (False, open_layout),
+    "docker-archive": (False, open_docker_archive),
+    None: (False, _open_by_content),
 }
+"""Whether the path is a directory, and what opens the source in that `Directory` or `Archive`, which it closes."""
 
 
 def resolve_image(source: DocumentSource, reference: Reference, platform: Platform | None = None) -> ResolvedImage:

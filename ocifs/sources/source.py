@@ -4,7 +4,7 @@
 of sources whose blobs are pieces of files on this machine: a new one adds how it finds its images and blobs.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -26,7 +26,7 @@ class NamedImage(NamedTuple):
 
 
 class DocumentSource(Protocol):
-    """The documents of a place that holds images."""
+    """A place that holds images: its documents. It owns what it opens until it is closed."""
 
     limits: Limits
     """What its images may cost."""
@@ -36,6 +36,14 @@ class DocumentSource(Protocol):
 
         Raises:
             NotFoundError: It names nothing here, or more than one thing; the message lists the choices.
+        """
+        ...
+
+    def images(self) -> tuple[NamedImage, ...]:
+        """Return what the source holds, in its order: the position of each is what `@N` names.
+
+        Raises:
+            UnsupportedError: The source does not list its images.
         """
         ...
 
@@ -49,45 +57,39 @@ class DocumentSource(Protocol):
         """
         ...
 
+    def referrers(self) -> Referrers:
+        """Return the artifacts that refer to the source's manifests.
 
-class LocalSource(ABC):
-    """A source whose blobs are all complete, in files. It owns what it opens until it is closed."""
+        Raises:
+            UnsupportedError: The source has no place for them.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop downloads and close every file; blobs that were opened can no longer be read."""
+        ...
+
+
+class LocalSource(DocumentSource):
+    """A source whose blobs are all complete, in files; implements `ocifs.blobs.source.Source`."""
 
     is_remote = False
-    """Whether blobs have to be fetched."""
 
     def __init__(self, name: str, limits: Limits) -> None:
         self.name = name
-        """What errors call it."""
+        """Name in errors."""
         self.limits = limits
 
     @abstractmethod
-    def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
-        """Return what `reference` names, as `DocumentSource` has it."""
-
-    @abstractmethod
-    def images(self) -> tuple[NamedImage, ...]:
-        """Return what the source holds, in its order: the position of each is what `@N` names."""
-
-    @abstractmethod
     def open(self, descriptor: Descriptor) -> FileReader:
-        """Return a blob, of the size that the descriptor gives; its digest is not verified.
-
-        Raises:
-            NotFoundError: There is no such blob.
-            InvalidImageError: It is no regular file, or not of that size.
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close every file; blobs that were opened can no longer be read."""
+        """Return a blob of the size that the descriptor gives; its digest is not verified."""
 
     def document(self, descriptor: Descriptor) -> bytes:
-        """Return a document, verified; raises what `DocumentSource` does."""
+        """Return a document, its size and digest verified."""
         return read_document(self.open, descriptor, self.limits)
 
     def open_lazily(self, descriptor: Descriptor) -> FileReader:
-        """Return a blob; raises as `open`."""
+        """Return a blob, complete as always."""
         return self.open(descriptor)
 
     def is_cached(self, _: Descriptor) -> bool:
@@ -95,12 +97,8 @@ class LocalSource(ABC):
         return False
 
     def referrers(self) -> Referrers:
-        """Return the artifacts that refer to its manifests.
-
-        Raises:
-            UnsupportedError: It has no place for them.
-        """
-        raise UnsupportedError(f"{self.name}: indexes are kept in registries and layout directories only")
+        """Raise UnsupportedError."""
+        raise UnsupportedError(f"{self.name} cannot hold published indexes: use a registry or a layout directory")
 
 
 def read_document(open_blob: Callable[[Descriptor], ReaderAt], descriptor: Descriptor, limits: Limits) -> bytes:

@@ -137,7 +137,11 @@ OLD_ARTIFACT = entry(b"d", "old", media_type="application/vnd.oci.artifact.manif
             Reference("x", "x"),
             "has no image, only a Docker schema 1 manifest: conv",
         ),
-        ([entry(b"b", "t", media_type="text/plain")], Reference("x", "x", tag="t"), "is no .* but 'text/plain'"),
+        (
+            [entry(b"b", "t", media_type="text/plain")],
+            Reference("x", "x", tag="t"),
+            "is not an image manifest or index but 'text/plain'",
+        ),
     ],
 )
 def test_a_tag_that_is_no_image(tmp_path: Path, entries: list[Json], reference: Reference, message: str) -> None:

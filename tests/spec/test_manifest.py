@@ -65,7 +65,11 @@ def test_an_index_of_nothing(document: Json, media_type: str | None) -> None:
         (manifest(), InvalidImageError, "document x is a manifest, not an image index"),
         (manifest(config=None), InvalidImageError, "document x is a manifest, not an image index"),
         (index(mediaType=MANIFEST), InvalidImageError, "document x is a manifest, not an image index"),
-        (index(mediaType="text/plain"), InvalidImageError, "says its media type is 'text/plain', which is no image"),
+        (
+            index(mediaType="text/plain"),
+            InvalidImageError,
+            "says its media type is 'text/plain', which is not an image",
+        ),
         (index(manifests=5), InvalidImageError, "manifests"),
         (index(schemaVersion=1), UnsupportedError, "schema 1"),
         ({}, InvalidImageError, "schemaVersion"),

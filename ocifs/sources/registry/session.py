@@ -195,7 +195,7 @@ class Session:
             return TransientError(f"{host} cannot send {what} now: {detail}", _retry_after(response))
         if status in {401, 403}:
             return RegistryError(
-                f"{host} refuses {what}: {detail}; log in with `podman login`, or give --authfile or --creds"
+                f"{host} refuses {what}: {detail}; log in with `podman login`, or use --authfile or --creds"
             )
         return RegistryError(f"{host} does not send {what}: {detail}")
 

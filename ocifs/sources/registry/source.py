@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, UnsupportedError
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Content
@@ -25,7 +25,6 @@ from ocifs.sources.registry.referrers import list_referrers, push, push_image, r
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.tls import read_certificates
 from ocifs.sources.registry.transport import read_all
-from ocifs.sources.source import NamedImage
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.manifest import parse_document
@@ -65,10 +64,6 @@ class RegistrySource:
         self._manifests[digest] = data
         document = parse_document(data, f"manifest {name} of {self._sessions[0].peer}")
         return (Descriptor(media_type=document.media_type, digest=digest, size=len(data)),)
-
-    def images(self) -> tuple[NamedImage, ...]:
-        """Raise UnsupportedError: not all registries can list their images."""
-        raise UnsupportedError("ocifs does not list the images of a registry: name one, or use `skopeo list-tags`")
 
     def fetched(self, digest: Digest) -> bytes | None:
         """Return a manifest that `resolve` has fetched."""
