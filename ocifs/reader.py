@@ -87,8 +87,3 @@ class StoppableReader(FileReader):
         if self._stop.is_set():
             raise OcifsError("interrupted")
         return super().pread(size, offset)
-
-
-def stoppable(blob: ReaderAt, stop: threading.Event) -> ReaderAt:
-    """Return a reader of `blob` whose reads raise OcifsError once `stop` is set; `blob` itself if it is not a file."""
-    return StoppableReader(blob, stop) if isinstance(blob, FileSection) else blob

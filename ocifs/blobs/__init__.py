@@ -1,1 +1,4 @@
-"""Blobs from registries: downloads, and the cache in front of a source. May import layer, sources and the store."""
+"""Blobs of images: the `Source` interface, downloads, and the cache in front of a registry.
+
+It may import `layer`, `sources` and `store`, and what they may import.
+"""

@@ -14,8 +14,8 @@ from ocifs.cli.output import write_bytes
 from ocifs.sources.resolve import resolve_image
 
 if TYPE_CHECKING:
+    from ocifs.blobs.source import Source
     from ocifs.sources.reference import Reference
-    from ocifs.sources.source import Source
 
 
 @click.command(short_help="Show the metadata of an image.")
@@ -45,7 +45,6 @@ def inspect(
           ocifs inspect --raw ./debian:latest | jq .layers
     """
     from ocifs.report.inspection import inspect_image, inspection_lines, list_offers, offer_lines
-    from ocifs.sources.source import read_document
 
     if show_all and (raw or config_only):
         raise click.UsageError("--all cannot be combined with --raw or --config")
@@ -56,7 +55,7 @@ def inspect(
             return
         resolved = resolve_image(source, reference, opening.platform)
         if raw or config_only:
-            data = read_document(source, resolved.manifest.config if config_only else resolved.descriptor)
+            data = source.document(resolved.manifest.config if config_only else resolved.descriptor)
             write_bytes(data if raw else msgspec.json.format(data) + b"\n")
             sys.stdout.buffer.flush()
             return

@@ -43,6 +43,8 @@ class BundleRequest(msgspec.Struct, frozen=True, kw_only=True):
     span_cache: int
     read_timeout: int
     log: Path | None
+    prefetch: bool
+    prefetch_rate: int | None
 
 
 def container_options(command: F) -> F:
@@ -89,6 +91,8 @@ def bundle(
     span_cache: int,
     read_timeout: int,
     log: Path | None,
+    prefetch: bool,
+    prefetch_rate: int | None,
     rootfs: RootfsKind,
     rootless: bool | None,
     env: tuple[str, ...],
@@ -114,6 +118,8 @@ def bundle(
         span_cache=span_cache,
         read_timeout=read_timeout,
         log=log,
+        prefetch=prefetch,
+        prefetch_rate=prefetch_rate,
     )
     daemon: Daemon = context.obj
     if remount:
@@ -296,6 +302,7 @@ def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", wanted: Bundle
     log = wanted.log or runtime_directory().path / LOG
     mountpoint = str(image_mountpoint(directory))
     job = Job.of(image, mountpoint, wanted.engine, wanted.span_cache, wanted.read_timeout, log)
+    job = replace(job, prefetch=wanted.prefetch, prefetch_rate=wanted.prefetch_rate)
     if os.geteuid() == 0:  # the bundle is closed to others, so nobody else comes upon a setuid file
         job = replace(job, suid=True, allow_other=True, bundle=str(directory))
     else:

@@ -135,7 +135,7 @@ def push(image: str, opening: Opening, form: str, tag: str | None, min_layer_siz
     Try:  ocifs index push docker://registry.example/app:1
           ocifs index push --format soci-v2 --tag 1-soci docker://registry.example/app:1
     """
-    from ocifs.indexes.artifact import INDEX_TYPE, make_artifact, referrers_of
+    from ocifs.indexes.artifact import INDEX_TYPE, make_artifact
     from ocifs.indexes.profile import load_profile
 
     if (form == "soci-v2") != (tag is not None):
@@ -151,7 +151,7 @@ def push(image: str, opening: Opening, form: str, tag: str | None, min_layer_siz
             _push_soci(opened, "soci-v2" if tag else "soci-v1", tag, min_layer_size, profile)
             return
         manifest, blobs = make_artifact(opened.resolved, opened.indexes, profile)
-        referrers_of(opened.source, opened.resolved.name).attach(opened.resolved.descriptor, manifest, blobs)
+        opened.source.referrers().attach(opened.resolved.descriptor, manifest, blobs)
         size = sum(blob.descriptor.size for blob in blobs[1:])
         layers = sum(blob.descriptor.media_type == INDEX_TYPE for blob in blobs)
         click.echo(f"ocifs  {manifest.descriptor.digest}  {layers} layers  {human_size(size)}")
@@ -160,10 +160,9 @@ def push(image: str, opening: Opening, form: str, tag: str | None, min_layer_siz
 def _push_soci(
     opened: "Image", version: "Version", tag: str | None, min_layer_size: int, profile: "Profile | None"
 ) -> None:
-    from ocifs.indexes.artifact import referrers_of
     from ocifs.indexes.soci_writer import convert_image, make_soci_index
 
-    place = referrers_of(opened.source, opened.resolved.name)
+    place = opened.source.referrers()
     made = make_soci_index(opened.resolved, opened.layers, version, min_layer_size, warn, profile)
     if tag is None:
         place.attach(opened.resolved.descriptor, made.manifest, made.blobs)
@@ -222,13 +221,13 @@ def list_published(image: str, opening: Opening, as_json: bool) -> None:
 @click.argument("image")
 def rm(image: str, opening: Opening) -> None:
     """Remove all indexes published beside IMAGE from its registry or layout directory."""
-    from ocifs.indexes.artifact import ARTIFACT_TYPE, list_artifacts, referrers_of
+    from ocifs.indexes.artifact import ARTIFACT_TYPE, list_artifacts
     from ocifs.indexes.soci import TYPES
 
     with _place(image, opening) as place:
         for artifact_type in (ARTIFACT_TYPE, TYPES["soci-v1"]):
             for artifact in list_artifacts(place.source, place.resolved, artifact_type):
-                referrers_of(place.source, place.resolved.name).detach(place.resolved.descriptor, artifact)
+                place.source.referrers().detach(place.resolved.descriptor, artifact)
                 click.echo(f"removed {artifact.digest}")
 
 

@@ -47,6 +47,8 @@ def mount(
     span_cache: int,
     read_timeout: int,
     log: Path | None,
+    prefetch: bool,
+    prefetch_rate: int | None,
     verbose: bool,
 ) -> None:
     """Mount IMAGE read-only on the empty directory MOUNTPOINT.
@@ -87,6 +89,8 @@ def mount(
             suid=suid,
             dev=dev,
             replace=replace,
+            prefetch=prefetch,
+            prefetch_rate=prefetch_rate,
         )
         if not foreground:
             answer = mount_by(daemon, job)

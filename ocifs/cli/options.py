@@ -16,10 +16,10 @@ from ocifs.spec.platform import Platform
 from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
 
 if TYPE_CHECKING:
+    from ocifs.blobs.source import Source
     from ocifs.image.opening import Image
     from ocifs.options import Options as ImageOptions
     from ocifs.sources.reference import Reference
-    from ocifs.sources.source import Source
     from ocifs.spec.digest import Digest
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -319,15 +319,11 @@ def mount_options(command: F) -> F:
         click.option(
             "--prefetch-rate",
             type=Size(),
-            callback=_remember,
-            expose_value=False,
             help="Bytes a second, for what is fetched from a registry in the background.  [default: unlimited]",
         ),
         click.option(
             "--prefetch/--no-prefetch",
             default=True,
-            callback=_remember,
-            expose_value=False,
             help="Fetch the rest of the image from its registry in the background, and prove it.  [default: yes]",
         ),
         click.option(

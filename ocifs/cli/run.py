@@ -45,6 +45,8 @@ def run(
     span_cache: int,
     read_timeout: int,
     log: Path | None,
+    prefetch: bool,
+    prefetch_rate: int | None,
     rootfs: RootfsKind,
     rootless: bool | None,
     env: tuple[str, ...],
@@ -72,6 +74,8 @@ def run(
         span_cache=span_cache,
         read_timeout=read_timeout,
         log=log,
+        prefetch=prefetch,
+        prefetch_rate=prefetch_rate,
     )
     prepare(wanted, daemon)
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty

@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 
-from ocifs.blobs.caching_source import CachingSource, Download, in_file, with_verified_bytes
+from ocifs.blobs.download import Blob, Download, in_file, stoppable, with_verified_bytes
+from ocifs.blobs.source import Source
 from ocifs.errors import OcifsError, UnsupportedError
 from ocifs.indexes.gzidx import match_gzidx
 from ocifs.indexes.lookup import FoundIndex, Key, key_of
@@ -19,10 +20,8 @@ from ocifs.layer.profile import spans_of
 from ocifs.layer.span_cache import SpanCache
 from ocifs.options import Options, ignore
 from ocifs.pool import Pool
-from ocifs.reader import stoppable
 from ocifs.sources.magic import sniff_layer
 from ocifs.sources.resolve import ResolvedImage
-from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 
 
@@ -39,32 +38,26 @@ def open_layers(
         if options.store.has(KIND, digest):
             options.warn(f"layer {digest} is indexed already: its GZIDX file is not used")
     decoded = options.limits.decoded_total()
-    blobs = [
-        LayerBlob(
-            layer.descriptor.digest,
-            layer.diff_id,
-            source.open(layer.descriptor),
-            points.get(layer.descriptor.digest),
-            decoded,
-        )
-        for layer in resolved.layers
-        if key_of(layer) not in known
+    unindexed = [layer for layer in resolved.layers if key_of(layer) not in known]
+    blobs = {layer.descriptor.digest: source.open(layer.descriptor) for layer in unindexed}
+    to_index = [
+        LayerBlob(digest, layer.diff_id, blobs[digest], points.get(digest), decoded)
+        for layer in unindexed
+        for digest in [layer.descriptor.digest]
     ]
-    for blob in blobs:
-        if blob.gzidx is not None and (codec := sniff_layer(blob.blob, f"layer {blob.digest}")) != "gzip":
-            raise UnsupportedError(f"layer {blob.digest} is {codec}, not gzip: leave out its GZIDX file")
-    new_indexes = iter(zip(_open_indexes(blobs, options, stack), blobs, strict=True))
+    for each in to_index:
+        if each.gzidx is not None and (codec := sniff_layer(each.blob, f"layer {each.digest}")) != "gzip":
+            raise UnsupportedError(f"layer {each.digest} is {codec}, not gzip: leave out its GZIDX file")
+    indexes = iter(_open_indexes(to_index, blobs, options, stack))
     cache = SpanCache(options.span_cache)
     profile = load_profile(options.store, resolved.digest) if known else {}
     layers = []
     for number, layer in enumerate(resolved.layers):
         if (found := known.get(key_of(layer))) is None:
-            index, blob = next(new_indexes)
-            layers.append(Layer(number, index, in_file(blob.blob), cache))
+            layers.append(Layer(number, next(indexes), in_file(blobs[layer.descriptor.digest]), cache))
         else:
-            assert isinstance(source, CachingSource)  # noqa: S101 - nothing is known else
-            part = source.open_part(layer.descriptor)
-            layers.append(Layer(number, found.layer_index, part, cache, found.published))
+            blob = source.open_lazily(layer.descriptor)
+            layers.append(Layer(number, found.layer_index, blob, cache, found.published))
             recorded = profile.get(layer.descriptor.digest)
             layers[-1].prefetch = spans_of(recorded, found.layer_index) if recorded else found.prefetch
     if not options.strict:  # --strict refuses all warnings together, later
@@ -83,7 +76,9 @@ def _warn_of_labels(resolved: ResolvedImage, layers: list[Layer], options: Optio
         options.warn(warning)
 
 
-def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) -> list[LayerIndex]:
+def _open_indexes(
+    layers: list[LayerBlob], blobs: dict[Digest, Blob], options: Options, stack: ExitStack
+) -> list[LayerIndex]:
     """Open or build the index of each layer, the largest first, one thread per processor."""
     stop = threading.Event()
     warn = ignore if options.strict else options.warn
@@ -93,7 +88,7 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
             raise OcifsError("interrupted")
         options.progress(layer, done, total)
 
-    distinct = {(blob.digest, blob.diff_id): blob for blob in blobs}
+    distinct = {(layer.digest, layer.diff_id): layer for layer in layers}
     largest_first = sorted(distinct, key=lambda key: -distinct[key].blob.size)
     open_index = partial(
         open_layer_index,
@@ -105,13 +100,15 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
     )
 
     def open_one(layer: LayerBlob) -> LayerIndex:
-        return with_verified_bytes(layer.blob, lambda blob: open_index(layer._replace(blob=stoppable(blob, stop))))
+        return with_verified_bytes(
+            blobs[layer.digest], lambda blob: open_index(layer._replace(blob=stoppable(blob, stop)))
+        )
 
     with Pool(1 if options.low_memory else os.cpu_count() or 1) as threads, ExitStack() as undo:
         opening: dict[tuple[Digest, Digest], Future[LayerIndex]] = {}
         undo.callback(_close_opened, opening.values())
         undo.callback(threads.shutdown, cancel_futures=True)
-        undo.callback(_stop_downloads, blobs)
+        undo.callback(_stop_downloads, blobs.values())
         undo.callback(stop.set)
         for key in largest_first:
             opening[key] = threads.submit(open_one, distinct[key])
@@ -119,13 +116,14 @@ def _open_indexes(blobs: list[LayerBlob], options: Options, stack: ExitStack) ->
         undo.pop_all()
     for index in indexes.values():
         stack.callback(os.close, index.file.fd)
-    return [indexes[blob.digest, blob.diff_id] for blob in blobs]
+    return [indexes[layer.digest, layer.diff_id] for layer in layers]
 
 
-def _stop_downloads(blobs: Iterable[LayerBlob]) -> None:
+def _stop_downloads(blobs: Iterable[Blob]) -> None:
     for blob in blobs:
-        if isinstance(blob.blob, Download):
-            blob.blob.stop()
+        match blob:
+            case Download():
+                blob.stop()
 
 
 def _close_opened(opening: Iterable[Future[LayerIndex]]) -> None:

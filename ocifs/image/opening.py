@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from ocifs.blobs.caching_source import open_cached
+from ocifs.blobs.source import Source
 from ocifs.errors import NotFoundError
 from ocifs.image.layers import open_layers
 from ocifs.image.rootfs import Rootfs
@@ -20,9 +21,7 @@ from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.options import Options
 from ocifs.sources.reference import Reference, parse_reference
-from ocifs.sources.registry.access import Access
 from ocifs.sources.resolve import ResolvedImage, resolve_image
-from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 
 
@@ -32,7 +31,6 @@ class Image:
     def __init__(
         self,
         source: Source,
-        access: Access,
         resolved: ResolvedImage,
         rootfs: Rootfs,
         trees: Trees,
@@ -40,8 +38,6 @@ class Image:
     ) -> None:
         self.source = source
         """Reads the image's documents and blobs."""
-        self.access = access
-        """How to access its registry."""
         self.resolved = resolved
         """Name, digest, manifest, config, and the opened layers."""
         self.rootfs = rootfs
@@ -135,7 +131,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
                 refuse_warnings(f"layer {of_image.descriptor.digest}", len(warnings), *warnings[:1])
             trees.as_of(len(layers))
         rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
-        return Image(source, options.access, resolved, rootfs, trees, stack.pop_all())
+        return Image(source, resolved, rootfs, trees, stack.pop_all())
 
 
 def _up_to(resolved: ResolvedImage, layer: int | None) -> ResolvedImage:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from ocifs.blobs.caching_source import in_file, open_cached
+from ocifs.blobs.caching_source import open_cached
+from ocifs.blobs.download import Blob, in_file, stoppable
+from ocifs.blobs.source import Source
 from ocifs.compression.codecs import CODECS
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_short
 from ocifs.image.trees import CHANGES, TREE, Trees, chain_of, refuse_warnings
@@ -27,11 +29,10 @@ from ocifs.layer.span_cache import SpanCache
 from ocifs.layer.verification import decode_layer, digest_blob
 from ocifs.options import Options
 from ocifs.pool import Pool
-from ocifs.reader import ReaderAt, stoppable
+from ocifs.reader import ReaderAt
 from ocifs.sources.magic import sniff_layer
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.resolve import ResolvedImage, resolve_image
-from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Kind, Store
@@ -104,7 +105,7 @@ class _Verified(NamedTuple):
     """The checks of a layer; blob and index are set if it is correct, for later checks."""
 
     checks: list[Check]
-    blob: ReaderAt | None = None
+    blob: Blob | None = None
     known: LayerIndex | None = None
 
 
@@ -133,14 +134,14 @@ def _verified_layers(
         undo.callback(stop.set)
         for number, layer in enumerate(resolved.layers):
             try:
-                blob = source.open(layer.descriptor)
+                blob = stoppable(source.open(layer.descriptor), stop)
             except (NotFoundError, InvalidImageError) as error:
                 opened.append(_Verified([_blob_check(number, layer.descriptor.digest, str(error))]))
                 continue
             key = (layer.descriptor.digest, layer.diff_id, layer.compression)
             if key not in found:
-                of = LayerBlob(layer.descriptor.digest, layer.diff_id, stoppable(blob, stop), decoded=decoded)
-                checking = _LayerCheck(number, of, layer.compression, stoppable_options, stack)
+                of = LayerBlob(layer.descriptor.digest, layer.diff_id, blob, decoded=decoded)
+                checking = _LayerCheck(number, of, blob, layer.compression, stoppable_options, stack)
                 found[key] = decoding.submit(checking.run, hashing.submit(checking.check_blob))
             opened.append(found[key])
         reported: set[int] = set()
@@ -161,9 +162,12 @@ def _blob_check(number: int, digest: Digest, problem: str | None, size: int = 0)
 class _LayerCheck:
     """The verification of one layer."""
 
-    def __init__(self, number: int, layer: LayerBlob, stated: Compression, options: Options, stack: ExitStack) -> None:
+    def __init__(
+        self, number: int, layer: LayerBlob, blob: Blob, stated: Compression, options: Options, stack: ExitStack
+    ) -> None:
         self.number = number
         self.layer = layer
+        self.blob = blob
         self.stated = stated
         """The compression of its media type."""
         self.options = options
@@ -188,7 +192,7 @@ class _LayerCheck:
             index = None
         checks = [blob.result(), check]
         self._advance(2 * self.layer.blob.size)  # headers and padding are in no span
-        return _Verified(checks, self.layer.blob, None if any(each.problem for each in checks) else index)
+        return _Verified(checks, self.blob, None if any(each.problem for each in checks) else index)
 
     def check_blob(self) -> Check:
         """Read the blob from front to end and compare its digest."""
@@ -244,7 +248,7 @@ class _LayerCheck:
 
     def _check_spans(self, index: LayerIndex) -> bool:
         """Decode each span; return whether the resulting tar stream has the entries of the index."""
-        layer = Layer(self.number, index, in_file(self.layer.blob), SpanCache(0))
+        layer = Layer(self.number, index, in_file(self.blob), SpanCache(0))
         done = (lambda size: None) if index.summary.reframed else self._advance
         digests, has_entries = decode_layer(layer, (self.layer.diff_id, *index.diff_ids), done, self.options.limits)
         self._check_diff_id(digests[self.layer.diff_id.algorithm])

@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from ocifs.blobs.caching_source import in_file
-from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
+from ocifs.blobs.download import in_file
+from ocifs.blobs.source import Source
+from ocifs.errors import InvalidImageError, LimitError
 from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Runs, read_each
 from ocifs.layer.index import KIND, ChunkedIndex, LayerIndex, open_index
 from ocifs.layer.profile import Prefetch, Profile, Run, runs_of, spans_of
 from ocifs.reader import BytesReader, FileReader
-from ocifs.sources.referrers import Content, Referrers
+from ocifs.sources.referrers import Content
 from ocifs.sources.resolve import ImageLayer, ResolvedImage
-from ocifs.sources.source import Source, read_document
 from ocifs.spec.artifact import EMPTY, EMPTY_CONFIG, Artifact, encode_artifact, parse_artifact
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
@@ -43,18 +43,6 @@ class PublishedIndex(NamedTuple):
     descriptor: Descriptor
     prefetch: Descriptor | None = None
     """The document that lists the spans to fetch first."""
-
-
-def referrers_of(source: Source, name: str) -> Referrers:
-    """Return the source's interface for artifacts.
-
-    Raises:
-        UnsupportedError: The source cannot hold artifacts.
-    """
-    inner = getattr(source, "source", source)
-    if not isinstance(inner, Referrers):
-        raise UnsupportedError(f"{name}: indexes are kept in registries and layout directories only")
-    return inner
 
 
 def make_artifact(
@@ -111,7 +99,7 @@ def list_artifacts(source: Source, resolved: ResolvedImage, artifact_type: str =
 
     The artifact with the most content, such as a prefetch profile, has the largest manifest.
     """
-    artifacts = referrers_of(source, resolved.name).referrers(resolved.descriptor, artifact_type)
+    artifacts = source.referrers().list_referrers(resolved.descriptor, artifact_type)
     return sorted(artifacts, key=lambda each: (-each.size, each.digest))
 
 
@@ -123,7 +111,7 @@ def indexes_in(source: Source, artifact: Descriptor, subject: Digest) -> list[Pu
         NotFoundError, RegistryError: It cannot be fetched.
     """
     name = f"index artifact {artifact.digest}"
-    document = parse_artifact(read_document(source, artifact), name)
+    document = parse_artifact(source.document(artifact), name)
     if document.subject is None or document.subject.digest != subject:
         raise InvalidImageError(f"{name} belongs to another manifest")
     return listed_in(document, _LAYER, INDEX_TYPE)
@@ -150,7 +138,7 @@ def read_prefetch(source: Source, published: PublishedIndex, index: LayerIndex) 
     if published.prefetch is None:
         return ()
     name = f"prefetch profile {published.prefetch.digest}"
-    return spans_of(decode(read_document(source, published.prefetch), Prefetch, name).prefetch_spans, index)
+    return spans_of(decode(source.document(published.prefetch), Prefetch, name).prefetch_spans, index)
 
 
 def find(context: LookupContext) -> Iterator[list[Candidate]]:

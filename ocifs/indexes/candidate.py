@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from ocifs.blobs.caching_source import CachingSource
+from ocifs.blobs.source import Source
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.layer.index import ChunkedIndex, LayerIndex, index_in
@@ -18,7 +18,6 @@ from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.limits import Limits
 from ocifs.sources.magic import HEAD, compression_of
 from ocifs.sources.resolve import ImageLayer, ResolvedImage
-from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 from ocifs.store import Build, Kind, Store, StoredFile
 from ocifs.toc.check import check_entries
@@ -94,13 +93,11 @@ class LookupContext(NamedTuple):
 
     def reader(self, layer: ImageLayer) -> Read:
         """Return a function that reads a range of a layer's blob, without fetching the whole blob where possible."""
-        source = self.source
-        blob = (
-            source.open_part(layer.descriptor) if isinstance(source, CachingSource) else source.open(layer.descriptor)
-        )
-        if isinstance(blob, LazyBlob):
-            return blob.fill
-        return lambda begin, end: blob.pread(end - begin, begin)
+        match self.source.open_lazily(layer.descriptor):
+            case LazyBlob() as partial:
+                return partial.fill
+            case complete:
+                return lambda begin, end: complete.pread(end - begin, begin)
 
     def check(self, index: LayerIndex, layer: ImageLayer) -> LayerIndex:
         """Return a foreign index that can describe the layer.

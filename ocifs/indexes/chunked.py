@@ -11,7 +11,6 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from ocifs.blobs.caching_source import CachingSource
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Read, Runs
 from ocifs.layer.chunked import toc_location
@@ -202,7 +201,7 @@ def _before_landmark(index: LayerIndex) -> Runs:
 
 def _is_superseded(context: LookupContext, layer: ImageLayer, toc: Digest) -> bool:
     """Whether the whole blob is cached, and its TOC was not verified to be as exact as the tar."""
-    if not isinstance(context.source, CachingSource) or not context.source.has(layer.descriptor):
+    if not context.source.is_cached(layer.descriptor):
         return False
     index = context.converted_before(layer, toc)
     return index is None or not is_marked(index)

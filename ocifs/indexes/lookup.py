@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
-from ocifs.blobs.caching_source import CachingSource
+from ocifs.blobs.source import Source
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.layer.index import KIND, ChunkedIndex, LayerIndex, index_in, open_index
 from ocifs.layer.layer import Layer
 from ocifs.limits import Limits
 from ocifs.options import Options
 from ocifs.sources.resolve import ImageLayer, ResolvedImage
-from ocifs.sources.source import Source
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
 
@@ -53,7 +52,7 @@ def look_up_indexes(
     Raises:
         InvalidImageError: The descriptor of a layer states another size than the blob has.
     """
-    if not options.lazy or not isinstance(source, CachingSource):
+    if not options.lazy or not source.is_remote:
         return {}
     known: dict[Key, FoundIndex] = {}
     missing = []
@@ -91,7 +90,7 @@ def _verified(layer: ImageLayer, store: Store) -> LayerIndex | None:
 
 
 def _select(
-    source: CachingSource,
+    source: Source,
     resolved: ResolvedImage,
     layers: list[ImageLayer],
     options: Options,

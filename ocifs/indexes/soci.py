@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
-from ocifs.blobs.caching_source import in_file
+from ocifs.blobs.download import in_file
 from ocifs.errors import InvalidImageError, LimitError
 from ocifs.indexes.artifact import PublishedIndex, list_artifacts, listed_in, read_prefetch
 from ocifs.indexes.candidate import Candidate, LookupContext, Provider, read_each
@@ -19,7 +19,6 @@ from ocifs.layer.index import LayerIndex, open_index
 from ocifs.reader import FileReader
 from ocifs.sources.reference import Reference
 from ocifs.sources.resolve import ImageLayer
-from ocifs.sources.source import read_document
 from ocifs.spec.artifact import parse_artifact
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
@@ -80,7 +79,7 @@ def _read(context: LookupContext, version: Version, descriptor: Descriptor) -> d
         NotFoundError, RegistryError: It cannot be fetched.
     """
     name = f"SOCI index {descriptor.digest}"
-    document = parse_artifact(read_document(context.source, descriptor), name)
+    document = parse_artifact(context.source.document(descriptor), name)
     if TYPES[version] not in {document.artifact_type, document.config.media_type}:
         raise InvalidImageError(f"{name} is not of that version")
     if version == "soci-v1" and (document.subject is None or document.subject.digest != context.resolved.digest):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ocifs.blobs.source import Source
 from ocifs.errors import UnsupportedError
 from ocifs.indexes.artifact import PREFETCH_TYPE, prefetch_document
 from ocifs.indexes.soci import INDEX, LAYER, LAYER_TYPE, TYPES, ZTOC_TYPE, Version
@@ -19,7 +20,6 @@ from ocifs.layer.profile import Profile, Run, spans_of
 from ocifs.reader import BytesReader
 from ocifs.sources.referrers import Content
 from ocifs.sources.resolve import ResolvedImage
-from ocifs.sources.source import Source, read_document
 from ocifs.spec.artifact import EMPTY, Artifact, encode_artifact
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
@@ -98,7 +98,7 @@ def convert_image(source: Source, resolved: ResolvedImage, index: SociIndex) -> 
     Raises the errors of reading the manifest.
     """
     name = f"manifest {resolved.digest}"
-    members = parse_json(read_document(source, resolved.descriptor), name)
+    members = parse_json(source.document(resolved.descriptor), name)
     assert isinstance(members, dict)  # noqa: S101 - it was parsed before
     # SOCI does the same: some registries reject mixed Docker and OCI manifests.
     members["mediaType"] = OCI_MANIFEST

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from ocifs.blobs.caching_source import BLOB
+from ocifs.blobs.download import BLOB
 from ocifs.errors import InvalidImageError, RegistryError
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer

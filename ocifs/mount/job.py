@@ -76,8 +76,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             read_timeout=read_timeout,
             engine=engine,
             log=None if log is None else str(log.absolute()),
-            prefetch=image.access.prefetch,
-            prefetch_rate=image.access.prefetch_rate,
         )
 
 

@@ -8,18 +8,19 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from ocifs.blobs.source import Source
 from ocifs.errors import OcifsError
 from ocifs.image.trees import TREE
 from ocifs.layer.index import KIND as LAYER_INDEX
 from ocifs.layer.index import LayerIndex, index_in
 from ocifs.report.text import human_size, table
 from ocifs.sources.resolve import ImageLayer, ResolvedImage, manifests_of, resolve_manifest
-from ocifs.sources.source import Named, Source
+from ocifs.sources.source import NamedImage
 from ocifs.spec.config import ExecutionParameters
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest, chain_id
 from ocifs.spec.document import shown
-from ocifs.spec.mediatypes import INDEXES, no_image
+from ocifs.spec.mediatypes import INDEXES, describe_non_image
 from ocifs.store import Store
 
 
@@ -168,7 +169,7 @@ def list_offers(source: Source) -> Iterator[ListedImage]:
             try:
                 resolved = resolve_manifest(source, descriptor, name)
             except OcifsError as error:
-                yield _unusable(position, Named(named.names, descriptor), str(error))
+                yield _unusable(position, NamedImage(named.names, descriptor), str(error))
                 continue
             yield ListedImage(
                 position=position,
@@ -184,10 +185,10 @@ def list_offers(source: Source) -> Iterator[ListedImage]:
 def _no_image(descriptor: Descriptor) -> str:
     if descriptor.media_type in INDEXES:
         return "an image index without images"
-    return no_image(descriptor.media_type, descriptor.artifact_type)
+    return describe_non_image(descriptor.media_type, descriptor.artifact_type)
 
 
-def _unusable(position: int, named: Named, error: str) -> ListedImage:
+def _unusable(position: int, named: NamedImage, error: str) -> ListedImage:
     return ListedImage(position=position, names=list(named.names), digest=str(named.descriptor.digest), error=error)
 
 

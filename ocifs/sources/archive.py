@@ -1,8 +1,9 @@
 """A tar file whose members are read in place.
 
-Nothing is unpacked: a member is a piece of the file. Names are cleaned, and links are followed inside the archive. A
-member that occurs several times must have the same bytes each time, because two programs would each see another one of
-them; of blobs, which are named by their digests, the last one stands. What the members mean is for the caller.
+Nothing is unpacked: a member is a section of the file. Names are normalized, and links are followed inside the archive.
+A member that occurs several times must have the same bytes each time; otherwise two programs could each read another
+one. Of members below `blobs/`, which are named by their digests, the last one counts. It does not know what the members
+mean.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from ocifs.errors import (
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileReader
 from ocifs.sources.magic import HEAD, compression_of, format_of
+from ocifs.spec.digest import Digest
 from ocifs.spec.document import shown
 from ocifs.toc import HARDLINK, REGULAR, SYMLINK, Entry, ReaderForward, scan
 
@@ -36,7 +38,7 @@ class Archive:
 
     def __init__(self, fd: int, name: str, entries: Iterable[Entry]) -> None:
         self.name = name
-        """What errors call it."""
+        """Name in errors."""
         self._fd = fd
         self._members: dict[bytes, list[Entry]] = {}
         for entry in entries:
@@ -46,9 +48,9 @@ class Archive:
             else:
                 self._members.setdefault(path, []).append(entry)
         self._files: dict[bytes, Entry] = {}
-        """What members turned out to be, links followed."""
-        self._digests: dict[int, bytes] = {}
-        """sha256 of files that had to be compared, by offset: each is read once, however many members lead to it."""
+        """Members resolved so far, links followed."""
+        self._digests: dict[int, Digest] = {}
+        """sha256 digests by offset: each file is read once, however many members lead to it."""
 
     @classmethod
     def at(cls, path: str, limits: Limits = DEFAULT_LIMITS) -> Self:
@@ -56,8 +58,8 @@ class Archive:
 
         Raises:
             NotFoundError: It cannot be opened.
-            UnsupportedError: It is compressed, or cannot be read in place.
-            InvalidImageError: It is no tar file, or a damaged one.
+            UnsupportedError: It is compressed, or is not a regular file.
+            InvalidImageError: It is not a tar file, or is damaged.
         """
         name = printable_path(path)
         try:
@@ -78,18 +80,18 @@ class Archive:
         return self._members.keys()
 
     def open(self, path: str) -> FileReader:
-        """Return the member at `path`, which may come from a document, as a blob.
+        """Return the member at `path` as a blob; `path` may come from a document.
 
         Raises:
             NotFoundError: There is no such member.
-            InvalidImageError: It occurs twice with different bytes, or is no file.
-            LimitError: It is a link to a link to a link and so on.
+            InvalidImageError: It occurs twice with different bytes, or is not a file.
+            LimitError: More than 8 links lead to it.
         """
         file = self._file(_clean(path.encode()), f"member {shown(path)} of {self.name}", _LINK_DEPTH)
         return FileReader(self._fd, file.offset, file.size)
 
     def _file(self, member: bytes, name: str, links: int) -> Entry:
-        """Return the file that a member is, or leads to by as many links at most; raises as `open`."""
+        """Return the file that a member is, or leads to through at most `links` links; raises as `open`."""
         if (known := self._files.get(member)) is not None:
             return known
         if member not in self._members:
@@ -111,20 +113,21 @@ class Archive:
         return self._file(_clean(posixpath.join(directory, entry.linkname)), name, links - 1)
 
     def _same(self, files: list[Entry]) -> bool:
-        """Whether all of them have the same bytes."""
+        """Return whether all files have the same bytes."""
         distinct = {file.offset: file for file in files}.values()
         return len(distinct) == 1 or (
-            len({file.size for file in distinct}) == 1 and len({self._digest(file) for file in distinct}) == 1
+            len({file.size for file in distinct}) == 1
+            and len({self.sha256(FileReader(self._fd, file.offset, file.size)) for file in distinct}) == 1
         )
 
-    def _digest(self, file: Entry) -> bytes:
-        if file.offset not in self._digests:
+    def sha256(self, member: FileReader) -> Digest:
+        """Return the digest of a member; it is computed once for each offset."""
+        if member.offset not in self._digests:
             hasher = hashlib.sha256()
-            reader = FileReader(self._fd, file.offset, file.size)
-            for offset in range(0, file.size, _CHUNK):
-                hasher.update(reader.pread(_CHUNK, offset))
-            self._digests[file.offset] = hasher.digest()
-        return self._digests[file.offset]
+            for offset in range(0, member.size, _CHUNK):
+                hasher.update(member.pread(_CHUNK, offset))
+            self._digests[member.offset] = Digest(f"sha256:{hasher.hexdigest()}")
+        return self._digests[member.offset]
 
     def close(self) -> None:
         """Close the file."""
@@ -133,7 +136,7 @@ class Archive:
 
 def _scan(fd: int, name: str, limits: Limits) -> list[Entry]:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise UnsupportedError(f"{name} is not a regular file, and only in one can an archive be read in place")
+        raise UnsupportedError(f"{name} is not a regular file: save the archive to one, because it is read in place")
     reader = FileReader(fd)
     head = reader.pread(HEAD, 0)
     if (compression := compression_of(head)) != "tar":
@@ -149,7 +152,7 @@ def _scan(fd: int, name: str, limits: Limits) -> list[Entry]:
 
 
 def _ignore(_warning: str) -> None:
-    """Drop warnings on attributes of members; the members are not made into files."""
+    """Drop warnings about attributes of members, which are not extracted."""
 
 
 def _clean(path: bytes) -> bytes:

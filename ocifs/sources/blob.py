@@ -1,6 +1,6 @@
-"""Blobs that lie in no file, made into one.
+"""Blobs in memory files, for blobs that are not in a file.
 
-Every blob is a piece of an open file (`FileReader`), even one that was embedded in a document, so a process that
+Every blob is a section of an open file (`FileReader`), even one that was embedded in a document. So a process that
 inherits the file can read it without knowing the image.
 """
 
@@ -10,7 +10,7 @@ from ocifs.reader import FileReader
 
 
 def memory_blob(data: bytes) -> FileReader:
-    """Return `data` as a blob in a new memory file, which the caller closes."""
+    """Write `data` to a new memory file and return it as a blob; the caller closes it."""
     fd = os.memfd_create("ocifs-blob", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
         file.write(data)

@@ -1,8 +1,8 @@
-"""A directory of files, opened as if a stranger had made it.
+"""A directory of files that is not trusted.
 
-Files are opened below a directory descriptor, and only regular files are accepted: a FIFO must not hang the reader, a
-link must not lead it to another's files. Symlinks are followed as long as they stay below; those that leave, such as
-Bazel makes, only if the user says so. What the files mean is for the caller.
+Files are opened below a directory descriptor, and only regular files are accepted: a FIFO must not block the reader,
+and a link must not lead to a file elsewhere. Symlinks that stay below the directory are followed; those that leave it,
+such as Bazel's, only if the user allows that. It does not know what the files mean.
 """
 
 import errno
@@ -20,8 +20,8 @@ from ocifs.reader import FileReader, ReaderAt
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_LINKS_MOST = 40
-"""Symlinks on the way to one file; Linux follows as many."""
+_MAX_LINKS = 40
+"""Symlinks that are followed to open one file; Linux follows as many."""
 _CHUNK = 1 << 20
 
 
@@ -30,7 +30,7 @@ class Directory:
 
     def __init__(self, fd: int, name: str, *, follow_links: bool = False) -> None:
         self.name = name
-        """What errors call it."""
+        """Name in errors."""
         self._fd = fd
         self._follow_links = follow_links
         self._files = ExitStack()
@@ -38,7 +38,7 @@ class Directory:
 
     @classmethod
     def at(cls, path: str, *, follow_links: bool = False) -> Self:
-        """Open the directory at `path`; with `follow_links`, files may lie wherever symlinks lead.
+        """Open the directory at `path`; with `follow_links`, symlinks may lead anywhere.
 
         Raises:
             NotFoundError: It cannot be opened.
@@ -49,12 +49,12 @@ class Directory:
             raise NotFoundError(f"cannot open {printable_path(path)} as a directory: {error.strerror}") from error
 
     def open(self, path: str) -> FileReader:
-        """Return the file at `path` below the directory; `path` is not from an image, or was checked.
+        """Return the file at `path` below the directory. `path` must not come from an image unless it was checked.
 
         Raises:
             NotFoundError: It cannot be opened.
-            InvalidImageError: It is no regular file, or a symlink on the way leads out of the directory.
-            TooManyFilesError: That is so.
+            InvalidImageError: It is not a regular file, or a symlink on the way leads out of the directory.
+            TooManyFilesError: This process, or the system, has too many files open.
         """
         try:
             with ExitStack() as stack:
@@ -67,7 +67,7 @@ class Directory:
             raise_if_too_many_files(error)
             if error.errno == errno.ELOOP:
                 raise InvalidImageError(
-                    f"{self.name}/{path} is behind more than {_LINKS_MOST} symlinks: copy the image again"
+                    f"{self.name}/{path} is behind more than {_MAX_LINKS} symlinks: copy the image again"
                 ) from error
             if error.errno == errno.ENOENT:
                 raise NotFoundError(f"{self.name} has no {path}") from error
@@ -75,17 +75,17 @@ class Directory:
         return FileReader(fd)
 
     def _anywhere(self, path: str, stack: ExitStack) -> int:
-        """Open what `path` names, wherever links lead, without a look inside (O_PATH)."""
+        """Open `path` with O_PATH, wherever its symlinks lead."""
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=self._fd)
         stack.callback(os.close, fd)
         return fd
 
     def _below(self, path: str, stack: ExitStack) -> int:
-        """Open what `path` names without a look inside (O_PATH), following links as long as they stay below.
+        """Open `path` with O_PATH, following symlinks that stay below the directory.
 
-        Each name is looked up by itself, in a directory that is open, and `..` goes back to the directory that is open
-        above it. So no text of a link is ever resolved by the kernel, and nothing that is renamed meanwhile leads out.
-        An absolute link counts as one from the directory's root if it begins with the directory's own path.
+        Each name is looked up alone, in an open directory, and `..` returns to the open directory above it. So the
+        kernel never resolves the text of a link, and a concurrent rename cannot lead out of the directory. An absolute
+        link counts as one from the directory's root if it begins with the directory's own path.
 
         Raises:
             InvalidImageError: A link leads out.
@@ -107,7 +107,7 @@ class Directory:
                     opened.append(fd)
                     continue
                 links += 1
-                if links > _LINKS_MOST:
+                if links > _MAX_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 target = os.readlink("", dir_fd=fd)
                 if target.startswith("/"):
@@ -126,7 +126,7 @@ class Directory:
         )
 
     def write(self, path: str, blob: ReaderAt) -> None:
-        """Write a file at `path` below the directory: whole, or not at all.
+        """Write a file at `path` below the directory, atomically.
 
         Raises:
             OcifsError: It cannot be written.
@@ -144,7 +144,7 @@ class Directory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep out others who change files here and hold this, too."""
+        """Lock the directory against other processes that change it under this lock."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
             yield
@@ -152,7 +152,7 @@ class Directory:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _make(self, path: str, stack: ExitStack) -> int:
-        """Open the directory at `path`, which is made if it is missing; never outside, whatever the option says."""
+        """Create and open the directory at `path`; symlinks must stay below, even with `follow_links`."""
         names = path.split("/") if path else []
         fd = self._fd
         for count, name in enumerate(names, 1):

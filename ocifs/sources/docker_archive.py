@@ -1,12 +1,11 @@
-"""What `docker save` writes: `manifest.json`, and configs and layers as it names them.
+"""Archives of `docker save`: `manifest.json`, and the configs and layers that it names.
 
-Source: Docker's "Image specification v1.2", "Combined Image JSON + Filesystem Changeset Format". Such an archive
-has neither media types nor manifests, so for the image that is chosen a manifest is made here and the rest of ocifs
-sees no difference. A layer's digest is its diff ID when it is plain, else what its path says, else computed. Docker
-before 1.10 wrote no `manifest.json`: such an archive is recognised, and refused.
+Source: Docker's "Image specification v1.2", "Combined Image JSON + Filesystem Changeset Format". Such an archive has
+neither media types nor manifests, so this module makes a manifest for the chosen image, and the rest of ocifs sees no
+difference. The digest of an uncompressed layer is its diff ID; that of a compressed one comes from its path, or is
+computed. Archives of Docker before 1.10 have no `manifest.json`: they are recognised and refused.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -20,8 +19,8 @@ from ocifs.reader import FileReader
 from ocifs.sources.archive import Archive
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.magic import sniff_layer
-from ocifs.sources.reference import CHOICES, Reference, choices, matching
-from ocifs.sources.source import Named, read_metadata
+from ocifs.sources.reference import Reference, choices, matching
+from ocifs.sources.source import LocalSource, NamedImage, read_metadata
 from ocifs.spec.config import parse_config
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest
@@ -30,7 +29,6 @@ from ocifs.spec.manifest import Manifest
 from ocifs.spec.mediatypes import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 
 _BLOBS = "blobs/sha256/"
-_CHUNK = 1 << 20
 _BEFORE_1_10 = re.compile(rb"repositories|[0-9a-f]{64}/json")
 
 
@@ -42,30 +40,28 @@ class _SavedImage(msgspec.Struct, frozen=True, rename="pascal"):
     layers: tuple[str, ...] = ()
 
 
-class DockerArchive:
+class DockerArchive(LocalSource):
     """The images of one archive."""
 
     def __init__(self, archive: Archive, images: tuple[_SavedImage, ...], limits: Limits) -> None:
-        self.limits = limits
+        super().__init__(archive.name, limits)
         self._archive = archive
         self._images = images
         self._blobs: dict[Digest, FileReader] = {}
-        """Of the images resolved so far: their manifests, configs and layers."""
-        self._computed: dict[int, Digest] = {}
-        """Of compressed layers without a digest in their name, by offset."""
+        """Manifests, configs and layers of the images resolved so far."""
         self._files = ExitStack()
         self._files.callback(archive.close)
 
     def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
-        """Return the manifest made for the image that a name or a position chooses, or for the only image."""
+        """Return the manifest made for the image that a name or a position selects, or for the only image."""
         return (self._describe_image(self._images[self._choose(reference)]),)
 
-    def images(self) -> tuple[Named, ...]:
+    def images(self) -> tuple[NamedImage, ...]:
         """Return the images, each with a manifest made for it."""
-        return tuple(Named(image.repo_tags, self._describe_image(image)) for image in self._images)
+        return tuple(NamedImage(image.repo_tags, self._describe_image(image)) for image in self._images)
 
     def _describe_image(self, image: _SavedImage) -> Descriptor:
-        """Make the manifest, and return its descriptor."""
+        """Make the manifest and return its descriptor."""
         name = f"member {shown(image.config)} of {self._archive.name}"
         config_blob = self._archive.open(image.config)
         data = read_metadata(config_blob, name, self.limits)
@@ -88,17 +84,17 @@ class DockerArchive:
         return blob
 
     def close(self) -> None:
-        """Close the archive and what was opened."""
+        """Close the archive and all blobs."""
         self._files.close()
 
     def _choose(self, reference: Reference) -> int:
-        name, everything = self._archive.name, range(len(self._images))
+        name, entries = self._archive.name, range(len(self._images))
         if reference.position is not None:
-            if reference.position in everything:
+            if reference.position in entries:
                 return reference.position
-            raise NotFoundError(f"{name} has no image @{reference.position}: {self._choices(everything)}")
+            raise NotFoundError(f"{name} has no image @{reference.position}: {self._choices(entries)}")
         if reference.digest is not None:
-            raise NotFoundError(f"no image {reference.digest} in {name}: {self._choices(everything)}")
+            raise NotFoundError(f"no image {reference.digest} in {name}: {self._choices(entries)}")
         if reference.tag is None and len(self._images) < 2:
             if not self._images:
                 raise NotFoundError(f"{name} has no image")
@@ -107,21 +103,16 @@ class DockerArchive:
         if len(found) == 1:
             return found[0]
         if reference.tag is None:
-            raise NotFoundError(f"{name} has several images, name one: {self._choices(everything)}")
+            raise NotFoundError(f"{name} has several images, name one: {self._choices(entries)}")
         if not found:
-            raise NotFoundError(f"no image '{printable_path(reference.tag)}' in {name}: {self._choices(everything)}")
+            raise NotFoundError(f"no image '{printable_path(reference.tag)}' in {name}: {self._choices(entries)}")
         raise NotFoundError(f"{reference} names several images: {self._choices(found)}")
 
     def _names(self) -> list[tuple[str, ...]]:
         return [image.repo_tags for image in self._images]
 
     def _choices(self, images: Sequence[int]) -> str:
-        """List images by the first name that only they have, else by position."""
-        labels = []
-        for number in images[:CHOICES]:
-            alone = [name for name in self._images[number].repo_tags if len(matching(name, self._names())) == 1]
-            labels.append(f":{alone[0]}" if alone else f":@{number}")
-        return choices(labels, len(images))
+        return choices([(self._images[number].repo_tags[::-1], f":@{number}") for number in images], self._names())
 
     def _layer(self, path: str, diff_id: DiffID) -> Descriptor:
         name = f"layer {shown(path)} of {self._archive.name}"
@@ -130,16 +121,8 @@ class DockerArchive:
         if compression == "tar":
             return self._describe(blob, OCI_LAYER, diff_id)
         hex_digits = path.removeprefix(_BLOBS)
-        digest = self._compute(blob) if hex_digits == path else Digest(f"sha256:{hex_digits}")
+        digest = self._archive.sha256(blob) if hex_digits == path else Digest(f"sha256:{hex_digits}")
         return self._describe(blob, f"{OCI_LAYER}+{compression}", digest)
-
-    def _compute(self, blob: FileReader) -> Digest:
-        if blob.offset not in self._computed:
-            hasher = hashlib.sha256()
-            for offset in range(0, blob.size, _CHUNK):
-                hasher.update(blob.pread(_CHUNK, offset))
-            self._computed[blob.offset] = Digest(f"sha256:{hasher.hexdigest()}")
-        return self._computed[blob.offset]
 
     def _describe(self, blob: FileReader, media_type: str, digest: Digest) -> Descriptor:
         self._blobs[digest] = blob
@@ -147,10 +130,10 @@ class DockerArchive:
 
 
 def open_docker_archive(archive: Archive, limits: Limits = DEFAULT_LIMITS) -> DockerArchive:
-    """Return the images of `archive`, which is its to close from then on.
+    """Return the source for `archive`, which it closes.
 
     Raises:
-        InvalidImageError: It is no such archive, or its `manifest.json` is malformed.
+        InvalidImageError: It is not such an archive, or its `manifest.json` is malformed.
         UnsupportedError: Docker before 1.10 wrote it.
     """
     name = f"manifest.json of {archive.name}"

@@ -1,15 +1,14 @@
 """OCI image layouts (image-spec image-layout.md): `oci-layout`, `index.json` and `blobs/ALGORITHM/HEX`.
 
 A layout is read through a `Folder`, so it may be a directory or a tar file. Tags are annotations of the descriptors
-in `index.json`: the spec's, or the full name that containerd writes beside it. A digest may also name any blob that
+in `index.json`: the one of the specification, or containerd's with the full name. A digest may also name any blob that
 is a manifest or an index.
 """
 
 import os
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
-from itertools import islice
-from typing import Protocol
+from typing import Protocol, Self
 
 import msgspec
 
@@ -19,22 +18,22 @@ from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.directory import Directory
 from ocifs.sources.platforms import with_platforms
-from ocifs.sources.reference import CHOICES, Reference, choices, matching
+from ocifs.sources.reference import Reference, choices, matching
 from ocifs.sources.referrers import Content
-from ocifs.sources.source import Named, read_document, read_metadata
+from ocifs.sources.source import LocalSource, NamedImage, read_metadata
 from ocifs.spec.artifact import parse_artifact, referrers_tag
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import decode, parse_json, shown
 from ocifs.spec.manifest import parse_document, parse_index
-from ocifs.spec.mediatypes import INDEXES, MANIFESTS, no_image
+from ocifs.spec.mediatypes import INDEXES, MANIFESTS, describe_non_image
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _FULL_NAME = "io.containerd.image.name"
 
 
 class Folder(Protocol):
-    """Files under relative paths, as a directory or an archive has them."""
+    """Files with relative paths: a directory or an archive."""
 
     name: str
 
@@ -51,17 +50,17 @@ class _OciLayout(msgspec.Struct, frozen=True, rename="camel"):
     image_layout_version: str
 
 
-class Layout:
+class Layout(LocalSource):
     """The images of one layout."""
 
     def __init__(self, folder: Folder, listed: tuple[Descriptor, ...], limits: Limits) -> None:
-        self.limits = limits
-        self.also = ""
-        """The reference by which the same file is an archive of `docker save`, if it is one, too."""
+        super().__init__(folder.name, limits)
+        self.docker_reference = ""
+        """The reference to the same file as an archive of `docker save`, if it is one too."""
         self._folder = folder
         self._images = tuple(filter(_is_image, listed))
         self._others = tuple(each for each in listed if not _is_image(each) and _names(each))
-        """Tagged, but no images: artifacts, manifests of Docker's schema 1."""
+        """Tagged entries that are not images: artifacts, manifests of Docker's schema 1."""
         self._listed = listed
         self._blobs: dict[Digest, FileReader] = {}
         self._files = ExitStack()
@@ -81,16 +80,16 @@ class Layout:
             raise NotFoundError(f"{reference} names several images: {self._choices(named)}")
         return tuple(named)
 
-    def images(self) -> tuple[Named, ...]:
-        """Return the images and indexes that `index.json` lists, and then what else it has under a tag."""
-        return tuple(Named(_names(each), each) for each in (*self._images, *self._others))
+    def images(self) -> tuple[NamedImage, ...]:
+        """Return the images and indexes that `index.json` lists, then its other tagged entries."""
+        return tuple(NamedImage(_names(each), each) for each in (*self._images, *self._others))
 
     def holds_an_image(self) -> bool:
-        """Whether any of the images that `index.json` lists is there."""
+        """Return whether any image that `index.json` lists exists."""
         return any(map(self._is_there, self._images))
 
     def open(self, descriptor: Descriptor) -> FileReader:
-        """Return a blob: what the descriptor embeds, else the file under its digest."""
+        """Return a blob: the data that the descriptor embeds, else the file named by its digest."""
         blob = self._blobs.get(descriptor.digest)
         if blob is None:
             blob = self._open(descriptor) if descriptor.data is None else self._embedded(descriptor)
@@ -103,33 +102,37 @@ class Layout:
         return blob
 
     def close(self) -> None:
-        """Close the folder and what was opened."""
+        """Close the folder and all blobs."""
         self._files.close()
 
-    def referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
+    def referrers(self) -> Self:
+        """Return itself: it holds the artifacts."""
+        return self
+
+    def list_referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
         """Return the artifacts of that type whose subject is `subject`."""
         named = [each for each in self._listed if each.artifact_type == artifact_type]
         return [each for each in named if self._subject(each) == subject.digest]
 
     def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
-        """Write an artifact: its blobs, and itself into `index.json`, by a tag by which other tools can copy it."""
+        """Write an artifact and list it in `index.json`, under a tag by which other tools can copy it."""
         tag = {_REF_NAME: referrers_tag(subject.digest)}
         listed = msgspec.structs.replace(manifest.descriptor, annotations=tag)
         self._add([*blobs, manifest], lambda members: [*_unlisted(members, listed), _to_json(listed)])
 
     def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
-        """Write an image, of which some blobs are there already, and list it under a tag, and no other image."""
+        """Write an image, of which some blobs may exist, and list it under `tag`, which no other image keeps."""
         listed = msgspec.structs.replace(manifests[-1].descriptor, annotations={_REF_NAME: tag})
         self._add([*blobs, *manifests], lambda members: [*_untagged(members, tag), _to_json(listed)])
 
     def detach(self, subject: Descriptor, manifest: Descriptor) -> None:
-        """Take an artifact out of `index.json`."""
+        """Remove an artifact from `index.json`."""
         folder = self._writable()
         with folder.locked():
             self._relist(folder, lambda members: _unlisted(members, manifest))
 
     def _add(self, contents: list[Content], change: Callable[[list[object]], list[object]]) -> None:
-        """Write blobs, and then change what `index.json` lists."""
+        """Write blobs, then change the list in `index.json`."""
         folder = self._writable()
         with folder.locked():
             for content in contents:
@@ -139,16 +142,16 @@ class Layout:
 
     def _subject(self, artifact: Descriptor) -> Digest | None:
         name = f"artifact {artifact.digest} in {self._folder.name}"
-        subject = parse_artifact(read_document(self, artifact), name).subject
+        subject = parse_artifact(self.document(artifact), name).subject
         return subject.digest if subject else None
 
     def _writable(self) -> Directory:
         if not isinstance(self._folder, Directory):
-            raise UnsupportedError(f"{self._folder.name} is an archive, to which nothing is added: use a directory")
+            raise UnsupportedError(f"cannot write to {self._folder.name}: it is an archive: use a layout directory")
         return self._folder
 
     def _relist(self, folder: Directory, change: Callable[[list[object]], list[object]]) -> None:
-        """Write `index.json` anew, with what else is in it as it is."""
+        """Rewrite `index.json` with a changed list of manifests; its other members stay."""
         name = f"{folder.name}/index.json"
         index = parse_json(read_metadata(folder.open("index.json"), name, self.limits), name)
         if not isinstance(index, dict) or not isinstance(index.get("manifests"), list):
@@ -160,8 +163,8 @@ class Layout:
         try:
             return self._open_digest(descriptor.digest)
         except NotFoundError as error:
-            way_out = "its `urls` are not followed" if descriptor.urls else "copy the image again"
-            raise NotFoundError(f"cannot read blob {descriptor.digest}: {error}; {way_out}") from error
+            hint = "its `urls` are not followed" if descriptor.urls else "copy the image again"
+            raise NotFoundError(f"cannot read blob {descriptor.digest}: {error}; {hint}") from error
 
     def _open_digest(self, digest: Digest) -> FileReader:
         return self._folder.open(f"blobs/{digest.algorithm}/{digest.hex}")
@@ -169,7 +172,7 @@ class Layout:
     def _embedded(self, descriptor: Descriptor) -> FileReader:
         data = descriptor.data or b""
         if Digest.of(data, descriptor.digest.algorithm) != descriptor.digest:
-            raise InvalidImageError(f"the data embedded for blob {descriptor.digest} have another digest")
+            raise InvalidImageError(f"the data embedded for blob {descriptor.digest} has another digest")
         blob = memory_blob(data)
         self._files.callback(os.close, blob.fd)
         return blob
@@ -205,12 +208,12 @@ class Layout:
         return found
 
     def _at(self, position: int) -> Descriptor:
-        everything = (*self._images, *self._others)
-        if position >= len(everything):
+        entries = (*self._images, *self._others)
+        if position >= len(entries):
             raise NotFoundError(f"{self._folder.name} has no image @{position}: {self._choices(self._images)}")
-        if not _is_image(everything[position]):
-            raise UnsupportedError(f"@{position} of {self._folder.name} is {_described(everything[position])}")
-        return everything[position]
+        if not _is_image(entries[position]):
+            raise UnsupportedError(f"@{position} of {self._folder.name} is {_described(entries[position])}")
+        return entries[position]
 
     def _is_there(self, image: Descriptor) -> bool:
         try:
@@ -227,20 +230,14 @@ class Layout:
         return list(self._images)
 
     def _choices(self, images: Collection[Descriptor]) -> str:
-        """List the images by names that choose them: the tag if no other image has it, else the digest."""
-        names = [_names(image) for image in self._images]
-        labels = []
-        for image in islice(images, CHOICES):
-            alone = [name for name in _names(image) if len(matching(name, names)) == 1]
-            labels.append(f":{alone[-1]}" if alone else f"@{image.digest}")
-        return choices(labels, len(images))
+        return choices([(_names(image), f"@{image.digest}") for image in images], [*map(_names, self._images)])
 
 
 def open_layout(folder: Folder, limits: Limits = DEFAULT_LIMITS) -> Layout:
-    """Return the layout in `folder`, which is its to close from then on.
+    """Return the layout in `folder`, which it closes.
 
     Raises:
-        InvalidImageError: It is no layout, or its `index.json` is malformed.
+        InvalidImageError: It is not a layout, or its `index.json` is malformed.
         UnsupportedError: It is a layout of another version.
         LimitError: A document is too large.
     """
@@ -278,7 +275,7 @@ def _is_image(descriptor: Descriptor) -> bool:
 
 
 def _described(other: Descriptor) -> str:
-    return no_image(other.media_type, other.artifact_type)
+    return describe_non_image(other.media_type, other.artifact_type)
 
 
 def _names(image: Descriptor) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""What bytes are, by how they begin: the compression of a layer or an archive, or what else they look like.
+"""Formats recognised by magic numbers: the compression of a layer or an archive, or what else a file may be.
 
 Sources: RFC 1952 (gzip), RFC 8878 (zstd frames and skippable frames), the xz file format, bzip2, the LZ4 frame format.
-An empty file is an uncompressed tar of no entries, as for containerd and podman.
+An empty file is an uncompressed tar without entries, as for containerd and podman.
 """
 
 import re
@@ -11,13 +11,13 @@ from ocifs.reader import ReaderAt
 from ocifs.spec.mediatypes import COMPRESSIONS, Compression
 
 HEAD = 512
-"""Bytes that are enough to tell."""
+"""Bytes that suffice to recognise a format."""
 
 _COMPRESSED: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"\x1f\x8b"), "gzip"),
     (re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), "zstd"),
     (re.compile(rb"\xfd7zXZ\0"), "xz"),
-    (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), "bzip2"),  # a name in a tar may begin with BZh
+    (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), "bzip2"),  # the name of a tar member may begin with BZh
     (re.compile(rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18"), "lz4"),
 )
 _TEXT: tuple[tuple[re.Pattern[bytes], str], ...] = (
@@ -34,7 +34,7 @@ def compression_of(head: bytes) -> str:
 
 
 def format_of(head: bytes) -> str | None:
-    """Return the name of a format that is no tar, for a message; None if `head` may be that of a tar or is unknown."""
+    """Return the name of a format that is not tar, for a message; None if `head` may be tar or is unknown."""
     if not head:
         return "empty"
     if (compression := compression_of(head)) != "tar":
@@ -53,7 +53,7 @@ def _is_utf8(head: bytes) -> bool:
 
 
 def sniff_layer(reader: ReaderAt, layer: str) -> Compression:
-    """Return how a layer is compressed; `layer` is what errors call it.
+    """Return the compression of a layer; `layer` names it in errors.
 
     Raises:
         UnsupportedError: ocifs does not read that compression.

@@ -3,27 +3,29 @@
     PATH[:TAG]  PATH@DIGEST                  a layout or an archive, recognised by its content
     oci:PATH[:TAG]  oci:PATH@DIGEST          a layout directory
     oci-archive:FILE[:TAG]                   a layout in a tar file
-    docker-archive:FILE[:NAME:TAG|:@POSITION]   what `docker save` writes
+    docker-archive:FILE[:NAME:TAG|:@POSITION]   an archive of `docker save`
     docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]   a registry
 
-`~N` behind any of these means the image without its last N layers; a path of just that name comes first.
+`~N` after any of these means the image without its last N layers; a path with exactly that name takes precedence.
 
-A path ends at the first `:` or, where that names no existing path, wherever the longest existing path ends; so
-both an odd tag and an odd path can be named. What a tag means is for the source that holds the image.
+A path ends at the first `:`. If that names no existing path, it ends where the longest existing path ends; so paths and
+tags may contain colons. The source that holds the image decides what a tag means.
 """
 
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast, get_args
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, UnsupportedError, printable_path
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import shown
 
-Transport = Literal["oci", "oci-archive", "docker-archive", "docker"]
+LocalTransport = Literal["oci", "oci-archive", "docker-archive"]
+"""Transports of a path; `ocifs.sources.resolve` has an opener for each."""
+Transport = LocalTransport | Literal["docker"]
 
-_TRANSPORT = re.compile(r"(oci|oci-archive|docker-archive):(.*)", re.DOTALL)
+_TRANSPORT = re.compile(rf"({'|'.join(get_args(LocalTransport))}):(.*)", re.DOTALL)
 _FOREIGN = re.compile(r"(containers-storage|dir|docker-daemon|ostree|sif|tarball):")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _DIGESTED = re.compile(r"(.+)@([^@:/]+:[^@:/]*)", re.DOTALL)
@@ -39,7 +41,7 @@ _IN_REGISTRY = re.compile(
 )
 
 CHOICES = 20
-"""How many images a message lists."""
+"""Most images that a message lists."""
 
 _COPY_FIRST = "copy the image into a layout with `skopeo copy {} oci:DIR:TAG`"
 
@@ -50,22 +52,22 @@ class Reference(NamedTuple):
     text: str
     """As the user wrote it."""
     path: str
-    """Of a registry: `[HOST[:PORT]/]REPOSITORY`."""
+    """For a registry: `[HOST[:PORT]/]REPOSITORY`."""
     transport: Transport | None = None
-    """None: to be told from the content."""
+    """None: determined by the content."""
     tag: str | None = None
     digest: Digest | None = None
     position: int | None = None
-    """Among the images of the source, from 0."""
+    """Position among the images of the source, from 0."""
     without: int = 0
-    """How many of the last layers to leave out."""
+    """Number of layers to leave out at the end."""
 
     def __str__(self) -> str:
         return printable_path(self.text)
 
 
 def parse_reference(text: str, exists: Callable[[str], bool] = os.path.lexists) -> Reference:
-    """Parse a reference; `exists` tells whether a path is there.
+    """Parse a reference; `exists` returns whether a path exists.
 
     Raises:
         NotFoundError: No path in it exists, or it is incomplete.
@@ -100,7 +102,7 @@ def _in_registry(text: str) -> Reference:
     named, without = (suffixed[1], int(suffixed[2])) if suffixed else (text, 0)
     match = _IN_REGISTRY.fullmatch(named.removeprefix(_REGISTRY))
     if match is None:
-        # It may hold a password, so it is not repeated.
+        # It may contain a password, so the message does not repeat it.
         raise InvalidImageError(
             "malformed name of an image in a registry: write docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST], the "
             "repository in lower case, and credentials by --creds or --authfile"
@@ -113,10 +115,10 @@ def _in_registry(text: str) -> Reference:
 
 def _no_such_path(text: str, path: str, transport: Transport | None) -> OcifsError:
     if transport is None and _FOREIGN.match(text):
-        way_out = _COPY_FIRST.format(printable_path(text))
-        return UnsupportedError(f"the transport of {printable_path(text)} is not supported: {way_out}")
-    way_out = "" if transport else "; an image in a registry is written docker://HOST/REPOSITORY:TAG"
-    return NotFoundError(f"no such file or directory: '{printable_path(path)}'{way_out}")
+        hint = _COPY_FIRST.format(printable_path(text))
+        return UnsupportedError(f"the transport of {printable_path(text)} is not supported: {hint}")
+    hint = "" if transport else "; an image in a registry is written docker://HOST/REPOSITORY:TAG"
+    return NotFoundError(f"no such file or directory: '{printable_path(path)}'{hint}")
 
 
 def _split(rest: str, exists: Callable[[str], bool]) -> tuple[str, str | None, str | None]:
@@ -133,16 +135,23 @@ def _split(rest: str, exists: Callable[[str], bool]) -> tuple[str, str | None, s
     return rest[:end], rest[end + 1 :], None
 
 
-def choices(labels: Sequence[str], count: int) -> str:
-    """Return the end of a message that lists the first of `count` images, as references end: `:TAG`, `@DIGEST`."""
-    more = ", …" if count > len(labels) else ""
+def choices(candidates: Sequence[tuple[tuple[str, ...], str]], names: Sequence[tuple[str, ...]]) -> str:
+    """Return the end of a message that lists (names, other label) of images to choose from.
+
+    An image is listed by the last of its names that no other image among `names` has, or else by the other label.
+    """
+    labels = []
+    for own, label in candidates[:CHOICES]:
+        unique = [name for name in own if len(matching(name, names)) == 1]
+        labels.append(f":{unique[-1]}" if unique else label)
+    more = ", …" if len(candidates) > CHOICES else ""
     return f"choose one of {', '.join(map(shown, labels))}{more}" if labels else "it has none"
 
 
 def matching(tag: str, names: Sequence[tuple[str, ...]]) -> list[int]:
-    """Return the positions of the images called `tag`, given the names of each.
+    """Return the positions of the images called `tag`; `names` has the names of each image.
 
-    A name counts in full; if no image has it, so does its end: `app:1` and `1` for `HOST/app:1`.
+    A full name matches first; if no image has it, the end of a name matches: `app:1` and `1` for `HOST/app:1`.
     """
     exact = [i for i, own in enumerate(names) if tag in own]
     ends = (f"/{tag}", f":{tag}")

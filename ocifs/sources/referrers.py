@@ -1,9 +1,9 @@
-"""What belongs to a manifest, and lies where that lies: found, written and removed, in a registry or a layout.
+"""Artifacts that refer to a manifest, where that manifest is: found, written and removed, in a registry or a layout.
 
-`Referrers` is the joint. What an artifact holds is for whoever asks for its type.
+`Referrers` is the interface. It does not know what an artifact holds.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 from ocifs.reader import ReaderAt
 from ocifs.spec.descriptor import Descriptor
@@ -16,22 +16,21 @@ class Content(NamedTuple):
     blob: ReaderAt
 
 
-@runtime_checkable
 class Referrers(Protocol):
-    """A place that holds manifests and what refers to them."""
+    """A place that holds manifests and the artifacts that refer to them; a read-only one raises UnsupportedError."""
 
-    def referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
+    def list_referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
         """Return the manifests of that type whose subject is `subject`, in the order in which they are listed."""
         ...
 
     def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
-        """Write an artifact, whose manifest names `subject`. The manifest comes last, so it is there whole or not."""
+        """Write an artifact, whose manifest names `subject`; the manifest comes last, so no artifact is partial."""
         ...
 
     def detach(self, subject: Descriptor, manifest: Descriptor) -> None:
-        """Remove an artifact; its blobs are left to whoever collects garbage there."""
+        """Remove an artifact; its blobs are left to the garbage collection there."""
         ...
 
     def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
-        """Write an image of which some blobs are there already, under a tag: that of the last of `manifests`."""
+        """Write an image of which some blobs may exist there, and tag the last of `manifests`."""
         ...

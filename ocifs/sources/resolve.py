@@ -1,14 +1,14 @@
-"""From a reference to an image: the source is opened, a manifest chosen by platform, the config read.
+"""From a reference to an image: open the source, choose a manifest by platform, read the config.
 
-Nothing of an image is believed before its size and digest are verified; layers alone are left to whoever reads
-them. Indexes may nest, to a depth and in a number that real ones never reach.
+Size and digest of every document are verified before it is used; layers are verified by their readers. Indexes may
+nest, up to a depth and a number that real ones never reach.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, UnsupportedError
 from ocifs.limits import DEFAULT_LIMITS, Limits
@@ -16,16 +16,15 @@ from ocifs.sources.archive import Archive
 from ocifs.sources.directory import Directory
 from ocifs.sources.docker_archive import open_docker_archive
 from ocifs.sources.layout import Layout, open_layout
-from ocifs.sources.platforms import CONFIGS_MOST, states_platform, with_platforms
-from ocifs.sources.reference import CHOICES, Reference
-from ocifs.sources.registry.access import Access
-from ocifs.sources.source import Source, read_document
+from ocifs.sources.platforms import MAX_CONFIGS, states_platform, with_platforms
+from ocifs.sources.reference import CHOICES, Reference, Transport
+from ocifs.sources.source import DocumentSource, LocalSource
 from ocifs.spec.config import ImageConfig, parse_config
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.document import shown
 from ocifs.spec.manifest import ImageIndex, Manifest, parse_document
-from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, layer_type, no_image
+from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, describe_non_image, layer_type
 from ocifs.spec.platform import Platform, best_match
 
 _INDEX_DEPTH = 8
@@ -46,11 +45,11 @@ class ResolvedImage(NamedTuple):
     name: str
     """The reference, printable."""
     descriptor: Descriptor
-    """Of the manifest."""
+    """The manifest's descriptor."""
     manifest: Manifest
     config: ImageConfig
     layers: tuple[ImageLayer, ...]
-    """The base layer first; a layer may occur twice, and the last ones may be left out by the reference."""
+    """The base layer first; a layer may occur twice, and the reference may leave out the last ones."""
 
     @property
     def digest(self) -> Digest:
@@ -58,83 +57,86 @@ class ResolvedImage(NamedTuple):
         return self.descriptor.digest
 
 
-def open_source(
-    reference: Reference, access: Access | None = None, limits: Limits = DEFAULT_LIMITS, *, follow_links: bool = False
-) -> Source:
-    """Open what a reference names; the caller closes it.
+def open_source(reference: Reference, limits: Limits = DEFAULT_LIMITS, *, follow_links: bool = False) -> LocalSource:
+    """Open the local source that a reference names; the caller closes it.
 
-    A registry is spoken to by way of `access`. With `follow_links`, symlinks may lead out of a layout directory.
+    With `follow_links`, symlinks may lead out of a layout directory.
 
     Raises:
         NotFoundError: The path cannot be opened.
         InvalidImageError: It holds no images.
         UnsupportedError: They are stored in a way that cannot be read in place.
     """
-    if reference.transport == "docker":
-        from ocifs.sources.registry.source import open_registry
-
-        return open_registry(reference, access or Access(), limits)
+    transport = reference.transport or ("oci" if Path(reference.path).is_dir() else None)
+    in_directory, open_in = _OPENERS[transport]
     with ExitStack() as stack:
         folder: Directory | Archive
-        if reference.transport == "oci" or (reference.transport is None and Path(reference.path).is_dir()):
+        if in_directory:
             folder = Directory.at(reference.path, follow_links=follow_links)
         else:
             folder = Archive.at(reference.path, limits)
         stack.callback(folder.close)
-        source = _source(reference, folder, limits)
+        source = open_in(folder, limits)
         stack.pop_all()
         return source
 
 
-def _source(reference: Reference, folder: Directory | Archive, limits: Limits) -> Source:
-    if isinstance(folder, Directory) or reference.transport == "oci-archive":
-        return open_layout(folder, limits)
-    if reference.transport == "docker-archive" or "oci-layout" not in folder:
-        return open_docker_archive(folder, limits)
-    # `docker save` writes both kinds of metadata nowadays; the layout says more. That of Docker 25.0 may list nothing.
-    layout = open_layout(folder, limits)
-    if "manifest.json" in folder:
+def _open_by_content(archive: Archive, limits: Limits) -> LocalSource:
+    if "oci-layout" not in archive:
+        return open_docker_archive(archive, limits)
+    # `docker save` writes both kinds of metadata today. The layout says more, but that of Docker 25.0 may list nothing.
+    layout = open_layout(archive, limits)
+    if "manifest.json" in archive:
         if not layout.holds_an_image():
-            return open_docker_archive(folder, limits)
-        layout.also = f"docker-archive:{folder.name}"
+            return open_docker_archive(archive, limits)
+        layout.docker_reference = f"docker-archive:{archive.name}"
     return layout
 
 
-def resolve_image(source: Source, reference: Reference, platform: Platform | None = None) -> ResolvedImage:
+_OPENERS: dict[Transport | None, tuple[bool, Callable[[Any, Limits], LocalSource]]] = {
+    "oci": (True, open_layout),
+    "oci-archive": (False, open_layout),
+    "docker-archive": (False, open_docker_archive),
+    None: (False, _open_by_content),
+}
+"""Whether the path is a directory, and what opens the source in that `Directory` or `Archive`, which it closes."""
+
+
+def resolve_image(source: DocumentSource, reference: Reference, platform: Platform | None = None) -> ResolvedImage:
     """Resolve `reference` in `source` to an image for `platform`; None: for this machine, if there is a choice.
 
     Raises:
         NotFoundError: There is no such image, none for the platform, or a document is missing.
-        InvalidImageError: A document is malformed, or not what a digest or another document says it is.
+        InvalidImageError: A document is malformed, or contradicts its digest or another document.
         UnsupportedError: The image has a form or a layer that ocifs does not handle.
         LimitError: A document is too large, or there are too many indexes or layers.
     """
     descriptor = _choose(source, source.resolve(reference), platform, str(reference))
     resolved = resolve_manifest(source, descriptor, str(reference))
-    offered = resolved.config.platform
-    if platform is not None and offered.os and best_match(platform, [offered]) is None:
-        raise NotFoundError(f"{reference} is for {shown(str(offered))} only, not for {platform}")
+    built_for = resolved.config.platform
+    if platform is not None and built_for.os and best_match(platform, [built_for]) is None:
+        raise NotFoundError(f"{reference} is for {shown(str(built_for))} only, not for {platform}")
     if reference.without > len(resolved.layers):
         raise NotFoundError(f"{reference}: the image has only {len(resolved.layers)} layers")
     return resolved._replace(layers=resolved.layers[: len(resolved.layers) - reference.without])
 
 
-def resolve_manifest(source: Source, descriptor: Descriptor, name: str) -> ResolvedImage:
-    """Read the manifest that `descriptor` is of, and its config; raises as `resolve_image`."""
-    manifest = parse_document(read_document(source, descriptor), _manifest_name(descriptor), descriptor.media_type)
+def resolve_manifest(source: DocumentSource, descriptor: Descriptor, name: str) -> ResolvedImage:
+    """Read a manifest and its config; raises as `resolve_image`."""
+    manifest = parse_document(source.document(descriptor), _manifest_name(descriptor), descriptor.media_type)
     if not isinstance(manifest, Manifest):
         raise InvalidImageError(f"{_manifest_name(descriptor)} is an image index")
     if manifest.config.media_type not in CONFIGS:
         if manifest.artifact_type:
-            raise UnsupportedError(f"{name} is {no_image(manifest.media_type, manifest.artifact_type)}")
+            raise UnsupportedError(f"{name} is {describe_non_image(manifest.media_type, manifest.artifact_type)}")
         raise UnsupportedError(f"{name} is not a container image: its config is '{shown(manifest.config.media_type)}'")
-    config = parse_config(read_document(source, manifest.config), f"config {manifest.config.digest}")
-    also = source.also if isinstance(source, Layout) else ""
-    return ResolvedImage(name, descriptor, manifest, config, _layers(manifest, config, source.limits, also))
+    config = parse_config(source.document(manifest.config), f"config {manifest.config.digest}")
+    docker_reference = source.docker_reference if isinstance(source, Layout) else ""
+    return ResolvedImage(name, descriptor, manifest, config, _layers(manifest, config, source.limits, docker_reference))
 
 
-def manifests_of(source: Source, descriptor: Descriptor) -> list[Descriptor]:
-    """Return the image manifest that `descriptor` is of, or all in that index; raises as `resolve_image`."""
+def manifests_of(source: DocumentSource, descriptor: Descriptor) -> list[Descriptor]:
+    """Return the image manifests at `descriptor`: itself, or all in that index; raises as `resolve_image`."""
     return list(_manifests(source, [descriptor], _INDEX_DEPTH, set()))
 
 
@@ -142,7 +144,9 @@ def _manifest_name(descriptor: Descriptor) -> str:
     return f"manifest {descriptor.digest}"
 
 
-def _choose(source: Source, candidates: Sequence[Descriptor], platform: Platform | None, name: str) -> Descriptor:
+def _choose(
+    source: DocumentSource, candidates: Sequence[Descriptor], platform: Platform | None, name: str
+) -> Descriptor:
     """Return the descriptor of the manifest for `platform`."""
     if len(candidates) == 1 and candidates[0].media_type in MANIFESTS:
         return candidates[0]
@@ -151,31 +155,31 @@ def _choose(source: Source, candidates: Sequence[Descriptor], platform: Platform
         return manifests[0]
     if not manifests:
         raise NotFoundError(f"{name} lists no image")
-    wanted = platform or Platform.of_machine(os.uname().machine)
-    best = _match(wanted, manifests)
+    machine = platform or Platform.of_machine(os.uname().machine)
+    best = _match(machine, manifests)
     unstated = len({each.digest for each in manifests if not states_platform(each)})
     if best is None:
         manifests = with_platforms(source, manifests)
-        best = _match(wanted, manifests)
+        best = _match(machine, manifests)
     if best is not None:
         return best
-    if unstated > CONFIGS_MOST:
+    if unstated > MAX_CONFIGS:
         raise LimitError(f"{name} lists {unstated} manifests without a platform: name one by its digest")
     listed = dict.fromkeys(f"{shown(str(each.platform or Platform()))} ({each.digest})" for each in manifests)
     some = ", ".join(list(listed)[:CHOICES]) + (", …" if len(listed) > CHOICES else "")
-    raise NotFoundError(f"{name} has nothing for {wanted}: choose with --platform, or a digest, from {some}")
+    raise NotFoundError(f"{name} has no image for {machine}: choose with --platform, or a digest, from {some}")
 
 
-def _match(wanted: Platform, manifests: Sequence[Descriptor]) -> Descriptor | None:
+def _match(platform: Platform, manifests: Sequence[Descriptor]) -> Descriptor | None:
     described = [(each, each.platform) for each in manifests if each.platform is not None]
-    best = best_match(wanted, [offered for _, offered in described])
+    best = best_match(platform, [available for _, available in described])
     return None if best is None else described[best][0]
 
 
 def _manifests(
-    source: Source, descriptors: Sequence[Descriptor], depth: int, seen: set[Digest]
+    source: DocumentSource, descriptors: Sequence[Descriptor], depth: int, seen: set[Digest]
 ) -> Iterator[Descriptor]:
-    """Yield the image manifests among `descriptors` and in the indexes among them, in their order."""
+    """Yield the image manifests among `descriptors` and in the indexes among them, in order."""
     for descriptor in descriptors:
         if descriptor.media_type in MANIFESTS:
             if descriptor.artifact_type is None and not _is_attestation(descriptor):
@@ -187,23 +191,23 @@ def _manifests(
             if len(seen) > source.limits.indexes:
                 raise source.limits.passed("indexes", f"{len(seen)} image indexes to choose from")
             name = f"image index {descriptor.digest}"
-            index = parse_document(read_document(source, descriptor), name, descriptor.media_type)
+            index = parse_document(source.document(descriptor), name, descriptor.media_type)
             if not isinstance(index, ImageIndex):
                 raise InvalidImageError(f"{name} is a manifest")
             yield from _manifests(source, index.manifests, depth - 1, seen)
 
 
 def _is_attestation(descriptor: Descriptor) -> bool:
-    """Whether BuildKit made it to describe another manifest: it has the shape of an image, but is none."""
+    """Return whether BuildKit made it to describe another manifest: it has the shape of an image, but is not one."""
     return descriptor.platform is not None and descriptor.platform.os == "unknown"
 
 
-def _layers(manifest: Manifest, config: ImageConfig, limits: Limits, also: str) -> tuple[ImageLayer, ...]:
+def _layers(manifest: Manifest, config: ImageConfig, limits: Limits, docker_reference: str) -> tuple[ImageLayer, ...]:
     diff_ids = config.rootfs.diff_ids
     if len(diff_ids) != len(manifest.layers):
-        way_out = f": Docker 25.0 wrote such layouts, so name it {also}" if also else ""
+        hint = f": Docker 25.0 wrote such layouts, so name it {docker_reference}" if docker_reference else ""
         raise InvalidImageError(
-            f"config {manifest.config.digest} has {len(diff_ids)} diff IDs for {len(manifest.layers)} layers{way_out}"
+            f"config {manifest.config.digest} has {len(diff_ids)} diff IDs for {len(manifest.layers)} layers{hint}"
         )
     if len(diff_ids) > limits.layers:
         raise limits.passed("layers", f"the image has {len(diff_ids)} layers")

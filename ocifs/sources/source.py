@@ -1,28 +1,32 @@
-"""What a source is to the rest of ocifs, and how a document is read from one.
+"""What a source is: a layout, an archive, a registry or whatever else holds images.
 
-`Source` is the joint: a layout, an archive and whatever else holds images look the same from above.
+`DocumentSource` is what resolving an image takes; `ocifs.blobs.source.Source` adds the blobs. `LocalSource` is the base
+of sources whose blobs are pieces of files on this machine: a new one adds how it finds its images and blobs.
 """
 
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from ocifs.errors import InvalidImageError
+from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.limits import Limits
-from ocifs.reader import ReaderAt
+from ocifs.reader import FileReader, ReaderAt
 from ocifs.sources.reference import Reference
+from ocifs.sources.referrers import Referrers
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 
 
-class Named(NamedTuple):
-    """An image of a source, or an index of images, with the names it goes by there."""
+class NamedImage(NamedTuple):
+    """An image of a source, or an index of images, with its names there."""
 
     names: tuple[str, ...]
     """What `PATH:NAME` takes, the fullest first; none: only its position or its digest names it."""
     descriptor: Descriptor
 
 
-class Source(Protocol):
-    """A place that holds images. It owns what it opens until it is closed."""
+class DocumentSource(Protocol):
+    """A place that holds images: its documents. It owns what it opens until it is closed."""
 
     limits: Limits
     """What its images may cost."""
@@ -35,34 +39,78 @@ class Source(Protocol):
         """
         ...
 
-    def images(self) -> tuple[Named, ...]:
-        """Return what the source holds, in its order: the position of each is what `@N` names."""
-        ...
-
-    def open(self, descriptor: Descriptor) -> ReaderAt:
-        """Return the blob, of the size that the descriptor gives; its digest is not verified.
+    def images(self) -> tuple[NamedImage, ...]:
+        """Return what the source holds, in its order: the position of each is what `@N` names.
 
         Raises:
+            UnsupportedError: The source does not list its images.
+        """
+        ...
+
+    def document(self, descriptor: Descriptor) -> bytes:
+        """Return a manifest, index or config, its size and digest verified.
+
+        Raises:
+            LimitError: It is larger than a document may be.
             NotFoundError: There is no such blob.
-            InvalidImageError: It is no regular file, or not of that size.
+            InvalidImageError: The bytes are not those that the descriptor names.
+        """
+        ...
+
+    def referrers(self) -> Referrers:
+        """Return the artifacts that refer to the source's manifests.
+
+        Raises:
+            UnsupportedError: The source has no place for them.
         """
         ...
 
     def close(self) -> None:
-        """Close every file; blobs that were opened can no longer be read."""
+        """Stop downloads and close every file; blobs that were opened can no longer be read."""
         ...
 
 
-def read_document(source: Source, descriptor: Descriptor) -> bytes:
-    """Return a manifest, index or config, its size and digest verified.
+class LocalSource(DocumentSource):
+    """A source whose blobs are all complete, in files; implements `ocifs.blobs.source.Source`."""
+
+    is_remote = False
+
+    def __init__(self, name: str, limits: Limits) -> None:
+        self.name = name
+        """Name in errors."""
+        self.limits = limits
+
+    @abstractmethod
+    def open(self, descriptor: Descriptor) -> FileReader:
+        """Return a blob of the size that the descriptor gives; its digest is not verified."""
+
+    def document(self, descriptor: Descriptor) -> bytes:
+        """Return a document, its size and digest verified."""
+        return read_document(self.open, descriptor, self.limits)
+
+    def open_lazily(self, descriptor: Descriptor) -> FileReader:
+        """Return a blob, complete as always."""
+        return self.open(descriptor)
+
+    def is_cached(self, _: Descriptor) -> bool:
+        """Return False: nothing is fetched."""
+        return False
+
+    def referrers(self) -> Referrers:
+        """Raise UnsupportedError."""
+        raise UnsupportedError(f"{self.name} cannot hold published indexes: use a registry or a layout directory")
+
+
+def read_document(open_blob: Callable[[Descriptor], ReaderAt], descriptor: Descriptor, limits: Limits) -> bytes:
+    """Open and return a document, its size and digest verified.
 
     Raises:
-        LimitError: It is larger than a document may be.
+        LimitError: It is larger than a document may be; it was not opened.
         InvalidImageError: The bytes are not those that the descriptor names.
     """
-    if descriptor.size > source.limits.document:
-        raise source.limits.passed("document", f"document {descriptor.digest} has {descriptor.size} bytes")
-    data = source.open(descriptor).pread(descriptor.size, 0)
+    if descriptor.size > limits.document:
+        raise limits.passed("document", f"document {descriptor.digest} has {descriptor.size} bytes")
+    data = open_blob(descriptor).pread(descriptor.size, 0)
     if len(data) != descriptor.size:
         raise InvalidImageError(f"{descriptor.digest} ends after {len(data)} of {descriptor.size} bytes")
     actual = Digest.of(data, descriptor.digest.algorithm)

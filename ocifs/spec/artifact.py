@@ -1,4 +1,4 @@
-"""Artifacts: manifests of what is no image but belongs to one (image-spec manifest.md, `artifactType`, `subject`)."""
+"""Artifacts: manifests of something that belongs to an image (image-spec manifest.md, `artifactType`, `subject`)."""
 
 from typing import Literal
 
@@ -23,26 +23,26 @@ class Artifact(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_d
     config: Descriptor
     layers: tuple[Descriptor, ...] = ()
     subject: Descriptor | None = None
-    """The manifest that it belongs to."""
+    """The manifest that the artifact refers to."""
     annotations: dict[str, str] = {}
 
 
 def parse_artifact(data: bytes, name: str) -> Artifact:
-    """Return the artifact in `data`.
+    """Parse an artifact.
 
     Raises:
         InvalidImageError: It is malformed, or another document.
-        LimitError: It is too large or nested too deeply.
+        LimitError: It is nested too deeply.
     """
     artifact = decode(data, Artifact, name)
     if artifact.media_type != OCI_MANIFEST:
-        raise InvalidImageError(f"{name} is no manifest of an artifact")
+        raise InvalidImageError(f"{name} is not the manifest of an artifact")
     return artifact
 
 
 def encode_artifact(artifact: Artifact) -> bytes:
-    """Return the document."""
-    # Its fixed members are no defaults, so that they are written.
+    """Return the JSON document."""
+    # Members with a fixed value have no default, because defaults are omitted.
     return msgspec.json.encode(artifact, enc_hook=str)
 
 

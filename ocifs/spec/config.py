@@ -1,6 +1,6 @@
-"""Image configs (image-spec config.md; Docker's are the same but for fields that are ignored here).
+"""Image configs (image-spec config.md; Docker's differ only in fields that are ignored here).
 
-Everything but `rootfs` is data for `history`, `inspect` and bundles; nothing in it selects what ocifs does.
+All members except `rootfs` are data for `history`, `inspect` and bundles; none of them affects how an image is read.
 """
 
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from ocifs.spec.document import decode
 from ocifs.spec.platform import Platform
 
 _SETS = frozenset({"ExposedPorts", "Volumes"})
-"""Members of `config` that are sets, as Go's `map[string]struct{}`."""
+"""Members of `config` that are sets, Go's `map[string]struct{}`."""
 
 
 class RootFS(msgspec.Struct, frozen=True):
@@ -23,7 +23,7 @@ class RootFS(msgspec.Struct, frozen=True):
 
 
 class ExecutionParameters(msgspec.Struct, frozen=True, rename="pascal"):
-    """How a container of the image is run; every member as written."""
+    """Parameters of a container of the image; every member as written."""
 
     user: str = ""
     env: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class History(msgspec.Struct, frozen=True):
     author: str = ""
     comment: str = ""
     empty_layer: bool = False
-    """The step made no layer."""
+    """The step created no layer."""
 
 
 class ImageConfig(msgspec.Struct, frozen=True):
@@ -70,7 +70,7 @@ class ImageConfig(msgspec.Struct, frozen=True):
 
 
 def parse_config(data: bytes, name: str) -> ImageConfig:
-    """Return the image config in `data`; `name` is what errors call it.
+    """Parse an image config; `name` names it in errors.
 
     Raises:
         InvalidImageError: It is malformed.

@@ -9,7 +9,7 @@ from ocifs.spec.platform import Platform
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
-    """What a document says of a blob. `urls` are followed only where the user says so (`sources.registry.foreign`)."""
+    """A reference to a blob. `urls` are followed only where the user allows that (`sources.registry.foreign`)."""
 
     media_type: str
     digest: Digest
@@ -21,4 +21,4 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit
     """The blob itself, unverified."""
     platform: Platform | None = None
     artifact_type: str | None = None
-    """Given only when the blob is the manifest of something else than an image."""
+    """Set only if the blob is the manifest of an artifact."""

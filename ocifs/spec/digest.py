@@ -1,6 +1,6 @@
 """Digests, and the IDs made of them (image-spec descriptor.md#digests, config.md#layer-diffid, #layer-chainid).
 
-A `Digest` exists only if it has passed the grammar of its algorithm, so it is safe in a path. The digest of a layer
+A `Digest` has always been checked against the grammar of its algorithm, so it is safe in a path. The digest of a layer
 as stored, its diff ID and the chain ID of a stack of layers are three things; the types keep them apart.
 """
 
@@ -20,16 +20,16 @@ _SUPPORTED = {"sha256": re.compile(r"sha256:[a-f0-9]{64}"), "sha512": re.compile
 
 
 CANONICAL = "sha256"
-"""The algorithm of every diff ID that ocifs itself computes: so a stack of layers has one name, however images name
-its layers."""
+"""The algorithm of every diff ID that ocifs computes, so that a stack of layers has one name, whichever algorithm an
+image uses."""
 
 
 class Digest(str):
-    """`algorithm:hex`, checked when made.
+    """`algorithm:hex`, checked at construction.
 
     Raises:
         InvalidImageError: The text is not a digest.
-        UnsupportedError: It is one, of an algorithm that ocifs cannot verify.
+        UnsupportedError: ocifs cannot verify its algorithm.
     """
 
     __slots__ = ()
@@ -74,14 +74,14 @@ ChainID = NewType("ChainID", Digest)
 
 
 def chain_id(diff_ids: Sequence[DiffID]) -> ChainID:
-    """Return the chain ID of one or more layers: of one its diff ID, of several always sha256.
+    """Return the chain ID of one or more layers: the diff ID of a single layer, otherwise a sha256 digest.
 
     Raises:
-        ValueError: There are no layers. The specification gives such a stack no name, and the digest of nothing is
+        ValueError: There are no layers. The specification gives such a stack no name, and the digest of no bytes is
             the diff ID of a layer of 0 bytes.
     """
     if not diff_ids:
-        raise ValueError("no layers have no chain ID")
+        raise ValueError("a chain ID needs at least one layer")
     chain: Digest = diff_ids[0]
     for diff_id in diff_ids[1:]:
         chain = Digest.of(f"{chain} {diff_id}".encode())

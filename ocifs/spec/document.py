@@ -1,10 +1,9 @@
-"""JSON documents of an image, decoded without trust.
+"""Untrusted JSON documents of an image.
 
-Every document passes `parse_json` and then `typed`, so all of them keep the same rules: at most `MAX_DEPTH`
-levels, UTF-8 without a byte order mark, no key twice, no NaN, integers only where integers belong. How many bytes
-there are is bounded by who reads them. As in Go, which writes and reads most of these documents, a member that is null
-counts as absent, and the case of a member's name does not matter. What the members mean is the business of the
-modules that call this one.
+Every document passes `parse_json` and `typed`, so one set of rules applies to all: at most `MAX_DEPTH` levels, UTF-8
+without a byte order mark, no duplicate keys, no NaN, integers only where integers belong. The caller bounds the number
+of bytes. As in Go, which writes and reads most of these documents, a null member counts as absent, and the case of a
+member's name does not matter. This module does not know what the members mean.
 """
 
 import json
@@ -19,14 +18,14 @@ from msgspec import inspect
 from ocifs.errors import InvalidImageError, LimitError, printable
 
 MAX_DEPTH = 64
-"""No document of the specification has more than about ten; Python's own parser ends at about a thousand."""
+"""No document of the specification has more than about ten levels; Python's own parser fails at about a thousand."""
 
 T = TypeVar("T")
 
 _LEARNING = threading.Lock()
-"""msgspec learns a type when it first meets it, and crashes where two threads do that at once."""
+"""msgspec compiles a type when it first meets it, and crashes if two threads do that at once."""
 
-# Strings are stepped over whole. Possessive, and happy with a missing end, so the scan is linear on any input.
+# Strings are skipped whole. The pattern is possessive and accepts a missing end, so the scan is linear on any input.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
@@ -37,9 +36,9 @@ def shown(text: str, limit: int = 200) -> str:
 
 
 def decode(data: bytes, kind: type[T], name: str, *, sets: frozenset[str] = frozenset()) -> T:
-    """Return the JSON text `data` as a value of the msgspec type `kind`; `name` is what errors call it.
+    """Parse JSON text as a value of the msgspec type `kind`; `name` names the document in errors.
 
-    `sets` are the names of members whose own members are a set: these count even if their value is null.
+    `sets` are the names of members that are sets: their own members count even if the value is null.
 
     Raises:
         LimitError: It is nested too deeply.
@@ -49,12 +48,12 @@ def decode(data: bytes, kind: type[T], name: str, *, sets: frozenset[str] = froz
 
 
 def parse_json(data: bytes, name: str, *, sets: frozenset[str] = frozenset()) -> object:
-    """Return the JSON value in `data`, of dicts, lists and scalars; raises as `decode`."""
+    """Parse JSON text into dicts, lists and scalars; raises as `decode`."""
     _check_depth(data, name)
     try:
         text = data.decode("utf-8")
         value: object = json.loads(text, object_pairs_hook=_members, parse_constant=_refuse_constant)
-        if "\\u" in text:  # json lets lone surrogates pass, which nothing could write out again
+        if "\\u" in text:  # json accepts lone surrogates, which cannot be encoded again
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except ValueError as error:
         raise InvalidImageError(f"{name} is not valid JSON: {shown(str(error))}") from error
@@ -62,7 +61,7 @@ def parse_json(data: bytes, name: str, *, sets: frozenset[str] = frozenset()) ->
 
 
 def typed(value: object, kind: type[T], name: str) -> T:
-    """Return a value that `parse_json` gave as one of the msgspec type `kind`; raises as `decode`."""
+    """Convert a value from `parse_json` to the msgspec type `kind`; raises as `decode`."""
     members = canonical(value, kind, name)
     try:
         with _LEARNING:
@@ -72,13 +71,13 @@ def typed(value: object, kind: type[T], name: str) -> T:
 
 
 def canonical(value: object, kind: Any, name: str) -> object:
-    """Return a value of JSON with the members of its objects named as the msgspec type `kind` names them.
+    """Rename the members of the objects in a JSON value to the names in the msgspec type `kind`.
 
-    Go's encoding/json takes a member whatever its case, so documents that some tools wrote have `config` for `Config`.
-    Keys of maps, such as labels, stay as they are.
+    Go's encoding/json ignores the case of a member's name, so documents of some tools have `config` for `Config`. Keys
+    of maps, such as labels, stay as they are.
 
     Raises:
-        InvalidImageError: A member is there twice, in two cases: programs differ in which one they take.
+        InvalidImageError: A member occurs twice, in two cases: programs differ in which one they use.
     """
     try:
         return _renamed(value, _type_info(kind))
@@ -92,7 +91,7 @@ _ANY = inspect.AnyType()
 
 @lru_cache
 def _fields(kind: type[Any]) -> dict[str, tuple[str, inspect.Type]]:
-    """Return (name, type) of the members of a struct, by the name as it is and in lower case."""
+    """Return (name, type) of the members of a struct, keyed by the name and by its lower case."""
     struct = inspect.type_info(kind)
     named = (
         [(field.encode_name, field.type) for field in struct.fields] if isinstance(struct, inspect.StructType) else []
@@ -108,7 +107,7 @@ def _renamed(value: object, kind: inspect.Type) -> object:
             for key, member in value.items():
                 own, type_ = fields.get(key) or fields.get(key.casefold()) or (key, _ANY)
                 if own in members:
-                    raise ValueError(f"key '{own}' occurs twice in one object, in other cases")
+                    raise ValueError(f"key '{own}' occurs twice in one object, in different cases")
                 members[own] = _renamed(member, type_) if isinstance(member, dict | list) else member
             return members
         case inspect.DictType(), dict():
@@ -143,7 +142,7 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _without_nulls(value: object, sets: frozenset[str]) -> object:
-    """Return a value without members that are null; its depth has been checked."""
+    """Remove null members from a value, whose depth has been checked."""
     if isinstance(value, list):
         return [_without_nulls(each, sets) for each in value]
     if not isinstance(value, dict):
@@ -160,7 +159,7 @@ def _refuse_constant(constant: str) -> NoReturn:
 
 
 def _string_type(kind: type[Any], value: object) -> object:
-    """Make a `Digest` and the like, which are strings that check themselves."""
+    """Construct a `Digest` or another string type that checks itself."""
     if not isinstance(value, str):
         raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
     return kind(value)

@@ -1,8 +1,8 @@
 """Manifests and image indexes, OCI's and Docker's (image-spec manifest.md, image-index.md).
 
-What kind of document it is, its descriptor says, its own `mediaType` says and its shape says; they must agree, or two
-programs would see two images under one digest (CVE-2021-41190). Whether a kind is called by OCI's name or by Docker's
-makes no difference: containerd and podman accept either in either.
+A document's descriptor, its own `mediaType` and its shape each state its kind. They must agree, or two programs would
+see two images under one digest (CVE-2021-41190). OCI's and Docker's name of a kind are equivalent: containerd and
+podman accept either in both.
 """
 
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import msgspec
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.document import canonical, parse_json, shown, typed
-from ocifs.spec.mediatypes import INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST, no_image
+from ocifs.spec.mediatypes import INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST, describe_non_image
 
 
 class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
@@ -21,14 +21,14 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_d
     schema_version: Literal[2]
     media_type: str = OCI_MANIFEST
     artifact_type: str = ""
-    """Given only where the manifest is of something else than an image."""
+    """Set only in the manifest of an artifact."""
     config: Descriptor
     layers: tuple[Descriptor, ...] = ()
     annotations: dict[str, str] = {}
 
 
 class ImageIndex(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """Manifests, and further indexes, to choose from."""
+    """Manifests and nested indexes to choose from."""
 
     schema_version: Literal[2]
     media_type: str = OCI_INDEX
@@ -37,7 +37,7 @@ class ImageIndex(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class _Outline(msgspec.Struct, rename="camel"):
-    """The names of the members that tell one kind of document from the others."""
+    """The members that distinguish the kinds of documents."""
 
     schema_version: Any = None
     media_type: Any = None
@@ -48,22 +48,22 @@ class _Outline(msgspec.Struct, rename="camel"):
 
 
 def parse_document(data: bytes, name: str, media_type: str | None = None) -> Manifest | ImageIndex:
-    """Return the manifest or index in `data`.
+    """Parse a manifest or an image index.
 
     Args:
-        data: The JSON text; its digest is the caller's to verify.
-        name: What errors call the document.
-        media_type: What the document's descriptor says it is; None if there is no descriptor.
+        data: The JSON text; the caller verifies its digest.
+        name: Name in errors.
+        media_type: The media type in the document's descriptor; None if there is no descriptor.
 
     Raises:
-        InvalidImageError: It is malformed, or its kind is stated in two ways.
+        InvalidImageError: It is malformed, or its kind is contradictory.
         UnsupportedError: It is a document of another kind.
         LimitError: It is nested too deeply.
     """
     members = _members(data, name)
     stated = members.get("mediaType", media_type)
     if isinstance(stated, str) and stated not in INDEXES | MANIFESTS:
-        raise UnsupportedError(f"{name} is {no_image(stated, _text(members.get('artifactType')))}")
+        raise UnsupportedError(f"{name} is {describe_non_image(stated, _text(members.get('artifactType')))}")
     is_index = "manifests" in members
     if not is_index and members.keys().isdisjoint({"config", "layers"}):
         is_index = stated in INDEXES  # Go writes null for no manifests
@@ -82,7 +82,7 @@ def parse_document(data: bytes, name: str, media_type: str | None = None) -> Man
 
 
 def parse_index(data: bytes, name: str) -> ImageIndex:
-    """Return the image index in `data`, which is one by its place, such as `index.json`: no descriptor says so.
+    """Parse an image index that has no descriptor, such as `index.json`.
 
     Raises:
         InvalidImageError: It is malformed, or another document.
@@ -94,12 +94,12 @@ def parse_index(data: bytes, name: str) -> ImageIndex:
     if stated in MANIFESTS or not members.keys().isdisjoint({"config", "layers"}):
         raise InvalidImageError(f"{name} is a manifest, not an image index")
     if isinstance(stated, str) and stated not in INDEXES:
-        raise InvalidImageError(f"{name} says its media type is '{shown(stated)}', which is no image index")
+        raise InvalidImageError(f"{name} says its media type is '{shown(stated)}', which is not an image index")
     return typed(members, ImageIndex, name)
 
 
 def _members(data: bytes, name: str) -> dict[str, object]:
-    """Return the members of a document that may be of either kind. Raises as `parse_document`."""
+    """Parse the members of a document of either kind. Raises as `parse_document`."""
     members = canonical(parse_json(data, name), _Outline, name)
     if not isinstance(members, dict):
         raise InvalidImageError(f"{name} is not a JSON object")

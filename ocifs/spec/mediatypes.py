@@ -1,7 +1,7 @@
-"""Media types of OCI images and of Docker's schema 2, which differ in name only.
+"""Media types of OCI images and of Docker's schema 2, which differ only in name.
 
-Sources: image-spec media-types.md, and for the `vnd.docker` names Docker's "Image Manifest Version 2, Schema 2".
-The bytes of a layer decide how it is decoded, not its media type: that is for the readers of the bytes.
+Sources: image-spec media-types.md, and for the `vnd.docker` names Docker's "Image Manifest Version 2, Schema 2". The
+bytes of a layer decide how it is decoded, not its media type.
 """
 
 from typing import Literal, NamedTuple
@@ -24,24 +24,24 @@ DOCKER_FOREIGN_LAYER = "application/vnd.docker.image.rootfs.foreign.diff.tar"
 INDEXES = frozenset({OCI_INDEX, DOCKER_INDEX})
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 _ANY_CONFIG = frozenset({"application/octet-stream", "application/json", "text/html", "text/plain; charset=utf-8"})
-"""What Docker 1.10 and registries of its time said of configs, and what Docker still takes for one of an image."""
+"""Media types of configs in images of Docker 1.10 and registries of its time, which Docker still accepts."""
 CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG}) | _ANY_CONFIG
 _SCHEMA_1 = frozenset({f"application/vnd.docker.distribution.manifest.v1+{form}" for form in ("json", "prettyjws")})
 _ARTIFACT_MANIFEST = "application/vnd.oci.artifact.manifest.v1+json"
 
 Compression = Literal["tar", "gzip", "zstd"]
-"""How a layer's tar is stored; `tar` is not at all."""
+"""How a layer's tar is compressed; `tar`: not at all."""
 
 COMPRESSIONS: dict[Compression, str] = {"tar": "an uncompressed tar", "gzip": "gzip", "zstd": "zstd"}
-"""Their names in messages."""
+"""Names in messages."""
 
 
 class LayerType(NamedTuple):
-    """What the media type of a layer says."""
+    """The meaning of a layer's media type."""
 
     compression: Compression
     nondistributable: bool
-    """The layer may be absent from where the image is; its descriptor's `urls` tell where it is."""
+    """Whether the layer may be absent beside its image; then its descriptor's `urls` say where it is."""
 
 
 def _layer_types() -> dict[str, LayerType]:
@@ -62,27 +62,27 @@ _LAYER_TYPES = _layer_types()
 
 
 def is_nondistributable(media_type: str) -> bool:
-    """Whether it is of a layer that may be somewhere else."""
+    """Return whether a layer of this media type may be stored elsewhere."""
     known = _LAYER_TYPES.get(media_type)
     return known is not None and known.nondistributable
 
 
-def no_image(media_type: str, artifact_type: str | None = None) -> str:
-    """Return what a manifest is that is not one of an image, and what to do: the end of a message."""
+def describe_non_image(media_type: str, artifact_type: str | None = None) -> str:
+    """Describe a manifest that is not of an image, and what to do about it: the end of a message."""
     if media_type in _SCHEMA_1:
         return "a Docker schema 1 manifest: convert the image with `skopeo copy`"
     if artifact_type:
         return f"an artifact of the type '{shown(artifact_type)}', not a container image"
     if media_type == _ARTIFACT_MANIFEST:
         return "an artifact manifest, not a container image"
-    return f"no image manifest or index but '{shown(media_type)}'"
+    return f"not an image manifest or index but '{shown(media_type)}'"
 
 
 def layer_type(media_type: str, layer: str) -> LayerType:
-    """Return what `media_type` says of a layer; `layer` is what errors call it.
+    """Return the meaning of a layer's media type; `layer` names it in errors.
 
     Raises:
-        UnsupportedError: The layer is encrypted, or nothing that ocifs knows.
+        UnsupportedError: The layer is encrypted, or its media type is unknown.
     """
     known = _LAYER_TYPES.get(media_type)
     if known is not None:

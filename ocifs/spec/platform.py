@@ -1,8 +1,8 @@
-"""Platforms: what an image was built for, and which of several suits a request.
+"""Platforms: what an image was built for, and which of several images suits a machine.
 
 The names are Go's (image-spec image-index.md, `platform`). Aliases and fallbacks are containerd's
-(containerd/platforms, `database.go` and `compare.go`): arm64 is arm64/v8, arm is arm/v7, and an arm or amd64
-machine runs what was built for its earlier variants. Of os.version and os.features nothing is made.
+(containerd/platforms, `database.go` and `compare.go`): arm64 is arm64/v8, arm is arm/v7, and an arm or amd64 machine
+runs images for its earlier variants. os.version and os.features are ignored.
 """
 
 import re
@@ -36,7 +36,7 @@ _PART = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class Platform(msgspec.Struct, frozen=True):
-    """What an image runs on, as written; `str()` gives `OS/ARCH[/VARIANT]`."""
+    """A platform as written; `str()` returns `OS/ARCH[/VARIANT]`."""
 
     os: str = ""
     architecture: str = ""
@@ -44,19 +44,19 @@ class Platform(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the platform written `OS/ARCH[/VARIANT]`.
+        """Parse `OS/ARCH[/VARIANT]`.
 
         Raises:
-            NotFoundError: The text is not that.
+            NotFoundError: The text is malformed.
         """
         parts = text.split("/")
         if len(parts) not in (2, 3) or not all(_PART.fullmatch(part) for part in parts):
-            raise NotFoundError(f"malformed platform '{shown(text)}': write OS/ARCH[/VARIANT], as linux/arm64")
+            raise NotFoundError(f"malformed platform '{shown(text)}': write OS/ARCH[/VARIANT], e.g. linux/arm64")
         return cls(*parts)
 
     @classmethod
     def of_machine(cls, machine: str) -> Self:
-        """Return the platform of a Linux machine, given what `uname -m` says of it."""
+        """Return the platform of a Linux machine from the output of `uname -m`."""
         architecture, _, variant = _ARCHITECTURES.get(machine, machine).partition("/")
         return cls("linux", architecture, variant)
 
@@ -64,7 +64,7 @@ class Platform(msgspec.Struct, frozen=True):
         return "/".join(filter(None, (self.os or "unknown", self.architecture or "unknown", self.variant)))
 
     def normalized(self) -> "Platform":
-        """Return the same platform with no alias in it and its variant spelled out."""
+        """Return the platform without aliases and with an explicit variant."""
         architecture = self.architecture.lower()
         architecture, _, implied = _ARCHITECTURES.get(architecture, architecture).partition("/")
         variant = self.variant.lower() or implied or _DEFAULT_VARIANTS.get(architecture, "")
@@ -82,7 +82,7 @@ class Platform(msgspec.Struct, frozen=True):
         return tuple(Platform(best.os, best.architecture, f"v{n}") for n in variants) or (best,)
 
 
-def best_match(wanted: Platform, offered: Sequence[Platform]) -> int | None:
-    """Return the position of the platform that suits `wanted` best, the first of equals, or None."""
-    normalized = [platform.normalized() for platform in offered]
-    return next((normalized.index(each) for each in wanted.accepted() if each in normalized), None)
+def best_match(platform: Platform, available: Sequence[Platform]) -> int | None:
+    """Return the position of the available platform that suits `platform` best, the first of equals; or None."""
+    normalized = [each.normalized() for each in available]
+    return next((normalized.index(each) for each in platform.accepted() if each in normalized), None)

@@ -10,7 +10,7 @@ import pytest
 from ocifs.errors import InvalidImageError
 from ocifs.image.opening import open_image
 from ocifs.image.verification import verify_image
-from ocifs.indexes.artifact import make_artifact, referrers_of
+from ocifs.indexes.artifact import make_artifact
 from ocifs.options import Options
 from ocifs.spec.mediatypes import COMPRESSIONS, Compression
 from ocifs.store import Store
@@ -163,7 +163,7 @@ def test_a_published_index_of_it_is_used(registry: Registry, tmp_path: Path) -> 
     reference = f"docker://{registry.host}/app"
     with open_image(reference, Options(lazy=False)) as image:
         manifest, blobs = make_artifact(image.resolved, image.indexes)
-        referrers_of(image.source, reference).attach(image.resolved.descriptor, manifest, blobs)
+        image.source.referrers().attach(image.resolved.descriptor, manifest, blobs)
     store = Store(tmp_path / "cache")
     registry.requests.clear()
     with open_image(reference, Options(store=store)) as image:

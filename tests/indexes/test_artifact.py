@@ -15,7 +15,6 @@ from ocifs.indexes.artifact import (
     indexes_in,
     list_artifacts,
     make_artifact,
-    referrers_of,
 )
 from ocifs.layer.index import KIND, LayerIndex, encode_tail, open_index
 from ocifs.layer.lazy_blob import LazyBlob
@@ -65,7 +64,7 @@ def reference(registry: Registry) -> str:
 def push(reference: str) -> None:
     with open_image(reference, Options(lazy=False)) as image:
         manifest, blobs = make_artifact(image.resolved, image.indexes)
-        referrers_of(image.source, reference).attach(image.resolved.descriptor, manifest, blobs)
+        image.source.referrers().attach(image.resolved.descriptor, manifest, blobs)
 
 
 def fetched(registry: Registry) -> set[str]:
@@ -169,7 +168,7 @@ def test_an_artifact_may_have_null_for_what_it_lacks(registry: Registry, referen
             }
         )
         artifact = Descriptor(media_type=MANIFEST, digest=Digest.of(data), size=len(data))
-        referrers_of(image.source, reference).attach(descriptor, Content(artifact, BytesReader(data)), [])
+        image.source.referrers().attach(descriptor, Content(artifact, BytesReader(data)), [])
         listed = list_artifacts(image.source, image.resolved)
         assert [each.digest for each in listed] == [artifact.digest]
         assert indexes_in(image.source, listed[0], image.digest) == []
@@ -181,7 +180,7 @@ def test_pushing_twice_makes_one(reference: str, registry: Registry) -> None:
     with open_image(reference) as image:
         artifacts = list_artifacts(image.source, image.resolved)
         assert len(artifacts) == 1
-        referrers_of(image.source, reference).detach(image.resolved.descriptor, artifacts[0])
+        image.source.referrers().detach(image.resolved.descriptor, artifacts[0])
         assert not list_artifacts(image.source, image.resolved)
     if not registry.has_referrers:
         tag = referrers_tag(Digest.of(registry.manifests["app"]["latest"].data))
@@ -204,8 +203,8 @@ def test_pushing_needs_the_right_to(reference: str, registry: Registry) -> None:
     registry.fault(basic("me", "pw"), "uploads|/manifests/sha256")
     with open_image(reference, Options(lazy=False)) as image:
         manifest, blobs = make_artifact(image.resolved, image.indexes)
-        with pytest.raises(Exception, match="wants a login") as caught:
-            referrers_of(image.source, reference).attach(image.resolved.descriptor, manifest, blobs)
+        with pytest.raises(Exception, match="requires a login") as caught:
+            image.source.referrers().attach(image.resolved.descriptor, manifest, blobs)
         assert SECRET not in str(caught.value)
 
 
@@ -355,14 +354,14 @@ def test_a_layout_takes_an_index_and_stays_what_it_was(tmp_path: Path) -> None:
     with open_image(str(layout)) as image:  # still the only image
         (artifact,) = list_artifacts(image.source, image.resolved)
         assert len(indexes_in(image.source, artifact, image.digest)) == 3
-        referrers_of(image.source, "x").detach(image.resolved.descriptor, artifact)
+        image.source.referrers().detach(image.resolved.descriptor, artifact)
     assert json.loads((layout / "index.json").read_text())["manifests"] == before
     assert not list(layout.rglob(".ocifs-*"))
 
 
 def test_an_archive_takes_none(tmp_path: Path) -> None:
     archive = write_oci_archive(tmp_path / "image.tar", IMAGE)
-    with pytest.raises(UnsupportedError, match="is an archive, to which nothing is added"):
+    with pytest.raises(UnsupportedError, match="it is an archive: use a layout directory"):
         push(str(archive))
 
 

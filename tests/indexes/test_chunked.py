@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import pytest
 
-from ocifs.blobs.caching_source import BLOB
+from ocifs.blobs.download import BLOB
 from ocifs.errors import InvalidImageError, LimitError, OcifsError
 from ocifs.image.opening import Image as OpenedImage
 from ocifs.image.opening import open_image
 from ocifs.image.verification import verify_image
-from ocifs.indexes.artifact import make_artifact, referrers_of
+from ocifs.indexes.artifact import make_artifact
 from ocifs.indexes.candidate import CONVERTED
 from ocifs.indexes.chunked import read_toc, table_of, write_index
 from ocifs.layer.chunked.table import ChunkTable
@@ -601,6 +601,6 @@ def test_an_index_of_chunks_is_not_taken_from_others(
     index = opened(layer).indexes[0]
     manifest, blobs = make_artifact(opened(layer).resolved, [index])
     place = opened(layer)
-    referrers_of(place.source, "app").attach(place.resolved.descriptor, manifest, blobs)
+    place.source.referrers().attach(place.resolved.descriptor, manifest, blobs)
     assert opened(layer, toc="ignore").layers[0].verification.is_verified
     assert "the index does not describe the tar of the layer" in warnings[-1]

@@ -9,7 +9,7 @@ import pytest
 from ocifs.errors import InvalidImageError
 from ocifs.image.opening import open_image
 from ocifs.image.verification import verify_image
-from ocifs.indexes.artifact import make_artifact, referrers_of
+from ocifs.indexes.artifact import make_artifact
 from ocifs.layer.index import KIND
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.verification import fetch_all, verify_index
@@ -119,7 +119,7 @@ def test_a_false_diff_id_locks_nobody_out(registry: Registry, store: Store, algo
 def publish(reference: str) -> None:
     with open_image(reference, Options(lazy=False)) as image:
         manifest, blobs = make_artifact(image.resolved, image.indexes)
-        referrers_of(image.source, reference).attach(image.resolved.descriptor, manifest, blobs)
+        image.source.referrers().attach(image.resolved.descriptor, manifest, blobs)
 
 
 def test_a_published_index_serves_the_algorithm_of_its_image(registry: Registry, store: Store) -> None:

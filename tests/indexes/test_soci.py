@@ -11,7 +11,6 @@ import pytest
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.image.opening import Image as OpenedImage
 from ocifs.image.opening import open_image
-from ocifs.indexes.artifact import referrers_of
 from ocifs.indexes.soci import Version
 from ocifs.indexes.soci_writer import convert_image, make_soci_index
 from ocifs.layer.lazy_blob import LazyBlob
@@ -225,7 +224,7 @@ def test_the_order_of_formats(registry: Registry, reference: str) -> None:
         from ocifs.indexes.artifact import make_artifact
 
         manifest, blobs = make_artifact(image.resolved, image.indexes)
-        referrers_of(image.source, "x").attach(image.resolved.descriptor, manifest, blobs)
+        image.source.referrers().attach(image.resolved.descriptor, manifest, blobs)
     publish_v1(registry)
     with open_image(reference) as image:
         assert published(image) == ["ocifs"] * 3
@@ -312,7 +311,7 @@ def test_a_ztoc_that_is_too_large_is_not_fetched(registry: Registry, reference: 
     [
         ({"subject": {"mediaType": MANIFEST, "digest": digest(b"x"), "size": 1}}, None),
         ({"layers": "none"}, "SOCI index sha256:"),
-        ({"mediaType": "application/vnd.oci.artifact.manifest.v1+json"}, "is no manifest of an artifact"),
+        ({"mediaType": "application/vnd.oci.artifact.manifest.v1+json"}, "is not the manifest of an artifact"),
         ({"layers": [{"mediaType": "application/octet-stream", "digest": digest(b"x"), "size": 1}]}, None),
     ],
 )
@@ -386,7 +385,7 @@ def push(reference: str, version: Version, tag: str | None = None, min_layer_siz
     warnings: list[str] = []
     with open_image(reference, Options(lazy=False)) as image:
         made = make_soci_index(image.resolved, image.layers, version, min_layer_size, warnings.append)
-        place = referrers_of(image.source, reference)
+        place = image.source.referrers()
         if tag is None:
             place.attach(image.resolved.descriptor, made.manifest, made.blobs)
         else:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from ocifs.image.opening import open_image
-from ocifs.indexes.artifact import make_artifact, referrers_of
+from ocifs.indexes.artifact import make_artifact
 from ocifs.layer.index import LayerIndex, encode_tail, open_index
 from ocifs.options import Options
 from ocifs.reader import BytesReader
@@ -55,7 +55,7 @@ def publish(registry: Registry, alter: Callable[[LayerIndex], bytes]) -> None:
         data = alter(opened.indexes[0])
         index = open_index(BytesReader(data))  # type: ignore[arg-type]
         manifest, blobs = make_artifact(opened.resolved, [index])
-        referrers_of(opened.source, reference).attach(opened.resolved.descriptor, manifest, blobs)
+        opened.source.referrers().attach(opened.resolved.descriptor, manifest, blobs)
 
 
 def fetched(registry: Registry) -> list[str]:

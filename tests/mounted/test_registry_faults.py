@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from ocifs.image.opening import open_image
-from ocifs.indexes.artifact import make_artifact, referrers_of
+from ocifs.indexes.artifact import make_artifact
 from ocifs.options import Options
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
@@ -116,7 +116,7 @@ def registry() -> Iterator[Registry]:
         image = registry.add("app", layout_files(Image((LAYER,))))
         with open_image(image, Options(store=Store(None))) as opened:
             artifact = make_artifact(opened.resolved, opened.indexes)
-            referrers_of(opened.source, image).attach(opened.resolved.descriptor, *artifact)
+            opened.source.referrers().attach(opened.resolved.descriptor, *artifact)
         yield registry
 
 

@@ -13,7 +13,6 @@ from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, Unsupport
 from ocifs.sources.archive import Archive
 from ocifs.sources.docker_archive import DockerArchive, open_docker_archive
 from ocifs.sources.reference import Reference
-from ocifs.sources.source import read_document
 from ocifs.spec.config import parse_config
 from ocifs.spec.digest import Digest
 from ocifs.spec.manifest import Manifest, parse_document
@@ -41,7 +40,7 @@ def open_files(path: Path, files: Files) -> DockerArchive:
 
 def resolve(source: DockerArchive, tag: str | None = None, position: int | None = None) -> Manifest:
     (descriptor,) = source.resolve(Reference("ref", "path", tag=tag, position=position))
-    manifest = parse_document(read_document(source, descriptor), "m", descriptor.media_type)
+    manifest = parse_document(source.document(descriptor), "m", descriptor.media_type)
     assert isinstance(manifest, Manifest)
     return manifest
 
@@ -232,7 +231,7 @@ def test_members_of_json_in_any_case(tmp_path: Path) -> None:
     files[item["Config"]] = to_json(odd | {"Config": {"entrypoint": ["/run"], "workingdir": "/w"}})
     with closing(open_files(tmp_path, files)) as source:
         manifest = resolve(source, "app:1")
-        read = parse_config(read_document(source, manifest.config), "x")
+        read = parse_config(source.document(manifest.config), "x")
     assert layers_of(manifest) == [digest(ONE.layers[0].tar)]
     assert (read.os, read.architecture, read.config.entrypoint, read.config.working_dir) == (
         "linux", "arm", ("/run",), "/w",

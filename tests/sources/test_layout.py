@@ -137,7 +137,11 @@ OLD_ARTIFACT = entry(b"d", "old", media_type="application/vnd.oci.artifact.manif
             Reference("x", "x"),
             "has no image, only a Docker schema 1 manifest: conv",
         ),
-        ([entry(b"b", "t", media_type="text/plain")], Reference("x", "x", tag="t"), "is no .* but 'text/plain'"),
+        (
+            [entry(b"b", "t", media_type="text/plain")],
+            Reference("x", "x", tag="t"),
+            "is not an image manifest or index but 'text/plain'",
+        ),
     ],
 )
 def test_a_tag_that_is_no_image(tmp_path: Path, entries: list[Json], reference: Reference, message: str) -> None:
@@ -203,7 +207,7 @@ def test_digest_in_the_index_and_in_the_blobs_only(tmp_path: Path) -> None:
         (
             {"index.json": to_json(index_of([]) | {"mediaType": "x"})},
             InvalidImageError,
-            "is 'x', which is no image index",
+            "is 'x', which is not an image index",
         ),
         ({"index.json": to_json(index_of([]) | {"layers": []})}, InvalidImageError, "both"),
     ],

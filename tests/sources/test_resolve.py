@@ -238,12 +238,12 @@ def test_attestations_are_no_images(tmp_path: Path) -> None:
             "linux/riscv64",
             r"--platform, or a digest, from linux/amd64 \(sha256:[0-9a-f]*\), linux/arm64/v8 \(sha256:[0-9a-f]*\)$",
         ),
-        ((ARM64, ARM64), "linux/amd64", r"nothing for linux/amd64: .* linux/arm64/v8 \(sha256:[0-9a-f]*\)$"),
-        ((AMD64,), "linux/arm64", r"nothing for linux/arm64: .* from linux/amd64 \("),
+        ((ARM64, ARM64), "linux/amd64", r"no image for linux/amd64: .* linux/arm64/v8 \(sha256:[0-9a-f]*\)$"),
+        ((AMD64,), "linux/arm64", r"no image for linux/arm64: .* from linux/amd64 \("),
         (
             (None, None),
             "linux/arm64",
-            r"nothing for linux/arm64: .* from linux/amd64 \(sha256:[0-9a-f]*\), linux/amd64 \(",
+            r"no image for linux/arm64: .* from linux/amd64 \(sha256:[0-9a-f]*\), linux/amd64 \(",
         ),
         ((UNKNOWN,), "linux/amd64", "lists no image"),
         ((), "linux/amd64", "lists no image"),
@@ -304,7 +304,7 @@ def test_choices_have_digests(tmp_path: Path, platforms: tuple[Json, ...], messa
     write_directory(tmp_path, files)
     for number, each in enumerate(digests):
         message = message.replace(f"DIGEST{number}", each)
-    with pytest.raises(NotFoundError, match=f"has nothing for linux/riscv64: .*{message}") as caught:
+    with pytest.raises(NotFoundError, match=f"has no image for linux/riscv64: .*{message}") as caught:
         resolve(str(tmp_path), "linux/riscv64")
     assert str(caught.value).isprintable()
     assert resolve(f"{tmp_path}@{digests[0]}").digest == digests[0]
@@ -332,7 +332,7 @@ def test_few_configs_are_read(tmp_path: Path) -> None:
 def test_an_index_that_holds_only_another_platform_is_refused(tmp_path: Path) -> None:
     """Other than an image that its reference names without an index between."""
     write_directory(tmp_path / "stated", configured({"os": "plan9", "architecture": "mips"}, stated=True)[0])
-    with pytest.raises(NotFoundError, match=r"has nothing for linux/.*: .* from plan9/mips \(sha256:"):
+    with pytest.raises(NotFoundError, match=r"has no image for linux/.*: .* from plan9/mips \(sha256:"):
         resolve(f"{tmp_path}/stated")
     write_layout(tmp_path / "named", Image(platform={"os": "plan9", "architecture": "mips"}))
     assert resolve(f"{tmp_path}/named").config.os == "plan9"

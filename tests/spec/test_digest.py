@@ -68,7 +68,7 @@ def test_chain_id() -> None:
 
 def test_no_layers_have_no_chain_id() -> None:
     """The digest of nothing is the diff ID of a layer of 0 bytes."""
-    with pytest.raises(ValueError, match="no layers"):
+    with pytest.raises(ValueError, match="at least one layer"):
         chain_id([])
 
 

@@ -1,4 +1,4 @@
-"""How the user wants registries to be spoken to: a value, that costs nothing to make."""
+"""How to access registries: a value that is cheap to make."""
 
 from pathlib import Path
 
@@ -6,22 +6,18 @@ import msgspec
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds for every registry of a command; None is for the configuration to say."""
+    """Options for every registry of a command; None leaves the choice to the configuration."""
 
     credentials: "str | None" = None
-    """`USER[:PASSWORD]`, for the registry that the reference names, and for no other."""
+    """`USER[:PASSWORD]`, for the registry in the reference only."""
     authfile: Path | None = None
-    """Where credentials are, as `podman login` writes them."""
+    """File with credentials, as `podman login` writes them."""
     tls_verify: bool | None = None
-    """False: certificates are not checked, and plain HTTP will do."""
+    """False: accept any certificate, and plain HTTP."""
     cert_dir: Path | None = None
-    """Holds CAs (`*.crt`) and client certificates (`*.cert` with a `*.key`)."""
+    """Directory of CAs (`*.crt`) and client certificates (`*.cert` with a `*.key`)."""
     allow_foreign_urls: bool = False
-    """Whether a layer that the registry does not have is fetched from where the image says."""
-    prefetch: bool = True
-    """Whether a mount fetches in the background what nobody has read yet."""
-    prefetch_rate: int | None = None
-    """Bytes a second, for that; None: as fast as it goes."""
+    """Whether to fetch a layer that the registry lacks from the URL that the image names."""
 
     def __repr__(self) -> str:
         """Show no secret."""

@@ -1,7 +1,7 @@
-"""Who we are to a registry: Basic, or a token from the realm that the registry names (distribution's token auth).
+"""Authorization at a registry: Basic, or a token from the realm that the registry names (distribution's token auth).
 
-Credentials go to the registry itself, and to a realm that is at home where the registry is; to no other host, and by no
-other way than the registry is spoken to. Tokens are kept by what they are for, until they expire by a monotonic clock.
+Credentials are sent to the registry itself and to a realm in the registry's domain, to no other host, and only over TLS
+if the registry is accessed so. Tokens are cached by the actions they allow, until they expire by a monotonic clock.
 """
 
 import ipaddress
@@ -27,7 +27,7 @@ _TOKEN = re.compile(r"[!-~]{1,65536}")
 
 
 class Challenge(NamedTuple):
-    """What a registry asks for (RFC 7235)."""
+    """A challenge of a registry (RFC 7235)."""
 
     scheme: str
     """In lower case."""
@@ -41,25 +41,25 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 def parse_challenges(header: str) -> list[Challenge]:
-    """Return the challenges of a `WWW-Authenticate` header; what cannot be read ends the list."""
+    """Return the challenges of a `WWW-Authenticate` header, up to the first that is malformed."""
     challenges: list[Challenge] = []
-    place = 0
-    while (scheme := _SCHEME.match(header, place)) and not _PARAMETER.match(header, place):
+    position = 0
+    while (scheme := _SCHEME.match(header, position)) and not _PARAMETER.match(header, position):
         parameters: dict[str, str] = {}
-        place = scheme.end()
-        while parameter := _PARAMETER.match(header, place):
+        position = scheme.end()
+        while parameter := _PARAMETER.match(header, position):
             name, quoted, plain = parameter.groups()
             parameters.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) if plain is None else plain)
-            place = parameter.end()
+            position = parameter.end()
         challenges.append(Challenge(scheme[1].lower(), parameters))
     return challenges
 
 
-def at_home(registry: str, realm: str) -> bool:
-    """Whether the host `realm` is the host `registry`, or in the same domain: both without a port.
+def is_same_domain(registry: str, realm: str) -> bool:
+    """Return whether the host `realm` is the host `registry` or in its domain; both without a port.
 
-    The domain is what is left of the registry's name without its first label; a domain such as `co.uk`, in which
-    anybody can have a name, is none.
+    The domain is the registry's name without its first label. A public suffix such as `co.uk`, in which anyone can
+    register a name, is not a domain.
     """
     if registry == realm:
         return True
@@ -80,30 +80,30 @@ def _is_address(host: str) -> bool:
 
 
 class Authorization:
-    """What is known of how one endpoint wants to be asked."""
+    """Credentials and tokens for one endpoint."""
 
     def __init__(self, peer: Peer, find: Callable[[], Credentials | None], transport: Transport) -> None:
         self._peer = peer
         self._find_credentials = find
         self._transport = transport
         self.credentials = peer.credentials
-        """Those that were asked for."""
+        """Those found so far."""
         self._basic: str | None = None
         self._tokens: dict[str, tuple[str, float]] = {}
-        """By scope: the token, and when it ends on the monotonic clock."""
+        """By actions: the token, and its expiry on the monotonic clock."""
 
     def headers(self, actions: str) -> dict[str, str]:
-        """Return the headers for `pull` or `pull,push`, as far as is known by now."""
+        """Return the headers for `pull` or `pull,push`, empty before the first challenge."""
         if self._basic is not None:
             return {"Authorization": self._basic}
         token, ends = self._tokens.get(actions, ("", 0.0))
         return {"Authorization": f"Bearer {token}"} if time.monotonic() < ends else {}
 
     def answer(self, headers: Mapping[str, str], url: Url, actions: str) -> None:
-        """Do what the `WWW-Authenticate` header of an answer from `url` asks for.
+        """Answer the `WWW-Authenticate` header of a response from `url`: get a token, or switch to Basic.
 
         Raises:
-            RegistryError: It cannot be done, or we will not.
+            RegistryError: The challenge cannot be answered, or answering it is not safe.
         """
         challenges = parse_challenges(headers.get("WWW-Authenticate", ""))
         for challenge in challenges:
@@ -113,12 +113,12 @@ class Authorization:
         credentials = self._find()
         if any(challenge.scheme == "basic" for challenge in challenges):
             if credentials is None or credentials.identity_token:
-                raise RegistryError(f"{self._peer.host} wants a login: `podman login`, --authfile or --creds")
+                raise RegistryError(f"{self._peer.host} requires a login: use `podman login`, --authfile or --creds")
             if self._basic == credentials.basic:
                 raise RegistryError(f"{self._peer.host} refuses the credentials: log in again")
             self._basic = credentials.basic
             return
-        raise RegistryError(f"{self._peer.host} asks for no authorization that ocifs knows")
+        raise RegistryError(f"{self._peer.host} requires an authorization scheme that ocifs does not support")
 
     def _find(self) -> Credentials | None:
         if self.credentials is None:
@@ -131,25 +131,28 @@ class Authorization:
         )
         if realm.scheme == "http" and url.scheme == "https":
             raise RegistryError(
-                f"{self._peer.host} sends us without encryption to {realm.authority} for a token: refused"
+                f"{self._peer.host} names the token server {realm.authority} without encryption: refused"
             )
         credentials = self._find()
-        home = at_home(url.host, realm.host)
+        home = is_same_domain(url.host, realm.host)
         if not home and (realm.scheme == "http" or _is_address(realm.host) or "." not in realm.host):
-            raise RegistryError(f"{self._peer.host} sends us to {realm.authority} for a token, a stranger: refused")
+            raise RegistryError(
+                f"{self._peer.host} names the token server {realm.authority}, in another domain but without TLS or a "
+                "full host name: refused"
+            )
         if not home and credentials is not None:
             raise RegistryError(
-                f"{self._peer.host} sends us to {realm.authority} with the credentials, which is elsewhere: refused"
+                f"{self._peer.host} wants credentials sent to {realm.authority}, which is in another domain: refused"
             )
         scope = f"repository:{self._peer.repository}:{actions}"
         query = {"scope": scope} | {
             key: challenge.parameters[key] for key in ("service",) if key in challenge.parameters
         }
-        token, seconds = self._ask(realm, query, credentials)
+        token, seconds = self._request_token(realm, query, credentials)
         self._tokens[actions] = (token, time.monotonic() + max(seconds * 0.9, 1))
 
-    def _ask(self, realm: Url, query: dict[str, str], credentials: Credentials | None) -> tuple[str, float]:
-        """Return a token, and for how many seconds it is good."""
+    def _request_token(self, realm: Url, query: dict[str, str], credentials: Credentials | None) -> tuple[str, float]:
+        """Return a token and its lifetime in seconds."""
         host = realm.authority
         if credentials is not None and credentials.identity_token:
             form = {"grant_type": "refresh_token", "client_id": "ocifs", "refresh_token": credentials.identity_token}
@@ -167,17 +170,17 @@ class Authorization:
             raise RegistryError(
                 f"{host} refuses the credentials for {self._peer.host}: log in again"
                 if credentials
-                else f"{self._peer.host} wants a login: `podman login`, --authfile or --creds"
+                else f"{self._peer.host} requires a login: use `podman login`, --authfile or --creds"
             )
         if response.status == 429 or response.status >= 500:
-            raise TransientError(f"{host} gives no token: status {response.status}")
+            raise TransientError(f"{host} returned no token: status {response.status}")
         if response.status != 200:
-            raise RegistryError(f"{host} gives no token: status {response.status}")
+            raise RegistryError(f"{host} returned no token: status {response.status}")
         try:
             answer = msgspec.json.decode(data, type=_Answer)
         except ValueError:
-            raise RegistryError(f"{host} gives no token that can be read") from None
+            raise RegistryError(f"{host} returned an unusable token") from None
         token = answer.token or answer.access_token
         if not _TOKEN.fullmatch(token):
-            raise RegistryError(f"{shown(host)} gives no token that can be read")
+            raise RegistryError(f"{shown(host)} returned an unusable token")
         return token, _DEFAULT_SECONDS if answer.expires_in is None else answer.expires_in

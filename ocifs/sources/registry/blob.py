@@ -1,7 +1,7 @@
-"""A blob, or a manifest, where it lies: in a registry. Any piece of it can be fetched, or all of it as it comes.
+"""A blob or a manifest in a registry: any range of it can be fetched, or all of it as a stream.
 
-Whatever is wrong with an answer (a cut, other bytes than were asked for, an encoding) is tried again at the byte where
-it ended, within the budget of `session`. That the bytes are those of the digest is for the reader to prove.
+A bad answer (cut short, another range than requested, an encoding) is requested again from the byte where it ended,
+within the budget of `session`. The caller verifies the digest.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
 from ocifs.sources.registry.peer import NoRangesError, Origin
-from ocifs.sources.registry.session import Patience, Session
+from ocifs.sources.registry.session import RetryBudget, Session
 from ocifs.sources.registry.transport import TransientError, body
 from ocifs.spec.digest import Digest
 
@@ -43,71 +43,71 @@ class RemoteBlob:
         """Return up to `size` bytes at `offset`.
 
         Raises:
-            NotFoundError: The registry does not have it.
-            NoRangesError: The registry gives all of it or nothing.
-            InvalidImageError: The registry has something of another size.
-            RegistryError: It cannot be got.
+            NotFoundError: The registry does not have the blob.
+            NoRangesError: The registry does not support range requests.
+            InvalidImageError: The registry has a blob of another size.
+            RegistryError: It cannot be fetched.
         """
-        return b"".join(self._pieces(offset, min(offset + size, self.size), whole_will_do=False))
+        return b"".join(self._pieces(offset, min(offset + size, self.size), accept_whole=False))
 
     def stream(self, start: int = 0) -> Iterator[bytes]:
-        """Give all of it from `start` on, in pieces as they come. Raises what `pread` does, but for `NoRangesError`."""
-        return self._pieces(start, self.size, whole_will_do=True)
+        """Yield all bytes from `start` on, as they arrive. Raises what `pread` does except `NoRangesError`."""
+        return self._pieces(start, self.size, accept_whole=True)
 
     def distrust(self) -> bool:
-        """Leave out the endpoint that gave wrong bytes; False if there is no other."""
+        """Leave out the endpoint that sent wrong bytes; return False if there is no other."""
         if len(self._sessions) > 1:
             del self._sessions[0]
             return True
         return False
 
     def origin(self) -> Origin:
-        """Where it is, for another process."""
+        """Return its endpoints and path, for another process."""
         peers = tuple(session.peer for session in self._sessions)
         return Origin(peers=peers, path=self._path, digest=str(self.digest), size=self.size)
 
-    def _pieces(self, start: int, end: int, *, whole_will_do: bool) -> Iterator[bytes]:
-        """Give the bytes from `start` to `end`, from one endpoint after the other."""
-        place = start
+    def _pieces(self, start: int, end: int, *, accept_whole: bool) -> Iterator[bytes]:
+        """Yield the bytes from `start` to `end`, trying one endpoint after the other."""
+        position = start
         sessions = list(self._sessions)
         for session in sessions:
-            patience = Patience(session)
-            while place < end:
+            budget = RetryBudget(session)
+            while position < end:
                 try:
-                    for piece in self._asked(session, place, end, whole_will_do=whole_will_do):
-                        place += len(piece)
+                    for piece in self._request(session, position, end, accept_whole=accept_whole):
+                        position += len(piece)
                         yield piece
-                        if whole_will_do:  # a read has one budget, a long stream a new one for each piece
-                            patience.renew()
+                        if accept_whole:  # a read has one budget, a long stream a new one for each piece
+                            budget.restart()
                 except (NotFoundError, RegistryError, InvalidImageError) as error:
-                    if isinstance(error, TransientError) and patience.lasts(error):
+                    if isinstance(error, TransientError) and budget.pause(error):
                         continue
                     if session is sessions[-1]:
                         raise
                     break
-            if place >= end:
+            if position >= end:
                 return
 
-    def _asked(self, session: Session, start: int, end: int, *, whole_will_do: bool) -> Iterator[bytes]:
-        """Ask for the bytes from `start` to `end`, and give them as far as they come."""
-        # The end is always said: some registries answer an open range with 416.
+    def _request(self, session: Session, start: int, end: int, *, accept_whole: bool) -> Iterator[bytes]:
+        """Request the bytes from `start` to `end`, and yield them as far as they arrive."""
+        # Always state the end: some registries answer an open range with 416.
         ranged = {} if (start, end) == (0, self.size) else {"Range": f"bytes={start}-{end - 1}"}
         response, host = session.get(self._path, {**self._headers, **ranged}, what=self._what)
         complete = False
         try:
-            place = self._begin(response, host, start, end)
-            if place != start and not whole_will_do:
-                raise NoRangesError(f"{host} gives whole blobs only")
+            position = self._begin(response, host, start, end)
+            if position != start and not accept_whole:
+                raise NoRangesError(f"{host} does not support range requests")
             for piece in body(response, host):
-                useful = piece[max(start - place, 0) : end - place]
-                place += len(piece)
+                useful = piece[max(start - position, 0) : end - position]
+                position += len(piece)
                 if useful:
                     yield useful
-                if place >= end:
+                if position >= end:
                     break
-            if place < end:
-                raise TransientError(f"{host} gave {place} of {self.size} bytes of {self._what}")
-            complete = place == end
+            if position < end:
+                raise TransientError(f"{host} sent {position} of {self.size} bytes of {self._what}")
+            complete = position == end
         finally:
             if complete and response.length_remaining == 0:
                 response.drain_conn()
@@ -116,9 +116,9 @@ class RemoteBlob:
                 response.close()
 
     def _begin(self, response: "BaseHTTPResponse", host: str, start: int, end: int) -> int:
-        """Return the offset at which the body begins. Raises TransientError where it is of something else."""
+        """Return the offset at which the body begins. Raises TransientError if it belongs to another range."""
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise TransientError(f"{host} gave {self._what} in an encoding that was not asked for")
+            raise TransientError(f"{host} sent {self._what} in an encoding that was not requested")
         length = response.length_remaining
         if response.status != 206:
             if length not in {None, self.size}:
@@ -128,7 +128,7 @@ class RemoteBlob:
         if match and match[3] not in {"*", str(self.size)}:
             raise self._other_size(host)
         if match is None or (int(match[1]), int(match[2]) + 1) != (start, end) or length not in {None, end - start}:
-            raise TransientError(f"{host} gave another range of {self._what} than asked for")
+            raise TransientError(f"{host} sent another range of {self._what} than requested")
         return start
 
     def _other_size(self, host: str) -> InvalidImageError:

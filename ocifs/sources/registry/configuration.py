@@ -1,7 +1,7 @@
-"""registries.conf: where an image of some name is to be fetched from (containers-registries.conf(5), version 2).
+"""registries.conf: which endpoints to try for the name of an image (containers-registries.conf(5), version 2).
 
-A name becomes the endpoints to ask, mirrors first; or an error, when it is blocked or too short to tell. Nothing here
-speaks to a registry. docker.io is known by the names that it has for its users and for programs.
+A name becomes a list of endpoints, mirrors first; or an error, when it is blocked or is an ambiguous short name.
+Nothing here accesses a registry. docker.io has one name for its users and other ones for programs.
 """
 
 import ipaddress
@@ -47,7 +47,7 @@ class _File(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 class Configuration(NamedTuple):
-    """All files together; a later one wins."""
+    """The merged content of all files; a later file overrides."""
 
     registries: tuple[Registry, ...] = ()
     search: tuple[str, ...] = ()
@@ -55,17 +55,17 @@ class Configuration(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """A place to ask for an image."""
+    """A registry or mirror that may have an image."""
 
     host: str
-    """`HOST[:PORT]`, as the user knows it; credentials and certificates go by it."""
+    """`HOST[:PORT]` as the user writes it; credentials and certificates are found by it."""
     repository: str
     insecure: bool
-    """Its certificate is not checked, and plain HTTP will do."""
+    """Accept any certificate, and plain HTTP."""
 
     @property
     def address(self) -> str:
-        """What to connect to."""
+        """`HOST[:PORT]` to connect to."""
         return "registry-1.docker.io" if self.host == _DOCKER else self.host
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ def _drop_ins(directory: Path) -> Path:
 def _read(path: Path) -> _File:
     try:
         file = msgspec.convert(tomllib.loads(path.read_text()), _File)
-    except (OSError, ValueError) as error:  # of TOML, of UTF-8 and of msgspec are ValueErrors
+    except (OSError, ValueError) as error:  # errors of TOML, of UTF-8 and of msgspec are ValueErrors
         reason = error.strerror if isinstance(error, OSError) else shown(str(error))
         raise OcifsError(f"cannot use {printable_path(str(path))}: {reason}") from None
     return msgspec.structs.replace(file, registry=tuple(map(_complete, file.registry)))
@@ -117,10 +117,10 @@ def _complete(registry: Registry) -> Registry:
 def endpoints(
     name: str, configuration: Configuration, *, by_digest: bool, tls_verify: bool | None = None
 ) -> list[Endpoint]:
-    """Return where to ask for the image `[HOST[:PORT]/]REPOSITORY`, mirrors first.
+    """Return the endpoints for the image `[HOST[:PORT]/]REPOSITORY`, mirrors first.
 
     Raises:
-        NotFoundError: It is a short name, and nothing says what it is short for.
+        NotFoundError: It is a short name that the configuration does not resolve.
         OcifsError: It is blocked.
     """
     full = _canonical(name if _host(name) else _lengthened(name, configuration))
@@ -133,11 +133,11 @@ def endpoints(
         return [_endpoint(full, tls_verify=tls_verify)]
     if registry.blocked:
         raise OcifsError(f"{printable_path(full)} is blocked by registries.conf")
-    places = [*_mirrors(registry, by_digest=by_digest), (registry.location, registry.insecure)]
+    locations = [*_mirrors(registry, by_digest=by_digest), (registry.location, registry.insecure)]
     rest = "" if registry.prefix.startswith("*.") else full[len(registry.prefix) :]
     return [
         _endpoint(location + rest if location and rest != full else full, insecure=insecure, tls_verify=tls_verify)
-        for location, insecure in places
+        for location, insecure in locations
         if location or registry.prefix.startswith("*.")
     ]
 
@@ -153,7 +153,9 @@ def _mirrors(registry: Registry, *, by_digest: bool) -> Iterator[tuple[str, bool
 def _endpoint(full: str, *, insecure: bool = False, tls_verify: bool | None = None) -> Endpoint:
     host, _, repository = _canonical(full).partition("/")
     if not repository:
-        raise InvalidImageError(f"{printable_path(full)} names a registry, and no repository in it")
+        raise InvalidImageError(
+            f"{printable_path(full)} names a registry without a repository: write HOST[:PORT]/REPOSITORY"
+        )
     url = parse_url(f"https://{host}", f"{printable_path(full)} has")
     if url.userinfo or url.target != "/":
         raise RegistryError(f"{printable_path(full)} does not begin with a registry: write HOST[:PORT]/REPOSITORY")
@@ -161,7 +163,7 @@ def _endpoint(full: str, *, insecure: bool = False, tls_verify: bool | None = No
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `HOST[:PORT]` is this machine: what goes there passes no network, so plain HTTP will do."""
+    """Return whether `HOST[:PORT]` is this machine: then plain HTTP is safe, because it crosses no network."""
     name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
     try:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
@@ -176,7 +178,7 @@ def _host(name: str) -> str | None:
 
 
 def _canonical(full: str) -> str:
-    """Return the name in full as docker.io has it."""
+    """Return the full name as docker.io uses it."""
     host, _, repository = full.partition("/")
     if host in {"index.docker.io", "registry-1.docker.io"}:
         host = _DOCKER

@@ -1,7 +1,7 @@
-"""Credentials for a registry: as given, or from the files of podman and docker, or from their helpers.
+"""Credentials for a registry: from the command line, the files of podman and docker, or their helpers.
 
-Sources: containers-auth.json(5), docker's config.json, and the protocol of docker-credential-helpers. The most
-specific entry of the first file that has one is taken. A secret is shown by nothing here, and is in no error.
+Sources: containers-auth.json(5), docker's config.json, and the protocol of docker-credential-helpers. The most specific
+entry of the first file that has one is used. No `repr` and no error shows a secret.
 """
 
 import base64
@@ -38,14 +38,14 @@ class _File(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _Helped(msgspec.Struct, frozen=True, rename="pascal"):
-    """What a helper answers."""
+    """The answer of a helper."""
 
     username: str
     secret: str
 
 
 def find_credentials(endpoint: Endpoint, access: Access) -> Credentials | None:
-    """Return the credentials for an endpoint, or None: it is asked as a stranger.
+    """Return the credentials for an endpoint; None: anonymous access.
 
     Raises:
         OcifsError: A file is malformed, or a helper fails.
@@ -57,18 +57,18 @@ def find_credentials(endpoint: Endpoint, access: Access) -> Credentials | None:
         file = _read(path)
         for key in _keys(endpoint):
             if (helper := file.cred_helpers.get(key)) is not None:
-                return _ask(helper, key)
+                return _run_helper(helper, key)
             found = next((entry for name, entry in file.auths.items() if _normal(name) == key), None)
             credentials = None if found is None else _decode(found, path)
             if credentials is not None:
                 return credentials
-        if file.creds_store and (credentials := _ask(file.creds_store, _server(endpoint))) is not None:
+        if file.creds_store and (credentials := _run_helper(file.creds_store, _server(endpoint))) is not None:
             return credentials
     return None
 
 
 def _files(authfile: Path | None) -> Iterator[Path]:
-    """Give the files that are there, in the order of containers-auth.json(5)."""
+    """Yield the files that exist, in the order of containers-auth.json(5)."""
     if authfile is not None:
         if not authfile.exists():
             raise OcifsError(f"no such file: {printable_path(str(authfile))}, which --authfile names")
@@ -91,7 +91,7 @@ def _read(path: Path) -> _File:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE + 1)
         if len(data) > _MAX_FILE:
-            raise OcifsError(f"{name} is too large for a file of credentials")
+            raise OcifsError(f"{name} is too large for a credentials file")
         return msgspec.json.decode(data or b"{}", type=_File)
     except OSError as error:
         raise OcifsError(f"cannot read {name}: {error.strerror}") from None
@@ -100,7 +100,7 @@ def _read(path: Path) -> _File:
 
 
 def _keys(endpoint: Endpoint) -> Iterator[str]:
-    """Give what an entry may be under, the most specific first."""
+    """Yield the keys that an entry may have, the most specific first."""
     name = f"{endpoint.host}/{endpoint.repository}"
     while "/" in name:
         yield name
@@ -109,7 +109,7 @@ def _keys(endpoint: Endpoint) -> Iterator[str]:
 
 
 def _normal(key: str) -> str:
-    """Return a key as podman writes it; docker writes URLs, such as https://index.docker.io/v1/."""
+    """Return a key as podman writes it; docker writes URLs such as https://index.docker.io/v1/."""
     if "://" not in key:
         return key
     return key.partition("://")[2].partition("/")[0]
@@ -135,10 +135,10 @@ def _decode(entry: _Entry, path: Path) -> Credentials | None:
     return Credentials(username, password.rstrip("\0"))
 
 
-def _ask(helper: str, server: str) -> Credentials | None:
-    """Ask `docker-credential-HELPER get`."""
+def _run_helper(helper: str, server: str) -> Credentials | None:
+    """Run `docker-credential-HELPER get`."""
     if not _HELPER_NAME.fullmatch(helper):
-        raise OcifsError(f"the credential helper {printable_path(helper)!r} has no name of a program")
+        raise OcifsError(f"invalid name of a credential helper: {printable_path(helper)!r}")
     program = f"docker-credential-{helper}"
     try:
         answer = subprocess.run(
@@ -146,15 +146,15 @@ def _ask(helper: str, server: str) -> Credentials | None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = error.strerror if isinstance(error, OSError) else f"no answer in {_HELPER_SECONDS} seconds"
-        raise RegistryError(f"cannot ask {program} for credentials: {reason}") from None
+        raise RegistryError(f"cannot run {program} for credentials: {reason}") from None
     if answer.returncode:
         if b"not found" in answer.stdout + answer.stderr:
             return None
-        raise RegistryError(f"{program} gives no credentials for {server}: it ends with status {answer.returncode}")
+        raise RegistryError(f"{program} failed for {server}: exit status {answer.returncode}")
     try:
         helped = msgspec.json.decode(answer.stdout, type=_Helped)
     except ValueError:
-        raise RegistryError(f"{program} gives no credentials that can be read") from None
+        raise RegistryError(f"{program} returned unusable credentials") from None
     if helped.username == "<token>":
         return Credentials(identity_token=helped.secret)
     return Credentials(helped.username, helped.secret)

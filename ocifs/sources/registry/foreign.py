@@ -1,8 +1,8 @@
 """A blob at a URL that the image itself names (image-spec descriptor.md, `urls`), where the user allows that.
 
-Whoever makes an image chooses the URL, so it must not reach what only this machine does: HTTPS only, also along
-redirects, no proxy, no credentials, and no address that is private, local or anything but public; the address that is
-connected to is looked at, whatever DNS says of the name before or after.
+The author of an image chooses the URL, so it must not reach what only this machine can reach. It is fetched by HTTPS
+only, also along redirects, without proxy and credentials, and from public addresses only. The check is on the address
+that the socket is connected to, so DNS cannot change it.
 """
 
 import ipaddress
@@ -17,14 +17,14 @@ from ocifs.sources.registry.transport import HttpsConnection, HttpsPool, Transpo
 from ocifs.sources.registry.url import parse_url
 
 _MOST = 8
-"""URLs of one descriptor that are tried."""
+"""Most URLs of one descriptor that are tried."""
 
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-"""IPv4 addresses by NAT64, private ones among them (RFC 6052)."""
+"""IPv4 addresses through NAT64, private ones among them (RFC 6052)."""
 
 
 def foreign_peers(urls: Iterable[str]) -> list[Peer]:
-    """Return the URLs that may be asked."""
+    """Return the URLs that may be fetched."""
     peers: list[Peer] = []
     for text in urls:
         try:
@@ -38,7 +38,7 @@ def foreign_peers(urls: Iterable[str]) -> list[Peer]:
 
 
 def is_public(address: str) -> bool:
-    """Whether everybody can reach an IP address."""
+    """Return whether an IP address is public."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:
@@ -49,12 +49,12 @@ def is_public(address: str) -> bool:
 
 
 class ForeignSession(Session):
-    """What asks one such URL, of a peer that has one."""
+    """A session for one such URL."""
 
     def __init__(self, peer: Peer) -> None:
         super().__init__(peer, transport=_PublicTransport(make_context(peer.certificates), proxies=False))
 
-    def ask(
+    def request(
         self,
         method: str,
         path: str,
@@ -64,7 +64,7 @@ class ForeignSession(Session):
         actions: str = "pull",
         body: bytes | None = None,
     ) -> RegistryResponse:
-        """Ask once, whatever the path is; raises as `Session.get`."""
+        """Request the peer's URL once, whatever `path` is; raises as `Session.get`."""
         last, response = self._follow(method, parse_url(self._peer.url or "", "the image names"), headers, body)
         if response.status in {200, 206}:
             return RegistryResponse(response, last.authority)
@@ -77,7 +77,7 @@ class _PublicConnection(HttpsConnection):
         connected = super()._new_conn()
         if not is_public(connected.getpeername()[0]):  # nothing has been sent yet
             connected.close()
-            raise RegistryError(f"{self.host}, which the image names, is no public address: refused")
+            raise RegistryError(f"{self.host}, which the image names, has no public address: refused")
         return connected
 
 

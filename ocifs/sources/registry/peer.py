@@ -1,7 +1,7 @@
-"""What is needed to speak to an endpoint, and to find a blob there, as values: another process can be given them.
+"""Endpoints and the location of blobs, as values that can be sent to another process.
 
-Nothing in them is a path, so whoever has one needs neither the files of the configuration nor the right to read them.
-They hold secrets: they are never written to a file, and show none.
+They contain no paths, so the receiver needs neither the configuration files nor permission to read them. They contain
+secrets: they are never written to a file, and their `repr` shows none.
 """
 
 import os
@@ -13,11 +13,11 @@ from ocifs.errors import InvalidImageError
 
 
 class NoRangesError(InvalidImageError):
-    """The registry gives whole blobs only."""
+    """The registry does not support range requests."""
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """A user's name with a password, or a token that stands for both."""
+    """A user name with a password, or a token that replaces both."""
 
     username: str = ""
     password: str = ""
@@ -34,11 +34,11 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 class Certificates(msgspec.Struct, frozen=True):
-    """Whom to believe, and who we are; the texts are PEM, each with what errors call it."""
+    """Trusted CAs and client certificates, each as (name in errors, PEM text)."""
 
     verify: bool = True
     authorities: tuple[tuple[str, str], ...] = ()
-    """CAs, besides those of the system."""
+    """CAs, in addition to those of the system."""
     clients: tuple[tuple[str, str], ...] = ()
     """Certificate and key in one text."""
 
@@ -53,28 +53,28 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     """`HOST[:PORT]`."""
     address: str
-    """What to connect to."""
+    """`HOST[:PORT]` to connect to."""
     repository: str
     plain_http: bool
-    """Whether HTTP without TLS will do."""
+    """Whether plain HTTP is acceptable."""
     certificates: Certificates = Certificates()
     scheme: str | None = None
-    """`http` or `https`; None: to be found out."""
+    """`http` or `https`; None: not known yet."""
     credentials: Credentials | None = None
     url: str | None = None
-    """Of one blob, named by the image; then nothing but that is asked for, and `repository` is empty."""
+    """URL of one blob, named by the image; then only that URL is requested, and `repository` is empty."""
 
     def __str__(self) -> str:
         return f"{self.host}/{self.repository}"
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a blob is."""
+    """The location of a blob."""
 
     peers: tuple[Peer, ...]
-    """The one to ask first comes first."""
+    """In the order in which to try them."""
     path: str
-    """Below the repository."""
+    """Relative to the repository."""
     digest: str
     size: int
     """Bytes."""

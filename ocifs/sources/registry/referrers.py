@@ -1,7 +1,7 @@
-"""Referrers in a registry (distribution spec): by the API, or where that is missing by the tag that takes its place.
+"""Referrers in a registry (distribution spec): through the API, or through the referrers tag where that is missing.
 
-The tag's index is read, changed and written, which is a race; so it is read again afterwards, and what somebody else
-has undone meanwhile is done again.
+Updating the tag means reading, changing and writing its index, which is a race. So the index is read again afterwards,
+and a change that another client has overwritten is repeated.
 """
 
 import contextlib
@@ -26,25 +26,25 @@ from ocifs.spec.mediatypes import OCI_INDEX, OCI_MANIFEST
 _PAGES = 20
 _TRIES = 5
 _UNTYPED = 20
-"""How many manifests are read to know what they are."""
+"""Most manifests that are read to learn their types."""
 _PUSH = "pull,push"
 _MAX_BODY = 1 << 20
-"""Bytes of an answer whose status says all."""
+"""Most bytes of a body that is ignored."""
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 
 
 class _Listed(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """An image index that may list nothing; programs in Go write that as null."""
+    """An image index whose list may be absent or null, as programs in Go write it."""
 
     schema_version: Literal[2]
     manifests: tuple[Descriptor, ...] = ()
 
 
 def list_referrers(session: Session, subject: Digest) -> list[Descriptor]:
-    """Return the manifests whose subject is `subject`, with the types that they have.
+    """Return the manifests whose subject is `subject`, with their types.
 
-    All of them, though the API can filter: whoever wants one type may want another, and where the API is missing each
-    question is two.
+    It does not let the API filter by type: a caller may want several types, and where the API is missing each query
+    takes two requests.
     """
     found = _listed_by_api(session, subject)
     if found is None:
@@ -55,7 +55,7 @@ def list_referrers(session: Session, subject: Digest) -> list[Descriptor]:
 
 
 def push(session: Session, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
-    """Write an artifact, and list it under the tag if the registry does not do that by itself."""
+    """Write an artifact, and list it under the referrers tag if the registry does not support the API."""
     for blob in blobs:
         _push_blob(session, blob)
     data = manifest.blob.pread(manifest.descriptor.size, 0)
@@ -66,7 +66,7 @@ def push(session: Session, subject: Descriptor, manifest: Content, blobs: list[C
 
 
 def push_image(session: Session, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
-    """Write manifests, the last one under a tag, and those blobs that are not there yet."""
+    """Write manifests, tag the last one, and write the blobs that the repository lacks."""
     for blob in blobs:
         _push_blob(session, blob)
     for manifest in manifests:
@@ -76,24 +76,24 @@ def push_image(session: Session, tag: str, manifests: list[Content], blobs: list
 
 
 def remove(session: Session, subject: Descriptor, manifest: Descriptor) -> None:
-    """Remove the manifest of an artifact, and from under the tag."""
+    """Remove the manifest of an artifact, also from the referrers tag."""
     if _tagged(session, subject.digest):
         _change_tag(session, subject.digest, lambda found: _without(found, manifest))
     what = f"manifest {manifest.digest}"
     _finish(
-        session.patiently(
-            lambda: session.ask("DELETE", f"manifests/{manifest.digest}", {}, what=what, actions="pull,push,delete")
+        session.with_retries(
+            lambda: session.request("DELETE", f"manifests/{manifest.digest}", {}, what=what, actions="pull,push,delete")
         )
     )
 
 
 def _listed_by_api(session: Session, subject: Digest) -> list[Descriptor] | None:
-    """Return what the API lists; None where there is none."""
+    """Return the list from the API; None where the API is missing."""
     path = f"referrers/{subject}"
     found: list[Descriptor] = []
     for _ in range(_PAGES):
         try:
-            data, link = session.patiently(lambda: _read(session, path, f"referrers/{subject}"))  # noqa: B023
+            data, link = session.with_retries(lambda: _read(session, path, f"referrers/{subject}"))  # noqa: B023
         except NotFoundError:
             return None
         found += _parse(data, f"list of referrers of {subject}")
@@ -105,15 +105,15 @@ def _listed_by_api(session: Session, subject: Digest) -> list[Descriptor] | None
 
 
 def _tagged(session: Session, subject: Digest) -> list[Descriptor]:
-    """Return what is listed under the tag."""
+    """Return the list under the referrers tag."""
     tag = referrers_tag(subject)
     try:
-        data, _ = session.patiently(lambda: _read(session, f"manifests/{tag}", f"manifests/{tag}"))
+        data, _ = session.with_retries(lambda: _read(session, f"manifests/{tag}", f"manifests/{tag}"))
     except NotFoundError:
         return []
     name = f"index {tag}"
     members = parse_json(data, name)
-    if isinstance(members, dict) and "config" in members:  # a tool has copied an artifact to where its subject has it
+    if isinstance(members, dict) and "config" in members:  # a tool has copied an artifact to the referrers tag
         artifact = parse_artifact(data, name)
         kind = artifact.artifact_type or artifact.config.media_type
         return [Descriptor(media_type=OCI_MANIFEST, digest=Digest.of(data), size=len(data), artifact_type=kind)]
@@ -121,9 +121,9 @@ def _tagged(session: Session, subject: Digest) -> list[Descriptor]:
 
 
 def _type_of(session: Session, manifest: Descriptor) -> str | None:
-    """Return the type of a manifest of which the list does not tell it; None: it cannot be told."""
+    """Return the type of a manifest that the list does not state; None: unknown."""
     try:
-        data, _ = session.patiently(
+        data, _ = session.with_retries(
             lambda: _read(session, f"manifests/{manifest.digest}", f"manifests/{manifest.digest}")
         )
         artifact = parse_artifact(data, f"manifest {manifest.digest}")
@@ -137,7 +137,7 @@ def _parse(data: bytes, name: str) -> list[Descriptor]:
 
 
 def _read(session: Session, path: str, what: str) -> tuple[bytes, str]:
-    """Return a document and what its header says of a next page."""
+    """Return a document and its `Link` header, which names the next page."""
     accept = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}"}
     answer = session.get(path, accept, what=what)
     return read_all(answer.response, answer.host, DEFAULT_LIMITS.document), answer.response.headers.get("Link", "")
@@ -156,41 +156,41 @@ def _change_tag(session: Session, subject: Digest, change: Callable[[list[Descri
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": after}
         _put_manifest(session, referrers_tag(subject), msgspec.json.encode(document, enc_hook=str), OCI_INDEX)
     if change(before := _tagged(session, subject)) != before:
-        raise RegistryError(f"somebody else changes the referrers of {subject} at the same time: try again")
+        raise RegistryError(f"another client changes the referrers of {subject} at the same time: try again")
 
 
 def _push_blob(session: Session, blob: Content) -> None:
     digest = blob.descriptor.digest
     what = f"blob {digest}"
     try:
-        _finish(session.patiently(lambda: session.ask("HEAD", f"blobs/{digest}", {}, what=what, actions=_PUSH)))
+        _finish(session.with_retries(lambda: session.request("HEAD", f"blobs/{digest}", {}, what=what, actions=_PUSH)))
     except NotFoundError:
         data = blob.blob.pread(blob.descriptor.size, 0)
-        session.patiently(lambda: _upload(session, digest, data, what))
+        session.with_retries(lambda: _upload(session, digest, data, what))
 
 
 def _upload(session: Session, digest: Digest, data: bytes, what: str) -> None:
-    begun = session.ask("POST", "blobs/uploads/", {}, what=f"place for {what}", actions=_PUSH, body=b"")
+    begun = session.request("POST", "blobs/uploads/", {}, what=f"upload location of {what}", actions=_PUSH, body=b"")
     _finish(begun)
     location = begun.response.headers.get("Location", "")
     if not location:
-        raise InvalidImageError(f"{begun.host} does not say where {what} is to be sent")
+        raise InvalidImageError(f"{begun.host} returned no upload location for {what}")
     url = f"{location}{'&' if '?' in location else '?'}digest={quote(digest)}"
     headers = {"Content-Type": "application/octet-stream"}
-    _finish(session.ask("PUT", url, headers, what=what, actions=_PUSH, body=data))
+    _finish(session.request("PUT", url, headers, what=what, actions=_PUSH, body=data))
 
 
 def _put_manifest(session: Session, name: str, data: bytes, media_type: str) -> RegistryResponse:
     headers = {"Content-Type": media_type}
     what = f"manifest {name}"
-    answer = session.patiently(
-        lambda: session.ask("PUT", f"manifests/{name}", headers, what=what, actions=_PUSH, body=data)
+    answer = session.with_retries(
+        lambda: session.request("PUT", f"manifests/{name}", headers, what=what, actions=_PUSH, body=data)
     )
     _finish(answer)
     return answer
 
 
 def _finish(answer: RegistryResponse) -> None:
-    """Let go of the connection; what the body says does not matter any more."""
+    """Release the connection; the body is ignored."""
     with contextlib.suppress(RegistryError):
         read_all(answer.response, answer.host, _MAX_BODY)

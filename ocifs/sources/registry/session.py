@@ -1,8 +1,8 @@
-"""Asking one endpoint of a registry: with authorization, along redirects, and again where that may help.
+"""Requests to one endpoint of a registry: with authorization, redirects and retries.
 
-What may pass by itself is tried again with growing pauses, or when the registry says, until a budget of time is used
-up. A host that has never answered gets less of it: most likely its name is wrong. Redirects are followed five times,
-from HTTPS never to HTTP, and no other host is told who we are.
+Transient errors are retried with growing pauses, or after the time that the registry states, within a budget of time. A
+host that has never answered gets a smaller budget, because its name is probably wrong. At most five redirects are
+followed, never from HTTPS to HTTP, and no other host gets credentials.
 """
 
 import random
@@ -24,13 +24,13 @@ from ocifs.sources.registry.url import Url, parse_url
 from ocifs.spec.document import shown
 
 BUDGET = 30.0
-"""Seconds in which one thing is tried."""
+"""Seconds for one operation with its retries."""
 
 FIRST_BUDGET = 3.0
-"""The same, as long as the host has not answered anything."""
+"""The same, until the host has answered once."""
 
 FIRST_PAUSE = 0.25
-"""Seconds before the second try, about; before each further one twice as many."""
+"""Seconds before the second try, roughly; it doubles with each further one."""
 
 _MAX_PAUSE = 5.0
 _MAX_RETRY_AFTER = 60.0
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class RegistryResponse(NamedTuple):
-    """An answer with a body to come, which whoever takes it closes or releases."""
+    """A response whose body is still to be read; the caller closes or releases it."""
 
     response: urllib3.BaseHTTPResponse
     host: str
@@ -63,7 +63,7 @@ class Session:
     def __init__(
         self, peer: Peer, find: Callable[[], Credentials | None] | None = None, transport: Transport | None = None
     ) -> None:
-        """Ask `peer`; `find` is called for credentials when the registry wants some that `peer` does not have."""
+        """`find` is called for credentials when the registry requires them and `peer` has none."""
         self._peer = peer
         self.transport = transport or Transport(make_context(peer.certificates))
         self._find = find or (lambda: peer.credentials)
@@ -74,33 +74,35 @@ class Session:
 
     @property
     def peer(self) -> Peer:
-        """The endpoint, with what was learnt of it."""
-        known = self._authorization.credentials
-        if not self._answered:  # nobody has asked for them yet; whoever gets this cannot look for them
-            known = self._find()
-        return msgspec.structs.replace(self._peer, scheme=self._scheme if self._answered else None, credentials=known)
+        """The endpoint, with the scheme and the credentials found so far."""
+        credentials = self._authorization.credentials
+        if not self._answered:  # the process that receives this value cannot look for credentials
+            credentials = self._find()
+        return msgspec.structs.replace(
+            self._peer, scheme=self._scheme if self._answered else None, credentials=credentials
+        )
 
     def close(self) -> None:
         """Close idle connections."""
         self.transport.close()
 
     def get(self, path: str, headers: Mapping[str, str], *, what: str, actions: str = "pull") -> RegistryResponse:
-        """Ask once for `/v2/REPOSITORY/PATH`; status 200 or 206 are answers.
+        """Request `/v2/REPOSITORY/PATH` once; status 200 or 206 is success.
 
         Args:
-            path: Below the repository.
-            headers: Besides those of authorization.
-            what: What errors call it.
-            actions: What the token is to be good for.
+            path: Relative to the repository.
+            headers: In addition to those of authorization.
+            what: Name in errors.
+            actions: The actions that a token must allow.
 
         Raises:
-            TransientError: It may pass by itself.
-            NotFoundError: There is no such thing.
-            RegistryError: The registry refuses, or cannot be believed.
+            TransientError: A retry may succeed.
+            NotFoundError: There is no such resource.
+            RegistryError: The registry refuses, or its answer cannot be trusted.
         """
-        return self.ask("GET", path, headers, what=what, actions=actions)
+        return self.request("GET", path, headers, what=what, actions=actions)
 
-    def ask(
+    def request(
         self,
         method: str,
         path: str,
@@ -110,43 +112,43 @@ class Session:
         actions: str = "pull",
         body: bytes | None = None,
     ) -> RegistryResponse:
-        """Ask once by any method; raises as `get`."""
+        """Send one request of any method; raises as `get`."""
         base = self._base()
         url = base.follow(path, f"{self._peer.host} names")
-        asked_again = False
+        retried = False
         while True:
-            known = self._authorization.headers(actions) if url.origin == base.origin else {}
-            last, response = self._follow(method, url, {**headers, **known}, body)
+            authorization = self._authorization.headers(actions) if url.origin == base.origin else {}
+            last, response = self._follow(method, url, {**headers, **authorization}, body)
             self._answered = True
             if response.status in {200, 201, 202, 204, 206}:
                 return RegistryResponse(response, last.authority)
             code = _code(response, last.authority)
-            if response.status not in {401, 403} or asked_again:
+            if response.status not in {401, 403} or retried:
                 raise self._failure(response, code, last, what)
-            # The token may have expired, or the signature of a URL that we were sent to: both are made anew, once.
-            asked_again = True
+            # A token, or the signature of a redirect's URL, may have expired: renew both, once.
+            retried = True
             if last.origin == url.origin:
-                if response.status == 403 and not known:
+                if response.status == 403 and not authorization:
                     raise self._failure(response, code, last, what)
                 self._authorization.answer(response.headers, last, actions)
 
     @property
     def budget(self) -> float:
-        """Seconds in which one thing is worth to be tried."""
+        """Seconds for one operation with its retries."""
         return BUDGET if self._answered else FIRST_BUDGET
 
-    def patiently(self, once: Callable[[], T]) -> T:
-        """Return what `once` does, which is tried again while it raises `TransientError` and there is time."""
-        patience = Patience(self)
+    def with_retries(self, once: Callable[[], T]) -> T:
+        """Return `once()`, retrying it on `TransientError` within the budget."""
+        budget = RetryBudget(self)
         while True:
             try:
                 return once()
             except TransientError as error:
-                if not patience.lasts(error):
+                if not budget.pause(error):
                     raise
 
     def _base(self) -> Url:
-        """Return the URL of the repository; where plain HTTP will do, the first request tells whether it has to."""
+        """Return the URL of the repository; where plain HTTP is acceptable, the first request tries HTTPS."""
         with self._lock:
             if self._scheme is None:
                 self._scheme = "https" if self._speaks_tls() else "http"
@@ -166,7 +168,7 @@ class Session:
     def _follow(
         self, method: str, url: Url, headers: Mapping[str, str], body: bytes | None
     ) -> tuple[Url, urllib3.BaseHTTPResponse]:
-        """Send, follow redirects, and return the last URL with its answer."""
+        """Send a request, follow redirects, and return the last URL and its response."""
         for _ in range(_REDIRECTS + 1):
             response = self.transport.send(method, url, headers, body)
             if response.status not in _REDIRECT:
@@ -174,7 +176,7 @@ class Session:
             location = response.headers.get("Location", "")
             response.close()
             if not location:
-                raise RegistryError(f"{url.authority} redirects without saying where to: status {response.status}")
+                raise RegistryError(f"{url.authority} redirects without a location: status {response.status}")
             target = url.follow(location, f"{url.authority} redirects to")
             if target.origin != url.origin:
                 headers = {key: value for key, value in headers.items() if key not in {"Authorization", "Cookie"}}
@@ -182,7 +184,7 @@ class Session:
         raise RegistryError(f"{self._peer.host} redirects more than {_REDIRECTS} times")
 
     def _failure(self, response: urllib3.BaseHTTPResponse, code: str, url: Url, what: str) -> OcifsError:
-        """Return the error that an answer is."""
+        """Return the error for a response."""
         host, status = url.authority, response.status
         detail = f"status {status}{f' {code}' if code else ''}"
         if status == 404:
@@ -190,28 +192,28 @@ class Session:
         if status == 416:
             return InvalidImageError(f"{host} says that {what} is shorter than its descriptor says")
         if status in _LATER:
-            return TransientError(f"{host} cannot give {what} now: {detail}", _retry_after(response))
+            return TransientError(f"{host} cannot send {what} now: {detail}", _retry_after(response))
         if status in {401, 403}:
             return RegistryError(
-                f"{host} refuses {what}: {detail}; log in with `podman login`, or give --authfile or --creds"
+                f"{host} refuses {what}: {detail}; log in with `podman login`, or use --authfile or --creds"
             )
-        return RegistryError(f"{host} does not give {what}: {detail}")
+        return RegistryError(f"{host} does not send {what}: {detail}")
 
 
-class Patience:
-    """How long something has been tried with a session. It begins anew when something was got."""
+class RetryBudget:
+    """The budget of an operation and its retries. It starts again whenever data arrives."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.renew()
+        self.restart()
 
-    def renew(self) -> None:
-        """Begin anew."""
+    def restart(self) -> None:
+        """Start again."""
         self._since = time.monotonic()
         self._pause = FIRST_PAUSE
 
-    def lasts(self, error: TransientError) -> bool:
-        """Pause before the next try; False at once if that would be too late."""
+    def pause(self, error: TransientError) -> bool:
+        """Sleep before the next try; return False at once if the budget does not allow that."""
         pause = self._pause * random.uniform(0.5, 1.5)  # noqa: S311 - only to spread requests
         self._pause = min(self._pause * 2, _MAX_PAUSE)
         if error.retry_after is not None:
@@ -223,7 +225,7 @@ class Patience:
 
 
 def _code(response: urllib3.BaseHTTPResponse, host: str) -> str:
-    """Return the code of an error (distribution spec, Error Codes); its message may hold anything."""
+    """Return the code of an error (distribution spec, Error Codes), not its message, which is free text."""
     try:
         errors = msgspec.json.decode(read_all(response, host, _MAX_ERROR), type=_Errors).errors
     except (RegistryError, ValueError):
@@ -240,6 +242,6 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
         return min(float(value), _MAX_RETRY_AFTER)
     try:
         seconds = parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, OverflowError):  # no date, or one that no calendar has
+    except (ValueError, OverflowError):  # not a date, or one outside the calendar
         return None
     return min(max(seconds, 0.0), _MAX_RETRY_AFTER)

@@ -1,7 +1,7 @@
-"""A registry as a source of images: a name or a digest becomes a manifest, and each descriptor a remote blob.
+"""The images of one repository in a registry: a tag or a digest resolves to a manifest, a descriptor to a remote blob.
 
-Several endpoints may have the image: mirrors are asked first, and what one does not have, or not now, the next may. A
-manifest is believed by what it hashes to, whatever headers say.
+Several endpoints may have the image: mirrors are tried first, and what one lacks, or cannot send now, the next may
+have. A manifest is identified by its hash, whatever headers say.
 """
 
 import threading
@@ -11,9 +11,8 @@ from typing import TypeVar
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, UnsupportedError
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.reader import BytesReader, ReaderAt
 from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Content
 from ocifs.sources.registry.access import Access
@@ -26,7 +25,6 @@ from ocifs.sources.registry.referrers import list_referrers, push, push_image, r
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.tls import read_certificates
 from ocifs.sources.registry.transport import read_all
-from ocifs.sources.source import Named
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.manifest import parse_document
@@ -53,7 +51,7 @@ class RegistrySource:
         self._foreign_urls = foreign_urls
         self._foreign: list[Session] = []
         self._sessions = sessions
-        """The one that had the image comes first."""
+        """In the order to try: the endpoint that had the image comes first."""
         self._home = sessions[-1]
         self._manifests: dict[Digest, bytes] = {}
         self._referrers: dict[Digest, list[Descriptor] | OcifsError] = {}
@@ -61,20 +59,18 @@ class RegistrySource:
     def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
         """Return the manifest or index that a tag or a digest names."""
         name = str(reference.digest or reference.tag)
-        data = self._first(lambda session: self._fetch(session, name, reference.digest))
+        data = self._first_success(lambda session: self._fetch(session, name, reference.digest))
         digest = reference.digest or Digest.of(data)
         self._manifests[digest] = data
         document = parse_document(data, f"manifest {name} of {self._sessions[0].peer}")
         return (Descriptor(media_type=document.media_type, digest=digest, size=len(data)),)
 
-    def images(self) -> tuple[Named, ...]:
-        """Refuse: a registry is not asked for all that it has."""
-        raise UnsupportedError("a registry is not asked for all its images: name one, or use `skopeo list-tags`")
+    def fetched(self, digest: Digest) -> bytes | None:
+        """Return a manifest that `resolve` has fetched."""
+        return self._manifests.get(digest)
 
-    def open(self, descriptor: Descriptor) -> ReaderAt:
-        """Return the blob; it is not asked for before it is read."""
-        if (data := self._manifests.get(descriptor.digest)) is not None:
-            return BytesReader(data)
+    def open(self, descriptor: Descriptor) -> RemoteBlob:
+        """Return a remote blob; the first read of it sends the first request."""
         is_manifest = descriptor.media_type in MANIFESTS | INDEXES
         path = f"{'manifests' if is_manifest else 'blobs'}/{descriptor.digest}"
         accept = _ACCEPT if is_manifest else None
@@ -88,12 +84,12 @@ class RegistrySource:
                 hint = " (a foreign layer: --allow-foreign-urls fetches it from where the image says)"
         return RemoteBlob([*self._sessions, *foreign], path, descriptor.digest, descriptor.size, accept, hint)
 
-    def referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
+    def list_referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
         """Return the artifacts of that type whose subject is `subject`."""
         if (found := self._referrers.get(subject.digest)) is None:
             try:
-                found = self._first(lambda session: list_referrers(session, subject.digest))
-            except OcifsError as error:  # whoever asks for the next type has not to wait again
+                found = self._first_success(lambda session: list_referrers(session, subject.digest))
+            except OcifsError as error:  # cached, so that a query for the next type fails at once
                 found = error
             self._referrers[subject.digest] = found
         if isinstance(found, OcifsError):
@@ -101,17 +97,17 @@ class RegistrySource:
         return [each for each in found if each.artifact_type == artifact_type]
 
     def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
-        """Write an artifact: to the registry itself, not to a mirror."""
+        """Write an artifact to the registry itself, not to a mirror."""
         self._referrers.clear()
         push(self._home, subject, manifest, blobs)
 
     def detach(self, subject: Descriptor, manifest: Descriptor) -> None:
-        """Remove an artifact, from the registry itself."""
+        """Remove an artifact from the registry itself."""
         self._referrers.clear()
         remove(self._home, subject, manifest)
 
     def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
-        """Write an image, of which some blobs are in the repository already: to the registry itself."""
+        """Write an image to the registry itself; the repository may have some of its blobs."""
         push_image(self._home, tag, manifests, blobs)
 
     def close(self) -> None:
@@ -119,11 +115,11 @@ class RegistrySource:
         for session in [*self._sessions, *self._foreign]:
             session.close()
 
-    def _first(self, ask: Callable[[Session], T]) -> T:
-        """Return the first answer; the last endpoint, which is no mirror, has the last word."""
+    def _first_success(self, query: Callable[[Session], T]) -> T:
+        """Return the first success; if all endpoints fail, raise the error of the last one, the registry itself."""
         for number, session in enumerate(self._sessions):
             try:
-                found = ask(session)
+                found = query(session)
             except (NotFoundError, RegistryError, InvalidImageError):
                 if session is self._sessions[-1]:
                     raise
@@ -139,32 +135,32 @@ class RegistrySource:
             answer = session.get(f"manifests/{name}", {"Accept": _ACCEPT}, what=what)
             return read_all(answer.response, answer.host, self.limits.document)
 
-        data = session.patiently(once)
+        data = session.with_retries(once)
         if digest is not None and Digest.of(data, digest.algorithm) != digest:
-            raise InvalidImageError(f"{session.peer.host} gives another manifest than {digest}")
+            raise InvalidImageError(f"{session.peer.host} returned another manifest than {digest}")
         return data
 
 
 def open_registry(reference: Reference, access: Access, limits: Limits = DEFAULT_LIMITS) -> RegistrySource:
-    """Return the source that `reference` names; nothing is asked yet.
+    """Return the source that `reference` names, without sending a request.
 
     Raises:
-        NotFoundError: It is a short name that nothing explains.
-        OcifsError: It is blocked, or a file of the configuration is malformed.
+        NotFoundError: It is a short name that the configuration does not resolve.
+        OcifsError: It is blocked, or a configuration file is malformed.
     """
-    places = endpoints(
+    found = endpoints(
         reference.path, read_configuration(), by_digest=reference.digest is not None, tls_verify=access.tls_verify
     )
-    elsewhere = msgspec.structs.replace(access, credentials=None)  # what is typed in is for no mirror
+    for_mirrors = msgspec.structs.replace(access, credentials=None)  # --creds is not for mirrors
     return RegistrySource(
-        [open_session(place, access if place.host == places[-1].host else elsewhere) for place in places],
+        [open_session(endpoint, access if endpoint.host == found[-1].host else for_mirrors) for endpoint in found],
         limits,
         foreign_urls=access.allow_foreign_urls,
     )
 
 
 def open_session(endpoint: Endpoint, access: Access) -> Session:
-    """Return what asks an endpoint; credentials are looked for when it wants some."""
+    """Return a session for an endpoint; it looks for credentials when the endpoint requires them."""
     peer = Peer(
         host=endpoint.host,
         address=endpoint.address,
@@ -176,7 +172,7 @@ def open_session(endpoint: Endpoint, access: Access) -> Session:
 
 
 def open_origins(origins: Sequence[Origin]) -> list[Callable[[], RemoteBlob]]:
-    """Return what opens the blob of each origin; those of one registry share its connections."""
+    """Return a function for each origin that opens its blob; origins in one registry share its connections."""
     sessions: dict[tuple[str, ...], list[Session]] = {}
     lock = threading.Lock()
 

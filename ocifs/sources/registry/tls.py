@@ -1,6 +1,7 @@
-"""Certificates: whom to believe, and who we are (containers-certs.d(5)).
+"""Certificates: trusted CAs and client certificates (containers-certs.d(5)).
 
-A directory holds CAs as `*.crt`, besides those of the system, and client certificates as `NAME.cert` with `NAME.key`.
+A directory holds CAs as `*.crt`, in addition to those of the system, and client certificates as `NAME.cert` with
+`NAME.key`.
 """
 
 import os
@@ -39,7 +40,7 @@ def read_certificates(host: str, cert_dir: Path | None, *, verify: bool) -> Cert
 
 
 def make_context(certificates: Certificates) -> ssl.SSLContext:
-    """Return what TLS connections are made with.
+    """Return the context for TLS connections.
 
     Raises:
         OcifsError: A certificate cannot be used.
@@ -66,7 +67,7 @@ def _directories(host: str) -> Iterator[Path]:
 
 
 def _load_client(context: ssl.SSLContext, text: str) -> None:
-    """Load a certificate, which ssl takes from a file only: one that has no name."""
+    """Load a certificate through an unlinked file, because ssl loads from files only."""
     with open(os.memfd_create("ocifs-certificate"), "w") as file:
         file.write(text)
         file.flush()
@@ -74,7 +75,7 @@ def _load_client(context: ssl.SSLContext, text: str) -> None:
 
 
 def _no_password() -> str:
-    raise ValueError("its key is encrypted, and nobody can be asked for the password")
+    raise ValueError("its key is encrypted, and ocifs cannot ask for the password")
 
 
 def _unusable(name: str, reason: str) -> OcifsError:

@@ -1,7 +1,7 @@
-"""One request over HTTP, on urllib3's pool of connections: sent once, and within bounds of time.
+"""One HTTP request on urllib3's connection pools: sent once, with timeouts.
 
-What may pass by itself becomes `TransientError`; whoever asks decides whether to ask again. Redirects are not followed
-here, and nothing is known of credentials. No message holds a query, in which URLs carry their signatures.
+An error that may be temporary is a `TransientError`; the caller decides whether to retry. This module follows no
+redirects and knows no credentials. No message contains a query, because URLs carry signatures there.
 """
 
 import contextlib
@@ -33,36 +33,36 @@ from ocifs.errors import RegistryError
 from ocifs.pool import start
 from ocifs.sources.registry.url import Url, parse_url
 
-# urllib3 tells its log whole URLs, with their queries.
+# urllib3 logs whole URLs, with their queries.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 30
-"""From the request to the end of the answer's headers, and between any two pieces of its body."""
+"""Timeout from the request to the end of the response's headers, and between two pieces of its body."""
 
 _RATE_SECONDS = 10
 _MIN_RATE = 1024
-"""Bytes per second, over `_RATE_SECONDS`: whoever is slower is taken for stuck."""
+"""Bytes per second, over `_RATE_SECONDS`: a slower server counts as stuck."""
 
 _PIECE = 256 << 10
 _CONNECTIONS = 8
 
 
 class TransientError(RegistryError):
-    """May pass by itself."""
+    """A retry may succeed."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-        """Seconds, where the registry says so."""
+        """Seconds to wait, if the registry states them."""
 
 
 class NoTlsError(RegistryError):
-    """There is somebody who does not speak TLS as we do."""
+    """TLS handshake failed."""
 
 
 class _Watched:
-    """A connection whose answer must come in time, whole: a server that sends a byte now and then is cut off."""
+    """A connection with a timeout for the whole header, so that a server cannot send it a byte at a time."""
 
     sock: socket.socket | None
 
@@ -81,12 +81,12 @@ class HttpConnection(_Watched, HTTPConnection):
 
 
 class HttpsConnection(_Watched, HTTPSConnection):
-    """A connection by TLS."""
+    """A connection with TLS."""
 
     def connect(self) -> None:
-        """Connect, and shake hands."""
+        """Connect, and do the TLS handshake."""
         super().connect()
-        self.is_verified = True  # or the user has said that it need not be; urllib3 would print a warning
+        self.is_verified = True  # or the user has disabled verification; urllib3 would print a warning
 
 
 class HttpPool(HTTPConnectionPool):
@@ -96,7 +96,7 @@ class HttpPool(HTTPConnectionPool):
 
 
 class HttpsPool(HTTPSConnectionPool):
-    """Connections to one host by TLS."""
+    """Connections to one host with TLS."""
 
     ConnectionCls = HttpsConnection
 
@@ -104,11 +104,11 @@ class HttpsPool(HTTPSConnectionPool):
 def _cut_off(sock: socket.socket | None) -> None:
     if sock is not None:
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not ssl's, which takes TLS from under the reader
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not ssl's, which would pull TLS from under the reader
 
 
 class Transport:
-    """Pools of connections to a registry, and to where it redirects. Safe to use from several threads."""
+    """Connection pools for a registry and the hosts that it redirects to. Safe to use from several threads."""
 
     pools: ClassVar[dict[str, type[HTTPConnectionPool]]] = {"http": HttpPool, "https": HttpsPool}
 
@@ -126,11 +126,11 @@ class Transport:
     def send(
         self, method: str, url: Url, headers: Mapping[str, str], body: bytes | None = None
     ) -> urllib3.BaseHTTPResponse:
-        """Send a request, and return the answer when its headers are there.
+        """Send a request and return the response once its headers have arrived.
 
         Raises:
-            TransientError: There is no answer, or none in time.
-            RegistryError: The server cannot be believed.
+            TransientError: There is no response, or not in time.
+            RegistryError: The server cannot be trusted.
         """
         host = url.authority
         try:
@@ -156,19 +156,19 @@ class Transport:
         except ProxyError as error:
             raise TransientError(f"the proxy cannot connect to {host}: {_reason(error)}") from None
         except (LocationValueError, UnicodeError):
-            raise RegistryError(f"{host} cannot be asked: it is no name that can be looked up") from None
+            raise RegistryError(f"cannot connect to {host}: it is not a valid host name") from None
         except (HTTPError, OSError) as error:
             raise TransientError(f"the connection to {host} was lost: {_reason(error)}") from None
-        except ValueError:  # a URL, a header or a line that cannot be one
-            raise RegistryError(f"{host} cannot be asked: the URL or an answer of it is malformed") from None
+        except ValueError:  # an invalid URL, header or status line
+            raise RegistryError(f"cannot use {host}: its URL or its answer is malformed") from None
         has_length = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
         if response.status in {200, 206} and not has_length:
-            response.close()  # headers that were cut look like that
-            raise TransientError(f"{host} answers without saying how long the answer is")
+            response.close()  # as with truncated headers
+            raise TransientError(f"{host} sent an answer without its length")
         return response
 
     def _manager(self, url: Url) -> urllib3.PoolManager:
-        """Return the pools for a URL: by way of a proxy, where the environment says so."""
+        """Return the pools for a URL, through a proxy where the environment names one."""
         direct = not self._proxies or proxy_bypass(f"{url.host}:{url.port}")
         proxy = "" if direct else getproxies().get(url.scheme, "")
         with self._lock:
@@ -202,7 +202,7 @@ def _tls_failure(host: str, error: SSLError) -> RegistryError:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what lies at the ground of an error of urllib3, whose own text may hold a URL."""
+    """Return the root cause of an error of urllib3, whose own text may contain a URL."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
@@ -213,10 +213,10 @@ def _reason(error: BaseException) -> str:
 
 
 def body(response: urllib3.BaseHTTPResponse, host: str) -> Iterator[bytes]:
-    """Give the body of an answer as it comes.
+    """Yield the body of a response as it arrives.
 
     Raises:
-        TransientError: It is cut short, or comes too slowly.
+        TransientError: It is cut short, or arrives too slowly.
     """
     since = time.monotonic()
     received = 0
@@ -228,15 +228,15 @@ def body(response: urllib3.BaseHTTPResponse, host: str) -> Iterator[bytes]:
                 if received < _MIN_RATE * passed:
                     raise TransientError(f"{host} sends less than {_MIN_RATE} bytes a second")
                 since, received = time.monotonic(), 0
-    except (HTTPError, OSError, ValueError) as error:  # ValueError: a chunk that is none
+    except (HTTPError, OSError, ValueError) as error:  # ValueError: a malformed chunk
         raise TransientError(f"the connection to {host} was lost: {_reason(error)}") from None
 
 
 def read_all(response: urllib3.BaseHTTPResponse, host: str, limit: int) -> bytes:
-    """Return a body of up to `limit` bytes, and let go of the connection.
+    """Return a body of up to `limit` bytes, and release the connection.
 
     Raises:
-        TransientError: It is cut short, or comes too slowly.
+        TransientError: It is cut short, or arrives too slowly.
         RegistryError: It is longer.
     """
     data = bytearray()
@@ -245,7 +245,7 @@ def read_all(response: urllib3.BaseHTTPResponse, host: str, limit: int) -> bytes
         for piece in body(response, host):
             data += piece
             if len(data) > limit:
-                raise RegistryError(f"{host} answers with more than {limit} bytes where that is absurd")
+                raise RegistryError(f"{host} sent an answer of more than {limit} bytes: refused")
         undo.pop_all()
     response.release_conn()
     return bytes(data)

@@ -1,8 +1,8 @@
-"""A URL of HTTP from outside: from a registry, an image, a file or the environment.
+"""HTTP URLs from outside: from a registry, an image, a file or the environment.
 
-`parse_url` is the only parser of URLs. It returns a value that can be sent as it is: a host that can be looked up, a
-port that can be connected to, and a target without control characters. Anything else is a `RegistryError`, so no
-malformed URL ends a thread or a command in another way. It knows nothing of connections.
+`parse_url` is the only parser of URLs. Its result can be sent as it is: the host is valid for DNS, the port is valid,
+and the target has no control characters. Any other input is a `RegistryError`, so a malformed URL cannot end a thread
+or a command in another way. It knows nothing of connections.
 """
 
 import ipaddress
@@ -16,7 +16,7 @@ from ocifs.errors import RegistryError
 from ocifs.spec.document import shown
 
 _MAX = 64 << 10
-"""Characters, as long as a line of a header may be."""
+"""Most characters, the same as of a header line."""
 _PORTS = {"http": 80, "https": 443}
 _URL = re.compile(
     r"(https?)://(?:([^/?#\\]*)@)?(\[[^][/?#@]*\]|[^][:/?#@]*)(?::([^][:/?#@]*))?((?:[/?][^#]*)?)(?:#.*)?",
@@ -30,7 +30,7 @@ _SENT_AS_IT_IS = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class Url(msgspec.Struct, frozen=True):
-    """An absolute URL of HTTP."""
+    """An absolute HTTP URL."""
 
     scheme: str
     """`http` or `https`."""
@@ -45,28 +45,30 @@ class Url(msgspec.Struct, frozen=True):
 
     @property
     def authority(self) -> str:
-        """`HOST`, or `HOST:PORT` if the port is not the scheme's: what messages call the server."""
+        """`HOST`, or `HOST:PORT` if the port is not the scheme's: the server's name in messages."""
         return self.host if self.port == _PORTS[self.scheme] else f"{self.host}:{self.port}"
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """What credentials are bound to (RFC 6454)."""
+        """The scope of credentials (RFC 6454)."""
         return self.scheme, self.host, self.port
 
     def with_query(self, query: str) -> Self:
-        """Return the URL with more in its query, already encoded."""
+        """Return the URL with an addition to its query, which must be encoded."""
         return msgspec.structs.replace(self, target=f"{self.target}{'&' if '?' in self.target else '?'}{query}")
 
     def follow(self, reference: str, what: str) -> "Url":
-        """Return the URL that a header of an answer from this one names, absolute or relative (RFC 3986, section 5).
+        """Resolve a URL reference in a header of a response from this URL (RFC 3986, section 5).
 
-        `what` begins the error. `reference` is as http.client decodes a header: a character for each byte.
+        `what` begins the error. `reference` is decoded as http.client decodes a header: a character for each byte.
 
         Raises:
             RegistryError: It is malformed, or leads from HTTPS to HTTP.
         """
         try:
-            absolute = "" if _CONTROL.search(reference) else urljoin(str(self), reference)  # which removes some of them
+            absolute = (
+                "" if _CONTROL.search(reference) else urljoin(str(self), reference)
+            )  # urljoin would remove some control characters
         except ValueError:
             absolute = ""
         if not absolute:
@@ -77,21 +79,21 @@ class Url(msgspec.Struct, frozen=True):
         return url
 
     def __str__(self) -> str:
-        """Return what is sent: the URL without `userinfo`."""
+        """Return the URL to send, without `userinfo`."""
         return f"{self.scheme}://{self.authority}{self.target}"
 
     def __repr__(self) -> str:
-        """Show neither credentials nor a query, which may hold a signature."""
+        """Omit credentials, and the query, which may contain a signature."""
         return f"Url({self.scheme}://{self.authority}{self.target.partition('?')[0]})"
 
 
 def parse_url(text: str, what: str, *, encoding: str = "utf-8") -> Url:
-    """Parse an absolute URL of HTTP; `what` begins the error, as in `HOST redirects to`.
+    """Parse an absolute HTTP URL; `what` begins the error, as in `HOST redirects to`.
 
-    Other characters than those of RFC 3986 are percent-encoded in `encoding`, as Go does.
+    Characters outside RFC 3986 are percent-encoded in `encoding`, as Go does.
 
     Raises:
-        RegistryError: It is no such URL. The message holds nothing of it but its port.
+        RegistryError: It is not such a URL. The message contains nothing of it but its port.
     """
     match = _URL.fullmatch(text) if len(text) <= _MAX and not _CONTROL.search(text) else None
     if match is None:

@@ -148,7 +148,7 @@ def test_a_file_that_is_named_and_missing(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_registry_is_no_image(conf: Path) -> None:
     conf.write_text('[aliases]\napp = "quay.io"\n')
-    with pytest.raises(InvalidImageError, match=r"quay.io names a registry, and no repository"):
+    with pytest.raises(InvalidImageError, match=r"quay.io names a registry without a repository"):
         places("app")
 
 

@@ -126,11 +126,11 @@ def test_helpers(alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (
             "x",
             "echo s3cr3t; exit 1",
-            "docker-credential-x gives no credentials for host.example: it ends with status 1",
+            "docker-credential-x failed for host.example: exit status 1",
         ),
-        ("x", "echo s3cr3t", "docker-credential-x gives no credentials that can be read"),
-        ("missing", "", "cannot ask docker-credential-missing for credentials: No such file"),
-        ("../x", "", "has no name of a program"),
+        ("x", "echo s3cr3t", "docker-credential-x returned unusable credentials"),
+        ("missing", "", "cannot run docker-credential-missing for credentials: No such file"),
+        ("../x", "", "invalid name of a credential helper"),
     ],
 )
 def test_helpers_that_fail(

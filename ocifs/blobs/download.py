@@ -1,0 +1,211 @@
+"""Downloads: a blob on its way from a registry into the store, which can be read meanwhile.
+
+A `Download` is a `ReaderAt`: a read of bytes that have not arrived waits for them. So indexing a layer, which reads its
+blob from front to end, overlaps with the download. An entry of the store is made only of bytes that have the digest. If
+several processes want the same blob, one downloads it and the others wait; if that one ends early, the next resumes
+where it stopped, even days later.
+
+The digest verifies a blob only when all of it has arrived. If other bytes arrive, the blob is fetched again: first
+without what an earlier download left, then from the next endpoint. Every reader of the wrong bytes gets an error, and
+reads again.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar
+
+from ocifs.errors import InvalidImageError, OcifsError, StoreError, UnsupportedError
+from ocifs.pool import start
+from ocifs.reader import FileReader, FileSection, StoppableReader
+from ocifs.spec.digest import Digest
+from ocifs.store import Kind, Store, StoredFile, Writer
+
+BLOB = Kind("blob", 1, checked=False, begun="begun")
+
+MAX_IN_MEMORY = 64 << 20
+"""Bytes of a blob that may move into memory when the disk of the cache is full: documents, and small layers."""
+_PIECE = 1 << 20
+
+T = TypeVar("T")
+
+
+class BlobStream(Protocol):
+    """A remote blob that can be downloaded from any offset to its end."""
+
+    digest: Digest
+    size: int
+
+    def stream(self, start: int = 0) -> Iterator[bytes]:
+        """Yield all bytes from `start` on, in pieces."""
+        ...
+
+    def distrust(self) -> bool:
+        """Leave out the endpoint that sent wrong bytes; return False if there is no other."""
+        ...
+
+
+class Download:
+    """A blob on its way into the store. Safe to read from several threads."""
+
+    def __init__(self, remote: BlobStream, store: Store, slots: threading.Semaphore) -> None:
+        self.size = remote.size
+        self._remote = remote
+        self._store = store
+        self._slots = slots
+        self._changed = threading.Condition()
+        self._out: Writer | None = None
+        self._available = 0
+        self._wrong = False
+        self._file: StoredFile | None = None
+        self._error: Exception | None = None
+        # A daemon thread: it may hang in a read from a dead network when the program ends.
+        start(threading.Thread(target=self._run, name="fetch", daemon=True))
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Wait for up to `size` bytes at `offset` and return them; a read of the whole blob waits until it is verified.
+
+        Raises the error that ended the download, and InvalidImageError once wrong bytes have been discarded.
+        """
+        end = min(offset + size, self.size)
+        if end - offset == self.size:
+            return self.in_file().pread(size, offset)
+        with self._changed:
+            while self._file is None or self._wrong:
+                if self._error is not None:
+                    raise self._error
+                if self._wrong:  # earlier reads may have returned bytes of another blob
+                    raise InvalidImageError(f"the registry first sent wrong bytes for blob {self._remote.digest}")
+                if self._out is not None and self._available >= end:
+                    # Under the lock, because a full disk makes the writer close its file.
+                    return FileReader(self._out.fd, 0, self._available).pread(size, offset)
+                self._changed.wait()
+        return self._file.pread(size, offset)
+
+    def in_file(self) -> StoredFile:
+        """Wait until the blob is complete and verified; return its file. Raises the error that ended the download."""
+        with self._changed:
+            while self._file is None:
+                if self._error is not None:
+                    raise self._error
+                self._changed.wait()
+            return self._file
+
+    def began_wrong(self) -> bool:
+        """Wait until the blob is complete; return whether wrong bytes arrived first. Raises as `in_file`."""
+        self.in_file()
+        return self._wrong
+
+    def stop(self) -> None:
+        """End the download unless it is complete; readers that wait get an error."""
+        self._fail(OcifsError("interrupted"))
+
+    def close(self) -> None:
+        """Stop, and close the file."""
+        self.stop()
+        with self._changed:
+            if self._file is not None:
+                self._file.close()
+
+    def _run(self) -> None:
+        try:
+            file = self._stored()
+        except OSError as error:
+            self._fail(OcifsError(f"blob {self._remote.digest} cannot be cached: {error.strerror}"))
+        except Exception as error:  # noqa: BLE001 - a waiting reader must see a defect too
+            self._fail(error)
+        else:
+            with self._changed:
+                if self._error is None:
+                    self._file = file
+                else:
+                    file.close()
+                self._changed.notify_all()
+
+    def _stored(self) -> StoredFile:
+        with self._slots:
+            file = self._store.get(BLOB, self._remote.digest, self._fetch, size=self.size)
+        if file.size != self.size:
+            file.close()
+            raise InvalidImageError(f"blob {self._remote.digest} has {file.size} bytes, not {self.size}")
+        return file
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            if self._file is None and self._error is None:
+                self._error = error
+            self._changed.notify_all()
+
+    def _fetch(self, out: Writer) -> None:
+        """Write the blob, resuming an earlier download, and verify it."""
+        out.for_memory = self._store.directory is None or self.size <= MAX_IN_MEMORY
+        out.cut(self.size)  # an earlier process may have died while it wrote the footer
+        try:
+            resumed = out.size > 0
+            while (found := self._write(out)) != self._remote.digest.hex:
+                with self._changed:
+                    self._out, self._available, self._wrong = None, 0, True
+                    out.cut(0)
+                if not resumed and not self._remote.distrust():
+                    name = f"{self._remote.digest.algorithm}:{found}"
+                    raise InvalidImageError(
+                        f"the registry sent wrong bytes for blob {self._remote.digest}: they have the digest {name}"
+                    )
+                resumed = False
+        finally:
+            with self._changed:  # the store now owns the file
+                self._out = None
+
+    def _write(self, out: Writer) -> str:
+        """Download the missing bytes; return the digest of the whole blob, as hexadecimal digits."""
+        hasher = self._remote.digest.hasher()
+        for offset in range(0, out.size, _PIECE):
+            try:
+                piece = FileReader(out.fd, 0, out.size).pread(_PIECE, offset)
+            except OSError:  # treat an unreadable disk as wrong bytes
+                return ""
+            self._arrived(out, offset + len(piece))
+            hasher.update(piece)
+        for piece in self._remote.stream(out.size):
+            with self._changed:
+                try:
+                    out.write(piece)
+                except StoreError:
+                    out.cut(0)  # the disk may be full: free the space of the partial blob
+                    raise StoreError(
+                        f"the cache has no room for blob {self._remote.digest} of {self.size} bytes: free some, "
+                        "or choose another directory with --cache-dir"
+                    ) from None
+                self._arrived(out, out.size)
+            hasher.update(piece)
+        return hasher.hexdigest()
+
+    def _arrived(self, out: Writer, size: int) -> None:
+        with self._changed:
+            if self._error is not None:
+                raise self._error
+            self._out, self._available = out, size
+            self._changed.notify_all()
+
+
+Blob = FileSection | Download
+"""A blob that is complete in a file, or downloading."""
+
+
+def in_file(blob: Blob) -> FileSection:
+    """Return a blob as a file, once all of it is there. Raises the error that ended its download."""
+    return blob.in_file() if isinstance(blob, Download) else blob
+
+
+def stoppable(blob: Blob, stop: threading.Event) -> Blob:
+    """Return `blob` such that reads of it raise OcifsError once `stop` is set; a download has `Download.stop`."""
+    return blob if isinstance(blob, Download) else StoppableReader(blob, stop)
+
+
+def with_verified_bytes(blob: Blob, use: Callable[[Blob], T]) -> T:
+    """Return `use(blob)`; if that fails because the download began with wrong bytes, use the verified file instead."""
+    try:
+        return use(blob)
+    except (InvalidImageError, UnsupportedError):
+        if not isinstance(blob, Download) or not blob.began_wrong():
+            raise
+        return use(blob.in_file())

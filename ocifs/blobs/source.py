@@ -1,0 +1,36 @@
+"""The interface of every source: documents as bytes, and blobs that are complete, downloading or partial.
+
+A local source (`ocifs.sources.source.LocalSource`) has complete blobs only; `CachingSource` has all three.
+"""
+
+from typing import Protocol
+
+from ocifs.blobs.download import Blob
+from ocifs.layer.lazy_blob import LazyBlob
+from ocifs.reader import FileSection
+from ocifs.sources.source import DocumentSource
+from ocifs.spec.descriptor import Descriptor
+
+
+class Source(DocumentSource, Protocol):
+    """A place that holds images."""
+
+    is_remote: bool
+    """Whether blobs have to be fetched; else all are complete."""
+
+    def open(self, descriptor: Descriptor) -> Blob:
+        """Return a blob: complete, of the size that the descriptor gives, its digest not verified; or downloading.
+
+        Raises:
+            NotFoundError: There is no such blob.
+            InvalidImageError: It is no regular file, or not of that size.
+        """
+        ...
+
+    def open_lazily(self, descriptor: Descriptor) -> FileSection | LazyBlob:
+        """Return a blob: complete, or partial, which fetches only what is read; raises as `open`."""
+        ...
+
+    def is_cached(self, descriptor: Descriptor) -> bool:
+        """Whether all of a blob of a remote source is in the cache."""
+        ...
