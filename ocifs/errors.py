@@ -101,6 +101,9 @@ def shortage(error: Exception) -> ShortageError | None:
         or (isinstance(error, ImportError) and _NOT_MAPPED in str(error))
     ):
         return ShortageError("out of memory: raise the limit (ulimit -v, MemoryMax)")
+    if isinstance(error, ImportError):  # of a part of ocifs or of what it depends on, where it was found until now
+        raise_limits = "raise the limits on open files and memory (ulimit -n, ulimit -v), or install ocifs again"
+        return ShortageError(f"cannot load {printable_path(error.name or 'a module')}: {raise_limits}")
     if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
         return ShortageError("no more threads: raise the limit (ulimit -u, TasksMax, pids.max, ulimit -v)")
     return None

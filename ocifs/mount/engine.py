@@ -43,9 +43,13 @@ def stop_on_signals() -> Iterator[int]:
             os.write(writing, b"\0")
 
     handlers = {number: signal.signal(number, tell) for number in _ENDING}
+    # The kernel may give a signal to any thread, and then Python calls the handler only when this one has something to
+    # do; but the descriptor is written to at once.
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
         yield reading
     finally:
+        signal.set_wakeup_fd(before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         os.close(reading)

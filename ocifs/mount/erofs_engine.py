@@ -52,9 +52,13 @@ class ErofsEngine:
                     syscalls.attach(erofs, self._job.mountpoint)
                 finally:
                     os.close(erofs)
+                try:
+                    place = MountIdentity(self._job.mountpoint)
+                except OSError:  # of the mount table: then nothing would unmount it later
+                    syscalls.umount(self._job.mountpoint, lazy=True)
+                    raise
             except OSError as error:
                 raise _refused(error) from None
-            place = MountIdentity(self._job.mountpoint)
             stack.callback(_unmount, place)
             block_file.start()
             attached(place.device)

@@ -1,5 +1,6 @@
 """The fuse engine: the kernel asks this process for names, attributes and bytes. Any user may mount so."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +40,12 @@ class FuseEngine:
             pyfuse3.init(operations, mountpoint, self._mount_options())
         except RuntimeError:
             raise MountError(f"cannot mount on {printable_path(mountpoint)}: {_said_by_libfuse()}") from None
-        place = MountIdentity(mountpoint)
+        try:
+            place = MountIdentity(mountpoint)
+        except OSError:  # of the mount table: then nothing would unmount it later
+            pyfuse3.close(unmount=True)
+            raise
+        signal.set_wakeup_fd(-1)  # trio has its own
         try:
             reading.start()  # only now: `MountIdentity` needs this process to have no other thread
             trio.run(_until_unmounted, operations.begun, place.device, stop, attached)

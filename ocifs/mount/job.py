@@ -97,6 +97,14 @@ def mount(daemon: Daemon, job: Job) -> MountReply:
     Raises:
         MountError: It could not be mounted, or the daemon does not answer in time; nothing is left behind.
     """
+    try:
+        return _mount(daemon, job)
+    except (KeyboardInterrupt, SystemExit):  # what the caller undoes next must not race with the daemon
+        daemon.stop()
+        raise
+
+
+def _mount(daemon: Daemon, job: Job) -> MountReply:
     daemon.has_job = True
     daemon.socket.settimeout(ANSWER_SECONDS)
     try:

@@ -32,10 +32,12 @@ class MountIdentity:
 
         The kernel gives the device of a mount that is gone to the next one, so where mounts have IDs these decide.
         """
-        mount = mount_at(self.path)
-        if self._left is not None or mount is None or mount.device != self.device:
+        if self._left is not None:
             return False
-        return self._id is None or syscalls.mount_id(self.path) == self._id
+        if self._id is not None:
+            return syscalls.mount_id(self.path) == self._id
+        mount = mount_at(self.path)
+        return mount is not None and mount.device == self.device
 
     def clear(self) -> bool:
         """Detach the mount if it is still there although its connection has ended; return whether it was.

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable
 
 from ocifs.errors import MountError, printable_path
-from ocifs.mount.mountinfo import is_below, mount_at, real_mountpoint, steps
+from ocifs.mount.mountinfo import MountEntry, is_below, mount_at, real_mountpoint, steps
 from ocifs.mount.record import list_mounts
 
 
@@ -25,28 +25,29 @@ def check_mountpoint(path: str, cache: str, needed: Iterable[tuple[str, str]], *
     real = real_mountpoint(path)
     shown = printable_path(path)
     mounted = mount_at(real)
-    if not (mounted and mounted.digest and replace):
-        check_free(real, shown)
+    if mounted and not (mounted.digest and replace):
+        raise _occupied(mounted, shown)
     _check_needed(real, shown, cache, needed)
+    if not mounted:
+        _check_directory(real, shown)
     return real
 
 
 def check_free(real: str, shown: str) -> None:
     """Make sure that nothing is mounted on a real path, and that something can be. Raises MountError."""
     if mounted := mount_at(real):
-        if mounted.digest and any(each.mountpoint == real and each.state == "dead" for each in list_mounts()):
-            raise MountError(f"{shown} is a dead mount: clear it with `ocifs umount {shown}`, or mount with --replace")
-        way_out = f"`ocifs umount {shown}` first, or use --replace" if mounted.digest else "choose another directory"
-        raise MountError(f"{shown} is already a mountpoint ({mounted.fstype}): {way_out}")
-    try:
-        status = os.stat(real)
-    except FileNotFoundError:
-        raise MountError(f"mountpoint {shown} does not exist: make the directory first") from None
-    except OSError as error:
-        raise MountError(f"mountpoint {shown}: {error.strerror}") from None
-    if not stat.S_ISDIR(status.st_mode):
-        raise MountError(f"mountpoint {shown} is not a directory")
-    _check_directory(real, shown, status)
+        raise _occupied(mounted, shown)
+    _check_directory(real, shown)
+
+
+def _occupied(mounted: MountEntry, shown: str) -> MountError:
+    if mounted.digest is None:
+        way_out = "choose another directory"
+    elif any(each.mountpoint == mounted.mountpoint and each.state == "dead" for each in list_mounts()):
+        return MountError(f"{shown} is a dead mount: clear it with `ocifs umount {shown}`, or mount with --replace")
+    else:
+        way_out = f"`ocifs umount {shown}` first, or use --replace"
+    return MountError(f"{shown} is already a mountpoint ({mounted.fstype}): {way_out}")
 
 
 def _check_needed(real: str, shown: str, cache: str, needed: Iterable[tuple[str, str]]) -> None:
@@ -57,7 +58,15 @@ def _check_needed(real: str, shown: str, cache: str, needed: Iterable[tuple[str,
         raise MountError(f"mountpoint {shown} lies in the cache {printable_path(cache)}: choose another directory")
 
 
-def _check_directory(real: str, shown: str, status: os.stat_result) -> None:
+def _check_directory(real: str, shown: str) -> None:
+    try:
+        status = os.stat(real)
+    except FileNotFoundError:
+        raise MountError(f"mountpoint {shown} does not exist: make the directory first") from None
+    except OSError as error:
+        raise MountError(f"mountpoint {shown}: {error.strerror}") from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise MountError(f"mountpoint {shown} is not a directory")
     try:
         with os.scandir(real) as entries:
             if next(entries, None) is not None:

@@ -56,8 +56,7 @@ class Daemon:
         if not self.has_job:
             self.dismiss()
         elif not self.has_mounted:  # it has failed, or nothing waits for its answer any more
-            self._process.terminate()
-            self._wait()
+            self.stop()
         self._process.returncode = 0  # if it has a mount it outlives this process: there is nothing to wait for
 
     def dismiss(self) -> None:
@@ -65,6 +64,11 @@ class Daemon:
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # a disk that does not answer keeps it for the moment
             self._process.wait(_PARTING)
+
+    def stop(self) -> None:
+        """Have it unmount what it may have mounted, and wait for its end."""
+        self._process.terminate()
+        self._wait()
 
     def last_words(self) -> str:
         """Wait for the end of a daemon that failed, and return the last line that it wrote, or its exit status."""

@@ -172,7 +172,11 @@ def recorded(record: MountRecord, directory: TrustedDirectory) -> Iterator[Calla
 
 def _forget(directory: TrustedDirectory, name: str, record: MountRecord) -> None:
     """Remove a record, unless its mount is still there: then that is listed as dead."""
-    if not any(mount.mountpoint == record.mountpoint and record.is_at(mount) for mount in mount_table()):
+    try:
+        is_left = any(mount.mountpoint == record.mountpoint and record.is_at(mount) for mount in mount_table())
+    except OSError:  # too many open files
+        is_left = False
+    if not is_left:
         directory.unlink(name)
 
 
@@ -181,10 +185,10 @@ def list_mounts() -> list[ListedMount]:
     others = [mount for mount in mount_table() if mount.digest is not None]
     listed = []
     directory = runtime_directory()
-    for name in sorted(name for name, _ in directory.files() if _RECORD.fullmatch(name)):
-        record = _read(directory, name)
-        if record is None:
-            continue
+    names = [name for name, _ in directory.files() if _RECORD.fullmatch(name)]
+    read = [(name, record) for name in names if (record := _read(directory, name))]
+    # The newest first: it is what lies there, though an older daemon that hangs may have had the same device before.
+    for name, record in sorted(read, key=lambda each: -each[1].since):
         mount = next((mount for mount in others if mount.mountpoint == record.mountpoint and record.is_at(mount)), None)
         alive = is_alive(record.pid, directory) and not _is_dying(record.pid)
         if mount is not None:

@@ -1,7 +1,7 @@
 """Ending mounts: of an image, or of a bundle with all that is stacked on its image."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from ocifs.errors import MountError, printable_path
 from ocifs.mount.mountinfo import mount_at, mount_table, unmount, users_elsewhere
@@ -10,27 +10,20 @@ from ocifs.mount.record import ListedMount, list_mounts, watched
 
 _AT_ONCE = 0.5
 """Seconds that a daemon takes to end at most, as a rule; then it is looked whether it is mounted elsewhere as well."""
-_A_LOOK = 2.0
-"""Seconds that a command which has just mounted may take to see whether its mount answers."""
+_A_MOMENT = 2.0
+"""Seconds: a command that has just mounted looks whether its mount answers; an unmounted daemon ends."""
 _PATIENCE = 10.0
 """Seconds that an unmounted daemon is given to end; another mount namespace that keeps it may be about to end, too."""
 
 
-def unmount_image(mountpoint: str, *, lazy: bool, wait: bool = True, patience: float = 0.0) -> None:
-    """Unmount an image, given its real mountpoint, and `wait` until its daemon has ended, but for a lazy one.
+def unmount_image(mountpoint: str, *, lazy: bool) -> None:
+    """Unmount an image, given its real mountpoint, and wait until its daemon has ended, but for a lazy one.
 
     Raises:
-        MountError: Nothing of ocifs is mounted there, it is in use (for `patience` seconds), or the daemon stays.
+        MountError: Nothing of ocifs is mounted there, it is in use, or the daemon stays.
     """
-    mounted = mount_at(mountpoint)
-    if mounted is None or mounted.digest is None:
-        raise MountError(f"{printable_path(mountpoint)} is not an ocifs mount: `ocifs mounts` lists those that are")
-    listed = [each for each in list_mounts() if (each.mountpoint, each.state) == (mountpoint, "mounted")]
-    ours = [each for each in listed if each.device in {None, mounted.device}]
-    with ExitStack() as stack:
-        waits = [(each, stack.enter_context(watched(each.pid))) for each in ours if each.pid and wait and not lazy]
-        unmount(mountpoint, lazy=lazy or not ours, patience=patience)  # whoever is in a dead mount cannot be waited for
-        for each, has_ended in waits:
+    with _unmounted(mountpoint, lazy=lazy) as daemons:
+        for each, has_ended in () if lazy else daemons:
             _wait(each, has_ended)
     list_mounts()  # forgets those that have ended
 
@@ -38,7 +31,7 @@ def unmount_image(mountpoint: str, *, lazy: bool, wait: bool = True, patience: f
 def replace_mount(mountpoint: str) -> None:
     """Unmount what ocifs has mounted on `mountpoint`, a real path, be it dead, alive or hung.
 
-    The daemon is not waited for: it may hang, and it does not touch what others mount there.
+    A daemon that does not end within two seconds is left behind: it does not touch what is mounted there next.
 
     Raises:
         MountError: Something else is mounted there as well; or it is in use.
@@ -51,7 +44,26 @@ def replace_mount(mountpoint: str) -> None:
                 "choose another directory"
             )
     for _ in mounts:
-        unmount_image(mountpoint, lazy=False, wait=False, patience=_A_LOOK)
+        with _unmounted(mountpoint, lazy=False, patience=_A_MOMENT) as daemons:
+            for _, has_ended in daemons:
+                has_ended(_A_MOMENT)
+        list_mounts()  # forgets those that have ended: the next mount may get their device
+
+
+@contextmanager
+def _unmounted(
+    mountpoint: str, *, lazy: bool, patience: float = 0.0
+) -> Iterator[list[tuple[ListedMount, Callable[[float], bool]]]]:
+    """Unmount an image, and yield its daemons with what waits for each. Raises MountError."""
+    mounted = mount_at(mountpoint)
+    if mounted is None or mounted.digest is None:
+        raise MountError(f"{printable_path(mountpoint)} is not an ocifs mount: `ocifs mounts` lists those that are")
+    listed = [each for each in list_mounts() if (each.mountpoint, each.state) == (mountpoint, "mounted")]
+    ours = [each for each in listed if each.device in {None, mounted.device}]
+    with ExitStack() as stack:
+        daemons = [(each, stack.enter_context(watched(each.pid))) for each in ours if each.pid]
+        unmount(mountpoint, lazy=lazy or not ours, patience=patience)  # whoever is in a dead mount cannot be waited for
+        yield daemons
 
 
 def is_bundle(directory: str) -> bool:

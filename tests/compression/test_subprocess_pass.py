@@ -150,7 +150,7 @@ def test_the_process_ends_with_the_one_that_wanted_it(kind: Kind, in_file: Calla
     program = (
         "import os, sys; from ocifs.compression.subprocess_pass import *; from ocifs.reader import FileReader\n"
         "from ocifs.compression.blocks import BlockPass; from ocifs.compression.rapid import RapidgzipPass\n"
-        f"reading = PassApart({kind.__name__}, FileReader(*map(int, sys.argv[1:]))).__enter__()\n"
+        f"reading = SubprocessPass({kind.__name__}, FileReader(*map(int, sys.argv[1:]))).__enter__()\n"
         "next(reading.chunks()); print(reading._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     arguments = [str(number) for number in (blob.fd, blob.offset, blob.size)]

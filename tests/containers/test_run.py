@@ -17,6 +17,7 @@ from tests.cli.command import Ocifs
 from tests.containers.conftest import image_of_programs
 from tests.images import Image, Json, Layer, write_layout
 from tests.tars import directory, file, tar
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("root", "runc")
 
@@ -140,8 +141,9 @@ def test_passes_on_the_exit_status(ocifs: Ocifs, programs: Path, runtime: str) -
 def test_a_killed_command_is_128_and_the_signal(ocifs: Ocifs, programs: Path, runtime: str) -> None:
     arguments = ["--runtime", runtime, str(programs), "--", "sh", "-c", "echo ready; exec sleep 1000"]
     with running(ocifs, *arguments) as process:
-        (pid_file,) = ocifs.runtime.glob("ocifs/ocifs-*/pid")
-        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+        (bundle,) = ocifs.runtime.glob("ocifs/ocifs-*")
+        wait_for(lambda: (bundle / "pid").exists() and (bundle / "pid").read_text() != "")
+        os.kill(int((bundle / "pid").read_text()), signal.SIGKILL)
     assert process.returncode == 128 + signal.SIGKILL
 
 

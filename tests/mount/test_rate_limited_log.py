@@ -51,7 +51,7 @@ def test_a_defect_comes_with_where_it_is(complaints: Complaints, caplog: pytest.
     with pytest.raises(ZeroDivisionError) as caught:
         divmod(1, 0)
     complaints.complain("read", caught.value)
-    assert "test_complaints.py" in caplog.text
+    assert "test_rate_limited_log.py" in caplog.text
 
 
 @pytest.mark.parametrize("kind", [InvalidImageError, ZeroDivisionError])

@@ -63,6 +63,17 @@ def test_sigterm_ends_a_mount_that_is_in_use_and_its_readers_are_told(ocifs: Oci
             held.read(1 << 20)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_another_thread_gets_ends_it_too(ocifs: Ocifs, small: Path, number: signal.Signals) -> None:
+    with ocifs.mounted(small) as mountpoint:
+        (mountpoint / "dir/big").read_bytes()  # which takes threads
+        daemon = daemon_of(ocifs)
+        thread = next(int(name) for name in os.listdir(f"/proc/{daemon}/task") if int(name) != daemon)
+        assert ctypes.CDLL(None).tgkill(daemon, thread, number) == 0
+        assert ocifs.leftovers() == []
+        assert os.listdir(mountpoint) == []
+
+
 def test_mount_answers_when_it_returns_and_says_nothing(ocifs: Ocifs, small: Path) -> None:
     mountpoint = ocifs.mountpoint()
     mount = shlex.join(ocifs.command("mount", small, mountpoint))

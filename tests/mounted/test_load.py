@@ -211,7 +211,7 @@ class Finished:
         self.fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def watch(self, ocifs: Ocifs) -> None:
-        ocifs.output("cache", "ls")  # makes the directory
+        (ocifs.cache / "entries").mkdir(mode=0o700, parents=True)
         assert self._libc.inotify_add_watch(self.fd, bytes(ocifs.cache / "entries"), 0x80) > 0
 
     def names(self) -> list[str]:

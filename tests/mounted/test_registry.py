@@ -21,6 +21,7 @@ from tests.depth import depth
 from tests.images import MANIFEST, Image, Layer, digest, layout_files, tar, to_json
 from tests.indexes.ztoc import independent
 from tests.registry import SECRET, Blob, Handler, Registry, basic, hang_up, running, status
+from tests.waiting import wait_for
 
 FIRST, LAST = os.urandom(3_000_000), os.urandom(3_000_000)
 LAYER = Layer(tar({"first": FIRST, "middle": os.urandom(16_000_000), "last": LAST}))
@@ -60,13 +61,6 @@ def publish(registry: Registry, alter: Callable[[LayerIndex], bytes]) -> None:
 def fetched(registry: Registry) -> list[str]:
     """The ranges of the layer that were asked for."""
     return [request.range for request in registry.sent if str(Digest.of(LAYER.blob)) in request.path]
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def can_mark(ocifs: Ocifs) -> bool:

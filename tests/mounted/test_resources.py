@@ -122,7 +122,8 @@ def test_a_cache_that_is_read_only_is_used_as_far_as_it_goes(ocifs: Ocifs, refra
 @pytest.mark.parametrize("closed", ["", "entries"])
 def test_a_cache_that_cannot_be_written_is_done_without(user: Ocifs, root: None, engine: str, closed: str) -> None:
     image = write_layout(user.home / "image", Image(layers=(Layer(tar([file(b"hello", b"hello\n")])),)))
-    user.output("cache", "ls")
+    other = write_layout(user.home / "other", Image(layers=(Layer(tar([file(b"other", b"")])),)))
+    user.output("index", other)  # creates the cache
     (user.cache / closed).chmod(0o500)
     result = user.run("cat", image, "hello")
     assert (result.code, result.out) == (0, b"hello\n")

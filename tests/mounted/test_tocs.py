@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tests.images import Image, layout_files
 from tests.registry import Registry, status
 from tests.tars import file, pax, tar
 from tests.tocs import WRITERS, Document, TocLayer, estargz, zstd_chunked
+from tests.waiting import wait_for
 
 FIRST, LAST = os.urandom(300_000), os.urandom(300_000)
 MIDDLE = os.urandom(8_000_000)
@@ -30,13 +30,6 @@ def ocifs(ocifs: Ocifs) -> Ocifs:
 def put(registry: Registry, layer: TocLayer) -> str:
     registry.add("app", layout_files(Image((layer,))))
     return f"docker://{registry.host}/app"
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def state(ocifs: Ocifs) -> dict[str, object]:
