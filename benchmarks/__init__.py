@@ -1,1 +1,1 @@
-"""Questions about speed, one file each, answered as ratios of things measured side by side in one run."""
+"""Benchmarks: one file for each question about speed, answered with ratios of alternatives measured side by side."""

@@ -1,8 +1,8 @@
-"""How long does it take from an image that was never seen to the first file of it?
+"""How long does it take from an unknown image to its first file?
 
-Side by side, with nothing cached: `ocifs mount` with an empty cache, and reading a file; ratarmount over the layers;
-`umoci unpack`; podman's pull and mount; unpacking and conversion to SquashFS. The least that has to be done is to
-inflate the layers, here by rapidgzip on all processors.
+Side by side, with cold caches: `ocifs mount` with an empty cache, and reading a file; ratarmount over the layers;
+`umoci unpack`; podman's pull and mount; unpacking and conversion to SquashFS. The lower bound is the time to inflate
+the layers, here with rapidgzip on all processors.
 """
 
 import argparse
@@ -30,7 +30,7 @@ for path in sys.argv[1:]:
 
 
 def mount_cold(command: list[str], work: Path) -> float:
-    """Return the seconds until a mount that `command` makes, given a new directory for caches, shows a file."""
+    """Return the seconds until `command`, with a new cache directory, has mounted an image and a file is readable."""
     drop_caches()
     with tempfile.TemporaryDirectory(dir=work) as name:
         mountpoint = Path(name, "mnt")
@@ -45,7 +45,7 @@ def mount_cold(command: list[str], work: Path) -> float:
 
 
 def unpack(reference: str, work: Path) -> float:
-    """Return the seconds until `umoci unpack` is done."""
+    """Return the seconds that `umoci unpack` takes."""
     drop_caches()
     bundle = work / "bundle"
     began = time.perf_counter()
@@ -57,7 +57,7 @@ def unpack(reference: str, work: Path) -> float:
 
 
 def convert(reference: str, work: Path) -> float:
-    """Return the seconds until an image is unpacked, packed again as SquashFS, and mounted."""
+    """Return the seconds to unpack an image, pack it as SquashFS, and mount that."""
     drop_caches()
     bundle, packed, mountpoint = work / "bundle", work / "squashfs", work / "mnt"
     mountpoint.mkdir(exist_ok=True)
@@ -75,7 +75,7 @@ def convert(reference: str, work: Path) -> float:
 
 
 def pull_and_mount(reference: str, work: Path) -> float:
-    """Return the seconds until podman has pulled an image and mounted it."""
+    """Return the seconds that podman takes to pull an image and mount it."""
     drop_caches()
     with tempfile.TemporaryDirectory(dir=work) as name:
         began = time.perf_counter()
@@ -89,7 +89,7 @@ def pull_and_mount(reference: str, work: Path) -> float:
 
 
 def inflate(blobs: list[Path]) -> float:
-    """Return the seconds that rapidgzip needs to inflate the layers on all processors."""
+    """Return the seconds that rapidgzip takes to inflate the layers on all processors."""
     drop_caches()
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", _INFLATE, *map(str, blobs)], check=True)
@@ -97,7 +97,7 @@ def inflate(blobs: list[Path]) -> float:
 
 
 def ways(options: argparse.Namespace, work: Path) -> dict[str, Measure]:
-    """Return every way that can be gone here."""
+    """Return the alternatives that are available on this machine."""
     reference = f"{options.image}:{options.tag}"
     blobs = layer_blobs(options)
     found: dict[str, tuple[str, Measure]] = {
@@ -125,7 +125,7 @@ def main() -> None:
     for what, options in (("the Debian image", debian), ("Debian with a layer of Python packages", scientific)):
         with tempfile.TemporaryDirectory(prefix="benchmark") as name:
             taken = side_by_side(ways(options, Path(name)), options.rounds)
-        report(f"from an image never seen to its first file: {what}", taken, _OCIFS)
+        report(f"from an unknown image to its first file: {what}", taken, _OCIFS)
 
 
 if __name__ == "__main__":

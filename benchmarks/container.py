@@ -1,9 +1,10 @@
-"""How long does it take from an image to the first line that a container of it prints, or until a library is imported?
+"""How long does it take from an image to the first output line of a container, or until a library is imported?
 
-Side by side: `ocifs run` of an indexed image by each kind of rootfs; `umoci unpack` and `runc run`; and `podman run` of
-an image that it has pulled and unpacked before, where podman is installed: as it comes, with its own network, and
-without one, as the others are. The clock stops at the first line; what comes after is waited for but not counted. For
-imports the kernel's caches are dropped before, and what was unpacked before is measured as well, as the limit.
+Side by side: `ocifs run` of an indexed image with each kind of rootfs; `umoci unpack` and `runc run`; and, if podman is
+installed, `podman run` of an image that it has already pulled and unpacked: by default with its own network, and once
+without one, like the other tools. The clock stops at the first line; the benchmark waits for the rest but does not
+count it. For imports the kernel's caches are dropped first, and an already unpacked image is measured as well, as the
+limit.
 """
 
 import json
@@ -24,7 +25,7 @@ _EXTRACTED = "runc run, unpacked before"
 
 
 def first_line(command: list[str]) -> float:
-    """Return the seconds until a command has printed a line; let it end."""
+    """Return the seconds until a command prints a line; wait until it ends."""
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
         assert process.stdout is not None
@@ -35,13 +36,13 @@ def first_line(command: list[str]) -> float:
 
 
 def cold_first_line(command: list[str]) -> float:
-    """Do so with nothing cached."""
+    """Measure `first_line` with cold caches."""
     drop_caches()
     return first_line(command)
 
 
 def unpack(reference: str, bundle: Path, command: list[str]) -> list[str]:
-    """Have `umoci unpack` make a bundle; return what runs the command in it."""
+    """Create a bundle with `umoci unpack`; return the command that runs `command` in it."""
     subprocess.run(["umoci", "unpack", "--image", reference, bundle], check=True, stderr=subprocess.DEVNULL)
     config = json.loads((bundle / "config.json").read_bytes())
     config["process"] |= {"args": command, "terminal": False}
@@ -50,7 +51,7 @@ def unpack(reference: str, bundle: Path, command: list[str]) -> list[str]:
 
 
 def unpack_and_run(reference: str, directory: Path, command: list[str]) -> float:
-    """Return the seconds that `umoci unpack` and `runc run` take to the first line."""
+    """Return the seconds until the first line with `umoci unpack` and `runc run`."""
     bundle = directory / "unpacked"
     began = time.perf_counter()
     run = unpack(reference, bundle, command)
@@ -62,10 +63,10 @@ def unpack_and_run(reference: str, directory: Path, command: list[str]) -> float
 
 
 class Podman:
-    """podman with a storage of its own, into which it pulls an image."""
+    """podman with its own storage, into which it pulls an image."""
 
     def __init__(self, directory: Path, reference: str) -> None:
-        link = directory / "image"  # podman takes no path with capitals or a leading dot
+        link = directory / "image"  # podman accepts no path with capitals or a leading dot
         link.symlink_to(Path(reference.rpartition(":")[0]).resolve())
         self._storage = directory / "storage"
         storage = ["--root", str(self._storage), "--runroot", f"{directory}/podman", "--events-backend", "file"]
@@ -73,17 +74,17 @@ class Podman:
         self.image = self.run("pull", "--quiet", f"oci:{link}:{reference.rpartition(':')[2]}").strip()
 
     def run(self, *arguments: str) -> str:
-        """Return what it prints."""
+        """Return the output of a podman command."""
         ran = subprocess.run([*self.command, *arguments], check=True, stdout=subprocess.PIPE, text=True)
         return ran.stdout
 
     def close(self) -> None:
-        """Unmount its storage, which podman leaves mounted upon itself."""
+        """Unmount the storage, which podman leaves mounted on itself."""
         subprocess.run(["umount", "--lazy", self._storage / "overlay"], check=False, stderr=subprocess.DEVNULL)
 
 
 def podman_runs(podman: Podman, command: list[str]) -> dict[str, list[str]]:
-    """Return the ways to run a command by podman that work here."""
+    """Return the podman alternatives that work on this machine."""
     limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
     what = [*limits, "--entrypoint", command[0], podman.image, *command[1:]]
     runs = {
@@ -95,7 +96,7 @@ def podman_runs(podman: Podman, command: list[str]) -> dict[str, list[str]]:
 
 
 def first_lines(reference: str, directory: Path, rounds: int) -> None:
-    """Measure and print how long `echo` takes."""
+    """Measure and print the time of `echo`."""
     podman = Podman(directory, reference) if shutil.which("podman") else None
     ways: dict[str, Measure] = {
         f"ocifs run --rootfs {rootfs}": partial(first_line, ocifs("run", "--rootfs", rootfs, reference, "--", *_ECHO))
@@ -110,7 +111,7 @@ def first_lines(reference: str, directory: Path, rounds: int) -> None:
 
 
 def imports(module: str, reference: str, directory: Path, rounds: int) -> None:
-    """Measure and print how long Python takes to import a module."""
+    """Measure and print the time that Python takes to import a module."""
     command = ["/usr/bin/python3", "-c", f"import {module}; print('hello')"]
     podman = Podman(directory, reference) if shutil.which("podman") else None
     ways: dict[str, Measure] = {

@@ -1,7 +1,7 @@
-"""Draws what was measured: `python -m benchmarks.draw RESULTS PAGE`.
+"""Draw the results of benchmarks: `python -m benchmarks.draw RESULTS PAGE`.
 
-RESULTS holds a file of JSON lines for each question, as the questions print them with --json. Each becomes an SVG
-beside it and a section of PAGE, below the mark there. It measures nothing, and knows nothing of ocifs.
+RESULTS holds a file of JSON lines for each question, as the benchmarks print them with --json. Each becomes an SVG
+beside it and a section of PAGE, below the mark there. This module measures nothing, and does not import ocifs.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("svg")
-mpl.rcParams["svg.hashsalt"] = "ocifs"  # the same results give the same bytes
+mpl.rcParams["svg.hashsalt"] = "ocifs"  # the same results yield the same bytes
 mpl.rcParams["font.family"] = "sans-serif"
 mpl.rcParams["svg.fonttype"] = "none"
 
@@ -73,7 +73,7 @@ def section(name: str, tables: list[Table], picture: str) -> str:
 
 
 def main(results: Path, page: Path) -> None:
-    """Draw every question of which there are results, and write them into the page."""
+    """Draw every question that has results, and write the sections into the page."""
     sections = []
     for path in sorted(results.glob("*.json")):
         tables = [json.loads(line) for line in path.read_text().splitlines()]

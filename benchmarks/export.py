@@ -1,8 +1,8 @@
-"""How long does it take to write an image out, from blobs that are not cached to the end of the command?
+"""How long does it take to export an image, from uncached blobs to the end of the command?
 
-Side by side: `umoci unpack`, and `ocifs export` in each form of an image that is indexed; to a directory also of one
-that has never been seen, which includes indexing it. `TMPDIR` names the file system that is written to. On ext4 all
-that make directories slow down from round to round, because it is slow to use inodes again that were removed just now.
+Side by side: `umoci unpack`, and `ocifs export` in each form, of an indexed image. The export to a directory is also
+measured with an unknown image, which includes indexing. `TMPDIR` names the file system of the target. On ext4 all
+alternatives that create directories slow down from round to round, because ext4 reuses freshly freed inodes slowly.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from benchmarks.timing import arguments, cold, ocifs, report, side_by_side
 
 
 def written(out: Path, command: list[str]) -> float:
-    """Return the seconds that a command takes which writes `out`; remove it."""
+    """Return the seconds of a command that writes `out`; remove it."""
     try:
         return cold(command)
     finally:
@@ -26,7 +26,7 @@ def written(out: Path, command: list[str]) -> float:
 
 
 def unseen(out: Path, command: list[str]) -> float:
-    """Do so with an empty cache."""
+    """Measure with an empty cache."""
     with tempfile.TemporaryDirectory() as cache:
         return written(out, [*command, "--cache-dir", f"{cache}/ocifs"])
 
@@ -45,7 +45,7 @@ def main() -> None:
             "ocifs export --to-tar": partial(written, out, ocifs("export", image, "--to-tar", str(out))),
             "ocifs export --to-erofs": partial(written, out, ocifs("export", image, "--to-erofs", str(out))),
         }
-        report("write an image out", side_by_side(ways, options.rounds), "umoci unpack")
+        report("export an image", side_by_side(ways, options.rounds), "umoci unpack")
 
 
 if __name__ == "__main__":

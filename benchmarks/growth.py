@@ -1,9 +1,8 @@
 """How does each cost grow with the image?
 
-Images of 31,250, 125,000 and 500,000 small files in 40 layers: once, four and sixteen times as much of everything.
-Indexing (its time and its memory), `find` and `du` should grow as the image does, and mounting what is indexed not at
-all. Then layers whose gzip members hold one byte each, twice as many from one to the next: indexing should take twice
-as long.
+Images of 31,250, 125,000 and 500,000 small files in 40 layers: one, four and sixteen times the size. Indexing (its time
+and its memory), `find` and `du` should grow like the image, and mounting an indexed image not at all. Then layers whose
+gzip members hold one byte each, each with twice as many as the one before: indexing should take twice as long.
 """
 
 import subprocess
@@ -21,20 +20,20 @@ _KIB = (20, 40, 80, 160, 320, 640)
 
 
 def index(layout: Path) -> float:
-    """Return the seconds that it takes to index an image that was never seen."""
+    """Return the seconds to index an unknown image."""
     with tempfile.TemporaryDirectory() as cache:
         return seconds(ocifs("index", "--cache-dir", cache, str(layout)))
 
 
 def mount(layout: Path, mountpoint: Path) -> float:
-    """Return the seconds until an image that is indexed is mounted."""
+    """Return the seconds to mount an indexed image."""
     began = time.perf_counter()
     with mounted(ocifs("mount", str(layout), str(mountpoint)), mountpoint):
         return time.perf_counter() - began
 
 
 def find(layout: Path, engine: str, mountpoint: Path) -> float:
-    """Return the seconds of `find` on a mount, with nothing cached."""
+    """Return the seconds of `find` on a mount, with cold caches."""
     with mounted(ocifs("mount", "--engine", engine, str(layout), str(mountpoint)), mountpoint):
         return cold(["find", str(mountpoint)])
 
@@ -64,7 +63,7 @@ def main() -> None:
             times: partial(peak, ocifs("index", "--cache-dir", "CACHE", str(layout)))
             for times, layout in layouts.items()
         }
-        title = "the most memory of ocifs index, by the size of the image"
+        title = "peak memory of ocifs index, by the size of the image"
         report(title, side_by_side(peaks, options.rounds), f"{_TIMES[0]} x", "MiB")
 
 

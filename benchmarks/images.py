@@ -1,12 +1,12 @@
-"""The images that are measured, besides the Debian one: made once, kept beside it.
+"""The images of the benchmarks, besides the Debian one: built once, and stored beside it.
 
     large       one layer of a few large files: a file of 1 GiB to read at random, one of 3 GiB to read in order
     scientific  the Debian image and a layer of Python packages upon it (scientific.txt): some 500 MB compressed
     growth-N    31,250 x N small files in 40 layers
     many-layers 100 layers of 20 files
-    members-N   one layer of N KiB of tar, each byte of it a gzip member, as no honest image has it
+    members-N   one layer of N KiB of tar, each byte of it a gzip member, which no real image has
 
-The bytes of large files are those of the Debian image, so that they compress as real ones do.
+Large files consist of the bytes of the Debian image, so they compress like real files.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _MEDIA = "application/vnd.oci.image"
 
 
 def image(name: str, options: argparse.Namespace) -> Path:
-    """Return the layout of an image, made now if it is not there."""
+    """Return the layout of an image; build it if it does not exist."""
     layout = Path(options.image).parent / f"benchmark-{name}"
     if not (layout / "index.json").exists():
         print(f"making {layout}", file=sys.stderr)
@@ -47,7 +47,7 @@ def _make_large(layout: Path, options: argparse.Namespace) -> None:
 
 
 def _make_scientific(layout: Path, options: argparse.Namespace) -> None:
-    """Have pip put the packages in a directory, and umoci that in a layer; index.json comes last."""
+    """Install the packages with pip into a directory, and add that as a layer with umoci; write index.json last."""
     requirements = Path(__file__).with_name("scientific.txt")
     site = "/usr/local/lib/python3.11/dist-packages"
     with tempfile.TemporaryDirectory(dir=layout.parent) as name:
@@ -83,7 +83,7 @@ _MAKERS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
 
 
 def _large_layer(options: argparse.Namespace) -> Iterator[bytes]:
-    """Give the tar stream of the layer."""
+    """Yield the tar stream of the layer."""
     content = _content(layer_blobs(options))
     for path, size in LARGE_FILES.items():
         member = tarfile.TarInfo(path)
@@ -98,7 +98,7 @@ def _large_layer(options: argparse.Namespace) -> Iterator[bytes]:
 
 
 def _content(blobs: list[Path]) -> Iterator[bytes]:
-    """Give what gzip blobs hold, again and again."""
+    """Yield the contents of gzip blobs, repeating forever."""
     while True:
         for blob in blobs:
             inflate = zlib_ng.decompressobj(wbits=31)
@@ -108,7 +108,7 @@ def _content(blobs: list[Path]) -> Iterator[bytes]:
 
 
 def _write_layout(layout: Path, layer: Iterator[bytes], *, each_a_member: bool = False) -> None:
-    """Write an image of one gzip layer, of one member or of one for each piece; index.json comes last."""
+    """Write an image of one gzip layer, with one member or one for each piece; write index.json last."""
     blobs = layout / "blobs/sha256"
     blobs.mkdir(parents=True, exist_ok=True)
     temporary = blobs / "layer"

@@ -1,8 +1,8 @@
-"""How fast is a large file read in order, and several parts of it at once?
+"""How fast is reading a large file in order, with one reader or with several at once?
 
-Side by side, with nothing cached: 2 GiB of a file of 3 GiB in one gzip layer, by `dd` with one reader, then with 2, 4
-and 8, each with its share; through both engines and ratarmount. The least that has to be done is to inflate the same
-bytes, here by zlib-ng in one thread.
+Side by side, with cold caches: 2 GiB of a file of 3 GiB in one gzip layer, read by `dd` with one reader, then with 2, 4
+and 8, each with its share; with both engines and ratarmount. The lower bound is the time to inflate the same bytes,
+here with zlib-ng in one thread.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _LIMIT = "inflating, zlib-ng"
 
 
 def read(path: Path, readers: int) -> float:
-    """Return the seconds that readers side by side take."""
+    """Return the seconds that concurrent readers take."""
     drop_caches()
     share = _MIB // readers
     began = time.perf_counter()
@@ -49,7 +49,7 @@ def read(path: Path, readers: int) -> float:
 
 
 def inflate(blob: Path) -> float:
-    """Return the seconds that it takes to inflate as much."""
+    """Return the seconds to inflate the same number of bytes."""
     drop_caches()
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", _INFLATE, blob], check=True)
@@ -57,7 +57,7 @@ def inflate(blob: Path) -> float:
 
 
 def files(layout: Path, blob: Path, options: argparse.Namespace, work: Path, stack: ExitStack) -> dict[str, Path]:
-    """Return where the file is to be read, by each way."""
+    """Return the path of the file in each alternative."""
     found = {}
     for name, engine in ((EROFS, "erofs"), (FUSE, "fuse")):
         command = ocifs("mount", "--engine", engine, str(layout), str(work / engine))

@@ -1,6 +1,6 @@
-"""A slow link on loopback: connections are relayed to a port with the rate and the round-trip time of a link.
+"""A slow link on loopback: relays connections to a port with the rate and the round-trip time of a link.
 
-All connections share the rate, in each direction. Opening a connection takes a round trip, as it does on a link.
+All connections share the rate, in each direction. Opening a connection takes a round trip, as on a real link.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ _PIECE = 16 << 10
 
 
 class _Direction:
-    """One direction of the link: bytes leave one after the other, and arrive later."""
+    """One direction of the link: bytes leave in order, and arrive later."""
 
     def __init__(self, rate: float, delay: float) -> None:
         self._rate = rate
@@ -22,14 +22,14 @@ class _Direction:
         self.carried = 0
 
     def arrival(self, size: int) -> float:
-        """Return when `size` bytes that are sent now arrive."""
+        """Return the time when `size` bytes that are sent now arrive."""
         self._free = max(self._free, time.monotonic()) + size / self._rate
         self.carried += size
         return self._free + self._delay
 
 
 class Link:
-    """`rate` is in bytes a second, `round_trip` in seconds; `port` is where to connect to."""
+    """Connect to `port`; `rate` is in bytes a second, `round_trip` in seconds."""
 
     def __init__(self, target: int, rate: float, round_trip: float) -> None:
         self.port = 0
@@ -40,7 +40,7 @@ class Link:
 
     @property
     def received(self) -> int:
-        """Bytes that have come from the target."""
+        """Bytes received from the target."""
         return self._down.carried
 
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:

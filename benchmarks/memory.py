@@ -1,7 +1,7 @@
-"""How much memory does a mount hold, and how much does indexing take at most?
+"""How much memory does a mount take, and how much does indexing take at its peak?
 
-Side by side: what the daemon of each mount holds when nothing was asked of it, after `find`, and after every byte was
-read (the span cache of ocifs has 64 MiB); and the most that indexing the image takes.
+Side by side: the memory of the daemon of each mount when idle, after `find`, and after every byte was read (the span
+cache of ocifs has 64 MiB); and the peak memory of indexing the image.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from benchmarks.timing import (
 
 _OCIFS = "ocifs index"
 _LOOKING = 0.01
-"""Seconds between two looks at what is held."""
+"""Seconds between two samples of the memory."""
 
 
 def peak(command: list[str]) -> float:
-    """Return the most MiB that a command and its children were seen to hold at a time, what they share counted once."""
+    """Return the peak memory of a command and its children in MiB, as sampled; shared memory counts once."""
     with tempfile.TemporaryDirectory() as cache:
         filled = [part.replace("CACHE", f"{cache}/cache") for part in command]
         most = 0.0
@@ -58,7 +58,7 @@ def _with_children(pid: int) -> list[int]:
 
 
 def _held(pid: int) -> float:
-    """Return the MiB of a process, its share of what it shares with others (`Pss`)."""
+    """Return the proportional memory (`Pss`) of a process in MiB."""
     with contextlib.suppress(OSError):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
@@ -66,7 +66,7 @@ def _held(pid: int) -> float:
 
 
 def indexing(options: argparse.Namespace) -> dict[str, Measure]:
-    """Return the ways to index an image."""
+    """Return the alternatives that index an image."""
     image = f"{options.image}:{options.tag}"
     build = "import indexed_gzip, sys\nfor path in sys.argv[1:]:\n"
     build += "    with indexed_gzip.IndexedGzipFile(path, spacing=1 << 20) as file:\n        file.build_full_index()"
@@ -80,14 +80,14 @@ def indexing(options: argparse.Namespace) -> dict[str, Measure]:
 def main() -> None:
     """Measure and print."""
     options = arguments()
-    report("the most memory that indexing takes", side_by_side(indexing(options), options.rounds), _OCIFS, "MiB")
+    report("peak memory of indexing", side_by_side(indexing(options), options.rounds), _OCIFS, "MiB")
     with trees_of(options) as trees:
         daemons = {name: daemon_of(tree) for name, tree in trees.items() if name != EXTRACTED}
 
         def held() -> dict[str, list[float]]:
             return {name: [resident(pid)] for name, pid in daemons.items()}
 
-        report("memory of a daemon: nothing asked", held(), EROFS, "MiB")
+        report("memory of a daemon: idle", held(), EROFS, "MiB")
         for what, command in (("find", "find {}"), ("every byte read", "tar c -C {} . >/dev/zero")):
             for name in daemons:
                 drop_caches()

@@ -1,7 +1,7 @@
-"""How long does a read of 4 KiB at a random place of a large gzip layer take, and how many are there in a second?
+"""How long does a random read of 4 KiB in a large gzip layer take, and how many reads are there in a second?
 
-Side by side, with nothing cached: the mounts of both engines and of ratarmount; indexed_gzip and rapidgzip without any
-mount, each reader with a handle of its own; and what the least is, one span inflated by zlib-ng. Each reader is a
+Side by side, with cold caches: the mounts of both engines and of ratarmount; indexed_gzip and rapidgzip without a
+mount, with a separate handle for each reader; and the lower bound, inflating one span with zlib-ng. Each reader is a
 process.
 """
 
@@ -34,25 +34,25 @@ _TAR_HEADER = 512
 Read = Callable[[int], bytes]
 """Reads 4 KiB of the file at an offset."""
 Open = Callable[[], Read]
-"""Gives a reader, in the process that will use it."""
+"""Return a reader, in the process that will use it."""
 
 
 class SelectedIndex(NamedTuple):
-    """What some readers did for some seconds."""
+    """The results of concurrent readers."""
 
     latencies: list[float]
     rate: float
 
 
 def from_file(path: Path) -> Read:
-    """Read a file that is mounted somewhere."""
+    """Read a file on a mount."""
     fd = os.open(path, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     return lambda offset: os.pread(fd, _READ, offset)
 
 
 def by_indexed_gzip(blob: Path, index: Path) -> Read:
-    """Read the layer by indexed_gzip."""
+    """Read the layer with indexed_gzip."""
     import indexed_gzip
 
     file = indexed_gzip.IndexedGzipFile(str(blob), index_file=str(index), buffer_size=1 << 16)
@@ -65,7 +65,7 @@ def by_indexed_gzip(blob: Path, index: Path) -> Read:
 
 
 def by_rapidgzip(blob: Path, index: Path) -> Read:
-    """Read the layer by rapidgzip."""
+    """Read the layer with rapidgzip."""
     import rapidgzip
 
     file = rapidgzip.RapidgzipFile(str(blob), parallelization=1)
@@ -91,11 +91,11 @@ def _reader(open_file: Open, seed: int, start: Barrier, queue: "multiprocessing.
     queue.put(latencies)
     queue.close()
     queue.join_thread()
-    os._exit(0)  # rapidgzip's threads end with the process, not before
+    os._exit(0)  # rapidgzip's threads end only with the process
 
 
 def measure(open_file: Open, readers: int, seed: int) -> SelectedIndex:
-    """Let readers read with nothing cached."""
+    """Run the readers with cold caches."""
     start = multiprocessing.Barrier(readers, action=drop_caches)
     queue: multiprocessing.Queue[list[float]] = multiprocessing.Queue()
     processes = [

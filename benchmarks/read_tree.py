@@ -1,8 +1,7 @@
 """How long does it take to read every byte of an image?
 
-Side by side: `tar c` of the mounts of both engines, of those of other tools, and of the extracted tree, with nothing
-cached and once more with everything cached; and inflating the layers with zlib-ng in one thread, which is the least
-that has to be done.
+Side by side: `tar c` of the mounts of both engines, of those of other tools, and of the extracted tree, with cold
+caches and again with warm caches; and the lower bound, inflating the layers with zlib-ng in one thread.
 """
 
 import sys
@@ -32,7 +31,7 @@ for path in sys.argv[1:]:
 
 
 def tar(tree: Path) -> list[str]:
-    """Return the command that reads everything: not to /dev/null, since tar would notice and read nothing."""
+    """Return the command that reads all files. It does not write to /dev/null, because tar would then read nothing."""
     return ["sh", "-c", f"tar c -C {tree} . >/dev/zero"]
 
 

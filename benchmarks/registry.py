@@ -1,9 +1,9 @@
-"""What does an image in a registry cost over a slow link, seen for the first time?
+"""How much does an unknown image in a registry cost over a slow link?
 
-A docker-registry on loopback, behind a link of 100 Mbit/s and 20 ms. Side by side: the first line of a container by
-`ocifs run` with an index that was published, and by `podman run`, which has to pull; and a mount's worth of proven
-image without any index, by `ocifs index`, and `skopeo copy` to a directory, which does not look into the layers.
-As root, with docker-registry, skopeo and podman installed.
+A docker-registry on loopback, behind a link of 100 Mbit/s and 20 ms. Side by side: the first line of a container with
+`ocifs run` and a published index, and with `podman run`, which has to pull; and a complete, verified image without a
+published index, with `ocifs index`, and with `skopeo copy` to a directory, which does not look into the layers. As
+root, with docker-registry, skopeo and podman installed.
 """
 
 import shutil
@@ -26,7 +26,7 @@ _PODMAN, _SKOPEO = "podman run, not pulled before", "skopeo copy to a directory"
 
 
 def ocifs_run(image: str, cache: Path, link: Link, fetched: list[int]) -> float:
-    """Return the seconds to the first line; note the bytes that came by then."""
+    """Return the seconds to the first line; record the bytes fetched by then."""
     shutil.rmtree(cache, ignore_errors=True)
     before = link.received
     command = ocifs("run", "--cache-dir", str(cache), "--no-prefetch", image, "--", _PYTHON, *_COMMAND)
@@ -45,13 +45,13 @@ def podman_run(image: str, storage: Path) -> float:
 
 
 def index_all(image: str, cache: Path) -> float:
-    """Return the seconds until all layers are here, indexed and proven, and merged."""
+    """Return the seconds until all layers are fetched, indexed, verified and merged."""
     shutil.rmtree(cache, ignore_errors=True)
     return seconds(ocifs("index", "--cache-dir", str(cache), image))
 
 
 def copy_all(image: str, directory: Path) -> float:
-    """Return the seconds until all blobs are here."""
+    """Return the seconds until all blobs are fetched."""
     shutil.rmtree(directory, ignore_errors=True)
     return seconds(["skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", image, f"dir:{directory}"])
 
@@ -70,7 +70,7 @@ def main() -> None:
                     _OCIFS_WHOLE: partial(index_all, f"docker://{image}", work / "cache"),
                     _SKOPEO: partial(copy_all, f"docker://{image}", work / "copy"),
                 }
-                report("an image that is here and proven", side_by_side(ways, options.rounds), _SKOPEO)
+                report("an image that is fetched and verified", side_by_side(ways, options.rounds), _SKOPEO)
                 before = link.received
                 copy_all(f"docker://{image}", work / "copy")
                 whole = link.received - before
@@ -80,7 +80,7 @@ def main() -> None:
                     ways[_PODMAN] = partial(podman_run, image, work)
                 report("the first line of a container", side_by_side(ways, options.rounds), _OCIFS)
                 share = [size / whole * 100 for size in fetched]
-                report("fetched until then, of what a copy takes", {_OCIFS: share}, _OCIFS, "%")
+                report("bytes fetched by then, relative to a copy", {_OCIFS: share}, _OCIFS, "%")
         subprocess.run(["umount", "--lazy", work / "storage/overlay"], check=False, stderr=subprocess.DEVNULL)
 
 

@@ -1,6 +1,7 @@
-"""How much room do indexes take?
+"""How much space do indexes take?
 
-As a share of the compressed layers: LayerIndexes and tree image of ocifs, and what ratarmount keeps of the same layers.
+As a share of the compressed layers: LayerIndexes and tree image of ocifs, and the index of ratarmount for the same
+layers.
 """
 
 import shutil
@@ -33,7 +34,7 @@ def main() -> None:
             command = ["ratarmount", "--index-folders", str(kept), *map(str, blobs), str(mountpoint)]
             with mounted(command, mountpoint):
                 taken["ratarmount"] = [100 * files_below(kept) / layers]
-    report("what is stored of an image, as a share of its layers", taken, _OCIFS, "%")
+    report("space for the indexes of an image, as a share of its layers", taken, _OCIFS, "%")
 
 
 if __name__ == "__main__":

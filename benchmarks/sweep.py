@@ -1,7 +1,7 @@
-"""Why are the sizes as they are: spacing of checkpoints, decoding ahead, read-ahead, span cache?
+"""Why do the constants have their values: spacing of checkpoints, decoding ahead, readahead, span cache?
 
-Each is changed by itself, by the erofs engine, with nothing cached: what reading the whole Debian image with `tar`
-takes; for the spacing also the room that indexes take, and reads of 4 KiB at random places of a large file.
+Each is varied on its own, with the erofs engine and cold caches. The figure is the time to read the whole Debian image
+with `tar`; for the spacing also the size of the indexes, and the time of random reads of 4 KiB in a large file.
 """
 
 import argparse
@@ -30,23 +30,23 @@ for module, name, value in json.loads(sys.argv.pop(1)):
 from ocifs.cli.main import main
 main()
 """
-"""Runs `ocifs` with constants changed: modules that take them by name are imported after that."""
+"""Run `ocifs` with changed constants: modules that import them by name are imported afterwards."""
 
 SPACING = ("ocifs.compression", "SPACING")
 AHEAD = ("ocifs.mount.reading", "_SPANS_AHEAD")
 READ_AHEAD = ("ocifs.mount.bdi", "_KIB")
 IN_THIS_PROCESS = ("ocifs.compression.subprocess_pass", "_WORTH", 1 << 62)
-"""Another process would not know of the change."""
+"""A separate process would not have the changed constants."""
 
 
 def changed(constants: list[tuple[str, str, int]], *command: str) -> list[str]:
-    """Return a command line of ocifs in which some constants, each of a module, have other values."""
+    """Return an ocifs command line in which some module constants have other values."""
     return [sys.executable, "-c", _FOREGROUND, json.dumps(constants), *command]
 
 
 @contextmanager
 def served(command: list[str], mountpoint: Path) -> Iterator[Path]:
-    """Have `ocifs mount --foreground` running."""
+    """Run `ocifs mount --foreground` for the duration of the context."""
     mountpoint.mkdir(exist_ok=True)
     with subprocess.Popen([*command, str(mountpoint)], stderr=subprocess.DEVNULL) as process:
         while not os.path.ismount(mountpoint):
@@ -65,8 +65,8 @@ def read_all(command: list[str], work: Path) -> float:
 
 
 def at_random(command: list[str], work: Path, count: int = 200) -> float:
-    """Return the median of so many reads, in milliseconds."""
-    place = random.Random(1)
+    """Return the median of `count` reads, in milliseconds."""
+    generator = random.Random(1)
     with served(command, work / "mnt") as mountpoint:
         drop_caches()
         fd = os.open(mountpoint / "data/random", os.O_RDONLY)
@@ -74,14 +74,14 @@ def at_random(command: list[str], work: Path, count: int = 200) -> float:
         taken = []
         for _ in range(count):
             began = time.perf_counter()
-            os.pread(fd, 4096, place.randrange(LARGE_FILES["data/random"] // 4096) * 4096)
+            os.pread(fd, 4096, generator.randrange(LARGE_FILES["data/random"] // 4096) * 4096)
             taken.append(1000 * (time.perf_counter() - began))
         os.close(fd)
     return statistics.median(taken)
 
 
 def sweep_spacing(options: argparse.Namespace, work: Path) -> None:
-    """Measure what the spacing changes; each has a cache of its own."""
+    """Measure the effects of the spacing; each value has its own cache."""
     name = f"{options.image}:{options.tag}"
     large = str(image("large", options))
     layers = sum(blob.stat().st_size for blob in layer_blobs(options))
@@ -97,7 +97,7 @@ def sweep_spacing(options: argparse.Namespace, work: Path) -> None:
         return ocifs("mount", "--foreground", "--engine", "erofs", "--cache-dir", str(cache), what)
 
     reference = _shown(_MIB)
-    report("spacing of checkpoints: room, as a share of the layers", shares, reference, "%")
+    report("spacing of checkpoints: size of the indexes, as a share of the layers", shares, reference, "%")
     trees = {_shown(size): partial(read_all, mount(cache, name), work) for size, cache in caches.items()}
     report("spacing of checkpoints: tar c of everything", side_by_side(trees, options.rounds), reference)
     reads = {_shown(size): partial(at_random, mount(cache, large), work) for size, cache in caches.items()}
@@ -107,7 +107,7 @@ def sweep_spacing(options: argparse.Namespace, work: Path) -> None:
 def sweep_constant(
     what: str, constant: tuple[str, str], values: Mapping[str, int], reference: str, options: argparse.Namespace
 ) -> None:
-    """Measure what a constant of the daemon changes."""
+    """Measure the effect of a constant of the daemon."""
     mount = ("mount", "--foreground", "--engine", "erofs", f"{options.image}:{options.tag}")
     with tempfile.TemporaryDirectory() as work:
         ways = {
@@ -117,7 +117,7 @@ def sweep_constant(
 
 
 def sweep_cache(options: argparse.Namespace) -> None:
-    """Measure what the span cache changes."""
+    """Measure the effect of the span cache."""
     mount = ocifs("mount", "--foreground", "--engine", "erofs", f"{options.image}:{options.tag}", "--span-cache")
     with tempfile.TemporaryDirectory() as work:
         ways = {
@@ -135,7 +135,7 @@ def main() -> None:
     spans = {str(count): count for count in (0, 1, 2, 4, 8, 16)}
     sweep_constant("spans decoded ahead", AHEAD, spans, "4", options)
     sizes = {f"{size} KiB": size for size in (128, 256, 512, 1024, 2048, 4096)}
-    sweep_constant("read-ahead of the kernel", READ_AHEAD, sizes, "1024 KiB", options)
+    sweep_constant("readahead of the kernel", READ_AHEAD, sizes, "1024 KiB", options)
     sweep_cache(options)
 
 

@@ -1,4 +1,4 @@
-"""Measuring side by side: each way in turn, again and again, so that a machine's moods hit them all alike."""
+"""Measure side by side: each alternative in turn, round by round, so that the machine's load affects all alike."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ FUSE = "ocifs, fuse engine"
 EXTRACTED = "extracted on ext4"
 
 Measure = Callable[[], float]
-"""Does the work once; returns seconds, or whatever else is measured."""
+"""Does the work once; returns seconds, or another figure."""
 
 
 def drop_caches() -> None:
@@ -29,20 +29,20 @@ def drop_caches() -> None:
 
 
 def seconds(command: list[str], **environment: str) -> float:
-    """Run a command to its end with its output thrown away; return how long it took."""
+    """Run a command to its end and discard its output; return its seconds."""
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | environment)
     return time.perf_counter() - began
 
 
 def cold(command: list[str]) -> float:
-    """Return the seconds a command takes when the kernel has nothing cached."""
+    """Return the seconds of a command with cold kernel caches."""
     drop_caches()
     return seconds(command)
 
 
 def side_by_side(ways: Mapping[str, Measure], rounds: int) -> dict[str, list[float]]:
-    """Return the measures of each way, taken in turn."""
+    """Return the measurements of each alternative, taken in turn."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, measure in ways.items():
@@ -86,10 +86,10 @@ def report(question: str, taken: Mapping[str, list[float]], reference: str, unit
 
 
 def arguments() -> argparse.Namespace:
-    """Return the options that every benchmark takes."""
+    """Return the options of every benchmark."""
     parser = argparse.ArgumentParser()
     default = os.environ.get("OCIFS_DEBIAN_IMAGE", str(Path.home() / ".cache/ocifs-tests/debian"))
-    parser.add_argument("--image", default=default, help="what scripts/make-debian-image made")
+    parser.add_argument("--image", default=default, help="image built by scripts/make-debian-image")
     parser.add_argument("--tag", default="tools")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--without", action="append", default=[], metavar="TOOL", help="leave a peer out")
@@ -98,13 +98,13 @@ def arguments() -> argparse.Namespace:
 
 
 def ocifs(*command: str) -> list[str]:
-    """Return a command line of ocifs."""
+    """Return an ocifs command line."""
     return [str(Path(sys.executable).with_name("ocifs")), *command]
 
 
 @contextmanager
 def mounted(mount: list[str], mountpoint: Path) -> Iterator[Path]:
-    """Have something mounted."""
+    """Keep a command's mount for the duration of the context."""
     mountpoint.mkdir(parents=True, exist_ok=True)
     subprocess.run(mount, check=True, stdout=subprocess.DEVNULL)
     try:
@@ -115,9 +115,9 @@ def mounted(mount: list[str], mountpoint: Path) -> Iterator[Path]:
 
 @contextmanager
 def trees_of(options: argparse.Namespace) -> Iterator[dict[str, Path]]:
-    """Have the image at hand in every way that is compared, all at once: way to directory.
+    """Provide the image in every alternative at once: yield a map from alternative to directory.
 
-    Peers that are not installed, or not wanted, are left out, with a word on stderr.
+    Leave out peers that are excluded or not installed, and say so on stderr.
     """
     extracted = Path(options.image, f"bundle-{options.tag}", "rootfs")
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
@@ -125,7 +125,7 @@ def trees_of(options: argparse.Namespace) -> Iterator[dict[str, Path]]:
         trees: dict[str, Path] = {}
         for name, mount in _mounts(options, extracted, work).items():
             if name in options.without or shutil.which(mount[0]) is None:
-                print(f"left out, not asked for or not installed: {name}", file=sys.stderr)
+                print(f"left out, excluded or not installed: {name}", file=sys.stderr)
                 continue
             mountpoint = work / f"mount-{len(trees)}"
             trees[name] = stack.enter_context(mounted([*mount, str(mountpoint)], mountpoint))
@@ -133,7 +133,7 @@ def trees_of(options: argparse.Namespace) -> Iterator[dict[str, Path]]:
 
 
 def _mounts(options: argparse.Namespace, extracted: Path, work: Path) -> dict[str, list[str]]:
-    """Return the command that mounts each way, without its mountpoint."""
+    """Return the mount command of each alternative, without its mountpoint."""
     for name in ("upper", "work", "ratarmount-indexes"):
         (work / name).mkdir()
     image = f"{options.image}:{options.tag}"
@@ -154,13 +154,13 @@ def _mounts(options: argparse.Namespace, extracted: Path, work: Path) -> dict[st
 
 
 def resident(pid: int) -> float:
-    """Return the MiB that a process holds."""
+    """Return the memory of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 def daemon_of(mountpoint: Path) -> int:
-    """Return the process that serves a mount: ocifs', or whoever has the mountpoint among its arguments."""
+    """Return the process that serves a mount: ocifs' daemon, or the process with the mountpoint among its arguments."""
     listed = json.loads(subprocess.run(ocifs("mounts", "--json"), check=True, capture_output=True).stdout)
     for mount in listed:
         if mount["mountpoint"] == str(mountpoint):

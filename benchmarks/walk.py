@@ -1,4 +1,4 @@
-"""How long does it take to walk through a whole image with nothing cached: `find` and `find -ls`?
+"""How long does a walk through a whole image take with cold caches: `find` and `find -ls`?
 
 Side by side: the mounts of both engines, those of other tools, and the extracted tree itself.
 """

@@ -1,7 +1,7 @@
-"""How long does it take until an indexed image is mounted, and does it depend on the size of the image?
+"""How long does it take to mount an indexed image, and does that depend on the size of the image?
 
-Side by side: mounts, by both engines, of a tiny image and of each tag of the Debian image; and the start of the
-interpreter with what the daemon cannot do without.
+Side by side: mounts, with both engines, of a tiny image and of each tag of the Debian image; and the start of the
+interpreter with the modules that the daemon needs.
 """
 
 import subprocess
@@ -15,7 +15,7 @@ from benchmarks.timing import arguments, ocifs, report, seconds, side_by_side
 
 
 def mount_once(engine: str, image: str, mountpoint: str) -> float:
-    """Return the seconds until a mount answers; unmount it again."""
+    """Return the seconds until a mount responds; unmount it."""
     taken = seconds(ocifs("mount", "--engine", engine, image, mountpoint))
     subprocess.run(ocifs("umount", mountpoint), check=True)
     return taken

@@ -1,6 +1,6 @@
 """sample_image.py DIR: write a small OCI image layout of three layers, with whiteouts, hard links and a symlink.
 
-It needs nothing but Python, and is read by the demo and by whoever wants to see what a layer looks like.
+It needs only Python. The demo uses it, and it shows what a layer looks like.
 """
 
 import gzip

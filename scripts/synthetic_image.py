@@ -1,7 +1,8 @@
-"""synthetic_image.py DIR [--files N] [--layers N]: write a large OCI image layout, to try how time grows with an image.
+"""synthetic_image.py DIR [--files N] [--layers N]: write a large OCI image layout, to measure how time grows with size.
 
-Each layer adds its share of small files, in directories of a hundred; but for the base, it also replaces some files of
-the layer below, removes some by whiteouts, and makes one directory opaque. The same arguments give the same image.
+Each layer adds its share of small files, in directories of a hundred. Each layer above the base also replaces some
+files of the layer below, removes some with whiteouts, and makes one directory opaque. The same arguments yield the
+same image.
 """
 
 import argparse
