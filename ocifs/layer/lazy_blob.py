@@ -11,11 +11,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import Protocol
 
 from ocifs.errors import InvalidImageError, RegistryError
 from ocifs.layer.index import LayerIndex
+from ocifs.layer.single_flight import SingleFlight
 from ocifs.reader import FileReader
 from ocifs.sources.registry.peer import NoRangesError, Origin
 
@@ -71,10 +71,10 @@ class LazyBlob(FileReader):
         """When a reader last wanted what was not here, by the monotonic clock."""
         self._open_remote = open_remote
         self._remote: BlobRanges | None = None
-        self._flights: dict[int, Future[None]] = {}
         self._failed: dict[int, tuple[float, RegistryError]] = {}
         """When, and why, a span could not be got, for which somebody has waited."""
         self._lock = threading.Lock()
+        self._flights: SingleFlight[int, list[bytes]] = SingleFlight(self._lock)
         self._next = -1
         """The span behind the last ones that were fetched: who wants that goes forward."""
         self._ahead = 0
@@ -132,25 +132,14 @@ class LazyBlob(FileReader):
         return data
 
     def _fly(self, index: LayerIndex, number: int, choose_last: Callable[[], int]) -> list[bytes] | None:
-        """Fetch spans from `number` on; or wait for whoever does that already, and return None."""
-        with self._lock:
-            flight = self._flights.get(number)
-            if flight is None and self.proven(index, number) is not None:  # it has landed a moment ago
-                return None
-            if flight is None:
-                landing: Future[None] = Future()
-                wanted = range(number, choose_last() + 1)
-                self._flights |= dict.fromkeys(wanted, landing)
-        if flight is not None:
-            flight.result()
-            return None
-        try:
-            fetched = self._fetch(index, wanted)
-        except BaseException as error:
-            self._land(landing, wanted, error)
-            raise
-        self._land(landing, wanted, None)
-        return fetched
+        """Fetch spans from `number` on; return None if another thread has fetched it, or does so now."""
+        fetched, own = self._flights.run(
+            number,
+            lambda: None if self.proven(index, number) is None else [],
+            lambda: range(number, choose_last() + 1),
+            lambda numbers: self._fetch(index, numbers),
+        )
+        return fetched if own else None
 
     def proven(self, index: LayerIndex, number: int) -> bytes | None:
         """Return a span as stored if it is here."""
@@ -248,12 +237,3 @@ class LazyBlob(FileReader):
         """Take note of what a request costs: small ones tell of the round trip, large ones of the rate."""
         rate = size / max(seconds, 1e-6)
         self._worthwhile = int(min(max(self._worthwhile * 0.7 + 0.3 * rate * 0.05, 64 << 10), _MOST // 4))
-
-    def _land(self, flight: Future[None], wanted: range, error: BaseException | None) -> None:
-        with self._lock:
-            for number in wanted:
-                del self._flights[number]
-        if error is None:
-            flight.set_result(None)
-        else:
-            flight.set_exception(error)
