@@ -11,11 +11,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import Protocol
 
 from ocifs.errors import InvalidImageError, RegistryError
 from ocifs.layer.index import LayerIndex
+from ocifs.layer.single_flight import SingleFlight
 from ocifs.reader import FileReader
 from ocifs.sources.registry.peer import NoRangesError, Origin
 
@@ -71,10 +71,10 @@ class LazyBlob(FileReader):
         """When a reader last requested a missing span, by the monotonic clock."""
         self._open_remote = open_remote
         self._remote: BlobRanges | None = None
-        self._flights: dict[int, Future[None]] = {}
         self._failed: dict[int, tuple[float, RegistryError]] = {}
         """Time and error of each slow failure, by span."""
         self._lock = threading.Lock()
+        self._flights: SingleFlight[int, tuple[bytes, range]] = SingleFlight(self._lock)
         self._next = -1
         """The span after the last fetched ones: a request for it shows a sequential reader."""
         self._ahead = 0
@@ -134,25 +134,14 @@ class LazyBlob(FileReader):
         return data
 
     def _fetch_once(self, index: LayerIndex, number: int, choose_last: Callable[[], int]) -> tuple[bytes, range] | None:
-        """Fetch spans from `number` on: return the first and all numbers; if another thread does that, wait: None."""
-        with self._lock:
-            flight = self._flights.get(number)
-            if flight is None and self.verified(index, number) is not None:  # it has just arrived
-                return None
-            if flight is None:
-                landing: Future[None] = Future()
-                numbers = range(number, choose_last() + 1)
-                self._flights |= dict.fromkeys(numbers, landing)
-        if flight is not None:
-            flight.result()
-            return None
-        try:
-            fetched = self._fetch(index, numbers)
-        except BaseException as error:
-            self._land(landing, numbers, error)
-            raise
-        self._land(landing, numbers, None)
-        return fetched
+        """Fetch spans from `number` on: return the first and all numbers; None if another thread does or did that."""
+        fetched, own = self._flights.run(
+            number,
+            lambda: None if self.verified(index, number) is None else (b"", range(0)),
+            lambda: range(number, choose_last() + 1),
+            lambda numbers: self._fetch(index, numbers),
+        )
+        return fetched if own else None
 
     def verified(self, index: LayerIndex, number: int) -> bytes | None:
         """Return a span as in `LayerIndex.verified` if it is cached and correct."""
@@ -249,12 +238,3 @@ class LazyBlob(FileReader):
         """Update the estimate: small requests show the round trip, large ones the rate."""
         rate = size / max(seconds, 1e-6)
         self._worthwhile = int(min(max(self._worthwhile * 0.7 + 0.3 * rate * 0.05, 64 << 10), _REQUEST_MAX // 4))
-
-    def _land(self, flight: Future[None], numbers: range, error: BaseException | None) -> None:
-        with self._lock:
-            for number in numbers:
-                del self._flights[number]
-        if error is None:
-            flight.set_result(None)
-        else:
-            flight.set_exception(error)

@@ -7,8 +7,8 @@ thread. It does not know how to decode a span.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 
+from ocifs.layer.single_flight import SingleFlight
 from ocifs.layer.span import Span
 
 DEFAULT_CAPACITY = 64 << 20
@@ -16,10 +16,6 @@ DEFAULT_CAPACITY = 64 << 20
 
 Key = tuple[int, int]
 """(layer, span)"""
-
-
-class StillLoading(Exception):  # noqa: N818 - it is no error of the span's
-    """Another thread is still loading the span after the patience of the cache."""
 
 
 class SpanCache:
@@ -30,11 +26,10 @@ class SpanCache:
 
     def __init__(self, capacity: int = DEFAULT_CAPACITY, patience: float | None = None) -> None:
         self.capacity = capacity
-        self._patience = patience
         self.used = 0
         self._spans: OrderedDict[Key, Span] = OrderedDict()
-        self._flights: dict[Key, Future[Span]] = {}
         self._lock = threading.Lock()
+        self._flights: SingleFlight[Key, Span] = SingleFlight(self._lock, patience)
 
     def peek(self, key: Key) -> Span | None:
         """Return the span if it is cached, without waiting."""
@@ -61,36 +56,18 @@ class SpanCache:
 
         Raises the errors of `load`, to every waiting reader; and `StillLoading` to a reader that waited too long.
         """
-        with self._lock:
-            span = self._spans.get(key)
-            if span is not None:
-                self._spans.move_to_end(key)
-                return span
-            flight = self._flights.get(key)
-            first = flight is None
-            if flight is None:
-                flight = self._flights[key] = Future()
-        if not first:
-            if not wait([flight], self._patience).done:
-                raise StillLoading
-            return flight.result()
-        try:
-            span = load()
-            with self._lock:
-                self._insert(key, span)
-        except BaseException as error:
-            with self._lock:
-                del self._flights[key]
-            flight.set_exception(error)
-            raise
-        with self._lock:
-            del self._flights[key]
-        flight.set_result(span)
+        if (span := self.peek(key)) is not None:
+            return span
+        span, _ = self._flights.run(
+            key, lambda: self._spans.get(key), lambda: (key,), lambda _: self._insert(key, load())
+        )
         return span
 
-    def _insert(self, key: Key, span: Span) -> None:
-        self._spans[key] = span
-        self.used += span.size
-        while self.used > self.capacity and len(self._spans) > 1:
-            _, evicted = self._spans.popitem(last=False)
-            self.used -= evicted.size
+    def _insert(self, key: Key, span: Span) -> Span:
+        with self._lock:
+            self._spans[key] = span
+            self.used += span.size
+            while self.used > self.capacity and len(self._spans) > 1:
+                _, evicted = self._spans.popitem(last=False)
+                self.used -= evicted.size
+        return span

@@ -11,7 +11,7 @@ from functools import partial
 from ocifs.errors import OcifsError
 from ocifs.image.served_file import ServedFile
 from ocifs.layer.layer import Layer
-from ocifs.layer.span_cache import StillLoading
+from ocifs.layer.single_flight import StillLoading
 from ocifs.mount.threads import Overdue, Threads
 
 _PROCESSORS = os.cpu_count() or 1

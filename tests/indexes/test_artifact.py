@@ -283,7 +283,7 @@ def complaints(reference: str, store: Store) -> list[str]:
         (lambda: altered(codec="zstd"), "another compression"),
         (lambda: altered(size=5), "contradict each other"),
         (lambda: with_entries(offset=1 << 40), "outside the tar stream"),
-        (lambda: with_entries(mode=-1), "a kind, mode or time"),
+        (lambda: with_entries(mode=-1), "an invalid kind, mode or time"),
         (lambda: with_entries(path=b""), "entry ''"),
     ],
 )

@@ -4,8 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from ocifs.layer.single_flight import StillLoading
 from ocifs.layer.span import Span
-from ocifs.layer.span_cache import SpanCache, StillLoading
+from ocifs.layer.span_cache import SpanCache
 
 
 def span_of(data: bytes) -> Span:
