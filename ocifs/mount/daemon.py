@@ -95,7 +95,7 @@ def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
 
 def _serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
     """Mount by the first engine that can, and serve."""
-    with stop_on_signals() as stop, Rootfs.received(job.rootfs, SpanCache(job.span_cache, job.read_timeout)) as rootfs:
+    with stop_on_signals() as stop, job.rootfs.open(SpanCache(job.span_cache, job.read_timeout)) as rootfs:
         reason = None
         if job.engine != "fuse":
             try:

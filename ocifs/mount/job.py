@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import msgspec
 
 from ocifs.errors import MountError, OcifsError, ShortageError, printable_path, too_many_files
-from ocifs.image.rootfs import Handoff
+from ocifs.mount.handoff import Handoff
 from ocifs.mount.mountinfo import mount_at, unmount
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import EngineName, from_json, to_json
@@ -71,7 +71,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             image=image.resolved.name,
             digest=str(image.digest),
             mountpoint=mountpoint,
-            rootfs=image.rootfs.handoff,
+            rootfs=Handoff.of(image.rootfs),
             span_cache=span_cache,
             read_timeout=read_timeout,
             engine=engine,

@@ -11,6 +11,7 @@ from ocifs.errors import MountError
 from ocifs.image.opening import open_image
 from ocifs.mount import erofs_engine, syscalls
 from ocifs.mount.erofs_engine import ErofsEngine
+from ocifs.mount.handoff import Handoff
 from ocifs.mount.job import Job
 from ocifs.options import Options
 from tests.images import Image, Layer, write_layout
@@ -19,12 +20,11 @@ from tests.images import Image, Layer, write_layout
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[ErofsEngine]:
     with open_image(str(write_layout(tmp_path / "image", Image(layers=(Layer(),)))), Options()) as image:
-        handoff = image.rootfs.handoff
         job = Job(
             image="image",
             digest=str(image.digest),
             mountpoint=str(tmp_path),
-            rootfs=handoff,
+            rootfs=Handoff.of(image.rootfs),
             span_cache=0,
             read_timeout=60,
         )
