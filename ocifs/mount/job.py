@@ -1,4 +1,4 @@
-"""What a daemon is told, how it gets that with the open files it needs, and what it answers."""
+"""The job of a daemon, sent over a socket with the open files it needs, and the daemon's answer."""
 
 import array
 import contextlib
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from ocifs.image.opening import Image
 
 ANSWER_SECONDS = 60.0
-"""Seconds that a daemon is given to mount, and then to answer the kernel."""
+"""Seconds that a daemon may take to mount, and then to answer the kernel."""
 
 _ANSWER_MAX = 64 << 10
-_FDS_AT_ONCE = 250  # the kernel takes 253 in one message
+_FDS_AT_ONCE = 250  # the kernel accepts 253 in one message
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the daemon is told."""
+    """Everything that the daemon needs to know."""
 
     image: str
     digest: str
@@ -44,17 +44,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     suid: bool = False
     dev: bool = False
     owner: tuple[int, int] | None = None
-    """uid and gid that everything is shown to belong to, by the fuse engine; None: as the image has it."""
+    """uid and gid that the fuse engine shows as the owner of every file; None: the owners in the image."""
     log: str | None = None
-    """File for warnings; None: stderr."""
+    """File for log messages; None: stderr."""
     bundle: str | None = None
-    """The directory of the bundle that it is part of."""
+    """Directory of the bundle that the mount is part of."""
     replace: bool = False
-    """Whether what ocifs has mounted there is unmounted first."""
+    """Whether to unmount what ocifs has mounted there first."""
     prefetch: bool = True
-    """Whether what is missing of the layers is fetched in the background, and what is claimed proven."""
+    """Whether to fetch missing spans in the background, and to verify published indexes."""
     prefetch_rate: int | None = None
-    """Bytes a second, for that; None: as fast as it goes."""
+    """Limit for that in bytes per second; None: unlimited."""
 
     @classmethod
     def of(
@@ -66,7 +66,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         read_timeout: float,
         log: Path | None,
     ) -> Self:
-        """Describe a mount of an opened image in the safest way."""
+        """Describe a mount of an opened image with the safest options."""
         return cls(
             image=image.resolved.name,
             digest=str(image.digest),
@@ -82,20 +82,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MountReply(msgspec.Struct, frozen=True):
-    """What the daemon answers once it has tried to mount: an error, or how it has mounted."""
+    """The daemon's answer after mounting: an error, or how it mounted."""
 
     engine: EngineName = "fuse"
     reason: str | None = None
-    """Why it is not the erofs engine, where that was tried."""
+    """Why the erofs engine could not mount, if it was tried."""
     error: str | None = None
     exit_code: int = 0
 
 
 def mount(daemon: Daemon, job: Job) -> MountReply:
-    """Give a daemon its job, and return its answer when the mount answers, too.
+    """Send a daemon its job; return its answer once the mount responds as well.
 
     Raises:
-        MountError: It could not be mounted, or the daemon does not answer in time; nothing is left behind.
+        MountError: Mounting failed, or the daemon does not answer in time; nothing is left behind.
     """
     daemon.has_job = True
     daemon.socket.settimeout(ANSWER_SECONDS)
@@ -103,11 +103,11 @@ def mount(daemon: Daemon, job: Job) -> MountReply:
         send_job(daemon.socket, job)
         answer = daemon.socket.recv(_ANSWER_MAX)
     except TimeoutError:
-        raise _given_up(daemon, job) from None
+        raise _give_up(daemon, job) from None
     except OSError:
         answer = b""
     if not answer:
-        why = printable_path(daemon.last_words())
+        why = printable_path(daemon.last_line())
         raise MountError(f"cannot mount on {printable_path(job.mountpoint)}: {why}")
     reply = from_json(answer, MountReply)
     if reply.error is not None:
@@ -115,7 +115,7 @@ def mount(daemon: Daemon, job: Job) -> MountReply:
         error.exit_code = reply.exit_code
         raise error
     if not _is_served(job.mountpoint):
-        raise _given_up(daemon, job)
+        raise _give_up(daemon, job)
     daemon.has_mounted = True
     return reply
 
@@ -125,7 +125,7 @@ def _is_served(mountpoint: str) -> bool:
     answer: Future[os.stat_result] = Future()
     try:
         start(threading.Thread(target=_look, args=[mountpoint, answer], daemon=True))
-    except ShortageError:  # the daemon has its threads; whoever reads waits for it
+    except ShortageError:  # the daemon has its threads; readers wait for it
         return True
     with contextlib.suppress(TimeoutError):
         answer.result(ANSWER_SECONDS)
@@ -139,15 +139,15 @@ def _look(mountpoint: str, answer: "Future[os.stat_result]") -> None:
         answer.set_exception(error)
 
 
-def _given_up(daemon: Daemon, job: Job) -> MountError:
+def _give_up(daemon: Daemon, job: Job) -> MountError:
     """End a daemon that does not answer, and its mount."""
-    daemon.dismiss()
+    daemon.kill()
     mounted = mount_at(job.mountpoint)
     if mounted is not None and mounted.digest == job.digest:
         unmount(job.mountpoint, lazy=True)
     return MountError(
         f"cannot mount on {printable_path(job.mountpoint)}: the daemon did not answer within {ANSWER_SECONDS:g} s: "
-        "see whether something has stopped it, and try again"
+        "check whether something has stopped it, and try again"
     )
 
 
@@ -162,10 +162,10 @@ def send_job(connection: socket.socket, job: Job) -> None:
 
 
 def receive_job(connection: socket.socket) -> Job | None:
-    """Receive a job, its file descriptors being this process's own; None if there is none.
+    """Receive a job, with file descriptors of this process; return None if the sender closed the socket.
 
     Raises:
-        LimitError: There are more of them than this process may have.
+        LimitError: This process may not open that many files.
     """
     size = int.from_bytes(_receive(connection, 4), "little")
     if not size:

@@ -70,7 +70,7 @@ def _time(mtime: bytes) -> dt.datetime:
 def test_a_mount_needs_nothing_else(ocifs: Ocifs, debian: Path, image: str, root: None) -> None:
     with ocifs.mounted(image, "--no-prefetch") as mountpoint:
         (mount,) = [each for each in json.loads(ocifs.output("mounts", "--json")) if each["pid"]]
-        assert [proof["index"].split()[0] for proof in mount["proven"]] == ["soci-v1"] * 3
+        assert [proof["index"].split()[0] for proof in mount["layers"]] == ["soci-v1"] * 3
         entries = json.loads(ocifs.output("cache", "ls", "--json"))
         assert sum(each["size"] for each in entries if each["kind"] == "part1") < 1 << 20
         assert view(mountpoint) ^ view(debian / "bundle-latest/rootfs") == set()

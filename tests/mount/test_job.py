@@ -18,7 +18,7 @@ def test_a_daemon_that_is_stopped_is_given_up_and_ended(tmp_path: Path, monkeypa
     monkeypatch.setattr(job, "ANSWER_SECONDS", 0.3)
     with Daemon() as daemon, open_image(str(write_layout(tmp_path / "image", Image()))) as image:
         os.kill(daemon._process.pid, signal.SIGSTOP)
-        with pytest.raises(MountError, match=r"the daemon did not answer within 0\.3 s: see whether something"):
+        with pytest.raises(MountError, match=r"the daemon did not answer within 0\.3 s: check whether something"):
             mount(daemon, Job.of(image, str(tmp_path), "fuse", 1 << 20, 5, None))
         assert daemon._process.returncode == -signal.SIGKILL
 

@@ -74,7 +74,7 @@ def test_umount_ends_in_time_and_names_the_way_out(ocifs: Ocifs, small: Path) ->
             7,
             b"",
             f"ocifs: {mountpoint} is unmounted, but its daemon {daemon} still runs: `kill -KILL {daemon}` ends it; "
-            "with --lazy it is not waited for\n",
+            "--lazy does not wait for it\n",
         )
 
 

@@ -92,7 +92,7 @@ def test_only_what_is_read_is_fetched(ocifs: Ocifs, registry: Registry, image: s
         ranges = fetched(registry)
         assert ranges
         assert all(int(each[6:].partition("-")[0]) > 15_000_000 for each in ranges)
-        assert ", unproven" in ocifs.output("mounts")
+        assert ", unverified" in ocifs.output("mounts")
 
 
 def test_what_was_read_needs_no_network_any_more(ocifs: Ocifs, registry: Registry, image: str, engine: str) -> None:
@@ -115,8 +115,8 @@ def test_the_rest_is_fetched_and_proven_in_the_background(
     ocifs: Ocifs, registry: Registry, image: str, engine: str
 ) -> None:
     with ocifs.mounted(image, "--engine", engine) as mnt:
-        wait_for(lambda: state(ocifs)["proven"][0]["at"] is not None)  # type: ignore[index]
-        assert "unproven" not in ocifs.output("mounts")
+        wait_for(lambda: state(ocifs)["layers"][0]["verified_at"] is not None)  # type: ignore[index]
+        assert "unverified" not in ocifs.output("mounts")
         registry.fault(status(404), "")
         assert (mnt / "first").read_bytes() == FIRST
         assert (mnt / "last").read_bytes() == LAST
@@ -133,7 +133,7 @@ def test_the_rest_is_fetched_and_proven_in_the_background(
     assert "layer2" in kinds
     registry.fault(status(404), "")
     with ocifs.mounted(by_digest, "--engine", engine) as mnt:
-        assert "unproven" not in ocifs.output("mounts")
+        assert "unverified" not in ocifs.output("mounts")
         assert (mnt / "last").read_bytes() == LAST
 
 
@@ -181,7 +181,7 @@ def test_what_was_recorded_is_fetched_first_by_any_index(
         with ocifs.mounted(image, *slow):
             wait_for(lambda: bool(fetched(registry)))
             assert all(int(each[6:].partition("-")[0]) > 15_000_000 for each in fetched(registry)), known
-            assert (", unproven" in ocifs.output("mounts")) == (known != "proven")
+            assert (", unverified" in ocifs.output("mounts")) == (known != "proven")
 
 
 def lie(index: LayerIndex) -> bytes:
@@ -235,7 +235,7 @@ def test_a_ztoc_is_enough_for_a_mount(ocifs: Ocifs, registry: Registry, engine: 
     publish_ztoc(registry)
     image = f"docker://{registry.host}/app"
     with ocifs.mounted(image, "--engine", engine, "--no-prefetch") as mnt:
-        assert state(ocifs)["proven"][0]["index"].startswith("soci-v1 sha256:")  # type: ignore[index]
+        assert state(ocifs)["layers"][0]["index"].startswith("soci-v1 sha256:")  # type: ignore[index]
         assert sorted(os.listdir(mnt)) == ["first", "last", "middle"]
         assert len(fetched(registry)) == 1  # the last bytes of the blob
         assert (mnt / "first").read_bytes() == FIRST
@@ -244,7 +244,7 @@ def test_a_ztoc_is_enough_for_a_mount(ocifs: Ocifs, registry: Registry, engine: 
         assert (mnt / "last").read_bytes() == LAST
         assert (mnt / "middle").stat().st_size == 16_000_000
     with ocifs.mounted(image, "--engine", engine) as mnt:
-        wait_for(lambda: state(ocifs)["proven"][0]["at"] is not None)  # type: ignore[index]
+        wait_for(lambda: state(ocifs)["layers"][0]["verified_at"] is not None)  # type: ignore[index]
         assert (mnt / "first").read_bytes() == FIRST
 
 

@@ -164,22 +164,22 @@ def test_a_daemon_that_another_mount_namespace_keeps_is_said_to_be_kept(ocifs: O
     assert ocifs.leftovers() == []
 
 
-def test_mounts_says_what_is_proven_and_when(ocifs: Ocifs, small: Path) -> None:
+def test_mounts_says_what_is_verified_and_when(ocifs: Ocifs, small: Path) -> None:
     before = time.time()
     ocifs.output("index", small)
     after = time.time()
     (entry,) = (ocifs.cache / "entries").glob("layer*")
     os.utime(entry, (after, before))
     with ocifs.mounted(small) as mountpoint:
-        (proof,) = listed(ocifs)[str(mountpoint)]["proven"]
-        blob = (small / blob_path(proof["blob"])).read_bytes()
-        assert digest(blob) == proof["blob"]
-        assert proof["diff_id"].startswith("sha256:")
-        assert abs(proof["at"] - before) < 0.001
-        assert proof["spans"] >= 3
+        (layer,) = listed(ocifs)[str(mountpoint)]["layers"]
+        blob = (small / blob_path(layer["blob"])).read_bytes()
+        assert digest(blob) == layer["blob"]
+        assert layer["diff_id"].startswith("sha256:")
+        assert abs(layer["verified_at"] - before) < 0.001
+        assert layer["spans"] >= 3
         text = ocifs.output("mounts", "-v")
         said = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(before))
-        assert f"layer 0: blob {proof['blob'][:19]} and diff ID {proof['diff_id'][:19]} proven {said}" in text
+        assert f"layer 0: blob {layer['blob'][:19]} and diff ID {layer['diff_id'][:19]} verified {said}" in text
         assert "layer 0" not in ocifs.output("mounts")
 
 

@@ -45,7 +45,7 @@ def state(ocifs: Ocifs) -> dict[str, object]:
 
 
 def is_proven(ocifs: Ocifs) -> bool:
-    return "unproven" not in ocifs.output("mounts")
+    return "unverified" not in ocifs.output("mounts")
 
 
 def fetched(registry: Registry, layer: TocLayer) -> int:
@@ -70,7 +70,7 @@ def test_what_is_not_read_is_not_fetched(
         assert set(os.listdir(mnt)) - {"stargz.index.json"} == {"first", "holes", "last", "middle"}
         read(mnt)
         assert fetched(registry, layer) < 5_000_000
-        assert ", unproven" in ocifs.output("mounts")
+        assert ", unverified" in ocifs.output("mounts")
         registry.fault(status(404), "")
         with (mnt / "middle").open("rb") as file, pytest.raises(OSError, match="Input/output error"):
             os.pread(file.fileno(), 1, 5_000_000)
