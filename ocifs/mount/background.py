@@ -171,14 +171,18 @@ def _ranges(spans: Iterable[int]) -> list[tuple[int, int]]:
     return sorted(((first, last) for first, last in ranges), key=lambda each: first_use[each[0]])
 
 
+def is_unfinished(rootfs: Rootfs) -> bool:
+    """Whether spans are missing or an index is unverified."""
+    return any(layer.claimed or isinstance(layer.blob, LazyBlob) for layer in rootfs.served.layers)
+
+
 @contextmanager
 def in_background(rootfs: Rootfs, rate: int | None, report: Report) -> Iterator[None]:
     """Run the background work of a rootfs, if there is any, while the context lasts."""
-    layers = list(rootfs.served.layers)
-    if not any(layer.claimed or isinstance(layer.blob, LazyBlob) for layer in layers):
+    if not is_unfinished(rootfs):
         yield
         return
-    background = Background(layers, rate, report)
+    background = Background(list(rootfs.served.layers), rate, report)
     background.start()
     try:
         yield

@@ -23,7 +23,7 @@ from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.profile import Profile
 from ocifs.layer.span_cache import SpanCache
-from ocifs.mount.background import in_background
+from ocifs.mount.background import in_background, is_unfinished
 from ocifs.mount.engine import Engine, stop_on_signals
 from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.job import Job, MountReply, receive_job
@@ -32,6 +32,15 @@ from ocifs.mount.mountpoint import check_free
 from ocifs.mount.rate_limited_log import OneLineFormatter, log_failure
 from ocifs.mount.record import LOG, LayerRecord, MountRecord, recorded, runtime_directory, to_json
 from ocifs.mount.unmount import replace_mount
+
+_ON_DEMAND = (
+    "ocifs.sources.registry.source",
+    "ocifs.compression.blocks",
+    "ocifs.compression.checkpoint_finder",
+    "ocifs.compression.rapid",
+    "ocifs.compression.subprocess_pass",
+    "ocifs.compression.zng",
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +54,7 @@ def main(arguments: list[str]) -> int:
             job = receive_job(connection)
             if job is not None:
                 serve(job, partial(_answer, connection))
-        except (OcifsError, MemoryError, RuntimeError, OSError) as error:
+        except (OcifsError, MemoryError, RuntimeError, ImportError, OSError) as error:
             failure = _reportable(error)
             if connection.fileno() < 0:  # it was mounted
                 log_failure("serving", failure)
@@ -96,6 +105,8 @@ def serve(job: Job, answer: Callable[[MountReply], None]) -> None:
             stack.callback(engine.close)
             record = _record(job, rootfs, engine, device, reason)
             write(record)
+            if is_unfinished(rootfs):
+                _load_modules()
             if job.prefetch:  # before the answer, which is an error if the system refuses the thread
                 stack.enter_context(in_background(rootfs, job.prefetch_rate, partial(_report, write, record, rootfs)))
             lock.close()
@@ -117,6 +128,15 @@ def _mount(rootfs: Rootfs, job: Job) -> tuple[Engine, str | None, str | None]:
 
     fuse = FuseEngine(rootfs, job)
     return fuse, fuse.mount(), reason
+
+
+def _load_modules() -> None:
+    """Import what fetching and verification load on demand, so that an upgrade on disk never mixes two versions.
+
+    A mount of verified local layers loads nothing later, and is spared the memory.
+    """
+    for name in _ON_DEMAND:
+        importlib.import_module(name)
 
 
 def _record(job: Job, rootfs: Rootfs, engine: Engine, device: str | None, reason: str | None) -> MountRecord:

@@ -17,6 +17,7 @@ from ocifs.mount.mountinfo import mount_at, unmount
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import EngineName, from_json, to_json
 from ocifs.pool import start
+from ocifs.version import __version__
 
 if TYPE_CHECKING:
     from ocifs.image.opening import Image
@@ -154,7 +155,7 @@ def _give_up(daemon: Daemon, job: Job) -> MountError:
 def send_job(connection: socket.socket, job: Job) -> None:
     """Send a job with its open files."""
     fds = sorted(job.rootfs.fds())
-    message = to_json((job, fds))
+    message = to_json((__version__, job, fds))
     connection.sendall(len(message).to_bytes(4, "little"))
     for first in range(0, len(fds), _FDS_AT_ONCE):
         socket.send_fds(connection, [b"\0"], fds[first : first + _FDS_AT_ONCE])
@@ -166,6 +167,7 @@ def receive_job(connection: socket.socket) -> Job | None:
 
     Raises:
         LimitError: This process may not open that many files.
+        MountError: The sender has another version of ocifs.
     """
     size = int.from_bytes(_receive(connection, 4), "little")
     if not size:
@@ -185,7 +187,10 @@ def receive_job(connection: socket.socket) -> Job | None:
             fds.frombytes(packed)
             received += fds
         message += data.lstrip(b"\0")  # each batch of descriptors came with a NUL
-    job, sent = from_json(message, tuple[Job, list[int]])
+    version, content, sent = from_json(message, tuple[str, object, list[int]])
+    if version != __version__:
+        raise MountError(f"the daemon is ocifs {__version__}, the command {version}: run the command again")
+    job = msgspec.convert(content, Job, str_keys=True)
     return msgspec.structs.replace(job, rootfs=job.rootfs.renumbered(dict(zip(sent, received, strict=True))))
 
 
