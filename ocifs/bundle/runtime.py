@@ -17,7 +17,7 @@ from pathlib import Path
 from ocifs.errors import NotFoundError, UnsupportedError, printable_path
 
 RUNTIMES = ("runc", "crun")
-"""Runcount to look up by name, in order of preference."""
+"""Runtimes to look up by name, in order of preference."""
 _ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
 _FORWARDED = _ENDING | {signal.SIGUSR1, signal.SIGUSR2}
 _KILL_AFTER = 3

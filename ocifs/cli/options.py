@@ -294,7 +294,7 @@ def document_options(command: F) -> F:
             "--platform",
             type=PlatformType(),
             metavar="OS/ARCH[/VARIANT]",
-            help="Platform to select from several.  [default: this machine's]",
+            help="Select this platform of a multi-platform image.  [default: this machine's]",
         ),
     ):
         with_opening = add(with_opening)

@@ -1,4 +1,4 @@
-"""Handing an opened rootfs to another process: its open files, and the registries that hold what is missing of them.
+"""Handing an opened rootfs to another process: its open files, and the registries with their missing parts.
 
 The command sends a `Handoff` to the daemon, which opens the same rootfs from it. The daemon needs no path, no
 configuration file and no access to the directories of the cache.

@@ -27,7 +27,7 @@ def check_mountpoint(path: str, cache: str, keep_visible: Iterable[tuple[str, st
     mounted = mount_at(real)
     if not (mounted and mounted.digest and replace):
         check_free(real, shown)
-    _check_keep_visible(real, shown, cache, keep_visible)
+    _check_visible(real, shown, cache, keep_visible)
     return real
 
 
@@ -49,7 +49,7 @@ def check_free(real: str, shown: str) -> None:
     _check_directory(real, shown, status)
 
 
-def _check_keep_visible(real: str, shown: str, cache: str, keep_visible: Iterable[tuple[str, str]]) -> None:
+def _check_visible(real: str, shown: str, cache: str, keep_visible: Iterable[tuple[str, str]]) -> None:
     for what, hidden in keep_visible:
         if real in steps(hidden):
             raise MountError(f"mountpoint {shown} would hide {what} {printable_path(hidden)}: choose another directory")
