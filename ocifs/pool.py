@@ -1,8 +1,8 @@
-"""Threads that may be refused: a limit on processes (RLIMIT_NPROC, pids.max) or memory then ends in an error.
+"""Threads that the system may refuse: at a limit on processes (RLIMIT_NPROC, pids.max) or memory.
 
-`ThreadPoolExecutor` raises RuntimeError after it has queued the work, and so does `Thread.start`. Here both raise
-ShortageError, which tells the user what to raise; whoever submits several works that wait for each other must release
-them then. This module does not know what the work is.
+`Thread.start` raises RuntimeError then, and so does `ThreadPoolExecutor.submit`, after it has queued the work. Here
+both raise ShortageError, which names the limit to raise. A caller whose submissions wait for each other must then
+release them.
 """
 
 import threading
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def start(thread: threading.Thread) -> None:
-    """Start a thread. Raises ShortageError where the system gives none."""
+    """Start a thread. Raises ShortageError if the system refuses."""
     try:
         thread.start()
     except RuntimeError as error:
@@ -26,7 +26,7 @@ def start(thread: threading.Thread) -> None:
 
 
 class Pool(ThreadPoolExecutor):
-    """A pool of threads whose `submit` raises ShortageError where the system gives no thread."""
+    """A pool of threads whose `submit` raises ShortageError if the system refuses a thread."""
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `work` in a thread."""

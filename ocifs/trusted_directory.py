@@ -1,10 +1,10 @@
-"""A directory that no other user can fill or exchange, held open, and the files in it.
+"""An open directory that no other user can write to or replace, and the files in it.
 
 The path is opened one component at a time from `/`, and every directory on the way is checked as sshd(8) does with
-StrictModes: root or this user owns it, and nobody else may write to it, unless the sticky bit protects the entries. A
+StrictModes: root or this user owns it, and no other user may write to it, unless the sticky bit protects the entries. A
 symlink is followed if root or this user owns it; the directories it leads through are checked as well. A FUSE file
-system that another user serves is refused, since it may report any owner. From then on the directory is used by its
-descriptor, so renaming an ancestor changes nothing. This module does not know what the files hold.
+system that another user serves is refused, since it may report any owner. Later operations use the descriptor of the
+directory, so renaming an ancestor has no effect.
 """
 
 import errno
@@ -21,20 +21,20 @@ from ocifs.errors import printable_path
 _PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SYMLINKS = 40
-"""That Linux follows in one path (path_resolution(7))."""
+"""The number that Linux follows in one path (path_resolution(7))."""
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _ROOT = 0
 
 
 class ForeignOwnerError(PermissionError):
-    """Another user owns or serves what is on the way to a directory, the directory, or a file in it."""
+    """Another user owns or serves an ancestor, the directory, or a file in it."""
 
 
 class TrustedDirectory:
-    """An open directory; all names are of entries in it, never paths. It is closed with its last reference.
+    """An open directory, closed with its last reference. Names are of its entries, never paths.
 
-    Every method raises OSError. What is not trusted is a PermissionError whose `strerror` names the directory or file
-    at fault and says what to do.
+    Every method raises OSError. A PermissionError for an untrusted directory or file has a `strerror` that names it and
+    says what to do.
     """
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -45,7 +45,7 @@ class TrustedDirectory:
 
     @classmethod
     def open(cls, path: Path, *, make: bool = False) -> Self:
-        """Open a directory of this user's own. With `make`, create it and its missing ancestors with mode 0700."""
+        """Open a directory that this user owns. With `make`, create it and its missing ancestors with mode 0700."""
         real, fd = _walk(path, make=make)
         try:
             return cls._listed(real, fd, ".")
@@ -54,14 +54,14 @@ class TrustedDirectory:
 
     @classmethod
     def open_shared(cls, path: Path) -> Self:
-        """Open a directory in which this user can safely create one of its own, such as `/var/tmp`."""
+        """Open a directory in which this user can safely create another, such as `/var/tmp`."""
         real, fd = _walk(path, make=False)
         directory = cls(real, fd)
         _check_ancestor(fd, str(real))
         return directory
 
     def directory(self, name: str, *, make: bool = False) -> Self:
-        """Open a directory in this one, of this user's own. With `make`, create it with mode 0700 if it is missing."""
+        """Open a subdirectory that this user owns. With `make`, create it with mode 0700 if it is missing."""
         if make:
             _make(self.fd, _single(name))
         return self._listed(self.path / name, self.fd, _single(name))
@@ -77,11 +77,11 @@ class TrustedDirectory:
             return self.directory(name)
 
     def open_file(self, name: str, flags: int) -> int:
-        """Open a regular file of this user's own that has no other name. O_CREAT creates it with mode 0600.
+        """Open a regular file that this user owns and that has no other hard link. O_CREAT creates it with mode 0600.
 
-        O_TRUNC is not for `flags`: it would take effect before the file is checked.
+        `flags` must not contain O_TRUNC, which would take effect before the file is checked.
         """
-        # O_NONBLOCK: a FIFO in place of the file would make this wait.
+        # O_NONBLOCK: opening a FIFO must not block.
         flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         fd = os.open(_single(name), flags, 0o600, dir_fd=self.fd)
         status = os.fstat(fd)
@@ -142,7 +142,7 @@ class TrustedDirectory:
 
 
 def is_own_file(status: os.stat_result) -> bool:
-    """Whether an entry is a regular file that only this user can have written, and that has no second name."""
+    """Whether an entry is a regular file with one hard link that only this user can have written."""
     return (
         stat.S_ISREG(status.st_mode)
         and status.st_uid == os.geteuid()
@@ -152,7 +152,7 @@ def is_own_file(status: os.stat_result) -> bool:
 
 
 def _walk(path: Path, *, make: bool) -> tuple[Path, int]:
-    """Return the real path of a directory and an O_PATH descriptor of it, every directory above it being trusted."""
+    """Return the real path of a directory and an O_PATH descriptor of it, after checking its ancestors."""
     names = _names(str(path) if path.is_absolute() else os.path.join(os.getcwd(), path))
     real, fd, links = "/", os.open("/", _PASS), _SYMLINKS
     mount = _mount_id(fd)
@@ -180,7 +180,7 @@ def _walk(path: Path, *, make: bool) -> tuple[Path, int]:
 
 
 def _open_directory(fd: int, name: str, *, make: bool) -> int:
-    """Open an entry that is a directory. A file system that is mounted there is not asked anything."""
+    """Open a directory entry, without a request to a file system that is mounted there."""
     try:
         return os.open(name, _PASS, dir_fd=fd)
     except FileNotFoundError:
@@ -196,7 +196,7 @@ def _names(path: str) -> list[str]:
 
 
 def _link(fd: int, name: str, real: str, links: int) -> str:
-    """Return the target of a symlink, of which so many may be followed."""
+    """Return the target of a symlink; `links` is how many more may be followed."""
     try:
         target = os.readlink(name, dir_fd=fd)
     except OSError:
@@ -232,7 +232,7 @@ def _check_own(status: os.stat_result, path: str) -> None:
 
 
 def _check_ancestor(fd: int, path: str) -> None:
-    """Raise PermissionError if another user could exchange what root or this user has in a directory."""
+    """Raise PermissionError if another user could replace an entry that root or this user owns in a directory."""
     status = os.fstat(fd)
     if not _is_trusted(status.st_uid):
         raise ForeignOwnerError(errno.EPERM, f"{printable_path(path)} belongs to uid {status.st_uid}")
@@ -241,10 +241,10 @@ def _check_ancestor(fd: int, path: str) -> None:
 
 
 def _writable(status: os.stat_result, path: str) -> PermissionError:
-    who, right = ("others", "o-w") if status.st_mode & stat.S_IWOTH else ("its group", "g-w")
+    group, right = ("others", "o-w") if status.st_mode & stat.S_IWOTH else ("its group", "g-w")
     mode, shown = stat.S_IMODE(status.st_mode), printable_path(path)
     right = "go-w" if mode & _OTHERS_WRITE == _OTHERS_WRITE else right
-    return PermissionError(errno.EPERM, f"{shown} can be written by {who} (mode {mode:04o}): `chmod {right} {shown}`")
+    return PermissionError(errno.EPERM, f"{shown} can be written by {group} (mode {mode:04o}): `chmod {right} {shown}`")
 
 
 def _is_trusted(uid: int) -> bool:
@@ -252,23 +252,23 @@ def _is_trusted(uid: int) -> bool:
 
 
 def _overflow_uid() -> int:
-    """Return the number that stands for users whom this user namespace does not map (user_namespaces(7))."""
+    """Return the uid that stands for users outside this user namespace (user_namespaces(7))."""
     return int(Path("/proc/sys/kernel/overflowuid").read_bytes())
 
 
 def _sees_every_user() -> bool:
-    """Whether this user namespace maps all users. If not, the host's root, who owns `/`, shows as the overflow uid."""
+    """Whether this user namespace maps all users. If not, the host's root, which owns `/`, has the overflow uid."""
     return Path("/proc/self/uid_map").read_bytes().split() == [b"0", b"0", b"4294967295"]
 
 
 def _mount_id(fd: int) -> bytes:
-    """Return the ID of the mount that an open directory lies on, without asking its file system (proc(5))."""
+    """Return the ID of the mount that holds an open directory, without a request to its file system (proc(5))."""
     fields = Path(f"/proc/self/fdinfo/{fd}").read_bytes().split()
     return fields[fields.index(b"mnt_id:") + 1]
 
 
 def _check_server(mount: bytes, path: str) -> None:
-    """Raise ForeignOwnerError if a mount is a FUSE file system that an untrusted user serves, who may never answer."""
+    """Raise ForeignOwnerError for a FUSE file system that an untrusted user serves: it may never answer."""
     for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n"):
         fields, _, filesystem = line.partition(b" - ")
         if fields.split(b" ")[0] != mount or not filesystem.startswith(b"fuse"):

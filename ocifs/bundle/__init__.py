@@ -1,4 +1,5 @@
-"""The config.json of a runtime bundle, made of an image's config, and the runtime that runs it.
+"""Runtime bundles: config.json from an image's config, and running the container with runc or crun.
 
-It knows the runtime specification, and nothing of mounts: whoever calls it has a rootfs in the bundle.
+This package imports `image` and what lies below it, and knows nothing of mounts: its caller puts the rootfs into the
+bundle.
 """

@@ -1,7 +1,7 @@
-"""From an image's config to a config.json (image-spec conversion.md): values in, a value out.
+"""Convert an image's config to a runtime config.json (image-spec conversion.md).
 
-What the image says replaces the default, and what the user says replaces both. Labels become annotations, except those
-by which an image would tell the runtime on the host what to do. A blemish that leaves a command to run is a warning.
+The image overrides the defaults, and the user overrides both. Labels become annotations, except those with which an
+image could control the runtime on the host. A fault in the config is a warning if the command can still run.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,11 +19,11 @@ from ocifs.spec.document import shown
 
 _ANNOTATION = "org.opencontainers.image."
 _OBEYED = ("run.oci.", "org.systemd.property.", "org.criu.")
-"""Annotations that crun and runc take for orders."""
+"""Prefixes of annotations that crun and runc act on."""
 
 
 class Overrides(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user wants otherwise than the image; None and empty: as the image has it."""
+    """Settings of the user that override the image's config; None or empty: use the image's."""
 
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = {}
@@ -34,45 +34,43 @@ class Overrides(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """What the bundle is made for."""
+    """The machine and the kind of rootfs that the bundle is made for."""
 
     readonly: bool
-    """Whether the rootfs cannot be written."""
+    """Whether the rootfs is read-only."""
     rootless: tuple[int, int] | None = None
-    """uid and gid of the user whose runtime has no privileges; None: it has."""
+    """uid and gid of the user of an unprivileged runtime; None: the runtime is privileged."""
     cgroup2: bool = False
-    """Whether cgroups are of version 2 alone."""
+    """Whether only cgroup version 2 is mounted."""
 
 
 def runtime_spec(
     image: ImageConfig, accounts: Accounts, overrides: Overrides, host: Host, warn: Callable[[str], None]
 ) -> Spec:
-    """Return the config.json of a container of the image, without volumes.
-
-    `warn` is called for each blemish of the image's config.
+    """Return the config.json of a container of the image, without volumes. Call `warn` for each fault of the config.
 
     Raises:
-        UnsupportedError: The image is not for Linux, or its user cannot be in a rootless container.
-        InvalidImageError: The command or the working directory holds a NUL character.
-        NotFoundError: There is no such user, or nothing to run.
+        UnsupportedError: The image is not for Linux, or a rootless container would run as another user than root.
+        InvalidImageError: The command or the working directory contains a NUL character.
+        NotFoundError: The user does not exist, or there is no command.
     """
     if not image.os:
-        warn("the image's config names no operating system: taken to be linux")
+        warn("the image's config names no operating system: assuming linux")
     elif image.platform.normalized().os != "linux":
         raise UnsupportedError(f"the image is for {shown(image.os)}: containers need one for linux")
     config = image.config
     spec = default_spec(cgroup2=host.cgroup2)
-    who = resolve_user(config.user if overrides.user is None else overrides.user, accounts)
+    account = resolve_user(config.user if overrides.user is None else overrides.user, accounts)
     env = _environment(spec.process.env, warn) | _environment(config.env, warn)
-    if who.home:
-        env.setdefault("HOME", who.home)
+    if account.home:
+        env.setdefault("HOME", account.home)
     cwd = config.working_dir or "/" if overrides.cwd is None else overrides.cwd
     spec = replace(
         spec,
         process=replace(
             spec.process,
             terminal=overrides.terminal,
-            user=User(uid=who.uid, gid=who.gid, additional_gids=who.additional_gids),
+            user=User(uid=account.uid, gid=account.gid, additional_gids=account.additional_gids),
             args=_arguments(config, overrides),
             env=tuple(f"{name}={value}" for name, value in (env | dict(overrides.env)).items()),
             cwd=absolute_path(cwd, "working directory", warn),
@@ -83,16 +81,14 @@ def runtime_spec(
     )
     if host.rootless is None:
         return spec
-    if (who.uid, who.gid) != (0, 0):
-        raise UnsupportedError(
-            f"user {who.uid}:{who.gid} cannot be in a rootless container, where only root is: use --user 0:0"
-        )
+    if (account.uid, account.gid) != (0, 0):
+        raise UnsupportedError("a rootless container has only root: use --user 0:0")
     spec = rootless(spec, *host.rootless)
     return replace(spec, process=replace(spec.process, user=User(uid=0, gid=0)))
 
 
 def _arguments(config: ExecutionParameters, overrides: Overrides) -> tuple[str, ...]:
-    # An entrypoint of one empty word is how Docker writes that the entrypoint of the base image is gone.
+    # Docker writes an entrypoint of one empty word to reset the entrypoint of the base image.
     entrypoint = () if config.entrypoint == ("",) else config.entrypoint
     arguments = overrides.args or entrypoint + config.cmd
     if not arguments:
@@ -101,12 +97,12 @@ def _arguments(config: ExecutionParameters, overrides: Overrides) -> tuple[str, 
         raise NotFoundError("the first word of the command is empty, so it names no command to run: name another")
     for each in arguments:
         if "\0" in each:
-            raise InvalidImageError(f"command '{shown(each)}' holds a NUL character")
+            raise InvalidImageError(f"command '{shown(each)}' contains a NUL character")
     return arguments
 
 
 def _environment(variables: tuple[str, ...], warn: Callable[[str], None]) -> dict[str, str]:
-    """Return the variables by name, of each the last; what is not NAME=VALUE is skipped."""
+    """Return the variables by name; the last one of a name counts. Skip, with a warning, what is not NAME=VALUE."""
     env = {}
     for variable in variables:
         name, equals, value = variable.partition("=")
@@ -132,17 +128,17 @@ def _annotations(image: ImageConfig, warn: Callable[[str], None]) -> dict[str, s
     annotations = {_ANNOTATION + name: value for name, value in implicit.items() if value}
     for name, value in image.config.labels.items():
         if name.startswith(_OBEYED):
-            warn(f"label '{shown(name)}' is left out: the runtime would act on it")
+            warn(f"label '{shown(name)}' is dropped: the runtime would act on it")
         elif name:
             annotations[name] = value
     return annotations
 
 
 def parse_environment(variables: tuple[str, ...], inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that a user gives as NAME=VALUE, or as NAME for the value it has in `inherited`.
+    """Parse NAME=VALUE, or NAME for its value in `inherited`; a NAME that is not in there is skipped.
 
     Raises:
-        OcifsError: It is neither.
+        OcifsError: A variable is neither.
     """
     env = {}
     for variable in variables:

@@ -1,6 +1,6 @@
-"""Whether this machine executes the programs of an image: its own kind, or one that binfmt_misc has an interpreter for.
+"""Check whether this machine can run an image's programs, natively or with an interpreter of binfmt_misc.
 
-What a config says of its platform may be wrong, and an image may hold scripts only, so this is for a warning.
+The platform in a config may be wrong, and an image may contain only scripts, so a mismatch is just a warning.
 """
 
 from collections.abc import Iterator
@@ -30,11 +30,11 @@ _ELF = {
 }
 """Class, data encoding and machine in the ELF header of a program (elf(5))."""
 _RUNS_TOO = {("amd64", "386"), ("arm64", "arm")}
-"""(machine, image) that most kernels run without help."""
+"""(machine, image) pairs that most kernels run without an emulator."""
 
 
 def mismatch(image: Platform, machine: str, binfmt_misc: Path = _BINFMT_MISC) -> str | None:
-    """Return a warning if a Linux machine, given as `uname -m` says it, will not execute the image's programs."""
+    """Return a warning if a Linux machine, named as by `uname -m`, cannot run the image's programs."""
     ours, theirs = Platform.of_machine(machine), image.normalized()
     both = ours.normalized().architecture, theirs.architecture
     if not theirs.architecture or both in _RUNS_TOO:
@@ -50,7 +50,7 @@ def mismatch(image: Platform, machine: str, binfmt_misc: Path = _BINFMT_MISC) ->
 
 
 class _Handler(NamedTuple):
-    """A line of programs that binfmt_misc recognises (Documentation/admin-guide/binfmt-misc.rst)."""
+    """A program format registered with binfmt_misc (Documentation/admin-guide/binfmt-misc.rst)."""
 
     flags: str
     offset: int
@@ -58,13 +58,13 @@ class _Handler(NamedTuple):
     mask: bytes
 
     def recognises(self, head: bytes) -> bool:
-        """Whether a file that begins with `head` is one."""
+        """Whether a file that begins with `head` has this format."""
         part = head[self.offset : self.offset + len(self.magic)].ljust(len(self.magic), b"\0")
         return all((a ^ b) & m == 0 for a, b, m in zip(part, self.magic, self.mask, strict=True))
 
 
 def _is_emulated(architecture: str, binfmt_misc: Path) -> bool:
-    """Whether there is an interpreter that containers can use: flag F has the kernel open it when it is registered."""
+    """Whether containers can use a registered interpreter: with flag F the kernel opens it at registration."""
     if architecture not in _ELF:
         return False
     head = _elf_head(*_ELF[architecture])
@@ -72,7 +72,7 @@ def _is_emulated(architecture: str, binfmt_misc: Path) -> bool:
 
 
 def _elf_head(bits: int, order: int, machine: int) -> bytes:
-    """Return the beginning of an executable, up to the member `e_version`."""
+    """Return the first bytes of an executable, up to and with the ELF header field `e_version`."""
     byteorder: Literal["little", "big"] = "little" if order == _LITTLE else "big"
     executable = 2
     head = b"\x7fELF" + bytes([bits, order, 1]) + bytes(9)
@@ -80,7 +80,7 @@ def _elf_head(bits: int, order: int, machine: int) -> bytes:
 
 
 def _handlers(binfmt_misc: Path) -> Iterator[_Handler]:
-    """Yield the handlers that are enabled."""
+    """Yield the enabled handlers."""
     try:
         if (binfmt_misc / "status").read_text().strip() != "enabled":
             return
@@ -94,7 +94,7 @@ def _handlers(binfmt_misc: Path) -> Iterator[_Handler]:
             magic = bytes.fromhex(fields["magic"])
             mask = bytes.fromhex(fields["mask"]) if "mask" in fields else b"\xff" * len(magic)
             handler = _Handler(fields.get("flags", ""), int(fields["offset"]), magic, mask)
-        except (OSError, ValueError, KeyError):  # removed meanwhile, or recognised by a file name's extension
+        except (OSError, ValueError, KeyError):  # removed meanwhile, or registered for a file name extension
             continue
         if enabled == "enabled" and len(mask) == len(magic):
             yield handler

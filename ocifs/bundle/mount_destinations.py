@@ -1,9 +1,9 @@
-"""The directories that a runtime mounts on or enters, looked up in the image before any runtime sees it.
+"""Check the directories that a runtime mounts on or enters, before any runtime sees the image.
 
-The rule: no component of a mount destination is a symlink. Runtimes resolve some of these paths outside of the
-container's root: with `/dev` as a symlink, runc 1.1.5 makes device files in the *host's* directory of that name. The
-tree image is what the container will see, so the answer holds until a container has written to its rootfs; for a kept
-bundle `check_kept` asks the directory itself. Nothing here knows volumes or mounts anything.
+No component of a mount destination may be a symlink. Runtimes resolve some of these paths outside the container's
+root: with `/dev` as a symlink, runc 1.1.5 makes device files in the *host's* directory of that name. The container sees
+the tree image, so a check holds until a container has written to its rootfs; `check_remounted` checks the directory of
+an existing bundle. This module knows nothing of volumes and mounts nothing.
 """
 
 import os
@@ -27,12 +27,12 @@ def names_of(path: str) -> list[bytes]:
     return [name for name in path.encode().split(b"/") if name]
 
 
-def check_places(spec: Spec, rootfs: Rootfs) -> Spec:
-    """Return the spec with its working directory resolved in the image, if a runtime can safely use it on `rootfs`.
+def check_destinations(spec: Spec, rootfs: Rootfs) -> Spec:
+    """Check that a runtime can safely use the spec on `rootfs`; return it with its working directory resolved.
 
     Raises:
-        UnsupportedError: A mount destination has a symlink or a file among its components; the working directory leads
-            into /proc or /dev, or is not UTF-8; or a directory is missing that cannot be made in a read-only rootfs.
+        UnsupportedError: A component of a mount destination is a symlink or a file; the working directory leads into
+            /proc or /dev, or is not UTF-8; or a directory is missing from a read-only rootfs.
         NotFoundError: The working directory is a loop of symlinks.
     """
     above: list[str] = []
@@ -51,12 +51,12 @@ def check_places(spec: Spec, rootfs: Rootfs) -> Spec:
     return replace(spec, process=replace(spec.process, cwd=resolved))
 
 
-def check_kept(bundle: Path) -> None:
-    """Check a rootfs that a container may have written to by the config.json beside it.
+def check_remounted(bundle: Path) -> None:
+    """Check the rootfs of a bundle, which a container may have written to, against its config.json.
 
     Raises:
-        MountError: A mount destination or the working directory has a symlink among its components, or a file that is
-            not the last one.
+        MountError: A component of a mount destination or of the working directory is a symlink, or one other than the
+            last is a file.
     """
     path = bundle / "config.json"
     try:
@@ -68,42 +68,42 @@ def check_kept(bundle: Path) -> None:
 
 
 def walk_down(top: Path, names: Sequence[bytes], *, make: bool) -> None:
-    """Go down from the directory `top` as far as there are directories, and `make` those that are missing (mode 0755).
+    """Walk down `names` from the directory `top` and stop at a missing one; with `make`, create it with mode 0755.
 
-    Each name is looked up in an open directory, and no symlink is followed. Unless it is to be made, the last may be a
-    file, which `config.json` can have a mount on.
+    Each name is looked up in an open directory, and no symlink is followed. Without `make`, the last one may be a file:
+    `config.json` can mount on files.
 
     Raises:
         MountError: A component is not a directory, or the system refuses.
     """
-    way = b""
-    here = os.open(top, _ENTERED)
+    path = b""
+    directory = os.open(top, _ENTERED)
     try:
         for number, name in enumerate(names, 1):
-            way += b"/" + name
+            path += b"/" + name
             try:
-                there = _entered(here, name, make=make)
+                below = _open_or_make(directory, name, make=make)
             except FileNotFoundError:
                 return
             except NotADirectoryError:
-                if make or number < len(names) or stat.S_ISLNK(os.lstat(name, dir_fd=here).st_mode):
+                if make or number < len(names) or stat.S_ISLNK(os.lstat(name, dir_fd=directory).st_mode):
                     raise
                 return
-            os.close(here)
-            here = there
+            os.close(directory)
+            directory = below
     except (NotADirectoryError, FileExistsError):
         raise MountError(
-            f"{printable(way)} in {printable_path(str(top))} is not a directory, so nothing can safely be mounted "
+            f"{printable(path)} in {printable_path(str(top))} is not a directory, so nothing can safely be mounted "
             "there: remove it, or make a new bundle"
         ) from None
     except OSError as error:
-        raise MountError(f"{printable(way)} in {printable_path(str(top))}: {error.strerror}") from None
+        raise MountError(f"{printable(path)} in {printable_path(str(top))}: {error.strerror}") from None
     finally:
-        os.close(here)
+        os.close(directory)
 
 
 def directories_of(rootfs: Rootfs, names: Sequence[bytes]) -> tuple[int, str | None]:
-    """Return how many of `names`, each in the one before, are directories of the image, and what the next one is."""
+    """Return how many of the nested `names` are directories in the image, and what obstructs the next one, if any."""
     nid = rootfs.root
     for count, name in enumerate(names):
         below = rootfs.tree.lookup(nid, name)
@@ -125,7 +125,7 @@ class _Process(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    """What `check_kept` needs of a config.json."""
+    """The members of a config.json that `check_remounted` uses."""
 
     process: _Process
     mounts: list[_Mount] = []
@@ -136,12 +136,12 @@ def _check_directory(rootfs: Rootfs, path: str, names: list[bytes], spec: Spec, 
     if obstacle is not None:
         raise UnsupportedError(
             f"{printable(_joined(names[: count + 1]))} is {obstacle} in the image: a runtime that uses {shown(path)} "
-            "could write outside of the container: build the image with a directory there"
+            "could write outside the container: build the image with a directory there"
         )
     if count == len(names) or not spec.root.readonly or any(path.startswith(f"{each}/") for each in above):
         return
     raise UnsupportedError(
-        f"{shown(path)} is no directory of the image, and cannot be made in a read-only rootfs: "
+        f"{shown(path)} is not a directory in the image, and cannot be made in a read-only rootfs: "
         "use --rootfs overlay or tmpfs"
     )
 
@@ -149,15 +149,15 @@ def _check_directory(rootfs: Rootfs, path: str, names: list[bytes], spec: Spec, 
 def _text(names: Iterable[bytes], cwd: str) -> str:
     try:
         return _joined(names).decode()
-    except UnicodeDecodeError:  # `cwd` itself is no substitute: its symlinks may pass /proc on their way
+    except UnicodeDecodeError:  # keeping `cwd` is not safe: its symlinks may pass through /proc
         raise UnsupportedError(
-            f"working directory {shown(cwd)} is {printable(_joined(names))}, which config.json cannot hold since it is "
-            "not UTF-8: choose another with --cwd"
+            f"working directory {shown(cwd)} is {printable(_joined(names))}, which is not UTF-8, so config.json "
+            "cannot hold it: choose another with --cwd"
         ) from None
 
 
 def _leads_out(names: Sequence[bytes]) -> bool:
-    """Whether a path may pass a link to an open file of the runtime, as /proc/self/fd/7 does (CVE-2024-21626)."""
+    """Whether a path may pass through a link to an open file of the runtime, e.g. /proc/self/fd/7 (CVE-2024-21626)."""
     return len(names) > 1 and (names[0] == b"proc" or (names[0] == b"dev" and names[1] != b"shm"))
 
 
@@ -165,13 +165,13 @@ def _joined(names: Iterable[bytes]) -> bytes:
     return b"/" + b"/".join(names)
 
 
-def _entered(here: int, name: bytes, *, make: bool) -> int:
+def _open_or_make(directory: int, name: bytes, *, make: bool) -> int:
     try:
-        return os.open(name, _ENTERED, dir_fd=here)
+        return os.open(name, _ENTERED, dir_fd=directory)
     except FileNotFoundError:
         if not make:
             raise
-    os.mkdir(name, 0o700, dir_fd=here)
-    made = os.open(name, _ENTERED, dir_fd=here)
-    os.chmod(f"/proc/self/fd/{made}", 0o755)  # noqa: S103 - whatever the umask, as a directory of the image
+    os.mkdir(name, 0o700, dir_fd=directory)
+    made = os.open(name, _ENTERED, dir_fd=directory)
+    os.chmod(f"/proc/self/fd/{made}", 0o755)  # noqa: S103 - like a directory of the image, whatever the umask
     return made

@@ -1,4 +1,4 @@
-"""What a bundle was made of, so that it can be mounted again: the file `ocifs.json` in it, which runtimes ignore."""
+"""The file `ocifs.json` in a bundle: its image and kind of rootfs, for mounting it again. Runtimes ignore it."""
 
 from typing import Literal, Self
 
@@ -12,29 +12,27 @@ _MAX = 4096
 
 
 class BundleOrigin(msgspec.Struct, frozen=True):
-    """Of which image, and how."""
+    """The image and the kind of rootfs that a bundle was made with."""
 
     digest: str
-    """Of the manifest."""
+    """Digest of the manifest."""
     rootfs: Literal["mount", "overlay", "tmpfs", "copy"]
 
     def write(self, bundle: TrustedDirectory) -> None:
-        """Record it in a bundle."""
+        """Write the file."""
         bundle.write_file(_NAME, msgspec.json.encode(self) + b"\n")
 
     @classmethod
     def read(cls, bundle: TrustedDirectory) -> Self:
-        """Return what a bundle was made of.
+        """Read the file.
 
         Raises:
-            NotFoundError: It is no bundle that `ocifs bundle` has made.
-            MountError: The record cannot be read.
+            NotFoundError: `ocifs bundle` did not make the directory.
+            MountError: The file cannot be read.
         """
         try:
             return msgspec.json.decode(bundle.read_file(_NAME, _MAX), type=cls)
         except FileNotFoundError:
-            raise NotFoundError(
-                f"{printable_path(str(bundle.path))} is no bundle that `ocifs bundle` has made"
-            ) from None
+            raise NotFoundError(f"{printable_path(str(bundle.path))} was not made by `ocifs bundle`") from None
         except (OSError, msgspec.MsgspecError):
             raise MountError(f"{printable_path(str(bundle.path / _NAME))} cannot be read: make a new bundle") from None

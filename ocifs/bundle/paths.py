@@ -1,4 +1,4 @@
-"""Paths in a container as an image's config writes them."""
+"""Paths in an image's config."""
 
 import os
 from collections.abc import Callable
@@ -8,16 +8,16 @@ from ocifs.spec.document import shown
 
 
 def absolute_path(path: str, what: str, warn: Callable[[str], None]) -> str:
-    """Return a path normalised; `warn` is called for one that is relative or has `..`, which is taken from the root.
+    """Normalise a path, relative to the root. Call `warn` if it is relative or has `..`.
 
-    `what` is what messages call it.
+    `what` names the path in messages.
 
     Raises:
-        InvalidImageError: It holds a NUL character.
+        InvalidImageError: It contains a NUL character.
     """
     if "\0" in path:
-        raise InvalidImageError(f"{what} '{shown(path)}' holds a NUL character")
+        raise InvalidImageError(f"{what} '{shown(path)}' contains a NUL character")
     normalised = "/" + os.path.normpath(f"/{path}").lstrip("/")
     if not path.startswith("/") or ".." in path.split("/"):
-        warn(f"{what} '{shown(path)}' is not an absolute path without '..': {shown(normalised)} is used")
+        warn(f"{what} '{shown(path)}' is not an absolute path without '..': using {shown(normalised)}")
     return normalised

@@ -1,8 +1,8 @@
-"""Running the container of a bundle by an OCI runtime, runc or crun, in the foreground.
+"""Run the container of a bundle with an OCI runtime, runc or crun, in the foreground.
 
-The container's state lies in the bundle, so it goes with it. Signals are passed on. A program that is PID 1 of its PID
-namespace does not get a signal that it has no handler for (pid_namespaces(7)): what would have ended it anywhere else
-ends it here, by SIGKILL. It knows nothing of mounts.
+The container's state is in the bundle and is removed with it. Signals are forwarded. PID 1 of a PID namespace does not
+receive a signal that it has no handler for (pid_namespaces(7)); if that signal would end any other process, PID 1 gets
+SIGKILL here. This module knows nothing of mounts.
 """
 
 import contextlib
@@ -17,35 +17,35 @@ from pathlib import Path
 from ocifs.errors import NotFoundError, UnsupportedError, printable_path
 
 RUNTIMES = ("runc", "crun")
-"""Those that are looked up by name, the preferred one first."""
+"""Runtimes to look up by name, in order of preference."""
 _ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
-_PASSED_ON = _ENDING | {signal.SIGUSR1, signal.SIGUSR2}
-_ENOUGH = 3
-"""After so many SIGINT or SIGTERM a program is killed, whatever it does about them."""
-_LOOK_AGAIN = 1.0
-"""Seconds."""
+_FORWARDED = _ENDING | {signal.SIGUSR1, signal.SIGUSR2}
+_KILL_AFTER = 3
+"""The number of SIGINT or SIGTERM after which a program is killed, even if it handles them."""
+_CHECK_INTERVAL = 1.0
+"""Seconds between checks whether PID 1 still handles a signal that it was sent."""
 _PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None)
 
 
 def find_runtime(name: str | None) -> str:
-    """Return the path of a runtime; None: of runc, or else crun. Raises NotFoundError."""
+    """Return the path of a runtime; of runc, else crun, if `name` is None. Raises NotFoundError."""
     for each in (name,) if name else RUNTIMES:
         if path := shutil.which(each):
             return path
     if name:
-        raise NotFoundError(f"runtime {printable_path(name)}: no such program: give runc, crun or a path by --runtime")
-    raise NotFoundError("neither runc nor crun is there: install the Debian package runc or crun")
+        raise NotFoundError(f"runtime {printable_path(name)}: no such program: set --runtime to runc, crun or a path")
+    raise NotFoundError("neither runc nor crun is installed: install the Debian package runc or crun")
 
 
 def check_user_namespaces(sysctl: Path = Path("/proc/sys")) -> None:
-    """Make sure that this machine lets ordinary users have containers. Raises UnsupportedError."""
+    """Check that this machine lets ordinary users make containers. Raises UnsupportedError."""
     for name in ("user/max_user_namespaces", "kernel/unprivileged_userns_clone"):
         with contextlib.suppress(OSError):
             if (sysctl / name).read_text().strip() == "0":
                 raise UnsupportedError(
-                    f"a rootless container takes a user namespace, which this machine gives to nobody but root: "
+                    f"a rootless container needs a user namespace, which this machine allows only to root: "
                     f"sysctl {name.replace('/', '.')} is 0"
                 )
 
@@ -58,13 +58,13 @@ class Container:
         self._command = [runtime, "--root", str(bundle / "state")]
 
     def run(self, keep_open: Iterable[int] = ()) -> int:
-        """Run it to its end; return its exit status, 128+N where signal N ended it.
+        """Run the container until it exits; return its exit status, or 128+N if signal N ended it.
 
-        The runtime is killed if this process ends before it. It inherits the descriptors `keep_open`, which the
+        The kernel kills the runtime if this process ends first. The runtime inherits the descriptors `keep_open`; the
         container does not.
         """
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        watched = {signal.SIGCHLD} | {each for each in _PASSED_ON if signal.getsignal(each) is not signal.SIG_IGN}
+        watched = {signal.SIGCHLD} | {each for each in _FORWARDED if signal.getsignal(each) is not signal.SIG_IGN}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
 
         def prepare() -> None:
@@ -76,14 +76,14 @@ class Container:
             with subprocess.Popen(
                 [*command, self._bundle.name],
                 pass_fds=tuple(keep_open),
-                preexec_fn=prepare,  # noqa: PLW1509 - this process has no threads by now
+                preexec_fn=prepare,  # noqa: PLW1509 - this process has no threads
             ) as process:
-                return self._attend(process, watched)
+                return self._forward_signals(process, watched)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def delete(self) -> None:
-        """Kill what is left of it, and have the runtime forget it."""
+        """Have the runtime kill and delete the container, if it still exists."""
         if (self._bundle / "state" / self._bundle.name).exists():
             subprocess.run([*self._command, "delete", "--force", self._bundle.name], check=False, capture_output=True)
 
@@ -91,43 +91,43 @@ class Container:
     def _pid_file(self) -> Path:
         return self._bundle / "pid"
 
-    def _attend(self, process: "subprocess.Popen[bytes]", watched: set[signal.Signals]) -> int:
-        """Wait for the end of the runtime, and pass on the signals that come meanwhile."""
-        asked, killed, times = None, False, 0
+    def _forward_signals(self, process: "subprocess.Popen[bytes]", watched: set[signal.Signals]) -> int:
+        """Forward signals until the runtime exits; return its exit status."""
+        last_signal, killed, count = None, False, 0
         while (status := process.poll()) is None:
-            # Asked to end, it is looked at again: a shell may have had a handler until it became another program.
-            received = signal.sigtimedwait(watched, _LOOK_AGAIN) if asked else signal.sigwaitinfo(watched)
+            # Check again after a request to end: a shell with a handler may have become a program without one by exec.
+            received = signal.sigtimedwait(watched, _CHECK_INTERVAL) if last_signal else signal.sigwaitinfo(watched)
             if received is not None and received.si_signo != signal.SIGCHLD:
                 number = signal.Signals(received.si_signo)
-                if received.si_code <= 0:  # what the terminal sends the runtime gets by itself
+                if received.si_code <= 0:  # the terminal sends its signals to the runtime as well
                     process.send_signal(number)
                 if number in _ENDING:
-                    asked = number
-                    times += number in {signal.SIGINT, signal.SIGTERM}
-            if asked and (times >= _ENOUGH or self._is_lost_on_it(asked)):
+                    last_signal = number
+                    count += number in {signal.SIGINT, signal.SIGTERM}
+            if last_signal and (count >= _KILL_AFTER or self._is_unhandled(last_signal)):
                 self._kill(process)
                 killed = True
-        if asked and killed:
-            return 128 + asked
+        if last_signal and killed:
+            return 128 + last_signal
         return status if status >= 0 else 128 - status
 
-    def _is_lost_on_it(self, number: signal.Signals) -> bool:
-        """Whether PID 1 runs, but neither has a handler for a signal nor ignores it on purpose (proc_pid_status(5))."""
+    def _is_unhandled(self, number: signal.Signals) -> bool:
+        """Whether PID 1 runs, but neither handles nor ignores a signal (proc_pid_status(5))."""
         try:
             pid = self._pid()
-        except (OSError, ValueError):  # it has not begun
+        except (OSError, ValueError):  # PID 1 has not started
             return True
         try:
             status = Path(f"/proc/{pid}/status").read_text(errors="replace")
         except OSError:
             return False
-        # The name of a program may hold any line ending but a newline.
+        # The name of a program may contain any line ending but a newline.
         fields = dict(line.split(":", 1) for line in status.split("\n") if line)
         masks = int(fields["SigCgt"], 16) | int(fields["SigIgn"], 16)
         return not fields["State"].strip().startswith(("Z", "X")) and not masks >> (number - 1) & 1
 
     def _kill(self, process: "subprocess.Popen[bytes]") -> None:
-        """Kill PID 1, and with it all of the container; if there is none yet, the runtime."""
+        """Kill PID 1, which ends the container; or the runtime if PID 1 has not started."""
         with contextlib.suppress(ProcessLookupError):
             try:
                 os.kill(self._pid(), signal.SIGKILL)

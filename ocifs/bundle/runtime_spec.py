@@ -1,7 +1,7 @@
-"""The runtime specification's config.json (runtime-spec config.md, config-linux.md): the members that ocifs writes.
+"""The members of config.json that ocifs writes (runtime-spec config.md, config-linux.md).
 
-The default is what `runc spec` writes today, with the capabilities of podman, and `rootless` does what `runc spec
---rootless` does. Values only.
+The default is the output of `runc spec` with podman's capabilities; `rootless` converts it as `runc spec --rootless`
+does.
 """
 
 import msgspec
@@ -24,11 +24,11 @@ _CAPABILITIES = (
 
 
 class _Object(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A JSON object; a member that has its default, which is always an empty value, is left out."""
+    """A JSON object. Members with their default, which is always an empty value, are omitted."""
 
 
 class User(_Object, frozen=True, kw_only=True):
-    """Who the process is, by number, as seen in the container."""
+    """The IDs of the process, as seen in the container."""
 
     uid: int
     gid: int
@@ -52,7 +52,7 @@ class Rlimit(_Object, frozen=True, kw_only=True):
 
 
 class Process(_Object, frozen=True, kw_only=True):
-    """What runs in the container."""
+    """The process in the container."""
 
     terminal: bool = False
     user: User
@@ -108,7 +108,7 @@ class Namespace(_Object, frozen=True, kw_only=True):
 
 
 class Linux(_Object, frozen=True, kw_only=True):
-    """What only Linux has."""
+    """The settings specific to Linux."""
 
     uid_mappings: tuple[IDMapping, ...] = ()
     gid_mappings: tuple[IDMapping, ...] = ()
@@ -131,12 +131,12 @@ class Spec(_Object, frozen=True, kw_only=True):
 
 
 def to_json(spec: Spec) -> bytes:
-    """Return the bytes of config.json."""
+    """Serialise to the bytes of config.json."""
     return msgspec.json.format(msgspec.json.encode(spec), indent=2) + b"\n"
 
 
 def default_spec(*, cgroup2: bool) -> Spec:
-    """Return what `runc spec` writes, but for capabilities; `cgroup2`: where cgroups are of version 2 alone."""
+    """Return what `runc spec` writes, but with other capabilities; `cgroup2`: only cgroup version 2 is mounted."""
     namespaces = ("pid", "network", "ipc", "uts", "mount", *(("cgroup",) if cgroup2 else ()))
     return Spec(
         oci_version="1.0.2",
@@ -163,7 +163,7 @@ def default_spec(*, cgroup2: bool) -> Spec:
 
 
 def rootless(spec: Spec, uid: int, gid: int) -> Spec:
-    """Return the spec for a runtime without privileges: container root is the user `uid`, `gid`, and nobody else is."""
+    """Convert the spec for an unprivileged runtime: container root is `uid` and `gid`, the only user mapped."""
     namespaces = [each for each in spec.linux.namespaces if each.type not in {"network", "user"}]
     return replace(
         spec,
@@ -179,7 +179,7 @@ def rootless(spec: Spec, uid: int, gid: int) -> Spec:
 
 
 def _unprivileged(mount: Mount) -> Mount:
-    if mount.destination == "/sys":  # a sysfs of its own takes a network namespace of its own
+    if mount.destination == "/sys":  # mounting a new sysfs needs a new network namespace
         return Mount(
             destination="/sys", type="none", source="/sys", options=("rbind", "nosuid", "noexec", "nodev", "ro")
         )

@@ -1,8 +1,8 @@
-"""Who a container runs as: `Config.User` by the /etc/passwd and /etc/group of the merged tree (image-spec config.md).
+"""Resolve `Config.User` with the /etc/passwd and /etc/group of the merged tree (image-spec config.md).
 
-The rule: digits are always an ID, even if a file has an account of that name; otherwise an image could have uid 1000 in
-its config and uid 0 in the container. Go's `strconv.Atoi`, which container engines use, also takes a sign for one.
-IDs need not be in the files.
+Digits are always an ID, even if an account has them as its name; otherwise an image could have uid 1000 in its config
+and uid 0 in the container. A sign may precede them, as in Go's `strconv.Atoi`, which container engines use. IDs need
+not be in the files.
 """
 
 import re
@@ -12,12 +12,12 @@ from ocifs.errors import NotFoundError
 from ocifs.image.passwd import MAX_ID, Accounts
 from ocifs.spec.document import shown
 
-_GIVEN = re.compile(r"([+-]?)([0-9]+)", re.ASCII)
-"""What means an ID rather than a name in `User`."""
+_ID = re.compile(r"([+-]?)([0-9]+)", re.ASCII)
+"""An ID, rather than a name, in `User`."""
 
 
 class ResolvedUser(NamedTuple):
-    """A user by number."""
+    """The IDs of a user."""
 
     uid: int
     gid: int
@@ -26,9 +26,9 @@ class ResolvedUser(NamedTuple):
 
 
 def resolve_user(user: str, accounts: Accounts) -> ResolvedUser:
-    """Return who `USER[:GROUP]` is, each a name or a number; the empty string is root.
+    """Resolve `USER[:GROUP]`, each a name or a number; the empty string is root.
 
-    Without a group it is the user's own, with all groups that list the user; a group that is given is the only one.
+    An explicit group is the only one. Without it, the groups are the user's own and all that list the user.
 
     Raises:
         NotFoundError: A name is in neither file, or an ID is out of range.
@@ -44,8 +44,8 @@ def resolve_user(user: str, accounts: Accounts) -> ResolvedUser:
 
 
 def _account(name: str, accounts: Accounts) -> tuple[str | None, int, int, str | None]:
-    """Return (login name, uid, gid, home directory); a uid without a line has group 0."""
-    number = _given_id(name, "user")
+    """Return (login name, uid, gid, home directory); the gid is 0 for a uid that is not in the file."""
+    number = _parse_id(name, "user")
     for login, uid, gid, home in accounts.users():
         if name == login if number is None else number == uid:
             return login, uid, gid, home
@@ -55,7 +55,7 @@ def _account(name: str, accounts: Accounts) -> tuple[str | None, int, int, str |
 
 
 def _gid(name: str, accounts: Accounts) -> int:
-    number = _given_id(name, "group")
+    number = _parse_id(name, "group")
     if number is not None:
         return number
     for listed, gid, _ in accounts.groups():
@@ -64,9 +64,9 @@ def _gid(name: str, accounts: Accounts) -> int:
     raise NotFoundError(f"group '{shown(name)}' is not in the image's /etc/group: choose another with --user")
 
 
-def _given_id(text: str, what: str) -> int | None:
-    """Return the ID that digits mean; None: the text is a name. Raises NotFoundError if it is out of range."""
-    match = _GIVEN.fullmatch(text)
+def _parse_id(text: str, what: str) -> int | None:
+    """Parse an ID; return None for a name. Raises NotFoundError if the ID is out of range."""
+    match = _ID.fullmatch(text)
     if match is None:
         return None
     sign, digits = match[1], match[2].lstrip("0") or "0"

@@ -1,9 +1,9 @@
-"""The volumes of an image (`Config.Volumes`): where they are, and what stands in for them in a container.
+"""Plan the volumes of an image (`Config.Volumes`) in a container. This module writes nothing.
 
-As in podman and Docker, a volume can be written, and begins with the owner, mode and content of the image's directory;
-one that the image does not have begins empty and belongs to root. In a rootfs that can be written the directory itself
-is all that, so it is only made if it is missing. In a read-only rootfs each volume is a directory `volumes/N` of the
-bundle, a copy that the runtime binds to its place. This module plans; it writes nothing.
+As in podman and Docker, a volume is writable and starts with the owner, mode and content of the image's directory; if
+the image lacks the directory, it starts empty and belongs to root. In a writable rootfs the directory itself serves as
+the volume, and is made if it is missing. In a read-only rootfs each volume is a copy in the directory `volumes/N` of
+the bundle, and the runtime binds it to its destination.
 """
 
 import stat
@@ -20,36 +20,36 @@ from ocifs.spec.document import shown
 
 _OF_THE_RUNTIME = ("/proc", "/dev", "/sys")
 _OPTIONS = ("rbind", "rprivate", "rw", "nosuid", "nodev")
-"""Those of podman's volumes."""
+"""Mount options, as podman's volumes have."""
 
 
 class Volume(NamedTuple):
-    """A place in the container, normalised."""
+    """Normalised path in the container."""
 
     destination: str
     names: list[bytes]
-    """The same with the image's symlinks resolved."""
+    """Its components with the image's symlinks resolved."""
     exists: bool
-    """Whether it is a directory of the image."""
+    """Whether the image has the directory."""
 
 
 class Volumes(NamedTuple):
-    """What is to be done for the volumes of a container."""
+    """The volumes of a container, by how they are made."""
 
     copied: tuple[Volume, ...] = ()
-    """To be made in the bundle and mounted, in this order."""
+    """Volumes to make in the bundle and mount, in this order."""
     missing: tuple[Volume, ...] = ()
-    """Directories to be made in the rootfs."""
+    """Directories to make in the rootfs."""
 
     def mounts(self) -> tuple[Mount, ...]:
-        """Return what the runtime mounts; `source` is relative to the bundle."""
+        """Return the mounts for config.json; `source` is relative to the bundle."""
         return tuple(
             Mount(destination=volume.destination, type="bind", source=source, options=_OPTIONS)
             for volume, source in self.sources()
         )
 
     def sources(self) -> Iterable[tuple[Volume, str]]:
-        """Yield each volume to be mounted with its path relative to the bundle."""
+        """Yield each copied volume with its path relative to the bundle."""
         for number, volume in enumerate(self.copied):
             yield volume, f"volumes/{number}"
 
@@ -57,12 +57,12 @@ class Volumes(NamedTuple):
 def find_volumes(
     paths: Iterable[str], rootfs: Rootfs, limits: Limits, warn: Callable[[str], None], *, readonly: bool
 ) -> Volumes:
-    """Return what the volumes of an image need in a rootfs of its own; `warn` is called for those that are skipped.
+    """Plan the volumes of an image. Call `warn` for each volume that is skipped.
 
     Raises:
-        UnsupportedError: A volume is not a directory, or cannot be mounted because it lies behind a symlink.
-        InvalidImageError: A path holds a NUL character.
-        LimitError: There are too many, or their content is too large.
+        UnsupportedError: A volume is not a directory, or has to be mounted but lies behind a symlink.
+        InvalidImageError: A path contains a NUL character.
+        LimitError: There are too many volumes, or their content is too large.
     """
     volumes = _volumes(paths, rootfs, warn)
     if len(volumes) > limits.volumes:
@@ -72,7 +72,7 @@ def find_volumes(
     copied: list[Volume] = []
     for volume in volumes:
         if volume.exists and any(volume.destination.startswith(f"{each.destination}/") for each in copied):
-            continue  # it is part of the copy
+            continue  # the copy of its ancestor contains it
         if volume.exists and volume.names != names_of(volume.destination):
             raise UnsupportedError(
                 f"volume {shown(volume.destination)} lies behind a symlink of the image, where a runtime cannot safely "
@@ -104,7 +104,7 @@ def _volume(destination: str, rootfs: Rootfs) -> Volume:
 
 
 def _check_size(volumes: Iterable[Volume], rootfs: Rootfs, limits: Limits) -> None:
-    """Raise LimitError if the files to be copied have more bytes than `volume_size`; holes take no room."""
+    """Raise LimitError if the files to copy have more bytes than `volume_size`, not counting holes."""
     size = 0
     linked = set()
     for volume in volumes:

@@ -1,4 +1,4 @@
-"""`ocifs bundle`: an image as a bundle for an OCI runtime."""
+"""`ocifs bundle`: making an OCI bundle of an image."""
 
 import os
 import shlex
@@ -35,7 +35,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class BundleRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """How the rootfs of a bundle is to be made."""
+    """The options for the rootfs of a bundle."""
 
     kind: RootfsKind
     rootless: bool
@@ -48,25 +48,24 @@ class BundleRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def container_options(command: F) -> F:
-    """Add what the verbs that make a container take."""
+    """Add the options of commands that make a container."""
     for add in (
-        click.option("--tty/--no-tty", default=None, help="Give the container a terminal."),
+        click.option("--tty/--no-tty", default=None, help="Allocate a terminal for the container."),
         click.option("--hostname", default="ocifs", show_default=True, help="The container's host name."),
-        click.option("--cwd", metavar="PATH", help="Where the command starts, instead of WorkingDir."),
-        click.option("--user", metavar="USER[:GROUP]", help="Who runs it, by name or number, instead of User."),
-        click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable; may be given again."),
+        click.option("--cwd", metavar="PATH", help="Working directory, overriding the image's."),
+        click.option("--user", metavar="USER[:GROUP]", help="USER[:GROUP] to run as, overriding the image's User."),
+        click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="Set an environment variable (repeatable)."),
         click.option(
             "--rootless/--no-rootless",
             default=None,
-            help="For a runtime without privileges.  [default: unless run by root]",
+            help="Configure for an unprivileged runtime.  [default: unless run by root]",
         ),
         click.option(
             "--rootfs",
             type=click.Choice(["mount", "overlay", "tmpfs", "copy"]),
             default="mount",
             show_default=True,
-            help="mount: read-only; overlay: what is written is kept in the bundle; tmpfs: it is thrown away; "
-            "copy: all is copied.",
+            help="mount: read-only. overlay: keep writes in the bundle. tmpfs: discard writes. copy: unpack the image.",
         ),
     ):
         command = add(command)
@@ -77,8 +76,8 @@ def container_options(command: F) -> F:
 @image_options
 @mount_options
 @container_options
-@click.option("--args", metavar="COMMAND", help="What is run, in words as a shell splits them.")
-@click.option("--remount", is_flag=True, help="Mount the bundle DIR again, with what was written to it.")
+@click.option("--args", metavar="COMMAND", help="Command to run, split into words as a shell does.")
+@click.option("--remount", is_flag=True, help="Mount the existing bundle DIR again, with what was written to it.")
 @click.argument("image")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=str))
 @click.pass_context
@@ -103,15 +102,15 @@ def bundle(
     args: str | None,
     remount: bool,
 ) -> None:
-    """Make DIR a bundle of IMAGE: a config.json by the image's config, and its rootfs, mounted.
+    """Make DIR a bundle of IMAGE: a config.json from the image's config, and a mounted rootfs.
 
-    Nothing is unpacked. `ocifs umount DIR` unmounts it, and with --remount it is mounted again.
+    Nothing is unpacked. `ocifs umount DIR` unmounts the bundle, and --remount mounts it again.
 
     \b
     Try:  ocifs bundle --args sh ./debian:latest box && runc run --bundle box box
     """
     unwind_on_signals()
-    wanted = BundleRequest(
+    request = BundleRequest(
         kind=rootfs,
         rootless=bool(os.geteuid()) if rootless is None else rootless,
         engine=engine,
@@ -123,10 +122,10 @@ def bundle(
     )
     daemon: Daemon = context.obj
     if remount:
-        _refuse_what_was_settled(context)
-        _mount_again(daemon, directory, wanted, opening, image)
+        _refuse_creation_options(context)
+        _mount_again(daemon, directory, request, opening, image)
         return
-    prepare(wanted, daemon)
+    prepare(request, daemon)
     target, parent = _new_directory(directory)
     with ExitStack() as undo, ExitStack() as stack:
         from ocifs.mount.overlay import remove_tree
@@ -134,30 +133,30 @@ def bundle(
 
         overrides = overrides_of(_split(args), env, user, cwd, hostname, terminal=True if tty is None else tty)
         opened = stack.enter_context(opening.open(image))
-        spec, volumes = spec_of(opened, wanted, overrides, opening)
+        spec, volumes = spec_of(opened, request, overrides, opening)
         made = parent.temporary(f".{target.name}.")
         undo.callback(remove_tree, parent, made.path.name)
-        write_bundle(made, opened, spec, volumes, wanted)
+        write_bundle(made, opened, spec, volumes, request)
         parent.rename(made.path.name, target.name)
         undo.pop_all()
         undo.callback(remove_tree, parent, target.name)
         undo.callback(unmount_bundle, str(target), lazy=True)
-        if wanted.kind != "copy":
-            mount_rootfs(daemon, target, opened, wanted)
+        if request.kind != "copy":
+            mount_rootfs(daemon, target, opened, request)
         make_missing(target, volumes)
         undo.pop_all()
 
 
-def _refuse_what_was_settled(context: click.Context) -> None:
-    """Refuse the options that a bundle is made by when it is there already."""
+def _refuse_creation_options(context: click.Context) -> None:
+    """Refuse options that only a new bundle can take. Raises UsageError."""
     for name in ("rootfs", "rootless", "env", "user", "cwd", "hostname", "tty", "args"):
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise click.UsageError(f"--remount mounts a bundle as it was made: leave --{name} out, or edit config.json")
 
 
-def _mount_again(daemon: Daemon, directory: str, wanted: BundleRequest, opening: Opening, image: str) -> None:
-    """Mount what `ocifs umount` has unmounted. Raises OcifsError."""
-    from ocifs.bundle.mount_destinations import check_kept
+def _mount_again(daemon: Daemon, directory: str, request: BundleRequest, opening: Opening, image: str) -> None:
+    """Mount a bundle that `ocifs umount` has unmounted. Raises OcifsError."""
+    from ocifs.bundle.mount_destinations import check_remounted
     from ocifs.bundle.origin import BundleOrigin
     from ocifs.mount.unmount import is_bundle, unmount_bundle
 
@@ -165,29 +164,29 @@ def _mount_again(daemon: Daemon, directory: str, wanted: BundleRequest, opening:
     shown = printable_path(directory)
     _refuse_mountpoint(str(bundle), shown)
     if not bundle.is_dir():
-        raise NotFoundError(f"{shown} is no bundle that `ocifs bundle` has made")
+        raise NotFoundError(f"{shown} was not made by `ocifs bundle`")
     opened_bundle = open_bundle(str(bundle))
     origin = BundleOrigin.read(opened_bundle)
     if origin.rootfs == "copy":
-        raise MountError(f"{shown} holds a copy of its image: there is nothing to mount")
-    wanted = replace(wanted, kind=origin.rootfs)
-    prepare(wanted, daemon)
+        raise MountError(f"{shown} holds a copy of its image, so there is nothing to mount")
+    request = replace(request, kind=origin.rootfs)
+    prepare(request, daemon)
     with opening.open(image) as opened, locked(str(bundle)), ExitStack() as undo:
         if is_bundle(str(bundle)):
             raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
         if origin.digest != str(opened.digest):
             raise NotFoundError(f"{shown} is a bundle of the image {origin.digest}, not of {opened.digest}")
         undo.callback(unmount_bundle, str(bundle), lazy=True)
-        make_directories(opened_bundle, wanted.kind)
-        mount_rootfs(daemon, bundle, opened, wanted)
-        if origin.rootfs == "tmpfs":  # it is empty again; elsewhere they are kept
+        make_directories(opened_bundle, request.kind)
+        mount_rootfs(daemon, bundle, opened, request)
+        if origin.rootfs == "tmpfs":  # a new tmpfs is empty; other kinds keep their volumes
             make_missing(bundle, _volumes_of(opened, opening, readonly=False))
-        check_kept(bundle)
+        check_remounted(bundle)
         undo.pop_all()
 
 
 def unwind_on_signals() -> None:
-    """Let SIGTERM and SIGHUP end this process as SIGINT does: what it has begun is undone."""
+    """Let SIGTERM and SIGHUP end this process as SIGINT does, so that it undoes unfinished work."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
@@ -197,10 +196,10 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def prepare(wanted: BundleRequest, daemon: Daemon) -> None:
-    """Find out what cannot be before anything is made. Raises MountError."""
-    if wanted.kind == "copy":
-        daemon.dismiss()
+def prepare(request: BundleRequest, daemon: Daemon) -> None:
+    """Check the prerequisites before anything is made. Raises MountError."""
+    if request.kind == "copy":
+        daemon.kill()
     else:
         check_fuse()
 
@@ -208,11 +207,11 @@ def prepare(wanted: BundleRequest, daemon: Daemon) -> None:
 def overrides_of(
     args: tuple[str, ...], env: tuple[str, ...], user: str | None, cwd: str | None, hostname: str, *, terminal: bool
 ) -> "Overrides":
-    """Return what the user wants of the container."""
+    """Return the overrides that the options name. Raises BadParameter."""
     from ocifs.bundle.config import Overrides, parse_environment
 
     if cwd is not None and (not cwd.startswith("/") or ".." in cwd.split("/")):
-        raise click.BadParameter("give an absolute path without '..'", param_hint="--cwd")
+        raise click.BadParameter("must be an absolute path without '..'", param_hint="--cwd")
     return Overrides(
         args=args,
         env=parse_environment(env, os.environ),
@@ -223,18 +222,18 @@ def overrides_of(
     )
 
 
-def spec_of(image: "Image", wanted: BundleRequest, overrides: "Overrides", opening: Opening) -> "tuple[Spec, Volumes]":
-    """Return the config.json of a container of the image, made for this machine and user, and what its volumes need."""
+def spec_of(image: "Image", request: BundleRequest, overrides: "Overrides", opening: Opening) -> "tuple[Spec, Volumes]":
+    """Return the config.json of a container of the image, for this machine and user, and its volumes."""
     from ocifs.bundle.config import Host, runtime_spec
     from ocifs.bundle.machine import mismatch
-    from ocifs.bundle.mount_destinations import check_places
+    from ocifs.bundle.mount_destinations import check_destinations
     from ocifs.image.passwd import Accounts
 
     config = image.resolved.config
 
     host = Host(
-        readonly=wanted.kind == "mount",
-        rootless=(os.geteuid(), os.getegid()) if wanted.rootless else None,
+        readonly=request.kind == "mount",
+        rootless=(os.geteuid(), os.getegid()) if request.rootless else None,
         cgroup2=os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
     )
     accounts = Accounts.of(image.rootfs, opening.limits)
@@ -242,7 +241,7 @@ def spec_of(image: "Image", wanted: BundleRequest, overrides: "Overrides", openi
     volumes = _volumes_of(image, opening, readonly=host.readonly)
     if warning := mismatch(config.platform, os.uname().machine):
         opening.complain(warning)
-    return check_places(replace(spec, mounts=spec.mounts + volumes.mounts()), image.rootfs), volumes
+    return check_destinations(replace(spec, mounts=spec.mounts + volumes.mounts()), image.rootfs), volumes
 
 
 def _volumes_of(image: "Image", opening: Opening, *, readonly: bool) -> "Volumes":
@@ -253,74 +252,74 @@ def _volumes_of(image: "Image", opening: Opening, *, readonly: bool) -> "Volumes
 
 
 def write_bundle(
-    directory: TrustedDirectory, image: "Image", spec: "Spec", volumes: "Volumes", wanted: BundleRequest
+    directory: TrustedDirectory, image: "Image", spec: "Spec", volumes: "Volumes", request: BundleRequest
 ) -> None:
-    """Write config.json, and make the directories to mount on, or copy the rootfs. Raises OcifsError."""
+    """Write config.json and make the mountpoints, or copy the rootfs. Raises OcifsError."""
     from ocifs.bundle.origin import BundleOrigin
     from ocifs.bundle.runtime_spec import to_json
 
     directory.write_file("config.json", to_json(spec))
-    BundleOrigin(str(image.digest), wanted.kind).write(directory)
-    make_directories(directory, wanted.kind)
-    if wanted.kind == "copy":
-        _copy(image, "/", directory.path / "rootfs", wanted)
+    BundleOrigin(str(image.digest), request.kind).write(directory)
+    make_directories(directory, request.kind)
+    if request.kind == "copy":
+        _copy(image, "/", directory.path / "rootfs", request)
     for volume, source in volumes.sources():
         directory.directory("volumes", make=True)
         target = directory.path / source
         if volume.exists:
-            _copy(image, volume.destination, target, wanted)
+            _copy(image, volume.destination, target, request)
         else:
             target.mkdir()
             target.chmod(0o755)
 
 
 def make_missing(bundle: Path, volumes: "Volumes") -> None:
-    """Make volumes that the image does not have in a rootfs that can be written. Raises MountError."""
+    """Make the volumes that the image lacks in a writable rootfs. Raises MountError."""
     from ocifs.bundle.mount_destinations import walk_down
 
     for volume in volumes.missing:
         walk_down(bundle / "rootfs", volume.names, make=True)
 
 
-def _copy(image: "Image", path: str, target: Path, wanted: BundleRequest) -> None:
+def _copy(image: "Image", path: str, target: Path, request: BundleRequest) -> None:
     """Copy a directory of the image into the bundle. Raises OcifsError."""
     from ocifs.cli.progress import exporting
     from ocifs.export.directory import export_directory
 
     with exporting() as progress:
-        losses = export_directory(image.rootfs, path, str(target), rootless=wanted.rootless, progress=progress)
+        losses = export_directory(image.rootfs, path, str(target), rootless=request.rootless, progress=progress)
     for message in losses.messages():
         warn(message)
 
 
-def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", wanted: BundleRequest) -> None:
-    """Mount the image in a bundle, and an overlay upon it. Raises MountError."""
+def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", request: BundleRequest) -> None:
+    """Mount the image in a bundle, and an overlay on top for a writable rootfs. Raises MountError."""
     from ocifs.mount.job import Job
     from ocifs.mount.job import mount as mount_by
     from ocifs.mount.overlay import image_mountpoint, mount_overlay
 
-    log = wanted.log or runtime_directory().path / LOG
+    log = request.log or runtime_directory().path / LOG
     mountpoint = str(image_mountpoint(directory))
-    job = Job.of(image, mountpoint, wanted.engine, wanted.span_cache, wanted.read_timeout, log)
-    job = replace(job, prefetch=wanted.prefetch, prefetch_rate=wanted.prefetch_rate)
-    if os.geteuid() == 0:  # the bundle is closed to others, so nobody else comes upon a setuid file
+    job = Job.of(image, mountpoint, request.engine, request.span_cache, request.read_timeout, log)
+    job = replace(job, prefetch=request.prefetch, prefetch_rate=request.prefetch_rate)
+    if os.geteuid() == 0:  # other users cannot enter the bundle, so no setuid file is exposed
         job = replace(job, suid=True, allow_other=True, bundle=str(directory))
     else:
         job = replace(job, owner=(os.geteuid(), os.getegid()), bundle=str(directory))
     mount_by(daemon, job)
-    if wanted.kind in {"overlay", "tmpfs"}:
+    if request.kind in {"overlay", "tmpfs"}:
         mount_overlay(directory)
 
 
 def _new_directory(directory: str) -> tuple[Path, TrustedDirectory]:
-    """Return the real path of a directory that is yet to be made, or is empty, and its parent. Raises MountError."""
+    """Return the real path of a missing or empty directory, and its parent. Raises MountError."""
     target = Path(real_mountpoint(directory))
     shown = printable_path(directory)
     _refuse_mountpoint(str(target), shown)
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise MountError(f"{shown} exists and is not a directory: name a new one")
     if target.is_dir() and any(target.iterdir()):
-        what = "holds a bundle already" if (target / "config.json").exists() else "is not empty"
+        what = "already holds a bundle" if (target / "config.json").exists() else "is not empty"
         raise MountError(f"{shown} {what}: name a new directory")
     if not target.parent.is_dir():
         raise MountError(f"{printable_path(str(target.parent))} is not a directory: make it first")
@@ -331,7 +330,7 @@ def _new_directory(directory: str) -> tuple[Path, TrustedDirectory]:
 
 
 def _refuse_mountpoint(directory: str, shown: str) -> None:
-    """Refuse a directory with a mount on it, before anything looks into that, which may hang. Raises MountError."""
+    """Refuse a mountpoint, before anything reads the directory, which may hang. Raises MountError."""
     if mounted := mount_at(directory):
         raise MountError(f"{shown} is a mountpoint ({mounted.fstype}): name another directory")
 

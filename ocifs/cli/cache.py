@@ -1,4 +1,4 @@
-"""`ocifs cache`: what is kept of images that were seen."""
+"""`ocifs cache`: listing and evicting cache entries."""
 
 import time
 from pathlib import Path
@@ -11,11 +11,12 @@ from ocifs.report.text import human_size
 from ocifs.store import Store, default_directory
 
 
-@click.group(short_help="Look after the cache.")
+@click.group(short_help="Inspect or clean the cache.")
 def cache() -> None:
-    """Look after the cache of indexes and merged trees.
+    """Inspect or clean the cache of indexes, blobs and merged trees.
 
-    All of it can be made again from the images. Mounts go on when it is removed: they hold what they need open.
+    Every entry can be rebuilt from its image. Existing mounts keep working without the cache: they hold their files
+    open.
     """
 
 
@@ -23,7 +24,7 @@ def cache() -> None:
 @cache_dir_option
 @json_option
 def list_entries(cache_dir: Path | None, as_json: bool) -> None:
-    """List the entries, least recently used first."""
+    """List entries, least recently used first."""
     entries = _existing(cache_dir).entries()
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode([entry._asdict() for entry in entries])).decode())
@@ -36,16 +37,16 @@ def list_entries(cache_dir: Path | None, as_json: bool) -> None:
 
 @cache.command()
 @cache_dir_option
-@click.option("--max-size", type=Size(), required=True, help="Bytes to keep, such as 2GiB.")
+@click.option("--max-size", type=Size(), required=True, help="Size to keep, e.g. 2GiB.")
 def prune(cache_dir: Path | None, max_size: int) -> None:
-    """Remove least recently used entries until --max-size is kept."""
+    """Evict least recently used entries until the cache is no larger than --max-size."""
     click.echo(f"freed {human_size(_existing(cache_dir).prune(max_size))}")
 
 
 @cache.command()
 @cache_dir_option
 def clear(cache_dir: Path | None) -> None:
-    """Remove every entry; files that ocifs has not made stay."""
+    """Remove every entry, but no file that ocifs did not write."""
     click.echo(f"freed {human_size(_existing(cache_dir).prune(0))}")
 
 

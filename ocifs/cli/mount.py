@@ -3,7 +3,7 @@
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 import msgspec
@@ -14,22 +14,25 @@ from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint
 from ocifs.mount.process import Daemon
-from ocifs.mount.record import LOG, EngineName, ListedMount, list_mounts, runtime_directory
+from ocifs.mount.record import LOG, ListedMount, list_mounts, runtime_directory
 from ocifs.mount.unmount import is_bundle, unmount_bundle, unmount_image
 from ocifs.report.text import local_time, table
 from ocifs.sources.reference import parse_reference
 from ocifs.store import default_directory
+
+if TYPE_CHECKING:
+    from ocifs.mount.job import MountReply
 
 
 @click.command(short_help="Mount an image.")
 @image_options
 @mount_options
 @click.option("--foreground", "-f", is_flag=True, help="Serve from this process until unmounted or interrupted.")
-@click.option("--replace", is_flag=True, help="Unmount what ocifs has mounted there, be it alive or dead.")
-@click.option("--allow-other", is_flag=True, help="Let other users see the mount.")
+@click.option("--replace", is_flag=True, help="Unmount what ocifs has mounted there first, alive or dead.")
+@click.option("--allow-other", is_flag=True, help="Let other users access the mount.")
 @click.option("--suid", is_flag=True, help="Honour setuid, setgid and file capabilities (root only).")
 @click.option("--dev", is_flag=True, help="Honour device nodes (root only).")
-@click.option("--verbose", "-v", is_flag=True, help="Say which indexes are used, which engine mounted, and why.")
+@click.option("--verbose", "-v", is_flag=True, help="Report the indexes used, the engine chosen, and why.")
 @click.argument("image")
 @click.argument("mountpoint", type=click.Path(path_type=str))
 @click.pass_obj
@@ -53,8 +56,8 @@ def mount(
 ) -> None:
     """Mount IMAGE read-only on the empty directory MOUNTPOINT.
 
-    Returns when the mount answers. The first time an image is seen each layer is read once and indexed; after that a
-    mount starts at once, whatever the size of the image. Nothing is unpacked.
+    The command returns once the mount answers. The first use of an image reads and indexes each layer once; later
+    mounts start at once, whatever the size of the image. Nothing is unpacked.
 
     \b
     Try:  ocifs mount ./debian:latest /mnt
@@ -64,9 +67,9 @@ def mount(
         raise click.UsageError("--suid and --dev are for root only")
     check_fuse()
     if foreground:
-        daemon.dismiss()
+        daemon.kill()
     with ExitStack() as stack:
-        from ocifs.mount.job import Job
+        from ocifs.mount.job import Job, MountReply
         from ocifs.mount.job import mount as mount_by
 
         runtime = runtime_directory().path
@@ -74,14 +77,14 @@ def mount(
             log = runtime / LOG
         cache = str(opening.cache_dir or default_directory())
         reference = parse_reference(image)
-        needed = [
+        keep_visible = [
             *([("the image", reference.path)] if reference.transport != "docker" else []),
             ("the cache", cache),
             ("the current directory", os.getcwd()),
             ("the runtime directory", str(runtime)),
             *([("the log", str(log))] if log else []),
         ]
-        real = check_mountpoint(mountpoint, cache, needed, replace=replace)
+        real = check_mountpoint(mountpoint, cache, keep_visible, replace=replace)
         opened = stack.enter_context(opening._replace(verbose=verbose).open(image))
         job = msgspec.structs.replace(
             Job.of(opened, real, engine, span_cache, read_timeout, log),
@@ -93,40 +96,40 @@ def mount(
             prefetch_rate=prefetch_rate,
         )
         if not foreground:
-            answer = mount_by(daemon, job)
+            reply = mount_by(daemon, job)
             if verbose:
-                click.echo(_mounted_by(answer.engine, answer.reason), err=True)
+                click.echo(_mounted_by(reply), err=True)
             return
         from ocifs.mount.daemon import serve
 
-        def mounted(engine: EngineName, reason: str | None) -> None:
+        def mounted(reply: MountReply) -> None:
             if verbose:
-                click.echo(_mounted_by(engine, reason), err=True)
+                click.echo(_mounted_by(reply), err=True)
             click.echo(f"{printable_path(mountpoint)}: mounted until interrupted", err=True)
 
         serve(job, mounted)
 
 
-def _mounted_by(engine: EngineName, reason: str | None) -> str:
-    return printable_path(f"ocifs: mounted by the {engine} engine" + (f": {reason}" if reason else ""))
+def _mounted_by(reply: "MountReply") -> str:
+    reason = f": {reply.reason}" if reply.reason else ""
+    return printable_path(f"ocifs: mounted by the {reply.engine} engine{reason}")
 
 
 @click.command(short_help="Unmount.")
-@click.option("--lazy", "-l", is_flag=True, help="Detach it now, though it is in use.")
+@click.option("--lazy", "-l", is_flag=True, help="Detach it now, even if it is in use.")
 @click.argument("mountpoints", nargs=-1, required=True, metavar="MOUNTPOINT...")
 def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
-    """Unmount MOUNTPOINT, and wait until its daemon has ended.
+    """Unmount MOUNTPOINT, and wait until its daemon has exited.
 
-    MOUNTPOINT may be a bundle: then all that is mounted in it is unmounted. What `ocifs run` has left behind is ended,
-    unmounted and removed. For other mounts umount(8) and `fusermount3 -u` do as well. A mount whose daemon died is
-    cleared.
+    If MOUNTPOINT is a bundle, unmount everything in it; if `ocifs run` left it behind, also delete its container and
+    remove it. Mounts whose daemon died are cleared. For other mounts, umount(8) and `fusermount3 -u` work as well.
     """
     from ocifs.cli.container import is_container, remove_container
 
     for mountpoint in mountpoints:
         real = real_mountpoint(mountpoint)
         with locked(real):
-            if mount_at(real):  # asked first: what is mounted may hang, so nothing in it is looked up
+            if mount_at(real):  # first, because a mount may hang: nothing in it is looked up
                 unmount_image(real, lazy=lazy)
             elif is_container(real):
                 remove_container(real)
@@ -174,7 +177,7 @@ def mounts(as_json: bool, verbose: bool) -> None:
 
 
 def _members(mount: ListedMount) -> dict[str, object]:
-    """Return what is said of a mount in JSON."""
+    """Return the JSON members of a mount."""
     from ocifs.report.listing import named
 
     fields: dict[str, object] = msgspec.to_builtins(mount)

@@ -1,4 +1,4 @@
-"""The options that several verbs share, and what they make: a store, an opened image."""
+"""The options that several commands share, and the values made of them: a store, an opened image."""
 
 import functools
 import re
@@ -29,13 +29,13 @@ _SIZE = re.compile(r"(\d{1,15})\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int | None:
-    """Return a number of bytes, or of anything, that may have a unit; None: it is none."""
+    """Parse a number with an optional unit, a power of 1024; return None if it is not one."""
     match = _SIZE.fullmatch(text.strip())
     return int(match[1]) * _UNITS[match[2].lower()] if match else None
 
 
 class Size(click.ParamType[int]):
-    """A number of bytes: `64MiB`, `10g`, `4096`; units are powers of 1024."""
+    """A number of bytes: `64MiB`, `10g`, `4096`. Units are powers of 1024."""
 
     name = "size"
 
@@ -50,7 +50,7 @@ class Size(click.ParamType[int]):
 
 
 class LimitType(click.ParamType[tuple[str, int]]):
-    """NAME=VALUE, of a limit."""
+    """NAME=VALUE: a new value for a limit."""
 
     name = "NAME=VALUE"
 
@@ -64,7 +64,7 @@ class LimitType(click.ParamType[tuple[str, int]]):
         field = name.strip().replace("-", "_")
         if field not in Limits.__struct_fields__:
             known = ", ".join(map(DEFAULT_LIMITS.setting, Limits.__struct_fields__))
-            self.fail(f"{name!r} is no limit. These are, with their defaults: {known}", param, ctx)
+            self.fail(f"{name!r} is not a limit. The limits, with their defaults: {known}", param, ctx)
         size = parse_size(number)
         if size is None:
             self.fail(f"{number!r} is not a number; write {name}=5000000 or {name}=64MiB", param, ctx)
@@ -89,7 +89,7 @@ cache_dir_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     envvar="OCIFS_CACHE_DIR",
     show_envvar=True,
-    help="Where indexes are kept.  [default: $XDG_CACHE_HOME/ocifs]",
+    help="Directory of the cache.  [default: $XDG_CACHE_HOME/ocifs]",
 )
 max_cache_size_option = click.option(
     "--max-cache-size",
@@ -98,7 +98,7 @@ max_cache_size_option = click.option(
     envvar="OCIFS_MAX_CACHE_SIZE",
     show_envvar=True,
     show_default=True,
-    help="Least recently used indexes go when the cache is larger.",
+    help="Evict least recently used entries above SIZE.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -107,11 +107,11 @@ _ACCESS = "ocifs.access"
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None:
-    """Keep an option that no verb but the opening of an image wants to know of."""
+    """Store an option that only `Opening` uses, so that commands need no parameter for it."""
     ctx.meta.setdefault(_ACCESS, {})[param.name] = value
 
 
-_PLACE_OPTIONS = (
+_SOURCE_OPTIONS = (
     click.option(
         "--follow-links",
         is_flag=True,
@@ -129,22 +129,22 @@ _PLACE_OPTIONS = (
         show_envvar=True,
         callback=_remember,
         expose_value=False,
-        help="The TOC in a layer (eStargz, zstd:chunked): use it, if the manifest tells of one; find it also where "
-        "nothing tells; verify it by the whole layer first; or ignore it.  [default: use]",
+        help="TOCs in layers (eStargz, zstd:chunked): use those that the manifest declares, find others too, "
+        "verify each against its whole layer first, or ignore them.  [default: use]",
     ),
     click.option(
         "--trust-index/--no-trust-index",
         default=None,
         callback=_remember,
         expose_value=False,
-        help="Use an index that the registry has before it is proven.  [default: for a tag; for a digest if bound]",
+        help="Use a published index before it is verified.  [default: for a tag; for a digest if bound]",
     ),
     click.option(
         "--allow-foreign-urls",
         is_flag=True,
         callback=_remember,
         expose_value=False,
-        help="Fetch foreign layers that the registry does not have from where the image says.",
+        help="Fetch foreign layers that the registry lacks from the URLs in the manifest.",
     ),
     click.option(
         "--cert-dir",
@@ -159,7 +159,7 @@ _PLACE_OPTIONS = (
         metavar="true|false",
         callback=_remember,
         expose_value=False,
-        help="false: take any certificate, or plain HTTP.  [default: true, or as registries.conf says]",
+        help="false: accept any certificate, or plain HTTP.  [default: true, or as in registries.conf]",
     ),
     click.option(
         "--creds",
@@ -167,7 +167,7 @@ _PLACE_OPTIONS = (
         metavar="USER[:PASSWORD]",
         callback=_remember,
         expose_value=False,
-        help="For the registry; other users can see it in the list of processes.",
+        help="Registry credentials; other users can see them in the process list.",
     ),
     click.option(
         "--authfile",
@@ -176,13 +176,13 @@ _PLACE_OPTIONS = (
         show_envvar=True,
         callback=_remember,
         expose_value=False,
-        help="Credentials for registries.  [default: those of `podman login` and `docker login`]",
+        help="File with registry credentials.  [default: those of `podman login` and `docker login`]",
     ),
 )
 
 
 class Opening(NamedTuple):
-    """What the options say of how an image is opened."""
+    """The options for opening an image."""
 
     platform: Platform | None = None
     cache_dir: Path | None = None
@@ -199,7 +199,7 @@ class Opening(NamedTuple):
     gzidx: tuple[str, ...] = ()
 
     def source(self, image: str) -> "tuple[Source, Reference]":
-        """Open where an image is, without the image."""
+        """Open the source of an image, but not the image."""
         from ocifs.blobs.caching_source import open_cached
         from ocifs.sources.reference import parse_reference
 
@@ -208,7 +208,7 @@ class Opening(NamedTuple):
         return source, reference
 
     def store(self) -> Store:
-        """Open the cache; say on stderr when it is of no use."""
+        """Open the cache; warn on stderr if it cannot be used."""
         return open_store(self.cache_dir, self.max_cache_size)
 
     def options(
@@ -237,7 +237,7 @@ class Opening(NamedTuple):
         )
 
     def open(self, image: str, *, layer: int | None = None, changes_only: bool = False) -> "Image":
-        """Open an image: from the cache, or with a progress bar if somebody watches."""
+        """Open an image, with a progress bar on a terminal while it is indexed."""
         from ocifs.cli.progress import indexing
         from ocifs.image.opening import open_image
 
@@ -245,14 +245,14 @@ class Opening(NamedTuple):
             return open_image(image, self.options(progress, layer=layer, changes_only=changes_only))
 
     def complain(self, message: str) -> None:
-        """Warn of something odd in the image; with --strict, refuse it."""
+        """Print a warning about the image; with --strict, raise InvalidImageError instead."""
         if self.strict:
             raise InvalidImageError(f"{message}: refused by --strict")
         warn(message)
 
 
 def document_options(command: F) -> F:
-    """Add what every verb that opens an image takes, and give it to the verb as one `Opening`."""
+    """Add the options of every command that opens an image; the command receives them as one `Opening`."""
 
     @functools.wraps(command)
     def with_opening(
@@ -278,7 +278,7 @@ def document_options(command: F) -> F:
         return command(opening=opening, **others)
 
     for add in (
-        *_PLACE_OPTIONS,
+        *_SOURCE_OPTIONS,
         max_cache_size_option,
         cache_dir_option,
         click.option(
@@ -288,48 +288,48 @@ def document_options(command: F) -> F:
             multiple=True,
             envvar="OCIFS_LIMITS",
             show_envvar=True,
-            help="Change what an image may cost, as entries=9000000; may be given again.  [names: --limit help]",
+            help="Override a resource limit, e.g. entries=9000000 (repeatable).  [names: --limit help]",
         ),
         click.option(
             "--platform",
             type=PlatformType(),
             metavar="OS/ARCH[/VARIANT]",
-            help="Which image, where there are several.  [default: this machine's]",
+            help="Select this platform of a multi-platform image.  [default: this machine's]",
         ),
     ):
         with_opening = add(with_opening)
-    return with_opening  # type: ignore[return-value] # of other parameters, as click calls it
+    return with_opening  # type: ignore[return-value] # click calls it with other parameters
 
 
 def image_options(command: F) -> F:
-    """Add what every verb takes that reads the layers of an image."""
+    """Add the options of every command that reads the layers of an image."""
     strict = click.option(
         "--strict",
         is_flag=True,
         envvar="OCIFS_STRICT",
         show_envvar=True,
-        help="Refuse an image that there is, or was, anything to warn of.",
+        help="Treat warnings as errors, including those recorded at indexing.",
     )
     return strict(document_options(command))
 
 
 def mount_options(command: F) -> F:
-    """Add what every verb that mounts an image takes."""
+    """Add the options of every command that mounts an image."""
     for add in (
         click.option(
             "--prefetch-rate",
             type=Size(),
-            help="Bytes a second, for what is fetched from a registry in the background.  [default: unlimited]",
+            help="Limit prefetching to SIZE bytes per second.  [default: unlimited]",
         ),
         click.option(
             "--prefetch/--no-prefetch",
             default=True,
-            help="Fetch the rest of the image from its registry in the background, and prove it.  [default: yes]",
+            help="Fetch the rest of the image in the background, and verify it.  [default: yes]",
         ),
         click.option(
             "--log",
             type=click.Path(dir_okay=False, path_type=Path),
-            help="Where the mount writes what went wrong.  [default: ocifs.log in the runtime directory]",
+            help="Log file of the mount.  [default: ocifs.log in the runtime directory]",
         ),
         click.option(
             "--read-timeout",
@@ -337,9 +337,9 @@ def mount_options(command: F) -> F:
             default=60,
             show_default=True,
             metavar="SECONDS",
-            help="A read that takes longer fails (EIO).",
+            help="Fail a read that takes longer (EIO).",
         ),
-        click.option("--span-cache", type=Size(), default="64MiB", show_default=True, help="Memory for decoded bytes."),
+        click.option("--span-cache", type=Size(), default="64MiB", show_default=True, help="Memory for decoded data."),
         click.option(
             "--engine",
             type=click.Choice(["auto", "erofs", "fuse"]),
@@ -347,7 +347,7 @@ def mount_options(command: F) -> F:
             envvar="OCIFS_ENGINE",
             show_envvar=True,
             show_default=True,
-            help="erofs: the kernel does all but decode (root, Linux 6.12 or later); auto: that where it can be.",
+            help="erofs: served by the kernel (root, Linux 6.12+). auto: erofs if possible, else fuse.",
         ),
     ):
         command = add(command)
@@ -355,12 +355,12 @@ def mount_options(command: F) -> F:
 
 
 def open_store(cache_dir: Path | None, max_cache_size: int) -> Store:
-    """Open the cache; say on stderr when it is of no use."""
+    """Open the cache; warn on stderr if it cannot be used."""
     return Store(cache_dir or default_directory(), max_size=max_cache_size, warn=warn)
 
 
 class View(NamedTuple):
-    """An image, and what of it a verb looks into."""
+    """The image, or the part of it, that a command shows."""
 
     image: str
     opening: Opening
@@ -368,7 +368,7 @@ class View(NamedTuple):
     only_layer: int | None
 
     def open(self) -> "Image":
-        """Open it."""
+        """Open the image, as of `layer` or reduced to the changes of `only_layer`. Raises UsageError."""
         if self.layer is not None and self.only_layer is not None:
             raise click.UsageError("--layer and --only-layer exclude each other")
         return self.opening.open(
@@ -379,7 +379,7 @@ class View(NamedTuple):
 
 
 def view_options(command: F) -> F:
-    """Add what every verb that looks into an image takes, IMAGE included, and give it to the verb as one `View`."""
+    """Add the options of every command that shows an image, with IMAGE; the command receives them as one `View`."""
 
     @functools.wraps(command)
     def with_view(image: str, opening: Opening, layer: int | None, only_layer: int | None, **others: object) -> object:
@@ -387,12 +387,12 @@ def view_options(command: F) -> F:
 
     for add in (
         click.argument("image"),
-        click.option("--only-layer", type=int, metavar="N", help="Only what layer N changes, whiteouts included."),
-        click.option("--layer", type=int, metavar="N", help="The image as of layer N; 0 is the base, -1 the last."),
+        click.option("--only-layer", type=int, metavar="N", help="Show only what layer N changes, whiteouts included."),
+        click.option("--layer", type=int, metavar="N", help="Show the image as of layer N; 0 is the base, -1 the top."),
         image_options,
     ):
         with_view = add(with_view)
-    return with_view  # type: ignore[return-value] # of other parameters, as click calls it
+    return with_view  # type: ignore[return-value] # click calls it with other parameters
 
 
 def warn(message: str) -> None:
@@ -401,5 +401,5 @@ def warn(message: str) -> None:
 
 
 def tell(message: str) -> None:
-    """Say on stderr what was done, on one line."""
+    """Print a note on stderr, on one line."""
     click.echo(f"ocifs: {printable_path(message)}", err=True)

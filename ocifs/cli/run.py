@@ -1,4 +1,4 @@
-"""`ocifs run`: a container of an image, with nothing left of it afterwards."""
+"""`ocifs run`: running a command in a container that is removed afterwards."""
 
 import os
 import sys
@@ -27,11 +27,11 @@ from ocifs.mount.record import runtime_directory
 from ocifs.trusted_directory import TrustedDirectory
 
 
-@click.command(short_help="Run a container of an image.")
+@click.command(short_help="Run a command in a container.")
 @image_options
 @mount_options
 @container_options
-@click.option("--runtime", metavar="PROGRAM", help="runc, crun or a path.  [default: runc, or else crun]")
+@click.option("--runtime", metavar="PROGRAM", help="OCI runtime: runc, crun or a path.  [default: runc, else crun]")
 @click.option("--keep/--rm", default=False, help="Keep the bundle, or remove it at the end.  [default: rm]")
 @click.argument("image")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS...]")
@@ -57,17 +57,17 @@ def run(
     runtime: str | None,
     keep: bool,
 ) -> int:
-    """Run ARGS, or what the image's config says, in a container of IMAGE; ARGS replace Entrypoint and Cmd.
+    """Run ARGS in a container of IMAGE; without ARGS, run the image's Entrypoint and Cmd.
 
-    Signals reach the command, and its exit status is that of `ocifs run`: 128+N if signal N ended it. The container has
-    a network namespace of its own, without a network.
+    `ocifs run` forwards signals to the command and returns its exit status, or 128+N if signal N ended it. The
+    container has its own network namespace, without a network.
 
     \b
     Try:  ocifs run ./debian:latest -- python3 -c 'print(42)'
           ocifs run --rootfs tmpfs ./debian:latest -- bash
     """
     unwind_on_signals()
-    wanted = BundleRequest(
+    request = BundleRequest(
         kind=rootfs,
         rootless=bool(os.geteuid()) if rootless is None else rootless,
         engine=engine,
@@ -77,10 +77,10 @@ def run(
         prefetch=prefetch,
         prefetch_rate=prefetch_rate,
     )
-    prepare(wanted, daemon)
+    prepare(request, daemon)
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
     if terminal and not sys.stdin.isatty():
-        raise click.UsageError("--tty takes a terminal, which standard input is not")
+        raise click.UsageError("--tty needs a terminal on standard input")
     with ExitStack() as last, ExitStack() as stack:
         from ocifs.bundle.runtime import Container, check_user_namespaces, find_runtime
         from ocifs.cli.container import cleaned_up
@@ -90,13 +90,13 @@ def run(
             check_user_namespaces()
         overrides = overrides_of(args, env, user, cwd, hostname, terminal=terminal)
         opened = stack.enter_context(opening.open(image))
-        spec, volumes = spec_of(opened, wanted, overrides, opening)
-        place = _place_for(much=wanted.kind in {"overlay", "copy"} or bool(volumes.copied))
-        bundle = place.temporary("ocifs-")
-        held = last.enter_context(cleaned_up(place, bundle, program, keep=keep))
-        write_bundle(bundle, opened, spec, volumes, wanted)
-        if wanted.kind != "copy":
-            mount_rootfs(daemon, bundle.path, opened, wanted)
+        spec, volumes = spec_of(opened, request, overrides, opening)
+        parent = _bundle_parent(large=request.kind in {"overlay", "copy"} or bool(volumes.copied))
+        bundle = parent.temporary("ocifs-")
+        held = last.enter_context(cleaned_up(parent, bundle, program, keep=keep))
+        write_bundle(bundle, opened, spec, volumes, request)
+        if request.kind != "copy":
+            mount_rootfs(daemon, bundle.path, opened, request)
         make_missing(bundle.path, volumes)
         status = Container(program, bundle.path).run(keep_open=[held])
         if keep:
@@ -104,12 +104,12 @@ def run(
         return status
 
 
-def _place_for(*, much: bool) -> TrustedDirectory:
-    """Return where to make the bundle; `much`: its files may need more space than the runtime directory has."""
-    if not much:
+def _bundle_parent(*, large: bool) -> TrustedDirectory:
+    """Return the directory to make the bundle in; `large`: its files may not fit in the runtime directory."""
+    if not large:
         return runtime_directory()
-    place = os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108
+    directory = os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108
     try:
-        return TrustedDirectory.open_shared(Path(place))
+        return TrustedDirectory.open_shared(Path(directory))
     except OSError as error:
-        raise untrusted(place, error) from None
+        raise untrusted(directory, error) from None

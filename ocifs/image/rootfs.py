@@ -6,134 +6,50 @@ symlinks, never leave this tree. It keeps no state per file. It knows no manifes
 
 import errno
 import io
-import itertools
+import mmap
 import os
 import stat
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
-
-import msgspec
+from typing import Protocol, Self
 
 from ocifs.erofs.reader import Inode, TreeImage
 from ocifs.errors import NotFoundError, printable
 from ocifs.image.served_file import ServedFile
-from ocifs.layer.index import open_index
 from ocifs.layer.layer import Layer
-from ocifs.layer.lazy_blob import LazyBlob
-from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.reader import FileReader, FileSection
-from ocifs.sources.registry.peer import Origin
-from ocifs.store import StoredFile
+from ocifs.reader import FileSection
 from ocifs.tree.changes import OPAQUE_XATTR, WHITEOUT_XATTR
-
-if TYPE_CHECKING:
-    from ocifs.sources.registry.blob import RemoteBlob
 
 MAX_SYMLINKS = 40
 """Maximum symlinks followed in one lookup, as in Linux (path_resolution(7))."""
 
 
-class FileRange(msgspec.Struct, frozen=True):
-    """Bytes of an open file, as another process can be given them."""
+class MappableFile(FileSection, Protocol):
+    """A tree image in an open file."""
 
-    fd: int
-    offset: int
-    size: int
-
-    @classmethod
-    def of(cls, section: FileSection) -> Self:
-        """Describe an open section."""
-        return cls(section.fd, section.offset, section.size)
-
-    def open(self) -> FileReader:
-        """Return a reader of the range."""
-        return FileReader(self.fd, self.offset, self.size)
-
-
-class Handoff(msgspec.Struct, frozen=True):
-    """A rootfs as open files only: all that the process which serves it needs to know."""
-
-    tree_image: FileRange
-    layers: tuple[tuple[FileRange, FileRange], ...]
-    """(LayerIndex, blob) of each layer, the base first."""
-    checksums: tuple[int, ...] = ()
-    """Of each layer, that of its LayerIndex, so that both processes have the same."""
-    origins: tuple[Origin | None, ...] = ()
-    """Of each layer, where its blob comes from, if parts of it are still to be fetched."""
-    published: tuple[str | None, ...] = ()
-    """Of each layer, what its LayerIndex comes from, if that is not proven."""
-    prefetch: tuple[tuple[tuple[int, int], ...], ...] = ()
-    """Of each layer, (first, last) spans to fetch first."""
-
-    def fds(self) -> set[int]:
-        """Return the descriptors to hand over."""
-        return {self.tree_image.fd} | {part.fd for layer in self.layers for part in layer}
-
-    def renumbered(self, fds: Mapping[int, int]) -> "Handoff":
-        """Return the same with each descriptor replaced by that which another process knows it by."""
-
-        def replaced(part: FileRange) -> FileRange:
-            return FileRange(fds[part.fd], part.offset, part.size)
-
-        return Handoff(
-            replaced(self.tree_image),
-            tuple((replaced(index), replaced(blob)) for index, blob in self.layers),
-            self.checksums,
-            self.origins,
-            self.published,
-            self.prefetch,
-        )
+    def map(self) -> mmap.mmap:
+        """Map all of it for reading."""
+        ...
 
 
 class Rootfs:
     """A merged tree; a context manager. `close` unmaps the tree image, but leaves the files of others open."""
 
-    def __init__(self, tree_image: StoredFile, layers: Sequence[Layer], limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, tree_image: MappableFile, layers: Sequence[Layer], limits: Limits = DEFAULT_LIMITS) -> None:
         self.limits = limits
         """Limits for writing it out."""
         self.served = ServedFile(tree_image, layers)
         """Resolves the addresses of extents in the tree image."""
-        self._tree_image = tree_image
+        self.tree_image = tree_image
+        """The open file that `tree` maps."""
         with ExitStack() as stack:
             mapped = tree_image.map()
             stack.callback(mapped.close)
             self.tree = TreeImage(mapped, [layer.size for layer in layers])
             self._closing = stack.pop_all()
         self.root: int = self.tree.root
-
-    @classmethod
-    def received(cls, handoff: Handoff, cache: SpanCache) -> Self:
-        """Open what another process has handed over."""
-        tree_image = handoff.tree_image
-        blobs: list[FileSection] = [blob.open() for _, blob in handoff.layers]
-        if any(handoff.origins):
-            blobs = _lazily(blobs, handoff.origins)
-        layers = [
-            Layer(number, open_index(index.open(), checksum), blob, cache, published)
-            for number, ((index, _), checksum, blob, published) in enumerate(
-                zip(handoff.layers, handoff.checksums, blobs, handoff.published, strict=True)
-            )
-        ]
-        for layer, prefetch in zip(layers, handoff.prefetch, strict=True):
-            layer.prefetch = prefetch
-        return cls(StoredFile(tree_image.fd, tree_image.offset, tree_image.size), layers)
-
-    @property
-    def handoff(self) -> Handoff:
-        """What another process needs to open the same."""
-        return Handoff(
-            FileRange.of(self._tree_image),
-            tuple((FileRange.of(layer.index.file), FileRange.of(layer.blob)) for layer in self.served.layers),
-            tuple(layer.index.checksum for layer in self.served.layers),
-            tuple(layer.blob.origin() if isinstance(layer.blob, LazyBlob) else None for layer in self.served.layers),
-            tuple(layer.verification.published for layer in self.served.layers),
-            tuple(layer.prefetch for layer in self.served.layers),
-        )
 
     def __enter__(self) -> Self:
         return self
@@ -283,33 +199,6 @@ class _OpenFile(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-
-def _lazily(blobs: Sequence[FileSection], origins: Sequence[Origin | None]) -> list[FileSection]:
-    """Return the blobs, those with an origin filled from there; it is spoken to when something is missing."""
-    known = [origin for origin in origins if origin is not None]
-    opened: list[Callable[[], RemoteBlob]] = []
-    lock = threading.Lock()
-
-    def open_remote(number: int) -> "RemoteBlob":
-        from ocifs.sources.registry.source import open_origins  # and HTTP with it
-
-        with lock:
-            if not opened:
-                opened.extend(open_origins(known))
-        return opened[number]()
-
-    numbers = itertools.count()
-    return [
-        blob
-        if origin is None
-        else LazyBlob(blob.fd, blob.size, partial(_same, origin), partial(open_remote, next(numbers)))
-        for blob, origin in zip(blobs, origins, strict=True)
-    ]
-
-
-def _same(origin: Origin) -> Origin:
-    return origin
 
 
 def _split(path: bytes) -> list[bytes]:

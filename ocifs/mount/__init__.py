@@ -1,4 +1,5 @@
-"""Mounting a rootfs: finding a fit mountpoint, the process that serves it, and undoing it.
+"""Mount a rootfs: check the mountpoint, start and run the daemon that serves it, list and undo mounts.
 
-The only place that knows trio and pyfuse3; and of this only the daemon's own modules, so that commands start fast.
+This package imports `image` and what lies below it. It is the only one that uses trio and pyfuse3, and only in the
+modules of the daemon, so that commands start fast.
 """

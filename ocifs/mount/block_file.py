@@ -1,8 +1,8 @@
-"""The erofs engine's half in user space: a file system of one file, the served file, answered on /dev/fuse itself.
+"""The user-space half of the erofs engine: a FUSE file system with one file, the served file, directly on /dev/fuse.
 
-The kernel's EROFS reads it as a disk is read: a page of metadata here, a run of file bytes there. It never changes, so
-every page may be kept for good. A library for whole file systems would take longer to load than all that a mount does,
-and would copy every byte once more. Nothing here knows what the bytes mean.
+The kernel's EROFS reads the file like a disk. The file never changes, so the kernel may cache every page for ever. A
+FUSE library would take longer to load than a whole mount, and would copy all data once more. This module does not know
+what the bytes mean.
 """
 
 import errno
@@ -12,7 +12,7 @@ from functools import partial
 
 from ocifs.mount import fuse_protocol
 from ocifs.mount.fuse_protocol import NOT_ANSWERED, REQUEST_MAX, ROOT, Operation, Request, parse_request
-from ocifs.mount.rate_limited_log import complain
+from ocifs.mount.rate_limited_log import log_failure
 from ocifs.mount.reading import Reading, Views
 
 _FILE = ROOT + 1
@@ -20,7 +20,7 @@ _IOV_MAX = 1000
 
 
 class BlockFile:
-    """A directory with the one file `name`, on the open /dev/fuse `device`, which it owns."""
+    """A file system with the one file `name`, on the open /dev/fuse `device`, which this object owns."""
 
     def __init__(self, device: int, name: str, reading: Reading) -> None:
         self._device = device
@@ -29,7 +29,7 @@ class BlockFile:
         os.set_blocking(device, False)
 
     def serve(self, stop: int) -> bool:
-        """Answer until there is something to read from `stop`, or the connection has ended; return whether it has."""
+        """Serve until `stop` is readable, or the connection has ended; return True in the latter case."""
         poll = select.poll()
         poll.register(self._device, select.POLLIN)
         poll.register(stop, select.POLLIN)
@@ -39,28 +39,24 @@ class BlockFile:
             except OSError as error:
                 if error.errno == errno.ENODEV:
                     return True
-                if error.errno not in {errno.EAGAIN, errno.ENOENT, errno.EINTR}:  # a request may be taken back
+                if error.errno not in {errno.EAGAIN, errno.ENOENT, errno.EINTR}:  # ENOENT: the request was interrupted
                     raise
             else:
                 self._take(request)
         return False
 
-    def start(self) -> None:
-        """Start the threads that reads need; until then this process may have no other. Raises ShortageError."""
-        self._reading.start()
-
     def close(self) -> None:
-        """Let go of the device, and with it of the file system, once no thread uses it any more."""
+        """Stop the threads of reads, and close the device, which ends the file system."""
         self._reading.close()
         if self._device >= 0:
             os.close(self._device)
             self._device = -1
 
     def _take(self, request: Request) -> None:
-        """Answer at once what needs no decoding, and the rest in a thread."""
+        """Answer in a thread if data has to be decoded, else at once."""
         if request.operation == Operation.READ:
             size, offset = fuse_protocol.range_in(request.body)
-            if offset >= self._reading.served.size:  # a forged file handle; an answer too short would cut the file off
+            if offset >= self._reading.served.size:  # a forged file handle; a short answer would truncate the file
                 self._send(request.unique, error=errno.EIO)
                 return
             try:
@@ -86,7 +82,7 @@ class BlockFile:
             self._send(unique, result[0])
 
     def _reply(self, request: Request) -> bytes | int:
-        """Return what is asked for, or an errno."""
+        """Return the result of any other operation, or an errno."""
         match request.operation:
             case Operation.LOOKUP:
                 if fuse_protocol.name_in(request.body) != self._name:
@@ -102,16 +98,16 @@ class BlockFile:
                 return fuse_protocol.initialised(request.body)
             case Operation.RELEASE | Operation.DESTROY:
                 return b""
-        return errno.ENOSYS  # for most operations the kernel does not ask again
+        return errno.ENOSYS  # for most operations the kernel sends no more requests then
 
     def _fail(self, unique: int, error: Exception) -> None:
-        complain("read", error)
+        log_failure("read", error)
         self._send(unique, error=errno.EIO)
 
     def _send(self, unique: int, parts: list[bytes] | list[memoryview] | tuple[()] = (), *, error: int = 0) -> None:
         pieces = parts if len(parts) < _IOV_MAX else [b"".join(parts)]
         try:
             os.writev(self._device, fuse_protocol.answer(unique, pieces, error=error))
-        except OSError as gone:
-            if gone.errno not in {errno.ENOENT, errno.ENODEV}:  # nobody waits for it any more
-                complain("answer", gone)
+        except OSError as failure:
+            if failure.errno not in {errno.ENOENT, errno.ENODEV}:  # interrupted, or unmounted
+                log_failure("answer", failure)

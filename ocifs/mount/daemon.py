@@ -1,7 +1,7 @@
 """Serving one mount: `python -m ocifs.mount.daemon FD`, started by `ocifs.mount.process`; or in the foreground.
 
-It lives as long as the mount: whoever unmounts ends it, and SIGTERM or SIGINT make it unmount. SIGHUP means nothing to
-it, since it has no terminal. It answers through its socket once, and from then on writes only to its log.
+The daemon lives as long as the mount: unmounting ends it, and on SIGTERM or SIGINT it unmounts. It ignores SIGHUP,
+since it has no terminal. It answers once on its socket, and then writes only to its log.
 """
 
 import contextlib
@@ -23,49 +23,57 @@ from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.profile import Profile
 from ocifs.layer.span_cache import SpanCache
-from ocifs.mount.background import in_background
+from ocifs.mount.background import in_background, is_unfinished
 from ocifs.mount.engine import Engine, stop_on_signals
 from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.job import Job, MountReply, receive_job
 from ocifs.mount.lock import locked
 from ocifs.mount.mountpoint import check_free
-from ocifs.mount.rate_limited_log import OneLine, complain
-from ocifs.mount.record import LOG, EngineName, LayerRecord, MountRecord, recorded, runtime_directory, to_json
+from ocifs.mount.rate_limited_log import OneLineFormatter, log_failure
+from ocifs.mount.record import LOG, LayerRecord, MountRecord, recorded, runtime_directory, to_json
 from ocifs.mount.unmount import replace_mount
+
+_ON_DEMAND = (
+    "ocifs.sources.registry.source",
+    "ocifs.compression.blocks",
+    "ocifs.compression.checkpoint_finder",
+    "ocifs.compression.rapid",
+    "ocifs.compression.subprocess_pass",
+    "ocifs.compression.zng",
+)
 
 
 def main(arguments: list[str]) -> int:
-    """Serve the job that comes through the socket that the argument names; return the exit status."""
+    """Serve the job that comes through the socket whose descriptor is the argument; return the exit status."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nobody at a terminal waits for a daemon without a job
-    if os.geteuid():  # what it will need, while the job is being prepared
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end quietly while there is no mount
+    if os.geteuid():  # load the engine while the command prepares the job
         importlib.import_module("ocifs.mount.fuse_engine")
     with socket.socket(fileno=int(arguments[0])) as connection:
-
-        def answer(reply: MountReply) -> None:
-            connection.sendall(to_json(reply))
-            connection.close()
-
-        def mounted(engine: EngineName, reason: str | None) -> None:
-            answer(MountReply(engine=engine, reason=reason))
-            _leave_stderr()
-
         try:
             job = receive_job(connection)
             if job is not None:
-                serve(job, mounted)
-        except (OcifsError, MemoryError, RuntimeError, OSError) as error:
-            told = _told(error)
-            if connection.fileno() < 0:  # it has been answered, and the mount has ended
-                complain("serving", told)
+                serve(job, partial(_answer, connection))
+        except (OcifsError, MemoryError, RuntimeError, ImportError, OSError) as error:
+            failure = _reportable(error)
+            if connection.fileno() < 0:  # it was mounted
+                log_failure("serving", failure)
             else:
-                answer(MountReply(error=str(told), exit_code=told.exit_code))
-            return told.exit_code
+                _answer(connection, MountReply(error=str(failure), exit_code=failure.exit_code))
+            return failure.exit_code
     return 0
 
 
-def _told(error: Exception) -> OcifsError:
-    """Return an error as the user is told it. Raises `error` itself if it is none of the system's."""
+def _answer(connection: socket.socket, reply: MountReply) -> None:
+    connection.sendall(to_json(reply))
+    connection.close()
+    null = os.open(os.devnull, os.O_RDWR)  # release the file that the command reads stderr from
+    os.dup2(null, 2)
+    os.close(null)
+
+
+def _reportable(error: Exception) -> OcifsError:
+    """Return the error to report to the user. Raises `error` itself if it is a defect of ocifs."""
     if isinstance(error, OcifsError):
         return error
     if (short := shortage(error)) is not None:
@@ -73,54 +81,66 @@ def _told(error: Exception) -> OcifsError:
     raise error
 
 
-def serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
-    """Mount, call `mounted` with the engine and why not with a better one, and serve until unmounted.
+def serve(job: Job, answer: Callable[[MountReply], None]) -> None:
+    """Mount, `answer` how, and serve until unmounted.
 
     Raises:
-        MountError: It cannot be mounted; nothing is left behind.
+        MountError: Mounting failed; nothing is left behind.
     """
     _open_log(job)
-    with ExitStack() as held:
-        held.enter_context(locked(job.mountpoint))
+    with ExitStack() as lock:
+        lock.enter_context(locked(job.mountpoint))
         if job.replace:
             replace_mount(job.mountpoint)
         check_free(job.mountpoint, printable_path(job.mountpoint))
-
-        def unlocked(engine: EngineName, reason: str | None) -> None:
-            held.close()
-            mounted(engine, reason)
-
-        _serve(job, unlocked)
-
-
-def _serve(job: Job, mounted: Callable[[EngineName, str | None], None]) -> None:
-    """Mount by the first engine that can, and serve."""
-    with stop_on_signals() as stop, Rootfs.received(job.rootfs, SpanCache(job.span_cache, job.read_timeout)) as rootfs:
-        reason = None
-        if job.engine != "fuse":
-            try:
-                _serve_by(ErofsEngine(rootfs, job), stop, rootfs, job, mounted, None)
-                return
-            except MountError as error:
-                if job.engine == "erofs":
-                    raise MountError(f"{error}: use --engine fuse instead") from None
-                reason = str(error)
-        from ocifs.mount.fuse_engine import FuseEngine  # trio and pyfuse3 take longer to load than all the rest
-
-        _serve_by(FuseEngine(rootfs, job), stop, rootfs, job, mounted, reason)
+        # Opened before mounting, which may leave the mount namespace in which its path is valid (`MountIdentity`).
+        runtime = runtime_directory()
+        with (
+            stop_on_signals() as stop,
+            job.rootfs.open(SpanCache(job.span_cache, job.read_timeout)) as rootfs,
+            recorded(runtime) as write,
+            ExitStack() as stack,
+        ):
+            engine, device, reason = _mount(rootfs, job)
+            stack.callback(engine.close)
+            record = _record(job, rootfs, engine, device, reason)
+            write(record)
+            if is_unfinished(rootfs):
+                _load_modules()
+            if job.prefetch:  # before the answer, which is an error if the system refuses the thread
+                stack.enter_context(in_background(rootfs, job.prefetch_rate, partial(_report, write, record, rootfs)))
+            lock.close()
+            engine.serve(stop, partial(answer, MountReply(engine=engine.name, reason=reason)))
 
 
-def _serve_by(
-    engine: Engine,
-    stop: int,
-    rootfs: Rootfs,
-    job: Job,
-    mounted: Callable[[EngineName, str | None], None],
-    reason: str | None,
-) -> None:
-    # Opened before it mounts: then it may leave the mount namespace in which this path leads here (`mount.place`).
-    runtime = runtime_directory()
-    record = MountRecord(
+def _mount(rootfs: Rootfs, job: Job) -> tuple[Engine, str | None, str | None]:
+    """Mount with the first engine that can; return it, the device, and why the erofs engine could not."""
+    reason = None
+    if job.engine != "fuse":
+        erofs = ErofsEngine(rootfs, job)
+        try:
+            return erofs, erofs.mount(), None
+        except MountError as error:
+            if job.engine == "erofs":
+                raise MountError(f"{error}: use --engine fuse instead") from None
+            reason = str(error)
+    from ocifs.mount.fuse_engine import FuseEngine  # trio and pyfuse3 take longer to load than everything else
+
+    fuse = FuseEngine(rootfs, job)
+    return fuse, fuse.mount(), reason
+
+
+def _load_modules() -> None:
+    """Import what fetching and verification load on demand, so that an upgrade on disk never mixes two versions.
+
+    A mount of verified local layers loads nothing later, and is spared the memory.
+    """
+    for name in _ON_DEMAND:
+        importlib.import_module(name)
+
+
+def _record(job: Job, rootfs: Rootfs, engine: Engine, device: str | None, reason: str | None) -> MountRecord:
+    return MountRecord(
         image=job.image,
         digest=job.digest,
         mountpoint=job.mountpoint,
@@ -130,31 +150,21 @@ def _serve_by(
         since=time.time(),
         log=job.log,
         bundle=job.bundle,
+        device=device,
         layers=tuple(map(_layer_record, rootfs.served.layers)),
     )
-    with ExitStack() as stack:
-
-        def attached(device: str | None) -> None:
-            attached_record = msgspec.structs.replace(record, device=device)
-            write = stack.enter_context(recorded(attached_record, runtime))
-            if job.prefetch:  # before the answer, which would be an error where there is no thread for it
-                tell = partial(_tell, write, attached_record, rootfs)
-                stack.enter_context(in_background(rootfs, job.prefetch_rate, tell))
-            mounted(engine.name, reason)
-
-        engine.serve(stop, attached)
 
 
-def _tell(
+def _report(
     write: Callable[[MountRecord], None],
     record: MountRecord,
     rootfs: Rootfs,
     refuted: str | None,
     touched: Profile | None,
 ) -> None:
-    """Record what the work in the background has shown."""
+    """Record the results of background work."""
     layers = tuple(map(_layer_record, rootfs.served.layers))
-    with contextlib.suppress(MountError):  # what it says is in the log as well
+    with contextlib.suppress(MountError):  # the log has a refutation as well
         write(msgspec.structs.replace(record, layers=layers, refuted=refuted, touched=touched or {}))
 
 
@@ -182,15 +192,8 @@ def _open_log(job: Job) -> None:
             handler = logging.FileHandler(job.log)
     except OSError as error:
         raise MountError(f"cannot write the log {printable_path(job.log or '')}: {error.strerror}") from None
-    handler.setFormatter(OneLine(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
+    handler.setFormatter(OneLineFormatter(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
     logging.getLogger().addHandler(handler)
-
-
-def _leave_stderr() -> None:
-    """Let go of the file that took complaints until now."""
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 2)
-    os.close(null)
 
 
 if __name__ == "__main__":

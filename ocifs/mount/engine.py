@@ -1,4 +1,4 @@
-"""What an engine is to the daemon that runs it, and what ends one."""
+"""The interface of an engine, and the signals that stop one."""
 
 import contextlib
 import os
@@ -12,39 +12,48 @@ from ocifs.image.rootfs import Rootfs
 from ocifs.mount.job import Job
 from ocifs.mount.record import EngineName
 
-_ENDING = (signal.SIGTERM, signal.SIGINT)
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
 """The signals that unmount."""
 
 
 class Engine(Protocol):
-    """A way to serve a rootfs."""
+    """A way to serve a rootfs.
+
+    This process must have a single thread until the mount is attached: `MountIdentity` may then leave a private mount
+    namespace, which setns(2) refuses to a process with more. So `mount` starts the threads that reads need as its last
+    step, and the daemon starts its own after `mount`.
+    """
 
     name: EngineName
 
     def __init__(self, rootfs: Rootfs, job: Job) -> None: ...
 
-    def serve(self, stop: int, attached: Callable[[str | None], None]) -> None:
-        """Make the tree appear at the mountpoint, and serve until unmounted, or `stop` can be read from.
-
-        `attached` is called in between, with the device of the mount, major:minor, where it is known.
+    def mount(self) -> str | None:
+        """Make the tree appear at the mountpoint; return the device of the mount, major:minor, if it is known.
 
         Raises:
-            MountError, ShortageError: It does not appear; nothing is left of it.
+            MountError, ShortageError: Mounting failed; nothing is left behind.
         """
+
+    def serve(self, stop: int, ready: Callable[[], None]) -> None:
+        """Serve until unmounted, or until `stop` is readable. Call `ready` once nothing but a request can fail."""
+
+    def close(self) -> None:
+        """Unmount if the mount still exists, and release everything."""
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[int]:
-    """Give a descriptor that can be read from once one of `_ENDING` has come; meanwhile they end nothing else."""
+    """Yield a descriptor that becomes readable on a signal of `_STOPPING`, which has no other effect meanwhile."""
     reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
-    def tell(number: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(BlockingIOError):  # it was told often enough
+    def stop(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(BlockingIOError):  # the pipe is full of earlier signals
             os.write(writing, b"\0")
 
-    handlers = {number: signal.signal(number, tell) for number in _ENDING}
-    # The kernel may give a signal to any thread, and then Python calls the handler only when this one has something to
-    # do; but the descriptor is written to at once.
+    handlers = {number: signal.signal(number, stop) for number in _STOPPING}
+    # The kernel may deliver a signal to any thread. Python runs the handler only once the main thread has work to do,
+    # but writes to the wakeup descriptor at once.
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
         yield reading

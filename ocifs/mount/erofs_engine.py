@@ -1,8 +1,8 @@
-"""The erofs engine: the kernel mounts the served file as EROFS, and asks this process only for that file's bytes.
+"""The erofs engine: the kernel mounts the served file as EROFS, and requests only that file's bytes from this process.
 
-Names, attributes and permissions, the page cache and mmap are then the kernel's own. The served file is the one file
-of a FUSE file system that is attached nowhere, so nobody sees or reaches it; EROFS holds it open, and when the last
-EROFS mount goes, so does the connection that this process serves, whoever unmounted.
+The kernel itself handles names, attributes, permissions, the page cache and mmap. The served file is the only file of a
+FUSE file system that is attached to no path, so no process can see or reach it. EROFS holds it open; when the last
+EROFS mount goes, the connection that this process serves ends.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ from ocifs.mount.block_file import BlockFile
 from ocifs.mount.job import Job
 from ocifs.mount.mount_identity import MountIdentity
 from ocifs.mount.mountinfo import EROFS_SOURCE
-from ocifs.mount.rate_limited_log import say_aborted
+from ocifs.mount.rate_limited_log import log_aborted
 from ocifs.mount.reading import Reading
 from ocifs.mount.record import EngineName
 from ocifs.pool import Pool
 
 _REASONS = {
-    errno.EPERM: "only root of the host may, with CAP_SYS_ADMIN",
+    errno.EPERM: "only root on the host can, with CAP_SYS_ADMIN",
     errno.ENODEV: "this kernel has no EROFS",
-    errno.ENOTBLK: "this kernel mounts EROFS from block devices only (from a file since Linux 6.12)",
+    errno.ENOTBLK: "this kernel mounts EROFS only from block devices (files need Linux 6.12)",
     errno.ENOSYS: "this kernel, or a seccomp filter, has no fsopen(2)",
 }
 
@@ -41,35 +41,46 @@ class ErofsEngine:
         self._rootfs = rootfs
         self._job = job
         self._source = EROFS_SOURCE + job.digest
+        self._reading = Reading(rootfs.served, job.read_timeout)
+        self._closing = ExitStack()
 
-    def serve(self, stop: int, attached: Callable[[str | None], None]) -> None:
-        """Make EROFS of the file, attach it, and serve the file. Raises MountError."""
+    def mount(self) -> str | None:
+        """Make an EROFS file system of the file, and attach it. Raises MountError, ShortageError."""
         with ExitStack() as stack:
             try:
-                block_file = self._block_file(stack)
-                erofs = self._made_while_served(block_file)
+                self._block_file = self._new_block_file(stack)
+                erofs = self._make_while_serving(self._block_file)
                 try:
                     syscalls.attach(erofs, self._job.mountpoint)
                 finally:
                     os.close(erofs)
                 try:
-                    place = MountIdentity(self._job.mountpoint)
+                    self._identity = MountIdentity(self._job.mountpoint)
                 except OSError:  # of the mount table: then nothing would unmount it later
                     syscalls.umount(self._job.mountpoint, lazy=True)
                     raise
             except OSError as error:
                 raise _refused(error) from None
-            stack.callback(_unmount, place)
-            block_file.start()
-            attached(place.device)
-            if block_file.serve(stop) and place.clear():
-                say_aborted(place.path)
+            stack.callback(_unmount, self._identity)
+            self._reading.start()
+            self._closing = stack.pop_all()
+        return self._identity.device
 
-    def _block_file(self, stack: ExitStack) -> BlockFile:
-        """Make the FUSE file system. Raises OSError, before anything is made where the kernel has no EROFS."""
+    def serve(self, stop: int, ready: Callable[[], None]) -> None:
+        """Serve the file."""
+        ready()
+        if self._block_file.serve(stop) and self._identity.clear():
+            log_aborted(self._identity.path)
+
+    def close(self) -> None:
+        """Unmount if the mount still exists, and end the connection."""
+        self._closing.close()
+
+    def _new_block_file(self, stack: ExitStack) -> BlockFile:
+        """Make the FUSE file system, unless the kernel has no EROFS. Raises OSError."""
         syscalls.check_filesystem("erofs")
         device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        block_file = BlockFile(device, self._source, Reading(self._rootfs.served, self._job.read_timeout))
+        block_file = BlockFile(device, self._source, self._reading)
         stack.callback(block_file.close)
         options = {
             "source": "ocifs",
@@ -82,24 +93,24 @@ class ErofsEngine:
         self._fuse = syscalls.new_mount("fuse", options, syscalls.MOUNT_ATTR_RDONLY)
         return block_file
 
-    def _made_while_served(self, block_file: BlockFile) -> int:
-        """Return the EROFS mount, attached nowhere. Raises OSError."""
+    def _make_while_serving(self, block_file: BlockFile) -> int:
+        """Return the EROFS mount, not yet attached. Raises OSError."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        # Not one of the block file's threads, which would stay: `MountIdentity` needs this process to have no other.
+        # In a pool that ends here: this process must have a single thread again (`Engine`).
         with Pool(1) as thread:
             made = thread.submit(self._make)
             made.add_done_callback(lambda _: os.close(writing))
             try:
                 block_file.serve(reading)
             except BaseException:
-                block_file.close()  # else the thread would wait for an answer for ever
+                block_file.close()  # otherwise the thread would wait for an answer for ever
                 raise
         os.close(reading)
         os.close(self._fuse)
         return made.result()
 
     def _make(self) -> int:
-        """Return the EROFS mount. Each step here waits until this process answers the kernel."""
+        """Return the EROFS mount. Each step waits for an answer of this process to the kernel."""
         syscalls.unshare_directory()
         os.fchdir(self._fuse)  # so that the mount table shows the file's bare name as the source
         device = os.stat(".").st_dev
@@ -113,11 +124,11 @@ class ErofsEngine:
         return erofs
 
 
-def _unmount(place: MountIdentity) -> None:
-    place.unmount_from_outside()
-    if place.is_ours():
-        with contextlib.suppress(OSError):  # somebody else has just done it
-            syscalls.umount(place.path, lazy=True)
+def _unmount(identity: MountIdentity) -> None:
+    identity.unmount_from_outside()
+    if identity.is_ours():
+        with contextlib.suppress(OSError):  # it has just been unmounted
+            syscalls.umount(identity.path, lazy=True)
 
 
 def _refused(error: OSError) -> MountError:
@@ -127,7 +138,7 @@ def _refused(error: OSError) -> MountError:
 
 
 def _check_xattrs(erofs: int) -> None:
-    """Make sure that the kernel was built to show all extended attributes of EROFS. Raises OSError."""
+    """Check that the kernel was built with all kinds of extended attributes for EROFS. Raises OSError."""
     root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=erofs)
     try:
         for name in ("user.ocifs", "security.capability", "system.posix_acl_access"):

@@ -1,4 +1,4 @@
-"""The edge where a request to pyfuse3 ends: whatever went wrong becomes an errno and one line in the log."""
+"""The boundary for errors of pyfuse3 requests: any failure becomes an errno and one line in the log."""
 
 import errno
 import functools
@@ -7,7 +7,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pyfuse3 import FUSEError
 
-from ocifs.mount.rate_limited_log import complain
+from ocifs.mount.rate_limited_log import log_failure
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -16,7 +16,7 @@ Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
 
 
 def answered(handler: Handler[S, P, T]) -> Handler[S, P, T]:
-    """Make a handler of requests fail with an errno only: its own, or EIO with a line in the log, once."""
+    """Let a request handler fail only with an errno: its own FUSEError, or EIO and a line in the log."""
 
     @functools.wraps(handler)
     async def answer(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -25,7 +25,7 @@ def answered(handler: Handler[S, P, T]) -> Handler[S, P, T]:
         except FUSEError:
             raise
         except Exception as error:  # noqa: BLE001 - a defect in one request must not end the mount
-            complain(handler.__name__, error)
+            log_failure(handler.__name__, error)
         raise FUSEError(errno.EIO)
 
     return answer

@@ -1,7 +1,8 @@
-"""The fuse engine: the kernel asks this process for names, attributes and bytes. Any user may mount so."""
+"""The fuse engine: the kernel requests names, attributes and data from this process. It works for any user."""
 
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyfuse3
@@ -14,12 +15,12 @@ from ocifs.mount.job import Job
 from ocifs.mount.mount_identity import MountIdentity
 from ocifs.mount.mountinfo import FSTYPE
 from ocifs.mount.operations import RootfsOperations
-from ocifs.mount.rate_limited_log import say_aborted
+from ocifs.mount.rate_limited_log import log_aborted
 from ocifs.mount.reading import Reading
 from ocifs.mount.record import EngineName
 
-_PARTING = 1.0
-"""Seconds that requests are given when told to end; what is read from a dead disk then is not waited for."""
+_STOP_SECONDS = 1.0
+"""Seconds to finish requests after a signal; reads from a dead disk are abandoned."""
 
 
 class FuseEngine:
@@ -28,38 +29,46 @@ class FuseEngine:
     name: EngineName = "fuse"
 
     def __init__(self, rootfs: Rootfs, job: Job) -> None:
-        self._rootfs = rootfs
         self._job = job
+        self._reading = Reading(rootfs.served, job.read_timeout)
+        self._operations = RootfsOperations(rootfs, self._reading, job.owner)
 
-    def serve(self, stop: int, attached: Callable[[str | None], None]) -> None:
-        """Mount, and serve. Raises MountError."""
+    def mount(self) -> str | None:
+        """Mount with libfuse. Raises MountError, ShortageError."""
         mountpoint = self._job.mountpoint
-        reading = Reading(self._rootfs.served, self._job.read_timeout)
-        operations = RootfsOperations(self._rootfs, reading, self._job.owner)
         try:
-            pyfuse3.init(operations, mountpoint, self._mount_options())
+            pyfuse3.init(self._operations, mountpoint, self._mount_options())
         except RuntimeError:
-            raise MountError(f"cannot mount on {printable_path(mountpoint)}: {_said_by_libfuse()}") from None
+            raise MountError(f"cannot mount on {printable_path(mountpoint)}: {_last_line_of_libfuse()}") from None
         try:
-            place = MountIdentity(mountpoint)
+            self._identity = MountIdentity(mountpoint)
         except OSError:  # of the mount table: then nothing would unmount it later
             pyfuse3.close(unmount=True)
             raise
+        with ExitStack() as stack:
+            stack.callback(self.close)
+            self._reading.start()
+            stack.pop_all()
+        return self._identity.device
+
+    def serve(self, stop: int, ready: Callable[[], None]) -> None:
+        """Serve in an event loop."""
         signal.set_wakeup_fd(-1)  # trio has its own
         try:
-            reading.start()  # only now: `MountIdentity` needs this process to have no other thread
-            trio.run(_until_unmounted, operations.begun, place.device, stop, attached)
+            trio.run(_serve_until_unmounted, self._operations.begun, self._identity.device, stop, ready)
         except ExceptionGroup as group:
             raise _first(group) from None
         except OSError as error:
             raise_if_too_many_files(error)
             raise
-        finally:
-            place.unmount_from_outside()
-            pyfuse3.close(unmount=place.is_ours())
-            if place.clear():  # libfuse takes an aborted connection for an unmounted one
-                say_aborted(mountpoint)
-            reading.close()
+
+    def close(self) -> None:
+        """Unmount if the mount still exists, and end the connection."""
+        self._identity.unmount_from_outside()
+        pyfuse3.close(unmount=self._identity.is_ours())
+        if self._identity.clear():  # libfuse does not unmount after an aborted connection
+            log_aborted(self._job.mountpoint)
+        self._reading.close()
 
     def _mount_options(self) -> set[str]:
         job = self._job
@@ -74,9 +83,7 @@ class FuseEngine:
         return options | {"allow_other"} if job.allow_other else options
 
 
-async def _until_unmounted(
-    begun: trio.Event, device: str | None, stop: int, attached: Callable[[str | None], None]
-) -> None:
+async def _serve_until_unmounted(begun: trio.Event, device: str | None, stop: int, ready: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
 
         async def serve_requests() -> None:
@@ -85,15 +92,15 @@ async def _until_unmounted(
 
         nursery.start_soon(serve_requests)
         if device:
-            nursery.start_soon(_read_ahead, begun, device)
-        attached(device)
+            nursery.start_soon(_raise_readahead, begun, device)
+        ready()
         await trio.lowlevel.wait_readable(stop)
         pyfuse3.terminate()
-        await trio.sleep(_PARTING)  # ends by itself once all requests are answered
+        await trio.sleep(_STOP_SECONDS)  # `serve_requests` cancels this once all requests are answered
         nursery.cancel_scope.cancel()
 
 
-async def _read_ahead(begun: trio.Event, device: str) -> None:
+async def _raise_readahead(begun: trio.Event, device: str) -> None:
     await begun.wait()
     raise_readahead(device)
 
@@ -104,10 +111,10 @@ def _first(error: Exception) -> Exception:
     return error
 
 
-def _said_by_libfuse() -> str:
-    """Return the last line that libfuse wrote to stderr, if that is a file to read back."""
+def _last_line_of_libfuse() -> str:
+    """Return the last line that libfuse wrote to stderr, if stderr is a file."""
     try:
         lines = Path("/proc/self/fd/2").read_text(errors="replace").split("\n")
     except OSError:
         lines = []
-    return next((line for line in reversed(lines) if line.strip()), "libfuse refuses")
+    return next((line for line in reversed(lines) if line.strip()), "libfuse failed")

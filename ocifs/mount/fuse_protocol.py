@@ -1,7 +1,7 @@
-"""The kernel's FUSE protocol, as far as one file takes it that is only read (linux/fuse.h, version 7.31).
+"""The kernel's FUSE protocol, as far as one read-only file needs it (linux/fuse.h, version 7.31).
 
-A request is a header and what its operation says; an answer is a header, with an errno or what was asked for. All is
-in the order of bytes of the machine. This module only packs and unpacks.
+A request is a header and an operation's arguments; an answer is a header with an errno, or with a result. All numbers
+are in native byte order. This module only packs and unpacks.
 """
 
 import stat
@@ -11,13 +11,13 @@ from enum import IntEnum
 from typing import NamedTuple
 
 REQUEST_MAX = 64 << 10
-"""Bytes to read a request with: the kernel demands more than a request without data ever takes."""
+"""Size of the read buffer in bytes: the minimum that the kernel demands exceeds any request without data."""
 
 ROOT = 1
-"""The inode number of the root directory."""
+"""Inode number of the root directory."""
 
 FOREVER = 1_000_000_000
-"""Seconds, some thirty years: longer than any kernel stays up."""
+"""Seconds, about thirty years: longer than a kernel runs."""
 
 _HEADER = struct.Struct("=IIQQIIIHH")
 _ANSWER = struct.Struct("=IiQ")
@@ -33,13 +33,13 @@ _MAJOR, _MINOR = 7, 31
 _ASYNC_READ, _MAX_PAGES = 1 << 0, 1 << 22
 _PAGES = 256
 _BACKGROUND = 64
-"""Reads ahead of a reader that the kernel has on their way at once."""
+"""Readahead requests that the kernel may have in flight."""
 _WRITE = 4096
 _KEEP_CACHE = 1 << 1
 
 
 class Operation(IntEnum):
-    """What is asked for; there are others."""
+    """The operations that are answered."""
 
     LOOKUP = 1
     FORGET = 2
@@ -56,7 +56,7 @@ NOT_ANSWERED = frozenset({Operation.FORGET, Operation.BATCH_FORGET})
 
 
 class Request(NamedTuple):
-    """A request: `unique` tells its answer from others'."""
+    """A request; its answer repeats `unique`."""
 
     operation: int
     unique: int
@@ -65,29 +65,29 @@ class Request(NamedTuple):
 
 
 def parse_request(data: bytes) -> Request:
-    """Take a request of the kernel apart."""
+    """Parse a request of the kernel."""
     _, operation, unique, inode, *_ = _HEADER.unpack_from(data)
     return Request(operation, unique, inode, memoryview(data)[_HEADER.size :])
 
 
 def name_in(body: memoryview) -> bytes:
-    """Return the name of LOOKUP, which a zero ends."""
+    """Return the name in a LOOKUP request; a NUL ends it."""
     return bytes(body).partition(b"\0")[0]
 
 
 def range_in(body: memoryview) -> tuple[int, int]:
-    """Return size and offset of READ."""
+    """Return size and offset of a READ request."""
     _, offset, size = _READ.unpack_from(body)
     return size, offset
 
 
 def answer(unique: int, parts: Sequence[bytes | memoryview] = (), *, error: int = 0) -> list[bytes | memoryview]:
-    """Return an answer, an errno or `parts`, to be written at once (writev(2))."""
+    """Build an answer, an errno or `parts`, for a single writev(2)."""
     return [_ANSWER.pack(_ANSWER.size + sum(map(len, parts)), -error, unique), *parts]
 
 
 def initialised(body: memoryview) -> bytes:
-    """Answer INIT: reads may be of 1 MiB, and many at once."""
+    """Answer INIT: allow reads of 1 MiB, many at a time."""
     _, minor, read_ahead, offered = _INIT.unpack_from(body)
     flags = offered & (_ASYNC_READ | _MAX_PAGES)
     return _INITIALISED.pack(
@@ -96,17 +96,17 @@ def initialised(body: memoryview) -> bytes:
 
 
 def entry(inode: int, size: int | None) -> bytes:
-    """Answer LOOKUP, for good: a file of `size` bytes, or None for a directory."""
+    """Answer LOOKUP, valid for ever: a file of `size` bytes, or a directory if `size` is None."""
     return _ENTRY_TIMES.pack(inode, 0, FOREVER, FOREVER, 0, 0) + _attributes(inode, size)
 
 
 def attributes(inode: int, size: int | None) -> bytes:
-    """Answer GETATTR, for good."""
+    """Answer GETATTR, valid for ever."""
     return _ATTRIBUTE_TIME.pack(FOREVER, 0, 0) + _attributes(inode, size)
 
 
 def opened() -> bytes:
-    """Answer OPEN: the pages that the kernel has stay good."""
+    """Answer OPEN: the kernel may keep its cached pages."""
     return _OPENED.pack(0, _KEEP_CACHE, 0)
 
 

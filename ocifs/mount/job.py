@@ -1,4 +1,4 @@
-"""What a daemon is told, how it gets that with the open files it needs, and what it answers."""
+"""The job of a daemon, sent over a socket with the open files it needs, and the daemon's answer."""
 
 import array
 import contextlib
@@ -12,24 +12,25 @@ from typing import TYPE_CHECKING, Literal, Self
 import msgspec
 
 from ocifs.errors import MountError, OcifsError, ShortageError, printable_path, too_many_files
-from ocifs.image.rootfs import Handoff
+from ocifs.mount.handoff import Handoff
 from ocifs.mount.mountinfo import mount_at, unmount
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import EngineName, from_json, to_json
 from ocifs.pool import start
+from ocifs.version import __version__
 
 if TYPE_CHECKING:
     from ocifs.image.opening import Image
 
 ANSWER_SECONDS = 60.0
-"""Seconds that a daemon is given to mount, and then to answer the kernel."""
+"""Seconds that a daemon may take to mount, and then to answer the kernel."""
 
 _ANSWER_MAX = 64 << 10
-_FDS_AT_ONCE = 250  # the kernel takes 253 in one message
+_FDS_AT_ONCE = 250  # the kernel accepts 253 in one message
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the daemon is told."""
+    """Everything that the daemon needs to know."""
 
     image: str
     digest: str
@@ -44,17 +45,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     suid: bool = False
     dev: bool = False
     owner: tuple[int, int] | None = None
-    """uid and gid that everything is shown to belong to, by the fuse engine; None: as the image has it."""
+    """uid and gid that the fuse engine shows as the owner of every file; None: the owners in the image."""
     log: str | None = None
-    """File for warnings; None: stderr."""
+    """File for log messages; None: stderr."""
     bundle: str | None = None
-    """The directory of the bundle that it is part of."""
+    """Directory of the bundle that the mount is part of."""
     replace: bool = False
-    """Whether what ocifs has mounted there is unmounted first."""
+    """Whether to unmount what ocifs has mounted there first."""
     prefetch: bool = True
-    """Whether what is missing of the layers is fetched in the background, and what is claimed proven."""
+    """Whether to fetch missing spans in the background, and to verify published indexes."""
     prefetch_rate: int | None = None
-    """Bytes a second, for that; None: as fast as it goes."""
+    """Limit for that in bytes per second; None: unlimited."""
 
     @classmethod
     def of(
@@ -66,12 +67,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         read_timeout: float,
         log: Path | None,
     ) -> Self:
-        """Describe a mount of an opened image in the safest way."""
+        """Describe a mount of an opened image with the safest options."""
         return cls(
             image=image.resolved.name,
             digest=str(image.digest),
             mountpoint=mountpoint,
-            rootfs=image.rootfs.handoff,
+            rootfs=Handoff.of(image.rootfs),
             span_cache=span_cache,
             read_timeout=read_timeout,
             engine=engine,
@@ -80,20 +81,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MountReply(msgspec.Struct, frozen=True):
-    """What the daemon answers once it has tried to mount: an error, or how it has mounted."""
+    """The daemon's answer after mounting: an error, or how it mounted."""
 
     engine: EngineName = "fuse"
     reason: str | None = None
-    """Why it is not the erofs engine, where that was tried."""
+    """Why the erofs engine could not mount, if it was tried."""
     error: str | None = None
     exit_code: int = 0
 
 
 def mount(daemon: Daemon, job: Job) -> MountReply:
-    """Give a daemon its job, and return its answer when the mount answers, too.
+    """Send a daemon its job; return its answer once the mount responds as well.
 
     Raises:
-        MountError: It could not be mounted, or the daemon does not answer in time; nothing is left behind.
+        MountError: Mounting failed, or the daemon does not answer in time; nothing is left behind.
     """
     try:
         return _mount(daemon, job)
@@ -109,11 +110,11 @@ def _mount(daemon: Daemon, job: Job) -> MountReply:
         send_job(daemon.socket, job)
         answer = daemon.socket.recv(_ANSWER_MAX)
     except TimeoutError:
-        raise _given_up(daemon, job) from None
+        raise _give_up(daemon, job) from None
     except OSError:
         answer = b""
     if not answer:
-        why = printable_path(daemon.last_words())
+        why = printable_path(daemon.last_line())
         raise MountError(f"cannot mount on {printable_path(job.mountpoint)}: {why}")
     reply = from_json(answer, MountReply)
     if reply.error is not None:
@@ -121,7 +122,7 @@ def _mount(daemon: Daemon, job: Job) -> MountReply:
         error.exit_code = reply.exit_code
         raise error
     if not _is_served(job.mountpoint):
-        raise _given_up(daemon, job)
+        raise _give_up(daemon, job)
     daemon.has_mounted = True
     return reply
 
@@ -131,7 +132,7 @@ def _is_served(mountpoint: str) -> bool:
     answer: Future[os.stat_result] = Future()
     try:
         start(threading.Thread(target=_look, args=[mountpoint, answer], daemon=True))
-    except ShortageError:  # the daemon has its threads; whoever reads waits for it
+    except ShortageError:  # the daemon has its threads; readers wait for it
         return True
     with contextlib.suppress(TimeoutError):
         answer.result(ANSWER_SECONDS)
@@ -145,22 +146,22 @@ def _look(mountpoint: str, answer: "Future[os.stat_result]") -> None:
         answer.set_exception(error)
 
 
-def _given_up(daemon: Daemon, job: Job) -> MountError:
+def _give_up(daemon: Daemon, job: Job) -> MountError:
     """End a daemon that does not answer, and its mount."""
-    daemon.dismiss()
+    daemon.kill()
     mounted = mount_at(job.mountpoint)
     if mounted is not None and mounted.digest == job.digest:
         unmount(job.mountpoint, lazy=True)
     return MountError(
         f"cannot mount on {printable_path(job.mountpoint)}: the daemon did not answer within {ANSWER_SECONDS:g} s: "
-        "see whether something has stopped it, and try again"
+        "check whether something has stopped it, and try again"
     )
 
 
 def send_job(connection: socket.socket, job: Job) -> None:
     """Send a job with its open files."""
     fds = sorted(job.rootfs.fds())
-    message = to_json((job, fds))
+    message = to_json((__version__, job, fds))
     connection.sendall(len(message).to_bytes(4, "little"))
     for first in range(0, len(fds), _FDS_AT_ONCE):
         socket.send_fds(connection, [b"\0"], fds[first : first + _FDS_AT_ONCE])
@@ -168,10 +169,11 @@ def send_job(connection: socket.socket, job: Job) -> None:
 
 
 def receive_job(connection: socket.socket) -> Job | None:
-    """Receive a job, its file descriptors being this process's own; None if there is none.
+    """Receive a job, with file descriptors of this process; return None if the sender closed the socket.
 
     Raises:
-        LimitError: There are more of them than this process may have.
+        LimitError: This process may not open that many files.
+        MountError: The sender has another version of ocifs.
     """
     size = int.from_bytes(_receive(connection, 4), "little")
     if not size:
@@ -191,7 +193,10 @@ def receive_job(connection: socket.socket) -> Job | None:
             fds.frombytes(packed)
             received += fds
         message += data.lstrip(b"\0")  # each batch of descriptors came with a NUL
-    job, sent = from_json(message, tuple[Job, list[int]])
+    version, content, sent = from_json(message, tuple[str, object, list[int]])
+    if version != __version__:
+        raise MountError(f"the daemon is ocifs {__version__}, the command {version}: run the command again")
+    job = msgspec.convert(content, Job, str_keys=True)
     return msgspec.structs.replace(job, rootfs=job.rootfs.renumbered(dict(zip(sent, received, strict=True))))
 
 

@@ -1,8 +1,8 @@
-"""One process at a time changes what is mounted on a mountpoint: from the look at it to the new mount, or its end.
+"""A lock for each mountpoint: one process at a time checks it and mounts on it, or unmounts it.
 
-The lock is a byte of one file in the runtime directory, chosen by the mountpoint's path, and the open file holds it
-(fcntl_locking(2), F_OFD_SETLK): so nothing is left to clean up, and the kernel unlocks when a process dies. It works
-between the processes of one user. Another user has another runtime directory, and is not kept out.
+The lock is one byte of a single file in the runtime directory, at an offset derived from the mountpoint's path, and
+belongs to the open file (fcntl_locking(2), F_OFD_SETLK). So nothing has to be cleaned up, and the kernel unlocks it
+when a process dies. It works between the processes of one user; another user has another runtime directory.
 """
 
 import fcntl
@@ -17,17 +17,17 @@ from ocifs.errors import MountError, printable_path, raise_if_too_many_files
 from ocifs.mount.record import runtime_directory
 
 PATIENCE = 30.0
-"""Seconds; a mount or an unmount takes the lock for a fraction of one, if it need not wait for a daemon."""
+"""Seconds. A mount or unmount holds the lock for a fraction of one, unless it waits for a daemon."""
 _PAUSE = 0.02
 _NAME = "mountpoints.lock"
 
 
 @contextmanager
 def locked(mountpoint: str) -> Iterator[None]:
-    """Hold the lock of a real mountpoint, or of a bundle's directory; wait for whoever has it.
+    """Hold the lock of a real mountpoint, or of a bundle's directory; wait if another process holds it.
 
     Raises:
-        MountError: Another process has it for too long.
+        MountError: Another process holds it for longer than `PATIENCE`.
     """
     directory = runtime_directory()
     try:
@@ -45,8 +45,8 @@ def locked(mountpoint: str) -> Iterator[None]:
 
 
 def _lock(file: int, mountpoint: str) -> None:
-    place = int.from_bytes(hashlib.sha256(os.fsencode(mountpoint)).digest()[:7])
-    request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)  # struct flock
+    offset = int.from_bytes(hashlib.sha256(os.fsencode(mountpoint)).digest()[:7])
+    request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)  # struct flock
     deadline = time.monotonic() + PATIENCE
     while True:
         try:

@@ -1,8 +1,8 @@
-"""Where a daemon has mounted: which mount is its own, and in which mount namespace.
+"""The identity of a daemon's mount, and the mount namespace that it is in.
 
-A path is not enough to unmount by: another mount may lie on it by now, or the path may mean another directory. And a
-daemon that stays in a private mount namespace keeps that alive, with its own mount in it; so it leaves, for the
-namespace of PID 1, and its mount goes when the last process in there does (mount_namespaces(7)).
+A path does not identify a mount: another mount may cover it by now, or the path may lead to another directory. And a
+daemon in a private mount namespace would keep that namespace alive, with its own mount in it. So the daemon leaves for
+the namespace of an ancestor, and its mount goes with the last process of the private one (mount_namespaces(7)).
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from ocifs.mount.mountinfo import mount_at, unmount
 
 
 class MountIdentity:
-    """The mount that this process, which has but one thread, has just made at `path`."""
+    """The mount that this process, which must have a single thread (`Engine`), has just made at `path`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -28,9 +28,9 @@ class MountIdentity:
         self._left = _leave_private_namespace()
 
     def is_ours(self) -> bool:
-        """Whether to unmount `path`, as this process sees it, is to unmount what it mounted.
+        """Whether `path`, as this process sees it, is still the mount that it made.
 
-        The kernel gives the device of a mount that is gone to the next one, so where mounts have IDs these decide.
+        The kernel reuses the device number of a mount that is gone, so the mount ID decides where the kernel has one.
         """
         if self._left is not None:
             return False
@@ -40,31 +40,32 @@ class MountIdentity:
         return mount is not None and mount.device == self.device
 
     def clear(self) -> bool:
-        """Detach the mount if it is still there although its connection has ended; return whether it was.
+        """Detach the mount if it still exists after its connection has ended; return whether it did.
 
-        The kernel leaves it so when the connection is aborted, by hand or by `umount --force` of a mount in use.
+        The kernel leaves such a mount when the connection is aborted, through sysfs or by `umount --force` of a busy
+        mount.
         """
         if self._id is None or not self.is_ours():
             return False
-        with contextlib.suppress(MountError):  # it is listed as dead then
+        with contextlib.suppress(MountError):  # the mount is then listed as dead
             unmount(self.path, lazy=True)
         return True
 
     def unmount_from_outside(self) -> None:
-        """Unmount in the namespace that was left, by way of a process that is still in it."""
+        """Unmount in the namespace that this process has left, through a process that is still in it."""
         if self._left is None:
             return
         for process in Path("/proc").iterdir():
             if process.name.isdigit() and _namespace_of(process.name) == self._left:
                 enter = ["nsenter", "--mount", "--target", process.name]
-                # To make the path canonical umount(8) would ask this process, which does not serve any more.
+                # To canonicalise the path, umount(8) would send requests to this process, which no longer serves.
                 umount = ["umount", "--no-canonicalize", "--lazy", self.path]
                 subprocess.run([*enter, *umount], check=False, capture_output=True)
                 return
 
 
 def _leave_private_namespace() -> int | None:
-    """Join the mount namespace around this one; return that which was left, or None where there is none to be seen."""
+    """Join the mount namespace of the nearest ancestor with another one; return the one left, or None."""
     own = _namespace_of("self")
     outside = next((pid for pid in _ancestors() if _namespace_of(pid) not in {None, own}), None)
     if own is None or outside is None:
@@ -80,7 +81,7 @@ def _leave_private_namespace() -> int | None:
 
 
 def _ancestors() -> Iterator[str]:
-    """Give the parent of this process, its parent, and so on, as far as they can be seen."""
+    """Yield the PIDs of the visible ancestors of this process, its parent first."""
     pid = str(os.getppid())
     while pid != "0":
         yield pid

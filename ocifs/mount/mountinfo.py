@@ -1,4 +1,4 @@
-"""What is mounted where, from the kernel (proc(5), `/proc/self/mountinfo`), and unmounting it."""
+"""Read the kernel's mount table (proc(5), `/proc/self/mountinfo`), and unmount."""
 
 import errno
 import os
@@ -14,10 +14,10 @@ from ocifs.errors import MountError, printable_path
 from ocifs.mount import syscalls
 
 FSTYPE = "fuse.ocifs"
-"""Of a mount by the fuse engine, whose source is the image's digest."""
+"""Type of a mount by the fuse engine; its source is the image's digest."""
 
 EROFS_SOURCE = "ocifs:"
-"""What the source of a mount by the erofs engine begins with; the image's digest follows."""
+"""Prefix of the source of a mount by the erofs engine; the image's digest follows."""
 
 _SYMLINKS = 40
 _DIGEST = re.compile(r"sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128}")
@@ -34,13 +34,13 @@ class MountEntry(NamedTuple):
     source: str
     options: tuple[str, ...]
     device: str
-    """major:minor, one for each file system that is mounted."""
+    """major:minor, unique among mounted file systems."""
 
     @property
     def digest(self) -> str | None:
-        """Which image it is, if this user has mounted it with ocifs.
+        """The digest of the mounted image, if this user mounted it with ocifs; else None.
 
-        Any user may give a FUSE mount the type and source of ours; only its owner, user_id, is the kernel's word.
+        Any user can give a FUSE mount the type and source of ours; only its owner, user_id, comes from the kernel.
         """
         if self._owner != os.geteuid():
             return None
@@ -49,7 +49,7 @@ class MountEntry(NamedTuple):
 
     @property
     def _owner(self) -> int | None:
-        """Who has mounted it, if it has the type and source of a mount by ocifs."""
+        """The uid that mounted it, if it has the type and source of a mount by ocifs."""
         if self.fstype == FSTYPE:
             owners = [option for option in self.options if option.startswith("user_id=")]
             return int(owners[-1].removeprefix("user_id=")) if owners else None
@@ -57,7 +57,7 @@ class MountEntry(NamedTuple):
 
 
 def mount_table(process: Path = Path("/proc/self")) -> list[MountEntry]:
-    """Return what a process's mount namespace shows, by default this one's, in the order it was mounted."""
+    """Return the mounts in a process's mount namespace, by default this one's, in mount order."""
     mounts = []
     # Only a newline ends a line: the kernel escapes no other control character in a name.
     for line in (process / "mountinfo").read_bytes().split(b"\n")[:-1]:
@@ -74,26 +74,26 @@ def mount_table(process: Path = Path("/proc/self")) -> list[MountEntry]:
 
 
 def mount_at(path: str) -> MountEntry | None:
-    """Return what is mounted on `path`: the topmost, where several are."""
+    """Return the topmost mount on `path`."""
     return next((mount for mount in reversed(mount_table()) if mount.mountpoint == path), None)
 
 
 def real_mountpoint(path: str) -> str:
-    """Return `path` as the mount table has it, without a look at the directory itself, which may hang or be dead.
+    """Return `path` as in the mount table, without accessing the directory itself, whose mount may hang or be dead.
 
     Raises:
-        MountError: It is empty, which would otherwise mean the current directory.
+        MountError: `path` is empty, which would otherwise mean the current directory.
     """
     if not path:
-        raise MountError("the mountpoint has no name: name a directory")
+        raise MountError("the mountpoint is an empty string: name a directory")
     return [*steps(path)][-1]
 
 
 def steps(path: str) -> Iterator[str]:
-    """Yield the real paths on the way to `path`, from the root on; the last one is that of `path` itself.
+    """Yield the real paths along `path`, from the root on; the last one is that of `path` itself.
 
-    A step is yielded before anything below it is looked up. No file is opened and no attribute is asked for:
-    readlink(2) of a directory fails in the kernel, which asks no file system for that.
+    A step is yielded before anything below it is looked up. No file is opened and no attribute is read: readlink(2) of
+    a directory fails in the kernel, without a request to a file system.
     """
     names = [*reversed(path.split("/"))]
     real = "/" if path.startswith("/") else os.getcwd()
@@ -120,12 +120,12 @@ def steps(path: str) -> Iterator[str]:
 
 
 def unmount(path: str, *, lazy: bool, patience: float = 0.0) -> None:
-    """Unmount `path`: with `lazy` out of sight now, and for good when the last user is done.
+    """Unmount `path`. With `lazy`, detach it now, and let the kernel finish when the last user is done.
 
-    One that is in use is tried again for `patience` seconds.
+    If it is busy, retry for `patience` seconds.
 
     Raises:
-        MountError: It is busy (the message names who uses it), or not this user's.
+        MountError: It is busy (the message names its users), or not this user's.
     """
     deadline = time.monotonic() + patience
     while _is_busy(path, lazy=lazy):
@@ -135,7 +135,7 @@ def unmount(path: str, *, lazy: bool, patience: float = 0.0) -> None:
 
 
 def _is_busy(path: str, *, lazy: bool) -> bool:
-    """Unmount `path`, unless it is in use; return whether it is. Raises MountError."""
+    """Unmount `path`; return True if it is busy and thus still mounted. Raises MountError."""
     try:
         syscalls.umount(path, lazy=lazy)
     except OSError as error:
@@ -150,14 +150,14 @@ def _is_busy(path: str, *, lazy: bool) -> bool:
     run = subprocess.run(
         [fusermount, "-u", *(["-z"] if lazy else []), "--", path], capture_output=True, text=True, check=False
     )
-    complaint = run.stderr.strip().rpartition("\n")[2]
-    if run.returncode and "busy" not in complaint:
-        raise MountError(f"cannot unmount {printable_path(path)}: {complaint}")
+    message = run.stderr.strip().rpartition("\n")[2]
+    if run.returncode and "busy" not in message:
+        raise MountError(f"cannot unmount {printable_path(path)}: {message}")
     return run.returncode != 0
 
 
 def users_of(path: str) -> list[tuple[int, str]]:
-    """Return (pid, command) of the processes that are visibly in, or have something open, below `path`."""
+    """Return (pid, command) of the visible processes that use or have open anything below `path`."""
     users = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and any(is_below(target, path) for target in _links(process)):
@@ -170,7 +170,7 @@ def users_of(path: str) -> list[tuple[int, str]]:
 
 
 def users_elsewhere(is_it: Callable[[MountEntry], bool]) -> list[tuple[int, str]]:
-    """Return (pid, command) of a process in each other mount namespace, as far as they are seen, that has a mount."""
+    """Return (pid, command) of one visible process in each other mount namespace that has a matching mount."""
     seen = {_namespace(Path("/proc/self"))}
     users = []
     for process in Path("/proc").iterdir():
@@ -217,7 +217,7 @@ def _links(process: Path) -> list[str]:
 
 
 def is_below(path: str, directory: str) -> bool:
-    """Whether an absolute path is `directory`, or lies below it, as far as the names tell."""
+    """Whether an absolute path equals `directory` or lies below it, by name only."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 

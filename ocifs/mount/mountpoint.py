@@ -1,6 +1,6 @@
-"""Whether a directory can be mounted on: every reason not to, found before anything is started.
+"""Check whether a directory can be mounted on, before anything is started.
 
-What is mounted there is never looked into, since its daemon may hang: the mount table says what it is.
+An existing mount is never accessed, since its daemon may hang: the mount table says what it is.
 """
 
 import os
@@ -13,11 +13,11 @@ from ocifs.mount.mountinfo import MountEntry, is_below, mount_at, real_mountpoin
 from ocifs.mount.record import list_mounts
 
 
-def check_mountpoint(path: str, cache: str, needed: Iterable[tuple[str, str]], *, replace: bool = False) -> str:
-    """Return the mountpoint's real path. `needed` are (what, path) of all that must stay readable while mounted.
+def check_mountpoint(path: str, cache: str, keep_visible: Iterable[tuple[str, str]], *, replace: bool = False) -> str:
+    """Return the mountpoint's real path. `keep_visible` are (what, path) of all that the mount must not hide.
 
-    `cache` is the directory of the cache, in which nothing is to be mounted. With `replace` an ocifs mount may be
-    there; then the directory below it has still to be looked at, once that is unmounted.
+    Nothing may be mounted inside `cache`, the cache directory. With `replace` an ocifs mount may be on the mountpoint;
+    then the caller must check the directory below with `check_free` after unmounting.
 
     Raises:
         MountError: It cannot be mounted on; the message says why and what to do.
@@ -27,14 +27,14 @@ def check_mountpoint(path: str, cache: str, needed: Iterable[tuple[str, str]], *
     mounted = mount_at(real)
     if mounted and not (mounted.digest and replace):
         raise _occupied(mounted, shown)
-    _check_needed(real, shown, cache, needed)
+    _check_visible(real, shown, cache, keep_visible)
     if not mounted:
         _check_directory(real, shown)
     return real
 
 
 def check_free(real: str, shown: str) -> None:
-    """Make sure that nothing is mounted on a real path, and that something can be. Raises MountError."""
+    """Check that nothing is mounted on a real path, and that it can be mounted on. Raises MountError."""
     if mounted := mount_at(real):
         raise _occupied(mounted, shown)
     _check_directory(real, shown)
@@ -42,18 +42,18 @@ def check_free(real: str, shown: str) -> None:
 
 def _occupied(mounted: MountEntry, shown: str) -> MountError:
     if mounted.digest is None:
-        way_out = "choose another directory"
+        remedy = "choose another directory"
     elif any(each.mountpoint == mounted.mountpoint and each.state == "dead" for each in list_mounts()):
         return MountError(f"{shown} is a dead mount: clear it with `ocifs umount {shown}`, or mount with --replace")
     else:
-        way_out = f"`ocifs umount {shown}` first, or use --replace"
-    return MountError(f"{shown} is already a mountpoint ({mounted.fstype}): {way_out}")
+        remedy = f"`ocifs umount {shown}` first, or use --replace"
+    return MountError(f"{shown} is already a mountpoint ({mounted.fstype}): {remedy}")
 
 
-def _check_needed(real: str, shown: str, cache: str, needed: Iterable[tuple[str, str]]) -> None:
-    for what, place in needed:
-        if real in steps(place):
-            raise MountError(f"mountpoint {shown} would hide {what} {printable_path(place)}: choose another directory")
+def _check_visible(real: str, shown: str, cache: str, keep_visible: Iterable[tuple[str, str]]) -> None:
+    for what, hidden in keep_visible:
+        if real in steps(hidden):
+            raise MountError(f"mountpoint {shown} would hide {what} {printable_path(hidden)}: choose another directory")
     if is_below(real, real_mountpoint(cache)):
         raise MountError(f"mountpoint {shown} lies in the cache {printable_path(cache)}: choose another directory")
 
@@ -81,12 +81,12 @@ def _check_directory(real: str, shown: str) -> None:
 
 
 def check_fuse() -> None:
-    """Make sure that this user can mount with FUSE. Raises MountError."""
+    """Check that this user can mount with FUSE. Raises MountError."""
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
         raise MountError("/dev/fuse is missing: load the kernel module with `modprobe fuse`") from None
     except OSError as error:
-        raise MountError(f"/dev/fuse: {error.strerror}: it should have mode 0666, which udev gives it") from None
+        raise MountError(f"/dev/fuse: {error.strerror}: set its mode to 0666, as udev does") from None
     if os.geteuid() and shutil.which("fusermount3") is None:
         raise MountError("fusermount3 is missing: install the Debian package fuse3")

@@ -1,8 +1,8 @@
-"""The fuse engine: a rootfs as FUSE requests (pyfuse3.Operations).
+"""The fuse engine: serve a rootfs to FUSE requests (pyfuse3.Operations).
 
-Metadata is answered from the mapped tree image at once; file bytes are read through `Reading`. An image never changes,
-so the kernel may keep every name, attribute and page for good; it asks for each once. Writes never arrive, since the
-mount is read-only. Nothing here knows of layers, whiteouts or tar.
+Metadata comes at once from the mapped tree image; file data is read through `Reading`. An image never changes, so the
+kernel may cache every name, attribute and page for ever, and requests each once. Writes never arrive, since the mount
+is read-only. Nothing here knows of layers, whiteouts or tar.
 """
 
 import contextlib
@@ -24,27 +24,27 @@ _BLOCK = 4096
 
 
 class RootfsOperations(pyfuse3.Operations):
-    """Serves one rootfs. FUSE's root inode is 1; every other inode number is the file's nid."""
+    """Serves one rootfs. The root has FUSE's inode number 1; every other inode number is the file's nid."""
 
     supports_dot_lookup = True
 
     def __init__(self, rootfs: Rootfs, reading: Reading, owner: tuple[int, int] | None = None) -> None:
-        """Serve `rootfs`, with the uid and gid of `owner` for all that is in it, if that is given."""
+        """Serve `rootfs`; with `owner`, show every file as owned by that uid and gid."""
         super().__init__()
         self.owner = owner
         self.tree = rootfs.tree
         self.enable_acl = rootfs.tree.has_acls
         self.reading = reading
         self.begun = trio.Event()
-        """Set when the kernel has its first answer: what it was told there, it has taken over once somebody wakes."""
+        """Set once the kernel has accepted FUSE_INIT."""
 
     def init(self) -> None:
-        """Say that it begins."""
+        """Set `begun`."""
         self.begun.set()
 
     @answered
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        """Find a name; that it is not there is remembered as well."""
+        """Look up a name; the kernel caches a missing one as well."""
         if len(name) > _NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
         if name == b".":
@@ -69,27 +69,27 @@ class RootfsOperations(pyfuse3.Operations):
 
     @answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        """Hand out the nid: there is nothing to remember of an open directory."""
+        """Return the nid as the handle: an open directory has no state."""
         return FileHandleT(self._nid(inode))
 
     @answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """List from `start_id` on, each entry with its attributes."""
+        """List entries from `start_id` on, each with its attributes."""
         for name, nid, _, following in self.tree.readdir(fh, start_id):
             if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(nid), following):
                 break
 
     async def releasedir(self, fh: FileHandleT) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is no state to release."""
 
     @answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        """Hand out the nid; pages that the kernel has stay good."""
+        """Return the nid as the handle; the kernel keeps its cached pages."""
         return FileInfo(fh=FileHandleT(self._nid(inode)), keep_cache=True)
 
     @answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        """Return bytes, from each place where the file has some."""
+        """Return data, with zeros for holes."""
         extents = list(self.tree.extents(fh, off, size))
         parts = [
             [memoryview(bytes(length))] if address is None else self.reading.at_hand(length, address)
@@ -102,14 +102,14 @@ class RootfsOperations(pyfuse3.Operations):
         return b"".join(view for part in parts for view in (next(fetched) if part is None else part))
 
     async def release(self, fh: FileHandleT) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is no state to release."""
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        """Nothing is kept per inode."""
+        """Do nothing: there is no state per inode."""
 
     @answered
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
-        """Describe a full file system of a fixed number of files."""
+        """Describe a full file system with a fixed number of files."""
         stats = pyfuse3.StatvfsData()
         stats.f_bsize = stats.f_frsize = _BLOCK
         stats.f_blocks = self.reading.served.size // _BLOCK
@@ -119,7 +119,7 @@ class RootfsOperations(pyfuse3.Operations):
 
     @answered
     async def getxattr(self, inode: InodeT, name: FileNameT, ctx: RequestContext) -> bytes:
-        """Return a value; when the image has none at all the kernel is told not to ask again."""
+        """Return a value; for an image without xattrs, ENOSYS stops further requests of the kernel."""
         if not self.tree.has_xattrs:
             raise FUSEError(errno.ENOSYS)
         value = self.tree.xattrs(self._nid(inode)).get(name)
@@ -129,15 +129,15 @@ class RootfsOperations(pyfuse3.Operations):
 
     @answered
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[FileNameT]:
-        """Return names; when the image has none at all the kernel is told not to ask again."""
+        """Return names; for an image without xattrs, ENOSYS stops further requests of the kernel."""
         if not self.tree.has_xattrs:
             raise FUSEError(errno.ENOSYS)
         names = self.tree.xattrs(self._nid(inode))
-        # The kernel lets only root read trusted.*, but leaves it to the file system to hide the names (xattr(7)).
+        # The kernel lets only root read trusted.*, but leaves hiding the names to the file system (xattr(7)).
         return [FileNameT(name) for name in names if ctx.uid == 0 or not name.startswith(b"trusted.")]
 
     async def _fetched(self, ranges: list[tuple[int, int]]) -> list[Views]:
-        """Wait for what has to be decoded, or raise why it cannot be; other requests are answered meanwhile."""
+        """Wait until worker threads have read the ranges, or raise their error; other requests are served meanwhile."""
         results: list[list[Views] | Exception] = []
         done = trio.Event()
         token = trio.lowlevel.current_trio_token()
@@ -154,9 +154,9 @@ class RootfsOperations(pyfuse3.Operations):
         return results[0]
 
     def _of_handle(self, nid: int) -> EntryAttributes:
-        """Return the attributes of a file of any type, for a handle of it whose inode the kernel has dropped.
+        """Return the attributes for a file handle whose inode the kernel has dropped, whatever the type of file.
 
-        The kernel asks for "." of the number in the handle (FUSE_EXPORT_SUPPORT), which may be any number.
+        The kernel looks up "." of the number in the handle (FUSE_EXPORT_SUPPORT), which may be any number.
         """
         try:
             return self._attributes(nid)

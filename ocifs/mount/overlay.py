@@ -1,12 +1,12 @@
-"""The mounts of a bundle: a writable rootfs over a mounted image, and undoing all of them.
+"""The mounts of a bundle: a writable rootfs over a mounted image.
 
-    rootfs/               the image, or an overlay of what follows (overlayfs)
+    rootfs/               the image, or an overlay of the following (overlayfs)
     lower/                the image
-    upper/  work/         what was written, kept
-    tmpfs/upper  .../work what was written, thrown away; for root a tmpfs
+    upper/  work/         writes that are kept
+    tmpfs/upper  .../work writes that are discarded; for root a tmpfs
 
-Paths are given to the kernel and to fuse-overlayfs relative to the bundle, so that no name in them needs escaping. The
-bundle is a `TrustedDirectory`: no other user comes upon a setuid file of the image, or exchanges what is removed.
+The kernel and fuse-overlayfs get paths relative to the bundle, so that no name in them needs escaping. The bundle is a
+`TrustedDirectory`: no other user can reach a setuid file of the image, or replace what is removed.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ from ocifs.mount.mountinfo import MountEntry, mount_table, unmount
 from ocifs.trusted_directory import TrustedDirectory
 
 RootfsKind = Literal["mount", "overlay", "tmpfs", "copy"]
-"""Of a rootfs: the image itself, written to with or without a trace, or copied."""
+"""Kind of rootfs: the image itself, writable with writes kept or discarded, or copied."""
 
 _SOURCE = "ocifs"
 _SOURCES = {_SOURCE, "fuse-overlayfs"}
-"""Of the mounts made here, as the mount table has it; fuse-overlayfs does not let its own be named."""
+"""Sources of the mounts made here, as in the mount table; the source of fuse-overlayfs cannot be set."""
 
 
 def open_bundle(path: str) -> TrustedDirectory:
-    """Open a bundle of this user's own. Raises MountError."""
+    """Open a bundle that this user owns. Raises MountError."""
     try:
         return TrustedDirectory.open(Path(path))
     except OSError as error:
@@ -39,13 +39,13 @@ def open_bundle(path: str) -> TrustedDirectory:
 
 
 def untrusted(path: str, error: OSError) -> MountError:
-    """Return the error for a bundle, or a place for one, that `TrustedDirectory` refuses."""
+    """Return the error for a bundle, or its parent, that `TrustedDirectory` refuses."""
     advice = ": choose a directory that no other user can write to or rename" if error.errno == errno.EPERM else ""
     return MountError(f"{printable_path(path)}: {error.strerror}{advice}")
 
 
 def make_directories(bundle: TrustedDirectory, kind: RootfsKind) -> None:
-    """Make the directories of a bundle to mount on, those that are missing."""
+    """Make the missing mountpoints of a bundle."""
     names = ["rootfs", *(["lower"] if kind in {"overlay", "tmpfs"} else []), *(["tmpfs"] if kind == "tmpfs" else [])]
     for name in names:
         with contextlib.suppress(FileExistsError):
@@ -53,18 +53,18 @@ def make_directories(bundle: TrustedDirectory, kind: RootfsKind) -> None:
 
 
 def image_mountpoint(bundle: Path) -> Path:
-    """Return where in a bundle the image belongs."""
+    """Return the mountpoint of the image in a bundle."""
     lower = bundle / "lower"
     return lower if lower.exists() else bundle / "rootfs"
 
 
 def mount_overlay(bundle: Path) -> None:
-    """Mount `rootfs` over the image that is mounted on `lower`. Raises MountError."""
+    """Mount `rootfs` as an overlay on the image that is mounted on `lower`. Raises MountError."""
     upper = "tmpfs/" if (bundle / "tmpfs").exists() else ""
     if upper and os.geteuid() == 0:
         _attach("tmpfs", {"mode": "0700"}, bundle, "tmpfs")
     (bundle / upper / "work").mkdir(exist_ok=True)
-    with contextlib.suppress(FileExistsError):  # what was written there stays
+    with contextlib.suppress(FileExistsError):  # writes of an earlier mount are kept
         (bundle / upper / "upper").mkdir()
         _copy_attributes(bundle / "lower", bundle / upper / "upper")
     options = {"lowerdir": "lower", "upperdir": f"{upper}upper", "workdir": f"{upper}work"}
@@ -75,17 +75,17 @@ def mount_overlay(bundle: Path) -> None:
 
 
 def mounts_of_bundle(bundle: str) -> list[MountEntry]:
-    """Return what ocifs has mounted in a bundle, in the order in which it was."""
-    places = {os.path.join(bundle, name) for name in ("rootfs", "lower", "tmpfs")}
+    """Return the mounts of ocifs in a bundle, in mount order."""
+    mountpoints = {os.path.join(bundle, name) for name in ("rootfs", "lower", "tmpfs")}
     return [
         mount
         for mount in mount_table()
-        if mount.mountpoint in places and (mount.digest is not None or mount.source in _SOURCES)
+        if mount.mountpoint in mountpoints and (mount.digest is not None or mount.source in _SOURCES)
     ]
 
 
 def unmount_overlay(bundle: str, *, lazy: bool) -> None:
-    """Unmount all but the image, and throw away what was to be. Raises MountError."""
+    """Unmount everything but the image, and remove discarded writes. Raises MountError."""
     for mount in reversed(mounts_of_bundle(bundle)):
         if mount.digest is None:
             unmount(mount.mountpoint, lazy=lazy)
@@ -94,50 +94,50 @@ def unmount_overlay(bundle: str, *, lazy: bool) -> None:
 
 
 def remove_tree(parent: TrustedDirectory, name: str) -> None:
-    """Remove a directory with what containers have left in it, however deep, and nothing that is mounted there.
+    """Remove a directory with everything that containers have left in it, at any depth, except mounted file systems.
 
     Raises:
         MountError: Something could not be removed.
     """
-    beside = f"/proc/self/fd/{parent.fd}"  # as working directory, so that only one name is looked up, in `parent`
+    directory = f"/proc/self/fd/{parent.fd}"  # so that only `name` is looked up, in `parent`
     if os.geteuid():
         closed = ["find", f"./{name}", "-xdev", "-type", "d", "!", "-perm", "-u=rwx"]
-        subprocess.run([*closed, "-exec", "chmod", "u+rwx", "{}", ";"], cwd=beside, check=False, capture_output=True)
+        subprocess.run([*closed, "-exec", "chmod", "u+rwx", "{}", ";"], cwd=directory, check=False, capture_output=True)
     run = subprocess.run(
-        ["rm", "-rf", "--one-file-system", "--", name], cwd=beside, check=False, capture_output=True, text=True
+        ["rm", "-rf", "--one-file-system", "--", name], cwd=directory, check=False, capture_output=True, text=True
     )
     if run.returncode:
         why = run.stderr.strip().rpartition(": ")[2]
         raise MountError(f"cannot remove {printable_path(str(parent.path / name))}: {why}")
 
 
-def _attach(fstype: str, options: dict[str, str], bundle: Path, place: str) -> None:
+def _attach(fstype: str, options: dict[str, str], bundle: Path, name: str) -> None:
     try:
         with contextlib.chdir(bundle):
             mount = syscalls.new_mount(fstype, {"source": _SOURCE} | options, syscalls.MOUNT_ATTR_NODEV)
             try:
-                syscalls.attach(mount, place)
+                syscalls.attach(mount, name)
             finally:
                 os.close(mount)
     except OSError as error:
-        raise MountError(f"cannot mount {fstype} on {printable_path(str(bundle / place))}: {error.strerror}") from None
+        raise MountError(f"cannot mount {fstype} on {printable_path(str(bundle / name))}: {error.strerror}") from None
 
 
 def _run_fuse_overlayfs(options: dict[str, str], bundle: Path) -> None:
     if (program := shutil.which("fuse-overlayfs")) is None:
         raise MountError(
-            "fuse-overlayfs is missing, and a rootfs that an ordinary user can write takes it: "
+            "fuse-overlayfs is missing, and an ordinary user needs it for a writable rootfs: "
             "install the Debian package fuse-overlayfs, or use --rootfs mount"
         )
-    given = ",".join(f"{name}={value}" for name, value in options.items())
-    run = subprocess.run([program, "-o", given, "rootfs"], cwd=bundle, check=False, capture_output=True, text=True)
+    joined = ",".join(f"{name}={value}" for name, value in options.items())
+    run = subprocess.run([program, "-o", joined, "rootfs"], cwd=bundle, check=False, capture_output=True, text=True)
     if run.returncode:
-        complaint = printable_path(run.stderr.strip().rpartition("\n")[2])
-        raise MountError(f"cannot mount on {printable_path(str(bundle / 'rootfs'))}: {complaint}")
+        message = printable_path(run.stderr.strip().rpartition("\n")[2])
+        raise MountError(f"cannot mount on {printable_path(str(bundle / 'rootfs'))}: {message}")
 
 
 def _copy_attributes(source: Path, target: Path) -> None:
-    """Give the upper layer's root what the overlay will show as the attributes of its own."""
+    """Copy the attributes that the overlay will show for its root to the upper directory."""
     status = source.stat()
     if os.geteuid() == 0:
         os.chown(target, status.st_uid, status.st_gid)

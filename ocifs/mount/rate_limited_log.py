@@ -1,6 +1,6 @@
-"""What the log says of requests that failed: one line for each cause, each once in a while, and never too many.
+"""A rate-limited log of failed requests: each message at most once in a while, and few in total.
 
-Whoever reads on in what is damaged, the kernel's read-ahead too, asks for the same again and again; that fills no disk.
+A reader of damaged data, such as the kernel's readahead, repeats its requests; they must not fill the disk.
 """
 
 import logging
@@ -12,17 +12,17 @@ from ocifs.errors import OcifsError, printable_path
 
 _log = logging.getLogger(__name__)
 
-_AGAIN = 600.0
-"""Seconds after which the same may be said again."""
+_REPEAT_SECONDS = 600.0
+"""Seconds before the same message is logged again."""
 _MINUTE = 60.0
 _PER_MINUTE = 60
-"""Messages; what is beyond is counted."""
+"""Messages; further ones are counted."""
 _REMEMBERED = 1024
 """Messages."""
 
 
-class OneLine(logging.Formatter):
-    """Formats a message without control characters, so on one line; a traceback follows on lines of its own."""
+class OneLineFormatter(logging.Formatter):
+    """Formats a message on one line, without control characters; the lines of a traceback follow."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as logging names it
         """Escape the message."""
@@ -30,53 +30,53 @@ class OneLine(logging.Formatter):
         return super().formatMessage(record)
 
     def formatException(self, *arguments: object) -> str:  # noqa: N802
-        """Escape each line of a traceback: what an exception says may be the image's words."""
+        """Escape each line of a traceback, since an exception may quote the image."""
         return "\n".join(map(printable_path, super().formatException(*arguments).splitlines()))  # type: ignore[arg-type]
 
 
-class Complaints:
-    """Says what is wrong, as far as it was not said a moment ago. For any thread."""
+class RateLimitedLog:
+    """Logs errors, each unless it was logged recently. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._said: OrderedDict[str, float] = OrderedDict()
+        self._written: OrderedDict[str, float] = OrderedDict()
         self._minute = 0.0
         self._count = 0
 
-    def complain(self, what: str, error: Exception) -> None:
-        """Say why the request `what` failed; a defect of ocifs with where it is."""
+    def log_failure(self, what: str, error: Exception) -> None:
+        """Log why the request `what` failed; with a traceback for a defect of ocifs."""
         if isinstance(error, OcifsError):
-            self._say(str(error))
+            self._write(str(error))
         elif isinstance(error, OSError):
-            self._say(f"{what}: {error.strerror or error}")
-        elif isinstance(error, MemoryError):  # no defect
-            self._say(f"{what}: out of memory")
+            self._write(f"{what}: {error.strerror or error}")
+        elif isinstance(error, MemoryError):  # not a defect
+            self._write(f"{what}: out of memory")
         else:
-            self._say(f"{what}: {type(error).__name__}: {error}", error)
+            self._write(f"{what}: {type(error).__name__}: {error}", error)
 
-    def _say(self, message: str, defect: Exception | None = None) -> None:
+    def _write(self, message: str, defect: Exception | None = None) -> None:
         with self._lock:
             now = time.monotonic()
-            if now - self._said.get(message, now - _AGAIN) < _AGAIN:
+            if now - self._written.get(message, now - _REPEAT_SECONDS) < _REPEAT_SECONDS:
                 return
             if now - self._minute >= _MINUTE:
                 if self._count > _PER_MINUTE:
-                    _log.error("%d more messages were left out", self._count - _PER_MINUTE)
+                    _log.error("%d more messages were suppressed", self._count - _PER_MINUTE)
                 self._minute, self._count = now, 0
             self._count += 1
             if self._count > _PER_MINUTE:
                 return
-            self._said[message] = now
-            self._said.move_to_end(message)
-            if len(self._said) > _REMEMBERED:
-                self._said.popitem(last=False)
+            self._written[message] = now
+            self._written.move_to_end(message)
+            if len(self._written) > _REMEMBERED:
+                self._written.popitem(last=False)
             _log.error("%s", message, exc_info=defect)
 
 
-complain = Complaints().complain
-"""Of this process."""
+log_failure = RateLimitedLog().log_failure
+"""The log of this process."""
 
 
-def say_aborted(mountpoint: str) -> None:
-    """Say why a mount ends though nobody unmounted it."""
+def log_aborted(mountpoint: str) -> None:
+    """Log why a mount ends although it was not unmounted."""
     _log.error("%s: its FUSE connection was aborted, so nothing can be read any more: unmounted", mountpoint)

@@ -1,7 +1,7 @@
-"""Reads of the served file: at once where nothing has to be decoded, else by threads, and then within a time.
+"""Read the served file: at once if nothing has to be decoded, else in worker threads with a time limit.
 
-Whoever reads a layer span after span gets the next ones decoded ahead, on all processors; somebody who jumps about
-does not. It does not know what the bytes are for.
+While a reader is sequential in a layer, the next spans are decoded ahead, on all processors. This module does not know
+what the bytes are for.
 """
 
 import os
@@ -16,15 +16,15 @@ from ocifs.mount.threads import Overdue, Threads
 
 _PROCESSORS = os.cpu_count() or 1
 _SPANS_AHEAD = min(2 * _PROCESSORS, 16)
-"""Enough that no processor waits; more would only take room in the span cache."""
+"""Enough to keep every processor busy; more would only fill the span cache."""
 _READERS = 4 * _PROCESSORS
-"""Threads for those who wait, apart from those that decode ahead: a waiting one never keeps a span from its thread."""
+"""Threads for reads, apart from those that decode ahead: a waiting read never takes the thread that its span needs."""
 
 Views = list[memoryview]
 
 
 class Reading:
-    """Reads of one served file, each of which takes `timeout` seconds at most."""
+    """Reads of one served file, each limited to `timeout` seconds."""
 
     def __init__(self, served: ServedFile, timeout: float) -> None:
         self.served = served
@@ -32,54 +32,54 @@ class Reading:
         self._readers = Threads(_READERS, timeout)
         self._ahead = Threads(_PROCESSORS, timeout)
         self._last: dict[int, int] = {}
-        """Layer to the span that was read last."""
+        """For each layer, the span that was read last."""
 
     def at_hand(self, size: int, address: int) -> Views | None:
-        """Return up to `size` bytes at `address` if that takes neither decoding nor a disk, else None: `fetch` does it.
+        """Return up to `size` bytes at `address`, or None if that takes decoding or a disk: then call `fetch`.
 
-        In both cases what a reader will want next begins to be decoded. To be called from one thread only.
+        In both cases, start decoding what the reader will need next. Call this from one thread only.
         """
         self._decode_ahead(size, address)
         return self.served.views_at_hand(size, address)
 
     def fetch(self, ranges: Sequence[tuple[int, int]], answer: Callable[[list[Views] | Exception], None]) -> None:
-        """Have `answer` called from a thread, once and in time, with the bytes of each (size, address), or why not.
+        """Call `answer` from a thread, once and in time, with the bytes of each (size, address), or with an error.
 
-        It gets InvalidImageError for bytes that cannot be proven, OSError when a blob cannot be read, OcifsError when
-        that takes too long.
+        The errors: InvalidImageError for bytes that fail verification, OSError if a blob cannot be read, OcifsError
+        after the time limit.
         """
 
-        def told(result: list[Views] | Exception) -> None:
+        def answer_in_time(result: list[Views] | Exception) -> None:
             answer(self._overdue(ranges) if isinstance(result, (Overdue, StillLoading)) else result)
 
-        self._readers.submit(lambda: [self.served.views(size, address) for size, address in ranges], told)
+        self._readers.submit(lambda: [self.served.views(size, address) for size, address in ranges], answer_in_time)
 
     def start(self) -> None:
-        """Start what every read needs, so that no limit on threads can make one wait in vain. Raises ShortageError."""
+        """Start the threads that every read needs, so that later limits cannot block one. Raises ShortageError."""
         self._readers.start()
         self._ahead.start()
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop; nothing is answered any more."""
         self._readers.close()
         self._ahead.close()
 
     def _overdue(self, ranges: Sequence[tuple[int, int]]) -> OcifsError:
-        places = [self.served.layer_at(address) for _, address in ranges]
+        locations = [self.served.layer_at(address) for _, address in ranges]
         blobs = dict.fromkeys(
-            f"layer {place[0].index.summary.blob_digest}" if place else "the cache" for place in places
+            f"layer {found[0].index.summary.blob_digest}" if found else "the cache" for found in locations
         )
         return OcifsError(
             f"{', '.join(blobs)}: no bytes within {self._timeout:g} s: "
-            "see whether the disk that holds them answers, or allow more with --read-timeout"
+            "check the disk that holds them, or raise --read-timeout"
         )
 
     def _decode_ahead(self, size: int, address: int) -> None:
-        """Begin to decode what this read will come to after its first span, and what the next ones will."""
-        place = self.served.layer_at(address)
-        if place is None:
+        """Start decoding the further spans of this read; for a sequential reader, also those of the next reads."""
+        found = self.served.layer_at(address)
+        if found is None:
             return
-        layer, offset = place
+        layer, offset = found
         first = layer.span_at(offset)
         last = layer.span_at(min(offset + max(size, 1), layer.size) - 1)
         before = self._last.get(layer.number)
@@ -93,10 +93,10 @@ class Reading:
 
 
 def _decode(layer: Layer, span: int) -> None:
-    if not layer.is_decoded(span):  # somebody may have begun meanwhile, and to wait for that is not this thread's work
+    if not layer.is_decoded(span):  # a thread of the readers may have begun, and this one must not wait for it
         layer.will_need(span + _SPANS_AHEAD)
         layer.decode_ahead(span)
 
 
 def _ignore(_: object) -> None:
-    """Take no notice: whoever reads the span is told what is wrong with it."""
+    """Ignore the result: a reader of the span gets the error."""

@@ -1,7 +1,7 @@
-"""Who serves which mount: a file for each daemon, locked by it for as long as it lives.
+"""The records of mounts: one file for each daemon, locked by the daemon for as long as it lives.
 
-The lock, not the pid in the file, says whether the daemon is alive; the mount table says whether the mount is there.
-Records of daemons that are gone with their mounts are removed by whoever lists next.
+The lock, not the pid in the file, says whether the daemon is alive; the mount table says whether the mount exists. The
+next listing removes records whose daemon and mount are both gone.
 """
 
 import errno
@@ -25,12 +25,12 @@ from ocifs.mount.mountinfo import MountEntry, mount_table
 from ocifs.trusted_directory import ForeignOwnerError, TrustedDirectory
 
 _PF_EXITING = 0x4
-"""A flag of a task of the kernel's (linux/sched.h)."""
+"""A flag of a task in the kernel (linux/sched.h)."""
 
 _RECORD = re.compile(r"\d+\.json")
 _RECORD_MAX = 16 << 20
 LOG = "ocifs.log"
-"""The default log, in the runtime directory."""
+"""The default log file, in the runtime directory."""
 
 T = TypeVar("T")
 
@@ -54,31 +54,31 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a mount."""
+    """The facts about a mount."""
 
     image: str
-    """The reference as it was given."""
+    """The reference on the command line."""
     digest: str
-    """Of the image's manifest."""
+    """Digest of the image's manifest."""
     mountpoint: str
     engine: EngineName
     pid: int
     since: float
     """Seconds since the epoch."""
     reason: str | None = None
-    """Why it is not the erofs engine, where that was tried."""
+    """Why the erofs engine could not mount, if it was tried."""
     log: str | None = None
-    """Where the daemon writes what went wrong; None: to its terminal."""
+    """File that the daemon logs to; None: its terminal."""
     bundle: str | None = None
-    """The directory of the bundle whose rootfs, or the lower layer of it, this is."""
+    """Directory of the bundle that this mount is the rootfs, or its lower layer, of."""
     device: str | None = None
-    """major:minor of the file system, which tells it from others on the same mountpoint; None: not known."""
+    """major:minor of the file system, unlike that of other mounts on the same mountpoint; None: unknown."""
     layers: tuple[LayerRecord, ...] = ()
-    """For each layer, the base first."""
+    """One for each layer, the base first."""
     touched: Profile = {}
-    """Of each lazy layer: what was wanted before the first quiet moment."""
+    """For each lazy layer, the spans read before the start-up phase ended."""
     refuted: str | None = None
-    """How a published index turned out to be wrong, which ended all reads."""
+    """Why verification of a published index failed, which makes every read fail; None: it did not."""
 
     @property
     def is_verified(self) -> bool:
@@ -86,34 +86,34 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.refuted is None and all(layer.verified_at is not None for layer in self.layers)
 
     def is_at(self, mount: MountEntry) -> bool:
-        """Whether `mount` is this one, wherever it lies. A device alone may be another's by now."""
+        """Whether `mount` is this one, on any mountpoint. The device alone may have been reused."""
         return mount.digest == self.digest and self.device in {None, mount.device}
 
 
 class ListedMount(MountRecord, frozen=True, kw_only=True):
-    """A record with what has become of it."""
+    """A record with the state of its mount."""
 
     state: State
-    """`mounted`; `dead`: the mount is there, its daemon is not; `elsewhere`: in another mount namespace."""
+    """`mounted`; `dead`: the mount exists without a daemon; `elsewhere`: in another mount namespace."""
 
 
 def to_json(value: object) -> bytes:
-    """Return a value for another process of ocifs; unlike JSON of msgspec's it may have paths that are not UTF-8."""
+    """Encode a value for another process of ocifs. Unlike JSON of msgspec, it may contain paths that are not UTF-8."""
     return json.dumps(msgspec.to_builtins(value, str_keys=True)).encode()
 
 
 def from_json(data: bytes, what: type[T]) -> T:
-    """Return the value that `to_json` has written. Raises ValueError if it is none of that type."""
+    """Decode a value that `to_json` encoded. Raises ValueError if it has another type."""
     return msgspec.convert(json.loads(data), type=what, str_keys=True)
 
 
 def runtime_directory() -> TrustedDirectory:
-    """Open this user's directory for records; create it if it is missing.
+    """Open this user's runtime directory; create it if it is missing.
 
     XDG_RUNTIME_DIR is ignored if it belongs to another user, as it does under `sudo -E` and `su`.
 
     Raises:
-        MountError: It cannot be created, or another user could change what is in it.
+        MountError: It cannot be created, or another user could change its contents.
     """
     base = os.environ.get("XDG_RUNTIME_DIR")
     try:
@@ -130,7 +130,7 @@ def runtime_directory() -> TrustedDirectory:
 
 
 def _own_directory(path: str) -> TrustedDirectory | None:
-    """Open a directory, unless it belongs to another user or can only be reached through what does."""
+    """Open a directory; return None if another user owns it or one of its ancestors."""
     try:
         directory = TrustedDirectory.open_shared(Path(path))
     except PermissionError as error:
@@ -141,13 +141,12 @@ def _own_directory(path: str) -> TrustedDirectory | None:
 
 
 @contextmanager
-def recorded(record: MountRecord, directory: TrustedDirectory) -> Iterator[Callable[[MountRecord], None]]:
-    """Keep a record of this process's mount in the runtime directory; yield a function that replaces the record.
+def recorded(directory: TrustedDirectory) -> Iterator[Callable[[MountRecord], None]]:
+    """Yield a function that writes or replaces the record of this process's mount; it raises MountError.
 
-    Raises:
-        MountError: It cannot be written; the function that is yielded raises this, too.
+    At the end, remove the record, unless the mount still exists.
     """
-    name, temporary = f"{record.pid}.json", f"{record.pid}.tmp"
+    name, temporary = f"{os.getpid()}.json", f"{os.getpid()}.tmp"
     with ExitStack() as stack:
 
         def write(record: MountRecord) -> None:
@@ -166,22 +165,21 @@ def recorded(record: MountRecord, directory: TrustedDirectory) -> Iterator[Calla
                     f"cannot write {printable_path(str(directory.path / name))}: {error.strerror}"
                 ) from None
 
-        write(record)
         yield write
 
 
 def _forget(directory: TrustedDirectory, name: str, record: MountRecord) -> None:
-    """Remove a record, unless its mount is still there: then that is listed as dead."""
+    """Remove a record, unless its mount still exists: then that is listed as dead."""
     try:
-        is_left = any(mount.mountpoint == record.mountpoint and record.is_at(mount) for mount in mount_table())
+        exists = any(mount.mountpoint == record.mountpoint and record.is_at(mount) for mount in mount_table())
     except OSError:  # too many open files
-        is_left = False
-    if not is_left:
+        exists = False
+    if not exists:
         directory.unlink(name)
 
 
 def list_mounts() -> list[ListedMount]:
-    """Return the mounts of this user, and those in the mount table that nobody has a record of, oldest first."""
+    """Return the mounts of this user, including those in the mount table without a record, oldest first."""
     others = [mount for mount in mount_table() if mount.digest is not None]
     listed = []
     directory = runtime_directory()
@@ -208,7 +206,7 @@ def _fields(record: MountRecord) -> dict[str, Any]:
 
 
 def _unrecorded(mount: MountEntry, bound: ListedMount | None) -> ListedMount:
-    """Return a mount that no daemon has recorded, perhaps because it is a recorded one that is bound there as well."""
+    """Describe a mount without a record, which may be a bind mount of the recorded mount `bound`."""
     return ListedMount(
         image=bound.image if bound else "?",
         digest=mount.digest or "",
@@ -222,7 +220,7 @@ def _unrecorded(mount: MountEntry, bound: ListedMount | None) -> ListedMount:
 
 
 def is_alive(pid: int, directory: TrustedDirectory) -> bool:
-    """Whether the daemon that recorded itself as `pid` in the runtime directory still runs."""
+    """Whether the daemon with the record `pid` in the runtime directory is still running."""
     try:
         with open(directory.open_file(f"{pid}.json", os.O_RDONLY), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -234,7 +232,7 @@ def is_alive(pid: int, directory: TrustedDirectory) -> bool:
 
 
 def _is_dying(pid: int) -> bool:
-    """Whether a process that still runs was killed: it has SIGKILL pending, or is exiting (proc(5))."""
+    """Whether a process was killed but still exists: it has SIGKILL pending, or is exiting (proc(5))."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(errors="replace")
         stat_fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
@@ -245,14 +243,14 @@ def _is_dying(pid: int) -> bool:
 
 
 @contextmanager
-def watched(pid: int) -> Iterator[Callable[[float], bool]]:
-    """Give what waits until the process `pid` of now has ended, so many seconds at most, and returns whether it has.
+def watch_exit(pid: int) -> Iterator[Callable[[float], bool]]:
+    """Yield a `wait(timeout)` that returns True once the process has exited.
 
-    A lock is let go of before a process has closed all of its files; this is not (pidfd_open(2)).
+    A process releases its lock before it has closed all of its files; this waits for the exit (pidfd_open(2)).
     """
     try:
         process = os.pidfd_open(pid)
-    except OSError:  # it has ended
+    except OSError:  # it has exited
         yield lambda seconds: True
         return
     poll = select.poll()

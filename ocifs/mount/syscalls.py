@@ -1,7 +1,7 @@
-"""The system calls on mounts that Python lacks: fsopen(2) to move_mount(2), umount2(2), statx(2) and setns(2).
+"""System calls for mounts that Python lacks: fsopen(2) to move_mount(2), umount2(2), statx(2) and setns(2).
 
-A file system can be made and used before it lies anywhere, or without ever doing so: a mount is an open file here. Each
-call lets other threads run while it waits. It does not know what is mounted.
+A new file system is an open file here, and can be used before it is attached to a path, or without ever being attached.
+Other threads run during each call. This module does not know what is mounted.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW, _AT_NO_AUTOMOUNT, _AT_STATX_DONT_SYNC = 0x100, 0x800, 0x4000
 _STATX_MNT_ID_UNIQUE = 0x4000
 _STATX_SIZE, _STATX_MNT_ID_AT = 256, 0x90
-"""Of `struct statx`: its size, and where `stx_mnt_id` is."""
+"""Size of `struct statx`, and offset of its member `stx_mnt_id`."""
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 _CLONE_FS = 0x200
@@ -33,15 +33,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check_filesystem(fstype: str) -> None:
-    """Make sure that the kernel knows a type of file system, and lets this process mount it. Raises OSError."""
+    """Check that the kernel supports a type of file system and lets this process mount it. Raises OSError."""
     os.close(_call("fsopen", fstype.encode(), _FSOPEN_CLOEXEC))
 
 
 def new_mount(fstype: str, options: Mapping[str, str | None], attributes: int) -> int:
-    """Return the root of a new file system, mounted nowhere, as an O_PATH file descriptor.
+    """Return the root of a new file system, not attached to any path, as an O_PATH file descriptor.
 
-    `options` are those of fsconfig(2), None for one without a value; `source` is one of them. `attributes` are
-    MOUNT_ATTR_* of fsmount(2). Closing the descriptor unmounts what has not been attached.
+    `options` are those of fsconfig(2), including `source`; the value None makes a flag. `attributes` are MOUNT_ATTR_*
+    of fsmount(2). Closing the descriptor unmounts the file system unless it has been attached.
 
     Raises:
         OSError: The kernel refuses; `strerror` has its reason.
@@ -64,20 +64,19 @@ def new_mount(fstype: str, options: Mapping[str, str | None], attributes: int) -
 
 
 def attach(mount: int, path: str) -> None:
-    """Mount what `new_mount` returned on the directory `path`. Raises OSError."""
+    """Attach a mount of `new_mount` to the directory `path`. Raises OSError."""
     _call("move_mount", mount, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
 
 
 def umount(path: str, *, lazy: bool) -> None:
-    """Unmount what lies topmost on `path`, and follow no symlink there. Raises OSError."""
+    """Unmount the topmost mount on `path`, without following a symlink there. Raises OSError."""
     _call("umount2", os.fsencode(path), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0))
 
 
 def mount_id(path: str) -> int | None:
-    """Return the ID of the mount whose root, or a file in which, `path` is; no other mount ever has it.
+    """Return the unique ID of the mount that contains `path`; None if the kernel has none, as before Linux 6.8.
 
-    No file system is asked, so this neither hangs nor fails where the mount is dead. None if it cannot be told, as
-    before Linux 6.8.
+    This makes no request to the file system, so it neither hangs nor fails on a dead mount.
     """
     found = ctypes.create_string_buffer(_STATX_SIZE)
     flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC
@@ -90,16 +89,16 @@ def mount_id(path: str) -> int | None:
 
 
 def enter_mount_namespace(fd: int) -> None:
-    """Move this process, which has but one thread, to the mount namespace that an open file stands for (setns(2)).
+    """Move this process to the mount namespace of an open file (setns(2)).
 
     Raises:
-        OSError: It may not, or it has more threads.
+        OSError: It has no permission, or more than one thread.
     """
     _call("setns", fd, _CLONE_NEWNS)
 
 
 def unshare_directory() -> None:
-    """Give this thread a working directory of its own (unshare(2), CLONE_FS). Raises OSError."""
+    """Give this thread its own working directory (unshare(2), CLONE_FS). Raises OSError."""
     _call("unshare", _CLONE_FS)
 
 
@@ -116,7 +115,7 @@ def _call(name: str, *arguments: "int | bytes | ctypes.Array[ctypes.c_char] | No
 
 
 def _last_message(context: int) -> str:
-    """Return what the kernel has to say about a file system that it refused to make: `e erofs: ...` (fsopen(2))."""
+    """Return the kernel's reason for refusing a new file system, such as `e erofs: ...` (fsopen(2))."""
     message = ""
     os.set_blocking(context, False)
     with contextlib.suppress(OSError):

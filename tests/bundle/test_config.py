@@ -108,7 +108,7 @@ def test_cwd(directory: str, cwd: str) -> None:
 def test_a_relative_or_escaping_working_directory_is_taken_from_the_root(directory: str, cwd: str) -> None:
     spec, warnings = made_of({"WorkingDir": directory})
     assert spec.process.cwd == cwd
-    assert warnings == [f"working directory '{directory}' is not an absolute path without '..': {cwd} is used"]
+    assert warnings == [f"working directory '{directory}' is not an absolute path without '..': using {cwd}"]
 
 
 def test_a_working_directory_with_a_nul_character_is_an_error() -> None:
@@ -193,7 +193,7 @@ def test_an_image_for_another_system_is_refused() -> None:
 
 
 def test_an_image_for_no_system_is_taken_to_be_for_linux() -> None:
-    assert made_of(image={"os": ""})[1] == ["the image's config names no operating system: taken to be linux"]
+    assert made_of(image={"os": ""})[1] == ["the image's config names no operating system: assuming linux"]
     assert made_of(image={"os": "Linux"})[1] == []
 
 

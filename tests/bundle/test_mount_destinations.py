@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from ocifs.bundle.mount_destinations import check_kept, check_places, names_of, walk_down
+from ocifs.bundle.mount_destinations import check_destinations, check_remounted, names_of, walk_down
 from ocifs.bundle.runtime_spec import Mount, Spec, default_spec
 from ocifs.errors import MountError, NotFoundError, UnsupportedError
 from ocifs.image.opening import open_image
@@ -27,7 +27,7 @@ def checked(where: Path, members: list[bytes], *, readonly: bool, cwd: str = "/"
         mounts=spec.mounts + tuple(Mount(destination=each, type="bind", source="x") for each in mounts),
     )
     with open_image(write_layout(where / "image", Image((Layer(tar(members)),)))) as image:
-        return check_places(spec, image.rootfs)
+        return check_destinations(spec, image.rootfs)
 
 
 def top(*without: str) -> list[bytes]:
@@ -150,25 +150,25 @@ def test_a_kept_rootfs_is_walked_without_following_anything(tmp_path: Path) -> N
     (rootfs / "dev").mkdir(parents=True)
     config = {"process": {"cwd": "/a/b"}, "mounts": [{"destination": "/dev"}, {"destination": "/dev/pts"}]}
     (tmp_path / "config.json").write_text(json.dumps(config | {"other": 1}))
-    check_kept(tmp_path)
+    check_remounted(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     for place in ("a", "dev/pts"):
         (rootfs / place).symlink_to(tmp_path / "elsewhere")
         with pytest.raises(MountError, match=f"^/{place} in .* is not a directory"):
-            check_kept(tmp_path)
+            check_remounted(tmp_path)
         (rootfs / place).unlink()
     (rootfs / "dev/pts").touch()  # a file may be mounted on a file
-    check_kept(tmp_path)
+    check_remounted(tmp_path)
     (rootfs / "a").touch()
     with pytest.raises(MountError, match=r"/a in .* is not a directory"):
-        check_kept(tmp_path)
+        check_remounted(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"process": {}}'])
 def test_a_kept_bundle_without_a_config_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(MountError, match="make a new bundle"):
-        check_kept(tmp_path)
+        check_remounted(tmp_path)
 
 
 def test_missing_directories_are_made_open_to_all_whatever_the_umask(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_volumes_that_cannot_be_are_skipped(tmp_path: Path, path: str, warning: 
     ("path", "taken"), [("data", "/data"), ("../data", "/data"), ("/x/../data", "/data"), ("./data/", "/data")]
 )
 def test_a_relative_or_escaping_volume_is_taken_from_the_root(tmp_path: Path, path: str, taken: str) -> None:
-    warning = f"volume '{path}' is not an absolute path without '..': {taken} is used"
+    warning = f"volume '{path}' is not an absolute path without '..': using {taken}"
     (mount,) = found(tmp_path, [path], readonly=True, warnings=[warning]).mounts()
     assert mount.destination == taken
 
@@ -99,7 +99,7 @@ def test_a_relative_or_escaping_volume_is_taken_from_the_root(tmp_path: Path, pa
 @pytest.mark.parametrize("path", ["", "..", "/data/../.."])
 def test_a_volume_that_comes_to_be_the_root_is_skipped(tmp_path: Path, path: str) -> None:
     warnings = [
-        f"volume '{path}' is not an absolute path without '..': / is used",
+        f"volume '{path}' is not an absolute path without '..': using /",
         "volume / is skipped: it would hide the whole image",
     ]
     assert found(tmp_path, [path], readonly=True, warnings=warnings) == Volumes()

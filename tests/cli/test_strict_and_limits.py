@@ -111,7 +111,7 @@ _LONG = tar([file(b"././@LongLink", b"long name\0", flag=b"L"), file(b"cut")])
     ("limit", "says"),
     [
         ("help", "document=4MiB, indexes=64, layers=500,"),
-        ("no-such=5", "'no-such' is no limit"),
+        ("no-such=5", "'no-such' is not a limit"),
         ("entries", "'' is not a number; write entries=5000000"),
         ("entries=-1", "'-1' is not a number"),
         ("entries=many", "'many' is not a number"),

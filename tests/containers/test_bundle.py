@@ -76,9 +76,7 @@ def test_a_bundle_is_mounted_again(ocifs: Ocifs, programs: Path, rootfs: str) ->
 
 def test_what_cannot_be_mounted_again(ocifs: Ocifs, programs: Path) -> None:
     bundle = ocifs.home / "box"
-    assert ocifs.complaint(3, "bundle", "--remount", programs, bundle) == (
-        f"{bundle} is no bundle that `ocifs bundle` has made"
-    )
+    assert ocifs.complaint(3, "bundle", "--remount", programs, bundle) == (f"{bundle} was not made by `ocifs bundle`")
     ocifs.output("bundle", programs, bundle)
     ocifs.output("umount", bundle)
     other = write_layout(ocifs.home / "other", Image())
@@ -163,7 +161,7 @@ def test_an_existing_bundle_is_left_alone(ocifs: Ocifs, programs: Path) -> None:
     ocifs.output("bundle", "--no-tty", programs, bundle)
     result = ocifs.run("bundle", programs, bundle)
     assert (result.code, result.err.count("\n")) == (7, 1)
-    assert "holds a bundle already" in result.err
+    assert "already holds a bundle" in result.err
     assert run_in(bundle) == "started by the image\n"
     ocifs.output("umount", bundle)
 

@@ -127,7 +127,7 @@ def test_a_config_with_blemishes_runs_with_warnings(ocifs: Ocifs, tmp_path: Path
     assert [line.removeprefix("ocifs: warning: ") for line in result.err.splitlines()] == [
         "'A' in the image's environment is skipped: it is not NAME=VALUE",
         "'=1' in the image's environment is skipped: it is not NAME=VALUE",
-        "working directory 'srv' is not an absolute path without '..': /srv is used",
+        "working directory 'srv' is not an absolute path without '..': using /srv",
     ]
     assert "refused by --strict" in ocifs.complaint(4, "run", "--strict", image)
 
@@ -263,7 +263,7 @@ def test_what_the_bundle_names_as_its_runtime_is_not_run(ocifs: Ocifs, programs:
             os.kill(cleaner_of(process), signal.SIGKILL)
             process.kill()
             complaint = ocifs.run("umount", runtime.parent).err
-            assert f"was run by {evil}, which is neither of runc and crun" in complaint
+            assert f"was run by {evil}, not by runc or crun" in complaint
             runtime.write_bytes(name)
             ocifs.output("umount", runtime.parent)
         else:
@@ -372,7 +372,7 @@ def test_an_image_without_directories_to_mount_on_needs_a_writable_rootfs(
 ) -> None:
     bare = write_layout(tmp_path / "bare", Image(layers=(Layer(tar([directory(b"./"), file(b"x", b"x")])),)))
     complaint = ocifs.complaint(5, "run", bare, "--", "/x")
-    assert complaint.startswith("/proc is no directory of the image")
+    assert complaint.startswith("/proc is not a directory in the image")
     assert "--rootfs overlay or tmpfs" in complaint
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from ocifs.errors import InvalidImageError, NotFoundError
 from ocifs.image.opening import Image, open_image
-from ocifs.image.rootfs import Handoff, Rootfs
-from ocifs.layer.span_cache import SpanCache
+from ocifs.image.rootfs import Rootfs
 from tests import images, tars
 
 BIG = random.Random(1).randbytes(3 << 20)
@@ -180,18 +179,6 @@ def test_the_served_file_holds_every_layer_and_zeros_between(rootfs: Rootfs) -> 
     at_hand = served.views_at_hand(1000, base - 500)
     assert at_hand is not None
     assert b"".join(at_hand) == bytes(500) + tar[:500]
-
-
-def test_a_handoff_names_files_by_other_numbers(rootfs: Rootfs) -> None:
-    copies = {fd: os.dup(fd) for fd in rootfs.handoff.fds()}
-    try:
-        moved: Handoff = rootfs.handoff.renumbered(copies)
-        assert moved.fds() == set(copies.values())
-        with Rootfs.received(moved, SpanCache()) as other:
-            assert other.open("etc/name").read() == b"content"
-    finally:
-        for fd in copies.values():
-            os.close(fd)
 
 
 def test_a_blob_that_changes_gives_an_error_and_no_other_bytes(tmp_path: Path) -> None:

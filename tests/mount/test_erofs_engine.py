@@ -11,6 +11,7 @@ from ocifs.errors import MountError
 from ocifs.image.opening import open_image
 from ocifs.mount import erofs_engine, syscalls
 from ocifs.mount.erofs_engine import ErofsEngine
+from ocifs.mount.handoff import Handoff
 from ocifs.mount.job import Job
 from ocifs.options import Options
 from tests.images import Image, Layer, write_layout
@@ -19,12 +20,11 @@ from tests.images import Image, Layer, write_layout
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[ErofsEngine]:
     with open_image(str(write_layout(tmp_path / "image", Image(layers=(Layer(),)))), Options()) as image:
-        handoff = image.rootfs.handoff
         job = Job(
             image="image",
             digest=str(image.digest),
             mountpoint=str(tmp_path),
-            rootfs=handoff,
+            rootfs=Handoff.of(image.rootfs),
             span_cache=0,
             read_timeout=60,
         )
@@ -35,14 +35,14 @@ def test_a_kernel_without_erofs(engine: ErofsEngine, monkeypatch: pytest.MonkeyP
     check = syscalls.check_filesystem
     monkeypatch.setattr(syscalls, "check_filesystem", lambda fstype: check(f"no-{fstype}"))
     with pytest.raises(MountError, match=r"^cannot mount EROFS: this kernel has no EROFS$"):
-        engine.serve(-1, lambda device: None)
+        engine.mount()
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (errno.EPERM, "only root of the host may, with CAP_SYS_ADMIN"),
-        (errno.ENOTBLK, r"this kernel mounts EROFS from block devices only \(from a file since Linux 6\.12\)"),
+        (errno.EPERM, "only root on the host can, with CAP_SYS_ADMIN"),
+        (errno.ENOTBLK, r"this kernel mounts EROFS only from block devices \(files need Linux 6\.12\)"),
         (errno.ENOSYS, r"this kernel, or a seccomp filter, has no fsopen\(2\)"),
         (errno.EINVAL, "the kernel's own words"),
         (0, "the kernel's own words"),
@@ -56,7 +56,7 @@ def test_each_errno_has_its_reason(
 
     monkeypatch.setattr(syscalls, "check_filesystem", refuse)
     with pytest.raises(MountError, match=rf"^cannot mount EROFS: {reason}$"):
-        engine.serve(-1, lambda device: None)
+        engine.mount()
 
 
 def test_nothing_is_left_open_where_fuse_is_refused(
@@ -68,7 +68,7 @@ def test_nothing_is_left_open_where_fuse_is_refused(
     monkeypatch.setattr(syscalls, "new_mount", refuse)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(MountError, match="CAP_SYS_ADMIN"):
-        engine.serve(-1, lambda device: None)
+        engine.mount()
     assert os.listdir("/proc/self/fd") == before
 
 

@@ -5,12 +5,12 @@ import time
 import pytest
 
 from ocifs.errors import InvalidImageError
-from ocifs.mount.rate_limited_log import Complaints, OneLine
+from ocifs.mount.rate_limited_log import OneLineFormatter, RateLimitedLog
 
 
 @pytest.fixture
-def complaints() -> Complaints:
-    return Complaints()
+def log() -> RateLimitedLog:
+    return RateLimitedLog()
 
 
 class Clock:
@@ -40,45 +40,43 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         (ZeroDivisionError("a defect"), "read: ZeroDivisionError: a defect"),
     ],
 )
-def test_a_line_in_the_log(
-    complaints: Complaints, error: Exception, said: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    complaints.complain("read", error)
+def test_a_line_in_the_log(log: RateLimitedLog, error: Exception, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    log.log_failure("read", error)
     assert caplog.messages == [said]
 
 
-def test_a_defect_comes_with_where_it_is(complaints: Complaints, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_comes_with_where_it_is(log: RateLimitedLog, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         divmod(1, 0)
-    complaints.complain("read", caught.value)
+    log.log_failure("read", caught.value)
     assert "test_rate_limited_log.py" in caplog.text
 
 
 @pytest.mark.parametrize("kind", [InvalidImageError, ZeroDivisionError])
 def test_what_was_said_is_said_again_after_ten_minutes_only(
-    complaints: Complaints, clock: Clock, caplog: pytest.LogCaptureFixture, kind: type[Exception]
+    log: RateLimitedLog, clock: Clock, caplog: pytest.LogCaptureFixture, kind: type[Exception]
 ) -> None:
     for _ in range(1200):
         clock.now += 1
-        complaints.complain("read", kind("one cause"))
-        complaints.complain("read", kind("another cause"))
+        log.log_failure("read", kind("one cause"))
+        log.log_failure("read", kind("another cause"))
     assert [message.rpartition(": ")[2] for message in caplog.messages] == ["one cause", "another cause"] * 2
 
 
-def test_a_flood_is_counted(complaints: Complaints, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flood_is_counted(log: RateLimitedLog, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(5000):
         clock.now += 0.001
-        complaints.complain("read", InvalidImageError(f"span {number} was changed"))
+        log.log_failure("read", InvalidImageError(f"span {number} was changed"))
     assert len(caplog.messages) == 60
     clock.now += 60
-    complaints.complain("read", InvalidImageError("span 4999 was changed"))
-    assert caplog.messages[60:] == ["4940 more messages were left out", "span 4999 was changed"]
+    log.log_failure("read", InvalidImageError("span 4999 was changed"))
+    assert caplog.messages[60:] == ["4940 more messages were suppressed", "span 4999 was changed"]
 
 
 def test_no_line_holds_a_control_character() -> None:
     out = io.StringIO()
     handler = logging.StreamHandler(out)
-    handler.setFormatter(OneLine("%(levelname)s: %(message)s"))
+    handler.setFormatter(OneLineFormatter("%(levelname)s: %(message)s"))
     error = ValueError("a name: \x1b]0;title\x07\x9b\nforged line")
     forged = {"msg": "%s", "args": ("\x1b[31mred\nforged\udcff\u202e",), "levelname": "ERROR"}
     handler.handle(logging.makeLogRecord(forged))

@@ -86,7 +86,7 @@ def test_a_read_ends_and_others_go_on_and_all_is_well_afterwards(ocifs: Ocifs, d
         assert [read(mountpoint, span) for span in range(_SPANS)] == [right(span) for span in range(_SPANS)]
     lines = ocifs.log.read_text().splitlines()
     assert len(lines) == 1
-    assert "no bytes within 2 s: see whether the disk that holds them answers" in lines[0]
+    assert "no bytes within 2 s: check the disk that holds them" in lines[0]
     assert "layer sha256:" in lines[0]
 
 

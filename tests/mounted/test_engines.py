@@ -17,7 +17,7 @@ import pytest
 
 from tests.cli.command import Ocifs
 
-_NOT_ROOT = "only root of the host may, with CAP_SYS_ADMIN"
+_NOT_ROOT = "only root on the host can, with CAP_SYS_ADMIN"
 _FSOPEN, _FSCONFIG, _MOVE_MOUNT = 430, 431, 429
 
 _REFUSE = """
@@ -78,10 +78,10 @@ _REFUSALS = {
     "no EROFS in the kernel": (_FSOPEN, errno.ENODEV, "this kernel has no EROFS"),
     "no such system call": (_FSOPEN, errno.ENOSYS, "this kernel, or a seccomp filter, has no fsopen(2)"),
     "not allowed": (_FSOPEN, errno.EPERM, _NOT_ROOT),
-    "block devices only": (
+    "block devices": (
         _FSCONFIG,
         errno.ENOTBLK,
-        "this kernel mounts EROFS from block devices only (from a file since Linux 6.12)",
+        "this kernel mounts EROFS only from block devices (files need Linux 6.12)",
     ),
     "in the end": (_MOVE_MOUNT, errno.EINVAL, os.strerror(errno.EINVAL)),
 }

@@ -68,7 +68,7 @@ def test_a_mount_of_root_s_is_open_as_far_as_the_modes_allow_with_erofs_only(
 
 def test_an_ordinary_user_gets_fuse(user: Ocifs, theirs: Path, root: None) -> None:
     mountpoint = user.mountpoint()
-    why = "cannot mount EROFS: only root of the host may, with CAP_SYS_ADMIN"
+    why = "cannot mount EROFS: only root on the host can, with CAP_SYS_ADMIN"
     complaint = user.complaint(7, "mount", "--engine", "erofs", theirs, mountpoint)
     assert complaint == f"{why}: use --engine fuse instead"
     with user.mounted(theirs, at=mountpoint):

@@ -1,0 +1,129 @@
+"""Handing an opened rootfs to another process: its open files, and the registries with their missing parts.
+
+The command sends a `Handoff` to the daemon, which opens the same rootfs from it. The daemon needs no path, no
+configuration file and no access to the directories of the cache.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from ocifs.image.rootfs import Rootfs
+from ocifs.layer.index import open_index
+from ocifs.layer.layer import Layer
+from ocifs.layer.lazy_blob import LazyBlob
+from ocifs.layer.span_cache import SpanCache
+from ocifs.reader import FileReader, FileSection
+from ocifs.sources.registry.peer import Origin
+from ocifs.store import StoredFile
+
+if TYPE_CHECKING:
+    from ocifs.sources.registry.blob import RemoteBlob
+
+
+class FileRange(msgspec.Struct, frozen=True):
+    """A section of an open file, in a form that can be sent to another process."""
+
+    fd: int
+    offset: int
+    size: int
+
+    @classmethod
+    def of(cls, section: FileSection) -> Self:
+        """Describe an open section."""
+        return cls(section.fd, section.offset, section.size)
+
+    def open(self) -> FileReader:
+        """Return a reader of the range."""
+        return FileReader(self.fd, self.offset, self.size)
+
+
+class Handoff(msgspec.Struct, frozen=True):
+    """All that another process needs to open a rootfs. The tuples have one item for each layer, the base first."""
+
+    tree_image: FileRange
+    layers: tuple[tuple[FileRange, FileRange], ...]
+    """LayerIndex and blob."""
+    checksums: tuple[int, ...] = ()
+    """The checksum of the LayerIndex, so that both processes use the same index."""
+    origins: tuple[Origin | None, ...] = ()
+    """The registry that has the blob; None: the blob is complete."""
+    published: tuple[str | None, ...] = ()
+    """The published index that an unverified LayerIndex was made from."""
+    prefetch: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """(first, last) spans to fetch first."""
+
+    @classmethod
+    def of(cls, rootfs: Rootfs) -> Self:
+        """Describe an opened rootfs."""
+        layers = rootfs.served.layers
+        return cls(
+            FileRange.of(rootfs.tree_image),
+            tuple((FileRange.of(layer.index.file), FileRange.of(layer.blob)) for layer in layers),
+            tuple(layer.index.checksum for layer in layers),
+            tuple(layer.blob.origin() if isinstance(layer.blob, LazyBlob) else None for layer in layers),
+            tuple(layer.verification.published for layer in layers),
+            tuple(layer.prefetch for layer in layers),
+        )
+
+    def open(self, cache: SpanCache) -> Rootfs:
+        """Open the rootfs in the process that received this."""
+        blobs: list[FileSection] = [blob.open() for _, blob in self.layers]
+        if any(self.origins):
+            blobs = _reconnect(blobs, self.origins)
+        layers = [
+            Layer(number, open_index(index.open(), checksum), blob, cache, published)
+            for number, ((index, _), checksum, blob, published) in enumerate(
+                zip(self.layers, self.checksums, blobs, self.published, strict=True)
+            )
+        ]
+        for layer, prefetch in zip(layers, self.prefetch, strict=True):
+            layer.prefetch = prefetch
+        return Rootfs(StoredFile(self.tree_image.fd, self.tree_image.offset, self.tree_image.size), layers)
+
+    def fds(self) -> set[int]:
+        """Return the descriptors to send."""
+        return {self.tree_image.fd} | {part.fd for layer in self.layers for part in layer}
+
+    def renumbered(self, fds: Mapping[int, int]) -> "Handoff":
+        """Return the same with the receiver's descriptors; `fds` maps the sender's to these."""
+
+        def replaced(part: FileRange) -> FileRange:
+            return FileRange(fds[part.fd], part.offset, part.size)
+
+        return msgspec.structs.replace(
+            self,
+            tree_image=replaced(self.tree_image),
+            layers=tuple((replaced(index), replaced(blob)) for index, blob in self.layers),
+        )
+
+
+def _reconnect(blobs: Sequence[FileSection], origins: Sequence[Origin | None]) -> list[FileSection]:
+    """Return the blobs; those with an origin fetch missing spans from there, and connect at the first one."""
+    known = [origin for origin in origins if origin is not None]
+    opened: list[Callable[[], RemoteBlob]] = []
+    lock = threading.Lock()
+
+    def open_remote(number: int) -> "RemoteBlob":
+        from ocifs.sources.registry.source import open_origins  # and HTTP with it
+
+        with lock:
+            if not opened:
+                opened.extend(open_origins(known))
+        return opened[number]()
+
+    numbers = itertools.count()
+    return [
+        blob
+        if origin is None
+        else LazyBlob(blob.fd, blob.size, partial(_same, origin), partial(open_remote, next(numbers)))
+        for blob, origin in zip(blobs, origins, strict=True)
+    ]
+
+
+def _same(origin: Origin) -> Origin:
+    return origin
