@@ -44,14 +44,14 @@ def inspect(
           ocifs inspect --all ./debian
           ocifs inspect --raw ./debian:latest | jq .layers
     """
-    from ocifs.report.inspection import inspect_image, inspection_lines, list_offers, offer_lines
+    from ocifs.report.inspection import image_lines, inspect_image, inspection_lines, list_images
 
     if show_all and (raw or config_only):
         raise click.UsageError("--all cannot be combined with --raw or --config")
     with _opened(image, opening) as (source, reference):
         if show_all:
-            offers = list(list_offers(source))
-            _print_lines((msgspec.json.encode(offer).decode() for offer in offers) if as_json else offer_lines(offers))
+            images = list(list_images(source))
+            _print_lines((msgspec.json.encode(image).decode() for image in images) if as_json else image_lines(images))
             return
         resolved = resolve_image(source, reference, opening.platform)
         if raw or config_only:

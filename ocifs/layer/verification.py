@@ -26,7 +26,7 @@ from ocifs.store import Store
 from ocifs.toc import ChunkReader, read_entries
 
 _PIECE = 2 << 20
-_MARK = "user.ocifs.proven"
+_MARK = "user.ocifs.verified"
 """An extended attribute of a verified published LayerIndex in the cache; only the owner of the cache can set it."""
 
 Pause = Callable[[int], None]

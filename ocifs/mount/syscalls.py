@@ -98,7 +98,7 @@ def enter_mount_namespace(fd: int) -> None:
 
 
 def unshare_directory() -> None:
-    """Give this thread its own working directory (unshare(2), CLONE_FS). Raises OSError."""
+    """Unshare this thread's working directory (unshare(2), CLONE_FS). Raises OSError."""
     _call("unshare", _CLONE_FS)
 
 

@@ -1,6 +1,6 @@
-"""What an image says of itself, and what is known of its layers already: nothing is indexed for it.
+"""The metadata of an image, and the facts about its layers that the cache holds. Indexes nothing.
 
-Sizes are bytes. What only an index tells is None until there is one.
+Sizes are bytes. Facts that only an index has are None without one.
 """
 
 import os
@@ -38,9 +38,9 @@ class LayerInspection(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the cache holds its LayerIndex."""
     uncompressed: int | None = None
     entries: int | None = None
-    """Members of its tar, whiteouts included."""
+    """Members of its tar, including whiteouts."""
     whiteouts: int | None = None
-    """Opaque ones included."""
+    """Including opaque whiteouts."""
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,17 +60,17 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the cache holds the tree image."""
     config_digest: str
     config: ExecutionParameters
-    """As the image config writes it: User, Env, Entrypoint, Cmd, WorkingDir, Labels …"""
+    """As in the image config: User, Env, Entrypoint, Cmd, WorkingDir, Labels …"""
     annotations: dict[str, str]
     """Of the manifest."""
     layers: list[LayerInspection]
 
 
 class ListedImage(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the images that a source holds."""
+    """One of the images in a source."""
 
     position: int
-    """What `@N` names: several images of one index share it."""
+    """The position for `@N`; several images of one index share it."""
     names: list[str]
     digest: str
     platform: str | None = None
@@ -83,7 +83,7 @@ class ListedImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def inspect_image(resolved: ResolvedImage, store: Store) -> Inspection:
-    """Describe an image, with what `store` knows of it."""
+    """Describe an image, with the facts that `store` has."""
     config = resolved.config
     return Inspection(
         image=resolved.name,
@@ -133,7 +133,7 @@ def _index(layer: ImageLayer, store: Store) -> LayerIndex | None:
 
 
 def _is_merged(layers: Sequence[ImageLayer], store: Store) -> bool:
-    """Whether the store has the tree image, which is named by what the LayerIndexes say of the layers."""
+    """Return whether the store has the tree image, which the diff IDs in the LayerIndexes name."""
     diff_ids = []
     for layer in layers:
         index = _index(layer, store)
@@ -154,8 +154,8 @@ def _is_whiteout(path: bytes) -> bool:
     return name.startswith(b".wh.") and (not name.startswith(b".wh..wh.") or name == b".wh..wh..opq")
 
 
-def list_offers(source: Source) -> Iterator[ListedImage]:
-    """Give every image of a source, those of an index one after the other; what is wrong with one is said of it."""
+def list_images(source: Source) -> Iterator[ListedImage]:
+    """Yield every image of a source, including all images of an index, or the reason why one cannot be opened."""
     for position, named in enumerate(source.images()):
         try:
             manifests = manifests_of(source, named.descriptor)
@@ -193,7 +193,7 @@ def _unusable(position: int, named: NamedImage, error: str) -> ListedImage:
 
 
 def facts(image: Inspection) -> list[tuple[str, str]]:
-    """Return (name, value) of what is said of the whole image, as it is written; empty if it is not."""
+    """Return (name, value) of the facts about the whole image; the value is empty if the image has none."""
     config = image.config
     return [
         ("Image", image.image),
@@ -219,7 +219,7 @@ def facts(image: Inspection) -> list[tuple[str, str]]:
 
 
 def inspection_lines(image: Inspection) -> Iterator[str]:
-    """Give lines for people; what the image leaves out is left out."""
+    """Yield lines for people, without empty facts."""
     previous = ""
     for name, value in facts(image):
         if value:
@@ -245,22 +245,22 @@ def _known(layer: LayerInspection) -> str:
     return f"{size}, entries {layer.entries}, whiteouts {layer.whiteouts}"
 
 
-def offer_lines(offers: Sequence[ListedImage]) -> Iterator[str]:
-    """Yield a table, and a line for each offer that cannot be opened."""
+def image_lines(images: Sequence[ListedImage]) -> Iterator[str]:
+    """Yield a table, and a line for each image that cannot be opened."""
     rows = [("NAME", "PLATFORM", "DIGEST", "LAYERS", "SIZE")]
-    for offer in offers:
-        if offer.error is None:
-            cells = (offer.platform or "", str(offer.layers), human_size(offer.size or 0))
+    for image in images:
+        if image.error is None:
+            cells = (image.platform or "", str(image.layers), human_size(image.size or 0))
         else:
             cells = ("?", "?", "?")
-        rows.append((_name(offer), shown(cells[0]), offer.digest[:19], cells[1], cells[2]))
+        rows.append((_name(image), shown(cells[0]), image.digest[:19], cells[1], cells[2]))
     yield from table(rows, right=(3, 4))
-    for offer in offers:
-        if offer.error is not None:
-            yield f"{_name(offer)}: {shown(offer.error, _LONG)}"
+    for image in images:
+        if image.error is not None:
+            yield f"{_name(image)}: {shown(image.error, _LONG)}"
 
 
-def _name(offer: ListedImage) -> str:
-    """Return the names of an offer, but for those that only repeat the end of another."""
-    full = [each for each in offer.names if not any(other.endswith((f"/{each}", f":{each}")) for other in offer.names)]
-    return shown(", ".join(full) or f"@{offer.position}")
+def _name(image: ListedImage) -> str:
+    """Return the names of an image, except those that only repeat the end of another."""
+    full = [each for each in image.names if not any(other.endswith((f"/{each}", f":{each}")) for other in image.names)]
+    return shown(", ".join(full) or f"@{image.position}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ocifs.image.opening import open_image
 from ocifs.options import Options
-from ocifs.report.inspection import Inspection, ListedImage, inspect_image, inspection_lines, list_offers, offer_lines
+from ocifs.report.inspection import Inspection, ListedImage, image_lines, inspect_image, inspection_lines, list_images
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.resolve import open_source, resolve_image
 from ocifs.store import Store
@@ -128,29 +128,29 @@ def test_all_images_of_a_layout(tmp_path: Path) -> None:
     bare = add_image(files, Image(tag=None, config={"author": "x"}))
     files["index.json"] = to_json(index_of([many, one, bad, bare]))
     source = open_source(parse_reference(str(write_directory(tmp_path / "image", files))))
-    offers = list(list_offers(source))
+    images = list(list_images(source))
     source.close()
-    assert [(offer.position, offer.names, offer.platform) for offer in offers] == [
+    assert [(image.position, image.names, image.platform) for image in images] == [
         (0, ["many"], "linux/s390x"),
         (0, ["many"], "linux/riscv64"),
         (1, ["o\x1bne"], "linux/amd64"),
         (2, ["bad"], None),
         (3, [], "linux/amd64"),
     ]
-    assert offers[0].size == len(Layer().blob)
-    assert "application/x-unknown" in (offers[3].error or "")
-    lines = list(offer_lines(offers))
+    assert images[0].size == len(Layer().blob)
+    assert "application/x-unknown" in (images[3].error or "")
+    lines = list(image_lines(images))
     assert [line.split()[0] for line in lines] == ["NAME", "many", "many", r"o\x1bne", "bad", "@3", "bad:"]
     assert len(set(map(len, lines[:-1]))) == 1
-    assert lines[-1] == f"bad: {offers[3].error}"
+    assert lines[-1] == f"bad: {images[3].error}"
 
 
 def listed(path: Path) -> tuple[list[ListedImage], list[str]]:
     """Return what `inspect --all` shows of a source."""
     source = open_source(parse_reference(str(path)))
-    offers = list(list_offers(source))
+    images = list(list_images(source))
     source.close()
-    return offers, list(offer_lines(offers))
+    return images, list(image_lines(images))
 
 
 def test_images_are_listed_by_their_full_names(tmp_path: Path) -> None:
@@ -177,21 +177,21 @@ def test_what_is_no_image_is_described(tmp_path: Path) -> None:
     artifact = image | {"artifactType": "application/spdx", "annotations": {REF_NAME: "sbom"}}
     old = image | {"mediaType": SCHEMA_1, "annotations": {REF_NAME: "v1"}}
     files["index.json"] = to_json(index_of([artifact, old, image, add_index(files, [], "none")]))
-    offers, lines = listed(write_directory(tmp_path / "image", files))
-    assert [(offer.position, offer.names, offer.error) for offer in offers] == [
+    images, lines = listed(write_directory(tmp_path / "image", files))
+    assert [(image.position, image.names, image.error) for image in images] == [
         (0, ["image"], None),
         (1, ["none"], "an image index without images"),
         (2, ["sbom"], "an artifact of the type 'application/spdx', not a container image"),
         (3, ["v1"], "a Docker schema 1 manifest: convert the image with `skopeo copy`"),
     ]
-    assert lines[-2:] == [f"{offer.names[0]}: {offer.error}" for offer in offers[2:]]
+    assert lines[-2:] == [f"{image.names[0]}: {image.error}" for image in images[2:]]
 
 
 def test_all_images_of_a_docker_archive(tmp_path: Path) -> None:
     other = Image((Layer(tar([file(b"other")])),))
     write_docker_archive(tmp_path / "saved.tar", (Image(), ["a:1", "b:2"]), (other, []))
     source = open_source(parse_reference(str(tmp_path / "saved.tar")))
-    offers = list(list_offers(source))
+    images = list(list_images(source))
     source.close()
-    assert [(offer.names, offer.layers) for offer in offers] == [(["a:1", "b:2"], 1), ([], 1)]
-    assert offers[0].digest != offers[1].digest
+    assert [(image.names, image.layers) for image in images] == [(["a:1", "b:2"], 1), ([], 1)]
+    assert images[0].digest != images[1].digest
