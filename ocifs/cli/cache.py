@@ -1,13 +1,12 @@
 """`ocifs cache`: listing and evicting cache entries."""
 
-import time
 from pathlib import Path
 
 import click
 import msgspec
 
 from ocifs.cli.options import Size, cache_dir_option, json_option
-from ocifs.report.text import human_size
+from ocifs.report.text import human_size, local_time, table
 from ocifs.store import Store, default_directory
 
 
@@ -29,9 +28,10 @@ def list_entries(cache_dir: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode([entry._asdict() for entry in entries])).decode())
         return
-    for entry in entries:
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        click.echo(f"{entry.kind:8} {human_size(entry.size):>9}  {used}  {entry.subject}")
+    # The time of last use without seconds.
+    rows = [(entry.kind, human_size(entry.size), local_time(entry.used)[:-3], entry.subject) for entry in entries]
+    for line in table(rows, right=(1,)):
+        click.echo(line.rstrip())
     click.echo(f"{len(entries)} entries, {human_size(sum(entry.size for entry in entries))}")
 
 

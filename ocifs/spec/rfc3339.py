@@ -1,12 +1,12 @@
 """Times in the form of RFC 3339, as nanoseconds since the epoch."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = re.compile(
-    r"(\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)(?:\.(\d{1,9}))?(?:Z|([+-])([01]\d|2[0-3]):([0-5]\d))",
+    r"(\d{4}-\d\d-\d\d)T([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?(?:Z|([+-])([01]\d|2[0-3]):([0-5]\d))",
     re.ASCII,
 )
 
@@ -17,10 +17,11 @@ def parse_time(text: str) -> int:
     match = _TIME.fullmatch(text)
     if match is None:
         raise ValueError(text)
-    local, fraction, sign, hours, minutes = match.groups()
-    seconds = (datetime.fromisoformat(f"{local}Z") - _EPOCH) // timedelta(seconds=1)
+    day, hour, minute, second, fraction, sign, hours, minutes = match.groups()
+    days = date.fromisoformat(day).toordinal() - _EPOCH.toordinal()
+    seconds = days * 86400 + int(hour) * 3600 + int(minute) * 60 + int(second)
     if sign:
-        east = 60 * (60 * int(hours) + int(minutes))
+        east = int(hours) * 3600 + int(minutes) * 60
         seconds -= east if sign == "+" else -east
     return max(-(2**63), min(seconds * 10**9 + int((fraction or "").ljust(9, "0")), 2**63 - 1))
 
