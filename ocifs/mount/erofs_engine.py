@@ -56,7 +56,7 @@ class ErofsEngine:
                     os.close(erofs)
                 try:
                     self._identity = MountIdentity(self._job.mountpoint)
-                except OSError:  # of the mount table: then nothing would unmount it later
+                except OSError:  # the mount table cannot be read, and nothing else would unmount
                     syscalls.umount(self._job.mountpoint, lazy=True)
                     raise
             except OSError as error:

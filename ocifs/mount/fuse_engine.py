@@ -42,7 +42,7 @@ class FuseEngine:
             raise MountError(f"cannot mount on {printable_path(mountpoint)}: {_last_line_of_libfuse()}") from None
         try:
             self._identity = MountIdentity(mountpoint)
-        except OSError:  # of the mount table: then nothing would unmount it later
+        except OSError:  # the mount table cannot be read, and nothing else would unmount
             pyfuse3.close(unmount=True)
             raise
         with ExitStack() as stack:
@@ -53,7 +53,7 @@ class FuseEngine:
 
     def serve(self, stop: int, ready: Callable[[], None]) -> None:
         """Serve in an event loop."""
-        signal.set_wakeup_fd(-1)  # trio has its own
+        signal.set_wakeup_fd(-1)  # trio sets its own
         try:
             trio.run(_serve_until_unmounted, self._operations.begun, self._identity.device, stop, ready)
         except ExceptionGroup as group:

@@ -185,7 +185,7 @@ def list_mounts() -> list[ListedMount]:
     directory = runtime_directory()
     names = [name for name, _ in directory.files() if _RECORD.fullmatch(name)]
     read = [(name, record) for name in names if (record := _read(directory, name))]
-    # The newest first: it is what lies there, though an older daemon that hangs may have had the same device before.
+    # The newest first, since an older daemon that hangs may have had the same device number before.
     for name, record in sorted(read, key=lambda each: -each[1].since):
         mount = next((mount for mount in others if mount.mountpoint == record.mountpoint and record.is_at(mount)), None)
         alive = is_alive(record.pid, directory) and not _is_dying(record.pid)
