@@ -65,7 +65,10 @@ def test_each_class_has_an_exit_code_of_its_own() -> None:
             "no more threads: raise the limit (ulimit -u, TasksMax, pids.max, ulimit -v)",
         ),
         (RuntimeError("a defect"), None),
-        (ImportError("No module named 'x'"), None),
+        (
+            ImportError("No module named 'x'", name="x"),
+            "cannot load x: raise the limits on open files and memory (ulimit -n, ulimit -v), or install ocifs again",
+        ),
         (OSError(errno.EIO, "whatever"), None),
     ],
     ids=repr,
