@@ -26,7 +26,7 @@ from zlib_ng import zlib_ng
 
 from ocifs.compression import MAX_SPAN, Checkpoint, gzip, zstd
 from ocifs.compression.zstd_frame import unpack
-from ocifs.errors import InvalidImageError
+from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.reader import FileReader
 from ocifs.spec.digest import Digest
 from ocifs.spec.mediatypes import COMPRESSIONS, Compression
@@ -378,8 +378,15 @@ def open_index(file: FileReader, checksum: int | None = None) -> LayerIndex:
         if checksum not in (None, found):
             raise InvalidImageError("layer index: changed since it was checked: try again")
         summary = _SUMMARY.decode(packed)
+        for digest in (
+            summary.blob_digest,
+            summary.diff_id,
+            *summary.diff_ids,
+            *([summary.toc] if summary.toc else []),
+        ):
+            Digest(digest)  # messages quote them
         return (ChunkedIndex if summary.toc else LayerIndex)(file, summary, data_size, toc_size, found)
-    except (struct.error, msgspec.MsgspecError, ValueError) as error:  # ValueError: not UTF-8, or half a number
+    except (struct.error, msgspec.MsgspecError, ValueError, UnsupportedError) as error:  # not UTF-8, or half a number
         raise InvalidImageError(f"layer index: {error}") from None
 
 

@@ -45,9 +45,7 @@ class SpanDigester:
         if found is not self._found and len(found) > 1:
             self._found = found
             spaced = list(evenly(iter(found)))[:-1]
-            self._read(
-                [each for each in _ranges(spaced) if each not in self._spans and each[1] - each[0] <= MAX_STORED]
-            )
+            self._read(self._missing([each for each in _ranges(spaced) if each[1] - each[0] <= MAX_STORED]))
 
     def finish(self, checkpoints: Iterable[Checkpoint]) -> list[bytes]:
         """Read the rest, and return the sha256 of each span between `checkpoints`.
@@ -56,14 +54,18 @@ class SpanDigester:
             InvalidImageError: The blob has another digest, or became shorter.
         """
         ranges = _ranges(checkpoints)
-        missing = [each for each in ranges if each not in self._spans]
-        if missing and missing[0][0] < self._hashed - 1:  # the final checkpoints differ from the followed ones
-            self._begin()
-            missing = ranges
-        self._read([*missing, (self._blob.size, self._blob.size)])
+        self._read([*self._missing(ranges), (self._blob.size, self._blob.size)])
         if self._hasher.hexdigest() != self._digest.hex:
             raise InvalidImageError("its bytes do not match its digest: fetch the image again")
         return [self._spans[each] for each in ranges]
+
+    def _missing(self, ranges: list[_Range]) -> list[_Range]:
+        """Return the spans without a digest; all, and start again, if one of them lies behind the reading."""
+        missing = [each for each in ranges if each not in self._spans]
+        if missing and missing[0][0] < self._hashed - 1:  # another pass, or its end, has other checkpoints
+            self._begin()
+            return ranges
+        return missing
 
     def _begin(self) -> None:
         self._hasher = self._digest.hasher()

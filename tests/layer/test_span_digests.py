@@ -72,6 +72,19 @@ def test_all_is_read_anew_if_other_spans_come_out() -> None:
     assert look.finish(points) == _expected(data, points)
 
 
+@given(_blobs(), st.lists(st.integers(1, 99), min_size=1, max_size=9, unique=True), st.integers(2, 10))
+def test_another_pass_over_the_blob_is_followed_from_the_beginning(
+    blob: tuple[bytes, list[Checkpoint]], offsets: list[int], count: int
+) -> None:
+    """As when the spans of the first pass are too long to decode, or it found the blob damaged."""
+    data, points = blob
+    first = [Checkpoint(number * SPACING, min(each, len(data))) for number, each in enumerate(sorted(offsets))]
+    digester = SpanDigester(Digest.of(data), BytesReader(data))
+    digester.follow(first)
+    digester.follow(points[:count])
+    assert digester.finish(points) == _expected(data, points)
+
+
 def test_a_span_too_long_is_not_read_before_it_is_judged() -> None:
     reader = _Counted(bytes(3 * MAX_SPAN))
     look = SpanDigester(Digest.of(b""), reader)
