@@ -62,7 +62,7 @@ IMAGE is one of
   docker://HOST[:PORT]/REPO[:TAG|@…]   in a registry
 
 \b
-Exit codes
+Exit status
   0 success   3 not found          6 limit exceeded
   1 failure   4 invalid image      7 cannot mount or unmount
   2 usage     5 not supported      8 cache unusable   9 registry refuses
