@@ -48,7 +48,7 @@ def test_help_lists_every_command_reference_and_exit_code(ocifs: Ocifs) -> None:
     text = ocifs.output("--help")
     for command in _COMMANDS[1:]:
         assert f"  {command[0]} " in text
-    for word in ("oci:DIR", "oci-archive:FILE", "docker-archive:FILE", "Exit codes"):
+    for word in ("oci:DIR", "oci-archive:FILE", "docker-archive:FILE", "Exit status"):
         assert word in text
 
 
