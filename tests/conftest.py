@@ -31,6 +31,8 @@ settings.load_profile("any machine")
 
 # A shell has what it begins in the background ignore SIGINT, and so would the commands that are interrupted here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# So does nohup(1) with SIGHUP.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _NOBODY = 65534
 _CAP_SYS_ADMIN = 1 << 21
