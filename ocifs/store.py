@@ -549,11 +549,3 @@ def _no_room(error: OSError) -> LimitError:
     return LimitError(
         f"cache: cannot copy an entry into memory: {error.strerror}: allow more memory or larger files (ulimit -f)"
     )
-
-
-def _fsync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -200,11 +200,10 @@ class _Build:
 
     def _run_pass(self, reading: Pass, frames: "_Frames | None") -> _Survey:
         hashers = {algorithm: hashlib.new(algorithm) for algorithm in (CANONICAL, self.layer.diff_id.algorithm)}
-        updates = [hasher.update for hasher in hashers.values()]
-        with (
-            reading,
-            tee(self._bounded(reading), *updates, lambda chunk: self.digester.follow(reading.found)) as chunks,
-        ):
+        works: list[Callable[[Chunk], object]] = [hasher.update for hasher in hashers.values()]
+        if not frames:  # spans in frames have digests of their own, and the blob is not read again for them
+            works.append(lambda chunk: self.digester.follow(reading.found))
+        with reading, tee(self._bounded(reading), *works) as chunks:
             stream = ChunkReader(frames.written(chunks) if frames else chunks)
             toc = TocWriter()
             for entry in read_entries(stream, limits=self.limits, warn=self.warn):
