@@ -86,6 +86,16 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def small_disk(tmp_path: Path, root: None) -> Iterator[Path]:
+    """A directory that holds 64 KiB."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "ocifs-test", directory], check=True)
+    yield directory
+    subprocess.run(["umount", "-l", directory], check=True)
+
+
+@pytest.fixture
 def registry() -> Iterator[Registry]:
     """An empty registry on a loopback address."""
     with running() as registry:
