@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -64,13 +65,12 @@ class _Watched:
     timeout: Any
 
     def getresponse(self) -> Any:
-        watch = threading.Timer(self.timeout, _cut_off, [self.sock])
-        watch.daemon = True
-        start(watch)
+        answered = threading.Event()
+        start(partial(_cut_off_unless, answered, self.timeout, self.sock))
         try:
             return super().getresponse()  # type: ignore[misc]  # of the connection that it is mixed into
         finally:
-            watch.cancel()
+            answered.set()
 
 
 class HttpConnection(_Watched, HTTPConnection):
@@ -98,8 +98,8 @@ class HttpsPool(HTTPSConnectionPool):
     ConnectionCls = HttpsConnection
 
 
-def _cut_off(sock: socket.socket | None) -> None:
-    if sock is not None:
+def _cut_off_unless(answered: threading.Event, timeout: float, sock: socket.socket | None) -> None:
+    if not answered.wait(timeout) and sock is not None:
         with contextlib.suppress(OSError):
             socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not ssl's, which would pull TLS from under the reader
 
