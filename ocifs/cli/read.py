@@ -12,6 +12,7 @@ import click
 from ocifs.cli.options import Size, View, view_options, warn
 from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.signals import ended_by_signals
+from ocifs.cli.unsupported import unsupported
 from ocifs.errors import printable_path
 from ocifs.image.glob import expand
 
@@ -64,30 +65,82 @@ def head(view: View, paths: tuple[str, ...], lines: int, size: int | None, quiet
 @click.command(short_help="Copy files out of an image.")
 @view_options
 @click.option("-r", "-R", "--recursive", is_flag=True, help="Copy directories recursively.")
-@click.option("-p", "--preserve", is_flag=True, help="Preserve mode, times and, as root, the owner.")
+@click.option("-a", "--archive", is_flag=True, help="Same as -r -P -p.")
+@click.option(
+    "-p", "--preserve", is_flag=True, help="Preserve mode, times, extended attributes and, as root, the owner."
+)
+@click.option("-P", "-d", "--no-dereference", "as_link", is_flag=True, help="Copy a symlink at PATH itself.")
+@click.option("-n", "--no-clobber", "keep", is_flag=True, help="Keep existing files.")
+@click.option("-T", "--no-target-directory", "exactly", is_flag=True, help="Copy to DEST, even if it is a directory.")
+@click.option("-v", "--verbose", is_flag=True, help="Print each copied file.")
+@click.option("-L", "--dereference", is_flag=True, help="Copy what a symlink at PATH leads to; the default.")
+@click.option("-H", "as_named", is_flag=True, expose_value=False, hidden=True)
+@click.option("-f", "--force", "forced", is_flag=True, expose_value=False, hidden=True)
+@unsupported("-i", "--interactive", use="-n keeps existing files")
+@unsupported("-u", "--update", use="-n keeps existing files")
+@unsupported("-t", "--target-directory", use="name the directory last")
+@unsupported("-l", "-s", "--link", "--symbolic-link", use="`ocifs mount` the image, and link into the mount")
+@unsupported("--parents", use="`ocifs cp IMAGE DIRECTORY - | tar -x`")
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
 @click.argument("destination", metavar="DEST")
-def cp(view: View, paths: tuple[str, ...], destination: str, recursive: bool, preserve: bool) -> None:
+def cp(
+    view: View,
+    paths: tuple[str, ...],
+    destination: str,
+    recursive: bool,
+    archive: bool,
+    preserve: bool,
+    as_link: bool,
+    keep: bool,
+    exactly: bool,
+    verbose: bool,
+    dereference: bool,
+) -> None:
     """Copy the files at PATH in IMAGE to DEST, or into the directory DEST.
 
-    A copy appears complete, or not at all. It replaces an existing file; a target directory must be new or empty. Holes
-    of sparse files stay holes.
+    A file appears complete, or not at all, and replaces an existing one. A directory is merged into an existing one;
+    symlinks there are replaced, not followed. Holes of sparse files stay holes. If DEST is -, write the file, or a
+    directory as a tar, to standard output.
 
     \b
-    Try:  ocifs cp ./debian:latest /etc/os-release /etc/passwd .
-          ocifs cp -r ./debian:latest /etc etc
+    Try:  ocifs cp ./debian:latest:/etc/passwd .
+          ocifs cp -a ./debian:latest /etc /opt rootfs
+          ocifs cp ./debian:latest:/etc - | tar -t
     """
-    from ocifs.cli.copying import copy
+    from ocifs.cli.copying import Copying, copy, stream
 
+    if dereference and (recursive or archive):
+        raise click.UsageError("-L cannot be combined with -r or -a: below PATH, symlinks are copied as symlinks")
     named = view.paths(paths)
+    how = Copying(
+        recursive=recursive or archive,
+        preserve=preserve or archive,
+        follow=not (as_link or archive),
+        keep=keep,
+        into=not exactly,
+        made=_print_copy if verbose else lambda path, target: None,
+    )
     with ended_by_signals(), view.open() as opened:
-        several = expand(opened.rootfs, named)
-        if len(several) > 1 and not Path(destination).is_dir():
-            raise click.UsageError(f"cannot copy several files: {printable_path(destination)} is not a directory")
+        several = [os.fsdecode(path) for path in expand(opened.rootfs, named)]
+        if len(several) > 1:
+            _check_directory(destination, exactly=exactly)
         for path in several:
-            losses = copy(opened.rootfs, os.fsdecode(path), destination, recursive=recursive, preserve=preserve)
+            losses = stream(opened.rootfs, path) if destination == "-" else copy(opened.rootfs, path, destination, how)
             for message in losses.messages():
                 warn(message)
+    sys.stdout.buffer.flush()
+
+
+def _check_directory(destination: str, *, exactly: bool) -> None:
+    """Raise UsageError unless several files can be copied to `destination`."""
+    if destination == "-":
+        raise click.UsageError("cp writes one file to standard output: `ocifs cat` prints several")
+    if exactly or not Path(destination).is_dir():
+        raise click.UsageError(f"cannot copy several files: {printable_path(destination)} is not a directory")
+
+
+def _print_copy(path: str, target: str) -> None:
+    write_bytes(b"'%b' -> '%b'\n" % (shown_name(os.fsencode(path)), shown_name(os.fsencode(target))))
 
 
 def _heading(path: bytes, *, first: bool) -> None:
