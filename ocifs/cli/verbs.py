@@ -25,7 +25,7 @@ _VERBS = {
     "index": "ocifs.cli.index",
     "inspect": "ocifs.cli.about",
     "history": "ocifs.cli.about",
-    "ls": "ocifs.cli.look",
+    "ls": "ocifs.cli.ls",
     "tree": "ocifs.cli.look",
     "find": "ocifs.cli.search",
     "stat": "ocifs.cli.look",
