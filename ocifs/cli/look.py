@@ -1,4 +1,4 @@
-"""`ocifs tree`, `stat` and `which`: names and attributes of an image, without a mount."""
+"""`ocifs stat` and `which`: names and attributes of an image, without a mount."""
 
 import os
 import sys
@@ -7,58 +7,12 @@ import click
 import msgspec
 
 from ocifs.cli.options import View, json_option, view_options
-from ocifs.cli.output import ColourWhen, Output, colour_option, human_option, write_bytes
+from ocifs.cli.output import Output, write_bytes
 from ocifs.cli.unsupported import unsupported
 from ocifs.image.glob import expand
 from ocifs.image.opening import Image
 from ocifs.report.listing import Listed, Show, describe, to_json
 from ocifs.report.stat_format import Form, FormatError, Names, parse_format
-
-
-@click.command(short_help="Draw a directory of an image as a tree.")
-@view_options
-@click.option("-L", "levels", type=click.IntRange(min=1), metavar="N", help="Descend at most N levels.")
-@click.option("-d", "directories_only", is_flag=True, help="List directories only.")
-@click.option("-a", "show_all", is_flag=True, help="Include names that begin with a dot.")
-@click.option("-s", "sizes", is_flag=True, help="Print sizes in bytes before the names.")
-@human_option
-@colour_option
-@json_option
-@click.argument("path", required=False)
-def tree(
-    view: View,
-    path: str | None,
-    levels: int | None,
-    directories_only: bool,
-    show_all: bool,
-    sizes: bool,
-    human: bool,
-    colour: ColourWhen,
-    as_json: bool,
-) -> None:
-    """Draw PATH in IMAGE and everything below it.
-
-    With --json, print one object for each line, with its path below PATH and its depth.
-
-    \b
-    Try:  ocifs tree -L 2 ./debian:latest /etc
-          ocifs tree --only-layer 2 ./debian:latest
-    """
-    from ocifs.report.tree import Chosen, Columns, branches, tree_lines
-    from ocifs.report.tree import to_json as branch_json
-
-    output = Output(colour=colour)
-    chosen = Chosen(levels=levels, directories_only=directories_only, dotted=show_all)
-    start, *others = view.paths((path,) if path else (), "/")
-    if others:
-        raise click.UsageError("tree draws one directory")
-    with view.open() as opened:
-        drawn = branches(opened.rootfs, start, chosen)
-        if as_json:
-            output.lines(map(branch_json, drawn))
-        else:
-            columns = Columns(sizes=sizes, human=human, count_files=not directories_only)
-            output.lines(tree_lines(drawn, output.show, output.paint, columns))
 
 
 @click.command(short_help="Show all attributes of a file.")

@@ -1,15 +1,13 @@
-"""`ocifs cat`, `head` and `cp`: read files of an image, decoding only the spans that hold them."""
+"""`ocifs cat` and `cp`: read files of an image, decoding only the spans that hold them."""
 
-import itertools
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import IO
 
 import click
 
-from ocifs.cli.options import Size, View, view_options, warn
+from ocifs.cli.options import View, view_options, warn
 from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.signals import ended_by_signals
 from ocifs.cli.unsupported import unsupported
@@ -21,6 +19,12 @@ _CHUNK = 1 << 20
 
 @click.command(short_help="Print files.")
 @view_options
+@click.option("-u", "unbuffered", is_flag=True, expose_value=False, hidden=True)
+@unsupported("-n", "-b", "--number", "--number-nonblank", use="pipe the output into `cat -n`")
+@unsupported(
+    "-A", "-v", "-e", "-E", "-t", "-T", "--show-all", "--show-nonprinting", use="pipe the output into `cat -A`"
+)
+@unsupported("-s", "--squeeze-blank", use="pipe the output into `cat -s`")
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
 def cat(view: View, paths: tuple[str, ...]) -> None:
     """Write the files at PATH in IMAGE to standard output, one after the other.
@@ -33,32 +37,6 @@ def cat(view: View, paths: tuple[str, ...]) -> None:
         for path in expand(opened.rootfs, named):
             with opened.rootfs.open(path) as file:
                 shutil.copyfileobj(file, sys.stdout.buffer, _CHUNK)
-    sys.stdout.buffer.flush()
-
-
-@click.command(short_help="Print the beginning of files.")
-@view_options
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=10, show_default=True, help="Number of lines.")
-@click.option("-c", "--bytes", "size", type=Size(), metavar="SIZE", help="Number of bytes to print, instead of lines.")
-@click.option("-q", "--quiet", is_flag=True, help="Print no headings for several files.")
-@click.argument("paths", nargs=-1, metavar="[PATH...]")
-def head(view: View, paths: tuple[str, ...], lines: int, size: int | None, quiet: bool) -> None:
-    """Write the first lines, or bytes, of the files at PATH in IMAGE to standard output.
-
-    \b
-    Try:  ocifs head -c 64 ./debian:latest /bin/ls | od -c
-    """
-    named = view.paths(paths)
-    with view.open() as opened:
-        several = expand(opened.rootfs, named)
-        for number, path in enumerate(several):
-            with opened.rootfs.open(path) as file:
-                if len(several) > 1 and not quiet:
-                    _heading(path, first=number == 0)
-                if size is None:
-                    _write_lines(file, lines)
-                else:
-                    _write_size(file, size)
     sys.stdout.buffer.flush()
 
 
@@ -141,24 +119,3 @@ def _check_directory(destination: str, *, exactly: bool) -> None:
 
 def _print_copy(path: str, target: str) -> None:
     write_bytes(b"'%b' -> '%b'\n" % (shown_name(os.fsencode(path)), shown_name(os.fsencode(target))))
-
-
-def _heading(path: bytes, *, first: bool) -> None:
-    write_bytes((b"" if first else b"\n") + b"==> " + shown_name(path) + b" <==\n")
-
-
-def _write_lines(file: IO[bytes], count: int) -> None:
-    """Write lines; an endless line is written in pieces."""
-    while count:
-        piece = file.readline(_CHUNK)
-        if not piece:
-            break
-        write_bytes(piece)
-        count -= piece.endswith(b"\n")
-
-
-def _write_size(file: IO[bytes], size: int) -> None:
-    for left in itertools.count(size, -_CHUNK):
-        if left <= 0 or not (piece := file.read(min(left, _CHUNK))):
-            break
-        write_bytes(piece)

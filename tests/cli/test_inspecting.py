@@ -293,7 +293,7 @@ def test_bad_input(ocifs: Ocifs, layered: Path, command: list[str], code: int, s
         ["which", "--only-layer", "0", "IMAGE", "/etc"],
         ["du", "-s", "-d", "2", "IMAGE"],
         ["tree", "-L", "0", "IMAGE"],
-        ["head", "-n", "-1", "IMAGE", "x"],
+        ["head", "-n", "x", "IMAGE", "x"],
         ["inspect", "--all", "--raw", "IMAGE"],
         ["cp", "IMAGE", "etc/issue"],
         ["cp", "IMAGE", "etc/issue", "added", "nowhere"],

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -197,8 +199,155 @@ def test_stat_printf(ocifs: Run, place: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "head IMAGE lines",
+        "head -n 3 IMAGE lines",
+        "head -3 IMAGE lines",
+        "head -n -3 IMAGE lines",
+        "head -n -99 IMAGE lines",
+        "head -n 0 IMAGE lines",
+        "head -n 2 IMAGE unended",
+        "head -n -1 IMAGE unended",
+        "head -c 7 IMAGE lines",
+        "head -c -7 IMAGE lines",
+        "head -c 1k IMAGE binary",
+        "head -n 4 IMAGE binary",
+        "head -n 2 IMAGE lines one empty unended",
+        "head -q -n 2 IMAGE lines one",
+        "head -v -n 2 IMAGE lines",
+        "tail IMAGE lines",
+        "tail -n 3 IMAGE lines",
+        "tail -3 IMAGE lines",
+        "tail -n 99 IMAGE lines",
+        "tail -n 0 IMAGE lines",
+        "tail -n -3 IMAGE lines",
+        "tail -n +28 IMAGE lines",
+        "tail +28 IMAGE lines",
+        "tail -n +0 IMAGE lines",
+        "tail -n +1 IMAGE lines",
+        "tail -n +99 IMAGE lines",
+        "tail -n 1 IMAGE unended",
+        "tail -n 2 IMAGE unended",
+        "tail -n 3 IMAGE unended",
+        "tail -c 7 IMAGE lines",
+        "tail -c +100 IMAGE lines",
+        "tail -c +0 IMAGE lines",
+        "tail -c 99999 IMAGE lines",
+        "tail -n 4 IMAGE binary",
+        "tail -n 2 IMAGE lines one empty unended",
+        "tail -qn2 IMAGE lines one",
+        "tail -v -n 2 IMAGE lines",
+        "cat IMAGE lines one unended",
+        "cat -u IMAGE lines",
+    ],
+)
+def test_head_tail_and_cat(ocifs: Run, place: Path, line: str) -> None:
+    assert output(ocifs, place, line) == gnu(place, line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "du -b IMAGE one lines d/b.txt",
+        "du -bc IMAGE one lines d/b.txt d/same d/link",
+        "du -b IMAGE d/b.txt d/same",
+        "du --apparent-size IMAGE d/b.txt d/c",
+        "du --apparent-size -k IMAGE d/b.txt",
+        "du --apparent-size -m IMAGE d/b.txt",
+        "du --apparent-size -h IMAGE d/b.txt lines binary",
+        "du -s -bc IMAGE one lines",
+        "du -0b IMAGE one lines",
+        "du -xb IMAGE one",
+    ],
+)
+def test_du(ocifs: Run, place: Path, line: str) -> None:
+    assert output(ocifs, place, line) == gnu(place, line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "du IMAGE e",
+        "du -a IMAGE e",
+        "du -d 1 IMAGE e d",
+        "du -sc IMAGE e/sub e",
+        "du -c IMAGE e e/sub",
+        "du -ca IMAGE e/sub e",
+    ],
+)
+def test_du_of_directories_has_the_same_paths(ocifs: Run, place: Path, line: str) -> None:
+    """Their order and sizes depend on the file system."""
+
+    def paths(lines: bytes) -> list[bytes]:
+        return sorted(each.partition(b"\t")[2] for each in lines.splitlines())
+
+    assert paths(output(ocifs, place, line)) == paths(gnu(place, line))
+
+
+needs_tree = pytest.mark.skipif(shutil.which("tree") is None, reason="needs tree(1)")
+
+
+@needs_tree
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tree IMAGE d",
+        "tree -a IMAGE d",
+        "tree -L 1 IMAGE e",
+        "tree -d IMAGE e",
+        "tree -f IMAGE e",
+        "tree -fi IMAGE e",
+        "tree -i IMAGE d",
+        "tree -F IMAGE d e",
+        "tree -p IMAGE d",
+        "tree -I '*.txt|.*' -a IMAGE d",
+        "tree -I sub IMAGE e",
+        "tree -I sub/ IMAGE e",
+        "tree -P 'y|x' IMAGE e",
+        "tree -P '*.TXT' --ignore-case IMAGE d",
+        "tree --dirsfirst IMAGE e",
+        "tree --noreport IMAGE d",
+        "tree IMAGE d e",
+        "tree -x IMAGE e",
+    ],
+)
+def test_tree(ocifs: Run, place: Path, line: str) -> None:
+    theirs = gnu(place, line.replace("tree ", "tree --charset=UTF-8 -N ", 1)).decode()
+    assert output(ocifs, place, line).decode() == theirs.replace("\xa0", " ")
+
+
+def test_tree_du_adds_up(ocifs: Run, place: Path) -> None:
+    def size(line: str) -> int:
+        return int(re.search(r"\d+", line)[0])  # type: ignore[index]
+
+    lines = output(ocifs, place, "tree --du -L 1 IMAGE e/sub").decode().splitlines()
+    (apparent,) = output(ocifs, place, "ls -ld IMAGE e/sub").decode().splitlines()
+    assert size(lines[0]) == size(lines[1]) + int(apparent.split()[4]) == int(apparent.split()[4]) + 1
+    assert lines[-1] == f"{size(lines[0])} bytes used in 1 directory, 1 file"
+    deep = output(ocifs, place, "tree --du -L 1 IMAGE e").decode()
+    assert deep.splitlines()[:2] == output(ocifs, place, "tree --du IMAGE e").decode().splitlines()[:2]
+    assert re.search(r"\[ *1\.0K\]  x|\[   1\]  x", output(ocifs, place, "tree -h --du IMAGE e").decode())
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("tree -C IMAGE d", "-C / -n is not supported: --color always, or --color never"),
+        ("tree --prune IMAGE d", "is not supported: `ocifs find IMAGE PATH -name PATTERN`"),
+        ("tree -J IMAGE d", "-J / -X is not supported: --json"),
+        ("du -s -a IMAGE one", "-s and -a exclude each other"),
+        ("du -s -d 1 IMAGE one", "-s and -d exclude each other"),
+        ("du -BM IMAGE one", "-B / --block-size is not supported: -b, -k, -m or -h"),
+        ("du --exclude=x IMAGE one", "is not supported: `ocifs find IMAGE PATH ! -name PATTERN -ls`"),
+        ("head -z IMAGE one", "-z / --zero-terminated is not supported: pipe `ocifs cat` into it with -z"),
+        ("tail -f IMAGE one", "is not supported: the files of an image never change: leave it out"),
+        ("tail -n 2 -f IMAGE one", "is not supported: the files of an image never change: leave it out"),
+        ("tail -n x IMAGE one", "'x' is not a number; write 5, 64k or 10MiB"),
+        ("tail -n 1 -c 1 IMAGE one", "-n and -c exclude each other"),
+        ("head IMAGE", "Missing argument 'PATH...'"),
+        ("cat -n IMAGE one", "is not supported: pipe the output into `cat -n`"),
+        ("cat -A IMAGE one", "is not supported: pipe the output into `cat -A`"),
         ("stat -c %d IMAGE one", "'%d' is not supported: use %a %A %b"),
         ("stat -c %q IMAGE one", "'%q' is not supported: use %a %A %b"),
         ("stat -c %5 IMAGE one", "'%5' is not supported: use %a"),
