@@ -23,6 +23,7 @@ _COMMANDS = [
     ["du"],
     ["cat"],
     ["head"],
+    ["tail"],
     ["cp"],
     ["cache"],
     ["cache", "ls"],
