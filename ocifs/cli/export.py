@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ocifs.cli.command import command
-from ocifs.cli.options import image_options, open_image, warn
+from ocifs.cli.options import image_options, one_path, open_image, warn
 from ocifs.cli.progress import exporting
 from ocifs.cli.signals import ended_by_signals
 from ocifs.options import Options
@@ -35,11 +35,11 @@ _STDOUT = "-"
     is_flag=True,
     help="With --to-dir: record owners in user.rootlesscontainers instead of setting them.",
 )
-@click.argument("image")
-@click.argument("path", default="/")
+@click.argument("image", metavar="IMAGE[:/PATH]")
+@click.argument("path", required=False)
 def export(
     image: str,
-    path: str,
+    path: str | None,
     options: Options,
     to_dir: str | None,
     to_tar: str | None,
@@ -64,6 +64,7 @@ def export(
     if prefix and to_tar is None:
         raise click.UsageError("--prefix requires --to-tar")
     _check_target(to_dir, to_tar, to_erofs)  # before the image is indexed in vain
+    image, path = one_path(image, path)
     with (
         ended_by_signals(),
         open_image(image, options) as opened,

@@ -1,7 +1,8 @@
 """The options of commands that open an image, gathered into one `ocifs.options.Options`."""
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -213,11 +214,39 @@ class View(NamedTuple):
     """The image, or the part of it, that a command shows."""
 
     image: str
+    path: str | None
+    """The path of `IMAGE:/PATH`."""
     options: Options
 
     def open(self) -> "Image":
         """Open the image, as of a layer or reduced to the changes of a layer."""
         return open_image(self.image, self.options)
+
+    def paths(self, further: Sequence[str], default: str | None = None) -> list[bytes]:
+        """Return the paths in the image: that of `IMAGE:/PATH`, then each PATH, before which IMAGE may be repeated.
+
+        Raises:
+            UsageError: There is none and no `default`, or one is in another image.
+        """
+        if self.path is None:
+            named = list(further)
+        else:
+            named = [self.path, *(path.removeprefix(f"{self.image}:") for path in further)]
+            if other := next((path for path in named if ":/" in path and not path.startswith("/")), None):
+                raise click.UsageError(f"'{printable_path(other)}' is in another image: name one image")
+        if not named and default is None:
+            raise click.MissingParameter(param_hint="'PATH...'", param_type="argument")
+        return [os.fsencode(path) for path in named or [default or ""]]
+
+
+def one_path(image: str, path: str | None) -> tuple[str, str]:
+    """Return IMAGE, and the path in it: the one of `IMAGE:/PATH`, else `path`, else `/`. Raises UsageError for both."""
+    from ocifs.sources.reference import split_path
+
+    image, inside = split_path(image)
+    if inside is not None and path is not None:
+        raise click.UsageError(f"the path is given twice: '{printable_path(inside)}' and '{printable_path(path)}'")
+    return image, inside or path or "/"
 
 
 def view_options(command: F) -> F:
@@ -225,14 +254,16 @@ def view_options(command: F) -> F:
 
     @functools.wraps(command)
     def with_view(image: str, options: Options, layer: int | None, only_layer: int | None, **others: object) -> object:
+        from ocifs.sources.reference import split_path
+
         if layer is not None and only_layer is not None:
             raise click.UsageError("--layer and --only-layer exclude each other")
         changes_only = only_layer is not None
         viewed = replace(options, layer=only_layer if changes_only else layer, changes_only=changes_only)
-        return command(View(image, viewed), **others)
+        return command(View(*split_path(image), viewed), **others)
 
     for add in (
-        click.argument("image"),
+        click.argument("image", metavar="IMAGE[:/PATH]"),
         click.option("--only-layer", type=int, metavar="N", help="Show only what layer N changes."),
         click.option("--layer", type=int, metavar="N", help="Show the image as of layer N (0: base, -1: top)."),
         image_options,

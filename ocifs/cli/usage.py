@@ -42,7 +42,7 @@ def _name(error: click.BadParameter) -> str:
     """Return the name of a parameter as the user wrote it: an option, a variable, or an argument."""
     if error.param is None or error.ctx is None:
         hint = error.param_hint or ""
-        return hint if isinstance(hint, str) else " / ".join(hint)
+        return hint.strip("'") if isinstance(hint, str) else " / ".join(hint)
     if error.ctx.get_parameter_source(error.param.name) is ParameterSource.ENVIRONMENT:
         return str(error.param.envvar)
     if isinstance(error.param, click.Option):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from ocifs.cli.command import Group
-from ocifs.cli.usage import usage_lines
 from ocifs.errors import OcifsError, printable_path, shortage
 from ocifs.version import __version__
 
@@ -157,6 +156,8 @@ def run(arguments: list[str], daemon: "Daemon | None") -> int:
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.UsageError as error:
+        from ocifs.cli.usage import usage_lines
+
         click.echo("\n".join(usage_lines(error)), err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):

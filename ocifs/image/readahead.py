@@ -39,7 +39,7 @@ def read_ahead(served: ServedFile, extents: Iterable[tuple[int, int]]) -> Genera
         InvalidImageError: A span fails its verification.
         OSError: A blob cannot be read.
     """
-    threads = Pool(_THREADS, thread_name_prefix="decode")
+    threads = Pool(_THREADS)
     ahead: deque[tuple[Future[bytes], list[tuple[int, int]]]] = deque()
     try:
         for load, cuts in _loads(served, extents):

@@ -4,7 +4,6 @@ import array
 import contextlib
 import os
 import socket
-import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Self
 
@@ -105,7 +104,7 @@ def _is_served(mountpoint: str) -> bool:
     """Wait until the daemon has answered the kernel; return whether it did in time. Raises OSError if it died."""
     answer: Future[os.stat_result] = Future()
     try:
-        start(threading.Thread(target=_look, args=[mountpoint, answer], daemon=True))
+        start(lambda: _look(mountpoint, answer))
     except ShortageError:  # the daemon has its threads; readers wait for it
         return True
     with contextlib.suppress(TimeoutError):

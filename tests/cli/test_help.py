@@ -156,11 +156,11 @@ def test_limit_help_lists_the_limits_without_an_image(ocifs: Run) -> None:
         ),
         ("ls --xyzzy x", "no such option: --xyzzy"),
         ("ls -Z x", "no such option: -Z"),
-        ("ls", "missing argument IMAGE"),
+        ("ls", "missing argument IMAGE[:/PATH]"),
         ("mount x", "missing argument MOUNTPOINT"),
         ("umount", "missing argument MOUNTPOINT..."),
         ("cache prune", "missing option --max-size"),
-        ("ls a b c", "got unexpected extra argument (c)"),
+        ("history a b", "got unexpected extra argument (b)"),
         ("completion", "missing argument SHELL"),
     ],
 )

@@ -16,7 +16,7 @@ def test_the_command_prints_its_help_and_version(ocifs: Ocifs) -> None:
 def test_wrong_usage_is_2(ocifs: Ocifs) -> None:
     result = ocifs.run("ls", "--unknown", "image")
     assert (result.code, result.out) == (2, b"")
-    assert result.err.startswith("ocifs: no such option: --unknown\nUsage: ocifs ls [OPTIONS] IMAGE [PATH] ")
+    assert result.err.startswith("ocifs: no such option: --unknown\nUsage: ocifs ls [OPTIONS] IMAGE")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

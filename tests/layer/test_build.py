@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Store
 from tests import images, tars
+from tests.waiting import thread_count, wait_for
 
 NOISE = random.Random(1).randbytes(2 << 20)
 TAR = tars.tar([tars.file(b"noise", NOISE), tars.file(b"zeros", bytes(1 << 20))])
@@ -273,13 +273,14 @@ def test_what_is_refused_is_one_line_and_leaves_nothing(name: str, write: Write,
     compression, data, tar, error = REFUSED[name]
     blob = write(data)
     gc.collect()
-    before, threads = open_files(), threading.active_count()
+    before, threads = open_files(), thread_count()
     for store in (Store(None), Store(tmp_path / "cache")):
         with pytest.raises(error, match=r"^layer sha256:[^\n]+$"):
             Opening(store).open(blob, compression, images.digest(tar))
     del store  # and with it the open cache directory, which a traceback may still refer to
     gc.collect()
-    assert (open_files(), threading.active_count()) == (before, threads)
+    wait_for(lambda: thread_count() == threads)
+    assert open_files() == before
     assert list((tmp_path / "cache" / "entries").iterdir()) == []
 
 
@@ -355,10 +356,11 @@ def test_progress_may_end_it(write: Write) -> None:
 
     blob = write(BLOBS["gzip"][1])
     layer = LayerBlob(Digest(images.digest(BLOBS["gzip"][1])), DiffID(Digest(images.digest(TAR))), blob)
-    before, threads = open_files(), threading.active_count()
+    before, threads = open_files(), thread_count()
     with pytest.raises(OcifsError, match="interrupted"):
         open_layer_index(layer, Store(None), Limits(), pytest.fail, stop)
-    assert (open_files(), threading.active_count()) == (before, threads)
+    wait_for(lambda: thread_count() == threads)
+    assert open_files() == before
 
 
 def test_a_layer_of_nothing_has_one_empty_span(write: Write) -> None:

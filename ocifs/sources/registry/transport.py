@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -67,13 +68,12 @@ class _Watched:
     sock: socket.socket | None
 
     def getresponse(self) -> Any:
-        watch = threading.Timer(ANSWER_SECONDS, _cut_off, [self.sock])
-        watch.daemon = True
-        start(watch)
+        answered = threading.Event()
+        start(partial(_cut_off_unless, answered, self.sock))
         try:
             return super().getresponse()  # type: ignore[misc]  # of the connection that it is mixed into
         finally:
-            watch.cancel()
+            answered.set()
 
 
 class HttpConnection(_Watched, HTTPConnection):
@@ -101,8 +101,8 @@ class HttpsPool(HTTPSConnectionPool):
     ConnectionCls = HttpsConnection
 
 
-def _cut_off(sock: socket.socket | None) -> None:
-    if sock is not None:
+def _cut_off_unless(answered: threading.Event, sock: socket.socket | None) -> None:
+    if not answered.wait(ANSWER_SECONDS) and sock is not None:
         with contextlib.suppress(OSError):
             socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not ssl's, which would pull TLS from under the reader
 
