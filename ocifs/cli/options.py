@@ -59,7 +59,7 @@ def _options(values: dict[str, Any]) -> Options:
     return Options(
         store=Store(directory, max_size=values.pop("max_cache_size"), warn=warn),
         limits=replace(DEFAULT_LIMITS, **dict(values.pop("limits"))),
-        access=Access(**{name: values.pop(name) for name in Access.__struct_fields__}),
+        access=Access(**{name: values.pop(name) for name in Access.__struct_fields__ if name in values}),
         warn=warn,
         **values,
     )

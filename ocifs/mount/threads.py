@@ -21,8 +21,6 @@ from ocifs.pool import Thread, start
 
 T = TypeVar("T")
 
-_STUCK_MAX = 64
-"""Maximum number of stuck threads that are replaced; beyond it, new submissions wait for a thread or become overdue."""
 _STOPPED_SECONDS = 1.0
 """Seconds. If the watchdog wakes later than that, the process was stopped (SIGSTOP), so deadlines are extended."""
 _CLOSE_SECONDS = 1.0
@@ -45,11 +43,15 @@ class _Submission:
 
 
 class Threads:
-    """Up to `count` threads, not counting stuck ones, for work with a time limit of `seconds` from its submission."""
+    """Up to `count` threads, not counting stuck ones, for work with a time limit of `seconds` from its submission.
 
-    def __init__(self, count: int, seconds: float) -> None:
+    At most `most_stuck` stuck threads are replaced; beyond them, new submissions wait for a thread or become overdue.
+    """
+
+    def __init__(self, count: int, seconds: float, most_stuck: int = 64) -> None:
         self._count = count
         self._seconds = seconds
+        self._most_stuck = most_stuck
         self._queue: SimpleQueue[_Submission | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._pending: dict[_Submission, None] = {}
@@ -166,7 +168,7 @@ class Threads:
 
     def _give_up(self, submission: _Submission) -> None:
         del self._pending[submission]
-        if submission.has_begun and self._stuck < _STUCK_MAX:
+        if submission.has_begun and self._stuck < self._most_stuck:
             submission.is_replaced = True
             self._stuck += 1
             if not self._queue.empty():

@@ -67,8 +67,8 @@ def test_who_waits_too_long_is_told_once_and_what_comes_late_is_for_nobody(threa
     assert waiting.answers.empty()
 
 
-def test_the_wait_for_a_thread_counts(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ocifs.mount.threads._STUCK_MAX", 0)
+def test_the_wait_for_a_thread_counts() -> None:
+    threads = Threads(2, 0.2, most_stuck=0)
     back = threading.Event()
     done = []
     stuck = [submitted(threads, back.wait) for _ in range(2)]
@@ -77,6 +77,7 @@ def test_the_wait_for_a_thread_counts(threads: Threads, monkeypatch: pytest.Monk
     back.set()
     assert submitted(threads, lambda: "next").answer() == "next"
     assert done == []
+    threads.close()
 
 
 def test_stuck_threads_are_replaced_and_go_when_they_come_back(threads: Threads) -> None:
@@ -92,10 +93,9 @@ def test_stuck_threads_are_replaced_and_go_when_they_come_back(threads: Threads)
     assert submitted(threads, lambda: "as before").answer() == "as before"
 
 
-def test_the_number_of_stuck_threads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ocifs.mount.threads._STUCK_MAX", 3)
+def test_the_number_of_stuck_threads_is_bounded() -> None:
     back = threading.Event()
-    threads = Threads(1, 0.05)
+    threads = Threads(1, 0.05, most_stuck=3)
     before = thread_count()
     for _ in range(10):
         assert isinstance(submitted(threads, back.wait).answer(), Overdue)
