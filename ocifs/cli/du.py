@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from ocifs.cli.command import command
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import Output, human_option, null_option
 from ocifs.cli.unsupported import unsupported
@@ -14,7 +15,7 @@ from ocifs.report.usage import Usage, disk_usage, total, usage_lines
 from ocifs.report.usage import to_json as usage_json
 
 
-@click.command(short_help="Show disk usage of directories.")
+@command()
 @view_options
 @click.option("-s", "--summarize", "summary", is_flag=True, help="Print only a total for each PATH, like -d 0.")
 @click.option("-d", "--max-depth", "depth", type=click.IntRange(min=0), metavar="N", help="Print at most N levels.")

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from ocifs.cli.options import View, parse_size, view_options
+from ocifs.cli.command import Command
+from ocifs.cli.options import View, view_options
 from ocifs.cli.output import shown_name, write_bytes
+from ocifs.cli.types import parse_size
 from ocifs.cli.unsupported import unsupported
 from ocifs.image.glob import expand
 from ocifs.report.parts import Part, Unit, read_part, split_sign
@@ -41,7 +43,7 @@ class _CountType(click.ParamType[Count]):
         return Count(sign, number)
 
 
-class _OldCounts(click.Command):
+class _OldCounts(Command):
     """Accepts `-5` for `-n 5`, and with tail `+5` for `-n +5`, as before POSIX had options for it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -79,7 +81,7 @@ def _count_options(lines: str, size: str) -> Callable[[F], F]:
     return add
 
 
-@click.command(cls=_OldCounts, short_help="Print the beginning of files.")
+@click.command(cls=_OldCounts)
 @_count_options("Print the first N lines; -N: all but the last N.  [default: 10]", "Print the first N bytes; likewise.")
 def head(
     view: View, paths: tuple[str, ...], lines: Count | None, size: Count | None, quiet: bool, verbose: bool
@@ -97,7 +99,7 @@ def head(
     _print(view, paths, _chosen(part, lines, size), quiet=quiet, verbose=verbose)
 
 
-@click.command(cls=_OldCounts, short_help="Print the end of files.")
+@click.command(cls=_OldCounts)
 @_count_options(
     "Print the last N lines; +N: from line N on.  [default: 10]", "Print the last N bytes; +N: from byte N on."
 )

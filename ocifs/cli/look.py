@@ -1,4 +1,4 @@
-"""`ocifs stat` and `which`: names and attributes of an image, without a mount."""
+"""`ocifs stat` and `blame`: names and attributes of an image, without a mount."""
 
 import os
 import sys
@@ -6,6 +6,7 @@ import sys
 import click
 import msgspec
 
+from ocifs.cli.command import command
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import Output, write_bytes
 from ocifs.cli.unsupported import unsupported
@@ -15,7 +16,7 @@ from ocifs.report.listing import Listed, Show, describe, to_json
 from ocifs.report.stat_format import Form, FormatError, Names, parse_format
 
 
-@click.command(short_help="Show all attributes of a file.")
+@command()
 @view_options
 @click.option("--follow", "--dereference", "-L", is_flag=True, help="Follow a symlink.")
 @click.option("-c", "--format", "line", metavar="FORMAT", help="Print FORMAT for each file, as GNU stat does: '%s %n'.")
@@ -61,22 +62,22 @@ def _stat_format(line: str | None, text: str | None, show: Show) -> Form | None:
         raise click.UsageError(str(error)) from None
 
 
-@click.command(short_help="Show which layers added, changed or removed a path.")
+@command()
 @view_options
 @json_option
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
-def which(view: View, paths: tuple[str, ...], as_json: bool) -> None:
+def blame(view: View, paths: tuple[str, ...], as_json: bool) -> None:
     """Show which layers of IMAGE added, changed or removed PATH, and which versions are hidden.
 
     With --json, print one object for each change on a line.
 
     \b
-    Try:  ocifs which ./debian:latest /etc/issue
+    Try:  ocifs blame ./debian:latest /etc/issue
     """
-    from ocifs.report.which import history_lines, history_members, path_history
+    from ocifs.report.blame import history_lines, history_members, path_history
 
-    if view.only_layer is not None:
-        raise click.UsageError("which covers all layers: --only-layer cannot be used")
+    if view.options.changes_only:
+        raise click.UsageError("blame covers all layers: --only-layer cannot be used")
     output = Output()
     named = view.paths(paths)
     with view.open() as opened:

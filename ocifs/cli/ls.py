@@ -9,6 +9,7 @@ from typing import NamedTuple
 import click
 import msgspec
 
+from ocifs.cli.command import command
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import ColourWhen, Output, colour_option, human_option, null_option
 from ocifs.cli.unsupported import unsupported
@@ -18,7 +19,7 @@ from ocifs.report.listing import Listed, Paint, Show, long_lines, to_json
 from ocifs.report.ls import Arrangement, Listing, Mark, Sort, columns, listings, mark, text_width
 
 
-@click.command(short_help="List a directory of an image.")
+@command()
 @view_options
 @click.option("-l", "-n", "long", is_flag=True, help="Print mode, links, owner, size, time and link target.")
 @click.option("-1", "single", is_flag=True, help="Print one name on a line.")

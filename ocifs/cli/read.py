@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ocifs.cli.command import command
 from ocifs.cli.options import View, view_options, warn
 from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.signals import ended_by_signals
@@ -17,7 +18,7 @@ from ocifs.image.glob import expand
 _CHUNK = 1 << 20
 
 
-@click.command(short_help="Print files.")
+@command()
 @view_options
 @click.option("-u", "unbuffered", is_flag=True, expose_value=False, hidden=True)
 @unsupported("-n", "-b", "--number", "--number-nonblank", use="pipe the output into `cat -n`")
@@ -40,7 +41,7 @@ def cat(view: View, paths: tuple[str, ...]) -> None:
     sys.stdout.buffer.flush()
 
 
-@click.command(short_help="Copy files out of an image.")
+@command()
 @view_options
 @click.option("-r", "-R", "--recursive", is_flag=True, help="Copy directories recursively.")
 @click.option("-a", "--archive", is_flag=True, help="Same as -r -P -p.")

@@ -2,6 +2,7 @@
 
 import click
 
+from ocifs.cli.command import command
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import Output, write_bytes
 from ocifs.image.glob import expand
@@ -20,8 +21,7 @@ Actions: -print (if no other is named)  -print0  -ls
 """
 
 
-@click.command(
-    short_help="Find files.",
+@command(
     epilog=_EXPRESSION,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import click
 from msgspec.structs import replace
 
+from ocifs.cli.command import command
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import ColourWhen, Output, colour_option, human_option
 from ocifs.cli.unsupported import unsupported
@@ -17,7 +18,7 @@ from ocifs.report.tree import Branch, Chosen, Columns, branches, directory_total
 from ocifs.report.tree import to_json as branch_json
 
 
-@click.command(short_help="Draw a directory of an image as a tree.")
+@command()
 @view_options
 @click.option("-L", "levels", type=click.IntRange(min=1), metavar="N", help="Descend at most N levels.")
 @click.option("-d", "directories_only", is_flag=True, help="List directories only.")
