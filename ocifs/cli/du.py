@@ -7,7 +7,7 @@ import click
 from ocifs.cli.command import command
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import Output, human_option, null_option
-from ocifs.cli.unsupported import unsupported
+from ocifs.cli.unsupported import each_unsupported, unsupported
 from ocifs.image.glob import expand
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.text import short_size
@@ -29,12 +29,12 @@ from ocifs.report.usage import to_json as usage_json
 @click.option("-x", "--one-file-system", "local", is_flag=True, expose_value=False, hidden=True)
 @click.option("-0", "zero", is_flag=True, hidden=True)
 @unsupported("-B", "--block-size", use="-b, -k, -m or -h")
-@unsupported("-L", "-D", "-H", "--dereference", use="name the directory that the symlink leads to")
+@each_unsupported("-L --dereference", "-D --dereference-args", "-H", use="name the directory that the symlink leads to")
 @unsupported("-S", "--separate-dirs", use="`ocifs find IMAGE PATH -maxdepth 1 -ls`")
 @unsupported("-l", "--count-links", use="a hard-linked file counts once")
 @unsupported("-t", "--threshold", use="pipe -b into awk: '$1 >= 1000000'")
-@unsupported("--exclude", "-X", "--exclude-from", use="`ocifs find IMAGE PATH ! -name PATTERN -ls`")
-@unsupported("--time", "--time-style", use="`ocifs ls -l`")
+@each_unsupported("--exclude", "-X --exclude-from", use="`ocifs find IMAGE PATH ! -name PATTERN -ls`")
+@each_unsupported("--time", "--time-style", use="`ocifs ls -l`")
 @human_option
 @null_option
 @json_option

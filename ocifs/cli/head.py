@@ -11,7 +11,7 @@ from ocifs.cli.command import Command
 from ocifs.cli.options import View, view_options
 from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.types import parse_size
-from ocifs.cli.unsupported import unsupported
+from ocifs.cli.unsupported import each_unsupported, unsupported
 from ocifs.image.glob import expand
 from ocifs.report.parts import Part, Unit, read_part, split_sign
 
@@ -103,7 +103,7 @@ def head(
 @_count_options(
     "Print the last N lines; +N: from line N on.  [default: 10]", "Print the last N bytes; +N: from byte N on."
 )
-@unsupported("-f", "-F", "--follow", "--retry", "--pid", use="the files of an image never change: leave it out")
+@each_unsupported("-f --follow", "-F", "--retry", "--pid", use="the files of an image never change: leave it out")
 @unsupported("-r", use="pipe `ocifs cat` into tac")
 def tail(
     view: View, paths: tuple[str, ...], lines: Count | None, size: Count | None, quiet: bool, verbose: bool

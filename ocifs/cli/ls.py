@@ -12,7 +12,7 @@ import msgspec
 from ocifs.cli.command import command
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import ColourWhen, Output, colour_option, human_option, null_option
-from ocifs.cli.unsupported import unsupported
+from ocifs.cli.unsupported import each_unsupported, unsupported
 from ocifs.image.glob import expand
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Listed, Paint, Show, long_lines, to_json
@@ -39,16 +39,16 @@ from ocifs.report.ls import Arrangement, Listing, Mark, Sort, columns, listings,
 @click.option("-i", "--inode", "inodes", is_flag=True, help="Print inode numbers.")
 @click.option("-H", "dereference", is_flag=True, help="Follow each symlink named as PATH.")
 @unsupported("-L", "--dereference", use="-H follows each PATH, and `ocifs stat -L` a symlink")
-@unsupported("-c", "-u", "--time", use="an image has modification times only: -t")
-@unsupported("-x", "-m", "--format", use="-C prints columns, and -1 lines")
-@unsupported("-g", "-o", "-G", "--no-group", use="-l")
-@unsupported("-Q", "-b", "-N", "-q", "--quote-name", "--escape", "--literal", use="only a terminal gets escaped names")
+@each_unsupported("-c", "-u", "--time", use="an image has modification times only: -t")
+@each_unsupported("-x", "-m", "--format", use="-C prints columns, and -1 lines")
+@each_unsupported("-g", "-o", "-G --no-group", use="-l")
+@each_unsupported("-Q --quote-name", "-b --escape", "-N --literal", "-q", use="only a terminal gets escaped names")
 @unsupported("-w", "--width", use="set COLUMNS")
 @unsupported("-v", use="pipe `ocifs ls -1` into `sort -V`")
 @unsupported("-s", "--size", use="`ocifs du -a`")
 @unsupported("-Z", "--context", use="`ocifs stat` prints extended attributes")
 @unsupported("-I", "--ignore", use="`ocifs find IMAGE PATH ! -name PATTERN`")
-@unsupported("--full-time", "--time-style", use="`ocifs stat -c '%y %n'`")
+@each_unsupported("--full-time", "--time-style", use="`ocifs stat -c '%y %n'`")
 @human_option
 @null_option
 @colour_option

@@ -11,7 +11,7 @@ from ocifs.cli.command import command
 from ocifs.cli.options import View, view_options, warn
 from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.signals import ended_by_signals
-from ocifs.cli.unsupported import unsupported
+from ocifs.cli.unsupported import each_unsupported, unsupported
 from ocifs.errors import printable_path
 from ocifs.image.glob import expand
 
@@ -21,10 +21,9 @@ _CHUNK = 1 << 20
 @command()
 @view_options
 @click.option("-u", "unbuffered", is_flag=True, expose_value=False, hidden=True)
-@unsupported("-n", "-b", "--number", "--number-nonblank", use="pipe the output into `cat -n`")
-@unsupported(
-    "-A", "-v", "-e", "-E", "-t", "-T", "--show-all", "--show-nonprinting", use="pipe the output into `cat -A`"
-)
+@each_unsupported("-n --number", "-b --number-nonblank", use="pipe the output into `cat -n`")
+@each_unsupported("-A --show-all", "-E --show-ends", "-e", "-T --show-tabs", "-t", use="pipe the output into `cat -A`")
+@unsupported("-v", "--show-nonprinting", use="pipe the output into `cat -v`")
 @unsupported("-s", "--squeeze-blank", use="pipe the output into `cat -s`")
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
 def cat(view: View, paths: tuple[str, ...]) -> None:
@@ -58,7 +57,7 @@ def cat(view: View, paths: tuple[str, ...]) -> None:
 @unsupported("-i", "--interactive", use="-n keeps existing files")
 @unsupported("-u", "--update", use="-n keeps existing files")
 @unsupported("-t", "--target-directory", use="name the directory last")
-@unsupported("-l", "-s", "--link", "--symbolic-link", use="`ocifs mount` the image, and link into the mount")
+@each_unsupported("-l --link", "-s --symbolic-link", use="`ocifs mount` the image, and link into the mount")
 @unsupported("--parents", use="`ocifs cp IMAGE DIRECTORY - | tar -x`")
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
 @click.argument("destination", metavar="DEST")

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from ocifs.cli.command import command
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import ColourWhen, Output, colour_option, human_option
-from ocifs.cli.unsupported import unsupported
+from ocifs.cli.unsupported import each_unsupported, unsupported
 from ocifs.image.glob import expand
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import unmarked
@@ -36,13 +36,14 @@ from ocifs.report.tree import to_json as branch_json
 @click.option("--noreport", is_flag=True, help="Print no count at the end.")
 @click.option("-x", "local", is_flag=True, expose_value=False, hidden=True)
 @unsupported("-l", use="symlinks are not followed: name the directory that one leads to")
-@unsupported("-C", "-n", use="--color always, or --color never")
-@unsupported("-D", "-u", "-g", "--timefmt", use="`ocifs ls -lR`")
-@unsupported("-t", "-r", "-c", "-U", "-v", "--sort", use="`ocifs ls -R` sorts by -t, -S and -r")
-@unsupported("-J", "-X", use="--json")
-@unsupported("-H", "-T", use="`ocifs report` writes a page")
+@unsupported("-C", use="--color always")
+@unsupported("-n", use="--color never")
+@each_unsupported("-D", "-u", "-g", "--timefmt", use="`ocifs ls -lR`")
+@each_unsupported("-t", "-r", "-c", "-U", "-v", "--sort", use="`ocifs ls -R` sorts by -t, -S and -r")
+@each_unsupported("-J", "-X", use="--json")
+@each_unsupported("-H", "-T", use="`ocifs report` writes a page")
 @unsupported("-o", use="redirect the output")
-@unsupported("--prune", "--matchdirs", use="`ocifs find IMAGE PATH -name PATTERN`")
+@each_unsupported("--prune", "--matchdirs", use="`ocifs find IMAGE PATH -name PATTERN`")
 @unsupported("--filelimit", use="-L N")
 @human_option
 @colour_option
