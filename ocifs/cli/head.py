@@ -47,19 +47,20 @@ class _OldCounts(Command):
     """Accepts `-5` for `-n 5`, and with tail `+5` for `-n +5`, as before POSIX had options for it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Rewrite the first such argument among the options in front of IMAGE."""
+        """Rewrite each such argument; `+5` only in front of IMAGE, since a path may have that name."""
         rewritten = list(args)
         options = [param for param in self.get_params(ctx) if isinstance(param, click.Option) and not param.is_flag]
         with_value = {name for option in options for name in option.opts}
+        plus = self.name == "tail"
         place = 0
-        while place < len(args) and (args[place].startswith("-") or self._is_old(args[place])):
-            if self._is_old(args[place]):
-                rewritten[place] = f"-n{args[place].removeprefix('-')}"
-            place += 1 + (args[place] in with_value)
+        while place < len(args) and args[place] != "--":
+            word = args[place]
+            if _OLD_COUNT.fullmatch(word) and (plus or word.startswith("-")):
+                rewritten[place] = f"-n{word.removeprefix('-')}"
+            elif not word.startswith("-"):
+                plus = False
+            place += 1 + (word in with_value)
         return super().parse_args(ctx, rewritten)
-
-    def _is_old(self, argument: str) -> bool:
-        return bool(_OLD_COUNT.fullmatch(argument)) and (self.name == "tail" or argument.startswith("-"))
 
 
 def _count_options(lines: str, size: str) -> Callable[[F], F]:

@@ -81,10 +81,10 @@ def gnu(place: Path, line: str) -> bytes:
 def output(ocifs: Run, place: Path, line: str) -> bytes:
     """Return what ocifs prints; IMAGE goes in front of the first operand, or where the line has it."""
     verb, *words = shlex.split(line)
-    if "IMAGE" not in words:
+    if "IMAGE" not in line:
         options = max((place for place, word in enumerate(words) if word.startswith("-")), default=-1) + 1
         words.insert(options, "IMAGE")
-    result = ocifs(verb, *(str(place / "image") if word == "IMAGE" else word for word in words))
+    result = ocifs(verb, *(word.replace("IMAGE", str(place / "image")) for word in words))
     assert (result.code, result.err) == (0, "")
     return result.out
 
@@ -244,6 +244,11 @@ def test_stat_printf(ocifs: Run, place: Path, form: str) -> None:
 )
 def test_head_tail_and_cat(ocifs: Run, place: Path, line: str) -> None:
     assert output(ocifs, place, line) == gnu(place, line)
+
+
+def test_a_count_may_follow_the_image(ocifs: Run, place: Path) -> None:
+    assert output(ocifs, place, "head IMAGE lines -3") == gnu(place, "head -3 lines")
+    assert output(ocifs, place, "tail IMAGE:/lines -3") == gnu(place, "tail -3 lines")
 
 
 @pytest.mark.parametrize(
