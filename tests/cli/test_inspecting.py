@@ -329,7 +329,7 @@ def test_a_terminal_gets_colours_and_no_control_characters(
     ocifs.output("index", layered)
     monkeypatch.setenv("LS_COLORS", "di=1;35")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert on_a_terminal(ocifs, "ls", layered).splitlines()[1:] == [
+    assert on_a_terminal(ocifs, "ls", "-1", layered).splitlines()[1:] == [
         "\x1b[1;35metc\x1b[0m",
         "\x1b[1;35mopt\x1b[0m",
         "\x1b[33mpipe\x1b[0m",
