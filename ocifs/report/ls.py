@@ -29,7 +29,7 @@ _KEYS: dict[Sort, Callable[[Listed], object]] = {
     "name": lambda entry: entry.path,
     "time": lambda entry: (-entry.inode.mtime_ns, entry.path),
     "size": lambda entry: (-entry.inode.size, entry.path),
-    "extension": lambda entry: (entry.path.rpartition(b".")[2] if b"." in entry.path[1:] else b"", entry.path),
+    "extension": lambda entry: (b"".join(entry.path.rpartition(b".")[1:]) if b"." in entry.path else b"", entry.path),
     "none": lambda entry: 0,
 }
 
