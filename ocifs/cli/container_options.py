@@ -1,0 +1,426 @@
+"""The options of commands that make a container, as `podman run` has them, and the values made of them."""
+
+import functools
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+import msgspec
+
+from ocifs.bundle import requested_mounts
+from ocifs.bundle.capabilities import check_changes, parse_capability
+from ocifs.bundle.config import Overrides
+from ocifs.bundle.devices import DeviceRequest, parse_device
+from ocifs.bundle.environment import parse_variable, read_variables
+from ocifs.bundle.host_files import parse_added_host, parse_hostname
+from ocifs.bundle.requested_mounts import RequestedMount
+from ocifs.bundle.settings import Settings
+from ocifs.cli.options import parse_size, warn
+from ocifs.cli.unsupported import unsupported
+from ocifs.mount.overlay import RootfsKind
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+_MIN_MEMORY = 6 << 20
+"""Bytes; with less, no container starts."""
+_MIN_CPUS = 0.01
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_SELINUX = Path("/sys/fs/selinux/enforce")
+
+
+class _Parsed(click.ParamType[T]):
+    """A value that a function parses; its ValueError is the message."""
+
+    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        """Parse."""
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def parse_memory(text: str) -> int | None:
+    """Parse a number of bytes; return None, no limit, for 0. Raises ValueError."""
+    size = parse_size(text)
+    if size is None:
+        raise ValueError(f"{text!r} is not a size: write 512m or 2g")
+    if 0 < size < _MIN_MEMORY:
+        raise ValueError(f"{text!r} is less than a container needs: 6m is the least")
+    return size or None
+
+
+def parse_cpus(text: str) -> float | None:
+    """Parse a number of processors; return None, no limit, for 0. Raises ValueError."""
+    most = os.cpu_count() or 1
+    try:
+        cpus = float(text)
+    except ValueError:
+        cpus = math.nan
+    if cpus == 0:
+        return None
+    if not _MIN_CPUS <= cpus <= most:
+        raise ValueError(f"{text!r} is not a number of processors from {_MIN_CPUS} to {most}")
+    return cpus
+
+
+def parse_pids(text: str) -> int | None:
+    """Parse a number of processes; return None, no limit, for 0 and -1. Raises ValueError."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = -2
+    if not -1 <= number < 1 << 31:
+        raise ValueError(f"{text!r} is not a number of processes; -1 is no limit")
+    return number if number > 0 else None
+
+
+def parse_network(text: str) -> Literal["none", "host"]:
+    """Parse a network. Raises ValueError."""
+    if text not in {"none", "host"}:
+        raise ValueError(f"{text!r} is not supported: use none or host, or `podman run --network {text}`")
+    return "host" if text == "host" else "none"
+
+
+def parse_entrypoint(text: str) -> tuple[str, ...]:
+    """Parse a program, or a JSON array of words; return nothing for an empty string. Raises ValueError."""
+    if not text:
+        return ()
+    try:
+        words = json.loads(text) if text.startswith("[") else text
+    except (ValueError, RecursionError):
+        words = text  # the program `[` is called so
+    if isinstance(words, str):
+        return (words,)
+    if not all(isinstance(each, str) for each in words):
+        raise ValueError(f"{text} is not a JSON array of strings")
+    return tuple(words)
+
+
+def parse_workdir(text: str) -> str:
+    """Return an absolute path without `..`. Raises ValueError."""
+    if not text.startswith("/") or ".." in text.split("/"):
+        raise ValueError(f"{text!r} must be an absolute path without '..'")
+    return text
+
+
+def parse_name(text: str) -> str:
+    """Return the name of a container. Raises ValueError."""
+    if not _NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is not a name: up to 64 letters, digits, '_', '.' and '-'; the first no sign")
+    return text
+
+
+NAME = _Parsed("NAME", parse_name)
+
+
+class ContainerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a container."""
+
+    rootfs: RootfsKind | None
+    """None: the default of the command."""
+    rootless: bool
+    tty: bool | None
+    interactive: bool
+    overrides: Overrides
+    """Without the arguments, and without a terminal."""
+    settings: Settings
+
+
+_PODMAN = "use `podman run` or `nerdctl run`"
+_UNSUPPORTED: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        ("-d", "--detach"),
+        "the container ends with `ocifs run`: `podman run -d` or `nerdctl run -d` runs it in the background",
+    ),
+    (("-p", "--publish"), "use --net host, or `podman run -p` or `nerdctl run -p`"),
+    (("-P", "--publish-all"), "use --net host, or `podman run -P`"),
+    (("--expose",), "use --net host, or `podman run --expose`"),
+    (("--restart",), "use `podman run --restart`, or a systemd unit with Restart="),
+    (("--link",), "use `podman pod create` and `podman run --pod`, which connect containers"),
+    (("--pod",), "use `podman run --pod`"),
+    (("--gpus",), "use `nerdctl run --gpus`, or --device for each device node"),
+    (("--dns",), "mount a file instead: -v ./resolv.conf:/etc/resolv.conf"),
+    (("--ip",), "use `podman run --ip`"),
+    (("--mac-address",), "use `podman run --mac-address`"),
+    (("--network-alias",), "use `podman run --network-alias`"),
+    (("--shm-size",), "use --tmpfs /dev/shm:size=SIZE"),
+    (("--volumes-from",), "name the directories with --volume, or use `podman run --volumes-from`"),
+    (("--memory-swap",), "use `podman run --memory-swap`"),
+    (("-c", "--cpu-shares"), "use --cpus, or `podman run --cpu-shares`"),
+    (("--cpuset-cpus",), "use --cpus, or run ocifs with taskset(1)"),
+    (("--ulimit",), "use `podman run --ulimit`"),
+    (("--sysctl",), "use `podman run --sysctl`"),
+    (("--security-opt",), "use --privileged or --cap-add, or `podman run --security-opt`"),
+    (("--userns",), "see --rootless, or use `podman run --userns`"),
+    (("--pid",), "use `podman run --pid`"),
+    (("--ipc",), "use `podman run --ipc`"),
+    (("--uts",), "use `podman run --uts`"),
+    (("--group-add",), "name the groups in the image's /etc/group, or use `podman run --group-add`"),
+    (("-l", "--label"), "labels are of no use to a container that is removed: use `podman run --label`"),
+    (("--secret",), "mount a file with --volume, or use `podman run --secret`"),
+    (("--stop-signal",), "send the signal to `ocifs run`, which forwards it"),
+    (("--stop-timeout",), "use timeout(1) with `ocifs run`"),
+    (("--health-cmd",), "use `podman run --health-cmd`"),
+    (("--log-driver",), "redirect the output of `ocifs run`, or use `podman run --log-driver`"),
+    (("--cidfile",), "use --name, or `podman run --cidfile`"),
+    (("-a", "--attach"), "the standard streams are always attached; -i keeps standard input"),
+    (("--sig-proxy",), "`ocifs run` always forwards signals"),
+    (("--detach-keys",), "`ocifs run` does not detach: use `podman run`"),
+)
+
+
+def _option(
+    *names: str,
+    metavar: str,
+    parse: Callable[[str], object],
+    help: str,  # noqa: A002 - as click names it
+    multiple: bool = False,
+    default: str | None = None,
+) -> Callable[[F], F]:
+    """Return an option with a value that `parse` checks."""
+    return click.option(
+        *names,
+        metavar=metavar,
+        type=_Parsed(metavar, parse),
+        help=help,
+        multiple=multiple,
+        default=default,
+        show_default=default is not None,
+    )
+
+
+_OPTIONS: tuple[Callable[[F], F], ...] = (
+    _option(
+        "-v", "--volume", "volumes",
+        metavar="SRC:DST[:OPTIONS]", parse=requested_mounts.parse_volume, multiple=True,
+        help="Bind a file or directory of the host; OPTIONS: ro, rw, z, Z, rbind, … (repeatable).",
+    ),
+    _option(
+        "--mount", "mounts",
+        metavar="type=KIND,...", parse=requested_mounts.parse_mount, multiple=True,
+        help="type=bind|tmpfs|image,source=SRC,target=DST[,ro]: mount on DST (repeatable).",
+    ),
+    _option(
+        "--tmpfs", "tmpfs",
+        metavar="DST[:OPTIONS]", parse=requested_mounts.parse_tmpfs, multiple=True,
+        help="Mount an empty tmpfs; OPTIONS: size=64m, mode=1777, ro, noexec, … (repeatable).",
+    ),
+    _option(
+        "-e", "--env", "env",
+        metavar="NAME[=VALUE]", parse=lambda text: parse_variable(text, os.environ), multiple=True,
+        help="Set an environment variable; without VALUE, copy it (repeatable).",
+    ),
+    _option(
+        "--env-file", "env_files",
+        metavar="FILE", parse=lambda text: read_variables(Path(text), os.environ), multiple=True,
+        help="Set the variables in FILE, one on each line (repeatable).",
+    ),
+    _option(
+        "--entrypoint", "entrypoint",
+        metavar="COMMAND", parse=parse_entrypoint,
+        help="Program, or JSON array of words, in place of the image's Entrypoint; '' clears it.",
+    ),
+    _option(
+        "-w", "--workdir", "--cwd", "workdir",
+        metavar="PATH", parse=parse_workdir, help="Working directory, overriding the image's.",
+    ),
+    click.option("-u", "--user", metavar="USER[:GROUP]", help="USER[:GROUP] to run as, overriding the image's User."),
+    click.option("-i", "--interactive", is_flag=True, help="Keep a terminal on standard input open."),
+    click.option("-t", "--tty/--no-tty", "tty", default=None, help="Allocate a terminal for the container."),
+    _option(
+        "--net", "--network", "network",
+        metavar="none|host", parse=parse_network, default="none",
+        help="Network: none but loopback, or the host's.",
+    ),
+    _option(
+        "--hostname",
+        metavar="NAME", parse=parse_hostname, default="ocifs", help="The container's host name.",
+    ),
+    _option(
+        "--add-host", "added_hosts",
+        metavar="NAME:ADDRESS", parse=parse_added_host, multiple=True,
+        help="Add a line to the container's /etc/hosts (repeatable).",
+    ),
+    click.option("--read-only", is_flag=True, help="Use the mounted image alone as rootfs: --rootfs mount."),
+    _option(
+        "--cap-add",
+        metavar="CAPABILITY", parse=parse_capability, multiple=True, help="Add a capability, or ALL (repeatable).",
+    ),
+    _option(
+        "--cap-drop",
+        metavar="CAPABILITY", parse=parse_capability, multiple=True, help="Drop a capability, or ALL (repeatable).",
+    ),
+    click.option("--privileged", is_flag=True, help="All capabilities and devices; hide and protect nothing."),
+    _option("-m", "--memory", metavar="SIZE", parse=parse_memory, help="Limit the memory, e.g. 512m."),
+    _option("--cpus", metavar="NUMBER", parse=parse_cpus, help="Limit the processors, e.g. 1.5."),
+    _option("--pids-limit", "pids", metavar="NUMBER", parse=parse_pids, help="Limit the processes; -1: no limit."),
+    _option(
+        "--device", "devices",
+        metavar="HOST[:CONTAINER][:rwm]", parse=parse_device, multiple=True,
+        help="Add a device node of the host (repeatable).",
+    ),
+    click.option("--init", is_flag=True, help="Run catatonit or tini as PID 1: it reaps zombies."),
+    click.option(
+        "--pull",
+        type=click.Choice(["always", "missing", "newer", "never"]),
+        default="missing",
+        help="never: refuse an image in a registry. Others: look a tag up and fetch missing blobs, as always.",
+    ),
+    click.option(
+        "--rootless/--no-rootless",
+        default=None,
+        help="Configure for an unprivileged runtime.  [default: unless run by root]",
+    ),
+    click.option(
+        "--rootfs",
+        type=click.Choice(["mount", "overlay", "tmpfs", "copy"]),
+        help="mount: read-only. overlay: keep writes in the bundle. tmpfs: discard writes. copy: unpack the image."
+        "  [default: tmpfs for run, mount for bundle]",
+    ),
+)  # fmt: skip
+
+CREATION_OPTIONS = {
+    "volumes": "--volume",
+    "mounts": "--mount",
+    "tmpfs": "--tmpfs",
+    "env": "--env",
+    "env_files": "--env-file",
+    "entrypoint": "--entrypoint",
+    "workdir": "--workdir",
+    "user": "--user",
+    "tty": "--tty",
+    "network": "--net",
+    "hostname": "--hostname",
+    "added_hosts": "--add-host",
+    "read_only": "--read-only",
+    "cap_add": "--cap-add",
+    "cap_drop": "--cap-drop",
+    "privileged": "--privileged",
+    "memory": "--memory",
+    "cpus": "--cpus",
+    "pids": "--pids-limit",
+    "devices": "--device",
+    "init": "--init",
+    "rootless": "--rootless",
+    "rootfs": "--rootfs",
+}
+"""Options that only a new bundle can take, by parameter."""
+
+
+def container_options(command: F) -> F:
+    """Add the options of commands that make a container; the command receives them as one `ContainerOptions`."""
+
+    @functools.wraps(command)
+    def with_container(
+        image: str,
+        volumes: tuple[RequestedMount, ...],
+        mounts: tuple[RequestedMount, ...],
+        tmpfs: tuple[RequestedMount, ...],
+        env: tuple[tuple[str, str] | None, ...],
+        env_files: tuple[dict[str, str], ...],
+        entrypoint: tuple[str, ...] | None,
+        workdir: str | None,
+        user: str | None,
+        interactive: bool,
+        tty: bool | None,
+        network: Literal["none", "host"],
+        hostname: str,
+        added_hosts: tuple[tuple[str, str], ...],
+        read_only: bool,
+        cap_add: tuple[str, ...],
+        cap_drop: tuple[str, ...],
+        privileged: bool,
+        memory: int | None,
+        cpus: float | None,
+        pids: int | None,
+        devices: tuple[DeviceRequest, ...],
+        init: bool,
+        pull: str,
+        rootless: bool | None,
+        rootfs: RootfsKind | None,
+        **others: object,
+    ) -> object:
+        requested = (*volumes, *mounts, *tmpfs)
+        _check_conflicts(requested, cap_add, cap_drop, added_hosts)
+        if pull == "never" and image.startswith("docker://"):
+            raise click.UsageError(f"--pull never: {image} is in a registry: copy it into a layout with `skopeo copy`")
+        if read_only and rootfs not in {None, "mount"}:
+            raise click.UsageError(f"--read-only and --rootfs {rootfs} exclude each other: leave one out")
+        if _SELINUX.exists() and any(each.relabel for each in volumes):
+            warn("options z and Z: ocifs does not change SELinux labels: use chcon(1), or `podman run -v`")
+        container = ContainerOptions(
+            rootfs="mount" if read_only else rootfs,
+            rootless=bool(os.geteuid()) if rootless is None else rootless,
+            tty=tty,
+            interactive=interactive,
+            overrides=Overrides(
+                entrypoint=entrypoint,
+                env=_variables(env_files, env),
+                user=user,
+                cwd=workdir,
+                hostname=hostname,
+                terminal=False,
+            ),
+            settings=Settings(
+                mounts=requested,
+                network=network,
+                added_hosts=added_hosts,
+                cap_add=cap_add,
+                cap_drop=cap_drop,
+                privileged=privileged,
+                devices=devices,
+                memory=memory,
+                cpus=cpus,
+                pids=pids,
+                init=_init() if init else None,
+            ),
+        )
+        return command(image=image, container=container, **others)
+
+    for names, use in reversed(_UNSUPPORTED):
+        with_container = unsupported(*names, use=use)(with_container)
+    for add in reversed(_OPTIONS):
+        with_container = add(with_container)
+    return with_container  # type: ignore[return-value] # click calls it with other parameters
+
+
+def _variables(files: tuple[dict[str, str], ...], variables: tuple[tuple[str, str] | None, ...]) -> dict[str, str]:
+    """Return all variables; the command line wins over files, and later ones over earlier ones."""
+    merged: dict[str, str] = {}
+    for each in files:
+        merged |= each
+    return merged | dict(each for each in variables if each is not None)
+
+
+def _check_conflicts(
+    mounts: tuple[RequestedMount, ...],
+    cap_add: tuple[str, ...],
+    cap_drop: tuple[str, ...],
+    added_hosts: tuple[tuple[str, str], ...],
+) -> None:
+    try:
+        requested_mounts.refuse_duplicates(mounts)
+    except ValueError as error:
+        raise click.UsageError(f"--volume, --mount, --tmpfs: {error}") from None
+    try:
+        check_changes(cap_add, cap_drop)
+    except ValueError as error:
+        raise click.UsageError(f"--cap-add, --cap-drop: {error}") from None
+    if added_hosts and any(each.destination == "/etc/hosts" for each in mounts):
+        raise click.UsageError("--add-host and a mount on /etc/hosts exclude each other: leave one out")
+
+
+def _init() -> str:
+    from ocifs.bundle.init import find_init
+
+    return find_init()
