@@ -174,7 +174,7 @@ def _choose(options: Sequence[str], groups: Sequence[Sequence[str]]) -> list[str
         group = next((each for each in groups if option in each), None)
         if group is None:
             known = ", ".join(each for group in groups for each in group)
-            raise ValueError(f"option {option!r} is not supported: choose from {known}")
+            raise ValueError(f"option {option!r} is not supported: use {known}; or `podman run`, which has others")
         if other := next((each for each in chosen if each in group and each != option), None):
             raise ValueError(f"options {other} and {option} exclude each other")
         chosen.append(option)
