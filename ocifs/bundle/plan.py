@@ -59,9 +59,9 @@ def plan(
     command = spec.process.args[0]
     spec = customised(spec, settings, rootless=host.rootless is not None)
     requested = _resolved(settings.mounts, rootfs)
-    taken = {each.destination for each in requested}
+    taken = {each.destination for each in (*settings.mounts, *requested)}
     files = _files(settings, overrides.hostname, spec, requested, rootfs, warn)
-    paths = [each for each in config.config.volumes if os.path.normpath(f"/{each}") not in taken]
+    paths = [each for each in config.config.volumes if f"/{os.path.normpath(f'/{each}').lstrip('/')}" not in taken]
     volumes = find_volumes(paths, rootfs, rootfs.limits, warn, readonly=host.readonly)
     references = [*dict.fromkeys(each.source for each in requested if each.kind == "image")]
     others = [

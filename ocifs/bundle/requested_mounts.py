@@ -62,8 +62,11 @@ def parse_volume(text: str) -> RequestedMount:
 
 def parse_mount(text: str) -> RequestedMount:
     """Parse `type=bind|tmpfs|image,source=…,target=…[,OPTION…]`; a field with a comma can be quoted as in CSV."""
-    (row,) = csv.reader([text], strict=True) if text else [[]]
-    fields = [_field(each) for each in row]
+    try:
+        rows = list(csv.reader([text], strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{text!r} is not a list of fields: {error}") from None
+    fields = [_field(each) for row in rows for each in row]
     kind = _take(fields, "type") or "volume"
     source = _take(fields, "source", "src") or ""
     destination = _take(fields, "target", "destination", "dst", "dest")
