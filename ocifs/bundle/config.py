@@ -4,11 +4,12 @@ The image overrides the defaults, and the user overrides both. Labels become ann
 image could control the runtime on the host. A fault in the config is a warning if the command can still run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 from msgspec.structs import replace
 
+from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.paths import absolute_path
 from ocifs.bundle.runtime_spec import Spec, User, default_spec, rootless
 from ocifs.bundle.user import resolve_user
@@ -20,20 +21,6 @@ from ocifs.spec.document import shown
 _ANNOTATION = "org.opencontainers.image."
 _OBEYED = ("run.oci.", "org.systemd.property.", "org.criu.")
 """Prefixes of annotations that crun and runc act on."""
-
-
-class Overrides(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the user that override the image's config; None or empty: use the image's."""
-
-    args: tuple[str, ...] = ()
-    """Words after the entrypoint, in place of Cmd."""
-    entrypoint: tuple[str, ...] | None = None
-    """An empty one clears the image's."""
-    env: Mapping[str, str] = {}
-    user: str | None = None
-    cwd: str | None = None
-    hostname: str = "ocifs"
-    terminal: bool = True
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,6 @@
 The contents are copies: the container may change them without an effect on the host.
 """
 
-import ipaddress
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,8 @@ def parse_added_host(text: str) -> tuple[str, str]:
     name, _, address = text.replace("=", ":", 1).partition(":")
     if not _NAME.fullmatch(name) or not address:
         raise ValueError(f"{text!r} is not NAME:ADDRESS")
+    import ipaddress
+
     try:
         return str(ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))), name
     except ValueError:

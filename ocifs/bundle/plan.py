@@ -11,9 +11,10 @@ import msgspec
 from msgspec.structs import replace
 
 from ocifs.bundle.command import Execution
-from ocifs.bundle.config import Host, Overrides, runtime_spec
+from ocifs.bundle.config import Host, runtime_spec
 from ocifs.bundle.host_files import host_files
 from ocifs.bundle.mount_destinations import check_destinations, directories_of, names_of, resolve_destination
+from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.requested_mounts import RequestedMount, refuse_duplicates
 from ocifs.bundle.runtime_spec import Mount, Spec
 from ocifs.bundle.settings import Settings, customised, with_mounts

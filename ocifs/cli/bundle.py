@@ -26,7 +26,7 @@ from ocifs.mount.record import LOG, runtime_directory
 from ocifs.trusted_directory import TrustedDirectory
 
 if TYPE_CHECKING:
-    from ocifs.bundle.config import Overrides
+    from ocifs.bundle.overrides import Overrides
     from ocifs.bundle.plan import Plan
     from ocifs.bundle.settings import Settings
     from ocifs.bundle.volumes import Volumes

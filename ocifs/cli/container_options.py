@@ -1,7 +1,6 @@
 """The options of commands that make a container, as `podman run` has them, and the values made of them."""
 
 import functools
-import json
 import math
 import os
 import re
@@ -14,10 +13,10 @@ import msgspec
 
 from ocifs.bundle import requested_mounts
 from ocifs.bundle.capabilities import check_changes, parse_capability
-from ocifs.bundle.config import Overrides
 from ocifs.bundle.devices import DeviceRequest, parse_device
 from ocifs.bundle.environment import parse_variable, read_variables
 from ocifs.bundle.host_files import parse_added_host, parse_hostname
+from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.requested_mounts import RequestedMount
 from ocifs.bundle.settings import Settings
 from ocifs.cli.options import parse_size, warn
@@ -95,6 +94,8 @@ def parse_entrypoint(text: str) -> tuple[str, ...]:
     """Parse a program, or a JSON array of words; return nothing for an empty string. Raises ValueError."""
     if not text:
         return ()
+    import json
+
     try:
         words = json.loads(text) if text.startswith("[") else text
     except (ValueError, RecursionError):

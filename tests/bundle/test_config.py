@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from ocifs.bundle.config import Host, Overrides, runtime_spec
+from ocifs.bundle.config import Host, runtime_spec
+from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.runtime_spec import Spec, to_json
 from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError
 from ocifs.image.passwd import Accounts

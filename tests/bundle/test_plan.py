@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.bundle.config import Host, Overrides
+from ocifs.bundle.config import Host
 from ocifs.bundle.devices import DeviceRequest
+from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.plan import Plan, plan
 from ocifs.bundle.requested_mounts import RequestedMount, parse_tmpfs
 from ocifs.bundle.runtime_spec import Cpu, DeviceRule, Memory, Pids

@@ -73,10 +73,9 @@ def test_mounts_files_and_variables(ocifs: Ocifs, linked: Path, programs: Path, 
 
 def test_privileges_devices_and_limits(ocifs: Ocifs, programs: Path, runtime: str) -> None:
     script = "cat /proc/self/status; stat -c '%n %a %t:%T' /dev/fuse2; (sleep 0&sleep 0&sleep 0&sleep 0&) || exit 5"
-    options = ["--cap-drop", "ALL", "--cap-add", "net_raw", "--device", "/dev/fuse:/dev/fuse2:rw", "--pids-limit", "3"]
-    result = ocifs.run(
-        "run", "--runtime", runtime, *options, "-m", "64m", "--cpus", "0.5", programs, "sh", "-c", script
-    )
+    options = ["--cap-drop", "ALL", "--cap-add", "net_raw", "--device", "/dev/fuse:/dev/fuse2:rw"]
+    limits = ["--pids-limit", "3", "-m", "64m", "--cpus", "0.5"]
+    result = ocifs.run("run", "--runtime", runtime, *options, *limits, programs, "sh", "-c", script)
     fields = dict(line.split(":\t", 1) for line in result.text.splitlines() if ":\t" in line)
     assert [int(fields[each], 16) for each in ("CapEff", "CapBnd", "CapAmb")] == [1 << 13, 1 << 13, 0]
     assert f"/dev/fuse2 {stat.S_IMODE(os.stat('/dev/fuse').st_mode):o} a:e5" in result.text
@@ -147,13 +146,12 @@ def test_a_bundle_takes_them_too_and_is_mounted_again(ocifs: Ocifs, programs: Pa
 def test_a_rootless_container_takes_them(user: Ocifs, programs: Path) -> None:
     image = user.home / "image"
     shutil.copytree(programs, image)
-    script = "cat /img/etc/secret /etc/hosts; echo x >/t/x && cat /t/x; cat /proc/net/dev; test -c /dev/z && echo z"
     options = [
         *("--rootfs", "mount", "--tmpfs", "/srv", "-v", f"{image}:/root:ro", "--device", "/dev/zero:/dev/z"),
-        *("--cap-drop", "ALL", "--add-host", "db:::1", "--mount", f"type=image,source={image},target=/etc"),
+        *("--cap-drop", "ALL", "--mount", f"type=image,source={image},target=/etc"),
     ]
-    said = user.run("run", *options, image, "sh", "-c", "cat /etc/secret; ls /root; test -c /dev/z && echo z")
-    assert said.text.split()[0] == "secret", (said, script)
-    assert said.text.split()[-1] == "z"
+    script = "cat /etc/etc/secret; echo written >/srv/x; cat /srv/x; ls /root; test -c /dev/z && echo device"
+    said = user.output("run", *options, image, "sh", "-c", script)
+    assert said.split() == ["secret", "written", "blobs", "index.json", "oci-layout", "device"]
     complaint = user.complaint(5, "run", "--memory", "64m", "--pids-limit", "5", image)
-    assert complaint.startswith("--memory and --pids-limit in a rootless container") or "--memory in" in complaint
+    assert "in a rootless container" in complaint
