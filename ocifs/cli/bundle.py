@@ -7,22 +7,26 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 import msgspec
 from click.core import ParameterSource
 from msgspec.structs import replace
 
-from ocifs.cli.container_options import CREATION_OPTIONS, ContainerOptions, container_options
-from ocifs.cli.options import Opening, image_options, mount_options, warn
+from ocifs.cli.command import command
+from ocifs.cli.container_options import ContainerOption, ContainerOptions, container_options, refuse_pull
+from ocifs.cli.mount_options import serving_options
+from ocifs.cli.options import image_options, open_image, warn
 from ocifs.errors import MountError, NotFoundError, printable_path
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
+from ocifs.mount.options import MountOptions
 from ocifs.mount.overlay import RootfsKind, make_directories, open_bundle, untrusted
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, runtime_directory
+from ocifs.options import Options
 from ocifs.trusted_directory import TrustedDirectory
 
 if TYPE_CHECKING:
@@ -38,20 +42,15 @@ class BundleRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: RootfsKind
     rootless: bool
-    engine: Literal["auto", "erofs", "fuse"]
-    span_cache: int
-    read_timeout: int
-    log: Path | None
-    prefetch: bool
-    prefetch_rate: int | None
+    mounting: MountOptions
 
 
-@click.command(short_help="Make a bundle for runc or crun.")
+@command()
 @image_options
-@mount_options
+@click.option("--args", metavar="COMMAND", help="Arguments after the Entrypoint, in one word.")
+@click.option("--remount", is_flag=True, help="Mount the existing bundle DIR again.")
 @container_options
-@click.option("--args", metavar="COMMAND", help="Arguments after the Entrypoint, split into words as a shell does.")
-@click.option("--remount", is_flag=True, help="Mount the existing bundle DIR again, with what was written to it.")
+@serving_options
 @click.argument("image")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=str))
 @click.pass_context
@@ -59,14 +58,9 @@ def bundle(
     context: click.Context,
     image: str,
     directory: str,
-    opening: Opening,
+    options: Options,
+    mounting: MountOptions,
     container: ContainerOptions,
-    engine: Literal["auto", "erofs", "fuse"],
-    span_cache: int,
-    read_timeout: int,
-    log: Path | None,
-    prefetch: bool,
-    prefetch_rate: int | None,
     args: str | None,
     remount: bool,
 ) -> None:
@@ -81,18 +75,14 @@ def bundle(
     request = BundleRequest(
         kind=container.rootfs or "mount",
         rootless=container.rootless,
-        engine=engine,
-        span_cache=span_cache,
-        read_timeout=read_timeout,
-        log=log,
-        prefetch=prefetch,
-        prefetch_rate=prefetch_rate,
+        mounting=mounting,
     )
     daemon: Daemon = context.obj
     if remount:
         _refuse_creation_options(context)
-        _mount_again(daemon, directory, request, opening, image)
+        _mount_again(daemon, directory, request, options, image)
         return
+    refuse_pull(container, image)
     prepare(request, container.settings, daemon)
     target, parent = _new_directory(directory)
     with ExitStack() as undo, ExitStack() as stack:
@@ -100,9 +90,9 @@ def bundle(
         from ocifs.mount.unmount import unmount_bundle
 
         overrides = replace(container.overrides, args=_split(args), terminal=container.tty is not False)
-        opened = stack.enter_context(opening.open(image))
-        planned = plan_of(opened, request, overrides, container.settings, opening)
-        others = open_others(planned, opening, stack)
+        opened = stack.enter_context(open_image(image, options))
+        planned = plan_of(opened, request, overrides, container.settings, options)
+        others = open_others(planned, options, stack)
         made = parent.temporary(f".{target.name}.")
         undo.callback(remove_tree, parent, made.path.name)
         write_bundle(made, opened, others, planned, request)
@@ -117,12 +107,14 @@ def bundle(
 
 def _refuse_creation_options(context: click.Context) -> None:
     """Refuse options that only a new bundle can take. Raises UsageError."""
-    for name, option in (CREATION_OPTIONS | {"args": "--args"}).items():
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+    for each in context.command.params:
+        only_new = isinstance(each, ContainerOption) or each.name == "args"
+        if only_new and context.get_parameter_source(each.name or "") is not ParameterSource.DEFAULT:
+            option = max(each.opts, key=len)
             raise click.UsageError(f"--remount mounts a bundle as it was made: leave {option} out, or edit config.json")
 
 
-def _mount_again(daemon: Daemon, directory: str, request: BundleRequest, opening: Opening, image: str) -> None:
+def _mount_again(daemon: Daemon, directory: str, request: BundleRequest, options: Options, image: str) -> None:
     """Mount a bundle that `ocifs umount` has unmounted. Raises OcifsError."""
     from ocifs.bundle.mount_destinations import check_remounted
     from ocifs.bundle.origin import BundleOrigin
@@ -139,12 +131,12 @@ def _mount_again(daemon: Daemon, directory: str, request: BundleRequest, opening
         raise MountError(f"{shown} holds a copy of its image, so there is nothing to mount")
     request = replace(request, kind=origin.rootfs)
     prepare(request, None, daemon)
-    with opening.open(image) as opened, locked(str(bundle)), ExitStack() as stack, ExitStack() as undo:
+    with open_image(image, options) as opened, locked(str(bundle)), ExitStack() as stack, ExitStack() as undo:
         if is_bundle(str(bundle)):
             raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
         if origin.digest != str(opened.digest):
             raise NotFoundError(f"{shown} is a bundle of the image {origin.digest}, not of {opened.digest}")
-        others = {reference: stack.enter_context(opening.open(reference)) for reference, _ in origin.images}
+        others = {reference: stack.enter_context(open_image(reference, options)) for reference, _ in origin.images}
         for reference, digest in origin.images:
             if str(others[reference].digest) != digest:
                 raise NotFoundError(f"{printable_path(reference)} is another image than the one of {shown}, {digest}")
@@ -152,7 +144,7 @@ def _mount_again(daemon: Daemon, directory: str, request: BundleRequest, opening
         make_directories(opened_bundle, request.kind)
         mount_all(daemon, bundle, opened, others, request)
         if origin.rootfs == "tmpfs":  # a new tmpfs is empty; other kinds keep their volumes
-            make_missing(bundle, _volumes_of(opened, opening, readonly=False))
+            make_missing(bundle, _volumes_of(opened, options, readonly=False))
         check_remounted(bundle)
         undo.pop_all()
 
@@ -187,7 +179,7 @@ def needs_systemd(request: BundleRequest, settings: "Settings | None") -> bool:
 
 
 def plan_of(
-    image: "Image", request: BundleRequest, overrides: "Overrides", settings: "Settings", opening: Opening
+    image: "Image", request: BundleRequest, overrides: "Overrides", settings: "Settings", options: Options
 ) -> "Plan":
     """Plan a container of the image, for this machine and user. Raises OcifsError."""
     from ocifs.bundle.config import Host
@@ -200,13 +192,13 @@ def plan_of(
         rootless=(os.geteuid(), os.getegid()) if request.rootless else None,
         cgroup2=os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
     )
-    planned = plan(config, image.rootfs, overrides, settings, host, opening.complain)
+    planned = plan(config, image.rootfs, overrides, settings, host, options.complain)
     if warning := mismatch(config.platform, os.uname().machine):
-        opening.complain(warning)
+        options.complain(warning)
     return planned
 
 
-def open_others(planned: "Plan", opening: Opening, stack: ExitStack) -> "dict[str, Image]":
+def open_others(planned: "Plan", options: Options, stack: ExitStack) -> "dict[str, Image]":
     """Open the images that are mounted in the container, by absolute reference. Raises OcifsError."""
     from ocifs.sources.reference import parse_reference
 
@@ -215,15 +207,15 @@ def open_others(planned: "Plan", opening: Opening, stack: ExitStack) -> "dict[st
         reference = parse_reference(text)
         path = reference.path if reference.transport == "docker" else os.path.abspath(reference.path)
         absolute = text.replace(reference.path, path, 1)
-        others[absolute] = stack.enter_context(opening.open(absolute))
+        others[absolute] = stack.enter_context(open_image(absolute, options))
     return others
 
 
-def _volumes_of(image: "Image", opening: Opening, *, readonly: bool) -> "Volumes":
+def _volumes_of(image: "Image", options: Options, *, readonly: bool) -> "Volumes":
     from ocifs.bundle.volumes import find_volumes
 
     paths = image.resolved.config.config.volumes
-    return find_volumes(paths, image.rootfs, opening.limits, opening.complain, readonly=readonly)
+    return find_volumes(paths, image.rootfs, options.limits, options.complain, readonly=readonly)
 
 
 def write_bundle(
@@ -303,14 +295,11 @@ def _mount_image(
 ) -> None:
     from ocifs.mount.job import Job, mount
 
-    log = request.log or runtime_directory().path / LOG
-    job = Job.of(image, str(mountpoint), request.engine, request.span_cache, request.read_timeout, log)
-    job = replace(job, prefetch=request.prefetch, prefetch_rate=request.prefetch_rate, bundle=str(directory))
-    if os.geteuid() == 0:
-        job = replace(job, suid=suid, allow_other=True)
-    else:
-        job = replace(job, owner=(os.geteuid(), os.getegid()))
-    mount(daemon, job)
+    as_root = os.geteuid() == 0
+    log = request.mounting.log or str(runtime_directory().path / LOG)
+    mounting = replace(request.mounting, log=log, suid=suid, allow_other=as_root)
+    owner = None if as_root else (os.geteuid(), os.getegid())
+    mount(daemon, replace(Job.of(image, str(mountpoint), mounting), owner=owner, bundle=str(directory)))
 
 
 def _new_directory(directory: str) -> tuple[Path, TrustedDirectory]:

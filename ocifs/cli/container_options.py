@@ -13,13 +13,15 @@ import msgspec
 
 from ocifs.bundle import requested_mounts
 from ocifs.bundle.capabilities import check_changes, parse_capability
-from ocifs.bundle.devices import DeviceRequest, parse_device
+from ocifs.bundle.devices import parse_device
 from ocifs.bundle.environment import parse_variable, read_variables
 from ocifs.bundle.host_files import parse_added_host, parse_hostname
 from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.requested_mounts import RequestedMount
 from ocifs.bundle.settings import Settings
-from ocifs.cli.options import parse_size, warn
+from ocifs.cli.command import GroupedOption, OptionGroup
+from ocifs.cli.options import warn
+from ocifs.cli.types import parse_size
 from ocifs.cli.unsupported import unsupported
 from ocifs.mount.overlay import RootfsKind
 
@@ -132,6 +134,7 @@ class ContainerOptions(msgspec.Struct, frozen=True, kw_only=True):
     rootless: bool
     tty: bool | None
     interactive: bool
+    pull: str
     overrides: Overrides
     """Without the arguments, and without a terminal."""
     settings: Settings
@@ -180,17 +183,60 @@ _UNSUPPORTED: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 
 
+def _container(values: dict[str, Any]) -> ContainerOptions:
+    """Gather the values of the options. Raises UsageError if they contradict each other."""
+    mounts: tuple[RequestedMount, ...] = (*values["volumes"], *values["mounts"], *values["tmpfs"])
+    rootfs: RootfsKind | None = values["rootfs"]
+    _check_conflicts(mounts, values["cap_add"], values["cap_drop"], values["added_hosts"])
+    if values["read_only"] and rootfs not in {None, "mount"}:
+        raise click.UsageError(f"--read-only and --rootfs {rootfs} exclude each other: leave one out")
+    if _SELINUX.exists() and any(each.relabel for each in mounts):
+        warn("options z and Z: ocifs does not change SELinux labels: use chcon(1), or `podman run -v`")
+    return ContainerOptions(
+        rootfs="mount" if values["read_only"] else rootfs,
+        rootless=bool(os.geteuid()) if values["rootless"] is None else values["rootless"],
+        tty=values["tty"],
+        interactive=values["interactive"],
+        pull=values["pull"],
+        overrides=Overrides(
+            entrypoint=values["entrypoint"],
+            env=_variables(values["env_files"], values["env"]),
+            user=values["user"],
+            cwd=values["workdir"],
+            hostname=values["hostname"],
+            terminal=False,
+        ),
+        settings=Settings(
+            mounts=mounts,
+            init=_init() if values["init"] else None,
+            **{name: values[name] for name in Settings.__struct_fields__ if name not in {"mounts", "init"}},
+        ),
+    )
+
+
+class ContainerOption(GroupedOption):
+    """An option of a container, which only a new bundle can take."""
+
+    group = OptionGroup("container", _container, None)
+
+
+_flag = functools.partial(click.option, cls=ContainerOption)
+
+
 def _option(
     *names: str,
     metavar: str,
     parse: Callable[[str], object],
     help: str,  # noqa: A002 - as click names it
+    details: str = "",
     multiple: bool = False,
     default: str | None = None,
 ) -> Callable[[F], F]:
     """Return an option with a value that `parse` checks."""
     return click.option(
         *names,
+        cls=ContainerOption,
+        details=details,
         metavar=metavar,
         type=_Parsed(metavar, parse),
         help=help,
@@ -201,198 +247,117 @@ def _option(
 
 
 _OPTIONS: tuple[Callable[[F], F], ...] = (
+    _flag("-i", "--interactive", is_flag=True, help="Keep a terminal on standard input open."),
+    _flag("-t", "--tty/--no-tty", "tty", default=None, help="Allocate a terminal for the container."),
     _option(
         "-v", "--volume", "volumes",
-        metavar="SRC:DST[:OPTIONS]", parse=requested_mounts.parse_volume, multiple=True,
-        help="Bind a file or directory of the host; OPTIONS: ro, rw, z, Z, rbind, … (repeatable).",
+        metavar="SRC:DST[:ro]", parse=requested_mounts.parse_volume, multiple=True,
+        help="Bind a file or directory of the host.",
+        details="SRC is absolute or begins with ./ or ../; options: ro, rw, z, Z, rbind, nosuid, … (repeatable).",
     ),
     _option(
         "--mount", "mounts",
-        metavar="type=KIND,...", parse=requested_mounts.parse_mount, multiple=True,
-        help="type=bind|tmpfs|image,source=SRC,target=DST[,ro]: mount on DST (repeatable).",
+        metavar="type=KIND,…", parse=requested_mounts.parse_mount, multiple=True,
+        help="Mount a directory, a tmpfs or an image.",
+        details="type=bind|tmpfs|image,source=SRC,target=DST[,ro]; an image is mounted read-only (repeatable).",
     ),
     _option(
         "--tmpfs", "tmpfs",
         metavar="DST[:OPTIONS]", parse=requested_mounts.parse_tmpfs, multiple=True,
-        help="Mount an empty tmpfs; OPTIONS: size=64m, mode=1777, ro, noexec, … (repeatable).",
+        help="Mount an empty directory in memory.",
+        details="Options: size=64m, mode=1777, ro, noexec, … (repeatable).",
     ),
     _option(
         "-e", "--env", "env",
         metavar="NAME[=VALUE]", parse=lambda text: parse_variable(text, os.environ), multiple=True,
-        help="Set an environment variable; without VALUE, copy it (repeatable).",
+        help="Set a variable; without VALUE, copy it.", details="Repeatable.",
     ),
     _option(
         "--env-file", "env_files",
         metavar="FILE", parse=lambda text: read_variables(Path(text), os.environ), multiple=True,
-        help="Set the variables in FILE, one on each line (repeatable).",
+        help="Set the variables in FILE.", details="One on each line (repeatable).",
     ),
     _option(
         "--entrypoint", "entrypoint",
         metavar="COMMAND", parse=parse_entrypoint,
-        help="Program, or JSON array of words, in place of the image's Entrypoint; '' clears it.",
+        help="Replace the image's Entrypoint; '' clears it.", details="A program, or a JSON array of words.",
     ),
-    _option(
-        "-w", "--workdir", "--cwd", "workdir",
-        metavar="PATH", parse=parse_workdir, help="Working directory, overriding the image's.",
-    ),
-    click.option("-u", "--user", metavar="USER[:GROUP]", help="USER[:GROUP] to run as, overriding the image's User."),
-    click.option("-i", "--interactive", is_flag=True, help="Keep a terminal on standard input open."),
-    click.option("-t", "--tty/--no-tty", "tty", default=None, help="Allocate a terminal for the container."),
+    _option("-w", "--workdir", "--cwd", "workdir", metavar="PATH", parse=parse_workdir, help="Working directory."),
+    _flag("-u", "--user", metavar="USER[:GROUP]", help="User to run as, by name or number."),
     _option(
         "--net", "--network", "network",
-        metavar="none|host", parse=parse_network, default="none",
-        help="Network: none but loopback, or the host's.",
+        metavar="NET", parse=parse_network, default="none",
+        help="none: only loopback; or host.", details="host: the host's interfaces, hosts and resolv.conf.",
     ),
-    _option(
-        "--hostname",
-        metavar="NAME", parse=parse_hostname, default="ocifs", help="The container's host name.",
-    ),
+    _option("--hostname", metavar="NAME", parse=parse_hostname, default="ocifs", help="The container's host name."),
     _option(
         "--add-host", "added_hosts",
         metavar="NAME:ADDRESS", parse=parse_added_host, multiple=True,
-        help="Add a line to the container's /etc/hosts (repeatable).",
+        help="Add a line to /etc/hosts.", details="Repeatable.",
     ),
-    click.option("--read-only", is_flag=True, help="Use the mounted image alone as rootfs: --rootfs mount."),
+    _flag("--read-only", is_flag=True, help="Use the mounted image alone as rootfs."),
     _option(
         "--cap-add",
-        metavar="CAPABILITY", parse=parse_capability, multiple=True, help="Add a capability, or ALL (repeatable).",
+        metavar="CAPABILITY", parse=parse_capability, multiple=True,
+        help="Add a capability, or ALL.", details="Repeatable.",
     ),
     _option(
         "--cap-drop",
-        metavar="CAPABILITY", parse=parse_capability, multiple=True, help="Drop a capability, or ALL (repeatable).",
+        metavar="CAPABILITY", parse=parse_capability, multiple=True,
+        help="Drop a capability, or ALL.", details="Repeatable.",
     ),
-    click.option("--privileged", is_flag=True, help="All capabilities and devices; hide and protect nothing."),
+    _flag(
+        "--privileged",
+        is_flag=True, help="All capabilities and devices.", details="Nothing in /proc and /sys is hidden or read-only.",
+    ),
     _option("-m", "--memory", metavar="SIZE", parse=parse_memory, help="Limit the memory, e.g. 512m."),
     _option("--cpus", metavar="NUMBER", parse=parse_cpus, help="Limit the processors, e.g. 1.5."),
-    _option("--pids-limit", "pids", metavar="NUMBER", parse=parse_pids, help="Limit the processes; -1: no limit."),
+    _option("--pids-limit", "pids", metavar="NUMBER", parse=parse_pids, help="Limit the number of processes."),
     _option(
         "--device", "devices",
-        metavar="HOST[:CONTAINER][:rwm]", parse=parse_device, multiple=True,
-        help="Add a device node of the host (repeatable).",
+        metavar="HOST[:DEVICE]", parse=parse_device, multiple=True,
+        help="Add a device node of the host.",
+        details="HOST[:CONTAINER][:rwm]; the path in the container is below /dev (repeatable).",
     ),
-    click.option("--init", is_flag=True, help="Run catatonit or tini as PID 1: it reaps zombies."),
-    click.option(
+    _flag("--init", is_flag=True, help="Run catatonit or tini as PID 1.", details="It reaps zombies."),
+    _flag(
         "--pull",
         type=click.Choice(["always", "missing", "newer", "never"]),
         default="missing",
-        help="never: refuse an image in a registry. Others: look a tag up and fetch missing blobs, as always.",
+        metavar="POLICY",
+        help="never: refuse an image in a registry.",
+        details="always, missing, newer: ocifs looks a tag up and fetches missing blobs in any case.",
     ),
-    click.option(
-        "--rootless/--no-rootless",
-        default=None,
-        help="Configure for an unprivileged runtime.  [default: unless run by root]",
-    ),
-    click.option(
+    _flag(
         "--rootfs",
         type=click.Choice(["mount", "overlay", "tmpfs", "copy"]),
-        help="mount: read-only. overlay: keep writes in the bundle. tmpfs: discard writes. copy: unpack the image."
-        "  [default: tmpfs for run, mount for bundle]",
+        metavar="KIND",
+        help="mount, overlay, tmpfs or copy.",
+        details=(
+            "mount: read-only, the default of bundle. overlay: keep writes in the bundle. tmpfs: discard writes, the "
+            "default of run. copy: unpack the image."
+        ),
+    ),
+    _flag(
+        "--rootless/--no-rootless",
+        default=None, help="For an unprivileged runtime.", details="The default, unless root runs ocifs.",
     ),
 )  # fmt: skip
-
-CREATION_OPTIONS = {
-    "volumes": "--volume",
-    "mounts": "--mount",
-    "tmpfs": "--tmpfs",
-    "env": "--env",
-    "env_files": "--env-file",
-    "entrypoint": "--entrypoint",
-    "workdir": "--workdir",
-    "user": "--user",
-    "tty": "--tty",
-    "network": "--net",
-    "hostname": "--hostname",
-    "added_hosts": "--add-host",
-    "read_only": "--read-only",
-    "cap_add": "--cap-add",
-    "cap_drop": "--cap-drop",
-    "privileged": "--privileged",
-    "memory": "--memory",
-    "cpus": "--cpus",
-    "pids": "--pids-limit",
-    "devices": "--device",
-    "init": "--init",
-    "rootless": "--rootless",
-    "rootfs": "--rootfs",
-}
-"""Options that only a new bundle can take, by parameter."""
 
 
 def container_options(command: F) -> F:
     """Add the options of commands that make a container; the command receives them as one `ContainerOptions`."""
-
-    @functools.wraps(command)
-    def with_container(
-        image: str,
-        volumes: tuple[RequestedMount, ...],
-        mounts: tuple[RequestedMount, ...],
-        tmpfs: tuple[RequestedMount, ...],
-        env: tuple[tuple[str, str] | None, ...],
-        env_files: tuple[dict[str, str], ...],
-        entrypoint: tuple[str, ...] | None,
-        workdir: str | None,
-        user: str | None,
-        interactive: bool,
-        tty: bool | None,
-        network: Literal["none", "host"],
-        hostname: str,
-        added_hosts: tuple[tuple[str, str], ...],
-        read_only: bool,
-        cap_add: tuple[str, ...],
-        cap_drop: tuple[str, ...],
-        privileged: bool,
-        memory: int | None,
-        cpus: float | None,
-        pids: int | None,
-        devices: tuple[DeviceRequest, ...],
-        init: bool,
-        pull: str,
-        rootless: bool | None,
-        rootfs: RootfsKind | None,
-        **others: object,
-    ) -> object:
-        requested = (*volumes, *mounts, *tmpfs)
-        _check_conflicts(requested, cap_add, cap_drop, added_hosts)
-        if pull == "never" and image.startswith("docker://"):
-            raise click.UsageError(f"--pull never: {image} is in a registry: copy it into a layout with `skopeo copy`")
-        if read_only and rootfs not in {None, "mount"}:
-            raise click.UsageError(f"--read-only and --rootfs {rootfs} exclude each other: leave one out")
-        if _SELINUX.exists() and any(each.relabel for each in volumes):
-            warn("options z and Z: ocifs does not change SELinux labels: use chcon(1), or `podman run -v`")
-        container = ContainerOptions(
-            rootfs="mount" if read_only else rootfs,
-            rootless=bool(os.geteuid()) if rootless is None else rootless,
-            tty=tty,
-            interactive=interactive,
-            overrides=Overrides(
-                entrypoint=entrypoint,
-                env=_variables(env_files, env),
-                user=user,
-                cwd=workdir,
-                hostname=hostname,
-                terminal=False,
-            ),
-            settings=Settings(
-                mounts=requested,
-                network=network,
-                added_hosts=added_hosts,
-                cap_add=cap_add,
-                cap_drop=cap_drop,
-                privileged=privileged,
-                devices=devices,
-                memory=memory,
-                cpus=cpus,
-                pids=pids,
-                init=_init() if init else None,
-            ),
-        )
-        return command(image=image, container=container, **others)
-
     for names, use in reversed(_UNSUPPORTED):
-        with_container = unsupported(*names, use=use)(with_container)
+        command = unsupported(*names, use=use)(command)
     for add in reversed(_OPTIONS):
-        with_container = add(with_container)
-    return with_container  # type: ignore[return-value] # click calls it with other parameters
+        command = add(command)
+    return command
+
+
+def refuse_pull(container: ContainerOptions, image: str) -> None:
+    """Refuse an image in a registry with `--pull never`. Raises UsageError."""
+    if container.pull == "never" and image.startswith("docker://"):
+        raise click.UsageError(f"--pull never: {image} is in a registry: copy it into a layout with `skopeo copy`")
 
 
 def _variables(files: tuple[dict[str, str], ...], variables: tuple[tuple[str, str] | None, ...]) -> dict[str, str]:

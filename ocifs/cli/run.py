@@ -5,7 +5,6 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from subprocess import DEVNULL
-from typing import Literal
 
 import click
 from msgspec.structs import replace
@@ -21,24 +20,28 @@ from ocifs.cli.bundle import (
     unwind_on_signals,
     write_bundle,
 )
-from ocifs.cli.container_options import NAME, ContainerOptions, container_options
-from ocifs.cli.options import Opening, image_options, mount_options
+from ocifs.cli.command import command
+from ocifs.cli.container_options import NAME, ContainerOptions, container_options, refuse_pull
+from ocifs.cli.mount_options import serving_options
+from ocifs.cli.options import image_options, open_image
 from ocifs.errors import MountError, printable_path
+from ocifs.mount.options import MountOptions
 from ocifs.mount.overlay import RootfsKind, untrusted
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import runtime_directory
+from ocifs.options import Options
 from ocifs.trusted_directory import TrustedDirectory
 
 _PREFIX = "ocifs-"
 
 
-@click.command(short_help="Run a command in a container.", context_settings={"allow_interspersed_args": False})
+@command(context_settings={"allow_interspersed_args": False})
 @image_options
-@mount_options
 @container_options
-@click.option("--runtime", metavar="PROGRAM", help="OCI runtime: runc, crun or a path.  [default: runc, else crun]")
-@click.option("--name", type=NAME, metavar="NAME", help="Name of the container and its bundle.  [default: random]")
-@click.option("--keep/--rm", default=False, help="Keep the bundle, or remove it at the end.  [default: rm]")
+@click.option("--name", type=NAME, metavar="NAME", help="Name of the container and its bundle.")
+@click.option("--keep/--rm", default=False, show_default="rm", help="Keep or remove the bundle.")
+@click.option("--runtime", metavar="PROGRAM", show_default="runc, else crun", help="OCI runtime.")
+@serving_options
 @click.argument("image")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS...]")
 @click.pass_obj
@@ -46,39 +49,32 @@ def run(
     daemon: Daemon,
     image: str,
     args: tuple[str, ...],
-    opening: Opening,
+    options: Options,
+    mounting: MountOptions,
     container: ContainerOptions,
-    engine: Literal["auto", "erofs", "fuse"],
-    span_cache: int,
-    read_timeout: int,
-    log: Path | None,
-    prefetch: bool,
-    prefetch_rate: int | None,
     runtime: str | None,
     name: str | None,
     keep: bool,
 ) -> int:
-    """Run a command in a container of IMAGE: its Entrypoint and Cmd, or its Entrypoint and ARGS.
+    """Run the Entrypoint of IMAGE with ARGS, or with its Cmd, in a container.
 
-    Options come before IMAGE; all that follows belongs to the command. Writes are discarded. `ocifs run` forwards
-    signals to the command and returns its exit status, or 128+N if signal N ended it; 127 if there is no such command,
-    126 if it cannot be executed. The container has no network, unless --net host gives it the host's.
+    Options come before IMAGE; all that follows belongs to the command. Writes are discarded.
 
     \b
     Try:  ocifs run -it ./debian:latest bash
-          ocifs run -v ./src:/src -w /src ./debian:latest python3 -m unittest
+          ocifs run -v ./src:/src -w /src ./debian:latest make test
+    \f
+    `ocifs run` forwards signals to the command and returns its exit status, or 128+N if signal N ended it; 127 if there
+    is no such command, 126 if it cannot be executed. The container has no network, unless --net host gives it the
+    host's.
     """
     unwind_on_signals()
     request = BundleRequest(
         kind=container.rootfs or "tmpfs",
         rootless=container.rootless,
-        engine=engine,
-        span_cache=span_cache,
-        read_timeout=read_timeout,
-        log=log,
-        prefetch=prefetch,
-        prefetch_rate=prefetch_rate,
+        mounting=mounting,
     )
+    refuse_pull(container, image)
     prepare(request, container.settings, daemon)
     if container.tty and not sys.stdin.isatty():
         raise click.UsageError("--tty needs a terminal on standard input")
@@ -92,9 +88,9 @@ def run(
             check_user_namespaces()
         words = args[1:] if args[:1] == ("--",) else args
         overrides = replace(container.overrides, args=_encodable(words), terminal=bool(container.tty))
-        opened = stack.enter_context(opening.open(image))
-        planned = plan_of(opened, request, overrides, container.settings, opening)
-        others = open_others(planned, opening, stack)
+        opened = stack.enter_context(open_image(image, options))
+        planned = plan_of(opened, request, overrides, container.settings, options)
+        others = open_others(planned, options, stack)
         parent = _bundle_parent(large=_is_large(request.kind) or bool(planned.volumes.copied))
         check_command(planned.execution, opened.rootfs, os.uname().machine)
         bundle = _make_bundle(parent, name)

@@ -4,10 +4,12 @@ All rows run in this process, before any image is opened.
 """
 
 from pathlib import Path
+from typing import cast
 
 import click
 import pytest
 
+from ocifs.cli.command import command
 from ocifs.cli.container_options import (
     ContainerOptions,
     container_options,
@@ -15,10 +17,11 @@ from ocifs.cli.container_options import (
     parse_entrypoint,
     parse_memory,
     parse_pids,
+    refuse_pull,
 )
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@command(context_settings={"allow_interspersed_args": False})
 @container_options
 @click.argument("image")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
@@ -31,8 +34,7 @@ def _command(
 def parsed(*arguments: str) -> tuple[ContainerOptions, tuple[str, ...]]:
     """Return the options and the arguments after IMAGE."""
     with _command.make_context("run", list(arguments)) as context:
-        result: tuple[ContainerOptions, tuple[str, ...]] = _command.invoke(context)
-    return result
+        return cast("tuple[ContainerOptions, tuple[str, ...]]", _command.invoke(context))
 
 
 def refused(*arguments: str) -> str:
@@ -129,8 +131,10 @@ def test_conflicts_are_named(arguments: list[str], named: str) -> None:
 
 
 def test_what_cannot_be_without_a_registry() -> None:
-    assert "skopeo copy" in refused("--pull", "never", "docker://host/image")
-    parsed("--pull", "never", "img")
+    container, _ = parsed("--pull", "never", "img")
+    refuse_pull(container, "img")
+    with pytest.raises(click.UsageError, match="skopeo copy"):
+        refuse_pull(container, "docker://host/image")
 
 
 @pytest.mark.parametrize(
