@@ -28,6 +28,8 @@ _INTERPRETERS = 4
 """The number of scripts that Linux accepts as interpreters of each other."""
 _PT_INTERP = 3
 _PROGRAM_HEADERS = 64
+_DIRECTORIES = 32
+"""Directories of a PATH to search; a longer one is left to the kernel, since each may take many lookups."""
 _ACL = b"system.posix_acl_access"
 
 
@@ -61,7 +63,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_command(execution: Execution, rootfs: Rootfs, machine: str) -> None:
-    """Check that a machine, named as by `uname -m`, can execute the command.
+    """Check that a machine, named as by `uname -m`, can execute the command, as far as the image decides that.
 
     Raises:
         CommandNotFoundError: The program or its interpreter does not exist.
@@ -72,7 +74,10 @@ def check_command(execution: Execution, rootfs: Rootfs, machine: str) -> None:
     if "/" in command:
         candidates = [os.path.join(execution.cwd, command)]
     else:
-        candidates = [os.path.join(execution.cwd, each, command) for each in execution.path.split(":")]
+        directories = dict.fromkeys(execution.path.split(":"))
+        if len(directories) > _DIRECTORIES:
+            return
+        candidates = [os.path.join(execution.cwd, each, command) for each in directories]
     denied: NotExecutableError | None = None
     try:
         for candidate in candidates:

@@ -138,5 +138,6 @@ def test_the_user_decides(layout: Path) -> None:
 def test_an_empty_part_of_the_path_is_the_current_directory(layout: Path) -> None:
     check(layout, "local", path="/bin:")
     check(layout, "static", path="/none:/bin")
+    check(layout, "none", path=":".join(map(str, range(100))))  # so long a search is left to the kernel
     with pytest.raises(CommandNotFoundError):
         check(layout, "static", path="/none")
