@@ -93,13 +93,17 @@ def mounts_of_bundle(bundle: str) -> list[MountEntry]:
     ]
 
 
-def unmount_overlay(bundle: str, *, lazy: bool) -> None:
-    """Unmount everything but the image, and remove discarded writes. Raises MountError."""
-    for mount in reversed(mounts_of_bundle(bundle)):
-        if mount.digest is None:
-            unmount(mount.mountpoint, lazy=lazy)
+def unmount_overlay(bundle: str, *, lazy: bool) -> bool:
+    """Unmount everything but images, and remove discarded writes. Raises MountError.
+
+    Return whether fuse-overlayfs served the overlay: it exits, and leaves the image, only after the unmounting.
+    """
+    overlays = [mount for mount in reversed(mounts_of_bundle(bundle)) if mount.digest is None]
+    for mount in overlays:
+        unmount(mount.mountpoint, lazy=lazy)
     if os.path.lexists(os.path.join(bundle, "tmpfs")):
         remove_tree(open_bundle(bundle), "tmpfs")
+    return any(mount.source != _SOURCE for mount in overlays)
 
 
 def remove_tree(parent: TrustedDirectory, name: str) -> None:
