@@ -237,8 +237,9 @@ def write_bundle(
     if planned.files:
         files = directory.directory(FILES, make=True)
         for name, content in planned.files.items():
-            files.write_file(name, content)
-            os.chmod(name, 0o644, dir_fd=files.fd)
+            with open(files.open_file(name, os.O_WRONLY | os.O_CREAT), "wb") as file:
+                file.write(content)
+                os.fchmod(file.fileno(), 0o644)
     if others:
         mountpoints = directory.directory(IMAGES, make=True)
         for number in range(len(others)):
