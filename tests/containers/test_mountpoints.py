@@ -81,6 +81,20 @@ def test_a_volume_behind_a_symlink_is_not_mounted(ocifs: Ocifs, tmp_path: Path, 
     assert is_untouched(outside)
 
 
+def test_what_the_user_mounts_behind_a_symlink_is_inside_the_container(
+    ocifs: Ocifs, tmp_path: Path, outside: Path
+) -> None:
+    """The user names a destination in the container: the image cannot make it one on the host."""
+    image = write_layout(tmp_path / "image", Image((*image_of_programs().layers, Layer(tar(link(b"link", outside))))))
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    options = ["-v", f"{shared}:/link/new", "--tmpfs", "/link/ptmx", "-e", "PATH=/bin"]
+    script = f"echo x >/link/new/x; echo y >{outside}/ptmx/y; cat {outside}/new/x /link/ptmx/y"
+    assert ocifs.output("run", *options, image, "sh", "-c", script) == "x\ny\n"
+    assert (shared / "x").read_text() == "x\n"
+    assert is_untouched(outside)
+
+
 def test_a_working_directory_that_is_an_open_file_of_the_runtime(ocifs: Ocifs, tmp_path: Path) -> None:
     """CVE-2024-21626."""
     image = bare(tmp_path / "image", [symlink(b"work", b"/proc/self/fd/7")], {"WorkingDir": "/work"})

@@ -13,6 +13,7 @@ import pytest
 from tests.cli.command import Ocifs
 from tests.containers.conftest import image_of_programs
 from tests.containers.test_bundle import run_in
+from tests.containers.test_run import running
 from tests.images import Image, Layer, write_layout
 from tests.tars import directory, file, symlink, tar
 
@@ -110,6 +111,10 @@ def test_an_init_that_this_machine_has(ocifs: Ocifs, programs: Path) -> None:
         pytest.skip("neither catatonit nor tini-static is installed")
     result = ocifs.run("run", "--init", programs, "sh", "-c", "cat /proc/1/comm; exit 5")
     assert (result.code, result.text) == (5, "ocifs-init\n")
+    script = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done"
+    with running(ocifs, "--init", programs, "sh", "-c", script) as process:
+        process.terminate()  # the init blocks it, and passes it on
+    assert process.returncode == 3
 
 
 def test_a_command_that_cannot_be_executed(ocifs: Ocifs, programs: Path) -> None:
