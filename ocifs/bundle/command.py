@@ -45,8 +45,12 @@ class NotExecutableError(UnsupportedError):
     exit_code = 126
 
 
+class _NoDirectoryError(NotExecutableError):
+    """A component of the path is a file: a search along PATH passes over it."""
+
+
 class _HiddenError(Exception):
-    """The path leads to a mount, so the image does not say what is there."""
+    """The image does not decide: the path leads to a mount, or PATH is too long."""
 
 
 class Execution(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,34 +74,35 @@ def check_command(execution: Execution, rootfs: Rootfs, machine: str) -> None:
         NotExecutableError: The program is a directory, or not executable, or for another machine.
         InvalidImageError: A span fails its verification.
     """
-    command = execution.command
-    if "/" in command:
-        candidates = [os.path.join(execution.cwd, command)]
-    else:
-        directories = dict.fromkeys(execution.path.split(":"))
-        if len(directories) > _DIRECTORIES:
-            return
-        candidates = [os.path.join(execution.cwd, each, command) for each in directories]
-    denied: NotExecutableError | None = None
     try:
-        for candidate in candidates:
-            try:
-                nid = _executable(candidate, execution, rootfs)
-            except NotExecutableError as error:
-                denied = denied or error
-            except CommandNotFoundError:
-                continue
-            else:
-                _check_format(nid, candidate, execution, rootfs, machine)
-                return
+        if "/" in execution.command:
+            path = os.path.join(execution.cwd, execution.command)
+            nid = _executable(path, execution, rootfs)
+        else:
+            path, nid = _search(execution, rootfs)
+        _check_format(nid, path, execution, rootfs, machine)
     except _HiddenError:
         return
+
+
+def _search(execution: Execution, rootfs: Rootfs) -> tuple[str, int]:
+    """Return the (path, nid) of a command without a slash, along PATH."""
+    directories = dict.fromkeys(execution.path.split(":"))
+    if len(directories) > _DIRECTORIES:
+        raise _HiddenError
+    denied: NotExecutableError | None = None
+    for directory in directories:
+        path = os.path.join(execution.cwd, directory, execution.command)
+        try:
+            return path, _executable(path, execution, rootfs)
+        except (CommandNotFoundError, _NoDirectoryError):
+            continue
+        except NotExecutableError as error:
+            denied = denied or error
     if denied is not None:
         raise denied
-    if "/" in command:
-        raise CommandNotFoundError(f"command {shown(command)} does not exist in the image")
     raise CommandNotFoundError(
-        f"command {shown(command)} is in no directory of the container's PATH ({shown(execution.path)}): "
+        f"command {shown(execution.command)} is in no directory of the container's PATH ({shown(execution.path)}): "
         "name another, or its path"
     )
 
@@ -115,7 +120,7 @@ def _executable(path: str, execution: Execution, rootfs: Rootfs) -> int:
     for name in names:
         inode = rootfs.tree.inode(nid)
         if not stat.S_ISDIR(inode.mode):
-            raise _refusal(path, "a component of its path is not a directory")
+            raise _NoDirectoryError(f"command {shown(path)} cannot be executed: a file of its path is not a directory")
         if not _permits(inode, execution, rootfs):
             raise _refusal(path, "the user may not enter a directory of its path")
         below = rootfs.tree.lookup(nid, name)

@@ -11,7 +11,9 @@ from tests.images import Image, Layer, write_layout
 from tests.tars import directory, file, header, symlink, tar
 
 _AMD64, _ARM64 = 62, 183
-_DEFAULT = Execution(command="", path="/bin:/usr/bin", cwd="/srv", uid=0, gids=(0,), mounts=("/proc", "/data"))
+_DEFAULT = Execution(
+    command="", path="/bin:/usr/bin:/srv/local", cwd="/srv", uid=0, gids=(0,), mounts=("/proc", "/data")
+)
 
 
 def elf(machine: int = _AMD64, interpreter: bytes = b"") -> bytes:
@@ -89,6 +91,7 @@ def test_what_can_be_executed_or_is_for_the_kernel_to_decide(layout: Path, comma
     [
         ("none", "command none is in no directory of the container's PATH"),
         ("local", "in no directory"),  # the current directory is not searched
+        ("not-a-directory", "in no directory"),
         ("dangling", "in no directory"),
         ("/bin/none", "command /bin/none does not exist"),
         ("./none", "does not exist"),
