@@ -16,8 +16,6 @@ from ocifs.limits import in_units
 _TERM_MAX = 25
 """Columns for the names of options; longer names take a line of their own."""
 
-Row = tuple[str, str]
-
 
 class OptionGroup(NamedTuple):
     """Options that several commands share."""
@@ -91,9 +89,12 @@ def command(
 
 def write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
     """Write the options of a command by heading, its own first, then its epilog; the names line up."""
-    sections = option_sections(command, ctx)
-    terms = [len(term) for rows in sections.values() for term, _ in rows]
-    width = max((each for each in terms if each <= _TERM_MAX), default=0)
+    sections = {
+        heading: [(option_term(option, ctx), help_text(option)) for option in options]
+        for heading, options in option_sections(command, ctx).items()
+    }
+    lengths = [len(term) for rows in sections.values() for term, _ in rows]
+    width = max((each for each in lengths if each <= _TERM_MAX), default=0)
     for heading, rows in sections.items():
         with formatter.section(heading or "Options"):
             formatter.write_dl([(term.ljust(width), text) for term, text in rows], col_max=width)
@@ -104,15 +105,13 @@ def write_options(command: click.Command, ctx: click.Context, formatter: click.H
         formatter.write_text(f"Environment: {', '.join(variables)}")
 
 
-def option_sections(command: click.Command, ctx: click.Context) -> dict[str | None, list[Row]]:
-    """Return the (names, help) of the options that are not hidden, by heading; None: the command's own, first."""
-    sections: dict[str | None, list[Row]] = {None: []}
+def option_sections(command: click.Command, ctx: click.Context) -> dict[str | None, list[click.Option]]:
+    """Return the options that are not hidden, by heading; None: the command's own, first."""
+    sections: dict[str | None, list[click.Option]] = {None: []}
     for each in command.get_params(ctx):
         if isinstance(each, click.Option) and not each.hidden:
-            heading = each.group.heading if isinstance(each, GroupedOption) else None
-            sections.setdefault(heading, []).append((option_term(each, ctx), _help_text(each)))
-    own = sections.pop(None)
-    return {None: own} | dict(sorted(sections.items(), key=lambda item: item[0] or ""))
+            sections.setdefault(each.group.heading if isinstance(each, GroupedOption) else None, []).append(each)
+    return sections
 
 
 def option_term(option: click.Option, ctx: click.Context) -> str:
@@ -125,9 +124,20 @@ def option_term(option: click.Option, ctx: click.Context) -> str:
     return " ".join([", ".join(names), *_metavar(option, ctx)])
 
 
-def environment(command: click.Command) -> list[str]:
-    """Return the environment variables with defaults for options of a command, sorted."""
-    return sorted(cast("str", each.envvar) for each in command.params if each.envvar)
+def environment(command: click.Command) -> dict[str, str]:
+    """Return the environment variables that set defaults, sorted, with the option of each."""
+    options = [each for each in command.params if isinstance(each, click.Option) and each.envvar]
+    return dict(sorted((cast("str", each.envvar), max(each.opts, key=len)) for each in options))
+
+
+def help_text(option: click.Option, *, detailed: bool = False) -> str:
+    """Return the help of an option, with its default in brackets: one line, or `detailed` for the man page."""
+    text = option.help or ""
+    if detailed and isinstance(option, Option) and option.details:
+        text += f" {option.details}"
+    if option.required:
+        return f"{text} [required]"
+    return f"{text} [default: {_default(option)}]" if option.show_default else text
 
 
 def _metavar(option: click.Option, ctx: click.Context) -> Iterator[str]:
@@ -141,13 +151,6 @@ def _metavar(option: click.Option, ctx: click.Context) -> Iterator[str]:
         yield "N"
     else:
         yield option.make_metavar(ctx)
-
-
-def _help_text(option: click.Option) -> str:
-    text = option.help or ""
-    if option.required:
-        return f"{text} [required]"
-    return f"{text} [default: {_default(option)}]" if option.show_default else text
 
 
 def _default(option: click.Option) -> str:

@@ -57,7 +57,7 @@ _SERVING = (
         default=_DEFAULTS.prefetch,
         show_default="yes",
         help="Fetch the rest in the background.",
-        details="And verify it. --no-prefetch: fetch from a registry only what is read, and do not verify the rest.",
+        details="Then verify published indexes. --no-prefetch: fetch only what is read, and verify no more than that.",
     ),
     _option("--prefetch-rate", type=Size(), help="Limit that to SIZE bytes per second."),
     _option(
@@ -66,13 +66,18 @@ _SERVING = (
         metavar="FILE",
         show_default="in the runtime directory",
         help="Error log.",
-        details="By default ocifs.log in the runtime directory; with --foreground, standard error.",
+        details="Its name is ocifs.log there. With --foreground the default is standard error.",
     ),
 )
 
 
 _EXPOSING = (
-    _option("--replace", is_flag=True, help="Unmount what ocifs mounted there first.", details="Be it alive or dead."),
+    _option(
+        "--replace",
+        is_flag=True,
+        help="Unmount what ocifs mounted there first.",
+        details="Be it live or dead. Mounts in use, or of other programs, stay.",
+    ),
     _option("--allow-other", is_flag=True, help="Let other users access the mount."),
     _option("--suid", is_flag=True, help="Honour setuid and file capabilities (root only)."),
     _option("--dev", is_flag=True, help="Honour device nodes (root only)."),

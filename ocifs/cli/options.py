@@ -77,8 +77,9 @@ _DOCUMENT_OPTIONS = (
         "--platform",
         type=PlatformType(),
         metavar="OS/ARCH",
-        help="Platform of the image. [default: this machine's]",
-        details="In full OS/ARCH[/VARIANT]. An image for another platform is refused.",
+        show_default="this machine's",
+        help="Platform of the image.",
+        details="The full form is OS/ARCH[/VARIANT]. An image for another platform is refused.",
     ),
     _option(
         "--limit",
@@ -88,7 +89,7 @@ _DOCUMENT_OPTIONS = (
         multiple=True,
         envvar="OCIFS_LIMITS",
         help="Set a resource limit; `--limit help` lists them.",
-        details="E.g. entries=9000000; repeatable. A layer in the cache passed the limits when it was indexed.",
+        details="Repeatable, as in --limit entries=9000000 --limit layers=900. See LIMITS in ocifs(1).",
     ),
     _cache_dir(_ImageOption),
     _option(
@@ -105,8 +106,9 @@ _DOCUMENT_OPTIONS = (
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
         envvar="REGISTRY_AUTH_FILE",
-        help="Credentials file. [default: podman's, docker's]",
-        details=("By default, those of `podman login` and `docker login`, including their credential helpers."),
+        show_default="podman's, docker's",
+        help="Credentials file.",
+        details="The default is what `podman login` and `docker login` wrote, including their credential helpers.",
     ),
     _option(
         "--creds",
@@ -121,7 +123,7 @@ _DOCUMENT_OPTIONS = (
         metavar="DIR",
         help="CAs and client certificates for the registry.",
         details=(
-            "CAs are *.crt, client certificates *.cert with *.key. Default: HOST[:PORT] below "
+            "CAs are *.crt, client certificates *.cert with *.key. The default is HOST[:PORT] below "
             "~/.config/containers/certs.d, /etc/containers/certs.d or /etc/docker/certs.d."
         ),
     ),
@@ -131,21 +133,21 @@ _DOCUMENT_OPTIONS = (
         metavar="true|false",
         help="false: any certificate, or plain HTTP.",
         details=(
-            "true accepts neither, even if registries.conf or a loopback address would allow it. Default: true, or as "
-            "in registries.conf."
+            "true accepts neither, even if registries.conf or a loopback address would allow it. The default "
+            "is true, or what registries.conf says."
         ),
     ),
     _option(
         "--allow-foreign-urls",
         is_flag=True,
         help="Fetch missing layers from URLs in the manifest.",
-        details="Only foreign (nondistributable) layers that the registry lacks.",
+        details="Only for foreign (nondistributable) layers that the registry lacks.",
     ),
     _option(
         "--trust-index/--no-trust-index",
         default=_DEFAULTS.trust_index,
         help="Use a published index before it is verified.",
-        details="Default: use it for a tag; for a digest, only an index that the manifest names; with --strict, none.",
+        details="By default for a tag; for a digest only an index that the manifest names; with --strict none.",
     ),
     _option(
         "--toc",
@@ -175,7 +177,7 @@ _STRICT = _option(
     is_flag=True,
     envvar="OCIFS_STRICT",
     help="Treat warnings as errors.",
-    details="Including those recorded when the image was indexed.",
+    details="This includes warnings recorded when the image was indexed.",
 )
 
 

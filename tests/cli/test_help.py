@@ -89,8 +89,9 @@ def test_the_help_of_a_command(ocifs: Run, context: click.Context) -> None:
     assert max(map(len, text.splitlines())) <= 80
     summary = context.command.get_short_help_str()
     assert context.command is cli or (summary[0].isupper() and summary.endswith("."))
-    for _, help_text in [row for rows in option_sections(context.command, context).values() for row in rows]:
-        assert help_text[0].isupper() or help_text.split(":")[0].islower()
+    for option in [each for options in option_sections(context.command, context).values() for each in options]:
+        assert option.help
+        assert option.help[0].isupper() or option.help.partition(":")[0].islower(), option.name
     if SHARED in text:
         assert text.index("\nOptions:") < text.index(f"\n{SHARED}:")
         assert "--cache-dir" not in text[: text.index(SHARED)]
