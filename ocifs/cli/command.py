@@ -5,6 +5,7 @@ environment variables with defaults. Text after a form feed in a docstring, and 
 man page only.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -67,9 +68,18 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A command with subcommands of class `Command`."""
+    """A command with subcommands of class `Command`, listed in the order of their definition."""
 
     command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the subcommands."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the names and summaries of the subcommands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary(command)) for name, command in self.commands.items()])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the subcommands, and the options after them."""
@@ -85,6 +95,11 @@ def command(
 ) -> Callable[[Callable[..., Any]], Command]:
     """Make a function a command of `ocifs.cli.verbs`, which states its summary."""
     return click.command(name, cls=Command, epilog=epilog, context_settings=context_settings)
+
+
+def summary(command: click.Command) -> str:
+    """Return the summary of a command, else the first paragraph of its help."""
+    return command.short_help or " ".join(inspect.cleandoc(command.help or "").partition("\n\n")[0].split())
 
 
 def write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -106,12 +121,16 @@ def write_options(command: click.Command, ctx: click.Context, formatter: click.H
 
 
 def option_sections(command: click.Command, ctx: click.Context) -> dict[str | None, list[click.Option]]:
-    """Return the options that are not hidden, by heading; None: the command's own, first."""
-    sections: dict[str | None, list[click.Option]] = {None: []}
+    """Return the options that are not hidden, by heading; None: the command's own, first.
+
+    The groups follow from the innermost to the outermost decorator.
+    """
+    sections: dict[str | None, list[click.Option]] = {}
     for each in command.get_params(ctx):
         if isinstance(each, click.Option) and not each.hidden:
             sections.setdefault(each.group.heading if isinstance(each, GroupedOption) else None, []).append(each)
-    return sections
+    own = sections.pop(None, [])
+    return {None: own, **dict(reversed(sections.items()))}
 
 
 def option_term(option: click.Option, ctx: click.Context) -> str:

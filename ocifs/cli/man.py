@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from ocifs.cli.command import environment, help_text, option_sections, option_term
+from ocifs.cli.command import environment, help_text, option_sections, option_term, summary
 from ocifs.cli.verbs import VERBS, cli
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.version import __version__
@@ -57,10 +57,10 @@ def _title(context: click.Context) -> str:
 def _page(context: click.Context) -> Iterator[str]:
     command = context.command
     text, examples = _split_examples(inspect.cleandoc(command.help or ""))
-    summary = command.short_help or text.partition("\n")[0]
+    short = summary(command)
     yield f'.TH {_title(context).upper()} 1 "" "ocifs {__version__}" "ocifs manual"'
     yield ".SH NAME"
-    yield f"{_escape(_title(context))} \\- {_escape(summary[:1].lower() + summary[1:].rstrip('.'))}"
+    yield f"{_escape(_title(context))} \\- {_escape(short[:1].lower() + short[1:].rstrip('.'))}"
     yield ".SH SYNOPSIS"
     yield f".B {_escape(context.command_path)}"
     yield _line(" ".join(command.collect_usage_pieces(context)))
@@ -71,7 +71,7 @@ def _page(context: click.Context) -> Iterator[str]:
         yield from _groups()
     else:
         for child in _subcommands(context):
-            yield from _entry(f"\\fB{_escape(_title(child))}\\fR(1)", child.command.get_short_help_str())
+            yield from _entry(f"\\fB{_escape(_title(child))}\\fR(1)", summary(child.command))
     yield from _options(context)
     if variables := environment(command):
         yield ".SH ENVIRONMENT"

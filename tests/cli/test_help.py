@@ -1,5 +1,6 @@
 """Help and usage errors, of every command, in this process."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import click
 import pytest
 
 import ocifs as package
-from ocifs.cli.command import environment, option_sections
+from ocifs.cli.command import environment, option_sections, summary
 from ocifs.cli.verbs import VERBS, cli, run
 from ocifs.limits import DEFAULT_LIMITS, Limits
 
@@ -87,8 +88,7 @@ def test_the_help_of_a_command(ocifs: Run, context: click.Context) -> None:
     if "-h" in context.command.get_help_option_names(context):
         assert ocifs(f"{words} -h").out == text
     assert max(map(len, text.splitlines())) <= 80
-    summary = context.command.get_short_help_str()
-    assert context.command is cli or (summary[0].isupper() and summary.endswith("."))
+    assert re.fullmatch(r"[A-Z].*\.", summary(context.command))
     for option in [each for options in option_sections(context.command, context).values() for each in options]:
         assert option.help
         assert option.help[0].isupper() or option.help.partition(":")[0].islower(), option.name
