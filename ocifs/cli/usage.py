@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import click
 from click.core import ParameterSource
 
+from ocifs.cli.habits import INSTEAD
 from ocifs.errors import printable_path
 
 
@@ -29,7 +30,8 @@ def _message(error: click.UsageError) -> str:
         case click.NoSuchOption():
             return f"no such option: {error.option_name}{_did_you_mean(error.option_name, _options(error.ctx))}"
         case click.exceptions.NoSuchCommand():
-            return f"no such command: {error.command_name}{_did_you_mean(error.command_name, _commands(error.ctx))}"
+            instead = f": {INSTEAD[name]}" if (name := error.command_name) in INSTEAD and _is_top(error.ctx) else None
+            return f"no such command: {name}{instead or _did_you_mean(name, _commands(error.ctx))}"
         case click.MissingParameter():
             return f"missing {error.param_type or _kind(error.param)} {_name(error)}"
         case click.BadParameter():
@@ -67,6 +69,10 @@ def _options(ctx: click.Context | None) -> list[str]:
 
 def _commands(ctx: click.Context | None) -> list[str]:
     return ctx.command.list_commands(ctx) if ctx and isinstance(ctx.command, click.Group) else []
+
+
+def _is_top(ctx: click.Context | None) -> bool:
+    return ctx is not None and ctx.parent is None
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

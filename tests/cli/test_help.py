@@ -9,6 +9,7 @@ import pytest
 
 import ocifs as package
 from ocifs.cli.command import environment, option_sections, summary
+from ocifs.cli.habits import INSTEAD
 from ocifs.cli.verbs import VERBS, cli, run
 from ocifs.limits import DEFAULT_LIMITS, Limits
 
@@ -146,6 +147,9 @@ def test_limit_help_lists_the_limits_without_an_image(ocifs: Run) -> None:
         ("moutn a b", "no such command: moutn: did you mean mount or umount or mounts?"),
         ("lss", "no such command: lss: did you mean ls?"),
         ("xyzzy", "no such command: xyzzy"),
+        ("manifest a", "no such command: manifest: use `ocifs inspect --raw IMAGE`"),
+        ("unpack a b", "no such command: unpack: use `ocifs export IMAGE --to-dir DIR`"),
+        ("cache pull", "no such command: pull"),
         ("cache purge", "no such command: purge: did you mean prune?"),
         ("help moun", "no such command: moun: did you mean mount or umount or mounts?"),
         ("help ls x", "ocifs ls has no command 'x'"),
@@ -202,3 +206,7 @@ def test_a_wrong_value_is_one_line_that_names_its_origin(
     assert (status, out) == (2, "")
     assert err.startswith(f"ocifs: {message}")
     assert err.count("\n") == 1
+
+
+def test_no_command_is_refused_with_an_alternative() -> None:
+    assert INSTEAD.keys().isdisjoint(name for verbs in VERBS.values() for name in verbs)
