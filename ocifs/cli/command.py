@@ -91,10 +91,10 @@ class Group(click.Group):
 
 
 def command(
-    name: str | None = None, *, epilog: str | None = None, context_settings: dict[str, Any] | None = None
+    *, epilog: str | None = None, context_settings: dict[str, Any] | None = None
 ) -> Callable[[Callable[..., Any]], Command]:
     """Make a function a command of `ocifs.cli.verbs`, which states its summary."""
-    return click.command(name, cls=Command, epilog=epilog, context_settings=context_settings)
+    return click.command(cls=Command, epilog=epilog, context_settings=context_settings)
 
 
 def summary(command: click.Command) -> str:
@@ -137,9 +137,8 @@ def option_term(option: click.Option, ctx: click.Context) -> str:
     """Return the names of an option, the short ones first, with its metavar: `-f, --file FILE`, `--[no-]prefetch`."""
     names = sorted(option.opts, key=lambda name: name.startswith("--"))
     if option.secondary_opts:
-        (no,) = option.secondary_opts
-        both = f"--no-{names[-1][2:]}" == no
-        names[-1] = f"--[no-]{names[-1][2:]}" if both else f"{names[-1]} / {no}"
+        yes, no = names[-1], option.secondary_opts[-1]
+        names[-1] = f"--[no-]{yes[2:]}" if no == f"--no-{yes[2:]}" else f"{yes} / {no}"
     return " ".join([", ".join(names), *_metavar(option, ctx)])
 
 

@@ -188,6 +188,7 @@ def test_wrong_usage_is_shown_with_the_right_one(ocifs: Run, line: str, message:
         ("ls a", {"OCIFS_LIMITS": "entries=5 colour=1"}, "OCIFS_LIMITS: 'colour' is not a limit"),
         ("ls a", {"OCIFS_CACHE_DIR": "/etc/passwd"}, "OCIFS_CACHE_DIR: directory '/etc/passwd' is a file"),
         ("ls a", {"REGISTRY_AUTH_FILE": "/"}, "REGISTRY_AUTH_FILE: file '/' is a directory"),
+        ("ls a", {"OCIFS_LIMITS": "help"}, "OCIFS_LIMITS: 'help' is not a limit"),
         ("ls --limit colour=1 a", {"OCIFS_LIMITS": "x"}, "--limit: 'colour' is not a limit; --limit help lists them"),
         ("ls --limit entries=many a", {}, "--limit: 'many' is not a number; write entries=5000000 or entries=64MiB"),
         ("ls --platform linux a", {}, "--platform: malformed platform 'linux'"),
