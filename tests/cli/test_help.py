@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import click
@@ -152,7 +153,6 @@ def test_limit_help_lists_the_limits_without_an_image(ocifs: Run) -> None:
         ("cache pull", "no such command: pull"),
         ("cache purge", "no such command: purge: did you mean prune?"),
         ("help moun", "no such command: moun: did you mean mount or umount or mounts?"),
-        ("help ls x", "ocifs ls has no command 'x'"),
         ("--verison", "no such option: --verison: did you mean --version?"),
         ("ls --jsn x", "no such option: --jsn: did you mean --json?"),
         (
@@ -207,6 +207,18 @@ def test_a_wrong_value_is_one_line_that_names_its_origin(
     assert (status, out) == (2, "")
     assert err.startswith(f"ocifs: {message}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("help ls x", "ocifs ls has no command 'x'"),
+        ("export image", "use exactly one of --to-dir, --to-tar and --to-erofs"),
+        ("ls --layer 0 --only-layer 0 image", "--layer and --only-layer exclude each other"),
+    ],
+)
+def test_what_a_command_itself_refuses_is_one_line(ocifs: Run, tmp_path: Path, line: str, message: str) -> None:
+    assert ocifs(line, OCIFS_CACHE_DIR=str(tmp_path / "cache")) == (2, "", f"ocifs: {message}\n")
 
 
 def test_no_command_is_refused_with_an_alternative() -> None:
