@@ -26,7 +26,7 @@ class OptionGroup(NamedTuple):
     build: Callable[[dict[str, Any]], object]
     """Makes the value from those of the options, by their names."""
     heading: str | None
-    """Heading in the help; None: among the command's own options."""
+    """Heading in the help; None: among the command's own options. One value may have options under several headings."""
 
 
 class Option(click.Option):
@@ -48,8 +48,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> object:
         """Build the value of each group, and run the command."""
-        for group, options in self._grouped().items():
-            ctx.params[group.keyword] = group.build({option.name: ctx.params.pop(option.name) for option in options})
+        for keyword, options in self._grouped().items():
+            values = {option.name: ctx.params.pop(option.name) for option in options}
+            ctx.params[keyword] = options[0].group.build(values)
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -59,11 +60,11 @@ class Command(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write nothing: the epilog comes among the options."""
 
-    def _grouped(self) -> dict[OptionGroup, list[click.Option]]:
-        groups: dict[OptionGroup, list[click.Option]] = {}
+    def _grouped(self) -> dict[str, list[GroupedOption]]:
+        groups: dict[str, list[GroupedOption]] = {}
         for each in self.params:
             if isinstance(each, GroupedOption):
-                groups.setdefault(each.group, []).append(each)
+                groups.setdefault(each.group.keyword, []).append(each)
         return groups
 
 

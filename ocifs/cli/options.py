@@ -54,12 +54,21 @@ cache_dir_option = _cache_dir(click.Option)
 
 
 def _options(values: dict[str, Any]) -> Options:
-    """Gather the values of the options; open the cache, with a warning on stderr if it cannot be used."""
+    """Gather the values of the options; open the cache, with a warning on stderr if it cannot be used.
+
+    Raises:
+        UsageError: --layer and --only-layer are both set.
+    """
+    layer, only_layer = values.pop("layer", None), values.pop("only_layer", None)
+    if layer is not None and only_layer is not None:
+        raise click.UsageError("--layer and --only-layer exclude each other")
     directory = values.pop("cache_dir") or default_directory()
     return Options(
         store=Store(directory, max_size=values.pop("max_cache_size"), warn=warn),
         limits=replace(DEFAULT_LIMITS, **dict(values.pop("limits"))),
         access=Access(**{name: values.pop(name) for name in Access.__struct_fields__ if name in values}),
+        layer=layer if only_layer is None else only_layer,
+        changes_only=only_layer is not None,
         warn=warn,
         **values,
     )
@@ -181,6 +190,23 @@ _STRICT = _option(
 )
 
 
+class _ViewOption(_ImageOption):
+    group = _ImageOption.group._replace(heading=None)
+
+
+_LAYER = click.option(
+    "--layer", cls=_ViewOption, type=int, metavar="N", help="Show the image as of layer N (0: base, -1: top)."
+)
+_ONLY_LAYER = click.option(
+    "--only-layer",
+    cls=_ViewOption,
+    type=int,
+    metavar="N",
+    help="Show only what layer N changes.",
+    details="Whiteouts are shown as files of their own type.",
+)
+
+
 def document_options(command: F) -> F:
     """Add the options of every command that opens an image; the command receives them as one `Options`."""
     for add in reversed(_DOCUMENT_OPTIONS):
@@ -251,24 +277,20 @@ def one_path(image: str, path: str | None) -> tuple[str, str]:
     return image, inside or path or "/"
 
 
-def view_options(command: F) -> F:
-    """Add the options of every command that shows an image, with IMAGE; the command receives them as one `View`."""
+def merged_view_options(command: F) -> F:
+    """Add IMAGE and the options of every command that shows merged layers; the command receives them as one `View`."""
 
     @functools.wraps(command)
-    def with_view(image: str, options: Options, layer: int | None, only_layer: int | None, **others: object) -> object:
+    def with_view(image: str, options: Options, **others: object) -> object:
         from ocifs.sources.reference import split_path
 
-        if layer is not None and only_layer is not None:
-            raise click.UsageError("--layer and --only-layer exclude each other")
-        changes_only = only_layer is not None
-        viewed = replace(options, layer=only_layer if changes_only else layer, changes_only=changes_only)
-        return command(View(*split_path(image), viewed), **others)
+        return command(View(*split_path(image), options), **others)
 
-    for add in (
-        click.argument("image", metavar="IMAGE[:/PATH]"),
-        click.option("--only-layer", type=int, metavar="N", help="Show only what layer N changes."),
-        click.option("--layer", type=int, metavar="N", help="Show the image as of layer N (0: base, -1: top)."),
-        image_options,
-    ):
+    for add in (click.argument("image", metavar="IMAGE[:/PATH]"), _LAYER, image_options):
         with_view = add(with_view)
     return with_view  # type: ignore[return-value] # click calls it with other parameters
+
+
+def view_options(command: F) -> F:
+    """Add `merged_view_options`, and the option to show the changes of one layer instead."""
+    return merged_view_options(_ONLY_LAYER(command))
