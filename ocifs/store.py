@@ -29,6 +29,9 @@ from ocifs.trusted_directory import TrustedDirectory, is_own_file
 DEFAULT_MAX_SIZE = 10 << 30
 """Size of the directory in bytes above which the store evicts least recently used entries."""
 
+SYSTEM_DIRECTORY = Path("/var/cache/ocifs")
+"""The default cache directory of root without HOME."""
+
 _CHECK_SIZE = 1 << 20
 
 _MFD_NOEXEC_SEAL = 0x8  # linux/memfd.h
@@ -46,7 +49,9 @@ _NAME = re.compile(r"[a-z][a-z-]*\d+-(?:[a-z0-9]+-)+[0-9a-f]{64,128}(?:-\d+)?(?:
 
 
 def default_directory() -> Path:
-    """Return the default cache directory, `$XDG_CACHE_HOME/ocifs`."""
+    """Return the default cache directory, `$XDG_CACHE_HOME/ocifs`; for root without HOME, as at boot, the system's."""
+    if os.geteuid() == 0 and not (os.environ.get("HOME") or os.environ.get("XDG_CACHE_HOME")):
+        return SYSTEM_DIRECTORY
     import platformdirs
 
     return platformdirs.user_cache_path("ocifs")

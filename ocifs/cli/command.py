@@ -92,10 +92,10 @@ class Group(click.Group):
 
 
 def command(
-    *, epilog: str | None = None, context_settings: dict[str, Any] | None = None
+    *, epilog: str | None = None, context_settings: dict[str, Any] | None = None, cls: type[Command] = Command
 ) -> Callable[[Callable[..., Any]], Command]:
     """Make a function a command of `ocifs.cli.verbs`, which states its summary."""
-    return click.command(cls=Command, epilog=epilog, context_settings=context_settings)
+    return click.command(cls=cls, epilog=epilog, context_settings=context_settings)
 
 
 def summary(command: click.Command) -> str:

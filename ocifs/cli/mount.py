@@ -2,49 +2,70 @@
 
 import os
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 from msgspec.structs import replace
 
-from ocifs.cli.command import command
+from ocifs.cli.command import Option, command
+from ocifs.cli.fstab_options import MountCommand
 from ocifs.cli.mount_options import mount_options
 from ocifs.cli.options import image_options, json_option, open_image, tell
-from ocifs.errors import printable_path
+from ocifs.errors import MountError, printable_path
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint
+from ocifs.mount.new_mountpoint import new_mountpoint
 from ocifs.mount.options import MountOptions
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, ListedMount, list_mounts, runtime_directory
 from ocifs.mount.unmount import is_bundle, unmount_bundle, unmount_image
 from ocifs.options import Options
 from ocifs.report.text import local_time, table
+from ocifs.service.notify import notify
 from ocifs.sources.reference import parse_reference
 
 if TYPE_CHECKING:
     from ocifs.mount.job import MountReply
 
 
-@command()
+@command(cls=MountCommand)
 @image_options
 @mount_options
+@click.option(
+    "-o",
+    "--options",
+    "fstab_options",
+    multiple=True,
+    metavar="LIST",
+    expose_value=False,
+    help="Mount options, as in fstab: noexec,allow_other.",
+    cls=Option,
+    details="Any other option as KEY[=VALUE], too. Those that concern only mount(8) or writing have no effect.",
+)
+@click.option("--keep", is_flag=True, help="Succeed if IMAGE is mounted there already.")
+@click.option("--remount", is_flag=True, hidden=True)
 @click.option("--foreground", "-f", is_flag=True, help="Serve from this process until unmounted.")
 @click.option("--verbose", "-v", is_flag=True, help="Report the indexes used, the engine, and why.")
 @click.argument("image")
-@click.argument("mountpoint", type=click.Path(path_type=str))
+@click.argument("mountpoint", type=click.Path(path_type=str), required=False)
 @click.pass_obj
 def mount(
     daemon: Daemon,
     image: str,
-    mountpoint: str,
+    mountpoint: str | None,
     options: Options,
     mounting: MountOptions,
+    keep: bool,
+    remount: bool,
     foreground: bool,
     verbose: bool,
 ) -> None:
     """Mount IMAGE read-only on the empty directory MOUNTPOINT, without unpacking.
+
+    Without MOUNTPOINT, create one in the runtime directory, and print it; `ocifs umount` removes it.
 
     \b
     Try:  ocifs mount ./debian:latest /mnt
@@ -59,6 +80,9 @@ def mount(
     if foreground:
         daemon.kill()
     with ExitStack() as stack:
+        where = stack.enter_context(new_mountpoint(image)) if mountpoint is None else mountpoint
+        if (keep or remount) and _keeps(image, where, options, mounting, remount=remount):
+            return
         from ocifs.mount.job import Job, MountReply
         from ocifs.mount.job import mount as mount_by
 
@@ -73,22 +97,41 @@ def mount(
             ("the runtime directory", str(runtime)),
             *([("the log", log)] if log else []),
         ]
-        real = check_mountpoint(mountpoint, keep_visible, cache, replace=mounting.replace)
+        real = check_mountpoint(where, keep_visible, cache, replace=mounting.replace)
         opened = stack.enter_context(open_image(image, replace(options, tell=tell) if verbose else options))
         job = Job.of(opened, real, replace(mounting, log=log))
         if not foreground:
             reply = mount_by(daemon, job)
             if verbose:
                 click.echo(_mounted_by(reply), err=True)
+            if mountpoint is None:
+                click.echo(where)
             return
         from ocifs.mount.daemon import serve
 
         def mounted(reply: MountReply) -> None:
             if verbose:
                 click.echo(_mounted_by(reply), err=True)
-            click.echo(f"{printable_path(mountpoint)}: mounted until interrupted", err=True)
+            if mountpoint is None:
+                click.echo(where)
+            click.echo(f"{printable_path(where)}: mounted until interrupted", err=True)
+            notify("READY=1")
 
-        serve(job, mounted)
+        serve(job, mounted, ending=partial(notify, "STOPPING=1"))
+
+
+def _keeps(image: str, mountpoint: str, options: Options, mounting: MountOptions, *, remount: bool) -> bool:
+    """Whether IMAGE is mounted already. Raises MountError for a remount if it is not."""
+    from ocifs.cli.keeping import is_mounted
+
+    if is_mounted(image, real_mountpoint(mountpoint), options, mounting):
+        return True
+    if remount:
+        raise MountError(
+            f"cannot remount {printable_path(mountpoint)}: {printable_path(image)} is not mounted there, or its daemon "
+            "is dead: mount it, with --replace if another image is there"
+        )
+    return False
 
 
 def _mounted_by(reply: "MountReply") -> str:

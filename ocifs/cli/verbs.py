@@ -62,6 +62,7 @@ VERBS = {
     "Maintain": {
         "index": Verb("index", "Index an image ahead of time."),
         "cache": Verb("cache", "Inspect or clean the cache."),
+        "setup-mount": Verb("setup_mount", "Let mount(8) and fstab mount images."),
         "completion": Verb("completion", "Print a completion script for a shell."),
         "help": Verb("help", "Show the help of a command."),
     },
@@ -108,7 +109,9 @@ class _Verbs(Group):
         verb = _ALL_VERBS.get(cmd_name)
         if verb is None:
             return None
-        command: click.Command = getattr(importlib.import_module(f"ocifs.cli.{verb.module}"), cmd_name)
+        command: click.Command = getattr(
+            importlib.import_module(f"ocifs.cli.{verb.module}"), cmd_name.replace("-", "_")
+        )
         command.short_help = verb.summary
         return command
 

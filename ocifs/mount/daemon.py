@@ -29,6 +29,7 @@ from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.job import Job, MountReply, receive_job
 from ocifs.mount.lock import locked
 from ocifs.mount.mountpoint import check_free
+from ocifs.mount.new_mountpoint import remove_mountpoint
 from ocifs.mount.rate_limited_log import OneLineFormatter, log_failure
 from ocifs.mount.record import LOG, LayerRecord, MountRecord, recorded, runtime_directory, to_json
 from ocifs.mount.unmount import replace_mount
@@ -65,6 +66,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _answer(connection: socket.socket, reply: MountReply) -> None:
+    # Not earlier: autofs lets only the process group of automount(8) or systemd mount on its directories, and all other
+    # processes wait for that mount.
+    with contextlib.suppress(PermissionError):  # it leads one
+        os.setsid()
     connection.sendall(to_json(reply))
     connection.close()
     null = os.open(os.devnull, os.O_RDWR)  # release the file that the command reads stderr from
@@ -81,8 +86,8 @@ def _reportable(error: Exception) -> OcifsError:
     raise error
 
 
-def serve(job: Job, answer: Callable[[MountReply], None]) -> None:
-    """Mount, `answer` how, and serve until unmounted.
+def serve(job: Job, answer: Callable[[MountReply], None], ending: Callable[[], None] = lambda: None) -> None:
+    """Mount, `answer` how, and serve until unmounted; call `ending` before the unmounting.
 
     Raises:
         MountError: Mounting failed; nothing is left behind.
@@ -102,6 +107,7 @@ def serve(job: Job, answer: Callable[[MountReply], None]) -> None:
             ExitStack() as stack,
         ):
             engine, device, reason = _mount(rootfs, job)
+            stack.callback(remove_mountpoint, job.mountpoint)
             stack.callback(engine.close)
             record = _record(job, rootfs, engine, device, reason)
             write(record)
@@ -112,6 +118,7 @@ def serve(job: Job, answer: Callable[[MountReply], None]) -> None:
                 stack.enter_context(in_background(rootfs, job.options.prefetch_rate, report))
             lock.close()
             engine.serve(stop, partial(answer, MountReply(engine=engine.name, reason=reason)))
+            ending()
 
 
 def _mount(rootfs: Rootfs, job: Job) -> tuple[Engine, str | None, str | None]:

@@ -118,6 +118,7 @@ class ErofsEngine:
         attributes = syscalls.MOUNT_ATTR_RDONLY
         attributes |= 0 if self._job.options.suid else syscalls.MOUNT_ATTR_NOSUID
         attributes |= 0 if self._job.options.dev else syscalls.MOUNT_ATTR_NODEV
+        attributes |= 0 if self._job.options.exec else syscalls.MOUNT_ATTR_NOEXEC
         erofs = syscalls.new_mount("erofs", {"source": self._source}, attributes)
         if self._rootfs.tree.has_xattrs:
             _check_xattrs(erofs)

@@ -79,6 +79,7 @@ class FuseEngine:
             f"subtype={FSTYPE.partition('.')[2]}",
             "suid" if job.options.suid else "nosuid",
             "dev" if job.options.dev else "nodev",
+            "exec" if job.options.exec else "noexec",
         }
         return options | {"allow_other"} if job.options.allow_other else options
 

@@ -48,6 +48,11 @@ class MountEntry(NamedTuple):
         return source if _DIGEST.fullmatch(source) else None
 
     @property
+    def is_automount(self) -> bool:
+        """Whether it only waits for a first access, upon which automount(8) or systemd mounts on top of it."""
+        return self.fstype == "autofs"
+
+    @property
     def _owner(self) -> int | None:
         """The uid that mounted it, if it has the type and source of a mount by ocifs."""
         if self.fstype == FSTYPE:

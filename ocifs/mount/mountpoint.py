@@ -27,7 +27,7 @@ def check_mountpoint(
     """
     real = real_mountpoint(path)
     shown = printable_path(path)
-    mounted = mount_at(real)
+    mounted = _occupant(real)
     if mounted and not (mounted.digest and replace):
         raise _occupied(mounted, shown)
     _check_visible(real, shown, keep_visible, cache)
@@ -38,9 +38,15 @@ def check_mountpoint(
 
 def check_free(real: str, shown: str) -> None:
     """Check that nothing is mounted on a real path, and that it can be mounted on. Raises MountError."""
-    if mounted := mount_at(real):
+    if mounted := _occupant(real):
         raise _occupied(mounted, shown)
     _check_directory(real, shown)
+
+
+def _occupant(real: str) -> MountEntry | None:
+    """Return the topmost mount on a real path, unless it is an automount, which waits for a mount on top of it."""
+    mounted = mount_at(real)
+    return None if mounted is None or mounted.is_automount else mounted
 
 
 def _occupied(mounted: MountEntry, shown: str) -> MountError:

@@ -28,5 +28,7 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Whether setuid, setgid and file capabilities have effect."""
     dev: bool = False
     """Whether device nodes have effect."""
+    exec: bool = True
+    """Whether programs may be executed."""
     replace: bool = False
     """Whether to unmount what ocifs has mounted there first."""

@@ -39,7 +39,6 @@ class Daemon:
                 stderr=self._output,
                 cwd="/",
                 pass_fds=(theirs.fileno(),),
-                start_new_session=True,
                 env=os.environ | _ENVIRONMENT,
             )
         self.has_job = False

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 from ocifs.errors import MountError, printable_path
 from ocifs.mount.mountinfo import mount_at, mount_table, unmount, users_elsewhere
+from ocifs.mount.new_mountpoint import remove_mountpoint
 from ocifs.mount.overlay import mounts_of_bundle, unmount_overlay
 from ocifs.mount.record import ListedMount, list_mounts, watch_exit
 
@@ -28,6 +29,7 @@ def unmount_image(mountpoint: str, *, lazy: bool, patience: float = 0.0) -> None
         for each, has_ended in () if lazy else daemons:
             _wait(each, has_ended)
     list_mounts()  # removes the records of daemons that have exited
+    remove_mountpoint(mountpoint)
 
 
 def replace_mount(mountpoint: str) -> None:
@@ -38,7 +40,7 @@ def replace_mount(mountpoint: str) -> None:
     Raises:
         MountError: Something else is mounted there as well, or the mount is busy.
     """
-    mounts = [mount for mount in mount_table() if mount.mountpoint == mountpoint]
+    mounts = [mount for mount in mount_table() if mount.mountpoint == mountpoint and not mount.is_automount]
     for other in mounts:
         if other.digest is None:
             raise MountError(
