@@ -43,9 +43,12 @@ if TYPE_CHECKING:
     expose_value=False,
     help="Mount options, as in fstab: noexec,allow_other.",
     cls=Option,
-    details="Any other option as KEY[=VALUE], too. Those that concern only mount(8) or writing have no effect.",
+    details=(
+        "noexec, suid, dev, user; each option above as KEY[=VALUE]; keep: succeed if IMAGE is mounted there already; "
+        "remount: fail if it is not. Options that concern only mount(8), systemd or writing have no effect."
+    ),
 )
-@click.option("--keep", is_flag=True, help="Succeed if IMAGE is mounted there already.")
+@click.option("--keep", is_flag=True, hidden=True)  # both in favour of -o
 @click.option("--remount", is_flag=True, hidden=True)
 @click.option("--foreground", "-f", is_flag=True, help="Serve from this process until unmounted.")
 @click.option("--verbose", "-v", is_flag=True, help="Report the indexes used, the engine, and why.")
@@ -63,16 +66,15 @@ def mount(
     foreground: bool,
     verbose: bool,
 ) -> None:
-    """Mount IMAGE read-only on the empty directory MOUNTPOINT, without unpacking.
-
-    Without MOUNTPOINT, create one in the runtime directory, and print it; `ocifs umount` removes it.
+    """Mount IMAGE read-only, without unpacking, on MOUNTPOINT or a new directory.
 
     \b
     Try:  ocifs mount ./debian:latest /mnt
           ocifs mount --platform linux/arm64 oci-archive:image.tar /mnt
     \f
     The command returns once the mount answers. The first use of an image reads and indexes each layer once; the time
-    of later mounts does not depend on the size of the image.
+    of later mounts does not depend on the size of the image. MOUNTPOINT must be empty. Without it, a new directory
+    in the runtime directory, named after the image, exists as long as the mount; the command prints its path.
     """
     if os.geteuid() and (mounting.suid or mounting.dev):
         raise click.UsageError("--suid and --dev are for root only")

@@ -90,7 +90,7 @@ _EXPOSING = (
     _option("--allow-other", is_flag=True, help="Let other users access the mount."),
     _option("--suid", is_flag=True, help="Honour setuid and file capabilities (root only)."),
     _option("--dev", is_flag=True, help="Honour device nodes (root only)."),
-    _option("--noexec", "exec", flag_value=False, default=_DEFAULTS.exec, help="Let no program be executed."),
+    _option("--noexec", "exec", flag_value=False, default=_DEFAULTS.exec, hidden=True),  # in favour of `-o noexec`
 )
 
 
