@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import click
 
@@ -18,6 +18,7 @@ null_option = click.option("-z", "--null", "null", is_flag=True, help="End lines
 human_option = click.option("-h", "--human-readable", "human", is_flag=True, help="Print sizes with a unit: 1.5K, 20M.")
 colour_option = click.option(
     "--color",
+    "--colour",
     "colour",
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
@@ -43,9 +44,14 @@ class Output(NamedTuple):
         return line if self.null else b"\t".join(map(shown_name, line.split(b"\t")))
 
     @property
+    def is_coloured(self) -> bool:
+        """Whether to print in colour."""
+        return self.colour == "always" or (self.colour == "auto" and _wants_colour())
+
+    @property
     def paint(self) -> Paint:
         """Colours names."""
-        if self.colour == "always" or (self.colour == "auto" and _wants_colour()):
+        if self.is_coloured:
             from ocifs.report.colour import painter
 
             return painter(os.environ.get("LS_COLORS", ""))
@@ -60,6 +66,18 @@ class Output(NamedTuple):
         end = b"\0" if self.null else b"\n"
         sys.stdout.buffer.writelines(line + end for line in lines)
         sys.stdout.buffer.flush()
+
+
+def with_colour_argument(arguments: list[str]) -> list[str]:
+    """Return command-line arguments with a value for each `--color` and `--colour` without one, as in GNU tools."""
+    completed: list[str] = []
+    for place, word in enumerate(arguments):
+        if word == "--":
+            return completed + arguments[place:]
+        follows = arguments[place + 1 : place + 2]
+        bare = word in {"--color", "--colour"} and not set(follows) & set(get_args(ColourWhen))
+        completed.append(f"{word}=auto" if bare else word)
+    return completed
 
 
 def write_bytes(data: bytes) -> None:
