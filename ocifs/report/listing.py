@@ -244,14 +244,14 @@ def size_or_device(inode: Inode, *, human: bool = False) -> str:
 
 def shown_time(nanoseconds: int) -> str:
     """Return a time like `ls --time-style=long-iso`, in the local time zone."""
-    year, month, day, hour, minute, *_ = time.localtime(_seconds(nanoseconds))
+    year, month, day, hour, minute, *_ = time.localtime(whole_seconds(nanoseconds))
     return f"{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}"
 
 
 def _time(nanoseconds: int) -> datetime:
-    return _EPOCH + timedelta(seconds=_seconds(nanoseconds))
+    return _EPOCH + timedelta(seconds=whole_seconds(nanoseconds))
 
 
-def _seconds(nanoseconds: int) -> int:
+def whole_seconds(nanoseconds: int) -> int:
     """Return a time, clamped to the years 1 to 9999."""
     return min(max(nanoseconds // 1_000_000_000, -62_135_500_000), 253_402_200_000)
