@@ -88,13 +88,13 @@ def _text_options(command: F) -> F:
 @null_option
 @colour_option
 @json_option
-@click.argument("first", metavar="IMAGE1")
-@click.argument("second", metavar="IMAGE2")
-@click.argument("path", default="/")
+@click.argument("first", metavar="IMAGE1[:/PATH]")
+@click.argument("second", metavar="IMAGE2[:/PATH]")
+@click.argument("path", required=False)
 def diff(
     first: str,
     second: str,
-    path: str,
+    path: str | None,
     opening: Opening,
     ignored: frozenset[Aspect],
     statistics: bool,
@@ -130,12 +130,14 @@ def diff(
     output = Output(null, colour)
     space: Literal["exact", "amount", "all"] = "all" if all_space else "amount" if space_change else "exact"
     how = Comparison(3 if context is None else context, space, ignore_case, ignore_blank, ignore_cr)
+    first, second, paths = _named(first, second, path)
+    start = os.fsencode(paths[0])
     with failures_not_as_no(), ExitStack() as stack:
         before, after = (stack.enter_context(opening.open(image)).rootfs for image in (first, second))
-        starts = _starts(before, after, path)
+        starts = _starts(before, after, paths)
         # The differences are all known at this point; printing only looks up their details.
         with working("comparing") as progress:
-            found = differences(before, after, starts, os.fsencode(path), ignored, progress)
+            found = differences(before, after, starts, start, ignored, progress)
             texts = Texts(before, after, how, as_text=text)
             found = (each for each in found if not _is_excluded(each.path, exclude))
             found = filter(None, map(texts.without_ignored, found)) if how.ignores else found
@@ -155,7 +157,7 @@ def diff(
             in_full = unified or context is not None
             for each in found:
                 output.lines([changes.difference_line(each, output.show, output.paint)])
-                if in_full or each.path == os.fsencode(path):
+                if in_full or each.path == start:
                     output.lines(_painted(line, output) for line in texts.diff(each, output.show, output.text))
         return NO
 
@@ -165,14 +167,30 @@ def _again(first: Difference, others: Iterator[Difference]) -> Iterator[Differen
     yield from others
 
 
-def _starts(before: Rootfs, after: Rootfs, path: str) -> Starts:
-    """Return the nid of `path` in each tree, following symlinks. Raises NotFoundError if neither has it."""
+def _named(first: str, second: str, path: str | None) -> tuple[str, str, tuple[str, str]]:
+    """Return the images, and the path in each. Raises UsageError."""
+    from ocifs.sources.reference import split_path
+
+    (first, one), (second, other) = split_path(first), split_path(second)
+    if (one, other) == (None, None):
+        return first, second, (path or "/",) * 2
+    if one is None or other is None or path is not None:
+        raise click.UsageError("name a path in both images, as IMAGE1:/PATH IMAGE2:/PATH, or one PATH after them")
+    return first, second, (one, other)
+
+
+def _starts(before: Rootfs, after: Rootfs, paths: tuple[str, str]) -> Starts:
+    """Return the nid of a path in each tree, following symlinks.
+
+    Raises:
+        NotFoundError: Neither tree has the path, or one of two different paths does not exist.
+    """
     found: list[int | None] = []
-    for rootfs in (before, after):
+    for rootfs, path in zip((before, after), paths, strict=True):
         try:
             found.append(rootfs.lookup(path))
         except NotFoundError:
-            if found == [None]:
+            if found == [None] or paths[0] != paths[1]:
                 raise
             found.append(None)
     return found[0], found[1]

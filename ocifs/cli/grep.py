@@ -16,6 +16,7 @@ from ocifs.cli.output import ColourWhen, Output, colour_option, with_colour_argu
 from ocifs.cli.progress import Bars, bars
 from ocifs.cli.unsupported import unsupported
 from ocifs.errors import NotFoundError, printable_path
+from ocifs.image.glob import expand
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.grep import FileNames
 from ocifs.report.grep import grep as search
@@ -178,8 +179,9 @@ def grep(
         selection = Selection(invert, both if before is None else before, both if after is None else after, most)
     grouped = separator is not None and (selection.before or selection.after)
     output = Output(null, colour)
+    searched_paths = view.paths(paths, "/")
     with failures_not_as_no(), view.open() as opened, bars() as drawn:
-        starts, missing = _starts(opened.rootfs, paths or ("/",))
+        starts, missing = _starts(opened.rootfs, searched_paths)
         if missing and not (silent or quiet):
             raise missing
         regex = _compile(source, how)
@@ -231,17 +233,19 @@ def _compile(source: bytes | None, how: Matching) -> Pattern:
         raise click.UsageError(f"PATTERN: {error}{way_out}") from None
 
 
-def _starts(rootfs: Rootfs, paths: Sequence[str]) -> tuple[list[bytes], NotFoundError | None]:
+def _starts(rootfs: Rootfs, paths: Sequence[bytes]) -> tuple[list[bytes], NotFoundError | None]:
     """Return the paths that exist, and the error of the first one that does not."""
-    found = []
+    found: list[bytes] = []
     missing = None
-    for path in map(os.fsencode, paths):
+    for path in paths:
         try:
-            rootfs.lookup(path)
+            expanded = expand(rootfs, [path])
+            for each in expanded:
+                rootfs.lookup(each)
         except NotFoundError as error:
             missing = missing or error
         else:
-            found.append(path)
+            found += expanded
     return found, missing
 
 

@@ -7,7 +7,6 @@ import fnmatch
 import os
 import re
 import stat
-import time
 from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property
@@ -29,9 +28,10 @@ _REGEXTYPES = {
 class Settings:
     """What tests refer to: the image, the time, and the syntax of the regular expressions that follow."""
 
-    def __init__(self, rootfs: Rootfs) -> None:
+    def __init__(self, rootfs: Rootfs, now: int) -> None:
+        """`now` is in nanoseconds since the epoch."""
         self.rootfs = rootfs
-        self.now = time.time_ns()
+        self.now = now
         self._regextype = "python"
 
     @cached_property
