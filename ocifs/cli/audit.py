@@ -5,7 +5,7 @@ import click
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
 from ocifs.cli.options import Opening, Size, image_options, json_option
 from ocifs.cli.output import Output
-from ocifs.cli.progress import indexing
+from ocifs.cli.progress import indexing, working
 from ocifs.errors import InvalidImageError, printable_path
 
 
@@ -23,6 +23,7 @@ from ocifs.errors import InvalidImageError, printable_path
     metavar="PART",
     help="Fail if a larger fraction of the bytes above the base layer is wasted, e.g. 0.1.",
 )
+@click.option("--max-hidden-bytes", type=Size(), metavar="SIZE", help="Fail if more than SIZE bytes are hidden.")
 @json_option
 @click.argument("image")
 def waste(
@@ -33,16 +34,20 @@ def waste(
     fail_under: float | None,
     highest_wasted_bytes: int | None,
     highest_user_wasted_percent: float | None,
+    max_hidden_bytes: int | None,
     as_json: bool,
 ) -> int:
     """Show file data that IMAGE stores but later layers replace or remove.
 
-    Efficiency, wasted bytes, user bytes and the limits are those of dive(1). The exit status is 1 if a limit is
-    violated.
+    Hidden bytes are what a smaller image would not store; --max-hidden-bytes is a limit for them. Efficiency, wasted
+    bytes and user bytes are those of dive(1), as are the other limits. Both numbers can differ much: dive counts all
+    copies of a path that several layers store, also the visible one, but no file of a directory that is removed as a
+    whole. The exit status is 1 if a limit is violated.
 
     \b
     Try:  ocifs waste ./debian:latest
-          ocifs waste --fail-under 0.95 --highest-wasted-bytes 20MB ./debian:latest
+          ocifs waste --max-hidden-bytes 50MiB ./debian:latest
+          ocifs waste --fail-under 0.95 --highest-wasted-bytes 20MiB ./debian:latest
     """
     from ocifs.report.waste import duplicates
     from ocifs.report.waste import waste as find_waste
@@ -53,11 +58,14 @@ def waste(
         lowest_efficiency=fail_under,
         highest_wasted_bytes=highest_wasted_bytes,
         highest_user_wasted=highest_user_wasted_percent,
+        highest_hidden_bytes=max_hidden_bytes,
     )
     with failures_not_as_no(), opening.open(image) as opened:
-        found = find_waste(opened)
-        broken = broken_rules(rules, found.efficiency)
-        same = duplicates(opened.rootfs) if copies else None
+        with working("looking for hidden files") as progress:
+            found = find_waste(opened, progress)
+        broken = broken_rules(rules, found.efficiency, found.hidden_bytes)
+        with working("looking for duplicates") as progress:
+            same = duplicates(opened.rootfs, progress) if copies else None
         output.lines([to_json(found, same, count, broken)] if as_json else waste_lines(found, same, count, output.show))
     for rule in broken:
         click.echo(f"ocifs: {rule}", err=True)

@@ -18,10 +18,10 @@ from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
 
 if TYPE_CHECKING:
     from ocifs.blobs.source import Source
+    from ocifs.cli.progress import LayerBars
     from ocifs.image.opening import Image
     from ocifs.options import Options as ImageOptions
     from ocifs.sources.reference import Reference
-    from ocifs.spec.digest import Digest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -212,9 +212,7 @@ class Opening(NamedTuple):
         """Open the cache; warn on stderr if it cannot be used."""
         return open_store(self.cache_dir, self.max_cache_size)
 
-    def options(
-        self, progress: "Callable[[Digest, int, int], None]", *, layer: int | None = None, changes_only: bool = False
-    ) -> "ImageOptions":
+    def options(self, progress: "LayerBars", *, layer: int | None = None, changes_only: bool = False) -> "ImageOptions":
         """Return the options of the API."""
         from ocifs.options import Options
 
@@ -235,6 +233,7 @@ class Opening(NamedTuple):
             warn=warn,
             tell=tell if self.verbose else lambda message: None,
             progress=progress,
+            downloading=progress.downloading,
         )
 
     def open(self, image: str, *, layer: int | None = None, changes_only: bool = False) -> "Image":

@@ -13,18 +13,17 @@ from ocifs.spec.digest import Digest
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-Layers = Callable[[Digest, int, int], None]
-"""Receives (layer, bytes done, total bytes)."""
-
 _QUIET = 1.0
 """Seconds after the last line of output before the bars come back."""
+_LARGE = 1 << 20
+"""Bytes of a blob whose download gets a bar."""
 
 
 @contextmanager
-def indexing(what: str = "indexing") -> Iterator[Layers]:
-    """Yield a callback that draws a bar for each layer if stderr is a terminal."""
+def indexing(what: str = "indexing") -> "Iterator[LayerBars]":
+    """Yield a callback (layer, bytes done, total bytes) that draws a bar for each layer if stderr is a terminal."""
     with bars() as drawn:
-        yield layers_of(drawn, what)
+        yield LayerBars(drawn, what)
 
 
 @contextmanager
@@ -35,11 +34,6 @@ def working(what: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 exporting = partial(working, "exporting")
-
-
-def layers_of(drawn: "Bars | None", what: str) -> Layers:
-    """Return a callback that draws a bar for each layer."""
-    return lambda layer, done, total: drawn.advance(f"{what} {layer.hex[:12]}", done, total) if drawn else None
 
 
 @contextmanager
@@ -88,3 +82,23 @@ class Bars:
                 self._progress.stop()
             self._hidden = True
             self._back = time.monotonic() + _QUIET
+
+
+class LayerBars:
+    """A bar for each layer. While a layer arrives from a registry, its bar says so: other work on it waits for that."""
+
+    def __init__(self, drawn: Bars | None, what: str) -> None:
+        self._drawn = drawn
+        self._what = what
+        self._arriving: set[Digest] = set()
+
+    def __call__(self, layer: Digest, done: int, total: int) -> None:
+        """Move the bar of a layer."""
+        if self._drawn and layer not in self._arriving:
+            self._drawn.advance(f"{self._what} {layer.hex[:12]}", done, total)
+
+    def downloading(self, blob: Digest, done: int, total: int) -> None:
+        """Move the bar of a download."""
+        if self._drawn and total >= _LARGE:
+            self._arriving.add(blob) if done < total else self._arriving.discard(blob)
+            self._drawn.advance(f"downloading {blob.hex[:12]}", done, total)

@@ -115,7 +115,12 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
         reference = parse_reference(os.fspath(reference))
     with ExitStack() as stack:
         source = open_cached(
-            reference, options.store, options.access, options.limits, follow_links=options.follow_links
+            reference,
+            options.store,
+            options.access,
+            options.limits,
+            follow_links=options.follow_links,
+            downloading=options.downloading,
         )
         stack.callback(source.close)
         resolved = _up_to(resolve_image(source, reference, options.platform), options.layer)
