@@ -273,7 +273,9 @@ def document_options(command: F) -> F:
             trust_index=registry.pop("trust_index", None),
             toc=registry.pop("toc", "use"),
             follow_links=registry.pop("follow_links", False),
-            access=Access(**registry),
+            access=Access(
+                **registry, warn=functools.cache(warn)
+            ),  # each warning once, however many endpoints there are
         )
         return command(opening=opening, **others)
 

@@ -1,6 +1,7 @@
 """Output of lines and names: raw to a program; without control characters and in colour to a terminal."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
@@ -88,6 +89,11 @@ def write_bytes(data: bytes) -> None:
 def shown_name(name: bytes) -> bytes:
     """Return a name for stdout: raw for a program, without control characters for a terminal."""
     return _escaped(name) if sys.stdout.isatty() else name
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that is stdout; None if it is none, and nothing is to be cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _escaped(name: bytes) -> bytes:
