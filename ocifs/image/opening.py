@@ -14,6 +14,7 @@ from ocifs.blobs.caching_source import open_cached
 from ocifs.blobs.source import Source
 from ocifs.errors import NotFoundError
 from ocifs.image.layers import open_layers
+from ocifs.image.names import note_image
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import Trees, refuse_warnings
 from ocifs.indexes.lookup import look_up_indexes, refuse_false_tocs
@@ -136,6 +137,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
                 refuse_warnings(f"layer {of_image.descriptor.digest}", len(warnings), *warnings[:1])
             trees.as_of(len(layers))
         rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
+        note_image(options.store, reference, resolved, trees.subjects)
         return Image(source, resolved, rootfs, trees, stack.pop_all())
 
 
