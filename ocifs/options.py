@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+from ocifs.errors import InvalidImageError
 from ocifs.layer.span_cache import DEFAULT_CAPACITY
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.sources.registry.access import Access
@@ -58,3 +59,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Called with (layer, compressed bytes read, compressed bytes in total) while a layer is indexed."""
     downloading: Callable[[Digest, int, int], None] = ignore
     """Called with (blob, bytes present, bytes in total) while a whole blob is downloaded; from several threads."""
+
+    def complain(self, message: str) -> None:
+        """Call `warn`; with `strict`, raise InvalidImageError instead."""
+        if self.strict:
+            raise InvalidImageError(f"{message}: refused by --strict")
+        self.warn(message)

@@ -1,15 +1,19 @@
 """`ocifs waste` and `verify`: audit an image."""
 
 import click
+from msgspec.structs import replace
 
+from ocifs.cli.command import command
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
-from ocifs.cli.options import Opening, Size, image_options, json_option
+from ocifs.cli.options import image_options, json_option, open_image
 from ocifs.cli.output import Output
 from ocifs.cli.progress import indexing, working
+from ocifs.cli.types import Size
 from ocifs.errors import InvalidImageError, printable_path
+from ocifs.options import Options
 
 
-@click.command(short_help="Show bytes that later layers hide.")
+@command()
 @image_options
 @click.option("-n", "count", type=click.IntRange(min=0), default=20, show_default=True, help="Number of files to list.")
 @click.option("--duplicates", "copies", is_flag=True, help="Also list files with equal content (reads file data).")
@@ -28,7 +32,7 @@ from ocifs.errors import InvalidImageError, printable_path
 @click.argument("image")
 def waste(
     image: str,
-    opening: Opening,
+    options: Options,
     count: int,
     copies: bool,
     fail_under: float | None,
@@ -39,15 +43,16 @@ def waste(
 ) -> int:
     """Show file data that IMAGE stores but later layers replace or remove.
 
-    Hidden bytes are what a smaller image would not store; --max-hidden-bytes is a limit for them. Efficiency, wasted
-    bytes and user bytes are those of dive(1), as are the other limits. Both numbers can differ much: dive counts all
-    copies of a path that several layers store, also the visible one, but no file of a directory that is removed as a
-    whole. The exit status is 1 if a limit is violated.
+    A smaller image would not store the hidden bytes; --max-hidden-bytes limits them. Efficiency and wasted bytes are
+    those of dive(1), and differ. The exit status is 1 if a limit is violated.
 
     \b
     Try:  ocifs waste ./debian:latest
           ocifs waste --max-hidden-bytes 50MiB ./debian:latest
-          ocifs waste --fail-under 0.95 --highest-wasted-bytes 20MiB ./debian:latest
+          ocifs waste --fail-under 0.95 --highest-wasted-bytes 20MiB ./app
+    \f
+    dive counts all copies of a path that several layers store, also the visible one, but no file of a directory that
+    is removed as a whole. An image with many hidden bytes may thus have a high efficiency.
     """
     from ocifs.report.waste import duplicates
     from ocifs.report.waste import waste as find_waste
@@ -60,7 +65,7 @@ def waste(
         highest_user_wasted=highest_user_wasted_percent,
         highest_hidden_bytes=max_hidden_bytes,
     )
-    with failures_not_as_no(), opening.open(image) as opened:
+    with failures_not_as_no(), open_image(image, options) as opened:
         with working("looking for hidden files") as progress:
             found = find_waste(opened, progress)
         broken = broken_rules(rules, found.efficiency, found.hidden_bytes)
@@ -72,11 +77,11 @@ def waste(
     return NO if broken else YES
 
 
-@click.command(short_help="Read an image again and verify it.")
+@command()
 @image_options
 @json_option
 @click.argument("image")
-def verify(image: str, opening: Opening, as_json: bool) -> int:
+def verify(image: str, options: Options, as_json: bool) -> int:
     """Read all of IMAGE again, and verify it and its cache entries.
 
     Checks the digests of manifest, config and blobs; that each blob decodes to its diff ID, span by span like reads do;
@@ -91,7 +96,7 @@ def verify(image: str, opening: Opening, as_json: bool) -> int:
 
     with indexing("verifying") as progress:
         checks = list(
-            verify_image(image, opening.options(progress))
+            verify_image(image, replace(options, progress=progress, downloading=progress.downloading))
         )  # so that nothing is printed between the progress bars
     for check in checks:
         click.echo(to_json(check) if as_json else check_line(check))

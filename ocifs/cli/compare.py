@@ -8,13 +8,15 @@ from typing import Any, Literal, TypeVar
 
 import click
 
+from ocifs.cli.command import Command
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
-from ocifs.cli.options import Opening, image_options, json_option
+from ocifs.cli.options import image_options, json_option, open_image
 from ocifs.cli.output import ColourWhen, Output, colour_option, null_option, with_colour_argument
 from ocifs.cli.progress import working
 from ocifs.cli.unsupported import unsupported
 from ocifs.errors import NotFoundError
 from ocifs.image.rootfs import Rootfs
+from ocifs.options import Options
 from ocifs.report.difference import ASPECTS, Aspect, Difference, differences
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,7 +41,7 @@ class Aspects(click.ParamType[frozenset[Aspect]]):
         return frozenset(aspect for aspect in ASPECTS if aspect in words)
 
 
-class _Diff(click.Command):
+class _Diff(Command):
     """A command with the option --color, whose value may be missing."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -70,7 +72,7 @@ def _text_options(command: F) -> F:
     return command
 
 
-@click.command(cls=_Diff, short_help="Compare two images.")
+@click.command(cls=_Diff)
 @image_options
 @_text_options
 @click.option(
@@ -95,7 +97,7 @@ def diff(
     first: str,
     second: str,
     path: str | None,
-    opening: Opening,
+    options: Options,
     ignored: frozenset[Aspect],
     statistics: bool,
     brief: bool,
@@ -133,7 +135,7 @@ def diff(
     first, second, paths = _named(first, second, path)
     start = os.fsencode(paths[0])
     with failures_not_as_no(), ExitStack() as stack:
-        before, after = (stack.enter_context(opening.open(image)).rootfs for image in (first, second))
+        before, after = (stack.enter_context(open_image(image, options)).rootfs for image in (first, second))
         starts = _starts(before, after, paths)
         # The differences are all known at this point; printing only looks up their details.
         with working("comparing") as progress:

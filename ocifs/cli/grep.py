@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ocifs.cli.command import Command
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
 from ocifs.cli.options import View, json_option, tell, view_options
 from ocifs.cli.output import ColourWhen, Output, colour_option, with_colour_argument
@@ -32,7 +33,7 @@ _BASIC = re.compile(rb"\\[|(){+?]")
 """Operators of basic regular expressions, which are text in the others."""
 
 
-class _Grep(click.Command):
+class _Grep(Command):
     """A command whose PATTERN is missing if an option holds the patterns."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -119,7 +120,7 @@ _LACKED = (
 )
 
 
-@click.command(cls=_Grep, short_help="Search the files of an image.")
+@click.command(cls=_Grep)
 @click.argument("pattern")
 @view_options
 @_add((*_SYNTAXES, *_CHOICE_OF_LINES, *_SHOWN, *_FILES, *_LACKED))
