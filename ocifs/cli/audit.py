@@ -16,7 +16,7 @@ from ocifs.options import Options
 @command()
 @image_options
 @click.option("-n", "count", type=click.IntRange(min=0), default=20, show_default=True, help="Number of files to list.")
-@click.option("--duplicates", "copies", is_flag=True, help="Also list files with equal content (reads file data).")
+@click.option("--duplicates", "copies", is_flag=True, help="Also list files with equal content.")
 @click.option(
     "--fail-under", type=click.FloatRange(0, 1), metavar="SCORE", help="Fail if the efficiency is below SCORE (0 to 1)."
 )
@@ -25,7 +25,7 @@ from ocifs.options import Options
     "--highest-user-wasted-percent",
     type=click.FloatRange(0, 1),
     metavar="PART",
-    help="Fail if a larger fraction of the bytes above the base layer is wasted, e.g. 0.1.",
+    help="Fail if more of the user bytes is wasted, e.g. 0.1.",
 )
 @click.option("--max-hidden-bytes", type=Size(), metavar="SIZE", help="Fail if more than SIZE bytes are hidden.")
 @json_option

@@ -58,7 +58,7 @@ def _text_options(command: F) -> F:
             "-r", "-N", "--recursive", "--new-file", "--no-dereference", is_flag=True, expose_value=False,
             help="Accepted: diff always compares so.",
         ),
-        click.option("-x", "--exclude", multiple=True, metavar="GLOB", help="Skip names that match GLOB (repeatable)."),
+        click.option("-x", "--exclude", multiple=True, metavar="GLOB", help="Skip files of such a name (repeatable)."),
         click.option("-a", "--text", is_flag=True, help="Treat binary files as text."),
         click.option("--strip-trailing-cr", "ignore_cr", is_flag=True, help="Ignore carriage returns at line ends."),
         click.option("-B", "--ignore-blank-lines", "ignore_blank", is_flag=True, help="Ignore empty lines."),

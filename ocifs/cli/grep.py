@@ -63,10 +63,8 @@ _SYNTAXES = (
     _flag(
         "-E", "--extended-regexp", "syntax", flag_value="extended", help="PATTERN is an extended regular expression."
     ),
-    _flag("-G", "--basic-regexp", "syntax", flag_value="basic", help="PATTERN is a basic one, as for grep without -E."),
-    _flag(
-        "-P", "--perl-regexp", "syntax", flag_value="python", help="PATTERN is Python's, much like Perl's.  [default]"
-    ),
+    _flag("-G", "--basic-regexp", "syntax", flag_value="basic", help="PATTERN is a basic one, as in plain grep."),
+    _flag("-P", "--perl-regexp", "syntax", flag_value="python", help="PATTERN is Python's, like Perl's. [default]"),
     _flag("-F", "--fixed-strings", "syntax", flag_value="fixed", help="PATTERN is text, not a regular expression."),
 )
 _CHOICE_OF_LINES = (
@@ -78,36 +76,40 @@ _CHOICE_OF_LINES = (
     _flag("-v", "--invert-match", "invert", help="Select the lines that do not match."),
     _flag("-w", "--word-regexp", "words", help="Match whole words only."),
     _flag("-x", "--line-regexp", "whole_lines", help="Match whole lines only."),
-    _flag("-z", "--null-data", "null", help="Lines end with NUL, in files and output; print names unchanged."),
+    _flag("-z", "--null-data", "null", help="Lines end with NUL, in files and output."),
 )
 _SHOWN = (
-    _flag("-c", "--count", help="Print only the number of selected lines of each file."),
-    _flag("-l", "--files-with-matches", "with_match", help="Print only the names of files with selected lines."),
-    _flag("-L", "--files-without-match", "without_match", help="Print only the names of files without selected lines."),
+    _flag("-c", "--count", help="Print only the number of lines of each file."),
+    _flag("-l", "--files-with-matches", "with_match", help="Print only the names of files with a match."),
+    _flag("-L", "--files-without-match", "without_match", help="Print only the names of files without a match."),
     click.option(
         "-m", "--max-count", "most", type=click.IntRange(min=0), metavar="N", help="Stop a file after N lines."
     ),
-    _flag("-o", "--only-matching", "parts", help="Print only the matching parts of lines, each on a line."),
-    _flag("-q", "--quiet", "--silent", help="Print nothing, and exit at the first selected line."),
-    _flag("-s", "--no-messages", "silent", help="Skip paths that do not exist without a message."),
+    _flag("-o", "--only-matching", "parts", help="Print only the matching parts of lines."),
+    _flag("-q", "--quiet", "--silent", help="Print nothing, and exit at the first match."),
+    _flag("-s", "--no-messages", "silent", help="Skip missing paths without a message."),
     _flag("-n", "--line-number", "numbers", help="Print line numbers."),
-    _flag("-H", "--with-filename", "named", flag_value=True, help="Print file names.  [default: for several files]"),
+    _flag("-H", "--with-filename", "named", flag_value=True, help="Print file names. [default: of several files]"),
     _flag("-h", "--no-filename", "named", flag_value=False, default=None, help="Print no file names."),
     _flag("-Z", "--null", "null_names", help="Print NUL after file names."),
     click.option("-A", "--after-context", "after", type=click.IntRange(0), metavar="N", help="Print N lines after."),
     click.option("-B", "--before-context", "before", type=click.IntRange(0), metavar="N", help="Print N lines before."),
     click.option("-C", "--context", type=click.IntRange(0), metavar="N", help="Print N lines before and after."),
-    click.option("--group-separator", "separator", default="--", metavar="TEXT", help="Between groups.  [default: --]"),
+    click.option(
+        "--group-separator",
+        "separator",
+        default="--",
+        metavar="TEXT",
+        help="Text between groups of lines. [default: --]",
+    ),
     _flag("--no-group-separator", "separator", flag_value=None, help="Print nothing between groups of lines."),
 )
 _FILES = (
     _flag("-a", "--text", help="Treat binary files as text."),
-    _flag("-I", "skip_binary", help="Treat binary files as files without selected lines."),
-    click.option("--include", multiple=True, metavar="GLOB", help="Search only files with such a name (repeatable)."),
-    click.option("--exclude", multiple=True, metavar="GLOB", help="Skip files with such a name (repeatable)."),
-    click.option(
-        "--exclude-dir", multiple=True, metavar="GLOB", help="Skip directories with such a name (repeatable)."
-    ),
+    _flag("-I", "skip_binary", help="Skip binary files."),
+    click.option("--include", multiple=True, metavar="GLOB", help="Search only files of such a name (repeatable)."),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="Skip files of such a name (repeatable)."),
+    click.option("--exclude-dir", multiple=True, metavar="GLOB", help="Skip directories of such a name (repeatable)."),
     _flag("-r", "-R", "--recursive", expose_value=False, help="Accepted: directories are always searched."),
     _flag("--line-buffered", "-U", "--binary", expose_value=False, hidden=True, help="Accepted: has no effect."),
 )
@@ -169,7 +171,7 @@ def grep(
     \b
     Try:  ocifs grep -n '^PermitRoot' ./debian:latest /etc
           ocifs grep -lF libssl.so.3 ./debian:latest /usr/lib
-          ocifs grep -C 2 -e error -e warning --include '*.py' ./debian:latest /usr
+          ocifs grep -C 2 -e warn -e error --include '*.py' ./debian:latest
     """
     source = _patterns(pattern, patterns, pattern_files)
     how = Matching(syntax or "python", ignore_case, words, whole_lines, null)

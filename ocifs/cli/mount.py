@@ -110,8 +110,10 @@ def umount(mountpoints: tuple[str, ...], lazy: bool, everything: bool) -> int:
     If MOUNTPOINT is a bundle, unmount everything in it; if `ocifs run` left it behind, also delete its container and
     remove it. Mounts whose daemon died are cleared. For other mounts, umount(8) and `fusermount3 -u` work as well.
     """
-    if everything == bool(mountpoints):
-        raise click.UsageError("name mountpoints, or use --all")
+    if not everything and not mountpoints:
+        raise click.MissingParameter(param_hint="MOUNTPOINT...", param_type="argument")
+    if everything and mountpoints:
+        raise click.UsageError("--all and MOUNTPOINT exclude each other")
     status = 0
     for mountpoint in _all_mounted() if everything else mountpoints:
         try:

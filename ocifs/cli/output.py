@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import click
 
+from ocifs.cli.command import Option
 from ocifs.errors import printable
 from ocifs.report.listing import Listed, Paint, Show, unpainted
 
@@ -21,10 +22,13 @@ colour_option = click.option(
     "--color",
     "--colour",
     "colour",
+    cls=Option,
     type=click.Choice(["auto", "always", "never"]),
+    metavar="WHEN",
     default="auto",
     show_default=True,
-    help="Colour names by LS_COLORS; auto: on a terminal, unless NO_COLOR is set.",
+    help="Colours: auto, always or never.",
+    details="auto: on a terminal, unless NO_COLOR is set. Names have the colours of LS_COLORS.",
 )
 
 
