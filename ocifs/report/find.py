@@ -41,31 +41,27 @@ def find(rootfs: Rootfs, paths: Sequence[bytes], expression: Expression) -> Iter
     """
     for path in paths:
         walk = rootfs.tree.walk(rootfs.lookup(path, follow=False))
+        prefix = path if path.endswith(b"/") else path + b"/"
         left_out: bool | None = None
         while True:
             try:
                 below, nid = walk.send(left_out)
             except StopIteration:
                 break
-            visit = Visit(rootfs, path, below, nid)
-            quits = visit.depth >= expression.least and _quits(expression.test, visit)
-            if visit.actions:
-                yield visit
-            if quits:
-                return
+            visit = Visit(rootfs, path, prefix + below if below else path, below, nid)
+            if visit.depth >= expression.least:
+                try:
+                    expression.test(visit)
+                except _Quit:
+                    yield from [visit] if visit.actions else []
+                    return
+                if visit.actions:
+                    yield visit
             left_out = visit.pruned or visit.depth == expression.most
 
 
 class _Quit(Exception):  # noqa: N818 - no error
     """Ends the search: the action -quit."""
-
-
-def _quits(test: Test, visit: Visit) -> bool:
-    try:
-        test(visit)
-    except _Quit:
-        return True
-    return False
 
 
 def ls_line(entry: Listed, show: Show) -> bytes:

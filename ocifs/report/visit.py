@@ -23,11 +23,12 @@ Action = Literal["print", "print0", "ls"] | Format
 class Visit:
     """A file that find visits."""
 
-    def __init__(self, rootfs: Rootfs, start: bytes, below: bytes, nid: int) -> None:
+    def __init__(self, rootfs: Rootfs, start: bytes, path: bytes, below: bytes, nid: int) -> None:
+        """`path` is `start`, or `below` in it."""
         self.rootfs = rootfs
         self.start = start
         self.below = below
-        self.path = (start if start.endswith(b"/") else start + b"/") + below if below else start
+        self.path = path
         self.nid = nid
         self.depth = below.count(b"/") + 1 if below else 0
         self.pruned = False
