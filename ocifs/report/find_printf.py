@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ocifs.errors import NotFoundError
 from ocifs.report.find_tests import Settings
-from ocifs.report.listing import Listed, Show, whole_seconds
+from ocifs.report.listing import Listed, Show, bounded_seconds
 from ocifs.report.visit import Visit
 
 _DIRECTIVE = re.compile(r"%([-+ 0#]*)(\d*)(?:\.(\d*))?(T.|[A-SU-Za-z%]|$)", re.DOTALL)
@@ -146,7 +146,7 @@ def _time(letter: str) -> _Value:
     form = {"+": "%Y-%m-%d+%T", "@": "%s", "S": "%S", "X": "%T"}.get(letter, f"%{letter}")
 
     def shown(visit: Visit, show: Show) -> bytes:
-        seconds = whole_seconds(visit.inode.mtime_ns)
+        seconds = bounded_seconds(visit.inode.mtime_ns)
         fraction = f".{visit.inode.mtime_ns % 10**9:09}0" if letter in {"@", "S", "T", "X", "+"} else ""
         text = str(seconds) if letter == "@" else time.strftime(form, time.localtime(seconds))
         return (text + fraction).encode(errors="surrogateescape")
@@ -155,7 +155,7 @@ def _time(letter: str) -> _Value:
 
 
 def _ctime(visit: Visit, show: Show) -> bytes:
-    local = time.localtime(whole_seconds(visit.inode.mtime_ns))
+    local = time.localtime(bounded_seconds(visit.inode.mtime_ns))
     return time.strftime(f"%a %b %e %H:%M:%S.{visit.inode.mtime_ns % 10**9:09}0 %Y", local).encode()
 
 

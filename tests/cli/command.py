@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ocifs.mount.mountinfo import mount_at, mount_table
 
-_PATIENCE = 10.0
+_PATIENCE = 30.0
 _MAIN = "from ocifs.cli.main import main; main()"
 
 Argument = str | Path
@@ -71,7 +71,7 @@ class Ocifs:
         return {**clean, **own, **self.environment, **more}
 
     def run(self, *arguments: Argument, **variables: str) -> Result:
-        """Run to the end. Its output is read to the end as well: nobody may keep it open."""
+        """Run to the end, and read the output to its end: no process may keep it open."""
         ran = subprocess.run(
             self.command(*arguments),
             stdin=subprocess.DEVNULL,

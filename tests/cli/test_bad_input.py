@@ -143,7 +143,7 @@ def test_an_image_without_layers(ocifs: Ocifs, tmp_path: Path, fuse: None) -> No
         assert list(mountpoint.iterdir()) == []
     assert ocifs.output("find", image) == "/\n"
     assert "names no command to run" in ocifs.complaint(3, "run", image)
-    assert "is not a directory in the image" in ocifs.complaint(5, "run", image, "--", "x")
+    assert "is not a directory in the image" in ocifs.complaint(5, "run", "--read-only", image, "x")
 
 
 def _absent(home: Path, image: Path) -> Path:
@@ -251,7 +251,7 @@ def test_no_fusermount3(user: Ocifs, fuse: None) -> None:
     )
 
 
-def test_a_runtime_directory_of_somebody_else(ocifs: Ocifs, demo: Path, fuse: None) -> None:
+def test_a_runtime_directory_of_another_user(ocifs: Ocifs, demo: Path, fuse: None) -> None:
     (ocifs.runtime / "ocifs").mkdir()
     (ocifs.runtime / "ocifs").chmod(0o777)
     assert "set XDG_RUNTIME_DIR" in ocifs.complaint(7, "mount", demo, ocifs.mountpoint())
