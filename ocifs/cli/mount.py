@@ -12,7 +12,7 @@ from ocifs.cli.options import Opening, image_options, json_option, mount_options
 from ocifs.errors import printable_path
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
-from ocifs.mount.mountpoint import check_fuse, check_mountpoint
+from ocifs.mount.mountpoint import check_fuse, check_mountpoint, needed
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, ListedMount, list_mounts, runtime_directory
 from ocifs.mount.unmount import is_bundle, unmount_bundle, unmount_image
@@ -76,14 +76,7 @@ def mount(
         if log is None and not foreground:
             log = runtime / LOG
         cache = str(opening.cache_dir or default_directory())
-        reference = parse_reference(image)
-        keep_visible = [
-            *([("the image", reference.path)] if reference.transport != "docker" else []),
-            ("the cache", cache),
-            ("the current directory", os.getcwd()),
-            ("the runtime directory", str(runtime)),
-            *([("the log", str(log))] if log else []),
-        ]
+        keep_visible = needed(parse_reference(image), cache, str(runtime), log)
         real = check_mountpoint(mountpoint, cache, keep_visible, replace=replace)
         opened = stack.enter_context(opening._replace(verbose=verbose).open(image))
         job = msgspec.structs.replace(

@@ -22,8 +22,18 @@ from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileSection
 from ocifs.tree.changes import OPAQUE_XATTR, WHITEOUT_XATTR
 
+BUFFER_SIZE = 128 << 10
+"""Bytes that an open file reads at once."""
 MAX_SYMLINKS = 40
 """Maximum symlinks followed in one lookup, as in Linux (path_resolution(7))."""
+
+
+class PathError(NotFoundError):
+    """A path that cannot be resolved, with the errno that a system call would fail with (path_resolution(7))."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.errno = number
 
 
 class MappableFile(FileSection, Protocol):
@@ -50,6 +60,7 @@ class Rootfs:
             self.tree = TreeImage(mapped, [layer.size for layer in layers])
             self._closing = stack.pop_all()
         self.root: int = self.tree.root
+        self.closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -61,6 +72,7 @@ class Rootfs:
 
     def close(self) -> None:
         """Unmap the tree image."""
+        self.closed = True
         self._closing.close()
 
     def read(self, nid: int, size: int, offset: int) -> bytes:
@@ -92,16 +104,17 @@ class Rootfs:
         """Return the nid at `path`, relative to the root; `follow` a symlink at its end.
 
         Raises:
-            NotFoundError: The path does not exist, or has too many symlinks.
+            PathError: The path does not exist, or has too many symlinks.
         """
         encoded = os.fsencode(path)
         chain, names, rest = self._resolve(encoded, follow=follow)
         if rest:
             parent = printable(b"/" + b"/".join(names))
             if not self._is_directory(chain[-1]):
-                raise NotFoundError(f"{printable(encoded)}: {os.strerror(errno.ENOTDIR)}: {parent}")
-            raise NotFoundError(
-                f"{printable(encoded)}: no such file or directory in the image: its nearest parent is {parent}"
+                raise PathError(f"{printable(encoded)}: {os.strerror(errno.ENOTDIR)}: {parent}", errno.ENOTDIR)
+            raise PathError(
+                f"{printable(encoded)}: no such file or directory in the image: its nearest parent is {parent}",
+                errno.ENOENT,
             )
         return chain[-1]
 
@@ -138,7 +151,7 @@ class Rootfs:
             if stat.S_ISLNK(self.tree.inode(nid).mode) and (follow or pending):
                 links += 1
                 if links > MAX_SYMLINKS:
-                    raise NotFoundError(f"{printable(path)}: {os.strerror(errno.ELOOP)}")
+                    raise PathError(f"{printable(path)}: {os.strerror(errno.ELOOP)}", errno.ELOOP)
                 target = self.tree.readlink(nid)
                 if target.startswith(b"/"):
                     del chain[1:], names[:]
@@ -163,7 +176,11 @@ class Rootfs:
         if not stat.S_ISREG(inode.mode):
             what = "is a directory" if stat.S_ISDIR(inode.mode) else "not a regular file"
             raise NotFoundError(f"{printable(os.fsencode(path))}: {what}")
-        return io.BufferedReader(_OpenFile(self, inode), buffer_size=128 << 10)
+        return io.BufferedReader(self.open_raw(inode), buffer_size=BUFFER_SIZE)
+
+    def open_raw(self, inode: Inode) -> io.RawIOBase:
+        """Return an unbuffered file object of a regular file; it can be read until this tree is closed."""
+        return _OpenFile(self, inode)
 
     def _is_directory(self, nid: int) -> bool:
         return stat.S_ISDIR(self.tree.inode(nid).mode)
@@ -194,11 +211,21 @@ class _OpenFile(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
+    def readall(self) -> bytes:
+        data = self._read(self._inode.size)
+        self._position += len(data)
+        return data
+
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self._rootfs.read(self._inode.nid, len(buffer), self._position)
+        data = self._read(len(buffer))
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+    def _read(self, size: int) -> bytes:
+        if self.closed or self._rootfs.closed:
+            raise ValueError("read of a closed file" if self.closed else "read of a file of a closed image")
+        return self._rootfs.read(self._inode.nid, size, self._position)
 
 
 def _split(path: bytes) -> list[bytes]:

@@ -7,10 +7,12 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable
+from pathlib import Path
 
 from ocifs.errors import MountError, printable_path
 from ocifs.mount.mountinfo import MountEntry, is_below, mount_at, real_mountpoint, steps
 from ocifs.mount.record import list_mounts
+from ocifs.sources.reference import Reference
 
 
 def check_mountpoint(path: str, cache: str, keep_visible: Iterable[tuple[str, str]], *, replace: bool = False) -> str:
@@ -31,6 +33,17 @@ def check_mountpoint(path: str, cache: str, keep_visible: Iterable[tuple[str, st
     if not mounted:
         _check_directory(real, shown)
     return real
+
+
+def needed(reference: Reference, cache: str, runtime: str, log: Path | None) -> list[tuple[str, str]]:
+    """Return (what, path) of all that a mount of an image must not hide."""
+    return [
+        *([("the image", reference.path)] if reference.transport != "docker" else []),
+        ("the cache", cache),
+        ("the current directory", os.getcwd()),
+        ("the runtime directory", runtime),
+        *([("the log", str(log))] if log else []),
+    ]
 
 
 def check_free(real: str, shown: str) -> None:
