@@ -17,7 +17,8 @@ from pathlib import PurePath, PurePosixPath
 from typing import Literal, Self, TypeVar, overload
 
 from ocifs.erofs.reader import Inode
-from ocifs.image.rootfs import BUFFER_SIZE, MAX_SYMLINKS, PathError, Rootfs
+from ocifs.image.lookup import MAX_SYMLINKS, PathError
+from ocifs.image.rootfs import BUFFER_SIZE, Rootfs
 
 Segment = str | bytes | PurePath
 """What a path can be joined with."""

@@ -16,6 +16,7 @@ from typing import Protocol, Self
 
 from ocifs.erofs.reader import Inode, TreeImage
 from ocifs.errors import NotFoundError, printable
+from ocifs.image.lookup import lookup, resolve
 from ocifs.image.served_file import ServedFile
 from ocifs.layer.layer import Layer
 from ocifs.limits import DEFAULT_LIMITS, Limits
@@ -24,16 +25,6 @@ from ocifs.tree.changes import OPAQUE_XATTR, WHITEOUT_XATTR
 
 BUFFER_SIZE = 128 << 10
 """Bytes that an open file reads at once."""
-MAX_SYMLINKS = 40
-"""Maximum symlinks followed in one lookup, as in Linux (path_resolution(7))."""
-
-
-class PathError(NotFoundError):
-    """A path that cannot be resolved, with the errno that a system call would fail with (path_resolution(7))."""
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.errno = number
 
 
 class MappableFile(FileSection, Protocol):
@@ -106,60 +97,20 @@ class Rootfs:
         Raises:
             PathError: The path does not exist, or has too many symlinks.
         """
-        encoded = os.fsencode(path)
-        chain, names, rest = self._resolve(encoded, follow=follow)
-        if rest:
-            parent = printable(b"/" + b"/".join(names))
-            if not self._is_directory(chain[-1]):
-                raise PathError(f"{printable(encoded)}: {os.strerror(errno.ENOTDIR)}: {parent}", errno.ENOTDIR)
-            raise PathError(
-                f"{printable(encoded)}: no such file or directory in the image: its nearest parent is {parent}",
-                errno.ENOENT,
-            )
-        return chain[-1]
+        return lookup(self.tree, os.fsencode(path), follow=follow)
 
     def canonical(self, path: str | bytes | os.PathLike[str]) -> list[bytes]:
         """Return the names of `path` with all symlinks resolved except the last one.
 
         Names that do not exist are kept as written.
         """
-        _, names, rest = self._resolve(os.fsencode(path), follow=False)
+        _, names, rest = resolve(self.tree, os.fsencode(path), follow=False)
         for name in rest:
             if name == b"..":
                 del names[-1:]
             elif name != b".":
                 names.append(name)
         return names
-
-    def _resolve(self, path: bytes, *, follow: bool) -> tuple[list[int], list[bytes], list[bytes]]:
-        """Resolve a path as far as it exists: (nids from the root, names below the root, remaining names)."""
-        pending = _split(path)[::-1]
-        chain = [self.root]
-        names: list[bytes] = []
-        links = 0
-        while pending:
-            name = pending.pop()
-            if not self._is_directory(chain[-1]):
-                return chain, names, [name, *reversed(pending)]
-            if name in {b".", b".."}:
-                if name == b".." and names:
-                    del chain[-1], names[-1]
-                continue
-            nid = self.tree.lookup(chain[-1], name)
-            if nid is None:
-                return chain, names, [name, *reversed(pending)]
-            if stat.S_ISLNK(self.tree.inode(nid).mode) and (follow or pending):
-                links += 1
-                if links > MAX_SYMLINKS:
-                    raise PathError(f"{printable(path)}: {os.strerror(errno.ELOOP)}", errno.ELOOP)
-                target = self.tree.readlink(nid)
-                if target.startswith(b"/"):
-                    del chain[1:], names[:]
-                pending += _split(target)[::-1]
-            else:
-                chain.append(nid)
-                names.append(name)
-        return chain, names, []
 
     def walk(self, path: str | bytes | os.PathLike[str] = "/") -> Iterator[tuple[bytes, Inode]]:
         """Yield (path below `path`, inode) of everything there, depth first and by name; `path` itself is b""."""
@@ -181,9 +132,6 @@ class Rootfs:
     def open_raw(self, inode: Inode) -> io.RawIOBase:
         """Return an unbuffered file object of a regular file; it can be read until this tree is closed."""
         return _OpenFile(self, inode)
-
-    def _is_directory(self, nid: int) -> bool:
-        return stat.S_ISDIR(self.tree.inode(nid).mode)
 
 
 class _OpenFile(io.RawIOBase):
@@ -226,9 +174,3 @@ class _OpenFile(io.RawIOBase):
         if self.closed or self._rootfs.closed:
             raise ValueError("read of a closed file" if self.closed else "read of a file of a closed image")
         return self._rootfs.read(self._inode.nid, size, self._position)
-
-
-def _split(path: bytes) -> list[bytes]:
-    """Split a path into names; a slash at the end requires a directory, like `.` (path_resolution(7))."""
-    names = [name for name in path.split(b"/") if name]
-    return [*names, b"."] if path.endswith(b"/") else names

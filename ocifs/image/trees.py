@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ocifs.errors import InvalidImageError
+from ocifs.image.kinds import CHANGES as CHANGES
+from ocifs.image.kinds import TREE as TREE
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.index import ChunkedIndex
 from ocifs.layer.layer import Layer
@@ -21,9 +23,6 @@ from ocifs.store import Build, Kind, Store, StoredFile, Writer
 
 if TYPE_CHECKING:
     from ocifs.tree.node import Node
-
-TREE = Kind("tree", 4, sealed=True)
-CHANGES = Kind("changes", 3, sealed=True)
 
 _MAX_WARNINGS = 100
 
