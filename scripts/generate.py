@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""generate.py [FILE]: write the files that are made from the code, or print one of them: docs/api-reference.md.
+"""generate.py [FILE]: write the files that are made from the code, or print one of them.
 
 A test compares them with what this script would write.
 """
@@ -7,6 +7,7 @@ A test compares them with what this script would write.
 import ast
 import importlib
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,11 @@ from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
+import click
+
 import ocifs
+from ocifs.cli.complete.model import Value
+from ocifs.cli.verbs import cli
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -180,7 +185,103 @@ def _joined(text: str) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
 
 
-GENERATED: dict[str, Callable[[], str]] = {"docs/api-reference.md": api_reference}
+def completion_commands() -> str:
+    """Return the module that tells completion what the commands accept."""
+    lines = [
+        '"""The commands and their options, written by `scripts/generate.py`: the arguments of `model.Command`.',
+        "",
+        "Constants load faster than objects.",
+        '"""',
+        "",
+        "# fmt: off",
+        "# ruff: noqa: E501",
+        "from ocifs.cli.complete.model import RawCommand",
+        "",
+        "COMMANDS: dict[str, RawCommand] = {",
+    ]
+    for path, command in _commands("", cli):
+        context = click.Context(command, help_option_names=["-h", "--help"])
+        params = command.get_params(context)
+        options = [each for each in params if isinstance(each, click.Option) and not each.hidden]
+        arguments = [each for each in params if isinstance(each, click.Argument)]
+        subcommands = command.list_commands(context) if isinstance(command, click.Group) else []
+        lines += [
+            f"    {_literal(path)}: (",
+            f"        {_literal(_short_help(command))},",
+            "        (",
+            *(f"            {_literal(_option(each))}," for each in options),
+            "        ),",
+            f"        {_literal(tuple(_value_of_argument(path, each) for each in arguments))},",
+            f"        {any(each.nargs < 0 for each in arguments)},",
+            f"        {not command.allow_interspersed_args},",
+            f"        {_literal(tuple(name for name in subcommands if not _is_hidden(command, name)))},",
+            "    ),",
+        ]
+    return "\n".join([*lines, "}", ""])
+
+
+def _commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            found = command.get_command(click.Context(command), name)
+            if found is not None and not found.hidden:
+                yield from _commands(f"{path} {name}".strip(), found)
+
+
+def _is_hidden(group: click.Command, name: str) -> bool:
+    found = group.get_command(click.Context(group), name) if isinstance(group, click.Group) else None
+    return found is None or found.hidden
+
+
+def _short_help(command: click.Command) -> str:
+    return command.get_short_help_str(120).rstrip(".")
+
+
+def _option(param: click.Option) -> tuple[tuple[str, ...], Value | None, str]:
+    names = (*param.opts, *param.secondary_opts)
+    value = None if param.is_flag or param.count else _value(param)
+    help_ = re.split(r"\.$|\.(?=\s+[A-Z])|\.?  \[", param.help or "")[0]
+    return names, value, help_
+
+
+_VALUES: dict[str, Value] = {
+    **dict.fromkeys(("first", "image", "second"), "image"),
+    **dict.fromkeys(("path", "paths", "words"), "path"),
+    **dict.fromkeys(("layer", "only_layer", "number"), "layer"),
+    "limits": "limit",
+    "mountpoints": "mountpoint",
+    "platform": "platform",
+}
+"""Kinds of parameters by their names; other types decide for themselves."""
+
+_OTHER: dict[tuple[str, str], Value] = {("run", "args"): "path or file", ("grep", "pattern"): "none"}
+_NUMBERS = (click.types.IntParamType, click.types.FloatParamType)
+
+
+def _value_of_argument(path: str, param: click.Argument) -> Value:
+    return _OTHER.get((path, str(param.name))) or _value(param)
+
+
+def _value(param: click.Parameter) -> Value:
+    if isinstance(param.type, click.Choice):
+        return tuple(map(str, param.type.choices))
+    named = _VALUES.get(str(param.name))
+    return named or ("none" if isinstance(param.type, _NUMBERS) or param.type.name == "size" else "file")
+
+
+def _literal(value: object) -> str:
+    """Return a literal with double quotes, as the formatter writes them."""
+    if isinstance(value, tuple):
+        inner = ", ".join(map(_literal, value))
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "docs/api-reference.md": api_reference,
+    "ocifs/cli/complete/commands.py": completion_commands,
+}
 """The files, and what makes them."""
 
 if __name__ == "__main__":

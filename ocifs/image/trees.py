@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ocifs.errors import InvalidImageError
-from ocifs.image.kinds import CHANGES as CHANGES
-from ocifs.image.kinds import TREE as TREE
+from ocifs.image.kinds import CHANGES, TREE
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.index import ChunkedIndex
 from ocifs.layer.layer import Layer
