@@ -10,11 +10,10 @@ an optional dependency.
 import errno
 import io
 import os
-import re
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 from fsspec import AbstractFileSystem
 
@@ -23,12 +22,11 @@ from ocifs.api.path import ImagePath
 from ocifs.errors import UnsupportedError
 from ocifs.image.rootfs import BUFFER_SIZE
 from ocifs.options import Options
-from ocifs.sources.reference import LocalTransport
+from ocifs.sources.reference import split_path
 from ocifs.spec.platform import Platform
 from ocifs.store import Store, default_directory
 
 _SCHEME = "ocifs://"
-_IN_URL = re.compile(rf"((?:(?:{'|'.join(get_args(LocalTransport))}):)?+.+?):(/(?!/).*)", re.DOTALL)
 _LOCAL = {None, "file", "local"}
 
 Info = dict[str, Any]
@@ -39,8 +37,8 @@ def _divide(url: str) -> tuple[str, str]:
     if not url.startswith(_SCHEME):
         return "", url
     rest = url.removeprefix(_SCHEME)
-    match = _IN_URL.fullmatch(rest)
-    return (match[1], match[2]) if match else ("", rest)
+    image, inside = split_path(rest)
+    return ("", rest) if inside is None else (image, inside)
 
 
 def _kind(mode: int) -> str:

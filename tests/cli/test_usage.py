@@ -84,19 +84,6 @@ def test_wrong_usage_is_2_and_shows_where_help_is(ocifs: Ocifs, arguments: list[
     assert "\nError: " in result.err
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_prints_a_script_for_the_shell(ocifs: Ocifs, shell: str) -> None:
-    script = ocifs.output("completion", shell)
-    assert "_OCIFS_COMPLETE" in script
-    if shell == "bash":
-        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-
-
-def test_completion_completes(ocifs: Ocifs) -> None:
-    asked = {"_OCIFS_COMPLETE": "bash_complete", "COMP_WORDS": "ocifs mou", "COMP_CWORD": "1"}
-    assert {line.partition(",")[2] for line in ocifs.output(**asked).splitlines()} == {"mount", "mounts"}
-
-
 def test_a_defect_is_one_line_with_its_own_code(ocifs: Ocifs) -> None:
     broken = "import ocifs.cli.options as o; o.Opening.open = None; from ocifs.cli.main import main; main()"
     command = [ocifs.interpreter, "-c", broken, "ls", "/"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ocifs.cli.complete.commands import COMMANDS
 from ocifs.cli.complete.model import Candidate
 from ocifs.cli.complete.request import Request
+from ocifs.errors import OcifsError
 
 if TYPE_CHECKING:
     from ocifs.cli.complete.image import Lookup
@@ -98,29 +99,42 @@ def _subcommands(request: Request) -> Iterator[Candidate]:
 def _lookup(request: Request, image: str | None = None) -> "Lookup":
     from ocifs.cli.complete.image import Lookup
 
-    if image is None:
-        values = zip(request.arguments, request.command.arguments, strict=False)
-        image = next((argument for argument, value in values if value == "image"), "")
-    return Lookup(image, request.options)
+    return Lookup(_named_image(request)[0] if image is None else image, request.options)
+
+
+def _named_image(request: Request) -> tuple[str, str | None]:
+    """Return the image among the arguments so far, and the path that was written with it."""
+    values = zip(request.arguments, request.command.arguments, strict=False)
+    return _split(next((argument for argument, value in values if value == "image"), ""))
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """Split `IMAGE:/PATH`, as `split_path` does."""
+    from ocifs.sources.reference import split_path
+
+    return split_path(text, lambda path: os.path.lexists(os.path.expanduser(path)))
 
 
 def _image(request: Request) -> Answer:
     text = request.word[request.start :]
     prefix = request.word[: request.start]
+    image, inside = _split(text)
+    if inside is not None:
+        return _paths_below(request, _lookup(request, image), len(prefix) + len(image) + 1)
     if text.startswith(_REGISTRY):
         from ocifs.cli.complete.image import known_registry_images
 
         return _fitting(request, (Candidate(prefix + name) for name in known_registry_images()))
     transport = next((each for each in _TRANSPORTS if text.startswith(each)), "")
-    image, colon, _ = text.rpartition(":/")
-    if colon and image and f"{image}:" not in _TRANSPORTS:
-        return _paths_below(request, _lookup(request, image), len(prefix) + len(image) + 1)
+    starts = [each for each in (*_TRANSPORTS, _REGISTRY) if text and text != each and each.startswith(text)]
+    if starts and not files(text, 0):
+        return Answer([Candidate(prefix + each, "", is_whole=False) for each in starts])
     if ":" not in text[len(transport) :]:
-        starts = [each for each in (*_TRANSPORTS, _REGISTRY) if text and each.startswith(text)]
-        if starts and not transport and not files(text, 0):
-            return Answer([Candidate(prefix + each, "", is_whole=False) for each in starts])
         return Answer([], request.start + len(transport))
-    typed, tags = _lookup(request, text).tags()
+    try:
+        typed, tags = _lookup(request, text).tags()
+    except (OcifsError, OSError):
+        return Answer([], request.start)
     before = request.word[: len(request.word) - typed]
     return _fitting(request, (Candidate(before + tag) for tag in tags))
 
@@ -129,15 +143,22 @@ def _path(request: Request) -> Answer:
     path = request.word[request.start :]
     if request.value == "path or file" and not path.startswith("/"):
         return Answer([], request.start)
+    if _split(path)[1] is not None:  # IMAGE is repeated
+        return _image(request)
+    if _named_image(request)[1] is not None and request.command.arguments[-1] == "file":
+        return Answer([], request.start)
     return _paths_below(request, _lookup(request), request.start)
 
 
 def _paths_below(request: Request, lookup: "Lookup", start: int) -> Answer:
     """Return the paths inside the image that begin like the word from `start`."""
     parent, slash, _ = request.word[start:].rpartition("/")
-    typed = request.word[: start + len(parent) + len(slash)] or "/"
+    typed = request.word[: start + len(parent) + len(slash)] + ("" if request.word[start:] else "/")
     last = request.word[start + len(parent) + len(slash) :]
-    entries = lookup.entries(parent + slash, last, MAX)
+    try:
+        entries = lookup.entries(parent + slash, last, MAX)
+    except (OcifsError, OSError, ValueError):  # files of this machine would be the wrong ones
+        return Answer([])
     return Answer([Candidate(typed + name + "/" * is_dir, "", is_whole=not is_dir) for name, is_dir in entries])
 
 

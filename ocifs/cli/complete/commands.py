@@ -388,7 +388,7 @@ COMMANDS: dict[str, RawCommand] = {
             (("--help",), None, "Show this message and exit"),
         ),
         ("image", "path"),
-        False,
+        True,
         False,
         (),
     ),

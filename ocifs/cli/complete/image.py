@@ -41,14 +41,14 @@ class Lookup:
     def tags(self) -> tuple[int, list[str]]:
         """Return how many characters of the image's name are the beginning of a tag, and the tags there.
 
-        Of an image with several names, the shortest one is offered before any of it is typed.
+        A name that ends in another one of the same image is offered once it is begun.
         """
         reference = parse_reference(f"{self._image}x")  # the tag may still be empty
         if reference.tag is None:
             return 0, []
         typed = len(reference.tag) - 1
         with closing(open_source(reference, follow_links="--follow-links" in self._options)) as source:
-            names = {name for own in source.names() for name in (own if typed else own[-1:])}
+            names = {name for own in source.names() for name in own if typed or not _is_long(name, own)}
         return typed, sorted(names)
 
     def layers(self) -> Iterator[Candidate]:
@@ -102,6 +102,8 @@ class Lookup:
                 number = int(self._options[option])
                 count = number + 1 + (count if number < 0 else 0)
                 kind = TREE if option == "--layer" else CHANGES
+        if not 0 < count <= len(resolved.layers):
+            raise NotFoundError(f"{resolved.name} has no such layer")
         chain = chain_id([layer.diff_id for layer in resolved.layers[:count]])
         file = self._store.load(kind._replace(checked=False, sealed=False), chain)
         if file is None:
@@ -149,6 +151,11 @@ class _CachedRegistry(DocumentSource):
             raise NotFoundError(f"{digest} is not in the cache")
         self._files.append(file)
         return file
+
+
+def _is_long(name: str, names: tuple[str, ...]) -> bool:
+    """Whether another name of the same image is the end of `name`."""
+    return any(name.endswith((f"/{other}", f":{other}")) for other in names)
 
 
 def known_registry_images() -> list[str]:
