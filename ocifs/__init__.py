@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from ocifs.api.image import open_image as open  # noqa: A004 - as in gzip.open
     from ocifs.api.image import open_image as open_image
     from ocifs.api.mounting import Mount as Mount
-    from ocifs.api.mounting import MountOptions as MountOptions
     from ocifs.api.path import ImagePath as ImagePath
     from ocifs.errors import OcifsError as OcifsError
     from ocifs.limits import Limits as Limits
+    from ocifs.mount.options import MountOptions as MountOptions
     from ocifs.options import Options as Options
     from ocifs.store import Store as Store
 
@@ -41,7 +41,7 @@ _HOMES = {
     "ImagePath": ("ocifs.api.path", "ImagePath"),
     "Limits": ("ocifs.limits", "Limits"),
     "Mount": ("ocifs.api.mounting", "Mount"),
-    "MountOptions": ("ocifs.api.mounting", "MountOptions"),
+    "MountOptions": ("ocifs.mount.options", "MountOptions"),
     "OcifsError": ("ocifs.errors", "OcifsError"),
     "Options": ("ocifs.options", "Options"),
     "Store": ("ocifs.store", "Store"),

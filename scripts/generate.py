@@ -26,7 +26,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 _API: list[tuple[str, str, list[str]]] = [
     ("Images", "ocifs.api.image", ["open_image", "Image"]),
     ("Paths", "ocifs.api.path", ["ImagePath"]),
-    ("Mounts", "ocifs.api.mounting", ["MountOptions", "Mount"]),
+    ("Mounts", "ocifs.api.mounting", ["Mount"]),
+    ("Mounts", "ocifs.mount.options", ["MountOptions"]),
     ("fsspec", "ocifs.api.filesystem", ["OcifsFileSystem"]),
     ("Options", "ocifs.options", ["Options"]),
     ("Options", "ocifs.limits", ["Limits"]),
@@ -255,7 +256,11 @@ _VALUES: dict[str, Value] = {
 }
 """Kinds of parameters by their names; other types decide for themselves."""
 
-_OTHER: dict[tuple[str, str], Value] = {("run", "args"): "path or file", ("grep", "pattern"): "none"}
+_OTHER: dict[tuple[str, str], Value] = {
+    ("run", "args"): "path or file",
+    ("grep", "pattern"): "none",
+    ("help", "words"): tuple(cli.list_commands(click.Context(cli))),
+}
 _NUMBERS = (click.types.IntParamType, click.types.FloatParamType)
 
 

@@ -9,7 +9,8 @@ from ocifs.options import Options
 from ocifs.sources.reference import Reference
 
 if TYPE_CHECKING:
-    from ocifs.api.mounting import Mount, MountOptions
+    from ocifs.api.mounting import Mount
+    from ocifs.mount.options import MountOptions
 
 
 class Image(opening.Image):

@@ -9,36 +9,14 @@ import msgspec
 
 from ocifs.errors import MountError
 from ocifs.image.opening import Image
-from ocifs.layer.span_cache import DEFAULT_CAPACITY
 from ocifs.mount.job import Job
 from ocifs.mount.job import mount as mount_by
 from ocifs.mount.lock import locked
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint, needed
+from ocifs.mount.options import MountOptions
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.mount.unmount import unmount_image
-from ocifs.store import default_directory
-
-
-class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How to mount an image; the defaults are those of `ocifs mount`."""
-
-    engine: Literal["auto", "erofs", "fuse"] = "auto"
-    """What serves the mount: `erofs` needs root and Linux 6.12; `auto` uses it if possible, else `fuse`."""
-    span_cache: int = DEFAULT_CAPACITY
-    """Most bytes of decoded spans in the daemon's memory."""
-    read_timeout: float = 60.0
-    """Seconds after which a read fails."""
-    log: Path | None = None
-    """Log file; None: `ocifs.log` in the runtime directory."""
-    allow_other: bool = False
-    """Whether other users may access the mount."""
-    replace: bool = False
-    """Whether to unmount what ocifs has mounted there first."""
-    prefetch: bool = True
-    """Whether to fetch the rest of a remote image in the background."""
-    prefetch_rate: int | None = None
-    """Limit for that in bytes per second; None: unlimited."""
 
 
 class Mount:
@@ -81,21 +59,15 @@ class Mount:
 
 
 def mount_image(image: Image, mountpoint: str | os.PathLike[str], options: MountOptions | None = None) -> Mount:
-    """Mount `image`; see `ocifs.api.image.Image.mount`."""
+    """Mount `image`; see `ocifs.api.image.Image.mount`. The log is in the runtime directory by default."""
     options = options or MountOptions()
     check_fuse()
     runtime = runtime_directory().path
-    log = options.log or runtime / LOG
-    cache = str(image.options.store.directory or default_directory())
+    log = options.log or str(runtime / LOG)
+    cache = image.options.store.directory
     keep_visible = needed(image.reference, cache, str(runtime), log)
-    real = check_mountpoint(os.fspath(mountpoint), cache, keep_visible, replace=options.replace)
-    job = msgspec.structs.replace(
-        Job.of(image, real, options.engine, options.span_cache, options.read_timeout, log),
-        allow_other=options.allow_other,
-        replace=options.replace,
-        prefetch=options.prefetch,
-        prefetch_rate=options.prefetch_rate,
-    )
+    real = check_mountpoint(os.fspath(mountpoint), keep_visible, cache, replace=options.replace)
+    job = Job.of(image, real, msgspec.structs.replace(options, log=log))
     with Daemon() as daemon:
         reply = mount_by(daemon, job)
     return Mount(Path(real), reply.engine, daemon)

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import click
 
+from ocifs.cli.command import command
+
 _SCRIPTS = {"bash": "ocifs.bash", "zsh": "_ocifs", "fish": "ocifs.fish"}
 
 
-@click.command(short_help="Print a completion script for a shell.")
+@command()
 @click.argument("shell", type=click.Choice(list(_SCRIPTS)))
 def completion(shell: str) -> None:
     """Print a script that completes commands, options, images and paths in SHELL.
