@@ -16,6 +16,7 @@ from functools import total_ordering
 from pathlib import PurePath, PurePosixPath
 from typing import Literal, Self, TypeVar, overload
 
+from ocifs.erofs.format import DIRECTORY, SYMLINK
 from ocifs.erofs.reader import Inode
 from ocifs.image.lookup import MAX_SYMLINKS, PathError
 from ocifs.image.rootfs import BUFFER_SIZE, Rootfs
@@ -51,8 +52,15 @@ class ImagePath:
     def __init__(self, rootfs: Rootfs, *segments: "Segment | ImagePath") -> None:
         """Join `segments` to the root directory of a tree, such as `image.rootfs` or `image.as_of(0)`."""
         self._rootfs = rootfs
+        match segments:
+            case [PurePosixPath(root="/") as only]:
+                self._pure = only
+                return
         joined = PurePosixPath("/", *map(_text, segments))
         self._pure = PurePosixPath("/", *joined.parts[1:])  # POSIX gives two slashes at the beginning another meaning
+
+    def _child(self, name: bytes) -> Self:
+        return type(self)(self._rootfs, self._pure / os.fsdecode(name))
 
     def _with(self, *segments: "Segment | ImagePath") -> Self:
         return type(self)(self._rootfs, *segments)
@@ -257,12 +265,30 @@ class ImagePath:
         if not stat.S_ISDIR(inode.mode):
             raise self._error(errno.ENOTDIR)
         entries = self._rootfs.tree.readdir(inode.nid)
-        return (self / name for name, *_ in entries if name not in {b".", b".."})
+        return (self._child(name) for name, *_ in entries if name not in {b".", b".."})
 
-    def below(self) -> Iterator[Self]:
-        """Yield this file and everything below it, depth first and by name, without following symlinks there."""
-        for path, _ in self._rootfs.tree.walk(self.inode().nid):
-            yield self / path
+    def below(self, *, directories: bool = False) -> Iterator[Self]:
+        """Yield this file and everything below it, or only `directories`, depth first and by name.
+
+        Symlinks below it are not followed. Raises OSError.
+        """
+        tree = self._rootfs.tree
+        for path, nid in tree.walk(self.inode().nid):
+            if not directories or stat.S_ISDIR(tree.inode(nid).mode):
+                yield self._child(path)
+
+    def listing(self, *, follow_symlinks: bool = False) -> tuple[list[str], list[str]]:
+        """Return the names of the directories and of the other files in a directory, by name. Raises OSError."""
+        inode = self.inode()
+        if not stat.S_ISDIR(inode.mode):
+            raise self._error(errno.ENOTDIR)
+        names: tuple[list[str], list[str]] = ([], [])
+        for name, _, file_type, _ in self._rootfs.tree.readdir(inode.nid):
+            if name not in {b".", b".."}:
+                is_link = follow_symlinks and file_type == SYMLINK
+                is_directory = self._child(name).is_dir() if is_link else file_type == DIRECTORY
+                names[not is_directory].append(os.fsdecode(name))
+        return names
 
     def walk(
         self,
@@ -282,7 +308,7 @@ class ImagePath:
                 yield path
                 continue
             try:
-                directories, others = _split(path, follow_symlinks=follow_symlinks)
+                directories, others = path.listing(follow_symlinks=follow_symlinks)
             except OSError as error:
                 if on_error is not None:
                     on_error(error)
@@ -392,31 +418,22 @@ class ImagePath:
             return 0
 
 
-def _split(path: P, *, follow_symlinks: bool) -> tuple[list[str], list[str]]:
-    """Return the names of directories and of other files in a directory. Raises OSError."""
-    names: tuple[list[str], list[str]] = ([], [])
-    for each in path.iterdir():
-        names[not each.is_dir(follow_symlinks=follow_symlinks)].append(each.name)
-    return names
-
-
 def _select(path: P, names: list[str]) -> Iterator[P]:
-    """Yield the files below `path` that match the names or patterns, in order; an empty one is a directory."""
+    """Yield the files below `path`, which exists, that match names or patterns; an empty one matches directories."""
     if not names or names == [""]:
-        if path.is_dir() if names else path.exists(follow_symlinks=False):
+        if not names or path.is_dir():
             yield path
         return
     first, rest = names[0], names[1:]
     if not path.is_dir():
         return
     if first == "**":
-        for each in path.below():
-            if not rest or each.is_dir(follow_symlinks=False):
-                yield from _select(each, rest)
+        for each in path.below(directories=bool(rest)):
+            yield from _select(each, rest)
     elif _MAGIC.search(first):
         matches = re.compile(translate(first)).match
         for each in path.iterdir():
             if matches(each.name):
                 yield from _select(each, rest)
-    else:
+    elif (path / first).exists(follow_symlinks=False):
         yield from _select(path / first, rest)

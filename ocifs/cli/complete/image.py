@@ -195,7 +195,7 @@ def _last(tree: TreeImage, nid: int, prefix: bytes) -> tuple[bytes, int]:
 
 
 def _is_directory(tree: TreeImage, path: bytes, file_type: int) -> bool:
-    if file_type != erofs.FILE_TYPES[stat.S_IFLNK]:
+    if file_type != erofs.SYMLINK:
         return file_type == erofs.DIRECTORY
     with suppress(PathError):
         return stat.S_ISDIR(tree.inode(lookup(tree, path)).mode)

@@ -2,6 +2,7 @@
 
 function __ocifs_ask
     set -l words (commandline -opc)
+    command -q $words[1]; or return
     set -l token (commandline -ct)
     set -l word (string unescape -- $token; or string unescape -- $token\"; or string unescape -- $token\')
     set -g __ocifs_answer ($words[1] __complete fish $words "$word" 2>/dev/null)
