@@ -45,7 +45,8 @@ def _bash(arguments: Sequence[str]) -> list[str]:
     if found.files_from is None:
         if line.quote and len(found.candidates) == 1 and found.candidates[0].word.endswith("/"):
             # Readline would close the quotes behind a single candidate, so offer what is in that directory.
-            found = _answer([*line.words[:-1], found.candidates[0].word])
+            inside = _answer([*line.words[:-1], found.candidates[0].word])
+            found = inside if inside.candidates else found
         return ["words", *bash.insertions(line, found.candidates)]
     if found.files_from == line.kept or not line.words[-1]:
         return ["files 0"]

@@ -44,6 +44,7 @@ _LINES = [
 _IN_QUOTES = [
     ('ocifs ls "my image:', 'ocifs ls "my image:latest"'),
     ('ocifs cat "image:/hard/wi', 'ocifs cat "image:/hard/with space"'),
+    ('ocifs cat "image:/hard/dollar\\$', 'ocifs cat "image:/hard/dollar\\$(touch PWNED)"'),
 ]
 
 
