@@ -15,7 +15,8 @@ from fsspec.tests import abstract
 
 from ocifs.api.filesystem import OcifsFileSystem
 from ocifs.errors import NotFoundError, UnsupportedError
-from tests.images import Image, Layer, tar, write_layout, write_oci_archive
+from tests.images import Image, Layer, layout_files, tar, write_layout, write_oci_archive
+from tests.registry import Registry
 from tests.tars import directory, file, header, symlink
 from tests.tars import tar as pack
 
@@ -253,3 +254,14 @@ def test_filesystems_are_shared_pickled_and_closed(fs: OcifsFileSystem, layout: 
     again = OcifsFileSystem(str(layout))
     assert again is not fs
     assert again.cat_file("/etc/motd") == b"welcome\n"
+
+
+def test_an_image_in_a_registry_is_fetched_once(registry: Registry, alone: Path) -> None:
+    registry.add("team/app", layout_files(_IMAGE))
+    url = f"ocifs://docker://{registry.host}/team/app:latest:/etc/motd"
+    with fsspec.open(url, "rt") as file:
+        assert file.read() == "welcome\n"
+    asked = len(registry.sent)
+    with fsspec.open(url) as file:
+        assert file.read() == b"welcome\n"
+    assert len(registry.sent) == asked

@@ -1,5 +1,6 @@
 """What a word at the cursor can become, asked as bash asks it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from ocifs.cli.complete.model import Candidate
 from ocifs.cli.complete.request import understand
 from ocifs.cli.verbs import cli
 from tests.cli.command import Ocifs
-from tests.images import Image, Layer, write_layout
-from tests.tars import file, tar
+from tests.images import Image, Layer, layout_files, write_layout
+from tests.registry import Registry
+from tests.tars import directory, file, tar
 
 _BREAKS = " \t\n\"'><=;|&(:"
 
@@ -220,6 +222,24 @@ def test_mounts_are_completed(ocifs: Ocifs, fuse: None, tmp_path: Path, monkeypa
         assert f"{mountpoint}" in _candidates(f"ocifs umount --lazy {mountpoint}")
     assert ocifs.leftovers() == []
     assert _candidates(f"ocifs umount {mountpoint}") == f"files {mountpoint}"
+
+
+def test_images_in_a_registry_are_completed_from_the_cache(
+    ocifs: Ocifs, fuse: None, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.add("team/app", layout_files(Image(layers=(Layer(tar([directory(b"etc/"), file(b"etc/motd", b"")])),))))
+    name = f"docker://{registry.host}/team/app:latest"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(ocifs.home / "cache"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(ocifs.runtime))
+    with ocifs.mounted(name):
+        asked = len(registry.sent)
+        assert name in _candidates("ocifs ls docker://")
+        assert _candidates(f"ocifs ls {name[:-3]}") == [name]
+        assert _candidates(f"ocifs cat {name}:/etc/") == [f"{name}:/etc/motd"]
+        assert _candidates(f"ocifs ls {name} --layer ") == ["0"]
+        (digest,) = [each["digest"] for each in json.loads(ocifs.output("mounts", "--json")) if each["image"] == name]
+        assert _candidates(f"ocifs cat docker://{registry.host}/team/app@{digest} /e") == ["/etc/"]
+        assert len(registry.sent) == asked
 
 
 def test_nothing_that_is_hidden_is_offered() -> None:
