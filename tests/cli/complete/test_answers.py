@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from ocifs.cli.verbs import cli
 from tests.cli.command import Ocifs
 from tests.images import Image, Layer, layout_files, write_layout
 from tests.registry import Registry
-from tests.tars import directory, file, tar
+from tests.tars import base256, directory, file, header, tar
 
 _BREAKS = " \t\n\"'><=;|&(:"
 
@@ -240,6 +241,24 @@ def test_images_in_a_registry_are_completed_from_the_cache(
         (digest,) = [each["digest"] for each in json.loads(ocifs.output("mounts", "--json")) if each["image"] == name]
         assert _candidates(f"ocifs cat docker://{registry.host}/team/app@{digest} /e") == ["/etc/"]
         assert len(registry.sent) == asked
+
+
+def test_a_slow_answer_is_given_up(session_ocifs: Ocifs, tmp_path: Path) -> None:
+    """Naming this layer takes the digest of 64 GiB, which are a hole."""
+    config = b'{"rootfs": {"type": "layers", "diff_ids": ["sha256:%064d"]}}' % 0
+    manifest = b'[{"Config": "config.json", "RepoTags": ["slow:1"], "Layers": ["layer.tar"]}]'
+    size = 64 << 30
+    archive = tmp_path / "slow.tar"
+    with archive.open("wb") as out:
+        out.write(file(b"config.json", config) + file(b"manifest.json", manifest))
+        out.write(header(b"layer.tar", base256(size, 12)) + b"\x1f\x8b\x08\0")
+        out.truncate(out.tell() - 4 + size + 1024)
+    for line, want in ((f"ocifs ls {archive}:", b"words\nslow:1 \n"), (f"ocifs ls {archive}:slow:1:/", b"")):
+        ran = subprocess.run(
+            session_ocifs.command("__complete", "bash", _BREAKS, line),
+            env=session_ocifs.variables(), capture_output=True, check=False,
+        )  # fmt: skip
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0 if want else -signal.SIGALRM, want, b"")
 
 
 def test_nothing_that_is_hidden_is_offered() -> None:
