@@ -61,7 +61,10 @@ class Ocifs:
     def variables(self, **more: str) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("OCIFS_", "PYTHONUNBUF"))}
         own = {
+            "HOME": str(self.home),
             "XDG_CACHE_HOME": str(self.home / "cache"),
+            "XDG_CONFIG_HOME": str(self.home / "config"),
+            "DOCKER_CONFIG": str(self.home / "docker"),
             "XDG_RUNTIME_DIR": str(self.runtime),
             "TMPDIR": str(self.temporary),
         }
