@@ -202,6 +202,7 @@ def completion_commands() -> str:
     ]
     for path, command in _commands("", cli):
         context = click.Context(command, help_option_names=["-h", "--help"])
+        settings = click.Context(command, **command.context_settings)
         params = command.get_params(context)
         options = [each for each in params if isinstance(each, click.Option) and not each.hidden]
         arguments = [each for each in params if isinstance(each, click.Argument)]
@@ -214,7 +215,7 @@ def completion_commands() -> str:
             "        ),",
             f"        {_literal(tuple(_value_of_argument(path, each) for each in arguments))},",
             f"        {any(each.nargs < 0 for each in arguments)},",
-            f"        {not command.allow_interspersed_args},",
+            f"        {not settings.allow_interspersed_args},",
             f"        {_literal(tuple(name for name in subcommands if not _is_hidden(command, name)))},",
             "    ),",
         ]

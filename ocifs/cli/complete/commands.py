@@ -187,7 +187,7 @@ COMMANDS: dict[str, RawCommand] = {
         ),
         ("image", "path"),
         True,
-        False,
+        True,
         (),
     ),
     "grep": (

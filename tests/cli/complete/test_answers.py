@@ -77,6 +77,8 @@ _ROWS: list[tuple[str, list[str] | str]] = [
     ("ocifs run image pl", "files pl"),
     ("ocifs nothing ", "files "),
     ("ocifs ls -- im", "files im"),
+    ("ocifs find image -na", []),
+    ("ocifs find image -type f /un", ["/unique/"]),
     # transports, if no file begins like that
     ("ocifs ls doc", ["docker-archive:", "docker://"]),
     ("ocifs ls docker:", ["docker://"]),
