@@ -85,9 +85,10 @@ def _fitting(request: Request, candidates: Iterable[Candidate]) -> Answer:
 
 
 def _options(request: Request) -> Iterator[Candidate]:
+    """Yield the long names, and short ones if an option has no other, or a letter is typed."""
     for option in request.command.options:
         long = [name for name in option.names if name.startswith("--")]
-        for name in option.names if request.word == "-" and not long else long or option.names:
+        for name in (long if request.word == "-" else ()) or option.names:
             yield Candidate(name, option.help)
 
 

@@ -53,6 +53,8 @@ _ROWS: list[tuple[str, list[str] | str]] = [
     ("ocifs --vers", ["--version"]),
     ("ocifs ls --only-l", ["--only-layer"]),
     ("ocifs -x ls --only-l", ["--only-layer"]),
+    ("ocifs cache clear -", ["--cache-dir", "--help"]),
+    ("ocifs umount -l", ["-l"]),
     ("ocifs umount --la", ["--lazy"]),
     ("ocifs mount --engine ", ["auto", "erofs", "fuse"]),
     ("ocifs mount --engine=e", ["--engine=erofs"]),
