@@ -251,6 +251,7 @@ _VALUES: dict[str, Value] = {
     **dict.fromkeys(("first", "image", "second"), "image"),
     **dict.fromkeys(("path", "paths", "words"), "path"),
     **dict.fromkeys(("layer", "only_layer", "number"), "layer"),
+    **dict.fromkeys(("net", "network"), ("none", "host")),
     "limits": "limit",
     "mountpoints": "mountpoint",
     "platform": "platform",
