@@ -61,7 +61,7 @@ def test_explore_shows_an_image_and_gives_the_terminal_back(ocifs: Ocifs, demo: 
         if select.select([outer], [], [], 0.1)[0]:
             try:
                 shown += os.read(outer, 65536)
-            except OSError:  # EIO: nobody has the terminal open any more
+            except OSError:  # EIO: the terminal is closed
                 break
         if b"Files" in shown and not pressed:
             pressed = True
