@@ -49,7 +49,7 @@ def _candidates(line: str) -> list[str] | str:
 _ROWS: list[tuple[str, list[str] | str]] = [
     # commands, options, choices
     ("ocifs ver", ["verify"]),
-    ("ocifs cache ", ["clear", "ls", "prune"]),
+    ("ocifs cache p", ["prune"]),
     ("ocifs --vers", ["--version"]),
     ("ocifs ls --only-l", ["--only-layer"]),
     ("ocifs -x ls --only-l", ["--only-layer"]),
