@@ -1,10 +1,14 @@
 """`ocifs explore`: browse an image in the terminal."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from ocifs.cli.options import Opening, image_options
+
+if TYPE_CHECKING:
+    from ocifs.image.rootfs import Rootfs
 
 
 @click.command(short_help="Browse an image in the terminal.")
@@ -21,4 +25,11 @@ def explore(image: str, opening: Opening) -> None:
     with opening.open(image) as opened:
         from ocifs.explore.app import Explorer
 
-        Explorer(opened).run()
+        Explorer(opened, copy_out).run()
+
+
+def copy_out(rootfs: "Rootfs", path: str, destination: str) -> list[str]:
+    """Copy a file or directory like `ocifs cp -r`; return warnings."""
+    from ocifs.cli.copying import copy
+
+    return list(copy(rootfs, path, destination, recursive=True, preserve=False).messages())
