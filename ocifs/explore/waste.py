@@ -80,10 +80,10 @@ class WastePane(Lines):
         self._directories = found.directories
         stored = sum(layer.stored for layer in found.waste.layers)
         hidden = sum(layer.hidden for layer in found.waste.layers)
-        share = f", {hidden / stored:.1%} of stored files" if hidden else ""
-        self.border_title = Content(f"Hidden bytes: {human_size(hidden)}{share}")
-        score = found.waste.efficiency
-        self.border_subtitle = Content(f"dive: {score.score:.2%} efficient, {human_size(score.wasted_bytes)} wasted")
+        share = f", {hidden / stored:.1%} of {human_size(stored)} in layers" if hidden else ""
+        self.border_title = Content(f"{human_size(hidden)} hidden{share}")
+        dive = found.waste.efficiency
+        self.border_subtitle = Content(f"dive: efficiency {dive.score:.4f}, {human_size(dive.wasted_bytes)} wasted")
         self._rebuild()
 
     @property

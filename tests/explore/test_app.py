@@ -309,7 +309,7 @@ def test_a_blob_that_has_changed_is_told(tmp_path: Path) -> None:
 def test_hidden_bytes_by_directory(image: Image) -> None:
     async def use(screen: Screen) -> None:
         await screen.press("w")
-        assert "Hidden bytes: 8 B, " in screen.text
+        assert "8 B hidden, " in screen.text
         assert "dive: " in screen.text
         assert "▸ /etc" in screen.text
         assert "2 files" in screen.text
@@ -334,7 +334,7 @@ def test_hidden_bytes_by_directory(image: Image) -> None:
 def test_nothing_hidden_is_told(tmp_path: Path) -> None:
     async def use(screen: Screen) -> None:
         await screen.press("w", "enter", "e")
-        assert "Hidden bytes: 0 B" in screen.text
+        assert "0 B hidden" in screen.text
         assert "No layer hides" in screen.text
 
     with open_image(images.write_layout(tmp_path / "one", images.Image((images.Layer(),)))) as image:

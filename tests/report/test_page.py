@@ -110,8 +110,8 @@ def test_the_data_is_json_that_cannot_end_its_element(text: str) -> None:
     "said",
     [
         ">Layers</h2>",
-        "6.84 KiB</b> hidden, 8.3 %",
-        "8.3 % of the 82 KiB of files in all layers",
+        "6.84 KiB</b> hidden, 8.3%",
+        "8.3% of the 82 KiB in the layers",
         'data-path="/gone">/gone</a>',
         "removed by",
         "<dd>EVIL=",

@@ -129,8 +129,8 @@ def page(report: Report) -> Iterator[str]:
 
 def _percent(part: int, whole: int) -> str:
     """Return a share with one decimal, never 0 for a part that is not."""
-    share = part * 100 / (whole or 1)
-    return "under 0.1" if 0 < share < 0.1 else f"{share:.1f}"
+    share = part / (whole or 1)
+    return "under 0.1%" if 0 < share < 0.001 else f"{share:.1%}"
 
 
 def _digest(text: str) -> str:
