@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ocifs.cli.options import Opening, image_options, warn
+from ocifs.cli.options import Opening, image_options, one_path, warn
 from ocifs.cli.progress import exporting
 from ocifs.cli.signals import ended_by_signals
 
@@ -33,11 +33,11 @@ _STDOUT = "-"
     is_flag=True,
     help="With --to-dir: record owners in user.rootlesscontainers instead of setting them.",
 )
-@click.argument("image")
-@click.argument("path", default="/")
+@click.argument("image", metavar="IMAGE[:/PATH]")
+@click.argument("path", required=False)
 def export(
     image: str,
-    path: str,
+    path: str | None,
     opening: Opening,
     to_dir: str | None,
     to_tar: str | None,
@@ -62,6 +62,7 @@ def export(
     if prefix and to_tar is None:
         raise click.UsageError("--prefix requires --to-tar")
     _check_target(to_dir, to_tar, to_erofs)  # before the image is indexed in vain
+    image, path = one_path(image, path)
     with (
         ended_by_signals(),
         opening.open(image) as opened,

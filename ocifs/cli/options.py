@@ -1,8 +1,9 @@
 """The options that several commands share, and the values made of them: a store, an opened image."""
 
 import functools
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -363,6 +364,8 @@ class View(NamedTuple):
     """The image, or the part of it, that a command shows."""
 
     image: str
+    path: str | None
+    """The path of `IMAGE:/PATH`."""
     opening: Opening
     layer: int | None
     only_layer: int | None
@@ -377,16 +380,44 @@ class View(NamedTuple):
             changes_only=self.only_layer is not None,
         )
 
+    def paths(self, further: Sequence[str], default: str | None = None) -> list[bytes]:
+        """Return the paths in the image: that of `IMAGE:/PATH`, then each PATH, before which IMAGE may be repeated.
+
+        Raises:
+            UsageError: There is none and no `default`, or one is in another image.
+        """
+        if self.path is None:
+            named = list(further)
+        else:
+            named = [self.path, *(path.removeprefix(f"{self.image}:") for path in further)]
+            if other := next((path for path in named if ":/" in path and not path.startswith("/")), None):
+                raise click.UsageError(f"'{printable_path(other)}' is in another image: name one image")
+        if not named and default is None:
+            raise click.MissingParameter(param_hint="'PATH...'", param_type="argument")
+        return [os.fsencode(path) for path in named or [default or ""]]
+
+
+def one_path(image: str, path: str | None) -> tuple[str, str]:
+    """Return IMAGE, and the path in it: the one of `IMAGE:/PATH`, else `path`, else `/`. Raises UsageError for both."""
+    from ocifs.sources.reference import split_path
+
+    image, inside = split_path(image)
+    if inside is not None and path is not None:
+        raise click.UsageError(f"the path is given twice: '{printable_path(inside)}' and '{printable_path(path)}'")
+    return image, inside or path or "/"
+
 
 def view_options(command: F) -> F:
     """Add the options of every command that shows an image, with IMAGE; the command receives them as one `View`."""
 
     @functools.wraps(command)
     def with_view(image: str, opening: Opening, layer: int | None, only_layer: int | None, **others: object) -> object:
-        return command(View(image, opening, layer, only_layer), **others)
+        from ocifs.sources.reference import split_path
+
+        return command(View(*split_path(image), opening, layer, only_layer), **others)
 
     for add in (
-        click.argument("image"),
+        click.argument("image", metavar="IMAGE[:/PATH]"),
         click.option("--only-layer", type=int, metavar="N", help="Show only what layer N changes, whiteouts included."),
         click.option("--layer", type=int, metavar="N", help="Show the image as of layer N; 0 is the base, -1 the top."),
         image_options,

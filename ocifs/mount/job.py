@@ -4,7 +4,6 @@ import array
 import contextlib
 import os
 import socket
-import threading
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -90,27 +89,27 @@ class MountReply(msgspec.Struct, frozen=True):
     exit_code: int = 0
 
 
-def mount(daemon: Daemon, job: Job) -> MountReply:
-    """Send a daemon its job; return its answer once the mount responds as well.
+def mount(daemon: Daemon, job: Job, seconds: float = ANSWER_SECONDS) -> MountReply:
+    """Send a daemon its job; return its answer once the mount responds as well, each within `seconds`.
 
     Raises:
         MountError: Mounting failed, or the daemon does not answer in time; nothing is left behind.
     """
     try:
-        return _mount(daemon, job)
+        return _mount(daemon, job, seconds)
     except (KeyboardInterrupt, SystemExit):  # what the caller undoes next must not race with the daemon
         daemon.stop()
         raise
 
 
-def _mount(daemon: Daemon, job: Job) -> MountReply:
+def _mount(daemon: Daemon, job: Job, seconds: float) -> MountReply:
     daemon.has_job = True
-    daemon.socket.settimeout(ANSWER_SECONDS)
+    daemon.socket.settimeout(seconds)
     try:
         send_job(daemon.socket, job)
         answer = daemon.socket.recv(_ANSWER_MAX)
     except TimeoutError:
-        raise _give_up(daemon, job) from None
+        raise _give_up(daemon, job, seconds) from None
     except OSError:
         answer = b""
     if not answer:
@@ -121,21 +120,21 @@ def _mount(daemon: Daemon, job: Job) -> MountReply:
         error = OcifsError(reply.error)
         error.exit_code = reply.exit_code
         raise error
-    if not _is_served(job.mountpoint):
-        raise _give_up(daemon, job)
+    if not _is_served(job.mountpoint, seconds):
+        raise _give_up(daemon, job, seconds)
     daemon.has_mounted = True
     return reply
 
 
-def _is_served(mountpoint: str) -> bool:
+def _is_served(mountpoint: str, seconds: float) -> bool:
     """Wait until the daemon has answered the kernel; return whether it did in time. Raises OSError if it died."""
     answer: Future[os.stat_result] = Future()
     try:
-        start(threading.Thread(target=_look, args=[mountpoint, answer], daemon=True))
+        start(lambda: _look(mountpoint, answer))
     except ShortageError:  # the daemon has its threads; readers wait for it
         return True
     with contextlib.suppress(TimeoutError):
-        answer.result(ANSWER_SECONDS)
+        answer.result(seconds)
     return answer.done()
 
 
@@ -146,14 +145,14 @@ def _look(mountpoint: str, answer: "Future[os.stat_result]") -> None:
         answer.set_exception(error)
 
 
-def _give_up(daemon: Daemon, job: Job) -> MountError:
+def _give_up(daemon: Daemon, job: Job, seconds: float) -> MountError:
     """End a daemon that does not answer, and its mount."""
     daemon.kill()
     mounted = mount_at(job.mountpoint)
     if mounted is not None and mounted.digest == job.digest:
         unmount(job.mountpoint, lazy=True)
     return MountError(
-        f"cannot mount on {printable_path(job.mountpoint)}: the daemon did not answer within {ANSWER_SECONDS:g} s: "
+        f"cannot mount on {printable_path(job.mountpoint)}: the daemon did not answer within {seconds:g} s: "
         "check whether something has stopped it, and try again"
     )
 

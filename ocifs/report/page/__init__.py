@@ -63,8 +63,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     hidden: list[HiddenDirectory]
 
 
-def build_report(image: Image, inspection: Inspection) -> Report:
-    """Return the content of the page for an image."""
+def build_report(image: Image, inspection: Inspection, most_nodes: int = MOST_NODES) -> Report:
+    """Return the content of the page for an image, with up to `most_nodes` files and directories in its map."""
     steps = build_history(image.resolved)
     found = waste(image)
     commands = {step.layer: shown_command(step) for step in steps}
@@ -84,7 +84,7 @@ def build_report(image: Image, inspection: Inspection) -> Report:
         inspection=inspection,
         layers=layers,
         steps=steps,
-        treemap=treemap(image.rootfs, MOST_NODES),
+        treemap=treemap(image.rootfs, most_nodes),
         files=largest_files(image.rootfs, MOST_LARGE),
         waste=found,
         hidden=by_directory(found.hidden),
