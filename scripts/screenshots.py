@@ -18,8 +18,8 @@ from ocifs.image.opening import open_image
 
 _IMAGE = "debian:latest"
 _SCREENS = {
-    "explore.svg": ((80, 24), ["tab", "tab", "down", "down", "down", "right", "s"]),
-    "explore-wide.svg": ((200, 50), ["tab", "up", "tab", "c", "slash", *r"\.conf$", "enter", "down", "down"]),
+    "explore.svg": ((80, 24), ["tab", "up", "tab", "s", "home", "down", "down", "right"]),
+    "explore-wide.svg": ((200, 50), ["tab", "tab", "up", "tab", "slash", *r"\.conf$", "enter", "down", "down"]),
     "explore-waste.svg": ((80, 24), ["w", "enter"]),
 }
 """Size in columns and lines, and the keys to press."""

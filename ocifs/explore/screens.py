@@ -78,7 +78,7 @@ class Preview(ModalScreen[None]):
 
 
 class Destination(ModalScreen[str | None]):
-    """Ask for the destination of a copy; a second Enter confirms that a file is replaced."""
+    """Ask for the path of a copy. A name from the image is used only after the user has seen and confirmed it."""
 
     DEFAULT_CSS = """
     Destination { align: center middle; }
@@ -91,23 +91,36 @@ class Destination(ModalScreen[str | None]):
         super().__init__()
         self._title = f"Copy /{printable(path)} to"
         name = os.fsdecode(path.rpartition(b"/")[2])
-        self._proposal = f"./{name}" if name.isprintable() else "."
+        self._name_there = name if name.isprintable() else ""
+        """The name in the image, if it can be proposed."""
         self._confirmed = ""
 
     def compose(self) -> ComposeResult:
         """Create the widgets."""
         with Vertical() as box:
             box.border_title = Content(self._title)
-            yield Input(self._proposal, placeholder="file or directory on this machine", compact=True)
+            yield Input(f"./{self._name_there}", placeholder="path on this machine", compact=True)
             yield Static("Enter copies, Esc cancels", id="note")
 
     def on_input_submitted(self, message: Input.Submitted) -> None:
-        """Return the destination, or ask again if it is a file that exists."""
+        """Return the destination, once it names the copy and not only its directory, and may replace what it does."""
         destination = os.path.expanduser(message.value)
-        if not destination:
-            return
-        if os.path.isfile(destination) and destination != self._confirmed:
-            self._confirmed = destination
-            self.query_one("#note", Static).update("The file exists. Enter again replaces it, Esc cancels")
+        if not destination or destination == self._confirmed:
+            self.dismiss(destination or None)
+        elif os.path.isdir(destination):
+            self._ask_again(os.path.join(destination, self._name_there))
+        elif os.path.lexists(destination):
+            self._ask_again(destination)
         else:
             self.dismiss(destination)
+
+    def _ask_again(self, destination: str) -> None:
+        """Show the path as it would be used, and what it is."""
+        note = "Enter copies into the directory"
+        if os.path.isdir(destination):
+            note = "a directory: name the copy in it"
+        elif os.path.lexists(destination):
+            self._confirmed = destination
+            note = "exists: Enter again replaces it"
+        self.query_one(Input).value = destination
+        self.query_one("#note", Static).update(f"{note}, Esc cancels")

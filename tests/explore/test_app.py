@@ -385,7 +385,7 @@ def test_files_are_copied_out(image: Image, tmp_path: Path) -> None:
         assert any(message.startswith("copied /top to ") for message in screen.told)
         there.write_bytes(b"mine")
         await to(screen, there)
-        assert "Enter again replaces it" in screen.text
+        assert "exists: Enter again replaces it" in screen.text
         assert there.read_bytes() == b"mine"
         await screen.press("enter")
         assert there.read_bytes() == b"top\n"
@@ -400,8 +400,23 @@ def test_files_are_copied_out(image: Image, tmp_path: Path) -> None:
         assert "link is no regular file or directory" in screen.told
         await screen.go_to(HOSTILE.decode("latin-1"))
         await screen.press("home", "e")
-        assert screen.app.screen.query_one(Input).value == "."
-        await screen.press("escape", "tab", "up", "tab")
+        field = screen.app.screen.query_one(Input)
+        assert field.value == "./"  # a name that cannot be shown is not proposed
+        field.value = str(tmp_path)
+        await screen.press("enter", "enter")
+        assert "name the copy in it" in screen.text
+        field.value = str(tmp_path / "hostile")
+        await screen.press("enter")
+        assert (tmp_path / "hostile").read_bytes() == b"\x1b[2Jcleared"
+        await screen.go_to("bin")
+        await screen.press("right")
+        await screen.go_to("bin/tool")
+        await to(screen, tmp_path)
+        assert screen.app.screen.query_one(Input).value == f"{tmp_path}/tool"
+        assert not (tmp_path / "tool").exists()
+        await screen.press("enter")
+        assert (tmp_path / "tool").read_bytes().startswith(b"\x7fELF")
+        await screen.press("tab", "up", "tab")
         await screen.go_to("etc")
         await screen.press("right")
         await screen.go_to("etc/old")
