@@ -31,7 +31,7 @@ def explore(image: str, options: Options) -> None:
 
 
 def copy_out(rootfs: "Rootfs", path: str, destination: str) -> list[str]:
-    """Copy a file or directory like `ocifs cp -r`; return warnings."""
-    from ocifs.cli.copying import copy
+    """Copy a file or directory like `ocifs cp -r -T`; return warnings."""
+    from ocifs.cli.copying import Copying, copy
 
-    return list(copy(rootfs, path, destination, recursive=True, preserve=False).messages())
+    return list(copy(rootfs, path, destination, Copying(recursive=True, into=False)).messages())
