@@ -188,7 +188,9 @@ class Explorer(BackgroundApp):
         if file is None:
             return
         kind = file.listed().type
-        if kind not in {"regular", "directory"}:
+        if self._notes.get("copy"):
+            self._complain("another copy is in progress: wait for its end")
+        elif kind not in {"regular", "directory"}:
             self._complain(f"{printable(file.path)} is no regular file or directory")
         elif kind == "directory" and self._pane is self._tree and self._tree.is_removed:
             self._complain(f"layer {self._layers.cursor} removes {printable(file.path)}: choose an earlier layer")
@@ -340,7 +342,7 @@ class Explorer(BackgroundApp):
     def _open_preview(self, beginning: Beginning) -> None:
         self.push_screen(Preview(beginning))
 
-    def _copy_to(self, file: FileAt, whole: bool, destination: str | None) -> None:  # bound above
+    def _copy_to(self, file: FileAt, whole: bool, destination: str | None) -> None:
         """Copy a file, or a `whole` directory as of the selected layer, to what the user named, if anything."""
         if destination is None:
             return
