@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ocifs.mount.mountinfo import mount_at, mount_table
 
-_PATIENCE = 10.0
+_PATIENCE = 30.0
 _MAIN = "from ocifs.cli.main import main; main()"
 
 Argument = str | Path
