@@ -18,7 +18,8 @@ def test_report_writes_a_page_whole(ocifs: Ocifs, demo: Path) -> None:
     page = target.read_text()
     assert page.startswith("<!DOCTYPE html>")
     assert page.rstrip().endswith("</html>")
-    assert "two\\nlines\\x1b[31m" not in page.partition('id="data"')[0]
+    assert ">/two\\nlines\\x1b[31m</a>" in page
+    assert "\x1b" not in page
     assert ocifs.output("report", demo, "-o", "-") == page
     target.write_text("what was there before")
     ocifs.output("report", demo, "-o", "report.html")
