@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import StoreError
-from ocifs.store import Kind, Store, StoredFile, Writer
+from ocifs.store import Kind, Store, StoredFile, Writer, default_directory
 from tests.faults import AT_LEAST, EQUAL, HAS_BITS, refuse, refusing, within
 
 KIND = Kind("thing", 1)
@@ -461,3 +461,22 @@ def test_what_the_disk_has_lost_at_once_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match="reads back differently"):
         Store(tmp_path).get(SEALED, SUBJECT, build)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"HOME": "/home/u"}, "/home/u/.cache/ocifs"),
+        ({"HOME": "/home/u", "XDG_CACHE_HOME": "/c"}, "/c/ocifs"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/ocifs"),
+        ({}, "/var/cache/ocifs"),
+    ],
+)
+def test_the_default_directory(variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not variables and os.geteuid():
+        pytest.skip("needs root")
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert str(default_directory()) == expected
