@@ -20,6 +20,7 @@ from ocifs.sources.source import NamedImage, read_document, read_metadata
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.manifest import parse_document
 from ocifs.store import Kind, Store, StoredFile, Writer
+from ocifs.store.sparse import open_finished, open_sparse
 
 if TYPE_CHECKING:
     from ocifs.sources.registry.source import RegistrySource
@@ -83,7 +84,7 @@ class CachingSource:
         file = self._store.load(BLOB, descriptor.digest)
         if file is None:
             remote = self._registry.open(descriptor)
-            file = self._store.sparse(PART, BLOB, descriptor.digest, descriptor.size)
+            file = open_sparse(self._store, PART, BLOB, descriptor.digest, descriptor.size)
             self._files.append(file)
             return LazyBlob(file.fd, file.size, remote.origin, lambda: remote)
         self._files.append(file)
@@ -104,7 +105,7 @@ class CachingSource:
     def _stored(self, descriptor: Descriptor) -> StoredFile | None:
         """Return a blob of which all bytes are in the store."""
         digest = descriptor.digest
-        return self._store.load(BLOB, digest) or self._store.finished(PART, BLOB, digest, descriptor.size)
+        return self._store.load(BLOB, digest) or open_finished(self._store, PART, BLOB, digest, descriptor.size)
 
     def _open(self, descriptor: Descriptor) -> StoredFile | Download:
         file = self._stored(descriptor)

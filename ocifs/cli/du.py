@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 import click
 
 from ocifs.cli.command import command
-from ocifs.cli.options import View, json_option, view_options
+from ocifs.cli.options import json_option
 from ocifs.cli.output import Output, human_option, null_option
 from ocifs.cli.unsupported import each_unsupported, unsupported
+from ocifs.cli.view import View, view_options
 from ocifs.image.glob import expand
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.text import short_size

@@ -11,8 +11,9 @@ import click
 
 from ocifs.cli.command import command
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
-from ocifs.cli.options import View, json_option, view_options
+from ocifs.cli.options import json_option
 from ocifs.cli.output import Output, null_option
+from ocifs.cli.view import View, view_options
 from ocifs.image.glob import expand
 from ocifs.report.grep import Match, Pattern, Searched, to_json
 from ocifs.report.grep import grep as search

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from ocifs.cli.command import Command
-from ocifs.cli.options import View, view_options
 from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.types import parse_size
 from ocifs.cli.unsupported import each_unsupported, unsupported
+from ocifs.cli.view import View, view_options
 from ocifs.image.glob import expand
 from ocifs.report.parts import Part, Unit, read_part, split_sign
 

@@ -7,9 +7,10 @@ import click
 import msgspec
 
 from ocifs.cli.command import command
-from ocifs.cli.options import View, json_option, merged_view_options, view_options
+from ocifs.cli.options import json_option
 from ocifs.cli.output import Output, write_bytes
 from ocifs.cli.unsupported import unsupported
+from ocifs.cli.view import View, merged_view_options, view_options
 from ocifs.image.glob import expand
 from ocifs.image.opening import Image
 from ocifs.report.listing import Listed, Show, describe, to_json

@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 
 from ocifs.cli.command import command
-from ocifs.cli.options import View, view_options, warn
+from ocifs.cli.options import warn
 from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.signals import ended_by_signals
 from ocifs.cli.unsupported import each_unsupported, unsupported
+from ocifs.cli.view import View, view_options
 from ocifs.errors import printable_path
 from ocifs.image.glob import expand
 

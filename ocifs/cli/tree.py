@@ -7,9 +7,10 @@ import click
 from msgspec.structs import replace
 
 from ocifs.cli.command import command
-from ocifs.cli.options import View, json_option, view_options
+from ocifs.cli.options import json_option
 from ocifs.cli.output import ColourWhen, Output, colour_option, human_option
 from ocifs.cli.unsupported import each_unsupported, unsupported
+from ocifs.cli.view import View, view_options
 from ocifs.image.glob import expand
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import unmarked

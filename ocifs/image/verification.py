@@ -23,7 +23,8 @@ from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_
 from ocifs.image.trees import CHANGES, TREE, Trees, chain_of, refuse_warnings
 from ocifs.indexes.lookup import verify_tocs
 from ocifs.layer.build import LayerBlob, open_layer_index
-from ocifs.layer.index import KIND, LayerIndex, open_index
+from ocifs.layer.index import LayerIndex, open_index
+from ocifs.layer.index_format import KIND
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.layer.verification import decode_layer, digest_blob

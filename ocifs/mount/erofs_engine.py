@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from ocifs.errors import MountError, raise_if_too_many_files
+from ocifs.errors import MountError, raise_if_short
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount import syscalls
 from ocifs.mount.bdi import raise_readahead
@@ -132,7 +132,7 @@ def _unmount(identity: MountIdentity) -> None:
 
 
 def _refused(error: OSError) -> MountError:
-    raise_if_too_many_files(error)
+    raise_if_short(error)
     reason = _REASONS.get(error.errno or 0, error.strerror)
     return MountError(f"cannot mount EROFS: {reason}")
 

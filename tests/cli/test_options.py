@@ -10,7 +10,8 @@ from msgspec.structs import asdict, replace
 
 from ocifs.cli.command import Command, command
 from ocifs.cli.mount_options import mount_options, serving_options
-from ocifs.cli.options import View, document_options, image_options, view_options
+from ocifs.cli.options import document_options, image_options
+from ocifs.cli.view import View, view_options
 from ocifs.limits import DEFAULT_LIMITS
 from ocifs.mount.options import MountOptions
 from ocifs.options import Options
