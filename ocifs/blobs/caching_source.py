@@ -16,9 +16,8 @@ from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Referrers
 from ocifs.sources.registry.access import Access
 from ocifs.sources.resolve import open_source
-from ocifs.sources.source import NamedImage, read_document, read_metadata
+from ocifs.sources.source import NamedImage, descriptor_of, read_document
 from ocifs.spec.descriptor import Descriptor
-from ocifs.spec.manifest import parse_document
 from ocifs.store import Kind, Store, StoredFile, Writer
 from ocifs.store.sparse import open_finished, open_sparse
 
@@ -49,9 +48,7 @@ class CachingSource:
         """Return what `reference` names; a digest whose manifest is in the store needs no registry."""
         if reference.digest is not None and (file := self._store.load(BLOB, reference.digest)) is not None:
             try:
-                name = f"manifest {reference.digest}"
-                document = parse_document(read_metadata(file, name, self.limits), name)
-                return (Descriptor(media_type=document.media_type, digest=reference.digest, size=file.size),)
+                return (descriptor_of(file, reference.digest, f"manifest {reference.digest}", self.limits),)
             finally:
                 file.close()
         return self._registry.resolve(reference)

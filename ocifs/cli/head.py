@@ -12,7 +12,6 @@ from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.types import parse_size
 from ocifs.cli.unsupported import each_unsupported, unsupported
 from ocifs.cli.view import View, view_options
-from ocifs.image.glob import expand
 from ocifs.report.parts import Part, Unit, read_part, split_sign
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -133,9 +132,7 @@ def _chosen(part: Callable[[Unit, Count], Part], lines: Count | None, size: Coun
 
 
 def _print(view: View, paths: tuple[str, ...], part: Part, *, quiet: bool, verbose: bool) -> None:
-    named = view.paths(paths)
-    with view.open() as opened:
-        several = expand(opened.rootfs, named)
+    with view.files(paths) as (opened, several):
         for number, path in enumerate(several):
             with opened.rootfs.open(path) as file:
                 if (len(several) > 1 or verbose) and not quiet:

@@ -2,7 +2,8 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -45,6 +46,15 @@ class View(NamedTuple):
     def open(self) -> "Image":
         """Open the image, as of a layer or reduced to the changes of a layer."""
         return open_image(self.image, self.options)
+
+    @contextmanager
+    def files(self, further: Sequence[str], default: str | None = None) -> "Iterator[tuple[Image, list[bytes]]]":
+        """Yield the opened image, and the paths of `paths` in it, with wildcards expanded."""
+        from ocifs.image.glob import expand
+
+        named = self.paths(further, default)
+        with self.open() as opened:
+            yield opened, expand(opened.rootfs, named)
 
     def paths(self, further: Sequence[str], default: str | None = None) -> list[bytes]:
         """Return the paths in the image: that of `IMAGE:/PATH`, then each PATH, before which IMAGE may be repeated.

@@ -146,25 +146,29 @@ class TreeImage:
                 yield name, child, file_type, following
             slot = 0
 
+    def entries(self, nid: int) -> Iterator[tuple[bytes, int, int]]:
+        """Yield (name, nid, file type) of a directory by name, without `.` and `..`."""
+        for name, child, file_type, _ in self.readdir(nid):
+            if name not in {b".", b".."}:
+                yield name, child, file_type
+
     def walk(self, nid: int) -> Generator[tuple[bytes, int], bool | None]:
         """Yield (path below `nid`, nid) of all files, depth first and in name order; `nid` itself has path b"".
 
         Sending True after a directory skips its contents.
         """
         skip = yield b"", nid
-        pending = [(b"", self.readdir(nid))] if not skip and stat.S_ISDIR(self.inode(nid).mode) else []
+        pending = [(b"", self.entries(nid))] if not skip and stat.S_ISDIR(self.inode(nid).mode) else []
         directories = 1
         while pending:
             prefix, entries = pending[-1]
-            for name, child, file_type, _ in entries:
-                if name in {b".", b".."}:
-                    continue
+            for name, child, file_type in entries:
                 skip = yield prefix + name, child
                 if file_type == erofs.DIRECTORY and not skip:
                     directories += 1
                     if directories > self.inode_count:
                         raise InvalidImageError("tree image: directories form a loop: run `ocifs cache clear`")
-                    pending.append((prefix + name + b"/", self.readdir(child)))
+                    pending.append((prefix + name + b"/", self.entries(child)))
                     break
             else:
                 pending.pop()

@@ -75,8 +75,8 @@ def _named(rootfs: Rootfs, prefix: bytes, pattern: bytes) -> Iterator[bytes]:
     quoted = _QUOTED.sub(r"[\1]", os.fsdecode(pattern)).replace("[^", "[!")
     matches = re.compile(fnmatch.translate(quoted)).match
     dotted = pattern.startswith(b".")
-    for name, *_ in rootfs.tree.readdir(nid):
-        if name not in {b".", b".."} and name.startswith(b".") == dotted and matches(os.fsdecode(name)):
+    for name, *_ in rootfs.tree.entries(nid):
+        if name.startswith(b".") == dotted and matches(os.fsdecode(name)):
             yield name
 
 

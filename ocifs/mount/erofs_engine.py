@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from ocifs.descriptor import opened
 from ocifs.errors import MountError, raise_if_short
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount import syscalls
@@ -139,8 +140,7 @@ def _refused(error: OSError) -> MountError:
 
 def _check_xattrs(erofs: int) -> None:
     """Check that the kernel was built with all kinds of extended attributes for EROFS. Raises OSError."""
-    root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=erofs)
-    try:
+    with opened(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=erofs) as root:
         for name in ("user.ocifs", "security.capability", "system.posix_acl_access"):
             try:
                 os.getxattr(root, name)
@@ -149,5 +149,3 @@ def _check_xattrs(erofs: int) -> None:
                     raise OSError(
                         error.errno, f"this kernel's EROFS has no {name.partition('.')[0]}.* xattrs"
                     ) from None
-    finally:
-        os.close(root)
