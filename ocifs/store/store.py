@@ -55,11 +55,13 @@ class Store:
         self.max_size = max_size
         self._warn = warn
         self._warned = False
+        self._root: TrustedDirectory | None = None
         self.opened: TrustedDirectory | None = None
         """The directory of the entries."""
         if directory is not None:
             try:
-                self.opened = TrustedDirectory.open(directory, make=True).directory(_ENTRIES, make=True)
+                self._root = TrustedDirectory.open(directory, make=True)
+                self.opened = self._root.directory(_ENTRIES, make=True)
             except OSError as error:
                 self.warn_of(error, directory)
         self.directory = directory if self.opened else None
@@ -76,6 +78,7 @@ class Store:
         try:
             opened = TrustedDirectory.open(directory)
             if _ENTRIES in os.listdir(opened.fd):
+                store._root = opened
                 store.opened = opened.directory(_ENTRIES)
                 store.directory = directory
             elif os.listdir(opened.fd):
@@ -88,6 +91,10 @@ class Store:
             raise_if_short(error)
             raise StoreError(f"cache directory {shown}: {error.strerror}: name another with --cache-dir") from None
         return store
+
+    def beside(self, name: str, *, make: bool = False) -> TrustedDirectory | None:
+        """Open a directory beside that of the entries; None if this store is in memory. Raises OSError."""
+        return None if self.opened is None or self._root is None else self._root.directory(name, make=make)
 
     def warn(self, message: str) -> None:
         """Warn once that the cache is unusable."""
