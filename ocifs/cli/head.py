@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from ocifs.cli.command import Command
+from ocifs.cli.command import Command, add_options
 from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.types import parse_size
 from ocifs.cli.unsupported import each_unsupported, unsupported
@@ -64,21 +64,17 @@ class _OldCounts(Command):
 
 def _count_options(lines: str, size: str) -> Callable[[F], F]:
     """Add the options that head and tail share."""
-
-    def add(command: F) -> F:
-        for option in (
-            click.argument("paths", nargs=-1, metavar="[PATH...]"),
-            unsupported("-z", "--zero-terminated", use="pipe `ocifs cat` into it with -z"),
-            click.option("-v", "--verbose", is_flag=True, help="Print a heading for a single file, too."),
-            click.option("-q", "--quiet", "--silent", is_flag=True, help="Print no headings for several files."),
-            click.option("-c", "--bytes", "size", type=_CountType(), help=size),
-            click.option("-n", "--lines", "lines", type=_CountType(), help=lines),
+    return add_options(
+        (
             view_options,
-        ):
-            command = option(command)
-        return command
-
-    return add
+            click.option("-n", "--lines", "lines", type=_CountType(), help=lines),
+            click.option("-c", "--bytes", "size", type=_CountType(), help=size),
+            click.option("-q", "--quiet", "--silent", is_flag=True, help="Print no headings for several files."),
+            click.option("-v", "--verbose", is_flag=True, help="Print a heading for a single file, too."),
+            unsupported("-z", "--zero-terminated", use="pipe `ocifs cat` into it with -z"),
+            click.argument("paths", nargs=-1, metavar="[PATH...]"),
+        )
+    )
 
 
 @click.command(cls=_OldCounts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from msgspec.structs import replace
 
-from ocifs.cli.command import GroupedOption, OptionGroup
+from ocifs.cli.command import GroupedOption, OptionGroup, add_options
 from ocifs.cli.types import LimitType, PlatformType, Size
 from ocifs.errors import printable_path
 from ocifs.limits import DEFAULT_LIMITS
@@ -197,9 +197,7 @@ _STRICT = _option(
 
 def document_options(command: F) -> F:
     """Add the options of every command that opens an image; the command receives them as one `Options`."""
-    for add in reversed(_DOCUMENT_OPTIONS):
-        command = add(command)
-    return command
+    return add_options(_DOCUMENT_OPTIONS)(command)
 
 
 def image_options(command: F) -> F:

@@ -7,7 +7,7 @@ Of layers it knows only the offsets and sizes of their tar streams.
 
 import mmap
 import stat
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -152,19 +152,19 @@ class TreeImage:
             if name not in {b".", b".."}:
                 yield name, child, file_type
 
-    def walk(self, nid: int) -> Generator[tuple[bytes, int], bool | None]:
+    def walk(self, nid: int, skips: Callable[[], bool] = lambda: False) -> Iterator[tuple[bytes, int]]:
         """Yield (path below `nid`, nid) of all files, depth first and in name order; `nid` itself has path b"".
 
-        Sending True after a directory skips its contents.
+        `skips` is called after a directory was yielded; if it returns True, the contents are left out.
         """
-        skip = yield b"", nid
-        pending = [(b"", self.entries(nid))] if not skip and stat.S_ISDIR(self.inode(nid).mode) else []
+        yield b"", nid
+        pending = [(b"", self.entries(nid))] if stat.S_ISDIR(self.inode(nid).mode) and not skips() else []
         directories = 1
         while pending:
             prefix, entries = pending[-1]
             for name, child, file_type in entries:
-                skip = yield prefix + name, child
-                if file_type == erofs.DIRECTORY and not skip:
+                yield prefix + name, child
+                if file_type == erofs.DIRECTORY and not skips():
                     directories += 1
                     if directories > self.inode_count:
                         raise InvalidImageError("tree image: directories form a loop: run `ocifs cache clear`")
