@@ -14,7 +14,7 @@ from pathlib import Path
 from ocifs.descriptor import opened
 from ocifs.errors import MountError
 from ocifs.mount import syscalls
-from ocifs.mount.mountinfo import mount_at, unmount
+from ocifs.mount.mountinfo import mount_at, mount_table, unmount
 
 
 class MountIdentity:
@@ -33,12 +33,9 @@ class MountIdentity:
 
         The kernel reuses the device number of a mount that is gone, so the mount ID decides where the kernel has one.
         """
-        if self._left is not None:
+        if self._left is not None or not self._is_listed("self"):
             return False
-        if self._id is not None:
-            return syscalls.mount_id(self.path) == self._id
-        mount = mount_at(self.path)
-        return mount is not None and mount.device == self.device
+        return self._id is None or syscalls.mount_id(self.path) == self._id
 
     def clear(self) -> bool:
         """Detach the mount if it still exists after its connection has ended; return whether it did.
@@ -58,11 +55,24 @@ class MountIdentity:
             return
         for process in Path("/proc").iterdir():
             if process.name.isdigit() and _namespace_of(process.name) == self._left:
+                if not self._is_listed(process.name):
+                    return
                 enter = ["nsenter", "--mount", "--target", process.name]
                 # To canonicalise the path, umount(8) would send requests to this process, which no longer serves.
                 umount = ["umount", "--no-canonicalize", "--lazy", self.path]
                 subprocess.run([*enter, *umount], check=False, capture_output=True)
                 return
+
+    def _is_listed(self, pid: str) -> bool:
+        """Whether the mount table of a process has a mount like this one on top of `path`.
+
+        Nothing is looked up: on a map of autofs, that would mount the image again.
+        """
+        try:
+            mounts = [mount for mount in mount_table(Path("/proc", pid)) if mount.mountpoint == self.path]
+        except OSError:  # too many open files
+            return True
+        return bool(mounts) and self.device in {None, mounts[-1].device}
 
 
 def _leave_private_namespace() -> int | None:

@@ -162,7 +162,7 @@ def test_limit_help_lists_the_limits_without_an_image(ocifs: Run) -> None:
         ("ls --xyzzy x", "no such option: --xyzzy"),
         ("ls -Y x", "no such option: -Y"),
         ("ls", "missing argument IMAGE[:/PATH]"),
-        ("mount x", "missing argument MOUNTPOINT"),
+        ("mount", "missing argument IMAGE"),
         ("umount", "missing argument MOUNTPOINT..."),
         ("cache prune", "missing option --max-size"),
         ("history a b", "got unexpected extra argument (b)"),
