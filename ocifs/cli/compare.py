@@ -7,12 +7,14 @@ from contextlib import ExitStack
 
 import click
 
+from ocifs.cli.command import command
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
-from ocifs.cli.options import Opening, image_options, json_option
+from ocifs.cli.options import image_options, json_option, open_image
 from ocifs.cli.output import ColourWhen, Output, colour_option, null_option
 from ocifs.cli.progress import working
 from ocifs.errors import NotFoundError
 from ocifs.image.rootfs import Rootfs
+from ocifs.options import Options
 from ocifs.report.difference import ASPECTS, Aspect, Difference, differences
 
 Starts = tuple[int | None, int | None]
@@ -35,7 +37,7 @@ class Aspects(click.ParamType[frozenset[Aspect]]):
         return frozenset(aspect for aspect in ASPECTS if aspect in words)
 
 
-@click.command(short_help="Compare two images.")
+@command()
 @image_options
 @click.option(
     "--ignore",
@@ -59,7 +61,7 @@ def diff(
     first: str,
     second: str,
     path: str | None,
-    opening: Opening,
+    options: Options,
     ignored: frozenset[Aspect],
     statistics: bool,
     brief: bool,
@@ -83,7 +85,7 @@ def diff(
     first, second, paths = _named(first, second, path)
     shown = os.fsencode(paths[0])
     with failures_not_as_no(), ExitStack() as stack:
-        before, after = (stack.enter_context(opening.open(image)).rootfs for image in (first, second))
+        before, after = (stack.enter_context(open_image(image, options)).rootfs for image in (first, second))
         starts = _starts(before, after, paths)
         # The differences are all known at this point; printing only looks up their details.
         with working("comparing") as progress:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import click
 
+from ocifs.cli.command import command
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import Output, null_option
@@ -17,7 +18,7 @@ from ocifs.report.grep import Match, Pattern, Searched, to_json
 from ocifs.report.grep import grep as search
 
 
-@click.command(short_help="Search the files of an image.")
+@command()
 @click.argument("pattern")
 @view_options
 @click.option("-F", "--fixed-strings", "fixed", is_flag=True, help="PATTERN is text, not a regular expression.")

@@ -1,10 +1,11 @@
-"""`ocifs ls`, `tree`, `stat` and `which`: names and attributes of an image, without a mount."""
+"""`ocifs ls`, `tree`, `stat` and `blame`: names and attributes of an image, without a mount."""
 
 import itertools
 
 import click
 import msgspec
 
+from ocifs.cli.command import command
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import ColourWhen, Output, colour_option, human_option, null_option
 from ocifs.image.glob import expand
@@ -12,7 +13,7 @@ from ocifs.image.opening import Image
 from ocifs.report.listing import Listed, describe, list_directory, long_lines, to_json
 
 
-@click.command(short_help="List a directory of an image.")
+@command()
 @view_options
 @click.option("-l", "long", is_flag=True, help="Print mode, links, owner, size, time and link target.")
 @click.option("-R", "recursive", is_flag=True, help="List directories recursively, as paths.")
@@ -60,7 +61,7 @@ def ls(
             output.lines(paint(show(entry.name), entry) for entry in shown)
 
 
-@click.command(short_help="Draw a directory of an image as a tree.")
+@command()
 @view_options
 @click.option("-L", "levels", type=click.IntRange(min=1), metavar="N", help="Descend at most N levels.")
 @click.option("-d", "directories_only", is_flag=True, help="List directories only.")
@@ -106,7 +107,7 @@ def tree(
             output.lines(tree_lines(drawn, output.show, output.paint, columns))
 
 
-@click.command(short_help="Show all attributes of a file.")
+@command()
 @view_options
 @click.option("--follow", "-L", is_flag=True, help="Follow a symlink.")
 @json_option
@@ -122,22 +123,22 @@ def stat(view: View, paths: tuple[str, ...], follow: bool, as_json: bool) -> Non
             output.lines([to_json(listed)] if as_json else describe(listed, _digests(opened), output.show))
 
 
-@click.command(short_help="Show which layers added, changed or removed a path.")
+@command()
 @view_options
 @json_option
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
-def which(view: View, paths: tuple[str, ...], as_json: bool) -> None:
+def blame(view: View, paths: tuple[str, ...], as_json: bool) -> None:
     """Show which layers of IMAGE added, changed or removed PATH, and which versions are hidden.
 
     With --json, print one object for each change on a line.
 
     \b
-    Try:  ocifs which ./debian:latest /etc/issue
+    Try:  ocifs blame ./debian:latest /etc/issue
     """
-    from ocifs.report.which import history_lines, history_members, path_history
+    from ocifs.report.blame import history_lines, history_members, path_history
 
-    if view.only_layer is not None:
-        raise click.UsageError("which covers all layers: --only-layer cannot be used")
+    if view.options.changes_only:
+        raise click.UsageError("blame covers all layers: --only-layer cannot be used")
     output = Output()
     named = view.paths(paths)
     with view.open() as opened:

@@ -9,16 +9,18 @@ from typing import IO
 
 import click
 
-from ocifs.cli.options import Size, View, view_options, warn
+from ocifs.cli.command import command
+from ocifs.cli.options import View, view_options, warn
 from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.signals import ended_by_signals
+from ocifs.cli.types import Size
 from ocifs.errors import printable_path
 from ocifs.image.glob import expand
 
 _CHUNK = 1 << 20
 
 
-@click.command(short_help="Print files.")
+@command()
 @view_options
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
 def cat(view: View, paths: tuple[str, ...]) -> None:
@@ -35,7 +37,7 @@ def cat(view: View, paths: tuple[str, ...]) -> None:
     sys.stdout.buffer.flush()
 
 
-@click.command(short_help="Print the beginning of files.")
+@command()
 @view_options
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=10, show_default=True, help="Number of lines.")
 @click.option("-c", "--bytes", "size", type=Size(), metavar="SIZE", help="Number of bytes to print, instead of lines.")
@@ -61,7 +63,7 @@ def head(view: View, paths: tuple[str, ...], lines: int, size: int | None, quiet
     sys.stdout.buffer.flush()
 
 
-@click.command(short_help="Copy files out of an image.")
+@command()
 @view_options
 @click.option("-r", "-R", "--recursive", is_flag=True, help="Copy directories recursively.")
 @click.option("-p", "--preserve", is_flag=True, help="Preserve mode, times and, as root, the owner.")

@@ -2,6 +2,7 @@
 
 import click
 
+from ocifs.cli.command import command
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import Output, human_option, null_option, write_bytes
 from ocifs.image.glob import expand
@@ -20,8 +21,7 @@ Actions: -print (if no other is named)  -print0  -ls
 """
 
 
-@click.command(
-    short_help="Find files.",
+@command(
     epilog=_EXPRESSION,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
@@ -68,7 +68,7 @@ def _begins_expression(word: str) -> bool:
     return word in {"(", ")", "!"} or (word.startswith("-") and word != "-")
 
 
-@click.command(short_help="Show disk usage of directories.")
+@command()
 @view_options
 @click.option("-s", "--summarize", "summary", is_flag=True, help="Print only a total for each PATH, like -d 0.")
 @click.option("-d", "--max-depth", "depth", type=click.IntRange(min=0), metavar="N", help="Print at most N levels.")

@@ -87,17 +87,17 @@ def serve(job: Job, answer: Callable[[MountReply], None]) -> None:
     Raises:
         MountError: Mounting failed; nothing is left behind.
     """
-    _open_log(job)
+    _open_log(job.options.log)
     with ExitStack() as lock:
         lock.enter_context(locked(job.mountpoint))
-        if job.replace:
+        if job.options.replace:
             replace_mount(job.mountpoint)
         check_free(job.mountpoint, printable_path(job.mountpoint))
         # Opened before mounting, which may leave the mount namespace in which its path is valid (`MountIdentity`).
         runtime = runtime_directory()
         with (
             stop_on_signals() as stop,
-            job.rootfs.open(SpanCache(job.span_cache, job.read_timeout)) as rootfs,
+            job.rootfs.open(SpanCache(job.options.span_cache, job.options.read_timeout)) as rootfs,
             recorded(runtime) as write,
             ExitStack() as stack,
         ):
@@ -107,8 +107,9 @@ def serve(job: Job, answer: Callable[[MountReply], None]) -> None:
             write(record)
             if is_unfinished(rootfs):
                 _load_modules()
-            if job.prefetch:  # before the answer, which is an error if the system refuses the thread
-                stack.enter_context(in_background(rootfs, job.prefetch_rate, partial(_report, write, record, rootfs)))
+            if job.options.prefetch:  # before the answer, which is an error if the system refuses the thread
+                report = partial(_report, write, record, rootfs)
+                stack.enter_context(in_background(rootfs, job.options.prefetch_rate, report))
             lock.close()
             engine.serve(stop, partial(answer, MountReply(engine=engine.name, reason=reason)))
 
@@ -116,12 +117,12 @@ def serve(job: Job, answer: Callable[[MountReply], None]) -> None:
 def _mount(rootfs: Rootfs, job: Job) -> tuple[Engine, str | None, str | None]:
     """Mount with the first engine that can; return it, the device, and why the erofs engine could not."""
     reason = None
-    if job.engine != "fuse":
+    if job.options.engine != "fuse":
         erofs = ErofsEngine(rootfs, job)
         try:
             return erofs, erofs.mount(), None
         except MountError as error:
-            if job.engine == "erofs":
+            if job.options.engine == "erofs":
                 raise MountError(f"{error}: use --engine fuse instead") from None
             reason = str(error)
     from ocifs.mount.fuse_engine import FuseEngine  # trio and pyfuse3 take longer to load than everything else
@@ -148,7 +149,7 @@ def _record(job: Job, rootfs: Rootfs, engine: Engine, device: str | None, reason
         reason=reason,
         pid=os.getpid(),
         since=time.time(),
-        log=job.log,
+        log=job.options.log,
         bundle=job.bundle,
         device=device,
         layers=tuple(map(_layer_record, rootfs.served.layers)),
@@ -179,19 +180,19 @@ def _layer_record(layer: Layer) -> LayerRecord:
     )
 
 
-def _open_log(job: Job) -> None:
+def _open_log(log: str | None) -> None:
     runtime = runtime_directory()
     handler: logging.Handler
     try:
-        if job.log is None:
+        if log is None:
             handler = logging.StreamHandler()
-        elif job.log == str(runtime.path / LOG):
+        elif log == str(runtime.path / LOG):
             fd = runtime.open_file(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             handler = logging.StreamHandler(os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace"))
         else:
-            handler = logging.FileHandler(job.log)
+            handler = logging.FileHandler(log)
     except OSError as error:
-        raise MountError(f"cannot write the log {printable_path(job.log or '')}: {error.strerror}") from None
+        raise MountError(f"cannot write the log {printable_path(log or '')}: {error.strerror}") from None
     handler.setFormatter(OneLineFormatter(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
     logging.getLogger().addHandler(handler)
 

@@ -5,14 +5,14 @@ import contextlib
 import os
 import socket
 from concurrent.futures import Future
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from ocifs.errors import MountError, OcifsError, ShortageError, printable_path, too_many_files
 from ocifs.mount.handoff import Handoff
 from ocifs.mount.mountinfo import mount_at, unmount
+from ocifs.mount.options import MountOptions
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import EngineName, from_json, to_json
 from ocifs.pool import start
@@ -35,47 +35,21 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     mountpoint: str
     rootfs: Handoff
-    span_cache: int
-    """Bytes."""
-    read_timeout: float
-    """Seconds that a read may take."""
-    engine: EngineName | Literal["auto"] = "auto"
-    allow_other: bool = False
-    suid: bool = False
-    dev: bool = False
+    options: MountOptions
     owner: tuple[int, int] | None = None
     """uid and gid that the fuse engine shows as the owner of every file; None: the owners in the image."""
-    log: str | None = None
-    """File for log messages; None: stderr."""
     bundle: str | None = None
     """Directory of the bundle that the mount is part of."""
-    replace: bool = False
-    """Whether to unmount what ocifs has mounted there first."""
-    prefetch: bool = True
-    """Whether to fetch missing spans in the background, and to verify published indexes."""
-    prefetch_rate: int | None = None
-    """Limit for that in bytes per second; None: unlimited."""
 
     @classmethod
-    def of(
-        cls,
-        image: "Image",
-        mountpoint: str,
-        engine: EngineName | Literal["auto"],
-        span_cache: int,
-        read_timeout: float,
-        log: Path | None,
-    ) -> Self:
-        """Describe a mount of an opened image with the safest options."""
+    def of(cls, image: "Image", mountpoint: str, options: MountOptions) -> Self:
+        """Describe a mount of an opened image."""
         return cls(
             image=image.resolved.name,
             digest=str(image.digest),
             mountpoint=mountpoint,
             rootfs=Handoff.of(image.rootfs),
-            span_cache=span_cache,
-            read_timeout=read_timeout,
-            engine=engine,
-            log=None if log is None else str(log.absolute()),
+            options=options,
         )
 
 

@@ -104,9 +104,9 @@ def test_diff_compares_different_paths(ocifs: Run, place: Path) -> None:
     [
         ("cat IMG:/etc/*.none", 3, "/etc/*.none: no file in the image matches"),
         ("cat IMG:/none", 3, "/none: no such file or directory in the image: its nearest parent is /"),
-        ("cat IMG", 2, "Missing argument 'PATH...'"),
-        ("stat IMG", 2, "Missing argument 'PATH...'"),
-        ("cp IMG OUT", 2, "Missing argument 'PATH...'"),
+        ("cat IMG", 2, "missing argument PATH..."),
+        ("stat IMG", 2, "missing argument PATH..."),
+        ("cp IMG OUT", 2, "missing argument PATH..."),
         ("cat IMG:/etc/a.conf other:/etc/b.conf", 2, "'other:/etc/b.conf' is in another image: name one image"),
         ("export --to-tar OUT IMG:/etc /usr", 2, "the path is given twice: '/etc' and '/usr'"),
         ("diff IMG:/etc IMG", 2, "name a path in both images, as IMAGE1:/PATH IMAGE2:/PATH, or one PATH after them"),

@@ -13,6 +13,7 @@ from ocifs.mount import erofs_engine, syscalls
 from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.handoff import Handoff
 from ocifs.mount.job import Job
+from ocifs.mount.options import MountOptions
 from ocifs.options import Options
 from tests.faults import refusing
 from tests.images import Image, Layer, write_layout
@@ -26,8 +27,7 @@ def engine(tmp_path: Path) -> Iterator[ErofsEngine]:
             digest=str(image.digest),
             mountpoint=str(tmp_path),
             rootfs=Handoff.of(image.rootfs),
-            span_cache=0,
-            read_timeout=60,
+            options=MountOptions(),
         )
         yield ErofsEngine(image.rootfs, job)
 

@@ -9,6 +9,7 @@ import pytest
 from ocifs.errors import MountError
 from ocifs.image.opening import open_image
 from ocifs.mount.job import Job, MountReply, mount
+from ocifs.mount.options import MountOptions
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import from_json, to_json
 from ocifs.version import __version__
@@ -19,7 +20,7 @@ def test_a_daemon_that_is_stopped_is_given_up_and_ended(tmp_path: Path) -> None:
     with Daemon() as daemon, open_image(str(write_layout(tmp_path / "image", Image()))) as image:
         os.kill(daemon._process.pid, signal.SIGSTOP)
         with pytest.raises(MountError, match=r"the daemon did not answer within 0\.3 s: check whether something"):
-            mount(daemon, Job.of(image, str(tmp_path), "fuse", 1 << 20, 5, None), 0.3)
+            mount(daemon, Job.of(image, str(tmp_path), MountOptions(engine="fuse")), 0.3)
         assert daemon._process.returncode == -signal.SIGKILL
 
 
@@ -27,7 +28,7 @@ def test_a_daemon_that_is_killed_is_an_error(tmp_path: Path) -> None:
     with Daemon() as daemon, open_image(str(write_layout(tmp_path / "image", Image()))) as image:
         os.kill(daemon._process.pid, signal.SIGKILL)
         with pytest.raises(MountError, match="the daemon ended with status -9"):
-            mount(daemon, Job.of(image, str(tmp_path), "fuse", 1 << 20, 5, None))
+            mount(daemon, Job.of(image, str(tmp_path), MountOptions(engine="fuse")))
 
 
 def test_a_command_of_another_version_is_refused() -> None:
