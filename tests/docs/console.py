@@ -1,8 +1,9 @@
 """The console blocks of a document: find them, run them in a shell, and compare what the shell prints.
 
-A line that begins with `$ `, or with `# ` for root, is a command; the lines below it are its output. Numbers, dates and digests may differ from
-the document, and a line `…` stands for any lines; all other text is compared. Above a block, `<!-- not run: REASON -->`
-excludes it, and `<!-- first run: COMMAND -->` prepares it. One shell runs all blocks of a document in turn, as a reader would.
+A line that begins with `$ `, or with `# ` for root, is a command; the lines below it are its output. Numbers, dates and
+digests may differ from the document, and a line `…` stands for any lines; all other text is compared. Above a block,
+`<!-- not run: REASON -->` excludes it, and `<!-- first run: COMMAND -->` prepares it. One shell runs all blocks of a
+document in turn, as a reader would.
 """
 
 import os
