@@ -137,6 +137,13 @@ def fuse() -> None:
         pytest.skip("fusermount3 is missing")
 
 
+@pytest.fixture
+def runc() -> None:
+    """Skip without runc."""
+    if shutil.which("runc") is None:
+        pytest.skip("runc is missing")
+
+
 @pytest.fixture(scope="session")
 def debian(fuse: None) -> Path:
     """The layout that scripts/make-debian-image makes; skip if it or a tool is missing."""
