@@ -199,10 +199,7 @@ def user() -> Iterator[Ocifs]:
 def _as_nobody(home: Path) -> Ocifs:
     """Find an interpreter that an ordinary user may run, and can import ocifs with."""
     become = ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "env")
-    packages = {
-        "PYTHONPATH": os.pathsep.join([str(_REPOSITORY), sysconfig.get_path("platlib")]),
-        "HOME": str(home),
-    }
+    packages = {"PYTHONPATH": os.pathsep.join([str(_REPOSITORY), sysconfig.get_path("platlib")])}
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for interpreter in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
         command = Ocifs(home, interpreter, become, packages)

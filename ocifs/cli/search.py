@@ -1,10 +1,10 @@
-"""`ocifs find` and `du`: walk all files of an image, without a mount."""
+"""`ocifs find`: search the files of an image by their attributes, without a mount."""
 
 import click
 
 from ocifs.cli.command import command
 from ocifs.cli.options import View, json_option, view_options
-from ocifs.cli.output import Output, human_option, null_option, write_bytes
+from ocifs.cli.output import Output, write_bytes
 from ocifs.image.glob import expand
 from ocifs.report.listing import Listed, to_json
 
@@ -66,57 +66,3 @@ def find(view: View, words: tuple[str, ...], as_json: bool) -> None:
 
 def _begins_expression(word: str) -> bool:
     return word in {"(", ")", "!"} or (word.startswith("-") and word != "-")
-
-
-@command()
-@view_options
-@click.option("-s", "--summarize", "summary", is_flag=True, help="Print only a total for each PATH, like -d 0.")
-@click.option("-d", "--max-depth", "depth", type=click.IntRange(min=0), metavar="N", help="Print at most N levels.")
-@click.option("-a", "--all", "show_all", is_flag=True, help="Print files as well as directories.")
-@click.option("-b", "--bytes", "apparent", is_flag=True, help="Print file sizes in bytes instead of disk usage.")
-@click.option("--layers", "by_layer", is_flag=True, help="Print a line for each layer with a share.")
-@human_option
-@null_option
-@json_option
-@click.argument("paths", nargs=-1, metavar="[PATH...]")
-def du(
-    view: View,
-    paths: tuple[str, ...],
-    summary: bool,
-    depth: int | None,
-    show_all: bool,
-    apparent: bool,
-    by_layer: bool,
-    human: bool,
-    null: bool,
-    as_json: bool,
-) -> None:
-    """Show the disk usage of each directory at and below PATH of IMAGE [default: /], in KiB.
-
-    A hard-linked file counts once. Columns: size, with --layers the layer, path.
-
-    \b
-    Try:  ocifs du -h -d 1 ./debian:latest /usr
-          ocifs du -sh --layers ./debian:latest
-    """
-    from ocifs.report.text import short_size
-    from ocifs.report.usage import disk_usage, usage_lines
-    from ocifs.report.usage import to_json as usage_json
-
-    if summary and depth:
-        raise click.UsageError("-s and -d exclude each other")
-    most = 0 if summary else depth
-    output = Output(null)
-    named = view.paths(paths, "/")
-    with view.open() as opened:
-        shown = (
-            usage
-            for path in expand(opened.rootfs, named)
-            for usage in disk_usage(opened.rootfs, path, apparent=apparent, files=show_all)
-            if most is None or usage.depth <= most
-        )
-        if as_json:
-            output.lines(map(usage_json, shown))
-        else:
-            size = short_size if human else (lambda size: str(-(-size // (1 if apparent else 1024))))
-            output.lines(line for usage in shown for line in usage_lines(usage, output.show, size, by_layer=by_layer))

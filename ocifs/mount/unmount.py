@@ -13,16 +13,18 @@ _EXIT_SECONDS = 0.5
 _REPLACE_SECONDS = 2.0
 """Seconds that another command may need to check a new mount, and that a replaced daemon may take to exit."""
 _PATIENCE = 10.0
-"""Seconds to wait for a daemon to exit; another mount namespace that keeps it may be ending, too."""
+"""Seconds to wait for a daemon or fuse-overlayfs to exit; another mount namespace that keeps it may be ending, too."""
 
 
-def unmount_image(mountpoint: str, *, lazy: bool) -> None:
+def unmount_image(mountpoint: str, *, lazy: bool, patience: float = 0.0) -> None:
     """Unmount the image on a real mountpoint, and wait until its daemon has exited, unless `lazy`.
+
+    If it is busy, retry for `patience` seconds.
 
     Raises:
         MountError: Nothing of ocifs is mounted there, it is busy, or the daemon does not exit.
     """
-    with _unmounted(mountpoint, lazy=lazy) as daemons:
+    with _unmounted(mountpoint, lazy=lazy, patience=patience) as daemons:
         for each, has_ended in () if lazy else daemons:
             _wait(each, has_ended)
     list_mounts()  # removes the records of daemons that have exited
@@ -77,9 +79,9 @@ def is_bundle(directory: str) -> bool:
 
 def unmount_bundle(bundle: str, *, lazy: bool) -> None:
     """Unmount everything in a bundle; writes to an overlay are kept. Raises MountError."""
-    unmount_overlay(bundle, lazy=lazy)
+    patience = _PATIENCE if unmount_overlay(bundle, lazy=lazy) else 0.0
     for mount in mounts_of_bundle(bundle):
-        unmount_image(mount.mountpoint, lazy=lazy)
+        unmount_image(mount.mountpoint, lazy=lazy, patience=patience)
 
 
 def _wait(ended: ListedMount, has_ended: Callable[[float], bool]) -> None:

@@ -143,7 +143,7 @@ def test_an_image_without_layers(ocifs: Ocifs, tmp_path: Path, fuse: None) -> No
         assert list(mountpoint.iterdir()) == []
     assert ocifs.output("find", image) == "/\n"
     assert "names no command to run" in ocifs.complaint(3, "run", image)
-    assert "is not a directory in the image" in ocifs.complaint(5, "run", image, "--", "x")
+    assert "is not a directory in the image" in ocifs.complaint(5, "run", "--read-only", image, "x")
 
 
 def _absent(home: Path, image: Path) -> Path:

@@ -159,7 +159,7 @@ def test_limit_help_lists_the_limits_without_an_image(ocifs: Run) -> None:
             "no such option: --no-prefech: did you mean --no-prefetch or --prefetch or --prefetch-rate?",
         ),
         ("ls --xyzzy x", "no such option: --xyzzy"),
-        ("ls -Z x", "no such option: -Z"),
+        ("ls -Y x", "no such option: -Y"),
         ("ls", "missing argument IMAGE[:/PATH]"),
         ("mount x", "missing argument MOUNTPOINT"),
         ("umount", "missing argument MOUNTPOINT..."),

@@ -22,7 +22,8 @@ from typing import NamedTuple, cast
 import msgspec
 import zstandard
 
-from ocifs.bundle.config import Host, Overrides, runtime_spec
+from ocifs.bundle.config import Host, runtime_spec
+from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.paths import absolute_path
 from ocifs.bundle.runtime_spec import to_json
 from ocifs.compression import Pass, gzip, zstd

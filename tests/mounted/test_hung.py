@@ -67,6 +67,7 @@ def test_it_is_detached_from_within(ocifs: Ocifs, small: Path) -> None:
         assert os.listdir(mountpoint) == []
 
 
+@pytest.mark.parametrize("engine", ["fuse"], indirect=True)  # umount waits ten seconds for the process
 def test_umount_ends_in_time_and_names_the_way_out(ocifs: Ocifs, small: Path) -> None:
     with hung(ocifs, small) as (mountpoint, daemon):
         result = ocifs.run("umount", mountpoint)

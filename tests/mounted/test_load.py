@@ -117,7 +117,7 @@ def test_sixteen_readers_and_caches_that_are_dropped(
         for thread in threads:
             thread.start()
         chance = random.Random(0)
-        seconds = depth(8.0, 600.0)
+        seconds = depth(4.0, 600.0)
         began = time.monotonic()
         figures = []
         while time.monotonic() - began < seconds:
@@ -159,7 +159,7 @@ def test_what_is_forgotten_and_found_again_costs_nothing(
 def test_mounting_again_and_again_leaves_nothing(warm: Ocifs, image: Path, contents: dict[str, bytes]) -> None:
     mountpoint = warm.mountpoint()
     figures = []
-    for _ in range(depth(10, 1000)):
+    for _ in range(depth(6, 1000)):
         warm.output("mount", image, mountpoint)
         (daemon,) = warm.processes()
         assert (mountpoint / "small/007").read_bytes() == contents["small/007"]

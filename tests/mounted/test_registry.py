@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -29,23 +29,24 @@ IMAGE = Image((LAYER,))
 
 
 @pytest.fixture
-def ocifs(ocifs: Ocifs) -> Ocifs:
-    """The command, that knows nothing of registries."""
-    return Ocifs(ocifs.home, environment={"HOME": str(ocifs.home), "XDG_CONFIG_HOME": str(ocifs.home / "config")})
+def registry(registry: Registry) -> Registry:
+    registry.add("app", layout_files(IMAGE))
+    return registry
 
 
-@pytest.fixture
-def registry() -> Iterator[Registry]:
+@pytest.fixture(scope="module")
+def published() -> dict[str, bytes]:
+    """The blobs of the image and of an index beside it."""
     with running() as registry:
         registry.add("app", layout_files(IMAGE))
-        yield registry
+        publish(registry, lambda index: index.file.pread(index.file.size, 0))
+        return registry.blobs["app"]
 
 
 @pytest.fixture
-def image(registry: Registry) -> str:
+def image(registry: Registry, published: dict[str, bytes]) -> str:
     """An image with an index beside it."""
-    publish(registry, lambda index: index.file.pread(index.file.size, 0))
-    registry.requests.clear()
+    registry.blobs["app"] |= published
     return f"docker://{registry.host}/app"
 
 

@@ -104,12 +104,6 @@ BLOB = f"/blobs/{Digest.of(LAYER.blob)}"
 
 
 @pytest.fixture
-def ocifs(ocifs: Ocifs) -> Ocifs:
-    """The command, that knows nothing of registries."""
-    return Ocifs(ocifs.home, environment={"HOME": str(ocifs.home), "XDG_CONFIG_HOME": str(ocifs.home / "config")})
-
-
-@pytest.fixture
 def registry() -> Iterator[Registry]:
     """A registry that has an index of the image."""
     with running() as registry:

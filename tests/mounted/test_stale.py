@@ -153,6 +153,7 @@ def test_a_bind_mount_goes_and_its_daemon_stays_for_the_other(ocifs: Ocifs, smal
         assert (mountpoint / "hello").read_text() == "hello\n"
 
 
+@pytest.mark.parametrize("engine", ["erofs"], indirect=True)  # umount waits ten seconds for the process
 def test_a_daemon_that_another_mount_namespace_keeps_is_said_to_be_kept(ocifs: Ocifs, small: Path, root: None) -> None:
     mountpoint = ocifs.mountpoint()
     ocifs.output("mount", small, mountpoint)
