@@ -1,6 +1,6 @@
 """What tests of the whole command share: the command itself, and what must be there for it to mount.
 
-Whoever runs a command through these fixtures is checked afterwards: no mount, process or record may be left.
+The fixtures that run the command check afterwards that no mount, process or record is left.
 """
 
 import os
@@ -168,7 +168,7 @@ def erofs(fuse: None, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(params=["fuse", "erofs"], scope="session")
 def engine(request: pytest.FixtureRequest) -> str:
-    """Whoever uses this runs with both engines."""
+    """Run the test with both engines."""
     request.getfixturevalue(request.param)
     return str(request.param)
 

@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from ocifs.cli.command import command
-from ocifs.cli.options import View, json_option, view_options
+from ocifs.cli.options import View, json_option, merged_view_options, view_options
 from ocifs.cli.output import Output, write_bytes
 from ocifs.cli.unsupported import unsupported
 from ocifs.image.glob import expand
@@ -63,7 +63,7 @@ def _stat_format(line: str | None, text: str | None, show: Show) -> Form | None:
 
 
 @command()
-@view_options
+@merged_view_options
 @json_option
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
 def blame(view: View, paths: tuple[str, ...], as_json: bool) -> None:
@@ -76,8 +76,6 @@ def blame(view: View, paths: tuple[str, ...], as_json: bool) -> None:
     """
     from ocifs.report.blame import history_lines, history_members, path_history
 
-    if view.options.changes_only:
-        raise click.UsageError("blame covers all layers: --only-layer cannot be used")
     output = Output()
     named = view.paths(paths)
     with view.open() as opened:

@@ -1,6 +1,7 @@
-"""Usage errors as lines for stderr: what is wrong, and where it helps, the usage.
+"""Usage errors as lines for stderr: what is wrong, and the usage if the command line has the wrong form.
 
-A wrong value takes one line, which names the option, or the environment variable that the value comes from.
+A wrong value takes one line, which names the option, or the environment variable that the value comes from. What a
+command itself refuses, such as options that exclude each other, takes one line too.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,11 +19,17 @@ def usage_lines(error: click.UsageError) -> Iterator[str]:
         yield error.format_message()
         return
     yield f"ocifs: {printable_path(_message(error))}"
-    wrong_value = isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter)
-    if error.ctx is not None and not wrong_value:
+    if error.ctx is not None and _is_of_form(error):
         path = error.ctx.command_path
         usage = error.ctx.get_usage().replace("\n", " ")
         yield f"{' '.join(usage.split())} (see `ocifs help{path.removeprefix('ocifs')}`)"
+
+
+def _is_of_form(error: click.UsageError) -> bool:
+    """Whether a parameter is missing, or the parser of click, which sets `cmd`, does not accept the words."""
+    if isinstance(error, click.BadParameter):
+        return isinstance(error, click.MissingParameter)
+    return error.cmd is not None
 
 
 def _message(error: click.UsageError) -> str:

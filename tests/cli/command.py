@@ -71,7 +71,7 @@ class Ocifs:
         return {**clean, **own, **self.environment, **more}
 
     def run(self, *arguments: Argument, **variables: str) -> Result:
-        """Run to the end. Its output is read to the end as well: nobody may keep it open."""
+        """Run to the end, and read the output to its end: no process may keep it open."""
         ran = subprocess.run(
             self.command(*arguments),
             stdin=subprocess.DEVNULL,

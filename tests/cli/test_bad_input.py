@@ -251,7 +251,7 @@ def test_no_fusermount3(user: Ocifs, fuse: None) -> None:
     )
 
 
-def test_a_runtime_directory_of_somebody_else(ocifs: Ocifs, demo: Path, fuse: None) -> None:
+def test_a_runtime_directory_of_another_user(ocifs: Ocifs, demo: Path, fuse: None) -> None:
     (ocifs.runtime / "ocifs").mkdir()
     (ocifs.runtime / "ocifs").chmod(0o777)
     assert "set XDG_RUNTIME_DIR" in ocifs.complaint(7, "mount", demo, ocifs.mountpoint())

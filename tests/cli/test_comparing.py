@@ -196,7 +196,7 @@ def test_a_failure_is_no_answer(ocifs: Ocifs, image: Path) -> None:
     assert (full.returncode, full.stderr) == (74, b"ocifs: No space left on device\n")
 
 
-def test_whoever_reads_has_seen_enough(ocifs: Ocifs, image: Path) -> None:
+def test_a_closed_pipe_ends_the_output(ocifs: Ocifs, image: Path) -> None:
     for arguments in (("grep", "", image), ("diff", f"{image}~1", image), ("waste", image), ("verify", image)):
         process = ocifs.start(*arguments)
         assert process.stdout is not None

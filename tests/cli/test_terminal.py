@@ -28,7 +28,7 @@ def _shown(command: Sequence[str], variables: Mapping[str, str]) -> str:
     try:
         while data := os.read(outer, 65536):
             shown += data
-    except OSError:  # EIO: nobody has the terminal open any more
+    except OSError:  # EIO: the terminal is closed
         pass
     os.close(outer)
     assert process.wait() == 0, shown

@@ -26,7 +26,7 @@ ROOTFS = ["mount", "overlay", "tmpfs"]
 
 @contextmanager
 def started(ocifs: Ocifs, *arguments: str | Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Give a container that has written its first line, which is `ready`; wait until `ocifs run` has ended."""
+    """Yield a container that has written its first line, which is `ready`; then wait until `ocifs run` has ended."""
     with ocifs.start("run", *arguments) as process:
         try:
             assert process.stdout is not None
@@ -329,7 +329,7 @@ class Terminal:
         while text not in shown:
             try:
                 data = os.read(self.ours, 4096)
-            except OSError:  # EIO: nobody has the other side open
+            except OSError:  # EIO: the other side is closed
                 break
             if not data:
                 break

@@ -535,7 +535,7 @@ def _ztoc_seeds() -> list[bytes]:
 
 
 class _Script:
-    """Connections to nobody: each gives the next of some answers, and then its end."""
+    """Connections to no host: each returns the next of some answers, and then its end."""
 
     def __init__(self, answers: list[bytes]) -> None:
         self._answers = iter(answers)
@@ -573,7 +573,7 @@ class _Script:
         return made
 
     def close(self) -> None:
-        """Make sure that nobody but the registry was told who we are."""
+        """Check that only the registry got credentials."""
         for host, far in self._far:
             with far:
                 far.setblocking(False)

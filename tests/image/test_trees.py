@@ -161,7 +161,7 @@ def test_a_tree_that_does_not_fit_is_made_again(kind: Kind, forged: str, image: 
 
 
 def unverified(layer: OpenedLayer, published: str) -> OpenedLayer:
-    """Return a layer whose index somebody has published."""
+    """Return a layer whose index is published, not verified."""
     return OpenedLayer(layer.number, layer.index, layer.blob, SpanCache(), published)
 
 

@@ -155,7 +155,7 @@ def test_a_busy_mount_says_who_uses_it_and_lazy_takes_it_away(ocifs: Ocifs, smal
             assert "--lazy" in result.err
             ocifs.output("umount", "--lazy", mountpoint)
             assert os.listdir(mountpoint) == []
-            assert len(held.read(1 << 20)) == 1 << 20  # whoever has it open goes on
+            assert len(held.read(1 << 20)) == 1 << 20  # an open file stays readable
         assert ocifs.leftovers() == []
 
 
@@ -271,7 +271,7 @@ def other_namespace(script: str, variables: dict[str, str] | None = None) -> Ite
 
 @contextmanager
 def renamed_into(directory: Path) -> Iterator[Callable[[], list[str]]]:
-    """Give what tells the names that files in `directory` got since (inotify(7), IN_MOVED_TO)."""
+    """Yield a function that returns the names that files in `directory` got since (inotify(7), IN_MOVED_TO)."""
     libc = ctypes.CDLL(None, use_errno=True)
     watcher = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     assert libc.inotify_add_watch(watcher, bytes(directory), 0x80) > 0

@@ -43,13 +43,6 @@ def image(tmp_path_factory: pytest.TempPathFactory, contents: dict[str, bytes]) 
     return write_layout(tmp_path_factory.mktemp("load") / "image", Image(layers=tuple(layers)))
 
 
-@pytest.fixture(scope="module")
-def indexed(image: Path, session_ocifs: Ocifs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    cache = tmp_path_factory.mktemp("indexed") / "cache"
-    session_ocifs.output("index", "--cache-dir", cache, image)
-    return cache
-
-
 @pytest.fixture
 def warm(ocifs: Ocifs, indexed: Path) -> Ocifs:
     return replace(ocifs, environment={**ocifs.environment, "OCIFS_CACHE_DIR": str(indexed)})

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -132,13 +133,18 @@ def test_the_rest_is_fetched_and_proven_in_the_background(
         assert (mnt / "last").read_bytes() == LAST
 
 
+def read_last(mountpoint: Path) -> None:
+    """Read a little of the last file, without readahead."""
+    with (mountpoint / "last").open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        file.seek(2_000_000)
+        file.read(1000)
+
+
 def test_what_was_read_first_is_fetched_first(ocifs: Ocifs, registry: Registry, image: str, engine: str) -> None:
     slow = ("--engine", engine, "--prefetch-rate", "1")
     with ocifs.mounted(image, *slow) as mnt:
-        with (mnt / "last").open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-            file.seek(2_000_000)
-            file.read(1000)
+        read_last(mnt)
         wait_for(lambda: bool(state(ocifs)["touched"]))
         assert list(state(ocifs)["touched"]) == [str(Digest.of(LAYER.blob))]  # type: ignore[call-overload]
         ocifs.output("index", "push", "--record", mnt, image)
@@ -155,10 +161,7 @@ def test_what_was_recorded_is_fetched_first_by_any_index(
 ) -> None:
     slow = ("--engine", engine, "--prefetch-rate", "1")
     with ocifs.mounted(image, *slow) as mnt:
-        with (mnt / "last").open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-            file.seek(2_000_000)
-            file.read(1000)
+        read_last(mnt)
         wait_for(lambda: bool(state(ocifs)["touched"]))
         assert ocifs.output("index", "--record", mnt, image).endswith("iB of 1 layers\n")
     assert "profile1" in ocifs.output("cache", "ls")
