@@ -68,6 +68,8 @@ def blocks(text: str) -> Iterator[Block]:
 def differs(expected: list[str], printed: list[str]) -> str | None:
     """Return the first line of the document that the output lacks, or the first one that it has beyond them."""
     rest = list(printed)
+    while rest and not rest[-1].strip():
+        rest.pop()
     skip = False
     for line in expected:
         if line == "…":
