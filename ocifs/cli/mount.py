@@ -14,7 +14,7 @@ from ocifs.cli.options import image_options, json_option, open_image, tell
 from ocifs.errors import printable_path
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
-from ocifs.mount.mountpoint import check_fuse, check_mountpoint
+from ocifs.mount.mountpoint import check_fuse, check_mountpoint, needed
 from ocifs.mount.options import MountOptions
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, ListedMount, list_mounts, runtime_directory
@@ -65,14 +65,7 @@ def mount(
         runtime = runtime_directory().path
         log = mounting.log or (None if foreground else str(runtime / LOG))
         cache = options.store.directory
-        reference = parse_reference(image)
-        keep_visible = [
-            *([("the image", reference.path)] if reference.transport != "docker" else []),
-            *([("the cache", str(cache))] if cache else []),
-            ("the current directory", os.getcwd()),
-            ("the runtime directory", str(runtime)),
-            *([("the log", log)] if log else []),
-        ]
+        keep_visible = needed(parse_reference(image), cache, str(runtime), log)
         real = check_mountpoint(mountpoint, keep_visible, cache, replace=mounting.replace)
         opened = stack.enter_context(open_image(image, replace(options, tell=tell) if verbose else options))
         job = Job.of(opened, real, replace(mounting, log=log))
