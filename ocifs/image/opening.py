@@ -14,6 +14,7 @@ from ocifs.blobs.caching_source import open_cached
 from ocifs.blobs.source import Source
 from ocifs.errors import NotFoundError
 from ocifs.image.layers import open_layers
+from ocifs.image.names import note_image
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import Trees, refuse_warnings
 from ocifs.indexes.lookup import look_up_indexes, refuse_false_tocs
@@ -64,7 +65,12 @@ class Image:
             reference = parse_reference(os.fspath(reference))
         with ExitStack() as stack:
             source = open_cached(
-                reference, options.store, options.access, options.limits, follow_links=options.follow_links
+                reference,
+                options.store,
+                options.access,
+                options.limits,
+                follow_links=options.follow_links,
+                downloading=options.downloading,
             )
             stack.callback(source.close)
             resolved = _up_to(resolve_image(source, reference, options.platform), options.layer)
@@ -80,6 +86,7 @@ class Image:
                     refuse_warnings(f"layer {of_image.descriptor.digest}", len(warnings), *warnings[:1])
                 trees.as_of(len(layers))
             rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
+            note_image(options.store, reference, resolved, trees.subjects)
             return cls(source, resolved, rootfs, trees, stack.pop_all(), (reference, options))
 
     @property

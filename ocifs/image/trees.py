@@ -51,6 +51,8 @@ class Trees:
         self._warn = _ignore if strict else warn
         self._limits = limits
         self._strict = strict
+        self.subjects: set[str] = set()
+        """The names of the trees opened so far, as entries of the store."""
         self._closing = ExitStack()
         self._lock = threading.Lock()
         self._opened: dict[tuple[Kind, int], Rootfs] = {}
@@ -95,8 +97,11 @@ class Trees:
             file = None if of_tocs else store.load(kind, subject)
             rootfs = None if file is None else self._open_file(file, layers)
             if rootfs is not None:
+                self.subjects.add(subject)
                 return rootfs
             kind, subject = kind._replace(name=f"p{kind.name}"), _unverified_name(layers)
+        if subject:
+            self.subjects.add(subject)
         rootfs = self._open_file(store.get(kind, subject, build), layers)
         if rootfs is None:
             rootfs = self._open_file(store.get(kind, subject, build, anew=True), layers)

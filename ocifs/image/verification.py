@@ -77,7 +77,12 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
         parsed = parse_reference(reference)
         try:
             source = open_cached(
-                parsed, options.store, options.access, options.limits, follow_links=options.follow_links
+                parsed,
+                options.store,
+                options.access,
+                options.limits,
+                follow_links=options.follow_links,
+                downloading=options.downloading,
             )
             stack.callback(source.close)
             resolved = resolve_image(source, parsed, options.platform)
