@@ -97,7 +97,7 @@ def test_wrong_bytes_make_no_image(registry: Registry, reference: str, store: St
     with pytest.raises(InvalidImageError):
         content(reference, store)
     assert store.load(BLOB, layer) is None
-    assert "begun1" not in entries(store)
+    assert not any(entry.subject.startswith(layer) for entry in store.entries())  # another download may have begun
     registry.faults.clear()
     assert content(reference, store) == bytes(range(5))
 
