@@ -15,7 +15,7 @@ from ocifs.sources.reference import parse_reference
 from ocifs.sources.registry.access import Access
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
-from tests.blobs.test_download import Scripted, begun, entries
+from tests.blobs.test_download import Scripted, begun
 from tests.images import Image, Layer, layout_files, tar
 from tests.registry import SECRET, Registry, cut, redirect, running, slowly, status, wrong_bytes
 

@@ -68,8 +68,7 @@ def test_console_blocks_run_as_printed(document: Path, shell: Shell, registry_ad
 
 
 def _differences(block: Block, shell: Shell) -> Iterator[str]:
-    if block.before is not None:
-        shell.run(block.before)
+    prepared = shell.run(block.before)[1] if block.before is not None else []
     for number, step in enumerate(block.steps):
         status, printed = shell.run(step.command)
         difference = differs(step.output, printed)
@@ -77,4 +76,4 @@ def _differences(block: Block, shell: Shell) -> Iterator[str]:
         if difference is None and not is_status_shown and not step.may_exit_with(status):
             difference = f"exit status {status}"
         if difference is not None:
-            yield f"$ {step.command}\n    {difference}"
+            yield f"$ {step.command}\n    {difference}" + (f"\n    before: {prepared}" if prepared else "")

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from ocifs.cli.verbs import run
-from tests.cli.command import Ocifs
+from tests.cli.command import Ocifs, Result
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 _ROW = re.compile(r"\| ([^|]*)\| `(ocifs (?:[^`])+)` \| ([^|]+) \|")
@@ -52,6 +53,21 @@ def _check(row: Row, status: int, errors: str) -> str | None:
     return None if status == 2 and row.result in errors else f"{shlex.join(row.words)}: {status} {errors!r}"
 
 
+def _on_a_terminal(ocifs: Ocifs, words: list[str]) -> Result:
+    """Run a command on a terminal of script(1)."""
+    command = ["script", "-qec", shlex.join(ocifs.command(*words)), "/dev/null"]
+    ran = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=ocifs.variables(),
+        timeout=120,
+        check=False,
+    )
+    return Result(ran.returncode, b"", ran.stdout if "ocifs: " in ran.stdout else "")
+
+
 def test_there_are_sixty() -> None:
     assert len(ROWS) >= 60
 
@@ -71,6 +87,6 @@ def test_containers(directory: Path, ocifs: Ocifs, root: None, runc: None) -> No
         _check(row, result.code, result.err)
         for row in ROWS
         if row.words[0] == "run"
-        for result in [ocifs.run(*row.words)]
+        for result in [_on_a_terminal(ocifs, row.words) if "-it" in row.words else ocifs.run(*row.words)]
     ]
     assert [each for each in wrong if each] == []
