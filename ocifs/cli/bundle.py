@@ -21,8 +21,8 @@ from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
 from ocifs.mount.overlay import RootfsKind, make_directories, open_bundle, untrusted
-from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, runtime_directory
+from ocifs.service.client import Mounter
 from ocifs.trusted_directory import TrustedDirectory
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class BundleRequest(msgspec.Struct, frozen=True, kw_only=True):
     log: Path | None
     prefetch: bool
     prefetch_rate: int | None
+    service: bool
 
 
 def container_options(command: F) -> F:
@@ -92,6 +93,7 @@ def bundle(
     log: Path | None,
     prefetch: bool,
     prefetch_rate: int | None,
+    service: bool,
     rootfs: RootfsKind,
     rootless: bool | None,
     env: tuple[str, ...],
@@ -119,13 +121,14 @@ def bundle(
         log=log,
         prefetch=prefetch,
         prefetch_rate=prefetch_rate,
+        service=service,
     )
-    daemon: Daemon = context.obj
+    mounter: Mounter = context.obj
     if remount:
         _refuse_creation_options(context)
-        _mount_again(daemon, directory, request, opening, image)
+        _mount_again(mounter, directory, request, opening, image)
         return
-    prepare(request, daemon)
+    prepare(request, mounter)
     target, parent = _new_directory(directory)
     with ExitStack() as undo, ExitStack() as stack:
         from ocifs.mount.overlay import remove_tree
@@ -142,7 +145,7 @@ def bundle(
         undo.callback(remove_tree, parent, target.name)
         undo.callback(unmount_bundle, str(target), lazy=True)
         if request.kind != "copy":
-            mount_rootfs(daemon, target, opened, request)
+            mount_rootfs(mounter, target, opened, request)
         make_missing(target, volumes)
         undo.pop_all()
 
@@ -154,7 +157,7 @@ def _refuse_creation_options(context: click.Context) -> None:
             raise click.UsageError(f"--remount mounts a bundle as it was made: leave --{name} out, or edit config.json")
 
 
-def _mount_again(daemon: Daemon, directory: str, request: BundleRequest, opening: Opening, image: str) -> None:
+def _mount_again(mounter: Mounter, directory: str, request: BundleRequest, opening: Opening, image: str) -> None:
     """Mount a bundle that `ocifs umount` has unmounted. Raises OcifsError."""
     from ocifs.bundle.mount_destinations import check_remounted
     from ocifs.bundle.origin import BundleOrigin
@@ -170,7 +173,7 @@ def _mount_again(daemon: Daemon, directory: str, request: BundleRequest, opening
     if origin.rootfs == "copy":
         raise MountError(f"{shown} holds a copy of its image, so there is nothing to mount")
     request = replace(request, kind=origin.rootfs)
-    prepare(request, daemon)
+    prepare(request, mounter)
     with opening.open(image) as opened, locked(str(bundle)), ExitStack() as undo:
         if is_bundle(str(bundle)):
             raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
@@ -178,7 +181,7 @@ def _mount_again(daemon: Daemon, directory: str, request: BundleRequest, opening
             raise NotFoundError(f"{shown} is a bundle of the image {origin.digest}, not of {opened.digest}")
         undo.callback(unmount_bundle, str(bundle), lazy=True)
         make_directories(opened_bundle, request.kind)
-        mount_rootfs(daemon, bundle, opened, request)
+        mount_rootfs(mounter, bundle, opened, request)
         if origin.rootfs == "tmpfs":  # a new tmpfs is empty; other kinds keep their volumes
             make_missing(bundle, _volumes_of(opened, opening, readonly=False))
         check_remounted(bundle)
@@ -196,10 +199,10 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def prepare(request: BundleRequest, daemon: Daemon) -> None:
+def prepare(request: BundleRequest, mounter: Mounter) -> None:
     """Check the prerequisites before anything is made. Raises MountError."""
     if request.kind == "copy":
-        daemon.kill()
+        mounter.kill()
     else:
         check_fuse()
 
@@ -292,10 +295,9 @@ def _copy(image: "Image", path: str, target: Path, request: BundleRequest) -> No
         warn(message)
 
 
-def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", request: BundleRequest) -> None:
+def mount_rootfs(mounter: Mounter, directory: Path, image: "Image", request: BundleRequest) -> None:
     """Mount the image in a bundle, and an overlay on top for a writable rootfs. Raises MountError."""
     from ocifs.mount.job import Job
-    from ocifs.mount.job import mount as mount_by
     from ocifs.mount.overlay import image_mountpoint, mount_overlay
 
     log = request.log or runtime_directory().path / LOG
@@ -306,7 +308,7 @@ def mount_rootfs(daemon: Daemon, directory: Path, image: "Image", request: Bundl
         job = replace(job, suid=True, allow_other=True, bundle=str(directory))
     else:
         job = replace(job, owner=(os.geteuid(), os.getegid()), bundle=str(directory))
-    mount_by(daemon, job)
+    mounter.mount(job, service=request.service)
     if request.kind in {"overlay", "tmpfs"}:
         mount_overlay(directory)
 

@@ -10,7 +10,7 @@ import signal
 import sys
 from contextlib import nullcontext
 
-from ocifs.mount.process import Daemon
+from ocifs.service.client import Mounter
 
 _GARBAGE = 1_000_000
 """Allocations between runs of Python's cycle collector: most objects of a command live to its end."""
@@ -28,7 +28,7 @@ def main() -> None:
     gc.set_threshold(_GARBAGE)
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     try:
-        early = Daemon() if verb in _MOUNTING else None
+        early = Mounter(sys.argv[1:]) if verb in _MOUNTING else None
     except OSError as error:
         sys.exit(f"ocifs: cannot start the daemon: {error.strerror}")
     with early or nullcontext():

@@ -13,10 +13,10 @@ from ocifs.errors import printable_path
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint
-from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, ListedMount, list_mounts, runtime_directory
 from ocifs.mount.unmount import is_bundle, unmount_bundle, unmount_image
 from ocifs.report.text import local_time, table
+from ocifs.service.client import Mounter
 from ocifs.sources.reference import parse_reference
 from ocifs.store import default_directory
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @image_options
 @mount_options
 @click.option("--foreground", "-f", is_flag=True, help="Serve from this process until unmounted or interrupted.")
+@click.option("--survive", is_flag=True, help="Keep the mount when its daemon dies, without a service (root only).")
 @click.option("--replace", is_flag=True, help="Unmount what ocifs has mounted there first, alive or dead.")
 @click.option("--allow-other", is_flag=True, help="Let other users access the mount.")
 @click.option("--suid", is_flag=True, help="Honour setuid, setgid and file capabilities (root only).")
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @click.argument("mountpoint", type=click.Path(path_type=str))
 @click.pass_obj
 def mount(
-    daemon: Daemon,
+    mounter: Mounter,
     image: str,
     mountpoint: str,
     opening: Opening,
@@ -52,6 +53,8 @@ def mount(
     log: Path | None,
     prefetch: bool,
     prefetch_rate: int | None,
+    service: bool,
+    survive: bool,
     verbose: bool,
 ) -> None:
     """Mount IMAGE read-only on the empty directory MOUNTPOINT.
@@ -65,12 +68,13 @@ def mount(
     """
     if os.geteuid() and (suid or dev):
         raise click.UsageError("--suid and --dev are for root only")
+    if survive and (os.geteuid() or engine == "fuse" or foreground):
+        raise click.UsageError("--survive is for root and the erofs engine, and excludes --foreground")
     check_fuse()
     if foreground:
-        daemon.kill()
+        mounter.kill()
     with ExitStack() as stack:
         from ocifs.mount.job import Job, MountReply
-        from ocifs.mount.job import mount as mount_by
 
         runtime = runtime_directory().path
         if log is None and not foreground:
@@ -96,7 +100,7 @@ def mount(
             prefetch_rate=prefetch_rate,
         )
         if not foreground:
-            reply = mount_by(daemon, job)
+            reply = mounter.mount(job, service=service, survive=survive)
             if verbose:
                 click.echo(_mounted_by(reply), err=True)
             return

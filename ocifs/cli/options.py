@@ -317,6 +317,11 @@ def mount_options(command: F) -> F:
     """Add the options of every command that mounts an image."""
     for add in (
         click.option(
+            "--service/--no-service",
+            default=True,
+            help="Let the service serve the mount, if it runs (root, erofs engine).  [default: yes]",
+        ),
+        click.option(
             "--prefetch-rate",
             type=Size(),
             help="Limit prefetching to SIZE bytes per second.  [default: unlimited]",

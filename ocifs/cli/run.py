@@ -22,8 +22,8 @@ from ocifs.cli.bundle import (
 from ocifs.cli.options import Opening, image_options, mount_options
 from ocifs.errors import printable_path
 from ocifs.mount.overlay import RootfsKind, untrusted
-from ocifs.mount.process import Daemon
 from ocifs.mount.record import runtime_directory
+from ocifs.service.client import Mounter
 from ocifs.trusted_directory import TrustedDirectory
 
 
@@ -37,7 +37,7 @@ from ocifs.trusted_directory import TrustedDirectory
 @click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS...]")
 @click.pass_obj
 def run(
-    daemon: Daemon,
+    mounter: Mounter,
     image: str,
     args: tuple[str, ...],
     opening: Opening,
@@ -47,6 +47,7 @@ def run(
     log: Path | None,
     prefetch: bool,
     prefetch_rate: int | None,
+    service: bool,
     rootfs: RootfsKind,
     rootless: bool | None,
     env: tuple[str, ...],
@@ -76,8 +77,9 @@ def run(
         log=log,
         prefetch=prefetch,
         prefetch_rate=prefetch_rate,
+        service=service,
     )
-    prepare(request, daemon)
+    prepare(request, mounter)
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
     if terminal and not sys.stdin.isatty():
         raise click.UsageError("--tty needs a terminal on standard input")
@@ -96,7 +98,7 @@ def run(
         held = last.enter_context(cleaned_up(parent, bundle, program, keep=keep))
         write_bundle(bundle, opened, spec, volumes, request)
         if request.kind != "copy":
-            mount_rootfs(daemon, bundle.path, opened, request)
+            mount_rootfs(mounter, bundle.path, opened, request)
         make_missing(bundle.path, volumes)
         status = Container(program, bundle.path).run(keep_open=[held])
         if keep:

@@ -14,12 +14,13 @@ from ocifs.errors import OcifsError, printable_path, shortage
 from ocifs.version import __version__
 
 if TYPE_CHECKING:
-    from ocifs.mount.process import Daemon
+    from ocifs.service.client import Mounter
 
 _VERBS = {
     "mount": "ocifs.cli.mount",
     "umount": "ocifs.cli.mount",
     "mounts": "ocifs.cli.mount",
+    "service": "ocifs.cli.service",
     "bundle": "ocifs.cli.bundle",
     "run": "ocifs.cli.run",
     "index": "ocifs.cli.index",
@@ -97,10 +98,10 @@ def cli() -> None:
     """
 
 
-def run(arguments: list[str], daemon: "Daemon | None") -> int:
+def run(arguments: list[str], mounter: "Mounter | None") -> int:
     """Run one command; return its exit status. No error reaches the user as a traceback.
 
-    Commands that mount take `daemon`.
+    Commands that mount take `mounter`.
     """
     try:
         if _COMPLETE in os.environ:
@@ -108,7 +109,7 @@ def run(arguments: list[str], daemon: "Daemon | None") -> int:
                 arguments, prog_name="ocifs", complete_var=_COMPLETE
             )  # answers the shell's completion request, and exits
         # Not cli.main, which handles broken pipes and interrupts differently.
-        with cli.make_context("ocifs", arguments, obj=daemon) as context:
+        with cli.make_context("ocifs", arguments, obj=mounter) as context:
             result = cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as exit_:

@@ -21,6 +21,7 @@ import msgspec
 
 from ocifs.errors import MountError, printable_path, raise_if_too_many_files
 from ocifs.layer.profile import Profile
+from ocifs.mount.counters import DEAD, Counters, Numbers
 from ocifs.mount.mountinfo import MountEntry, mount_table
 from ocifs.trusted_directory import ForeignOwnerError, TrustedDirectory
 
@@ -35,7 +36,10 @@ LOG = "ocifs.log"
 T = TypeVar("T")
 
 EngineName = Literal["erofs", "fuse"]
-State = Literal["mounted", "dead", "elsewhere"]
+State = Literal["mounted", "dead", "elsewhere", "restarting"]
+
+KEEPER_NAME = "ocifs-keeper"
+"""Name of the process of a keeper (`comm` in proc(5))."""
 
 
 class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +55,19 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Number of spans."""
     index: str | None = None
     """Format and digest of the published index that was used when it was mounted, if any."""
+
+
+class KeptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a keeper adds: it replaces the process that serves the mount if that dies."""
+
+    keeper: int
+    """PID of the keeper."""
+    counters: str
+    """File in the runtime directory with the counters, which outlive each process."""
+    state: int
+    """Descriptor, in the process that serves the mount, of the file from which the next keeper takes it over."""
+    began: float
+    """When this process took over, in seconds since the epoch."""
 
 
 class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +94,8 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One for each layer, the base first."""
     touched: Profile = {}
     """For each lazy layer, the spans read before the start-up phase ended."""
+    kept: KeptRecord | None = None
+    """The keeper's part; None: the mount ends with its daemon."""
     refuted: str | None = None
     """Why verification of a published index failed, which makes every read fail; None: it did not."""
 
@@ -94,7 +113,10 @@ class ListedMount(MountRecord, frozen=True, kw_only=True):
     """A record with the state of its mount."""
 
     state: State
-    """`mounted`; `dead`: the mount exists without a daemon; `elsewhere`: in another mount namespace."""
+    """`mounted`; `dead`: the mount exists without a daemon; `elsewhere`: in another mount namespace; `restarting`: its
+    keeper replaces its process."""
+    numbers: Numbers | None = None
+    """The counters of a mount with a keeper."""
 
 
 def to_json(value: object) -> bytes:
@@ -193,12 +215,48 @@ def list_mounts() -> list[ListedMount]:
             others.remove(mount)
         elif not alive:
             directory.unlink(name)
+            if record.kept is not None and not is_keeper(record.kept.keeper):
+                directory.unlink(record.kept.counters)
             continue
-        state: State = "elsewhere" if mount is None else "mounted" if alive else "dead"
-        listed.append(ListedMount(**_fields(record), state=state))
+        counters = _counters(directory, record)
+        state: State = "elsewhere" if mount is None else "mounted" if alive else _without_process(record, counters)
+        listed.append(
+            ListedMount(**_fields(record), state=state, numbers=None if counters is None else counters.read())
+        )
     known = [mount for mount in listed if mount.device]
     listed += [_unrecorded(mount, next((each for each in known if each.is_at(mount)), None)) for mount in others]
     return sorted(listed, key=lambda mount: mount.since)
+
+
+def _counters(directory: TrustedDirectory, record: MountRecord) -> Counters | None:
+    if record.kept is None:
+        return None
+    try:
+        fd = directory.open_file(record.kept.counters, os.O_RDWR)
+    except (OSError, ValueError):
+        return None
+    try:
+        return Counters.open(fd)
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(fd)
+
+
+def _without_process(record: MountRecord, counters: Counters | None) -> State:
+    """Return the state of a mount whose process is gone."""
+    if record.kept is None or counters is None or counters.state == DEAD or not is_keeper(record.kept.keeper):
+        return "dead"
+    return "restarting"
+
+
+def is_keeper(pid: int) -> bool:
+    """Whether a process is a keeper of mounts that still runs."""
+    try:
+        before, _, after = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+    except OSError:
+        return False
+    return before.partition("(")[2] == KEEPER_NAME and after.split()[0] not in {"Z", "X"}
 
 
 def _fields(record: MountRecord) -> dict[str, Any]:
