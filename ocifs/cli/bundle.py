@@ -93,7 +93,7 @@ def bundle(
     log: Path | None,
     prefetch: bool,
     prefetch_rate: int | None,
-    service: bool,
+    no_service: bool,
     rootfs: RootfsKind,
     rootless: bool | None,
     env: tuple[str, ...],
@@ -121,7 +121,7 @@ def bundle(
         log=log,
         prefetch=prefetch,
         prefetch_rate=prefetch_rate,
-        service=service,
+        service=not no_service,
     )
     mounter: Mounter = context.obj
     if remount:

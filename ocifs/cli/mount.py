@@ -53,7 +53,7 @@ def mount(
     log: Path | None,
     prefetch: bool,
     prefetch_rate: int | None,
-    service: bool,
+    no_service: bool,
     survive: bool,
     verbose: bool,
 ) -> None:
@@ -100,7 +100,7 @@ def mount(
             prefetch_rate=prefetch_rate,
         )
         if not foreground:
-            reply = mounter.mount(job, service=service, survive=survive)
+            reply = mounter.mount(job, service=not no_service, survive=survive)
             if verbose:
                 click.echo(_mounted_by(reply), err=True)
             return
@@ -149,9 +149,10 @@ def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
 def mounts(as_json: bool, verbose: bool) -> None:
     """List mounted images: mountpoint or bundle, image, digest, pid, state, kind and engine.
 
-    States: `mounted`; `dead`, the daemon is gone (clear it with `ocifs umount`); `elsewhere`, the mount is in another
-    mount namespace. `unverified`: the mount uses a published index that is not yet verified against the whole layers.
-    `refuted`: the verification failed, and every further read fails.
+    States: `mounted`; `restarting`, its keeper replaces the process that serves it; `dead`, that process is gone for
+    good (clear the mount with `ocifs umount`); `elsewhere`, the mount is in another mount namespace. `unverified`: the
+    mount uses a published index that is not yet verified against the whole layers. `refuted`: the verification failed,
+    and every further read fails.
     """
     listed = list_mounts()
     if as_json:
@@ -163,15 +164,24 @@ def mounts(as_json: bool, verbose: bool) -> None:
             printable_path(m.image),
             m.digest[:19],
             str(m.pid or "?"),
-            m.state + (", refuted" if m.refuted else "" if m.is_verified else ", unverified"),
+            m.state
+            + (f", restarted {m.numbers.restarts} times" if m.numbers and m.numbers.restarts else "")
+            + (", refuted" if m.refuted else "" if m.is_verified else ", unverified"),
             "bundle" if m.bundle else "mount",
             printable_path(f"{m.engine} ({m.reason})" if m.reason else m.engine),
         )
         for m in listed
     ]
-    for line, layers in zip(table(rows), [(), *(mount.layers for mount in listed)], strict=True):
+    for line, mount in zip(table(rows), [None, *listed], strict=True):
         click.echo(line.rstrip())
-        for number, layer in enumerate(layers if verbose else ()):
+        if mount is None or not verbose:
+            continue
+        if mount.kept is not None and mount.numbers is not None:
+            click.echo(
+                f"  mounted {local_time(mount.since)}, kept by process {mount.kept.keeper}, "
+                f"restarts: {mount.numbers.restarts}, served by this process since {local_time(mount.kept.began)}"
+            )
+        for number, layer in enumerate(mount.layers):
             click.echo(
                 f"  layer {number}: blob {layer.blob[:19]} and diff ID {layer.diff_id[:19]} "
                 + (f"verified {local_time(layer.verified_at)}" if layer.verified_at else "not yet verified")

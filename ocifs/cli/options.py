@@ -317,9 +317,11 @@ def mount_options(command: F) -> F:
     """Add the options of every command that mounts an image."""
     for add in (
         click.option(
-            "--service/--no-service",
-            default=True,
-            help="Let the service serve the mount, if it runs (root, erofs engine).  [default: yes]",
+            "--no-service",
+            is_flag=True,
+            envvar="OCIFS_NO_SERVICE",
+            show_envvar=True,
+            help="Do not let the service serve the mount, even if it runs.",
         ),
         click.option(
             "--prefetch-rate",

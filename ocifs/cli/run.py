@@ -47,7 +47,7 @@ def run(
     log: Path | None,
     prefetch: bool,
     prefetch_rate: int | None,
-    service: bool,
+    no_service: bool,
     rootfs: RootfsKind,
     rootless: bool | None,
     env: tuple[str, ...],
@@ -77,7 +77,7 @@ def run(
         log=log,
         prefetch=prefetch,
         prefetch_rate=prefetch_rate,
-        service=service,
+        service=not no_service,
     )
     prepare(request, mounter)
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty

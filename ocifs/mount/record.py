@@ -38,6 +38,10 @@ T = TypeVar("T")
 EngineName = Literal["erofs", "fuse"]
 State = Literal["mounted", "dead", "elsewhere", "restarting"]
 
+SYSTEM_DIRECTORY = "/run/ocifs"
+"""The runtime directory of root's service, unless XDG_RUNTIME_DIR names another."""
+SOCKET = "service.sock"
+"""Name of the service's socket in the runtime directory."""
 KEEPER_NAME = "ocifs-keeper"
 """Name of the process of a keeper (`comm` in proc(5))."""
 
@@ -100,6 +104,11 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Why verification of a published index failed, which makes every read fail; None: it did not."""
 
     @property
+    def began(self) -> float:
+        """When its process began to serve it, in seconds since the epoch."""
+        return self.since if self.kept is None else self.kept.began
+
+    @property
     def is_verified(self) -> bool:
         """Whether all layers are verified."""
         return self.refuted is None and all(layer.verified_at is not None for layer in self.layers)
@@ -149,6 +158,17 @@ def runtime_directory() -> TrustedDirectory:
     except OSError as error:
         where = "" if error.errno == errno.EPERM else f"runtime directory in {printable_path(base or '')}: "
         raise MountError(f"{where}{error.strerror}: set XDG_RUNTIME_DIR to a directory of your own") from None
+
+
+def _directories() -> list[TrustedDirectory]:
+    """Return the directories with records: this user's, and that of root's service."""
+    own = runtime_directory()
+    if os.geteuid() or str(own.path) == SYSTEM_DIRECTORY or not os.path.exists(f"{SYSTEM_DIRECTORY}/{SOCKET}"):
+        return [own]
+    try:
+        return [own, TrustedDirectory.open(Path(SYSTEM_DIRECTORY))]
+    except OSError:
+        return [own]
 
 
 def _own_directory(path: str) -> TrustedDirectory | None:
@@ -204,11 +224,14 @@ def list_mounts() -> list[ListedMount]:
     """Return the mounts of this user, including those in the mount table without a record, oldest first."""
     others = [mount for mount in mount_table() if mount.digest is not None]
     listed = []
-    directory = runtime_directory()
-    names = [name for name, _ in directory.files() if _RECORD.fullmatch(name)]
-    read = [(name, record) for name in names if (record := _read(directory, name))]
+    read = [
+        (directory, name, record)
+        for directory in _directories()
+        for name, _ in directory.files()
+        if _RECORD.fullmatch(name) and (record := _read(directory, name))
+    ]
     # The newest first, since an older daemon that hangs may have had the same device number before.
-    for name, record in sorted(read, key=lambda each: -each[1].since):
+    for directory, name, record in sorted(read, key=lambda each: -each[2].began):
         mount = next((mount for mount in others if mount.mountpoint == record.mountpoint and record.is_at(mount)), None)
         alive = is_alive(record.pid, directory) and not _is_dying(record.pid)
         if mount is not None:

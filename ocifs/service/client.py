@@ -23,6 +23,8 @@ _SOCKET = "service.sock"
 _CONNECT_SECONDS = 2.0
 _STOP_SECONDS = 10.0
 _NEVER = "OCIFS_NO_SERVICE"
+_NO = {"", "0", "false", "no", "off", "n", "f"}
+"""What leaves a flag of the environment unset."""
 
 
 def connect() -> socket.socket | None:
@@ -91,7 +93,8 @@ class Mounter:
         options = arguments[: arguments.index("--")] if "--" in arguments else arguments
         self._service: ServiceConnection | None = None
         self._daemon: Daemon | None = None
-        if "--no-service" not in options and not os.environ.get(_NEVER) and (connection := connect()) is not None:
+        allowed = "--no-service" not in options and os.environ.get(_NEVER, "").lower() in _NO
+        if allowed and (connection := connect()) is not None:
             self._service = ServiceConnection(connection)
         elif "--survive" in options:
             self._daemon = Daemon(_single)

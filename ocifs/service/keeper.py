@@ -23,8 +23,6 @@ from ocifs.mount.record import to_json
 from ocifs.service.mounts import Mounts, Served
 from ocifs.service.protocol import Pong, Settings, decode_request, peer_uid
 
-CLIENT_SECONDS = 10.0
-"""Seconds that a command may take to send its request."""
 MOUNT_SECONDS = 90.0
 """Seconds that a worker may take to mount: longer than a command waits."""
 
@@ -85,7 +83,7 @@ class Keeper:
         """Take a connection as a client."""
         connection.settimeout(0)
         fd = connection.fileno()
-        self._clients[fd] = _Client(connection, time.monotonic() + CLIENT_SECONDS)
+        self._clients[fd] = _Client(connection, time.monotonic() + self.settings.request_seconds)
         self.watch(fd, lambda: self._receive(fd))
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
@@ -120,11 +118,13 @@ class Keeper:
         now = time.monotonic()
         for fd, client in [*self._clients.items()]:
             if client.deadline <= now:
-                if client.served is not None:
+                if client.served is not None and client.served.is_starting():
                     client.served.kill()  # its exit is noticed like any other
                     client.deadline = now + MOUNT_SECONDS
+                elif client.served is not None:
+                    self._drop(fd)
                 else:
-                    self._refuse(fd, MountError(f"no complete request within {CLIENT_SECONDS:g} s"))
+                    self._refuse(fd, MountError(f"no complete request within {self.settings.request_seconds:g} s"))
         for served in [*self.mounts]:
             if served.due is not None and served.due <= now:
                 served.due = None
@@ -171,7 +171,7 @@ class Keeper:
         self._handle(fd, payload, fds)
 
     def _notice_departure(self, client: _Client) -> None:
-        """Let the worker unmount if its command has gone while it mounts."""
+        """Forget a command that has its answer; let the worker undo what it does for one that has gone before."""
         assert client.served is not None  # noqa: S101 - the caller has checked
         try:
             data = client.connection.recv(1)
@@ -179,9 +179,13 @@ class Keeper:
             return
         except OSError:
             data = b""
-        if not data:
+        if data:
+            return
+        if client.served.is_starting():
             self.unwatch(client.connection.fileno())
-            client.served.terminate_unless_mounted()
+            client.served.terminate()
+        else:
+            self._drop(client.connection.fileno())
 
     def _handle(self, fd: int, payload: bytes, fds: list[int]) -> None:
         client = self._clients[fd]

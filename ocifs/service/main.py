@@ -19,12 +19,12 @@ import msgspec
 from ocifs.errors import MountError, OcifsError, printable_path, raise_if_too_many_files
 from ocifs.mount.daemon import load_modules, reportable
 from ocifs.mount.rate_limited_log import OneLineFormatter
-from ocifs.mount.record import KEEPER_NAME, LOG, from_json, runtime_directory
+from ocifs.mount.record import KEEPER_NAME, LOG, SOCKET, from_json, runtime_directory
 from ocifs.service.handover import adopt, give, take
 from ocifs.service.keeper import Keeper
 from ocifs.service.mounts import Mounts, name_process
 from ocifs.service.notify import JournalHandler, is_journal, notify
-from ocifs.service.protocol import LOCK, SOCKET, Settings
+from ocifs.service.protocol import LOCK, Settings
 from ocifs.trusted_directory import TrustedDirectory
 
 _BACKLOG: Final = 128

@@ -105,9 +105,9 @@ class Served:
         if self.pidfd is not None:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
-    def terminate_unless_mounted(self) -> None:
-        """Let the worker undo what it does for a command that has gone."""
-        if self.pidfd is not None and self.is_starting():
+    def terminate(self) -> None:
+        """Let the worker unmount, and end."""
+        if self.pidfd is not None:
             signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
 
     def reap(self) -> str:

@@ -18,8 +18,6 @@ from ocifs.mount.record import from_json, to_json
 from ocifs.service.kept import PROTOCOL
 from ocifs.version import __version__
 
-SOCKET: Final = "service.sock"
-"""Name of the socket in the runtime directory."""
 LOCK: Final = "service.lock"
 """Name of the file there that the keeper of the service has locked."""
 
@@ -46,6 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """File for log messages; None: stderr."""
     restart_limit: int = 5
     """Restarts of a worker within a minute, before its mount is given up."""
+    request_seconds: float = 10.0
+    """Seconds that a command may take to send its request."""
     metrics: str | None = None
     """Where metrics are served: `unix:PATH` or `127.0.0.1:PORT`; None: nowhere."""
 

@@ -64,6 +64,7 @@ class Ocifs:
             "XDG_CACHE_HOME": str(self.home / "cache"),
             "XDG_RUNTIME_DIR": str(self.runtime),
             "TMPDIR": str(self.temporary),
+            "OCIFS_NO_SERVICE": "1",  # a service of this machine
         }
         return {**clean, **own, **self.environment, **more}
 
