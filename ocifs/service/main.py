@@ -51,15 +51,20 @@ def main(arguments: list[str]) -> int:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         os.chdir("/")
-        load_modules()
-        for name in _CODECS:
-            importlib.import_module(name)
+        load_all()
         _run(start)
     except (OcifsError, OSError, MemoryError, RuntimeError, ImportError) as error:
         failure = reportable(error)
         _report(start.ready, f"{failure.exit_code} {printable_path(str(failure))}")
         return failure.exit_code
     return 0
+
+
+def load_all() -> None:
+    """Import what workers need, so that an upgrade on disk never mixes two versions in one process."""
+    load_modules()
+    for name in _CODECS:
+        importlib.import_module(name)
 
 
 def _run(start: Start) -> None:
