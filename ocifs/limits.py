@@ -34,8 +34,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     image_uncompressed: int = 256 << 30
     """The tar streams of all layers of an image."""
     ratio: int = 2000
-    """Size of the tar stream divided by that of the blob, checked once the stream exceeds `ratio_from` bytes."""
+    """Size of the tar stream divided by that of the blob."""
     ratio_from: int = 64 << 20
+    """Size of the tar stream above which `ratio` is checked."""
     zstd_window: int = 128 << 20
     """The window of a zstd frame, which its decoder keeps in memory; the default of zstd itself."""
     entries: int = 5_000_000
@@ -43,7 +44,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     image_entries: int = 10_000_000
     """Entries of all layers of an image, and the directories that they imply."""
     image_toc: int = 1 << 30
-    """TOCs of all layers of an image as MessagePack: names, link targets and attributes of their entries."""
+    """TOCs of all layers of an image as MessagePack; names, link targets and attributes of their entries."""
     paths: int = 1 << 30
     """All paths of the merged tree together. Chains of symlinks can create paths of any length."""
     extended_header: int = 1 << 20
@@ -67,7 +68,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     output: int = 256 << 30
     """Bytes of an export: files with their headers, without holes."""
     output_headers: int = 1 << 30
-    """Extended headers of an exported tar: each repeats the full path of its member."""
+    """Extended headers of an exported tar; each repeats the full path of its member."""
 
     def decoded_total(self) -> "Total":
         """Return a total of the uncompressed bytes of all layers of an image."""
@@ -77,6 +78,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def passed(self, name: str, what: str) -> LimitError:
         """Return the error that `what` exceeds the limit `name`."""
         return LimitError(f"{what}: over the limit {self.setting(name)}; if you trust the image, raise it with --limit")
+
+    @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """Return the meaning of each limit: the first clause of its docstring, from the source of this module."""
+        import inspect
+        import re
+
+        return dict(re.findall(r'^ +(\w+): int = .*\n +"""(.+?)[.;](?: |"""|$)', inspect.getsource(cls), re.MULTILINE))
 
     def setting(self, name: str) -> str:
         """Return a limit in the form of `--limit`: `document=4MiB`, `entries=5000000`."""

@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+from ocifs.errors import InvalidImageError
 from ocifs.layer.span_cache import DEFAULT_CAPACITY
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.sources.registry.access import Access
@@ -56,3 +57,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """GZIDX files, `FILE` or `N=FILE`, whose checkpoints are used for layers that have to be indexed."""
     progress: Callable[[Digest, int, int], None] = ignore
     """Called with (layer, compressed bytes read, compressed bytes in total) while a layer is indexed."""
+
+    def complain(self, message: str) -> None:
+        """Call `warn`; with `strict`, raise InvalidImageError instead."""
+        if self.strict:
+            raise InvalidImageError(f"{message}: refused by --strict")
+        self.warn(message)

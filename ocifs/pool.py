@@ -1,37 +1,120 @@
-"""Threads that the system may refuse: at a limit on processes (RLIMIT_NPROC, pids.max) or memory.
+"""Threads that the system may refuse: at a limit on processes (RLIMIT_NPROC, pids.max) or on memory.
 
-`Thread.start` raises RuntimeError then, and so does `ThreadPoolExecutor.submit`, after it has queued the work. Here
-both raise ShortageError, which names the limit to raise. A caller whose submissions wait for each other must then
-release them.
+`start` and `Pool.submit` raise ShortageError then, which names the limit to raise. A caller whose submissions wait for
+each other must then release them.
+
+The threads are not `threading.Thread`s, whose `start` waits for ever if the new thread runs out of memory before it
+reports that it runs (CPython issue 140746). `ThreadPoolExecutor` waits in it too. The interpreter does not wait for
+these threads at exit.
 """
 
-import threading
+import _thread
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from functools import partial
+from math import ceil
+from queue import Empty, SimpleQueue
+from threading import Lock, Semaphore
+from typing import Any, ParamSpec, TypeVar
 
-from ocifs.errors import raise_if_short
+from ocifs.errors import ShortageError, raise_if_short
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_PATIENCE = 30.0
+"""Seconds that a new thread may take to begin."""
+_LOOK = 0.1
+"""Seconds. Waiting in short pieces does not count the time for which the process is stopped (SIGSTOP)."""
 
-def start(thread: threading.Thread) -> None:
-    """Start a thread. Raises ShortageError if the system refuses."""
+
+class Thread:
+    """A thread that has been started."""
+
+    def __init__(self, ended: Lock) -> None:
+        self._ended = ended
+        """Held until the thread ends."""
+
+    def join(self, timeout: float = -1) -> bool:
+        """Wait up to `timeout` seconds, by default without end; return whether the thread has ended."""
+        if has_ended := self._ended.acquire(timeout=timeout):
+            self._ended.release()
+        return has_ended
+
+
+def start(work: Callable[[], object], patience: float = _PATIENCE) -> Thread:
+    """Run `work` in a new thread. Raises ShortageError if the system refuses it, or it does not begin in time."""
+    begun, ended = Lock(), Lock()
+    begun.acquire()
+    ended.acquire()
+
+    def run() -> None:
+        begun.release()
+        try:
+            work()
+        finally:
+            ended.release()
+
     try:
-        thread.start()
+        _thread.start_new_thread(run, ())
     except RuntimeError as error:
         raise_if_short(error)
         raise
+    if not any(begun.acquire(timeout=_LOOK) for _ in range(ceil(patience / _LOOK))):
+        raise ShortageError("a new thread did not begin: raise the limit on memory (ulimit -v, MemoryMax)")
+    return Thread(ended)
 
 
-class Pool(ThreadPoolExecutor):
-    """A pool of threads whose `submit` raises ShortageError if the system refuses a thread."""
+class Pool(Executor):
+    """Up to `count` threads, each started when a submission finds no idle one. A single thread submits and shuts down.
+
+    As a context manager, it shuts down at the end.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._threads: list[Thread] = []
+        self._idle = Semaphore(0)
+        self._is_open = True
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run `work` in a thread."""
-        try:
-            return super().submit(work, *args, **kwargs)
-        except RuntimeError as error:
-            raise_if_short(error)
-            raise
+        """Run `work` in a thread; the future raises its exception. Raises ShortageError, with nothing submitted."""
+        if not self._is_open:
+            raise RuntimeError("cannot submit work: the pool is shut down")
+        if not self._idle.acquire(blocking=False) and len(self._threads) < self._count:
+            self._threads.append(start(self._work))
+        future: Future[T] = Future()
+        self._queue.put((future, partial(work, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the threads end once all submitted work is done, or all that has begun if `cancel_futures`."""
+        self._is_open = False
+        if cancel_futures:
+            with suppress(Empty):
+                while (submission := self._queue.get_nowait()) is not None:
+                    submission[0].cancel()
+        for _ in self._threads:
+            self._queue.put(None)
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def _work(self) -> None:
+        while (submission := self._queue.get()) is not None:
+            _answer(*submission)
+            del submission  # an idle thread keeps neither the work nor its result
+            self._idle.release()
+
+
+def _answer(future: Future[T], work: Callable[[], T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = work()
+    except BaseException as error:  # noqa: BLE001 - the future raises it
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -20,7 +20,7 @@ from hypothesis import settings
 
 from ocifs.erofs.writer import compile_tree
 from ocifs.mount import syscalls
-from ocifs.sources.registry import configuration, session, tls
+from ocifs.sources.registry import configuration
 from ocifs.store import Store
 from tests.cli.command import Ocifs
 from tests.erofs.trees import directory
@@ -56,28 +56,43 @@ def leaving_nothing(ocifs: Ocifs) -> Iterator[Ocifs]:
     assert left == []
 
 
-_REGISTRY_VARIABLES = (
-    "XDG_CONFIG_HOME",
-    "DOCKER_CONFIG",
-    "CONTAINERS_REGISTRIES_CONF",
-    "REGISTRY_AUTH_FILE",
-    *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
-)
+_REGISTRY_VARIABLES = ("CONTAINERS_REGISTRIES_CONF", "REGISTRY_AUTH_FILE")
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
+_USER_DIRECTORIES = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "DOCKER_CONFIG")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hide this user's caches, credentials, registry configuration and proxies from tests and the commands they run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*_REGISTRY_VARIABLES, *_PROXY_VARIABLES, *map(str.upper, _PROXY_VARIABLES)):
+            patch.delenv(name, raising=False)
+        for name in _USER_DIRECTORIES:
+            patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        patch.setattr(configuration, "SYSTEM", tmp_path_factory.mktemp("etc"))
+        yield
 
 
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Hide this machine's registry configuration and shorten retries; return an empty home directory."""
+    """Return an empty home directory in which to configure registries."""
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
-    for name in _REGISTRY_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+    for name in _USER_DIRECTORIES:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(home / "runtime"))
-    monkeypatch.setattr(configuration, "_SYSTEM", tmp_path / "etc")
-    monkeypatch.setattr(tls, "_SYSTEM", (tmp_path / "certs.d",))
-    monkeypatch.setattr(session, "FIRST_PAUSE", 0.01)
     return home
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, root: None) -> Iterator[Path]:
+    """A directory that holds 64 KiB."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "ocifs-test", directory], check=True)
+    yield directory
+    subprocess.run(["umount", "-l", directory], check=True)
 
 
 @pytest.fixture

@@ -21,10 +21,14 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+from ocifs.sources.registry.timeouts import Timeouts
 from tests.images import INDEX, MANIFEST, REF_NAME, Files, Json, digest, to_json
 
 SECRET = "s3cr3t-signature"
 """In each query that the registry signs."""
+
+HASTY = Timeouts(pause=0.01)
+"""Timeouts for tests in which requests are retried."""
 
 
 class Request(NamedTuple):
@@ -388,8 +392,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running(context: ssl.SSLContext | None = None) -> Iterator[Registry]:
-    """Run a registry, by TLS if there is a context for that."""
+def running(context: ssl.SSLContext | None = None, address: str = "127.0.0.1") -> Iterator[Registry]:
+    """Run a registry on all IPv4 addresses of this machine if `address` is not a loopback; by TLS with a context."""
     registry = Registry()
     handler = type("BoundHandler", (Handler,), {"registry": registry})
 
@@ -399,10 +403,10 @@ def running(context: ssl.SSLContext | None = None) -> Iterator[Registry]:
         def handle_error(self, request: object, client_address: object) -> None:
             """A client that speaks no TLS, or goes away, is no error of a test."""
 
-    server = Server(("127.0.0.1", 0), handler)
+    server = Server(("127.0.0.1" if address == "127.0.0.1" else "0.0.0.0", 0), handler)
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    registry.base = f"http{'s' if context else ''}://127.0.0.1:{server.server_port}"
+    registry.base = f"http{'s' if context else ''}://{address}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=[0.02])
     thread.start()
     try:

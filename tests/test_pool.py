@@ -1,4 +1,7 @@
-import threading
+import subprocess
+import sys
+from concurrent.futures import CancelledError
+from threading import Event, Semaphore
 
 import pytest
 
@@ -16,16 +19,95 @@ def test_a_pool_says_that_there_is_no_thread_and_ends() -> None:
 
 def test_a_thread_that_cannot_be_started_says_so() -> None:
     with no_threads(), pytest.raises(ShortageError, match="no more threads"):
-        start(threading.Thread(target=print))
+        start(print)
 
 
-def test_other_errors_stay_what_they_are() -> None:
-    thread = threading.Thread(target=int)
-    start(thread)
+_STARVED = """
+import resource, sys, threading
+from ocifs.errors import ShortageError
+from ocifs.pool import start
+
+def main():
+    start(len).join()
+    resource.setrlimit(resource.RLIMIT_AS, (100 << 20,) * 2)
+    rest, size = [], 1 << 18
+    while size >= 256:
+        try:
+            rest.append(bytes(size))
+        except MemoryError:
+            size //= 2
+    died = 0
+    for attempt in range(3000):
+        try:
+            start(int, 0.2)
+        except ShortageError as error:
+            died += "did not begin" in str(error)
+        except MemoryError:
+            pass
+        if died == 3:
+            break
+        if attempt % int(sys.argv[1]) == 0 and rest:
+            rest.pop()
+
+threading.stack_size(1 << 18)
+main()
+"""
+
+
+@pytest.mark.parametrize("attempts", [3, 10, 30])
+def test_a_thread_that_runs_out_of_memory_before_it_begins_keeps_nobody_waiting(attempts: int) -> None:
+    """With `threading.Thread`, about every other of these programs waits in `start` for ever."""
+    subprocess.run([sys.executable, "-c", _STARVED, str(attempts)], timeout=60, stderr=subprocess.DEVNULL, check=True)
+
+
+def test_a_thread_can_be_awaited() -> None:
+    go = Event()
+    thread = start(go.wait)
+    assert not thread.join(0.01)
+    go.set()
     thread.join()
-    with pytest.raises(RuntimeError, match="threads can only be started once"):
-        start(thread)
+    assert thread.join(0)
+
+
+def test_a_pool_raises_the_exceptions_of_its_work_and_takes_no_work_after_its_end() -> None:
     with Pool(1) as pool:
-        pool.shutdown()
-        with pytest.raises(RuntimeError, match="cannot schedule"):
-            pool.submit(len, b"x")
+        with pytest.raises(ValueError, match="invalid literal"):
+            pool.submit(int, "x").result()
+        assert pool.submit(int, "1").result() == 1
+    with pytest.raises(RuntimeError, match="shut down"):
+        pool.submit(len, b"x")
+
+
+def test_a_pool_starts_no_more_threads_than_it_needs_or_may() -> None:
+    begun, go = Semaphore(0), Event()
+
+    def work() -> None:
+        begun.release()
+        go.wait()
+
+    with Pool(2) as pool:
+        working = [pool.submit(work) for _ in range(3)]
+        assert begun.acquire(timeout=60)
+        assert begun.acquire(timeout=60)
+        assert not begun.acquire(timeout=0.05)
+        go.set()
+    assert all(each.done() for each in working)
+
+
+def test_a_shutdown_can_cancel_what_has_not_begun() -> None:
+    begun, go = Event(), Event()
+    pool = Pool(1)
+
+    def work() -> bool:
+        begun.set()
+        return go.wait()
+
+    first = pool.submit(work)
+    second = pool.submit(len, b"x")
+    begun.wait()
+    pool.shutdown(wait=False, cancel_futures=True)
+    go.set()
+    pool.shutdown()
+    assert first.result()
+    with pytest.raises(CancelledError):
+        second.result()

@@ -47,11 +47,14 @@ def test_a_file_that_became_shorter_gives_what_there_is(fd: int) -> None:
     assert FileReader(fd, 2000, 500).pread(500, 0) == b""
 
 
-def test_short_reads_of_the_system_are_continued(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.pread
-    monkeypatch.setattr(os, "pread", lambda fd, size, offset: real(fd, min(size, 7), offset))
-    assert FileReader(fd, 3).pread(500, 5) == DATA[8:508]
-    assert FileReader(fd, 900, 500).pread(500, 0) == DATA[900:]
+def test_short_reads_of_the_system_are_continued() -> None:
+    """The kernel returns a few of its symbols at a time, about a page."""
+    with open("/proc/kallsyms", "rb", buffering=0) as file:
+        symbols = file.readall()
+        if len(os.pread(file.fileno(), 50_000, 5000)) >= 50_000 or len(symbols) < 60_000:
+            pytest.skip("this kernel does not read shortly")
+        assert FileReader(file.fileno(), 5000, 50_000).pread(40_000, 3000) == symbols[8000:48_000]
+        assert FileReader(file.fileno(), len(symbols) - 9000, 50_000).pread(50_000, 0) == symbols[-9000:]
 
 
 def test_what_another_process_can_be_given(fd: int) -> None:

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 
 from ocifs.errors import StoreError
 from ocifs.store import Kind, Store, StoredFile, Writer
+from tests.faults import AT_LEAST, EQUAL, HAS_BITS, refuse, refusing, within
 
 KIND = Kind("thing", 1)
 SEALED = KIND._replace(sealed=True)
@@ -210,18 +212,6 @@ def test_what_was_begun_makes_room_as_an_entry_but_not_under_way(tmp_path: Path)
     assert [entry.kind for entry in store.entries()] == ["slow1"]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A directory that holds 64 KiB."""
-    directory = tmp_path / "small"
-    directory.mkdir(mode=0o700)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs", str(directory)]
-    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("a small file system takes root to mount")
-    yield directory
-    subprocess.run(["umount", "-l", str(directory)], check=True)
-
-
 def test_a_full_disk_moves_the_entry_into_memory(small_disk: Path) -> None:
     warnings: list[str] = []
     store = Store(small_disk, warn=warnings.append)
@@ -234,21 +224,15 @@ def test_a_full_disk_moves_the_entry_into_memory(small_disk: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EPERM])
-def test_a_disk_that_fails_moves_the_entry_into_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
-    real = os.pwrite
-
-    def fail(fd: int, data: bytes, offset: int) -> int:
-        """Write, but not past 3000 bytes of a file on disk."""
-        if offset >= 3000 and "memfd" not in os.readlink(f"/proc/self/fd/{fd}"):
-            raise OSError(code, os.strerror(code))
-        return real(fd, data, offset)
+def test_a_disk_that_fails_moves_the_entry_into_memory(tmp_path: Path, code: int) -> None:
+    def build(out: Writer) -> None:
+        """Write to a file on a disk that fails behind its first 3000 bytes."""
+        refuse("pwrite", code, (0, EQUAL, out.fd), (3, AT_LEAST, 3000))
+        writing(bytes(5000))(out)
 
     warnings: list[str] = []
     store = Store(tmp_path, warn=warnings.append)
-    monkeypatch.setattr(os, "pwrite", fail)
-    assert content(store.get(KIND, SUBJECT, writing(bytes(5000)))) == bytes(5000)
+    assert content(within(lambda: store.get(KIND, SUBJECT, build))) == bytes(5000)
     assert len(warnings) == 1
     assert os.strerror(code) in warnings[0]
     assert list((tmp_path / "entries").iterdir()) == []
@@ -309,20 +293,16 @@ def test_pruning_removes_what_nobody_builds_any_more(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_an_entry_that_cannot_be_named_is_used_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
+def test_an_entry_that_cannot_be_named_is_used_all_the_same(tmp_path: Path) -> None:
     warnings: list[str] = []
     store = Store(tmp_path, warn=warnings.append)
-    monkeypatch.setattr(os, "rename", refuse)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(2):
-        assert content(store.get(KIND, SUBJECT, writing(b"payload"))) == b"payload"
+        entry = refusing("rename", errno.EROFS, lambda: store.get(KIND, SUBJECT, writing(b"payload")))
+        assert content(entry) == b"payload"
     assert len(warnings) == 1
     assert "Read-only" in warnings[0]
     assert len(os.listdir("/proc/self/fd")) == before
-    monkeypatch.undo()
     assert content(store.get(KIND, SUBJECT, writing(b"anew"))) == b"anew"
 
 
@@ -334,26 +314,17 @@ def test_a_directory_in_the_way_is_no_entry(tmp_path: Path) -> None:
     assert len(warnings) == 1
 
 
-def test_what_may_not_have_reached_the_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(fd: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "fsync", fail)
+def test_what_may_not_have_reached_the_disk_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="Input/output error"):
-        Store(tmp_path).get(KIND, SUBJECT, writing(b"payload"))
+        refusing("fsync", errno.EIO, lambda: Store(tmp_path).get(KIND, SUBJECT, writing(b"payload")))
     assert list((tmp_path / "entries").iterdir()) == []
 
 
-def test_an_entry_that_cannot_be_read_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(fd: int, size: int, offset: int) -> bytes:
-        raise OSError(errno.EIO, "Input/output error")
-
+def test_an_entry_that_cannot_be_read_is_built_anew(tmp_path: Path) -> None:
     store = Store(tmp_path)
     content(store.get(KIND, SUBJECT, writing(b"payload")))
-    monkeypatch.setattr(os, "pread", fail)
-    assert store.load(KIND, SUBJECT) is None
-    entry = store.get(KIND, SUBJECT, writing(b"anew"))
-    monkeypatch.undo()
+    assert refusing("pread", errno.EIO, lambda: store.load(KIND, SUBJECT)) is None
+    entry = refusing("pread", errno.EIO, lambda: store.get(KIND, SUBJECT, writing(b"anew")))
     assert content(entry) == b"anew"
 
 
@@ -458,19 +429,11 @@ def test_a_sealed_entry_is_a_copy_that_nothing_changes(tmp_path: Path, place: st
     entry.close()
 
 
-def test_a_kernel_that_cannot_seal_against_execution_seals_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kernel_that_cannot_seal_against_execution_seals_the_rest(tmp_path: Path) -> None:
     """As Linux before 6.3, which takes no flag that it does not know."""
-    create = os.memfd_create
-
-    def old(name: str, flags: int) -> int:
-        if flags & ~(os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return create(name, flags)
-
-    monkeypatch.setattr(os, "memfd_create", old)
-    entry = Store(tmp_path).get(SEALED, SUBJECT, writing(b"payload"))
+    unknown = (1, HAS_BITS, ~(os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) & 0xFFFFFFFF)
+    get = partial(Store(tmp_path).get, SEALED, SUBJECT, writing(b"payload"))
+    entry = refusing("memfd_create", errno.EINVAL, get, unknown)
     with pytest.raises(PermissionError):
         os.truncate(entry.fd, 0)
     assert content(entry) == b"payload"
@@ -491,8 +454,10 @@ def test_a_sealed_entry_that_memory_does_not_take_is_over_a_limit(tmp_path: Path
     assert "LimitError: cache: cannot copy an entry into memory: File too large: allow more" in ran.stderr
 
 
-def test_what_the_disk_has_lost_at_once_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, size, offset).replace(b"payload", b"pay10ad"))
+def test_what_the_disk_has_lost_at_once_is_an_error(tmp_path: Path) -> None:
+    def build(out: Writer) -> None:
+        out.write(b"payload")
+        os.pwrite(out.fd, b"10", 3)
+
     with pytest.raises(StoreError, match="reads back differently"):
-        Store(tmp_path).get(SEALED, SUBJECT, writing(b"payload"))
+        Store(tmp_path).get(SEALED, SUBJECT, build)

@@ -1,5 +1,6 @@
 """Waiting for a condition that another process brings about."""
 
+import os
 import time
 from collections.abc import Callable
 
@@ -10,3 +11,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
+
+
+def thread_count() -> int:
+    """Return the number of threads of this process."""
+    return len(os.listdir("/proc/self/task"))

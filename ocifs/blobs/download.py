@@ -58,8 +58,7 @@ class Download:
         self._wrong = False
         self._file: StoredFile | None = None
         self._error: Exception | None = None
-        # A daemon thread: it may hang in a read from a dead network when the program ends.
-        start(threading.Thread(target=self._run, name="fetch", daemon=True))
+        start(self._run)
 
     def pread(self, size: int, offset: int) -> bytes:
         """Wait for up to `size` bytes at `offset` and return them; a read of the whole blob waits until it is verified.

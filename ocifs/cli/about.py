@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from ocifs.cli.options import Opening, document_options, json_option
+from ocifs.cli.command import command
+from ocifs.cli.options import document_options, json_option, open_source
 from ocifs.cli.output import write_bytes
+from ocifs.options import Options
 from ocifs.sources.resolve import resolve_image
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from ocifs.sources.reference import Reference
 
 
-@click.command(short_help="Show the metadata of an image.")
+@command()
 @document_options
 @click.option(
     "--all", "show_all", is_flag=True, help="List all images of the layout or archive, with tags and platforms."
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 @click.argument("image")
 def inspect(
     image: str,
-    opening: Opening,
+    options: Options,
     show_all: bool,
     raw: bool,
     config_only: bool,
@@ -48,38 +50,38 @@ def inspect(
 
     if show_all and (raw or config_only):
         raise click.UsageError("--all cannot be combined with --raw or --config")
-    with _opened(image, opening) as (source, reference):
+    with _opened(image, options) as (source, reference):
         if show_all:
             images = list(list_images(source))
             _print_lines((msgspec.json.encode(image).decode() for image in images) if as_json else image_lines(images))
             return
-        resolved = resolve_image(source, reference, opening.platform)
+        resolved = resolve_image(source, reference, options.platform)
         if raw or config_only:
             data = source.document(resolved.manifest.config if config_only else resolved.descriptor)
             write_bytes(data if raw else msgspec.json.format(data) + b"\n")
             sys.stdout.buffer.flush()
             return
-        inspected = inspect_image(resolved, opening.store())
+        inspected = inspect_image(resolved, options.store)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(inspected)).decode())
     else:
         _print_lines(inspection_lines(inspected))
 
 
-@click.command(short_help="Show the build steps of an image.")
+@command()
 @document_options
 @click.option("--no-trunc", "whole", is_flag=True, help="Do not cut long commands to the width of the terminal.")
 @json_option
 @click.argument("image")
-def history(image: str, opening: Opening, whole: bool, as_json: bool) -> None:
+def history(image: str, options: Options, whole: bool, as_json: bool) -> None:
     """Show the build steps of IMAGE, the first one first, with the layer each created and its stored size.
 
     With --json, print one object for each step on a line.
     """
     from ocifs.report.history import build_history, history_lines
 
-    with _opened(image, opening) as (source, reference):
-        steps = build_history(resolve_image(source, reference, opening.platform))
+    with _opened(image, options) as (source, reference):
+        steps = build_history(resolve_image(source, reference, options.platform))
     if as_json:
         _print_lines(msgspec.json.encode(step).decode() for step in steps)
     else:
@@ -88,8 +90,8 @@ def history(image: str, opening: Opening, whole: bool, as_json: bool) -> None:
 
 
 @contextmanager
-def _opened(image: str, opening: Opening) -> "Iterator[tuple[Source, Reference]]":
-    source, reference = opening.source(image)
+def _opened(image: str, options: Options) -> "Iterator[tuple[Source, Reference]]":
+    source, reference = open_source(image, options)
     try:
         yield source, reference
     finally:

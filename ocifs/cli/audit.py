@@ -1,15 +1,19 @@
 """`ocifs waste` and `verify`: audit an image."""
 
 import click
+from msgspec.structs import replace
 
+from ocifs.cli.command import command
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
-from ocifs.cli.options import Opening, Size, image_options, json_option
+from ocifs.cli.options import image_options, json_option, open_image
 from ocifs.cli.output import Output
 from ocifs.cli.progress import indexing
+from ocifs.cli.types import Size
 from ocifs.errors import InvalidImageError, printable_path
+from ocifs.options import Options
 
 
-@click.command(short_help="Show bytes that later layers hide.")
+@command()
 @image_options
 @click.option("-n", "count", type=click.IntRange(min=0), default=20, show_default=True, help="Number of files to list.")
 @click.option("--duplicates", "copies", is_flag=True, help="Also list files with equal content (reads file data).")
@@ -27,7 +31,7 @@ from ocifs.errors import InvalidImageError, printable_path
 @click.argument("image")
 def waste(
     image: str,
-    opening: Opening,
+    options: Options,
     count: int,
     copies: bool,
     fail_under: float | None,
@@ -42,7 +46,7 @@ def waste(
 
     \b
     Try:  ocifs waste ./debian:latest
-          ocifs waste --fail-under 0.95 --highest-wasted-bytes 20MB ./debian:latest
+          ocifs waste --fail-under 0.95 --highest-wasted-bytes 20MB ./app
     """
     from ocifs.report.waste import duplicates
     from ocifs.report.waste import waste as find_waste
@@ -54,7 +58,7 @@ def waste(
         highest_wasted_bytes=highest_wasted_bytes,
         highest_user_wasted=highest_user_wasted_percent,
     )
-    with failures_not_as_no(), opening.open(image) as opened:
+    with failures_not_as_no(), open_image(image, options) as opened:
         found = find_waste(opened)
         broken = broken_rules(rules, found.efficiency)
         same = duplicates(opened.rootfs) if copies else None
@@ -64,11 +68,11 @@ def waste(
     return NO if broken else YES
 
 
-@click.command(short_help="Read an image again and verify it.")
+@command()
 @image_options
 @json_option
 @click.argument("image")
-def verify(image: str, opening: Opening, as_json: bool) -> int:
+def verify(image: str, options: Options, as_json: bool) -> int:
     """Read all of IMAGE again, and verify it and its cache entries.
 
     Checks the digests of manifest, config and blobs; that each blob decodes to its diff ID, span by span like reads do;
@@ -83,7 +87,7 @@ def verify(image: str, opening: Opening, as_json: bool) -> int:
 
     with indexing("verifying") as progress:
         checks = list(
-            verify_image(image, opening.options(progress))
+            verify_image(image, replace(options, progress=progress))
         )  # so that nothing is printed between the progress bars
     for check in checks:
         click.echo(to_json(check) if as_json else check_line(check))

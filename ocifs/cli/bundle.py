@@ -8,20 +8,24 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 import msgspec
 from click.core import ParameterSource
 from msgspec.structs import replace
 
-from ocifs.cli.options import Opening, image_options, mount_options, warn
+from ocifs.cli.command import command
+from ocifs.cli.mount_options import serving_options
+from ocifs.cli.options import image_options, open_image, warn
 from ocifs.errors import MountError, NotFoundError, printable_path
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
+from ocifs.mount.options import MountOptions
 from ocifs.mount.overlay import RootfsKind, make_directories, open_bundle, untrusted
 from ocifs.mount.record import LOG, runtime_directory
+from ocifs.options import Options
 from ocifs.service.client import Mounter
 from ocifs.trusted_directory import TrustedDirectory
 
@@ -39,13 +43,7 @@ class BundleRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: RootfsKind
     rootless: bool
-    engine: Literal["auto", "erofs", "fuse"]
-    span_cache: int
-    read_timeout: int
-    log: Path | None
-    prefetch: bool
-    prefetch_rate: int | None
-    service: bool
+    mounting: MountOptions
 
 
 def container_options(command: F) -> F:
@@ -73,9 +71,9 @@ def container_options(command: F) -> F:
     return command
 
 
-@click.command(short_help="Make a bundle for runc or crun.")
+@command()
 @image_options
-@mount_options
+@serving_options
 @container_options
 @click.option("--args", metavar="COMMAND", help="Command to run, split into words as a shell does.")
 @click.option("--remount", is_flag=True, help="Mount the existing bundle DIR again, with what was written to it.")
@@ -86,14 +84,8 @@ def bundle(
     context: click.Context,
     image: str,
     directory: str,
-    opening: Opening,
-    engine: Literal["auto", "erofs", "fuse"],
-    span_cache: int,
-    read_timeout: int,
-    log: Path | None,
-    prefetch: bool,
-    prefetch_rate: int | None,
-    no_service: bool,
+    options: Options,
+    mounting: MountOptions,
     rootfs: RootfsKind,
     rootless: bool | None,
     env: tuple[str, ...],
@@ -115,18 +107,12 @@ def bundle(
     request = BundleRequest(
         kind=rootfs,
         rootless=bool(os.geteuid()) if rootless is None else rootless,
-        engine=engine,
-        span_cache=span_cache,
-        read_timeout=read_timeout,
-        log=log,
-        prefetch=prefetch,
-        prefetch_rate=prefetch_rate,
-        service=not no_service,
+        mounting=mounting,
     )
     mounter: Mounter = context.obj
     if remount:
         _refuse_creation_options(context)
-        _mount_again(mounter, directory, request, opening, image)
+        _mount_again(mounter, directory, request, options, image)
         return
     prepare(request, mounter)
     target, parent = _new_directory(directory)
@@ -135,8 +121,8 @@ def bundle(
         from ocifs.mount.unmount import unmount_bundle
 
         overrides = overrides_of(_split(args), env, user, cwd, hostname, terminal=True if tty is None else tty)
-        opened = stack.enter_context(opening.open(image))
-        spec, volumes = spec_of(opened, request, overrides, opening)
+        opened = stack.enter_context(open_image(image, options))
+        spec, volumes = spec_of(opened, request, overrides, options)
         made = parent.temporary(f".{target.name}.")
         undo.callback(remove_tree, parent, made.path.name)
         write_bundle(made, opened, spec, volumes, request)
@@ -157,7 +143,7 @@ def _refuse_creation_options(context: click.Context) -> None:
             raise click.UsageError(f"--remount mounts a bundle as it was made: leave --{name} out, or edit config.json")
 
 
-def _mount_again(mounter: Mounter, directory: str, request: BundleRequest, opening: Opening, image: str) -> None:
+def _mount_again(mounter: Mounter, directory: str, request: BundleRequest, options: Options, image: str) -> None:
     """Mount a bundle that `ocifs umount` has unmounted. Raises OcifsError."""
     from ocifs.bundle.mount_destinations import check_remounted
     from ocifs.bundle.origin import BundleOrigin
@@ -174,7 +160,7 @@ def _mount_again(mounter: Mounter, directory: str, request: BundleRequest, openi
         raise MountError(f"{shown} holds a copy of its image, so there is nothing to mount")
     request = replace(request, kind=origin.rootfs)
     prepare(request, mounter)
-    with opening.open(image) as opened, locked(str(bundle)), ExitStack() as undo:
+    with open_image(image, options) as opened, locked(str(bundle)), ExitStack() as undo:
         if is_bundle(str(bundle)):
             raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
         if origin.digest != str(opened.digest):
@@ -183,7 +169,7 @@ def _mount_again(mounter: Mounter, directory: str, request: BundleRequest, openi
         make_directories(opened_bundle, request.kind)
         mount_rootfs(mounter, bundle, opened, request)
         if origin.rootfs == "tmpfs":  # a new tmpfs is empty; other kinds keep their volumes
-            make_missing(bundle, _volumes_of(opened, opening, readonly=False))
+            make_missing(bundle, _volumes_of(opened, options, readonly=False))
         check_remounted(bundle)
         undo.pop_all()
 
@@ -225,7 +211,7 @@ def overrides_of(
     )
 
 
-def spec_of(image: "Image", request: BundleRequest, overrides: "Overrides", opening: Opening) -> "tuple[Spec, Volumes]":
+def spec_of(image: "Image", request: BundleRequest, overrides: "Overrides", options: Options) -> "tuple[Spec, Volumes]":
     """Return the config.json of a container of the image, for this machine and user, and its volumes."""
     from ocifs.bundle.config import Host, runtime_spec
     from ocifs.bundle.machine import mismatch
@@ -239,19 +225,19 @@ def spec_of(image: "Image", request: BundleRequest, overrides: "Overrides", open
         rootless=(os.geteuid(), os.getegid()) if request.rootless else None,
         cgroup2=os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
     )
-    accounts = Accounts.of(image.rootfs, opening.limits)
-    spec = runtime_spec(config, accounts, overrides, host, opening.complain)
-    volumes = _volumes_of(image, opening, readonly=host.readonly)
+    accounts = Accounts.of(image.rootfs, options.limits)
+    spec = runtime_spec(config, accounts, overrides, host, options.complain)
+    volumes = _volumes_of(image, options, readonly=host.readonly)
     if warning := mismatch(config.platform, os.uname().machine):
-        opening.complain(warning)
+        options.complain(warning)
     return check_destinations(replace(spec, mounts=spec.mounts + volumes.mounts()), image.rootfs), volumes
 
 
-def _volumes_of(image: "Image", opening: Opening, *, readonly: bool) -> "Volumes":
+def _volumes_of(image: "Image", options: Options, *, readonly: bool) -> "Volumes":
     from ocifs.bundle.volumes import find_volumes
 
     paths = image.resolved.config.config.volumes
-    return find_volumes(paths, image.rootfs, opening.limits, opening.complain, readonly=readonly)
+    return find_volumes(paths, image.rootfs, options.limits, options.complain, readonly=readonly)
 
 
 def write_bundle(
@@ -300,15 +286,13 @@ def mount_rootfs(mounter: Mounter, directory: Path, image: "Image", request: Bun
     from ocifs.mount.job import Job
     from ocifs.mount.overlay import image_mountpoint, mount_overlay
 
-    log = request.log or runtime_directory().path / LOG
-    mountpoint = str(image_mountpoint(directory))
-    job = Job.of(image, mountpoint, request.engine, request.span_cache, request.read_timeout, log)
-    job = replace(job, prefetch=request.prefetch, prefetch_rate=request.prefetch_rate)
-    if os.geteuid() == 0:  # other users cannot enter the bundle, so no setuid file is exposed
-        job = replace(job, suid=True, allow_other=True, bundle=str(directory))
-    else:
-        job = replace(job, owner=(os.geteuid(), os.getegid()), bundle=str(directory))
-    mounter.mount(job, service=request.service)
+    as_root = os.geteuid() == 0  # other users cannot enter the bundle, so no setuid file is exposed
+    log = request.mounting.log or str(runtime_directory().path / LOG)
+    mounting = replace(request.mounting, log=log, suid=as_root, allow_other=as_root)
+    owner = None if as_root else (os.geteuid(), os.getegid())
+    job = Job.of(image, str(image_mountpoint(directory)), mounting)
+    job = replace(job, owner=owner, bundle=str(directory))
+    mounter.mount(job)
     if request.kind in {"overlay", "tmpfs"}:
         mount_overlay(directory)
 

@@ -5,12 +5,14 @@ from pathlib import Path
 import click
 import msgspec
 
-from ocifs.cli.options import Size, cache_dir_option, json_option
+from ocifs.cli.command import Group
+from ocifs.cli.options import cache_dir_option, json_option
+from ocifs.cli.types import Size
 from ocifs.report.text import human_size, local_time, table
 from ocifs.store import Store, default_directory
 
 
-@click.group(short_help="Inspect or clean the cache.")
+@click.group(cls=Group)
 def cache() -> None:
     """Inspect or clean the cache of indexes, blobs and merged trees.
 

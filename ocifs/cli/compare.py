@@ -7,12 +7,14 @@ from contextlib import ExitStack
 
 import click
 
+from ocifs.cli.command import command
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
-from ocifs.cli.options import Opening, image_options, json_option
+from ocifs.cli.options import image_options, json_option, open_image
 from ocifs.cli.output import ColourWhen, Output, colour_option, null_option
 from ocifs.cli.progress import working
 from ocifs.errors import NotFoundError
 from ocifs.image.rootfs import Rootfs
+from ocifs.options import Options
 from ocifs.report.difference import ASPECTS, Aspect, Difference, differences
 
 Starts = tuple[int | None, int | None]
@@ -35,7 +37,7 @@ class Aspects(click.ParamType[frozenset[Aspect]]):
         return frozenset(aspect for aspect in ASPECTS if aspect in words)
 
 
-@click.command(short_help="Compare two images.")
+@command()
 @image_options
 @click.option(
     "--ignore",
@@ -52,14 +54,14 @@ class Aspects(click.ParamType[frozenset[Aspect]]):
 @null_option
 @colour_option
 @json_option
-@click.argument("first", metavar="IMAGE1")
-@click.argument("second", metavar="IMAGE2")
-@click.argument("path", default="/")
+@click.argument("first", metavar="IMAGE1[:/PATH]")
+@click.argument("second", metavar="IMAGE2[:/PATH]")
+@click.argument("path", required=False)
 def diff(
     first: str,
     second: str,
-    path: str,
-    opening: Opening,
+    path: str | None,
+    options: Options,
     ignored: frozenset[Aspect],
     statistics: bool,
     brief: bool,
@@ -80,12 +82,14 @@ def diff(
     from ocifs.report import difference_text as changes
 
     output = Output(null, colour)
+    first, second, paths = _named(first, second, path)
+    shown = os.fsencode(paths[0])
     with failures_not_as_no(), ExitStack() as stack:
-        before, after = (stack.enter_context(opening.open(image)).rootfs for image in (first, second))
-        starts = _starts(before, after, path)
+        before, after = (stack.enter_context(open_image(image, options)).rootfs for image in (first, second))
+        starts = _starts(before, after, paths)
         # The differences are all known at this point; printing only looks up their details.
         with working("comparing") as progress:
-            found = differences(before, after, starts, os.fsencode(path), ignored, progress)
+            found = differences(before, after, starts, shown, ignored, progress)
             one = next(found, None)
         if one is None or brief:
             return YES if one is None else NO
@@ -100,7 +104,7 @@ def diff(
             output.lines(map(changes.to_json, found))
         else:
             output.lines(changes.difference_line(each, output.show, output.paint) for each in found)
-            output.lines(_text_lines(before, after, one, output) if one.path == os.fsencode(path) else ())
+            output.lines(_text_lines(before, after, one, output) if one.path == shown else ())
         return NO
 
 
@@ -109,14 +113,30 @@ def _again(first: Difference, others: Iterator[Difference]) -> Iterator[Differen
     yield from others
 
 
-def _starts(before: Rootfs, after: Rootfs, path: str) -> Starts:
-    """Return the nid of `path` in each tree, following symlinks. Raises NotFoundError if neither has it."""
+def _named(first: str, second: str, path: str | None) -> tuple[str, str, tuple[str, str]]:
+    """Return the images, and the path in each. Raises UsageError."""
+    from ocifs.sources.reference import split_path
+
+    (first, one), (second, other) = split_path(first), split_path(second)
+    if (one, other) == (None, None):
+        return first, second, (path or "/",) * 2
+    if one is None or other is None or path is not None:
+        raise click.UsageError("name a path in both images, as IMAGE1:/PATH IMAGE2:/PATH, or one PATH after them")
+    return first, second, (one, other)
+
+
+def _starts(before: Rootfs, after: Rootfs, paths: tuple[str, str]) -> Starts:
+    """Return the nid of a path in each tree, following symlinks.
+
+    Raises:
+        NotFoundError: Neither tree has the path, or one of two different paths does not exist.
+    """
     found: list[int | None] = []
-    for rootfs in (before, after):
+    for rootfs, path in zip((before, after), paths, strict=True):
         try:
             found.append(rootfs.lookup(path))
         except NotFoundError:
-            if found == [None]:
+            if found == [None] or paths[0] != paths[1]:
                 raise
             found.append(None)
     return found[0], found[1]

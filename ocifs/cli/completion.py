@@ -3,8 +3,10 @@
 import click
 from click.shell_completion import get_completion_class
 
+from ocifs.cli.command import command
 
-@click.command(short_help="Print a completion script for a shell.")
+
+@command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:

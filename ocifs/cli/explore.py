@@ -4,13 +4,15 @@ import sys
 
 import click
 
-from ocifs.cli.options import Opening, image_options
+from ocifs.cli.command import command
+from ocifs.cli.options import image_options, open_image
+from ocifs.options import Options
 
 
-@click.command(short_help="Browse an image in the terminal.")
+@command()
 @image_options
 @click.argument("image")
-def explore(image: str, opening: Opening) -> None:
+def explore(image: str, options: Options) -> None:
     """Browse IMAGE in the terminal: its layers, its files, and the changes of each layer. Press `?` for the keys.
 
     \b
@@ -18,7 +20,7 @@ def explore(image: str, opening: Opening) -> None:
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("explore needs a terminal; tree prints, and report writes a page")
-    with opening.open(image) as opened:
+    with open_image(image, options) as opened:
         from ocifs.explore.app import Explorer
 
         Explorer(opened).run()

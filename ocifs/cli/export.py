@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ocifs.cli.options import Opening, image_options, warn
+from ocifs.cli.command import command
+from ocifs.cli.options import image_options, one_path, open_image, warn
 from ocifs.cli.progress import exporting
 from ocifs.cli.signals import ended_by_signals
+from ocifs.options import Options
 
 if TYPE_CHECKING:
     from ocifs.export.data import Progress
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 _STDOUT = "-"
 
 
-@click.command(short_help="Write an image to a directory, a tar or a mountable file.")
+@command()
 @image_options
 @click.option(
     "--to-dir", type=click.Path(), metavar="DIR", help="Write to the directory DIR, which must be new or empty."
@@ -33,12 +35,12 @@ _STDOUT = "-"
     is_flag=True,
     help="With --to-dir: record owners in user.rootlesscontainers instead of setting them.",
 )
-@click.argument("image")
-@click.argument("path", default="/")
+@click.argument("image", metavar="IMAGE[:/PATH]")
+@click.argument("path", required=False)
 def export(
     image: str,
-    path: str,
-    opening: Opening,
+    path: str | None,
+    options: Options,
     to_dir: str | None,
     to_tar: str | None,
     to_erofs: str | None,
@@ -62,9 +64,10 @@ def export(
     if prefix and to_tar is None:
         raise click.UsageError("--prefix requires --to-tar")
     _check_target(to_dir, to_tar, to_erofs)  # before the image is indexed in vain
+    image, path = one_path(image, path)
     with (
         ended_by_signals(),
-        opening.open(image) as opened,
+        open_image(image, options) as opened,
         exporting() as progress,
     ):
         if to_dir is not None:

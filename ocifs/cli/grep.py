@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 import click
 
+from ocifs.cli.command import command
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import Output, null_option
+from ocifs.image.glob import expand
 from ocifs.report.grep import Match, Pattern, Searched, to_json
 from ocifs.report.grep import grep as search
 
 
-@click.command(short_help="Search the files of an image.")
+@command()
 @click.argument("pattern")
 @view_options
 @click.option("-F", "--fixed-strings", "fixed", is_flag=True, help="PATTERN is text, not a regular expression.")
@@ -72,13 +74,14 @@ def grep(
         wanted = Pattern(os.fsencode(pattern), fixed=fixed, ignore_case=ignore_case, words=words)
     except re.error as error:
         raise click.UsageError(f"PATTERN: {error}") from None
+    named = view.paths(paths, "/")
     with failures_not_as_no(), view.open() as opened:
-        starts = [os.fsencode(path) for path in paths or ("/",)]
+        starts = expand(opened.rootfs, named)
         searched = search(opened.rootfs, starts, wanted, include)
         if quiet:
             return YES if any(next(file.matches, None) for file in searched) else NO
-        named = len(starts) > 1 or stat.S_ISDIR(opened.rootfs.tree.inode(opened.rootfs.lookup(starts[0])).mode)
-        told = _Told(output, names_only, count, numbers, text, as_json, named)
+        several = len(starts) > 1 or stat.S_ISDIR(opened.rootfs.tree.inode(opened.rootfs.lookup(starts[0])).mode)
+        told = _Told(output, names_only, count, numbers, text, as_json, several)
         lines = (line for file in searched for line in told.lines(file))
         first = next(lines, None)
         if first is None:

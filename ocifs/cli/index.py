@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
+from msgspec.structs import replace
 
-from ocifs.cli.options import Opening, Size, document_options, image_options, json_option, warn
+from ocifs.cli.command import Group
+from ocifs.cli.options import document_options, image_options, json_option, open_image, open_source, warn
+from ocifs.cli.types import Size
 from ocifs.errors import NotFoundError, printable_path
+from ocifs.options import Options
 from ocifs.report.index import index_report, render_index
 from ocifs.report.text import human_size
 from ocifs.store import Store
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 
 
-class _Index(click.Group):
+class _Index(Group):
     """A group whose default command is `make`: `ocifs index IMAGE` indexes the image."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -36,7 +40,7 @@ class _Index(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_Index, short_help="Index an image ahead of time.", subcommand_metavar="IMAGE | COMMAND IMAGE")
+@click.group(cls=_Index, subcommand_metavar="IMAGE | COMMAND IMAGE")
 def index() -> None:
     """Index images ahead of time, and publish the indexes beside them.
 
@@ -69,7 +73,7 @@ _record_option = click.option(
 @json_option
 @click.argument("image")
 def make(
-    image: str, opening: Opening, record: str | None, gzidx: tuple[str, ...], low_memory: bool, as_json: bool
+    image: str, options: Options, record: str | None, gzidx: tuple[str, ...], low_memory: bool, as_json: bool
 ) -> None:
     """Index and merge the layers of IMAGE, like the first mount would, and report.
 
@@ -77,8 +81,8 @@ def make(
     left to the mount to verify.
     """
     began = time.monotonic()
-    with opening._replace(low_memory=low_memory, lazy=record is not None, gzidx=gzidx).open(image) as opened:
-        recorded = _record(record, opened, opening.store()) if record is not None else None
+    with open_image(image, replace(options, low_memory=low_memory, lazy=record is not None, gzidx=gzidx)) as opened:
+        recorded = _record(record, opened, options.store) if record is not None else None
         report = index_report(opened, time.monotonic() - began)
     click.echo(msgspec.json.format(msgspec.json.encode(report)).decode() if as_json else render_index(report))
     if recorded and not as_json:
@@ -90,7 +94,7 @@ def make(
 @click.option("--layer", "number", type=int, required=True, metavar="N", help="0 is the base, -1 the last.")
 @click.option("--to-gzidx", type=click.Path(), required=True, metavar="FILE", help="Write to the new GZIDX FILE.")
 @click.argument("image")
-def export(image: str, opening: Opening, number: int, to_gzidx: str) -> None:
+def export(image: str, options: Options, number: int, to_gzidx: str) -> None:
     """Write the checkpoints of a gzip layer of IMAGE, for indexed_gzip and other tools.
 
     \b
@@ -100,7 +104,7 @@ def export(image: str, opening: Opening, number: int, to_gzidx: str) -> None:
     from ocifs.export.target import check_new_file
 
     check_new_file(to_gzidx)
-    with opening._replace(trust_index=False).open(image) as opened:
+    with open_image(image, replace(options, trust_index=False)) as opened:
         export_gzidx(opened.index_of(number), to_gzidx)
 
 
@@ -124,7 +128,7 @@ def export(image: str, opening: Opening, number: int, to_gzidx: str) -> None:
 )
 @_record_option
 @click.argument("image")
-def push(image: str, opening: Opening, form: str, tag: str | None, min_layer_size: int, record: str | None) -> None:
+def push(image: str, options: Options, form: str, tag: str | None, min_layer_size: int, record: str | None) -> None:
     """Index IMAGE if necessary, and publish the index beside it: in its registry or layout directory.
 
     The index is an OCI artifact whose subject is the image's manifest; the image itself does not change. A mount of the
@@ -133,7 +137,7 @@ def push(image: str, opening: Opening, form: str, tag: str | None, min_layer_siz
 
     \b
     Try:  ocifs index push docker://registry.example/app:1
-          ocifs index push --format soci-v2 --tag 1-soci docker://registry.example/app:1
+          ocifs index push --format soci-v2 --tag 1-soci ./app:1
     """
     from ocifs.indexes.artifact import INDEX_TYPE, make_artifact
     from ocifs.indexes.profile import load_profile
@@ -143,10 +147,10 @@ def push(image: str, opening: Opening, form: str, tag: str | None, min_layer_siz
     if tag is not None and not _TAG.fullmatch(tag):
         raise click.UsageError(f"{printable_path(tag)} is not a valid tag")
     # Verified facts from the cache need no blob.
-    with opening._replace(trust_index=False).open(image) as opened:
+    with open_image(image, replace(options, trust_index=False)) as opened:
         if record is not None:
-            _record(record, opened, opening.store())
-        profile = load_profile(opening.store(), opened.digest)
+            _record(record, opened, options.store)
+        profile = load_profile(options.store, opened.digest)
         if form != "ocifs":
             _push_soci(opened, "soci-v2" if tag else "soci-v1", tag, min_layer_size, profile)
             return
@@ -176,14 +180,14 @@ def _push_soci(
 @index.command(short_help="Fetch the published index of an image.")
 @document_options
 @click.argument("image")
-def pull(image: str, opening: Opening) -> None:
+def pull(image: str, options: Options) -> None:
     """Fetch the published index of IMAGE into the cache, for a later mount.
 
     The mount uses it like any published index: for a tag at once, for a digest with --trust-index.
     """
     from ocifs.indexes.selection import select_indexes
 
-    with _place(image, opening) as place:
+    with _place(image, options) as place:
         taken = select_indexes(place, place.layers(), warn, bound=False)
     if not taken:
         raise NotFoundError(f"{place.resolved.name}: no published index: create one with `ocifs index push`")
@@ -198,7 +202,7 @@ def pull(image: str, opening: Opening) -> None:
 @document_options
 @json_option
 @click.argument("image")
-def list_published(image: str, opening: Opening, as_json: bool) -> None:
+def list_published(image: str, options: Options, as_json: bool) -> None:
     """List the published indexes of IMAGE, in the order in which ocifs selects them.
 
     Shows format, digest, number of layers and size; `bound` if the manifest commits to the index, so that references by
@@ -206,7 +210,7 @@ def list_published(image: str, opening: Opening, as_json: bool) -> None:
     """
     from ocifs.indexes.selection import find_candidates
 
-    with _place(image, opening) as place:
+    with _place(image, options) as place:
         found = [offers for offers in find_candidates(place, warn) if offers]
     if as_json:
         listed = [offer.to_json() for offers in found for offer in offers]
@@ -219,12 +223,12 @@ def list_published(image: str, opening: Opening, as_json: bool) -> None:
 @index.command(short_help="Remove the published indexes of an image.")
 @document_options
 @click.argument("image")
-def rm(image: str, opening: Opening) -> None:
+def rm(image: str, options: Options) -> None:
     """Remove all indexes published beside IMAGE from its registry or layout directory."""
     from ocifs.indexes.artifact import ARTIFACT_TYPE, list_artifacts
     from ocifs.indexes.soci import TYPES
 
-    with _place(image, opening) as place:
+    with _place(image, options) as place:
         for artifact_type in (ARTIFACT_TYPE, TYPES["soci-v1"]):
             for artifact in list_artifacts(place.source, place.resolved, artifact_type):
                 place.source.referrers().detach(place.resolved.descriptor, artifact)
@@ -252,16 +256,16 @@ def _record(mountpoint: str, image: "Image", store: Store) -> str:
 
 
 @contextmanager
-def _place(image: str, opening: Opening) -> "Iterator[LookupContext]":
+def _place(image: str, options: Options) -> "Iterator[LookupContext]":
     """Yield the context for looking up the published indexes of an image."""
     from ocifs.indexes.candidate import LookupContext
     from ocifs.sources.resolve import resolve_image
 
-    source, reference = opening.source(image)
+    source, reference = open_source(image, options)
     with ExitStack() as stack:
         stack.callback(source.close)
-        resolved = resolve_image(source, reference, opening.platform)
-        yield LookupContext(source, resolved, opening.store(), opening.limits, stack)
+        resolved = resolve_image(source, reference, options.platform)
+        yield LookupContext(source, resolved, options.store, options.limits, stack)
 
 
 def _described(offers: "list[Candidate]") -> str:

@@ -1,17 +1,19 @@
-"""`ocifs ls`, `tree`, `stat` and `which`: names and attributes of an image, without a mount."""
+"""`ocifs ls`, `tree`, `stat` and `blame`: names and attributes of an image, without a mount."""
 
-import os
+import itertools
 
 import click
 import msgspec
 
+from ocifs.cli.command import command
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import ColourWhen, Output, colour_option, human_option, null_option
+from ocifs.image.glob import expand
 from ocifs.image.opening import Image
 from ocifs.report.listing import Listed, describe, list_directory, long_lines, to_json
 
 
-@click.command(short_help="List a directory of an image.")
+@command()
 @view_options
 @click.option("-l", "long", is_flag=True, help="Print mode, links, owner, size, time and link target.")
 @click.option("-R", "recursive", is_flag=True, help="List directories recursively, as paths.")
@@ -21,10 +23,10 @@ from ocifs.report.listing import Listed, describe, list_directory, long_lines, t
 @null_option
 @colour_option
 @json_option
-@click.argument("path", default="/")
+@click.argument("paths", nargs=-1, metavar="[PATH...]")
 def ls(
     view: View,
-    path: str,
+    paths: tuple[str, ...],
     long: bool,
     recursive: bool,
     show_all: bool,
@@ -34,7 +36,7 @@ def ls(
     colour: ColourWhen,
     as_json: bool,
 ) -> None:
-    """List PATH in IMAGE. A symlink in PATH is followed within the image.
+    """List each PATH in IMAGE [default: /]. A symlink in PATH is followed within the image.
 
     Owners are numbers, as stored. With --json, print one object for each line, including dotted names.
 
@@ -43,8 +45,12 @@ def ls(
           ocifs ls -lR --only-layer 2 ./debian:latest
     """
     output = Output(null, colour)
+    named = view.paths(paths, "/")
     with view.open() as opened:
-        entries = list_directory(opened.rootfs, os.fsencode(path), recursive=recursive, itself=itself)
+        entries = itertools.chain.from_iterable(
+            list_directory(opened.rootfs, path, recursive=recursive, itself=itself)
+            for path in expand(opened.rootfs, named)
+        )
         shown = (entry for entry in entries if show_all or as_json or not entry.is_hidden)
         if as_json:
             output.lines(map(to_json, shown))
@@ -55,7 +61,7 @@ def ls(
             output.lines(paint(show(entry.name), entry) for entry in shown)
 
 
-@click.command(short_help="Draw a directory of an image as a tree.")
+@command()
 @view_options
 @click.option("-L", "levels", type=click.IntRange(min=1), metavar="N", help="Descend at most N levels.")
 @click.option("-d", "directories_only", is_flag=True, help="List directories only.")
@@ -64,10 +70,10 @@ def ls(
 @human_option
 @colour_option
 @json_option
-@click.argument("path", default="/")
+@click.argument("path", required=False)
 def tree(
     view: View,
-    path: str,
+    path: str | None,
     levels: int | None,
     directories_only: bool,
     show_all: bool,
@@ -89,8 +95,11 @@ def tree(
 
     output = Output(colour=colour)
     chosen = Chosen(levels=levels, directories_only=directories_only, dotted=show_all)
+    start, *others = view.paths((path,) if path else (), "/")
+    if others:
+        raise click.UsageError("tree draws one directory")
     with view.open() as opened:
-        drawn = branches(opened.rootfs, os.fsencode(path), chosen)
+        drawn = branches(opened.rootfs, start, chosen)
         if as_json:
             output.lines(map(branch_json, drawn))
         else:
@@ -98,45 +107,47 @@ def tree(
             output.lines(tree_lines(drawn, output.show, output.paint, columns))
 
 
-@click.command(short_help="Show all attributes of a file.")
+@command()
 @view_options
 @click.option("--follow", "-L", is_flag=True, help="Follow a symlink.")
 @json_option
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, metavar="[PATH...]")
 def stat(view: View, paths: tuple[str, ...], follow: bool, as_json: bool) -> None:
     """Show the attributes of PATH in IMAGE, its extended attributes, and the layers that hold its bytes."""
     output = Output()
+    named = view.paths(paths)
     with view.open() as opened:
-        for path in map(os.fsencode, paths):
+        for path in expand(opened.rootfs, named):
             nid = opened.rootfs.lookup(path, follow=follow)
             listed = Listed.of(opened.rootfs, path, nid, detailed=True)
             output.lines([to_json(listed)] if as_json else describe(listed, _digests(opened), output.show))
 
 
-@click.command(short_help="Show which layers added, changed or removed a path.")
+@command()
 @view_options
 @json_option
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-def which(view: View, paths: tuple[str, ...], as_json: bool) -> None:
+@click.argument("paths", nargs=-1, metavar="[PATH...]")
+def blame(view: View, paths: tuple[str, ...], as_json: bool) -> None:
     """Show which layers of IMAGE added, changed or removed PATH, and which versions are hidden.
 
     With --json, print one object for each change on a line.
 
     \b
-    Try:  ocifs which ./debian:latest /etc/issue
+    Try:  ocifs blame ./debian:latest /etc/issue
     """
-    from ocifs.report.which import history_lines, history_members, path_history
+    from ocifs.report.blame import history_lines, history_members, path_history
 
-    if view.only_layer is not None:
-        raise click.UsageError("which covers all layers: --only-layer cannot be used")
+    if view.options.changes_only:
+        raise click.UsageError("blame covers all layers: --only-layer cannot be used")
     output = Output()
+    named = view.paths(paths)
     with view.open() as opened:
-        for path in map(os.fsencode, paths):
+        for path in (several := expand(opened.rootfs, named)):
             events = path_history(opened, path)
             if as_json:
                 output.lines(msgspec.json.encode(history_members(path, event)) for event in events)
             else:
-                if len(paths) > 1:
+                if len(several) > 1:
                     output.lines([output.show(path) + b":"])
                 output.lines(history_lines(events, _digests(opened), output.show))
 

@@ -2,38 +2,36 @@
 
 import os
 from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
+from msgspec.structs import replace
 
-from ocifs.cli.options import Opening, image_options, json_option, mount_options
+from ocifs.cli.command import command
+from ocifs.cli.mount_options import mount_options
+from ocifs.cli.options import image_options, json_option, open_image, tell
 from ocifs.errors import printable_path
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint
+from ocifs.mount.options import MountOptions
 from ocifs.mount.record import LOG, ListedMount, list_mounts, runtime_directory
 from ocifs.mount.unmount import is_bundle, unmount_bundle, unmount_image
+from ocifs.options import Options
 from ocifs.report.text import local_time, table
 from ocifs.service.client import Mounter
 from ocifs.sources.reference import parse_reference
-from ocifs.store import default_directory
 
 if TYPE_CHECKING:
     from ocifs.mount.job import MountReply
 
 
-@click.command(short_help="Mount an image.")
+@command()
 @image_options
 @mount_options
-@click.option("--foreground", "-f", is_flag=True, help="Serve from this process until unmounted or interrupted.")
-@click.option("--survive", is_flag=True, help="Keep the mount when its daemon dies, without a service (root only).")
-@click.option("--replace", is_flag=True, help="Unmount what ocifs has mounted there first, alive or dead.")
-@click.option("--allow-other", is_flag=True, help="Let other users access the mount.")
-@click.option("--suid", is_flag=True, help="Honour setuid, setgid and file capabilities (root only).")
-@click.option("--dev", is_flag=True, help="Honour device nodes (root only).")
-@click.option("--verbose", "-v", is_flag=True, help="Report the indexes used, the engine chosen, and why.")
+@click.option("--foreground", "-f", is_flag=True, help="Serve from this process until unmounted.")
+@click.option("--verbose", "-v", is_flag=True, help="Report the indexes used, the engine, and why.")
 @click.argument("image")
 @click.argument("mountpoint", type=click.Path(path_type=str))
 @click.pass_obj
@@ -41,35 +39,26 @@ def mount(
     mounter: Mounter,
     image: str,
     mountpoint: str,
-    opening: Opening,
-    engine: Literal["auto", "erofs", "fuse"],
+    options: Options,
+    mounting: MountOptions,
     foreground: bool,
-    replace: bool,
-    allow_other: bool,
-    suid: bool,
-    dev: bool,
-    span_cache: int,
-    read_timeout: int,
-    log: Path | None,
-    prefetch: bool,
-    prefetch_rate: int | None,
-    no_service: bool,
-    survive: bool,
     verbose: bool,
 ) -> None:
-    """Mount IMAGE read-only on the empty directory MOUNTPOINT.
-
-    The command returns once the mount answers. The first use of an image reads and indexes each layer once; later
-    mounts start at once, whatever the size of the image. Nothing is unpacked.
+    """Mount IMAGE read-only on the empty directory MOUNTPOINT, without unpacking it.
 
     \b
     Try:  ocifs mount ./debian:latest /mnt
           ocifs mount --platform linux/arm64 oci-archive:image.tar /mnt
+    \f
+    The command returns once the mount answers. The first use of an image reads and indexes each layer once; the time
+    of later mounts does not depend on the size of the image.
     """
-    if os.geteuid() and (suid or dev):
+    if os.geteuid() and (mounting.suid or mounting.dev):
         raise click.UsageError("--suid and --dev are for root only")
-    if survive and (os.geteuid() or engine == "fuse" or foreground):
-        raise click.UsageError("--survive is for root and the erofs engine, and excludes --foreground")
+    if mounting.survive:
+        if os.geteuid() or mounting.engine == "fuse" or foreground:
+            raise click.UsageError("--survive is for root and the erofs engine, and excludes --foreground")
+        mounting = replace(mounting, engine="erofs")
     check_fuse()
     if foreground:
         mounter.kill()
@@ -77,30 +66,21 @@ def mount(
         from ocifs.mount.job import Job, MountReply
 
         runtime = runtime_directory().path
-        if log is None and not foreground:
-            log = runtime / LOG
-        cache = str(opening.cache_dir or default_directory())
+        log = mounting.log or (None if foreground else str(runtime / LOG))
+        cache = options.store.directory
         reference = parse_reference(image)
         keep_visible = [
             *([("the image", reference.path)] if reference.transport != "docker" else []),
-            ("the cache", cache),
+            *([("the cache", str(cache))] if cache else []),
             ("the current directory", os.getcwd()),
             ("the runtime directory", str(runtime)),
-            *([("the log", str(log))] if log else []),
+            *([("the log", log)] if log else []),
         ]
-        real = check_mountpoint(mountpoint, cache, keep_visible, replace=replace)
-        opened = stack.enter_context(opening._replace(verbose=verbose).open(image))
-        job = msgspec.structs.replace(
-            Job.of(opened, real, engine, span_cache, read_timeout, log),
-            allow_other=allow_other,
-            suid=suid,
-            dev=dev,
-            replace=replace,
-            prefetch=prefetch,
-            prefetch_rate=prefetch_rate,
-        )
+        real = check_mountpoint(mountpoint, keep_visible, cache, replace=mounting.replace)
+        opened = stack.enter_context(open_image(image, replace(options, tell=tell) if verbose else options))
+        job = Job.of(opened, real, replace(mounting, log=log))
         if not foreground:
-            reply = mounter.mount(job, service=not no_service, survive=survive)
+            reply = mounter.mount(job)
             if verbose:
                 click.echo(_mounted_by(reply), err=True)
             return
@@ -119,7 +99,7 @@ def _mounted_by(reply: "MountReply") -> str:
     return printable_path(f"ocifs: mounted by the {reply.engine} engine{reason}")
 
 
-@click.command(short_help="Unmount.")
+@command()
 @click.option("--lazy", "-l", is_flag=True, help="Detach it now, even if it is in use.")
 @click.argument("mountpoints", nargs=-1, required=True, metavar="MOUNTPOINT...")
 def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
@@ -143,7 +123,7 @@ def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
                 unmount_image(real, lazy=lazy)
 
 
-@click.command(short_help="List mounts.")
+@command()
 @json_option
 @click.option("--verbose", "-v", is_flag=True, help="Show what was verified of each layer, and when.")
 def mounts(as_json: bool, verbose: bool) -> None:

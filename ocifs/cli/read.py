@@ -9,46 +9,52 @@ from typing import IO
 
 import click
 
-from ocifs.cli.options import Size, View, view_options, warn
+from ocifs.cli.command import command
+from ocifs.cli.options import View, view_options, warn
 from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.signals import ended_by_signals
+from ocifs.cli.types import Size
 from ocifs.errors import printable_path
+from ocifs.image.glob import expand
 
 _CHUNK = 1 << 20
 
 
-@click.command(short_help="Print files.")
+@command()
 @view_options
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, metavar="[PATH...]")
 def cat(view: View, paths: tuple[str, ...]) -> None:
     """Write the files at PATH in IMAGE to standard output, one after the other.
 
     \b
     Try:  ocifs cat ./debian:latest /etc/os-release
     """
+    named = view.paths(paths)
     with view.open() as opened:
-        for path in paths:
+        for path in expand(opened.rootfs, named):
             with opened.rootfs.open(path) as file:
                 shutil.copyfileobj(file, sys.stdout.buffer, _CHUNK)
     sys.stdout.buffer.flush()
 
 
-@click.command(short_help="Print the beginning of files.")
+@command()
 @view_options
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=10, show_default=True, help="Number of lines.")
 @click.option("-c", "--bytes", "size", type=Size(), metavar="SIZE", help="Number of bytes to print, instead of lines.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no headings for several files.")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, metavar="[PATH...]")
 def head(view: View, paths: tuple[str, ...], lines: int, size: int | None, quiet: bool) -> None:
     """Write the first lines, or bytes, of the files at PATH in IMAGE to standard output.
 
     \b
     Try:  ocifs head -c 64 ./debian:latest /bin/ls | od -c
     """
+    named = view.paths(paths)
     with view.open() as opened:
-        for number, path in enumerate(paths):
+        several = expand(opened.rootfs, named)
+        for number, path in enumerate(several):
             with opened.rootfs.open(path) as file:
-                if len(paths) > 1 and not quiet:
+                if len(several) > 1 and not quiet:
                     _heading(path, first=number == 0)
                 if size is None:
                     _write_lines(file, lines)
@@ -57,11 +63,11 @@ def head(view: View, paths: tuple[str, ...], lines: int, size: int | None, quiet
     sys.stdout.buffer.flush()
 
 
-@click.command(short_help="Copy files out of an image.")
+@command()
 @view_options
 @click.option("-r", "-R", "--recursive", is_flag=True, help="Copy directories recursively.")
 @click.option("-p", "--preserve", is_flag=True, help="Preserve mode, times and, as root, the owner.")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, metavar="[PATH...]")
 @click.argument("destination", metavar="DEST")
 def cp(view: View, paths: tuple[str, ...], destination: str, recursive: bool, preserve: bool) -> None:
     """Copy the files at PATH in IMAGE to DEST, or into the directory DEST.
@@ -75,17 +81,19 @@ def cp(view: View, paths: tuple[str, ...], destination: str, recursive: bool, pr
     """
     from ocifs.cli.copying import copy
 
-    if len(paths) > 1 and not Path(destination).is_dir():
-        raise click.UsageError(f"cannot copy several files: {printable_path(destination)} is not a directory")
+    named = view.paths(paths)
     with ended_by_signals(), view.open() as opened:
-        for path in paths:
-            losses = copy(opened.rootfs, path, destination, recursive=recursive, preserve=preserve)
+        several = expand(opened.rootfs, named)
+        if len(several) > 1 and not Path(destination).is_dir():
+            raise click.UsageError(f"cannot copy several files: {printable_path(destination)} is not a directory")
+        for path in several:
+            losses = copy(opened.rootfs, os.fsdecode(path), destination, recursive=recursive, preserve=preserve)
             for message in losses.messages():
                 warn(message)
 
 
-def _heading(path: str, *, first: bool) -> None:
-    write_bytes((b"" if first else b"\n") + b"==> " + shown_name(os.fsencode(path)) + b" <==\n")
+def _heading(path: bytes, *, first: bool) -> None:
+    write_bytes((b"" if first else b"\n") + b"==> " + shown_name(path) + b" <==\n")
 
 
 def _write_lines(file: IO[bytes], count: int) -> None:

@@ -4,15 +4,17 @@ import sys
 
 import click
 
-from ocifs.cli.options import Opening, image_options
+from ocifs.cli.command import command
+from ocifs.cli.options import image_options, open_image
 from ocifs.cli.output import write_bytes
+from ocifs.options import Options
 
 
-@click.command(short_help="Write an HTML report on an image.")
+@command()
 @image_options
 @click.option("-o", "--output", metavar="FILE", required=True, help="Output file; - means standard output.")
 @click.argument("image")
-def report(image: str, opening: Opening, output: str) -> None:
+def report(image: str, options: Options, output: str) -> None:
     """Write an HTML page about IMAGE: layers, a map of its bytes, waste, history and config.
 
     The page is self-contained and needs no network. It replaces an existing file, complete or not at all.
@@ -26,8 +28,8 @@ def report(image: str, opening: Opening, output: str) -> None:
 
     if output != "-":
         check_new_file(output, replace=True)
-    with opening.open(image) as opened:
-        found = build_report(opened, inspect_image(opened.resolved, opening.store()))
+    with open_image(image, options) as opened:
+        found = build_report(opened, inspect_image(opened.resolved, options.store))
     pieces = (piece.encode() for piece in page(found))
     if output == "-":
         for piece in pieces:

@@ -4,7 +4,6 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
 
 import click
 
@@ -19,17 +18,21 @@ from ocifs.cli.bundle import (
     unwind_on_signals,
     write_bundle,
 )
-from ocifs.cli.options import Opening, image_options, mount_options
+from ocifs.cli.command import command
+from ocifs.cli.mount_options import serving_options
+from ocifs.cli.options import image_options, open_image
 from ocifs.errors import printable_path
+from ocifs.mount.options import MountOptions
 from ocifs.mount.overlay import RootfsKind, untrusted
 from ocifs.mount.record import runtime_directory
+from ocifs.options import Options
 from ocifs.service.client import Mounter
 from ocifs.trusted_directory import TrustedDirectory
 
 
-@click.command(short_help="Run a command in a container.")
+@command()
 @image_options
-@mount_options
+@serving_options
 @container_options
 @click.option("--runtime", metavar="PROGRAM", help="OCI runtime: runc, crun or a path.  [default: runc, else crun]")
 @click.option("--keep/--rm", default=False, help="Keep the bundle, or remove it at the end.  [default: rm]")
@@ -40,14 +43,8 @@ def run(
     mounter: Mounter,
     image: str,
     args: tuple[str, ...],
-    opening: Opening,
-    engine: Literal["auto", "erofs", "fuse"],
-    span_cache: int,
-    read_timeout: int,
-    log: Path | None,
-    prefetch: bool,
-    prefetch_rate: int | None,
-    no_service: bool,
+    options: Options,
+    mounting: MountOptions,
     rootfs: RootfsKind,
     rootless: bool | None,
     env: tuple[str, ...],
@@ -71,13 +68,7 @@ def run(
     request = BundleRequest(
         kind=rootfs,
         rootless=bool(os.geteuid()) if rootless is None else rootless,
-        engine=engine,
-        span_cache=span_cache,
-        read_timeout=read_timeout,
-        log=log,
-        prefetch=prefetch,
-        prefetch_rate=prefetch_rate,
-        service=not no_service,
+        mounting=mounting,
     )
     prepare(request, mounter)
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
@@ -91,8 +82,8 @@ def run(
         if os.geteuid():
             check_user_namespaces()
         overrides = overrides_of(args, env, user, cwd, hostname, terminal=terminal)
-        opened = stack.enter_context(opening.open(image))
-        spec, volumes = spec_of(opened, request, overrides, opening)
+        opened = stack.enter_context(open_image(image, options))
+        spec, volumes = spec_of(opened, request, overrides, options)
         parent = _bundle_parent(large=request.kind in {"overlay", "copy"} or bool(volumes.copied))
         bundle = parent.temporary("ocifs-")
         held = last.enter_context(cleaned_up(parent, bundle, program, keep=keep))

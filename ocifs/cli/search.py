@@ -1,11 +1,11 @@
 """`ocifs find` and `du`: walk all files of an image, without a mount."""
 
-import os
-
 import click
 
+from ocifs.cli.command import command
 from ocifs.cli.options import View, json_option, view_options
 from ocifs.cli.output import Output, human_option, null_option, write_bytes
+from ocifs.image.glob import expand
 from ocifs.report.listing import Listed, to_json
 
 _EXPRESSION = """\b
@@ -21,8 +21,7 @@ Actions: -print (if no other is named)  -print0  -ls
 """
 
 
-@click.command(
-    short_help="Find files.",
+@command(
     epilog=_EXPRESSION,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
@@ -45,13 +44,14 @@ def find(view: View, words: tuple[str, ...], as_json: bool) -> None:
     output = Output()
     show = output.show
     start = next((place for place, word in enumerate(words) if _begins_expression(word)), len(words))
+    paths = view.paths(words[:start], "/")
     with view.open() as opened:
         rootfs = opened.rootfs
         try:
             expression = finding.parse(words[start:], rootfs)
         except finding.ExpressionError as error:
             raise click.UsageError(str(error)) from None
-        for visit in finding.find(rootfs, [os.fsencode(path) for path in words[:start] or ("/",)], expression):
+        for visit in finding.find(rootfs, expand(rootfs, paths), expression):
             for action in visit.actions:
                 if as_json:
                     write_bytes(to_json(Listed.of(rootfs, visit.path, visit.nid)) + b"\n")
@@ -68,7 +68,7 @@ def _begins_expression(word: str) -> bool:
     return word in {"(", ")", "!"} or (word.startswith("-") and word != "-")
 
 
-@click.command(short_help="Show disk usage of directories.")
+@command()
 @view_options
 @click.option("-s", "--summarize", "summary", is_flag=True, help="Print only a total for each PATH, like -d 0.")
 @click.option("-d", "--max-depth", "depth", type=click.IntRange(min=0), metavar="N", help="Print at most N levels.")
@@ -107,11 +107,12 @@ def du(
         raise click.UsageError("-s and -d exclude each other")
     most = 0 if summary else depth
     output = Output(null)
+    named = view.paths(paths, "/")
     with view.open() as opened:
         shown = (
             usage
-            for path in paths or ("/",)
-            for usage in disk_usage(opened.rootfs, os.fsencode(path), apparent=apparent, files=show_all)
+            for path in expand(opened.rootfs, named)
+            for usage in disk_usage(opened.rootfs, path, apparent=apparent, files=show_all)
             if most is None or usage.depth <= most
         )
         if as_json:

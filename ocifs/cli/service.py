@@ -6,13 +6,14 @@ from typing import Literal
 
 import click
 
+from ocifs.cli.command import command
 from ocifs.errors import MountError
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.service.notify import is_journal
 from ocifs.service.protocol import Settings
 
 
-@click.command(short_help="Run the service that keeps mounts, or upgrade it.")
+@command()
 @click.option("--foreground", "-f", is_flag=True, help="Run in the foreground, as under systemd.")
 @click.option(
     "--log",

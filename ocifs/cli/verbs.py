@@ -6,45 +6,71 @@ A command's module is imported only when it runs, so each command starts as fast
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from ocifs.cli.command import Group
 from ocifs.errors import OcifsError, printable_path, shortage
 from ocifs.version import __version__
 
 if TYPE_CHECKING:
     from ocifs.service.client import Mounter
 
-_VERBS = {
-    "mount": "ocifs.cli.mount",
-    "umount": "ocifs.cli.mount",
-    "mounts": "ocifs.cli.mount",
-    "service": "ocifs.cli.service",
-    "bundle": "ocifs.cli.bundle",
-    "run": "ocifs.cli.run",
-    "index": "ocifs.cli.index",
-    "inspect": "ocifs.cli.about",
-    "history": "ocifs.cli.about",
-    "ls": "ocifs.cli.look",
-    "tree": "ocifs.cli.look",
-    "find": "ocifs.cli.search",
-    "stat": "ocifs.cli.look",
-    "which": "ocifs.cli.look",
-    "du": "ocifs.cli.search",
-    "cat": "ocifs.cli.read",
-    "head": "ocifs.cli.read",
-    "cp": "ocifs.cli.read",
-    "grep": "ocifs.cli.grep",
-    "diff": "ocifs.cli.compare",
-    "waste": "ocifs.cli.audit",
-    "verify": "ocifs.cli.audit",
-    "export": "ocifs.cli.export",
-    "explore": "ocifs.cli.explore",
-    "report": "ocifs.cli.report",
-    "cache": "ocifs.cli.cache",
-    "completion": "ocifs.cli.completion",
+
+class Verb(NamedTuple):
+    """A command before its module is imported."""
+
+    module: str
+    """The module in ocifs.cli that has a command of this name."""
+    summary: str
+
+
+VERBS = {
+    "Mount": {
+        "mount": Verb("mount", "Mount an image."),
+        "umount": Verb("mount", "Unmount."),
+        "mounts": Verb("mount", "List mounts."),
+        "service": Verb("service", "Keep mounts when their daemon dies; start mounts fast."),
+    },
+    "Look inside": {
+        "ls": Verb("look", "List a directory of an image."),
+        "tree": Verb("look", "Draw a directory of an image as a tree."),
+        "find": Verb("search", "Find files."),
+        "grep": Verb("grep", "Search the files of an image."),
+        "cat": Verb("read", "Print files."),
+        "head": Verb("read", "Print the beginning of files."),
+        "cp": Verb("read", "Copy files out of an image."),
+        "stat": Verb("look", "Show all attributes of a file."),
+        "du": Verb("search", "Show disk usage of directories."),
+        "explore": Verb("explore", "Browse an image in the terminal."),
+        "inspect": Verb("about", "Show the metadata of an image."),
+        "history": Verb("about", "Show the build steps of an image."),
+    },
+    "Compare and audit": {
+        "diff": Verb("compare", "Compare two images."),
+        "blame": Verb("look", "Show which layers added, changed or removed a path."),
+        "waste": Verb("audit", "Show bytes that later layers hide."),
+        "verify": Verb("audit", "Read an image again and verify it."),
+        "report": Verb("report", "Write an HTML report on an image."),
+    },
+    "Run and export": {
+        "run": Verb("run", "Run a command in a container."),
+        "bundle": Verb("bundle", "Make a bundle for runc or crun."),
+        "export": Verb("export", "Write an image to a directory, a tar or a mountable file."),
+    },
+    "Maintain": {
+        "index": Verb("index", "Index an image ahead of time."),
+        "cache": Verb("cache", "Inspect or clean the cache."),
+        "completion": Verb("completion", "Print a completion script for a shell."),
+        "help": Verb("help", "Show the help of a command."),
+    },
 }
+"""The commands as the help groups them."""
+
+_ALL_VERBS = {name: verb for verbs in VERBS.values() for name, verb in verbs.items()}
+_ALIASES = {"which": "blame"}
+"""Former names of commands."""
 
 INTERNAL_ERROR = 70
 """EX_SOFTWARE of sysexits.h: a defect of ocifs itself."""
@@ -72,29 +98,45 @@ Exit status
 """
 
 
-class _Verbs(click.Group):
-    """Imports the module of a command on demand."""
+class _Verbs(Group):
+    """Imports the module of a command on demand; the help needs none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_VERBS)
+        return list(_ALL_VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _VERBS:
+        verb = _ALL_VERBS.get(cmd_name)
+        if verb is None:
             return None
-        module = importlib.import_module(_VERBS[cmd_name])
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"ocifs.cli.{verb.module}"), cmd_name)
+        command.short_help = verb.summary
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(ctx, [_ALIASES.get(args[0], args[0]), *args[1:]])
 
-@click.command(cls=_Verbs, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="%(prog)s %(version)s")
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, _ALL_VERBS))
+        for heading, verbs in VERBS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), verb.summary) for name, verb in verbs.items()])
+
+
+@click.command(
+    cls=_Verbs,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 def cli() -> None:
     """Mount and inspect OCI images without unpacking them.
 
     \b
     Try:  ocifs ls ./image:latest /etc
           ocifs mount ./image:latest /mnt
-          ocifs umount /mnt
+          ocifs help mount
     """
 
 
@@ -114,8 +156,10 @@ def run(arguments: list[str], mounter: "Mounter | None") -> int:
         sys.stdout.flush()
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
-    except click.ClickException as error:
-        error.show()
+    except click.UsageError as error:
+        from ocifs.cli.usage import usage_lines
+
+        click.echo("\n".join(usage_lines(error)), err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED)

@@ -42,9 +42,6 @@ _ERRORS = 4096
 _POLL_INTERVAL = 0.2
 """Seconds without output between checks of the process."""
 
-_STOPPED_MOST = 5.0
-"""Seconds that the process may stay stopped (Ctrl-Z stops it along with this one) before the pass fails."""
-
 _MEMORY = 2 << 30
 """Limit of the process's memory in bytes (RLIMIT_DATA): rapidgzip keeps some 150 for each member of a stream."""
 
@@ -76,9 +73,13 @@ class SubprocessPass:
 
     restartable = True
 
-    def __init__(self, kind: Callable[[ReaderAt], BufferedPass], blob: FileSection) -> None:
+    def __init__(
+        self, kind: Callable[[ReaderAt], BufferedPass], blob: FileSection, *, most_stopped: float = 5.0
+    ) -> None:
+        """`most_stopped`: seconds that the process may be stopped; Ctrl-Z stops it along with this one."""
         self.kind = kind
         self.blob = blob
+        self._most_stopped = most_stopped
         self.consumed = 0
         self.found: list[Checkpoint] = []
         self._points: list[Checkpoint] = []
@@ -163,7 +164,7 @@ class SubprocessPass:
             state = os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
         now = time.monotonic()
         self._stopped_since = min(self._stopped_since, now) if state and state.si_code == os.CLD_STOPPED else math.inf
-        if now - self._stopped_since > _STOPPED_MOST:
+        if now - self._stopped_since > self._most_stopped:
             raise InvalidImageError("the inflating process was stopped")
 
     def _receive(self, count: int) -> Iterator[Checkpoint]:

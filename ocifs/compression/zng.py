@@ -52,10 +52,10 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def can_stop_between_blocks() -> bool:
+def can_stop_between_blocks(library: ctypes.CDLL | None = None) -> bool:
     """Whether zlib-ng exports its functions, with the binary interface that this module knows."""
     try:
-        with Inflate():
+        with Inflate(library):
             return True
     except (OSError, AttributeError, InflateError):
         return False
@@ -64,8 +64,9 @@ def can_stop_between_blocks() -> bool:
 class Inflate:
     """Inflates gzip members, one after the other."""
 
-    def __init__(self) -> None:
-        library = _library()
+    def __init__(self, library: ctypes.CDLL | None = None) -> None:
+        """`library`: the shared library with zlib-ng, by default that of `zlib_ng`. Raises OSError, AttributeError."""
+        library = library or _library()
         self._inflate = library.zng_inflate
         self._reset = library.zng_inflateReset
         self._end = library.zng_inflateEnd

@@ -52,7 +52,9 @@ class Rest(NamedTuple):
 class Outline:
     """The rows, from the top."""
 
-    def __init__(self) -> None:
+    def __init__(self, page: int = _PAGE, look: int = _LOOK) -> None:
+        self._page_size = page
+        self._look = look
         self.rows: list[Row | Rest] = []
         self.hidden: Set[Change] = frozenset()
         """Kinds of changes that are hidden; directories that lead to visible files stay."""
@@ -120,11 +122,11 @@ class Outline:
         pending = [(parent, entries, 0)]
         while pending:
             parent, entries, given = pending.pop()
-            for entry in itertools.islice(entries, _LOOK):
+            for entry in itertools.islice(entries, self._look):
                 row = Row(parent, entry)
                 if not self._is_shown(row):
                     continue
-                if given == _PAGE:
+                if given == self._page_size:
                     rows.append(Rest(parent, itertools.chain((entry,), entries)))
                     break
                 rows.append(row)

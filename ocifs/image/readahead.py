@@ -29,22 +29,25 @@ class _Load(NamedTuple):
     cuts: list[tuple[int, int]]
 
 
-def read_ahead(served: ServedFile, extents: Iterable[tuple[int, int]]) -> Generator[memoryview, None, None]:
+def read_ahead(
+    served: ServedFile, extents: Iterable[tuple[int, int]], spans_ahead: int = _SPANS_AHEAD
+) -> Generator[memoryview, None, None]:
     """Yield the bytes at each (address, size) in turn; no part spans two extents.
 
     Each extent lies in one layer or in the tree image, as in `TreeImage.extents`. They may come in any order, but only
-    ascending addresses decode each span once. `extents` is read only as far as spans are decoded ahead.
+    ascending addresses decode each span once. `extents` is read only as far as spans are decoded
+    ahead, `spans_ahead` at most.
 
     Raises:
         InvalidImageError: A span fails its verification.
         OSError: A blob cannot be read.
     """
-    threads = Pool(_THREADS, thread_name_prefix="decode")
+    threads = Pool(_THREADS)
     ahead: deque[tuple[Future[bytes], list[tuple[int, int]]]] = deque()
     try:
         for load, cuts in _loads(served, extents):
             ahead.append((threads.submit(load), cuts))
-            if len(ahead) > _SPANS_AHEAD:
+            if len(ahead) > spans_ahead:
                 yield from _cut(*ahead.popleft())
         while ahead:
             yield from _cut(*ahead.popleft())

@@ -125,8 +125,8 @@ def _verified_layers(
     found: dict[tuple[Digest, Digest, Compression], Future[_Verified]] = {}
     opened: list[_Verified | Future[_Verified]] = []
     with (
-        Pool(os.cpu_count()) as hashing,
-        Pool(os.cpu_count()) as decoding,
+        Pool(os.cpu_count() or 1) as hashing,
+        Pool(os.cpu_count() or 1) as decoding,
         ExitStack() as undo,
     ):
         undo.callback(decoding.shutdown, cancel_futures=True)

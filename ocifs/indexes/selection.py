@@ -6,7 +6,6 @@ looked up.
 """
 
 import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -104,7 +103,7 @@ def _open_all(candidates: list[Candidate]) -> list[SelectedIndex | OcifsError]:
 
     # Not an executor: the interpreter would wait at exit for a thread that reads from a dead network.
     for _ in candidates[:_PARALLEL]:
-        start(threading.Thread(target=work, name="candidate", daemon=True))
+        start(work)
     return [future.result() for future in futures]
 
 

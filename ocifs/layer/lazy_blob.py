@@ -56,8 +56,16 @@ class BlobRanges(Protocol):
 class LazyBlob(FileReader):
     """A blob of `size` bytes in the sparse file `fd`. `pread` returns unverified bytes; `span` verifies them."""
 
-    def __init__(self, fd: int, size: int, origin: Callable[[], Origin], open_remote: Callable[[], BlobRanges]) -> None:
+    def __init__(
+        self,
+        fd: int,
+        size: int,
+        origin: Callable[[], Origin],
+        open_remote: Callable[[], BlobRanges],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(fd, 0, size)
+        self._clock = clock
         self.origin = origin
         """Returns the remote location, for another process."""
         self.fetched = 0
@@ -91,14 +99,14 @@ class LazyBlob(FileReader):
         """
         self._touch(number)
         while (data := self.verified(index, number)) is None:
-            self.last_wanted = began = time.monotonic()
+            self.last_wanted = began = self._clock()
             failed = self._failed.get(number)
             if failed is not None and began - failed[0] < _FAILURE_TTL:
                 raise failed[1]
             try:
                 fetched = self._fetch_once(index, number, lambda: self._last_to_fetch(index, number))
             except RegistryError as error:
-                if (now := time.monotonic()) - began > _SLOW:
+                if (now := self._clock()) - began > _SLOW:
                     self._failed[number] = now, error
                 raise
             if fetched is not None:
@@ -107,7 +115,7 @@ class LazyBlob(FileReader):
 
     def _touch(self, number: int) -> None:
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             if not self.touched or (self.last_touched and now - self.last_touched < PROFILE_QUIET):
                 self.touched[number] = None
                 self.last_touched = now
@@ -185,7 +193,7 @@ class LazyBlob(FileReader):
         """Fetch, verify and write consecutive spans; return the first, verified, and all numbers."""
         start = index.stored_range(numbers[0])[0]
         offset, size = index.stored_range(numbers[-1])
-        began = time.monotonic()
+        began = self._clock()
         remote = self._opened()
         while True:
             data = self._bytes(remote, start, offset + size)
@@ -198,7 +206,7 @@ class LazyBlob(FileReader):
                     f"layer {index.summary.blob_digest}: the registry returns other bytes at {start}..{offset + size} "
                     "than the index of the layer states"
                 )
-        self._learn(len(data), time.monotonic() - began)
+        self._learn(len(data), self._clock() - began)
         self._write(data, start)
         return first, numbers
 

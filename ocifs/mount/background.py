@@ -58,11 +58,10 @@ class Background:
         self._began = time.monotonic()
         self._profile: Profile | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
 
     def start(self) -> None:
         """Start. Raises ShortageError if the system refuses a thread."""
-        start(self._thread)
+        start(self._run)
 
     def stop(self) -> None:
         """Stop after the current request, without waiting for it."""

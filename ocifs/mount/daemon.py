@@ -88,17 +88,19 @@ def serve(job: Job, answer: Callable[[MountReply], None]) -> None:
     Raises:
         MountError: Mounting failed; nothing is left behind.
     """
-    open_log(job)
+    open_log(job.options.log)
     with ExitStack() as lock:
         lock.enter_context(claimed(job))
-        serve_mounted(job, SpanCache(job.span_cache, job.read_timeout), partial(_mount, job), lock.close, answer)
+        serve_mounted(
+            job, SpanCache(job.options.span_cache, job.options.read_timeout), partial(_mount, job), lock.close, answer
+        )
 
 
 @contextmanager
 def claimed(job: Job) -> Iterator[None]:
     """Hold the lock of the mountpoint, and check that it is free to mount on. Raises MountError."""
     with locked(job.mountpoint):
-        if job.replace:
+        if job.options.replace:
             replace_mount(job.mountpoint)
         check_free(job.mountpoint, printable_path(job.mountpoint))
         yield
@@ -142,9 +144,9 @@ def serve_mounted(
         write(record)
         if is_unfinished(rootfs):
             load_modules()
-        if job.prefetch:  # before the answer, which is an error if the system refuses the thread
+        if job.options.prefetch:  # before the answer, which is an error if the system refuses the thread
             report = partial(_report, write, record, rootfs)
-            stack.enter_context(in_background(rootfs, job.prefetch_rate, report, mounted.progress))
+            stack.enter_context(in_background(rootfs, job.options.prefetch_rate, report, mounted.progress))
         recorded_now()
         engine.serve(stop, partial(answer, MountReply(engine=engine.name, reason=mounted.reason)))
 
@@ -152,12 +154,12 @@ def serve_mounted(
 def _mount(job: Job, rootfs: Rootfs) -> Mounted:
     """Mount with the first engine that can."""
     reason = None
-    if job.engine != "fuse":
+    if job.options.engine != "fuse":
         erofs = ErofsEngine(rootfs, job)
         try:
             return Mounted(erofs, erofs.mount())
         except MountError as error:
-            if job.engine == "erofs":
+            if job.options.engine == "erofs":
                 raise MountError(f"{error}: use --engine fuse instead") from None
             reason = str(error)
     from ocifs.mount.fuse_engine import FuseEngine  # trio and pyfuse3 take longer to load than everything else
@@ -184,7 +186,7 @@ def _record(job: Job, rootfs: Rootfs, mounted: Mounted) -> MountRecord:
         reason=mounted.reason,
         pid=os.getpid(),
         since=time.time() if mounted.since is None else mounted.since,
-        log=job.log,
+        log=job.options.log,
         bundle=job.bundle,
         device=mounted.device,
         kept=mounted.kept,
@@ -216,20 +218,20 @@ def _layer_record(layer: Layer) -> LayerRecord:
     )
 
 
-def open_log(job: Job) -> None:
-    """Send the log messages of this process to the log of a job. Raises MountError."""
+def open_log(log: str | None) -> None:
+    """Send the log messages of this process to a file, or to stderr. Raises MountError."""
     runtime = runtime_directory()
     handler: logging.Handler
     try:
-        if job.log is None:
+        if log is None:
             handler = logging.StreamHandler()
-        elif job.log == str(runtime.path / LOG):
+        elif log == str(runtime.path / LOG):
             fd = runtime.open_file(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             handler = logging.StreamHandler(os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace"))
         else:
-            handler = logging.FileHandler(job.log)
+            handler = logging.FileHandler(log)
     except OSError as error:
-        raise MountError(f"cannot write the log {printable_path(job.log or '')}: {error.strerror}") from None
+        raise MountError(f"cannot write the log {printable_path(log or '')}: {error.strerror}") from None
     handler.setFormatter(OneLineFormatter(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
     logging.getLogger().addHandler(handler)
 

@@ -53,7 +53,7 @@ class ErofsEngine:
         self._job = job
         self._connection = connection
         self._source = EROFS_SOURCE + job.digest
-        self._reading = Reading(rootfs.served, job.read_timeout)
+        self._reading = Reading(rootfs.served, job.options.read_timeout)
         self._closing = ExitStack()
 
     def mount(self) -> str | None:
@@ -154,8 +154,8 @@ class ErofsEngine:
         device = os.stat(".").st_dev
         raise_readahead(f"{os.major(device)}:{os.minor(device)}")
         attributes = syscalls.MOUNT_ATTR_RDONLY
-        attributes |= 0 if self._job.suid else syscalls.MOUNT_ATTR_NOSUID
-        attributes |= 0 if self._job.dev else syscalls.MOUNT_ATTR_NODEV
+        attributes |= 0 if self._job.options.suid else syscalls.MOUNT_ATTR_NOSUID
+        attributes |= 0 if self._job.options.dev else syscalls.MOUNT_ATTR_NODEV
         erofs = syscalls.new_mount("erofs", {"source": self._source}, attributes)
         if self._rootfs.tree.has_xattrs:
             _check_xattrs(erofs)

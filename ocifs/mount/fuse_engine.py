@@ -30,7 +30,7 @@ class FuseEngine:
 
     def __init__(self, rootfs: Rootfs, job: Job) -> None:
         self._job = job
-        self._reading = Reading(rootfs.served, job.read_timeout)
+        self._reading = Reading(rootfs.served, job.options.read_timeout)
         self._operations = RootfsOperations(rootfs, self._reading, job.owner)
 
     def mount(self) -> str | None:
@@ -77,10 +77,10 @@ class FuseEngine:
             "default_permissions",
             f"fsname={job.digest}",
             f"subtype={FSTYPE.partition('.')[2]}",
-            "suid" if job.suid else "nosuid",
-            "dev" if job.dev else "nodev",
+            "suid" if job.options.suid else "nosuid",
+            "dev" if job.options.dev else "nodev",
         }
-        return options | {"allow_other"} if job.allow_other else options
+        return options | {"allow_other"} if job.options.allow_other else options
 
 
 async def _serve_until_unmounted(begun: trio.Event, device: str | None, stop: int, ready: Callable[[], None]) -> None:

@@ -3,11 +3,9 @@
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
@@ -15,6 +13,7 @@ from ocifs.errors import MountError, OcifsError, ShortageError, printable_path
 from ocifs.mount.framing import receive_message, send_message
 from ocifs.mount.handoff import Handoff
 from ocifs.mount.mountinfo import mount_at, unmount
+from ocifs.mount.options import MountOptions
 from ocifs.mount.record import EngineName, from_json, to_json
 from ocifs.pool import start
 from ocifs.version import __version__
@@ -35,47 +34,21 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     mountpoint: str
     rootfs: Handoff
-    span_cache: int
-    """Bytes."""
-    read_timeout: float
-    """Seconds that a read may take."""
-    engine: EngineName | Literal["auto"] = "auto"
-    allow_other: bool = False
-    suid: bool = False
-    dev: bool = False
+    options: MountOptions
     owner: tuple[int, int] | None = None
     """uid and gid that the fuse engine shows as the owner of every file; None: the owners in the image."""
-    log: str | None = None
-    """File for log messages; None: stderr."""
     bundle: str | None = None
     """Directory of the bundle that the mount is part of."""
-    replace: bool = False
-    """Whether to unmount what ocifs has mounted there first."""
-    prefetch: bool = True
-    """Whether to fetch missing spans in the background, and to verify published indexes."""
-    prefetch_rate: int | None = None
-    """Limit for that in bytes per second; None: unlimited."""
 
     @classmethod
-    def of(
-        cls,
-        image: "Image",
-        mountpoint: str,
-        engine: EngineName | Literal["auto"],
-        span_cache: int,
-        read_timeout: float,
-        log: Path | None,
-    ) -> Self:
-        """Describe a mount of an opened image with the safest options."""
+    def of(cls, image: "Image", mountpoint: str, options: MountOptions) -> Self:
+        """Describe a mount of an opened image."""
         return cls(
             image=image.resolved.name,
             digest=str(image.digest),
             mountpoint=mountpoint,
             rootfs=Handoff.of(image.rootfs),
-            span_cache=span_cache,
-            read_timeout=read_timeout,
-            engine=engine,
-            log=None if log is None else str(log.absolute()),
+            options=options,
         )
 
 
@@ -114,29 +87,36 @@ def send_job(connection: socket.socket, job: Job) -> None:
     send_message(connection, to_json((__version__, job, fds)), fds)
 
 
-def mount(server: Server, job: Job, send: Callable[[socket.socket, Job], None] = send_job) -> MountReply:
-    """Send a job; return the answer once the mount responds as well. An `unfit` reply has mounted nothing.
+def mount(
+    server: Server,
+    job: Job,
+    seconds: float = ANSWER_SECONDS,
+    send: Callable[[socket.socket, Job], None] = send_job,
+) -> MountReply:
+    """Send a job; return the answer once the mount responds as well, each within `seconds`.
+
+    An `unfit` reply has mounted nothing.
 
     Raises:
         MountError: Mounting failed, or there is no answer in time; nothing is left behind.
     """
     try:
-        return _mount(server, job, send)
+        return _mount(server, job, seconds, send)
     except (KeyboardInterrupt, SystemExit):  # what the caller undoes next must not race with the daemon
         server.stop()
         raise
 
 
-def _mount(server: Server, job: Job, send: Callable[[socket.socket, Job], None]) -> MountReply:
+def _mount(server: Server, job: Job, seconds: float, send: Callable[[socket.socket, Job], None]) -> MountReply:
     server.has_job = True
-    server.socket.settimeout(ANSWER_SECONDS)
+    server.socket.settimeout(seconds)
     answer = b""
     try:
         with contextlib.suppress(BrokenPipeError):  # it may have refused the job before it read all of it
             send(server.socket, job)
         answer = server.socket.recv(_ANSWER_MAX)
     except TimeoutError:
-        raise _give_up(server, job) from None
+        raise _give_up(server, job, seconds) from None
     except OSError:
         pass
     if not answer:
@@ -149,21 +129,21 @@ def _mount(server: Server, job: Job, send: Callable[[socket.socket, Job], None])
         raise error
     if reply.unfit is not None:
         return reply
-    if not _is_served(job.mountpoint):
-        raise _give_up(server, job)
+    if not _is_served(job.mountpoint, seconds):
+        raise _give_up(server, job, seconds)
     server.has_mounted = True
     return reply
 
 
-def _is_served(mountpoint: str) -> bool:
+def _is_served(mountpoint: str, seconds: float) -> bool:
     """Wait until the daemon has answered the kernel; return whether it did in time. Raises OSError if it died."""
     answer: Future[os.stat_result] = Future()
     try:
-        start(threading.Thread(target=_look, args=[mountpoint, answer], daemon=True))
+        start(lambda: _look(mountpoint, answer))
     except ShortageError:  # the daemon has its threads; readers wait for it
         return True
     with contextlib.suppress(TimeoutError):
-        answer.result(ANSWER_SECONDS)
+        answer.result(seconds)
     return answer.done()
 
 
@@ -174,14 +154,14 @@ def _look(mountpoint: str, answer: "Future[os.stat_result]") -> None:
         answer.set_exception(error)
 
 
-def _give_up(server: Server, job: Job) -> MountError:
+def _give_up(server: Server, job: Job, seconds: float) -> MountError:
     """End a server that does not answer, and its mount."""
     server.kill()
     mounted = mount_at(job.mountpoint)
     if mounted is not None and mounted.digest == job.digest:
         unmount(job.mountpoint, lazy=True)
     return MountError(
-        f"cannot mount on {printable_path(job.mountpoint)}: the daemon did not answer within {ANSWER_SECONDS:g} s: "
+        f"cannot mount on {printable_path(job.mountpoint)}: the daemon did not answer within {seconds:g} s: "
         "check whether something has stopped it, and try again"
     )
 

@@ -23,11 +23,11 @@ _NAME = "mountpoints.lock"
 
 
 @contextmanager
-def locked(mountpoint: str) -> Iterator[None]:
+def locked(mountpoint: str, patience: float = PATIENCE) -> Iterator[None]:
     """Hold the lock of a real mountpoint, or of a bundle's directory; wait if another process holds it.
 
     Raises:
-        MountError: Another process holds it for longer than `PATIENCE`.
+        MountError: Another process holds it for longer than `patience` seconds.
     """
     directory = runtime_directory()
     try:
@@ -38,16 +38,16 @@ def locked(mountpoint: str) -> Iterator[None]:
             f"cannot lock {printable_path(mountpoint)}: {printable_path(str(directory.path / _NAME))}: {error.strerror}"
         ) from None
     try:
-        _lock(file, mountpoint)
+        _lock(file, mountpoint, patience)
         yield
     finally:
         os.close(file)
 
 
-def _lock(file: int, mountpoint: str) -> None:
+def _lock(file: int, mountpoint: str, patience: float) -> None:
     offset = int.from_bytes(hashlib.sha256(os.fsencode(mountpoint)).digest()[:7])
     request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)  # struct flock
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.fcntl(file, fcntl.F_OFD_SETLK, request)

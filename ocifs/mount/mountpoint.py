@@ -7,13 +7,16 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable
+from pathlib import Path
 
 from ocifs.errors import MountError, printable_path
 from ocifs.mount.mountinfo import MountEntry, is_below, mount_at, real_mountpoint, steps
 from ocifs.mount.record import list_mounts
 
 
-def check_mountpoint(path: str, cache: str, keep_visible: Iterable[tuple[str, str]], *, replace: bool = False) -> str:
+def check_mountpoint(
+    path: str, keep_visible: Iterable[tuple[str, str]], cache: Path | None = None, *, replace: bool = False
+) -> str:
     """Return the mountpoint's real path. `keep_visible` are (what, path) of all that the mount must not hide.
 
     Nothing may be mounted inside `cache`, the cache directory. With `replace` an ocifs mount may be on the mountpoint;
@@ -27,7 +30,7 @@ def check_mountpoint(path: str, cache: str, keep_visible: Iterable[tuple[str, st
     mounted = mount_at(real)
     if mounted and not (mounted.digest and replace):
         raise _occupied(mounted, shown)
-    _check_visible(real, shown, cache, keep_visible)
+    _check_visible(real, shown, keep_visible, cache)
     if not mounted:
         _check_directory(real, shown)
     return real
@@ -50,12 +53,12 @@ def _occupied(mounted: MountEntry, shown: str) -> MountError:
     return MountError(f"{shown} is already a mountpoint ({mounted.fstype}): {remedy}")
 
 
-def _check_visible(real: str, shown: str, cache: str, keep_visible: Iterable[tuple[str, str]]) -> None:
+def _check_visible(real: str, shown: str, keep_visible: Iterable[tuple[str, str]], cache: Path | None) -> None:
     for what, hidden in keep_visible:
         if real in steps(hidden):
             raise MountError(f"mountpoint {shown} would hide {what} {printable_path(hidden)}: choose another directory")
-    if is_below(real, real_mountpoint(cache)):
-        raise MountError(f"mountpoint {shown} lies in the cache {printable_path(cache)}: choose another directory")
+    if cache and is_below(real, real_mountpoint(str(cache))):
+        raise MountError(f"mountpoint {shown} lies in the cache {printable_path(str(cache))}: choose another directory")
 
 
 def _check_directory(real: str, shown: str) -> None:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from ocifs.errors import OcifsError, printable_path
 
@@ -37,7 +38,8 @@ class OneLineFormatter(logging.Formatter):
 class RateLimitedLog:
     """Logs errors, each unless it was logged recently. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._written: OrderedDict[str, float] = OrderedDict()
         self._minute = 0.0
@@ -56,7 +58,7 @@ class RateLimitedLog:
 
     def _write(self, message: str, defect: Exception | None = None) -> None:
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             if now - self._written.get(message, now - _REPEAT_SECONDS) < _REPEAT_SECONDS:
                 return
             if now - self._minute >= _MINUTE:

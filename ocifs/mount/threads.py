@@ -9,6 +9,7 @@ thread and the watchdog run, submissions wait for them until their deadlines.
 """
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -16,12 +17,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from ocifs.errors import ShortageError
-from ocifs.pool import start
+from ocifs.pool import Thread, start
 
 T = TypeVar("T")
 
-_STUCK_MAX = 64
-"""Maximum number of stuck threads that are replaced; beyond it, new submissions wait for a thread or become overdue."""
 _STOPPED_SECONDS = 1.0
 """Seconds. If the watchdog wakes later than that, the process was stopped (SIGSTOP), so deadlines are extended."""
 _CLOSE_SECONDS = 1.0
@@ -44,20 +43,25 @@ class _Submission:
 
 
 class Threads:
-    """Up to `count` threads, not counting stuck ones, for work with a time limit of `seconds` from its submission."""
+    """Up to `count` threads, not counting stuck ones, for work with a time limit of `seconds` from its submission.
 
-    def __init__(self, count: int, seconds: float) -> None:
+    At most `most_stuck` stuck threads are replaced; beyond them, new submissions wait for a thread or become overdue.
+    """
+
+    def __init__(self, count: int, seconds: float, most_stuck: int = 64) -> None:
         self._count = count
         self._seconds = seconds
+        self._most_stuck = most_stuck
         self._queue: SimpleQueue[_Submission | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._pending: dict[_Submission, None] = {}
         """In the order of their deadlines."""
-        self._threads: set[threading.Thread] = set()
+        self._threads: dict[int, Thread] = {}
+        self._numbers = itertools.count()
         self._idle = 0
         self._stuck = 0
         self._closing = threading.Event()
-        self._watchdog: threading.Thread | None = None
+        self._watchdog: Thread | None = None
 
     def start(self) -> None:
         """Start the watchdog and one thread, which suffice for any work. Raises ShortageError."""
@@ -85,7 +89,7 @@ class Threads:
         self._closing.set()
         with self._lock:
             self._pending.clear()
-            threads = list(self._threads)
+            threads = list(self._threads.values())
         for _ in threads:
             self._queue.put(None)
         deadline = time.monotonic() + _CLOSE_SECONDS
@@ -109,20 +113,17 @@ class Threads:
 
     def _start_watchdog(self) -> None:
         if self._watchdog is None:
-            watchdog = threading.Thread(target=self._watch, daemon=True)
-            start(watchdog)
-            self._watchdog = watchdog
+            self._watchdog = start(self._watch)
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._work, daemon=True)
-        start(thread)  # it waits for the lock, held here, before it checks whether it is counted
-        self._threads.add(thread)
+        number = next(self._numbers)
+        self._threads[number] = start(lambda: self._work(number))  # it waits for the lock, held here
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         while (submission := self._next()) is not None and self._serve(submission):
             pass
         with self._lock:
-            self._threads.discard(threading.current_thread())
+            del self._threads[number]
 
     def _next(self) -> _Submission | None:
         with self._lock:  # also held by `submit`: no work comes in between, and no busy thread counts as idle
@@ -167,7 +168,7 @@ class Threads:
 
     def _give_up(self, submission: _Submission) -> None:
         del self._pending[submission]
-        if submission.has_begun and self._stuck < _STUCK_MAX:
+        if submission.has_begun and self._stuck < self._most_stuck:
             submission.is_replaced = True
             self._stuck += 1
             if not self._queue.empty():

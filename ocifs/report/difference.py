@@ -70,7 +70,7 @@ def differences(
         before: The first tree.
         after: The second tree.
         starts: The nid of `path` in each tree; None: absent.
-        path: The path to show.
+        path: The path to show; that of the first tree, if `starts` are not the same path.
         ignored: Aspects to ignore.
         done: Receives the progress of reading file data.
 
@@ -79,7 +79,7 @@ def differences(
         OSError: A blob cannot be read.
     """
     looking = _Looking(before, after, frozenset(ignored))
-    if looking.streams[0] == looking.streams[1]:
+    if looking.streams[0] == looking.streams[1] and starts[0] == starts[1]:
         return  # the same layers make the same tree
     found = list(looking.walk(path, *starts))
     same = _same_contents(before, after, found, done)

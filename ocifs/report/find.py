@@ -102,14 +102,16 @@ def ls_line(entry: Listed, show: Show) -> bytes:
     return text.encode() + shown_with_target(entry, show, unpainted)
 
 
-def parse(words: Sequence[str], rootfs: Rootfs) -> Expression:
+def parse(words: Sequence[str], rootfs: Rootfs, now: int | None = None) -> Expression:
     """Return the expression in `words`; names of users and paths in it refer to `rootfs`.
+
+    `now`: the time from which ages count, in nanoseconds since the epoch; by default that of the call.
 
     Raises:
         ExpressionError: The expression is malformed; the text says where.
         NotFoundError: A path or user does not exist.
     """
-    parser = _Parser(words, rootfs)
+    parser = _Parser(words, rootfs, time.time_ns() if now is None else now)
     test = parser.alternatives() if words else _true
     if parser.words:
         raise ExpressionError(f"find: '{printable_path(parser.words[-1])}' closes nothing")
@@ -121,10 +123,10 @@ def parse(words: Sequence[str], rootfs: Rootfs) -> Expression:
 class _Parser:
     """The remaining words, the next one last, and the options found so far."""
 
-    def __init__(self, words: Sequence[str], rootfs: Rootfs) -> None:
+    def __init__(self, words: Sequence[str], rootfs: Rootfs, now: int) -> None:
         self.words = list(words)[::-1]
         self.rootfs = rootfs
-        self.now = time.time_ns()
+        self.now = now
         self.acts = False
         self.least = 0
         self.most: int | None = None

@@ -120,7 +120,7 @@ class Mounter:
         if self._service is not None:
             self._service.kill()
 
-    def mount(self, job: "Job", *, service: bool = True, survive: bool = False) -> "MountReply":
+    def mount(self, job: "Job") -> "MountReply":
         """Mount by the service, unless it must not, cannot, or does not run; return the answer.
 
         Raises MountError as `ocifs.mount.job.mount` does.
@@ -129,13 +129,14 @@ class Mounter:
 
         reason = None
         if self._service is not None:
-            if service and job.engine != "fuse":
+            if job.options.service and job.options.engine != "fuse":
                 reply = self._mount_by_service(job)
                 if reply.unfit is None:
                     return reply
                 reason = reply.unfit
             self._service.kill()
             self._service = None
+        survive = job.options.survive
         if self._daemon is None or self._is_single != survive:
             if self._daemon is not None:
                 self._daemon.kill()
@@ -143,7 +144,7 @@ class Mounter:
         if survive:
             from ocifs.service.protocol import send_mount
 
-            return mount_by(self._daemon, job, send_mount)
+            return mount_by(self._daemon, job, send=send_mount)
         reply = mount_by(self._daemon, job)
         if reason is None or reply.reason is not None:
             return reply
@@ -160,7 +161,7 @@ class Mounter:
         assert self._service is not None  # noqa: S101 - the caller has checked
         began = time.time()
         try:
-            return mount_by(self._service, job, send_mount)
+            return mount_by(self._service, job, send=send_mount)
         except MountError:
             if not _is_mounted(job, began):
                 raise

@@ -61,8 +61,8 @@ class Worker(NamedTuple):
         job = self.kept.job
         try:
             _enter(place)
-            open_log(job)
-            cache = SpanCache(job.span_cache, job.read_timeout)
+            open_log(job.options.log)
+            cache = SpanCache(job.options.span_cache, job.options.read_timeout)
             with ExitStack() as lock:
                 lock.enter_context(claimed(job))
                 serve_mounted(job, cache, partial(self._mount, cache), lock.close, partial(self._answer, client))
@@ -84,8 +84,8 @@ class Worker(NamedTuple):
         `pid` is that of the last worker, whose record is removed. Return the exit status.
         """
         job = self.kept.job
-        open_log(job)
-        cache = SpanCache(job.span_cache, job.read_timeout)
+        open_log(job.options.log)
+        cache = SpanCache(job.options.span_cache, job.options.read_timeout)
         try:
             serve_mounted(
                 job,
@@ -104,7 +104,7 @@ class Worker(NamedTuple):
         try:
             device = engine.mount()
         except MountError as error:
-            if self.kept.job.engine == "erofs":
+            if self.kept.job.options.engine == "erofs":
                 raise MountError(f"{error}: use --engine fuse instead") from None
             raise _UnfitError(str(error)) from None
         msgspec.structs.replace(self.kept, known=engine.known).write(self.state)

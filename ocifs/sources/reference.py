@@ -10,6 +10,8 @@
 
 A path ends at the first `:`. If that names no existing path, it ends where the longest existing path ends; so paths and
 tags may contain colons. The source that holds the image decides what a tag means.
+
+`:/PATH` after a reference names a file in the image (`split_path`). No tag begins with a slash.
 """
 
 import os
@@ -72,8 +74,11 @@ def parse_reference(text: str, exists: Callable[[str], bool] = os.path.lexists) 
     Raises:
         NotFoundError: No path in it exists, or it is incomplete.
         InvalidImageError: Its digest, or the name of an image in a registry, is malformed.
-        UnsupportedError: It names a transport or a digest algorithm that ocifs does not handle.
+        UnsupportedError: It names a transport or a digest algorithm that ocifs does not handle, or a path in the image.
     """
+    _, inside = split_path(text, exists)
+    if inside is not None:
+        raise UnsupportedError(f"'{printable_path(inside)}' is a path in the image: name a whole image here")
     if text.startswith(_REGISTRY):
         return _in_registry(text)
     if _URL.match(text):
@@ -95,6 +100,26 @@ def parse_reference(text: str, exists: Callable[[str], bool] = os.path.lexists) 
     if tag is not None and (positioned := _POSITION.fullmatch(tag)):
         return Reference(text, path, transport, position=int(positioned[1]), without=without)
     return Reference(text, path, transport, tag, without=without)
+
+
+def split_path(text: str, exists: Callable[[str], bool] = os.path.lexists) -> tuple[str, str | None]:
+    """Split `REFERENCE:/PATH` into the reference and the path in the image, which is None if there is none.
+
+    The path begins at the first `:/` after the host's path, which ends as in a reference. A host's path that contains
+    `:/` thus takes precedence if it exists. Neither part is checked further; `exists` returns whether a path exists.
+    """
+    match = _TRANSPORT.fullmatch(text)
+    if text.startswith(_REGISTRY):
+        place = text.find(":/", len(_REGISTRY))
+    elif _URL.match(text):
+        return text, None
+    else:
+        rest = match[2] if match else text
+        end = _end_of_path(rest, exists)
+        if match is None and _FOREIGN.match(text) and not exists(rest[:end]):
+            return text, None
+        place = text.find(":/", len(text) - len(rest) + end)
+    return (text[:place], text[place + 1 :]) if place > 0 else (text, None)
 
 
 def _in_registry(text: str) -> Reference:
@@ -128,11 +153,16 @@ def _split(rest: str, exists: Callable[[str], bool]) -> tuple[str, str | None, s
     match = _DIGESTED.fullmatch(rest)
     if match and (":" not in match[1] or exists(match[1])):
         return match[1], None, match[2]
+    end = _end_of_path(rest, exists)
+    return rest[:end], rest[end + 1 :] if end < len(rest) else None, None
+
+
+def _end_of_path(rest: str, exists: Callable[[str], bool]) -> int:
+    """Return where the path ends: the longest one that exists up to a colon or the end, else up to the first colon."""
+    if exists(rest):
+        return len(rest)
     colons = [i for i, character in enumerate(rest) if character == ":"]
-    if not colons:
-        return rest, None, None
-    end = next((i for i in reversed(colons) if exists(rest[:i])), colons[0])
-    return rest[:end], rest[end + 1 :], None
+    return next((i for i in reversed(colons) if exists(rest[:i])), colons[0] if colons else len(rest))
 
 
 def choices(candidates: Sequence[tuple[tuple[str, ...], str]], names: Sequence[tuple[str, ...]]) -> str:

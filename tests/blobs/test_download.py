@@ -1,18 +1,17 @@
 """Downloads: read while they arrive, resumed, and verified by digest."""
 
 import errno
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ocifs.blobs import download as module
-from ocifs.blobs.download import BLOB, Download
+from ocifs.blobs.download import BLOB, MAX_IN_MEMORY, Download
 from ocifs.errors import InvalidImageError, OcifsError, RegistryError, ShortageError, StoreError
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
+from tests.faults import refusing
 from tests.shortage import no_threads
 
 
@@ -195,18 +194,10 @@ def test_what_nobody_has_right_leaves_nothing(store: Store) -> None:
     assert entries(store) == []
 
 
-def test_what_cannot_be_read_is_fetched_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_read_is_fetched_anew(store: Store) -> None:
     remote = Scripted(b"abcdef")
-    path = begun(store, remote, b"abc")
-    pread = os.pread
-
-    def dying(fd: int, size: int, offset: int) -> bytes:
-        if not remote.streams and os.readlink(f"/proc/self/fd/{fd}") == str(path):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return pread(fd, size, offset)
-
-    monkeypatch.setattr(os, "pread", dying)
-    blob = download(remote, store)
+    begun(store, remote, b"abc")
+    blob = refusing("pread", errno.EIO, lambda: download(remote, store))
     remote.give(b"abcdef")
     assert blob.pread(6, 0) == b"abcdef"
     blob.close()
@@ -221,26 +212,19 @@ def test_stopping_tells_whoever_waits(store: Store) -> None:
     remote.give(b"abcdef")
 
 
-@pytest.mark.parametrize("most", [2000, 4000])
-def test_a_full_disk_takes_no_large_blob_into_memory(store: Store, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    monkeypatch.setattr(module, "MAX_IN_MEMORY", most)
-    remote = Scripted(b"x" * 3000)
-    pwrite = os.pwrite
+def test_a_full_disk_takes_no_large_blob_into_memory(small_disk: Path) -> None:
+    store = Store(small_disk)
+    blob = download(remote := Scripted(bytes(MAX_IN_MEMORY + 1)), store)
+    remote.give(bytes(1 << 20))
+    with pytest.raises(StoreError, match=r"the cache has no room for blob sha256:.* of 67108865 bytes"):
+        blob.in_file()
+    assert entries(store) == []
 
-    def full(fd: int, data: bytes, offset: int) -> int:
-        if "memfd" not in os.readlink(f"/proc/self/fd/{fd}"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return pwrite(fd, data, offset)
 
-    monkeypatch.setattr(os, "pwrite", full)
-    blob = download(remote, store)
-    remote.give(b"x" * 3000)
-    if most < 3000:
-        with pytest.raises(StoreError, match=r"the cache has no room for blob sha256:.* of 3000 bytes"):
-            blob.in_file()
-        assert entries(store) == []
-    else:
-        assert blob.in_file().pread(3000, 0) == b"x" * 3000
+def test_a_full_disk_moves_a_small_blob_into_memory(small_disk: Path) -> None:
+    blob = download(remote := Scripted(b"x" * 200_000), Store(small_disk))
+    remote.give(b"x" * 200_000)
+    assert blob.in_file().pread(200_000, 0) == b"x" * 200_000
     blob.close()
 
 

@@ -1,14 +1,13 @@
 """Who finds the checkpoints: rapidgzip, or indexed_gzip in this process or another; of streams whole or damaged."""
 
+import errno
 import os
 import random
 import struct
-import subprocess
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,6 +19,7 @@ from ocifs.compression.rapid import RapidgzipPass
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.reader import BytesReader, FileReader, ReaderAt
 from tests.checkpoints import unpacked
+from tests.faults import refusing
 
 NOISE = random.Random(1).randbytes(300_000)
 SMALL = NOISE[:60_000] + bytes(200_000) + NOISE[60_000:90_000]
@@ -135,36 +135,22 @@ def fds() -> list[str]:
     return sorted(os.listdir("/proc/self/fd"))
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
-    """Every process that is started from now on."""
-    processes: list[subprocess.Popen[bytes]] = []
-
-    class Recorded(subprocess.Popen[bytes]):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            processes.append(self)
-
-    monkeypatch.setattr(subprocess, "Popen", Recorded)
-    return processes
-
-
-def test_another_process_searches_what_is_large(
-    blob_file: Callable[[bytes], FileReader], started: list[subprocess.Popen[bytes]]
-) -> None:
+def test_another_process_searches_what_is_large(blob_file: Callable[[bytes], FileReader]) -> None:
     blob = member(LARGE[: 3 << 20]) + member(LARGE[3 << 20 :])
     reader = blob_file(blob)
     before = fds()
     reading = GzipPass(reader, pytest.fail)
     with reading:
+        process = reading.finder.process
+        assert process is not None
         assert b"".join(reading.chunks()) == LARGE
         there = list(reading.checkpoints())
     assert fds() == before
-    assert [process.returncode for process in started] == [0]
+    assert process.returncode == 0
     with GzipPass(BytesReader(blob), pytest.fail) as here:
         assert b"".join(here.chunks()) == LARGE
         assert list(here.checkpoints()) == there
-    assert len(started) == 1
+        assert here.finder.process is None
 
 
 def test_the_process_is_not_heard_where_garbage_follows(blob_file: Callable[[bytes], FileReader]) -> None:
@@ -199,26 +185,22 @@ def test_a_process_that_is_killed_is_an_error(blob_file: Callable[[bytes], FileR
     finder.stop()
 
 
-def test_where_no_process_can_be_had_this_one_does_it(
-    blob_file: Callable[[bytes], FileReader], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*arguments: object, **options: object) -> None:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
-
-    monkeypatch.setattr(subprocess, "Popen", refuse)
+def test_where_no_process_can_be_had_this_one_does_it(blob_file: Callable[[bytes], FileReader]) -> None:
     blob = member(LARGE)
     reader = blob_file(blob)
     before = fds()
-    assert spans(GzipPass(reader, pytest.fail), blob) == LARGE
+    assert refusing("start", errno.EAGAIN, lambda: spans(GzipPass(reader, pytest.fail), blob)) == LARGE
     assert fds() == before
 
 
-def test_a_pass_may_be_left_at_any_point(
-    blob_file: Callable[[bytes], FileReader], started: list[subprocess.Popen[bytes]]
-) -> None:
+def children() -> str:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+
+
+def test_a_pass_may_be_left_at_any_point(blob_file: Callable[[bytes], FileReader]) -> None:
     blob = member(LARGE)
     reader = blob_file(blob)
-    before = fds()
+    before = fds(), children()
     for begin in BEGIN.values():
         with begin(reader):
             pass
@@ -229,9 +211,7 @@ def test_a_pass_may_be_left_at_any_point(
         with begin(reader) as reading:
             list(reading.chunks())
             next(reading.checkpoints())
-    assert fds() == before
-    assert len(started) == 4
-    assert None not in {process.returncode for process in started}
+    assert (fds(), children()) == before
 
 
 @pytest.mark.skipif("rapidgzip" not in BEGIN, reason="rapidgzip is not installed")

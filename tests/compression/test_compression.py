@@ -6,8 +6,11 @@ import os
 import random
 import struct
 import subprocess
+import sys
 import zlib
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +22,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zlib_ng import zlib_ng
 
-from ocifs.compression import CHUNK, SPACING, Checkpoint, Pass, evenly, gzip, inflation, plain, rapid, zng, zstd
+from ocifs.compression import (
+    CHUNK,
+    MAX_SPAN,
+    SPACING,
+    Checkpoint,
+    Pass,
+    evenly,
+    gzip,
+    inflation,
+    plain,
+    rapid,
+    zng,
+    zstd,
+)
 from ocifs.compression.blocks import BlockPass
 from ocifs.compression.gzidx import ends_with, read_gzidx
 from ocifs.compression.gzip import GzipPass
@@ -265,7 +281,9 @@ def test_which_pass_goes_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Rapidgzip only ever runs in another process, since it ends a process that gets no thread or no memory."""
-    monkeypatch.setattr(rapid, "rapidgzip_is_installed", lambda: rapidgzip)
+    monkeypatch.setitem(
+        sys.modules, "rapidgzip", module_from_spec(ModuleSpec("rapidgzip", None)) if rapidgzip else None
+    )
     monkeypatch.setattr(zng, "can_stop_between_blocks", lambda: blocks)
     with (tmp_path / "blob").open("w+b") as file:
         file.write(GZIP["one member"])
@@ -341,10 +359,11 @@ def test_zstd_frames(name: str) -> None:
     assert len(check(zstd, ZSTD[name], reading, DATA)) > 2
 
 
-def test_one_long_zstd_frame_is_no_place_to_restart_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zstd, "MAX_SPAN", 1 << 20)
-    assert not zstd.ZstdPass(BytesReader(frames(DATA))).restartable
-    assert not zstd.ZstdPass(BytesReader(frames(DATA, write_content_size=False))).restartable
+@pytest.mark.parametrize("write_content_size", [False, True])
+def test_one_long_zstd_frame_is_no_place_to_restart_in(write_content_size: bool) -> None:
+    for size, restartable in ((MAX_SPAN, True), (MAX_SPAN + 1, False)):
+        blob = frames(bytes(size), write_content_size=write_content_size)
+        assert zstd.ZstdPass(BytesReader(blob)).restartable == restartable
 
 
 def huge_window() -> bytes:

@@ -1,5 +1,6 @@
 """Inflating in another process: the same bytes and checkpoints, memory that is used again, and every way to end."""
 
+import errno
 import os
 import random
 import signal
@@ -15,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from ocifs.compression import Checkpoint, evenly, zng
-from ocifs.compression import subprocess_pass as apart
 from ocifs.compression.blocks import BlockPass
 from ocifs.compression.rapid import RapidgzipPass, rapidgzip_is_installed
 from ocifs.compression.subprocess_pass import PIECE, SubprocessPass, is_worth_a_process
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.reader import BytesReader, FileReader, ReaderAt, StoppableReader
+from tests.faults import refusing
 
 Kind = type[BlockPass] | type[RapidgzipPass]
 KINDS: list[Kind] = []
@@ -163,11 +164,8 @@ def test_the_process_ends_with_the_one_that_wanted_it(kind: Kind, in_file: Calla
     assert not os.path.exists(f"/proc/{int(done.stdout)}")
 
 
-def test_a_process_that_is_stopped_is_given_up(
-    kind: Kind, in_file: Callable[[bytes], FileReader], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(apart, "_STOPPED_MOST", 0.3)
-    with SubprocessPass(kind, in_file(BLOB)) as stopped:
+def test_a_process_that_is_stopped_is_given_up(kind: Kind, in_file: Callable[[bytes], FileReader]) -> None:
+    with SubprocessPass(kind, in_file(BLOB), most_stopped=0.3) as stopped:
         chunks = stopped.chunks()
         next(chunks)
         stopped._process.send_signal(signal.SIGSTOP)
@@ -205,16 +203,12 @@ def test_the_memory_of_the_process_is_bounded(
 
 
 def test_where_no_process_can_be_had_the_other_pass_is_asked(
-    kind: Kind, in_file: Callable[[bytes], FileReader], monkeypatch: pytest.MonkeyPatch
+    kind: Kind, in_file: Callable[[bytes], FileReader]
 ) -> None:
-    def refuse(*arguments: object, **options: object) -> None:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
-
     blob = in_file(BLOB)
     before = fds()
-    monkeypatch.setattr(subprocess, "Popen", refuse)
-    with pytest.raises(InvalidImageError, match="to inflate: Resource"), SubprocessPass(kind, blob):
-        pass
+    with pytest.raises(InvalidImageError, match="to inflate: Resource"):
+        refusing("start", errno.EAGAIN, SubprocessPass(kind, blob).__enter__)
     assert fds() == before
 
 

@@ -12,14 +12,16 @@ from tests.cli.command import Ocifs
 _MOUNTS = [("base", "fuse"), ("tools", "erofs"), ("latest", "fuse"), ("latest", "erofs")]
 """(tag, engine)."""
 
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+"""That of the user, which tests do not see once they run."""
+
 _TOOLS = ("rsync", "skopeo", "zstd", "pigz", "bgzip")
 
 
 @pytest.fixture(scope="session")
 def debian(fuse: None) -> Path:
     """Return the layout; skip where nobody made it, or what compares it is missing."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    layout = Path(os.environ.get("OCIFS_DEBIAN_IMAGE") or cache / "ocifs-tests/debian")
+    layout = Path(os.environ.get("OCIFS_DEBIAN_IMAGE") or _CACHE / "ocifs-tests/debian")
     if not (layout / "complete").exists():
         pytest.skip(f"{layout} is missing: make it with scripts/make-debian-image (root, debootstrap, umoci)")
     if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:

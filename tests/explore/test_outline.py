@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.explore import outline
 from ocifs.explore.outline import Outline, Rest, Row
 from ocifs.image.opening import open_image
 from ocifs.report.overlay import Change, Overlay
@@ -96,9 +95,8 @@ def wide(tmp_path: Path) -> Iterator[Overlay]:
         yield Overlay([image.rootfs])
 
 
-def test_a_large_directory_is_read_page_by_page(wide: Overlay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outline, "_PAGE", 10)
-    shown = Outline()
+def test_a_large_directory_is_read_page_by_page(wide: Overlay) -> None:
+    shown = Outline(page=10)
     shown.show(wide, wide.root(1), wide.root(1))
     shown.open(0)
     assert len(shown.rows) == 12
@@ -109,9 +107,8 @@ def test_a_large_directory_is_read_page_by_page(wide: Overlay, monkeypatch: pyte
     assert paths(shown)[1:] == [f"d/{number:03}".encode() for number in range(25)]
 
 
-def test_no_more_is_looked_at_than_a_screen_can_wait_for(wide: Overlay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outline, "_LOOK", 10)
-    shown = Outline()
+def test_no_more_is_looked_at_than_a_screen_can_wait_for(wide: Overlay) -> None:
+    shown = Outline(look=10)
     shown.found = frozenset({b"d", b"d/020"})
     shown.open_way()
     shown.show(wide, wide.root(1), wide.root(1))

@@ -1,5 +1,6 @@
 """A directory that was written is what the image says, below any path, in any circumstances, or not there."""
 
+import errno
 import os
 import random
 import stat
@@ -16,6 +17,7 @@ from ocifs.image.rootfs import Rootfs
 from ocifs.limits import Limits
 from ocifs.options import Options
 from tests.export.snapshot import Seen, of_directory, of_image
+from tests.faults import refusing
 from tests.images import Image, Layer, write_layout
 from tests.mounted.posix_image import SPARSE
 from tests.tars import directory, file, hardlink, header, long_name, pax, symlink, tar
@@ -221,15 +223,9 @@ def test_a_damaged_blob_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["image"]
 
 
-def test_a_blob_that_cannot_be_read_is_not_the_target_s_fault(
-    posix: Rootfs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(fd: int, size: int, offset: int) -> bytes:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(os, "pread", fail)
+def test_a_blob_that_cannot_be_read_is_not_the_target_s_fault(posix: Rootfs, tmp_path: Path) -> None:
     with pytest.raises(OcifsError, match=r"^the image cannot be read: Input/output error$"):
-        export_directory(posix, "/", str(tmp_path / "out"))
+        refusing("pread", errno.EIO, lambda: export_directory(posix, "/", str(tmp_path / "out")))
     assert os.listdir(tmp_path) == []
 
 

@@ -6,6 +6,7 @@ digests off, they get through, and it says so.
 
 import random
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -43,10 +44,12 @@ def expected(image: Path) -> Seen:
     return seen
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That bytes reach the disk is tested elsewhere, and thousands of times would take long."""
-    monkeypatch.setattr("os.fsync", lambda fd: None)
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """Work in memory: thousands of syncs to a disk would take long."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as name:
+        yield Path(name)
 
 
 @pytest.mark.parametrize("damage", _DAMAGE)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.compression import Checkpoint, Decoder, gzip
+from ocifs.compression import Decoder
 from ocifs.errors import InvalidImageError
 from ocifs.image.opening import open_image
 from ocifs.image.readahead import read_ahead
@@ -53,8 +53,7 @@ def test_any_order(rootfs: Rootfs, seed: int) -> None:
     assert list(parts) == []
 
 
-def test_only_a_few_spans_are_asked_for_ahead(rootfs: Rootfs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ocifs.image.readahead._SPANS_AHEAD", 2)
+def test_only_a_few_spans_are_asked_for_ahead(rootfs: Rootfs) -> None:
     layer = rootfs.served.layers[0]
     base = rootfs.tree.bases[0]
     spans = [(base + start, end - start) for start, end in pairwise(layer.index.starts)]
@@ -67,7 +66,7 @@ def test_only_a_few_spans_are_asked_for_ahead(rootfs: Rootfs, monkeypatch: pytes
             asked += 1
             yield span
 
-    parts = read_ahead(rootfs.served, ask())
+    parts = read_ahead(rootfs.served, ask(), spans_ahead=2)
     for number, _ in enumerate(parts):
         assert asked <= number + 5
     assert asked == len(spans)
@@ -75,15 +74,17 @@ def test_only_a_few_spans_are_asked_for_ahead(rootfs: Rootfs, monkeypatch: pytes
 
 def test_each_span_is_decoded_once_in_the_order_of_addresses(layout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    decode = gzip.decode
     with open_image(layout) as image:
         rootfs = image.rootfs
 
-        def count(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:
-            decoded.append(checkpoint.start)
-            return decode(data, checkpoint, size)
+        layer = rootfs.served.layers[0]
+        decoder = layer.decoder
 
-        monkeypatch.setattr(rootfs.served.layers[0], "_decode", count)
+        def count(span: int, data: bytes) -> Decoder:
+            decoded.append(layer.index.starts[span])
+            return decoder(span, data)
+
+        monkeypatch.setattr(layer, "decoder", count)
         base = rootfs.tree.bases[0]
         for _ in read_ahead(rootfs.served, ((base + start, 1000) for start in range(0, _SIZE, 1000))):
             pass

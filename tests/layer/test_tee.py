@@ -1,13 +1,16 @@
 """Chunks for several at once: each gets all of them in order, and whatever goes wrong comes out once, and soon."""
 
+import _thread
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import pytest
 
 from ocifs.errors import ShortageError
 from ocifs.layer.tee import tee
 from tests.shortage import no_threads
+from tests.waiting import thread_count, wait_for
 
 CHUNKS = [b"%d" % number for number in range(100)]
 
@@ -45,11 +48,11 @@ def test_all_ends_when_the_reader_has_enough() -> None:
         while True:
             yield b"chunk"
 
-    before = threading.active_count()
+    before = thread_count()
     with tee(make(), len, len) as chunks:
         for _ in range(30):
             next(chunks)
-    assert threading.active_count() == before
+    wait_for(lambda: thread_count() == before)
 
 
 def test_nobody_is_far_behind() -> None:
@@ -68,22 +71,17 @@ def test_nobody_is_far_behind() -> None:
         assert len(list(chunks)) == 99
 
 
-@pytest.mark.parametrize("there_are", range(3))
-def test_too_few_threads_are_an_error_and_nobody_waits_for_the_others(
-    there_are: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begin = threading.Thread.start
-    begun: list[threading.Thread] = []
+@pytest.mark.parametrize("available", range(3))
+def test_too_few_threads_are_an_error_and_no_thread_stays(available: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = _thread.start_new_thread
+    left = iter(range(available))
 
-    def start(thread: threading.Thread) -> None:
-        if len(begun) < there_are:
-            begin(thread)
-            begun.append(thread)
-            return
-        with no_threads():
-            begin(thread)
+    def start(work: Callable[[], None], arguments: tuple[()]) -> int:
+        with no_threads() if next(left, None) is None else nullcontext():
+            return begin(work, arguments)
 
-    monkeypatch.setattr(threading.Thread, "start", start)
+    before = thread_count()
+    monkeypatch.setattr(_thread, "start_new_thread", start)
     with pytest.raises(ShortageError, match="no more threads"), tee(iter(CHUNKS), len, len):
         pass
-    assert [thread.is_alive() for thread in begun] == [False] * there_are
+    wait_for(lambda: thread_count() == before)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import MountError
-from ocifs.mount import lock
 from ocifs.mount.lock import locked
 
 
@@ -47,10 +46,9 @@ def test_others_do_not_wait() -> None:
         pass
 
 
-def test_it_is_told_in_time_that_somebody_does_not_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "PATIENCE", 0.1)
-    told = pytest.raises(MountError, match=r"^/mnt is being mounted or unmounted by another ocifs")
-    with locked("/mnt"), told, locked("/mnt"):
+def test_the_wait_for_a_lock_is_bounded() -> None:
+    refused = pytest.raises(MountError, match=r"^/mnt is being mounted or unmounted by another ocifs")
+    with locked("/mnt"), refused, locked("/mnt", patience=0.1):
         pass
 
 

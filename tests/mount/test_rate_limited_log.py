@@ -1,6 +1,5 @@
 import io
 import logging
-import time
 
 import pytest
 
@@ -8,13 +7,8 @@ from ocifs.errors import InvalidImageError
 from ocifs.mount.rate_limited_log import OneLineFormatter, RateLimitedLog
 
 
-@pytest.fixture
-def log() -> RateLimitedLog:
-    return RateLimitedLog()
-
-
 class Clock:
-    """Time that passes when it is told to."""
+    """Time that passes when a test lets it pass."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -24,10 +18,13 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def log(clock: Clock) -> RateLimitedLog:
+    return RateLimitedLog(clock)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from ocifs.errors import ShortageError
 from ocifs.mount.threads import Overdue, Threads
 from tests.shortage import no_threads
+from tests.waiting import thread_count, wait_for
 
 _PATIENCE = 10.0
 
@@ -66,8 +67,8 @@ def test_who_waits_too_long_is_told_once_and_what_comes_late_is_for_nobody(threa
     assert waiting.answers.empty()
 
 
-def test_the_wait_for_a_thread_counts(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ocifs.mount.threads._STUCK_MAX", 0)
+def test_the_wait_for_a_thread_counts() -> None:
+    threads = Threads(2, 0.2, most_stuck=0)
     back = threading.Event()
     done = []
     stuck = [submitted(threads, back.wait) for _ in range(2)]
@@ -76,32 +77,29 @@ def test_the_wait_for_a_thread_counts(threads: Threads, monkeypatch: pytest.Monk
     back.set()
     assert submitted(threads, lambda: "next").answer() == "next"
     assert done == []
+    threads.close()
 
 
 def test_stuck_threads_are_replaced_and_go_when_they_come_back(threads: Threads) -> None:
     back = threading.Event()
-    before = threading.active_count()
+    before = thread_count()
     for _ in range(3):
         for each in [submitted(threads, back.wait) for _ in range(2)]:
             assert isinstance(each.answer(), Overdue)
         assert submitted(threads, lambda: "still here").answer() == "still here"
-    assert threading.active_count() - before >= 6
+    assert thread_count() - before >= 6
     back.set()
-    deadline = time.monotonic() + _PATIENCE
-    while threading.active_count() - before > 3 and time.monotonic() < deadline:  # two, and one that looks after them
-        time.sleep(0.01)
-    assert threading.active_count() - before <= 3
+    wait_for(lambda: thread_count() - before <= 3)  # two, and the watchdog
     assert submitted(threads, lambda: "as before").answer() == "as before"
 
 
-def test_the_number_of_stuck_threads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ocifs.mount.threads._STUCK_MAX", 3)
+def test_the_number_of_stuck_threads_is_bounded() -> None:
     back = threading.Event()
-    threads = Threads(1, 0.05)
-    before = threading.active_count()
+    threads = Threads(1, 0.05, most_stuck=3)
+    before = thread_count()
     for _ in range(10):
         assert isinstance(submitted(threads, back.wait).answer(), Overdue)
-    assert threading.active_count() - before <= 5
+    assert thread_count() - before <= 5
     back.set()
     assert submitted(threads, lambda: "again").answer() == "again"
     threads.close()
@@ -147,11 +145,11 @@ def test_where_there_is_no_thread_who_waits_is_told_at_once_and_is_served_when_t
 def test_what_was_started_before_serves_all_in_time() -> None:
     threads = Threads(8, 60)
     threads.start()
-    before = threading.active_count()
+    before = thread_count()
     with no_threads():
         waiting = [submitted(threads, lambda number=number: number) for number in range(50)]  # type: ignore[misc]
         assert [each.answer() for each in waiting] == list(range(50))
-    assert threading.active_count() == before
+    assert thread_count() == before
     threads.close()
 
 

@@ -1,7 +1,5 @@
 """Expressions of find: each test, how they are joined, and what is wrong with them."""
 
-import time
-
 import pytest
 
 from ocifs.errors import NotFoundError
@@ -12,9 +10,9 @@ from ocifs.report.listing import Listed
 from ocifs.report.permissions import parse_permissions
 
 
-def found(rootfs: Rootfs, expression: str | list[str], *paths: bytes) -> list[bytes]:
+def found(rootfs: Rootfs, expression: str | list[str], *paths: bytes, now: int | None = None) -> list[bytes]:
     words = expression.split() if isinstance(expression, str) else expression
-    return [visit.path for visit in find(rootfs, paths or (b"/",), parse(words, rootfs))]
+    return [visit.path for visit in find(rootfs, paths or (b"/",), parse(words, rootfs, now))]
 
 
 LIB = [b"/usr/lib", b"/usr/lib/lib.so", b"/usr/lib/lib.so.1", b"/usr/lib/new"]
@@ -121,7 +119,7 @@ def test_several_starts_in_their_order(layered: Image) -> None:
         found(layered.rootfs, "", b"/nowhere")
 
 
-def test_times(layered: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times(layered: Image) -> None:
     issue = layered.as_of(0)
     day = 86_400 * 10**9
     for age, (days, minutes) in {
@@ -131,13 +129,12 @@ def test_times(layered: Image, monkeypatch: pytest.MonkeyPatch) -> None:
         day: ("1", "1440"),
         2 * day + 1: ("2", "2881"),
     }.items():
-        monkeypatch.setattr(time, "time_ns", lambda age=age: 10**18 + age)
-        assert found(issue, f"-name issue -mtime {days} -mmin {minutes}") == [b"/etc/issue"], age
-    monkeypatch.setattr(time, "time_ns", lambda: 10**18 + 2 * day)
+        assert found(issue, f"-name issue -mtime {days} -mmin {minutes}", now=10**18 + age) == [b"/etc/issue"], age
+    now = 10**18 + 2 * day
     for test in ("-mtime +1", "-mtime -3", "-mmin +2879", "-mmin -2881", "-newermt 2001-09-08", "-newer /etc/passwd"):
-        assert found(issue, f"-name issue {test}") == [b"/etc/issue"], test
+        assert found(issue, f"-name issue {test}", now=now) == [b"/etc/issue"], test
     for test in ("-mtime +2", "-mtime -2", "-mmin +2880", "-mmin -2880", "-newermt 2001-09-11"):
-        assert found(issue, f"-name issue {test}") == [], test
+        assert found(issue, f"-name issue {test}", now=now) == [], test
 
 
 def test_what_a_layer_changes(layered: Image) -> None:

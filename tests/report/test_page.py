@@ -109,10 +109,9 @@ def test_what_it_says(text: str, said: str) -> None:
     assert said in text
 
 
-def test_what_is_left_out_is_said(layered_layout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ocifs.report.page.MOST_NODES", 5)
+def test_what_is_left_out_is_said(layered_layout: Path) -> None:
     with open_image(layered_layout) as opened:
-        text = "".join(page(build_report(opened, inspect_image(opened.resolved, Store(None)))))
+        text = "".join(page(build_report(opened, inspect_image(opened.resolved, Store(None)), most_nodes=5)))
     assert "The 5 largest files and directories are shown" in text
 
 

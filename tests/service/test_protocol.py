@@ -32,18 +32,22 @@ JOB_1 = {
         "published": [None],
         "prefetch": [[]],
     },
-    "span_cache": 67108864,
-    "read_timeout": 60,
-    "engine": "erofs",
-    "allow_other": False,
-    "suid": False,
-    "dev": False,
+    "options": {
+        "engine": "erofs",
+        "span_cache": 67108864,
+        "read_timeout": 60,
+        "log": "/run/ocifs/ocifs.log",
+        "prefetch": True,
+        "prefetch_rate": None,
+        "service": True,
+        "survive": False,
+        "allow_other": False,
+        "suid": False,
+        "dev": False,
+        "replace": False,
+    },
     "owner": None,
-    "log": "/run/ocifs/ocifs.log",
     "bundle": None,
-    "replace": False,
-    "prefetch": True,
-    "prefetch_rate": None,
 }
 KEPT_1 = {
     "job": JOB_1,
@@ -173,7 +177,7 @@ REFUSED: list[tuple[str, Callable[[socket.socket], object], str]] = [
     ("no namespace", lambda end: _message(end, _mount(), 4, "/proc/self/status"), "is not a mount namespace"),
     ("no job", lambda end: _message(end, _mount() | {"job": None}, 4), "malformed request"),
     ("half a job", lambda end: _message(end, _mount() | {"job": {"image": "x"}}, 4), "malformed request"),
-    ("wrong types", lambda end: _message(end, _mount(span_cache="many"), 4), "malformed request"),
+    ("wrong types", lambda end: _message(end, _mount(options={"span_cache": "many"}), 4), "malformed request"),
 ]
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, UnsupportedError
-from ocifs.sources.reference import Reference, matching, parse_reference
+from ocifs.sources.reference import Reference, matching, parse_reference, split_path
 from ocifs.spec.digest import Digest
 
 X = Digest.of(b"x")
@@ -72,9 +72,75 @@ def test_parse(text: str, expected: tuple[object, ...]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("reference", "path"),
+    [
+        ("dir", "/etc"),
+        ("dir:1.0", "/etc"),
+        ("dir", "/"),
+        ("dir:1.0", "/with:colon:/and slash"),
+        ("dir:", "/etc"),
+        ("dir:host:5000/app:1", "/etc"),
+        ("dir:@2", "/etc"),
+        ("dir~1", "/etc"),
+        ("dir:1.0~12", "/etc"),
+        (f"dir@{X}", "/etc"),
+        (f"dir@{X}~1", "/etc"),
+        ("/dir:1.0", "/etc"),
+        ("missing", "/etc"),
+        ("missing:1", "/etc"),
+        ("/missing", "/etc"),
+        ("odd:path", "/etc"),
+        ("odd:path:1", "/etc"),
+        ("odd:path:2", "/etc"),
+        ("at@sha256:path", "/etc"),
+        ("slash:/path", "/etc"),
+        ("slash:/path:1", "/etc"),
+        ("oci:dir", "/etc"),
+        ("oci:/dir", "/etc"),
+        ("oci:/dir:1~2", "/etc"),
+        ("oci:/missing", "/etc"),
+        ("oci-archive:a.tar:1", "/etc"),
+        ("docker-archive:a.tar:app:1", "/etc"),
+        ("docker-archive:a.tar:@0", "/etc"),
+        ("docker://app", "/etc"),
+        ("docker://host:5000/name:tag", "/etc"),
+        ("docker://[::1]:5000/app", "/etc:/usr"),
+        (f"docker://host/app:1@{X}~1", "/etc"),
+    ],
+)
+def test_a_path_in_the_image_follows_a_colon(reference: str, path: str) -> None:
+    assert split_path(f"{reference}:{path}", {*EXISTING, "slash:/path"}.__contains__) == (reference, path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dir",
+        "dir:1.0",
+        "odd:path",
+        "slash:/path",
+        "slash:/path:1",
+        "dir:etc/passwd",
+        "oci:/dir",
+        "oci:/missing:1",
+        ":/etc",
+        "docker://host:5000/name:tag",
+        "docker-daemon:/etc",
+        "tarball:/a.tar:/etc",
+        "https://host/image:/etc",
+        "",
+    ],
+)
+def test_other_references_have_no_path_in_the_image(text: str) -> None:
+    assert split_path(text, {*EXISTING, "slash:/path"}.__contains__) == (text, None)
+
+
+@pytest.mark.parametrize(
     ("text", "error", "message"),
     [
         ("", NotFoundError, "no such file or directory: ''"),
+        ("dir:1:/etc", UnsupportedError, "'/etc' is a path in the image: name a whole image here"),
+        ("docker://app:/etc", UnsupportedError, "'/etc' is a path in the image: name a whole image here"),
         ("missing", NotFoundError, "'missing'; an image in a registry is written docker://HOST/REPOSITORY:TAG"),
         ("missing:1", NotFoundError, "'missing';"),
         (f"missing@{X}", NotFoundError, "'missing';"),

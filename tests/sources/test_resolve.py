@@ -215,13 +215,13 @@ def test_platforms(tmp_path: Path, nested: int, platform: str, position: int) ->
     assert resolve(str(tmp_path), platform).digest == digests[position]
 
 
-def test_the_default_platform_is_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, digests = index_files(AMD64, ARM64)
+@pytest.mark.parametrize("machines", [("x86_64", "aarch64"), ("aarch64", "x86_64")])
+def test_the_default_platform_is_the_machine(tmp_path: Path, machines: tuple[str, ...]) -> None:
+    files, digests = index_files(*({"x86_64": AMD64, "aarch64": ARM64}[machine] for machine in machines))
     write_directory(tmp_path, files)
-    for machine, expected in zip(("x86_64", "aarch64"), digests, strict=True):
-        uname = os.uname_result(("Linux", "host", "6", "1", machine))
-        monkeypatch.setattr(os, "uname", lambda result=uname: result)
-        assert resolve(str(tmp_path)).digest == expected
+    if os.uname().machine not in machines:
+        pytest.skip("the image is for other machines")
+    assert resolve(str(tmp_path)).digest == digests[machines.index(os.uname().machine)]
 
 
 def test_attestations_are_no_images(tmp_path: Path) -> None:

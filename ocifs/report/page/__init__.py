@@ -51,8 +51,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     waste: Waste
 
 
-def build_report(image: Image, inspection: Inspection) -> Report:
-    """Return the content of the page for an image."""
+def build_report(image: Image, inspection: Inspection, most_nodes: int = MOST_NODES) -> Report:
+    """Return the content of the page for an image, with up to `most_nodes` files and directories in its map."""
     steps = build_history(image.resolved)
     commands = {step.layer: shown_command(step) for step in steps}
     layers = [
@@ -67,7 +67,7 @@ def build_report(image: Image, inspection: Inspection) -> Report:
         for number, (layer, index) in enumerate(zip(image.resolved.layers, image.indexes, strict=True))
     ]
     return Report(
-        inspection=inspection, layers=layers, steps=steps, treemap=treemap(image.rootfs, MOST_NODES), waste=waste(image)
+        inspection=inspection, layers=layers, steps=steps, treemap=treemap(image.rootfs, most_nodes), waste=waste(image)
     )
 
 

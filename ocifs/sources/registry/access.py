@@ -4,6 +4,8 @@ from pathlib import Path
 
 import msgspec
 
+from ocifs.sources.registry.timeouts import DEFAULT_TIMEOUTS, Timeouts
+
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Options for every registry of a command; None leaves the choice to the configuration."""
@@ -18,6 +20,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Directory of CAs (`*.crt`) and client certificates (`*.cert` with a `*.key`)."""
     allow_foreign_urls: bool = False
     """Whether to fetch a layer that the registry lacks from the URL that the image names."""
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
 
     def __repr__(self) -> str:
         """Show no secret."""

@@ -82,22 +82,29 @@ def _is_address(host: str) -> bool:
 class Authorization:
     """Credentials and tokens for one endpoint."""
 
-    def __init__(self, peer: Peer, find: Callable[[], Credentials | None], transport: Transport) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        find: Callable[[], Credentials | None],
+        transport: Transport,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._peer = peer
         self._find_credentials = find
         self._transport = transport
+        self._clock = clock
         self.credentials = peer.credentials
         """Those found so far."""
         self._basic: str | None = None
         self._tokens: dict[str, tuple[str, float]] = {}
-        """By actions: the token, and its expiry on the monotonic clock."""
+        """By actions: the token, and its expiry on the clock."""
 
     def headers(self, actions: str) -> dict[str, str]:
         """Return the headers for `pull` or `pull,push`, empty before the first challenge."""
         if self._basic is not None:
             return {"Authorization": self._basic}
         token, ends = self._tokens.get(actions, ("", 0.0))
-        return {"Authorization": f"Bearer {token}"} if time.monotonic() < ends else {}
+        return {"Authorization": f"Bearer {token}"} if self._clock() < ends else {}
 
     def answer(self, headers: Mapping[str, str], url: Url, actions: str) -> None:
         """Answer the `WWW-Authenticate` header of a response from `url`: get a token, or switch to Basic.
@@ -149,7 +156,7 @@ class Authorization:
             key: challenge.parameters[key] for key in ("service",) if key in challenge.parameters
         }
         token, seconds = self._request_token(realm, query, credentials)
-        self._tokens[actions] = (token, time.monotonic() + max(seconds * 0.9, 1))
+        self._tokens[actions] = (token, self._clock() + max(seconds * 0.9, 1))
 
     def _request_token(self, realm: Url, query: dict[str, str], credentials: Credentials | None) -> tuple[str, float]:
         """Return a token and its lifetime in seconds."""

@@ -98,7 +98,7 @@ class RemoteBlob:
             position = self._begin(response, host, start, end)
             if position != start and not accept_whole:
                 raise NoRangesError(f"{host} does not support range requests")
-            for piece in body(response, host):
+            for piece in body(response, host, session.timeouts):
                 useful = piece[max(start - position, 0) : end - position]
                 position += len(piece)
                 if useful:

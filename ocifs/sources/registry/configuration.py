@@ -18,7 +18,8 @@ from ocifs.sources.registry.url import parse_url
 from ocifs.spec.document import shown
 
 _DOCKER = "docker.io"
-_SYSTEM = Path("/etc/containers")
+SYSTEM = Path("/etc/containers")
+"""Configuration for all users."""
 
 
 class Mirror(msgspec.Struct, frozen=True, rename="kebab"):
@@ -80,10 +81,10 @@ def read_configuration() -> Configuration:
     """
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "containers"
     named = os.environ.get("CONTAINERS_REGISTRIES_CONF")
-    main = [Path(named)] if named else [home / "registries.conf", _SYSTEM / "registries.conf"]
+    main = [Path(named)] if named else [home / "registries.conf", SYSTEM / "registries.conf"]
     found = Configuration()
     first = next((path for path in main if named or path.exists()), None)
-    dropped = [sorted(directory.glob("*.conf")) for directory in (_drop_ins(_SYSTEM), _drop_ins(home))]
+    dropped = [sorted(directory.glob("*.conf")) for directory in (_drop_ins(SYSTEM), _drop_ins(home))]
     for path in [*([first] if first else []), *dropped[0], *dropped[1]]:
         file = _read(path)
         prefixes = {registry.prefix for registry in file.registry}

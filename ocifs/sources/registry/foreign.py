@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from ocifs.errors import RegistryError
 from ocifs.sources.registry.peer import Peer
 from ocifs.sources.registry.session import RegistryResponse, Session
+from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.registry.tls import make_context
 from ocifs.sources.registry.transport import HttpsConnection, HttpsPool, Transport
 from ocifs.sources.registry.url import parse_url
@@ -23,7 +24,7 @@ _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv4 addresses through NAT64, private ones among them (RFC 6052)."""
 
 
-def foreign_peers(urls: Iterable[str]) -> list[Peer]:
+def foreign_peers(urls: Iterable[str], timeouts: Timeouts) -> list[Peer]:
     """Return the URLs that may be fetched."""
     peers: list[Peer] = []
     for text in urls:
@@ -33,7 +34,17 @@ def foreign_peers(urls: Iterable[str]) -> list[Peer]:
             continue
         if url.scheme == "https" and not url.userinfo and len(peers) < _MOST:
             host = url.authority
-            peers.append(Peer(host=host, address=host, repository="", plain_http=False, scheme="https", url=str(url)))
+            peers.append(
+                Peer(
+                    host=host,
+                    address=host,
+                    repository="",
+                    plain_http=False,
+                    scheme="https",
+                    url=str(url),
+                    timeouts=timeouts,
+                )
+            )
     return peers
 
 
@@ -52,7 +63,9 @@ class ForeignSession(Session):
     """A session for one such URL."""
 
     def __init__(self, peer: Peer) -> None:
-        super().__init__(peer, transport=_PublicTransport(make_context(peer.certificates), proxies=False))
+        super().__init__(
+            peer, transport=_PublicTransport(make_context(peer.certificates), peer.timeouts, proxies=False)
+        )
 
     def request(
         self,

@@ -10,6 +10,7 @@ from binascii import b2a_base64
 import msgspec
 
 from ocifs.errors import InvalidImageError
+from ocifs.sources.registry.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 
 class NoRangesError(InvalidImageError):
@@ -63,6 +64,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     credentials: Credentials | None = None
     url: str | None = None
     """URL of one blob, named by the image; then only that URL is requested, and `repository` is empty."""
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
 
     def __str__(self) -> str:
         return f"{self.host}/{self.repository}"

@@ -18,19 +18,11 @@ import urllib3
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
 from ocifs.sources.registry.authorization import Authorization
 from ocifs.sources.registry.peer import Credentials, Peer
+from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.registry.tls import make_context
 from ocifs.sources.registry.transport import NoTlsError, TransientError, Transport, read_all
 from ocifs.sources.registry.url import Url, parse_url
 from ocifs.spec.document import shown
-
-BUDGET = 30.0
-"""Seconds for one operation with its retries."""
-
-FIRST_BUDGET = 3.0
-"""The same, until the host has answered once."""
-
-FIRST_PAUSE = 0.25
-"""Seconds before the second try, roughly; it doubles with each further one."""
 
 _MAX_PAUSE = 5.0
 _MAX_RETRY_AFTER = 60.0
@@ -65,7 +57,7 @@ class Session:
     ) -> None:
         """`find` is called for credentials when the registry requires them and `peer` has none."""
         self._peer = peer
-        self.transport = transport or Transport(make_context(peer.certificates))
+        self.transport = transport or Transport(make_context(peer.certificates), peer.timeouts)
         self._find = find or (lambda: peer.credentials)
         self._authorization = Authorization(peer, self._find, self.transport)
         self._scheme = peer.scheme if peer.plain_http else "https"
@@ -133,9 +125,14 @@ class Session:
                 self._authorization.answer(response.headers, last, actions)
 
     @property
+    def timeouts(self) -> Timeouts:
+        """The limits for each operation."""
+        return self._peer.timeouts
+
+    @property
     def budget(self) -> float:
         """Seconds for one operation with its retries."""
-        return BUDGET if self._answered else FIRST_BUDGET
+        return self.timeouts.operation if self._answered else self.timeouts.first_operation
 
     def with_retries(self, once: Callable[[], T]) -> T:
         """Return `once()`, retrying it on `TransientError` within the budget."""
@@ -210,7 +207,7 @@ class RetryBudget:
     def restart(self) -> None:
         """Start again."""
         self._since = time.monotonic()
-        self._pause = FIRST_PAUSE
+        self._pause = self._session.timeouts.pause
 
     def pause(self, error: TransientError) -> bool:
         """Sleep before the next try; return False at once if the budget does not allow that."""

@@ -78,7 +78,7 @@ class RegistrySource:
         hint = ""
         if is_nondistributable(descriptor.media_type) and descriptor.urls:
             if self._foreign_urls:
-                foreign = [ForeignSession(peer) for peer in foreign_peers(descriptor.urls)]
+                foreign = [ForeignSession(peer) for peer in foreign_peers(descriptor.urls, self._home.timeouts)]
                 self._foreign += foreign
             else:
                 hint = " (a foreign layer: --allow-foreign-urls fetches it from where the image says)"
@@ -167,6 +167,7 @@ def open_session(endpoint: Endpoint, access: Access) -> Session:
         repository=endpoint.repository,
         plain_http=endpoint.insecure or (is_loopback(endpoint.host) and access.tls_verify is not True),
         certificates=read_certificates(endpoint.host, access.cert_dir, verify=not endpoint.insecure),
+        timeouts=access.timeouts,
     )
     return Session(peer, lambda: find_credentials(endpoint, access))
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ocifs.errors import OcifsError, printable_path
+from ocifs.sources.registry import configuration
 from ocifs.sources.registry.peer import Certificates
 
-_SYSTEM = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
+_DOCKER = Path("/etc/docker")
 
 
 def read_certificates(host: str, cert_dir: Path | None, *, verify: bool) -> Certificates:
@@ -62,8 +63,8 @@ def make_context(certificates: Certificates) -> ssl.SSLContext:
 
 def _directories(host: str) -> Iterator[Path]:
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    for base in (home / "containers/certs.d", *_SYSTEM):
-        yield base / host
+    for base in (home / "containers", configuration.SYSTEM, _DOCKER):
+        yield base / "certs.d" / host
 
 
 def _load_client(context: ssl.SSLContext, text: str) -> None:

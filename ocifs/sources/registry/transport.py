@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -31,18 +32,14 @@ from urllib3.exceptions import (
 
 from ocifs.errors import RegistryError
 from ocifs.pool import start
+from ocifs.sources.registry.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from ocifs.sources.registry.url import Url, parse_url
 
 # urllib3 logs whole URLs, with their queries.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
 
-CONNECT_SECONDS = 10
-ANSWER_SECONDS = 30
-"""Timeout from the request to the end of the response's headers, and between two pieces of its body."""
-
-_RATE_SECONDS = 10
 _MIN_RATE = 1024
-"""Bytes per second, over `_RATE_SECONDS`: a slower server counts as stuck."""
+"""Bytes per second: a slower server counts as stuck."""
 
 _PIECE = 256 << 10
 _CONNECTIONS = 8
@@ -65,15 +62,15 @@ class _Watched:
     """A connection with a timeout for the whole header, so that a server cannot send it a byte at a time."""
 
     sock: socket.socket | None
+    timeout: Any
 
     def getresponse(self) -> Any:
-        watch = threading.Timer(ANSWER_SECONDS, _cut_off, [self.sock])
-        watch.daemon = True
-        start(watch)
+        answered = threading.Event()
+        start(partial(_cut_off_unless, answered, self.timeout, self.sock))
         try:
             return super().getresponse()  # type: ignore[misc]  # of the connection that it is mixed into
         finally:
-            watch.cancel()
+            answered.set()
 
 
 class HttpConnection(_Watched, HTTPConnection):
@@ -101,8 +98,8 @@ class HttpsPool(HTTPSConnectionPool):
     ConnectionCls = HttpsConnection
 
 
-def _cut_off(sock: socket.socket | None) -> None:
-    if sock is not None:
+def _cut_off_unless(answered: threading.Event, timeout: float, sock: socket.socket | None) -> None:
+    if not answered.wait(timeout) and sock is not None:
         with contextlib.suppress(OSError):
             socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not ssl's, which would pull TLS from under the reader
 
@@ -112,8 +109,9 @@ class Transport:
 
     pools: ClassVar[dict[str, type[HTTPConnectionPool]]] = {"http": HttpPool, "https": HttpsPool}
 
-    def __init__(self, context: ssl.SSLContext, *, proxies: bool = True) -> None:
+    def __init__(self, context: ssl.SSLContext, timeouts: Timeouts, *, proxies: bool = True) -> None:
         self._context = context
+        self._timeout = urllib3.Timeout(connect=timeouts.connect, read=timeouts.answer)
         self._proxies = proxies
         self._managers: dict[str, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
@@ -143,7 +141,7 @@ class Transport:
                 retries=False,
                 preload_content=False,
                 decode_content=False,
-                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
+                timeout=self._timeout,
             )
         except SSLError as error:
             raise _tls_failure(host, error) from None
@@ -212,7 +210,7 @@ def _reason(error: BaseException) -> str:
     return "it was closed"
 
 
-def body(response: urllib3.BaseHTTPResponse, host: str) -> Iterator[bytes]:
+def body(response: urllib3.BaseHTTPResponse, host: str, timeouts: Timeouts) -> Iterator[bytes]:
     """Yield the body of a response as it arrives.
 
     Raises:
@@ -224,7 +222,7 @@ def body(response: urllib3.BaseHTTPResponse, host: str) -> Iterator[bytes]:
         while piece := response.read1(_PIECE, decode_content=False):
             yield piece
             received += len(piece)
-            if (passed := time.monotonic() - since) > _RATE_SECONDS:
+            if (passed := time.monotonic() - since) > timeouts.rate:
                 if received < _MIN_RATE * passed:
                     raise TransientError(f"{host} sends less than {_MIN_RATE} bytes a second")
                 since, received = time.monotonic(), 0
@@ -232,7 +230,7 @@ def body(response: urllib3.BaseHTTPResponse, host: str) -> Iterator[bytes]:
         raise TransientError(f"the connection to {host} was lost: {_reason(error)}") from None
 
 
-def read_all(response: urllib3.BaseHTTPResponse, host: str, limit: int) -> bytes:
+def read_all(response: urllib3.BaseHTTPResponse, host: str, limit: int, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> bytes:
     """Return a body of up to `limit` bytes, and release the connection.
 
     Raises:
@@ -242,7 +240,7 @@ def read_all(response: urllib3.BaseHTTPResponse, host: str, limit: int) -> bytes
     data = bytearray()
     with contextlib.ExitStack() as undo:
         undo.callback(response.close)
-        for piece in body(response, host):
+        for piece in body(response, host, timeouts):
             data += piece
             if len(data) > limit:
                 raise RegistryError(f"{host} sent an answer of more than {limit} bytes: refused")

@@ -169,7 +169,8 @@ def test_is_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) == expected
 
 
-def test_the_system_has_a_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(configuration, "_SYSTEM", tmp_path)
-    (tmp_path / "registries.conf").write_text('unqualified-search-registries = ["system.example"]\n')
+def test_the_configuration_of_all_users(request: pytest.FixtureRequest) -> None:
+    conf = configuration.SYSTEM / "registries.conf"
+    request.addfinalizer(conf.unlink)
+    conf.write_text('unqualified-search-registries = ["system.example"]\n')
     assert places("app") == ["system.example/app"]

@@ -9,18 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
-from ocifs.sources.registry import session, transport
 from ocifs.sources.registry.access import Access
-from ocifs.sources.registry.authorization import is_same_domain, parse_challenges
+from ocifs.sources.registry.authorization import Authorization, is_same_domain, parse_challenges
 from ocifs.sources.registry.configuration import Configuration, Endpoint, endpoints
 from ocifs.sources.registry.configuration import Registry as Configured
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.source import open_session
+from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.registry.transport import TransientError, read_all
+from ocifs.sources.registry.url import parse_url
 from tests.images import Image, layout_files
 from tests.registry import (
+    HASTY,
     SECRET,
     Blob,
     Fault,
@@ -39,10 +42,16 @@ from tests.registry import (
     status,
 )
 
+ONCE = Timeouts(first_operation=0.0)
+"""One try."""
+
 
 @contextmanager
-def asking(registry: Registry, access: Access | None = None, *, insecure: bool = False) -> Iterator[Session]:
-    opened = open_session(Endpoint(registry.host, "app", insecure=insecure), access or Access())
+def asking(
+    registry: Registry, access: Access | None = None, *, timeouts: Timeouts = HASTY, insecure: bool = False
+) -> Iterator[Session]:
+    endpoint = Endpoint(registry.host, "app", insecure=insecure)
+    opened = open_session(endpoint, structs.replace(access or Access(), timeouts=timeouts))
     try:
         yield opened
     finally:
@@ -86,10 +95,9 @@ def test_what_passes_is_tried_again(registry: Registry, code: int) -> None:
 
 
 @pytest.mark.parametrize("fault", [hang_up, status(503)])
-def test_until_there_is_no_time_left(registry: Registry, fault: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "BUDGET", 0.2)
+def test_until_there_is_no_time_left(registry: Registry, fault: object) -> None:
     registry.fault(fault, "/manifests/")  # type: ignore[arg-type]
-    with asking(registry) as asked:
+    with asking(registry, timeouts=Timeouts(operation=0.2, first_operation=0.2, pause=0.01)) as asked:
         for _ in range(2):  # nothing is poisoned: each read has its own budget
             with pytest.raises(TransientError, match=r"127\.0\.0\.1"):
                 manifest(asked)
@@ -97,17 +105,18 @@ def test_until_there_is_no_time_left(registry: Registry, fault: object, monkeypa
         assert manifest(asked) == expected(registry)
 
 
-def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "FIRST_BUDGET", 0.1)
+def test_a_port_where_no_server_listens() -> None:
     with running() as gone:
         pass
-    with asking(gone) as asked, pytest.raises(RegistryError, match=r"cannot connect to 127.*: connection refused$"):
-        manifest(asked)
+    with asking(gone, timeouts=Timeouts(first_operation=0.1)) as asked:
+        with pytest.raises(RegistryError, match=r"cannot connect to 127.*: connection refused$"):
+            manifest(asked)
 
 
-def test_a_name_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "FIRST_BUDGET", 0.1)
-    asked = open_session(Endpoint("registry.invalid", "app", insecure=False), Access())
+def test_a_name_without_an_address() -> None:
+    asked = open_session(
+        Endpoint("registry.invalid", "app", insecure=False), Access(timeouts=Timeouts(first_operation=0.1))
+    )
     with pytest.raises(RegistryError, match=r"^cannot find the address of registry.invalid$"):
         manifest(asked)
 
@@ -134,11 +143,11 @@ def test_retry_after_the_budget_is_not_waited_for(registry: Registry) -> None:
         "Fri, 31 Dec 9999 23:59:59 -9999", "Fri, 99 Dec 1999 99:99:99 GMT", "Fri, 31 Dec 1999 23:59:59 GMT",
     ],
 )  # fmt: skip
-def test_retry_after_may_be_anything(registry: Registry, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "BUDGET", 0.1)
+def test_retry_after_may_be_anything(registry: Registry, value: str) -> None:
     registry.fault(status(503, Retry_After=value), "/manifests/")
-    with asking(registry) as asked, pytest.raises(RegistryError, match="status 503"):
-        manifest(asked)
+    with asking(registry, timeouts=Timeouts(operation=0.1)) as asked:
+        with pytest.raises(RegistryError, match="status 503"):
+            manifest(asked)
 
 
 @pytest.mark.parametrize(
@@ -160,17 +169,15 @@ def test_what_does_not_pass_is_told_at_once(
     assert len(registry.requests) == 1
 
 
-def test_an_answer_that_does_not_come(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "ANSWER_SECONDS", 0.2)
+def test_an_answer_that_does_not_come(registry: Registry) -> None:
     registry.fault(stall, "/manifests/", times=1)
-    with asking(registry) as asked:
+    with asking(registry, timeouts=Timeouts(answer=0.2)) as asked:
         assert manifest(asked) == expected(registry)
 
 
-def test_headers_that_never_end(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "ANSWER_SECONDS", 0.3)
+def test_headers_that_never_end(registry: Registry) -> None:
     registry.fault(half_headers, "/manifests/", times=1)
-    with asking(registry) as asked:
+    with asking(registry, timeouts=Timeouts(answer=0.3)) as asked:
         assert manifest(asked) == expected(registry)
     assert len(registry.requests) == 2
 
@@ -296,16 +303,14 @@ def test_a_password_of_any_bytes(registry: Registry) -> None:
         ({"X": "\xff\x80"}, True),
     ],
 )
-def test_odd_headers(registry: Registry, headers: dict[str, str], well: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "FIRST_BUDGET", 0.0)
-
+def test_odd_headers(registry: Registry, headers: dict[str, str], well: bool) -> None:
     def act(handler: Handler, blob: Blob) -> None:
         named = {name: value.format(size=len(blob.data)) for name, value in headers.items()}
         handler.close_connection = True
         handler.answer(200, blob.data, named)
 
     registry.fault(act, "/manifests/")
-    with asking(registry) as asked:
+    with asking(registry, timeouts=ONCE) as asked:
         if well:
             assert manifest(asked) == expected(registry)
         else:
@@ -316,29 +321,25 @@ def test_odd_headers(registry: Registry, headers: dict[str, str], well: bool, mo
 @pytest.mark.parametrize(
     "line", [b"", b"\0", b"HTTP/1.1", b"HTTP/1.1 abc OK", b"HTTP/1.1 99999 OK", b"HTTP/9.9 200 OK"]
 )
-def test_odd_status_lines(registry: Registry, line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "FIRST_BUDGET", 0.0)
-
+def test_odd_status_lines(registry: Registry, line: bytes) -> None:
     def act(handler: Handler, blob: Blob) -> None:
         handler.close_connection = True
         handler.wfile.write(line + b"\r\nContent-Length: 2\r\n\r\n{}")
 
     registry.fault(act, "/manifests/")
-    with asking(registry) as asked, pytest.raises(TransientError, match=r"^the connection to 127.0.0.1:\d+ was lost"):
-        manifest(asked)
+    with asking(registry, timeouts=ONCE) as asked:
+        with pytest.raises(TransientError, match=r"^the connection to 127.0.0.1:\d+ was lost"):
+            manifest(asked)
 
 
-def test_continue_for_ever_is_cut_off(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "ANSWER_SECONDS", 0.2)
-    monkeypatch.setattr(session, "FIRST_BUDGET", 0.0)
-
+def test_continue_for_ever_is_cut_off(registry: Registry) -> None:
     def act(handler: Handler, blob: Blob) -> None:
         handler.close_connection = True
         while not handler.registry.closing.is_set():
             handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
 
     registry.fault(act, "/manifests/")
-    with asking(registry) as asked, pytest.raises(TransientError):
+    with asking(registry, timeouts=Timeouts(answer=0.2, first_operation=0.0)) as asked, pytest.raises(TransientError):
         manifest(asked)
 
 
@@ -414,17 +415,16 @@ def test_a_token_that_expired_is_made_anew(registry: Registry) -> None:
         assert manifest(asked) == manifest(asked) == expected(registry)
 
 
-def test_expiry_goes_by_a_monotonic_clock(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_used_until_it_expires(registry: Registry) -> None:
     registry.fault(bearer("t0ken"), "/v2/app/")
+    registry.tokens = lambda request: (200, {"token": "t0ken", "expires_in": 300})
+    times = iter([1000.0, 1269.0, 1271.0])
     with asking(registry) as asked:
-        manifest(asked)
-        monkeypatch.setattr(time, "time", lambda: 4e9)
-        manifest(asked)
-        assert len([request for request in registry.requests if "/token" in request.path]) == 1
-        now = time.monotonic()
-        monkeypatch.setattr(time, "monotonic", lambda: now + 61)
-        manifest(asked)
-        assert len([request for request in registry.requests if "/token" in request.path]) == 2
+        authorization = Authorization(asked.peer, lambda: None, asked.transport, lambda: next(times))
+        challenge = {"WWW-Authenticate": f'Bearer realm="{registry.base}/token"'}
+        authorization.answer(challenge, parse_url(registry.base, "the test has"), "pull")
+        assert authorization.headers("pull") == {"Authorization": "Bearer t0ken"}
+        assert authorization.headers("pull") == {}
 
 
 @pytest.mark.parametrize(

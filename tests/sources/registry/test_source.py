@@ -5,20 +5,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from ocifs.blobs.caching_source import CachingSource
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, UnsupportedError
 from ocifs.sources.reference import parse_reference
-from ocifs.sources.registry import session, transport
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.blob import RemoteBlob
 from ocifs.sources.registry.peer import NoRangesError
 from ocifs.sources.registry.source import RegistrySource, open_registry
+from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.resolve import resolve_image
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
 from tests.images import Image, Json, Layer, add_image, add_index, layout_files, to_json
 from tests.registry import (
+    HASTY,
     Act,
     Blob,
     Handler,
@@ -47,8 +49,8 @@ def registry(registry: Registry) -> Registry:
 
 
 @contextmanager
-def opened(reference: str, access: Access | None = None) -> Iterator[RegistrySource]:
-    source = open_registry(parse_reference(reference), access or Access())
+def opened(reference: str, access: Access | None = None, timeouts: Timeouts = HASTY) -> Iterator[RegistrySource]:
+    source = open_registry(parse_reference(reference), structs.replace(access or Access(), timeouts=timeouts))
     try:
         yield source
     finally:
@@ -56,8 +58,14 @@ def opened(reference: str, access: Access | None = None) -> Iterator[RegistrySou
 
 
 @pytest.fixture
-def blob(registry: Registry) -> Iterator[RemoteBlob]:
-    with opened(f"docker://{registry.host}/app:1") as source:
+def timeouts() -> Timeouts:
+    """The timeouts of `blob`; tests override them."""
+    return HASTY
+
+
+@pytest.fixture
+def blob(registry: Registry, timeouts: Timeouts) -> Iterator[RemoteBlob]:
+    with opened(f"docker://{registry.host}/app:1", timeouts=timeouts) as source:
         yield RemoteBlob(source._sessions, f"blobs/{Digest.of(DATA)}", Digest.of(DATA), len(DATA))
 
 
@@ -135,16 +143,13 @@ def test_a_mirror_is_asked_first(registry: Registry, alone: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [status(404), status(401), hang_up, status(503)])
-def test_what_a_mirror_has_not_the_registry_has(
-    registry: Registry, alone: Path, monkeypatch: pytest.MonkeyPatch, fault: Act
-) -> None:
-    monkeypatch.setattr(session, "FIRST_BUDGET", 0.05)
-    monkeypatch.setattr(session, "BUDGET", 0.05)
+def test_what_a_mirror_has_not_the_registry_has(registry: Registry, alone: Path, fault: Act) -> None:
+    timeouts = Timeouts(operation=0.05, first_operation=0.05)
     with running() as mirror:
         mirrored(alone, mirror, registry)
         mirror.fault(fault, "/v2/")
         reference = parse_reference(f"docker://{registry.host}/app:1")
-        with opened(reference.text, Access(credentials="me:s3cr3t")) as source:
+        with opened(reference.text, Access(credentials="me:s3cr3t"), timeouts) as source:
             resolve_image(CachingSource(source, Store(None)), reference)
         assert all("authorization" not in request.headers for request in mirror.requests)
 
@@ -261,11 +266,8 @@ def test_what_does_not_pass(
 
 
 @pytest.mark.parametrize("fault", [hang_up, cut(0), status(503), other_range, encoded])
-def test_a_read_ends_in_time_and_the_next_one_tries_again(
-    blob: RemoteBlob, registry: Registry, monkeypatch: pytest.MonkeyPatch, fault: Act
-) -> None:
-    monkeypatch.setattr(session, "BUDGET", 0.3)
-    monkeypatch.setattr(session, "FIRST_BUDGET", 0.3)
+@pytest.mark.parametrize("timeouts", [Timeouts(operation=0.3, first_operation=0.3, pause=0.01)])
+def test_a_read_ends_in_time_and_the_next_one_tries_again(blob: RemoteBlob, registry: Registry, fault: Act) -> None:
     registry.fault(fault)
     with pytest.raises(RegistryError):
         blob.pread(10, 5)
@@ -274,8 +276,8 @@ def test_a_read_ends_in_time_and_the_next_one_tries_again(
     assert blob.pread(10, 5) == DATA[5:15]
 
 
-def test_who_is_too_slow_is_left(blob: RemoteBlob, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_RATE_SECONDS", 0.2)
+@pytest.mark.parametrize("timeouts", [Timeouts(rate=0.2, pause=0.01)])
+def test_a_slow_server_is_left(blob: RemoteBlob, registry: Registry) -> None:
     registry.fault(slowly(100), times=1)
     assert blob.pread(1000, 5) == DATA[5:1005]
     first, second = registry.sent
@@ -283,8 +285,8 @@ def test_who_is_too_slow_is_left(blob: RemoteBlob, registry: Registry, monkeypat
     assert 5 < int(second.range[6:].partition("-")[0]) < 200
 
 
-def test_who_stalls_is_left(blob: RemoteBlob, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "ANSWER_SECONDS", 0.2)
+@pytest.mark.parametrize("timeouts", [Timeouts(answer=0.2, pause=0.01)])
+def test_a_stalled_server_is_left(blob: RemoteBlob, registry: Registry) -> None:
     registry.fault(stall, times=1)
     assert blob.pread(1000, 5) == DATA[5:1005]
 

@@ -8,7 +8,7 @@ import pytest
 
 from ocifs.errors import NotFoundError
 from ocifs.image.opening import Image, open_image
-from ocifs.report.which import history_lines, history_members, path_history
+from ocifs.report.blame import history_lines, history_members, path_history
 from tests import images
 from tests.tars import directory, file, hardlink, symlink, tar
 

@@ -1,0 +1,108 @@
+"""The options of commands that mount an image, gathered into one `ocifs.mount.options.MountOptions`."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ocifs.cli.command import GroupedOption, OptionGroup
+from ocifs.cli.types import Size
+from ocifs.mount.options import MountOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DEFAULTS = MountOptions()
+
+
+def _mount_options(values: dict[str, Any]) -> MountOptions:
+    """Gather the values of the options."""
+    log: Path | None = values.pop("log")
+    return MountOptions(log=None if log is None else str(log.absolute()), **values)
+
+
+class _MountOption(GroupedOption):
+    group = OptionGroup("mounting", _mount_options, None)
+
+
+_option = functools.partial(click.option, cls=_MountOption)
+
+_SERVING = (
+    _option(
+        "--engine",
+        type=click.Choice(["auto", "erofs", "fuse"]),
+        default=_DEFAULTS.engine,
+        envvar="OCIFS_ENGINE",
+        show_default=True,
+        help="erofs: as root, Linux 6.12+.",
+        details=(
+            "erofs: served by the kernel, except decoding. fuse: the daemon serves names and bytes, for any user. "
+            "auto: erofs if possible, else fuse."
+        ),
+    ),
+    _option(
+        "--span-cache", type=Size(), default=_DEFAULTS.span_cache, show_default=True, help="Memory for decoded data."
+    ),
+    _option(
+        "--read-timeout",
+        type=click.IntRange(1, 86400),
+        default=_DEFAULTS.read_timeout,
+        show_default=True,
+        metavar="SECONDS",
+        help="Fail slower reads with EIO.",
+    ),
+    _option(
+        "--prefetch/--no-prefetch",
+        default=_DEFAULTS.prefetch,
+        show_default="yes",
+        help="Fetch the rest in the background.",
+        details="And verify it. --no-prefetch: fetch from a registry only what is read, and do not verify the rest.",
+    ),
+    _option("--prefetch-rate", type=Size(), help="Limit that to SIZE bytes per second."),
+    _option(
+        "--log",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        show_default="in the runtime directory",
+        help="Error log.",
+        details="By default ocifs.log in the runtime directory; with --foreground, standard error.",
+    ),
+    _option(
+        "--no-service",
+        "service",
+        flag_value=False,
+        default=True,
+        envvar="OCIFS_NO_SERVICE",
+        help="Mount without the service.",
+        details="The service of root serves mounts of the erofs engine, if it runs.",
+    ),
+)
+
+
+_EXPOSING = (
+    _option("--replace", is_flag=True, help="Unmount what ocifs mounted there first.", details="Be it alive or dead."),
+    _option(
+        "--survive",
+        is_flag=True,
+        help="Survive the end of the daemon (root only).",
+        details="A keeper replaces the process that serves the mount when it dies. With the service, every mount does.",
+    ),
+    _option("--allow-other", is_flag=True, help="Let other users access the mount."),
+    _option("--suid", is_flag=True, help="Honour setuid and file capabilities (root only)."),
+    _option("--dev", is_flag=True, help="Honour device nodes (root only)."),
+)
+
+
+def serving_options(command: F) -> F:
+    """Add the options of every command that mounts an image; the command receives them as one `MountOptions`."""
+    for add in reversed(_SERVING):
+        command = add(command)
+    return command
+
+
+def mount_options(command: F) -> F:
+    """Add all fields of `MountOptions`, for a command that mounts where the user says."""
+    for add in reversed(_EXPOSING):
+        command = add(command)
+    return serving_options(command)
