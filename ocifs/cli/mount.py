@@ -44,7 +44,7 @@ def mount(
     foreground: bool,
     verbose: bool,
 ) -> None:
-    """Mount IMAGE read-only on the empty directory MOUNTPOINT, without unpacking it.
+    """Mount IMAGE read-only on the empty directory MOUNTPOINT. Unpack nothing.
 
     \b
     Try:  ocifs mount ./debian:latest /mnt

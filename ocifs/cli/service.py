@@ -18,7 +18,9 @@ from ocifs.service.protocol import Settings
 @click.option(
     "--log",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Log file of the service.  [default: the journal under systemd, else ocifs.log in the runtime directory]",
+    metavar="FILE",
+    show_default="the journal under systemd, else ocifs.log in the runtime directory",
+    help="Log of the service.",
 )
 @click.option(
     "--restart-limit",
@@ -28,9 +30,14 @@ from ocifs.service.protocol import Settings
     metavar="N",
     help="Give a mount up after N restarts of its process within a minute.",
 )
-@click.argument("action", type=click.Choice(["start", "upgrade", "status", "stop"]), default="start")
+@click.option("--metrics", metavar="ADDRESS", help="Serve metrics at unix:PATH or 127.0.0.1:PORT.")
+@click.argument("action", type=click.Choice(["start", "upgrade", "status", "stop", "unit"]), default="start")
 def service(
-    action: Literal["start", "upgrade", "status", "stop"], foreground: bool, log: Path | None, restart_limit: int
+    action: Literal["start", "upgrade", "status", "stop", "unit"],
+    foreground: bool,
+    log: Path | None,
+    restart_limit: int,
+    metrics: str | None,
 ) -> None:
     """Run the service, for root: mounts of the erofs engine then start faster, and survive the end of their process.
 
@@ -39,6 +46,7 @@ def service(
     upgrade  replace the running service by one of this version; mounts go on
     status   show whether it runs, its version, and how many mounts it keeps
     stop     stop the service; its mounts go on, and the next service keeps them
+    unit     print a unit for systemd
 
     \b
     Try:  ocifs service
@@ -46,12 +54,13 @@ def service(
     """
     from ocifs.service import starting
 
+    if action == "unit":
+        click.echo(_unit(), nl=False)
+        return
     if os.geteuid():
         raise MountError("the service is for root: other users mount with the fuse engine, as without it")
     if action == "start":
-        if log is None and not is_journal(2):
-            log = runtime_directory().path / LOG
-        settings = Settings(log=None if log is None else str(log.absolute()), restart_limit=restart_limit)
+        settings = _settings(log, restart_limit, metrics)
         if foreground:
             starting.run_in_foreground(settings)
         starting.start(settings)
@@ -62,7 +71,31 @@ def service(
 
         pong = starting.ping()
         click.echo(f"ocifs {pong.version}, process {pong.pid} since {local_time(pong.since)}, mounts: {pong.mounts}")
-    else:
-        mounts = starting.stop()
-        if mounts:
-            click.echo(f"ocifs: {mounts} mounts go on without a service; `ocifs service` keeps them again", err=True)
+    elif mounts := starting.stop():
+        click.echo(f"ocifs: {mounts} mounts go on without a service; `ocifs service` keeps them again", err=True)
+
+
+def _settings(log: Path | None, restart_limit: int, metrics: str | None) -> Settings:
+    """Return the settings of a new service. Raises BadParameter, MountError."""
+    from ocifs.service.exporter import check_address
+
+    if metrics is not None:
+        try:
+            check_address(metrics)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--metrics") from None
+    journal = log is None and is_journal(2)
+    if log is None and not journal:
+        log = runtime_directory().path / LOG
+    return Settings(
+        log=None if log is None else str(log.absolute()), journal=journal, restart_limit=restart_limit, metrics=metrics
+    )
+
+
+def _unit() -> str:
+    """Return the unit for systemd, with the path of this command."""
+    import sys
+    from importlib.resources import files
+
+    template = files("ocifs.service").joinpath("systemd/ocifs.service").read_text()
+    return template.replace("@OCIFS@", str(Path(sys.executable).with_name("ocifs")))

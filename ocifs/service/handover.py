@@ -44,6 +44,8 @@ class Taken(NamedTuple):
     listener: socket.socket
     lock: int
     """Descriptor of the locked file of the service."""
+    metrics: socket.socket | None
+    """The listening socket for metrics."""
     settings: Settings
     mounts: list[Served]
 
@@ -55,7 +57,8 @@ def give(keeper: Keeper, lock: int, successor: socket.socket) -> bool:
     mounts = [*keeper.mounts]
     try:
         head = Handover(mounts=len(mounts), settings=keeper.settings)
-        send_message(successor, to_json(head), [keeper.listener.fileno(), lock])
+        metrics = [] if keeper.exporter is None else [keeper.exporter.listener.fileno()]
+        send_message(successor, to_json(head), [keeper.listener.fileno(), lock, *metrics])
         for served in mounts:
             kept = Kept.read(served.state)
             fds = kept.fds()
@@ -75,13 +78,14 @@ def take(connection: socket.socket) -> Taken:
         send_message(connection, to_json(Request(request="upgrade")))
         payload, fds = _next(connection)
         head = _head(payload)
-        listener, lock = fds
+        listener, lock, *others = fds
         listening = socket.socket(fileno=listener)
+        metrics = socket.socket(fileno=others[0]) if others else None
         mounts = [_served(*_next(connection)) for _ in range(head.mounts)]
         send_message(connection, _TAKEN)
     except (OSError, ValueError) as error:
         raise MountError(f"cannot take over from the running service: {error}: it stays") from None
-    return Taken(listening, lock, head.settings, mounts)
+    return Taken(listening, lock, metrics, head.settings, mounts)
 
 
 def _next(connection: socket.socket) -> tuple[bytes, list[int]]:

@@ -20,12 +20,15 @@ from ocifs.errors import MountError, OcifsError, printable_path, shortage
 from ocifs.mount.framing import Incoming
 from ocifs.mount.job import MountReply
 from ocifs.mount.record import to_json
+from ocifs.service.exporter import Exporter
 from ocifs.service.mounts import Mounts, Served
 from ocifs.service.protocol import Pong, Settings, decode_request, peer_uid
 
 MOUNT_SECONDS = 90.0
 """Seconds that a worker may take to mount: longer than a command waits."""
 
+_ADOPT_AGAIN = (2.0, 10.0, 60.0)
+"""Seconds after the start: workers that were mounting when the last keeper died have mounted, or given up."""
 _CLIENTS_MAX = 64
 _READY = select.POLLIN | select.POLLHUP | select.POLLERR
 _ROOT = 0
@@ -45,19 +48,35 @@ class _Client:
 class Keeper:
     """Serves requests until it is stopped, hands over, or, without `listener`, has no mount left."""
 
-    def __init__(self, mounts: Mounts, listener: socket.socket | None, settings: Settings) -> None:
+    def __init__(
+        self, mounts: Mounts, listener: socket.socket | None, settings: Settings, exporter: Exporter | None = None
+    ) -> None:
         self.mounts = mounts
         self.listener = listener
         self.settings = settings
+        self.exporter = exporter
         self._since = time.time()
         self._clients: dict[int, _Client] = {}
         self._upgrading: socket.socket | None = None
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._stop = False
+        self._adoptions: list[tuple[float, Callable[[], None]]] = []
+        """When to look for orphans again, by the monotonic clock."""
 
-    def run(self, hand_over: Callable[["Keeper", socket.socket], bool]) -> None:
-        """Serve. `hand_over` passes everything to the next keeper, and returns whether that has accepted it."""
+    def run(
+        self,
+        hand_over: Callable[["Keeper", socket.socket], bool] = lambda keeper, successor: False,
+        adopt_orphans: Callable[[], None] | None = None,
+    ) -> None:
+        """Serve. `hand_over` passes everything to the next keeper, and returns whether that has accepted it.
+
+        `adopt_orphans` adds the mounts of a keeper that has died.
+        """
+        if adopt_orphans is not None:
+            adopt_orphans()
+            now = time.monotonic()
+            self._adoptions = [(now + seconds, adopt_orphans) for seconds in _ADOPT_AGAIN]
         gc.collect()
         gc.freeze()  # so that the workers' cycle collectors leave the memory shared
         if self.listener is not None:
@@ -111,7 +130,9 @@ class Keeper:
     def _milliseconds(self) -> float | None:
         """Return how long nothing is due."""
         due = [client.deadline for client in self._clients.values()]
+        due += [when for when, _ in self._adoptions[:1]]
         due += [served.due for served in self.mounts if served.due is not None]
+        due += [self.exporter.due] if self.exporter is not None and self.exporter.due is not None else []
         return max(0.0, min(due) - time.monotonic()) * 1000 + 1 if due else None
 
     def _look_at_the_clock(self) -> None:
@@ -125,10 +146,26 @@ class Keeper:
                     self._drop(fd)
                 else:
                     self._refuse(fd, MountError(f"no complete request within {self.settings.request_seconds:g} s"))
+        if self._adoptions and self._adoptions[0][0] <= now:
+            _, adopt_orphans = self._adoptions.pop(0)
+            adopt_orphans()
+        if self.exporter is not None and self.exporter.due is not None and self.exporter.due <= now:
+            self._export(self.exporter)
         for served in [*self.mounts]:
             if served.due is not None and served.due <= now:
                 served.due = None
                 self._restart(served)
+
+    def _export(self, exporter: Exporter) -> None:
+        """Start the process that serves metrics, and notice its exit."""
+        exporter.start()
+        if (pidfd := exporter.pidfd) is not None:
+
+            def ended() -> None:
+                self.unwatch(pidfd)
+                exporter.ended()
+
+            self.watch(pidfd, ended)
 
     def _accept(self) -> None:
         assert self.listener is not None  # noqa: S101 - its handler
@@ -275,7 +312,7 @@ class Keeper:
 
     def _restart(self, served: Served) -> None:
         try:
-            served.start_again()
+            served.start_again(journal=self.mounts.journal)
         except OSError as error:
             served.note_death(f"could not be forked: {error.strerror}", self.settings.restart_limit)
             if served.due is None:

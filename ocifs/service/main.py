@@ -20,10 +20,11 @@ from ocifs.errors import MountError, OcifsError, printable_path, raise_if_too_ma
 from ocifs.mount.daemon import load_modules, reportable
 from ocifs.mount.rate_limited_log import OneLineFormatter
 from ocifs.mount.record import KEEPER_NAME, LOG, SOCKET, from_json, runtime_directory
+from ocifs.service.exporter import Exporter, listen
 from ocifs.service.handover import adopt, give, take
 from ocifs.service.keeper import Keeper
 from ocifs.service.mounts import Mounts, name_process
-from ocifs.service.notify import JournalHandler, is_journal, notify
+from ocifs.service.notify import JournalHandler, notify
 from ocifs.service.protocol import LOCK, Settings
 from ocifs.trusted_directory import TrustedDirectory
 
@@ -69,29 +70,30 @@ def load_all() -> None:
 
 def _run(start: Start) -> None:
     runtime = runtime_directory()
-    mounts = Mounts(runtime)
+    mounts = Mounts(runtime, journal=start.settings.journal)
     if start.what == "single":
         _open_log(start.settings, runtime)
         keeper = Keeper(mounts, None, start.settings)
         keeper.adopt(socket.socket(fileno=start.connection))
-        keeper.run(lambda _, successor: False)
+        keeper.run()
         return
     settings = start.settings
     if start.what == "successor":
         with socket.socket(fileno=start.connection) as connection:
             taken = take(connection)
-        listener, lock, settings = taken.listener, taken.lock, taken.settings
+        listener, lock, metrics, settings = taken.listener, taken.lock, taken.metrics, taken.settings
+        mounts.journal = settings.journal
         for served in taken.mounts:
             mounts.add(served)
     else:
         lock = _lock(runtime)
+        metrics = None if settings.metrics is None else listen(settings.metrics)
         listener = _listen(runtime)
     _open_log(settings, runtime)
-    adopt(mounts, runtime)
     _report(start.ready, "")
     notify("READY=1", f"MAINPID={os.getpid()}")
-    keeper = Keeper(mounts, listener, settings)
-    keeper.run(partial(_give, lock))
+    keeper = Keeper(mounts, listener, settings, None if metrics is None else Exporter(metrics))
+    keeper.run(partial(_give, lock), partial(adopt, mounts, runtime))
     notify("STOPPING=1")
     runtime.unlink(SOCKET)
 
@@ -143,7 +145,7 @@ def _unusable(runtime: TrustedDirectory, name: str, error: OSError) -> MountErro
 def _open_log(settings: Settings, runtime: TrustedDirectory) -> None:
     handler: logging.Handler
     if settings.log is None:
-        handler = JournalHandler() if is_journal(2) else logging.StreamHandler()
+        handler = JournalHandler() if settings.journal else logging.StreamHandler()
     else:
         try:
             if settings.log == str(runtime.path / LOG):

@@ -75,17 +75,22 @@ class Served:
                 MountIdentity(kept.known.path, kept.known).clear()
         return True
 
-    def fork(self, work: Callable[[Worker], int]) -> None:
+    def fork(self, work: Callable[[Worker], int], *, journal: bool) -> None:
         """Start a worker. Raises OSError."""
         keeper = os.getpid()
-        prepared = Worker(self.kept, self.state, self.counters, keeper)
+        prepared = Worker(self.kept, self.state, self.counters, keeper, journal)
         self._started = time.monotonic()
         pid = os.fork()
         if pid == 0:
             os._exit(worker.run(partial(work, prepared)))  # the objects of the keeper stay, and close nothing
-        self.pid, self.pidfd = pid, os.pidfd_open(pid)
+        try:
+            self.pid, self.pidfd = pid, os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
 
-    def start_again(self) -> None:
+    def start_again(self, *, journal: bool) -> None:
         """Start another worker for the mount. Raises OSError."""
         predecessor, before = self.predecessor, self.pid
         self.kept = Kept.read(self.state)
@@ -95,7 +100,7 @@ class Served:
             _become_worker(keep)
             return prepared.resume(predecessor, before)
 
-        self.fork(resume)
+        self.fork(resume, journal=journal)
         if predecessor is not None:
             os.close(predecessor)
             self.predecessor = None
@@ -159,8 +164,10 @@ class Served:
 class Mounts:
     """All mounts of a keeper, with their files in the runtime directory."""
 
-    def __init__(self, runtime: TrustedDirectory) -> None:
+    def __init__(self, runtime: TrustedDirectory, *, journal: bool = False) -> None:
         self._runtime = runtime
+        self.journal = journal
+        """Whether workers log to the journal, unless their command has named a file."""
         self._served: dict[str, Served] = {}
         """By the name of the counters."""
 
@@ -208,7 +215,7 @@ class Mounts:
 
             try:
                 kept.write(state)
-                served.fork(start)
+                served.fork(start, journal=self.journal)
             except OSError as error:
                 raise _fork_failed(error) from None
             undo.pop_all()

@@ -57,6 +57,11 @@ class JournalHandler(logging.Handler):
         with contextlib.suppress(OSError):
             self._socket.sendto(entry[:_ENTRY_MAX], socket.MSG_DONTWAIT, self._path)
 
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+        super().close()
+
 
 def _field(name: str, value: str) -> bytes:
     data = value.encode(errors="backslashreplace")

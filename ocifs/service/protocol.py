@@ -41,7 +41,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a keeper, which the next one takes over."""
 
     log: str | None = None
-    """File for log messages; None: stderr."""
+    """File for log messages; None: the journal or stderr."""
+    journal: bool = False
+    """Whether log messages go to the journal."""
     restart_limit: int = 5
     """Restarts of a worker within a minute, before its mount is given up."""
     request_seconds: float = 10.0

@@ -10,7 +10,6 @@ import select
 import signal
 import socket
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -28,8 +27,9 @@ from ocifs.mount.daemon import Mounted, claimed, open_log, reportable, serve_mou
 from ocifs.mount.erofs_engine import Connection, ErofsEngine
 from ocifs.mount.job import MountReply
 from ocifs.mount.rate_limited_log import log_failure
-from ocifs.mount.record import KeptRecord, runtime_directory, to_json
+from ocifs.mount.record import LOG, KeptRecord, runtime_directory, to_json
 from ocifs.service.kept import Kept
+from ocifs.service.notify import JournalHandler
 
 CRASHED = 70
 _EXIT_MILLISECONDS = 10_000
@@ -55,13 +55,15 @@ class Worker(NamedTuple):
     counters: Counters
     keeper: int
     """PID."""
+    journal: bool
+    """Whether to log to the journal, unless the job names a file of its own."""
 
     def mount(self, place: Place, client: socket.socket) -> int:
         """Mount, answer the client, and serve; return the exit status."""
         job = self.kept.job
         try:
             _enter(place)
-            open_log(job.options.log)
+            self._open_log()
             cache = SpanCache(job.options.span_cache, job.options.read_timeout)
             with ExitStack() as lock:
                 lock.enter_context(claimed(job))
@@ -84,7 +86,7 @@ class Worker(NamedTuple):
         `pid` is that of the last worker, whose record is removed. Return the exit status.
         """
         job = self.kept.job
-        open_log(job.options.log)
+        self._open_log()
         cache = SpanCache(job.options.span_cache, job.options.read_timeout)
         try:
             serve_mounted(
@@ -98,6 +100,14 @@ class Worker(NamedTuple):
             _forget(pid)
         self.counters.state = ENDED
         return 0
+
+    def _open_log(self) -> None:
+        """Log to the file of the job, or to the journal. Raises MountError."""
+        job = self.kept.job
+        if self.journal and job.options.log in {None, str(runtime_directory().path / LOG)}:
+            logging.getLogger().addHandler(JournalHandler(job.mountpoint, job.image))
+        else:
+            open_log(job.options.log)
 
     def _mount(self, cache: SpanCache, rootfs: Rootfs) -> Mounted:
         engine = self._engine(rootfs)
@@ -169,7 +179,7 @@ def run(work: Callable[[], int]) -> int:
     try:
         return work()
     except BaseException:  # noqa: BLE001 - the boundary of this process
-        traceback.print_exc()
+        _log.exception("a worker failed")
         return CRASHED
 
 

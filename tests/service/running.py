@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,13 +52,16 @@ class Service:
         wait_for(lambda: not self.keepers())
 
     def keepers(self) -> list[int]:
-        return [pid for pid in self.ocifs.processes() if is_keeper(pid)]
+        named = [pid for pid in self.ocifs.processes() if is_keeper(pid)]
+        return [pid for pid in named if parent_of(pid) not in named]  # a forked worker has that name at first
 
     @property
     def keeper(self) -> int:
-        wait_for(lambda: len(self.keepers()) == 1)  # a forked worker has the name of its keeper at first
-        (pid,) = self.keepers()
-        return pid
+        deadline = time.monotonic() + 30
+        while len(found := self.keepers()) != 1:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.02)
+        return found[0]
 
     def kill_keeper(self) -> None:
         os.kill(self.keeper, signal.SIGKILL)
@@ -107,7 +111,11 @@ class Service:
 
 
 def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    """Return the parent of a process; 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def digests(mountpoint: Path) -> list[str]:

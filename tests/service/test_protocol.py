@@ -61,7 +61,7 @@ KEPT_1 = {
 }
 HANDOVER_1 = {
     "mounts": 2,
-    "settings": {"log": None, "restart_limit": 5, "request_seconds": 10.0, "metrics": None},
+    "settings": {"log": None, "journal": False, "restart_limit": 5, "request_seconds": 10.0, "metrics": None},
     "protocol": 1,
     "version": "0.1.0",
 }
