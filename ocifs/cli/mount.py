@@ -145,7 +145,7 @@ def mounts(as_json: bool, verbose: bool) -> None:
             m.digest[:19],
             str(m.pid or "?"),
             m.state
-            + (f", restarted {m.numbers.restarts} times" if m.numbers and m.numbers.restarts else "")
+            + (f", restarts: {m.numbers.restarts}" if m.numbers and m.numbers.restarts else "")
             + (", refuted" if m.refuted else "" if m.is_verified else ", unverified"),
             "bundle" if m.bundle else "mount",
             printable_path(f"{m.engine} ({m.reason})" if m.reason else m.engine),

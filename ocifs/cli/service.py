@@ -72,7 +72,7 @@ def service(
         pong = starting.ping()
         click.echo(f"ocifs {pong.version}, process {pong.pid} since {local_time(pong.since)}, mounts: {pong.mounts}")
     elif mounts := starting.stop():
-        click.echo(f"ocifs: {mounts} mounts go on without a service; `ocifs service` keeps them again", err=True)
+        click.echo(f"ocifs: mounts that go on without a service: {mounts}; `ocifs service` keeps them again", err=True)
 
 
 def _settings(log: Path | None, restart_limit: int, metrics: str | None) -> Settings:

@@ -85,7 +85,7 @@ class BlockFile:
                 self._reading.fetch([(size, offset)], partial(self._answer, request.unique, began))
             else:
                 self._send(request.unique, views)
-                self._counters.note_read(time.monotonic() - began, size, hit=True)
+                self._counters.note_read(time.monotonic() - began, sum(map(len, views)), hit=True)
         elif request.operation not in NOT_ANSWERED:
             reply = self._reply(request)
             if isinstance(reply, int):

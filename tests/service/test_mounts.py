@@ -90,7 +90,7 @@ def test_readers_notice_nothing_when_workers_are_killed(service: Service) -> Non
                 service.kill_worker(mountpoint)
         assert wrong == []
         assert service.restarts(mountpoint) == 3
-        assert "restarted 3 times" in service.ocifs.output("mounts")
+        assert "mounted, restarts: 3" in service.ocifs.output("mounts")
         assert service.ocifs.log.read_text().count("was ended by signal 9, and is replaced") == 3
 
 
@@ -144,7 +144,7 @@ def test_a_stopped_service_leaves_its_mounts(service: Service) -> None:
         stopped = service.ocifs.run("service", "stop")
         assert (stopped.code, stopped.err) == (
             0,
-            "ocifs: 1 mounts go on without a service; `ocifs service` keeps them again\n",
+            "ocifs: mounts that go on without a service: 1; `ocifs service` keeps them again\n",
         )
         assert digests(mountpoint) == EXPECTED
         service.start()

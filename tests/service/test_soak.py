@@ -42,7 +42,7 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def large(contents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     members = [file(path.name.encode(), path.read_bytes(), mode=0o755) for path in sorted(contents.iterdir())]
-    layers = tuple(Layer(tar(part), kind) for part, kind in ((members[::2], "gzip"), (members[1::2], "zstd")))
+    layers = (Layer(tar(members[::2]), "gzip"), Layer(tar(members[1::2]), "zstd"))
     return write_layout(tmp_path_factory.mktemp("large") / "image", Image(layers=layers))
 
 
