@@ -45,7 +45,7 @@ class MountIdentity:
         self.device = mount.device if mount else None
         """major:minor."""
         self._id = syscalls.mount_id(path)
-        self._left = _leave_private_namespace()
+        self._left = leave_private_namespace()
 
     @property
     def known(self) -> Known:
@@ -89,7 +89,7 @@ class MountIdentity:
                 return
 
 
-def _leave_private_namespace() -> int | None:
+def leave_private_namespace() -> int | None:
     """Join the mount namespace of the nearest ancestor with another one; return the one left, or None."""
     own = _namespace_of("self")
     outside = next((pid for pid in _ancestors() if _namespace_of(pid) not in {None, own}), None)

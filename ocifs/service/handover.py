@@ -10,7 +10,6 @@ import os
 import re
 import socket
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -60,7 +59,7 @@ def give(keeper: Keeper, lock: int, successor: socket.socket) -> bool:
         metrics = [] if keeper.exporter is None else [keeper.exporter.listener.fileno()]
         send_message(successor, to_json(head), [keeper.listener.fileno(), lock, *metrics])
         for served in mounts:
-            kept = Kept.read(served.state)
+            kept = served.mounted()
             fds = kept.fds()
             worker = [] if served.pidfd is None else [served.pidfd]
             send_message(successor, to_json({"kept": kept, "fds": fds, "pid": served.pid}), [*fds, *worker])
@@ -148,7 +147,7 @@ def adopt(mounts: Mounts, runtime: TrustedDirectory) -> None:
     """Take over the mounts in the records of this runtime directory whose keeper has died, and remove old counters."""
     listed = list_mounts()
     for mount in listed:
-        if mount.kept is None or mount.state == "dead" or mount.kept.counters in mounts or _has_keeper(mount):
+        if mount.kept is None or mount.state == "dead" or mount.kept.counters in mounts or is_keeper(mount.kept.keeper):
             continue
         try:
             if (served := _orphan(mount)) is not None:
@@ -160,16 +159,6 @@ def adopt(mounts: Mounts, runtime: TrustedDirectory) -> None:
     for name, status in [*runtime.files()]:
         if _COUNTERS.fullmatch(name) and name not in used and time.time() - status.st_mtime > _STALE_SECONDS:
             runtime.unlink(name)
-
-
-def _has_keeper(mount: ListedMount) -> bool:
-    """Whether the worker of a mount is still the child of its keeper."""
-    assert mount.kept is not None  # noqa: S101 - the caller has checked
-    try:
-        status = Path(f"/proc/{mount.pid}/stat").read_text(errors="replace")
-    except OSError:
-        return False
-    return int(status.rpartition(")")[2].split()[1]) == mount.kept.keeper and is_keeper(mount.kept.keeper)
 
 
 def _orphan(mount: ListedMount) -> Served | None:

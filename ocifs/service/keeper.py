@@ -6,7 +6,6 @@ leaves the workers alone.
 """
 
 import contextlib
-import gc
 import logging
 import os
 import select
@@ -77,8 +76,6 @@ class Keeper:
             adopt_orphans()
             now = time.monotonic()
             self._adoptions = [(now + seconds, adopt_orphans) for seconds in _ADOPT_AGAIN]
-        gc.collect()
-        gc.freeze()  # so that the workers' cycle collectors leave the memory shared
         if self.listener is not None:
             self.listener.settimeout(0)
             self.watch(self.listener.fileno(), self._accept)
@@ -287,7 +284,7 @@ class Keeper:
         assert served.pidfd is not None  # noqa: S101 - it was watched
         self.unwatch(served.pidfd)
         was_starting = served.is_starting()
-        why = served.reap()
+        why = served.reap(self.mounts.template)
         self._end_of_start(served, f"the worker {why}" if was_starting else None)
         if was_starting:
             served.clear_attached()
@@ -312,7 +309,7 @@ class Keeper:
 
     def _restart(self, served: Served) -> None:
         try:
-            served.start_again(journal=self.mounts.journal)
+            served.start_again(self.mounts.template, journal=self.mounts.journal)
         except OSError as error:
             served.note_death(f"could not be forked: {error.strerror}", self.settings.restart_limit)
             if served.due is None:

@@ -18,14 +18,17 @@ import msgspec
 
 from ocifs.errors import MountError, OcifsError, printable_path, raise_if_too_many_files
 from ocifs.mount.daemon import load_modules, reportable
+from ocifs.mount.mount_identity import leave_private_namespace
 from ocifs.mount.rate_limited_log import OneLineFormatter
 from ocifs.mount.record import KEEPER_NAME, LOG, SOCKET, from_json, runtime_directory
 from ocifs.service.exporter import Exporter, listen
 from ocifs.service.handover import adopt, give, take
 from ocifs.service.keeper import Keeper
-from ocifs.service.mounts import Mounts, name_process
+from ocifs.service.mounts import Mounts
 from ocifs.service.notify import JournalHandler, notify
 from ocifs.service.protocol import LOCK, Settings
+from ocifs.service.template import Template, name_process
+from ocifs.service.worker import warm_up, work
 from ocifs.trusted_directory import TrustedDirectory
 
 _BACKLOG: Final = 128
@@ -53,7 +56,10 @@ def main(arguments: list[str]) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         os.chdir("/")
         load_all()
-        _run(start)
+        if start.what == "single":  # the worker enters it, and the mount ends with it
+            leave_private_namespace()
+        warm_up()
+        _run(start, Template(work))
     except (OcifsError, OSError, MemoryError, RuntimeError, ImportError) as error:
         failure = reportable(error)
         _report(start.ready, f"{failure.exit_code} {printable_path(str(failure))}")
@@ -68,9 +74,9 @@ def load_all() -> None:
         importlib.import_module(name)
 
 
-def _run(start: Start) -> None:
+def _run(start: Start, template: Template) -> None:
     runtime = runtime_directory()
-    mounts = Mounts(runtime, journal=start.settings.journal)
+    mounts = Mounts(runtime, template, journal=start.settings.journal)
     if start.what == "single":
         _open_log(start.settings, runtime)
         keeper = Keeper(mounts, None, start.settings)

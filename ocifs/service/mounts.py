@@ -11,10 +11,7 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -24,10 +21,11 @@ from ocifs.mount.counters import DEAD, ENDED, FAILED, STARTING, Counters
 from ocifs.mount.job import Job
 from ocifs.mount.mount_identity import MountIdentity
 from ocifs.mount.mountinfo import mount_table
-from ocifs.service import worker
+from ocifs.mount.record import to_json
 from ocifs.service.kept import Kept
 from ocifs.service.protocol import Request
-from ocifs.service.worker import Place, Worker
+from ocifs.service.template import Template
+from ocifs.service.worker import Order
 from ocifs.trusted_directory import TrustedDirectory
 from ocifs.version import __version__
 
@@ -69,40 +67,33 @@ class Served:
             return True
         if not _is_over(self.kept.device):
             return False
-        kept = Kept.read(self.state)
-        if kept.known is not None:
+        known = self.mounted().known
+        if known is not None:
             with contextlib.suppress(OSError):  # the mount is then listed as dead
-                MountIdentity(kept.known.path, kept.known).clear()
+                MountIdentity(known.path, known).clear()
         return True
 
-    def fork(self, work: Callable[[Worker], int], *, journal: bool) -> None:
-        """Start a worker. Raises OSError."""
-        keeper = os.getpid()
-        prepared = Worker(self.kept, self.state, self.counters, keeper, journal)
+    def mounted(self) -> Kept:
+        """Return the mount as it is known once a worker has mounted it. Raises MountError."""
+        if self.kept.known is None:
+            self.kept = msgspec.structs.replace(self.kept, known=Kept.read(self.state).known)
+        return self.kept
+
+    def fork(self, template: Template, order: Order, fds: Sequence[int]) -> None:
+        """Start a worker with an order; `fds` are the open files that only this order needs. Raises OSError."""
         self._started = time.monotonic()
-        pid = os.fork()
-        if pid == 0:
-            os._exit(worker.run(partial(work, prepared)))  # the objects of the keeper stay, and close nothing
-        try:
-            self.pid, self.pidfd = pid, os.pidfd_open(pid)
-        except OSError:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise
+        payload = to_json(order)
+        self.pid, self.pidfd = template.fork(payload, [self.state, *self.kept.fds(), *fds])
 
-    def start_again(self, *, journal: bool) -> None:
+    def start_again(self, template: Template, *, journal: bool) -> None:
         """Start another worker for the mount. Raises OSError."""
-        predecessor, before = self.predecessor, self.pid
-        self.kept = Kept.read(self.state)
-        keep = [self.state, *self.kept.fds(), *([predecessor] if predecessor is not None else [])]
-
-        def resume(prepared: Worker) -> int:
-            _become_worker(keep)
-            return prepared.resume(predecessor, before)
-
-        self.fork(resume, journal=journal)
-        if predecessor is not None:
-            os.close(predecessor)
+        kept = self.mounted()
+        order = Order(
+            kept=kept, fds=tuple(kept.fds()), keeper=os.getpid(), journal=journal, predecessor=self.pid, resume=True
+        )
+        self.fork(template, order, [] if self.predecessor is None else [self.predecessor])
+        if self.predecessor is not None:
+            os.close(self.predecessor)
             self.predecessor = None
 
     def kill(self) -> None:
@@ -115,12 +106,14 @@ class Served:
         if self.pidfd is not None:
             signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
 
-    def reap(self) -> str:
+    def reap(self, template: Template) -> str:
         """Note the exit of the worker; return how it ended."""
         assert self.pidfd is not None  # noqa: S101 - it has exited
         os.close(self.pidfd)
         self.pidfd = None
-        _, status = os.waitpid(self.pid, 0)
+        status = template.status_of(self.pid)
+        if status is None:
+            return "has died"
         if os.WIFSIGNALED(status):
             return f"was ended by signal {os.WTERMSIG(status)}"
         return f"ended with status {os.waitstatus_to_exitcode(status)}"
@@ -164,8 +157,9 @@ class Served:
 class Mounts:
     """All mounts of a keeper, with their files in the runtime directory."""
 
-    def __init__(self, runtime: TrustedDirectory, *, journal: bool = False) -> None:
+    def __init__(self, runtime: TrustedDirectory, template: Template, *, journal: bool = False) -> None:
         self._runtime = runtime
+        self.template = template
         self.journal = journal
         """Whether workers log to the journal, unless their command has named a file."""
         self._served: dict[str, Served] = {}
@@ -190,7 +184,7 @@ class Mounts:
         Raises:
             MountError: The request is wrong, or something cannot be made.
         """
-        job, place = _checked(request, fds)
+        job, namespace = _checked(request, fds)
         name = secrets.token_hex(8) + _SUFFIX
         with contextlib.ExitStack() as undo:
             try:
@@ -207,19 +201,13 @@ class Mounts:
                 raise MountError(f"service: cannot prepare a mount: {error.strerror}") from None
             kept = Kept(job=job, device=device, page=page, counters=name, since=time.time())
             served = Served(kept, state, counters)
-            keep = [state, *kept.fds(), place.namespace, client.fileno()]
-
-            def start(prepared: Worker) -> int:
-                _become_worker(keep)
-                return prepared.mount(place, client)
-
+            order = Order(kept=kept, fds=tuple(kept.fds()), keeper=os.getpid(), journal=self.journal, root=request.root)
             try:
-                kept.write(state)
-                served.fork(start, journal=self.journal)
+                served.fork(self.template, order, [namespace, client.fileno()])
             except OSError as error:
                 raise _fork_failed(error) from None
             undo.pop_all()
-        os.close(place.namespace)
+        os.close(namespace)
         self._served[name] = served
         return served
 
@@ -243,8 +231,8 @@ class Mounts:
         served.close()
 
 
-def _checked(request: Request, fds: list[int]) -> tuple[Job, Place]:
-    """Return the job with the descriptors of this process, and its place. Raises MountError, LimitError."""
+def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
+    """Return the job with the descriptors of this process, and that of its mount namespace. Raises MountError."""
     if request.version != __version__:
         raise MountError(
             f"the service is ocifs {__version__}, the command {request.version}: `ocifs service upgrade`, "
@@ -266,7 +254,7 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, Place]:
         raise MountError("malformed request: the mountpoint is not an absolute path")
     if rootfs.fds() != set(files):
         raise MountError("malformed request: open files that the job does not name")
-    return msgspec.structs.replace(request.job, rootfs=rootfs), Place(namespace, request.root)
+    return msgspec.structs.replace(request.job, rootfs=rootfs), namespace
 
 
 def _is_over(device: int) -> bool:
@@ -274,25 +262,6 @@ def _is_over(device: int) -> bool:
     poll = select.poll()
     poll.register(device, 0)
     return any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
-
-
-def _become_worker(keep: list[int]) -> None:
-    """Give a forked process its own session and default signals, and close what belongs to other mounts."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-    logging.getLogger().handlers.clear()
-    os.setsid()
-    name_process("ocifs-worker")
-    kept = [2, *sorted({*keep}), os.sysconf("SC_OPEN_MAX")]
-    for below, above in pairwise(kept):
-        os.closerange(below + 1, above)
-
-
-def name_process(name: str) -> None:
-    """Set the name of this process, as `ps` shows it."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text(name)
 
 
 def _fork_failed(error: OSError) -> Exception:

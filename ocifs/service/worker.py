@@ -25,9 +25,14 @@ from ocifs.mount import syscalls
 from ocifs.mount.counters import ENDED, FAILED, MOUNTED, Counters
 from ocifs.mount.daemon import Mounted, claimed, open_log, reportable, serve_mounted
 from ocifs.mount.erofs_engine import Connection, ErofsEngine
-from ocifs.mount.job import MountReply
+from ocifs.mount.framing import receive_message
+from ocifs.mount.handoff import FileRange, Handoff
+from ocifs.mount.job import Job, MountReply
+from ocifs.mount.mount_identity import Known
+from ocifs.mount.mountinfo import mount_table
+from ocifs.mount.options import MountOptions
 from ocifs.mount.rate_limited_log import log_failure
-from ocifs.mount.record import LOG, KeptRecord, runtime_directory, to_json
+from ocifs.mount.record import LOG, KeptRecord, MountRecord, from_json, runtime_directory, to_json
 from ocifs.service.kept import Kept
 from ocifs.service.notify import JournalHandler
 
@@ -37,17 +42,61 @@ _EXIT_MILLISECONDS = 10_000
 _log = logging.getLogger(__name__)
 
 
-class Place(NamedTuple):
-    """Where a command wants its mount."""
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is to do. Descriptors are the keeper's; the open files come with it."""
 
-    namespace: int
-    """Descriptor of its mount namespace."""
-    root: tuple[int, int]
-    """Device and inode of its root directory."""
+    kept: Kept
+    fds: tuple[int, ...]
+    """The descriptors of `kept`, in the order in which they are sent: after that of the state, before others."""
+    keeper: int
+    """PID."""
+    journal: bool
+    """Whether to log to the journal, unless the job names a file of its own."""
+    root: tuple[int, int] = (0, 0)
+    """Device and inode of the root directory of the command."""
+    resume: bool = False
+    """Take over instead of mounting."""
+    predecessor: int = 0
+    """PID of the worker before this one."""
+
+
+def work(connection: socket.socket) -> int:
+    """Receive an order, and carry it out; return the exit status."""
+    try:
+        with connection:
+            received = receive_message(connection)
+        if received is None:  # the keeper has died
+            return CRASHED
+        order = from_json(received[0], Order)
+        state, *files = received[1]
+        others = files[len(order.fds) :]
+        kept = order.kept.renumbered(dict(zip(order.fds, files, strict=False)))
+        worker = Worker(kept, state, Counters.open(kept.page), order.keeper, order.journal)
+        if order.resume:
+            kept.write(state)
+            return worker.resume(others[0] if others else None, order.predecessor)
+        namespace, client = others
+        return worker.mount(namespace, order.root, socket.socket(fileno=client))
+    except BaseException:  # noqa: BLE001 - the boundary of this process
+        _log.exception("a worker failed")
+        return CRASHED
+
+
+def warm_up() -> None:
+    """Let msgspec examine the types of messages and records, before the fork of the template: that takes memory."""
+    empty = Handoff(FileRange(0, 0, 0), ((FileRange(0, 0, 0), FileRange(0, 0, 0)),))
+    job = Job(image="", digest="", mountpoint="/", rootfs=empty, options=MountOptions())
+    kept = Kept(job=job, device=0, page=0, counters="", since=0.0, known=Known("/", None, None, None))
+    from_json(to_json(Order(kept=kept, fds=(0,), keeper=0, journal=False)), Order)
+    record = KeptRecord(keeper=0, counters="", state=0, began=0.0)
+    to_json(MountRecord(image="", digest="", mountpoint="/", engine="erofs", pid=0, since=0.0, kept=record))
+    to_json(MountReply())
+    runtime_directory()
+    mount_table()
 
 
 class Worker(NamedTuple):
-    """What the keeper prepares before it forks."""
+    """A mount, as its worker sees it."""
 
     kept: Kept
     state: int
@@ -56,13 +105,15 @@ class Worker(NamedTuple):
     keeper: int
     """PID."""
     journal: bool
-    """Whether to log to the journal, unless the job names a file of its own."""
 
-    def mount(self, place: Place, client: socket.socket) -> int:
-        """Mount, answer the client, and serve; return the exit status."""
+    def mount(self, namespace: int, root: tuple[int, int], client: socket.socket) -> int:
+        """Mount, answer the client, and serve; return the exit status.
+
+        The client is in an open mount namespace, with the root directory `root` (device and inode).
+        """
         job = self.kept.job
         try:
-            _enter(place)
+            _enter(namespace, root)
             self._open_log()
             cache = SpanCache(job.options.span_cache, job.options.read_timeout)
             with ExitStack() as lock:
@@ -174,26 +225,17 @@ class _KeptEngine(ErofsEngine):
             os._exit(CRASHED)
 
 
-def run(work: Callable[[], int]) -> int:
-    """Call `work` in a forked process; return the exit status of that process."""
-    try:
-        return work()
-    except BaseException:  # noqa: BLE001 - the boundary of this process
-        _log.exception("a worker failed")
-        return CRASHED
-
-
-def _enter(place: Place) -> None:
+def _enter(namespace: int, root: tuple[int, int]) -> None:
     """Enter the mount namespace of the command. Raises OSError, _UnfitError."""
     try:
-        if os.fstat(place.namespace).st_ino != os.stat("/proc/self/ns/mnt").st_ino:
-            syscalls.enter_mount_namespace(place.namespace)
+        if os.fstat(namespace).st_ino != os.stat("/proc/self/ns/mnt").st_ino:
+            syscalls.enter_mount_namespace(namespace)
     except OSError as error:
         raise _UnfitError(f"the service cannot enter the mount namespace of the command: {error.strerror}") from None
     finally:
-        os.close(place.namespace)
-    root = os.stat("/")
-    if (root.st_dev, root.st_ino) != place.root:
+        os.close(namespace)
+    status = os.stat("/")
+    if (status.st_dev, status.st_ino) != root:
         raise _UnfitError("the command has another root directory than the service")
 
 

@@ -53,7 +53,7 @@ class Service:
 
     def keepers(self) -> list[int]:
         named = [pid for pid in self.ocifs.processes() if is_keeper(pid)]
-        return [pid for pid in named if parent_of(pid) not in named]  # a forked worker has that name at first
+        return [pid for pid in named if parent_of(pid) not in named]  # a forked template has that name at first
 
     @property
     def keeper(self) -> int:
@@ -86,6 +86,11 @@ class Service:
         """Wait until a process serves the mount; return its PID."""
         wait_for(lambda: self.listed(mountpoint).state == "mounted")
         return self.listed(mountpoint).pid
+
+    def keeps(self, mountpoint: Path) -> bool:
+        """Whether a worker of the running keeper serves the mount."""
+        kept = self.listed(mountpoint).kept
+        return kept is not None and kept.keeper == self.keeper and self.listed(mountpoint).state == "mounted"
 
     def kill_worker(self, mountpoint: Path) -> None:
         """Kill the worker, and wait until another one serves the mount."""

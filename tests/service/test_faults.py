@@ -15,7 +15,7 @@ import pytest
 from ocifs.mount.mountinfo import mount_at
 from tests.cli.command import Ocifs
 from tests.depth import depth
-from tests.service.running import Service, digests, parent_of
+from tests.service.running import Service, digests
 from tests.service.test_mounts import EXPECTED, readers
 from tests.shortage import Pids, limited, pids_cgroup
 from tests.waiting import wait_for
@@ -99,7 +99,7 @@ def test_a_fork_that_fails_is_one_clear_error(command: Ocifs, image: Path, pids:
     service.start()
     try:
         keeper = service.keeper
-        pids.path.joinpath("pids.max").write_text("1")
+        pids.path.joinpath("pids.max").write_text("2")
         result = command.run("mount", image, command.mountpoint())
         assert (result.code, result.err) == (
             6,
@@ -108,7 +108,7 @@ def test_a_fork_that_fails_is_one_clear_error(command: Ocifs, image: Path, pids:
         pids.lift()
         with replace(service, ocifs=command).mounted() as mountpoint:
             assert service.keeper == keeper
-            pids.path.joinpath("pids.max").write_text("1")
+            pids.path.joinpath("pids.max").write_text("2")
             os.kill(service.worker(mountpoint), signal.SIGKILL)
             wait_for(lambda: "could not be forked" in command.log.read_text())
             pids.lift()
@@ -131,14 +131,14 @@ def test_a_mount_during_which_anything_is_killed_is_complete_or_none(service: Se
             service.start()
         if mount_at(str(mountpoint)) is not None:
             if service.listed(mountpoint).kept is not None:  # not by a daemon, because no service could be found
-                wait_for(lambda: parent_of(service.worker(mountpoint)) == service.keeper)  # noqa: B023
+                wait_for(lambda: service.keeps(mountpoint))  # noqa: B023
             assert digests(mountpoint) == EXPECTED
             service.ocifs.output("umount", "--lazy", mountpoint)  # others may have copied it to their namespace
         else:
             assert command.returncode, (out, err, delay)
         assert b"Traceback" not in err
     wait_for(lambda: service.mounts() == 0)
-    wait_for(lambda: len(service.ocifs.processes()) == 1)
+    wait_for(lambda: len(service.ocifs.processes()) == 2)  # the keeper and its template
 
 
 def _kill(service: Service, victim: str, command: "subprocess.Popen[bytes]") -> None:
@@ -150,7 +150,7 @@ def _kill(service: Service, victim: str, command: "subprocess.Popen[bytes]") -> 
         wait_for(lambda: keeper not in service.ocifs.processes())
     else:
         for pid in service.ocifs.processes():
-            if pid not in {keeper, command.pid} and parent_of(pid) == keeper:
+            if Path(f"/proc/{pid}/comm").read_text() == "ocifs-worker\n":
                 os.kill(pid, signal.SIGKILL)
 
 
@@ -169,8 +169,8 @@ def test_an_upgrade_during_which_a_keeper_is_killed_loses_no_mount(service: Serv
                 if not service.keepers():
                     service.start()
                 for mountpoint in (first, second):
-                    wait_for(lambda: parent_of(service.worker(mountpoint)) == service.keeper)  # noqa: B023
+                    wait_for(lambda: service.keeps(mountpoint))  # noqa: B023
         assert wrong == []
         assert digests(second) == EXPECTED
         assert service.mounts() == 2
-        wait_for(lambda: len(service.ocifs.processes()) == 3)
+        wait_for(lambda: len(service.ocifs.processes()) == 4)  # the keeper, its template and two workers

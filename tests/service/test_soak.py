@@ -17,7 +17,7 @@ from tests.cli.command import Ocifs
 from tests.depth import depth
 from tests.images import Image, Layer, write_layout
 from tests.service import load
-from tests.service.running import Service, parent_of
+from tests.service.running import Service
 from tests.tars import file, tar
 from tests.waiting import wait_for
 
@@ -102,5 +102,5 @@ def test_readers_of_every_kind_while_the_service_is_upgraded(
     with readers(mountpoint, contents, tmp_path / "stop"):
         for _ in range(UPGRADES):
             service.ocifs.output("service", "upgrade")
-            wait_for(lambda: parent_of(service.worker(mountpoint)) == service.keeper)
+            wait_for(lambda: service.keeps(mountpoint))
     assert service.restarts(mountpoint) == 0
