@@ -99,7 +99,9 @@ def first_lines(reference: str, directory: Path, rounds: int) -> None:
     """Measure and print the time of `echo`."""
     podman = Podman(directory, reference) if shutil.which("podman") else None
     ways: dict[str, Measure] = {
-        f"ocifs run --rootfs {rootfs}": partial(first_line, ocifs("run", "--rootfs", rootfs, reference, "--", *_ECHO))
+        f"ocifs run --rootfs {rootfs}": partial(
+            first_line, ocifs("run", "--entrypoint", "", "--rootfs", rootfs, reference, *_ECHO)
+        )
         for rootfs in ("mount", "overlay", "tmpfs")
     }
     if podman:
@@ -115,7 +117,7 @@ def imports(module: str, reference: str, directory: Path, rounds: int) -> None:
     command = ["/usr/bin/python3", "-c", f"import {module}; print('hello')"]
     podman = Podman(directory, reference) if shutil.which("podman") else None
     ways: dict[str, Measure] = {
-        _OCIFS: partial(cold_first_line, ocifs("run", reference, "--", *command)),
+        _OCIFS: partial(cold_first_line, ocifs("run", "--entrypoint", "", "--rootfs", "mount", reference, *command)),
         _EXTRACTED: partial(cold_first_line, unpack(reference, directory / "extracted", command)),
     }
     if podman:

@@ -29,7 +29,7 @@ def ocifs_run(image: str, cache: Path, link: Link, fetched: list[int]) -> float:
     """Return the seconds to the first line; record the bytes fetched by then."""
     shutil.rmtree(cache, ignore_errors=True)
     before = link.received
-    command = ocifs("run", "--cache-dir", str(cache), "--no-prefetch", image, "--", _PYTHON, *_COMMAND)
+    command = ocifs("run", "--cache-dir", str(cache), "--no-prefetch", "--entrypoint", "", image, _PYTHON, *_COMMAND)
     taken = first_line(command)
     fetched.append(link.received - before)
     return taken

@@ -104,9 +104,19 @@ class Pool(Executor):
 
     def _work(self) -> None:
         while (submission := self._queue.get()) is not None:
-            _answer(*submission)
+            try:
+                _answer(*submission)
+            except MemoryError as error:  # before the work, or after it
+                _fail(submission[0], error)
             del submission  # an idle thread keeps neither the work nor its result
             self._idle.release()
+
+
+def _fail(future: Future[T], error: MemoryError) -> None:
+    """Make the future raise an error, as soon as there is memory for that."""
+    while not future.done():
+        with suppress(MemoryError):
+            future.set_exception(error)
 
 
 def _answer(future: Future[T], work: Callable[[], T]) -> None:

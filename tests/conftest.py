@@ -1,6 +1,6 @@
 """What tests of the whole command share: the command itself, and what must be there for it to mount.
 
-Whoever runs a command through these fixtures is checked afterwards: no mount, process or record may be left.
+The fixtures that run the command check afterwards that no mount, process or record is left.
 """
 
 import os
@@ -145,7 +145,7 @@ def erofs(fuse: None, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(params=["fuse", "erofs"], scope="session")
 def engine(request: pytest.FixtureRequest) -> str:
-    """Whoever uses this runs with both engines."""
+    """Run the test with both engines."""
     request.getfixturevalue(request.param)
     return str(request.param)
 
@@ -176,10 +176,7 @@ def user() -> Iterator[Ocifs]:
 def _as_nobody(home: Path) -> Ocifs:
     """Find an interpreter that an ordinary user may run, and can import ocifs with."""
     become = ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "env")
-    packages = {
-        "PYTHONPATH": os.pathsep.join([str(_REPOSITORY), sysconfig.get_path("platlib")]),
-        "HOME": str(home),
-    }
+    packages = {"PYTHONPATH": os.pathsep.join([str(_REPOSITORY), sysconfig.get_path("platlib")])}
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for interpreter in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
         command = Ocifs(home, interpreter, become, packages)

@@ -72,7 +72,7 @@ class Layer:
         """The layer as stored."""
         match self.compression:
             case "gzip":
-                return gzip.compress(self.tar, mtime=0)
+                return gzip.compress(self.tar, 6, mtime=0)
             case "zstd":
                 return zstandard.compress(self.tar)
             case "tar":

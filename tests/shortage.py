@@ -31,7 +31,7 @@ def no_threads() -> Iterator[None]:
 
 
 def limited(ocifs: Ocifs, limit: str, value: int) -> Ocifs:
-    """Return the command under a limit of prlimit(1), which nobody can raise."""
+    """Return the command under a limit of prlimit(1), which it cannot raise."""
     return replace(ocifs, become=(*ocifs.become, "prlimit", f"--{limit}={value}:{value}"))
 
 

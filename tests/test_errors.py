@@ -55,6 +55,10 @@ def test_each_class_has_an_exit_code_of_its_own() -> None:
     ("error", "said"),
     [
         (MemoryError(), "out of memory: raise the limit (ulimit -v, MemoryMax)"),
+        (
+            SystemError("<function f> returned NULL without setting an exception"),
+            "out of memory: raise the limit (ulimit -v, MemoryMax)",
+        ),
         (OSError(errno.ENOMEM, "whatever"), "out of memory: raise the limit (ulimit -v, MemoryMax)"),
         (
             ImportError("x.so: failed to map segment from shared object"),

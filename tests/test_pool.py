@@ -55,7 +55,7 @@ main()
 
 
 @pytest.mark.parametrize("attempts", [3, 10, 30])
-def test_a_thread_that_runs_out_of_memory_before_it_begins_keeps_nobody_waiting(attempts: int) -> None:
+def test_a_thread_that_runs_out_of_memory_before_it_begins_blocks_no_caller(attempts: int) -> None:
     """With `threading.Thread`, about every other of these programs waits in `start` for ever."""
     subprocess.run([sys.executable, "-c", _STARVED, str(attempts)], timeout=60, stderr=subprocess.DEVNULL, check=True)
 

@@ -285,7 +285,7 @@ def test_the_bound_is_kept_while_building(tmp_path: Path) -> None:
     assert sum(entry.size for entry in store.entries()) <= 5000
 
 
-def test_pruning_removes_what_nobody_builds_any_more(tmp_path: Path) -> None:
+def test_pruning_removes_unlocked_temporary_files(tmp_path: Path) -> None:
     store = Store(tmp_path)
     left = path_of(tmp_path).with_name(f"{path_of(tmp_path).name}.tmp")
     left.write_bytes(b"12345")

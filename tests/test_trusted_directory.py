@@ -203,7 +203,7 @@ def test_it_is_closed_with_its_last_reference(tmp_path: Path) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-_SERVED_BY_NOBODY = f"""if True:
+_UNSERVED = f"""if True:
     import ctypes, os, sys
     from pathlib import Path
     from ocifs.trusted_directory import TrustedDirectory
@@ -225,7 +225,7 @@ def test_a_fuse_file_system_of_another_user_is_not_even_asked(
     tmp_path: Path, fuse: None, root: None, below: list[str]
 ) -> None:
     """It could say that all is root's, or never answer."""
-    command = [sys.executable, "-c", _SERVED_BY_NOBODY, str(tmp_path), *below]
+    command = [sys.executable, "-c", _UNSERVED, str(tmp_path), *below]
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert run.stdout == f"{tmp_path} lies on a FUSE file system of uid {OTHER}\n", run.stderr
 

@@ -63,7 +63,7 @@ class _Member(NamedTuple):
 
 
 def _members(tar: bytes) -> Iterator[_Member]:
-    """Give the members of a tar, with what a TOC says of each but where it is."""
+    """Yield the members of a tar, with what a TOC says of each except its position."""
     end = 0
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         for info in archive:

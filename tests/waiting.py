@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Poll a condition; fail if it is still false after `seconds`."""
+    """Poll a condition, ever more rarely, because it may cost a process; fail if it is false after `seconds`."""
     deadline = time.monotonic() + seconds
+    pause = 0.02
     while not condition():
         assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.3)
 
 
 def thread_count() -> int:

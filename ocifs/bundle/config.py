@@ -4,15 +4,16 @@ The image overrides the defaults, and the user overrides both. Labels become ann
 image could control the runtime on the host. A fault in the config is a warning if the command can still run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 from msgspec.structs import replace
 
+from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.paths import absolute_path
 from ocifs.bundle.runtime_spec import Spec, User, default_spec, rootless
 from ocifs.bundle.user import resolve_user
-from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, UnsupportedError
+from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError
 from ocifs.image.passwd import Accounts
 from ocifs.spec.config import ExecutionParameters, ImageConfig
 from ocifs.spec.document import shown
@@ -20,17 +21,6 @@ from ocifs.spec.document import shown
 _ANNOTATION = "org.opencontainers.image."
 _OBEYED = ("run.oci.", "org.systemd.property.", "org.criu.")
 """Prefixes of annotations that crun and runc act on."""
-
-
-class Overrides(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the user that override the image's config; None or empty: use the image's."""
-
-    args: tuple[str, ...] = ()
-    env: Mapping[str, str] = {}
-    user: str | None = None
-    cwd: str | None = None
-    hostname: str = "ocifs"
-    terminal: bool = True
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +80,10 @@ def runtime_spec(
 def _arguments(config: ExecutionParameters, overrides: Overrides) -> tuple[str, ...]:
     # Docker writes an entrypoint of one empty word to reset the entrypoint of the base image.
     entrypoint = () if config.entrypoint == ("",) else config.entrypoint
-    arguments = overrides.args or entrypoint + config.cmd
+    # As in podman and Docker, Cmd has no meaning for an entrypoint that is not the image's.
+    arguments = entrypoint + config.cmd if overrides.entrypoint is None else overrides.entrypoint
+    if overrides.args:
+        arguments = (entrypoint if overrides.entrypoint is None else overrides.entrypoint) + overrides.args
     if not arguments:
         raise NotFoundError("the image names no command to run (Entrypoint and Cmd are empty): name one")
     if not arguments[0]:
@@ -132,21 +125,3 @@ def _annotations(image: ImageConfig, warn: Callable[[str], None]) -> dict[str, s
         elif name:
             annotations[name] = value
     return annotations
-
-
-def parse_environment(variables: tuple[str, ...], inherited: Mapping[str, str]) -> dict[str, str]:
-    """Parse NAME=VALUE, or NAME for its value in `inherited`; a NAME that is not in there is skipped.
-
-    Raises:
-        OcifsError: A variable is neither.
-    """
-    env = {}
-    for variable in variables:
-        name, equals, value = variable.partition("=")
-        if not name or "\0" in variable:
-            raise OcifsError(f"--env '{shown(variable)}' is neither NAME=VALUE nor NAME")
-        if equals:
-            env[name] = value
-        elif name in inherited:
-            env[name] = inherited[name]
-    return env

@@ -49,6 +49,19 @@ def mismatch(image: Platform, machine: str, binfmt_misc: Path = _BINFMT_MISC) ->
     )
 
 
+def can_execute(head: bytes, machine: str, binfmt_misc: Path = _BINFMT_MISC) -> bool:
+    """Whether a Linux machine, named as by `uname -m`, can execute a file that begins with `head`."""
+    if head.startswith(b"#!"):
+        return True
+    ours = Platform.of_machine(machine).normalized().architecture
+    if head.startswith(b"\x7fELF"):
+        known = [_ELF[each] for each in (ours, *(guest for host, guest in _RUNS_TOO if host == ours)) if each in _ELF]
+        order: Literal["little", "big"] = "big" if head[5:6] == bytes([_BIG]) else "little"
+        if not known or int.from_bytes(head[18:20], order) in {number for _, _, number in known}:
+            return True
+    return any(handler.recognises(head) for handler in _handlers(binfmt_misc))
+
+
 class _Handler(NamedTuple):
     """A program format registered with binfmt_misc (Documentation/admin-guide/binfmt-misc.rst)."""
 

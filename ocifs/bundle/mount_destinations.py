@@ -8,7 +8,7 @@ an existing bundle. This module knows nothing of volumes and mounts nothing.
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,8 +27,28 @@ def names_of(path: str) -> list[bytes]:
     return [name for name in path.encode().split(b"/") if name]
 
 
-def check_destinations(spec: Spec, rootfs: Rootfs) -> Spec:
+def resolve_destination(path: str, rootfs: Rootfs) -> str:
+    """Return a mount destination with the image's symlinks resolved; names that do not exist stay as they are.
+
+    Raises:
+        UnsupportedError: A symlink leads into /proc, /dev or /sys, or the result is not UTF-8.
+        NotFoundError: There is a loop of symlinks.
+    """
+    names = rootfs.canonical(f"{path}/.".encode())
+    if names == names_of(path):
+        return path
+    if not names or names[0] in {b"proc", b"dev", b"sys"}:
+        raise UnsupportedError(
+            f"mount destination {shown(path)} leads to {printable(_joined(names))} by a symlink of the image: "
+            "choose another destination"
+        )
+    return _text(names, f"mount destination {shown(path)}", "choose another destination")
+
+
+def check_destinations(spec: Spec, rootfs: Rootfs, files: Collection[str] = ()) -> Spec:
     """Check that a runtime can safely use the spec on `rootfs`; return it with its working directory resolved.
+
+    `files` are the destinations of mounts of which the source is not a directory.
 
     Raises:
         UnsupportedError: A component of a mount destination is a symlink or a file; the working directory leads into
@@ -37,16 +57,20 @@ def check_destinations(spec: Spec, rootfs: Rootfs) -> Spec:
     """
     above: list[str] = []
     for mount in spec.mounts:
-        _check_directory(rootfs, mount.destination, names_of(mount.destination), spec, above)
+        names = names_of(mount.destination)
+        if mount.destination in files:
+            _check_file(rootfs, mount.destination, names, spec, above)
+        else:
+            _check_directory(rootfs, mount.destination, names, spec, above)
         above.append(mount.destination)
     cwd = spec.process.cwd
     names = rootfs.canonical(f"{cwd}/.".encode())
     if _leads_out(names):
         raise UnsupportedError(
             f"working directory {shown(cwd)} leads to {printable(_joined(names))}, through which a process can leave "
-            "the container: choose another with --cwd"
+            "the container: choose another with --workdir"
         )
-    resolved = _text(names, cwd)
+    resolved = _text(names, f"working directory {shown(cwd)}", "choose another with --workdir")
     _check_directory(rootfs, resolved, names, spec, above)
     return replace(spec, process=replace(spec.process, cwd=resolved))
 
@@ -138,21 +162,40 @@ def _check_directory(rootfs: Rootfs, path: str, names: list[bytes], spec: Spec, 
             f"{printable(_joined(names[: count + 1]))} is {obstacle} in the image: a runtime that uses {shown(path)} "
             "could write outside the container: build the image with a directory there"
         )
-    if count == len(names) or not spec.root.readonly or any(path.startswith(f"{each}/") for each in above):
-        return
-    raise UnsupportedError(
-        f"{shown(path)} is not a directory in the image, and cannot be made in a read-only rootfs: "
-        "use --rootfs overlay or tmpfs"
-    )
+    if count < len(names):
+        _check_can_be_made(path, "directory", spec, above)
 
 
-def _text(names: Iterable[bytes], cwd: str) -> str:
+def _check_file(rootfs: Rootfs, path: str, names: list[bytes], spec: Spec, above: Iterable[str]) -> None:
+    """Check a destination for a mount of a file."""
+    _check_directory(rootfs, path, names[:-1], spec, above)
+    count, obstacle = directories_of(rootfs, names)
+    if count == len(names):
+        raise UnsupportedError(f"{shown(path)} is a directory in the image, so a file cannot be mounted there")
+    if obstacle == "a symlink":
+        raise UnsupportedError(
+            f"{shown(path)} is a symlink in the image: a runtime that mounts there could write outside the container: "
+            "choose another destination"
+        )
+    if obstacle is None:
+        _check_can_be_made(path, "file", spec, above)
+
+
+def _check_can_be_made(path: str, what: str, spec: Spec, above: Iterable[str]) -> None:
+    """Check that a runtime can make a missing destination: in a writable rootfs, or below another mount."""
+    if spec.root.readonly and not any(path.startswith(f"{each}/") for each in above):
+        raise UnsupportedError(
+            f"{shown(path)} is not a {what} in the image, and cannot be made in a read-only rootfs: "
+            "use --rootfs overlay or tmpfs instead"
+        )
+
+
+def _text(names: Iterable[bytes], what: str, advice: str) -> str:
     try:
         return _joined(names).decode()
-    except UnicodeDecodeError:  # keeping `cwd` is not safe: its symlinks may pass through /proc
+    except UnicodeDecodeError:  # keeping the path is not safe: its symlinks may pass through /proc
         raise UnsupportedError(
-            f"working directory {shown(cwd)} is {printable(_joined(names))}, which is not UTF-8, so config.json "
-            "cannot hold it: choose another with --cwd"
+            f"{what} is {printable(_joined(names))}, which is not UTF-8, so config.json cannot hold it: {advice}"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The file `ocifs.json` in a bundle: its image and kind of rootfs, for mounting it again. Runtimes ignore it."""
+"""The file `ocifs.json` in a bundle: its images and kind of rootfs, for mounting it again. Runtimes ignore it."""
 
 from typing import Literal, Self
 
@@ -8,15 +8,17 @@ from ocifs.errors import MountError, NotFoundError, printable_path
 from ocifs.trusted_directory import TrustedDirectory
 
 _NAME = "ocifs.json"
-_MAX = 4096
+_MAX = 64 << 10
 
 
 class BundleOrigin(msgspec.Struct, frozen=True):
-    """The image and the kind of rootfs that a bundle was made with."""
+    """The images and the kind of rootfs that a bundle was made with."""
 
     digest: str
     """Digest of the manifest."""
     rootfs: Literal["mount", "overlay", "tmpfs", "copy"]
+    images: tuple[tuple[str, str], ...] = ()
+    """Reference and digest of each image in `images/N`."""
 
     def write(self, bundle: TrustedDirectory) -> None:
         """Write the file."""

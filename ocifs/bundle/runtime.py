@@ -19,7 +19,8 @@ from ocifs.errors import NotFoundError, UnsupportedError, printable_path
 RUNTIMES = ("runc", "crun")
 """Runtimes to look up by name, in order of preference."""
 _ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
-_FORWARDED = _ENDING | {signal.SIGUSR1, signal.SIGUSR2}
+_FORWARDED = _ENDING | {signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGWINCH}
+"""SIGTSTP goes to the command, as in podman: it does not stop `ocifs run`."""
 _KILL_AFTER = 3
 """The number of SIGINT or SIGTERM after which a program is killed, even if it handles them."""
 _CHECK_INTERVAL = 1.0
@@ -53,15 +54,16 @@ def check_user_namespaces(sysctl: Path = Path("/proc/sys")) -> None:
 class Container:
     """The container of the bundle `bundle`; its ID is the bundle's name."""
 
-    def __init__(self, runtime: str, bundle: Path) -> None:
+    def __init__(self, runtime: str, bundle: Path, *, systemd: bool = False) -> None:
+        """With `systemd`, the runtime asks the user's systemd for a cgroup."""
         self._bundle = bundle
-        self._command = [runtime, "--root", str(bundle / "state")]
+        self._command = [runtime, "--root", str(bundle / "state"), *(["--systemd-cgroup"] if systemd else [])]
 
-    def run(self, keep_open: Iterable[int] = ()) -> int:
+    def run(self, keep_open: Iterable[int] = (), *, stdin: int | None = None) -> int:
         """Run the container until it exits; return its exit status, or 128+N if signal N ended it.
 
         The kernel kills the runtime if this process ends first. The runtime inherits the descriptors `keep_open`; the
-        container does not.
+        container does not. `stdin` is as for subprocess.Popen.
         """
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         watched = {signal.SIGCHLD} | {each for each in _FORWARDED if signal.getsignal(each) is not signal.SIG_IGN}
@@ -75,6 +77,7 @@ class Container:
         try:
             with subprocess.Popen(
                 [*command, self._bundle.name],
+                stdin=stdin,
                 pass_fds=tuple(keep_open),
                 preexec_fn=prepare,  # noqa: PLW1509 - this process has no threads
             ) as process:
@@ -112,7 +115,7 @@ class Container:
         return status if status >= 0 else 128 - status
 
     def _is_unhandled(self, number: signal.Signals) -> bool:
-        """Whether PID 1 runs, but neither handles nor ignores a signal (proc_pid_status(5))."""
+        """Whether PID 1 runs, but neither handles, ignores nor blocks a signal (proc_pid_status(5))."""
         try:
             pid = self._pid()
         except (OSError, ValueError):  # PID 1 has not started
@@ -123,7 +126,8 @@ class Container:
             return False
         # The name of a program may contain any line ending but a newline.
         fields = dict(line.split(":", 1) for line in status.split("\n") if line)
-        masks = int(fields["SigCgt"], 16) | int(fields["SigIgn"], 16)
+        # An init such as catatonit blocks signals and reads them from a descriptor.
+        masks = int(fields["SigCgt"], 16) | int(fields["SigIgn"], 16) | int(fields["SigBlk"], 16)
         return not fields["State"].strip().startswith(("Z", "X")) and not masks >> (number - 1) & 1
 
     def _kill(self, process: "subprocess.Popen[bytes]") -> None:

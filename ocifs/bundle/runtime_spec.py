@@ -41,6 +41,8 @@ class Capabilities(_Object, frozen=True, kw_only=True):
     bounding: tuple[str, ...]
     effective: tuple[str, ...]
     permitted: tuple[str, ...]
+    inheritable: tuple[str, ...] = ()
+    ambient: tuple[str, ...] = ()
 
 
 class Rlimit(_Object, frozen=True, kw_only=True):
@@ -88,17 +90,54 @@ class IDMapping(_Object, frozen=True, kw_only=True):
     size: int
 
 
-class Device(_Object, frozen=True, kw_only=True):
-    """A rule of the device cgroup."""
+class DeviceRule(_Object, frozen=True, kw_only=True):
+    """A rule of the device cgroup; without numbers, for all devices."""
 
     allow: bool
+    type: str = ""
+    major: int | None = None
+    minor: int | None = None
     access: str
+
+
+class Memory(_Object, frozen=True, kw_only=True):
+    """Bytes that the container may use."""
+
+    limit: int
+
+
+class Cpu(_Object, frozen=True, kw_only=True):
+    """Microseconds of processor time in each period of so many microseconds."""
+
+    quota: int
+    period: int
+
+
+class Pids(_Object, frozen=True, kw_only=True):
+    """The number of processes and threads."""
+
+    limit: int
 
 
 class Resources(_Object, frozen=True, kw_only=True):
     """cgroups(7)."""
 
-    devices: tuple[Device, ...]
+    devices: tuple[DeviceRule, ...] = ()
+    memory: Memory | None = None
+    cpu: Cpu | None = None
+    pids: Pids | None = None
+
+
+class DeviceNode(_Object, frozen=True, kw_only=True):
+    """A device node that the runtime makes."""
+
+    path: str
+    type: str
+    major: int
+    minor: int
+    file_mode: int
+    uid: int
+    gid: int
 
 
 class Namespace(_Object, frozen=True, kw_only=True):
@@ -112,10 +151,11 @@ class Linux(_Object, frozen=True, kw_only=True):
 
     uid_mappings: tuple[IDMapping, ...] = ()
     gid_mappings: tuple[IDMapping, ...] = ()
+    devices: tuple[DeviceNode, ...] = ()
     resources: Resources | None = None
     namespaces: tuple[Namespace, ...]
-    masked_paths: tuple[str, ...]
-    readonly_paths: tuple[str, ...]
+    masked_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
 
 
 class Spec(_Object, frozen=True, kw_only=True):
@@ -154,7 +194,7 @@ def default_spec(*, cgroup2: bool) -> Spec:
         hostname="runc",
         mounts=_MOUNTS,
         linux=Linux(
-            resources=Resources(devices=(Device(allow=False, access="rwm"),)),
+            resources=Resources(devices=(DeviceRule(allow=False, access="rwm"),)),
             namespaces=tuple(Namespace(type=each) for each in namespaces),
             masked_paths=_MASKED,
             readonly_paths=("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"),

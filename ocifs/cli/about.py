@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
 @command()
 @document_options
-@click.option(
-    "--all", "show_all", is_flag=True, help="List all images of the layout or archive, with tags and platforms."
-)
-@click.option("--raw", is_flag=True, help="Print the manifest unchanged; with --config, the config.")
+@click.option("--all", "show_all", is_flag=True, help="List all images, with tags and platforms.")
+@click.option("--raw", is_flag=True, help="Print the manifest, or config, unchanged.")
 @click.option("--config", "config_only", is_flag=True, help="Print the config as JSON.")
 @json_option
 @click.argument("image")
@@ -70,7 +68,7 @@ def inspect(
 
 @command()
 @document_options
-@click.option("--no-trunc", "whole", is_flag=True, help="Do not cut long commands to the width of the terminal.")
+@click.option("--no-trunc", "whole", is_flag=True, help="Do not cut commands to the terminal's width.")
 @json_option
 @click.argument("image")
 def history(image: str, options: Options, whole: bool, as_json: bool) -> None:

@@ -4,11 +4,10 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 import msgspec
@@ -16,6 +15,7 @@ from click.core import ParameterSource
 from msgspec.structs import replace
 
 from ocifs.cli.command import command
+from ocifs.cli.container_options import ContainerOption, ContainerOptions, container_options, refuse_pull
 from ocifs.cli.mount_options import serving_options
 from ocifs.cli.options import image_options, open_image, warn
 from ocifs.errors import MountError, NotFoundError, printable_path
@@ -30,12 +30,11 @@ from ocifs.service.client import Mounter
 from ocifs.trusted_directory import TrustedDirectory
 
 if TYPE_CHECKING:
-    from ocifs.bundle.config import Overrides
-    from ocifs.bundle.runtime_spec import Spec
+    from ocifs.bundle.overrides import Overrides
+    from ocifs.bundle.plan import Plan
+    from ocifs.bundle.settings import Settings
     from ocifs.bundle.volumes import Volumes
     from ocifs.image.opening import Image
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class BundleRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,37 +45,12 @@ class BundleRequest(msgspec.Struct, frozen=True, kw_only=True):
     mounting: MountOptions
 
 
-def container_options(command: F) -> F:
-    """Add the options of commands that make a container."""
-    for add in (
-        click.option("--tty/--no-tty", default=None, help="Allocate a terminal for the container."),
-        click.option("--hostname", default="ocifs", show_default=True, help="The container's host name."),
-        click.option("--cwd", metavar="PATH", help="Working directory, overriding the image's."),
-        click.option("--user", metavar="USER[:GROUP]", help="USER[:GROUP] to run as, overriding the image's User."),
-        click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="Set an environment variable (repeatable)."),
-        click.option(
-            "--rootless/--no-rootless",
-            default=None,
-            help="Configure for an unprivileged runtime.  [default: unless run by root]",
-        ),
-        click.option(
-            "--rootfs",
-            type=click.Choice(["mount", "overlay", "tmpfs", "copy"]),
-            default="mount",
-            show_default=True,
-            help="mount: read-only. overlay: keep writes in the bundle. tmpfs: discard writes. copy: unpack the image.",
-        ),
-    ):
-        command = add(command)
-    return command
-
-
 @command()
 @image_options
-@serving_options
+@click.option("--args", metavar="COMMAND", help="Arguments after the Entrypoint, in one word.")
+@click.option("--remount", is_flag=True, help="Mount the existing bundle DIR again.")
 @container_options
-@click.option("--args", metavar="COMMAND", help="Command to run, split into words as a shell does.")
-@click.option("--remount", is_flag=True, help="Mount the existing bundle DIR again, with what was written to it.")
+@serving_options
 @click.argument("image")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=str))
 @click.pass_context
@@ -86,13 +60,7 @@ def bundle(
     directory: str,
     options: Options,
     mounting: MountOptions,
-    rootfs: RootfsKind,
-    rootless: bool | None,
-    env: tuple[str, ...],
-    user: str | None,
-    cwd: str | None,
-    hostname: str,
-    tty: bool | None,
+    container: ContainerOptions,
     args: str | None,
     remount: bool,
 ) -> None:
@@ -105,8 +73,8 @@ def bundle(
     """
     unwind_on_signals()
     request = BundleRequest(
-        kind=rootfs,
-        rootless=bool(os.geteuid()) if rootless is None else rootless,
+        kind=container.rootfs or "mount",
+        rootless=container.rootless,
         mounting=mounting,
     )
     mounter: Mounter = context.obj
@@ -114,33 +82,36 @@ def bundle(
         _refuse_creation_options(context)
         _mount_again(mounter, directory, request, options, image)
         return
-    prepare(request, mounter)
+    refuse_pull(container, image)
+    prepare(request, container.settings, mounter)
     target, parent = _new_directory(directory)
     with ExitStack() as undo, ExitStack() as stack:
         from ocifs.mount.overlay import remove_tree
         from ocifs.mount.unmount import unmount_bundle
 
-        overrides = overrides_of(_split(args), env, user, cwd, hostname, terminal=True if tty is None else tty)
+        overrides = replace(container.overrides, args=_split(args), terminal=container.tty is not False)
         opened = stack.enter_context(open_image(image, options))
-        spec, volumes = spec_of(opened, request, overrides, options)
+        planned = plan_of(opened, request, overrides, container.settings, options)
+        others = open_others(planned, options, stack)
         made = parent.temporary(f".{target.name}.")
         undo.callback(remove_tree, parent, made.path.name)
-        write_bundle(made, opened, spec, volumes, request)
+        write_bundle(made, opened, others, planned, request)
         parent.rename(made.path.name, target.name)
         undo.pop_all()
         undo.callback(remove_tree, parent, target.name)
         undo.callback(unmount_bundle, str(target), lazy=True)
-        if request.kind != "copy":
-            mount_rootfs(mounter, target, opened, request)
-        make_missing(target, volumes)
+        mount_all(mounter, target, opened, others, request)
+        make_missing(target, planned.volumes)
         undo.pop_all()
 
 
 def _refuse_creation_options(context: click.Context) -> None:
     """Refuse options that only a new bundle can take. Raises UsageError."""
-    for name in ("rootfs", "rootless", "env", "user", "cwd", "hostname", "tty", "args"):
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"--remount mounts a bundle as it was made: leave --{name} out, or edit config.json")
+    for each in context.command.params:
+        only_new = isinstance(each, ContainerOption) or each.name == "args"
+        if only_new and context.get_parameter_source(each.name or "") is not ParameterSource.DEFAULT:
+            option = max(each.opts, key=len)
+            raise click.UsageError(f"--remount mounts a bundle as it was made: leave {option} out, or edit config.json")
 
 
 def _mount_again(mounter: Mounter, directory: str, request: BundleRequest, options: Options, image: str) -> None:
@@ -159,15 +130,19 @@ def _mount_again(mounter: Mounter, directory: str, request: BundleRequest, optio
     if origin.rootfs == "copy":
         raise MountError(f"{shown} holds a copy of its image, so there is nothing to mount")
     request = replace(request, kind=origin.rootfs)
-    prepare(request, mounter)
-    with open_image(image, options) as opened, locked(str(bundle)), ExitStack() as undo:
+    prepare(request, None, mounter)
+    with open_image(image, options) as opened, locked(str(bundle)), ExitStack() as stack, ExitStack() as undo:
         if is_bundle(str(bundle)):
             raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
         if origin.digest != str(opened.digest):
             raise NotFoundError(f"{shown} is a bundle of the image {origin.digest}, not of {opened.digest}")
+        others = {reference: stack.enter_context(open_image(reference, options)) for reference, _ in origin.images}
+        for reference, digest in origin.images:
+            if str(others[reference].digest) != digest:
+                raise NotFoundError(f"{printable_path(reference)} is another image than the one of {shown}, {digest}")
         undo.callback(unmount_bundle, str(bundle), lazy=True)
         make_directories(opened_bundle, request.kind)
-        mount_rootfs(mounter, bundle, opened, request)
+        mount_all(mounter, bundle, opened, others, request)
         if origin.rootfs == "tmpfs":  # a new tmpfs is empty; other kinds keep their volumes
             make_missing(bundle, _volumes_of(opened, options, readonly=False))
         check_remounted(bundle)
@@ -185,52 +160,55 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def prepare(request: BundleRequest, mounter: Mounter) -> None:
-    """Check the prerequisites before anything is made. Raises MountError."""
+def prepare(request: BundleRequest, settings: "Settings | None", mounter: Mounter) -> None:
+    """Check the prerequisites before anything is made. Raises MountError, UnsupportedError."""
     if request.kind == "copy":
         mounter.kill()
-    else:
+    if request.kind != "copy" or (settings and any(each.kind == "image" for each in settings.mounts)):
         check_fuse()
+    if needs_systemd(request, settings):
+        from ocifs.bundle.cgroups import check_delegated
+
+        bus = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}") / "bus"
+        check_delegated(settings.limited if settings else {}, os.geteuid(), bus)
 
 
-def overrides_of(
-    args: tuple[str, ...], env: tuple[str, ...], user: str | None, cwd: str | None, hostname: str, *, terminal: bool
-) -> "Overrides":
-    """Return the overrides that the options name. Raises BadParameter."""
-    from ocifs.bundle.config import Overrides, parse_environment
-
-    if cwd is not None and (not cwd.startswith("/") or ".." in cwd.split("/")):
-        raise click.BadParameter("must be an absolute path without '..'", param_hint="--cwd")
-    return Overrides(
-        args=args,
-        env=parse_environment(env, os.environ),
-        user=user,
-        cwd=cwd,
-        hostname=hostname,
-        terminal=terminal,
-    )
+def needs_systemd(request: BundleRequest, settings: "Settings | None") -> bool:
+    """Whether the runtime has to ask the user's systemd for a cgroup, to limit the container."""
+    return settings is not None and bool(settings.limited) and request.rootless and os.geteuid() != 0
 
 
-def spec_of(image: "Image", request: BundleRequest, overrides: "Overrides", options: Options) -> "tuple[Spec, Volumes]":
-    """Return the config.json of a container of the image, for this machine and user, and its volumes."""
-    from ocifs.bundle.config import Host, runtime_spec
+def plan_of(
+    image: "Image", request: BundleRequest, overrides: "Overrides", settings: "Settings", options: Options
+) -> "Plan":
+    """Plan a container of the image, for this machine and user. Raises OcifsError."""
+    from ocifs.bundle.config import Host
     from ocifs.bundle.machine import mismatch
-    from ocifs.bundle.mount_destinations import check_destinations
-    from ocifs.image.passwd import Accounts
+    from ocifs.bundle.plan import plan
 
     config = image.resolved.config
-
     host = Host(
         readonly=request.kind == "mount",
         rootless=(os.geteuid(), os.getegid()) if request.rootless else None,
         cgroup2=os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
     )
-    accounts = Accounts.of(image.rootfs, options.limits)
-    spec = runtime_spec(config, accounts, overrides, host, options.complain)
-    volumes = _volumes_of(image, options, readonly=host.readonly)
+    planned = plan(config, image.rootfs, overrides, settings, host, options.complain)
     if warning := mismatch(config.platform, os.uname().machine):
         options.complain(warning)
-    return check_destinations(replace(spec, mounts=spec.mounts + volumes.mounts()), image.rootfs), volumes
+    return planned
+
+
+def open_others(planned: "Plan", options: Options, stack: ExitStack) -> "dict[str, Image]":
+    """Open the images that are mounted in the container, by absolute reference. Raises OcifsError."""
+    from ocifs.sources.reference import parse_reference
+
+    others = {}
+    for text in planned.images:
+        reference = parse_reference(text)
+        path = reference.path if reference.transport == "docker" else os.path.abspath(reference.path)
+        absolute = text.replace(reference.path, path, 1)
+        others[absolute] = stack.enter_context(open_image(absolute, options))
+    return others
 
 
 def _volumes_of(image: "Image", options: Options, *, readonly: bool) -> "Volumes":
@@ -241,18 +219,34 @@ def _volumes_of(image: "Image", options: Options, *, readonly: bool) -> "Volumes
 
 
 def write_bundle(
-    directory: TrustedDirectory, image: "Image", spec: "Spec", volumes: "Volumes", request: BundleRequest
+    directory: TrustedDirectory,
+    image: "Image",
+    others: "dict[str, Image]",
+    planned: "Plan",
+    request: BundleRequest,
 ) -> None:
     """Write config.json and make the mountpoints, or copy the rootfs. Raises OcifsError."""
     from ocifs.bundle.origin import BundleOrigin
+    from ocifs.bundle.plan import FILES, IMAGES
     from ocifs.bundle.runtime_spec import to_json
 
-    directory.write_file("config.json", to_json(spec))
-    BundleOrigin(str(image.digest), request.kind).write(directory)
+    directory.write_file("config.json", to_json(planned.spec))
+    images = tuple((reference, str(other.digest)) for reference, other in others.items())
+    BundleOrigin(str(image.digest), request.kind, images).write(directory)
     make_directories(directory, request.kind)
+    if planned.files:
+        files = directory.directory(FILES, make=True)
+        for name, content in planned.files.items():
+            with open(files.open_file(name, os.O_WRONLY | os.O_CREAT), "wb") as file:
+                file.write(content)
+                os.fchmod(file.fileno(), 0o644)
+    if others:
+        mountpoints = directory.directory(IMAGES, make=True)
+        for number in range(len(others)):
+            mountpoints.directory(str(number), make=True)
     if request.kind == "copy":
         _copy(image, "/", directory.path / "rootfs", request)
-    for volume, source in volumes.sources():
+    for volume, source in planned.volumes.sources():
         directory.directory("volumes", make=True)
         target = directory.path / source
         if volume.exists:
@@ -281,20 +275,32 @@ def _copy(image: "Image", path: str, target: Path, request: BundleRequest) -> No
         warn(message)
 
 
-def mount_rootfs(mounter: Mounter, directory: Path, image: "Image", request: BundleRequest) -> None:
-    """Mount the image in a bundle, and an overlay on top for a writable rootfs. Raises MountError."""
-    from ocifs.mount.job import Job
-    from ocifs.mount.overlay import image_mountpoint, mount_overlay
+def mount_all(
+    mounter: Mounter, directory: Path, image: "Image", others: "dict[str, Image]", request: BundleRequest
+) -> None:
+    """Mount the image in a bundle, an overlay on top for a writable rootfs, and the other images. Raises MountError."""
+    from ocifs.mount.overlay import image_mountpoint, mount_overlay, other_mountpoint
 
-    as_root = os.geteuid() == 0  # other users cannot enter the bundle, so no setuid file is exposed
-    log = request.mounting.log or str(runtime_directory().path / LOG)
-    mounting = replace(request.mounting, log=log, suid=as_root, allow_other=as_root)
-    owner = None if as_root else (os.geteuid(), os.getegid())
-    job = Job.of(image, str(image_mountpoint(directory)), mounting)
-    job = replace(job, owner=owner, bundle=str(directory))
-    mounter.mount(job)
+    if request.kind != "copy":
+        # Other users cannot enter the bundle, so no setuid file is exposed.
+        _mount_image(mounter, image, image_mountpoint(directory), directory, request, suid=os.geteuid() == 0)
     if request.kind in {"overlay", "tmpfs"}:
         mount_overlay(directory)
+    for number, other in enumerate(others.values()):
+        with Mounter([]) as another:
+            _mount_image(another, other, other_mountpoint(directory, number), directory, request, suid=False)
+
+
+def _mount_image(
+    mounter: Mounter, image: "Image", mountpoint: Path, directory: Path, request: BundleRequest, *, suid: bool
+) -> None:
+    from ocifs.mount.job import Job
+
+    as_root = os.geteuid() == 0
+    log = request.mounting.log or str(runtime_directory().path / LOG)
+    mounting = replace(request.mounting, log=log, suid=suid, allow_other=as_root)
+    owner = None if as_root else (os.geteuid(), os.getegid())
+    mounter.mount(replace(Job.of(image, str(mountpoint), mounting), owner=owner, bundle=str(directory)))
 
 
 def _new_directory(directory: str) -> tuple[Path, TrustedDirectory]:

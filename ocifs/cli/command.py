@@ -5,6 +5,7 @@ environment variables with defaults. Text after a form feed in a docstring, and 
 man page only.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -16,8 +17,6 @@ from ocifs.limits import in_units
 _TERM_MAX = 25
 """Columns for the names of options; longer names take a line of their own."""
 
-Row = tuple[str, str]
-
 
 class OptionGroup(NamedTuple):
     """Options that several commands share."""
@@ -27,7 +26,7 @@ class OptionGroup(NamedTuple):
     build: Callable[[dict[str, Any]], object]
     """Makes the value from those of the options, by their names."""
     heading: str | None
-    """Heading in the help; None: among the command's own options."""
+    """Heading in the help; None: among the command's own options. One value may have options under several headings."""
 
 
 class Option(click.Option):
@@ -49,8 +48,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> object:
         """Build the value of each group, and run the command."""
-        for group, options in self._grouped().items():
-            ctx.params[group.keyword] = group.build({option.name: ctx.params.pop(option.name) for option in options})
+        for keyword, options in self._grouped().items():
+            values = {option.name: ctx.params.pop(option.name) for option in options}
+            ctx.params[keyword] = options[0].group.build(values)
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -60,18 +60,27 @@ class Command(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write nothing: the epilog comes among the options."""
 
-    def _grouped(self) -> dict[OptionGroup, list[click.Option]]:
-        groups: dict[OptionGroup, list[click.Option]] = {}
+    def _grouped(self) -> dict[str, list[GroupedOption]]:
+        groups: dict[str, list[GroupedOption]] = {}
         for each in self.params:
             if isinstance(each, GroupedOption):
-                groups.setdefault(each.group, []).append(each)
+                groups.setdefault(each.group.keyword, []).append(each)
         return groups
 
 
 class Group(click.Group):
-    """A command with subcommands of class `Command`."""
+    """A command with subcommands of class `Command`, listed in the order of their definition."""
 
     command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the subcommands."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the names and summaries of the subcommands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary(command)) for name, command in self.commands.items()])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the subcommands, and the options after them."""
@@ -83,17 +92,25 @@ class Group(click.Group):
 
 
 def command(
-    name: str | None = None, *, epilog: str | None = None, context_settings: dict[str, Any] | None = None
+    *, epilog: str | None = None, context_settings: dict[str, Any] | None = None
 ) -> Callable[[Callable[..., Any]], Command]:
     """Make a function a command of `ocifs.cli.verbs`, which states its summary."""
-    return click.command(name, cls=Command, epilog=epilog, context_settings=context_settings)
+    return click.command(cls=Command, epilog=epilog, context_settings=context_settings)
+
+
+def summary(command: click.Command) -> str:
+    """Return the summary of a command, else the first paragraph of its help."""
+    return command.short_help or " ".join(inspect.cleandoc(command.help or "").partition("\n\n")[0].split())
 
 
 def write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
     """Write the options of a command by heading, its own first, then its epilog; the names line up."""
-    sections = option_sections(command, ctx)
-    terms = [len(term) for rows in sections.values() for term, _ in rows]
-    width = max((each for each in terms if each <= _TERM_MAX), default=0)
+    sections = {
+        heading: [(option_term(option, ctx), help_text(option)) for option in options]
+        for heading, options in option_sections(command, ctx).items()
+    }
+    lengths = [len(term) for rows in sections.values() for term, _ in rows]
+    width = max((each for each in lengths if each <= _TERM_MAX), default=0)
     for heading, rows in sections.items():
         with formatter.section(heading or "Options"):
             formatter.write_dl([(term.ljust(width), text) for term, text in rows], col_max=width)
@@ -104,30 +121,42 @@ def write_options(command: click.Command, ctx: click.Context, formatter: click.H
         formatter.write_text(f"Environment: {', '.join(variables)}")
 
 
-def option_sections(command: click.Command, ctx: click.Context) -> dict[str | None, list[Row]]:
-    """Return the (names, help) of the options that are not hidden, by heading; None: the command's own, first."""
-    sections: dict[str | None, list[Row]] = {None: []}
+def option_sections(command: click.Command, ctx: click.Context) -> dict[str | None, list[click.Option]]:
+    """Return the options that are not hidden, by heading; None: the command's own, first.
+
+    The groups follow from the innermost to the outermost decorator.
+    """
+    sections: dict[str | None, list[click.Option]] = {}
     for each in command.get_params(ctx):
         if isinstance(each, click.Option) and not each.hidden:
-            heading = each.group.heading if isinstance(each, GroupedOption) else None
-            sections.setdefault(heading, []).append((option_term(each, ctx), _help_text(each)))
-    own = sections.pop(None)
-    return {None: own} | dict(sorted(sections.items(), key=lambda item: item[0] or ""))
+            sections.setdefault(each.group.heading if isinstance(each, GroupedOption) else None, []).append(each)
+    own = sections.pop(None, [])
+    return {None: own, **dict(reversed(sections.items()))}
 
 
 def option_term(option: click.Option, ctx: click.Context) -> str:
     """Return the names of an option, the short ones first, with its metavar: `-f, --file FILE`, `--[no-]prefetch`."""
     names = sorted(option.opts, key=lambda name: name.startswith("--"))
     if option.secondary_opts:
-        (no,) = option.secondary_opts
-        both = f"--no-{names[-1][2:]}" == no
-        names[-1] = f"--[no-]{names[-1][2:]}" if both else f"{names[-1]} / {no}"
+        yes, no = names[-1], option.secondary_opts[-1]
+        names[-1] = f"--[no-]{yes[2:]}" if no == f"--no-{yes[2:]}" else f"{yes} / {no}"
     return " ".join([", ".join(names), *_metavar(option, ctx)])
 
 
-def environment(command: click.Command) -> list[str]:
-    """Return the environment variables with defaults for options of a command, sorted."""
-    return sorted(cast("str", each.envvar) for each in command.params if each.envvar)
+def environment(command: click.Command) -> dict[str, str]:
+    """Return the environment variables that set defaults, sorted, with the option of each."""
+    options = [each for each in command.params if isinstance(each, click.Option) and each.envvar]
+    return dict(sorted((cast("str", each.envvar), max(each.opts, key=len)) for each in options))
+
+
+def help_text(option: click.Option, *, detailed: bool = False) -> str:
+    """Return the help of an option, with its default in brackets: one line, or `detailed` for the man page."""
+    text = option.help or ""
+    if detailed and isinstance(option, Option) and option.details:
+        text += f" {option.details}"
+    if option.required:
+        return f"{text} [required]"
+    return f"{text} [default: {_default(option)}]" if option.show_default else text
 
 
 def _metavar(option: click.Option, ctx: click.Context) -> Iterator[str]:
@@ -141,13 +170,6 @@ def _metavar(option: click.Option, ctx: click.Context) -> Iterator[str]:
         yield "N"
     else:
         yield option.make_metavar(ctx)
-
-
-def _help_text(option: click.Option) -> str:
-    text = option.help or ""
-    if option.required:
-        return f"{text} [required]"
-    return f"{text} [default: {_default(option)}]" if option.show_default else text
 
 
 def _default(option: click.Option) -> str:

@@ -1,12 +1,16 @@
 """`ocifs explore`: browse an image in the terminal."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from ocifs.cli.command import command
 from ocifs.cli.options import image_options, open_image
 from ocifs.options import Options
+
+if TYPE_CHECKING:
+    from ocifs.image.rootfs import Rootfs
 
 
 @command()
@@ -23,4 +27,11 @@ def explore(image: str, options: Options) -> None:
     with open_image(image, options) as opened:
         from ocifs.explore.app import Explorer
 
-        Explorer(opened).run()
+        Explorer(opened, copy_out).run()
+
+
+def copy_out(rootfs: "Rootfs", path: str, destination: str) -> list[str]:
+    """Copy a file or directory like `ocifs cp -r -T`; return warnings."""
+    from ocifs.cli.copying import Copying, copy
+
+    return list(copy(rootfs, path, destination, Copying(recursive=True, into=False)).messages())

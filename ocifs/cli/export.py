@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ocifs.cli.command import command
+from ocifs.cli.command import Option, command
 from ocifs.cli.options import image_options, one_path, open_image, warn
 from ocifs.cli.progress import exporting
 from ocifs.cli.signals import ended_by_signals
@@ -22,18 +22,16 @@ _STDOUT = "-"
 
 @command()
 @image_options
-@click.option(
-    "--to-dir", type=click.Path(), metavar="DIR", help="Write to the directory DIR, which must be new or empty."
-)
-@click.option("--to-tar", type=click.Path(), metavar="FILE", help="Write to the new tar FILE; - means standard output.")
-@click.option(
-    "--to-erofs", type=click.Path(), metavar="FILE", help="Write to the new EROFS FILE, which Linux can mount."
-)
-@click.option("--prefix", default="", metavar="PATH", help="Relative path to put before each name in the tar.")
+@click.option("--to-dir", type=click.Path(), metavar="DIR", help="Write to the new or empty directory DIR.")
+@click.option("--to-tar", type=click.Path(), metavar="FILE", help="Write to the new tar FILE; -: standard output.")
+@click.option("--to-erofs", type=click.Path(), metavar="FILE", help="Write to the new EROFS image FILE.")
+@click.option("--prefix", default="", metavar="PATH", help="Relative path before each name in the tar.")
 @click.option(
     "--rootless",
+    cls=Option,
     is_flag=True,
-    help="With --to-dir: record owners in user.rootlesscontainers instead of setting them.",
+    help="Record owners as xattrs, with --to-dir.",
+    details="In user.rootlesscontainers, instead of setting them.",
 )
 @click.argument("image", metavar="IMAGE[:/PATH]")
 @click.argument("path", required=False)

@@ -9,10 +9,11 @@ import click
 import msgspec
 from msgspec.structs import replace
 
-from ocifs.cli.command import Group
+from ocifs.cli.command import Group, Option
 from ocifs.cli.options import document_options, image_options, json_option, open_image, open_source, warn
 from ocifs.cli.types import Size
 from ocifs.errors import NotFoundError, printable_path
+from ocifs.indexes.soci_writer import MIN_LAYER_SIZE
 from ocifs.options import Options
 from ocifs.report.index import index_report, render_index
 from ocifs.report.text import human_size
@@ -44,8 +45,8 @@ class _Index(Group):
 def index() -> None:
     """Index images ahead of time, and publish the indexes beside them.
 
-    `ocifs index IMAGE` means `ocifs index make IMAGE`, whose --help lists the options. Write ./push for an IMAGE that
-    has the name of a command.
+    `ocifs index IMAGE` means `ocifs index make IMAGE`, whose options `ocifs help index make` lists. Write
+    ./push for an IMAGE that has the name of a command.
 
     \b
     Try:  ocifs index ./debian:latest
@@ -56,7 +57,9 @@ def index() -> None:
 _record_option = click.option(
     "--record",
     metavar="MOUNTPOINT",
-    help="Save the first reads of a mount of IMAGE; later mounts prefetch them.",
+    cls=Option,
+    help="Save the first reads of this mount of IMAGE.",
+    details="Later mounts of IMAGE prefetch what they read.",
 )
 
 
@@ -67,9 +70,11 @@ _record_option = click.option(
     "--gzidx",
     multiple=True,
     metavar="[N=]FILE",
-    help="Use checkpoints of a GZIDX file for the matching layer, or layer N (repeatable).",
+    cls=Option,
+    help="Use the checkpoints of a GZIDX file.",
+    details="For the layer that they match, or for layer N. Repeatable.",
 )
-@click.option("--low-memory", is_flag=True, help="Use less memory and more time: one layer at a time.")
+@click.option("--low-memory", is_flag=True, help="Use less memory: one layer at a time, slower.")
 @json_option
 @click.argument("image")
 def make(
@@ -91,8 +96,8 @@ def make(
 
 @index.command(short_help="Write the index of a layer in another format.")
 @image_options
-@click.option("--layer", "number", type=int, required=True, metavar="N", help="0 is the base, -1 the last.")
-@click.option("--to-gzidx", type=click.Path(), required=True, metavar="FILE", help="Write to the new GZIDX FILE.")
+@click.option("--layer", "number", type=int, required=True, metavar="N", help="Layer to export (0: base, -1: top).")
+@click.option("--to-gzidx", type=click.Path(), required=True, metavar="FILE", help="Write to the new FILE.")
 @click.argument("image")
 def export(image: str, options: Options, number: int, to_gzidx: str) -> None:
     """Write the checkpoints of a gzip layer of IMAGE, for indexed_gzip and other tools.
@@ -113,18 +118,21 @@ def export(image: str, options: Options, number: int, to_gzidx: str) -> None:
 @click.option(
     "--format",
     "form",
+    cls=Option,
     type=click.Choice(["ocifs", "soci", "soci-v2"]),
     default="ocifs",
     show_default=True,
-    help="soci: for the SOCI snapshotter; soci-v2: a converted image bound to its index.",
+    metavar="FORMAT",
+    help="ocifs, soci or soci-v2.",
+    details="soci: for the SOCI snapshotter. soci-v2: a converted image that is bound to its index.",
 )
-@click.option("--tag", metavar="TAG", help="Tag of the converted image, with --format soci-v2.")
+@click.option("--tag", metavar="TAG", help="Tag of the converted image (soci-v2).")
 @click.option(
     "--min-layer-size",
     type=Size(),
-    default="10MiB",
+    default=MIN_LAYER_SIZE,
     show_default=True,
-    help="SOCI indexes omit smaller layers.",
+    help="Leave out smaller layers (soci).",
 )
 @_record_option
 @click.argument("image")

@@ -26,62 +26,76 @@ class _MountOption(GroupedOption):
     group = OptionGroup("mounting", _mount_options, None)
 
 
-_option = functools.partial(click.option, cls=_MountOption)
+class _ServingOption(GroupedOption):
+    group = _MountOption.group._replace(heading="Mount")
 
-_SERVING = (
-    _option(
-        "--engine",
-        type=click.Choice(["auto", "erofs", "fuse"]),
-        default=_DEFAULTS.engine,
-        envvar="OCIFS_ENGINE",
-        show_default=True,
-        help="erofs: as root, Linux 6.12+.",
-        details=(
-            "erofs: served by the kernel, except decoding. fuse: the daemon serves names and bytes, for any user. "
-            "auto: erofs if possible, else fuse."
+
+def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
+    option = functools.partial(click.option, cls=cls)
+    return (
+        option(
+            "--engine",
+            type=click.Choice(["auto", "erofs", "fuse"]),
+            default=_DEFAULTS.engine,
+            envvar="OCIFS_ENGINE",
+            show_default=True,
+            help="erofs: as root, Linux 6.12+.",
+            details=(
+                "erofs: served by the kernel, except decoding. fuse: the daemon serves names and bytes, for any user. "
+                "auto: erofs if possible, else fuse."
+            ),
         ),
-    ),
-    _option(
-        "--span-cache", type=Size(), default=_DEFAULTS.span_cache, show_default=True, help="Memory for decoded data."
-    ),
-    _option(
-        "--read-timeout",
-        type=click.IntRange(1, 86400),
-        default=_DEFAULTS.read_timeout,
-        show_default=True,
-        metavar="SECONDS",
-        help="Fail slower reads with EIO.",
-    ),
-    _option(
-        "--prefetch/--no-prefetch",
-        default=_DEFAULTS.prefetch,
-        show_default="yes",
-        help="Fetch the rest in the background.",
-        details="And verify it. --no-prefetch: fetch from a registry only what is read, and do not verify the rest.",
-    ),
-    _option("--prefetch-rate", type=Size(), help="Limit that to SIZE bytes per second."),
-    _option(
-        "--log",
-        type=click.Path(dir_okay=False, path_type=Path),
-        metavar="FILE",
-        show_default="in the runtime directory",
-        help="Error log.",
-        details="By default ocifs.log in the runtime directory; with --foreground, standard error.",
-    ),
-    _option(
-        "--no-service",
-        "service",
-        flag_value=False,
-        default=True,
-        envvar="OCIFS_NO_SERVICE",
-        help="Mount without the service.",
-        details="The service of root serves mounts of the erofs engine, if it runs.",
-    ),
-)
+        option(
+            "--span-cache",
+            type=Size(),
+            default=_DEFAULTS.span_cache,
+            show_default=True,
+            help="Memory for decoded data.",
+        ),
+        option(
+            "--read-timeout",
+            type=click.IntRange(1, 86400),
+            default=_DEFAULTS.read_timeout,
+            show_default=True,
+            metavar="SECONDS",
+            help="Fail reads that take longer (EIO).",
+        ),
+        option(
+            "--prefetch/--no-prefetch",
+            default=_DEFAULTS.prefetch,
+            show_default="yes",
+            help="Fetch the rest in the background.",
+            details="Then verify published indexes. --no-prefetch: fetch and verify only what is read.",
+        ),
+        option("--prefetch-rate", type=Size(), help="Limit that to SIZE bytes per second."),
+        option(
+            "--log",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            show_default="in the runtime directory",
+            help="Error log.",
+            details="Its name is ocifs.log there. With --foreground the default is standard error.",
+        ),
+        option(
+            "--no-service",
+            "service",
+            flag_value=False,
+            default=True,
+            envvar="OCIFS_NO_SERVICE",
+            help="Mount without the service.",
+            details="The service of root serves mounts of the erofs engine, if it runs.",
+        ),
+    )
 
 
+_option = functools.partial(click.option, cls=_MountOption)
 _EXPOSING = (
-    _option("--replace", is_flag=True, help="Unmount what ocifs mounted there first.", details="Be it alive or dead."),
+    _option(
+        "--replace",
+        is_flag=True,
+        help="Unmount what ocifs mounted there first.",
+        details="Be it live or dead. Mounts in use, or of other programs, stay.",
+    ),
     _option(
         "--survive",
         is_flag=True,
@@ -95,14 +109,14 @@ _EXPOSING = (
 
 
 def serving_options(command: F) -> F:
-    """Add the options of every command that mounts an image; the command receives them as one `MountOptions`."""
-    for add in reversed(_SERVING):
+    """Add the options for serving a mount; the command receives them as one `MountOptions`."""
+    for add in reversed(_serving(_ServingOption)):
         command = add(command)
     return command
 
 
 def mount_options(command: F) -> F:
-    """Add all fields of `MountOptions`, for a command that mounts where the user says."""
-    for add in reversed(_EXPOSING):
+    """Add the options for all fields of `MountOptions`, for a command that mounts where the user says."""
+    for add in reversed((*_serving(_MountOption), *_EXPOSING)):
         command = add(command)
-    return serving_options(command)
+    return command

@@ -54,12 +54,25 @@ cache_dir_option = _cache_dir(click.Option)
 
 
 def _options(values: dict[str, Any]) -> Options:
-    """Gather the values of the options; open the cache, with a warning on stderr if it cannot be used."""
+    """Gather the values of the options; open the cache, with a warning on stderr if it cannot be used.
+
+    Raises:
+        UsageError: --layer and --only-layer are both set.
+    """
+    layer, only_layer = values.pop("layer", None), values.pop("only_layer", None)
+    if layer is not None and only_layer is not None:
+        raise click.UsageError("--layer and --only-layer exclude each other")
     directory = values.pop("cache_dir") or default_directory()
     return Options(
         store=Store(directory, max_size=values.pop("max_cache_size"), warn=warn),
         limits=replace(DEFAULT_LIMITS, **dict(values.pop("limits"))),
-        access=Access(**{name: values.pop(name) for name in Access.__struct_fields__ if name in values}),
+        access=Access(
+            # Each warning once, however many endpoints there are.
+            warn=functools.cache(warn),
+            **{name: values.pop(name) for name in Access.__struct_fields__ if name in values},
+        ),
+        layer=layer if only_layer is None else only_layer,
+        changes_only=only_layer is not None,
         warn=warn,
         **values,
     )
@@ -77,8 +90,9 @@ _DOCUMENT_OPTIONS = (
         "--platform",
         type=PlatformType(),
         metavar="OS/ARCH",
-        help="Platform of the image. [default: this machine's]",
-        details="In full OS/ARCH[/VARIANT]. An image for another platform is refused.",
+        show_default="this machine's",
+        help="Platform of the image.",
+        details="The full form is OS/ARCH[/VARIANT]. An image for another platform is refused.",
     ),
     _option(
         "--limit",
@@ -88,7 +102,7 @@ _DOCUMENT_OPTIONS = (
         multiple=True,
         envvar="OCIFS_LIMITS",
         help="Set a resource limit; `--limit help` lists them.",
-        details="E.g. entries=9000000; repeatable. A layer in the cache passed the limits when it was indexed.",
+        details="Repeatable, as in --limit entries=9000000 --limit layers=900. See LIMITS in ocifs(1).",
     ),
     _cache_dir(_ImageOption),
     _option(
@@ -105,8 +119,9 @@ _DOCUMENT_OPTIONS = (
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
         envvar="REGISTRY_AUTH_FILE",
-        help="Credentials file. [default: podman's, docker's]",
-        details=("By default, those of `podman login` and `docker login`, including their credential helpers."),
+        show_default="podman's, docker's",
+        help="Credentials file.",
+        details="The default is what `podman login` and `docker login` wrote, including their credential helpers.",
     ),
     _option(
         "--creds",
@@ -121,7 +136,7 @@ _DOCUMENT_OPTIONS = (
         metavar="DIR",
         help="CAs and client certificates for the registry.",
         details=(
-            "CAs are *.crt, client certificates *.cert with *.key. Default: HOST[:PORT] below "
+            "CAs are *.crt, client certificates *.cert with *.key. The default is HOST[:PORT] below "
             "~/.config/containers/certs.d, /etc/containers/certs.d or /etc/docker/certs.d."
         ),
     ),
@@ -131,21 +146,21 @@ _DOCUMENT_OPTIONS = (
         metavar="true|false",
         help="false: any certificate, or plain HTTP.",
         details=(
-            "true accepts neither, even if registries.conf or a loopback address would allow it. Default: true, or as "
-            "in registries.conf."
+            "true accepts neither, even if registries.conf or a loopback address would allow it. The default "
+            "is true, or what registries.conf says."
         ),
     ),
     _option(
         "--allow-foreign-urls",
         is_flag=True,
         help="Fetch missing layers from URLs in the manifest.",
-        details="Only foreign (nondistributable) layers that the registry lacks.",
+        details="Only for foreign (nondistributable) layers that the registry lacks.",
     ),
     _option(
         "--trust-index/--no-trust-index",
         default=_DEFAULTS.trust_index,
         help="Use a published index before it is verified.",
-        details="Default: use it for a tag; for a digest, only an index that the manifest names; with --strict, none.",
+        details="By default for a tag; for a digest only an index that the manifest names; with --strict none.",
     ),
     _option(
         "--toc",
@@ -175,7 +190,24 @@ _STRICT = _option(
     is_flag=True,
     envvar="OCIFS_STRICT",
     help="Treat warnings as errors.",
-    details="Including those recorded when the image was indexed.",
+    details="This includes warnings recorded when the image was indexed.",
+)
+
+
+class _ViewOption(_ImageOption):
+    group = _ImageOption.group._replace(heading=None)
+
+
+_LAYER = click.option(
+    "--layer", cls=_ViewOption, type=int, metavar="N", help="Show the image as of layer N (0: base, -1: top)."
+)
+_ONLY_LAYER = click.option(
+    "--only-layer",
+    cls=_ViewOption,
+    type=int,
+    metavar="N",
+    help="Show only what layer N changes.",
+    details="Whiteouts are shown as files of their own type.",
 )
 
 
@@ -197,7 +229,7 @@ def open_image(image: str, options: Options) -> "Image":
     from ocifs.image import opening
 
     with indexing() as progress:
-        return opening.open_image(image, replace(options, progress=progress))
+        return opening.open_image(image, replace(options, progress=progress, downloading=progress.downloading))
 
 
 def open_source(image: str, options: Options) -> "tuple[Source, Reference]":
@@ -249,24 +281,20 @@ def one_path(image: str, path: str | None) -> tuple[str, str]:
     return image, inside or path or "/"
 
 
-def view_options(command: F) -> F:
-    """Add the options of every command that shows an image, with IMAGE; the command receives them as one `View`."""
+def merged_view_options(command: F) -> F:
+    """Add IMAGE and the options of every command that shows merged layers; the command receives them as one `View`."""
 
     @functools.wraps(command)
-    def with_view(image: str, options: Options, layer: int | None, only_layer: int | None, **others: object) -> object:
+    def with_view(image: str, options: Options, **others: object) -> object:
         from ocifs.sources.reference import split_path
 
-        if layer is not None and only_layer is not None:
-            raise click.UsageError("--layer and --only-layer exclude each other")
-        changes_only = only_layer is not None
-        viewed = replace(options, layer=only_layer if changes_only else layer, changes_only=changes_only)
-        return command(View(*split_path(image), viewed), **others)
+        return command(View(*split_path(image), options), **others)
 
-    for add in (
-        click.argument("image", metavar="IMAGE[:/PATH]"),
-        click.option("--only-layer", type=int, metavar="N", help="Show only what layer N changes."),
-        click.option("--layer", type=int, metavar="N", help="Show the image as of layer N (0: base, -1: top)."),
-        image_options,
-    ):
+    for add in (click.argument("image", metavar="IMAGE[:/PATH]"), _LAYER, image_options):
         with_view = add(with_view)
     return with_view  # type: ignore[return-value] # click calls it with other parameters
+
+
+def view_options(command: F) -> F:
+    """Add `merged_view_options`, and the option to show the changes of one layer instead."""
+    return merged_view_options(_ONLY_LAYER(command))

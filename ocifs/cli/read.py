@@ -1,11 +1,9 @@
-"""`ocifs cat`, `head` and `cp`: read files of an image, decoding only the spans that hold them."""
+"""`ocifs cat` and `cp`: read files of an image, decoding only the spans that hold them."""
 
-import itertools
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import IO
 
 import click
 
@@ -13,7 +11,7 @@ from ocifs.cli.command import command
 from ocifs.cli.options import View, view_options, warn
 from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.signals import ended_by_signals
-from ocifs.cli.types import Size
+from ocifs.cli.unsupported import each_unsupported, unsupported
 from ocifs.errors import printable_path
 from ocifs.image.glob import expand
 
@@ -22,6 +20,11 @@ _CHUNK = 1 << 20
 
 @command()
 @view_options
+@click.option("-u", "unbuffered", is_flag=True, expose_value=False, hidden=True)
+@each_unsupported("-n --number", "-b --number-nonblank", use="pipe the output into `cat -n`")
+@each_unsupported("-A --show-all", "-E --show-ends", "-e", "-T --show-tabs", "-t", use="pipe the output into `cat -A`")
+@unsupported("-v", "--show-nonprinting", use="pipe the output into `cat -v`")
+@unsupported("-s", "--squeeze-blank", use="pipe the output into `cat -s`")
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
 def cat(view: View, paths: tuple[str, ...]) -> None:
     """Write the files at PATH in IMAGE to standard output, one after the other.
@@ -39,75 +42,80 @@ def cat(view: View, paths: tuple[str, ...]) -> None:
 
 @command()
 @view_options
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=10, show_default=True, help="Number of lines.")
-@click.option("-c", "--bytes", "size", type=Size(), metavar="SIZE", help="Number of bytes to print, instead of lines.")
-@click.option("-q", "--quiet", is_flag=True, help="Print no headings for several files.")
+@click.option("-r", "-R", "--recursive", is_flag=True, help="Copy directories recursively.")
+@click.option("-a", "--archive", is_flag=True, help="Same as -r -P -p.")
+@click.option(
+    "-p", "--preserve", is_flag=True, help="Preserve mode, times, extended attributes and, as root, the owner."
+)
+@click.option("-P", "-d", "--no-dereference", "as_link", is_flag=True, help="Copy a symlink at PATH itself.")
+@click.option("-n", "--no-clobber", "keep", is_flag=True, help="Keep existing files.")
+@click.option("-T", "--no-target-directory", "exactly", is_flag=True, help="Copy to DEST, even if it is a directory.")
+@click.option("-v", "--verbose", is_flag=True, help="Print each copied file.")
+@click.option("-L", "--dereference", is_flag=True, help="Copy what a symlink at PATH leads to; the default.")
+@click.option("-H", "as_named", is_flag=True, expose_value=False, hidden=True)
+@click.option("-f", "--force", "forced", is_flag=True, expose_value=False, hidden=True)
+@unsupported("-i", "--interactive", use="-n keeps existing files")
+@unsupported("-u", "--update", use="-n keeps existing files")
+@unsupported("-t", "--target-directory", use="name the directory last")
+@each_unsupported("-l --link", "-s --symbolic-link", use="`ocifs mount` the image, and link into the mount")
+@unsupported("--parents", use="`ocifs cp IMAGE DIRECTORY - | tar -x`")
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
-def head(view: View, paths: tuple[str, ...], lines: int, size: int | None, quiet: bool) -> None:
-    """Write the first lines, or bytes, of the files at PATH in IMAGE to standard output.
+@click.argument("destination", metavar="DEST")
+def cp(
+    view: View,
+    paths: tuple[str, ...],
+    destination: str,
+    recursive: bool,
+    archive: bool,
+    preserve: bool,
+    as_link: bool,
+    keep: bool,
+    exactly: bool,
+    verbose: bool,
+    dereference: bool,
+) -> None:
+    """Copy the files at PATH in IMAGE to DEST, or into the directory DEST.
+
+    A file appears complete, or not at all, and replaces an existing one. A directory is merged into an existing one;
+    symlinks there are replaced, not followed. Holes of sparse files stay holes. If DEST is -, write the file, or a
+    directory as a tar, to standard output.
 
     \b
-    Try:  ocifs head -c 64 ./debian:latest /bin/ls | od -c
+    Try:  ocifs cp ./debian:latest:/etc/passwd .
+          ocifs cp -a ./debian:latest /etc /opt rootfs
+          ocifs cp ./debian:latest:/etc - | tar -t
     """
+    from ocifs.cli.copying import Copying, copy, stream
+
+    if dereference and (recursive or archive):
+        raise click.UsageError("-L cannot be combined with -r or -a: below PATH, symlinks are copied as symlinks")
     named = view.paths(paths)
-    with view.open() as opened:
-        several = expand(opened.rootfs, named)
-        for number, path in enumerate(several):
-            with opened.rootfs.open(path) as file:
-                if len(several) > 1 and not quiet:
-                    _heading(path, first=number == 0)
-                if size is None:
-                    _write_lines(file, lines)
-                else:
-                    _write_size(file, size)
+    how = Copying(
+        recursive=recursive or archive,
+        preserve=preserve or archive,
+        follow=not (as_link or archive),
+        keep=keep,
+        into=not exactly,
+        made=_print_copy if verbose else lambda path, target: None,
+    )
+    with ended_by_signals(), view.open() as opened:
+        several = [os.fsdecode(path) for path in expand(opened.rootfs, named)]
+        if len(several) > 1:
+            _check_directory(destination, exactly=exactly)
+        for path in several:
+            losses = stream(opened.rootfs, path) if destination == "-" else copy(opened.rootfs, path, destination, how)
+            for message in losses.messages():
+                warn(message)
     sys.stdout.buffer.flush()
 
 
-@command()
-@view_options
-@click.option("-r", "-R", "--recursive", is_flag=True, help="Copy directories recursively.")
-@click.option("-p", "--preserve", is_flag=True, help="Preserve mode, times and, as root, the owner.")
-@click.argument("paths", nargs=-1, metavar="[PATH...]")
-@click.argument("destination", metavar="DEST")
-def cp(view: View, paths: tuple[str, ...], destination: str, recursive: bool, preserve: bool) -> None:
-    """Copy the files at PATH in IMAGE to DEST, or into the directory DEST.
-
-    A copy appears complete, or not at all. It replaces an existing file; a target directory must be new or empty. Holes
-    of sparse files stay holes.
-
-    \b
-    Try:  ocifs cp ./debian:latest /etc/os-release /etc/passwd .
-          ocifs cp -r ./debian:latest /etc etc
-    """
-    from ocifs.cli.copying import copy
-
-    named = view.paths(paths)
-    with ended_by_signals(), view.open() as opened:
-        several = expand(opened.rootfs, named)
-        if len(several) > 1 and not Path(destination).is_dir():
-            raise click.UsageError(f"cannot copy several files: {printable_path(destination)} is not a directory")
-        for path in several:
-            losses = copy(opened.rootfs, os.fsdecode(path), destination, recursive=recursive, preserve=preserve)
-            for message in losses.messages():
-                warn(message)
+def _check_directory(destination: str, *, exactly: bool) -> None:
+    """Raise UsageError unless several files can be copied to `destination`."""
+    if destination == "-":
+        raise click.UsageError("cp writes one file to standard output: `ocifs cat` prints several")
+    if exactly or not Path(destination).is_dir():
+        raise click.UsageError(f"cannot copy several files: {printable_path(destination)} is not a directory")
 
 
-def _heading(path: bytes, *, first: bool) -> None:
-    write_bytes((b"" if first else b"\n") + b"==> " + shown_name(path) + b" <==\n")
-
-
-def _write_lines(file: IO[bytes], count: int) -> None:
-    """Write lines; an endless line is written in pieces."""
-    while count:
-        piece = file.readline(_CHUNK)
-        if not piece:
-            break
-        write_bytes(piece)
-        count -= piece.endswith(b"\n")
-
-
-def _write_size(file: IO[bytes], size: int) -> None:
-    for left in itertools.count(size, -_CHUNK):
-        if left <= 0 or not (piece := file.read(min(left, _CHUNK))):
-            break
-        write_bytes(piece)
+def _print_copy(path: str, target: str) -> None:
+    write_bytes(b"'%b' -> '%b'\n" % (shown_name(os.fsencode(path)), shown_name(os.fsencode(target))))

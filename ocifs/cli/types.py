@@ -4,6 +4,7 @@ import re
 from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 
 from ocifs.errors import NotFoundError
 from ocifs.limits import DEFAULT_LIMITS, Limits
@@ -45,7 +46,7 @@ class LimitType(click.ParamType[tuple[str, int]]):
         """Parse."""
         if isinstance(value, tuple):
             return value
-        if value == "help" and ctx is not None and not ctx.resilient_parsing:
+        if value == "help" and ctx and param and _is_typed(param, ctx):
             _show_limits(ctx)
         name, _, number = value.partition("=")
         field = name.strip().replace("-", "_")
@@ -68,6 +69,10 @@ class PlatformType(click.ParamType[Platform]):
             return value if isinstance(value, Platform) else Platform.parse(value)
         except NotFoundError as error:
             self.fail(str(error), param, ctx)
+
+
+def _is_typed(param: click.Parameter, ctx: click.Context) -> bool:
+    return ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE and not ctx.resilient_parsing
 
 
 def _show_limits(ctx: click.Context) -> NoReturn:

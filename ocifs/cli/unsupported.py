@@ -16,8 +16,19 @@ def unsupported(*names: str, use: str) -> Callable[[F], F]:
 
     def refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
         if value is not None:
-            raise click.UsageError(f"{' / '.join(param.opts)} is not supported: {use}", ctx)
+            raise click.UsageError(f"{' / '.join(param.opts)} is not supported: {use}")
 
     return click.option(
         *names, "_", is_flag=False, flag_value="", hidden=True, expose_value=False, is_eager=True, callback=refuse
     )
+
+
+def each_unsupported(*flags: str, use: str) -> Callable[[F], F]:
+    """Add several flags with the same alternative; each is written with its synonyms: `-e --expression`."""
+
+    def add(command: F) -> F:
+        for names in flags:
+            command = unsupported(*names.split(), use=use)(command)
+        return command
+
+    return add

@@ -1,6 +1,7 @@
-"""Usage errors as lines for stderr: what is wrong, and where it helps, the usage.
+"""Usage errors as lines for stderr: what is wrong, and the usage if the command line has the wrong form.
 
-A wrong value takes one line, which names the option, or the environment variable that the value comes from.
+A wrong value takes one line, which names the option, or the environment variable that the value comes from. What a
+command itself refuses, such as options that exclude each other, takes one line too.
 """
 
 from collections.abc import Iterable, Iterator
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Iterator
 import click
 from click.core import ParameterSource
 
+from ocifs.cli.habits import INSTEAD
 from ocifs.errors import printable_path
 
 
@@ -17,11 +19,17 @@ def usage_lines(error: click.UsageError) -> Iterator[str]:
         yield error.format_message()
         return
     yield f"ocifs: {printable_path(_message(error))}"
-    wrong_value = isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter)
-    if error.ctx is not None and not wrong_value:
+    if error.ctx is not None and _is_of_form(error):
         path = error.ctx.command_path
         usage = error.ctx.get_usage().replace("\n", " ")
         yield f"{' '.join(usage.split())} (see `ocifs help{path.removeprefix('ocifs')}`)"
+
+
+def _is_of_form(error: click.UsageError) -> bool:
+    """Whether a parameter is missing, or the parser of click, which sets `cmd`, does not accept the words."""
+    if isinstance(error, click.BadParameter):
+        return isinstance(error, click.MissingParameter)
+    return error.cmd is not None
 
 
 def _message(error: click.UsageError) -> str:
@@ -29,7 +37,8 @@ def _message(error: click.UsageError) -> str:
         case click.NoSuchOption():
             return f"no such option: {error.option_name}{_did_you_mean(error.option_name, _options(error.ctx))}"
         case click.exceptions.NoSuchCommand():
-            return f"no such command: {error.command_name}{_did_you_mean(error.command_name, _commands(error.ctx))}"
+            instead = f": {INSTEAD[name]}" if (name := error.command_name) in INSTEAD and _is_top(error.ctx) else None
+            return f"no such command: {name}{instead or _did_you_mean(name, _commands(error.ctx))}"
         case click.MissingParameter():
             return f"missing {error.param_type or _kind(error.param)} {_name(error)}"
         case click.BadParameter():
@@ -67,6 +76,10 @@ def _options(ctx: click.Context | None) -> list[str]:
 
 def _commands(ctx: click.Context | None) -> list[str]:
     return ctx.command.list_commands(ctx) if ctx and isinstance(ctx.command, click.Group) else []
+
+
+def _is_top(ctx: click.Context | None) -> bool:
+    return ctx is not None and ctx.parent is None
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

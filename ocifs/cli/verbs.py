@@ -34,15 +34,16 @@ VERBS = {
         "service": Verb("service", "Keep mounts when their daemon dies; start mounts fast."),
     },
     "Look inside": {
-        "ls": Verb("look", "List a directory of an image."),
-        "tree": Verb("look", "Draw a directory of an image as a tree."),
+        "ls": Verb("ls", "List a directory of an image."),
+        "tree": Verb("tree", "Draw a directory of an image as a tree."),
         "find": Verb("search", "Find files."),
         "grep": Verb("grep", "Search the files of an image."),
         "cat": Verb("read", "Print files."),
-        "head": Verb("read", "Print the beginning of files."),
+        "head": Verb("head", "Print the beginning of files."),
+        "tail": Verb("head", "Print the end of files."),
         "cp": Verb("read", "Copy files out of an image."),
         "stat": Verb("look", "Show all attributes of a file."),
-        "du": Verb("search", "Show disk usage of directories."),
+        "du": Verb("du", "Show disk usage of directories."),
         "explore": Verb("explore", "Browse an image in the terminal."),
         "inspect": Verb("about", "Show the metadata of an image."),
         "history": Verb("about", "Show the build steps of an image."),
@@ -77,8 +78,6 @@ INTERNAL_ERROR = 70
 
 INTERRUPTED = 130
 """As a shell has it of a command that SIGINT ended."""
-
-_COMPLETE = "_OCIFS_COMPLETE"
 
 _EPILOG = """\b
 IMAGE is one of
@@ -146,10 +145,6 @@ def run(arguments: list[str], mounter: "Mounter | None") -> int:
     Commands that mount take `mounter`.
     """
     try:
-        if _COMPLETE in os.environ:
-            cli.main(
-                arguments, prog_name="ocifs", complete_var=_COMPLETE
-            )  # answers the shell's completion request, and exits
         # Not cli.main, which handles broken pipes and interrupts differently.
         with cli.make_context("ocifs", arguments, obj=mounter) as context:
             result = cli.invoke(context)

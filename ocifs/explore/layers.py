@@ -5,12 +5,13 @@ from typing import ClassVar, NamedTuple
 
 from textual.binding import Binding, BindingType
 
-from ocifs.explore.lines import Lines, Part, bar, cut
+from ocifs.explore.lines import Lines, Part, bar, bar_width, cut
 from ocifs.image.opening import Image
 from ocifs.report.history import build_history, shown_command
 from ocifs.report.text import short_size
 
-_BAR = 4
+_TEXT = 42
+"""Columns that a number, a size and the beginning of a command need."""
 
 
 class LayerLine(NamedTuple):
@@ -71,10 +72,11 @@ class LayersPane(Lines):
         digits = len(str(len(self.lines) - 1))
         begin = f" {layer.number:>{digits}} "
         size = f"{short_size(layer.size):>5} "
-        rest = width - len(begin) - len(size) - _BAR - 1
+        columns = bar_width(width, _TEXT)
+        rest = width - len(begin) - len(size) - columns - 1
         return [
             (begin, ""),
             (size, "layers--size"),
-            (bar(layer.size / self._largest, _BAR) + " ", "layers--bar"),
+            (bar(layer.size / self._largest, columns) + " ", "layers--bar"),
             (cut(layer.created_by, max(0, rest)), ""),
         ]

@@ -1,5 +1,6 @@
 """A widget of many lines with a cursor that renders only the visible lines."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.cells import cell_len, set_cell_size
@@ -12,6 +13,8 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 _BLOCKS = " ▏▎▍▌▋▊▉█"
+
+_NARROWEST_BAR, _WIDEST_BAR = 4, 24
 
 Part = tuple[str, str]
 """A piece of a line: the text, and the component classes that style it, separated by blanks."""
@@ -107,6 +110,11 @@ class Lines(ScrollView, can_focus=True):
         self.move(self.scroll_offset.y + event.get_content_offset_capture(self).y)
 
 
+def bar_width(width: int, text: int) -> int:
+    """Return the columns of the bars in lines of `width` columns whose text deserves `text` columns."""
+    return max(_NARROWEST_BAR, min(_WIDEST_BAR, (width - text) // 2))
+
+
 def bar(part: float, width: int) -> str:
     """Return a bar of `width` columns, filled to a fraction from 0 to 1."""
     eighths = round(max(0.0, min(part, 1.0)) * width * 8)
@@ -117,3 +125,16 @@ def bar(part: float, width: int) -> str:
 def cut(text: str, width: int) -> str:
     """Return the text cut to a number of columns, with an ellipsis if it is too long."""
     return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + "…"
+
+
+def cut_parts(parts: Sequence[Part], width: int) -> list[Part]:
+    """Return parts cut to a number of columns, with an ellipsis if they are too long."""
+    if sum(cell_len(text) for text, _ in parts) <= width:
+        return list(parts)
+    kept: list[Part] = []
+    for text, names in parts:
+        if cell_len(text) >= width:
+            return [*kept, (cut(text + " ", width), names)] if width > 0 else kept
+        kept.append((text, names))
+        width -= cell_len(text)
+    return kept

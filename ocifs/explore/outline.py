@@ -5,7 +5,7 @@ knows nothing about screens.
 """
 
 import itertools
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from typing import NamedTuple
 
 from ocifs.report.overlay import Change, Compared, Overlay, Stack
@@ -60,6 +60,8 @@ class Outline:
         """Kinds of changes that are hidden; directories that lead to visible files stay."""
         self.found: Set[bytes] | None = None
         """The paths to show; None: all."""
+        self.size_of: Callable[[Stack], int | None] | None = None
+        """Returns sizes, to sort directories with the largest first; None: sort them by name."""
         self._open: set[bytes] = set()
         self._overlay = Overlay(())
 
@@ -67,7 +69,7 @@ class Outline:
         """Show another tree, and keep the open directories open."""
         self._overlay = overlay
         top = OutlineDirectory(b"", 0, after, removed=False)
-        self.rows = self._page(top, overlay.entries(before, after))
+        self.rows = self._page(top, self._entries(before, after))
 
     def is_open(self, row: Row) -> bool:
         """Whether a row's directory is open."""
@@ -114,7 +116,17 @@ class Outline:
 
     def _below(self, row: Row) -> list[Row | Rest]:
         entry = row.entry
-        return self._page(_directory(row), self._overlay.entries(entry.before, entry.after))
+        return self._page(_directory(row), self._entries(entry.before, entry.after))
+
+    def _entries(self, before: Stack, after: Stack) -> Iterator[Compared]:
+        """Yield the entries of a directory in order; sizes sort only so many names that a screen can wait."""
+        entries = self._overlay.entries(before, after)
+        size_of = self.size_of
+        if size_of is None:
+            yield from entries
+            return
+        while batch := list(itertools.islice(entries, self._look)):
+            yield from sorted(batch, key=lambda entry: -(size_of(entry.shown) or 0))
 
     def _page(self, parent: OutlineDirectory, entries: Iterator[Compared]) -> list[Row | Rest]:
         """Return the next rows of a directory, including the content of open directories."""
@@ -133,7 +145,7 @@ class Outline:
                 given += 1
                 if self.is_open(row) and row.entry.is_directory:
                     pending.append((parent, entries, given))
-                    pending.append((_directory(row), self._overlay.entries(entry.before, entry.after), 0))
+                    pending.append((_directory(row), self._entries(entry.before, entry.after), 0))
                     break
             else:
                 following = next(entries, None)

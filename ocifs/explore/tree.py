@@ -1,6 +1,7 @@
 """The file pane: the tree as of a layer, with the changes of layers in colours and marks."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -8,13 +9,17 @@ from textual.events import Click
 from textual.message import Message
 
 from ocifs.errors import printable
-from ocifs.explore.lines import Lines, Part, bar, cut
+from ocifs.explore.file_view import FileAt
+from ocifs.explore.lines import Lines, Part, bar, bar_width, cut_parts
 from ocifs.explore.outline import Outline, Row
 from ocifs.report.listing import Listed
 from ocifs.report.overlay import Change, Overlay, Sizes, Stack
 from ocifs.report.text import short_size
 
-_BAR = 4
+_TEXT = 52
+"""Columns that the text of a row deserves before its bar gets more than the fewest."""
+_ATTRIBUTES = 26
+"""Columns of mode, owner and layer."""
 _INDENT = 2
 _MARKS: dict[Change, str] = {"added": "+", "changed": "~", "removed": "-", "unchanged": " "}
 
@@ -29,6 +34,7 @@ class TreePane(Lines):
     TreePane .tree--faint { color: $foreground-darken-3; }
     TreePane .tree--bar { color: $primary; }
     TreePane .tree--directory { text-style: bold; }
+    TreePane .tree--match { text-style: reverse; }
     """
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "tree--added",
@@ -38,26 +44,30 @@ class TreePane(Lines):
         "tree--faint",
         "tree--bar",
         "tree--directory",
+        "tree--match",
     }
+    _HIDE = Binding.Group("Show/hide", compact=True)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "look", "Open"),
         Binding("space", "switch", "Open or close", show=False),
         Binding("right,l", "into", "Into", show=False),
         Binding("left,h", "out", "Out", show=False),
-        Binding("ctrl+@,ctrl+space,c", "close_all", "Close all", show=False),
-        Binding("ctrl+a,a", "hide('added')", "Added", show=False),
-        Binding("ctrl+r,r", "hide('removed')", "Removed", show=False),
-        Binding("ctrl+m,m", "hide('changed')", "Changed", show=False),
-        Binding("ctrl+u,u", "hide('unchanged')", "Unchanged", show=False),
-        Binding("ctrl+b,b", "attributes", "Attributes"),
+        Binding("c,ctrl+@,ctrl+space", "close_all", "Close all", show=False),
+        Binding("a,ctrl+a", "hide('added')", "Added", group=_HIDE),
+        Binding("r,ctrl+r", "hide('removed')", "Removed", group=_HIDE),
+        Binding("m,ctrl+m", "hide('changed')", "Changed", group=_HIDE),
+        Binding("u,ctrl+u", "hide('unchanged')", "Unchanged", group=_HIDE),
+        Binding("s", "sort", "Sort"),
+        Binding("e,ctrl+e", "app.copy_out", "Copy out"),
+        Binding("b,ctrl+b", "attributes", "Attributes", show=False),
     ]
 
     class PreviewRequest(Message):
         """The user wants to preview a file."""
 
-        def __init__(self, row: Row) -> None:
+        def __init__(self, file: FileAt) -> None:
             super().__init__()
-            self.row = row
+            self.file = file
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
@@ -65,24 +75,30 @@ class TreePane(Lines):
         self.attributes: bool | None = None
         """Whether mode, owner and layer are visible; None: if the width allows."""
         self.overlay = Overlay(())
+        self.matched: re.Pattern[bytes] | None = None
+        """The pattern whose matches are highlighted."""
         self._before: Stack = ()
         self._after: Stack = ()
         self._sizes = Sizes(self.overlay)
 
     def show(self, overlay: Overlay, before: Stack, after: Stack) -> None:
         """Show a tree, and keep the cursor on its path."""
-        self._sizes = Sizes(overlay)
         self.overlay, self._before, self._after = overlay, before, after
+        self._use(Sizes(overlay))
         self._rebuild()
 
     def show_sizes(self, sizes: Sizes) -> None:
         """Show the sizes of directories."""
-        self._sizes = sizes
-        self.refresh()
+        self._use(sizes)
+        if self.outline.size_of is None:
+            self.refresh()
+        else:
+            self._rebuild()
 
-    def find(self, paths: frozenset[bytes] | None) -> None:
-        """Show only these paths and move to the first match; None: show all."""
+    def find(self, paths: frozenset[bytes] | None, pattern: re.Pattern[bytes] | None) -> None:
+        """Show only these paths, highlight what matches in them, and move to the first match; None: show all."""
         self.outline.found = paths
+        self.matched = pattern
         self.outline.open_way()
         self._rebuild()
         if paths:
@@ -95,6 +111,19 @@ class TreePane(Lines):
         row = self.outline.rows[self.cursor] if self.outline.rows else None
         return row if isinstance(row, Row) else None
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether the file under the cursor is no longer in the tree."""
+        row = self.current
+        return row is not None and not row.entry.after
+
+    @property
+    def file(self) -> FileAt | None:
+        """The file under the cursor, as it was before it was removed if it was."""
+        row = self.current
+        shown = row.entry.shown if row else ()
+        return FileAt(self.overlay.rootfs(shown), row.path, shown[-1][1]) if row and shown else None
+
     def count(self) -> int:
         """Return the number of rows."""
         return len(self.outline.rows)
@@ -102,9 +131,11 @@ class TreePane(Lines):
     def parts(self, index: int, width: int) -> list[Part]:
         """Return a row."""
         row = self.outline.rows[index]
+        attributed = self._shows_attributes(width)
+        bars = bar_width(width - _ATTRIBUTES * attributed, _TEXT)
         indent = " " * (_INDENT * row.parent.depth)
         if not isinstance(row, Row):
-            return [(" " * (_BAR + 9) + f"{indent}… Enter shows more, Ctrl+F finds", "tree--faint")]
+            return [(" " * (bars + 9) + f"{indent}… Enter shows more, / finds", "tree--faint")]
         listed = Listed.of(self.overlay.rootfs(row.entry.shown), row.entry.name, row.entry.shown[-1][1])
         change = row.entry.change
         size = self._sizes.of(row.entry.shown)
@@ -114,13 +145,14 @@ class TreePane(Lines):
         target = "" if listed.target is None else f" -> {printable(listed.target)}"
         before = [
             (_MARKS[change] + " ", f"tree--{change}"),
-            *([(_attributes(listed), "tree--faint")] if self._shows_attributes(width) else []),
+            *([(_attributes(listed), "tree--faint")] if attributed else []),
             (f"{'…' if size is None else short_size(size):>5} ", "tree--faint"),
-            (bar((size or 0) / whole if whole else 0, _BAR) + " ", "tree--bar"),
+            (bar((size or 0) / whole if whole else 0, bars) + " ", "tree--bar"),
         ]
         room = width - sum(len(text) for text, _ in before)
-        name = f"tree--{change}" + (" tree--directory" if row.entry.is_directory else "")
-        return [*before, (cut(indent + marker + printable(row.entry.name) + target, max(0, room)), name)]
+        style = f"tree--{change}" + (" tree--directory" if row.entry.is_directory else "")
+        name = [(text, f"{style} tree--match" if matched else style) for text, matched in self._name_parts(row)]
+        return [*before, *cut_parts([(indent + marker, style), *name, (target, style)], room)]
 
     def action_look(self) -> None:
         """Open or close a directory, load the rest of one, or preview a file."""
@@ -128,7 +160,9 @@ class TreePane(Lines):
         if row is None or row.entry.is_directory:
             self.action_switch()
         else:
-            self.post_message(self.PreviewRequest(row))
+            file = self.file
+            if file is not None:
+                self.post_message(self.PreviewRequest(file))
 
     def action_switch(self) -> None:
         """Open or close the directory under the cursor."""
@@ -164,6 +198,11 @@ class TreePane(Lines):
         self.outline.hidden ^= {change}
         self._rebuild()
 
+    def action_sort(self) -> None:
+        """Sort by size, the largest first, or again by name."""
+        self.outline.size_of = self._sizes.of if self.outline.size_of is None else None
+        self._rebuild()
+
     def action_attributes(self) -> None:
         """Show or hide mode, owner and layer."""
         self.attributes = not self._shows_attributes(self.size.width)
@@ -177,7 +216,24 @@ class TreePane(Lines):
             self.action_look()
 
     def _shows_attributes(self, width: int) -> bool:
-        return width >= 70 if self.attributes is None else self.attributes
+        return width >= _TEXT + _ATTRIBUTES if self.attributes is None else self.attributes
+
+    def _use(self, sizes: Sizes) -> None:
+        self._sizes = sizes
+        if self.outline.size_of is not None:
+            self.outline.size_of = sizes.of
+
+    def _name_parts(self, row: Row) -> Iterator[tuple[str, bool]]:
+        """Yield the name in printable pieces, and whether the pattern matches there."""
+        name, start = row.entry.name, len(row.parent.path)
+        done = 0
+        for match in self.matched.finditer(row.path) if self.matched else ():
+            first, last = (_boundary(name, max(done, place - start)) for place in match.span())
+            if first < last:
+                yield printable(name[done:first]), False
+                yield printable(name[first:last]), True
+                done = last
+        yield printable(name[done:]), False
 
     def _change(self, change: Callable[[int], None]) -> None:
         if self.outline.rows:
@@ -188,6 +244,13 @@ class TreePane(Lines):
         row = self.current if self.cursor < len(self.outline.rows) else None
         self.outline.show(self.overlay, self._before, self._after)
         self.recount(self.outline.index(row.path) if row else 0)
+
+
+def _boundary(name: bytes, place: int) -> int:
+    """Return the nearest place from `place` on that does not split a UTF-8 character."""
+    while place < len(name) and name[place] & 0xC0 == 0x80:
+        place += 1
+    return min(place, len(name))
 
 
 def _attributes(entry: Listed) -> str:

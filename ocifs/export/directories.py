@@ -1,9 +1,11 @@
 """The directories of an export in progress: identified by number, entered one step at a time.
 
 Invariant: no path is ever assembled for the system. Each name is looked up in an open directory, and a symlink is never
-followed. However deep the tree, each `Cursor` has one directory open.
+followed. However deep the tree, each `Cursor` has one directory open. It only returns to directories from which it
+came, even if another process moves one of them.
 """
 
+import errno
 import os
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,6 +46,8 @@ class Cursor:
         self._directories = directories
         self._number = 0
         self._fd = os.dup(top)
+        self._above: list[tuple[int, int]] = []
+        """Device and inode number of each directory above."""
 
     def at(self, number: int) -> int:
         """Move to a directory and return its descriptor, valid until the next move."""
@@ -54,16 +58,30 @@ class Cursor:
                 down.append(number)
                 number = parents[number]
             else:
-                self._move(b"..", parents[self._number])
+                self._ascend(parents[self._number])
         for below in reversed(down):
-            self._move(self._directories.names[below], below)
+            self._descend(below)
         return self._fd
 
     def close(self) -> None:
         """Close the directory."""
         os.close(self._fd)
 
-    def _move(self, name: bytes, number: int) -> None:
-        moved = os.open(name, OPEN_DIRECTORY, dir_fd=self._fd)
+    def _descend(self, number: int) -> None:
+        below = os.open(self._directories.names[number], OPEN_DIRECTORY, dir_fd=self._fd)
+        self._above.append(_identity(self._fd))
+        self._enter(below, number)
+
+    def _ascend(self, number: int) -> None:
+        self._enter(os.open(b"..", OPEN_DIRECTORY, dir_fd=self._fd), number)
+        if _identity(self._fd) != self._above.pop():
+            raise OSError(errno.ESTALE, "another process moves its directories")
+
+    def _enter(self, fd: int, number: int) -> None:
         os.close(self._fd)
-        self._fd, self._number = moved, number
+        self._fd, self._number = fd, number
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino

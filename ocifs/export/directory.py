@@ -55,12 +55,30 @@ def export_directory(
         LimitError: The files exceed a limit of the rootfs.
     """
     nid = directory_at(rootfs, path)
-    losses = Losses()
     with new_directory(target) as top:
-        owner = _make_plain(top)
-        attributes = PlainModes() if plain else Attributes(owner, losses, rootless=rootless)
-        _Export(rootfs, nid, top, losses, attributes, rootless=rootless).run(progress)
+        losses, _ = write_below(rootfs, nid, top, rootless=rootless, plain=plain, progress=progress)
     return losses
+
+
+def write_below(
+    rootfs: Rootfs,
+    nid: int,
+    top: int,
+    *,
+    rootless: bool = False,
+    plain: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Losses, Attributes | PlainModes]:
+    """Write the directory `nid` to the new, open directory `top`, like `export_directory`.
+
+    Returns:
+        What could not be reproduced, and what sets attributes.
+    """
+    losses = Losses()
+    owner = _make_plain(top)
+    attributes = PlainModes() if plain else Attributes(owner, losses, rootless=rootless)
+    _Export(rootfs, nid, top, losses, attributes, rootless=rootless).run(progress)
+    return losses, attributes
 
 
 class _Export:

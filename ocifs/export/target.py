@@ -5,9 +5,10 @@ own path, given by the user, is ever used as a string. Everything below it is re
 """
 
 import os
+import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from ocifs.atomic import atomic_file, atomic_rename
@@ -69,6 +70,29 @@ def new_file(target: str, *, replace: bool = False) -> Iterator[BinaryIO]:
         yield file
 
 
+@contextmanager
+def staging_directory(target: str) -> Iterator[tuple[int, int]]:
+    """Yield the open existing directory `target`, and an open directory in it that is closed to other users.
+
+    The latter is removed at the end, with everything that is still in it.
+
+    Raises:
+        OcifsError: `target` cannot be written.
+    """
+    with _open_parent(target, os.path.realpath(target)) as into:
+        name = f".ocifs-{secrets.token_hex(8)}"
+        os.mkdir(name, 0o700, dir_fd=into)
+        try:
+            staged = os.open(name, _DIRECTORY, dir_fd=into)
+            try:
+                yield into, staged
+            finally:
+                os.close(staged)
+        finally:
+            with suppress(FileNotFoundError):
+                _remove_tree(name, into)
+
+
 def _status(target: str) -> os.stat_result | None:
     if not target:
         raise OcifsError("the target has an empty name")
@@ -84,12 +108,19 @@ def _status(target: str) -> os.stat_result | None:
 def _parent(target: str) -> Iterator[tuple[int, str]]:
     """Yield the target's open parent directory, and its name there. Raises OcifsError for any OSError inside."""
     directory, name = os.path.split(os.path.realpath(target))
+    with _open_parent(target, directory) as parent:
+        yield parent, name
+
+
+@contextmanager
+def _open_parent(target: str, directory: str) -> Iterator[int]:
+    """Yield the open directory in which `target` is written. Raises OcifsError for any OSError inside."""
     try:
         parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise OcifsError(f"{printable_path(directory)}: {error.strerror}") from None
     try:
-        yield parent, name
+        yield parent
     except OSError as error:
         raise OcifsError(f"{printable_path(target)}: {error.strerror}") from error
     finally:

@@ -5,10 +5,7 @@ that opens is selected. A candidate that fails to open is a warning, and the nex
 looked up.
 """
 
-import queue
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from contextlib import suppress
 from typing import NamedTuple
 
 from ocifs.errors import OcifsError
@@ -18,7 +15,7 @@ from ocifs.indexes.chunked import FOOTERS
 from ocifs.indexes.chunked import PROVIDERS as TOCS
 from ocifs.indexes.soci import SOCI_V1, SOCI_V2
 from ocifs.layer.index import LayerIndex
-from ocifs.pool import start
+from ocifs.pool import Pool
 from ocifs.spec.digest import Digest
 
 PROVIDERS: tuple[Provider, ...] = (OCIFS, SOCI_V2, SOCI_V1, *TOCS)
@@ -87,24 +84,12 @@ def find_candidates(
 
 def _open_all(candidates: list[Candidate]) -> list[SelectedIndex | OcifsError]:
     """Open the candidates, up to four at a time."""
-    pending: queue.SimpleQueue[tuple[Candidate, Future[SelectedIndex | OcifsError]]] = queue.SimpleQueue()
-    futures: list[Future[SelectedIndex | OcifsError]] = [Future() for _ in candidates]
-    for each in zip(candidates, futures, strict=True):
-        pending.put(each)
-
-    def work() -> None:
-        with suppress(queue.Empty):
-            while True:
-                candidate, future = pending.get_nowait()
-                try:
-                    future.set_result(_open(candidate))
-                except Exception as error:  # noqa: BLE001 - raised by `result`
-                    future.set_exception(error)
-
-    # Not an executor: the interpreter would wait at exit for a thread that reads from a dead network.
-    for _ in candidates[:_PARALLEL]:
-        start(work)
-    return [future.result() for future in futures]
+    threads = Pool(_PARALLEL)
+    try:
+        opening = [threads.submit(_open, candidate) for candidate in candidates]
+        return [each.result() for each in opening]
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)  # a thread may read from a dead network
 
 
 def _open(candidate: Candidate) -> SelectedIndex | OcifsError:

@@ -4,6 +4,7 @@
     lower/                the image
     upper/  work/         writes that are kept
     tmpfs/upper  .../work writes that are discarded; for root a tmpfs
+    images/N              other images, which the runtime binds into the container
 
 The kernel and fuse-overlayfs get paths relative to the bundle, so that no name in them needs escaping. The bundle is a
 `TrustedDirectory`: no other user can reach a setuid file of the image, or replace what is removed.
@@ -25,6 +26,7 @@ from ocifs.trusted_directory import TrustedDirectory
 RootfsKind = Literal["mount", "overlay", "tmpfs", "copy"]
 """Kind of rootfs: the image itself, writable with writes kept or discarded, or copied."""
 
+_IMAGES = "images"
 _SOURCE = "ocifs"
 _SOURCES = {_SOURCE, "fuse-overlayfs"}
 """Sources of the mounts made here, as in the mount table; the source of fuse-overlayfs cannot be set."""
@@ -58,6 +60,11 @@ def image_mountpoint(bundle: Path) -> Path:
     return lower if lower.exists() else bundle / "rootfs"
 
 
+def other_mountpoint(bundle: Path, number: int) -> Path:
+    """Return the mountpoint of another image in a bundle, numbered from 0."""
+    return bundle / _IMAGES / str(number)
+
+
 def mount_overlay(bundle: Path) -> None:
     """Mount `rootfs` as an overlay on the image that is mounted on `lower`. Raises MountError."""
     upper = "tmpfs/" if (bundle / "tmpfs").exists() else ""
@@ -77,20 +84,26 @@ def mount_overlay(bundle: Path) -> None:
 def mounts_of_bundle(bundle: str) -> list[MountEntry]:
     """Return the mounts of ocifs in a bundle, in mount order."""
     mountpoints = {os.path.join(bundle, name) for name in ("rootfs", "lower", "tmpfs")}
+    images = os.path.join(bundle, _IMAGES)
     return [
         mount
         for mount in mount_table()
-        if mount.mountpoint in mountpoints and (mount.digest is not None or mount.source in _SOURCES)
+        if (mount.mountpoint in mountpoints and (mount.digest is not None or mount.source in _SOURCES))
+        or (os.path.dirname(mount.mountpoint) == images and mount.digest is not None)
     ]
 
 
-def unmount_overlay(bundle: str, *, lazy: bool) -> None:
-    """Unmount everything but the image, and remove discarded writes. Raises MountError."""
-    for mount in reversed(mounts_of_bundle(bundle)):
-        if mount.digest is None:
-            unmount(mount.mountpoint, lazy=lazy)
+def unmount_overlay(bundle: str, *, lazy: bool) -> bool:
+    """Unmount everything but images, and remove discarded writes. Raises MountError.
+
+    Return whether fuse-overlayfs served the overlay: it exits, and leaves the image, only after the unmounting.
+    """
+    overlays = [mount for mount in reversed(mounts_of_bundle(bundle)) if mount.digest is None]
+    for mount in overlays:
+        unmount(mount.mountpoint, lazy=lazy)
     if os.path.lexists(os.path.join(bundle, "tmpfs")):
         remove_tree(open_bundle(bundle), "tmpfs")
+    return any(mount.source != _SOURCE for mount in overlays)
 
 
 def remove_tree(parent: TrustedDirectory, name: str) -> None:
@@ -127,7 +140,7 @@ def _run_fuse_overlayfs(options: dict[str, str], bundle: Path) -> None:
     if (program := shutil.which("fuse-overlayfs")) is None:
         raise MountError(
             "fuse-overlayfs is missing, and an ordinary user needs it for a writable rootfs: "
-            "install the Debian package fuse-overlayfs, or use --rootfs mount"
+            "install the Debian package fuse-overlayfs, or use --read-only"
         )
     joined = ",".join(f"{name}={value}" for name, value in options.items())
     run = subprocess.run([program, "-o", joined, "rootfs"], cwd=bundle, check=False, capture_output=True, text=True)

@@ -224,6 +224,7 @@ def list_mounts() -> list[ListedMount]:
     """Return the mounts of this user, including those in the mount table without a record, oldest first."""
     others = [mount for mount in mount_table() if mount.digest is not None]
     listed = []
+    unused: list[tuple[TrustedDirectory, str]] = []
     read = [
         (directory, name, record)
         for directory in _directories()
@@ -239,13 +240,17 @@ def list_mounts() -> list[ListedMount]:
         elif not alive:
             directory.unlink(name)
             if record.kept is not None and not is_keeper(record.kept.keeper):
-                directory.unlink(record.kept.counters)
+                unused.append((directory, record.kept.counters))
             continue
         counters = _counters(directory, record)
         state: State = "elsewhere" if mount is None else "mounted" if alive else _without_process(record, counters)
         listed.append(
             ListedMount(**_fields(record), state=state, numbers=None if counters is None else counters.read())
         )
+    kept = {mount.kept.counters for mount in listed if mount.kept is not None}
+    for directory, counters_file in unused:
+        if counters_file not in kept:  # another worker may count on
+            directory.unlink(counters_file)
     known = [mount for mount in listed if mount.device]
     listed += [_unrecorded(mount, next((each for each in known if each.is_at(mount)), None)) for mount in others]
     return sorted(listed, key=lambda mount: mount.since)

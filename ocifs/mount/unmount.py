@@ -1,10 +1,11 @@
 """Unmount an image, or a bundle with everything mounted in it."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from ocifs.errors import MountError, printable_path
-from ocifs.mount.mountinfo import mount_at, mount_table, unmount, users_elsewhere
+from ocifs.mount.mountinfo import is_below, mount_at, mount_table, unmount, users_elsewhere
 from ocifs.mount.overlay import mounts_of_bundle, unmount_overlay
 from ocifs.mount.record import ListedMount, list_mounts, watch_exit
 
@@ -13,16 +14,18 @@ _EXIT_SECONDS = 0.5
 _REPLACE_SECONDS = 2.0
 """Seconds that another command may need to check a new mount, and that a replaced daemon may take to exit."""
 _PATIENCE = 10.0
-"""Seconds to wait for a daemon to exit; another mount namespace that keeps it may be ending, too."""
+"""Seconds to wait for a daemon or fuse-overlayfs to exit; another mount namespace that keeps it may be ending, too."""
 
 
-def unmount_image(mountpoint: str, *, lazy: bool) -> None:
+def unmount_image(mountpoint: str, *, lazy: bool, patience: float = 0.0) -> None:
     """Unmount the image on a real mountpoint, and wait until its daemon has exited, unless `lazy`.
+
+    If it is busy, retry for `patience` seconds.
 
     Raises:
         MountError: Nothing of ocifs is mounted there, it is busy, or the daemon does not exit.
     """
-    with _unmounted(mountpoint, lazy=lazy) as daemons:
+    with _unmounted(mountpoint, lazy=lazy, patience=patience) as daemons:
         for each, has_ended in () if lazy else daemons:
             _wait(each, has_ended)
     list_mounts()  # removes the records of daemons that have exited
@@ -60,6 +63,8 @@ def _unmounted(
         MountError: Nothing of ocifs is mounted there, or it is busy for `patience` seconds.
     """
     mounted = mount_at(mountpoint)
+    if mounted is None:
+        _check_access(mountpoint)
     if mounted is None or mounted.digest is None:
         raise MountError(f"{printable_path(mountpoint)} is not an ocifs mount: `ocifs mounts` lists those that are")
     served = {"mounted", "restarting"}
@@ -71,6 +76,22 @@ def _unmounted(
         yield daemons
 
 
+def _check_access(mountpoint: str) -> None:
+    """Raise MountError if `mountpoint` is inside a mount, or access is denied. Opens nothing."""
+    mounts = [mount for mount in mount_table() if mount.digest is not None and is_below(mountpoint, mount.mountpoint)]
+    if mounts:
+        around = printable_path(mounts[-1].mountpoint)
+        raise MountError(
+            f"{printable_path(mountpoint)} is inside the mount on {around}: leave the directory, then unmount {around}"
+        )
+    try:
+        os.readlink(mountpoint)
+    except PermissionError as error:
+        raise MountError(f"{printable_path(mountpoint)}: {error.strerror}") from None
+    except OSError:
+        return
+
+
 def is_bundle(directory: str) -> bool:
     """Whether ocifs has mounted anything in the bundle `directory`, a real path."""
     return bool(mounts_of_bundle(directory))
@@ -78,9 +99,9 @@ def is_bundle(directory: str) -> bool:
 
 def unmount_bundle(bundle: str, *, lazy: bool) -> None:
     """Unmount everything in a bundle; writes to an overlay are kept. Raises MountError."""
-    unmount_overlay(bundle, lazy=lazy)
+    patience = _PATIENCE if unmount_overlay(bundle, lazy=lazy) else 0.0
     for mount in mounts_of_bundle(bundle):
-        unmount_image(mount.mountpoint, lazy=lazy)
+        unmount_image(mount.mountpoint, lazy=lazy, patience=patience)
 
 
 def _wait(ended: ListedMount, has_ended: Callable[[float], bool]) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from ocifs.blobs.source import Source
 from ocifs.errors import OcifsError
-from ocifs.image.trees import TREE
+from ocifs.image.kinds import TREE
 from ocifs.layer.index import KIND as LAYER_INDEX
 from ocifs.layer.index import LayerIndex, index_in
 from ocifs.report.text import human_size, table
@@ -214,14 +214,14 @@ def facts(image: Inspection) -> list[tuple[str, str]]:
         *(("Label", f"{key}={value}") for key, value in config.labels.items()),
         *(("Annotation", f"{key}={value}") for key, value in image.annotations.items()),
         ("Size", human_size(image.size)),
-        ("Tree image", "in the cache" if image.merged else "not made yet"),
     ]
 
 
 def inspection_lines(image: Inspection) -> Iterator[str]:
     """Yield lines for people, without empty facts."""
     previous = ""
-    for name, value in facts(image):
+    cached = ("Tree image", "in the cache" if image.merged else "not made yet")
+    for name, value in (*facts(image), cached):
         if value:
             yield f"{'' if name == previous else name + ':':12} {shown(value, _LONG)}"
             previous = name

@@ -35,6 +35,8 @@ Show = Callable[[bytes], bytes]
 """Returns a name in the form to print."""
 Paint = Callable[[bytes, "Listed"], bytes]
 """Returns a printable name in the colour of its file."""
+Mark = Callable[["Listed"], bytes]
+"""Returns what to append to the name of a file."""
 
 
 def unpainted(name: bytes, entry: "Listed") -> bytes:
@@ -81,11 +83,6 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         )
 
     @property
-    def is_hidden(self) -> bool:
-        """Whether ls hides it: its name, or that of a directory above it in the listing, begins with a dot."""
-        return self.path.startswith(b".") or b"/." in self.path
-
-    @property
     def type(self) -> str:
         """The file type, as a word."""
         return "whiteout" if self.whiteout else _TYPES[stat.S_IFMT(self.inode.mode)]
@@ -108,45 +105,39 @@ def whiteout_name(path: bytes) -> bytes:
     return directory + slash + b".wh." + name
 
 
-def list_directory(rootfs: Rootfs, path: bytes, *, recursive: bool, itself: bool) -> Iterator[Listed]:
-    """Yield the entries of a directory by name, or everything below it; for another file, the file itself.
-
-    Raises:
-        NotFoundError: `path` does not exist.
-    """
-    nid = rootfs.lookup(path)
-    if itself or not stat.S_ISDIR(rootfs.tree.inode(nid).mode):
-        yield Listed.of(rootfs, path, rootfs.lookup(path, follow=False))
-    elif recursive:
-        for below, child in rootfs.tree.walk(nid):
-            if below:
-                yield Listed.of(rootfs, below, child)
-    else:
-        for name, child, _, _ in rootfs.tree.readdir(nid):
-            if name not in {b".", b".."}:
-                yield Listed.of(rootfs, name, child)
+def unmarked(entry: Listed) -> bytes:
+    """Append nothing to the name."""
+    return b""
 
 
 def long_lines(
-    entries: Iterable[Listed], show: Show, paint: Paint = unpainted, *, human: bool = False
+    entries: Iterable[Listed],
+    show: Show,
+    paint: Paint = unpainted,
+    mark: Mark = unmarked,
+    *,
+    human: bool = False,
+    inodes: bool = False,
 ) -> Iterator[bytes]:
-    """Yield a line for each entry, like `ls -ln --time-style=long-iso`; `human` prints sizes with units.
+    """Yield a line for each entry, like `ls -ln --time-style=long-iso`.
 
-    Columns are aligned for some thousand lines at a time, so that the first line need not wait for a whole large tree.
+    `mark` returns what follows the name and target, `human` prints sizes with units, and `inodes` begins with the inode
+    number. Columns are aligned for some thousand lines at a time, so the first line need not wait for all of them.
     """
     left = iter(entries)
-    widths = [0] * 6
+    widths = [0] * (7 if inodes else 6)
     while batch := list(islice(left, _BATCH)):
-        rows = [_long_row(entry, human=human) for entry in batch]
+        rows = [_long_row(entry, human=human, inodes=inodes) for entry in batch]
         widths = [max(width, *map(len, column)) for width, column in zip(widths, zip(*rows, strict=True), strict=True)]
         cells = " ".join(f"{{:>{width}}}" for width in widths) + " "
         for row, entry in zip(rows, batch, strict=True):
-            yield cells.format(*row).encode() + shown_with_target(entry, show, paint)
+            yield cells.format(*row).encode() + shown_with_target(entry, show, paint) + mark(entry)
 
 
-def _long_row(entry: Listed, *, human: bool) -> tuple[str, ...]:
+def _long_row(entry: Listed, *, human: bool, inodes: bool) -> tuple[str, ...]:
     inode = entry.inode
     return (
+        *([str(inode.nid)] if inodes else []),
         entry.mode,
         str(inode.nlink),
         str(inode.uid),
@@ -244,14 +235,14 @@ def size_or_device(inode: Inode, *, human: bool = False) -> str:
 
 def shown_time(nanoseconds: int) -> str:
     """Return a time like `ls --time-style=long-iso`, in the local time zone."""
-    year, month, day, hour, minute, *_ = time.localtime(_seconds(nanoseconds))
+    year, month, day, hour, minute, *_ = time.localtime(bounded_seconds(nanoseconds))
     return f"{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}"
 
 
 def _time(nanoseconds: int) -> datetime:
-    return _EPOCH + timedelta(seconds=_seconds(nanoseconds))
+    return _EPOCH + timedelta(seconds=bounded_seconds(nanoseconds))
 
 
-def _seconds(nanoseconds: int) -> int:
+def bounded_seconds(nanoseconds: int) -> int:
     """Return a time, clamped to the years 1 to 9999."""
     return min(max(nanoseconds // 1_000_000_000, -62_135_500_000), 253_402_200_000)

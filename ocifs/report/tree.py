@@ -1,17 +1,45 @@
 """Draw a directory and everything below it, like tree(1)."""
 
+import fnmatch
+import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
+from ocifs.erofs.format import DIRECTORY
+from ocifs.erofs.reader import Inode
 from ocifs.errors import NotFoundError
 from ocifs.image.rootfs import Rootfs
-from ocifs.report.listing import Listed, Paint, Show, members, shown_with_target
+from ocifs.report.listing import Listed, Mark, Paint, Show, members, shown_with_target, unmarked
 from ocifs.report.text import short_size
 
 _LAST = ("└── ", "    ")
 _OTHER = ("├── ", "│   ")
+
+
+Pattern = Callable[[bytes, bool], bool]
+"""Returns whether a name, perhaps of a directory, matches."""
+
+
+def parse_pattern(text: str, *, ignore_case: bool = False) -> Pattern:
+    """Parse a pattern of tree(1): globs with `|` between them; one with a slash at its end matches directories only."""
+    globs = text.split("|")
+    flags = re.IGNORECASE if ignore_case else 0
+    every, directories = (
+        re.compile("|".join(map(fnmatch.translate, some)) or "(?!)", flags)
+        for some in (
+            [glob for glob in globs if not glob.endswith("/")],
+            [glob[:-1] for glob in globs if glob.endswith("/")],
+        )
+    )
+
+    def matches(name: bytes, is_directory: bool) -> bool:
+        shown = os.fsdecode(name)
+        return every.match(shown) is not None or (is_directory and directories.match(shown) is not None)
+
+    return matches
 
 
 class Branch(msgspec.Struct, frozen=True):
@@ -35,6 +63,12 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     """Include only directories, and symlinks to directories."""
     dotted: bool = False
     """Include names that begin with a dot."""
+    directories_first: bool = False
+    """Draw the directories of a directory before its files."""
+    wanted: Pattern | None = None
+    """Include only files that match, and all directories."""
+    ignored: Pattern | None = None
+    """Leave out files and directories that match."""
 
 
 def branches(rootfs: Rootfs, path: bytes, chosen: Chosen) -> Iterator[Branch]:
@@ -65,15 +99,25 @@ def branches(rootfs: Rootfs, path: bytes, chosen: Chosen) -> Iterator[Branch]:
 def _below(rootfs: Rootfs, nid: int, prefix: bytes, chosen: Chosen, base: bytes) -> list[tuple[Listed, bool]]:
     """Return the drawn entries of a directory in reverse order, and whether each counts as a directory."""
     found = []
-    for name, child, _, _ in rootfs.tree.readdir(nid):
-        if name not in {b".", b".."} and (chosen.dotted or not name.startswith(b".")):
+    for name, child, file_type, _ in rootfs.tree.readdir(nid):
+        if name not in {b".", b".."} and _is_drawn(name, chosen, is_directory=file_type == DIRECTORY):
             entry = Listed.of(rootfs, prefix + name, child)
             counts = _is_directory(entry) or (
                 entry.target is not None and _leads_to_directory(rootfs, base + entry.path)
             )
             if counts or not chosen.directories_only:
                 found.append((entry, counts))
+    if chosen.directories_first:
+        found.sort(key=lambda each: not each[1])
     return found[::-1]
+
+
+def _is_drawn(name: bytes, chosen: Chosen, *, is_directory: bool) -> bool:
+    if name.startswith(b".") and not chosen.dotted:
+        return False
+    if chosen.ignored is not None and chosen.ignored(name, is_directory):
+        return False
+    return is_directory or chosen.wanted is None or chosen.wanted(name, False)  # noqa: FBT003
 
 
 def _is_directory(entry: Listed) -> bool:
@@ -94,27 +138,78 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     """Show sizes in bytes."""
     human: bool = False
     """Show sizes with units."""
+    modes: bool = False
+    """Show type and permissions."""
     count_files: bool = True
     """Count files in the last line; directories always count."""
+    full: bool = False
+    """Show paths instead of names."""
+    indent: bool = True
+    """Draw the lines of the tree."""
+    report: bool = True
+    """Print the last line."""
+    totals: Mapping[int, int] | None = None
+    """Sizes of directories with everything below them, by nid; shown instead of their own."""
+
+    def beside(self, inode: Inode) -> bytes:
+        """Return what stands before a name."""
+        cells = [stat.filemode(inode.mode)] if self.modes else []
+        if self.sizes or self.human or self.totals is not None:
+            cells.append(f"{self.size(inode):>{4 if self.human else 11}}")
+        return f"[{' '.join(cells)}]  ".encode() if cells else b""
+
+    def size(self, inode: Inode) -> str:
+        """Return the size to show."""
+        size = inode.size if self.totals is None else self.totals.get(inode.nid, inode.size)
+        return short_size(size) if self.human else str(size)
 
 
-def tree_lines(drawn: Iterator[Branch], show: Show, paint: Paint, columns: Columns) -> Iterator[bytes]:
-    """Yield the lines of the drawing; the last line counts its entries, including the top directory."""
-    directories = files = 0
+def directory_totals(drawn: Iterable[Branch]) -> dict[int, int]:
+    """Return the size of each directory in a drawing, including everything that is drawn below it."""
+    totals: dict[int, int] = {}
+    above: list[int] = []
+    for branch in drawn:
+        inode = branch.entry.inode
+        del above[branch.depth :]
+        for nid in above:
+            totals[nid] += inode.size
+        if _is_directory(branch.entry):
+            above.append(inode.nid)
+            totals[inode.nid] = inode.size
+    return totals
+
+
+def tree_lines(
+    drawn: Iterable[Branch], show: Show, paint: Paint, columns: Columns, mark: Mark = unmarked
+) -> Iterator[bytes]:
+    """Yield the lines of the drawing; the last line counts its entries, including each top directory.
+
+    `mark` returns what follows the name of an entry, whose path is complete.
+    """
+    directories = files = size = 0
+    top = b""
     for branch in drawn:
         entry = branch.entry
         if branch.counts_as_directory:
             directories += 1
         else:
             files += 1
-        size = short_size(entry.inode.size) if columns.human else str(entry.inode.size)
-        column = f"[{size:>{4 if columns.human else 11}}]  ".encode() if columns.sizes or columns.human else b""
-        # An entry below the top shows only its last component.
-        name = entry if not branch.depth else msgspec.structs.replace(entry, path=entry.path.rpartition(b"/")[2])
-        yield branch.indent.encode() + column + shown_with_target(name, show, paint)
-    yield b""
-    count = _counted(directories, "directory", "directories")
-    yield (f"{count}, {_counted(files, 'file', 'files')}" if columns.count_files else count).encode()
+        if not branch.depth:
+            size += (columns.totals or {}).get(entry.inode.nid, entry.inode.size)
+            top = entry.path if entry.path.endswith(b"/") else entry.path + b"/"
+        else:
+            entry = msgspec.structs.replace(entry, path=top + entry.path)
+        after = b"" if entry.path.endswith(b"/") else mark(entry)
+        if branch.depth and not columns.full:
+            entry = msgspec.structs.replace(entry, path=entry.path.rpartition(b"/")[2])
+        indent = branch.indent.encode() if columns.indent else b""
+        yield indent + columns.beside(entry.inode) + shown_with_target(entry, show, paint) + after
+    if columns.report:
+        yield b""
+        count = _counted(directories, "directory", "directories")
+        used = "" if columns.totals is None else f"{short_size(size) if columns.human else f'{size} bytes'} used in "
+        counted = f"{count}, {_counted(files, 'file', 'files')}" if columns.count_files else count
+        yield (used + counted).encode()
 
 
 def _counted(number: int, one: str, several: str) -> str:

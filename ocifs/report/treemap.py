@@ -1,7 +1,9 @@
 """The largest files and directories of a tree, as many as a page can show."""
 
 import heapq
+import stat
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,6 +30,48 @@ class Treemap(msgspec.Struct, frozen=True, kw_only=True):
     """The layer that most of these bytes come from."""
     left_out: int
     """Number of files and directories that are not listed."""
+
+
+class LargeFile(NamedTuple):
+    """A regular file of the tree."""
+
+    size: int
+    path: bytes
+    """With a leading slash; the first name of a hard-linked file."""
+    layer: int
+
+
+class Files(NamedTuple):
+    """The regular files of a tree; hard-linked files count once."""
+
+    size: int
+    """Total bytes."""
+    largest: list[LargeFile]
+    """The largest first, without empty files."""
+
+
+def largest_files(rootfs: Rootfs, most: int) -> Files:
+    """Return the largest regular files of a tree, at most `most`, and the size of all."""
+    total = 0
+
+    def counted() -> Iterator[LargeFile]:
+        nonlocal total
+        for file in _files(rootfs):
+            total += file.size
+            yield file
+
+    largest = heapq.nsmallest(most, counted(), key=lambda file: (-file.size, file.path))
+    return Files(total, largest)
+
+
+def _files(rootfs: Rootfs) -> Iterator[LargeFile]:
+    linked: set[int] = set()
+    for path, inode in rootfs.walk():
+        if not stat.S_ISREG(inode.mode) or not inode.size or inode.nid in linked:
+            continue
+        if inode.nlink > 1:
+            linked.add(inode.nid)
+        yield LargeFile(inode.size, b"/" + path, inode.layer)
 
 
 def treemap(rootfs: Rootfs, most: int) -> Treemap:

@@ -1,10 +1,12 @@
 """Disk usage for each directory and each layer, like du(1)."""
 
 import stat
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from ocifs.erofs.reader import Inode
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Show, named
 
@@ -23,33 +25,31 @@ class Usage(msgspec.Struct, frozen=True):
         return sum(self.layers.values())
 
 
-def disk_usage(rootfs: Rootfs, path: bytes, *, apparent: bool, files: bool) -> Iterator[Usage]:
+def disk_usage(
+    rootfs: Rootfs, path: bytes, *, apparent: bool, files: bool, seen: set[int] | None = None
+) -> Iterator[Usage]:
     """Yield the directories at and below `path`, children before their parent, by name.
 
     A hard-linked file counts once, at its first name. Sizes are whole blocks of 512 bytes as on a mount, holes
     included, or with `apparent` the file sizes. With `files`, other files are yielded as well; the file at `path`
-    always is.
+    always is. `seen` has the nids of directories and hard-linked files that already count, and gets those of this path:
+    with one set for several paths, nothing counts twice.
 
     Raises:
         NotFoundError: `path` does not exist.
     """
-    seen: set[int] = set()
+    seen = set() if seen is None else seen
     above: list[Usage] = []
     """The directories above the current file."""
     prefix = path if path.endswith(b"/") else path + b"/"
-    for below, nid in rootfs.tree.walk(rootfs.lookup(path, follow=False)):
+    for below, inode in _unseen(rootfs, rootfs.lookup(path, follow=False), seen):
         depth = below.count(b"/") + 1 if below else 0
         while len(above) > depth:
             yield _close(above)
-        inode = rootfs.tree.inode(nid)
         size = inode.size if apparent else inode.blocks * 512
         if stat.S_ISDIR(inode.mode):
             above.append(Usage(prefix + below if below else path, depth, {inode.layer: size}))
             continue
-        if inode.nlink > 1:
-            if nid in seen:
-                continue
-            seen.add(nid)
         if above:
             layers = above[-1].layers
             layers[inode.layer] = layers.get(inode.layer, 0) + size
@@ -57,6 +57,24 @@ def disk_usage(rootfs: Rootfs, path: bytes, *, apparent: bool, files: bool) -> I
             yield Usage(prefix + below if below else path, depth, {inode.layer: size})
     while above:
         yield _close(above)
+
+
+def _unseen(rootfs: Rootfs, start: int, seen: set[int]) -> Iterator[tuple[bytes, Inode]]:
+    """Walk over what is not in `seen`, and add directories and hard-linked files to it."""
+    walk = rootfs.tree.walk(start)
+    skip: bool | None = None
+    while True:
+        try:
+            below, nid = walk.send(skip)
+        except StopIteration:
+            return
+        inode = rootfs.tree.inode(nid)
+        several = stat.S_ISDIR(inode.mode) or inode.nlink > 1
+        skip = several and nid in seen
+        if not skip:
+            if several:
+                seen.add(nid)
+            yield below, inode
 
 
 def _close(above: list[Usage]) -> Usage:
@@ -84,3 +102,11 @@ def to_json(usage: Usage) -> bytes:
     layers = [{"layer": layer, "size": part} for layer, part in sorted(usage.layers.items())]
     fields = named("path", usage.path) | {"size": usage.size, "depth": usage.depth, "layers": layers}
     return msgspec.json.encode(fields)
+
+
+def total(usages: Sequence[Usage]) -> Usage:
+    """Return the sum of the files and directories at depth 0, under the name `total`."""
+    layers: Counter[int] = Counter()
+    for usage in usages:
+        layers.update(usage.layers)
+    return Usage(b"total", 0, dict(layers))

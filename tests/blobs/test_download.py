@@ -16,7 +16,7 @@ from tests.shortage import no_threads
 
 
 class Scripted:
-    """A blob that comes when it is told to."""
+    """A blob that arrives when the test lets it."""
 
     def __init__(self, data: bytes, digest: Digest | None = None) -> None:
         self.data = data
@@ -86,7 +86,7 @@ def test_other_bytes_are_not_kept(store: Store) -> None:
     blob.close()
 
 
-def test_whoever_waits_is_told_of_the_end(store: Store) -> None:
+def test_every_waiting_reader_gets_the_error(store: Store) -> None:
     remote = Scripted(b"abcdef")
     blob = download(remote, store)
     remote.give(b"abc", RegistryError("gone"))
@@ -100,7 +100,7 @@ def test_whoever_waits_is_told_of_the_end(store: Store) -> None:
     assert entries(store) == ["blob1"]
 
 
-def test_a_defect_reaches_whoever_waits(store: Store) -> None:
+def test_a_defect_reaches_every_waiting_reader(store: Store) -> None:
     class Defective(Scripted):
         def stream(self, start: int = 0) -> Iterator[bytes]:
             self.more.acquire()
@@ -167,7 +167,7 @@ def test_what_is_left_and_wrong_is_thrown_away(store: Store, others: int) -> Non
     with pytest.raises(InvalidImageError, match="the registry first sent wrong bytes"):
         blob.pread(3, 0)
     assert remote.streams == [0 + 3, 0]
-    assert remote.others == others  # nobody else is to blame
+    assert remote.others == others  # no other endpoint is to blame
     assert entries(store) == ["blob1"]
     blob.close()
 
@@ -182,7 +182,7 @@ def test_wrong_bytes_are_fetched_from_the_next_place(store: Store) -> None:
     blob.close()
 
 
-def test_what_nobody_has_right_leaves_nothing(store: Store) -> None:
+def test_wrong_bytes_from_every_endpoint_leave_nothing(store: Store) -> None:
     remote = Scripted(b"abcdef")
     remote.others = 1
     begun(store, remote, b"x")
@@ -203,7 +203,7 @@ def test_what_cannot_be_read_is_fetched_anew(store: Store) -> None:
     blob.close()
 
 
-def test_stopping_tells_whoever_waits(store: Store) -> None:
+def test_stopping_ends_every_wait(store: Store) -> None:
     remote = Scripted(b"abcdef")
     blob = download(remote, store)
     threading.Timer(0.1, blob.stop).start()

@@ -5,9 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from ocifs.bundle.config import Host, Overrides, parse_environment, runtime_spec
+from ocifs.bundle.config import Host, runtime_spec
+from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.runtime_spec import Spec, to_json
-from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, UnsupportedError
+from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError
 from ocifs.image.passwd import Accounts
 from ocifs.spec.config import parse_config
 
@@ -46,8 +47,23 @@ def test_args(config: dict[str, Any], args: list[str]) -> None:
     assert process(config)["args"] == args
 
 
-def test_args_of_the_user_replace_entrypoint_and_cmd() -> None:
-    assert process({"Entrypoint": ["/e"]}, Overrides(args=("a", "b")))["args"] == ["a", "b"]
+@pytest.mark.parametrize(
+    ("overrides", "args"),
+    [
+        (Overrides(args=("a", "b")), ["/e", "1", "a", "b"]),
+        (Overrides(entrypoint=("/x",)), ["/x"]),
+        (Overrides(entrypoint=("/x", "y"), args=("a",)), ["/x", "y", "a"]),
+        (Overrides(entrypoint=(), args=("a",)), ["a"]),
+    ],
+)
+def test_args_follow_the_entrypoint_and_replace_cmd(overrides: Overrides, args: list[str]) -> None:
+    """As in podman and Docker; Cmd belongs to the image's entrypoint only."""
+    assert process({"Entrypoint": ["/e", "1"], "Cmd": ["c"]}, overrides)["args"] == args
+
+
+def test_a_cleared_entrypoint_leaves_nothing_to_run() -> None:
+    with pytest.raises(NotFoundError, match="no command"):
+        process({"Entrypoint": ["/e"], "Cmd": ["c"]}, Overrides(entrypoint=()))
 
 
 @pytest.mark.parametrize(
@@ -205,10 +221,3 @@ def test_rootless_has_mappings_and_no_more_groups() -> None:
     assert spec.process.user.additional_gids == ()
     with pytest.raises(UnsupportedError, match="--user 0:0"):
         made_of({"User": "web"}, host=Host(readonly=True, rootless=(1000, 100)))
-
-
-def test_variables_of_the_command_line() -> None:
-    assert parse_environment(("A=1", "B", "C", "D="), {"B": "2"}) == {"A": "1", "B": "2", "D": ""}
-    for wrong in ("", "=1"):
-        with pytest.raises(OcifsError, match="--env"):
-            parse_environment((wrong,), {})

@@ -128,7 +128,7 @@ def test_the_working_directory_is_resolved_in_the_image(
     ],
 )
 def test_a_working_directory_by_way_of_the_runtime_s_open_files(tmp_path: Path, members: list[bytes], cwd: str) -> None:
-    with pytest.raises(UnsupportedError, match=r"leads to /(proc|dev)/.*choose another with --cwd"):
+    with pytest.raises(UnsupportedError, match=r"leads to /(proc|dev)/.*choose another with --workdir"):
         checked(tmp_path, [*top(), *members], readonly=False, cwd=cwd)
 
 

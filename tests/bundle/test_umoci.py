@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import ocifs
-from ocifs.bundle.config import Host, Overrides, runtime_spec
+from ocifs.bundle.config import Host, runtime_spec
+from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.runtime_spec import to_json
 from ocifs.image.passwd import Accounts
 from ocifs.spec.platform import Platform

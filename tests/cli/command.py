@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ocifs.mount.mountinfo import mount_at, mount_table
 
-_PATIENCE = 10.0
+_PATIENCE = 30.0
 _MAIN = "from ocifs.cli.main import main; main()"
 
 Argument = str | Path
@@ -61,7 +61,10 @@ class Ocifs:
     def variables(self, **more: str) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("OCIFS_", "PYTHONUNBUF"))}
         own = {
+            "HOME": str(self.home),
             "XDG_CACHE_HOME": str(self.home / "cache"),
+            "XDG_CONFIG_HOME": str(self.home / "config"),
+            "DOCKER_CONFIG": str(self.home / "docker"),
             "XDG_RUNTIME_DIR": str(self.runtime),
             "TMPDIR": str(self.temporary),
             "OCIFS_NO_SERVICE": "1",  # a service of this machine
@@ -69,7 +72,7 @@ class Ocifs:
         return {**clean, **own, **self.environment, **more}
 
     def run(self, *arguments: Argument, **variables: str) -> Result:
-        """Run to the end. Its output is read to the end as well: nobody may keep it open."""
+        """Run to the end, and read the output to its end: no process may keep it open."""
         ran = subprocess.run(
             self.command(*arguments),
             stdin=subprocess.DEVNULL,
@@ -125,9 +128,11 @@ class Ocifs:
             self.clear(mountpoint)
 
     def clear(self, mountpoint: Path) -> None:
-        """Unmount what is mounted there, be it dead or busy."""
+        """Unmount what is mounted there, be it dead, busy, or about to go."""
         if mount_at(str(mountpoint)):
-            subprocess.run([*self.become, "fusermount3", "-u", "-z", str(mountpoint)], check=True)
+            unmount = [*self.become, "fusermount3", "-u", "-z", str(mountpoint)]
+            ended = subprocess.run(unmount, capture_output=True, text=True, check=False)
+            assert ended.returncode == 0 or not mount_at(str(mountpoint)), ended
 
     def mounts(self) -> list[str]:
         """Return what the kernel has mounted below `home`."""

@@ -143,7 +143,7 @@ def test_an_image_without_layers(ocifs: Ocifs, tmp_path: Path, fuse: None) -> No
         assert list(mountpoint.iterdir()) == []
     assert ocifs.output("find", image) == "/\n"
     assert "names no command to run" in ocifs.complaint(3, "run", image)
-    assert "is not a directory in the image" in ocifs.complaint(5, "run", image, "--", "x")
+    assert "is not a directory in the image" in ocifs.complaint(5, "run", "--read-only", image, "x")
 
 
 def _absent(home: Path, image: Path) -> Path:
@@ -251,7 +251,7 @@ def test_no_fusermount3(user: Ocifs, fuse: None) -> None:
     )
 
 
-def test_a_runtime_directory_of_somebody_else(ocifs: Ocifs, demo: Path, fuse: None) -> None:
+def test_a_runtime_directory_of_another_user(ocifs: Ocifs, demo: Path, fuse: None) -> None:
     (ocifs.runtime / "ocifs").mkdir()
     (ocifs.runtime / "ocifs").chmod(0o777)
     assert "set XDG_RUNTIME_DIR" in ocifs.complaint(7, "mount", demo, ocifs.mountpoint())
@@ -282,3 +282,15 @@ def test_what_a_decoder_writes_stays_off_the_terminal(ocifs: Ocifs, tmp_path: Pa
     assert ran.code == 4
     assert "the gzip stream is truncated: fetch or build the image again" in ran.text + ran.err
     assert all(line.startswith("ocifs: ") for line in ran.err.splitlines())
+
+
+def test_what_a_user_may_not_look_at_is_not_called_missing(user: Ocifs) -> None:
+    hidden = user.home / "hidden"
+    hidden.mkdir(mode=0o700)
+    (hidden / "image").mkdir()
+    hidden.chmod(0)
+    try:
+        assert user.complaint(3, "ls", f"{hidden}/image:latest") == f"cannot open '{hidden}/image': Permission denied"
+        assert user.complaint(7, "umount", hidden / "mountpoint") == f"{hidden}/mountpoint: Permission denied"
+    finally:
+        hidden.chmod(0o700)

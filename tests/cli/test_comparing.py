@@ -134,6 +134,10 @@ def test_waste(ocifs: Ocifs, image: Path) -> None:
     assert told["hidden"][0] == {"path": "/etc/motd", "size": 20, "layer": 0, "by": 1, "how": "replaced"}
     assert told["duplicates"] == []
     assert ocifs.run("waste", "--fail-under", "0.4", image).code == 0
+    # The limits of dive do not see all that is hidden.
+    gate = ocifs.run("waste", "--fail-under", "0.4", "--max-hidden-bytes", "22", image)
+    assert (gate.code, gate.err) == (1, f"ocifs: {told['hidden_bytes']} hidden bytes are more than 22\n")
+    assert ocifs.run("waste", "--max-hidden-bytes", str(told["hidden_bytes"]), image).code == 0
 
 
 def test_verify(ocifs: Ocifs, image: Path) -> None:
@@ -196,7 +200,7 @@ def test_a_failure_is_no_answer(ocifs: Ocifs, image: Path) -> None:
     assert (full.returncode, full.stderr) == (74, b"ocifs: No space left on device\n")
 
 
-def test_whoever_reads_has_seen_enough(ocifs: Ocifs, image: Path) -> None:
+def test_a_closed_pipe_ends_the_output(ocifs: Ocifs, image: Path) -> None:
     for arguments in (("grep", "", image), ("diff", f"{image}~1", image), ("waste", image), ("verify", image)):
         process = ocifs.start(*arguments)
         assert process.stdout is not None

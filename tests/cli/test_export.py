@@ -54,7 +54,7 @@ def test_a_tar_to_standard_output(ocifs: Ocifs, demo: Path, tmp_path: Path) -> N
     assert (tmp_path / "out").read_bytes() == result.out
 
 
-def test_whoever_reads_the_tar_may_have_enough(ocifs: Ocifs, large: Path) -> None:
+def test_a_closed_pipe_ends_the_tar(ocifs: Ocifs, large: Path) -> None:
     process = ocifs.start("export", large, "--to-tar", "-")
     assert process.stdout
     process.stdout.read(10)
@@ -253,7 +253,7 @@ def test_what_an_ordinary_user_may_not_enter_is_cleared_away_too(user: Ocifs) ->
     assert os.listdir(out.parent) == []
 
 
-def test_somebody_else_s_directory(user: Ocifs, theirs: Path, tmp_path: Path, root: None) -> None:
+def test_another_user_s_directory(user: Ocifs, theirs: Path, tmp_path: Path, root: None) -> None:
     (user.home / "theirs").mkdir()
     assert user.complaint(1, "export", theirs, "--to-dir", "theirs/out").endswith("theirs/out: Permission denied")
 

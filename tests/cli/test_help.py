@@ -1,13 +1,16 @@
 """Help and usage errors, of every command, in this process."""
 
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import click
 import pytest
 
 import ocifs as package
-from ocifs.cli.command import environment, option_sections
+from ocifs.cli.command import environment, option_sections, summary
+from ocifs.cli.habits import INSTEAD
 from ocifs.cli.verbs import VERBS, cli, run
 from ocifs.limits import DEFAULT_LIMITS, Limits
 
@@ -87,10 +90,10 @@ def test_the_help_of_a_command(ocifs: Run, context: click.Context) -> None:
     if "-h" in context.command.get_help_option_names(context):
         assert ocifs(f"{words} -h").out == text
     assert max(map(len, text.splitlines())) <= 80
-    summary = context.command.get_short_help_str()
-    assert context.command is cli or (summary[0].isupper() and summary.endswith("."))
-    for _, help_text in [row for rows in option_sections(context.command, context).values() for row in rows]:
-        assert help_text[0].isupper() or help_text.split(":")[0].islower()
+    assert re.fullmatch(r"[A-Z].*\.", summary(context.command))
+    for option in [each for options in option_sections(context.command, context).values() for each in options]:
+        assert option.help
+        assert option.help[0].isupper() or option.help.partition(":")[0].islower(), option.name
     if SHARED in text:
         assert text.index("\nOptions:") < text.index(f"\n{SHARED}:")
         assert "--cache-dir" not in text[: text.index(SHARED)]
@@ -146,9 +149,11 @@ def test_limit_help_lists_the_limits_without_an_image(ocifs: Run) -> None:
         ("moutn a b", "no such command: moutn: did you mean mount or umount or mounts?"),
         ("lss", "no such command: lss: did you mean ls?"),
         ("xyzzy", "no such command: xyzzy"),
+        ("manifest a", "no such command: manifest: use `ocifs inspect --raw IMAGE`"),
+        ("unpack a b", "no such command: unpack: use `ocifs export IMAGE --to-dir DIR`"),
+        ("cache pull", "no such command: pull"),
         ("cache purge", "no such command: purge: did you mean prune?"),
         ("help moun", "no such command: moun: did you mean mount or umount or mounts?"),
-        ("help ls x", "ocifs ls has no command 'x'"),
         ("--verison", "no such option: --verison: did you mean --version?"),
         ("ls --jsn x", "no such option: --jsn: did you mean --json?"),
         (
@@ -156,7 +161,7 @@ def test_limit_help_lists_the_limits_without_an_image(ocifs: Run) -> None:
             "no such option: --no-prefech: did you mean --no-prefetch or --prefetch or --prefetch-rate?",
         ),
         ("ls --xyzzy x", "no such option: --xyzzy"),
-        ("ls -Z x", "no such option: -Z"),
+        ("ls -Y x", "no such option: -Y"),
         ("ls", "missing argument IMAGE[:/PATH]"),
         ("mount x", "missing argument MOUNTPOINT"),
         ("umount", "missing argument MOUNTPOINT..."),
@@ -184,6 +189,7 @@ def test_wrong_usage_is_shown_with_the_right_one(ocifs: Run, line: str, message:
         ("ls a", {"OCIFS_LIMITS": "entries=5 colour=1"}, "OCIFS_LIMITS: 'colour' is not a limit"),
         ("ls a", {"OCIFS_CACHE_DIR": "/etc/passwd"}, "OCIFS_CACHE_DIR: directory '/etc/passwd' is a file"),
         ("ls a", {"REGISTRY_AUTH_FILE": "/"}, "REGISTRY_AUTH_FILE: file '/' is a directory"),
+        ("ls a", {"OCIFS_LIMITS": "help"}, "OCIFS_LIMITS: 'help' is not a limit"),
         ("ls --limit colour=1 a", {"OCIFS_LIMITS": "x"}, "--limit: 'colour' is not a limit; --limit help lists them"),
         ("ls --limit entries=many a", {}, "--limit: 'many' is not a number; write entries=5000000 or entries=64MiB"),
         ("ls --platform linux a", {}, "--platform: malformed platform 'linux'"),
@@ -202,3 +208,19 @@ def test_a_wrong_value_is_one_line_that_names_its_origin(
     assert (status, out) == (2, "")
     assert err.startswith(f"ocifs: {message}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("help ls x", "ocifs ls has no command 'x'"),
+        ("export image", "use exactly one of --to-dir, --to-tar and --to-erofs"),
+        ("ls --layer 0 --only-layer 0 image", "--layer and --only-layer exclude each other"),
+    ],
+)
+def test_what_a_command_itself_refuses_is_one_line(ocifs: Run, tmp_path: Path, line: str, message: str) -> None:
+    assert ocifs(line, OCIFS_CACHE_DIR=str(tmp_path / "cache")) == (2, "", f"ocifs: {message}\n")
+
+
+def test_no_command_is_refused_with_an_alternative() -> None:
+    assert INSTEAD.keys().isdisjoint(name for verbs in VERBS.values() for name in verbs)

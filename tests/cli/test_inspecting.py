@@ -210,8 +210,6 @@ def test_cp_of_a_directory(ocifs: Ocifs, layered: Path, tmp_path: Path) -> None:
         tool = (copied / "tool").stat()
         assert (tool.st_size, tool.st_uid, tool.st_mode & stat.S_ISUID) == (5000, os.geteuid(), 0)
         assert tool.st_mtime > 1_000_000_000
-    complaint = ocifs.complaint(1, *base, "-r", layered, "/opt", tmp_path)
-    assert f"{tmp_path}/opt is not empty" in complaint
     ocifs.output(*base, "-rp", layered, "/opt", tmp_path / "preserved")
     assert (tmp_path / "preserved/tool").stat().st_mtime == 1_000_000_000
 
@@ -260,7 +258,7 @@ def test_cp_through_a_symlink_and_into_a_pipe(ocifs: Ocifs, layered: Path, tmp_p
         (["head", "IMAGE", "/etc"], 3, "/etc: is a directory"),
         (["cp", "IMAGE", "/etc", "out"], 5, "/etc: is a directory: give -r"),
         (["cp", "-r", "IMAGE", "/etc", "/proc"], 1, "/proc/etc: "),
-        (["cp", "-r", "IMAGE", "/", "/"], 1, "/ is a mountpoint"),
+        (["cp", "-r", "IMAGE", "/", "/"], 1, "/ is the root directory of this machine"),
         (["cp", "-r", "IMAGE", "/etc/issue/", "out"], 3, "Not a directory"),
         (["cp", "IMAGE", "/pipe", "out"], 5, "/pipe: not a regular file"),
         (["cp", "IMAGE", "/etc/issue", "absent/out"], 1, "cannot copy /etc/issue to absent/out: No such file"),
@@ -295,7 +293,7 @@ def test_bad_input(ocifs: Ocifs, layered: Path, command: list[str], code: int, s
         ["blame", "--only-layer", "0", "IMAGE", "/etc"],
         ["du", "-s", "-d", "2", "IMAGE"],
         ["tree", "-L", "0", "IMAGE"],
-        ["head", "-n", "-1", "IMAGE", "x"],
+        ["head", "-n", "x", "IMAGE", "x"],
         ["inspect", "--all", "--raw", "IMAGE"],
         ["cp", "IMAGE", "etc/issue"],
         ["cp", "IMAGE", "etc/issue", "added", "nowhere"],
@@ -331,7 +329,7 @@ def test_a_terminal_gets_colours_and_no_control_characters(
     ocifs.output("index", layered)
     monkeypatch.setenv("LS_COLORS", "di=1;35")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert on_a_terminal(ocifs, "ls", layered).splitlines()[1:] == [
+    assert on_a_terminal(ocifs, "ls", "-1", layered).splitlines()[1:] == [
         "\x1b[1;35metc\x1b[0m",
         "\x1b[1;35mopt\x1b[0m",
         "\x1b[33mpipe\x1b[0m",

@@ -14,6 +14,7 @@ import pytest
 import zstandard
 
 from tests.cli.command import Ocifs
+from tests.depth import depth
 from tests.images import Image, Layer, write_layout
 from tests.tars import file, tar
 
@@ -86,9 +87,11 @@ def test_while_a_process_that_inflates_does_not_answer(ocifs: Ocifs, tmp_path: P
     assert ocifs.leftovers() == []
 
 
-def test_a_process_that_inflates_and_is_stopped_is_done_without(ocifs: Ocifs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", depth([signal.SIGKILL], [signal.SIGKILL, signal.SIGSTOP]))
+def test_a_process_that_inflates_and_ends_is_done_without(ocifs: Ocifs, tmp_path: Path, ending: signal.Signals) -> None:
+    """After SIGSTOP, ocifs waits five seconds."""
     image = write_layout(tmp_path / "image", Image((Stored(_TAR, stored=gzip.compress(_TAR, 1, mtime=0)),)))
     process = ocifs.start("ls", image)
-    os.kill(child(process), signal.SIGSTOP)
+    os.kill(child(process), ending)
     assert process.communicate(timeout=2 * _PATIENCE) == (b"f\n", b"")
     assert process.returncode == 0

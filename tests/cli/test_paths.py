@@ -45,7 +45,7 @@ def words(place: Path, line: str) -> Words:
         ("stat IMG:/etc/*", "stat IMG /etc/a.conf /etc/b.conf"),
         ("which IMG:/etc/b.conf", "which IMG /etc/b.conf"),
         ("du -b IMG:/usr", "du -b IMG /usr"),
-        ("du -b IMG:/* /etc", "du -b IMG /etc /link /usr /etc"),
+        ("du -b IMG:/* /etc", "du -b IMG /etc /link /usr"),
         ("cat IMG:/etc/a.conf", "cat IMG /etc/a.conf"),
         ("cat IMG:/etc/a.conf /etc/b.conf", "cat IMG /etc/a.conf /etc/b.conf"),
         ("cat IMG:/etc/a.conf IMG:/etc/b.conf", "cat IMG /etc/a.conf /etc/b.conf"),

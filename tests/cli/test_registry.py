@@ -20,12 +20,6 @@ from tests.registry import SECRET, Registry, basic, bearer, cut, redirect, runni
 IMAGE = Image((Layer(tar({"etc": None, "etc/motd": b"hello\n"})), Layer(tar({"big": bytes(3_000_000)}), "zstd")))
 
 
-@pytest.fixture
-def ocifs(ocifs: Ocifs) -> Ocifs:
-    """The command, that knows nothing of registries."""
-    return Ocifs(ocifs.home, environment={"HOME": str(ocifs.home), "XDG_CONFIG_HOME": str(ocifs.home / "config")})
-
-
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("registry")

@@ -18,7 +18,8 @@ def test_report_writes_a_page_whole(ocifs: Ocifs, demo: Path) -> None:
     page = target.read_text()
     assert page.startswith("<!DOCTYPE html>")
     assert page.rstrip().endswith("</html>")
-    assert "two\\nlines\\x1b[31m" not in page.partition('id="data"')[0]
+    assert ">/two\\nlines\\x1b[31m</a>" in page
+    assert "\x1b" not in page
     assert ocifs.output("report", demo, "-o", "-") == page
     target.write_text("what was there before")
     ocifs.output("report", demo, "-o", "report.html")
@@ -61,7 +62,7 @@ def test_explore_shows_an_image_and_gives_the_terminal_back(ocifs: Ocifs, demo: 
         if select.select([outer], [], [], 0.1)[0]:
             try:
                 shown += os.read(outer, 65536)
-            except OSError:  # EIO: nobody has the terminal open any more
+            except OSError:  # EIO: the terminal is closed
                 break
         if b"Files" in shown and not pressed:
             pressed = True

@@ -28,6 +28,7 @@ _READING = {
     "du": ["IMAGE"],
     "cat": ["IMAGE", "/f"],
     "head": ["IMAGE", "/f"],
+    "tail": ["IMAGE", "/f"],
     "cp": ["IMAGE", "/f", "NEW"],
     "grep": ["x", "IMAGE"],
     "diff": ["IMAGE", "IMAGE"],

@@ -123,7 +123,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_the_tree_is_the_one_that_was_converted(
     ocifs: Ocifs, host: str, tmp_path: Path, make: Push, form: str, added: str
 ) -> None:
-    ocifs = Ocifs(ocifs.home, environment={"HOME": str(ocifs.home), "XDG_CONFIG_HOME": str(ocifs.home / "config")})
     write_layout(tmp_path / "image", IMAGE)
     name = f"app:{len(list(tmp_path.parent.iterdir()))}"
     make(tmp_path, host, name)
@@ -145,7 +144,6 @@ def test_the_tree_is_the_one_that_was_converted(
 
 @pytest.mark.parametrize("make", [by_skopeo, by_ctr_remote("--estargz"), by_ctr_remote("--zstdchunked")])
 def test_what_the_writer_loses_is_no_lie(ocifs: Ocifs, host: str, tmp_path: Path, make: Push) -> None:
-    ocifs = Ocifs(ocifs.home, environment={"HOME": str(ocifs.home), "XDG_CONFIG_HOME": str(ocifs.home / "config")})
     write_layout(tmp_path / "image", Image((Layer(tar([pax(LOST) + file(b"f", b"content", mtime=7)])),)))
     name = f"lost:{len(list(tmp_path.parent.iterdir()))}"
     make(tmp_path, host, name)

@@ -102,7 +102,7 @@ def test_much_garbage_is_left_out_of_the_search(size: int, content: bytes) -> No
     "garbage", [*(b"r" * size for size in range(1, 12)), member(b"")[:10], b"\0r", b"\0" * 9 + b"r"]
 )
 def test_rapidgzip_passes_over_no_garbage(content: bytes, garbage: bytes) -> None:
-    """It does so itself where fewer bytes follow than a header has; then nobody would be told of them."""
+    """It does so itself where fewer bytes follow than a header has; then no warning would mention them."""
     blob = member(content) + garbage
     with pytest.raises(InvalidImageError, match="rapidgzip"):
         spans(RapidgzipPass(BytesReader(blob)), blob)

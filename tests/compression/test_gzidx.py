@@ -1,4 +1,4 @@
-"""GZIDX files that somebody else has made: gone through, and written for others."""
+"""GZIDX files that indexed_gzip wrote, and files for indexed_gzip."""
 
 import gzip as standard_gzip
 import io

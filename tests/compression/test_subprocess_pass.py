@@ -80,7 +80,7 @@ def test_it_gives_what_the_pass_in_this_process_gives(kind: Kind, in_file: Calla
             told += [reading.found] if not told or reading.found is not told[-1] else []
         points = list(reading.checkpoints())
         assert reading.consumed == len(BLOB)
-        del chunk  # the last that somebody had
+        del chunk  # the last reference
     assert fds() == before
     assert got == DATA
     with kind(blob) as here:
@@ -91,7 +91,7 @@ def test_it_gives_what_the_pass_in_this_process_gives(kind: Kind, in_file: Calla
     assert [point._replace(window=b"") for point in points[: len(kept)]] == kept
 
 
-def test_a_chunk_stays_as_long_as_somebody_has_it(kind: Kind, in_file: Callable[[bytes], FileReader]) -> None:
+def test_a_chunk_stays_as_long_as_it_is_referenced(kind: Kind, in_file: Callable[[bytes], FileReader]) -> None:
     with SubprocessPass(kind, in_file(BLOB)) as reading:
         chunks = reading.chunks()
         kept = [next(chunks)[100:200] for _ in range(3)]  # a part holds the whole
@@ -140,7 +140,7 @@ def test_a_pass_may_be_left_at_any_point(kind: Kind, in_file: Callable[[bytes], 
         pass
     with SubprocessPass(kind, blob) as reading:
         kept = next(reading.chunks())
-    del kept  # whose place nobody wants any more
+    del kept  # the last reference
     with SubprocessPass(kind, blob) as reading:
         list(map(len, reading.chunks()))
     assert fds() == before

@@ -1,5 +1,6 @@
 """An image with a few programs of this machine, and the runtimes to run it with."""
 
+import functools
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ def _fuse(fuse: None) -> None:
     """Skip all where nothing can be mounted."""
 
 
+@functools.cache
 def image_of_programs() -> Image:
     """Return an image with programs and the shared libraries they need."""
     paths: set[str] = set()

@@ -101,7 +101,7 @@ def test_a_tmpfs_does_not(ocifs: Ocifs, programs: Path) -> None:
     run_in(bundle)
     assert (bundle / "rootfs/srv/x").read_text() == "x\n"
     ocifs.output("umount", bundle)
-    assert sorted(path.name for path in bundle.iterdir()) == ["config.json", "lower", "ocifs.json", "rootfs", "state"]
+    assert sorted(os.listdir(bundle)) == ["config.json", "files", "lower", "ocifs.json", "rootfs", "state"]
 
 
 def test_a_busy_bundle_stays_unless_lazily_unmounted(ocifs: Ocifs, programs: Path) -> None:

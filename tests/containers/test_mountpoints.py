@@ -74,10 +74,24 @@ def test_a_volume_behind_a_symlink_is_not_mounted(ocifs: Ocifs, tmp_path: Path, 
     config: Json = {"config": {"Env": ["PATH=/bin"], "Volumes": {"/link": {}, "/link/new": {}}}}
     programs = image_of_programs()
     image = write_layout(tmp_path / "image", Image((*programs.layers, Layer(tar(members))), config=config))
-    assert ocifs.complaint(5, "run", image, "--", "true").startswith("volume /link lies behind a symlink")
+    assert ocifs.complaint(5, "run", "--read-only", image, "true").startswith("volume /link lies behind a symlink")
     script = f"echo x >/link/x && echo y >/link/new/y && cat {outside}/x {outside}/new/y"
     for rootfs in KINDS[1:]:
         assert ocifs.output("run", "--rootfs", rootfs, image, "--", "sh", "-c", script) == "x\ny\n"
+    assert is_untouched(outside)
+
+
+def test_what_the_user_mounts_behind_a_symlink_is_inside_the_container(
+    ocifs: Ocifs, tmp_path: Path, outside: Path
+) -> None:
+    """The user names a destination in the container: the image cannot make it one on the host."""
+    image = write_layout(tmp_path / "image", Image((*image_of_programs().layers, Layer(tar(link(b"link", outside))))))
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    options = ["-v", f"{shared}:/link/new", "--tmpfs", "/link/ptmx", "-e", "PATH=/bin"]
+    script = f"echo x >/link/new/x; echo y >{outside}/ptmx/y; cat {outside}/new/x /link/ptmx/y"
+    assert ocifs.output("run", *options, image, "sh", "-c", script) == "x\ny\n"
+    assert (shared / "x").read_text() == "x\n"
     assert is_untouched(outside)
 
 

@@ -73,7 +73,7 @@ def test_without_fuse_overlayfs_it_says_so(user: Ocifs, theirs: Path, tmp_path: 
     assert complaint.startswith("fuse-overlayfs is missing")
 
 
-def test_a_crafted_bundle_of_somebody_else_is_not_obeyed(ocifs: Ocifs, user: Ocifs, root: None) -> None:
+def test_a_crafted_bundle_of_another_user_is_not_obeyed(ocifs: Ocifs, user: Ocifs, root: None) -> None:
     bundle = user.home / "box"
     bundle.mkdir(mode=0o700)
     (bundle / "state/box").mkdir(parents=True)

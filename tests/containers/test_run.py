@@ -26,7 +26,7 @@ ROOTFS = ["mount", "overlay", "tmpfs"]
 
 @contextmanager
 def started(ocifs: Ocifs, *arguments: str | Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Give a container that has written its first line, which is `ready`; wait until `ocifs run` has ended."""
+    """Yield a container that has written its first line, which is `ready`; then wait until `ocifs run` has ended."""
     with ocifs.start("run", *arguments) as process:
         try:
             assert process.stdout is not None
@@ -149,9 +149,8 @@ def test_a_killed_command_is_128_and_the_signal(ocifs: Ocifs, programs: Path, ru
 
 def test_a_command_that_is_not_there_is_said_to_be_so(ocifs: Ocifs, programs: Path, runtime: str) -> None:
     result = ocifs.run("run", "--runtime", runtime, programs, "--", "no-such-command")
-    assert result.code not in {0, 70}
-    assert "no-such-command" in result.err
-    assert result.err.count("\n") == 1
+    assert (result.code, result.err.count("\n")) == (127, 1)
+    assert result.err.startswith("ocifs: command no-such-command is in no directory of the container's PATH (/bin)")
     assert ocifs.leftovers() == []
 
 
@@ -168,15 +167,15 @@ def test_the_root_of_a_writable_rootfs_is_that_of_the_image(ocifs: Ocifs, progra
     assert len(shown) == 1
 
 
-@pytest.mark.parametrize("rootfs", ["overlay", "tmpfs"])
-def test_what_is_written_is_there_and_then_gone(ocifs: Ocifs, programs: Path, rootfs: str) -> None:
+@pytest.mark.parametrize("options", [["--rootfs", "overlay"], []], ids=["overlay", "default"])
+def test_what_is_written_is_there_and_then_gone(ocifs: Ocifs, programs: Path, options: list[str]) -> None:
     script = "echo new >/etc/passwd && cat /etc/passwd && echo x >/root/x && ls /root"
-    assert ocifs.output("run", "--rootfs", rootfs, programs, "--", "sh", "-c", script) == "new\nx\n"
-    assert ocifs.output("run", "--rootfs", rootfs, programs, "--", "ls", "/root") == ""
+    assert ocifs.output("run", *options, programs, "--", "sh", "-c", script) == "new\nx\n"
+    assert ocifs.output("run", *options, programs, "--", "ls", "/root") == ""
 
 
 def test_a_mounted_rootfs_cannot_be_written(ocifs: Ocifs, programs: Path) -> None:
-    result = ocifs.run("run", programs, "--", "sh", "-c", "echo x >/etc/passwd")
+    result = ocifs.run("run", "--read-only", programs, "sh", "-c", "echo x >/etc/passwd")
     assert result.code == 2
     assert "Read-only file system" in result.err
 
@@ -298,7 +297,8 @@ def test_an_overlay_is_not_kept_where_memory_is(ocifs: Ocifs, programs: Path) ->
 
 
 def test_a_deep_tree_is_removed(ocifs: Ocifs, programs: Path) -> None:
-    script = "cd /srv; i=0; while [ $i -lt 1500 ]; do mkdir d && cd d; i=$((i + 1)); done; echo deep >f; cat f"
+    deep = "/srv/" + "d/" * 1500
+    script = f"mkdir -p {deep} && cd {deep} && echo deep >f && cat f"
     assert ocifs.output("run", "--rootfs", "overlay", programs, "--", "sh", "-c", script) == "deep\n"
     assert ocifs.leftovers() == []
 
@@ -329,7 +329,7 @@ class Terminal:
         while text not in shown:
             try:
                 data = os.read(self.ours, 4096)
-            except OSError:  # EIO: nobody has the other side open
+            except OSError:  # EIO: the other side is closed
                 break
             if not data:
                 break
@@ -338,7 +338,7 @@ class Terminal:
 
 
 def test_a_terminal_is_the_container_s_own(ocifs: Ocifs, programs: Path) -> None:
-    terminal = Terminal(ocifs, "run", programs, "--", "sh", "-c", "test -t 0 && ls -l /proc/self/fd/0; cat; echo over")
+    terminal = Terminal(ocifs, "run", "-it", programs, "sh", "-c", "test -t 0 && ls -l /proc/self/fd/0; cat; echo over")
     assert b"-> /dev/pts/0" in terminal.read_until(b"pts/0\r\n")
     os.write(terminal.ours, b"typed\n\x04")
     assert terminal.read_until(b"over\r\n").split() == [b"typed", b"typed", b"over"]
@@ -371,7 +371,7 @@ def test_an_image_without_directories_to_mount_on_needs_a_writable_rootfs(
     ocifs: Ocifs, programs: Path, tmp_path: Path
 ) -> None:
     bare = write_layout(tmp_path / "bare", Image(layers=(Layer(tar([directory(b"./"), file(b"x", b"x")])),)))
-    complaint = ocifs.complaint(5, "run", bare, "--", "/x")
+    complaint = ocifs.complaint(5, "run", "--read-only", bare, "/x")
     assert complaint.startswith("/proc is not a directory in the image")
     assert "--rootfs overlay or tmpfs" in complaint
 

@@ -60,7 +60,7 @@ def test_the_image_s_user_finds_and_writes_its_own(
 def test_either_runtime_mounts_them_and_umount_removes_what_is_kept(
     ocifs: Ocifs, with_volume: Path, runtime: str, root: None
 ) -> None:
-    result = ocifs.run("run", "--keep", "--runtime", runtime, with_volume)
+    result = ocifs.run("run", "--keep", "--read-only", "--runtime", runtime, with_volume)
     assert seen(result.text) == _SEEN
     (bundle,) = ocifs.temporary.iterdir()
     assert (bundle / "volumes/0/new").read_text() == "new\n"
@@ -120,7 +120,7 @@ def test_a_missing_volume_is_made_anew_in_a_new_tmpfs(
 
 def test_what_is_copied_is_bounded(ocifs: Ocifs, with_volume: Path, root: None, runc: None) -> None:
     for verb, target in (("run", []), ("bundle", [ocifs.home / "box"])):
-        complaint = ocifs.complaint(6, verb, "--limit", "volume-size=100", with_volume, *target)
+        complaint = ocifs.complaint(6, verb, "--read-only", "--limit", "volume-size=100", with_volume, *target)
         assert "over the limit volume-size=100" in complaint
     assert not (ocifs.home / "box").exists()
     assert os.listdir(ocifs.temporary) == []

@@ -33,7 +33,7 @@ while True:
 
 @pytest.mark.parametrize("rootfs", ["mount", "overlay", "tmpfs"])
 def test_python_prints_42(session_ocifs: Ocifs, debian: Path, root: None, runtime: str, rootfs: str) -> None:
-    arguments = ["--runtime", runtime, "--rootfs", rootfs, f"{debian}:latest", "--", "python3", "-c", "print(42)"]
+    arguments = ["--runtime", runtime, "--rootfs", rootfs, f"{debian}:latest", "-c", "print(42)"]
     assert session_ocifs.output("run", *arguments) == "42\n"
 
 
@@ -41,7 +41,7 @@ def test_python_prints_42(session_ocifs: Ocifs, debian: Path, root: None, runtim
 def test_a_container_that_writes_forks_and_maps_leaves_nothing_when_killed(
     ocifs: Ocifs, debian: Path, root: None, runc: None, rootfs: str
 ) -> None:
-    with ocifs.start("run", "--rootfs", rootfs, f"{debian}:latest", "--", "python3", "-c", _BUSY) as process:
+    with ocifs.start("run", "--rootfs", rootfs, f"{debian}:latest", "-c", _BUSY) as process:
         assert process.stdout is not None
         try:
             assert [process.stdout.readline() for _ in range(4)] == [b"ready\n"] * 4

@@ -12,15 +12,14 @@ from ocifs.layer.span_cache import DEFAULT_CAPACITY
 from tests.cli.command import Ocifs
 from tests.debian.recompress import recompress
 from tests.debian.view import view
+from tests.depth import depth
 
 _DAEMON_RSS = 60_000_000
 """Bytes that the daemon may take besides its span cache."""
 
 
-@pytest.fixture(scope="session")
-def unpacked(debian: Path, root: None) -> set[bytes]:
-    """Return the view of the unpacked `latest`."""
-    return view(debian / "bundle-latest/rootfs")
+Unpacked = Callable[[str], frozenset[bytes]]
+_TAG = depth("base", "latest")
 
 
 def test_rsync_finds_nothing_to_do(mounted: tuple[str, Path], debian: Path) -> None:
@@ -32,9 +31,9 @@ def test_rsync_finds_nothing_to_do(mounted: tuple[str, Path], debian: Path) -> N
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
-def test_every_attribute_and_byte_is_the_same(mounted: tuple[str, Path], debian: Path) -> None:
+def test_every_attribute_and_byte_is_the_same(mounted: tuple[str, Path], unpacked: Unpacked) -> None:
     tag, mountpoint = mounted
-    assert view(mountpoint) ^ view(debian / f"bundle-{tag}/rootfs") == set()
+    assert view(mountpoint) ^ unpacked(tag) == set()
 
 
 def test_an_ordinary_user_s_own_mount_shows_what_that_user_would_see(user: Ocifs, debian: Path, root: None) -> None:
@@ -43,14 +42,17 @@ def test_an_ordinary_user_s_own_mount_shows_what_that_user_would_see(user: Ocifs
     parts = [debian / name for name in ("blobs", "index.json", "oci-layout")]
     subprocess.run(["cp", "-r", "--reflink=auto", "-t", image, *parts], check=True)
     subprocess.run(["chmod", "-R", "a+rX", image], check=True)
-    with user.mounted(f"{image}:latest") as mountpoint:
+    with user.mounted(f"{image}:{_TAG}") as mountpoint:
         seen = view(mountpoint, user.become)
-    assert seen ^ view(debian / "bundle-latest/rootfs", within=user.become) == set()
+    assert seen ^ view(debian / f"bundle-{_TAG}/rootfs", within=user.become) == set()
 
 
-def _copied_to(kind: str) -> Callable[[Path, Path], str]:
-    def copy(layout: Path, target: Path) -> str:
-        command = ["skopeo", "--insecure-policy", "copy", "--quiet", f"oci:{layout}:latest"]
+Form = Callable[[Path, str, Path], str]
+
+
+def _copied_to(kind: str) -> Form:
+    def copy(layout: Path, tag: str, target: Path) -> str:
+        command = ["skopeo", "--insecure-policy", "copy", "--quiet", f"oci:{layout}:{tag}"]
         reference = f"{kind}:{target}:debian:latest" if kind == "docker-archive" else f"{kind}:{target}:latest"
         subprocess.run([*command, reference], check=True)
         return reference
@@ -58,26 +60,28 @@ def _copied_to(kind: str) -> Callable[[Path, Path], str]:
     return copy
 
 
-def _recompressed(command: list[str], suffix: str) -> Callable[[Path, Path], str]:
-    return lambda layout, target: str(recompress(layout, "latest", target, command, suffix))
+def _recompressed(command: list[str], suffix: str) -> Form:
+    return lambda layout, tag, target: str(recompress(layout, tag, target, command, suffix))
 
 
-_FORMS: dict[str, Callable[[Path, Path], str]] = {
-    "oci-archive": _copied_to("oci-archive"),
-    "docker-archive": _copied_to("docker-archive"),
-    "zstd": _recompressed(["zstd", "-c", "-1"], "+zstd"),
-    "pigz": _recompressed(["pigz", "-c", "-1"], "+gzip"),
-    "bgzip": _recompressed(["bgzip", "-c", "-l", "1"], "+gzip"),
-    "plain": _recompressed(["cat"], ""),
+_FORMS: dict[str, tuple[str, Form]] = {
+    "oci-archive": (_TAG, _copied_to("oci-archive")),
+    "docker-archive": ("latest", _copied_to("docker-archive")),
+    "zstd": ("latest", _recompressed(["zstd", "-c", "-1"], "+zstd")),
+    "pigz": (_TAG, _recompressed(["pigz", "-c", "-1"], "+gzip")),
+    "bgzip": (_TAG, _recompressed(["bgzip", "-c", "-l", "1"], "+gzip")),
+    "plain": (_TAG, _recompressed(["cat"], "")),
 }
+"""Which image, and how it is written."""
 
 
 @pytest.mark.parametrize("form", _FORMS)
 def test_the_same_image_in_another_form_is_the_same_tree(
-    ocifs: Ocifs, debian: Path, unpacked: set[bytes], tmp_path: Path, form: str
+    ocifs: Ocifs, debian: Path, root: None, unpacked: Unpacked, tmp_path: Path, form: str
 ) -> None:
-    with ocifs.mounted(_FORMS[form](debian, tmp_path / "image")) as mountpoint:
-        assert view(mountpoint) ^ unpacked == set()
+    tag, write = _FORMS[form]
+    with ocifs.mounted(write(debian, tag, tmp_path / "image")) as mountpoint:
+        assert view(mountpoint) ^ unpacked(tag) == set()
 
 
 @pytest.mark.parametrize("mounted", [("latest", "fuse"), ("latest", "erofs")], indirect=True, ids="-".join)

@@ -1,4 +1,4 @@
-"""`find`, `du` and `tree` of an image say what those of the system say of its mount."""
+"""`find`, `du`, `tree`, `ls` and `stat` of an image say what those of the system say of its mount."""
 
 import os
 import shutil
@@ -85,6 +85,7 @@ def test_find(image: str, mounted: Path, session_ocifs: Ocifs, expression: str) 
         (["-d", "2"], "usr/share"),
         (["-h", "-d", "1"], "."),
         (["-a", "-b"], "etc"),
+        (["-c", "-m", "--apparent-size"], "usr/lib"),
     ],
 )
 def test_du(session_ocifs: Ocifs, image: str, mounted: Path, options: list[str], path: str) -> None:
@@ -100,6 +101,8 @@ def test_du(session_ocifs: Ocifs, image: str, mounted: Path, options: list[str],
         (["-a"], "etc"),
         (["-s"], "usr/lib/python3"),
         (["-d", "-L", "3", "-a", "-s"], "var/lib"),
+        (["-a", "-F", "-p", "-f"], "etc"),
+        (["-P", "*.py|*.so", "-I", "test*"], "usr/lib/python3"),
     ],
 )
 def test_tree(session_ocifs: Ocifs, image: str, mounted: Path, options: list[str], path: str) -> None:
@@ -108,3 +111,25 @@ def test_tree(session_ocifs: Ocifs, image: str, mounted: Path, options: list[str
     theirs = of_the_system(mounted, "tree", *options, path)
     ours = of_ocifs(session_ocifs, "tree", *options, image, path)
     assert ours == [line.replace("\xa0".encode(), b" ") for line in theirs]
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        (["-RAF"], "."),
+        (["-Rr"], "etc"),
+        (["-RaX"], "var"),
+        (["-tA"], "etc"),
+        (["-S"], "usr/bin"),
+        (["-i"], "usr/bin"),
+    ],
+)
+def test_ls(session_ocifs: Ocifs, image: str, mounted: Path, options: list[str], path: str) -> None:
+    assert of_ocifs(session_ocifs, "ls", *options, image, path) == of_the_system(mounted, "ls", *options, path)
+
+
+def test_stat(session_ocifs: Ocifs, image: str, mounted: Path) -> None:
+    names = sorted(path.name for path in (mounted / "etc").iterdir() if path.name[0] != ".")
+    form = "%n %N %a %A %b %B %f %F %g %h %i %s %t %T %u %X %Y %Z"
+    theirs = of_the_system(mounted, "stat", "-c", form, *(f"etc/{name}" for name in names))
+    assert of_ocifs(session_ocifs, "stat", "-c", form, image, "etc/*") == theirs

@@ -37,7 +37,7 @@ def _blob(image: str, name: str) -> bytes:
     return answer.data
 
 
-def test_whoever_knows_the_format_reads_files_by_it(session_ocifs: Ocifs, debian: Path, image: str) -> None:
+def test_an_independent_decoder_reads_files_by_it(session_ocifs: Ocifs, debian: Path, image: str) -> None:
     listed = json.loads(session_ocifs.output("index", "ls", "--json", image))
     assert [each["format"] for each in listed] == ["soci-v1"] * 3
     chosen = random.Random(1)
@@ -73,4 +73,5 @@ def test_a_mount_needs_nothing_else(ocifs: Ocifs, debian: Path, image: str, root
         assert [proof["index"].split()[0] for proof in mount["layers"]] == ["soci-v1"] * 3
         entries = json.loads(ocifs.output("cache", "ls", "--json"))
         assert sum(each["size"] for each in entries if each["kind"] == "part1") < 1 << 20
-        assert view(mountpoint) ^ view(debian / "bundle-latest/rootfs") == set()
+        read = depth("*[c-m]", "*")  # libraries, for one, are left out
+        assert view(mountpoint, read=read) ^ view(debian / "bundle-latest/rootfs", read=read) == set()

@@ -8,12 +8,16 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from ocifs.explore.app import Explorer
+from ocifs.cli.explore import copy_out
+from ocifs.explore.app import Copy, Explorer
 from ocifs.explore.layers import LayersPane
 from ocifs.explore.outline import Row
-from ocifs.explore.screens import Help, Preview
+from ocifs.explore.peek import Peek
+from ocifs.explore.screens import Destination, Help, Preview
 from ocifs.explore.tree import TreePane
+from ocifs.explore.waste import WastePane
 from ocifs.image.opening import Image, open_image
+from ocifs.image.rootfs import Rootfs
 from tests import images
 from tests.explore.conftest import HOSTILE, LAYERS
 from tests.tars import tar
@@ -77,9 +81,18 @@ class Screen:
         await self.settle()
 
 
-def on_screen(image: Image, use: Callable[[Screen], Awaitable[None]], size: tuple[int, int] = _SIZE) -> None:
+def refuse_copies(rootfs: Rootfs, path: str, destination: str) -> list[str]:
+    raise AssertionError("nothing asked for a copy")
+
+
+def on_screen(
+    image: Image,
+    use: Callable[[Screen], Awaitable[None]],
+    size: tuple[int, int] = _SIZE,
+    copy: Copy = refuse_copies,
+) -> None:
     async def run() -> None:
-        app = Explorer(image)
+        app = Explorer(image, copy)
         async with app.run_test(size=size) as pilot:
             screen = Screen(app, pilot)
             await screen.settle()
@@ -135,7 +148,7 @@ def test_another_layer_is_another_tree(image: Image) -> None:
         await screen.press("up")
         assert set(screen.files.values()) == {"unchanged"}
         await screen.press("down", "down", "ctrl+a")
-        assert "changes since layer 0" in screen.text
+        assert "Files as of layer 2, all changes" in screen.text
         assert screen.files["etc/old"] == "removed"
         assert screen.files["top"] == "added"
         await screen.press("ctrl+l")
@@ -208,7 +221,7 @@ def test_search(image: Image) -> None:
         await screen.press("escape")
         assert "bin" in screen.files
         await screen.find("(")
-        assert screen.app.query_one(Input).has_class("-invalid")
+        assert "invalid: missing ), unterminated subpattern" in screen.text
         await screen.press("escape")
         await screen.find("nowhere")
         assert screen.files == {}
@@ -248,6 +261,7 @@ def test_help_and_quit(image: Image) -> None:
         await screen.press("question_mark")
         assert screen.over is Help
         assert "regular expression" in screen.text
+        assert "Marks: + added" in screen.text  # the last line
         await screen.press("escape")
         assert screen.over is not Help
         await screen.press("question_mark")
@@ -290,3 +304,154 @@ def test_a_blob_that_has_changed_is_told(tmp_path: Path) -> None:
 
     with open_image(layout) as image:
         on_screen(image, use)
+
+
+def test_hidden_bytes_by_directory(image: Image) -> None:
+    async def use(screen: Screen) -> None:
+        await screen.press("w")
+        assert "8 B hidden, " in screen.text
+        assert "dive: " in screen.text
+        assert "▸ /etc" in screen.text
+        assert "2 files" in screen.text
+        await screen.press("enter", "down")
+        assert "L0 → L1" in screen.text
+        assert "stored by layer 0," in screen.text
+        await screen.press("enter")
+        assert screen.over is Preview
+        assert "base" in screen.text  # what the base has, although layer 1 replaces it
+        await screen.press("escape", "left")
+        assert "▸ /etc" in screen.text
+        await screen.press("tab", "tab")
+        assert isinstance(screen.app.focused, WastePane)
+        await screen.press("escape")
+        assert "Files as of layer 2" in screen.text
+        await screen.press("w", "slash")
+        assert "Files as of layer 2" in screen.text
+
+    on_screen(image, use)
+
+
+def test_nothing_hidden_is_told(tmp_path: Path) -> None:
+    async def use(screen: Screen) -> None:
+        await screen.press("w", "enter", "e")
+        assert "0 B hidden" in screen.text
+        assert "No layer hides" in screen.text
+
+    with open_image(images.write_layout(tmp_path / "one", images.Image((images.Layer(),)))) as image:
+        on_screen(image, use)
+
+
+def test_the_largest_first(image: Image) -> None:
+    async def use(screen: Screen) -> None:
+        await screen.press("s")
+        assert [*screen.files] == ["bin", HOSTILE.decode(errors="replace"), "etc", "link", "top"]
+        assert ", by size" in screen.text
+        await screen.go_to("etc")
+        await screen.press("right")
+        assert [*screen.files][2:5] == ["etc", "etc/issue", "etc/new"]
+        await screen.press("s")
+        assert [*screen.files][1:3] == ["bin", "etc"]
+
+    on_screen(image, use)
+
+
+def test_matches_stand_out(image: Image) -> None:
+    async def use(screen: Screen) -> None:
+        await screen.find("is*u|c/n")
+        assert [*screen.files] == ["etc", "etc/issue", "etc/new", "etc/new/deep"]
+        matched = {
+            row.path: "|".join(text for text, names in screen.tree.parts(index, 60) if "tree--match" in names)
+            for index, row in enumerate(screen.tree.outline.rows)
+            if isinstance(row, Row)
+        }
+        assert matched == {b"etc": "", b"etc/issue": "issu", b"etc/new": "n", b"etc/new/deep": ""}
+
+    on_screen(image, use)
+
+
+def test_files_are_copied_out(image: Image, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+
+    async def to(screen: Screen, place: Path) -> None:
+        await screen.press("e")
+        assert screen.over is Destination
+        screen.app.screen.query_one(Input).value = str(place)
+        await screen.press("enter")
+
+    async def use(screen: Screen) -> None:
+        await screen.go_to("top")
+        await to(screen, there)
+        assert there.read_bytes() == b"top\n"
+        assert any(message.startswith("copied /top to ") for message in screen.told)
+        there.write_bytes(b"mine")
+        await to(screen, there)
+        assert "exists: Enter again replaces it" in screen.text
+        assert there.read_bytes() == b"mine"
+        await screen.press("enter")
+        assert there.read_bytes() == b"top\n"
+        await to(screen, tmp_path / "missing" / "there")
+        assert any("cannot copy /top" in message for message in screen.told)
+        await screen.go_to("etc")
+        await to(screen, tmp_path / "directory")
+        assert (tmp_path / "directory/issue").read_bytes() == b"middle\n"
+        assert not (tmp_path / "directory/old").exists()
+        await screen.go_to("link")
+        await screen.press("e")
+        assert "link is no regular file or directory" in screen.told
+        await screen.go_to(HOSTILE.decode("latin-1"))
+        await screen.press("home", "e")
+        field = screen.app.screen.query_one(Input)
+        assert field.value == "./"  # a name that cannot be shown is not proposed
+        field.value = str(tmp_path)
+        await screen.press("enter", "enter")
+        assert "name the copy in it" in screen.text
+        field.value = str(tmp_path / "hostile")
+        await screen.press("enter")
+        assert (tmp_path / "hostile").read_bytes() == b"\x1b[2Jcleared"
+        await screen.go_to("bin")
+        await screen.press("right")
+        await screen.go_to("bin/tool")
+        await to(screen, tmp_path)
+        assert screen.app.screen.query_one(Input).value == f"{tmp_path}/tool"
+        assert not (tmp_path / "tool").exists()
+        await screen.press("enter")
+        assert (tmp_path / "tool").read_bytes().startswith(b"\x7fELF")
+        await screen.press("tab", "up", "tab")
+        await screen.go_to("etc")
+        await screen.press("right")
+        await screen.go_to("etc/old")
+        await to(screen, tmp_path / "removed")
+        assert (tmp_path / "removed").read_bytes() == b"old"
+
+    on_screen(image, use, copy=copy_out)
+
+
+@pytest.mark.parametrize(("width", "shown"), [(159, False), (160, True)])
+def test_a_wide_screen_has_a_preview_beside_the_tree(image: Image, width: int, shown: bool) -> None:
+    async def use(screen: Screen) -> None:
+        peek = screen.app.query_one(Peek)
+        assert peek.display == shown
+        await screen.go_to("top")
+        await screen._pilot.pause(0.2)
+        await screen.settle()
+        assert (list(peek.lines) == ["top"]) == shown
+        await screen.go_to("etc")
+        await screen._pilot.pause(0.2)
+        assert (list(peek.lines) == ["directory"]) == shown
+        await screen.press("tab", "tab", "tab")
+        assert isinstance(screen.app.focused, TreePane) == shown
+
+    on_screen(image, use, (width, 40))
+
+
+def test_layers_have_room_on_a_small_screen(image: Image) -> None:
+    async def use(screen: Screen) -> None:
+        layers, tree = screen.app.query_one(LayersPane), screen.tree
+        assert tree.size.width > layers.size.width
+        assert "Show/hide" in screen.lines[-1]
+        assert "Quit" in screen.lines[-1]
+        await screen.press("tab")
+        assert layers.size.width > tree.size.width
+        assert layers.size.height >= 13
+
+    on_screen(image, use)

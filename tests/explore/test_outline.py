@@ -116,3 +116,17 @@ def test_no_more_is_looked_at_than_a_screen_can_wait_for(wide: Overlay) -> None:
     shown.open(1)
     shown.open(1)
     assert paths(shown) == [b"d", b"d/020"]
+
+
+def test_directories_sorted_by_size(shown: Outline, overlay: Overlay) -> None:
+    sizes = {b"old": 3, b"new": 4, b"issue": 7}
+    known = {row.entry.shown: size for row in whole(shown) for name, size in sizes.items() if row.entry.name == name}
+    shown.size_of = known.get
+    shown.show(overlay, overlay.root(1), overlay.root(2))
+    assert [row.entry.name for row in whole(shown) if row.entry.name in sizes] == [b"issue", b"new", b"old"]
+
+
+def whole(shown: Outline) -> list[Row]:
+    """Open /etc, and return its rows."""
+    shown.open(shown.index(b"etc"))
+    return [row for row in shown.rows if isinstance(row, Row)]

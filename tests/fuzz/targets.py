@@ -22,7 +22,8 @@ from typing import NamedTuple, cast
 import msgspec
 import zstandard
 
-from ocifs.bundle.config import Host, Overrides, runtime_spec
+from ocifs.bundle.config import Host, runtime_spec
+from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.paths import absolute_path
 from ocifs.bundle.runtime_spec import to_json
 from ocifs.compression import Pass, gzip, zstd
@@ -534,7 +535,7 @@ def _ztoc_seeds() -> list[bytes]:
 
 
 class _Script:
-    """Connections to nobody: each gives the next of some answers, and then its end."""
+    """Connections to no host: each returns the next of some answers, and then its end."""
 
     def __init__(self, answers: list[bytes]) -> None:
         self._answers = iter(answers)
@@ -572,7 +573,7 @@ class _Script:
         return made
 
     def close(self) -> None:
-        """Make sure that nobody but the registry was told who we are."""
+        """Check that only the registry got credentials."""
         for host, far in self._far:
             with far:
                 far.setblocking(False)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ocifs.image.kinds import CHANGES, TREE
 from ocifs.image.opening import open_image
-from ocifs.image.trees import CHANGES, TREE
 from ocifs.layer.index import KIND
 from ocifs.options import Options
 from ocifs.store import Store
@@ -64,7 +64,7 @@ def test_a_layout(image: Path, expected: Seen, path: str, damage: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["oci-layout", "index.json"])
-def test_a_document_without_a_digest_may_lose_what_nobody_needs(image: Path, expected: Seen, path: str) -> None:
+def test_a_document_without_a_digest_may_lose_unused_bytes(image: Path, expected: Seen, path: str) -> None:
     """So the judge has seen both."""
     counted = outcomes(image / path, flips(_FILES[path]), lambda: outcome(image, expected))
     assert counted["refused"]
@@ -98,7 +98,7 @@ def indexed(image: Path, place: Path) -> Store:
 @pytest.mark.parametrize("damage", _DAMAGE)
 @pytest.mark.parametrize("compression", _LAYER_PATHS)
 def test_a_blob_that_is_indexed(image: Path, expected: Seen, tmp_path: Path, compression: str, damage: str) -> None:
-    """Nobody hashes the blob again: the digests of its spans are all that stands between it and the reader."""
+    """The blob is not hashed again: only the digests of its spans protect the reader."""
     store = indexed(image, tmp_path / "cache")
     path = _LAYER_PATHS[compression]
     counted = outcomes(image / path, _DAMAGE[damage](_FILES[path]), lambda: outcome(image, expected, store))

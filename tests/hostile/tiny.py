@@ -75,19 +75,19 @@ def _check(error: OcifsError) -> None:
 
 
 def flips(data: bytes) -> Iterator[bytes]:
-    """Give the bytes with the lowest bit of each inverted in turn: of text, that makes other text."""
+    """Yield the bytes with the lowest bit of each inverted in turn: of text, that makes other text."""
     for place, byte in enumerate(data):
         yield data[:place] + bytes([byte ^ 1]) + data[place + 1 :]
 
 
 def cuts(data: bytes) -> Iterator[bytes]:
-    """Give every beginning of the bytes."""
+    """Yield every beginning of the bytes."""
     for size in range(len(data)):
         yield data[:size]
 
 
 def bits(data: bytes) -> Iterator[bytes]:
-    """Give the bytes with each bit of them inverted in turn."""
+    """Yield the bytes with each bit of them inverted in turn."""
     for place in range(8 * len(data)):
         byte = place // 8
         yield data[:byte] + bytes([data[byte] ^ 1 << place % 8]) + data[byte + 1 :]

@@ -212,7 +212,7 @@ def test_pushing_needs_the_right_to(reference: str, registry: Registry) -> None:
 
 
 def publish(registry: Registry, index: bytes, layer: Layer = BASE, **changes: object) -> None:
-    """Publish an index for one layer, as somebody else might."""
+    """Publish an index for one layer, as another client might."""
     subject = registry.manifests["app"]["latest"].data
     descriptor = {
         "mediaType": "application/vnd.ocifs.layer-index.v2",

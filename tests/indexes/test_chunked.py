@@ -302,7 +302,7 @@ def described(layer: TocLayer) -> ImageLayer:
 
 @contextmanager
 def local(layer: TocLayer) -> Iterator[Layer]:
-    """Give a layer that is read by its TOC, all of its blob being here."""
+    """Return a layer that is read by its TOC; its blob is cached."""
     of_image = described(layer)
     index = Store(None).get(
         CONVERTED, "x", lambda out: write_index(out, parse_toc(layer), of_image, Digest.of(layer.blob))
@@ -508,7 +508,7 @@ def proofs(layer: TocLayer, tmp_path: Path) -> list[str | None]:
 
 @pytest.mark.parametrize(("records", "claimed", "exact"), HONEST.values(), ids=HONEST)
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_what_a_toc_loses_or_nobody_sees_is_no_lie(
+def test_what_a_toc_loses_or_hides_is_no_lie(
     write: Callable[..., TocLayer],
     records: dict[bytes, bytes],
     claimed: dict[str, str] | None,
@@ -523,7 +523,7 @@ def test_what_a_toc_loses_or_nobody_sees_is_no_lie(
 
 @pytest.mark.parametrize(("records", "claimed"), DISHONEST.values(), ids=DISHONEST)
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_what_somebody_would_see_is_a_lie(
+def test_a_visible_difference_is_a_lie(
     write: Callable[..., TocLayer], records: dict[bytes, bytes], claimed: dict[str, str], tmp_path: Path
 ) -> None:
     layer = claiming(records, claimed, write)
@@ -596,7 +596,7 @@ def test_a_registry_that_gives_no_ranges(
 def test_an_index_of_chunks_is_not_taken_from_others(
     opened: Open, registry: Registry, store: Store, warnings: list[str]
 ) -> None:
-    """Whoever publishes a LayerIndex says what is in the tar."""
+    """The publisher of a LayerIndex says what is in the tar."""
     layer = estargz(TAR)
     index = opened(layer).indexes[0]
     manifest, blobs = make_artifact(opened(layer).resolved, [index])

@@ -68,7 +68,7 @@ def test_a_false_size_of_a_known_layer_is_refused_and_cuts_nothing(registry: Reg
 
 
 @pytest.mark.parametrize("size", FALSE_SIZES)
-def test_a_false_size_of_an_unknown_layer_stands_in_nobodys_way(registry: Registry, store: Store, size: int) -> None:
+def test_a_false_size_of_an_unknown_layer_blocks_no_other_image(registry: Registry, store: Store, size: int) -> None:
     honest, lying = add(registry, "honest", BASE), add(registry, "lying", sized(size))
     with pytest.raises(InvalidImageError):
         read(lying, store)
@@ -105,7 +105,7 @@ def test_a_layer_that_two_images_name_by_two_algorithms(
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 @pytest.mark.parametrize("lazy", [False, True])
-def test_a_false_diff_id_locks_nobody_out(registry: Registry, store: Store, algorithm: str, lazy: bool) -> None:
+def test_a_false_diff_id_blocks_no_other_image(registry: Registry, store: Store, algorithm: str, lazy: bool) -> None:
     lying = add(registry, "lying", Layer(TAR, diff_id=digest(b"other", algorithm)))
     honest = [add(registry, "sha256", BASE), add(registry, "sha512", SHA512)]
     for again in range(2):

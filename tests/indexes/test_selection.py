@@ -76,7 +76,7 @@ def test_a_provider_that_fails_is_told_and_the_next_one_asked() -> None:
     assert warnings == ["app: an index of the format 1 is not used: gone"]
 
 
-def test_nobody_is_asked_when_nothing_is_missing() -> None:
+def test_no_lookup_runs_when_nothing_is_missing() -> None:
     asked = provider("2", fails=RegistryError("was asked"))
     assert choose([provider("1", [offer(A, "1"), offer(B, "1")]), asked]) == ({A: "1", B: "1"}, [])
 
@@ -95,10 +95,10 @@ def test_all_are_found_in_order() -> None:
 
 def test_a_defect_in_an_offer_comes_out_however_many_there_are() -> None:
     def defect() -> Any:
-        raise KeyError("nobody expects it")
+        raise KeyError("an unexpected error")
 
     offers = [Candidate(A, str(n), Digest.of(b"%d" % n), 7, False, defect, prefetch=lambda index: ()) for n in range(9)]
-    with pytest.raises(KeyError, match="nobody expects it"):
+    with pytest.raises(KeyError, match="an unexpected error"):
         choose([provider("1", offers)])
 
 

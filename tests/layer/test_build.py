@@ -1,4 +1,4 @@
-"""Making a LayerIndex: the same one whoever helps, nothing said twice, nothing left open."""
+"""Making a LayerIndex: the same one by every pass, no warning twice, no file left open."""
 
 import bz2
 import contextlib

@@ -40,7 +40,7 @@ def test_a_span_is_loaded_once_and_by_one() -> None:
     assert cache.peek((0, 0)) is SPAN
 
 
-def test_nobody_waits_longer_for_somebody_else_than_patience_lasts() -> None:
+def test_the_wait_for_another_reader_is_bounded() -> None:
     cache = SpanCache(patience=0.05)
     begun, back = threading.Event(), threading.Event()
 

@@ -55,7 +55,7 @@ def test_all_ends_when_the_reader_has_enough() -> None:
     wait_for(lambda: thread_count() == before)
 
 
-def test_nobody_is_far_behind() -> None:
+def test_no_consumer_falls_far_behind() -> None:
     made: list[bytes] = []
 
     def make() -> Iterator[bytes]:

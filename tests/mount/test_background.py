@@ -26,7 +26,7 @@ def test_ranges_join_neighbours_in_the_order_of_wanting(wanted: list[int], expec
 
 
 class _Defective(Layer):
-    """A layer at which the thread stumbles over what nobody has thought of."""
+    """A layer that raises an unexpected error in the thread."""
 
     def __init__(self) -> None:
         """Have no blob."""

@@ -14,7 +14,7 @@ _PATIENCE = 10.0
 
 
 class Waiting:
-    """Somebody who waits: what it was answered."""
+    """A waiting caller, and the answers that it got."""
 
     def __init__(self) -> None:
         self.answers: Queue[object] = Queue()
@@ -57,7 +57,7 @@ def test_no_more_threads_work_than_may(threads: Threads) -> None:
     assert [each.answer() for each in [submitted(threads, meet) for _ in range(3)]] == [False] * 3
 
 
-def test_who_waits_too_long_is_told_once_and_what_comes_late_is_for_nobody(threads: Threads) -> None:
+def test_an_overdue_caller_is_answered_once_and_a_late_result_is_dropped(threads: Threads) -> None:
     back = threading.Event()
     waiting = submitted(threads, back.wait)
     assert isinstance(waiting.answer(), Overdue)
@@ -160,7 +160,7 @@ def test_a_start_without_threads_is_an_error_and_can_be_tried_again(threads: Thr
     assert submitted(threads, lambda: "served").answer() == "served"
 
 
-def test_a_stuck_thread_that_cannot_be_replaced_holds_nobody_up_beyond_the_deadline() -> None:
+def test_a_stuck_thread_that_cannot_be_replaced_delays_no_caller_beyond_the_deadline() -> None:
     threads = Threads(1, 0.2)
     threads.start()
     back = threading.Event()

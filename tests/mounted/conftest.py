@@ -35,6 +35,14 @@ def posix(session_ocifs: Ocifs, posix_image: Path, engine: str) -> Iterator[byte
         yield bytes(mountpoint)
 
 
+@pytest.fixture(scope="module")
+def indexed(image: Path, session_ocifs: Ocifs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the index of the module's `image`."""
+    cache = tmp_path_factory.mktemp("indexed") / "cache"
+    session_ocifs.output("index", "--cache-dir", cache, image)
+    return cache
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """An image that others may read: a file, a directory, and one of 3 MiB that does not compress."""

@@ -107,7 +107,7 @@ _ENDS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("way", _ENDS)
-def test_whoever_unmounts_is_no_abort(ocifs: Ocifs, small: Path, way: str) -> None:
+def test_unmounting_is_no_abort(ocifs: Ocifs, small: Path, way: str) -> None:
     with ocifs.mounted(small) as mountpoint:
         _ENDS[way](mountpoint)
         assert ocifs.leftovers() == []

@@ -49,14 +49,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_layout(tmp_path_factory.mktemp("changed") / "image", Image(layers=_LAYERS))
 
 
-@pytest.fixture(scope="module")
-def indexed(image: Path, session_ocifs: Ocifs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that has the image."""
-    cache = tmp_path_factory.mktemp("indexed") / "cache"
-    session_ocifs.output("index", "--cache-dir", cache, image)
-    return cache
-
-
 @pytest.fixture
 def warm(ocifs: Ocifs, indexed: Path) -> Ocifs:
     """The command with a copy of that cache, which can be damaged."""

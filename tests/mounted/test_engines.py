@@ -158,7 +158,7 @@ def mounts_seen() -> Iterator[set[str]]:
             os.close(stop)
 
 
-def test_nobody_sees_the_served_file(by_erofs: Ocifs, small: Path) -> None:
+def test_no_process_sees_the_served_file(by_erofs: Ocifs, small: Path) -> None:
     """Neither where it is mounted nor by a loop device; of all that is done only the EROFS mount appears."""
     with mounts_seen() as seen, by_erofs.mounted(small) as mountpoint:
         assert (mountpoint / "hello").read_text() == "hello\n"

@@ -58,6 +58,12 @@ def test_it_is_detached(ocifs: Ocifs, small: Path, name: str) -> None:
         assert os.listdir(mountpoint) == []
 
 
+def test_it_is_detached_with_all_others(ocifs: Ocifs, small: Path) -> None:
+    with hung(ocifs, small) as (mountpoint, _), ocifs.mounted(small) as other:
+        ocifs.output("umount", "--all", "--lazy")
+        assert os.listdir(mountpoint) == os.listdir(other) == []
+
+
 def test_it_is_detached_from_within(ocifs: Ocifs, small: Path) -> None:
     with hung(ocifs, small) as (mountpoint, _):
         umount = shlex.join(ocifs.command("umount", "--lazy", "."))
@@ -67,6 +73,7 @@ def test_it_is_detached_from_within(ocifs: Ocifs, small: Path) -> None:
         assert os.listdir(mountpoint) == []
 
 
+@pytest.mark.parametrize("engine", ["fuse"], indirect=True)  # umount waits ten seconds for the process
 def test_umount_ends_in_time_and_names_the_way_out(ocifs: Ocifs, small: Path) -> None:
     with hung(ocifs, small) as (mountpoint, daemon):
         result = ocifs.run("umount", mountpoint)

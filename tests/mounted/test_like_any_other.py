@@ -258,7 +258,7 @@ def test_an_overlay_on_it_is_written_as_one_on_any_file_system(
         subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
-_AS_SOMEBODY = """
+_AS_ANOTHER_USER = """
 import os, sys
 os.setgroups([7]); os.setgid(6); os.setuid(5)
 for name in sorted(os.listdir(sys.argv[1])):
@@ -294,7 +294,7 @@ def test_who_may_what_goes_by_owner_group_and_further_groups(
         with ocifs.mounted(image, "--allow-other") as mountpoint:
             seen = [
                 subprocess.run(
-                    [sys.executable, "-c", _AS_SOMEBODY, place], capture_output=True, text=True, check=True
+                    [sys.executable, "-c", _AS_ANOTHER_USER, place], capture_output=True, text=True, check=True
                 ).stdout
                 for place in (mountpoint, other)
             ]

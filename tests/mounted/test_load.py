@@ -43,13 +43,6 @@ def image(tmp_path_factory: pytest.TempPathFactory, contents: dict[str, bytes]) 
     return write_layout(tmp_path_factory.mktemp("load") / "image", Image(layers=tuple(layers)))
 
 
-@pytest.fixture(scope="module")
-def indexed(image: Path, session_ocifs: Ocifs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    cache = tmp_path_factory.mktemp("indexed") / "cache"
-    session_ocifs.output("index", "--cache-dir", cache, image)
-    return cache
-
-
 @pytest.fixture
 def warm(ocifs: Ocifs, indexed: Path) -> Ocifs:
     return replace(ocifs, environment={**ocifs.environment, "OCIFS_CACHE_DIR": str(indexed)})
@@ -117,7 +110,7 @@ def test_sixteen_readers_and_caches_that_are_dropped(
         for thread in threads:
             thread.start()
         chance = random.Random(0)
-        seconds = depth(8.0, 600.0)
+        seconds = depth(4.0, 600.0)
         began = time.monotonic()
         figures = []
         while time.monotonic() - began < seconds:
@@ -159,7 +152,7 @@ def test_what_is_forgotten_and_found_again_costs_nothing(
 def test_mounting_again_and_again_leaves_nothing(warm: Ocifs, image: Path, contents: dict[str, bytes]) -> None:
     mountpoint = warm.mountpoint()
     figures = []
-    for _ in range(depth(10, 1000)):
+    for _ in range(depth(6, 1000)):
         warm.output("mount", image, mountpoint)
         (daemon,) = warm.processes()
         assert (mountpoint / "small/007").read_bytes() == contents["small/007"]

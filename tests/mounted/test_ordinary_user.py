@@ -52,7 +52,7 @@ def test_acls_count(ocifs: Ocifs, user: Ocifs, theirs: Path, root: None) -> None
         assert as_user(user, "cat", f"{mountpoint}/acl").stderr.endswith("Permission denied\n")
 
 
-def test_nobody_else_sees_the_mount(user: Ocifs, theirs: Path, root: None) -> None:
+def test_other_users_do_not_see_the_mount(user: Ocifs, theirs: Path, root: None) -> None:
     with user.mounted(theirs) as mountpoint, pytest.raises(PermissionError):
         os.listdir(mountpoint)
 
@@ -88,14 +88,14 @@ def test_root_s_options_are_refused(user: Ocifs, theirs: Path, option: str) -> N
     assert "root only" in result.err
 
 
-def test_somebody_else_s_mountpoint_is_refused(user: Ocifs, theirs: Path, root: None) -> None:
+def test_another_user_s_mountpoint_is_refused(user: Ocifs, theirs: Path, root: None) -> None:
     mountpoint = user.mountpoint()
     os.chown(mountpoint, 0, 0)
     mountpoint.chmod(0o755)
     assert "of your own" in user.complaint(7, "mount", theirs, mountpoint)
 
 
-def test_somebody_else_s_mount_is_not_unmounted(user: Ocifs, theirs: Path, ocifs: Ocifs, root: None) -> None:
+def test_another_user_s_mount_is_not_unmounted(user: Ocifs, theirs: Path, ocifs: Ocifs, root: None) -> None:
     mountpoint = user.mountpoint()
     assert ocifs.run("mount", theirs, mountpoint).code == 0
     try:
@@ -113,7 +113,7 @@ def test_an_image_closed_to_the_user_is_named(user: Ocifs, root: None) -> None:
     assert str(closed) in user.complaint(3, "mount", closed, user.mountpoint())
 
 
-def test_a_cache_of_somebody_else_is_not_trusted(user: Ocifs, theirs: Path, root: None) -> None:
+def test_another_user_s_cache_is_not_trusted(user: Ocifs, theirs: Path, root: None) -> None:
     foreign = user.home / "foreign"
     foreign.mkdir(mode=0o777)
     mountpoint = user.mountpoint()

@@ -228,7 +228,7 @@ def test_cannot_have_root_remove_files_by_a_symlink_in_place_of_a_bundle(
 
 @contextmanager
 def mounted_by_another(source: bytes, mountpoint: Path) -> Iterator[None]:
-    """Mount as fusermount3 does for another user, whom ocifs has not seen; nobody serves the mount."""
+    """Mount as fusermount3 does for another user, whom ocifs has not seen; no process serves the mount."""
     libc = ctypes.CDLL(None, use_errno=True)
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={device},rootmode=40000,user_id=65534,group_id=65534"

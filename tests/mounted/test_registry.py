@@ -4,7 +4,8 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,23 +30,24 @@ IMAGE = Image((LAYER,))
 
 
 @pytest.fixture
-def ocifs(ocifs: Ocifs) -> Ocifs:
-    """The command, that knows nothing of registries."""
-    return Ocifs(ocifs.home, environment={"HOME": str(ocifs.home), "XDG_CONFIG_HOME": str(ocifs.home / "config")})
+def registry(registry: Registry) -> Registry:
+    registry.add("app", layout_files(IMAGE))
+    return registry
 
 
-@pytest.fixture
-def registry() -> Iterator[Registry]:
+@pytest.fixture(scope="module")
+def published() -> dict[str, bytes]:
+    """The blobs of the image and of an index beside it."""
     with running() as registry:
         registry.add("app", layout_files(IMAGE))
-        yield registry
+        publish(registry, lambda index: index.file.pread(index.file.size, 0))
+        return registry.blobs["app"]
 
 
 @pytest.fixture
-def image(registry: Registry) -> str:
+def image(registry: Registry, published: dict[str, bytes]) -> str:
     """An image with an index beside it."""
-    publish(registry, lambda index: index.file.pread(index.file.size, 0))
-    registry.requests.clear()
+    registry.blobs["app"] |= published
     return f"docker://{registry.host}/app"
 
 
@@ -131,13 +133,18 @@ def test_the_rest_is_fetched_and_proven_in_the_background(
         assert (mnt / "last").read_bytes() == LAST
 
 
+def read_last(mountpoint: Path) -> None:
+    """Read a little of the last file, without readahead."""
+    with (mountpoint / "last").open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        file.seek(2_000_000)
+        file.read(1000)
+
+
 def test_what_was_read_first_is_fetched_first(ocifs: Ocifs, registry: Registry, image: str, engine: str) -> None:
     slow = ("--engine", engine, "--prefetch-rate", "1")
     with ocifs.mounted(image, *slow) as mnt:
-        with (mnt / "last").open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-            file.seek(2_000_000)
-            file.read(1000)
+        read_last(mnt)
         wait_for(lambda: bool(state(ocifs)["touched"]))
         assert list(state(ocifs)["touched"]) == [str(Digest.of(LAYER.blob))]  # type: ignore[call-overload]
         ocifs.output("index", "push", "--record", mnt, image)
@@ -154,10 +161,7 @@ def test_what_was_recorded_is_fetched_first_by_any_index(
 ) -> None:
     slow = ("--engine", engine, "--prefetch-rate", "1")
     with ocifs.mounted(image, *slow) as mnt:
-        with (mnt / "last").open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-            file.seek(2_000_000)
-            file.read(1000)
+        read_last(mnt)
         wait_for(lambda: bool(state(ocifs)["touched"]))
         assert ocifs.output("index", "--record", mnt, image).endswith("iB of 1 layers\n")
     assert "profile1" in ocifs.output("cache", "ls")

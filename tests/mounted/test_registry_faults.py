@@ -104,12 +104,6 @@ BLOB = f"/blobs/{Digest.of(LAYER.blob)}"
 
 
 @pytest.fixture
-def ocifs(ocifs: Ocifs) -> Ocifs:
-    """The command, that knows nothing of registries."""
-    return Ocifs(ocifs.home, environment={"HOME": str(ocifs.home), "XDG_CONFIG_HOME": str(ocifs.home / "config")})
-
-
-@pytest.fixture
 def registry() -> Iterator[Registry]:
     """A registry that has an index of the image."""
     with running() as registry:
@@ -121,7 +115,7 @@ def registry() -> Iterator[Registry]:
 
 
 def read(path: Path) -> bytes:
-    """Read a little in the middle of a file, of a span that nobody has asked for."""
+    """Read a little in the middle of a file, of a span that no reader has requested."""
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         file.seek(_SIZE // 2)
@@ -129,7 +123,7 @@ def read(path: Path) -> bytes:
 
 
 def told(ocifs: Ocifs, mountpoint: Path) -> Iterator[bytes]:
-    """Give all that is written anywhere, and what others see of the processes."""
+    """Yield everything that ocifs writes, and what other users see of its processes."""
     yield ocifs.output("mounts", "--json").encode()
     yield ocifs.output("cache", "ls", "--json").encode()
     for path in ocifs.home.rglob("*"):
@@ -169,7 +163,7 @@ def test_faults_of_a_registry(ocifs: Ocifs, registry: Registry, engine: str) -> 
             assert len(registry.sent) < 20, (name, [each.range for each in registry.sent])
             waited = time.monotonic() - began
             assert waited < 45, name
-            if waited > 2:  # who asks again at once is told the same
+            if waited > 2:  # a slow failure is cached for a second
                 time.sleep(1.1)
             registry.faults.clear()
             assert read(mnt / file) == expected, name  # nothing is poisoned

@@ -28,7 +28,7 @@ def many(tmp_path: Path) -> Path:
 
 
 def limited(ocifs: Ocifs, files: int) -> Ocifs:
-    """Return the command under a limit on open files, which nobody can raise."""
+    """Return the command under a limit on open files, which it cannot raise."""
     return replace(ocifs, become=("prlimit", f"--nofile={files}:{files}"))
 
 
@@ -170,7 +170,7 @@ def cgroup(root: None) -> Iterator[Cgroup]:
     while True:
         try:
             made.path.rmdir()
-        except OSError:  # a process in it has ended, and nobody has waited for it yet
+        except OSError:  # a process in it has ended, and its parent has not waited for it yet
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)

@@ -21,12 +21,6 @@ MIDDLE = os.urandom(8_000_000)
 TAR = tar([file(b"first", FIRST), file(b"middle", MIDDLE), file(b"holes", bytes(99_999)), file(b"last", LAST)])
 
 
-@pytest.fixture
-def ocifs(ocifs: Ocifs) -> Ocifs:
-    """The command, that knows nothing of registries."""
-    return Ocifs(ocifs.home, environment={"HOME": str(ocifs.home), "XDG_CONFIG_HOME": str(ocifs.home / "config")})
-
-
 def put(registry: Registry, layer: TocLayer) -> str:
     registry.add("app", layout_files(Image((layer,))))
     return f"docker://{registry.host}/app"

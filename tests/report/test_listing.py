@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.errors import NotFoundError, printable
+from ocifs.errors import printable
 from ocifs.image.opening import Image, open_image
 from ocifs.image.rootfs import Rootfs
-from ocifs.report.listing import Listed, describe, list_directory, long_lines, to_json
+from ocifs.report.listing import Listed, describe, long_lines, to_json
 from tests import images, tars
 
 YEAR_0001 = -62_135_596_800
@@ -74,21 +74,6 @@ def zone(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def listed(rootfs: Rootfs, path: bytes, *, detailed: bool = False) -> Listed:
     return Listed.of(rootfs, path, rootfs.lookup(path, follow=False), detailed=detailed)
-
-
-def paths(rootfs: Rootfs, path: bytes, *, recursive: bool = False, itself: bool = False) -> list[bytes]:
-    return [entry.path for entry in list_directory(rootfs, path, recursive=recursive, itself=itself)]
-
-
-def test_a_directory_is_listed_by_name(rootfs: Rootfs) -> None:
-    assert paths(rootfs, b"/dir") == [b".hidden", b"file", b"same"]
-    assert paths(rootfs, b"/dir", itself=True) == [b"/dir"]
-    assert paths(rootfs, b"/dir/file") == [b"/dir/file"]
-    assert paths(rootfs, b"/", recursive=True)[:6] == [
-        b"bell\x07\x1b[2J\n", b"dir", b"dir/.hidden", b"dir/file", b"dir/same", b"disk",
-    ]  # fmt: skip
-    with pytest.raises(NotFoundError):
-        paths(rootfs, b"/nowhere")
 
 
 @pytest.mark.parametrize("zone", ["UTC"], indirect=True)
@@ -187,11 +172,6 @@ def test_json_is_one_line_of_text(rootfs: Rootfs) -> None:
         line = to_json(Listed.of(rootfs, path, inode.nid, detailed=True))
         assert line.decode().isprintable()
         assert json.loads(line)["inode"] == inode.nid
-
-
-@pytest.mark.parametrize(("path", "hidden"), [(b"dir/file", False), (b"dir/.hidden", True), (b".git/x", True)])
-def test_hidden(rootfs: Rootfs, path: bytes, hidden: bool) -> None:
-    assert Listed(path=path, inode=rootfs.tree.inode(rootfs.root)).is_hidden == hidden
 
 
 def test_every_type_has_a_word(rootfs: Rootfs) -> None:

@@ -1,4 +1,4 @@
-"""Trees of changes on top of each other are the merged tree as of each layer; what differs between two is told."""
+"""Trees of changes on top of each other are the merged tree as of each layer; what differs between two is shown."""
 
 import re
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import html.parser
 import json
 import re
@@ -81,7 +82,8 @@ def test_nothing_of_an_image_becomes_an_element(text: str) -> None:
 def test_it_asks_nothing_of_anybody(text: str) -> None:
     found = _Elements(text)
     for _, attributes in found.elements:
-        assert not {"src", "href", "srcset", "action", "style"} & attributes.keys()
+        assert not {"src", "srcset", "action", "style"} & attributes.keys()
+        assert str(attributes.get("href", "#")).startswith("#")
     assert "url(" not in text
     assert "@import" not in text
 
@@ -104,7 +106,18 @@ def test_the_data_is_json_that_cannot_end_its_element(text: str) -> None:
     assert any("<script>alert(1)<" in name for name in tree["names"])
 
 
-@pytest.mark.parametrize("said", ["<h2>Layers</h2>", "6.84 KiB", "/gone", "removed", "<dd>EVIL=", "linux/amd64"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        ">Layers</h2>",
+        "6.84 KiB</b> hidden, 8.3%",
+        "8.3% of the 82 KiB in the layers",
+        'data-path="/gone">/gone</a>',
+        "removed by",
+        "<dd>EVIL=",
+        "linux/amd64",
+    ],
+)
 def test_what_it_says(text: str, said: str) -> None:
     assert said in text
 
@@ -112,12 +125,70 @@ def test_what_it_says(text: str, said: str) -> None:
 def test_what_is_left_out_is_said(layered_layout: Path) -> None:
     with open_image(layered_layout) as opened:
         text = "".join(page(build_report(opened, inspect_image(opened.resolved, Store(None)), most_nodes=5)))
-    assert "The 5 largest files and directories are shown" in text
+    assert "the 5 largest files and directories; 15 smaller ones" in text
 
 
 def test_an_image_without_layers_has_a_page(tmp_path: Path) -> None:
     with open_image(images.write_layout(tmp_path / "empty", images.Image(()))) as opened:
-        assert "0</b> layers" in "".join(page(build_report(opened, inspect_image(opened.resolved, Store(None)))))
+        text = "".join(page(build_report(opened, inspect_image(opened.resolved, Store(None)))))
+    assert "0</b> layers" in text
+    assert "No layer replaces or removes a file" in text
+    assert "Largest files" not in text
+
+
+def many_directories(tmp_path: Path) -> str:
+    """Return the page of an image that hides files in 12 directories of 30 files each."""
+    members = [file(f"d{number:02}/{name}".encode(), bytes(1500)) for number in range(12) for name in range(30)]
+    removed = [file(f".wh.d{number:02}".encode()) for number in range(12)]
+    layers = (images.Layer(tar(members)), images.Layer(tar(removed)), images.Layer(tar([file(b"x", b"x")])))
+    history = [{"created_by": "first"}, {"created_by": "nothing", "empty_layer": True}, {"created_by": "second"}]
+    layout = images.write_layout(tmp_path / "many", images.Image(layers, config={"history": history}))
+    with open_image(layout) as opened:
+        return "".join(page(build_report(opened, inspect_image(opened.resolved, Store(None)))))
+
+
+def test_hidden_files_are_grouped_and_the_rest_is_folded(tmp_path: Path) -> None:
+    text = many_directories(tmp_path)
+    before, _, folded = text.partition('<details class="more" data-noun="directory">')
+    assert before.count('<details class="group"') == 10
+    assert folded.count('<details class="group"') == 2
+    assert "2 more directories" in folded
+    assert text.count("Only the 20 largest of 30 files are listed.") == 12
+    assert 'data-layers="0 1" data-sizes="45000 45000"' in text
+
+
+def test_numbers_have_separators_and_layers_are_in_order(tmp_path: Path) -> None:
+    text = many_directories(tmp_path)
+    assert "360 entries" in text
+    history = text.partition(">History</h2>")[2]
+    assert [history.index(step) for step in ("first", "nothing", "second")] == sorted(
+        history.index(step) for step in ("first", "nothing", "second")
+    )
+    layers = re.findall(r'<li data-layer-item="(\d)">', text)
+    assert layers == ["0", "1", "2"]
+
+
+def test_a_bar_has_two_pixels_at_least(tmp_path: Path) -> None:
+    bars = re.findall(r'<rect class="c(\d)" x="0.00%" width="(2|[\d.]+%)"', many_directories(tmp_path))
+    layers = bars[:6]
+    assert [width for _, width in layers[::2]] == ["2", "2", "2"]
+    assert layers[1] == ("0", "100.00%")
+    assert 0 < float(layers[5][1].rstrip("%")) < 1
+
+
+def test_it_says_nothing_of_the_cache(text: str) -> None:
+    assert "cache" not in re.sub("<script.*?</script>|<style.*?</style>", "", text, flags=re.DOTALL).lower()
+
+
+def test_tables_and_controls_have_names(text: str) -> None:
+    found = _Elements(text)
+    ids = {attributes.get("id") for _, attributes in found.elements}
+    sections = [attributes for tag, attributes in found.elements if tag == "section"]
+    assert all(attributes["aria-labelledby"] in ids for attributes in sections)
+    assert all(attributes.get("scope") for tag, attributes in found.elements if tag == "th")
+    assert ("label", {"for": "search"}) in found.elements
+    headings = [tag for tag, _ in found.elements if re.fullmatch(r"h\d", tag)]
+    assert headings[:3] == ["h1", "h2", "h2"]
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +199,9 @@ def chromium() -> str:
     return found
 
 
-def test_a_browser_draws_the_map(text: str, chromium: str, tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text(text)
+def _dump(page_text: str, chromium: str, tmp_path: Path, *, done: str) -> str:
+    """Return the page as a browser has it once `done` is found in it, and fail on any error of its script."""
+    (tmp_path / "page.html").write_text(page_text)
     command = [
         chromium,
         "--headless",
@@ -145,8 +217,63 @@ def test_a_browser_draws_the_map(text: str, chromium: str, tmp_path: Path) -> No
     for _ in range(3):  # a browser on a busy machine may be asked before it has drawn anything
         ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         assert "CONSOLE" not in ran.stderr  # no error of the script, nothing that the policy had to stop
-        boxes = re.findall(r'<div [^>]*data-number="\d+"[^>]*>([^<]*)', ran.stdout.partition('id="map"')[2])
-        if boxes:
-            break
+        if re.search(done, ran.stdout):
+            return ran.stdout
+    raise AssertionError(f"the browser never got to {done}")
+
+
+def test_a_browser_draws_the_map(text: str, chromium: str, tmp_path: Path) -> None:
+    dom = _dump(text, chromium, tmp_path, done=r"<div [^>]*data-number=")
+    boxes = re.findall(r'<div [^>]*data-number="\d+"[^>]*>([^<]*)', dom.partition('id="map"')[2])
     assert {"big/", "one", "two", "new"} <= set(boxes)
     assert any("&lt;script&gt;" in name for name in boxes)
+
+
+_USE = """
+<script>
+const seen = {};
+const text = (each) => each.textContent.trim();
+const shown = (css) => [...document.querySelectorAll(css)].filter((each) => each.checkVisibility());
+const wait = setInterval(() => {
+  if (!document.querySelector("#map div")) return;
+  clearInterval(wait);
+  const search = document.getElementById("search");
+  const type = (value) => { search.value = value; search.dispatchEvent(new Event("input")); };
+  document.querySelectorAll("details").forEach((each) => { each.open = true; });
+  document.querySelector("button.number[data-layer='1']").click();
+  seen.filter = text(document.getElementById("filter"));
+  seen.rows = shown("#map-section tbody tr td.path").map(text);
+  seen.dim = shown("#map .dim").map(text);
+  document.querySelector("button.number[data-layer='1']").click();
+  seen.off = document.getElementById("filter").hidden;
+  type("TWO");
+  seen.found = shown("#found a").map(text);
+  seen.hit = shown("#map .hit").map(text);
+  type("");
+  document.querySelector("[data-path='/big/two']").click();
+  seen.opened = text(document.getElementById("path"));
+  seen.marked = shown("#map .hit").map(text);
+  document.querySelector("[data-path='/gone']").click();
+  seen.told = text(document.getElementById("told"));
+  document.title = JSON.stringify(seen);
+}, 50);
+</script>
+"""
+
+
+def test_a_browser_filters_searches_and_follows_links(text: str, chromium: str, tmp_path: Path) -> None:
+    without_policy = re.sub(r"<meta http-equiv=[^>]*>", "", text)
+    dom = _dump(without_policy.replace("</body>", f"{_USE}</body>"), chromium, tmp_path, done=r"<title>\{")
+    found = re.search("<title>(.*?)</title>", dom)
+    assert found
+    seen = json.loads(html.unescape(found[1]))
+    assert seen["filter"].startswith("Only layer 1")
+    assert seen["rows"] == ["/new"]
+    assert {"one", "two"} <= set(seen["dim"])
+    assert "new" not in seen["dim"]
+    assert seen["off"]
+    assert seen["found"] == ["/big/two"]
+    assert seen["hit"] == ["two"]
+    assert seen["opened"] == "/big/"
+    assert seen["marked"] == ["two"]
+    assert seen["told"] == "/gone is not in the map: it was removed or is too small. This is /"

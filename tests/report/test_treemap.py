@@ -3,7 +3,7 @@
 import pytest
 
 from ocifs.image.opening import Image
-from ocifs.report.treemap import Treemap, treemap
+from ocifs.report.treemap import LargeFile, Treemap, largest_files, treemap
 
 
 def listed(tree: Treemap) -> dict[str, tuple[int, int]]:
@@ -37,3 +37,11 @@ def test_what_is_listed_is_the_largest_with_all_above_it(layered: Image, most: i
     for number, size in enumerate(some.sizes):
         inside = [some.sizes[each] for each, parent in enumerate(some.parents) if parent == number]
         assert sum(inside) <= size
+
+
+def test_the_largest_files(layered: Image) -> None:
+    files = largest_files(layered.rootfs, 2)
+    assert files.largest == [LargeFile(5000, b"/usr/lib/new", 1), LargeFile(3000, b"/etc/lib", 0)]
+    everything = largest_files(layered.rootfs, 100)
+    assert everything.size == files.size == sum(file.size for file in everything.largest)
+    assert all(file.size for file in everything.largest)

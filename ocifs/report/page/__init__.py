@@ -6,7 +6,7 @@ policy allows only the one script and the one style whose digests it names.
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.resources import files
 
 import jinja2
@@ -18,13 +18,21 @@ from ocifs.image.opening import Image
 from ocifs.report.history import Step, build_history, shown_command
 from ocifs.report.inspection import Inspection, facts
 from ocifs.report.text import human_size
-from ocifs.report.treemap import Treemap, treemap
+from ocifs.report.treemap import Files, Treemap, largest_files, treemap
 from ocifs.report.waste import Waste, waste
+from ocifs.report.waste_directories import HiddenDirectory, by_directory
 from ocifs.spec.document import shown
 from ocifs.version import __version__
 
 MOST_NODES = 20_000
-MOST_HIDDEN = 50
+TOP_DIRECTORIES = 10
+"""Directories with hidden files that are visible at first; the others are folded."""
+MOST_HIDDEN = 20
+"""Hidden files listed in a directory."""
+MOST_BADGES = 6
+"""Layers named beside a directory."""
+MOST_LARGE = 40
+TOP_LARGE = 10
 COLOURS = 12
 """Number of layer colours in the style sheet."""
 
@@ -37,6 +45,8 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     stored: int
     size: int
     """Bytes of the tar stream."""
+    hidden: int
+    """Bytes of its files that later layers hide."""
     entries: int
     created_by: str
 
@@ -48,12 +58,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     layers: list[Layer]
     steps: list[Step]
     treemap: Treemap
+    files: Files
     waste: Waste
+    hidden: list[HiddenDirectory]
 
 
 def build_report(image: Image, inspection: Inspection, most_nodes: int = MOST_NODES) -> Report:
     """Return the content of the page for an image, with up to `most_nodes` files and directories in its map."""
     steps = build_history(image.resolved)
+    found = waste(image)
     commands = {step.layer: shown_command(step) for step in steps}
     layers = [
         Layer(
@@ -61,13 +74,20 @@ def build_report(image: Image, inspection: Inspection, most_nodes: int = MOST_NO
             digest=str(layer.descriptor.digest),
             stored=layer.descriptor.size,
             size=index.size,
+            hidden=found.layers[number].hidden,
             entries=index.summary.entries,
             created_by=commands[number],
         )
         for number, (layer, index) in enumerate(zip(image.resolved.layers, image.indexes, strict=True))
     ]
     return Report(
-        inspection=inspection, layers=layers, steps=steps, treemap=treemap(image.rootfs, most_nodes), waste=waste(image)
+        inspection=inspection,
+        layers=layers,
+        steps=steps,
+        treemap=treemap(image.rootfs, most_nodes),
+        files=largest_files(image.rootfs, MOST_LARGE),
+        waste=found,
+        hidden=by_directory(found.hidden),
     )
 
 
@@ -77,33 +97,49 @@ def page(report: Report) -> Iterator[str]:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"size": human_size, "printable": printable, "shown": shown, "command": shown_command}
+    environment.filters |= {
+        "size": human_size,
+        "count": "{:,}".format,
+        "percent": _percent,
+        "printable": printable,
+        "shown": shown,
+        "command": shown_command,
+    }
     template = environment.from_string((folder / "page.html").read_text("utf-8"))
     style = (folder / "page.css").read_text("utf-8")
     script = (folder / "page.js").read_text("utf-8")
     return template.generate(
         report=report,
         image=report.inspection,
-        hidden=report.waste.hidden[:MOST_HIDDEN],
-        facts=facts(report.inspection),
         largest=max((layer.size for layer in report.layers), default=0) or 1,
+        facts=facts(report.inspection),
+        top_directories=TOP_DIRECTORIES,
+        most_hidden=MOST_HIDDEN,
+        most_badges=MOST_BADGES,
+        top_large=TOP_LARGE,
         colours=COLOURS,
         version=__version__,
         style=Markup(style),  # noqa: S704 # our own files
         script=Markup(script),  # noqa: S704
         style_digest=_digest(style),
         script_digest=_digest(script),
-        data=_json(report.treemap, report.layers),
+        data=_json(report.treemap),
     )
+
+
+def _percent(part: int, whole: int) -> str:
+    """Return a share with one decimal, never 0 for a part that is not."""
+    share = part / (whole or 1)
+    return "under 0.1%" if 0 < share < 0.001 else f"{share:.1%}"
 
 
 def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _json(tree: Treemap, layers: Sequence[Layer]) -> Markup:
+def _json(tree: Treemap) -> Markup:
     """Return the script's input as JSON that cannot end its HTML element."""
-    text = msgspec.json.encode({"tree": tree, "layers": len(layers), "colours": COLOURS}).decode()
+    text = msgspec.json.encode({"tree": tree, "colours": COLOURS}).decode()
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)  # noqa: S704 # it holds no character that means anything to HTML

@@ -1,17 +1,27 @@
 "use strict";
-// The treemap: squarified (Bruls, Huizing, van Wijk 2000), directories in directories as far as there is room.
+// The map, its search, and the filter by layer; without this script, the page has everything else.
+// The treemap is squarified (Bruls, Huizing, van Wijk 2000), with directories in directories as far as there is room.
 // What is from the image is written as text only, never as HTML.
 (() => {
   const { tree, colours } = JSON.parse(document.getElementById("data").textContent);
-  const { names, parents, sizes, layers } = tree;
+  const { names, parents, sizes, layers, left_out: leftOut } = tree;
   const map = document.getElementById("map");
   const path = document.getElementById("path");
   const told = document.getElementById("told");
-  const HEAD = 16, LEAST = 3, READABLE = 34;
+  const search = document.getElementById("search");
+  const found = document.getElementById("found");
+  const matches = document.getElementById("matches");
+  const HEAD = 16, LEAST = 3, READABLE = 34, LISTED = 30, LONGEST = 1000;
 
   const inside = names.map(() => []);
   parents.forEach((parent, number) => { if (parent >= 0) inside[parent].push(number); });
+  // Of each file; only the end of a path that is longer than paths are.
+  const paths = [];
+  names.forEach((name, number) => paths.push(((parents[number] < 0 ? "" : paths[parents[number]]) + name).slice(-LONGEST)));
   let top = 0;
+  let only = null;  // the layer to see, or null
+  let hits = null;  // the files that the search found, or null
+  let above = new Set();  // the directories above these
 
   function human(size) {
     const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -31,7 +41,7 @@
     const listed = inside[number].filter((each) => sizes[each] > 0);
     const left = sizes[number] - listed.reduce((sum, each) => sum + sizes[each], 0);
     const all = listed.map((each) => ({ number: each, size: sizes[each] }));
-    if (left > 0 && listed.length) all.push({ number, size: left, rest: true });
+    if (leftOut && left > 0 && listed.length) all.push({ number, size: left, rest: true });
     return all.sort((one, other) => other.size - one.size);
   }
 
@@ -78,20 +88,26 @@
     return element;
   }
 
-  function draw(item, x, y, width, height) {
+  // `inHit`: whether it is in a directory that the search found.
+  function draw(item, x, y, width, height, inHit) {
     if (width < LEAST || height < LEAST) return;
     const number = item.number;
     const element = box(item, x, y, width, height);
     const children = item.rest ? [] : inside[number];
+    const hit = hits !== null && !item.rest && hits.has(number);
+    if (hit) element.classList.add("hit");
     if (children.length && width > READABLE && height > READABLE) {
-      element.className = "directory";
+      element.classList.add("directory");
       element.textContent = names[number];
-      squarify(items(number), x + 2, y + HEAD, width - 4, height - HEAD - 2, draw);
+      const place = (...at) => draw(...at, inHit || hit);
+      squarify(items(number), x + 2, y + HEAD, width - 4, height - HEAD - 2, place);
       return;
     }
-    element.className = `c${layers[number] % colours}`;
+    element.classList.add(`c${layers[number] % colours}`);
     if (children.length) element.classList.add("closed");
     if (item.rest) element.classList.add("rest");
+    const lit = hits === null || hit || inHit || (children.length && above.has(number));
+    if (!lit || (only !== null && layers[number] !== only)) element.classList.add("dim");
     if (width > READABLE && height > HEAD) element.textContent = item.rest ? "smaller ones" : names[number];
   }
 
@@ -105,18 +121,19 @@
       button.addEventListener("click", () => show(each));
       return button;
     }));
-    squarify(items(number), 0, 0, map.clientWidth, map.clientHeight, draw);
+    const inHit = hits !== null && way(number).some((each) => hits.has(each));
+    squarify(items(number), 0, 0, map.clientWidth, map.clientHeight, (...at) => draw(...at, inHit));
     for (const element of map.querySelectorAll(".directory, .closed")) {
       element.tabIndex = 0;
       element.setAttribute("role", "button");
+      element.setAttribute("aria-label", `${names[element.dataset.number]} ${human(sizes[element.dataset.number])}`);
     }
     tell(number, false);
   }
 
   function tell(number, rest) {
-    const name = way(number).map((each) => names[each]).join("") || "/";
     const size = rest ? items(number).find((item) => item.rest).size : sizes[number];
-    told.textContent = `${rest ? "smaller ones in " : ""}${name}: ${human(size)}, most of it from layer ${layers[number]}`;
+    told.textContent = `${rest ? "smaller ones in " : ""}${paths[number]}: ${human(size)}, most of it from layer ${layers[number]}`;
   }
 
   map.addEventListener("pointerover", (event) => {
@@ -130,8 +147,135 @@
     if (rest === undefined && inside[number].length) show(Number(number));
   }
   map.addEventListener("click", into);
-  map.addEventListener("keydown", (event) => { if (event.key === "Enter") into(event); });
-  addEventListener("keydown", (event) => { if (event.key === "Escape" && top) show(parents[top]); });
+  map.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    into(event);
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && top && event.target !== search) show(parents[top]);
+  });
+
+  // Mark files in the map; null: none.
+  function mark(numbers) {
+    hits = numbers && new Set(numbers);
+    above = new Set();
+    for (const number of numbers || []) {
+      for (let each = parents[number]; each >= 0 && !above.has(each); each = parents[each]) above.add(each);
+    }
+  }
+
+  // Show a file in its directory, or a directory.
+  function reveal(number) {
+    show(inside[number].length ? number : Math.max(0, parents[number]));
+    tell(number, false);
+  }
+
+  function find() {
+    const text = search.value.trim().toLowerCase();
+    const numbers = text ? [...names.keys()].filter((each) => names[each].toLowerCase().includes(text)
+      || (text.includes("/") && paths[each].toLowerCase().includes(text))) : [];
+    mark(text ? numbers : null);
+    found.hidden = !numbers.length;
+    matches.textContent = !text ? "" : numbers.length > LISTED
+      ? `${numbers.length.toLocaleString("en")} found; the largest ${LISTED}:` : `${numbers.length} found`;
+    found.replaceChildren(...numbers.slice(0, LISTED).map((each) => {
+      const item = document.createElement("li");
+      const size = document.createElement("span");
+      size.className = "figure";
+      size.textContent = human(sizes[each]);
+      const link = document.createElement("a");
+      link.href = "#map";
+      link.className = "path";
+      link.dataset.number = each;
+      link.textContent = paths[each];
+      item.append(size, link);
+      return item;
+    }));
+    show(top);
+    return numbers;
+  }
+  search.addEventListener("input", find);
+  search.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") { search.value = ""; find(); }
+    if (event.key === "Enter") { const [first] = find(); if (first !== undefined) reveal(first); }
+  });
+  found.addEventListener("click", (event) => {
+    const { number } = event.target.dataset;
+    if (number !== undefined) reveal(Number(number));
+  });
+
+  // Follow the link of a row to its file in the map, or to the nearest directory above it that the map has.
+  function follow(text) {
+    let number = 0, whole = true;
+    for (const part of text.split("/").filter(Boolean)) {
+      const next = inside[number].find((each) => names[each] === part || names[each] === `${part}/`);
+      if (next === undefined) { whole = false; break; }
+      number = next;
+    }
+    search.value = "";
+    find();
+    mark(whole ? [number] : null);
+    reveal(number);
+    if (!whole) told.textContent = `${text} is not in the map: it was removed or is too small. This is ${paths[number]}`;
+  }
+
+  function sized(element) {
+    const numbers = element.dataset.layers.split(" ").map(Number);
+    const parts = element.dataset.sizes.split(" ").map(Number);
+    return only === null ? Math.max(...parts) : parts[numbers.indexOf(only)];
+  }
+
+  function filter(layer) {
+    only = layer;
+    document.getElementById("filter").hidden = layer === null;
+    document.getElementById("filter-layer").textContent = layer;
+    for (const element of document.querySelectorAll("[data-layers]")) {
+      element.hidden = layer !== null && !element.dataset.layers.split(" ").includes(String(layer));
+      if (element.dataset.sizes && !element.hidden) element.querySelector(".amount").textContent = human(sized(element));
+    }
+    for (const element of document.querySelectorAll("[data-layer-item]")) {
+      element.classList.toggle("dim", layer !== null && element.dataset.layerItem !== String(layer));
+    }
+    for (const element of document.querySelectorAll("button.number")) {
+      element.setAttribute("aria-pressed", element.dataset.layer === String(layer));
+    }
+    for (const element of document.querySelectorAll(".more")) {
+      const rows = [...element.querySelectorAll("[data-sizes], :scope > table tr")].filter((each) => !each.hidden);
+      const plural = element.dataset.noun === "file" ? "files" : "directories";
+      element.querySelector("summary").textContent = `${rows.length} more ${rows.length === 1 ? element.dataset.noun : plural}`;
+      element.hidden = !rows.length;
+    }
+    for (const element of document.querySelectorAll(".group table")) {
+      element.hidden = !element.querySelector("tbody tr:not([hidden])");
+    }
+    for (const element of document.querySelectorAll(".none")) {
+      element.hidden = Boolean(element.parentElement.querySelector("[data-sizes]:not([hidden])"));
+    }
+    show(top);
+  }
+
+  for (const element of document.querySelectorAll("[data-layer]")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = element.className;
+    button.title = `Show only layer ${element.dataset.layer}`;
+    button.dataset.layer = element.dataset.layer;
+    button.setAttribute("aria-pressed", "false");
+    button.append(...element.childNodes);
+    element.replaceWith(button);
+  }
+  document.addEventListener("click", (event) => {
+    const badge = event.target.closest("button.number");
+    const link = event.target.closest("a[data-path]");
+    if (link) follow(link.dataset.path);
+    if (!badge) return;
+    event.preventDefault();  // one in a summary does not open it
+    const layer = Number(badge.dataset.layer);
+    filter(layer === only ? null : layer);
+  });
+  document.getElementById("filter-off").addEventListener("click", () => filter(null));
+  for (const element of document.querySelectorAll(".scripted")) element.hidden = false;
   let width = 0;
   new ResizeObserver(() => {
     if (map.clientWidth !== width) { width = map.clientWidth; show(top); }

@@ -1,4 +1,4 @@
-"""zTOCs read and written by whoever knows nothing but the format's description: no code of ocifs.
+"""zTOCs read and written from the format's description alone, without code of ocifs.
 
 FlatBuffers by struct, tar by tarfile, inflating by zlib, checkpoints of gzip by indexed_gzip's GZIDX files.
 """

@@ -1,4 +1,4 @@
-"""zTOCs: ours are read by whoever knows the format, and what others write is read by us."""
+"""zTOCs: an independent decoder reads ours, and ocifs reads those of an independent encoder."""
 
 import gzip
 import io
@@ -110,7 +110,7 @@ def index_from(read: Ztoc, blob: bytes, tar: bytes, size: int) -> LayerIndex:
 
 
 @pytest.mark.parametrize("name", BLOBS)
-def test_what_we_write_is_read_by_whoever_knows_the_format(name: str) -> None:
+def test_an_independent_decoder_reads_what_ocifs_writes(name: str) -> None:
     blob, tar = BLOBS[name]
     data = write_ztoc(layer_of(blob, tar), "ocifs").data
     ztoc = independent.decode(data)

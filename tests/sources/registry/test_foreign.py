@@ -107,7 +107,7 @@ def network(root: None) -> Iterator[str]:
 
 
 def _set_address(control: socket.socket, interface: bytes, address: str) -> None:
-    """Give an interface an address, and bring it up (netdevice(7))."""
+    """Set the address of an interface, and bring it up (netdevice(7))."""
     name = struct.pack("16s", interface)
     fcntl.ioctl(control, _SIOCSIFADDR, name + struct.pack("HH4s16x", socket.AF_INET, 0, socket.inet_aton(address)))
     fcntl.ioctl(control, _SIOCSIFFLAGS, name + struct.pack("H22x", _IFF_UP))

@@ -105,7 +105,7 @@ def test_until_there_is_no_time_left(registry: Registry, fault: object) -> None:
         assert manifest(asked) == expected(registry)
 
 
-def test_a_port_where_no_server_listens() -> None:
+def test_a_port_without_a_server() -> None:
     with running() as gone:
         pass
     with asking(gone, timeouts=Timeouts(first_operation=0.1)) as asked:
@@ -518,7 +518,7 @@ def test_challenges(header: str, expected: list[tuple[str, dict[str, str]]]) -> 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CA, a certificate of it for this machine, and one that is nobody's."""
+    """A CA, a certificate of it for this machine, one that has expired, and one for another host."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is missing")
     directory = tmp_path_factory.mktemp("certificates")
@@ -549,7 +549,7 @@ def trusting(certificates: Path, directory: Path) -> Access:
     return Access(cert_dir=directory)
 
 
-def test_a_certificate_that_nobody_vouches_for(certificates: Path) -> None:
+def test_a_certificate_of_an_unknown_ca(certificates: Path) -> None:
     with (
         tls_registry(certificates) as registry,
         asking(registry, Access(tls_verify=True)) as asked,
@@ -565,7 +565,7 @@ def test_a_certificate_that_nobody_vouches_for(certificates: Path) -> None:
         ("elsewhere", "is not trusted: IP address mismatch, certificate is not valid for '127.0.0.1'"),
     ],
 )
-def test_a_certificate_that_is_over_or_of_somebody_else(
+def test_a_certificate_that_has_expired_or_is_for_another_host(
     certificates: Path, tmp_path: Path, name: str, message: str
 ) -> None:
     with tls_registry(certificates, name=name) as registry:

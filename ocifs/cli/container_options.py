@@ -1,0 +1,392 @@
+"""The options of commands that make a container, as `podman run` has them, and the values made of them."""
+
+import functools
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+import msgspec
+
+from ocifs.bundle import requested_mounts
+from ocifs.bundle.capabilities import check_changes, parse_capability
+from ocifs.bundle.devices import parse_device
+from ocifs.bundle.environment import parse_variable, read_variables
+from ocifs.bundle.host_files import parse_added_host, parse_hostname
+from ocifs.bundle.overrides import Overrides
+from ocifs.bundle.requested_mounts import RequestedMount
+from ocifs.bundle.settings import Settings
+from ocifs.cli.command import GroupedOption, OptionGroup
+from ocifs.cli.options import warn
+from ocifs.cli.types import parse_size
+from ocifs.cli.unsupported import unsupported
+from ocifs.mount.overlay import RootfsKind
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+_MIN_MEMORY = 6 << 20
+"""Bytes; with less, no container starts."""
+_MIN_CPUS = 0.01
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_SELINUX = Path("/sys/fs/selinux/enforce")
+
+
+class _Parsed(click.ParamType[T]):
+    """A value that a function parses; its ValueError is the message."""
+
+    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        """Parse."""
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def parse_memory(text: str) -> int | None:
+    """Parse a number of bytes; return None, no limit, for 0. Raises ValueError."""
+    size = parse_size(text)
+    if size is None:
+        raise ValueError(f"{text!r} is not a size: write 512m or 2g")
+    if 0 < size < _MIN_MEMORY:
+        raise ValueError(f"{text!r} is less than a container needs: 6m is the least")
+    return size or None
+
+
+def parse_cpus(text: str) -> float | None:
+    """Parse a number of processors; return None, no limit, for 0. Raises ValueError."""
+    most = os.cpu_count() or 1
+    try:
+        cpus = float(text)
+    except ValueError:
+        cpus = math.nan
+    if cpus == 0:
+        return None
+    if not _MIN_CPUS <= cpus <= most:
+        raise ValueError(f"{text!r} is not a number of processors from {_MIN_CPUS} to {most}")
+    return cpus
+
+
+def parse_pids(text: str) -> int | None:
+    """Parse a number of processes; return None, no limit, for 0 and -1. Raises ValueError."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = -2
+    if not -1 <= number < 1 << 31:
+        raise ValueError(f"{text!r} is not a number of processes; -1 is no limit")
+    return number if number > 0 else None
+
+
+def parse_network(text: str) -> Literal["none", "host"]:
+    """Parse a network. Raises ValueError."""
+    if text not in {"none", "host"}:
+        raise ValueError(f"{text!r} is not supported: use none or host, or `podman run --network {text}`")
+    return "host" if text == "host" else "none"
+
+
+def parse_entrypoint(text: str) -> tuple[str, ...]:
+    """Parse a program, or a JSON array of words; return nothing for an empty string. Raises ValueError."""
+    if not text:
+        return ()
+    import json
+
+    try:
+        words = json.loads(text) if text.startswith("[") else text
+    except (ValueError, RecursionError):
+        words = text  # the program `[` is called so
+    if isinstance(words, str):
+        return (words,)
+    if not all(isinstance(each, str) for each in words):
+        raise ValueError(f"{text} is not a JSON array of strings")
+    return tuple(words)
+
+
+def parse_workdir(text: str) -> str:
+    """Return an absolute path without `..`. Raises ValueError."""
+    if not text.startswith("/") or ".." in text.split("/"):
+        raise ValueError(f"{text!r} must be an absolute path without '..'")
+    return text
+
+
+def parse_name(text: str) -> str:
+    """Return the name of a container. Raises ValueError."""
+    if not _NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is not a name: up to 64 letters, digits, '_', '.' and '-'; the first no sign")
+    return text
+
+
+NAME = _Parsed("NAME", parse_name)
+
+
+class ContainerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a container."""
+
+    rootfs: RootfsKind | None
+    """None: the default of the command."""
+    rootless: bool
+    tty: bool | None
+    interactive: bool
+    pull: str
+    overrides: Overrides
+    """Without the arguments, and without a terminal."""
+    settings: Settings
+
+
+_PODMAN = "use `podman run` or `nerdctl run`"
+_UNSUPPORTED: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        ("-d", "--detach"),
+        "the container ends with `ocifs run`: `podman run -d` or `nerdctl run -d` runs it in the background",
+    ),
+    (("-p", "--publish"), "use --net host, or `podman run -p` or `nerdctl run -p`"),
+    (("-P", "--publish-all"), "use --net host, or `podman run -P`"),
+    (("--expose",), "use --net host, or `podman run --expose`"),
+    (("--restart",), "use `podman run --restart`, or a systemd unit with Restart="),
+    (("--link",), "use `podman pod create` and `podman run --pod`, which connect containers"),
+    (("--pod",), "use `podman run --pod`"),
+    (("--gpus",), "use `nerdctl run --gpus`, or --device for each device node"),
+    (("--dns",), "mount a file instead: -v ./resolv.conf:/etc/resolv.conf"),
+    (("--ip",), "use `podman run --ip`"),
+    (("--mac-address",), "use `podman run --mac-address`"),
+    (("--network-alias",), "use `podman run --network-alias`"),
+    (("--shm-size",), "use --tmpfs /dev/shm:size=SIZE"),
+    (("--volumes-from",), "name the directories with --volume, or use `podman run --volumes-from`"),
+    (("--memory-swap",), "use `podman run --memory-swap`"),
+    (("-c", "--cpu-shares"), "use --cpus, or `podman run --cpu-shares`"),
+    (("--cpuset-cpus",), "use --cpus, or run ocifs with taskset(1)"),
+    (("--ulimit",), "use `podman run --ulimit`"),
+    (("--sysctl",), "use `podman run --sysctl`"),
+    (("--security-opt",), "use --privileged or --cap-add, or `podman run --security-opt`"),
+    (("--userns",), "see --rootless, or use `podman run --userns`"),
+    (("--pid",), "use `podman run --pid`"),
+    (("--ipc",), "use `podman run --ipc`"),
+    (("--uts",), "use `podman run --uts`"),
+    (("--group-add",), "name the groups in the image's /etc/group, or use `podman run --group-add`"),
+    (("-l", "--label"), "labels are of no use to a container that is removed: use `podman run --label`"),
+    (("--secret",), "mount a file with --volume, or use `podman run --secret`"),
+    (("--stop-signal",), "send the signal to `ocifs run`, which forwards it"),
+    (("--stop-timeout",), "use timeout(1) with `ocifs run`"),
+    (("--health-cmd",), "use `podman run --health-cmd`"),
+    (("--log-driver",), "redirect the output of `ocifs run`, or use `podman run --log-driver`"),
+    (("--cidfile",), "use --name, or `podman run --cidfile`"),
+    (("-a", "--attach"), "the standard streams are always attached; -i keeps standard input"),
+    (("--sig-proxy",), "`ocifs run` always forwards signals"),
+    (("--detach-keys",), "`ocifs run` does not detach: use `podman run`"),
+)
+
+
+def _container(values: dict[str, Any]) -> ContainerOptions:
+    """Gather the values of the options. Raises UsageError if they contradict each other."""
+    mounts: tuple[RequestedMount, ...] = (*values["volumes"], *values["mounts"], *values["tmpfs"])
+    rootfs: RootfsKind | None = values["rootfs"]
+    _check_conflicts(mounts, values["cap_add"], values["cap_drop"], values["added_hosts"])
+    if values["read_only"] and rootfs not in {None, "mount"}:
+        raise click.UsageError(f"--read-only and --rootfs {rootfs} exclude each other: leave one out")
+    if _SELINUX.exists() and any(each.relabel for each in mounts):
+        warn("options z and Z: ocifs does not change SELinux labels: use chcon(1), or `podman run -v`")
+    return ContainerOptions(
+        rootfs="mount" if values["read_only"] else rootfs,
+        rootless=bool(os.geteuid()) if values["rootless"] is None else values["rootless"],
+        tty=values["tty"],
+        interactive=values["interactive"],
+        pull=values["pull"],
+        overrides=Overrides(
+            entrypoint=values["entrypoint"],
+            env=_variables(values["env_files"], values["env"]),
+            user=values["user"],
+            cwd=values["workdir"],
+            hostname=values["hostname"],
+            terminal=False,
+        ),
+        settings=Settings(
+            mounts=mounts,
+            init=_init() if values["init"] else None,
+            **{name: values[name] for name in Settings.__struct_fields__ if name not in {"mounts", "init"}},
+        ),
+    )
+
+
+class ContainerOption(GroupedOption):
+    """An option of a container, which only a new bundle can take."""
+
+    group = OptionGroup("container", _container, None)
+
+
+_flag = functools.partial(click.option, cls=ContainerOption)
+
+
+def _option(
+    *names: str,
+    metavar: str,
+    parse: Callable[[str], object],
+    help: str,  # noqa: A002 - as click names it
+    details: str = "",
+    multiple: bool = False,
+    default: str | None = None,
+) -> Callable[[F], F]:
+    """Return an option with a value that `parse` checks."""
+    return click.option(
+        *names,
+        cls=ContainerOption,
+        details=details,
+        metavar=metavar,
+        type=_Parsed(metavar, parse),
+        help=help,
+        multiple=multiple,
+        default=default,
+        show_default=default is not None,
+    )
+
+
+_OPTIONS: tuple[Callable[[F], F], ...] = (
+    _flag("-i", "--interactive", is_flag=True, help="Keep a terminal on standard input open."),
+    _flag("-t", "--tty/--no-tty", "tty", default=None, help="Allocate a terminal for the container."),
+    _option(
+        "-v", "--volume", "volumes",
+        metavar="SRC:DST[:ro]", parse=requested_mounts.parse_volume, multiple=True,
+        help="Bind a file or directory of the host.",
+        details="SRC is absolute or begins with ./ or ../; options: ro, rw, z, Z, rbind, nosuid, … (repeatable).",
+    ),
+    _option(
+        "--mount", "mounts",
+        metavar="type=KIND,…", parse=requested_mounts.parse_mount, multiple=True,
+        help="Mount a directory, a tmpfs or an image.",
+        details="type=bind|tmpfs|image,source=SRC,target=DST[,ro]; an image is mounted read-only (repeatable).",
+    ),
+    _option(
+        "--tmpfs", "tmpfs",
+        metavar="DST[:OPTIONS]", parse=requested_mounts.parse_tmpfs, multiple=True,
+        help="Mount an empty directory in memory.",
+        details="Options: size=64m, mode=1777, ro, noexec, … (repeatable).",
+    ),
+    _option(
+        "-e", "--env", "env",
+        metavar="NAME[=VALUE]", parse=lambda text: parse_variable(text, os.environ), multiple=True,
+        help="Set a variable; without VALUE, copy it.", details="Repeatable.",
+    ),
+    _option(
+        "--env-file", "env_files",
+        metavar="FILE", parse=lambda text: read_variables(Path(text), os.environ), multiple=True,
+        help="Set the variables in FILE.", details="One on each line (repeatable).",
+    ),
+    _option(
+        "--entrypoint", "entrypoint",
+        metavar="COMMAND", parse=parse_entrypoint,
+        help="Replace the image's Entrypoint; '' clears it.", details="A program, or a JSON array of words.",
+    ),
+    _option("-w", "--workdir", "--cwd", "workdir", metavar="PATH", parse=parse_workdir, help="Working directory."),
+    _flag("-u", "--user", metavar="USER[:GROUP]", help="User to run as, by name or number."),
+    _option(
+        "--net", "--network", "network",
+        metavar="NET", parse=parse_network, default="none",
+        help="none: only loopback; or host.", details="host: the host's interfaces, hosts and resolv.conf.",
+    ),
+    _option("--hostname", metavar="NAME", parse=parse_hostname, default="ocifs", help="The container's host name."),
+    _option(
+        "--add-host", "added_hosts",
+        metavar="NAME:ADDRESS", parse=parse_added_host, multiple=True,
+        help="Add a line to /etc/hosts.", details="Repeatable.",
+    ),
+    _flag("--read-only", is_flag=True, help="Use the mounted image alone as rootfs."),
+    _option(
+        "--cap-add",
+        metavar="CAPABILITY", parse=parse_capability, multiple=True,
+        help="Add a capability, or ALL.", details="Repeatable.",
+    ),
+    _option(
+        "--cap-drop",
+        metavar="CAPABILITY", parse=parse_capability, multiple=True,
+        help="Drop a capability, or ALL.", details="Repeatable.",
+    ),
+    _flag(
+        "--privileged",
+        is_flag=True, help="All capabilities and devices.", details="Nothing in /proc and /sys is hidden or read-only.",
+    ),
+    _option("-m", "--memory", metavar="SIZE", parse=parse_memory, help="Limit the memory, e.g. 512m."),
+    _option("--cpus", metavar="NUMBER", parse=parse_cpus, help="Limit the processors, e.g. 1.5."),
+    _option("--pids-limit", "pids", metavar="NUMBER", parse=parse_pids, help="Limit the number of processes."),
+    _option(
+        "--device", "devices",
+        metavar="HOST[:DEVICE]", parse=parse_device, multiple=True,
+        help="Add a device node of the host.",
+        details="HOST[:CONTAINER][:rwm]; the path in the container is below /dev (repeatable).",
+    ),
+    _flag("--init", is_flag=True, help="Run catatonit or tini as PID 1.", details="It reaps zombies."),
+    _flag(
+        "--pull",
+        type=click.Choice(["always", "missing", "newer", "never"]),
+        default="missing",
+        metavar="POLICY",
+        help="never: refuse an image in a registry.",
+        details="always, missing, newer: ocifs looks a tag up and fetches missing blobs in any case.",
+    ),
+    _flag(
+        "--rootfs",
+        type=click.Choice(["mount", "overlay", "tmpfs", "copy"]),
+        metavar="KIND",
+        help="mount, overlay, tmpfs or copy.",
+        details=(
+            "mount: read-only, the default of bundle. overlay: keep writes in the bundle. tmpfs: discard writes, the "
+            "default of run. copy: unpack the image."
+        ),
+    ),
+    _flag(
+        "--rootless/--no-rootless",
+        default=None, help="For an unprivileged runtime.", details="The default, unless root runs ocifs.",
+    ),
+)  # fmt: skip
+
+
+def container_options(command: F) -> F:
+    """Add the options of commands that make a container; the command receives them as one `ContainerOptions`."""
+    for names, use in reversed(_UNSUPPORTED):
+        command = unsupported(*names, use=use)(command)
+    for add in reversed(_OPTIONS):
+        command = add(command)
+    return command
+
+
+def refuse_pull(container: ContainerOptions, image: str) -> None:
+    """Refuse an image in a registry with `--pull never`. Raises UsageError."""
+    if container.pull == "never" and image.startswith("docker://"):
+        raise click.UsageError(f"--pull never: {image} is in a registry: copy it into a layout with `skopeo copy`")
+
+
+def _variables(files: tuple[dict[str, str], ...], variables: tuple[tuple[str, str] | None, ...]) -> dict[str, str]:
+    """Return all variables; the command line wins over files, and later ones over earlier ones."""
+    merged: dict[str, str] = {}
+    for each in files:
+        merged |= each
+    return merged | dict(each for each in variables if each is not None)
+
+
+def _check_conflicts(
+    mounts: tuple[RequestedMount, ...],
+    cap_add: tuple[str, ...],
+    cap_drop: tuple[str, ...],
+    added_hosts: tuple[tuple[str, str], ...],
+) -> None:
+    try:
+        requested_mounts.refuse_duplicates(mounts)
+    except ValueError as error:
+        raise click.UsageError(f"--volume, --mount, --tmpfs: {error}") from None
+    try:
+        check_changes(cap_add, cap_drop)
+    except ValueError as error:
+        raise click.UsageError(f"--cap-add, --cap-drop: {error}") from None
+    if added_hosts and any(each.destination == "/etc/hosts" for each in mounts):
+        raise click.UsageError("--add-host and a mount on /etc/hosts exclude each other: leave one out")
+
+
+def _init() -> str:
+    from ocifs.bundle.init import find_init
+
+    return find_init()

@@ -1,0 +1,199 @@
+"""The formats of `stat -c` and `stat --printf` of GNU coreutils (stat(1)), for a file of an image.
+
+An image has one time for each file, its modification time; a mount shows it as the time of access and change as well,
+and so do these formats. Names of users and groups are those of the image.
+"""
+
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+from ocifs.image.passwd import Accounts
+from ocifs.image.rootfs import Rootfs
+from ocifs.report.listing import Listed, Show, bounded_seconds
+
+_DIRECTIVE = re.compile(
+    rb"%(?P<flags>[-#0+ ']*)(?P<width>\d{0,4})(?:\.(?P<precision>\d{0,4}))?(?P<name>[HL]?.?)", re.DOTALL
+)
+_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{1,2})|([0-7]{1,3})|(.))", re.DOTALL)
+_CONTROL = {b"a": b"\a", b"b": b"\b", b"e": b"\x1b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_SHORT = {value: b"\\" + key for key, value in _CONTROL.items() if key != b"e"}
+_UNPRINTABLE = re.compile(r"((?:[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff])+)")
+_WORDS = {
+    stat.S_IFREG: "regular file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFCHR: "character special file",
+    stat.S_IFBLK: "block special file",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
+
+
+class FormatError(ValueError):
+    """The format is malformed; the text says how."""
+
+
+class Names:
+    """The users and groups of an image, read when a format first needs them."""
+
+    def __init__(self, rootfs: Rootfs) -> None:
+        self._rootfs = rootfs
+
+    @cached_property
+    def _accounts(self) -> Accounts:
+        return Accounts.of(self._rootfs, self._rootfs.limits)
+
+    @cached_property
+    def users(self) -> Mapping[int, str]:
+        """Name of each uid; the first line of /etc/passwd counts."""
+        return {user.uid: user.name for user in reversed(list(self._accounts.users()))}
+
+    @cached_property
+    def groups(self) -> Mapping[int, str]:
+        """Name of each gid."""
+        return {group.gid: group.name for group in reversed(list(self._accounts.groups()))}
+
+
+Value = Callable[[Listed, Names], bytes | int]
+
+_VALUES: dict[bytes, Value] = {
+    b"a": lambda entry, names: stat.S_IMODE(entry.inode.mode),
+    b"A": lambda entry, names: entry.mode.encode(),
+    b"b": lambda entry, names: entry.inode.blocks,
+    b"B": lambda entry, names: 512,
+    b"f": lambda entry, names: entry.inode.mode,
+    b"F": lambda entry, names: _type(entry).encode(),
+    b"g": lambda entry, names: entry.inode.gid,
+    b"G": lambda entry, names: names.groups.get(entry.inode.gid, "UNKNOWN").encode(errors="surrogateescape"),
+    b"h": lambda entry, names: entry.inode.nlink,
+    b"i": lambda entry, names: entry.inode.nid,
+    b"n": lambda entry, names: entry.name,
+    b"N": lambda entry, names: _quoted_with_target(entry),
+    b"o": lambda entry, names: 4096,
+    b"r": lambda entry, names: entry.inode.rdev,
+    b"Hr": lambda entry, names: _major(entry),
+    b"Lr": lambda entry, names: _minor(entry),
+    b"s": lambda entry, names: entry.inode.size,
+    b"t": lambda entry, names: _major(entry),
+    b"T": lambda entry, names: _minor(entry),
+    b"u": lambda entry, names: entry.inode.uid,
+    b"U": lambda entry, names: names.users.get(entry.inode.uid, "UNKNOWN").encode(errors="surrogateescape"),
+    b"w": lambda entry, names: b"-",
+    b"W": lambda entry, names: 0,
+    **dict.fromkeys((b"x", b"y", b"z"), lambda entry, names: _time(entry.inode.mtime_ns)),
+    **dict.fromkeys((b"X", b"Y", b"Z"), lambda entry, names: entry.inode.mtime_ns // 1_000_000_000),
+}
+_BASES = {b"a": (b"%o", b"0"), b"f": (b"%x", b"0x"), b"t": (b"%x", b"0x"), b"T": (b"%x", b"0x")}
+SUPPORTED = " ".join(f"%{name.decode()}" for name in _VALUES) + " %%"
+
+
+Form = Callable[[Listed, Names], bytes]
+"""Renders a file."""
+
+
+def parse_format(text: bytes, show: Show, *, escapes: bool = False) -> Form:
+    """Return what renders a file; `show` makes text of the image printable.
+
+    With `escapes`, a backslash begins an escape, as in `--printf`.
+
+    Raises:
+        FormatError: A directive does not exist, or the image has no such value.
+    """
+    pieces: list[bytes | Form] = []
+    end = 0
+    for match in _DIRECTIVE.finditer(text):
+        pieces.append(_plain(text[end : match.start()], escapes=escapes))
+        pieces.append(_directive(match, show))
+        end = match.end()
+    pieces.append(_plain(text[end:], escapes=escapes))
+    return lambda entry, names: b"".join(piece if isinstance(piece, bytes) else piece(entry, names) for piece in pieces)
+
+
+def _directive(match: re.Match[bytes], show: Show) -> bytes | Form:
+    name, flags = match["name"], match["flags"]
+    if match[0] in {b"%%", b"%"}:
+        return b"%"
+    value = _VALUES.get(name)
+    if value is None:
+        raise FormatError(f"{match[0].decode(errors='backslashreplace')!r} is not supported: use {SUPPORTED}")
+    width, precision = int(match["width"] or 0), match["precision"]
+
+    def render(entry: Listed, names: Names) -> bytes:
+        found = value(entry, names)
+        shown = show(found) if isinstance(found, bytes) else found
+        return _padded(_rendered(shown, name, flags, precision), flags, width)
+
+    return render
+
+
+def _rendered(value: bytes | int, name: bytes, flags: bytes, precision: bytes | None) -> bytes:
+    if isinstance(value, bytes):
+        return value if precision is None else value[: int(precision or 0)]
+    form, prefix = _BASES.get(name, (b"%d", b""))
+    digits = form % value
+    if b"#" in flags and value:
+        return prefix + digits
+    return b"+" + digits if b"+" in flags and form == b"%d" and value >= 0 else digits
+
+
+def _padded(text: bytes, flags: bytes, width: int) -> bytes:
+    if b"-" in flags:
+        return text.ljust(width)
+    return text.rjust(width, b"0") if b"0" in flags and text.isalnum() else text.rjust(width)
+
+
+def _plain(text: bytes, *, escapes: bool) -> bytes:
+    return _ESCAPE.sub(_unescaped, text) if escapes else text
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    if match[3] is not None:
+        return _CONTROL.get(match[3], match[3])
+    return bytes([int(match[1], 16) if match[1] else int(match[2], 8) & 0xFF])
+
+
+def quoted(name: bytes) -> bytes:
+    """Return a name as a word of a shell, always quoted, like `stat -c %N`; control characters become escapes."""
+    text = name.decode(errors="surrogateescape")
+    if not _UNPRINTABLE.search(text):
+        if "'" in text and not re.search(r'["$`\\!]', text):
+            return b'"%b"' % name
+        return b"'%b'" % name.replace(b"'", b"'\\''")
+    pieces = []
+    for place, piece in enumerate(_UNPRINTABLE.split(text)):
+        data = piece.encode(errors="surrogateescape")
+        if place % 2:
+            pieces.append(b"$'%b'" % b"".join(_SHORT.get(bytes([byte]), b"\\%03o" % byte) for byte in data))
+        elif data or not place:
+            pieces.append(b"'%b'" % data.replace(b"'", b"'\\''"))
+    return b"".join(pieces)
+
+
+def _quoted_with_target(entry: Listed) -> bytes:
+    return quoted(entry.name) + (b"" if entry.target is None else b" -> " + quoted(entry.target))
+
+
+def _type(entry: Listed) -> str:
+    if entry.whiteout:
+        return "whiteout"
+    empty = stat.S_ISREG(entry.inode.mode) and not entry.inode.size
+    return "regular empty file" if empty else _WORDS[stat.S_IFMT(entry.inode.mode)]
+
+
+def _major(entry: Listed) -> int:
+    return os.major(entry.inode.rdev)
+
+
+def _minor(entry: Listed) -> int:
+    return os.minor(entry.inode.rdev)
+
+
+def _time(nanoseconds: int) -> bytes:
+    local = time.localtime(bounded_seconds(nanoseconds))
+    year, month, day, hour, minute, second, *_ = local
+    clock = f"{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}"
+    return f"{clock}.{nanoseconds % 1_000_000_000:09} {time.strftime('%z', local)}".encode()

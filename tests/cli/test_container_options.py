@@ -1,0 +1,161 @@
+"""The options of `ocifs run` and `ocifs bundle`: their wrong values, and those of podman that ocifs lacks.
+
+All rows run in this process, before any image is opened.
+"""
+
+from pathlib import Path
+from typing import cast
+
+import click
+import pytest
+
+from ocifs.cli.command import command
+from ocifs.cli.container_options import (
+    ContainerOptions,
+    container_options,
+    parse_cpus,
+    parse_entrypoint,
+    parse_memory,
+    parse_pids,
+    refuse_pull,
+)
+
+
+@command(context_settings={"allow_interspersed_args": False})
+@container_options
+@click.argument("image")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def _command(
+    image: str, args: tuple[str, ...], container: ContainerOptions
+) -> tuple[ContainerOptions, tuple[str, ...]]:
+    return container, args
+
+
+def parsed(*arguments: str) -> tuple[ContainerOptions, tuple[str, ...]]:
+    """Return the options and the arguments after IMAGE."""
+    with _command.make_context("run", list(arguments)) as context:
+        return cast("tuple[ContainerOptions, tuple[str, ...]]", _command.invoke(context))
+
+
+def refused(*arguments: str) -> str:
+    """Return the message of the usage error."""
+    with pytest.raises(click.UsageError) as raised:
+        parsed(*arguments)
+    assert raised.value.exit_code == 2
+    message = raised.value.format_message()
+    assert message.isprintable()
+    return message
+
+
+def test_options_end_at_the_image() -> None:
+    container, args = parsed("-it", "-e", "A=1", "img", "grep", "-v", "x", "--user", "web", "--", "f")
+    assert args == ("grep", "-v", "x", "--user", "web", "--", "f")
+    assert (container.tty, container.interactive, container.overrides.user) == (True, True, None)
+    assert container.overrides.env == {"A": "1"}
+
+
+def test_the_defaults() -> None:
+    container, _ = parsed("img")
+    assert (container.tty, container.interactive, container.rootfs) == (None, False, None)
+    assert (container.settings.network, container.overrides.entrypoint) == ("none", None)
+    assert container.settings.limited == {}
+
+
+def test_later_variables_win_and_the_command_line_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", "h")
+    (tmp_path / "env").write_text("A=file\nB=file\n")
+    container, _ = parsed("-e", "A=1", "--env-file", f"{tmp_path}/env", "-e", "HERE", "-e", "NONE_SUCH", "img")
+    assert container.overrides.env == {"A": "1", "B": "file", "HERE": "h"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", ()), ("sh", ("sh",)), ("a b", ("a b",)), ('["sh", "-c"]', ("sh", "-c")), ("[]", ()), ("[", ("[",))],
+)
+def test_entrypoints(text: str, words: tuple[str, ...]) -> None:
+    assert parse_entrypoint(text) == words
+
+
+def test_numbers_without_a_limit() -> None:
+    assert (parse_memory("0"), parse_cpus("0"), parse_pids("-1"), parse_pids("0")) == (None, None, None, None)
+    assert (parse_memory("64m"), parse_cpus("0.5"), parse_pids("7")) == (64 << 20, 0.5, 7)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--volume", "data:/x"),
+        ("--volume", "/none/such:/x"),
+        ("--mount", "type=volume,target=/x"),
+        ("--tmpfs", "x"),
+        ("--env", "=1"),
+        ("--env-file", "/none/such"),
+        ("--entrypoint", "[1]"),
+        ("--workdir", "srv"),
+        ("--workdir", "/a/../.."),
+        ("--network", "bridge"),
+        ("--network", ""),
+        ("--hostname", "a b"),
+        ("--add-host", "db"),
+        ("--cap-add", "FOO"),
+        ("--cap-drop", "\x1b[2J"),
+        ("--memory", "lots"),
+        ("--memory", "1k"),
+        ("--memory", "-1"),
+        ("--cpus", "0.001"),
+        ("--cpus", "nan"),
+        ("--cpus", "inf"),
+        ("--cpus", "1e99"),
+        ("--pids-limit", "x"),
+        ("--pids-limit", "-2"),
+        ("--device", "/none/such"),
+        ("--pull", "sometimes"),
+        ("--rootfs", "none"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_option(option: str, value: str) -> None:
+    assert option in refused(option, value, "img")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--tmpfs", "/x", "--tmpfs", "/x/"], "/x is the destination of two mounts"),
+        (["--cap-add", "chown", "--cap-drop", "CAP_CHOWN"], "CAP_CHOWN is both added and dropped"),
+        (["--read-only", "--rootfs", "tmpfs"], "--read-only and --rootfs tmpfs exclude each other"),
+        (["--add-host", "db:::1", "-v", "/etc/hosts:/etc/hosts"], "--add-host and a mount on /etc/hosts"),
+    ],
+)
+def test_conflicts_are_named(arguments: list[str], named: str) -> None:
+    assert named in refused(*arguments, "img")
+
+
+def test_what_cannot_be_without_a_registry() -> None:
+    container, _ = parsed("--pull", "never", "img")
+    refuse_pull(container, "img")
+    with pytest.raises(click.UsageError, match="skopeo copy"):
+        refuse_pull(container, "docker://host/image")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "instead"),
+    [
+        (["-d", "img"], "`podman run -d` or `nerdctl run -d`"),
+        (["-itd", "img"], "`podman run -d`"),
+        (["-p", "80:80", "img"], "`podman run -p`"),
+        (["--publish=80:80", "img"], "`podman run -p`"),
+        (["-P", "img"], "`podman run -P`"),
+        (["--restart", "always", "img"], "`podman run --restart`"),
+        (["--link", "db", "img"], "`podman run --pod`"),
+        (["--gpus", "all", "img"], "`nerdctl run --gpus`"),
+        (["--net", "bridge", "img"], "`podman run --network bridge`"),
+        (["-v", "data:/x", "img"], "`podman run -v`"),
+        (["--shm-size", "1g", "img"], "--tmpfs /dev/shm:size=SIZE"),
+        (["--ulimit", "nofile=1", "img"], "`podman run --ulimit`"),
+        (["--security-opt", "seccomp=unconfined", "img"], "`podman run --security-opt`"),
+        (["--dns", "1.1.1.1", "img"], "/etc/resolv.conf"),
+        (["--sig-proxy=false", "img"], "always forwards signals"),
+    ],
+)
+def test_what_podman_does_is_named(arguments: list[str], instead: str) -> None:
+    assert instead in refused(*arguments)

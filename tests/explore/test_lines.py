@@ -1,0 +1,30 @@
+"""Bars and cut text in the lines of a pane."""
+
+import pytest
+
+from ocifs.explore.lines import Part, bar, bar_width, cut_parts
+
+
+@pytest.mark.parametrize(("width", "columns"), [(20, 4), (60, 4), (70, 9), (80, 14), (100, 24), (300, 24)])
+def test_bars_use_the_width_that_text_leaves(width: int, columns: int) -> None:
+    assert bar_width(width, 52) == columns
+
+
+@pytest.mark.parametrize(("part", "drawn"), [(0, "    "), (0.5, "██  "), (1, "████"), (2, "████"), (0.03, "▏   ")])
+def test_a_bar(part: float, drawn: str) -> None:
+    assert bar(part, 4) == drawn
+
+
+@pytest.mark.parametrize(
+    ("width", "left"),
+    [
+        (6, [("abc", "x"), ("def", "y")]),
+        (5, [("abc", "x"), ("d…", "y")]),
+        (4, [("abc", "x"), ("…", "y")]),
+        (3, [("ab…", "x")]),
+        (1, [("…", "x")]),
+        (0, []),
+    ],
+)
+def test_parts_are_cut_with_an_ellipsis(width: int, left: list[Part]) -> None:
+    assert cut_parts([("abc", "x"), ("def", "y")], width) == left
