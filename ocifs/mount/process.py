@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 _OUTPUT_MAX = 64 << 10
@@ -54,9 +53,7 @@ class Daemon:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.socket.close()
         os.close(self._output)
         if not self.has_job:

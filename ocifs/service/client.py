@@ -9,7 +9,6 @@ import os
 import socket
 import struct
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ocifs.mount.process import Daemon
@@ -105,11 +104,9 @@ class Mounter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._daemon is not None:
-            self._daemon.__exit__(kind, error, trace)
+            self._daemon.__exit__(*error)
         if self._service is not None:
             self._service.kill()
 

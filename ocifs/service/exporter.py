@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Final
 
-from ocifs.errors import MountError, printable_path, raise_if_too_many_files
+from ocifs.errors import MountError, printable_path, raise_if_short
 
 _DELAY: Final = 5.0
 """Seconds before another process is started for one that has ended."""
@@ -43,7 +43,7 @@ def listen(address: str) -> socket.socket:
         listener.bind((host, port))
         listener.listen(_BACKLOG)
     except (OSError, ValueError) as error:
-        raise_if_too_many_files(error)
+        raise_if_short(error)
         why = error.strerror if isinstance(error, OSError) else error
         raise MountError(f"cannot serve metrics on {printable_path(address)}: {why}") from None
     return listener

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from ocifs.errors import MountError, OcifsError, printable_path, raise_if_too_many_files
+from ocifs.errors import MountError, OcifsError, printable_path, raise_if_short
 from ocifs.mount.daemon import load_modules, reportable
 from ocifs.mount.mount_identity import leave_private_namespace
 from ocifs.mount.rate_limited_log import OneLineFormatter
@@ -143,7 +143,7 @@ def _listen(runtime: TrustedDirectory) -> socket.socket:
 
 
 def _unusable(runtime: TrustedDirectory, name: str, error: OSError) -> MountError:
-    raise_if_too_many_files(error)
+    raise_if_short(error)
     what = os.strerror(errno.ENOENT) if error.errno is None else error.strerror
     return MountError(f"cannot start the service: {printable_path(str(runtime.path / name))}: {what}")
 

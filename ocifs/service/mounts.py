@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ocifs.errors import MountError, ShortageError, printable_path, raise_if_too_many_files, shortage
+from ocifs.errors import MountError, ShortageError, printable_path, raise_if_short, shortage
 from ocifs.mount import syscalls
 from ocifs.mount.counters import DEAD, ENDED, FAILED, STARTING, Counters
 from ocifs.mount.job import Job
@@ -197,7 +197,7 @@ class Mounts:
                 state = os.memfd_create("ocifs-kept", os.MFD_CLOEXEC)
                 undo.callback(os.close, state)
             except OSError as error:
-                raise_if_too_many_files(error)
+                raise_if_short(error)
                 raise MountError(f"service: cannot prepare a mount: {error.strerror}") from None
             kept = Kept(job=job, device=device, page=page, counters=name, since=time.time())
             served = Served(kept, state, counters)
@@ -267,5 +267,5 @@ def _is_over(device: int) -> bool:
 def _fork_failed(error: OSError) -> Exception:
     if error.errno == errno.EAGAIN:
         return ShortageError("no more processes: raise the limit (ulimit -u, TasksMax, pids.max)")
-    raise_if_too_many_files(error)
+    raise_if_short(error)
     return shortage(error) or MountError(f"service: cannot start a worker: {error.strerror}")
