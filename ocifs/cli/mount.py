@@ -18,11 +18,11 @@ from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint, needed
 from ocifs.mount.options import MountOptions
-from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, ListedMount, list_mounts, runtime_directory
 from ocifs.mount.unmount import is_bundle, unmount_bundle, unmount_image
 from ocifs.options import Options
 from ocifs.report.text import fitted, local_time, table
+from ocifs.service.client import Mounter
 from ocifs.sources.reference import parse_reference
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.argument("mountpoint", type=click.Path(path_type=str))
 @click.pass_obj
 def mount(
-    daemon: Daemon,
+    mounter: Mounter,
     image: str,
     mountpoint: str,
     options: Options,
@@ -57,12 +57,15 @@ def mount(
     """
     if os.geteuid() and (mounting.suid or mounting.dev):
         raise click.UsageError("--suid and --dev are for root only")
+    if mounting.survive:
+        if os.geteuid() or mounting.engine == "fuse" or foreground:
+            raise click.UsageError("--survive is for root and the erofs engine, and excludes --foreground")
+        mounting = replace(mounting, engine="erofs")
     check_fuse()
     if foreground:
-        daemon.kill()
+        mounter.kill()
     with ExitStack() as stack:
         from ocifs.mount.job import Job, MountReply
-        from ocifs.mount.job import mount as mount_by
 
         runtime = runtime_directory().path
         log = mounting.log or (None if foreground else str(runtime / LOG))
@@ -72,7 +75,7 @@ def mount(
         opened = stack.enter_context(open_image(image, replace(options, tell=tell) if verbose else options))
         job = Job.of(opened, real, replace(mounting, log=log))
         if not foreground:
-            reply = mount_by(daemon, job)
+            reply = mounter.mount(job)
             if verbose:
                 click.echo(_mounted_by(reply), err=True)
             return
@@ -147,9 +150,10 @@ def _all_mounted() -> Iterator[str]:
 def mounts(as_json: bool, verbose: bool) -> None:
     """List mounted images: mountpoint or bundle, image, digest, pid, state, kind and engine.
 
-    States: `mounted`; `dead`, the daemon is gone (clear it with `ocifs umount`); `elsewhere`, the mount is in another
-    mount namespace. `unverified`: the mount uses a published index that is not yet verified against the whole layers.
-    `refuted`: the verification failed, and every further read fails.
+    States: `mounted`; `restarting`, its keeper replaces the process that serves it; `dead`, that process is gone for
+    good (clear the mount with `ocifs umount`); `elsewhere`, the mount is in another mount namespace. `unverified`: the
+    mount uses a published index that is not yet verified against the whole layers. `refuted`: the verification failed,
+    and every further read fails.
     """
     listed = list_mounts()
     if as_json:
@@ -173,7 +177,9 @@ def _row(mount: ListedMount, *, short: bool) -> tuple[str, ...]:
         printable_path(mount.image),
         mount.digest.partition(":")[2][:12] if short else mount.digest[:19],
         str(mount.pid or "?"),
-        mount.state + (", refuted" if mount.refuted else "" if mount.is_verified else ", unverified"),
+        mount.state
+        + (f", restarts: {mount.numbers.restarts}" if mount.numbers and mount.numbers.restarts else "")
+        + (", refuted" if mount.refuted else "" if mount.is_verified else ", unverified"),
         "bundle" if mount.bundle else "mount",
         printable_path(f"{mount.engine} ({mount.reason})" if mount.reason and not short else mount.engine),
     )
@@ -186,6 +192,11 @@ def _notes(mount: ListedMount, width: int | None, *, verbose: bool) -> Iterator[
 
         reason = printable_path(f"by {mount.engine}: {mount.reason}")
         yield from textwrap.wrap(reason, max(20, width - 2), subsequent_indent="  ")
+    if mount.kept is not None and mount.numbers is not None and verbose:
+        yield (
+            f"mounted {local_time(mount.since)}, kept by process {mount.kept.keeper}, "
+            f"restarts: {mount.numbers.restarts}, served by this process since {local_time(mount.kept.began)}"
+        )
     for number, layer in enumerate(mount.layers if verbose else ()):
         yield (
             f"layer {number}: blob {layer.blob[:19]} and diff ID {layer.diff_id[:19]} "
