@@ -24,9 +24,9 @@ from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
 from ocifs.mount.options import MountOptions
 from ocifs.mount.overlay import RootfsKind, make_directories, open_bundle, untrusted
-from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.options import Options
+from ocifs.service.client import Mounter
 from ocifs.trusted_directory import TrustedDirectory
 
 if TYPE_CHECKING:
@@ -77,13 +77,13 @@ def bundle(
         rootless=container.rootless,
         mounting=mounting,
     )
-    daemon: Daemon = context.obj
+    mounter: Mounter = context.obj
     if remount:
         _refuse_creation_options(context)
-        _mount_again(daemon, directory, request, options, image)
+        _mount_again(mounter, directory, request, options, image)
         return
     refuse_pull(container, image)
-    prepare(request, container.settings, daemon)
+    prepare(request, container.settings, mounter)
     target, parent = _new_directory(directory)
     with ExitStack() as undo, ExitStack() as stack:
         from ocifs.mount.overlay import remove_tree
@@ -100,7 +100,7 @@ def bundle(
         undo.pop_all()
         undo.callback(remove_tree, parent, target.name)
         undo.callback(unmount_bundle, str(target), lazy=True)
-        mount_all(daemon, target, opened, others, request)
+        mount_all(mounter, target, opened, others, request)
         make_missing(target, planned.volumes)
         undo.pop_all()
 
@@ -114,7 +114,7 @@ def _refuse_creation_options(context: click.Context) -> None:
             raise click.UsageError(f"--remount mounts a bundle as it was made: leave {option} out, or edit config.json")
 
 
-def _mount_again(daemon: Daemon, directory: str, request: BundleRequest, options: Options, image: str) -> None:
+def _mount_again(mounter: Mounter, directory: str, request: BundleRequest, options: Options, image: str) -> None:
     """Mount a bundle that `ocifs umount` has unmounted. Raises OcifsError."""
     from ocifs.bundle.mount_destinations import check_remounted
     from ocifs.bundle.origin import BundleOrigin
@@ -130,7 +130,7 @@ def _mount_again(daemon: Daemon, directory: str, request: BundleRequest, options
     if origin.rootfs == "copy":
         raise MountError(f"{shown} holds a copy of its image, so there is nothing to mount")
     request = replace(request, kind=origin.rootfs)
-    prepare(request, None, daemon)
+    prepare(request, None, mounter)
     with open_image(image, options) as opened, locked(str(bundle)), ExitStack() as stack, ExitStack() as undo:
         if is_bundle(str(bundle)):
             raise MountError(f"{shown} is mounted: `ocifs umount {shown}` first")
@@ -142,7 +142,7 @@ def _mount_again(daemon: Daemon, directory: str, request: BundleRequest, options
                 raise NotFoundError(f"{printable_path(reference)} is another image than the one of {shown}, {digest}")
         undo.callback(unmount_bundle, str(bundle), lazy=True)
         make_directories(opened_bundle, request.kind)
-        mount_all(daemon, bundle, opened, others, request)
+        mount_all(mounter, bundle, opened, others, request)
         if origin.rootfs == "tmpfs":  # a new tmpfs is empty; other kinds keep their volumes
             make_missing(bundle, _volumes_of(opened, options, readonly=False))
         check_remounted(bundle)
@@ -160,10 +160,10 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def prepare(request: BundleRequest, settings: "Settings | None", daemon: Daemon) -> None:
+def prepare(request: BundleRequest, settings: "Settings | None", mounter: Mounter) -> None:
     """Check the prerequisites before anything is made. Raises MountError, UnsupportedError."""
     if request.kind == "copy":
-        daemon.kill()
+        mounter.kill()
     if request.kind != "copy" or (settings and any(each.kind == "image" for each in settings.mounts)):
         check_fuse()
     if needs_systemd(request, settings):
@@ -276,31 +276,31 @@ def _copy(image: "Image", path: str, target: Path, request: BundleRequest) -> No
 
 
 def mount_all(
-    daemon: Daemon, directory: Path, image: "Image", others: "dict[str, Image]", request: BundleRequest
+    mounter: Mounter, directory: Path, image: "Image", others: "dict[str, Image]", request: BundleRequest
 ) -> None:
     """Mount the image in a bundle, an overlay on top for a writable rootfs, and the other images. Raises MountError."""
     from ocifs.mount.overlay import image_mountpoint, mount_overlay, other_mountpoint
 
     if request.kind != "copy":
         # Other users cannot enter the bundle, so no setuid file is exposed.
-        _mount_image(daemon, image, image_mountpoint(directory), directory, request, suid=os.geteuid() == 0)
+        _mount_image(mounter, image, image_mountpoint(directory), directory, request, suid=os.geteuid() == 0)
     if request.kind in {"overlay", "tmpfs"}:
         mount_overlay(directory)
     for number, other in enumerate(others.values()):
-        with Daemon() as another:
+        with Mounter([]) as another:
             _mount_image(another, other, other_mountpoint(directory, number), directory, request, suid=False)
 
 
 def _mount_image(
-    daemon: Daemon, image: "Image", mountpoint: Path, directory: Path, request: BundleRequest, *, suid: bool
+    mounter: Mounter, image: "Image", mountpoint: Path, directory: Path, request: BundleRequest, *, suid: bool
 ) -> None:
-    from ocifs.mount.job import Job, mount
+    from ocifs.mount.job import Job
 
     as_root = os.geteuid() == 0
     log = request.mounting.log or str(runtime_directory().path / LOG)
     mounting = replace(request.mounting, log=log, suid=suid, allow_other=as_root)
     owner = None if as_root else (os.geteuid(), os.getegid())
-    mount(daemon, replace(Job.of(image, str(mountpoint), mounting), owner=owner, bundle=str(directory)))
+    mounter.mount(replace(Job.of(image, str(mountpoint), mounting), owner=owner, bundle=str(directory)))
 
 
 def _new_directory(directory: str) -> tuple[Path, TrustedDirectory]:

@@ -24,7 +24,7 @@ def main() -> None:
         from ocifs.cli.complete.answer import main as complete
 
         sys.exit(complete(sys.argv[2:]))
-    from ocifs.mount.process import Daemon
+    from ocifs.service.client import Mounter
 
     interrupted = signal.getsignal(signal.SIGINT)
     if interrupted is signal.default_int_handler:  # before any handler exists
@@ -34,7 +34,7 @@ def main() -> None:
     gc.set_threshold(_GARBAGE)
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     try:
-        early = Daemon() if verb in _MOUNTING else None
+        early = Mounter(sys.argv[1:]) if verb in _MOUNTING else None
     except OSError as error:
         sys.exit(f"ocifs: cannot start the daemon: {error.strerror}")
     with early or nullcontext():

@@ -18,14 +18,14 @@ from ocifs.cli.output import terminal_width
 from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
-from ocifs.mount.mountpoint import check_fuse, check_mountpoint, needed
+from ocifs.mount.mountpoint import check_fuse, check_mountpoint, is_on_automount, needed
 from ocifs.mount.new_mountpoint import new_mountpoint
 from ocifs.mount.options import MountOptions
-from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, ListedMount, list_mounts, runtime_directory
 from ocifs.mount.unmount import is_bundle, unmount_bundle, unmount_image
 from ocifs.options import Options
 from ocifs.report.text import fitted, local_time, table
+from ocifs.service.client import Mounter
 from ocifs.service.notify import notify
 from ocifs.sources.reference import parse_reference
 
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @click.argument("mountpoint", type=click.Path(path_type=str), required=False)
 @click.pass_obj
 def mount(
-    daemon: Daemon,
+    mounter: Mounter,
     image: str,
     mountpoint: str | None,
     options: Options,
@@ -78,17 +78,15 @@ def mount(
     of later mounts does not depend on the size of the image. MOUNTPOINT must be empty. Without it, a new directory
     in the runtime directory, named after the image, exists as long as the mount; the command prints its path.
     """
-    if os.geteuid() and (mounting.suid or mounting.dev):
-        raise click.UsageError("--suid and --dev are for root only")
+    mounting = _checked(mounting, foreground=foreground)
     check_fuse()
     if foreground:
-        daemon.kill()
+        mounter.kill()
     with ExitStack() as stack:
         where = stack.enter_context(new_mountpoint(image)) if mountpoint is None else mountpoint
         if (keep or remount) and _keeps(image, where, options, mounting, remount=remount):
             return
         from ocifs.mount.job import Job, MountReply
-        from ocifs.mount.job import mount as mount_by
 
         runtime = runtime_directory().path
         log = mounting.log or (None if foreground else str(runtime / LOG))
@@ -96,25 +94,46 @@ def mount(
         keep_visible = needed(parse_reference(image), cache, str(runtime), log)
         real = check_mountpoint(where, keep_visible, cache, replace=mounting.replace)
         opened = stack.enter_context(open_image(image, replace(options, tell=tell) if verbose else options))
+        mounting = _on_automount(mounting) if is_on_automount(real) else mounting
         job = Job.of(opened, real, replace(mounting, log=log))
         if not foreground:
-            reply = mount_by(daemon, job)
-            if verbose:
-                click.echo(_mounted_by(reply), err=True)
-            if mountpoint is None:
-                click.echo(where)
+            reply = mounter.mount(job)
+            _tell_mounted(reply, where if mountpoint is None else None, verbose=verbose)
             return
         from ocifs.mount.daemon import serve
 
         def mounted(reply: MountReply) -> None:
-            if verbose:
-                click.echo(_mounted_by(reply), err=True)
-            if mountpoint is None:
-                click.echo(where)
+            _tell_mounted(reply, where if mountpoint is None else None, verbose=verbose)
             click.echo(f"{printable_path(where)}: mounted until interrupted", err=True)
             notify("READY=1")
 
         serve(job, mounted, ending=partial(notify, "STOPPING=1"))
+
+
+def _checked(mounting: MountOptions, *, foreground: bool) -> MountOptions:
+    """Return the options as they apply. Raises UsageError if they are not for this user, or exclude each other."""
+    if os.geteuid() and (mounting.suid or mounting.dev):
+        raise click.UsageError("--suid and --dev are for root only")
+    if not mounting.survive:
+        return mounting
+    if os.geteuid() or mounting.engine == "fuse" or foreground:
+        raise click.UsageError("--survive is for root and the erofs engine, and excludes --foreground")
+    return replace(mounting, engine="erofs")
+
+
+def _on_automount(mounting: MountOptions) -> MountOptions:
+    """Return the options for a mount on an automount, which only a process of its process group can make."""
+    if mounting.survive:
+        raise click.UsageError("--survive excludes automounts: leave it out, or mount elsewhere")
+    return replace(mounting, service=False)
+
+
+def _tell_mounted(reply: "MountReply", created: str | None, *, verbose: bool) -> None:
+    """Print how it is mounted, and the mountpoint that was created."""
+    if verbose:
+        click.echo(_mounted_by(reply), err=True)
+    if created is not None:
+        click.echo(created)
 
 
 def _keeps(image: str, mountpoint: str, options: Options, mounting: MountOptions, *, remount: bool) -> bool:
@@ -192,9 +211,10 @@ def _all_mounted() -> Iterator[str]:
 def mounts(as_json: bool, verbose: bool) -> None:
     """List mounted images: mountpoint or bundle, image, digest, pid, state, kind and engine.
 
-    States: `mounted`; `dead`, the daemon is gone (clear it with `ocifs umount`); `elsewhere`, the mount is in another
-    mount namespace. `unverified`: the mount uses a published index that is not yet verified against the whole layers.
-    `refuted`: the verification failed, and every further read fails.
+    States: `mounted`; `restarting`, its keeper replaces the process that serves it; `dead`, that process is gone for
+    good (clear the mount with `ocifs umount`); `elsewhere`, the mount is in another mount namespace. `unverified`: the
+    mount uses a published index that is not yet verified against the whole layers. `refuted`: the verification failed,
+    and every further read fails.
     """
     listed = list_mounts()
     if as_json:
@@ -218,7 +238,9 @@ def _row(mount: ListedMount, *, short: bool) -> tuple[str, ...]:
         printable_path(mount.image),
         mount.digest.partition(":")[2][:12] if short else mount.digest[:19],
         str(mount.pid or "?"),
-        mount.state + (", refuted" if mount.refuted else "" if mount.is_verified else ", unverified"),
+        mount.state
+        + (f", restarts: {mount.numbers.restarts}" if mount.numbers and mount.numbers.restarts else "")
+        + (", refuted" if mount.refuted else "" if mount.is_verified else ", unverified"),
         "bundle" if mount.bundle else "mount",
         printable_path(f"{mount.engine} ({mount.reason})" if mount.reason and not short else mount.engine),
     )
@@ -231,6 +253,11 @@ def _notes(mount: ListedMount, width: int | None, *, verbose: bool) -> Iterator[
 
         reason = printable_path(f"by {mount.engine}: {mount.reason}")
         yield from textwrap.wrap(reason, max(20, width - 2), subsequent_indent="  ")
+    if mount.kept is not None and mount.numbers is not None and verbose:
+        yield (
+            f"mounted {local_time(mount.since)}, kept by process {mount.kept.keeper}, "
+            f"restarts: {mount.numbers.restarts}, served by this process since {local_time(mount.kept.began)}"
+        )
     for number, layer in enumerate(mount.layers if verbose else ()):
         yield (
             f"layer {number}: blob {layer.blob[:19]} and diff ID {layer.diff_id[:19]} "

@@ -76,6 +76,15 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
             help="Error log.",
             details="Its name is ocifs.log there. With --foreground the default is standard error.",
         ),
+        option(
+            "--no-service",
+            "service",
+            flag_value=False,
+            default=True,
+            envvar="OCIFS_NO_SERVICE",
+            help="Mount without the service.",
+            details="The service of root serves mounts of the erofs engine, if it runs.",
+        ),
     )
 
 
@@ -86,6 +95,12 @@ _EXPOSING = (
         is_flag=True,
         help="Unmount what ocifs mounted there first.",
         details="Be it live or dead. Mounts in use, or of other programs, stay.",
+    ),
+    _option(
+        "--survive",
+        is_flag=True,
+        help="Survive the end of the daemon (root only).",
+        details="A keeper replaces the process that serves the mount when it dies. With the service, every mount does.",
     ),
     _option("--allow-other", is_flag=True, help="Let other users access the mount."),
     _option("--suid", is_flag=True, help="Honour setuid and file capabilities (root only)."),

@@ -28,9 +28,9 @@ from ocifs.cli.options import image_options, open_image
 from ocifs.errors import MountError, printable_path
 from ocifs.mount.options import MountOptions
 from ocifs.mount.overlay import RootfsKind, untrusted
-from ocifs.mount.process import Daemon
 from ocifs.mount.record import runtime_directory
 from ocifs.options import Options
+from ocifs.service.client import Mounter
 from ocifs.trusted_directory import TrustedDirectory
 
 _PREFIX = "ocifs-"
@@ -47,7 +47,7 @@ _PREFIX = "ocifs-"
 @click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS...]")
 @click.pass_obj
 def run(
-    daemon: Daemon,
+    mounter: Mounter,
     image: str,
     args: tuple[str, ...],
     options: Options,
@@ -76,7 +76,7 @@ def run(
         mounting=mounting,
     )
     refuse_pull(container, image)
-    prepare(request, container.settings, daemon)
+    prepare(request, container.settings, mounter)
     if container.tty and not sys.stdin.isatty():
         raise click.UsageError("--tty needs a terminal on standard input")
     with ExitStack() as last, ExitStack() as stack:
@@ -98,7 +98,7 @@ def run(
         systemd = needs_systemd(request, container.settings)
         held = last.enter_context(cleaned_up(parent, bundle, program, keep=keep))
         write_bundle(bundle, opened, others, planned, request)
-        mount_all(daemon, bundle.path, opened, others, request)
+        mount_all(mounter, bundle.path, opened, others, request)
         make_missing(bundle.path, planned.volumes)
         # A command that may not read the terminal gets no input, as in podman; a pipe or a file it may read.
         closed = sys.stdin.isatty() and not (container.tty or container.interactive)

@@ -15,7 +15,7 @@ from ocifs.errors import OcifsError, printable_path, shortage
 from ocifs.version import __version__
 
 if TYPE_CHECKING:
-    from ocifs.mount.process import Daemon
+    from ocifs.service.client import Mounter
 
 
 class Verb(NamedTuple):
@@ -31,6 +31,7 @@ VERBS = {
         "mount": Verb("mount", "Mount an image."),
         "umount": Verb("mount", "Unmount."),
         "mounts": Verb("mount", "List mounts."),
+        "service": Verb("service", "Keep mounts when their daemon dies; start mounts fast."),
     },
     "Look inside": {
         "ls": Verb("ls", "List a directory of an image."),
@@ -141,14 +142,14 @@ def cli() -> None:
     """
 
 
-def run(arguments: list[str], daemon: "Daemon | None") -> int:
+def run(arguments: list[str], mounter: "Mounter | None") -> int:
     """Run one command; return its exit status. No error reaches the user as a traceback.
 
-    Commands that mount take `daemon`.
+    Commands that mount take `mounter`.
     """
     try:
         # Not cli.main, which handles broken pipes and interrupts differently.
-        with cli.make_context("ocifs", arguments, obj=daemon) as context:
+        with cli.make_context("ocifs", arguments, obj=mounter) as context:
             result = cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as exit_:

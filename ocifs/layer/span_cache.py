@@ -27,6 +27,8 @@ class SpanCache:
     def __init__(self, capacity: int = DEFAULT_CAPACITY, patience: float | None = None) -> None:
         self.capacity = capacity
         self.used = 0
+        self.loaded = 0
+        """Spans that were read and verified."""
         self._spans: OrderedDict[Key, Span] = OrderedDict()
         self._lock = threading.Lock()
         self._flights: SingleFlight[Key, Span] = SingleFlight(self._lock, patience)
@@ -67,6 +69,7 @@ class SpanCache:
         with self._lock:
             self._spans[key] = span
             self.used += span.size
+            self.loaded += 1
             while self.used > self.capacity and len(self._spans) > 1:
                 _, evicted = self._spans.popitem(last=False)
                 self.used -= evicted.size

@@ -44,11 +44,17 @@ class _EndedError(Exception):
 class Background:
     """The background work for one rootfs, in a thread."""
 
-    def __init__(self, layers: list[Layer], rate: int | None, report: Report) -> None:
-        """Fetch up to `rate` bytes per second; `report` that all is verified, an error, or the profile."""
+    def __init__(
+        self, layers: list[Layer], rate: int | None, report: Report, progress: Callable[[], None] = lambda: None
+    ) -> None:
+        """Fetch up to `rate` bytes per second; `report` that all is verified, an error, or the profile.
+
+        Call `progress` after each piece.
+        """
         self._layers = layers
         self._rate = rate
         self._report = report
+        self._progress = progress
         self._began = time.monotonic()
         self._profile: Profile | None = None
         self._ended = threading.Event()
@@ -145,6 +151,7 @@ class Background:
 
     def _pause(self, size: int) -> None:
         """Wait while a reader waits, and as long as `size` bytes take at the rate. Raises _EndedError."""
+        self._progress()
         until = time.monotonic() + (size / self._rate if self._rate else 0)
         while (left := max(until, self._last_wait() + QUIET) - time.monotonic()) > 0:
             if self._ended.wait(min(left, PROFILE_QUIET)):
@@ -177,12 +184,14 @@ def is_unfinished(rootfs: Rootfs) -> bool:
 
 
 @contextmanager
-def in_background(rootfs: Rootfs, rate: int | None, report: Report) -> Iterator[None]:
+def in_background(
+    rootfs: Rootfs, rate: int | None, report: Report, progress: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Run the background work of a rootfs, if there is any, while the context lasts."""
     if not is_unfinished(rootfs):
         yield
         return
-    background = Background(list(rootfs.served.layers), rate, report)
+    background = Background(list(rootfs.served.layers), rate, report, progress)
     background.start()
     try:
         yield

@@ -8,9 +8,11 @@ what the bytes mean.
 import errno
 import os
 import select
+import time
 from functools import partial
 
 from ocifs.mount import fuse_protocol
+from ocifs.mount.counters import Counters
 from ocifs.mount.fuse_protocol import NOT_ANSWERED, REQUEST_MAX, ROOT, Operation, Request, parse_request
 from ocifs.mount.rate_limited_log import log_failure
 from ocifs.mount.reading import Reading, Views
@@ -22,10 +24,11 @@ _IOV_MAX = 1000
 class BlockFile:
     """A file system with the one file `name`, on the open /dev/fuse `device`, which this object owns."""
 
-    def __init__(self, device: int, name: str, reading: Reading) -> None:
+    def __init__(self, device: int, name: str, reading: Reading, counters: Counters | None = None) -> None:
         self._device = device
         self._name = name.encode()
         self._reading = reading
+        self._counters = counters or Counters.private()
         os.set_blocking(device, False)
 
     def serve(self, stop: int) -> bool:
@@ -45,6 +48,19 @@ class BlockFile:
                 self._take(request)
         return False
 
+    def take_over(self) -> bool:
+        """Ask for the requests that a process which died had taken; return False if the connection has ended.
+
+        Raises OSError.
+        """
+        try:
+            os.write(self._device, fuse_protocol.resend())
+        except OSError as error:
+            if error.errno in {errno.ENODEV, errno.EPERM, errno.ENOTCONN}:
+                return False
+            raise
+        return True
+
     def close(self) -> None:
         """Stop the threads of reads, and close the device, which ends the file system."""
         self._reading.close()
@@ -55,6 +71,7 @@ class BlockFile:
     def _take(self, request: Request) -> None:
         """Answer in a thread if data has to be decoded, else at once."""
         if request.operation == Operation.READ:
+            began = time.monotonic()
             size, offset = fuse_protocol.range_in(request.body)
             if offset >= self._reading.served.size:  # a forged file handle; a short answer would truncate the file
                 self._send(request.unique, error=errno.EIO)
@@ -62,12 +79,13 @@ class BlockFile:
             try:
                 views = self._reading.at_hand(size, offset)
             except Exception as error:  # noqa: BLE001 - a defect in one request must not end the mount
-                self._fail(request.unique, error)
+                self._fail(request.unique, began, error)
                 return
             if views is None:
-                self._reading.fetch([(size, offset)], partial(self._answer, request.unique))
+                self._reading.fetch([(size, offset)], partial(self._answer, request.unique, began))
             else:
                 self._send(request.unique, views)
+                self._counters.note_read(time.monotonic() - began, sum(map(len, views)), hit=True)
         elif request.operation not in NOT_ANSWERED:
             reply = self._reply(request)
             if isinstance(reply, int):
@@ -75,11 +93,12 @@ class BlockFile:
             else:
                 self._send(request.unique, [reply])
 
-    def _answer(self, unique: int, result: list[Views] | Exception) -> None:
+    def _answer(self, unique: int, began: float, result: list[Views] | Exception) -> None:
         if isinstance(result, Exception):
-            self._fail(unique, result)
+            self._fail(unique, began, result)
         else:
             self._send(unique, result[0])
+            self._counters.note_read(time.monotonic() - began, sum(map(len, result[0])), hit=False)
 
     def _reply(self, request: Request) -> bytes | int:
         """Return the result of any other operation, or an errno."""
@@ -100,9 +119,10 @@ class BlockFile:
                 return b""
         return errno.ENOSYS  # for most operations the kernel sends no more requests then
 
-    def _fail(self, unique: int, error: Exception) -> None:
+    def _fail(self, unique: int, began: float, error: Exception) -> None:
         log_failure("read", error)
         self._send(unique, error=errno.EIO)
+        self._counters.note_error(time.monotonic() - began, error)
 
     def _send(self, unique: int, parts: list[bytes] | list[memoryview] | tuple[()] = (), *, error: int = 0) -> None:
         pieces = parts if len(parts) < _IOV_MAX else [b"".join(parts)]

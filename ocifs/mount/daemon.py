@@ -12,9 +12,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
@@ -31,7 +32,7 @@ from ocifs.mount.lock import locked
 from ocifs.mount.mountpoint import check_free
 from ocifs.mount.new_mountpoint import remove_mountpoint
 from ocifs.mount.rate_limited_log import OneLineFormatter, log_failure
-from ocifs.mount.record import LOG, LayerRecord, MountRecord, recorded, runtime_directory, to_json
+from ocifs.mount.record import LOG, KeptRecord, LayerRecord, MountRecord, recorded, runtime_directory, to_json
 from ocifs.mount.unmount import replace_mount
 
 _ON_DEMAND = (
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> int:
             if job is not None:
                 serve(job, partial(_answer, connection))
         except (OcifsError, MemoryError, RuntimeError, ImportError, OSError) as error:
-            failure = _reportable(error)
+            failure = reportable(error)
             if connection.fileno() < 0:  # it was mounted
                 log_failure("serving", failure)
             else:
@@ -77,7 +78,7 @@ def _answer(connection: socket.socket, reply: MountReply) -> None:
     os.close(null)
 
 
-def _reportable(error: Exception) -> OcifsError:
+def reportable(error: Exception) -> OcifsError:
     """Return the error to report to the user. Raises `error` itself if it is a defect of ocifs."""
     if isinstance(error, OcifsError):
         return error
@@ -92,42 +93,78 @@ def serve(job: Job, answer: Callable[[MountReply], None], ending: Callable[[], N
     Raises:
         MountError: Mounting failed; nothing is left behind.
     """
-    _open_log(job.options.log)
+    open_log(job.options.log)
     with ExitStack() as lock:
-        lock.enter_context(locked(job.mountpoint))
+        lock.enter_context(claimed(job))
+        cache = SpanCache(job.options.span_cache, job.options.read_timeout)
+        serve_mounted(job, cache, partial(_mount, job), lock.close, answer, ending)
+
+
+@contextmanager
+def claimed(job: Job) -> Iterator[None]:
+    """Hold the lock of the mountpoint, and check that it is free to mount on. Raises MountError."""
+    with locked(job.mountpoint):
         if job.options.replace:
             replace_mount(job.mountpoint)
         check_free(job.mountpoint, printable_path(job.mountpoint))
-        # Opened before mounting, which may leave the mount namespace in which its path is valid (`MountIdentity`).
-        runtime = runtime_directory()
-        with (
-            stop_on_signals() as stop,
-            job.rootfs.open(SpanCache(job.options.span_cache, job.options.read_timeout)) as rootfs,
-            recorded(runtime) as write,
-            ExitStack() as stack,
-        ):
-            engine, device, reason = _mount(rootfs, job)
-            stack.callback(remove_mountpoint, job.mountpoint)
-            stack.callback(engine.close)
-            record = _record(job, rootfs, engine, device, reason)
-            write(record)
-            if is_unfinished(rootfs):
-                _load_modules()
-            if job.options.prefetch:  # before the answer, which is an error if the system refuses the thread
-                report = partial(_report, write, record, rootfs)
-                stack.enter_context(in_background(rootfs, job.options.prefetch_rate, report))
-            lock.close()
-            engine.serve(stop, partial(answer, MountReply(engine=engine.name, reason=reason)))
-            ending()
+        yield
 
 
-def _mount(rootfs: Rootfs, job: Job) -> tuple[Engine, str | None, str | None]:
-    """Mount with the first engine that can; return it, the device, and why the erofs engine could not."""
+class Mounted(NamedTuple):
+    """How a mount was made."""
+
+    engine: Engine
+    device: str | None = None
+    """major:minor, if it is known."""
+    reason: str | None = None
+    """Why the erofs engine could not mount, if it was tried."""
+    since: float | None = None
+    """When it was mounted, in seconds since the epoch; None: now."""
+    kept: KeptRecord | None = None
+    progress: Callable[[], None] = lambda: None
+    """Called after each piece of background work."""
+
+
+def serve_mounted(
+    job: Job,
+    cache: SpanCache,
+    mount: Callable[[Rootfs], Mounted],
+    recorded_now: Callable[[], None],
+    answer: Callable[[MountReply], None],
+    ending: Callable[[], None] = lambda: None,
+) -> None:
+    """Open the rootfs, `mount` it, record that, `answer`, serve until unmounted, call `ending`. Raises MountError."""
+    # Opened before mounting, which may leave the mount namespace in which its path is valid (`MountIdentity`).
+    runtime = runtime_directory()
+    with (
+        stop_on_signals() as stop,
+        job.rootfs.open(cache) as rootfs,
+        recorded(runtime) as write,
+        ExitStack() as stack,
+    ):
+        mounted = mount(rootfs)
+        engine = mounted.engine
+        stack.callback(remove_mountpoint, job.mountpoint)
+        stack.callback(engine.close)
+        record = _record(job, rootfs, mounted)
+        write(record)
+        if is_unfinished(rootfs):
+            load_modules()
+        if job.options.prefetch:  # before the answer, which is an error if the system refuses the thread
+            report = partial(_report, write, record, rootfs)
+            stack.enter_context(in_background(rootfs, job.options.prefetch_rate, report, mounted.progress))
+        recorded_now()
+        engine.serve(stop, partial(answer, MountReply(engine=engine.name, reason=mounted.reason)))
+        ending()
+
+
+def _mount(job: Job, rootfs: Rootfs) -> Mounted:
+    """Mount with the first engine that can."""
     reason = None
     if job.options.engine != "fuse":
         erofs = ErofsEngine(rootfs, job)
         try:
-            return erofs, erofs.mount(), None
+            return Mounted(erofs, erofs.mount())
         except MountError as error:
             if job.options.engine == "erofs":
                 raise MountError(f"{error}: use --engine fuse instead") from None
@@ -135,10 +172,10 @@ def _mount(rootfs: Rootfs, job: Job) -> tuple[Engine, str | None, str | None]:
     from ocifs.mount.fuse_engine import FuseEngine  # trio and pyfuse3 take longer to load than everything else
 
     fuse = FuseEngine(rootfs, job)
-    return fuse, fuse.mount(), reason
+    return Mounted(fuse, fuse.mount(), reason)
 
 
-def _load_modules() -> None:
+def load_modules() -> None:
     """Import what fetching and verification load on demand, so that an upgrade on disk never mixes two versions.
 
     A mount of verified local layers loads nothing later, and is spared the memory.
@@ -147,18 +184,19 @@ def _load_modules() -> None:
         importlib.import_module(name)
 
 
-def _record(job: Job, rootfs: Rootfs, engine: Engine, device: str | None, reason: str | None) -> MountRecord:
+def _record(job: Job, rootfs: Rootfs, mounted: Mounted) -> MountRecord:
     return MountRecord(
         image=job.image,
         digest=job.digest,
         mountpoint=job.mountpoint,
-        engine=engine.name,
-        reason=reason,
+        engine=mounted.engine.name,
+        reason=mounted.reason,
         pid=os.getpid(),
-        since=time.time(),
+        since=time.time() if mounted.since is None else mounted.since,
         log=job.options.log,
         bundle=job.bundle,
-        device=device,
+        device=mounted.device,
+        kept=mounted.kept,
         layers=tuple(map(_layer_record, rootfs.served.layers)),
     )
 
@@ -187,7 +225,8 @@ def _layer_record(layer: Layer) -> LayerRecord:
     )
 
 
-def _open_log(log: str | None) -> None:
+def open_log(log: str | None) -> None:
+    """Send the log messages of this process to a file, or to stderr. Raises MountError."""
     runtime = runtime_directory()
     handler: logging.Handler
     try:

@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import NamedTuple
 
 from ocifs.descriptor import opened
 from ocifs.errors import MountError, raise_if_short
@@ -17,8 +18,9 @@ from ocifs.image.rootfs import Rootfs
 from ocifs.mount import syscalls
 from ocifs.mount.bdi import raise_readahead
 from ocifs.mount.block_file import BlockFile
+from ocifs.mount.counters import Counters
 from ocifs.mount.job import Job
-from ocifs.mount.mount_identity import MountIdentity
+from ocifs.mount.mount_identity import Known, MountIdentity
 from ocifs.mount.mountinfo import EROFS_SOURCE
 from ocifs.mount.rate_limited_log import log_aborted
 from ocifs.mount.reading import Reading
@@ -33,14 +35,24 @@ _REASONS = {
 }
 
 
+class Connection(NamedTuple):
+    """A FUSE connection that outlives this process, because another one holds `device`, too."""
+
+    device: int
+    """/dev/fuse."""
+    counters: Counters
+
+
 class ErofsEngine:
     """Serves a rootfs by `BlockFile`; see `ocifs.mount.engine.Engine`."""
 
     name: EngineName = "erofs"
 
-    def __init__(self, rootfs: Rootfs, job: Job) -> None:
+    def __init__(self, rootfs: Rootfs, job: Job, connection: Connection | None = None) -> None:
+        """Without `connection`, the FUSE connection ends with this process."""
         self._rootfs = rootfs
         self._job = job
+        self._connection = connection
         self._source = EROFS_SOURCE + job.digest
         self._reading = Reading(rootfs.served, job.options.read_timeout)
         self._closing = ExitStack()
@@ -52,6 +64,8 @@ class ErofsEngine:
                 self._block_file = self._new_block_file(stack)
                 erofs = self._make_while_serving(self._block_file)
                 try:
+                    if self._connection is not None:
+                        self._connection.counters.attaching = os.fstat(erofs).st_dev
                     syscalls.attach(erofs, self._job.mountpoint)
                 finally:
                     os.close(erofs)
@@ -67,6 +81,29 @@ class ErofsEngine:
             self._closing = stack.pop_all()
         return self._identity.device
 
+    def resume(self, known: Known) -> bool:
+        """Serve the mount of a process that died or gave it up; return False if it was unmounted meanwhile.
+
+        Raises ShortageError.
+        """
+        with ExitStack() as stack:
+            connection = self._connection
+            assert connection is not None  # noqa: S101
+            self._block_file = BlockFile(connection.device, self._source, self._reading, connection.counters)
+            stack.callback(self._block_file.close)
+            self._identity = MountIdentity(known.path, known)
+            stack.callback(_unmount, self._identity)
+            self._reading.start()
+            if not self._block_file.take_over():
+                return False
+            self._closing = stack.pop_all()
+        return True
+
+    @property
+    def known(self) -> Known:
+        """What another process needs to know to `resume`."""
+        return self._identity.known
+
     def serve(self, stop: int, ready: Callable[[], None]) -> None:
         """Serve the file."""
         ready()
@@ -80,8 +117,9 @@ class ErofsEngine:
     def _new_block_file(self, stack: ExitStack) -> BlockFile:
         """Make the FUSE file system, unless the kernel has no EROFS. Raises OSError."""
         syscalls.check_filesystem("erofs")
-        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        block_file = BlockFile(device, self._source, self._reading)
+        connection = self._connection
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC) if connection is None else connection.device
+        block_file = BlockFile(device, self._source, self._reading, connection and connection.counters)
         stack.callback(block_file.close)
         options = {
             "source": "ocifs",

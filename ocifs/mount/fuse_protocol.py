@@ -32,6 +32,7 @@ _OPENED = struct.Struct("=QII")
 _MAJOR, _MINOR = 7, 31
 _ASYNC_READ, _MAX_PAGES = 1 << 0, 1 << 22
 _PAGES = 256
+_NOTIFY_RESEND = 7
 _BACKGROUND = 64
 """Readahead requests that the kernel may have in flight."""
 _WRITE = 4096
@@ -84,6 +85,14 @@ def range_in(body: memoryview) -> tuple[int, int]:
 def answer(unique: int, parts: Sequence[bytes | memoryview] = (), *, error: int = 0) -> list[bytes | memoryview]:
     """Build an answer, an errno or `parts`, for a single writev(2)."""
     return [_ANSWER.pack(_ANSWER.size + sum(map(len, parts)), -error, unique), *parts]
+
+
+def resend() -> bytes:
+    """Ask the kernel to queue again every request that was taken and not answered (Linux 6.9).
+
+    Such a request comes with another `unique`; the kernel refuses an answer to the earlier one.
+    """
+    return _ANSWER.pack(_ANSWER.size, _NOTIFY_RESEND, 0)
 
 
 def initialised(body: memoryview) -> bytes:

@@ -1,19 +1,19 @@
 """The job of a daemon, sent over a socket with the open files it needs, and the daemon's answer."""
 
-import array
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
-from ocifs.errors import MountError, OcifsError, ShortageError, printable_path, too_many_files
+from ocifs.errors import MountError, OcifsError, ShortageError, printable_path
+from ocifs.mount.framing import receive_message, send_message
 from ocifs.mount.handoff import Handoff
 from ocifs.mount.mountinfo import mount_at, unmount
 from ocifs.mount.options import MountOptions
-from ocifs.mount.process import Daemon
 from ocifs.mount.record import EngineName, from_json, to_json
 from ocifs.pool import start
 from ocifs.version import __version__
@@ -25,7 +25,6 @@ ANSWER_SECONDS = 60.0
 """Seconds that a daemon may take to mount, and then to answer the kernel."""
 
 _ANSWER_MAX = 64 << 10
-_FDS_AT_ONCE = 250  # the kernel accepts 253 in one message
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,42 +60,78 @@ class MountReply(msgspec.Struct, frozen=True):
     """Why the erofs engine could not mount, if it was tried."""
     error: str | None = None
     exit_code: int = 0
+    unfit: str | None = None
+    """Why only a daemon of the command itself can mount there."""
 
 
-def mount(daemon: Daemon, job: Job, seconds: float = ANSWER_SECONDS) -> MountReply:
-    """Send a daemon its job; return its answer once the mount responds as well, each within `seconds`.
+class Server(Protocol):
+    """What serves a mount: a daemon, or the service. It waits for a job on `socket`."""
+
+    socket: socket.socket
+    has_job: bool
+    has_mounted: bool
+
+    def kill(self) -> None:
+        """Give the mount up: no job will come, or there is no answer."""
+
+    def stop(self) -> None:
+        """Let it unmount what it may have mounted, and wait for that."""
+
+    def last_line(self) -> str:
+        """Return why there is no answer."""
+
+
+def send_job(connection: socket.socket, job: Job) -> None:
+    """Send a job with its open files to a daemon."""
+    fds = sorted(job.rootfs.fds())
+    send_message(connection, to_json((__version__, job, fds)), fds)
+
+
+def mount(
+    server: Server,
+    job: Job,
+    seconds: float = ANSWER_SECONDS,
+    send: Callable[[socket.socket, Job], None] = send_job,
+) -> MountReply:
+    """Send a job; return the answer once the mount responds as well, each within `seconds`.
+
+    An `unfit` reply has mounted nothing.
 
     Raises:
-        MountError: Mounting failed, or the daemon does not answer in time; nothing is left behind.
+        MountError: Mounting failed, or there is no answer in time; nothing is left behind.
     """
     try:
-        return _mount(daemon, job, seconds)
+        return _mount(server, job, seconds, send)
     except (KeyboardInterrupt, SystemExit):  # what the caller undoes next must not race with the daemon
-        daemon.stop()
+        server.stop()
         raise
 
 
-def _mount(daemon: Daemon, job: Job, seconds: float) -> MountReply:
-    daemon.has_job = True
-    daemon.socket.settimeout(seconds)
+def _mount(server: Server, job: Job, seconds: float, send: Callable[[socket.socket, Job], None]) -> MountReply:
+    server.has_job = True
+    server.socket.settimeout(seconds)
+    answer = b""
     try:
-        send_job(daemon.socket, job)
-        answer = daemon.socket.recv(_ANSWER_MAX)
+        with contextlib.suppress(BrokenPipeError):  # it may have refused the job before it read all of it
+            send(server.socket, job)
+        answer = server.socket.recv(_ANSWER_MAX)
     except TimeoutError:
-        raise _give_up(daemon, job, seconds) from None
+        raise _give_up(server, job, seconds) from None
     except OSError:
-        answer = b""
+        pass
     if not answer:
-        why = printable_path(daemon.last_line())
+        why = printable_path(server.last_line())
         raise MountError(f"cannot mount on {printable_path(job.mountpoint)}: {why}")
     reply = from_json(answer, MountReply)
     if reply.error is not None:
         error = OcifsError(reply.error)
         error.exit_code = reply.exit_code
         raise error
+    if reply.unfit is not None:
+        return reply
     if not _is_served(job.mountpoint, seconds):
-        raise _give_up(daemon, job, seconds)
-    daemon.has_mounted = True
+        raise _give_up(server, job, seconds)
+    server.has_mounted = True
     return reply
 
 
@@ -119,9 +154,9 @@ def _look(mountpoint: str, answer: "Future[os.stat_result]") -> None:
         answer.set_exception(error)
 
 
-def _give_up(daemon: Daemon, job: Job, seconds: float) -> MountError:
-    """End a daemon that does not answer, and its mount."""
-    daemon.kill()
+def _give_up(server: Server, job: Job, seconds: float) -> MountError:
+    """End a server that does not answer, and its mount."""
+    server.kill()
     mounted = mount_at(job.mountpoint)
     if mounted is not None and mounted.digest == job.digest:
         unmount(job.mountpoint, lazy=True)
@@ -131,16 +166,6 @@ def _give_up(daemon: Daemon, job: Job, seconds: float) -> MountError:
     )
 
 
-def send_job(connection: socket.socket, job: Job) -> None:
-    """Send a job with its open files."""
-    fds = sorted(job.rootfs.fds())
-    message = to_json((__version__, job, fds))
-    connection.sendall(len(message).to_bytes(4, "little"))
-    for first in range(0, len(fds), _FDS_AT_ONCE):
-        socket.send_fds(connection, [b"\0"], fds[first : first + _FDS_AT_ONCE])
-    connection.sendall(message)
-
-
 def receive_job(connection: socket.socket) -> Job | None:
     """Receive a job, with file descriptors of this process; return None if the sender closed the socket.
 
@@ -148,33 +173,12 @@ def receive_job(connection: socket.socket) -> Job | None:
         LimitError: This process may not open that many files.
         MountError: The sender has another version of ocifs.
     """
-    size = int.from_bytes(_receive(connection, 4), "little")
-    if not size:
+    received = receive_message(connection)
+    if received is None:
         return None
-    received: list[int] = []
-    message = b""
-    while len(message) < size:
-        data, ancillary, flags, _ = connection.recvmsg(
-            size, socket.CMSG_SPACE(_FDS_AT_ONCE * 4), socket.MSG_CMSG_CLOEXEC
-        )
-        if not data:
-            return None
-        if flags & socket.MSG_CTRUNC:
-            raise too_many_files()
-        for _, _, packed in ancillary:
-            fds = array.array("i")
-            fds.frombytes(packed)
-            received += fds
-        message += data.lstrip(b"\0")  # each batch of descriptors came with a NUL
+    message, fds = received
     version, content, sent = from_json(message, tuple[str, object, list[int]])
     if version != __version__:
         raise MountError(f"the daemon is ocifs {__version__}, the command {version}: run the command again")
     job = msgspec.convert(content, Job, str_keys=True)
-    return msgspec.structs.replace(job, rootfs=job.rootfs.renumbered(dict(zip(sent, received, strict=True))))
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size and (more := connection.recv(size - len(data))):
-        data += more
-    return data
+    return msgspec.structs.replace(job, rootfs=job.rootfs.renumbered(dict(zip(sent, fds, strict=True))))

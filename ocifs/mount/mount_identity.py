@@ -11,22 +11,47 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from ocifs.descriptor import opened
 from ocifs.errors import MountError
 from ocifs.mount import syscalls
 from ocifs.mount.mountinfo import mount_at, mount_table, unmount
 
 
-class MountIdentity:
-    """The mount that this process, which must have a single thread (`Engine`), has just made at `path`."""
+class Known(msgspec.Struct, frozen=True):
+    """An identity in a form that can be sent to another process."""
 
-    def __init__(self, path: str) -> None:
+    path: str
+    device: str | None
+    """major:minor."""
+    id: int | None
+    """Unique ID of the mount; None if the kernel has none."""
+    left: int | None
+    """The private mount namespace that it is in; None: that of this process."""
+
+
+class MountIdentity:
+    """The mount that this process, which must have a single thread (`Engine`), has just made at `path`.
+
+    With `known`, a mount that another process made.
+    """
+
+    def __init__(self, path: str, known: Known | None = None) -> None:
         self.path = path
+        if known is not None:
+            self.device, self._id, self._left = known.device, known.id, known.left
+            return
         mount = mount_at(path)
         self.device = mount.device if mount else None
         """major:minor."""
         self._id = syscalls.mount_id(path)
-        self._left = _leave_private_namespace()
+        self._left = leave_private_namespace()
+
+    @property
+    def known(self) -> Known:
+        """What another process needs to know."""
+        return Known(self.path, self.device, self._id, self._left)
 
     def is_ours(self) -> bool:
         """Whether `path`, as this process sees it, is still the mount that it made.
@@ -75,7 +100,7 @@ class MountIdentity:
         return bool(mounts) and self.device in {None, mounts[-1].device}
 
 
-def _leave_private_namespace() -> int | None:
+def leave_private_namespace() -> int | None:
     """Join the mount namespace of the nearest ancestor with another one; return the one left, or None."""
     own = _namespace_of("self")
     outside = next((pid for pid in _ancestors() if _namespace_of(pid) not in {None, own}), None)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ocifs.errors import MountError, printable_path
-from ocifs.mount.mountinfo import MountEntry, is_below, mount_at, real_mountpoint, steps
+from ocifs.mount.mountinfo import MountEntry, is_below, mount_at, mount_table, real_mountpoint, steps
 from ocifs.mount.record import list_mounts
 from ocifs.sources.reference import Reference
 
@@ -53,6 +53,11 @@ def check_free(real: str, shown: str) -> None:
     if mounted := _occupant(real):
         raise _occupied(mounted, shown)
     _check_directory(real, shown)
+
+
+def is_on_automount(real: str) -> bool:
+    """Whether a real path is an automount, or lies in one."""
+    return any(mount.is_automount and is_below(real, mount.mountpoint) for mount in mount_table())
 
 
 def _occupant(real: str) -> MountEntry | None:

@@ -30,5 +30,9 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Whether device nodes have effect."""
     exec: bool = True
     """Whether programs may be executed."""
+    service: bool = True
+    """Whether the service of root may serve the mount, if it runs."""
+    survive: bool = False
+    """Whether the mount gets a keeper of its own, which replaces its daemon when that dies."""
     replace: bool = False
     """Whether to unmount what ocifs has mounted there first."""

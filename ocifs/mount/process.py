@@ -10,12 +10,13 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Self
 
 _OUTPUT_MAX = 64 << 10
 _EXIT_SECONDS = 10.0
 """Seconds that a daemon may take to exit."""
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(2 << 20),
@@ -24,21 +25,27 @@ _ENVIRONMENT = {
 that memory freed by one thread is available to all."""
 
 
+def _daemon(fd: int) -> list[str]:
+    return ["ocifs.mount.daemon", str(fd)]
+
+
 class Daemon:
     """A daemon that waits for its job. As a context manager: at its end, a daemon without a job exits."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: Callable[[int], list[str]] = _daemon) -> None:
+        """Start it with the arguments that `command` returns for the descriptor of its socket."""
         self.socket, theirs = socket.socketpair()
         self._output = os.memfd_create("ocifs-output")
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ocifs.mount.daemon", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", *command(theirs.fileno())],
                 stdin=self._output,  # /dev/null may be missing, like /dev/fuse
                 stdout=self._output,
                 stderr=self._output,
                 cwd="/",
                 pass_fds=(theirs.fileno(),),
-                env=os.environ | _ENVIRONMENT,
+                start_new_session=command is not _daemon,  # a daemon leaves it once it has mounted
+                env=os.environ | ENVIRONMENT,
             )
         self.has_job = False
         self.has_mounted = False

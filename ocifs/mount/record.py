@@ -21,6 +21,7 @@ import msgspec
 
 from ocifs.errors import MountError, printable_path, raise_if_short
 from ocifs.layer.profile import Profile
+from ocifs.mount.counters import DEAD, Counters, Numbers
 from ocifs.mount.mountinfo import MountEntry, mount_table
 from ocifs.trusted_directory import ForeignOwnerError, TrustedDirectory
 
@@ -35,7 +36,14 @@ LOG = "ocifs.log"
 T = TypeVar("T")
 
 EngineName = Literal["erofs", "fuse"]
-State = Literal["mounted", "dead", "elsewhere"]
+State = Literal["mounted", "dead", "elsewhere", "restarting"]
+
+SYSTEM_DIRECTORY = "/run/ocifs"
+"""The runtime directory of root's service, unless XDG_RUNTIME_DIR names another."""
+SOCKET = "service.sock"
+"""Name of the service's socket in the runtime directory."""
+KEEPER_NAME = "ocifs-keeper"
+"""Name of the process of a keeper (`comm` in proc(5))."""
 
 
 class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +59,19 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Number of spans."""
     index: str | None = None
     """Format and digest of the published index that was used when it was mounted, if any."""
+
+
+class KeptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a keeper adds: it replaces the process that serves the mount if that dies."""
+
+    keeper: int
+    """PID of the keeper."""
+    counters: str
+    """File in the runtime directory with the counters, which outlive each process."""
+    state: int
+    """Descriptor, in the process that serves the mount, of the file from which the next keeper takes it over."""
+    began: float
+    """When this process took over, in seconds since the epoch."""
 
 
 class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,8 +98,15 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One for each layer, the base first."""
     touched: Profile = {}
     """For each lazy layer, the spans read before the start-up phase ended."""
+    kept: KeptRecord | None = None
+    """The keeper's part; None: the mount ends with its daemon."""
     refuted: str | None = None
     """Why verification of a published index failed, which makes every read fail; None: it did not."""
+
+    @property
+    def began(self) -> float:
+        """When its process began to serve it, in seconds since the epoch."""
+        return self.since if self.kept is None else self.kept.began
 
     @property
     def is_verified(self) -> bool:
@@ -94,7 +122,10 @@ class ListedMount(MountRecord, frozen=True, kw_only=True):
     """A record with the state of its mount."""
 
     state: State
-    """`mounted`; `dead`: the mount exists without a daemon; `elsewhere`: in another mount namespace."""
+    """`mounted`; `dead`: the mount exists without a daemon; `elsewhere`: in another mount namespace; `restarting`: its
+    keeper replaces its process."""
+    numbers: Numbers | None = None
+    """The counters of a mount with a keeper."""
 
 
 def to_json(value: object) -> bytes:
@@ -127,6 +158,17 @@ def runtime_directory() -> TrustedDirectory:
     except OSError as error:
         where = "" if error.errno == errno.EPERM else f"runtime directory in {printable_path(base or '')}: "
         raise MountError(f"{where}{error.strerror}: set XDG_RUNTIME_DIR to a directory of your own") from None
+
+
+def _directories() -> list[TrustedDirectory]:
+    """Return the directories with records: this user's, and that of root's service."""
+    own = runtime_directory()
+    if os.geteuid() or str(own.path) == SYSTEM_DIRECTORY or not os.path.exists(f"{SYSTEM_DIRECTORY}/{SOCKET}"):
+        return [own]
+    try:
+        return [own, TrustedDirectory.open(Path(SYSTEM_DIRECTORY))]
+    except OSError:
+        return [own]
 
 
 def _own_directory(path: str) -> TrustedDirectory | None:
@@ -182,23 +224,67 @@ def list_mounts() -> list[ListedMount]:
     """Return the mounts of this user, including those in the mount table without a record, oldest first."""
     others = [mount for mount in mount_table() if mount.digest is not None]
     listed = []
-    directory = runtime_directory()
-    names = [name for name, _ in directory.files() if _RECORD.fullmatch(name)]
-    read = [(name, record) for name in names if (record := _read(directory, name))]
+    unused: list[tuple[TrustedDirectory, str]] = []
+    read = [
+        (directory, name, record)
+        for directory in _directories()
+        for name, _ in directory.files()
+        if _RECORD.fullmatch(name) and (record := _read(directory, name))
+    ]
     # The newest first, since an older daemon that hangs may have had the same device number before.
-    for name, record in sorted(read, key=lambda each: -each[1].since):
+    for directory, name, record in sorted(read, key=lambda each: -each[2].began):
         mount = next((mount for mount in others if mount.mountpoint == record.mountpoint and record.is_at(mount)), None)
         alive = is_alive(record.pid, directory) and not _is_dying(record.pid)
         if mount is not None:
             others.remove(mount)
         elif not alive:
             directory.unlink(name)
+            if record.kept is not None and not is_keeper(record.kept.keeper):
+                unused.append((directory, record.kept.counters))
             continue
-        state: State = "elsewhere" if mount is None else "mounted" if alive else "dead"
-        listed.append(ListedMount(**_fields(record), state=state))
+        counters = _counters(directory, record)
+        state: State = "elsewhere" if mount is None else "mounted" if alive else _without_process(record, counters)
+        listed.append(
+            ListedMount(**_fields(record), state=state, numbers=None if counters is None else counters.read())
+        )
+    kept = {mount.kept.counters for mount in listed if mount.kept is not None}
+    for directory, counters_file in unused:
+        if counters_file not in kept:  # another worker may count on
+            directory.unlink(counters_file)
     known = [mount for mount in listed if mount.device]
     listed += [_unrecorded(mount, next((each for each in known if each.is_at(mount)), None)) for mount in others]
     return sorted(listed, key=lambda mount: mount.since)
+
+
+def _counters(directory: TrustedDirectory, record: MountRecord) -> Counters | None:
+    if record.kept is None:
+        return None
+    try:
+        fd = directory.open_file(record.kept.counters, os.O_RDWR)
+    except (OSError, ValueError):
+        return None
+    try:
+        return Counters.open(fd)
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(fd)
+
+
+def _without_process(record: MountRecord, counters: Counters | None) -> State:
+    """Return the state of a mount whose process is gone."""
+    if record.kept is None or counters is None or counters.state == DEAD or not is_keeper(record.kept.keeper):
+        return "dead"
+    return "restarting"
+
+
+def is_keeper(pid: int) -> bool:
+    """Whether a process is a keeper of mounts that still runs."""
+    try:
+        before, _, after = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+    except OSError:
+        return False
+    return before.partition("(")[2] == KEEPER_NAME and after.split()[0] not in {"Z", "X"}
 
 
 def _fields(record: MountRecord) -> dict[str, Any]:

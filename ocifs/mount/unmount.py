@@ -69,7 +69,8 @@ def _unmounted(
         _check_access(mountpoint)
     if mounted is None or mounted.digest is None:
         raise MountError(f"{printable_path(mountpoint)} is not an ocifs mount: `ocifs mounts` lists those that are")
-    listed = [each for each in list_mounts() if (each.mountpoint, each.state) == (mountpoint, "mounted")]
+    served = {"mounted", "restarting"}
+    listed = [each for each in list_mounts() if each.mountpoint == mountpoint and each.state in served]
     ours = [each for each in listed if each.device in {None, mounted.device}]
     with ExitStack() as stack:
         daemons = [(each, stack.enter_context(watch_exit(each.pid))) for each in ours if each.pid]

@@ -67,6 +67,7 @@ class Ocifs:
             "DOCKER_CONFIG": str(self.home / "docker"),
             "XDG_RUNTIME_DIR": str(self.runtime),
             "TMPDIR": str(self.temporary),
+            "OCIFS_NO_SERVICE": "1",  # a service of this machine
         }
         return {**clean, **own, **self.environment, **more}
 

@@ -9,7 +9,7 @@ import sys
 
 from ocifs.mount import daemon, fuse_engine
 
-daemon._load_modules()
+daemon.load_modules()
 
 
 def lazy_imports(node, in_function=False):

@@ -8,6 +8,7 @@ import pytest
 
 from ocifs.errors import MountError
 from ocifs.image.opening import open_image
+from ocifs.mount.framing import send_message
 from ocifs.mount.job import Job, MountReply, mount
 from ocifs.mount.options import MountOptions
 from ocifs.mount.process import Daemon
@@ -34,8 +35,7 @@ def test_a_daemon_that_is_killed_is_an_error(tmp_path: Path) -> None:
 def test_a_command_of_another_version_is_refused() -> None:
     with Daemon() as daemon:
         daemon.has_job = True
-        message = to_json(("0.0.9", {"its": "job"}, []))
-        daemon.socket.sendall(len(message).to_bytes(4, "little") + message)
+        send_message(daemon.socket, to_json(("0.0.9", {"its": "job"}, [])))
         reply = from_json(daemon.socket.recv(1 << 16), MountReply)
     assert reply.error == f"the daemon is ocifs {__version__}, the command 0.0.9: run the command again"
     assert reply.exit_code == MountError.exit_code

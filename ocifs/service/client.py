@@ -1,0 +1,183 @@
+"""The command's side: hand a mount to the service if one runs, else to a daemon or a keeper of its own.
+
+The daemon starts, or the connection is made, before the command imports anything; so this module imports next to
+nothing.
+"""
+
+import contextlib
+import os
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Self
+
+from ocifs.mount.process import Daemon
+
+if TYPE_CHECKING:
+    from ocifs.mount.job import Job, MountReply
+
+SYSTEM_DIRECTORY = "/run/ocifs"
+"""The runtime directory of root's service, unless XDG_RUNTIME_DIR names another."""
+_SOCKET = "service.sock"
+_CONNECT_SECONDS = 2.0
+_STOP_SECONDS = 10.0
+_NEVER = "OCIFS_NO_SERVICE"
+_NO = {"", "0", "false", "no", "off", "n", "f"}
+"""What leaves a flag of the environment unset."""
+
+
+def connect() -> socket.socket | None:
+    """Connect to the service of root, in the runtime directory or in `SYSTEM_DIRECTORY`; return None without one."""
+    if os.geteuid() != 0:
+        return None
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    for directory in dict.fromkeys([*([os.path.join(own, "ocifs")] if own else []), SYSTEM_DIRECTORY]):
+        if (connection := _connect(directory)) is not None:
+            return connection
+    return None
+
+
+def _connect(directory: str) -> socket.socket | None:
+    try:
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.settimeout(_CONNECT_SECONDS)
+        connection.connect(f"/proc/self/fd/{fd}/{_SOCKET}")  # the path itself may be too long for an address
+        _, uid, _ = struct.unpack("=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid != 0:
+            raise PermissionError  # another user's process
+    except OSError:
+        connection.close()
+        return None
+    finally:
+        os.close(fd)
+    return connection
+
+
+class ServiceConnection:
+    """The service as the server of one mount (`ocifs.mount.job.Server`)."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.has_job = False
+        self.has_mounted = False
+
+    def kill(self) -> None:
+        """Close the connection: the service undoes what it does for it."""
+        self.socket.close()
+
+    def stop(self) -> None:
+        """Wait until the service has undone what it does for this connection."""
+        deadline = time.monotonic() + _STOP_SECONDS
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+            self.socket.settimeout(_STOP_SECONDS)
+            while self.socket.recv(4096) and time.monotonic() < deadline:
+                pass
+        self.socket.close()
+
+    def last_line(self) -> str:
+        """Return why there is no answer."""
+        return "the service has ended the connection: see its log"
+
+
+class Mounter:
+    """Mounts for one command. As a context manager: at its end, a server without a mount ends."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        """Start what the arguments of the command call for. Raises OSError."""
+        options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+        self._service: ServiceConnection | None = None
+        self._daemon: Daemon | None = None
+        allowed = "--no-service" not in options and os.environ.get(_NEVER, "").lower() in _NO
+        if allowed and (connection := connect()) is not None:
+            self._service = ServiceConnection(connection)
+        elif "--survive" in options:
+            self._daemon = Daemon(_single)
+        else:
+            self._daemon = Daemon()
+        self._is_single = self._daemon is not None and "--survive" in options
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._daemon is not None:
+            self._daemon.__exit__(*error)
+        if self._service is not None:
+            self._service.kill()
+
+    def kill(self) -> None:
+        """End what has been started: this command mounts nothing, or serves the mount itself."""
+        if self._daemon is not None:
+            self._daemon.kill()
+        if self._service is not None:
+            self._service.kill()
+
+    def mount(self, job: "Job") -> "MountReply":
+        """Mount by the service, unless it must not, cannot, or does not run; return the answer.
+
+        Raises MountError as `ocifs.mount.job.mount` does.
+        """
+        from ocifs.mount.job import mount as mount_by
+
+        reason = None
+        if self._service is not None:
+            if job.options.service and job.options.engine != "fuse":
+                reply = self._mount_by_service(job)
+                if reply.unfit is None:
+                    return reply
+                reason = reply.unfit
+            self._service.kill()
+            self._service = None
+        survive = job.options.survive
+        if self._daemon is None or self._is_single != survive:
+            if self._daemon is not None:
+                self._daemon.kill()
+            self._daemon = Daemon(_single) if survive else Daemon()
+        if survive:
+            from ocifs.service.protocol import send_mount
+
+            return mount_by(self._daemon, job, send=send_mount)
+        reply = mount_by(self._daemon, job)
+        if reason is None or reply.reason is not None:
+            return reply
+        from msgspec.structs import replace
+
+        return replace(reply, reason=reason)
+
+    def _mount_by_service(self, job: "Job") -> "MountReply":
+        from ocifs.errors import MountError
+        from ocifs.mount.job import MountReply
+        from ocifs.mount.job import mount as mount_by
+        from ocifs.service.protocol import send_mount
+
+        assert self._service is not None  # noqa: S101 - the caller has checked
+        began = time.time()
+        try:
+            return mount_by(self._service, job, send=send_mount)
+        except MountError:
+            if not _is_mounted(job, began):
+                raise
+        return MountReply(engine="erofs")  # the worker was replaced before it could answer
+
+
+def _is_mounted(job: "Job", since: float) -> bool:
+    from ocifs.mount.record import list_mounts
+
+    return any(
+        (each.mountpoint, each.digest, each.state) == (job.mountpoint, job.digest, "mounted") and each.since >= since
+        for each in list_mounts()
+        if each.kept is not None
+    )
+
+
+def _single(fd: int) -> list[str]:
+    """Return the command of a keeper for a single mount."""
+    import json
+
+    start = {"what": "single", "settings": {}, "connection": fd}
+    return ["ocifs.service.main", json.dumps(start)]

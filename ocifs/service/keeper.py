@@ -1,0 +1,318 @@
+"""The keeper: it holds the FUSE connections of mounts, and forks a worker for each one.
+
+It has a single thread, which waits for commands, for workers that exit, and for signals; it never waits for a peer
+alone. A command that stalls, or sends what is not a request, costs nothing but its connection. Any end of the keeper
+leaves the workers alone.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from ocifs.errors import MountError, OcifsError, printable_path, shortage
+from ocifs.mount.framing import Incoming
+from ocifs.mount.job import MountReply
+from ocifs.mount.record import to_json
+from ocifs.service.exporter import Exporter
+from ocifs.service.mounts import Mounts, Served
+from ocifs.service.protocol import Pong, Settings, decode_request, peer_uid
+
+MOUNT_SECONDS = 90.0
+"""Seconds that a worker may take to mount: longer than a command waits."""
+
+_ADOPT_AGAIN = (2.0, 10.0, 60.0)
+"""Seconds after the start: workers that were mounting when the last keeper died have mounted, or given up."""
+_CLIENTS_MAX = 64
+_READY = select.POLLIN | select.POLLHUP | select.POLLERR
+_ROOT = 0
+_log = logging.getLogger(__name__)
+
+
+class _Client:
+    """A connection whose request has not arrived completely, or whose mount is being made."""
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self.connection = connection
+        self.incoming = Incoming()
+        self.deadline = deadline
+        self.served: Served | None = None
+
+
+class Keeper:
+    """Serves requests until it is stopped, hands over, or, without `listener`, has no mount left."""
+
+    def __init__(
+        self, mounts: Mounts, listener: socket.socket | None, settings: Settings, exporter: Exporter | None = None
+    ) -> None:
+        self.mounts = mounts
+        self.listener = listener
+        self.settings = settings
+        self.exporter = exporter
+        self._since = time.time()
+        self._clients: dict[int, _Client] = {}
+        self._upgrading: socket.socket | None = None
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._stop = False
+        self._adoptions: list[tuple[float, Callable[[], None]]] = []
+        """When to look for orphans again, by the monotonic clock."""
+
+    def run(
+        self,
+        hand_over: Callable[["Keeper", socket.socket], bool] = lambda keeper, successor: False,
+        adopt_orphans: Callable[[], None] | None = None,
+    ) -> None:
+        """Serve. `hand_over` passes everything to the next keeper, and returns whether that has accepted it.
+
+        `adopt_orphans` adds the mounts of a keeper that has died.
+        """
+        if adopt_orphans is not None:
+            adopt_orphans()
+            now = time.monotonic()
+            self._adoptions = [(now + seconds, adopt_orphans) for seconds in _ADOPT_AGAIN]
+        if self.listener is not None:
+            self.listener.settimeout(0)
+            self.watch(self.listener.fileno(), self._accept)
+        for served in self.mounts:
+            self._follow(served)
+        wakeup = self._wake_on_signals()
+        self.watch(wakeup, lambda: None)
+        while not self._stop and (self.listener is not None or self._clients or self.mounts):
+            for fd, _ in self._poll.poll(self._milliseconds()):
+                if handler := self._handlers.get(fd):
+                    handler()
+            self._look_at_the_clock()
+            if self._upgrading is not None and not self.mounts.are_starting():
+                successor, self._upgrading = self._upgrading, None
+                with successor:
+                    if hand_over(self, successor):
+                        return
+                    _log.warning("the keeper that wanted to take over has given up")
+
+    def adopt(self, connection: socket.socket) -> None:
+        """Take a connection as a client."""
+        connection.settimeout(0)
+        fd = connection.fileno()
+        self._clients[fd] = _Client(connection, time.monotonic() + self.settings.request_seconds)
+        self.watch(fd, lambda: self._receive(fd))
+
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+        """Call `handler` when `fd` becomes readable or ends."""
+        self._handlers[fd] = handler
+        self._poll.register(fd, _READY)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching."""
+        if self._handlers.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def _wake_on_signals(self) -> int:
+        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._stop = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        return reading
+
+    def _milliseconds(self) -> float | None:
+        """Return how long nothing is due."""
+        due = [client.deadline for client in self._clients.values()]
+        due += [when for when, _ in self._adoptions[:1]]
+        due += [served.due for served in self.mounts if served.due is not None]
+        due += [self.exporter.due] if self.exporter is not None and self.exporter.due is not None else []
+        return max(0.0, min(due) - time.monotonic()) * 1000 + 1 if due else None
+
+    def _look_at_the_clock(self) -> None:
+        now = time.monotonic()
+        for fd, client in [*self._clients.items()]:
+            if client.deadline <= now:
+                if client.served is not None and client.served.is_starting():
+                    client.served.kill()  # its exit is noticed like any other
+                    client.deadline = now + MOUNT_SECONDS
+                elif client.served is not None:
+                    self._drop(fd)
+                else:
+                    self._refuse(fd, MountError(f"no complete request within {self.settings.request_seconds:g} s"))
+        if self._adoptions and self._adoptions[0][0] <= now:
+            _, adopt_orphans = self._adoptions.pop(0)
+            adopt_orphans()
+        if self.exporter is not None and self.exporter.due is not None and self.exporter.due <= now:
+            self._export(self.exporter)
+        for served in [*self.mounts]:
+            if served.due is not None and served.due <= now:
+                served.due = None
+                self._restart(served)
+
+    def _export(self, exporter: Exporter) -> None:
+        """Start the process that serves metrics, and notice its exit."""
+        exporter.start()
+        if (pidfd := exporter.pidfd) is not None:
+
+            def ended() -> None:
+                self.unwatch(pidfd)
+                exporter.ended()
+
+            self.watch(pidfd, ended)
+
+    def _accept(self) -> None:
+        assert self.listener is not None  # noqa: S101 - its handler
+        if len(self._clients) >= _CLIENTS_MAX or self._upgrading is not None:
+            time.sleep(0.01)  # they wait in the backlog
+            return
+        try:
+            connection, _ = self.listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:  # too many open files: the command gets an answer once there are fewer
+            _log.warning("cannot accept a connection: %s", error.strerror)
+            time.sleep(0.1)
+            return
+        try:
+            is_root = peer_uid(connection) == _ROOT
+        except OSError:
+            is_root = False
+        if not is_root:
+            connection.close()
+            return
+        self.adopt(connection)
+
+    def _receive(self, fd: int) -> None:
+        client = self._clients[fd]
+        if client.served is not None:
+            self._notice_departure(client)
+            return
+        try:
+            while not client.incoming.is_complete:
+                if not client.incoming.receive(client.connection):
+                    self._drop(fd)
+                    return
+            payload, fds = client.incoming.take()
+        except BlockingIOError:
+            return
+        except (OcifsError, OSError) as error:
+            self._refuse(fd, error)
+            return
+        self._handle(fd, payload, fds)
+
+    def _notice_departure(self, client: _Client) -> None:
+        """Forget a command that has its answer; let the worker undo what it does for one that has gone before."""
+        assert client.served is not None  # noqa: S101 - the caller has checked
+        try:
+            data = client.connection.recv(1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            return
+        if client.served.is_starting():
+            self.unwatch(client.connection.fileno())
+            client.served.terminate()
+        else:
+            self._drop(client.connection.fileno())
+
+    def _handle(self, fd: int, payload: bytes, fds: list[int]) -> None:
+        client = self._clients[fd]
+        served = None
+        try:
+            request = decode_request(payload)
+            if request.request == "mount":
+                served = self.mounts.mount(request, fds, client.connection)
+            elif request.request == "ping":
+                self._pong(client.connection)
+            else:
+                self._upgrade(fd)
+                return
+        except (OcifsError, OSError) as error:
+            self._refuse(fd, error)
+            return
+        finally:
+            for each in fds if served is None else ():
+                with contextlib.suppress(OSError):
+                    os.close(each)
+        if served is None:
+            self._drop(fd)
+            return
+        client.served = served
+        client.deadline = time.monotonic() + MOUNT_SECONDS
+        self._follow(served)
+
+    def _pong(self, connection: socket.socket) -> None:
+        pong = Pong(pid=os.getpid(), mounts=len([*self.mounts]), settings=self.settings, since=self._since)
+        with contextlib.suppress(OSError):
+            connection.send(to_json(pong))
+
+    def _upgrade(self, fd: int) -> None:
+        """Remember who takes over, once no mount is being made."""
+        if self._upgrading is not None:
+            self._refuse(fd, MountError("another upgrade is in progress"))
+            return
+        self.unwatch(fd)
+        self._upgrading = self._clients.pop(fd).connection
+
+    def _refuse(self, fd: int, error: Exception) -> None:
+        """Answer a command with an error, if it listens, and close the connection."""
+        known = error if isinstance(error, OcifsError) else shortage(error) or MountError(f"service: {error}")
+        reply = MountReply(error=str(known), exit_code=known.exit_code)
+        with contextlib.suppress(OSError):
+            self._clients[fd].connection.send(to_json(reply))
+        _log.warning("refused a request: %s", known)
+        self._drop(fd)
+
+    def _drop(self, fd: int) -> None:
+        self.unwatch(fd)
+        client = self._clients.pop(fd)
+        client.incoming.close()
+        client.connection.close()
+
+    def _follow(self, served: Served) -> None:
+        """Notice the exit of a mount's worker."""
+        if served.pidfd is not None:
+            self.watch(served.pidfd, lambda: self._exited(served))
+
+    def _exited(self, served: Served) -> None:
+        assert served.pidfd is not None  # noqa: S101 - it was watched
+        self.unwatch(served.pidfd)
+        was_starting = served.is_starting()
+        why = served.reap(self.mounts.template)
+        self._end_of_start(served, f"the worker {why}" if was_starting else None)
+        if was_starting:
+            served.clear_attached()
+            self.mounts.remove(served)
+        elif served.has_ended():
+            self.mounts.remove(served)
+        else:
+            served.note_death(why, self.settings.restart_limit)
+            if served.due is None:
+                self.mounts.give_up(served)
+
+    def _end_of_start(self, served: Served, error: str | None) -> None:
+        """Close the connection of the command that waited for a mount; answer it first if the worker has not."""
+        for fd, client in [*self._clients.items()]:
+            if client.served is served:
+                if error is not None:
+                    shown = printable_path(served.kept.job.mountpoint)
+                    reply = MountReply(error=f"cannot mount on {shown}: {error}", exit_code=MountError.exit_code)
+                    with contextlib.suppress(OSError):
+                        client.connection.send(to_json(reply))
+                self._drop(fd)
+
+    def _restart(self, served: Served) -> None:
+        try:
+            served.start_again(self.mounts.template, journal=self.mounts.journal)
+        except OSError as error:
+            served.note_death(f"could not be forked: {error.strerror}", self.settings.restart_limit)
+            if served.due is None:
+                self.mounts.give_up(served)
+            return
+        self._follow(served)

@@ -1,0 +1,183 @@
+"""The process of a keeper: `python -m ocifs.service.main START`, where START is a `Start` in JSON.
+
+It starts as the service, as the successor of the running service, or as the keeper of a single mount.
+"""
+
+import errno
+import fcntl
+import importlib
+import logging
+import os
+import resource
+import socket
+import sys
+from functools import partial
+from typing import Final, Literal
+
+import msgspec
+
+from ocifs.errors import MountError, OcifsError, printable_path, raise_if_short
+from ocifs.mount.daemon import load_modules, reportable
+from ocifs.mount.mount_identity import leave_private_namespace
+from ocifs.mount.rate_limited_log import OneLineFormatter
+from ocifs.mount.record import KEEPER_NAME, LOG, SOCKET, from_json, runtime_directory
+from ocifs.service.exporter import Exporter, listen
+from ocifs.service.handover import adopt, give, take
+from ocifs.service.keeper import Keeper
+from ocifs.service.mounts import Mounts
+from ocifs.service.notify import JournalHandler, notify
+from ocifs.service.protocol import LOCK, Settings
+from ocifs.service.template import Template, name_process
+from ocifs.service.worker import warm_up, work
+from ocifs.trusted_directory import TrustedDirectory
+
+_BACKLOG: Final = 128
+_CODECS: Final = ("ocifs.compression.codecs", "zlib_ng.zlib_ng", "zstandard")
+"""What serving a mount loads on demand."""
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """How to start a keeper."""
+
+    what: Literal["service", "successor", "single"]
+    settings: Settings
+    connection: int = -1
+    """Descriptor of the socket to the running service, or to the command of the single mount."""
+    ready: int = -1
+    """Descriptor to write to once it is ready: nothing, or an error in a line."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run a keeper; return the exit status."""
+    start = from_json(os.fsencode(arguments[0]), Start)
+    name_process(KEEPER_NAME)
+    try:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        os.chdir("/")
+        load_all()
+        if start.what == "single":  # the worker enters it, and the mount ends with it
+            leave_private_namespace()
+        warm_up()
+        _run(start, Template(work))
+    except (OcifsError, OSError, MemoryError, RuntimeError, ImportError) as error:
+        failure = reportable(error)
+        _report(start.ready, f"{failure.exit_code} {printable_path(str(failure))}")
+        return failure.exit_code
+    return 0
+
+
+def load_all() -> None:
+    """Import what workers need, so that an upgrade on disk never mixes two versions in one process."""
+    load_modules()
+    for name in _CODECS:
+        importlib.import_module(name)
+
+
+def _run(start: Start, template: Template) -> None:
+    runtime = runtime_directory()
+    mounts = Mounts(runtime, template, journal=start.settings.journal)
+    if start.what == "single":
+        _open_log(start.settings, runtime)
+        keeper = Keeper(mounts, None, start.settings)
+        keeper.adopt(socket.socket(fileno=start.connection))
+        keeper.run()
+        return
+    settings = start.settings
+    if start.what == "successor":
+        with socket.socket(fileno=start.connection) as connection:
+            taken = take(connection)
+        listener, lock, metrics, settings = taken.listener, taken.lock, taken.metrics, taken.settings
+        mounts.journal = settings.journal
+        for served in taken.mounts:
+            mounts.add(served)
+    else:
+        lock = _lock(runtime)
+        metrics = None if settings.metrics is None else listen(settings.metrics)
+        listener = _listen(runtime)
+    _open_log(settings, runtime)
+    _report(start.ready, "")
+    notify("READY=1", f"MAINPID={os.getpid()}")
+    keeper = Keeper(mounts, listener, settings, None if metrics is None else Exporter(metrics))
+    keeper.run(partial(_give, lock), partial(adopt, mounts, runtime))
+    notify("STOPPING=1")
+    runtime.unlink(SOCKET)
+
+
+def _give(lock: int, keeper: Keeper, successor: socket.socket) -> bool:
+    if give(keeper, lock, successor):
+        os._exit(0)  # the socket and the mounts are those of the successor
+    return False
+
+
+def _lock(runtime: TrustedDirectory) -> int:
+    """Lock the file that only one service has. Raises MountError."""
+    try:
+        lock = runtime.open_file(LOCK, os.O_RDWR | os.O_CREAT)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise MountError(
+            f"the service already runs in {printable_path(str(runtime.path))}: `ocifs service upgrade` replaces it"
+        ) from None
+    except OSError as error:
+        raise _unusable(runtime, LOCK, error) from None
+    return lock
+
+
+def _listen(runtime: TrustedDirectory) -> socket.socket:
+    """Return the listening socket of the service, which root alone can connect to. Raises MountError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        runtime.unlink(SOCKET)
+        os.fchdir(runtime.fd)  # the path may be too long for an address
+        before = os.umask(0o177)
+        try:
+            listener.bind(SOCKET)
+        finally:
+            os.umask(before)
+            os.chdir("/")
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise _unusable(runtime, SOCKET, error) from None
+    return listener
+
+
+def _unusable(runtime: TrustedDirectory, name: str, error: OSError) -> MountError:
+    raise_if_short(error)
+    what = os.strerror(errno.ENOENT) if error.errno is None else error.strerror
+    return MountError(f"cannot start the service: {printable_path(str(runtime.path / name))}: {what}")
+
+
+def _open_log(settings: Settings, runtime: TrustedDirectory) -> None:
+    handler: logging.Handler
+    if settings.log is None:
+        handler = JournalHandler() if settings.journal else logging.StreamHandler()
+    else:
+        try:
+            if settings.log == str(runtime.path / LOG):
+                fd = runtime.open_file(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+                handler = logging.StreamHandler(os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace"))
+            else:
+                handler = logging.FileHandler(settings.log)
+        except OSError as error:
+            raise MountError(f"cannot write the log {printable_path(settings.log)}: {error.strerror}") from None
+    if not isinstance(handler, JournalHandler):
+        handler.setFormatter(OneLineFormatter(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+def _report(ready: int, message: str) -> None:
+    """Tell the process that has started this one that it is ready, or has failed; then write to the log only."""
+    if ready < 0:
+        if message:
+            sys.stderr.write(f"ocifs: {message.partition(' ')[2]}\n")
+        return
+    os.write(ready, message.encode() or b"\n")
+    os.close(ready)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 2)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

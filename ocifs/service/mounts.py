@@ -1,0 +1,271 @@
+"""The mounts of a keeper: their files, their workers, and what happens when a worker dies."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import secrets
+import select
+import signal
+import socket
+import stat
+import time
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from ocifs.errors import MountError, ShortageError, printable_path, raise_if_short, shortage
+from ocifs.mount import syscalls
+from ocifs.mount.counters import DEAD, ENDED, FAILED, STARTING, Counters
+from ocifs.mount.job import Job
+from ocifs.mount.mount_identity import MountIdentity
+from ocifs.mount.mountinfo import mount_table
+from ocifs.mount.record import to_json
+from ocifs.service.kept import Kept
+from ocifs.service.protocol import Request
+from ocifs.service.template import Template
+from ocifs.service.worker import Order
+from ocifs.trusted_directory import TrustedDirectory
+from ocifs.version import __version__
+
+_MINUTE = 60.0
+_QUICK = 1.0
+"""Seconds: a worker that dies earlier is replaced with a delay."""
+_DELAY, _DELAY_FACTOR, _DELAY_MAX = 0.1, 3, 5.0
+"""Seconds of the first delay; the factor to the next one; the maximum."""
+_SUFFIX = ".counters"
+_log = logging.getLogger(__name__)
+
+
+class Served:
+    """A mount with its worker. Without a worker, one is `due`, or the mount has been given up."""
+
+    def __init__(self, kept: Kept, state: int, counters: Counters, pid: int = 0, pidfd: int | None = None) -> None:
+        self.kept = kept
+        self.state = state
+        """Descriptor of the file with `kept`."""
+        self.counters = counters
+        self.pid = pid
+        self.pidfd = pidfd
+        self.due: float | None = None
+        """When to start a worker, by the monotonic clock."""
+        self.predecessor: int | None = None
+        """The pidfd of a worker of another keeper, which the next worker ends."""
+        self._started = time.monotonic()
+        self._deaths: list[float] = []
+        self._quick = 0
+        """Consecutive workers that died quickly."""
+
+    def is_starting(self) -> bool:
+        """Whether the mount is being made."""
+        return self.counters.state == STARTING
+
+    def has_ended(self) -> bool:
+        """Whether the mount has ended; clear what an aborted connection has left of it."""
+        if self.counters.state in {ENDED, FAILED}:
+            return True
+        if not _is_over(self.kept.device):
+            return False
+        known = self.mounted().known
+        if known is not None:
+            with contextlib.suppress(OSError):  # the mount is then listed as dead
+                MountIdentity(known.path, known).clear()
+        return True
+
+    def mounted(self) -> Kept:
+        """Return the mount as it is known once a worker has mounted it. Raises MountError."""
+        if self.kept.known is None:
+            self.kept = msgspec.structs.replace(self.kept, known=Kept.read(self.state).known)
+        return self.kept
+
+    def fork(self, template: Template, order: Order, fds: Sequence[int]) -> None:
+        """Start a worker with an order; `fds` are the open files that only this order needs. Raises OSError."""
+        self._started = time.monotonic()
+        payload = to_json(order)
+        self.pid, self.pidfd = template.fork(payload, [self.state, *self.kept.fds(), *fds])
+
+    def start_again(self, template: Template, *, journal: bool) -> None:
+        """Start another worker for the mount. Raises OSError."""
+        kept = self.mounted()
+        order = Order(
+            kept=kept, fds=tuple(kept.fds()), keeper=os.getpid(), journal=journal, predecessor=self.pid, resume=True
+        )
+        self.fork(template, order, [] if self.predecessor is None else [self.predecessor])
+        if self.predecessor is not None:
+            os.close(self.predecessor)
+            self.predecessor = None
+
+    def kill(self) -> None:
+        """Kill the worker."""
+        if self.pidfd is not None:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Let the worker unmount, and end."""
+        if self.pidfd is not None:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
+
+    def reap(self, template: Template) -> str:
+        """Note the exit of the worker; return how it ended."""
+        assert self.pidfd is not None  # noqa: S101 - it has exited
+        os.close(self.pidfd)
+        self.pidfd = None
+        status = template.status_of(self.pid)
+        if status is None:
+            return "has died"
+        if os.WIFSIGNALED(status):
+            return f"was ended by signal {os.WTERMSIG(status)}"
+        return f"ended with status {os.waitstatus_to_exitcode(status)}"
+
+    def note_death(self, why: str, limit: int) -> None:
+        """Schedule another worker, unless more than `limit` died within a minute."""
+        now = time.monotonic()
+        self._deaths = [*(each for each in self._deaths if now - each < _MINUTE), now]
+        self._quick = self._quick + 1 if now - self._started < _QUICK else 0
+        shown = printable_path(self.kept.job.mountpoint)
+        if len(self._deaths) > limit:
+            _log.error(
+                "%s: its worker %d %s, after %d restarts within a minute: given up, reads fail; "
+                "`ocifs mount --replace` mounts it again", shown, self.pid, why, limit,
+            )  # fmt: skip
+            return
+        delay = min(_DELAY * _DELAY_FACTOR ** (self._quick - 1), _DELAY_MAX) if self._quick else 0.0
+        self.due = now + delay
+        self.counters.note_restart()
+        _log.warning("%s: its worker %d %s, and is replaced", shown, self.pid, why)
+
+    def clear_attached(self) -> None:
+        """Detach what a worker that died while it mounted has attached."""
+        device = self.counters.attaching
+        if self.counters.state != STARTING or not device:
+            return
+        name = f"{os.major(device)}:{os.minor(device)}"
+        job = self.kept.job
+        for mount in mount_table():
+            if (mount.device, mount.digest, mount.mountpoint) == (name, job.digest, job.mountpoint):
+                with contextlib.suppress(OSError):
+                    syscalls.umount(job.mountpoint, lazy=True)
+
+    def close(self) -> None:
+        """Close its files; if no other process has the connection open, that ends the mount."""
+        for fd in {*self.kept.fds(), self.state}:
+            os.close(fd)
+        self.counters.close()
+
+
+class Mounts:
+    """All mounts of a keeper, with their files in the runtime directory."""
+
+    def __init__(self, runtime: TrustedDirectory, template: Template, *, journal: bool = False) -> None:
+        self._runtime = runtime
+        self.template = template
+        self.journal = journal
+        """Whether workers log to the journal, unless their command has named a file."""
+        self._served: dict[str, Served] = {}
+        """By the name of the counters."""
+
+    def __iter__(self) -> Iterator[Served]:
+        return iter([*self._served.values()])
+
+    def __contains__(self, counters: str) -> bool:
+        return counters in self._served
+
+    def __bool__(self) -> bool:
+        return bool(self._served)
+
+    def are_starting(self) -> bool:
+        """Whether a mount is being made."""
+        return any(served.is_starting() for served in self)
+
+    def mount(self, request: Request, fds: list[int], client: socket.socket) -> Served:
+        """Fork a worker that mounts and answers the client. The mount owns `fds` unless this raises an error.
+
+        Raises:
+            MountError: The request is wrong, or something cannot be made.
+        """
+        job, namespace = _checked(request, fds)
+        name = secrets.token_hex(8) + _SUFFIX
+        with contextlib.ExitStack() as undo:
+            try:
+                device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+                undo.callback(os.close, device)
+                page = self._runtime.open_file(name, os.O_RDWR | os.O_CREAT)
+                undo.callback(self._runtime.unlink, name)
+                undo.callback(os.close, page)
+                counters = Counters.make(page)
+                state = os.memfd_create("ocifs-kept", os.MFD_CLOEXEC)
+                undo.callback(os.close, state)
+            except OSError as error:
+                raise_if_short(error)
+                raise MountError(f"service: cannot prepare a mount: {error.strerror}") from None
+            kept = Kept(job=job, device=device, page=page, counters=name, since=time.time())
+            served = Served(kept, state, counters)
+            order = Order(kept=kept, fds=tuple(kept.fds()), keeper=os.getpid(), journal=self.journal, root=request.root)
+            try:
+                served.fork(self.template, order, [namespace, client.fileno()])
+            except OSError as error:
+                raise _fork_failed(error) from None
+            undo.pop_all()
+        os.close(namespace)
+        self._served[name] = served
+        return served
+
+    def add(self, served: Served) -> None:
+        """Keep a mount of another keeper; a worker is due for it."""
+        served.due = time.monotonic()
+        self._served[served.kept.counters] = served
+
+    def remove(self, served: Served) -> None:
+        """Forget a mount that has ended, or was not made."""
+        del self._served[served.kept.counters]
+        served.close()
+        self._runtime.unlink(served.kept.counters)
+        if served.pid:
+            self._runtime.unlink(f"{served.pid}.json")
+
+    def give_up(self, served: Served) -> None:
+        """End the connection of a mount whose workers die; the mount stays, listed as dead, and reads fail."""
+        served.counters.state = DEAD
+        del self._served[served.kept.counters]
+        served.close()
+
+
+def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
+    """Return the job with the descriptors of this process, and that of its mount namespace. Raises MountError."""
+    if request.version != __version__:
+        raise MountError(
+            f"the service is ocifs {__version__}, the command {request.version}: `ocifs service upgrade`, "
+            "or mount with --no-service"
+        )
+    if request.job is None or len(fds) != len(request.fds) + 1:
+        raise MountError(f"malformed request: {len(fds)} open files with a job of {len(request.fds)}")
+    namespace, *files = fds
+    for fd in files:
+        if not stat.S_ISREG(os.fstat(fd).st_mode) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+            raise MountError("malformed request: a layer or tree image that is not a readable file")
+    if not os.readlink(f"/proc/self/fd/{namespace}").startswith("mnt:["):
+        raise MountError("malformed request: the first open file is not a mount namespace")
+    try:
+        rootfs = request.job.rootfs.renumbered(dict(zip(request.fds, files, strict=True)))
+    except KeyError:
+        raise MountError("malformed request: an open file of the job is missing") from None
+    if not os.path.isabs(request.job.mountpoint):
+        raise MountError("malformed request: the mountpoint is not an absolute path")
+    if rootfs.fds() != set(files):
+        raise MountError("malformed request: open files that the job does not name")
+    return msgspec.structs.replace(request.job, rootfs=rootfs), namespace
+
+
+def _is_over(device: int) -> bool:
+    """Whether a FUSE connection has ended."""
+    poll = select.poll()
+    poll.register(device, 0)
+    return any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
+
+
+def _fork_failed(error: OSError) -> Exception:
+    if error.errno == errno.EAGAIN:
+        return ShortageError("no more processes: raise the limit (ulimit -u, TasksMax, pids.max)")
+    raise_if_short(error)
+    return shortage(error) or MountError(f"service: cannot start a worker: {error.strerror}")

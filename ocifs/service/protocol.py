@@ -1,0 +1,109 @@
+"""The requests to a keeper over its socket, and its replies.
+
+A request is a message of `ocifs.mount.framing` in JSON with a protocol version. Only `mount` carries open files from a
+command; between keepers, each mount is a message with its open files.
+"""
+
+import os
+import socket
+import struct
+from typing import Final, Literal
+
+import msgspec
+
+from ocifs.errors import MountError
+from ocifs.mount.framing import send_message
+from ocifs.mount.job import Job
+from ocifs.mount.record import from_json, to_json
+from ocifs.service.kept import PROTOCOL
+from ocifs.version import __version__
+
+LOCK: Final = "service.lock"
+"""Name of the file there that the keeper of the service has locked."""
+
+_CREDENTIALS = struct.Struct("=iII")
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to a keeper."""
+
+    request: Literal["mount", "ping", "upgrade"]
+    protocol: int = PROTOCOL
+    version: str = __version__
+    job: Job | None = None
+    fds: tuple[int, ...] = ()
+    """The sender's numbers of the open files, in the order in which they are sent; after the mount namespace."""
+    root: tuple[int, int] = (0, 0)
+    """Device and inode of the sender's root directory, in its mount namespace."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a keeper, which the next one takes over."""
+
+    log: str | None = None
+    """File for log messages; None: the journal or stderr."""
+    journal: bool = False
+    """Whether log messages go to the journal."""
+    restart_limit: int = 5
+    """Restarts of a worker within a minute, before its mount is given up."""
+    request_seconds: float = 10.0
+    """Seconds that a command may take to send its request."""
+    metrics: str | None = None
+    """Where metrics are served: `unix:PATH` or `127.0.0.1:PORT`; None: nowhere."""
+
+
+class Handover(msgspec.Struct, frozen=True, kw_only=True):
+    """The beginning of a handover: the mounts follow, each in a message."""
+
+    mounts: int
+    settings: Settings
+    protocol: int = PROTOCOL
+    version: str = __version__
+
+
+class Pong(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a ping."""
+
+    pid: int
+    mounts: int
+    settings: Settings
+    since: float
+    protocol: int = PROTOCOL
+    version: str = __version__
+
+
+class _Head(msgspec.Struct, frozen=True, kw_only=True):
+    protocol: int
+    version: str = "?"
+
+
+def decode_request(data: bytes) -> Request:
+    """Decode a request. Raises MountError if it is malformed, or of another version."""
+    try:
+        head = from_json(data, _Head)
+        if head.protocol == PROTOCOL:
+            return from_json(data, Request)
+    except (ValueError, RecursionError) as error:
+        raise MountError(f"malformed request: {str(error).splitlines()[0]}") from None
+    raise MountError(
+        f"the service is ocifs {__version__} with protocol {PROTOCOL}, the request comes from {head.version} with "
+        f"protocol {head.protocol}: restart the service"
+    )
+
+
+def send_mount(connection: socket.socket, job: Job) -> None:
+    """Send a job with its open files, and the mount namespace in which the mountpoint is."""
+    fds = sorted(job.rootfs.fds())
+    namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        root = os.stat("/")
+        request = Request(request="mount", job=job, fds=tuple(fds), root=(root.st_dev, root.st_ino))
+        send_message(connection, to_json(request), [namespace, *fds])
+    finally:
+        os.close(namespace)
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """Return the uid of the process at the other end (SO_PEERCRED). Raises OSError."""
+    _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(uid)

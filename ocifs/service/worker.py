@@ -1,0 +1,271 @@
+"""A worker: a forked process that serves one mount of a keeper.
+
+It mounts, or takes over a mount whose worker died or is to be replaced, and ends with the mount. The counters say how
+it ended: a keeper replaces a worker that ended in any other state than unmounted. An unexpected error does not unmount.
+"""
+
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+
+from ocifs.errors import MountError, OcifsError
+from ocifs.image.rootfs import Rootfs
+from ocifs.layer.lazy_blob import LazyBlob
+from ocifs.layer.span_cache import SpanCache
+from ocifs.mount import syscalls
+from ocifs.mount.counters import ENDED, FAILED, MOUNTED, Counters
+from ocifs.mount.daemon import Mounted, claimed, open_log, reportable, serve_mounted
+from ocifs.mount.erofs_engine import Connection, ErofsEngine
+from ocifs.mount.framing import receive_message
+from ocifs.mount.handoff import FileRange, Handoff
+from ocifs.mount.job import Job, MountReply
+from ocifs.mount.mount_identity import Known
+from ocifs.mount.mountinfo import mount_table
+from ocifs.mount.options import MountOptions
+from ocifs.mount.rate_limited_log import log_failure
+from ocifs.mount.record import LOG, KeptRecord, MountRecord, from_json, runtime_directory, to_json
+from ocifs.service.kept import Kept
+from ocifs.service.notify import JournalHandler
+
+CRASHED = 70
+_EXIT_MILLISECONDS = 10_000
+"""Time that a killed process may take to exit, such as one that waits for a disk."""
+_log = logging.getLogger(__name__)
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is to do. Descriptors are the keeper's; the open files come with it."""
+
+    kept: Kept
+    fds: tuple[int, ...]
+    """The descriptors of `kept`, in the order in which they are sent: after that of the state, before others."""
+    keeper: int
+    """PID."""
+    journal: bool
+    """Whether to log to the journal, unless the job names a file of its own."""
+    root: tuple[int, int] = (0, 0)
+    """Device and inode of the root directory of the command."""
+    resume: bool = False
+    """Take over instead of mounting."""
+    predecessor: int = 0
+    """PID of the worker before this one."""
+
+
+def work(connection: socket.socket) -> int:
+    """Receive an order, and carry it out; return the exit status."""
+    try:
+        with connection:
+            received = receive_message(connection)
+        if received is None:  # the keeper has died
+            return CRASHED
+        order = from_json(received[0], Order)
+        state, *files = received[1]
+        others = files[len(order.fds) :]
+        kept = order.kept.renumbered(dict(zip(order.fds, files, strict=False)))
+        worker = Worker(kept, state, Counters.open(kept.page), order.keeper, order.journal)
+        if order.resume:
+            kept.write(state)
+            return worker.resume(others[0] if others else None, order.predecessor)
+        namespace, client = others
+        return worker.mount(namespace, order.root, socket.socket(fileno=client))
+    except BaseException:  # noqa: BLE001 - the boundary of this process
+        _log.exception("a worker failed")
+        return CRASHED
+
+
+def warm_up() -> None:
+    """Let msgspec examine the types of messages and records, before the fork of the template: that takes memory."""
+    empty = Handoff(FileRange(0, 0, 0), ((FileRange(0, 0, 0), FileRange(0, 0, 0)),))
+    job = Job(image="", digest="", mountpoint="/", rootfs=empty, options=MountOptions())
+    kept = Kept(job=job, device=0, page=0, counters="", since=0.0, known=Known("/", None, None, None))
+    from_json(to_json(Order(kept=kept, fds=(0,), keeper=0, journal=False)), Order)
+    record = KeptRecord(keeper=0, counters="", state=0, began=0.0)
+    to_json(MountRecord(image="", digest="", mountpoint="/", engine="erofs", pid=0, since=0.0, kept=record))
+    to_json(MountReply())
+    runtime_directory()
+    mount_table()
+
+
+class Worker(NamedTuple):
+    """A mount, as its worker sees it."""
+
+    kept: Kept
+    state: int
+    """Descriptor of the file with `kept`, for the next keeper."""
+    counters: Counters
+    keeper: int
+    """PID."""
+    journal: bool
+
+    def mount(self, namespace: int, root: tuple[int, int], client: socket.socket) -> int:
+        """Mount, answer the client, and serve; return the exit status.
+
+        The client is in an open mount namespace, with the root directory `root` (device and inode).
+        """
+        job = self.kept.job
+        try:
+            _enter(namespace, root)
+            self._open_log()
+            cache = SpanCache(job.options.span_cache, job.options.read_timeout)
+            with ExitStack() as lock:
+                lock.enter_context(claimed(job))
+                serve_mounted(job, cache, partial(self._mount, cache), lock.close, partial(self._answer, client))
+        except _UnfitError as error:
+            return self._fail(client, MountReply(unfit=str(error)))
+        except (OcifsError, MemoryError, RuntimeError, ImportError, OSError) as error:
+            failure = reportable(error)
+            if self.counters.state == MOUNTED:  # the client has given up, or the end of the mount failed
+                log_failure("serving", failure)
+                self.counters.state = ENDED
+                return failure.exit_code
+            return self._fail(client, MountReply(error=str(failure), exit_code=failure.exit_code))
+        self.counters.state = ENDED
+        return 0
+
+    def resume(self, predecessor: int | None, pid: int) -> int:
+        """Serve a mount instead of the worker with the pidfd `predecessor`, which is ended first.
+
+        `pid` is that of the last worker, whose record is removed. Return the exit status.
+        """
+        job = self.kept.job
+        self._open_log()
+        cache = SpanCache(job.options.span_cache, job.options.read_timeout)
+        try:
+            serve_mounted(
+                job,
+                cache,
+                partial(self._resume, cache, predecessor),
+                partial(_forget, pid),
+                lambda reply: None,
+            )
+        except _EndedError:
+            _forget(pid)
+        self.counters.state = ENDED
+        return 0
+
+    def _open_log(self) -> None:
+        """Log to the file of the job, or to the journal. Raises MountError."""
+        job = self.kept.job
+        if self.journal and job.options.log in {None, str(runtime_directory().path / LOG)}:
+            logging.getLogger().addHandler(JournalHandler(job.mountpoint, job.image))
+        else:
+            open_log(job.options.log)
+
+    def _mount(self, cache: SpanCache, rootfs: Rootfs) -> Mounted:
+        engine = self._engine(rootfs)
+        try:
+            device = engine.mount()
+        except MountError as error:
+            if self.kept.job.options.engine == "erofs":
+                raise MountError(f"{error}: use --engine fuse instead") from None
+            raise _UnfitError(str(error)) from None
+        msgspec.structs.replace(self.kept, known=engine.known).write(self.state)
+        return self._mounted(engine, device, cache, rootfs)
+
+    def _resume(self, cache: SpanCache, predecessor: int | None, rootfs: Rootfs) -> Mounted:
+        engine = self._engine(rootfs)
+        if predecessor is not None:
+            _end(predecessor)
+        assert self.kept.known is not None  # noqa: S101 - it was mounted
+        if not engine.resume(self.kept.known):
+            raise _EndedError
+        return self._mounted(engine, self.kept.known.device, cache, rootfs)
+
+    def _engine(self, rootfs: Rootfs) -> "_KeptEngine":
+        return _KeptEngine(rootfs, self.kept.job, Connection(self.kept.device, self.counters))
+
+    def _mounted(self, engine: ErofsEngine, device: str | None, cache: SpanCache, rootfs: Rootfs) -> Mounted:
+        record = KeptRecord(keeper=self.keeper, counters=self.kept.counters, state=self.state, began=time.time())
+        progress = partial(_note_progress, self.counters, rootfs)
+        self.counters.follow(partial(_work_of, cache, rootfs))
+        progress()
+        return Mounted(engine, device, None, self.kept.since, record, progress)
+
+    def _answer(self, client: socket.socket, reply: MountReply) -> None:
+        self.counters.state = MOUNTED
+        with client:
+            client.sendall(to_json(reply))
+
+    def _fail(self, client: socket.socket, reply: MountReply) -> int:
+        self.counters.state = FAILED
+        try:
+            with client:
+                client.sendall(to_json(reply))
+        except OSError:  # the client is gone
+            return CRASHED
+        return reply.exit_code
+
+
+class _UnfitError(Exception):
+    """Only a daemon of the command itself can mount there."""
+
+
+class _EndedError(Exception):
+    """The mount was unmounted meanwhile."""
+
+
+class _KeptEngine(ErofsEngine):
+    """Ends the process without unmounting if serving fails unexpectedly: the keeper replaces it."""
+
+    def serve(self, stop: int, ready: Callable[[], None]) -> None:
+        ready()
+        try:
+            super().serve(stop, lambda: None)
+        except BaseException:  # noqa: BLE001 - the boundary of this process
+            _log.exception("%s: its worker failed", self.known.path)
+            os._exit(CRASHED)
+
+
+def _enter(namespace: int, root: tuple[int, int]) -> None:
+    """Enter the mount namespace of the command. Raises OSError, _UnfitError."""
+    try:
+        if os.fstat(namespace).st_ino != os.stat("/proc/self/ns/mnt").st_ino:
+            syscalls.enter_mount_namespace(namespace)
+    except OSError as error:
+        raise _UnfitError(f"the service cannot enter the mount namespace of the command: {error.strerror}") from None
+    finally:
+        os.close(namespace)
+    status = os.stat("/")
+    if (status.st_dev, status.st_ino) != root:
+        raise _UnfitError("the command has another root directory than the service")
+
+
+def _end(predecessor: int) -> None:
+    """Kill the process with this pidfd, and wait for its exit."""
+    try:
+        signal.pidfd_send_signal(predecessor, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    poll = select.poll()
+    poll.register(predecessor, select.POLLIN)
+    if not poll.poll(_EXIT_MILLISECONDS):
+        _log.warning("the worker before this one does not exit")
+
+
+def _forget(pid: int) -> None:
+    """Remove the record of the worker before this one."""
+    if pid != os.getpid():
+        runtime_directory().unlink(f"{pid}.json")
+
+
+def _work_of(cache: SpanCache, rootfs: Rootfs) -> tuple[int, int]:
+    blobs = [layer.blob for layer in rootfs.served.layers]
+    return cache.loaded, sum(blob.fetched for blob in blobs if isinstance(blob, LazyBlob))
+
+
+def _note_progress(counters: Counters, rootfs: Rootfs) -> None:
+    """Note how much of the lazy layers is there, as far as the file system counts it."""
+    lazy = [layer.blob for layer in rootfs.served.layers if isinstance(layer.blob, LazyBlob)]
+    done = sum(min(blob.size, os.fstat(blob.fd).st_blocks * 512) for blob in lazy)
+    verified = sum(layer.verification.is_verified for layer in rootfs.served.layers)
+    counters.note_progress(done, sum(blob.size for blob in lazy), verified)
+    counters.note_work()
