@@ -177,10 +177,12 @@ class Store:
         self.max_size = max_size
         self._warn = warn
         self._warned = False
+        self._root: TrustedDirectory | None = None
         self._entries: TrustedDirectory | None = None
         if directory is not None:
             try:
-                self._entries = TrustedDirectory.open(directory, make=True).directory(_ENTRIES, make=True)
+                self._root = TrustedDirectory.open(directory, make=True)
+                self._entries = self._root.directory(_ENTRIES, make=True)
             except OSError as error:
                 self._warn_of(error, directory)
         self.directory = directory if self._entries else None
@@ -197,6 +199,7 @@ class Store:
         try:
             opened = TrustedDirectory.open(directory)
             if _ENTRIES in os.listdir(opened.fd):
+                store._root = opened
                 store._entries = opened.directory(_ENTRIES)
                 store.directory = directory
             elif os.listdir(opened.fd):
@@ -208,6 +211,10 @@ class Store:
         except OSError as error:
             raise StoreError(f"cache directory {shown}: {error.strerror}: name another with --cache-dir") from None
         return store
+
+    def beside(self, name: str, *, make: bool = False) -> TrustedDirectory | None:
+        """Open a directory beside that of the entries; None if this store is in memory. Raises OSError."""
+        return None if self._entries is None or self._root is None else self._root.directory(name, make=make)
 
     def warn(self, message: str) -> None:
         """Warn once that the cache is unusable."""

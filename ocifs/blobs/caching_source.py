@@ -6,7 +6,7 @@ The store does not verify a blob again when it is opened: documents and spans ar
 import threading
 from typing import TYPE_CHECKING
 
-from ocifs.blobs.download import BLOB, Blob, Download
+from ocifs.blobs.download import BLOB, Blob, Download, Progress, ignored
 from ocifs.blobs.source import Source
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.layer.lazy_blob import LazyBlob
@@ -36,10 +36,12 @@ class CachingSource:
 
     is_remote = True
 
-    def __init__(self, registry: "RegistrySource", store: Store) -> None:
+    def __init__(self, registry: "RegistrySource", store: Store, downloading: Progress = ignored) -> None:
+        """Read from `registry`; `downloading` receives the progress of each download of a whole blob."""
         self.limits = registry.limits
         self._registry = registry
         self._store = store
+        self._downloading = downloading
         self._slots = threading.Semaphore(_CONCURRENT_DOWNLOADS)
         self._blobs: dict[Digest, StoredFile | Download] = {}
         self._files: list[StoredFile] = []
@@ -112,7 +114,7 @@ class CachingSource:
             return file
         data = self._registry.fetched(descriptor.digest)
         if data is None:
-            return Download(self._registry.open(descriptor), self._store, self._slots)
+            return Download(self._registry.open(descriptor), self._store, self._slots, self._downloading)
 
         def write(out: Writer) -> None:
             out.cut(0)  # discard an earlier download
@@ -132,6 +134,7 @@ def open_cached(
     limits: Limits = DEFAULT_LIMITS,
     *,
     follow_links: bool = False,
+    downloading: Progress = ignored,
 ) -> Source:
     """Open the source that a reference names, a registry with `store` in front of it. The caller closes it.
 
@@ -144,5 +147,5 @@ def open_cached(
     if reference.transport == "docker":
         from ocifs.sources.registry.source import open_registry
 
-        return CachingSource(open_registry(reference, access or Access(), limits), store)
+        return CachingSource(open_registry(reference, access or Access(), limits), store, downloading)
     return open_source(reference, limits, follow_links=follow_links)

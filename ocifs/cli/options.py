@@ -66,7 +66,11 @@ def _options(values: dict[str, Any]) -> Options:
     return Options(
         store=Store(directory, max_size=values.pop("max_cache_size"), warn=warn),
         limits=replace(DEFAULT_LIMITS, **dict(values.pop("limits"))),
-        access=Access(**{name: values.pop(name) for name in Access.__struct_fields__ if name in values}),
+        access=Access(
+            # Each warning once, however many endpoints there are.
+            warn=functools.cache(warn),
+            **{name: values.pop(name) for name in Access.__struct_fields__ if name in values},
+        ),
         layer=layer if only_layer is None else only_layer,
         changes_only=only_layer is not None,
         warn=warn,
@@ -225,7 +229,7 @@ def open_image(image: str, options: Options) -> "Image":
     from ocifs.image import opening
 
     with indexing() as progress:
-        return opening.open_image(image, replace(options, progress=progress))
+        return opening.open_image(image, replace(options, progress=progress, downloading=progress.downloading))
 
 
 def open_source(image: str, options: Options) -> "tuple[Source, Reference]":

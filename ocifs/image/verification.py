@@ -20,7 +20,8 @@ from ocifs.blobs.download import Blob, in_file, stoppable
 from ocifs.blobs.source import Source
 from ocifs.compression.codecs import CODECS
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_short
-from ocifs.image.trees import CHANGES, TREE, Trees, chain_of, refuse_warnings
+from ocifs.image.kinds import CHANGES, TREE
+from ocifs.image.trees import Trees, chain_of, refuse_warnings
 from ocifs.indexes.lookup import verify_tocs
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import KIND, LayerIndex, open_index
@@ -76,7 +77,12 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
         parsed = parse_reference(reference)
         try:
             source = open_cached(
-                parsed, options.store, options.access, options.limits, follow_links=options.follow_links
+                parsed,
+                options.store,
+                options.access,
+                options.limits,
+                follow_links=options.follow_links,
+                downloading=options.downloading,
             )
             stack.callback(source.close)
             resolved = resolve_image(source, parsed, options.platform)

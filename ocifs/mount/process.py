@@ -65,6 +65,11 @@ class Daemon:
         with contextlib.suppress(subprocess.TimeoutExpired):  # a disk that does not answer delays its exit
             self._process.wait(_EXIT_SECONDS)
 
+    def reap(self) -> None:
+        """Let the system forget a daemon that has exited; nothing else waits for it while this process lives."""
+        with contextlib.suppress(ChildProcessError):  # something else has waited for all children
+            os.waitpid(self._process.pid, os.WNOHANG)
+
     def stop(self) -> None:
         """Let it unmount what it may have mounted, and wait for its exit."""
         self._process.terminate()

@@ -10,7 +10,7 @@ import msgspec
 
 from ocifs.blobs.source import Source
 from ocifs.errors import OcifsError
-from ocifs.image.trees import TREE
+from ocifs.image.kinds import TREE
 from ocifs.layer.index import KIND as LAYER_INDEX
 from ocifs.layer.index import LayerIndex, index_in
 from ocifs.report.text import human_size, table

@@ -60,6 +60,10 @@ class DockerArchive(LocalSource):
         """Return the images, each with a manifest made for it."""
         return tuple(NamedImage(image.repo_tags, self._describe_image(image)) for image in self._images)
 
+    def names(self) -> list[tuple[str, ...]]:
+        """Return the names of each image."""
+        return [image.repo_tags for image in self._images]
+
     def _describe_image(self, image: _SavedImage) -> Descriptor:
         """Make the manifest and return its descriptor."""
         name = f"member {shown(image.config)} of {self._archive.name}"
@@ -99,7 +103,7 @@ class DockerArchive(LocalSource):
             if not self._images:
                 raise NotFoundError(f"{name} has no image")
             return 0
-        found = matching("latest" if reference.tag is None else reference.tag, self._names())
+        found = matching("latest" if reference.tag is None else reference.tag, self.names())
         if len(found) == 1:
             return found[0]
         if reference.tag is None:
@@ -108,11 +112,8 @@ class DockerArchive(LocalSource):
             raise NotFoundError(f"no image '{printable_path(reference.tag)}' in {name}: {self._choices(entries)}")
         raise NotFoundError(f"{reference} names several images: {self._choices(found)}")
 
-    def _names(self) -> list[tuple[str, ...]]:
-        return [image.repo_tags for image in self._images]
-
     def _choices(self, images: Sequence[int]) -> str:
-        return choices([(self._images[number].repo_tags[::-1], f":@{number}") for number in images], self._names())
+        return choices([(self._images[number].repo_tags[::-1], f":@{number}") for number in images], self.names())
 
     def _layer(self, path: str, diff_id: DiffID) -> Descriptor:
         name = f"layer {shown(path)} of {self._archive.name}"

@@ -84,6 +84,10 @@ class Layout(LocalSource):
         """Return the images and indexes that `index.json` lists, then its other tagged entries."""
         return tuple(NamedImage(_names(each), each) for each in (*self._images, *self._others))
 
+    def names(self) -> list[tuple[str, ...]]:
+        """Return the names of each image and index, then of the other tagged entries, the fullest first."""
+        return [_names(each) for each in (*self._images, *self._others)]
+
     def holds_an_image(self) -> bool:
         """Return whether any image that `index.json` lists exists."""
         return any(map(self._is_there, self._images))

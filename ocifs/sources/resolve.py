@@ -8,13 +8,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, UnsupportedError
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.sources.archive import Archive
 from ocifs.sources.directory import Directory
-from ocifs.sources.docker_archive import open_docker_archive
 from ocifs.sources.layout import Layout, open_layout
 from ocifs.sources.platforms import MAX_CONFIGS, states_platform, with_platforms
 from ocifs.sources.reference import CHOICES, Reference, Transport
@@ -26,6 +24,9 @@ from ocifs.spec.document import shown
 from ocifs.spec.manifest import ImageIndex, Manifest, parse_document
 from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, describe_non_image, layer_type
 from ocifs.spec.platform import Platform, best_match
+
+if TYPE_CHECKING:
+    from ocifs.sources.archive import Archive
 
 _INDEX_DEPTH = 8
 
@@ -70,25 +71,36 @@ def open_source(reference: Reference, limits: Limits = DEFAULT_LIMITS, *, follow
     transport = reference.transport or ("oci" if Path(reference.path).is_dir() else None)
     in_directory, open_in = _OPENERS[transport]
     with ExitStack() as stack:
-        folder: Directory | Archive
         if in_directory:
-            folder = Directory.at(reference.path, follow_links=follow_links)
+            folder: Directory | Archive = Directory.at(reference.path, follow_links=follow_links)
         else:
-            folder = Archive.at(reference.path, limits)
+            folder = _open_archive(reference.path, limits)
         stack.callback(folder.close)
         source = open_in(folder, limits)
         stack.pop_all()
         return source
 
 
-def _open_by_content(archive: Archive, limits: Limits) -> LocalSource:
+def _open_archive(path: str, limits: Limits) -> "Archive":
+    from ocifs.sources.archive import Archive  # which a layout directory does without
+
+    return Archive.at(path, limits)
+
+
+def _open_docker_archive(archive: "Archive", limits: Limits) -> LocalSource:
+    from ocifs.sources.docker_archive import open_docker_archive
+
+    return open_docker_archive(archive, limits)
+
+
+def _open_by_content(archive: "Archive", limits: Limits) -> LocalSource:
     if "oci-layout" not in archive:
-        return open_docker_archive(archive, limits)
+        return _open_docker_archive(archive, limits)
     # `docker save` writes both kinds of metadata today. The layout says more, but that of Docker 25.0 may list nothing.
     layout = open_layout(archive, limits)
     if "manifest.json" in archive:
         if not layout.holds_an_image():
-            return open_docker_archive(archive, limits)
+            return _open_docker_archive(archive, limits)
         layout.docker_reference = f"docker-archive:{archive.name}"
     return layout
 
@@ -96,7 +108,7 @@ def _open_by_content(archive: Archive, limits: Limits) -> LocalSource:
 _OPENERS: dict[Transport | None, tuple[bool, Callable[[Any, Limits], LocalSource]]] = {
     "oci": (True, open_layout),
     "oci-archive": (False, open_layout),
-    "docker-archive": (False, open_docker_archive),
+    "docker-archive": (False, _open_docker_archive),
     None: (False, _open_by_content),
 }
 """Whether the path is a directory, and what opens the source in that `Directory` or `Archive`, which it closes."""

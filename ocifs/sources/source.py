@@ -88,6 +88,10 @@ class LocalSource(DocumentSource):
         """Return a document, its size and digest verified."""
         return read_document(self.open, descriptor, self.limits)
 
+    @abstractmethod
+    def names(self) -> list[tuple[str, ...]]:
+        """Return the names of each image, as `images` does, without reading anything about the images."""
+
     def open_lazily(self, descriptor: Descriptor) -> FileReader:
         """Return a blob, complete as always."""
         return self.open(descriptor)

@@ -50,6 +50,16 @@ def test_each_blob_is_fetched_once(registry: Registry, reference: str, store: St
     assert [request.path for request in registry.requests if request.path != "/v2/"] == ["/v2/app/manifests/latest"]
 
 
+def test_downloads_are_reported(reference: str, store: Store) -> None:
+    told: list[tuple[Digest, int, int]] = []
+    with open_image(reference, Options(store=store, downloading=lambda *how_far: told.append(how_far))):
+        pass
+    ends = {blob: (done, total) for blob, done, total in told}
+    assert Digest.of(Layer(BIG, "tar").blob) in ends
+    assert all(done == total for done, total in ends.values())
+    assert any(done < total for _, done, total in told)
+
+
 def test_a_digest_that_was_seen_needs_no_network(registry: Registry, reference: str, store: Store) -> None:
     content(reference, store)
     digest = Digest.of(registry.manifests["app"]["latest"].data)
