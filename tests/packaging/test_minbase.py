@@ -17,7 +17,6 @@ from tests.tars import directory, file, tar
 
 _REPOSITORY = Path(__file__).parents[2]
 _PATIENCE = 3000
-_MIRROR = 'apt-get indextargets --format "$(SITE)" "Created-By: Packages" "Codename: $1" | head -n 1'
 
 pytestmark = [
     pytest.mark.timeout(_PATIENCE),
@@ -38,7 +37,8 @@ def release() -> str:
 def minbase(tmp_path_factory: pytest.TempPathFactory, release: str, root: None) -> Path:
     """A minbase root with an image in /image and the packages in /dist."""
     place = tmp_path_factory.mktemp("minbase") / "root"
-    mirror = subprocess.check_output(["sh", "-c", _MIRROR, "sh", release], text=True).strip()
+    targets = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", f"Codename: {release}"]
+    mirror = subprocess.check_output(targets, text=True).split()[0]
     subprocess.run(["debootstrap", "--variant=minbase", release, place, mirror], check=True, capture_output=True)
     for name in ("resolv.conf", "hosts", "ssl/certs/ca-certificates.crt", "pip.conf"):
         if (source := Path("/etc") / name).exists():
