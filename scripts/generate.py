@@ -31,7 +31,7 @@ _API: list[tuple[str, str, list[str]]] = [
     ("fsspec", "ocifs.api.filesystem", ["OcifsFileSystem"]),
     ("Options", "ocifs.options", ["Options"]),
     ("Options", "ocifs.limits", ["Limits"]),
-    ("Options", "ocifs.store", ["Store"]),
+    ("Options", "ocifs.store.store", ["Store"]),
     ("Low level", "ocifs.image.rootfs", ["Rootfs"]),
     ("Low level", "ocifs.erofs.reader", ["TreeImage", "Inode"]),
     ("Low level", "ocifs.layer.layer", ["Layer"]),

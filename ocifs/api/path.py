@@ -264,8 +264,7 @@ class ImagePath:
         inode = self.inode()
         if not stat.S_ISDIR(inode.mode):
             raise self._error(errno.ENOTDIR)
-        entries = self._rootfs.tree.readdir(inode.nid)
-        return (self._child(name) for name, *_ in entries if name not in {b".", b".."})
+        return (self._child(name) for name, *_ in self._rootfs.tree.entries(inode.nid))
 
     def below(self, *, directories: bool = False) -> Iterator[Self]:
         """Yield this file and everything below it, or only `directories`, depth first and by name.
@@ -283,11 +282,10 @@ class ImagePath:
         if not stat.S_ISDIR(inode.mode):
             raise self._error(errno.ENOTDIR)
         names: tuple[list[str], list[str]] = ([], [])
-        for name, _, file_type, _ in self._rootfs.tree.readdir(inode.nid):
-            if name not in {b".", b".."}:
-                is_link = follow_symlinks and file_type == SYMLINK
-                is_directory = self._child(name).is_dir() if is_link else file_type == DIRECTORY
-                names[not is_directory].append(os.fsdecode(name))
+        for name, _, file_type in self._rootfs.tree.entries(inode.nid):
+            is_link = follow_symlinks and file_type == SYMLINK
+            is_directory = self._child(name).is_dir() if is_link else file_type == DIRECTORY
+            names[not is_directory].append(os.fsdecode(name))
         return names
 
     def walk(

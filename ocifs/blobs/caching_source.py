@@ -16,10 +16,10 @@ from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Referrers
 from ocifs.sources.registry.access import Access
 from ocifs.sources.resolve import open_source
-from ocifs.sources.source import NamedImage, read_document, read_metadata
+from ocifs.sources.source import NamedImage, descriptor_of, read_document
 from ocifs.spec.descriptor import Descriptor
-from ocifs.spec.manifest import parse_document
 from ocifs.store import Kind, Store, StoredFile, Writer
+from ocifs.store.sparse import open_finished, open_sparse
 
 if TYPE_CHECKING:
     from ocifs.sources.registry.source import RegistrySource
@@ -50,9 +50,7 @@ class CachingSource:
         """Return what `reference` names; a digest whose manifest is in the store needs no registry."""
         if reference.digest is not None and (file := self._store.load(BLOB, reference.digest)) is not None:
             try:
-                name = f"manifest {reference.digest}"
-                document = parse_document(read_metadata(file, name, self.limits), name)
-                return (Descriptor(media_type=document.media_type, digest=reference.digest, size=file.size),)
+                return (descriptor_of(file, reference.digest, f"manifest {reference.digest}", self.limits),)
             finally:
                 file.close()
         return self._registry.resolve(reference)
@@ -85,7 +83,7 @@ class CachingSource:
         file = self._store.load(BLOB, descriptor.digest)
         if file is None:
             remote = self._registry.open(descriptor)
-            file = self._store.sparse(PART, BLOB, descriptor.digest, descriptor.size)
+            file = open_sparse(self._store, PART, BLOB, descriptor.digest, descriptor.size)
             self._files.append(file)
             return LazyBlob(file.fd, file.size, remote.origin, lambda: remote)
         self._files.append(file)
@@ -106,7 +104,7 @@ class CachingSource:
     def _stored(self, descriptor: Descriptor) -> StoredFile | None:
         """Return a blob of which all bytes are in the store."""
         digest = descriptor.digest
-        return self._store.load(BLOB, digest) or self._store.finished(PART, BLOB, digest, descriptor.size)
+        return self._store.load(BLOB, digest) or open_finished(self._store, PART, BLOB, digest, descriptor.size)
 
     def _open(self, descriptor: Descriptor) -> StoredFile | Download:
         file = self._stored(descriptor)

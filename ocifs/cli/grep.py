@@ -4,18 +4,19 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import click
 
-from ocifs.cli.command import Command
+from ocifs.cli.command import Command, add_options
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
-from ocifs.cli.options import View, json_option, tell, view_options
+from ocifs.cli.options import json_option, tell
 from ocifs.cli.output import ColourWhen, Output, colour_option, with_colour_argument
 from ocifs.cli.progress import Bars, bars
 from ocifs.cli.unsupported import unsupported
+from ocifs.cli.view import View, view_options
 from ocifs.errors import NotFoundError, printable_path
 from ocifs.image.glob import expand
 from ocifs.image.rootfs import Rootfs
@@ -42,17 +43,6 @@ class _Grep(Command):
         if given.keys() & {"patterns", "pattern_files"}:
             args = ["", *args]
         return super().parse_args(ctx, args)
-
-
-def _add(options: Iterable[Callable[[F], F]]) -> Callable[[F], F]:
-    """Return a decorator that adds options, the first one at the top of the help."""
-
-    def add(command: F) -> F:
-        for option in reversed([*options]):
-            command = option(command)
-        return command
-
-    return add
 
 
 def _flag(*names: str, help: str, **more: Any) -> Callable[[F], F]:  # noqa: A002 - as click names it
@@ -125,7 +115,7 @@ _LACKED = (
 @click.command(cls=_Grep)
 @click.argument("pattern")
 @view_options
-@_add((*_SYNTAXES, *_CHOICE_OF_LINES, *_SHOWN, *_FILES, *_LACKED))
+@add_options((*_SYNTAXES, *_CHOICE_OF_LINES, *_SHOWN, *_FILES, *_LACKED))
 @colour_option
 @json_option
 @click.argument("paths", nargs=-1, metavar="[PATH...]")

@@ -3,9 +3,10 @@
 import click
 
 from ocifs.cli.command import command
-from ocifs.cli.options import View, json_option, view_options
+from ocifs.cli.options import json_option
 from ocifs.cli.output import Output, write_bytes
 from ocifs.cli.unsupported import unsupported
+from ocifs.cli.view import View, view_options
 from ocifs.image.glob import expand
 from ocifs.report.listing import Listed, to_json
 

@@ -7,7 +7,7 @@ Of layers it knows only the offsets and sizes of their tar streams.
 
 import mmap
 import stat
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -146,25 +146,29 @@ class TreeImage:
                 yield name, child, file_type, following
             slot = 0
 
-    def walk(self, nid: int) -> Generator[tuple[bytes, int], bool | None]:
+    def entries(self, nid: int) -> Iterator[tuple[bytes, int, int]]:
+        """Yield (name, nid, file type) of a directory by name, without `.` and `..`."""
+        for name, child, file_type, _ in self.readdir(nid):
+            if name not in {b".", b".."}:
+                yield name, child, file_type
+
+    def walk(self, nid: int, skips: Callable[[], bool] = lambda: False) -> Iterator[tuple[bytes, int]]:
         """Yield (path below `nid`, nid) of all files, depth first and in name order; `nid` itself has path b"".
 
-        Sending True after a directory skips its contents.
+        `skips` is called after a directory was yielded; if it returns True, the contents are left out.
         """
-        skip = yield b"", nid
-        pending = [(b"", self.readdir(nid))] if not skip and stat.S_ISDIR(self.inode(nid).mode) else []
+        yield b"", nid
+        pending = [(b"", self.entries(nid))] if stat.S_ISDIR(self.inode(nid).mode) and not skips() else []
         directories = 1
         while pending:
             prefix, entries = pending[-1]
-            for name, child, file_type, _ in entries:
-                if name in {b".", b".."}:
-                    continue
-                skip = yield prefix + name, child
-                if file_type == erofs.DIRECTORY and not skip:
+            for name, child, file_type in entries:
+                yield prefix + name, child
+                if file_type == erofs.DIRECTORY and not skips():
                     directories += 1
                     if directories > self.inode_count:
                         raise InvalidImageError("tree image: directories form a loop: run `ocifs cache clear`")
-                    pending.append((prefix + name + b"/", self.readdir(child)))
+                    pending.append((prefix + name + b"/", self.entries(child)))
                     break
             else:
                 pending.pop()

@@ -7,7 +7,6 @@ raised here, before anything is mounted.
 
 import os
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
 from ocifs.blobs.caching_source import open_cached
@@ -133,9 +132,7 @@ class Image:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property

@@ -10,7 +10,6 @@ import os
 import socket
 import subprocess
 import sys
-from types import TracebackType
 from typing import Self
 
 _OUTPUT_MAX = 64 << 10
@@ -48,9 +47,7 @@ class Daemon:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.socket.close()
         os.close(self._output)
         if not self.has_job:

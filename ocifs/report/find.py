@@ -40,14 +40,9 @@ def find(rootfs: Rootfs, paths: Sequence[bytes], expression: Expression) -> Iter
         NotFoundError: One of the paths does not exist.
     """
     for path in paths:
-        walk = rootfs.tree.walk(rootfs.lookup(path, follow=False))
         prefix = path if path.endswith(b"/") else path + b"/"
-        left_out: bool | None = None
-        while True:
-            try:
-                below, nid = walk.send(left_out)
-            except StopIteration:
-                break
+        left_out = False
+        for below, nid in rootfs.tree.walk(rootfs.lookup(path, follow=False), lambda: left_out):  # noqa: B023 - called in the loop
             visit = Visit(rootfs, path, prefix + below if below else path, below, nid)
             if visit.depth >= expression.least:
                 try:

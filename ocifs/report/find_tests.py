@@ -74,7 +74,7 @@ def _prune(visit: Visit) -> bool:
 
 def _empty(visit: Visit) -> bool:
     if stat.S_ISDIR(visit.inode.mode):
-        return all(name in {b".", b".."} for name, *_ in visit.rootfs.tree.readdir(visit.nid))
+        return next(visit.rootfs.tree.entries(visit.nid), None) is None
     return stat.S_ISREG(visit.inode.mode) and visit.inode.size == 0
 
 

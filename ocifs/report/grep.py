@@ -91,13 +91,8 @@ def _files(
 ) -> Iterator[tuple[bytes, int]]:
     for path in paths:
         prefix = path if path.endswith(b"/") else path + b"/"
-        walk = rootfs.tree.walk(rootfs.lookup(path))
         leave_out = False
-        while True:
-            try:
-                below, nid = walk.send(leave_out if leave_out else None)
-            except StopIteration:
-                break
+        for below, nid in rootfs.tree.walk(rootfs.lookup(path), lambda: leave_out):  # noqa: B023 - called in the loop
             name = os.fsdecode((below or path.rstrip(b"/")).rpartition(b"/")[2])
             mode = rootfs.tree.inode(nid).mode
             leave_out = bool(below) and stat.S_ISDIR(mode) and _fits(name, excluded_directories)

@@ -225,11 +225,10 @@ class _Walk:
         """Yield (name, the entry of each layer, the lowest first) by name."""
         named = heapq.merge(*(self._names(layer, nid) for layer, nid in directories))
         for name, group in itertools.groupby(named, itemgetter(0)):
-            if name not in {b".", b".."}:
-                yield name, self._given([(layer, nid) for _, layer, nid in group])
+            yield name, self._given([(layer, nid) for _, layer, nid in group])
 
     def _names(self, layer: int, nid: int) -> Iterator[tuple[bytes, int, int]]:
-        return ((name, layer, child) for name, child, _, _ in self._trees[layer].tree.readdir(nid))
+        return ((name, layer, child) for name, child, _ in self._trees[layer].tree.entries(nid))
 
     def _given(self, nids: Sequence[tuple[int, int]]) -> list[_Given]:
         found = []

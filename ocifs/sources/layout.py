@@ -20,12 +20,12 @@ from ocifs.sources.directory import Directory
 from ocifs.sources.platforms import with_platforms
 from ocifs.sources.reference import Reference, choices, matching
 from ocifs.sources.referrers import Content
-from ocifs.sources.source import LocalSource, NamedImage, read_metadata
+from ocifs.sources.source import LocalSource, NamedImage, descriptor_of, read_metadata
 from ocifs.spec.artifact import parse_artifact, referrers_tag
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import decode, parse_json, shown
-from ocifs.spec.manifest import parse_document, parse_index
+from ocifs.spec.manifest import parse_index
 from ocifs.spec.mediatypes import INDEXES, MANIFESTS, describe_non_image
 
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -189,9 +189,7 @@ class Layout(LocalSource):
             blob = self._open_digest(digest)
         except NotFoundError as error:
             raise NotFoundError(f"no image {digest} in {self._folder.name}: {self._choices(self._images)}") from error
-        name = f"blob {digest} in {self._folder.name}"
-        document = parse_document(read_metadata(blob, name, self.limits), name)
-        return Descriptor(media_type=document.media_type, digest=digest, size=blob.size)
+        return descriptor_of(blob, digest, f"blob {digest} in {self._folder.name}", self.limits)
 
     def _tagged(self, tag: str | None) -> list[Descriptor]:
         names = [_names(image) for image in self._images]

@@ -15,6 +15,7 @@ from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Referrers
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
+from ocifs.spec.manifest import parse_document
 
 
 class NamedImage(NamedTuple):
@@ -121,6 +122,17 @@ def read_document(open_blob: Callable[[Descriptor], ReaderAt], descriptor: Descr
     if actual != descriptor.digest:
         raise InvalidImageError(f"blob {descriptor.digest} is damaged: its content has the digest {actual}")
     return data
+
+
+def descriptor_of(blob: ReaderAt, digest: Digest, name: str, limits: Limits) -> Descriptor:
+    """Describe the manifest or index in a blob that only its digest names; `name` is for errors.
+
+    Raises:
+        LimitError: It is larger than a document may be.
+        InvalidImageError: It is neither.
+    """
+    document = parse_document(read_metadata(blob, name, limits), name)
+    return Descriptor(media_type=document.media_type, digest=digest, size=blob.size)
 
 
 def read_metadata(blob: ReaderAt, name: str, limits: Limits) -> bytes:

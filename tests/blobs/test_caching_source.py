@@ -15,7 +15,7 @@ from ocifs.sources.reference import parse_reference
 from ocifs.sources.registry.access import Access
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
-from tests.blobs.test_download import Scripted, begun, entries
+from tests.blobs.test_download import Scripted, begun
 from tests.images import Image, Layer, layout_files, tar
 from tests.registry import SECRET, Registry, cut, redirect, running, slowly, status, wrong_bytes
 
@@ -97,7 +97,7 @@ def test_wrong_bytes_make_no_image(registry: Registry, reference: str, store: St
     with pytest.raises(InvalidImageError):
         content(reference, store)
     assert store.load(BLOB, layer) is None
-    assert "begun1" not in entries(store)
+    assert not any(entry.subject.startswith(layer) for entry in store.entries())  # another download may have begun
     registry.faults.clear()
     assert content(reference, store) == bytes(range(5))
 

@@ -15,7 +15,7 @@ import pytest
 
 from ocifs.image.kinds import CHANGES, TREE
 from ocifs.image.opening import open_image
-from ocifs.layer.index import KIND
+from ocifs.layer.index_format import KIND
 from ocifs.options import Options
 from ocifs.store import Store
 from tests.cli.command import Ocifs

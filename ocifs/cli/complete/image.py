@@ -20,10 +20,9 @@ from ocifs.limits import DEFAULT_LIMITS
 from ocifs.sources.reference import Reference, parse_reference
 from ocifs.sources.referrers import Referrers
 from ocifs.sources.resolve import ResolvedImage, open_source, resolve_image
-from ocifs.sources.source import DocumentSource, NamedImage, read_document
+from ocifs.sources.source import DocumentSource, NamedImage, descriptor_of, read_document
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest, chain_id
-from ocifs.spec.manifest import parse_document
 from ocifs.spec.platform import Platform
 from ocifs.store import Store, StoredFile, default_directory
 
@@ -125,10 +124,7 @@ class _CachedRegistry(DocumentSource):
 
     def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
         digest = reference.digest or _mounted_digest(reference)
-        file = self._open(digest)
-        name = f"manifest {digest}"
-        document = parse_document(file.pread(min(file.size, self.limits.document), 0), name)
-        return (Descriptor(media_type=document.media_type, digest=digest, size=file.size),)
+        return (descriptor_of(self._open(digest), digest, f"manifest {digest}", self.limits),)
 
     def document(self, descriptor: Descriptor) -> bytes:
         return read_document(lambda each: self._open(each.digest), descriptor, self.limits)
