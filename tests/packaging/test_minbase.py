@@ -17,6 +17,7 @@ from tests.tars import directory, file, tar
 
 _REPOSITORY = Path(__file__).parents[2]
 _PATIENCE = 3000
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 pytestmark = [
     pytest.mark.timeout(_PATIENCE),
@@ -40,10 +41,11 @@ def minbase(tmp_path_factory: pytest.TempPathFactory, release: str, root: None) 
     targets = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", f"Codename: {release}"]
     mirror = subprocess.check_output(targets, text=True).split()[0]
     subprocess.run(["debootstrap", "--variant=minbase", release, place, mirror], check=True, capture_output=True)
-    for name in ("resolv.conf", "hosts", "ssl/certs/ca-certificates.crt", "pip.conf"):
+    for name in ("resolv.conf", "hosts", "pip.conf"):
         if (source := Path("/etc") / name).exists():
-            (place / "etc" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, place / "etc" / name)
+    if _CERTIFICATES.exists():  # not in the place where the package ca-certificates would replace them
+        shutil.copyfile(_CERTIFICATES, place / "ca.crt")
     members = [directory(b"./", mode=0o755), file(b"greeting", b"hello\n", mode=0o644)]
     write_layout(place / "image", Image(layers=(Layer(tar(members)),)))
     for kind in ("wheel", "deb"):
@@ -56,7 +58,8 @@ def minbase(tmp_path_factory: pytest.TempPathFactory, release: str, root: None) 
 def _running(root: Path) -> InRoot:
     """Return what runs a shell script in the root, with /proc and /dev/fuse, and yields its output."""
     variables = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
-    variables |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_CERT"))}
+    variables |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    variables |= {name: "/ca.crt" for name in ("PIP_CERT", "SSL_CERT_FILE") if (root / "ca.crt").exists()}
     variables |= {"PATH": "/usr/sbin:/usr/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
     prepare = """
         set -eu
