@@ -46,6 +46,7 @@ def minbase(tmp_path_factory: pytest.TempPathFactory, release: str, root: None) 
             shutil.copyfile(source, place / "etc" / name)
     if _CERTIFICATES.exists():  # not in the place where the package ca-certificates would replace them
         shutil.copyfile(_CERTIFICATES, place / "ca.crt")
+    (place / "etc/mtab").symlink_to("/proc/self/mounts")  # as Debian's installer does; fusermount3 -u needs it
     members = [directory(b"./", mode=0o755), file(b"greeting", b"hello\n", mode=0o644)]
     write_layout(place / "image", Image(layers=(Layer(tar(members)),)))
     for kind in ("wheel", "deb"):
