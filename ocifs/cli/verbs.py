@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from ocifs.cli.command import Group
-from ocifs.errors import OcifsError, printable_path, shortage
+from ocifs.errors import OcifsError, missing_extra, printable_path, shortage
 from ocifs.version import __version__
 
 if TYPE_CHECKING:
@@ -180,8 +180,8 @@ def _fail_by_ocifs(error: OcifsError) -> int:
 
 
 def _fail_by_surprise(error: Exception) -> int:
-    if (short := shortage(error)) is not None:
-        return _fail(str(short), short.exit_code)
+    if (known := missing_extra(error) or shortage(error)) is not None:
+        return _fail(str(known), known.exit_code)
     return _fail(
         f"internal error: {type(error).__name__}: {error} (OCIFS_DEBUG=1 shows where; please report it)",
         INTERNAL_ERROR,
