@@ -4,12 +4,14 @@
     oci:PATH[:TAG]  oci:PATH@DIGEST          a layout directory
     oci-archive:FILE[:TAG]                   a layout in a tar file
     docker-archive:FILE[:NAME:TAG|:@POSITION]   an archive of `docker save`
+    dir:DIR[@DIGEST]                         a directory that `skopeo copy … dir:DIR` has written
     docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]   a registry
 
 `~N` after any of these means the image without its last N layers; a path with exactly that name takes precedence.
 
 A path ends at the first `:`. If that names no existing path, it ends where the longest existing path ends; so paths and
-tags may contain colons. The source that holds the image decides what a tag means.
+tags may contain colons. The source that holds the image decides what a tag means. `dir:NAME` is the path `dir` with a
+tag if `dir` exists, and `NAME` does not.
 
 `:/PATH` after a reference names a file in the image (`split_path`). No tag begins with a slash.
 """
@@ -23,12 +25,12 @@ from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, Unsupport
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import shown
 
-LocalTransport = Literal["oci", "oci-archive", "docker-archive"]
+LocalTransport = Literal["oci", "oci-archive", "docker-archive", "dir"]
 """Transports of a path; `ocifs.sources.resolve` has an opener for each."""
 Transport = LocalTransport | Literal["docker"]
 
 _TRANSPORT = re.compile(rf"({'|'.join(get_args(LocalTransport))}):(.*)", re.DOTALL)
-_FOREIGN = re.compile(r"(containers-storage|dir|docker-daemon|ostree|sif|tarball):")
+_FOREIGN = re.compile(r"(containers-storage|docker-daemon|ostree|sif|tarball):")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _DIGESTED = re.compile(r"(.+)@([^@:/]+:[^@:/]*)", re.DOTALL)
 _POSITION = re.compile(r"@([0-9]{1,9})")
@@ -86,8 +88,7 @@ def parse_reference(text: str, exists: Callable[[str], bool] = os.path.lexists) 
             f"URLs are not supported: write docker://HOST/REPOSITORY for an image in a registry, or "
             f"{_COPY_FIRST.format(printable_path(text))}"
         )
-    match = _TRANSPORT.fullmatch(text)
-    transport, rest = (cast("Transport", match[1]), match[2]) if match else (None, text)
+    transport, rest = _transport(text, exists)
     suffixed = None if exists(rest) else _WITHOUT.fullmatch(rest)
     rest, without = (suffixed[1], int(suffixed[2])) if suffixed else (rest, 0)
     path, tag, digest = _split(rest, exists)
@@ -108,18 +109,28 @@ def split_path(text: str, exists: Callable[[str], bool] = os.path.lexists) -> tu
     The path begins at the first `:/` after the host's path, which ends as in a reference. A host's path that contains
     `:/` thus takes precedence if it exists. Neither part is checked further; `exists` returns whether a path exists.
     """
-    match = _TRANSPORT.fullmatch(text)
     if text.startswith(_REGISTRY):
         place = text.find(":/", len(_REGISTRY))
     elif _URL.match(text):
         return text, None
     else:
-        rest = match[2] if match else text
+        transport, rest = _transport(text, exists)
         end = _end_of_path(rest, exists)
-        if match is None and _FOREIGN.match(text) and not exists(rest[:end]):
+        if transport is None and _FOREIGN.match(text) and not exists(rest[:end]):
             return text, None
         place = text.find(":/", len(text) - len(rest) + end)
     return (text[:place], text[place + 1 :]) if place > 0 else (text, None)
+
+
+def _transport(text: str, exists: Callable[[str], bool]) -> tuple[LocalTransport | None, str]:
+    """Return the transport that a reference begins with, and the rest of it."""
+    match = _TRANSPORT.fullmatch(text)
+    if match is None:
+        return None, text
+    transport, rest = cast("LocalTransport", match[1]), match[2]
+    if transport == "dir" and exists("dir") and not exists(_split(rest, exists)[0]):
+        return None, text
+    return transport, rest
 
 
 def _in_registry(text: str) -> Reference:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, UnsupportedError
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.sources.archive import Archive
+from ocifs.sources.dir import MANIFEST, open_dir
 from ocifs.sources.directory import Directory
 from ocifs.sources.docker_archive import open_docker_archive
 from ocifs.sources.layout import Layout, open_layout
@@ -67,8 +68,7 @@ def open_source(reference: Reference, limits: Limits = DEFAULT_LIMITS, *, follow
         InvalidImageError: It holds no images.
         UnsupportedError: They are stored in a way that cannot be read in place.
     """
-    transport = reference.transport or ("oci" if Path(reference.path).is_dir() else None)
-    in_directory, open_in = _OPENERS[transport]
+    in_directory, open_in = _OPENERS[reference.transport or _transport_of(reference.path)]
     with ExitStack() as stack:
         folder: Directory | Archive
         if in_directory:
@@ -79,6 +79,14 @@ def open_source(reference: Reference, limits: Limits = DEFAULT_LIMITS, *, follow
         source = open_in(folder, limits)
         stack.pop_all()
         return source
+
+
+def _transport_of(path: str) -> Transport | None:
+    """Return the transport of a directory; None: the content of the archive tells."""
+    if not Path(path).is_dir():
+        return None
+    is_dir = os.path.lexists(os.path.join(path, MANIFEST)) and not os.path.lexists(os.path.join(path, "oci-layout"))
+    return "dir" if is_dir else "oci"
 
 
 def _open_by_content(archive: Archive, limits: Limits) -> LocalSource:
@@ -95,6 +103,7 @@ def _open_by_content(archive: Archive, limits: Limits) -> LocalSource:
 
 _OPENERS: dict[Transport | None, tuple[bool, Callable[[Any, Limits], LocalSource]]] = {
     "oci": (True, open_layout),
+    "dir": (True, open_dir),
     "oci-archive": (False, open_layout),
     "docker-archive": (False, open_docker_archive),
     None: (False, _open_by_content),
