@@ -4,31 +4,44 @@ The store does not verify a blob again when it is opened: documents and spans ar
 """
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from ocifs.blobs.download import BLOB, Blob, Download
 from ocifs.blobs.source import Source
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.reader import FileSection, ReaderAt
+from ocifs.reader import FileReader, FileSection, ReaderAt
 from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Referrers
 from ocifs.sources.registry.access import Access
 from ocifs.sources.resolve import open_source
 from ocifs.sources.source import NamedImage, read_document, read_metadata
 from ocifs.spec.descriptor import Descriptor
+from ocifs.spec.digest import Digest
 from ocifs.spec.manifest import parse_document
 from ocifs.store import Kind, Store, StoredFile, Writer
 
 if TYPE_CHECKING:
+    from ocifs.layer.compressed_archive import CompressedArchive
     from ocifs.sources.registry.source import RegistrySource
-    from ocifs.spec.digest import Digest
 
 PART = Kind("part", 1, checked=False)
 """The bytes of a blob that were fetched so far (`ocifs.layer.lazy_blob`)."""
 
 _CONCURRENT_DOWNLOADS = 4
+
+
+class Indexing(NamedTuple):
+    """How to index an archive that is compressed as a whole."""
+
+    progress: Callable[[Digest, int, int], None] = lambda archive, done, total: None
+    """Called with (digest of the archive, compressed bytes read, compressed bytes in total)."""
+    low_memory: bool = False
+
+
+_SILENT = Indexing()
 
 
 class CachingSource:
@@ -132,8 +145,11 @@ def open_cached(
     limits: Limits = DEFAULT_LIMITS,
     *,
     follow_links: bool = False,
+    indexing: Indexing = _SILENT,
 ) -> Source:
     """Open the source that a reference names, a registry with `store` in front of it. The caller closes it.
+
+    An archive that is compressed as a whole is indexed first, as `indexing` says, unless `store` has its index.
 
     Raises:
         NotFoundError: The path cannot be opened, or nothing says which registry a short name is in.
@@ -145,4 +161,10 @@ def open_cached(
         from ocifs.sources.registry.source import open_registry
 
         return CachingSource(open_registry(reference, access or Access(), limits), store)
-    return open_source(reference, limits, follow_links=follow_links)
+
+    def decompress(file: FileReader, name: str) -> "CompressedArchive":
+        from ocifs.layer.compressed_archive import open_compressed
+
+        return open_compressed(file, name, store, limits, indexing.progress, low_memory=indexing.low_memory)
+
+    return open_source(reference, limits, follow_links=follow_links, decompress=decompress)

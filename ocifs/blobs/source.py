@@ -6,8 +6,7 @@ A local source (`ocifs.sources.source.LocalSource`) has complete blobs only; `Ca
 from typing import Protocol
 
 from ocifs.blobs.download import Blob
-from ocifs.layer.lazy_blob import LazyBlob
-from ocifs.reader import FileSection
+from ocifs.reader import BlobReader
 from ocifs.sources.source import DocumentSource
 from ocifs.spec.descriptor import Descriptor
 
@@ -27,7 +26,7 @@ class Source(DocumentSource, Protocol):
         """
         ...
 
-    def open_lazily(self, descriptor: Descriptor) -> FileSection | LazyBlob:
+    def open_lazily(self, descriptor: Descriptor) -> BlobReader:
         """Return a blob: complete, or partial, which fetches only what is read; raises as `open`."""
         ...
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from ocifs.blobs.caching_source import open_cached
+from ocifs.blobs.caching_source import Indexing, open_cached
 from ocifs.blobs.source import Source
 from ocifs.errors import NotFoundError
 from ocifs.image.layers import open_layers
@@ -115,7 +115,12 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
         reference = parse_reference(os.fspath(reference))
     with ExitStack() as stack:
         source = open_cached(
-            reference, options.store, options.access, options.limits, follow_links=options.follow_links
+            reference,
+            options.store,
+            options.access,
+            options.limits,
+            follow_links=options.follow_links,
+            indexing=Indexing(options.progress, low_memory=options.low_memory),
         )
         stack.callback(source.close)
         resolved = _up_to(resolve_image(source, reference, options.platform), options.layer)

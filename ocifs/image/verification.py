@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from ocifs.blobs.caching_source import open_cached
+from ocifs.blobs.caching_source import Indexing, open_cached
 from ocifs.blobs.download import Blob, in_file, stoppable
 from ocifs.blobs.source import Source
 from ocifs.compression.codecs import CODECS
@@ -76,7 +76,12 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
         parsed = parse_reference(reference)
         try:
             source = open_cached(
-                parsed, options.store, options.access, options.limits, follow_links=options.follow_links
+                parsed,
+                options.store,
+                options.access,
+                options.limits,
+                follow_links=options.follow_links,
+                indexing=Indexing(low_memory=options.low_memory),
             )
             stack.callback(source.close)
             resolved = resolve_image(source, parsed, options.platform)

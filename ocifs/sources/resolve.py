@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, UnsupportedError
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.sources.archive import Archive
+from ocifs.sources.archive import Archive, Decompress
 from ocifs.sources.dir import MANIFEST, open_dir
 from ocifs.sources.directory import Directory
 from ocifs.sources.docker_archive import open_docker_archive
@@ -58,10 +58,16 @@ class ResolvedImage(NamedTuple):
         return self.descriptor.digest
 
 
-def open_source(reference: Reference, limits: Limits = DEFAULT_LIMITS, *, follow_links: bool = False) -> LocalSource:
+def open_source(
+    reference: Reference,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    follow_links: bool = False,
+    decompress: Decompress | None = None,
+) -> LocalSource:
     """Open the local source that a reference names; the caller closes it.
 
-    With `follow_links`, symlinks may lead out of a layout directory.
+    With `follow_links`, symlinks may lead out of a layout directory. `decompress` opens compressed archives.
 
     Raises:
         NotFoundError: The path cannot be opened.
@@ -74,7 +80,7 @@ def open_source(reference: Reference, limits: Limits = DEFAULT_LIMITS, *, follow
         if in_directory:
             folder = Directory.at(reference.path, follow_links=follow_links)
         else:
-            folder = Archive.at(reference.path, limits)
+            folder = Archive.at(reference.path, limits, decompress)
         stack.callback(folder.close)
         source = open_in(folder, limits)
         stack.pop_all()

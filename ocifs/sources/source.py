@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.limits import Limits
-from ocifs.reader import FileReader, ReaderAt
+from ocifs.reader import BlobReader, ReaderAt
 from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Referrers
 from ocifs.spec.descriptor import Descriptor
@@ -71,7 +71,7 @@ class DocumentSource(Protocol):
 
 
 class LocalSource(DocumentSource):
-    """A source whose blobs are all complete, in files; implements `ocifs.blobs.source.Source`."""
+    """A source whose blobs are all complete, on this machine; implements `ocifs.blobs.source.Source`."""
 
     is_remote = False
 
@@ -81,14 +81,14 @@ class LocalSource(DocumentSource):
         self.limits = limits
 
     @abstractmethod
-    def open(self, descriptor: Descriptor) -> FileReader:
+    def open(self, descriptor: Descriptor) -> BlobReader:
         """Return a blob of the size that the descriptor gives; its digest is not verified."""
 
     def document(self, descriptor: Descriptor) -> bytes:
         """Return a document, its size and digest verified."""
         return read_document(self.open, descriptor, self.limits)
 
-    def open_lazily(self, descriptor: Descriptor) -> FileReader:
+    def open_lazily(self, descriptor: Descriptor) -> BlobReader:
         """Return a blob, complete as always."""
         return self.open(descriptor)
 
