@@ -5,13 +5,14 @@
     oci-archive:FILE[:TAG]                   a layout in a tar file
     docker-archive:FILE[:NAME:TAG|:@POSITION]   an archive of `docker save`
     dir:DIR[@DIGEST]                         a directory that `skopeo copy … dir:DIR` has written
+    NAME[:TAG][@DIGEST]                      a short name, if registries.conf says what it stands for
     docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]   a registry
 
 `~N` after any of these means the image without its last N layers; a path with exactly that name takes precedence.
 
 A path ends at the first `:`. If that names no existing path, it ends where the longest existing path ends; so paths and
 tags may contain colons. The source that holds the image decides what a tag means. `dir:NAME` is the path `dir` with a
-tag if `dir` exists, and `NAME` does not.
+tag if `dir` exists, and `NAME` does not. A path that exists always wins over a short name.
 
 `:/PATH` after a reference names a file in the image (`split_path`). No tag begins with a slash.
 """
@@ -70,11 +71,29 @@ class Reference(NamedTuple):
         return printable_path(self.text)
 
 
-def parse_reference(text: str, exists: Callable[[str], bool] = os.path.lexists) -> Reference:
-    """Parse a reference; `exists` returns whether a path exists.
+def full_name(name: str, suffix: str = "") -> tuple[str, bool]:
+    """Return the full name of an image that a user wrote without `docker://`, and whether registries.conf says so.
+
+    `suffix` follows the name in a message.
 
     Raises:
-        NotFoundError: No path in it exists, or it is incomplete.
+        NotFoundError: It is a short name for several images.
+        OcifsError: A configuration file is malformed.
+    """
+    from ocifs.sources.registry.configuration import full_name_of, read_configuration
+
+    return full_name_of(name, read_configuration(), suffix)
+
+
+def parse_reference(
+    text: str,
+    exists: Callable[[str], bool] = os.path.lexists,
+    lengthen: Callable[[str, str], tuple[str, bool]] = full_name,
+) -> Reference:
+    """Parse a reference; `exists` returns whether a path exists, `lengthen` the full name of an image, as `full_name`.
+
+    Raises:
+        NotFoundError: No path in it exists, and it is no short name that stands for one image; or it is incomplete.
         InvalidImageError: Its digest, or the name of an image in a registry, is malformed.
         UnsupportedError: It names a transport or a digest algorithm that ocifs does not handle, or a path in the image.
     """
@@ -93,6 +112,8 @@ def parse_reference(text: str, exists: Callable[[str], bool] = os.path.lexists) 
     rest, without = (suffixed[1], int(suffixed[2])) if suffixed else (rest, 0)
     path, tag, digest = _split(rest, exists)
     if not exists(path):
+        if transport is None and (named := _IN_REGISTRY.fullmatch(rest)) and not _FOREIGN.match(text):
+            return _by_name(named, text, path, lengthen)
         raise _no_such_path(text, path, transport)
     if tag == "":
         raise NotFoundError(f"'{printable_path(text)}' ends in an empty tag: leave the colon out, or name a tag")
@@ -147,6 +168,18 @@ def _in_registry(text: str) -> Reference:
     if digest is not None:
         return Reference(text, path, "docker", digest=Digest(digest), without=without)
     return Reference(text, path, "docker", tag or "latest", without=without)
+
+
+def _by_name(match: re.Match[str], text: str, path: str, lengthen: Callable[[str, str], tuple[str, bool]]) -> Reference:
+    """Return the image in a registry that a short name stands for, written in full."""
+    suffix = text[len(match[1]) :]
+    name, is_known = lengthen(match[1], suffix)
+    full = f"{_REGISTRY}{name}{suffix}"
+    if is_known:
+        return _in_registry(full)
+    raise NotFoundError(
+        f"no such file or directory: '{printable_path(path)}'; if it is an image in a registry, write {full}"
+    )
 
 
 def _no_such_path(text: str, path: str, transport: Transport | None) -> OcifsError:

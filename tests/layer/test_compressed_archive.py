@@ -37,7 +37,7 @@ def frames(data: bytes) -> bytes:
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
-    "zstd": lambda data: zstandard.compress(data),
+    "zstd": zstandard.compress,
     "zstd frames": frames,
 }
 
@@ -69,10 +69,11 @@ def test_its_digest_is_kept_under_the_identity_of_the_file(saved: Path, store: S
     def digests() -> list[str]:
         return [entry.subject for entry in store.entries() if entry.kind.startswith(KIND.name)]
 
-    for count, change in enumerate([lambda: None, lambda: None, lambda: os.utime(saved, (1, 1))]):
-        change()
+    for expected, times in ((1, None), (1, None), (2, (1, 1))):
+        if times is not None:
+            os.utime(saved, times)
         with closing(open_cached(parse_reference(str(saved)), store)):
-            assert len(digests()) == (2 if count == 2 else 1)
+            assert len(digests()) == expected
 
 
 def test_a_damaged_digest_in_the_cache_is_computed_again(saved: Path, store: Store) -> None:
@@ -117,7 +118,7 @@ def test_hostile_files(
     opened = len(os.listdir("/proc/self/fd"))
     with pytest.raises(error, match=message.format(path)):
         open_cached(parse_reference(str(path)), store, limits=Limits(**limits))
-    assert len(os.listdir("/proc/self/fd")) == opened
+    assert len(os.listdir("/proc/self/fd")) <= opened
 
 
 def test_limits_hold_for_an_indexed_one_too(saved: Path, store: Store) -> None:

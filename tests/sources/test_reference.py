@@ -144,9 +144,13 @@ def test_other_references_have_no_path_in_the_image(text: str) -> None:
         ("", NotFoundError, "no such file or directory: ''"),
         ("dir:1:/etc", UnsupportedError, "'/etc' is a path in the image: name a whole image here"),
         ("docker://app:/etc", UnsupportedError, "'/etc' is a path in the image: name a whole image here"),
-        ("missing", NotFoundError, "'missing'; an image in a registry is written docker://HOST/REPOSITORY:TAG"),
-        ("missing:1", NotFoundError, "'missing';"),
-        (f"missing@{X}", NotFoundError, "'missing';"),
+        ("missing", NotFoundError, "'missing'; .* in a registry, write docker://docker.io/library/missing$"),
+        ("missing:1", NotFoundError, "'missing'; .* write docker://docker.io/library/missing:1$"),
+        ("a/b:1~2", NotFoundError, "'a/b'; .* write docker://docker.io/a/b:1~2$"),
+        ("quay.io/a/b:1", NotFoundError, "'quay.io/a/b'; .* write docker://quay.io/a/b:1$"),
+        ("localhost:5000/b:1", NotFoundError, "write docker://localhost:5000/b:1$"),
+        (f"missing@{X}", NotFoundError, f"'missing'; .* write docker://docker.io/library/missing@{X}$"),
+        ("./missing:1", NotFoundError, "'./missing'; an image in a registry is written docker://HOST/REPOSITORY:TAG"),
         ("missing\x1b[2J", NotFoundError, r"missing\\x1b\[2J"),
         ("missing\udcff", NotFoundError, r"missing\\xff"),
         ("nul\0", NotFoundError, r"nul\\x00"),
@@ -199,6 +203,19 @@ def test_without_the_last_layers(text: str, expected: tuple[object, ...]) -> Non
     reference = parse_reference(text, exists)
     assert (reference.path, reference.tag, reference.digest, reference.without) == expected
     assert reference.text == text
+
+
+def test_names_that_registries_conf_resolves() -> None:
+    def known(name: str, suffix: str) -> tuple[str, bool]:
+        return f"host/team/{name}", True
+
+    found = parse_reference("debian:12~1", EXISTING.__contains__, known)
+    assert found == parse_reference("docker://host/team/debian:12~1")
+    assert parse_reference("debian", EXISTING.__contains__, known).tag == "latest"
+    assert parse_reference(f"debian@{X}", EXISTING.__contains__, known).digest == X
+    assert parse_reference("dir:12", EXISTING.__contains__, known).path == "dir"
+    with pytest.raises(UnsupportedError):
+        parse_reference("docker-daemon:debian", EXISTING.__contains__, known)
 
 
 @given(st.text(alphabet="dir:@oci-/sha256.~\0\udcff\n", max_size=30))

@@ -143,6 +143,19 @@ def endpoints(
     ]
 
 
+def full_name_of(name: str, configuration: Configuration, suffix: str = "") -> tuple[str, bool]:
+    """Return the full name for `[HOST[:PORT]/]REPOSITORY`, and whether it is a short name that is configured.
+
+    A short name that is not configured counts as one of docker.io. `suffix` is its tag and digest, for the message.
+
+    Raises:
+        NotFoundError: It is a short name for several images.
+    """
+    if _host(name) or not (name in configuration.aliases or configuration.search):
+        return _canonical(name if _host(name) else f"{_DOCKER}/{name}"), False
+    return _canonical(_lengthened(name, configuration, suffix)), True
+
+
 def _mirrors(registry: Registry, *, by_digest: bool) -> Iterator[tuple[str, bool]]:
     if registry.mirror_by_digest_only and not by_digest:
         return
@@ -195,7 +208,7 @@ def _matches(prefix: str, full: str) -> bool:
     return bool(prefix) and (full == prefix or full.startswith((f"{prefix}/", f"{prefix}:")))
 
 
-def _lengthened(name: str, configuration: Configuration) -> str:
+def _lengthened(name: str, configuration: Configuration, suffix: str = "") -> str:
     if (alias := configuration.aliases.get(name)) is not None:
         return alias
     candidates = [f"{host}/{name}" for host in configuration.search]
@@ -205,7 +218,7 @@ def _lengthened(name: str, configuration: Configuration) -> str:
     if not candidates:
         raise NotFoundError(
             f"{shown_name} is a short name, and no registries.conf says what it is short for: "
-            f"write docker://docker.io/{shown_name}, or another registry"
+            f"write docker://{_canonical(f'{_DOCKER}/{shown_name}')}, or another registry"
         )
-    choices = ", ".join(f"docker://{_canonical(each)}" for each in candidates)
+    choices = ", ".join(f"docker://{_canonical(each)}{suffix}" for each in candidates)
     raise NotFoundError(f"{shown_name} is a short name that may mean several images: choose from {choices}")
