@@ -70,7 +70,11 @@ class CachingSource:
 
     def images(self) -> tuple[NamedImage, ...]:
         """Raise UnsupportedError: not all registries can list their images."""
-        raise UnsupportedError("ocifs does not list the images of a registry: name one, or use `skopeo list-tags`")
+        raise UnsupportedError("ocifs does not list the images of a registry: `ocifs tags` lists their tags")
+
+    def tags(self) -> list[str]:
+        """Return the tags of the repository; raises what the registry does."""
+        return self._registry.tags()
 
     def document(self, descriptor: Descriptor) -> bytes:
         """Return a document, its size and digest verified."""

@@ -45,6 +45,7 @@ VERBS = {
         "du": Verb("du", "Show disk usage of directories."),
         "explore": Verb("explore", "Browse an image in the terminal."),
         "inspect": Verb("about", "Show the metadata of an image."),
+        "tags": Verb("tags", "List the tags of a repository, a layout or an archive."),
         "history": Verb("about", "Show the build steps of an image."),
     },
     "Compare and audit": {

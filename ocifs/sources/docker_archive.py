@@ -60,6 +60,10 @@ class DockerArchive(LocalSource):
         """Return the images, each with a manifest made for it."""
         return tuple(NamedImage(image.repo_tags, self._describe_image(image)) for image in self._images)
 
+    def tags(self) -> list[str]:
+        """Return all names of the images, without reading the images."""
+        return list(dict.fromkeys(name for names in self._names() for name in names))
+
     def _describe_image(self, image: _SavedImage) -> Descriptor:
         """Make the manifest and return its descriptor."""
         name = f"member {shown(image.config)} of {self._archive.name}"

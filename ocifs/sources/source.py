@@ -47,6 +47,14 @@ class DocumentSource(Protocol):
         """
         ...
 
+    def tags(self) -> list[str]:
+        """Return the names of the images, each once: those that `PATH:NAME` takes, the fullest of each image.
+
+        Raises:
+            NotFoundError, RegistryError: The registry does not list them.
+        """
+        ...
+
     def document(self, descriptor: Descriptor) -> bytes:
         """Return a manifest, index or config, its size and digest verified.
 
@@ -83,6 +91,10 @@ class LocalSource(DocumentSource):
     @abstractmethod
     def open(self, descriptor: Descriptor) -> BlobReader:
         """Return a blob of the size that the descriptor gives; its digest is not verified."""
+
+    def tags(self) -> list[str]:
+        """Return the fullest name of each image that has one."""
+        return list(dict.fromkeys(image.names[0] for image in self.images() if image.names))
 
     def document(self, descriptor: Descriptor) -> bytes:
         """Return a document, its size and digest verified."""
