@@ -34,11 +34,13 @@ _CONCURRENT_DOWNLOADS = 4
 
 
 class Indexing(NamedTuple):
-    """How to index an archive that is compressed as a whole."""
+    """How to prepare an archive that cannot be read in place at once: one that is compressed, or standard input."""
 
     progress: Callable[[Digest, int, int], None] = lambda archive, done, total: None
     """Called with (digest of the archive, compressed bytes read, compressed bytes in total)."""
     low_memory: bool = False
+    warn: Callable[[str], None] = lambda message: None
+    """Called with a notice if standard input has to be copied first."""
 
 
 _SILENT = Indexing()
@@ -171,4 +173,4 @@ def open_cached(
 
         return open_compressed(file, name, store, limits, indexing.progress, low_memory=indexing.low_memory)
 
-    return open_source(reference, limits, follow_links=follow_links, decompress=decompress)
+    return open_source(reference, limits, follow_links=follow_links, decompress=decompress, warn=indexing.warn)

@@ -21,7 +21,7 @@ from ocifs.mount.record import LOG, ListedMount, list_mounts, runtime_directory
 from ocifs.mount.unmount import is_bundle, unmount_bundle, unmount_image
 from ocifs.options import Options
 from ocifs.report.text import local_time, table
-from ocifs.sources.reference import parse_reference
+from ocifs.sources.naming import reference_of
 
 if TYPE_CHECKING:
     from ocifs.mount.job import MountReply
@@ -65,9 +65,9 @@ def mount(
         runtime = runtime_directory().path
         log = mounting.log or (None if foreground else str(runtime / LOG))
         cache = options.store.directory
-        reference = parse_reference(image)
+        reference = reference_of(image)
         keep_visible = [
-            *([("the image", reference.path)] if reference.transport != "docker" else []),
+            *([("the image", reference.path)] if reference.transport != "docker" and not reference.is_stdin else []),
             *([("the cache", str(cache))] if cache else []),
             ("the current directory", os.getcwd()),
             ("the runtime directory", str(runtime)),

@@ -232,9 +232,9 @@ def open_source(image: str, options: Options) -> "tuple[Source, Reference]":
     """Open the source of an image, but not the image; with a progress bar while a compressed archive is indexed."""
     from ocifs.blobs.caching_source import Indexing, open_cached
     from ocifs.cli.progress import indexing
-    from ocifs.sources.reference import parse_reference
+    from ocifs.sources.naming import reference_of
 
-    reference = parse_reference(image)
+    reference = reference_of(image)
     with indexing() as progress:
         source = open_cached(
             reference,
@@ -242,7 +242,7 @@ def open_source(image: str, options: Options) -> "tuple[Source, Reference]":
             options.access,
             options.limits,
             follow_links=options.follow_links,
-            indexing=Indexing(progress, low_memory=options.low_memory),
+            indexing=Indexing(progress, low_memory=options.low_memory, warn=options.warn),
         )
     return source, reference
 

@@ -87,6 +87,7 @@ IMAGE is one of
   oci:DIR[:TAG]                        an OCI image layout
   oci-archive:FILE[:TAG]               a layout in a tar file
   docker-archive:FILE[:NAME:TAG|:@N]   what `docker save` writes
+  -                                    an archive from standard input
   dir:DIR                              what `skopeo copy` writes to dir:DIR
   docker://HOST[:PORT]/REPO[:TAG|@…]   in a registry
 

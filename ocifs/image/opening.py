@@ -20,7 +20,8 @@ from ocifs.indexes.lookup import look_up_indexes, refuse_false_tocs
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.options import Options
-from ocifs.sources.reference import Reference, parse_reference
+from ocifs.sources.naming import reference_of
+from ocifs.sources.reference import Reference
 from ocifs.sources.resolve import ResolvedImage, resolve_image
 from ocifs.spec.digest import Digest
 
@@ -112,7 +113,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
     """
     options = options or Options()
     if not isinstance(reference, Reference):
-        reference = parse_reference(os.fspath(reference))
+        reference = reference_of(os.fspath(reference))
     with ExitStack() as stack:
         source = open_cached(
             reference,
@@ -120,7 +121,7 @@ def open_image(reference: str | os.PathLike[str] | Reference, options: Options |
             options.access,
             options.limits,
             follow_links=options.follow_links,
-            indexing=Indexing(options.progress, low_memory=options.low_memory),
+            indexing=Indexing(options.progress, low_memory=options.low_memory, warn=options.warn),
         )
         stack.callback(source.close)
         resolved = _up_to(resolve_image(source, reference, options.platform), options.layer)

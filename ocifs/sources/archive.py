@@ -113,6 +113,11 @@ class Archive:
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise NotFoundError(f"cannot open {name}: {error.strerror}") from error
+        return cls.of(fd, name, limits, decompress)
+
+    @classmethod
+    def of(cls, fd: int, name: str, limits: Limits = DEFAULT_LIMITS, decompress: Decompress | None = None) -> Self:
+        """Open the tar file `fd`, which it closes; otherwise as `at`."""
         with ExitStack() as undo:
             undo.callback(os.close, fd)
             if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -4,6 +4,7 @@
     oci:PATH[:TAG]  oci:PATH@DIGEST          a layout directory
     oci-archive:FILE[:TAG]                   a layout in a tar file
     docker-archive:FILE[:NAME:TAG|:@POSITION]   an archive of `docker save`
+    -                                        an archive from standard input, also after oci-archive: or docker-archive:
     dir:DIR[@DIGEST]                         a directory that `skopeo copy … dir:DIR` has written
     NAME[:TAG][@DIGEST]                      a short name, if registries.conf says what it stands for
     docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]   a registry
@@ -37,6 +38,8 @@ _DIGESTED = re.compile(r"(.+)@([^@:/]+:[^@:/]*)", re.DOTALL)
 _POSITION = re.compile(r"@([0-9]{1,9})")
 _WITHOUT = re.compile(r"(.+)~([0-9]{1,9})", re.DOTALL)
 
+DOCKER = "docker.io"
+"""The registry of short names that no configuration explains."""
 _REGISTRY = "docker://"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _IN_REGISTRY = re.compile(
@@ -44,6 +47,8 @@ _IN_REGISTRY = re.compile(
     rf"{_COMPONENT}(?:/{_COMPONENT})*)(?::(\w[\w.-]{{0,127}}))?(?:@([^@/]+))?",
     re.ASCII,
 )
+
+STDIN = "-"
 
 CHOICES = 20
 """Most images that a message lists."""
@@ -67,30 +72,44 @@ class Reference(NamedTuple):
     without: int = 0
     """Number of layers to leave out at the end."""
 
+    @property
+    def is_stdin(self) -> bool:
+        """Whether it names an archive from standard input."""
+        return self.path == STDIN and self.transport in (None, "oci-archive", "docker-archive")
+
     def __str__(self) -> str:
         return printable_path(self.text)
 
 
-def full_name(name: str, suffix: str = "") -> tuple[str, bool]:
-    """Return the full name of an image that a user wrote without `docker://`, and whether registries.conf says so.
+def host_of(name: str) -> str | None:
+    """Return the first component if it is a host (github.com/distribution/reference)."""
+    first, slash, _ = name.partition("/")
+    return first if slash and (set(first) & set(".:") or first == "localhost" or first != first.lower()) else None
 
-    `suffix` follows the name in a message.
 
-    Raises:
-        NotFoundError: It is a short name for several images.
-        OcifsError: A configuration file is malformed.
-    """
-    from ocifs.sources.registry.configuration import full_name_of, read_configuration
+def canonical(full: str) -> str:
+    """Return the full name as docker.io uses it."""
+    host, _, repository = full.partition("/")
+    if host in {"index.docker.io", "registry-1.docker.io"}:
+        host = DOCKER
+    if host == DOCKER and repository and "/" not in repository:
+        repository = f"library/{repository}"
+    return f"{host}/{repository}" if repository else host
 
-    return full_name_of(name, read_configuration(), suffix)
+
+def unconfigured(name: str, _suffix: str) -> tuple[str, bool]:
+    """Return the full name of an image where no registries.conf counts: a short name is one of docker.io."""
+    return canonical(name if host_of(name) else f"{DOCKER}/{name}"), False
 
 
 def parse_reference(
     text: str,
     exists: Callable[[str], bool] = os.path.lexists,
-    lengthen: Callable[[str, str], tuple[str, bool]] = full_name,
+    lengthen: Callable[[str, str], tuple[str, bool]] = unconfigured,
 ) -> Reference:
-    """Parse a reference; `exists` returns whether a path exists, `lengthen` the full name of an image, as `full_name`.
+    """Parse a reference; `exists` returns whether a path exists.
+
+    `lengthen` returns the full name of an image, as `ocifs.sources.registry.configuration.full_name`.
 
     Raises:
         NotFoundError: No path in it exists, and it is no short name that stands for one image; or it is incomplete.
@@ -104,10 +123,11 @@ def parse_reference(
         return _in_registry(text)
     if _URL.match(text):
         raise UnsupportedError(
-            f"URLs are not supported: write docker://HOST/REPOSITORY for an image in a registry, or "
-            f"{_COPY_FIRST.format(printable_path(text))}"
+            "URLs are not supported: write docker://HOST/REPOSITORY for an image in a registry, and `-` for an archive "
+            "that curl pipes in"
         )
     transport, rest = _transport(text, exists)
+    exists = _or_stdin(exists)
     suffixed = None if exists(rest) else _WITHOUT.fullmatch(rest)
     rest, without = (suffixed[1], int(suffixed[2])) if suffixed else (rest, 0)
     path, tag, digest = _split(rest, exists)
@@ -136,6 +156,7 @@ def split_path(text: str, exists: Callable[[str], bool] = os.path.lexists) -> tu
         return text, None
     else:
         transport, rest = _transport(text, exists)
+        exists = _or_stdin(exists)
         end = _end_of_path(rest, exists)
         if transport is None and _FOREIGN.match(text) and not exists(rest[:end]):
             return text, None
@@ -152,6 +173,10 @@ def _transport(text: str, exists: Callable[[str], bool]) -> tuple[LocalTransport
     if transport == "dir" and exists("dir") and not exists(_split(rest, exists)[0]):
         return None, text
     return transport, rest
+
+
+def _or_stdin(exists: Callable[[str], bool]) -> Callable[[str], bool]:
+    return lambda path: path == STDIN or exists(path)
 
 
 def _in_registry(text: str) -> Reference:

@@ -20,6 +20,7 @@ from ocifs.sources.layout import Layout, open_layout
 from ocifs.sources.platforms import MAX_CONFIGS, states_platform, with_platforms
 from ocifs.sources.reference import CHOICES, Reference, Transport
 from ocifs.sources.source import DocumentSource, LocalSource
+from ocifs.sources.spool import NAME, open_stdin
 from ocifs.spec.config import ImageConfig, parse_config
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest
@@ -64,20 +65,26 @@ def open_source(
     *,
     follow_links: bool = False,
     decompress: Decompress | None = None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> LocalSource:
     """Open the local source that a reference names; the caller closes it.
 
-    With `follow_links`, symlinks may lead out of a layout directory. `decompress` opens compressed archives.
+    With `follow_links`, symlinks may lead out of a layout directory. `decompress` opens compressed archives. `warn`
+    gets a notice if standard input is copied.
 
     Raises:
         NotFoundError: The path cannot be opened.
         InvalidImageError: It holds no images.
         UnsupportedError: They are stored in a way that cannot be read in place.
     """
-    in_directory, open_in = _OPENERS[reference.transport or _transport_of(reference.path)]
+    in_directory, open_in = _OPENERS[
+        reference.transport or (None if reference.is_stdin else _transport_of(reference.path))
+    ]
     with ExitStack() as stack:
         folder: Directory | Archive
-        if in_directory:
+        if reference.is_stdin:
+            folder = Archive.of(open_stdin(limits, warn), NAME, limits, decompress)
+        elif in_directory:
             folder = Directory.at(reference.path, follow_links=follow_links)
         else:
             folder = Archive.at(reference.path, limits, decompress)

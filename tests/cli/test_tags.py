@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ocifs.errors import RegistryError
+from ocifs.sources.registry.access import Access
+from ocifs.sources.registry.configuration import Endpoint
+from ocifs.sources.registry.pages import read_pages
+from ocifs.sources.registry.source import open_session
 from tests.cli.in_process import Run, running
 from tests.images import (
     Image,
@@ -84,7 +89,6 @@ def looping(link: str) -> Callable[..., None]:
     [
         (status(404), 3, "has no list of tags of app"),
         (status(403), 9, "refuses list of tags of app"),
-        (looping("/v2/app/tags/list?n=1"), 9, "sends list of tags of app in more than 1000 pages: refused"),
         (looping("ftp://x/"), 9, "unusable URL"),
         (lambda handler, blob: handler.answer(200, b'{"tags": ["a b"]}'), 9, "lists 'a b', which is not a tag"),
         (lambda handler, blob: handler.answer(200, b'{"tags": ["\\u001b[2J"]}'), 9, r"'\x1b[2J', which is not a tag"),
@@ -113,6 +117,16 @@ def test_a_page_on_another_host(run: Run, registry: Registry) -> None:
     registry.fault(looping(other), "/tags/", times=1)
     assert run("tags", f"docker://{registry.host}/app").text == "1\n1.0\n2.0\nlatest\n"
     assert registry.requests[-1].headers["host"].startswith("localhost:")
+
+
+def test_pages_that_never_end(registry: Registry) -> None:
+    registry.fault(looping("/v2/app/tags/list?n=1"), "/tags/")
+    endpoint = Endpoint(registry.host, "app", insecure=True)
+    session = open_session(endpoint, Access())
+    with pytest.raises(RegistryError, match="sends the tags in more than 3 pages: refused"):
+        list(read_pages(session, "tags/list", {}, "the tags", 3))
+    session.close()
+    assert len([request for request in registry.requests if "/tags/" in request.path]) == 3
 
 
 def test_habits(run: Run) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError
-from ocifs.sources.reference import parse_reference
+from ocifs.sources.naming import reference_of
 from ocifs.sources.registry import configuration
 from ocifs.sources.registry.configuration import Endpoint, endpoints, is_loopback, read_configuration
 
@@ -89,26 +89,26 @@ def conf(alone: Path) -> Path:
     ],
 )
 def test_a_short_name_is_a_reference(conf: Path, text: str, expected: str) -> None:
-    assert parse_reference(text) == parse_reference(expected)
+    assert reference_of(text) == reference_of(expected)
 
 
 def test_a_path_wins_over_a_short_name(conf: Path, alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (alone / "tool").mkdir()
     monkeypatch.chdir(alone)
-    assert parse_reference("tool:1").path == "tool"
-    assert parse_reference("tool:1").transport is None
+    assert reference_of("tool:1").path == "tool"
+    assert reference_of("tool:1").transport is None
 
 
 def test_a_full_name_needs_its_prefix(conf: Path) -> None:
     with pytest.raises(NotFoundError, match=r"write docker://quay\.io/team/tool:1$"):
-        parse_reference("quay.io/team/tool:1")
+        reference_of("quay.io/team/tool:1")
 
 
 def test_an_ambiguous_short_name_lists_the_exact_references(conf: Path) -> None:
     conf.write_text('unqualified-search-registries = ["docker.io", "quay.io"]')
     expected = "choose from docker://docker.io/library/app:1, docker://quay.io/app:1$"
     with pytest.raises(NotFoundError, match=expected):
-        parse_reference("app:1")
+        reference_of("app:1")
 
 
 @pytest.mark.parametrize(
