@@ -49,6 +49,7 @@ _IN_REGISTRY = re.compile(
 )
 
 STDIN = "-"
+_OF_ARCHIVES = (None, "oci-archive", "docker-archive")
 
 CHOICES = 20
 """Most images that a message lists."""
@@ -75,7 +76,7 @@ class Reference(NamedTuple):
     @property
     def is_stdin(self) -> bool:
         """Whether it names an archive from standard input."""
-        return self.path == STDIN and self.transport in (None, "oci-archive", "docker-archive")
+        return self.path == STDIN and self.transport in _OF_ARCHIVES
 
     def __str__(self) -> str:
         return printable_path(self.text)
@@ -127,7 +128,7 @@ def parse_reference(
             "that curl pipes in"
         )
     transport, rest = _transport(text, exists)
-    exists = _or_stdin(exists)
+    exists = _or_stdin(exists, transport)
     suffixed = None if exists(rest) else _WITHOUT.fullmatch(rest)
     rest, without = (suffixed[1], int(suffixed[2])) if suffixed else (rest, 0)
     path, tag, digest = _split(rest, exists)
@@ -156,7 +157,7 @@ def split_path(text: str, exists: Callable[[str], bool] = os.path.lexists) -> tu
         return text, None
     else:
         transport, rest = _transport(text, exists)
-        exists = _or_stdin(exists)
+        exists = _or_stdin(exists, transport)
         end = _end_of_path(rest, exists)
         if transport is None and _FOREIGN.match(text) and not exists(rest[:end]):
             return text, None
@@ -175,8 +176,9 @@ def _transport(text: str, exists: Callable[[str], bool]) -> tuple[LocalTransport
     return transport, rest
 
 
-def _or_stdin(exists: Callable[[str], bool]) -> Callable[[str], bool]:
-    return lambda path: path == STDIN or exists(path)
+def _or_stdin(exists: Callable[[str], bool], transport: Transport | None) -> Callable[[str], bool]:
+    """Return `exists`, but with standard input too where the transport may be an archive."""
+    return (lambda path: path == STDIN or exists(path)) if transport in _OF_ARCHIVES else exists
 
 
 def _in_registry(text: str) -> Reference:

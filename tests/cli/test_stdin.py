@@ -101,6 +101,8 @@ def test_references(text: str, tag: str | None) -> None:
 def test_a_file_of_that_name_needs_its_directory() -> None:
     assert not parse_reference("./-", {"./-"}.__contains__).is_stdin
     assert not parse_reference("oci:-", {"-"}.__contains__).is_stdin
+    with pytest.raises(NotFoundError):
+        parse_reference("oci:-", lambda path: False)
 
 
 @pytest.mark.parametrize("data", [SAVED, gzip.compress(SAVED)], ids=["tar", "gzip"])

@@ -222,7 +222,7 @@ def test_names_that_registries_conf_resolves() -> None:
 def test_any_text_ends_in_a_reference_or_one_error(text: str) -> None:
     with suppress(OcifsError):
         reference = parse(text)
-        assert reference.transport == "docker" or reference.path in EXISTING
+        assert reference.transport == "docker" or reference.is_stdin or reference.path in EXISTING
 
 
 def test_the_file_system_tells_which_paths_exist(tmp_path: object) -> None:
