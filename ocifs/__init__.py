@@ -1,9 +1,9 @@
 """Mount OCI images lazily, or read them without a mount.
 
-    with ocifs.open_image("./debian:latest") as image:
-        image.rootfs.open("/etc/os-release").read()
+    with ocifs.open("./debian:latest") as image:
+        (image / "etc/os-release").read_text()
 
-The guide to the Python API is docs/api.md.
+The guide to the Python API is docs/api.md, its reference docs/api-reference.md.
 """
 
 from typing import TYPE_CHECKING
@@ -11,22 +11,42 @@ from typing import TYPE_CHECKING
 from ocifs.version import __version__
 
 if TYPE_CHECKING:
+    from ocifs.api.image import Image as Image
+    from ocifs.api.image import open_image as open  # noqa: A004 - as in gzip.open
+    from ocifs.api.image import open_image as open_image
+    from ocifs.api.mounting import Mount as Mount
+    from ocifs.api.path import ImagePath as ImagePath
     from ocifs.errors import OcifsError as OcifsError
-    from ocifs.image.opening import Image as Image
-    from ocifs.image.opening import open_image as open_image
     from ocifs.limits import Limits as Limits
+    from ocifs.mount.options import MountOptions as MountOptions
     from ocifs.options import Options as Options
     from ocifs.store import Store as Store
 
-__all__ = ["Image", "Limits", "OcifsError", "Options", "Store", "__version__", "open_image"]
+__all__ = [
+    "Image",
+    "ImagePath",
+    "Limits",
+    "Mount",
+    "MountOptions",
+    "OcifsError",
+    "Options",
+    "Store",
+    "__version__",
+    "open",
+    "open_image",
+]
 
 _HOMES = {
-    "Image": "ocifs.image.opening",
-    "Limits": "ocifs.limits",
-    "OcifsError": "ocifs.errors",
-    "Options": "ocifs.options",
-    "Store": "ocifs.store",
-    "open_image": "ocifs.image.opening",
+    "Image": ("ocifs.api.image", "Image"),
+    "ImagePath": ("ocifs.api.path", "ImagePath"),
+    "Limits": ("ocifs.limits", "Limits"),
+    "Mount": ("ocifs.api.mounting", "Mount"),
+    "MountOptions": ("ocifs.mount.options", "MountOptions"),
+    "OcifsError": ("ocifs.errors", "OcifsError"),
+    "Options": ("ocifs.options", "Options"),
+    "Store": ("ocifs.store", "Store"),
+    "open": ("ocifs.api.image", "open_image"),
+    "open_image": ("ocifs.api.image", "open_image"),
 }
 
 
@@ -36,4 +56,5 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'ocifs' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)

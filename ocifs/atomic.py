@@ -5,7 +5,6 @@ records of mounts do not use this module, since they hold a lock on the temporar
 """
 
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
@@ -17,7 +16,7 @@ def atomic_rename(parent: int, name: str, remove: Callable[[str, int], None]) ->
 
     Raises OSError.
     """
-    temporary = f".ocifs-{secrets.token_hex(8)}"
+    temporary = f".ocifs-{os.urandom(8).hex()}"
     try:
         yield temporary
         os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)

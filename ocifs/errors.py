@@ -83,14 +83,6 @@ def too_many_files() -> TooManyFilesError:
     )
 
 
-def raise_if_too_many_files(error: Exception) -> None:
-    """Raise TooManyFilesError if that is the cause of `error`."""
-    if isinstance(error, ShortageError):
-        raise error
-    if isinstance(error, OSError) and error.errno in _TOO_MANY_FILES:
-        raise too_many_files() from None
-
-
 def shortage(error: Exception) -> ShortageError | None:
     """Return the ShortageError for an `error` due to a lack of files, threads or memory; None for other errors."""
     if isinstance(error, ShortageError):

@@ -57,6 +57,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """GZIDX files, `FILE` or `N=FILE`, whose checkpoints are used for layers that have to be indexed."""
     progress: Callable[[Digest, int, int], None] = ignore
     """Called with (layer, compressed bytes read, compressed bytes in total) while a layer is indexed."""
+    downloading: Callable[[Digest, int, int], None] = ignore
+    """Called with (blob, bytes present, bytes in total) while a whole blob is downloaded; from several threads."""
 
     def complain(self, message: str) -> None:
         """Call `warn`; with `strict`, raise InvalidImageError instead."""

@@ -9,7 +9,6 @@ directory, so renaming an ancestor has no effect.
 
 import errno
 import os
-import secrets
 import stat
 import weakref
 from collections.abc import Iterator
@@ -69,7 +68,7 @@ class TrustedDirectory:
     def temporary(self, prefix: str) -> Self:
         """Create a directory with a random name and mode 0700."""
         while True:
-            name = prefix + secrets.token_hex(4)
+            name = prefix + os.urandom(4).hex()
             try:
                 os.mkdir(name, 0o700, dir_fd=self.fd)
             except FileExistsError:

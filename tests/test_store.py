@@ -1,6 +1,7 @@
 """The store: whole entries or none, built once, within a bound, and never in the way."""
 
 import errno
+import gc
 import multiprocessing
 import os
 import random
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.errors import StoreError
+from ocifs.errors import ShortageError, StoreError
 from ocifs.store import Kind, Store, StoredFile, Writer
 from tests.faults import AT_LEAST, EQUAL, HAS_BITS, refuse, refusing, within
 
@@ -238,6 +239,16 @@ def test_a_disk_that_fails_moves_the_entry_into_memory(tmp_path: Path, code: int
     assert list((tmp_path / "entries").iterdir()) == []
 
 
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "rename"])
+def test_a_lack_of_memory_moves_nothing_into_memory(tmp_path: Path, call: str) -> None:
+    warnings: list[str] = []
+    store = Store(tmp_path, warn=warnings.append)
+    with pytest.raises(ShortageError, match="out of memory"):
+        refusing(call, errno.ENOMEM, lambda: store.get(KIND, SUBJECT, writing(b"payload")))
+    assert warnings == []
+    assert list((tmp_path / "entries").iterdir()) == []
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o720])
 def test_a_directory_that_others_may_write_is_not_used(tmp_path: Path, mode: int) -> None:
     directory = tmp_path / "cache"
@@ -296,6 +307,7 @@ def test_pruning_removes_unlocked_temporary_files(tmp_path: Path) -> None:
 def test_an_entry_that_cannot_be_named_is_used_all_the_same(tmp_path: Path) -> None:
     warnings: list[str] = []
     store = Store(tmp_path, warn=warnings.append)
+    gc.collect()  # files of earlier tests
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(2):
         entry = refusing("rename", errno.EROFS, lambda: store.get(KIND, SUBJECT, writing(b"payload")))

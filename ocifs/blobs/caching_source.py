@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from ocifs.blobs.download import BLOB, Blob, Download
+from ocifs.blobs.download import BLOB, Blob, Download, Progress, ignored
 from ocifs.blobs.source import Source
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.layer.lazy_blob import LazyBlob
@@ -17,11 +17,11 @@ from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Referrers
 from ocifs.sources.registry.access import Access
 from ocifs.sources.resolve import open_source
-from ocifs.sources.source import NamedImage, read_document, read_metadata
+from ocifs.sources.source import NamedImage, descriptor_of, read_document
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
-from ocifs.spec.manifest import parse_document
 from ocifs.store import Kind, Store, StoredFile, Writer
+from ocifs.store.sparse import open_finished, open_sparse
 
 if TYPE_CHECKING:
     from ocifs.layer.compressed_archive import CompressedArchive
@@ -33,9 +33,11 @@ PART = Kind("part", 1, checked=False)
 _CONCURRENT_DOWNLOADS = 4
 
 
-class Indexing(NamedTuple):
-    """How to prepare an archive that cannot be read in place at once: one that is compressed, or standard input."""
+class Preparing(NamedTuple):
+    """How to prepare what cannot be read in place at once: blobs of a registry, compressed archives, standard input."""
 
+    downloading: Progress = ignored
+    """Called while a blob is downloaded."""
     progress: Callable[[Digest, int, int], None] = lambda archive, done, total: None
     """Called with (digest of the archive, compressed bytes read, compressed bytes in total)."""
     low_memory: bool = False
@@ -43,7 +45,7 @@ class Indexing(NamedTuple):
     """Called with a notice if standard input has to be copied first."""
 
 
-_SILENT = Indexing()
+_SILENT = Preparing()
 
 
 class CachingSource:
@@ -51,10 +53,12 @@ class CachingSource:
 
     is_remote = True
 
-    def __init__(self, registry: "RegistrySource", store: Store) -> None:
+    def __init__(self, registry: "RegistrySource", store: Store, downloading: Progress = ignored) -> None:
+        """Read from `registry`; `downloading` receives the progress of each download of a whole blob."""
         self.limits = registry.limits
         self._registry = registry
         self._store = store
+        self._downloading = downloading
         self._slots = threading.Semaphore(_CONCURRENT_DOWNLOADS)
         self._blobs: dict[Digest, StoredFile | Download] = {}
         self._files: list[StoredFile] = []
@@ -63,9 +67,7 @@ class CachingSource:
         """Return what `reference` names; a digest whose manifest is in the store needs no registry."""
         if reference.digest is not None and (file := self._store.load(BLOB, reference.digest)) is not None:
             try:
-                name = f"manifest {reference.digest}"
-                document = parse_document(read_metadata(file, name, self.limits), name)
-                return (Descriptor(media_type=document.media_type, digest=reference.digest, size=file.size),)
+                return (descriptor_of(file, reference.digest, f"manifest {reference.digest}", self.limits),)
             finally:
                 file.close()
         return self._registry.resolve(reference)
@@ -102,7 +104,7 @@ class CachingSource:
         file = self._store.load(BLOB, descriptor.digest)
         if file is None:
             remote = self._registry.open(descriptor)
-            file = self._store.sparse(PART, BLOB, descriptor.digest, descriptor.size)
+            file = open_sparse(self._store, PART, BLOB, descriptor.digest, descriptor.size)
             self._files.append(file)
             return LazyBlob(file.fd, file.size, remote.origin, lambda: remote)
         self._files.append(file)
@@ -123,7 +125,7 @@ class CachingSource:
     def _stored(self, descriptor: Descriptor) -> StoredFile | None:
         """Return a blob of which all bytes are in the store."""
         digest = descriptor.digest
-        return self._store.load(BLOB, digest) or self._store.finished(PART, BLOB, digest, descriptor.size)
+        return self._store.load(BLOB, digest) or open_finished(self._store, PART, BLOB, digest, descriptor.size)
 
     def _open(self, descriptor: Descriptor) -> StoredFile | Download:
         file = self._stored(descriptor)
@@ -131,7 +133,7 @@ class CachingSource:
             return file
         data = self._registry.fetched(descriptor.digest)
         if data is None:
-            return Download(self._registry.open(descriptor), self._store, self._slots)
+            return Download(self._registry.open(descriptor), self._store, self._slots, self._downloading)
 
         def write(out: Writer) -> None:
             out.cut(0)  # discard an earlier download
@@ -151,11 +153,11 @@ def open_cached(
     limits: Limits = DEFAULT_LIMITS,
     *,
     follow_links: bool = False,
-    indexing: Indexing = _SILENT,
+    preparing: Preparing = _SILENT,
 ) -> Source:
     """Open the source that a reference names, a registry with `store` in front of it. The caller closes it.
 
-    An archive that is compressed as a whole is indexed first, as `indexing` says, unless `store` has its index.
+    An archive that is compressed as a whole is indexed first, as `preparing` says, unless `store` has its index.
 
     Raises:
         NotFoundError: The path cannot be opened, or nothing says which registry a short name is in.
@@ -166,11 +168,11 @@ def open_cached(
     if reference.transport == "docker":
         from ocifs.sources.registry.source import open_registry
 
-        return CachingSource(open_registry(reference, access or Access(), limits), store)
+        return CachingSource(open_registry(reference, access or Access(), limits), store, preparing.downloading)
 
     def decompress(file: FileReader, name: str) -> "CompressedArchive":
         from ocifs.layer.compressed_archive import open_compressed
 
-        return open_compressed(file, name, store, limits, indexing.progress, low_memory=indexing.low_memory)
+        return open_compressed(file, name, store, limits, preparing.progress, low_memory=preparing.low_memory)
 
-    return open_source(reference, limits, follow_links=follow_links, decompress=decompress, warn=indexing.warn)
+    return open_source(reference, limits, follow_links=follow_links, decompress=decompress, warn=preparing.warn)

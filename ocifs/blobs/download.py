@@ -29,6 +29,13 @@ _PIECE = 1 << 20
 
 T = TypeVar("T")
 
+Progress = Callable[[Digest, int, int], None]
+"""Receives (blob, bytes present, bytes in total)."""
+
+
+def ignored(blob: Digest, done: int, total: int) -> None:
+    """Report no progress."""
+
 
 class BlobStream(Protocol):
     """A remote blob that can be downloaded from any offset to its end."""
@@ -48,11 +55,14 @@ class BlobStream(Protocol):
 class Download:
     """A blob on its way into the store. Safe to read from several threads."""
 
-    def __init__(self, remote: BlobStream, store: Store, slots: threading.Semaphore) -> None:
+    def __init__(
+        self, remote: BlobStream, store: Store, slots: threading.Semaphore, progress: Progress = ignored
+    ) -> None:
         self.size = remote.size
         self._remote = remote
         self._store = store
         self._slots = slots
+        self._progress = progress
         self._changed = threading.Condition()
         self._out: Writer | None = None
         self._available = 0
@@ -185,6 +195,7 @@ class Download:
                 raise self._error
             self._out, self._available = out, size
             self._changed.notify_all()
+        self._progress(self._remote.digest, size, self.size)
 
 
 Blob = BlobReader | Download

@@ -17,6 +17,14 @@ class Source(DocumentSource, Protocol):
     is_remote: bool
     """Whether blobs have to be fetched; else all are complete."""
 
+    def tags(self) -> list[str]:
+        """Return the names of the images, each once: those that `PATH:NAME` takes, the fullest of each image.
+
+        Raises:
+            NotFoundError, RegistryError: The registry does not list them.
+        """
+        ...
+
     def open(self, descriptor: Descriptor) -> Blob:
         """Return a blob: complete, of the size that the descriptor gives, its digest not verified; or downloading.
 

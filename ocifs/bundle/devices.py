@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ocifs.bundle.paths import check_utf8
 from ocifs.errors import printable_path
 
 _ACCESS = re.compile(r"[rwm]{1,3}")
@@ -79,11 +80,8 @@ def _request(source: str, path: str, access: str, status: os.stat_result) -> Dev
     kind = "c" if stat.S_ISCHR(status.st_mode) else "b" if stat.S_ISBLK(status.st_mode) else ""
     if not kind:
         raise ValueError(f"{printable_path(source)} is not a device")
-    for each in (source, path):
-        try:
-            each.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{printable_path(each)} is not UTF-8, so config.json cannot hold it") from None
+    check_utf8(source)
+    check_utf8(path)
     return DeviceRequest(
         source,
         path,

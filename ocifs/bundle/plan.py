@@ -4,7 +4,6 @@ The image's config comes first, then the user's settings, then the mounts. Every
 checked in the tree image. This module writes nothing.
 """
 
-import os
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -15,6 +14,7 @@ from ocifs.bundle.config import Host, runtime_spec
 from ocifs.bundle.host_files import host_files
 from ocifs.bundle.mount_destinations import check_destinations, directories_of, names_of, resolve_destination
 from ocifs.bundle.overrides import Overrides
+from ocifs.bundle.paths import normalised
 from ocifs.bundle.requested_mounts import RequestedMount, refuse_duplicates
 from ocifs.bundle.runtime_spec import Mount, Spec
 from ocifs.bundle.settings import Settings, customised, with_mounts
@@ -62,7 +62,7 @@ def plan(
     requested = _resolved(settings.mounts, rootfs)
     taken = {each.destination for each in (*settings.mounts, *requested)}
     files = _files(settings, overrides.hostname, spec, requested, rootfs, warn)
-    paths = [each for each in config.config.volumes if f"/{os.path.normpath(f'/{each}').lstrip('/')}" not in taken]
+    paths = [each for each in config.config.volumes if normalised(each) not in taken]
     volumes = find_volumes(paths, rootfs, rootfs.limits, warn, readonly=host.readonly)
     references = [*dict.fromkeys(each.source for each in requested if each.kind == "image")]
     others = [

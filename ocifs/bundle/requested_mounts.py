@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from ocifs.bundle.paths import check_utf8, normalised
 from ocifs.errors import printable_path
 
 _PROPAGATION = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
@@ -116,7 +117,7 @@ def _bind(source: str, destination: str, options: Sequence[str]) -> RequestedMou
             "or use `podman run -v`"
         )
     path = os.path.abspath(source)
-    _check_utf8(path)
+    check_utf8(path)
     try:
         is_file = not os.path.isdir(path)
         os.stat(path)
@@ -187,18 +188,10 @@ def _choose(options: Sequence[str], groups: Sequence[Sequence[str]]) -> list[str
 def _destination(path: str) -> str:
     if not path.startswith("/") or ".." in path.split("/"):
         raise ValueError(f"destination {path!r} is not an absolute path without '..'")
-    _check_utf8(path)
-    normalised = "/" + os.path.normpath(path).lstrip("/")
-    if normalised == "/":
+    check_utf8(path)
+    if normalised(path) == "/":
         raise ValueError("the destination / would hide the whole image")
-    return normalised
-
-
-def _check_utf8(path: str) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{printable_path(path)} is not UTF-8, so config.json cannot hold it") from None
+    return normalised(path)
 
 
 def _field(text: str) -> tuple[str, str | None]:

@@ -6,16 +6,29 @@ man page only.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import click
 
 from ocifs.cli.types import Size
 from ocifs.limits import in_units
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _TERM_MAX = 25
 """Columns for the names of options; longer names take a line of their own."""
+
+
+def add_options(options: Iterable[Callable[[F], F]]) -> Callable[[F], F]:
+    """Return a decorator that adds options, the first one at the top of the help."""
+
+    def add(command: F) -> F:
+        for option in reversed([*options]):
+            command = option(command)
+        return command
+
+    return add
 
 
 class OptionGroup(NamedTuple):

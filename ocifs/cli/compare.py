@@ -1,21 +1,25 @@
 """`ocifs diff`: compare two images, or one image with and without its last layers."""
 
+import fnmatch
 import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any, Literal, TypeVar
 
 import click
 
-from ocifs.cli.command import command
+from ocifs.cli.command import Command
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
 from ocifs.cli.options import image_options, json_option, open_image
-from ocifs.cli.output import ColourWhen, Output, colour_option, null_option
+from ocifs.cli.output import ColourWhen, Output, colour_option, null_option, with_colour_argument
 from ocifs.cli.progress import working
+from ocifs.cli.unsupported import unsupported
 from ocifs.errors import NotFoundError
 from ocifs.image.rootfs import Rootfs
 from ocifs.options import Options
 from ocifs.report.difference import ASPECTS, Aspect, Difference, differences
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 Starts = tuple[int | None, int | None]
 
@@ -37,8 +41,40 @@ class Aspects(click.ParamType[frozenset[Aspect]]):
         return frozenset(aspect for aspect in ASPECTS if aspect in words)
 
 
-@command()
+class _Diff(Command):
+    """A command with the option --color, whose value may be missing."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_colour_argument(args))
+
+
+def _text_options(command: F) -> F:
+    """Add the options about lines of text files, those of GNU diff."""
+    for option in (
+        unsupported("-y", "--side-by-side", "-c", "-C", "--context", use="write -u, or -U N for N lines of context"),
+        unsupported("-s", "--report-identical-files", use="only differences are printed"),
+        unsupported("-e", "--ed", "-n", "--rcs", use="write -u"),
+        click.option(
+            "-r", "-N", "--recursive", "--new-file", "--no-dereference", is_flag=True, expose_value=False,
+            help="Accepted: diff always compares so.",
+        ),
+        click.option("-x", "--exclude", multiple=True, metavar="GLOB", help="Skip files of such a name (repeatable)."),
+        click.option("-a", "--text", is_flag=True, help="Treat binary files as text."),
+        click.option("--strip-trailing-cr", "ignore_cr", is_flag=True, help="Ignore carriage returns at line ends."),
+        click.option("-B", "--ignore-blank-lines", "ignore_blank", is_flag=True, help="Ignore empty lines."),
+        click.option("-b", "--ignore-space-change", "space_change", is_flag=True, help="Ignore the amount of space."),
+        click.option("-w", "--ignore-all-space", "all_space", is_flag=True, help="Ignore white space in text files."),
+        click.option("-i", "--ignore-case", is_flag=True, help="Ignore the case of ASCII letters in text files."),
+        click.option("-U", "context", type=click.IntRange(0), metavar="N", help="Like -u, with N lines of context."),
+        click.option("-u", "--unified", is_flag=True, help="Print the differing lines of all text files."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command(cls=_Diff)
 @image_options
+@_text_options
 @click.option(
     "--ignore",
     "ignored",
@@ -65,6 +101,15 @@ def diff(
     ignored: frozenset[Aspect],
     statistics: bool,
     brief: bool,
+    unified: bool,
+    context: int | None,
+    ignore_case: bool,
+    all_space: bool,
+    space_change: bool,
+    ignore_blank: bool,
+    ignore_cr: bool,
+    text: bool,
+    exclude: tuple[str, ...],
     null: bool,
     colour: ColourWhen,
     as_json: bool,
@@ -72,7 +117,8 @@ def diff(
     """Show how IMAGE2 differs from IMAGE1, in total or at and below PATH; for a text file, show the lines.
 
     IMAGE~N is the image without its last N layers. The exit status is 0 without differences, 1 with differences. Reads
-    file data only if sizes agree and the layers cannot decide. With --json, print one object for each path on a line.
+    file data only if sizes agree and the layers cannot decide, or options are about lines. With --json, print one
+    object for each path on a line.
 
     \b
     Try:  ocifs diff ./debian:latest~1 ./debian:latest
@@ -80,16 +126,23 @@ def diff(
           ocifs diff ./debian:base ./debian:latest /etc/passwd
     """
     from ocifs.report import difference_text as changes
+    from ocifs.report.changed_texts import Texts
+    from ocifs.report.textdiff import Comparison
 
     output = Output(null, colour)
+    space: Literal["exact", "amount", "all"] = "all" if all_space else "amount" if space_change else "exact"
+    how = Comparison(3 if context is None else context, space, ignore_case, ignore_blank, ignore_cr)
     first, second, paths = _named(first, second, path)
-    shown = os.fsencode(paths[0])
+    start = os.fsencode(paths[0])
     with failures_not_as_no(), ExitStack() as stack:
         before, after = (stack.enter_context(open_image(image, options)).rootfs for image in (first, second))
         starts = _starts(before, after, paths)
         # The differences are all known at this point; printing only looks up their details.
         with working("comparing") as progress:
-            found = differences(before, after, starts, shown, ignored, progress)
+            found = differences(before, after, starts, start, ignored, progress)
+            texts = Texts(before, after, how, as_text=text)
+            found = (each for each in found if not _is_excluded(each.path, exclude))
+            found = filter(None, map(texts.without_ignored, found)) if how.ignores else found
             one = next(found, None)
         if one is None or brief:
             return YES if one is None else NO
@@ -103,8 +156,11 @@ def diff(
         elif as_json:
             output.lines(map(changes.to_json, found))
         else:
-            output.lines(changes.difference_line(each, output.show, output.paint) for each in found)
-            output.lines(_text_lines(before, after, one, output) if one.path == shown else ())
+            in_full = unified or context is not None
+            for each in found:
+                output.lines([changes.difference_line(each, output.show, output.paint)])
+                if in_full or each.path == start:
+                    output.lines(_painted(line, output) for line in texts.diff(each, output.show, output.text))
         return NO
 
 
@@ -142,28 +198,17 @@ def _starts(before: Rootfs, after: Rootfs, paths: tuple[str, str]) -> Starts:
     return found[0], found[1]
 
 
-def _text_lines(before: Rootfs, after: Rootfs, difference: Difference, output: Output) -> Iterator[bytes]:
-    """Yield the lines in which a regular file differs."""
-    from ocifs.report.textdiff import MAX_SIZE, is_text, unified_diff
-
-    entries = (difference.before, difference.after)
-    if not all(entry is None or stat.S_ISREG(entry.inode.mode) for entry in entries):
-        return
-    if all(entries) and "content" not in difference.aspects:
-        return
-    for entry in entries:
-        if entry is not None and entry.inode.size > MAX_SIZE:
-            yield b"Files of more than 1 MiB are not compared line by line"
-            return
-    texts = [
-        b"" if entry is None else rootfs.read(entry.inode.nid, entry.inode.size, 0)
-        for rootfs, entry in zip((before, after), entries, strict=True)
-    ]
-    if not all(map(is_text, texts)):
-        return
-    path = difference.path.lstrip(b"/")
-    names = tuple(
-        b"/dev/null" if entry is None else output.show(side + path)
-        for side, entry in zip((b"a/", b"b/"), entries, strict=True)
+def _is_excluded(path: bytes, globs: tuple[str, ...]) -> bool:
+    """Whether the name of a file, or of a directory above it, matches one of the globs."""
+    return bool(globs) and any(
+        fnmatch.fnmatchcase(name, glob) for name in os.fsdecode(path).split("/") for glob in globs
     )
-    yield from map(output.text, unified_diff(texts[0], texts[1], (names[0], names[1])))
+
+
+_COLOURS = ((b"--- ", b"1"), (b"+++ ", b"1"), (b"@@ ", b"36"), (b"-", b"31"), (b"+", b"32"))
+"""What a line begins with, and its colour; the first one counts."""
+
+
+def _painted(line: bytes, output: Output) -> bytes:
+    code = next((code for begin, code in _COLOURS if line.startswith(begin)), b"") if output.is_coloured else b""
+    return b"\x1b[%bm%b\x1b[0m" % (code, line) if code else line

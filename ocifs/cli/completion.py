@@ -1,20 +1,24 @@
 """`ocifs completion`: shell completion scripts."""
 
+from pathlib import Path
+
 import click
-from click.shell_completion import get_completion_class
 
 from ocifs.cli.command import command
 
+_SCRIPTS = {"bash": "ocifs.bash", "zsh": "_ocifs", "fish": "ocifs.fish"}
+
 
 @command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> None:
-    """Print a script that completes ocifs commands in SHELL.
+@click.argument("shell", type=click.Choice(list(_SCRIPTS)))
+def completion(shell: str) -> None:
+    """Print a script that completes commands, options, images and paths in SHELL.
+
+    Packages install it: it is needed only for an installation by pip or from source.
 
     \b
-    Try:  ocifs completion bash >~/.local/share/bash-completion/completions/ocifs
+    Try:  source <(ocifs completion bash)     in ~/.bashrc
+          source <(ocifs completion zsh)      in ~/.zshrc, after compinit
+          ocifs completion fish | source      in ~/.config/fish/config.fish
     """
-    complete = get_completion_class(shell)
-    if complete is not None:  # click knows all three
-        click.echo(complete(context.find_root().command, {}, "ocifs", "_OCIFS_COMPLETE").source())
+    click.echo((Path(__file__).parent / "complete" / _SCRIPTS[shell]).read_text(), nl=False)

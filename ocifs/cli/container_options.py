@@ -19,7 +19,7 @@ from ocifs.bundle.host_files import parse_added_host, parse_hostname
 from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.requested_mounts import RequestedMount
 from ocifs.bundle.settings import Settings
-from ocifs.cli.command import GroupedOption, OptionGroup
+from ocifs.cli.command import GroupedOption, OptionGroup, add_options
 from ocifs.cli.options import warn
 from ocifs.cli.types import parse_size
 from ocifs.cli.unsupported import unsupported
@@ -347,11 +347,7 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
 
 def container_options(command: F) -> F:
     """Add the options of commands that make a container; the command receives them as one `ContainerOptions`."""
-    for names, use in reversed(_UNSUPPORTED):
-        command = unsupported(*names, use=use)(command)
-    for add in reversed(_OPTIONS):
-        command = add(command)
-    return command
+    return add_options((*_OPTIONS, *(unsupported(*names, use=use) for names, use in _UNSUPPORTED)))(command)
 
 
 def refuse_pull(container: ContainerOptions, image: str) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ocifs.atomic import atomic_file, atomic_rename
 from ocifs.cli.progress import working
+from ocifs.descriptor import opened
 from ocifs.erofs.reader import Inode
 from ocifs.errors import OcifsError, UnsupportedError, printable_path
 from ocifs.export.attributes import Attributes
@@ -127,12 +128,9 @@ def _copy_file(rootfs: Rootfs, inode: Inode, path: str, target: _Target, how: Co
                 _write_content(rootfs, inode, out.fileno(), seekable=False)
             return True
         place = Path(os.path.realpath(place))  # like cp, follow a symlink that the user names
-    directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with opened(place.parent, os.O_RDONLY | os.O_DIRECTORY) as directory:
         write = _write_new if stat.S_ISREG(inode.mode) else _link_new
         write(rootfs, inode, directory, place.name, how, losses)
-    finally:
-        os.close(directory)
     return True
 
 
@@ -147,11 +145,8 @@ def _link_new(rootfs: Rootfs, inode: Inode, directory: int, name: str, how: Copy
     with atomic_rename(directory, name, lambda made, parent: os.unlink(made, dir_fd=parent)) as temporary:
         os.symlink(rootfs.readlink(inode.nid), temporary, dir_fd=directory)
         if how.preserve:
-            fd = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-            try:
+            with opened(temporary, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory) as fd:
                 _preserve(rootfs, inode, f"/proc/self/fd/{fd}", name, losses)
-            finally:
-                os.close(fd)
 
 
 def _preserve(rootfs: Rootfs, inode: Inode, file: int | str, name: str, losses: Losses) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 import click
 
 from ocifs.cli.command import command
-from ocifs.cli.options import View, json_option, view_options
+from ocifs.cli.options import json_option
 from ocifs.cli.output import Output, human_option, null_option
 from ocifs.cli.unsupported import each_unsupported, unsupported
-from ocifs.image.glob import expand
+from ocifs.cli.view import View, view_options
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.text import short_size
 from ocifs.report.usage import Usage, disk_usage, total, usage_lines
@@ -67,9 +67,8 @@ def du(
     apparent = apparent or unit == "b"
     most = 0 if summary else depth
     output = Output(null or zero)
-    named = view.paths(paths, "/")
-    with view.open() as opened:
-        usages = _usages(opened.rootfs, expand(opened.rootfs, named), apparent=apparent, files=show_all, grand=grand)
+    with view.files(paths, "/") as (opened, expanded):
+        usages = _usages(opened.rootfs, expanded, apparent=apparent, files=show_all, grand=grand)
         shown = (usage for usage in usages if most is None or usage.depth <= most)
         if as_json:
             output.lines(map(usage_json, shown))

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ocifs.cli.command import Option, command
-from ocifs.cli.options import image_options, one_path, open_image, warn
+from ocifs.cli.options import image_options, open_image, warn
 from ocifs.cli.progress import exporting
 from ocifs.cli.signals import ended_by_signals
+from ocifs.cli.view import one_path
 from ocifs.options import Options
 
 if TYPE_CHECKING:

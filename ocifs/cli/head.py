@@ -7,12 +7,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from ocifs.cli.command import Command
-from ocifs.cli.options import View, view_options
+from ocifs.cli.command import Command, add_options
 from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.types import parse_size
 from ocifs.cli.unsupported import each_unsupported, unsupported
-from ocifs.image.glob import expand
+from ocifs.cli.view import View, view_options
 from ocifs.report.parts import Part, Unit, read_part, split_sign
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,21 +64,17 @@ class _OldCounts(Command):
 
 def _count_options(lines: str, size: str) -> Callable[[F], F]:
     """Add the options that head and tail share."""
-
-    def add(command: F) -> F:
-        for option in (
-            click.argument("paths", nargs=-1, metavar="[PATH...]"),
-            unsupported("-z", "--zero-terminated", use="pipe `ocifs cat` into it with -z"),
-            click.option("-v", "--verbose", is_flag=True, help="Print a heading for a single file, too."),
-            click.option("-q", "--quiet", "--silent", is_flag=True, help="Print no headings for several files."),
-            click.option("-c", "--bytes", "size", type=_CountType(), help=size),
-            click.option("-n", "--lines", "lines", type=_CountType(), help=lines),
+    return add_options(
+        (
             view_options,
-        ):
-            command = option(command)
-        return command
-
-    return add
+            click.option("-n", "--lines", "lines", type=_CountType(), help=lines),
+            click.option("-c", "--bytes", "size", type=_CountType(), help=size),
+            click.option("-q", "--quiet", "--silent", is_flag=True, help="Print no headings for several files."),
+            click.option("-v", "--verbose", is_flag=True, help="Print a heading for a single file, too."),
+            unsupported("-z", "--zero-terminated", use="pipe `ocifs cat` into it with -z"),
+            click.argument("paths", nargs=-1, metavar="[PATH...]"),
+        )
+    )
 
 
 @click.command(cls=_OldCounts)
@@ -133,9 +128,7 @@ def _chosen(part: Callable[[Unit, Count], Part], lines: Count | None, size: Coun
 
 
 def _print(view: View, paths: tuple[str, ...], part: Part, *, quiet: bool, verbose: bool) -> None:
-    named = view.paths(paths)
-    with view.open() as opened:
-        several = expand(opened.rootfs, named)
+    with view.files(paths) as (opened, several):
         for number, path in enumerate(several):
             with opened.rootfs.open(path) as file:
                 if (len(several) > 1 or verbose) and not quiet:

@@ -7,10 +7,10 @@ import click
 import msgspec
 
 from ocifs.cli.command import command
-from ocifs.cli.options import View, json_option, merged_view_options, view_options
+from ocifs.cli.options import json_option
 from ocifs.cli.output import Output, write_bytes
 from ocifs.cli.unsupported import unsupported
-from ocifs.image.glob import expand
+from ocifs.cli.view import View, merged_view_options, view_options
 from ocifs.image.opening import Image
 from ocifs.report.listing import Listed, Show, describe, to_json
 from ocifs.report.stat_format import Form, FormatError, Names, parse_format
@@ -36,10 +36,9 @@ def stat(view: View, paths: tuple[str, ...], follow: bool, line: str | None, tex
     """
     output = Output()
     form = _stat_format(line, text, output.show)
-    named = view.paths(paths)
-    with view.open() as opened:
+    with view.files(paths) as (opened, expanded):
         names = Names(opened.rootfs)
-        for path in expand(opened.rootfs, named):
+        for path in expanded:
             nid = opened.rootfs.lookup(path, follow=follow)
             if form is not None:
                 write_bytes(form(Listed.of(opened.rootfs, path, nid), names))
@@ -77,9 +76,8 @@ def blame(view: View, paths: tuple[str, ...], as_json: bool) -> None:
     from ocifs.report.blame import history_lines, history_members, path_history
 
     output = Output()
-    named = view.paths(paths)
-    with view.open() as opened:
-        for path in (several := expand(opened.rootfs, named)):
+    with view.files(paths) as (opened, several):
+        for path in several:
             events = path_history(opened, path)
             if as_json:
                 output.lines(msgspec.json.encode(history_members(path, event)) for event in events)

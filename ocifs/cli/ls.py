@@ -10,10 +10,10 @@ import click
 import msgspec
 
 from ocifs.cli.command import command
-from ocifs.cli.options import View, json_option, view_options
+from ocifs.cli.options import json_option
 from ocifs.cli.output import ColourWhen, Output, colour_option, human_option, null_option
 from ocifs.cli.unsupported import each_unsupported, unsupported
-from ocifs.image.glob import expand
+from ocifs.cli.view import View, view_options
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Listed, Paint, Show, long_lines, to_json
 from ocifs.report.ls import Arrangement, Listing, Mark, Sort, columns, listings, mark, text_width
@@ -86,7 +86,6 @@ def ls(
           ocifs ls -lR --only-layer 2 ./debian:latest
           ocifs ls -lSh ./debian:latest '/usr/lib/*/*.so*'
     """
-    named = view.paths(paths, "/")
     how = Arrangement(
         hidden="almost" if almost or as_json else "all" if show_all else "none",
         itself=itself,
@@ -105,8 +104,7 @@ def ls(
         inodes=inodes,
         human=human,
     )
-    with view.open() as opened:
-        expanded = expand(opened.rootfs, named)
+    with view.files(paths, "/") as (opened, expanded):
         found = listings(opened.rootfs, expanded, how)
         if as_json:
             output.lines(_json_lines(found, several=len(expanded) > 1))

@@ -10,16 +10,22 @@ import signal
 import sys
 from contextlib import nullcontext
 
-from ocifs.mount.process import Daemon
-
 _GARBAGE = 1_000_000
 """Allocations between runs of Python's cycle collector: most objects of a command live to its end."""
 
 _MOUNTING = {"mount", "bundle", "run"}
+_COMPLETE = "__complete"
+"""The command of the completion scripts (`ocifs.cli.complete`)."""
 
 
 def main() -> None:
     """Run the command line, and exit."""
+    if sys.argv[1:2] == [_COMPLETE]:
+        from ocifs.cli.complete.answer import main as complete
+
+        sys.exit(complete(sys.argv[2:]))
+    from ocifs.mount.process import Daemon
+
     interrupted = signal.getsignal(signal.SIGINT)
     if interrupted is signal.default_int_handler:  # before any handler exists
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,6 +1,7 @@
 """`ocifs mount`, `umount` and `mounts`."""
 
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,17 @@ from msgspec.structs import replace
 from ocifs.cli.command import command
 from ocifs.cli.mount_options import mount_options
 from ocifs.cli.options import image_options, json_option, open_image, tell
-from ocifs.errors import printable_path
+from ocifs.cli.output import terminal_width
+from ocifs.errors import OcifsError, printable_path
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
-from ocifs.mount.mountpoint import check_fuse, check_mountpoint
+from ocifs.mount.mountpoint import check_fuse, check_mountpoint, needed
 from ocifs.mount.options import MountOptions
 from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, ListedMount, list_mounts, runtime_directory
 from ocifs.mount.unmount import is_bundle, unmount_bundle, unmount_image
 from ocifs.options import Options
-from ocifs.report.text import local_time, table
+from ocifs.report.text import fitted, local_time, table
 from ocifs.sources.naming import reference_of
 
 if TYPE_CHECKING:
@@ -65,14 +67,7 @@ def mount(
         runtime = runtime_directory().path
         log = mounting.log or (None if foreground else str(runtime / LOG))
         cache = options.store.directory
-        reference = reference_of(image)
-        keep_visible = [
-            *([("the image", reference.path)] if reference.transport != "docker" and not reference.is_stdin else []),
-            *([("the cache", str(cache))] if cache else []),
-            ("the current directory", os.getcwd()),
-            ("the runtime directory", str(runtime)),
-            *([("the log", log)] if log else []),
-        ]
+        keep_visible = needed(reference_of(image), cache, str(runtime), log)
         real = check_mountpoint(mountpoint, keep_visible, cache, replace=mounting.replace)
         opened = stack.enter_context(open_image(image, replace(options, tell=tell) if verbose else options))
         job = Job.of(opened, real, replace(mounting, log=log))
@@ -98,26 +93,52 @@ def _mounted_by(reply: "MountReply") -> str:
 
 @command()
 @click.option("--lazy", "-l", is_flag=True, help="Detach it now, even if it is in use.")
-@click.argument("mountpoints", nargs=-1, required=True, metavar="MOUNTPOINT...")
-def umount(mountpoints: tuple[str, ...], lazy: bool) -> None:
-    """Unmount MOUNTPOINT, and wait until its daemon has exited.
+@click.option(
+    "--all", "-a", "everything", is_flag=True, help="Unmount everything that `ocifs mounts` lists with a pid."
+)
+@click.argument("mountpoints", nargs=-1, metavar="MOUNTPOINT...")
+def umount(mountpoints: tuple[str, ...], lazy: bool, everything: bool) -> int:
+    """Unmount each MOUNTPOINT, and wait until its daemon has exited.
 
     If MOUNTPOINT is a bundle, unmount everything in it; if `ocifs run` left it behind, also delete its container and
     remove it. Mounts whose daemon died are cleared. For other mounts, umount(8) and `fusermount3 -u` work as well.
     """
+    if not everything and not mountpoints:
+        raise click.MissingParameter(param_hint="MOUNTPOINT...", param_type="argument")
+    if everything and mountpoints:
+        raise click.UsageError("--all and MOUNTPOINT exclude each other")
+    status = 0
+    for mountpoint in _all_mounted() if everything else mountpoints:
+        try:
+            _unmount(real_mountpoint(mountpoint), lazy=lazy)
+        except OcifsError as error:
+            click.echo(f"ocifs: {printable_path(str(error))}", err=True)
+            status = error.exit_code
+    return status
+
+
+def _unmount(real: str, *, lazy: bool) -> None:
     from ocifs.cli.container import is_container, remove_container
 
-    for mountpoint in mountpoints:
-        real = real_mountpoint(mountpoint)
-        with locked(real):
-            if mount_at(real):  # first, because a mount may hang: nothing in it is looked up
-                unmount_image(real, lazy=lazy)
-            elif is_container(real):
-                remove_container(real)
-            elif is_bundle(real):
-                unmount_bundle(real, lazy=lazy)
-            else:
-                unmount_image(real, lazy=lazy)
+    with locked(real):
+        if mount_at(real):  # first, because a mount may hang: nothing in it is looked up
+            unmount_image(real, lazy=lazy)
+        elif is_container(real):
+            remove_container(real)
+        elif is_bundle(real):
+            unmount_bundle(real, lazy=lazy)
+        else:
+            unmount_image(real, lazy=lazy)
+
+
+def _all_mounted() -> Iterator[str]:
+    """Yield each mountpoint or bundle in this mount namespace, the newest first, unless it is unmounted meanwhile.
+
+    Mounts without a record are left alone: they belong to another runtime directory, or are bind mounts.
+    """
+    for mount in reversed(list_mounts()):
+        if mount.pid and mount.state != "elsewhere" and mount_at(mount.mountpoint):
+            yield mount.bundle or mount.mountpoint
 
 
 @command()
@@ -134,27 +155,44 @@ def mounts(as_json: bool, verbose: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(list(map(_members, listed)))))
         return
-    rows = [("MOUNTPOINT", "IMAGE", "DIGEST", "PID", "STATE", "KIND", "ENGINE")] + [
-        (
-            printable_path(m.bundle or m.mountpoint),
-            printable_path(m.image),
-            m.digest[:19],
-            str(m.pid or "?"),
-            m.state + (", refuted" if m.refuted else "" if m.is_verified else ", unverified"),
-            "bundle" if m.bundle else "mount",
-            printable_path(f"{m.engine} ({m.reason})" if m.reason else m.engine),
-        )
-        for m in listed
-    ]
-    for line, layers in zip(table(rows), [(), *(mount.layers for mount in listed)], strict=True):
+    width = terminal_width()
+    rows = [_HEAD, *(_row(mount, short=width is not None) for mount in listed)]
+    lines = table(fitted(rows, width, elastic=(0, 1)))
+    for line, mount in zip(lines, [None, *listed], strict=True):
         click.echo(line.rstrip())
-        for number, layer in enumerate(layers if verbose else ()):
-            click.echo(
-                f"  layer {number}: blob {layer.blob[:19]} and diff ID {layer.diff_id[:19]} "
-                + (f"verified {local_time(layer.verified_at)}" if layer.verified_at else "not yet verified")
-                + f", each of {layer.spans} spans whenever it is decoded"
-                + (f"; index {layer.index}" if layer.index else "")
-            )
+        for note in _notes(mount, width, verbose=verbose) if mount else ():
+            click.echo(f"  {note}")
+
+
+_HEAD = ("MOUNTPOINT", "IMAGE", "DIGEST", "PID", "STATE", "KIND", "ENGINE")
+
+
+def _row(mount: ListedMount, *, short: bool) -> tuple[str, ...]:
+    return (
+        printable_path(mount.bundle or mount.mountpoint),
+        printable_path(mount.image),
+        mount.digest.partition(":")[2][:12] if short else mount.digest[:19],
+        str(mount.pid or "?"),
+        mount.state + (", refuted" if mount.refuted else "" if mount.is_verified else ", unverified"),
+        "bundle" if mount.bundle else "mount",
+        printable_path(f"{mount.engine} ({mount.reason})" if mount.reason and not short else mount.engine),
+    )
+
+
+def _notes(mount: ListedMount, width: int | None, *, verbose: bool) -> Iterator[str]:
+    """Yield what is to be told of a mount below its row: on a terminal the reason for its engine; details."""
+    if width is not None and mount.reason:
+        import textwrap
+
+        reason = printable_path(f"by {mount.engine}: {mount.reason}")
+        yield from textwrap.wrap(reason, max(20, width - 2), subsequent_indent="  ")
+    for number, layer in enumerate(mount.layers if verbose else ()):
+        yield (
+            f"layer {number}: blob {layer.blob[:19]} and diff ID {layer.diff_id[:19]} "
+            + (f"verified {local_time(layer.verified_at)}" if layer.verified_at else "not yet verified")
+            + f", each of {layer.spans} spans whenever it is decoded"
+            + (f"; index {layer.index}" if layer.index else "")
+        )
 
 
 def _members(mount: ListedMount) -> dict[str, object]:

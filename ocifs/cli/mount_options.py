@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ocifs.cli.command import GroupedOption, OptionGroup
+from ocifs.cli.command import GroupedOption, OptionGroup, add_options
 from ocifs.cli.types import Size
 from ocifs.mount.options import MountOptions
 
@@ -95,13 +95,9 @@ _EXPOSING = (
 
 def serving_options(command: F) -> F:
     """Add the options for serving a mount; the command receives them as one `MountOptions`."""
-    for add in reversed(_serving(_ServingOption)):
-        command = add(command)
-    return command
+    return add_options(_serving(_ServingOption))(command)
 
 
 def mount_options(command: F) -> F:
     """Add the options for all fields of `MountOptions`, for a command that mounts where the user says."""
-    for add in reversed((*_serving(_MountOption), *_EXPOSING)):
-        command = add(command)
-    return command
+    return add_options((*_serving(_MountOption), *_EXPOSING))(command)

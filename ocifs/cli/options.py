@@ -1,15 +1,14 @@
 """The options of commands that open an image, gathered into one `ocifs.options.Options`."""
 
 import functools
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from msgspec.structs import replace
 
-from ocifs.cli.command import GroupedOption, OptionGroup
+from ocifs.cli.command import GroupedOption, OptionGroup, add_options
 from ocifs.cli.types import LimitType, PlatformType, Size
 from ocifs.errors import printable_path
 from ocifs.limits import DEFAULT_LIMITS
@@ -66,7 +65,11 @@ def _options(values: dict[str, Any]) -> Options:
     return Options(
         store=Store(directory, max_size=values.pop("max_cache_size"), warn=warn),
         limits=replace(DEFAULT_LIMITS, **dict(values.pop("limits"))),
-        access=Access(**{name: values.pop(name) for name in Access.__struct_fields__ if name in values}),
+        access=Access(
+            # Each warning once, however many endpoints there are.
+            warn=functools.cache(warn),
+            **{name: values.pop(name) for name in Access.__struct_fields__ if name in values},
+        ),
         layer=layer if only_layer is None else only_layer,
         changes_only=only_layer is not None,
         warn=warn,
@@ -74,12 +77,14 @@ def _options(values: dict[str, Any]) -> Options:
     )
 
 
-class _ImageOption(GroupedOption):
+class ImageOption(GroupedOption):
+    """An option of commands that open an image; its value ends in their `Options`."""
+
     group = OptionGroup("options", _options, "Registry, cache and limits")
 
 
 _DEFAULTS = Options()
-_option = functools.partial(click.option, cls=_ImageOption)
+_option = functools.partial(click.option, cls=ImageOption)
 
 _DOCUMENT_OPTIONS = (
     _option(
@@ -100,7 +105,7 @@ _DOCUMENT_OPTIONS = (
         help="Set a resource limit; `--limit help` lists them.",
         details="Repeatable, as in --limit entries=9000000 --limit layers=900. See LIMITS in ocifs(1).",
     ),
-    _cache_dir(_ImageOption),
+    _cache_dir(ImageOption),
     _option(
         "--max-cache-size",
         type=Size(),
@@ -190,28 +195,9 @@ _STRICT = _option(
 )
 
 
-class _ViewOption(_ImageOption):
-    group = _ImageOption.group._replace(heading=None)
-
-
-_LAYER = click.option(
-    "--layer", cls=_ViewOption, type=int, metavar="N", help="Show the image as of layer N (0: base, -1: top)."
-)
-_ONLY_LAYER = click.option(
-    "--only-layer",
-    cls=_ViewOption,
-    type=int,
-    metavar="N",
-    help="Show only what layer N changes.",
-    details="Whiteouts are shown as files of their own type.",
-)
-
-
 def document_options(command: F) -> F:
     """Add the options of every command that opens an image; the command receives them as one `Options`."""
-    for add in reversed(_DOCUMENT_OPTIONS):
-        command = add(command)
-    return command
+    return add_options(_DOCUMENT_OPTIONS)(command)
 
 
 def image_options(command: F) -> F:
@@ -225,12 +211,12 @@ def open_image(image: str, options: Options) -> "Image":
     from ocifs.image import opening
 
     with indexing() as progress:
-        return opening.open_image(image, replace(options, progress=progress))
+        return opening.open_image(image, replace(options, progress=progress, downloading=progress.downloading))
 
 
 def open_source(image: str, options: Options) -> "tuple[Source, Reference]":
     """Open the source of an image, but not the image; with a progress bar while a compressed archive is indexed."""
-    from ocifs.blobs.caching_source import Indexing, open_cached
+    from ocifs.blobs.caching_source import Preparing, open_cached
     from ocifs.cli.progress import indexing
     from ocifs.sources.naming import reference_of
 
@@ -242,64 +228,6 @@ def open_source(image: str, options: Options) -> "tuple[Source, Reference]":
             options.access,
             options.limits,
             follow_links=options.follow_links,
-            indexing=Indexing(progress, low_memory=options.low_memory, warn=options.warn),
+            preparing=Preparing(progress.downloading, progress, low_memory=options.low_memory, warn=options.warn),
         )
     return source, reference
-
-
-class View(NamedTuple):
-    """The image, or the part of it, that a command shows."""
-
-    image: str
-    path: str | None
-    """The path of `IMAGE:/PATH`."""
-    options: Options
-
-    def open(self) -> "Image":
-        """Open the image, as of a layer or reduced to the changes of a layer."""
-        return open_image(self.image, self.options)
-
-    def paths(self, further: Sequence[str], default: str | None = None) -> list[bytes]:
-        """Return the paths in the image: that of `IMAGE:/PATH`, then each PATH, before which IMAGE may be repeated.
-
-        Raises:
-            UsageError: There is none and no `default`, or one is in another image.
-        """
-        if self.path is None:
-            named = list(further)
-        else:
-            named = [self.path, *(path.removeprefix(f"{self.image}:") for path in further)]
-            if other := next((path for path in named if ":/" in path and not path.startswith("/")), None):
-                raise click.UsageError(f"'{printable_path(other)}' is in another image: name one image")
-        if not named and default is None:
-            raise click.MissingParameter(param_hint="'PATH...'", param_type="argument")
-        return [os.fsencode(path) for path in named or [default or ""]]
-
-
-def one_path(image: str, path: str | None) -> tuple[str, str]:
-    """Return IMAGE, and the path in it: the one of `IMAGE:/PATH`, else `path`, else `/`. Raises UsageError for both."""
-    from ocifs.sources.reference import split_path
-
-    image, inside = split_path(image)
-    if inside is not None and path is not None:
-        raise click.UsageError(f"the path is given twice: '{printable_path(inside)}' and '{printable_path(path)}'")
-    return image, inside or path or "/"
-
-
-def merged_view_options(command: F) -> F:
-    """Add IMAGE and the options of every command that shows merged layers; the command receives them as one `View`."""
-
-    @functools.wraps(command)
-    def with_view(image: str, options: Options, **others: object) -> object:
-        from ocifs.sources.reference import split_path
-
-        return command(View(*split_path(image), options), **others)
-
-    for add in (click.argument("image", metavar="IMAGE[:/PATH]"), _LAYER, image_options):
-        with_view = add(with_view)
-    return with_view  # type: ignore[return-value] # click calls it with other parameters
-
-
-def view_options(command: F) -> F:
-    """Add `merged_view_options`, and the option to show the changes of one layer instead."""
-    return merged_view_options(_ONLY_LAYER(command))

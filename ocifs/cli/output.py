@@ -1,12 +1,14 @@
 """Output of lines and names: raw to a program; without control characters and in colour to a terminal."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import click
 
+from ocifs.cli.command import Option
 from ocifs.errors import printable
 from ocifs.report.listing import Listed, Paint, Show, unpainted
 
@@ -18,11 +20,15 @@ null_option = click.option("-z", "--null", "null", is_flag=True, help="End lines
 human_option = click.option("-h", "--human-readable", "human", is_flag=True, help="Print sizes with a unit: 1.5K, 20M.")
 colour_option = click.option(
     "--color",
+    "--colour",
     "colour",
+    cls=Option,
     type=click.Choice(["auto", "always", "never"]),
+    metavar="WHEN",
     default="auto",
     show_default=True,
-    help="Colour names by LS_COLORS; auto: on a terminal, unless NO_COLOR is set.",
+    help="Colours: auto, always or never.",
+    details="auto: on a terminal, unless NO_COLOR is set. Names have the colours of LS_COLORS.",
 )
 
 
@@ -43,9 +49,14 @@ class Output(NamedTuple):
         return line if self.null else b"\t".join(map(shown_name, line.split(b"\t")))
 
     @property
+    def is_coloured(self) -> bool:
+        """Whether to print in colour."""
+        return self.colour == "always" or (self.colour == "auto" and _wants_colour())
+
+    @property
     def paint(self) -> Paint:
         """Colours names."""
-        if self.colour == "always" or (self.colour == "auto" and _wants_colour()):
+        if self.is_coloured:
             from ocifs.report.colour import painter
 
             return painter(os.environ.get("LS_COLORS", ""))
@@ -62,6 +73,18 @@ class Output(NamedTuple):
         sys.stdout.buffer.flush()
 
 
+def with_colour_argument(arguments: list[str]) -> list[str]:
+    """Return command-line arguments with a value for each `--color` and `--colour` without one, as in GNU tools."""
+    completed: list[str] = []
+    for place, word in enumerate(arguments):
+        if word == "--":
+            return completed + arguments[place:]
+        follows = arguments[place + 1 : place + 2]
+        bare = word in {"--color", "--colour"} and not set(follows) & set(get_args(ColourWhen))
+        completed.append(f"{word}=auto" if bare else word)
+    return completed
+
+
 def write_bytes(data: bytes) -> None:
     """Write bytes to stdout unchanged."""
     sys.stdout.buffer.write(data)
@@ -70,6 +93,11 @@ def write_bytes(data: bytes) -> None:
 def shown_name(name: bytes) -> bytes:
     """Return a name for stdout: raw for a program, without control characters for a terminal."""
     return _escaped(name) if sys.stdout.isatty() else name
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that is stdout; None if it is none, and nothing is to be cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _escaped(name: bytes) -> bytes:

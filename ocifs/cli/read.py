@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from ocifs.cli.command import command
-from ocifs.cli.options import View, view_options, warn
+from ocifs.cli.options import warn
 from ocifs.cli.output import shown_name, write_bytes
 from ocifs.cli.signals import ended_by_signals
 from ocifs.cli.unsupported import each_unsupported, unsupported
+from ocifs.cli.view import View, view_options
 from ocifs.errors import printable_path
-from ocifs.image.glob import expand
 
 _CHUNK = 1 << 20
 
@@ -32,9 +32,8 @@ def cat(view: View, paths: tuple[str, ...]) -> None:
     \b
     Try:  ocifs cat ./debian:latest /etc/os-release
     """
-    named = view.paths(paths)
-    with view.open() as opened:
-        for path in expand(opened.rootfs, named):
+    with view.files(paths) as (opened, expanded):
+        for path in expanded:
             with opened.rootfs.open(path) as file:
                 shutil.copyfileobj(file, sys.stdout.buffer, _CHUNK)
     sys.stdout.buffer.flush()
@@ -89,7 +88,6 @@ def cp(
 
     if dereference and (recursive or archive):
         raise click.UsageError("-L cannot be combined with -r or -a: below PATH, symlinks are copied as symlinks")
-    named = view.paths(paths)
     how = Copying(
         recursive=recursive or archive,
         preserve=preserve or archive,
@@ -98,8 +96,8 @@ def cp(
         into=not exactly,
         made=_print_copy if verbose else lambda path, target: None,
     )
-    with ended_by_signals(), view.open() as opened:
-        several = [os.fsdecode(path) for path in expand(opened.rootfs, named)]
+    with ended_by_signals(), view.files(paths) as (opened, expanded):
+        several = [os.fsdecode(path) for path in expanded]
         if len(several) > 1:
             _check_directory(destination, exactly=exactly)
         for path in several:

@@ -9,6 +9,7 @@ from subprocess import DEVNULL
 import click
 from msgspec.structs import replace
 
+from ocifs.bundle.paths import check_utf8
 from ocifs.cli.bundle import (
     BundleRequest,
     make_missing,
@@ -111,11 +112,9 @@ def _encodable(words: tuple[str, ...]) -> tuple[str, ...]:
     """Return the arguments. Raises UsageError for one that config.json cannot hold."""
     for each in words:
         try:
-            each.encode()
-        except UnicodeEncodeError:
-            raise click.UsageError(
-                f"argument {printable_path(each)} is not UTF-8: config.json cannot hold it"
-            ) from None
+            check_utf8(each)
+        except ValueError as error:
+            raise click.UsageError(f"argument {error}") from None
     return words
 
 

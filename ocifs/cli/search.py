@@ -3,21 +3,26 @@
 import click
 
 from ocifs.cli.command import command
-from ocifs.cli.options import View, json_option, view_options
+from ocifs.cli.options import json_option
 from ocifs.cli.output import Output, write_bytes
+from ocifs.cli.unsupported import unsupported
+from ocifs.cli.view import View, view_options
 from ocifs.image.glob import expand
 from ocifs.report.listing import Listed, to_json
 
 _EXPRESSION = """\b
 Tests, as those of find(1); N is N, +N for more, -N for less
   -name GLOB  -iname GLOB  -path GLOB  -ipath GLOB  -regex RE  -iregex RE
+  -lname GLOB  -ilname GLOB  -regextype python|posix-extended|posix-basic
   -type [bcdflpsw],…   w: a whiteout     -size N[cwbkMG]   -empty
-  -mtime N  -mmin N  -newer PATH  -newermt TIME
+  -mtime N  -mmin N  -newer PATH  -newermt TIME  -samefile PATH
   -perm MODE  -perm -MODE  -perm /MODE   -user NAME  -group NAME
-  -uid N  -gid N  -links N  -inum N      -xattr GLOB  -layer N
+  -uid N  -gid N  -nouser  -nogroup  -links N  -inum N  -xattr GLOB  -layer N
   -maxdepth N  -mindepth N  -prune  -true  -false
-Operators: ( )  ! -not  -a -and  -o -or
-Actions: -print (if no other is named)  -print0  -ls
+Operators: ( )  ! -not  -a -and  -o -or  ,
+Actions: -print (if no other is named)  -print0  -printf FORMAT  -ls  -quit
+  FORMAT: %p %P %H %f %h %d  %s %b %k %n %i %l  %m %M %u %U %g %G  %y %Y
+          %t %T@ %T+ %TY…  %%, with widths as %-10s; \\n \\t \\0 \\NNN \\\\
 """
 
 
@@ -26,12 +31,15 @@ Actions: -print (if no other is named)  -print0  -ls
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 @view_options
+@unsupported("-L", "-H", use="symlinks are not followed: mount the image and use find(1)")
+@click.option("-P", is_flag=True, expose_value=False, hidden=True)
 @json_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[PATH...] [EXPRESSION]")
 def find(view: View, words: tuple[str, ...], as_json: bool) -> None:
     """Find files at and below each PATH of IMAGE [default: /] for which EXPRESSION is true.
 
-    Options precede IMAGE. Symlinks are not followed. Regular expressions are Python's, and must match the whole path.
+    Options precede IMAGE. Symlinks are not followed. Regular expressions are Python's, unless
+    -regextype precedes them, and must match the whole path.
     User names are those of the image's /etc/passwd.
 
     \b
@@ -59,6 +67,8 @@ def find(view: View, words: tuple[str, ...], as_json: bool) -> None:
                     write_bytes(show(visit.printed) + b"\n")
                 elif action == "print0":
                     write_bytes(visit.printed + b"\0")
+                elif action != "ls":
+                    write_bytes(action.record(visit, show))
                 else:
                     write_bytes(finding.ls_line(Listed.of(rootfs, visit.path, visit.nid), show) + b"\n")
     output.lines([])

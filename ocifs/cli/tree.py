@@ -7,10 +7,10 @@ import click
 from msgspec.structs import replace
 
 from ocifs.cli.command import command
-from ocifs.cli.options import View, json_option, view_options
+from ocifs.cli.options import json_option
 from ocifs.cli.output import ColourWhen, Output, colour_option, human_option
 from ocifs.cli.unsupported import each_unsupported, unsupported
-from ocifs.image.glob import expand
+from ocifs.cli.view import View, view_options
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import unmarked
 from ocifs.report.ls import mark
@@ -88,10 +88,8 @@ def tree(
         wanted=None if wanted is None else parse_pattern(wanted, ignore_case=ignore_case),
         ignored=None if ignored is None else parse_pattern(ignored, ignore_case=ignore_case),
     )
-    named = view.paths(paths, "/")
-    with view.open() as opened:
+    with view.files(paths, "/") as (opened, starts):
         rootfs = opened.rootfs
-        starts = expand(rootfs, named)
         drawn = _drawn(rootfs, starts, chosen)
         if as_json:
             output.lines(map(branch_json, drawn))

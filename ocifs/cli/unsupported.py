@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ocifs.cli.command import add_options
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -25,10 +27,4 @@ def unsupported(*names: str, use: str) -> Callable[[F], F]:
 
 def each_unsupported(*flags: str, use: str) -> Callable[[F], F]:
     """Add several flags with the same alternative; each is written with its synonyms: `-e --expression`."""
-
-    def add(command: F) -> F:
-        for names in flags:
-            command = unsupported(*names.split(), use=use)(command)
-        return command
-
-    return add
+    return add_options([unsupported(*names.split(), use=use) for names in flags])

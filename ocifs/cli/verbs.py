@@ -79,8 +79,6 @@ INTERNAL_ERROR = 70
 INTERRUPTED = 130
 """As a shell has it of a command that SIGINT ended."""
 
-_COMPLETE = "_OCIFS_COMPLETE"
-
 _EPILOG = """\b
 IMAGE is one of
   PATH[:TAG]  PATH@sha256:…            a layout directory or an archive
@@ -149,10 +147,6 @@ def run(arguments: list[str], daemon: "Daemon | None") -> int:
     Commands that mount take `daemon`.
     """
     try:
-        if _COMPLETE in os.environ:
-            cli.main(
-                arguments, prog_name="ocifs", complete_var=_COMPLETE
-            )  # answers the shell's completion request, and exits
         # Not cli.main, which handles broken pipes and interrupts differently.
         with cli.make_context("ocifs", arguments, obj=daemon) as context:
             result = cli.invoke(context)

@@ -56,9 +56,11 @@ class Pass(Protocol):
     restartable: bool
     """False if the blob has spans too large to restart at; known before the first chunk."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *exc: object) -> None: ...
+    def __exit__(self, *exc: object) -> None:
+        return None  # nothing has to be closed
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the uncompressed bytes in order. Raises InvalidImageError for a damaged or truncated stream."""

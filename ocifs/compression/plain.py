@@ -10,7 +10,7 @@ from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import ReaderAt
 
 
-class PlainPass:
+class PlainPass(Pass):
     """Reads a blob unchanged."""
 
     restartable = True
@@ -19,12 +19,6 @@ class PlainPass:
         self.blob = blob
         self.consumed = 0
         self.found: list[Checkpoint] = []
-
-    def __enter__(self) -> "PlainPass":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the blob's bytes."""

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import TypeGuard
 
-from ocifs.compression import SPACING, Checkpoint, Chunk, evenly
+from ocifs.compression import SPACING, Checkpoint, Chunk, Pass, evenly
 from ocifs.compression.gzidx import ends_with, read_gzidx
 from ocifs.compression.seekable import seekable_file
 from ocifs.compression.zstd_frame import window_packer
@@ -31,7 +31,7 @@ def _is_whole_file(blob: ReaderAt) -> TypeGuard[FileSection]:
     return isinstance(blob, FileSection) and blob.offset == 0 and os.fstat(blob.fd).st_size == blob.size
 
 
-class RapidgzipPass:
+class RapidgzipPass(Pass):
     """Inflates on all cores.
 
     It rejects padding and garbage after a member; the other pass handles those. On a truncated stream, or one with a
@@ -54,9 +54,6 @@ class RapidgzipPass:
             self.file = rapidgzip.RapidgzipFile(source, parallelization=_THREADS, chunk_size=SPACING)
         except (ValueError, RuntimeError) as error:  # e.g. no file descriptor is left to open the blob again
             raise InvalidImageError(f"rapidgzip: {error}") from None
-
-    def __enter__(self) -> "RapidgzipPass":
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.file.close()

@@ -103,7 +103,7 @@ def _scan_frame(blob: ReaderAt, offset: int, head: bytes, limits: Limits) -> tup
     return position + 4 * parameters.has_checksum, bound, parameters.window_size
 
 
-class ZstdPass:
+class ZstdPass(Pass):
     """Decodes frame after frame."""
 
     def __init__(self, blob: ReaderAt, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -114,12 +114,6 @@ class ZstdPass:
         self.frames = list(_joined(scan_frames(blob, limits)))
         self.restartable = all(frame.bound <= MAX_SPAN and frame.window <= _SPAN_WINDOW for frame in self.frames)
         self.starts: list[int] = []
-
-    def __enter__(self) -> "ZstdPass":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the decoded bytes in pieces of bounded size, whatever size a frame claims."""

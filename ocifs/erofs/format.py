@@ -49,6 +49,7 @@ DIRENT = Struct("<QHBx")
 """struct erofs_dirent: nid, offset of the name in the block, file type."""
 NAME_MAX = 255
 DIRECTORY = 2
+SYMLINK = 7
 FILE_TYPES = {
     stat.S_IFREG: 1,
     stat.S_IFDIR: DIRECTORY,
@@ -56,7 +57,7 @@ FILE_TYPES = {
     stat.S_IFBLK: 4,
     stat.S_IFIFO: 5,
     stat.S_IFSOCK: 6,
-    stat.S_IFLNK: 7,
+    stat.S_IFLNK: SYMLINK,
 }
 SYMLINK_MAX = 4095
 

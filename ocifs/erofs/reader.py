@@ -7,7 +7,7 @@ Of layers it knows only the offsets and sizes of their tar streams.
 
 import mmap
 import stat
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ _LAYOUTS = {kind | (1 | PLAIN << 1) << 16: PLAIN for kind in erofs.FILE_TYPES} |
 _DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
 _BODY = Struct("<HHH2xQI")
 """The first fields of an inode: format, xattr_icount, mode, size, u."""
+_LAYER_MAX = 0xFFFF
 _SLOT_BITS = 6
 _SLOT_MASK = (1 << _SLOT_BITS) - 1
 
@@ -61,8 +62,11 @@ class Inode(NamedTuple):
 class TreeImage:
     """The files of one tree image, by nid."""
 
-    def __init__(self, data: bytes | mmap.mmap, layer_sizes: Sequence[int]) -> None:
-        """Check the superblock. Raises `InvalidImageError` if `data` is not a tree image of these layers."""
+    def __init__(self, data: bytes | mmap.mmap, layer_sizes: Sequence[int] | None) -> None:
+        """Check the superblock. Raises `InvalidImageError` if `data` is not a tree image of these layers.
+
+        Without `layer_sizes`, it has everything but the bytes of files: extents raise InvalidImageError.
+        """
         self._data = data
         self.size = len(data)
         if self.size < erofs.SUPERBLOCK_END or self.size % BLOCK:
@@ -72,13 +76,13 @@ class TreeImage:
         )
         if magic != erofs.MAGIC or bits != BLOCK_BITS or incompatible & ~erofs.INCOMPAT_CHUNKED_FILE:
             raise InvalidImageError("not a tree image: run `ocifs cache clear`")
-        if blocks != erofs.served_size(self.size, layer_sizes) // BLOCK:
+        if layer_sizes is not None and blocks != erofs.served_size(self.size, layer_sizes) // BLOCK:
             raise InvalidImageError("tree image of other layers: run `ocifs cache clear`")
         if not 0 < self.inode_count <= self.size // INODE.size:
             raise InvalidImageError(f"tree image that claims {self.inode_count} inodes: run `ocifs cache clear`")
-        self.bases = erofs.layer_bases(self.size, layer_sizes)
-        self._layer_sizes = tuple(layer_sizes)
-        self._top = max(0, len(layer_sizes) - 1)
+        self.bases = erofs.layer_bases(self.size, layer_sizes or ())
+        self._layer_sizes = tuple(layer_sizes or ())
+        self._top = _LAYER_MAX if layer_sizes is None else max(0, len(layer_sizes) - 1)
         self.has_xattrs = erofs.LABEL_XATTRS in label
         """Whether any file has extended attributes."""
         self.has_acls = erofs.LABEL_ACLS in label
@@ -121,14 +125,11 @@ class TreeImage:
     def lookup(self, nid: int, name: bytes) -> int | None:
         """Return the nid of `name` in directory `nid`, or None, by binary search like the kernel."""
         body = self._body(nid, stat.S_IFDIR)
-        low, high = 0, (body[0] + BLOCK - 1) >> BLOCK_BITS
-        while high - low > 1:
-            middle = (low + high) // 2
-            if directory.first_name(self._block(body, middle)) <= name:
-                low = middle
-            else:
-                high = middle
-        return directory.find(self._block(body, low), name)
+        return directory.find(self._block(body, self._search(body, name)), name)
+
+    def cookie(self, nid: int, name: bytes) -> int:
+        """Return a cookie for `readdir` at the block of directory `nid` that would hold `name`."""
+        return self._search(self._body(nid, stat.S_IFDIR), name) << _SLOT_BITS
 
     def readdir(self, nid: int, cookie: int = 0) -> Iterator[tuple[bytes, int, int, int]]:
         """Yield (name, nid, file type, next cookie) of each entry in name order, including `.` and `..`.
@@ -145,25 +146,29 @@ class TreeImage:
                 yield name, child, file_type, following
             slot = 0
 
-    def walk(self, nid: int) -> Generator[tuple[bytes, int], bool | None]:
+    def entries(self, nid: int) -> Iterator[tuple[bytes, int, int]]:
+        """Yield (name, nid, file type) of a directory by name, without `.` and `..`."""
+        for name, child, file_type, _ in self.readdir(nid):
+            if name not in {b".", b".."}:
+                yield name, child, file_type
+
+    def walk(self, nid: int, skips: Callable[[], bool] = lambda: False) -> Iterator[tuple[bytes, int]]:
         """Yield (path below `nid`, nid) of all files, depth first and in name order; `nid` itself has path b"".
 
-        Sending True after a directory skips its contents.
+        `skips` is called after a directory was yielded; if it returns True, the contents are left out.
         """
-        skip = yield b"", nid
-        pending = [(b"", self.readdir(nid))] if not skip and stat.S_ISDIR(self.inode(nid).mode) else []
+        yield b"", nid
+        pending = [(b"", self.entries(nid))] if stat.S_ISDIR(self.inode(nid).mode) and not skips() else []
         directories = 1
         while pending:
             prefix, entries = pending[-1]
-            for name, child, file_type, _ in entries:
-                if name in {b".", b".."}:
-                    continue
-                skip = yield prefix + name, child
-                if file_type == erofs.DIRECTORY and not skip:
+            for name, child, file_type in entries:
+                yield prefix + name, child
+                if file_type == erofs.DIRECTORY and not skips():
                     directories += 1
                     if directories > self.inode_count:
                         raise InvalidImageError("tree image: directories form a loop: run `ocifs cache clear`")
-                    pending.append((prefix + name + b"/", self.readdir(child)))
+                    pending.append((prefix + name + b"/", self.entries(child)))
                     break
             else:
                 pending.pop()
@@ -226,6 +231,17 @@ class TreeImage:
         if layout == INLINE:
             return size, address, position + INODE.size + xattr.stored_size(count)
         return size, address, address + (size & -BLOCK)
+
+    def _search(self, body: tuple[int, int, int], name: bytes) -> int:
+        """Return the block of a directory that would hold `name`."""
+        low, high = 0, (body[0] + BLOCK - 1) >> BLOCK_BITS
+        while high - low > 1:
+            middle = (low + high) // 2
+            if directory.first_name(self._block(body, middle)) <= name:
+                low = middle
+            else:
+                high = middle
+        return low
 
     def _block(self, body: tuple[int, int, int], index: int) -> bytes:
         """Return a block of a directory or symlink; the last one may be shorter."""

@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from functools import partial
 from itertools import tee
 
+from ocifs.descriptor import opened
 from ocifs.erofs import format as erofs
 from ocifs.erofs.reader import Inode
 from ocifs.erofs.xattr import ACL_NAMES
@@ -26,7 +27,7 @@ from ocifs.image.readahead import take
 from ocifs.image.rootfs import Rootfs
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_BY_NAME = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_BY_NAME = os.O_PATH | os.O_NOFOLLOW
 _DEVICES = {stat.S_IFCHR, stat.S_IFBLK}
 
 
@@ -169,12 +170,9 @@ class _Export:
                 return False
             if kind == stat.S_IFCHR and not inode.rdev:
                 self.losses.add(Loss.WHITEOUT, path())
-        fd = os.open(name, _BY_NAME, dir_fd=here)
-        try:
+        with opened(name, _BY_NAME, dir_fd=here) as fd:
             # A path to a file that only its name can open, such as a symlink: it leads to that very file.
             self.attributes.give(f"/proc/self/fd/{fd}", inode, self.tree.xattrs(inode.nid), path)
-        finally:
-            os.close(fd)
         return True
 
     def _write_files(self, progress: Progress | None) -> None:
@@ -227,11 +225,8 @@ class _Export:
         directories = self.directories
         nid = directories.nids[number]
         here = self.here.at(directories.parents[number])
-        fd = os.open(directories.names[number] or b".", OPEN_DIRECTORY, dir_fd=here)
-        try:
+        with opened(directories.names[number] or b".", OPEN_DIRECTORY, dir_fd=here) as fd:
             self.attributes.give(fd, self.tree.inode(nid), self.tree.xattrs(nid), partial(directories.path, number))
-        finally:
-            os.close(fd)
 
 
 class _Files:

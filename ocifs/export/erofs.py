@@ -85,9 +85,7 @@ def _tree(rootfs: Rootfs, nid: int) -> tuple[Node, list[_File]]:
         if directories > tree.inode_count:
             raise InvalidImageError("tree image: directories form a loop: run `ocifs cache clear`")
         children = parent.children = {}
-        for name, child, _, _ in tree.readdir(directory):
-            if name in {b".", b".."}:
-                continue
+        for name, child, _ in tree.entries(directory):
             if child not in linked:
                 inode = tree.inode(child)
                 node = _node(rootfs, inode)

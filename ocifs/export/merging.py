@@ -10,7 +10,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 
+from ocifs.descriptor import opened
 from ocifs.erofs.format import DIRECTORY
 from ocifs.errors import OcifsError, printable, printable_path
 from ocifs.export.attributes import Attributes
@@ -92,9 +94,9 @@ class _Merge:
             pending = [0]
             while pending:
                 number = pending.pop()
-                for name, nid, file_type, _ in self.rootfs.tree.readdir(self.directories.nids[number]):
+                for name, nid, file_type in self.rootfs.tree.entries(self.directories.nids[number]):
                     source, target = sources.at(number), targets.at(number)
-                    if name in {b".", b".."} or _mode(name, source) is None:  # or it could not be created
+                    if _mode(name, source) is None:  # it could not be created
                         continue
                     present = _mode(name, target)
                     if present is not None and stat.S_ISDIR(present) and file_type == DIRECTORY:
@@ -116,12 +118,9 @@ class _Merge:
             for number in reversed(range(len(self.directories))):
                 nid = self.directories.nids[number]
                 name = self.directories.names[number] or b"."
-                fd = os.open(name, OPEN_DIRECTORY, dir_fd=here.at(self.directories.parents[number]))
-                try:
+                with opened(name, OPEN_DIRECTORY, dir_fd=here.at(self.directories.parents[number])) as fd:
                     xattrs = self.rootfs.tree.xattrs(nid)
-                    attributes.give(fd, self.rootfs.tree.inode(nid), xattrs, lambda: self.directories.path(number))  # noqa: B023
-                finally:
-                    os.close(fd)
+                    attributes.give(fd, self.rootfs.tree.inode(nid), xattrs, partial(self.directories.path, number))
 
 
 def _mode(name: bytes, directory: int) -> int | None:
@@ -133,11 +132,8 @@ def _mode(name: bytes, directory: int) -> int | None:
 
 def _open_up(name: bytes, parent: int) -> None:
     """Let this process enter a directory in the staging directory, whatever mode it has in the image."""
-    fd = os.open(name, _BY_NAME, dir_fd=parent)
-    try:
+    with opened(name, _BY_NAME, dir_fd=parent) as fd:
         os.chmod(f"/proc/self/fd/{fd}", 0o700)
-    finally:
-        os.close(fd)
 
 
 def _rename(name: bytes, source: int, target: int) -> None:
@@ -148,11 +144,8 @@ def _rename(name: bytes, source: int, target: int) -> None:
         status = os.stat(name, dir_fd=source, follow_symlinks=False)
         if not stat.S_ISDIR(status.st_mode) or status.st_mode & stat.S_IWUSR:
             raise
-        fd = os.open(name, _BY_NAME, dir_fd=source)
-        try:
+        with opened(name, _BY_NAME, dir_fd=source) as fd:
             mode = stat.S_IMODE(status.st_mode)
             os.chmod(f"/proc/self/fd/{fd}", mode | stat.S_IWUSR)
             os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
             os.chmod(f"/proc/self/fd/{fd}", mode)
-        finally:
-            os.close(fd)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from ocifs.atomic import atomic_file, atomic_rename
+from ocifs.descriptor import opened
 from ocifs.errors import OcifsError, printable_path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -51,11 +52,8 @@ def new_directory(target: str) -> Iterator[int]:
     check_new_directory(target)
     with _parent(target) as (parent, name), atomic_rename(parent, name, _remove_tree) as temporary:
         os.mkdir(temporary, 0o700, dir_fd=parent)
-        fd = os.open(temporary, _DIRECTORY, dir_fd=parent)
-        try:
+        with opened(temporary, _DIRECTORY, dir_fd=parent) as fd:
             yield fd
-        finally:
-            os.close(fd)
 
 
 @contextmanager
@@ -83,11 +81,8 @@ def staging_directory(target: str) -> Iterator[tuple[int, int]]:
         name = f".ocifs-{secrets.token_hex(8)}"
         os.mkdir(name, 0o700, dir_fd=into)
         try:
-            staged = os.open(name, _DIRECTORY, dir_fd=into)
-            try:
+            with opened(name, _DIRECTORY, dir_fd=into) as staged:
                 yield into, staged
-            finally:
-                os.close(staged)
         finally:
             with suppress(FileNotFoundError):
                 _remove_tree(name, into)
@@ -157,9 +152,6 @@ def _empty(directory: int) -> str | None:
 
 def _open(name: str, parent: int) -> int:
     """Open a directory of this user that may be closed to its owner."""
-    by_name = os.open(name, os.O_PATH | _DIRECTORY, dir_fd=parent)
-    try:
+    with opened(name, os.O_PATH | _DIRECTORY, dir_fd=parent) as by_name:
         os.chmod(f"/proc/self/fd/{by_name}", 0o700)
         return os.open(".", _DIRECTORY, dir_fd=by_name)
-    finally:
-        os.close(by_name)

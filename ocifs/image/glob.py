@@ -75,8 +75,8 @@ def _named(rootfs: Rootfs, prefix: bytes, pattern: bytes) -> Iterator[bytes]:
     quoted = _QUOTED.sub(r"[\1]", os.fsdecode(pattern)).replace("[^", "[!")
     matches = re.compile(fnmatch.translate(quoted)).match
     dotted = pattern.startswith(b".")
-    for name, *_ in rootfs.tree.readdir(nid):
-        if name not in {b".", b".."} and name.startswith(b".") == dotted and matches(os.fsdecode(name)):
+    for name, *_ in rootfs.tree.entries(nid):
+        if name.startswith(b".") == dotted and matches(os.fsdecode(name)):
             yield name
 
 
@@ -85,13 +85,8 @@ def _directories(rootfs: Rootfs, prefix: bytes) -> Iterator[bytes]:
     nid = _nid(rootfs, prefix)
     if nid is None:
         return
-    walk = rootfs.tree.walk(nid)
-    skip: bool | None = None
-    while True:
-        try:
-            below, child = walk.send(skip)
-        except StopIteration:
-            return
+    skip = False
+    for below, child in rootfs.tree.walk(nid, lambda: skip):  # noqa: B023 - called in the loop
         skip = below.rpartition(b"/")[2].startswith(b".")
         if not skip and stat.S_ISDIR(rootfs.tree.inode(child).mode):
             yield prefix + below + b"/" if below else prefix

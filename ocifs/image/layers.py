@@ -14,7 +14,8 @@ from ocifs.indexes.gzidx import match_gzidx
 from ocifs.indexes.lookup import FoundIndex, Key, key_of
 from ocifs.indexes.profile import load_profile
 from ocifs.layer.build import LayerBlob, open_layer_index
-from ocifs.layer.index import KIND, LayerIndex
+from ocifs.layer.index import LayerIndex
+from ocifs.layer.index_format import KIND
 from ocifs.layer.layer import Layer
 from ocifs.layer.profile import spans_of
 from ocifs.layer.span_cache import SpanCache

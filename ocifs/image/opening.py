@@ -7,13 +7,13 @@ raised here, before anything is mounted.
 
 import os
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
-from ocifs.blobs.caching_source import Indexing, open_cached
+from ocifs.blobs.caching_source import Preparing, open_cached
 from ocifs.blobs.source import Source
 from ocifs.errors import NotFoundError
 from ocifs.image.layers import open_layers
+from ocifs.image.names import note_image
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import Trees, refuse_warnings
 from ocifs.indexes.lookup import look_up_indexes, refuse_false_tocs
@@ -36,6 +36,7 @@ class Image:
         rootfs: Rootfs,
         trees: Trees,
         closing: ExitStack,
+        opened: tuple[Reference, Options],
     ) -> None:
         self.source = source
         """Reads the image's documents and blobs."""
@@ -43,8 +44,52 @@ class Image:
         """Name, digest, manifest, config, and the opened layers."""
         self.rootfs = rootfs
         """The merged tree; with `Options.changes_only`, the changes of the last layer."""
+        self.reference, self.options = opened
+        """What `open` was called with."""
         self._trees = trees
         self._closing = closing
+
+    @classmethod
+    def open(cls, reference: str | os.PathLike[str] | Reference, options: Options | None = None) -> Self:
+        """Open an image by reference, such as `./debian:latest` or `oci-archive:image.tar`.
+
+        Raises:
+            NotFoundError: The reference names nothing, or more than one image; or the layer does not exist.
+            InvalidImageError: The image does not match its digests, or violates the specification; or `options.strict`
+                is set and there are warnings.
+            UnsupportedError, LimitError: It contains something that ocifs does not handle, or too much.
+            RegistryError: Its registry cannot be reached, or refuses access.
+        """
+        options = options or Options()
+        if not isinstance(reference, Reference):
+            reference = reference_of(os.fspath(reference))
+        with ExitStack() as stack:
+            source = open_cached(
+                reference,
+                options.store,
+                options.access,
+                options.limits,
+                follow_links=options.follow_links,
+                preparing=Preparing(
+                    options.downloading, options.progress, low_memory=options.low_memory, warn=options.warn
+                ),
+            )
+            stack.callback(source.close)
+            resolved = _up_to(resolve_image(source, reference, options.platform), options.layer)
+            known = look_up_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)
+            layers = open_layers(source, resolved, known, options, stack)
+            if options.toc == "verify":
+                refuse_false_tocs(source, resolved, layers, options)
+            trees = Trees(layers, options.store, options.warn, limits=options.limits, strict=options.strict)
+            stack.callback(trees.close)
+            if options.strict:
+                for layer, of_image in zip(layers, resolved.layers, strict=True):
+                    warnings = layer.index.warnings(of_image.compression)
+                    refuse_warnings(f"layer {of_image.descriptor.digest}", len(warnings), *warnings[:1])
+                trees.as_of(len(layers))
+            rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
+            note_image(options.store, reference, resolved, trees.subjects)
+            return cls(source, resolved, rootfs, trees, stack.pop_all(), (reference, options))
 
     @property
     def digest(self) -> Digest:
@@ -90,54 +135,22 @@ class Image:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self.rootfs.closed
+
     def close(self) -> None:
-        """Close all files."""
+        """Close all files. Nothing of the image can be read afterwards; no other thread may be reading it."""
         self._closing.close()
 
 
 def open_image(reference: str | os.PathLike[str] | Reference, options: Options | None = None) -> Image:
-    """Open an image by reference, such as `./debian:latest` or `oci-archive:image.tar`.
-
-    Raises:
-        NotFoundError: The reference names nothing, or more than one image; or the layer does not exist.
-        InvalidImageError: The image does not match its digests, or violates the specification; or `options.strict` is
-            set
-            and there are warnings.
-        UnsupportedError, LimitError: It contains something that ocifs does not handle, or too much.
-        RegistryError: Its registry cannot be reached, or refuses access.
-    """
-    options = options or Options()
-    if not isinstance(reference, Reference):
-        reference = reference_of(os.fspath(reference))
-    with ExitStack() as stack:
-        source = open_cached(
-            reference,
-            options.store,
-            options.access,
-            options.limits,
-            follow_links=options.follow_links,
-            indexing=Indexing(options.progress, low_memory=options.low_memory, warn=options.warn),
-        )
-        stack.callback(source.close)
-        resolved = _up_to(resolve_image(source, reference, options.platform), options.layer)
-        known = look_up_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)
-        layers = open_layers(source, resolved, known, options, stack)
-        if options.toc == "verify":
-            refuse_false_tocs(source, resolved, layers, options)
-        trees = Trees(layers, options.store, options.warn, limits=options.limits, strict=options.strict)
-        stack.callback(trees.close)
-        if options.strict:
-            for layer, of_image in zip(layers, resolved.layers, strict=True):
-                warnings = layer.index.warnings(of_image.compression)
-                refuse_warnings(f"layer {of_image.descriptor.digest}", len(warnings), *warnings[:1])
-            trees.as_of(len(layers))
-        rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
-        return Image(source, resolved, rootfs, trees, stack.pop_all())
+    """Open an image by reference; see `Image.open`."""
+    return Image.open(reference, options)
 
 
 def _up_to(resolved: ResolvedImage, layer: int | None) -> ResolvedImage:

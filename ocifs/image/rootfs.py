@@ -11,19 +11,19 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Protocol, Self
 
 from ocifs.erofs.reader import Inode, TreeImage
 from ocifs.errors import NotFoundError, printable
+from ocifs.image.lookup import lookup, resolve
 from ocifs.image.served_file import ServedFile
 from ocifs.layer.layer import Layer
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileSection
 from ocifs.tree.changes import OPAQUE_XATTR, WHITEOUT_XATTR
 
-MAX_SYMLINKS = 40
-"""Maximum symlinks followed in one lookup, as in Linux (path_resolution(7))."""
+BUFFER_SIZE = 128 << 10
+"""Bytes that an open file reads at once."""
 
 
 class MappableFile(FileSection, Protocol):
@@ -50,17 +50,17 @@ class Rootfs:
             self.tree = TreeImage(mapped, [layer.size for layer in layers])
             self._closing = stack.pop_all()
         self.root: int = self.tree.root
+        self.closed = False
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Unmap the tree image."""
+        self.closed = True
         self._closing.close()
 
     def read(self, nid: int, size: int, offset: int) -> bytes:
@@ -92,61 +92,22 @@ class Rootfs:
         """Return the nid at `path`, relative to the root; `follow` a symlink at its end.
 
         Raises:
-            NotFoundError: The path does not exist, or has too many symlinks.
+            PathError: The path does not exist, or has too many symlinks.
         """
-        encoded = os.fsencode(path)
-        chain, names, rest = self._resolve(encoded, follow=follow)
-        if rest:
-            parent = printable(b"/" + b"/".join(names))
-            if not self._is_directory(chain[-1]):
-                raise NotFoundError(f"{printable(encoded)}: {os.strerror(errno.ENOTDIR)}: {parent}")
-            raise NotFoundError(
-                f"{printable(encoded)}: no such file or directory in the image: its nearest parent is {parent}"
-            )
-        return chain[-1]
+        return lookup(self.tree, os.fsencode(path), follow=follow)
 
     def canonical(self, path: str | bytes | os.PathLike[str]) -> list[bytes]:
         """Return the names of `path` with all symlinks resolved except the last one.
 
         Names that do not exist are kept as written.
         """
-        _, names, rest = self._resolve(os.fsencode(path), follow=False)
+        _, names, rest = resolve(self.tree, os.fsencode(path), follow=False)
         for name in rest:
             if name == b"..":
                 del names[-1:]
             elif name != b".":
                 names.append(name)
         return names
-
-    def _resolve(self, path: bytes, *, follow: bool) -> tuple[list[int], list[bytes], list[bytes]]:
-        """Resolve a path as far as it exists: (nids from the root, names below the root, remaining names)."""
-        pending = _split(path)[::-1]
-        chain = [self.root]
-        names: list[bytes] = []
-        links = 0
-        while pending:
-            name = pending.pop()
-            if not self._is_directory(chain[-1]):
-                return chain, names, [name, *reversed(pending)]
-            if name in {b".", b".."}:
-                if name == b".." and names:
-                    del chain[-1], names[-1]
-                continue
-            nid = self.tree.lookup(chain[-1], name)
-            if nid is None:
-                return chain, names, [name, *reversed(pending)]
-            if stat.S_ISLNK(self.tree.inode(nid).mode) and (follow or pending):
-                links += 1
-                if links > MAX_SYMLINKS:
-                    raise NotFoundError(f"{printable(path)}: {os.strerror(errno.ELOOP)}")
-                target = self.tree.readlink(nid)
-                if target.startswith(b"/"):
-                    del chain[1:], names[:]
-                pending += _split(target)[::-1]
-            else:
-                chain.append(nid)
-                names.append(name)
-        return chain, names, []
 
     def walk(self, path: str | bytes | os.PathLike[str] = "/") -> Iterator[tuple[bytes, Inode]]:
         """Yield (path below `path`, inode) of everything there, depth first and by name; `path` itself is b""."""
@@ -163,10 +124,11 @@ class Rootfs:
         if not stat.S_ISREG(inode.mode):
             what = "is a directory" if stat.S_ISDIR(inode.mode) else "not a regular file"
             raise NotFoundError(f"{printable(os.fsencode(path))}: {what}")
-        return io.BufferedReader(_OpenFile(self, inode), buffer_size=128 << 10)
+        return io.BufferedReader(self.open_raw(inode), buffer_size=BUFFER_SIZE)
 
-    def _is_directory(self, nid: int) -> bool:
-        return stat.S_ISDIR(self.tree.inode(nid).mode)
+    def open_raw(self, inode: Inode) -> io.RawIOBase:
+        """Return an unbuffered file object of a regular file; it can be read until this tree is closed."""
+        return _OpenFile(self, inode)
 
 
 class _OpenFile(io.RawIOBase):
@@ -194,14 +156,18 @@ class _OpenFile(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
+    def readall(self) -> bytes:
+        data = self._read(self._inode.size)
+        self._position += len(data)
+        return data
+
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self._rootfs.read(self._inode.nid, len(buffer), self._position)
+        data = self._read(len(buffer))
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
 
-
-def _split(path: bytes) -> list[bytes]:
-    """Split a path into names; a slash at the end requires a directory, like `.` (path_resolution(7))."""
-    names = [name for name in path.split(b"/") if name]
-    return [*names, b"."] if path.endswith(b"/") else names
+    def _read(self, size: int) -> bytes:
+        if self.closed or self._rootfs.closed:
+            raise ValueError("read of a closed file" if self.closed else "read of a file of a closed image")
+        return self._rootfs.read(self._inode.nid, size, self._position)

@@ -4,6 +4,7 @@ The chain ID of the layers up to it names each tree, so images with the same low
 layer also depend on the layers below: on the files that it can remove, and on the targets of symlinks.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ocifs.errors import InvalidImageError
+from ocifs.image.kinds import CHANGES, TREE
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.index import ChunkedIndex
 from ocifs.layer.layer import Layer
@@ -21,16 +23,13 @@ from ocifs.store import Build, Kind, Store, StoredFile, Writer
 if TYPE_CHECKING:
     from ocifs.tree.node import Node
 
-TREE = Kind("tree", 4, sealed=True)
-CHANGES = Kind("changes", 3, sealed=True)
-
 _MAX_WARNINGS = 100
 
 Warn = Callable[[str], None]
 
 
 class Trees:
-    """The trees of some layers: opened on first use, and closed together."""
+    """The trees of some layers: opened on first use, by one thread at a time, and closed together."""
 
     def __init__(
         self,
@@ -52,7 +51,10 @@ class Trees:
         self._warn = _ignore if strict else warn
         self._limits = limits
         self._strict = strict
+        self.subjects: set[str] = set()
+        """The names of the trees opened so far, as entries of the store."""
         self._closing = ExitStack()
+        self._lock = threading.Lock()
         self._opened: dict[tuple[Kind, int], Rootfs] = {}
         self._changes: tuple[int, Iterator[Node]] = (0, iter(()))
         """The next layer in a pass over the changes, and the pass: in order, one pass serves all layers."""
@@ -63,11 +65,13 @@ class Trees:
 
     def as_of(self, count: int) -> Rootfs:
         """Return the tree of the first `count` layers."""
-        return self._open(TREE, count, lambda warnings: self._merged(count, warnings))
+        with self._lock:
+            return self._open(TREE, count, lambda warnings: self._merged(count, warnings))
 
     def changes(self, number: int) -> Rootfs:
         """Return the changes of layer `number`, as in `ocifs.tree.changes`."""
-        return self._open(CHANGES, number + 1, lambda warnings: self._changed(number))
+        with self._lock:
+            return self._open(CHANGES, number + 1, lambda warnings: self._changed(number))
 
     def _open(self, kind: Kind, count: int, build_tree: "Callable[[list[str]], Node]") -> Rootfs:
         rootfs = self._opened.get((kind, count))
@@ -93,8 +97,11 @@ class Trees:
             file = None if of_tocs else store.load(kind, subject)
             rootfs = None if file is None else self._open_file(file, layers)
             if rootfs is not None:
+                self.subjects.add(subject)
                 return rootfs
             kind, subject = kind._replace(name=f"p{kind.name}"), _unverified_name(layers)
+        if subject:
+            self.subjects.add(subject)
         rootfs = self._open_file(store.get(kind, subject, build), layers)
         if rootfs is None:
             rootfs = self._open_file(store.get(kind, subject, build, anew=True), layers)

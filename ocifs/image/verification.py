@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from ocifs.blobs.caching_source import Indexing, open_cached
+from ocifs.blobs.caching_source import Preparing, open_cached
 from ocifs.blobs.download import Blob, in_file, stoppable
 from ocifs.blobs.source import Source
 from ocifs.compression.codecs import CODECS
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_short
-from ocifs.image.trees import CHANGES, TREE, Trees, chain_of, refuse_warnings
+from ocifs.image.kinds import CHANGES, TREE
+from ocifs.image.trees import Trees, chain_of, refuse_warnings
 from ocifs.indexes.lookup import verify_tocs
 from ocifs.layer.build import LayerBlob, open_layer_index
-from ocifs.layer.index import KIND, LayerIndex, open_index
+from ocifs.layer.index import LayerIndex, open_index
+from ocifs.layer.index_format import KIND
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.layer.verification import decode_layer, digest_blob
@@ -81,7 +83,7 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
                 options.access,
                 options.limits,
                 follow_links=options.follow_links,
-                indexing=Indexing(low_memory=options.low_memory, warn=options.warn),
+                preparing=Preparing(options.downloading, low_memory=options.low_memory, warn=options.warn),
             )
             stack.callback(source.close)
             resolved = resolve_image(source, parsed, options.platform)
@@ -164,6 +166,12 @@ def _blob_check(number: int, digest: Digest, problem: str | None, size: int = 0)
     )  # fmt: skip
 
 
+def _problem(error: OcifsError | OSError) -> str:
+    """Return what is wrong with a part of the image. Raises ShortageError, which says nothing about it."""
+    raise_if_short(error)
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 class _LayerCheck:
     """The verification of one layer."""
 
@@ -191,9 +199,7 @@ class _LayerCheck:
                 what="layer", digest=self.layer.diff_id, layer=self.number, verified=verified, indexed=index.made
             )
         except (OcifsError, OSError) as error:
-            raise_if_short(error)
-            problem = error.strerror if isinstance(error, OSError) else str(error)
-            check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, problem=problem)
+            check = Check(what="layer", digest=self.layer.diff_id, layer=self.number, problem=_problem(error))
             index = None
         checks = [blob.result(), check]
         self._advance(2 * self.layer.blob.size)  # headers and padding are in no span
@@ -205,8 +211,7 @@ class _LayerCheck:
         try:
             found = digest_blob(self.layer.blob, digest, self._advance)
         except (OcifsError, OSError) as error:
-            problem = error.strerror if isinstance(error, OSError) else str(error)
-            return _blob_check(self.number, digest, problem)
+            return _blob_check(self.number, digest, _problem(error))
         problem = None if found == digest else f"its bytes have the digest {found}"
         return _blob_check(self.number, digest, problem, self.layer.blob.size)
 
@@ -310,9 +315,7 @@ def _tree(kind: Kind, count: int, chain: str, fresh: Trees, store: Store) -> Che
                 file.close()
             verified = f"{tree.inode_count} inodes; its {tree.size} bytes equal those of a new merge"
     except (OcifsError, OSError) as error:
-        raise_if_short(error)
-        problem = error.strerror if isinstance(error, OSError) else str(error)
-        return Check(what=what, digest=chain, layer=number, problem=problem)
+        return Check(what=what, digest=chain, layer=number, problem=_problem(error))
     return Check(what=what, digest=chain, layer=number, verified=verified)
 
 

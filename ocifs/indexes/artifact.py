@@ -15,7 +15,8 @@ from ocifs.blobs.download import in_file
 from ocifs.blobs.source import Source
 from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
 from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Runs, read_each
-from ocifs.layer.index import KIND, ChunkedIndex, LayerIndex, open_index
+from ocifs.layer.index import ChunkedIndex, LayerIndex, open_index
+from ocifs.layer.index_format import KIND
 from ocifs.layer.profile import Prefetch, Profile, Run, runs_of, spans_of
 from ocifs.reader import BytesReader, FileReader, FileSection
 from ocifs.sources.referrers import Content

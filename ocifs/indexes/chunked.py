@@ -16,7 +16,8 @@ from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Read, Ru
 from ocifs.layer.chunked import toc_location
 from ocifs.layer.chunked.document import items_of, unpacked_tar, unpacked_zstd
 from ocifs.layer.chunked.table import ChunkTable, TocChunk, make_table, with_file
-from ocifs.layer.index import LayerIndex, Summary, encode_tail, open_index, pack_u64
+from ocifs.layer.index import LayerIndex, open_index
+from ocifs.layer.index_format import Summary, encode_tail, pack_u64
 from ocifs.layer.verification import is_marked
 from ocifs.limits import Limits
 from ocifs.reader import FileReader

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ocifs.blobs.source import Source
 from ocifs.errors import InvalidImageError, OcifsError
-from ocifs.layer.index import KIND, ChunkedIndex, LayerIndex, index_in, open_index
+from ocifs.layer.index import ChunkedIndex, LayerIndex, index_in, open_index
+from ocifs.layer.index_format import KIND
 from ocifs.layer.layer import Layer
 from ocifs.limits import Limits
 from ocifs.options import Options

@@ -15,7 +15,8 @@ from ocifs.compression import CHUNK, MAX_SPAN, Checkpoint, Chunk, Pass
 from ocifs.compression.codecs import CODECS
 from ocifs.compression.gzidx import GzidxPass
 from ocifs.errors import InvalidImageError, OcifsError, printable_path
-from ocifs.layer.index import KIND, LayerIndex, Summary, TocWriter, index_in, join_tail, pack_u64
+from ocifs.layer.index import LayerIndex, index_in
+from ocifs.layer.index_format import KIND, Summary, TocWriter, join_tail, pack_u64
 from ocifs.layer.span_digests import MAX_STORED, SpanDigester
 from ocifs.layer.tee import tee
 from ocifs.limits import Limits, Total

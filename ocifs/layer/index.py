@@ -1,9 +1,5 @@
-"""LayerIndex: everything ocifs knows about a layer, in one file of the store.
+"""LayerIndex: everything ocifs knows about a layer, read from one file of the store (`index_format` has its bytes).
 
-    data | TOC | summary | sizes of the three (3 x u64, little-endian)
-
-The data section contains what decoding a span needs besides the blob: each gzip window as a zstd frame, or, for a blob
-without checkpoints, the whole stream as short zstd frames. The TOC is MessagePack in zstd, the summary is MessagePack.
 Opening an index reads only the summary; merging reads the TOC, and decoding the windows.
 
 The file may change while it is open. The summary stays in memory as it was read. Each use of the other sections
@@ -13,12 +9,9 @@ verifies them: a window and the TOC by the checksum of their frame, a reframed s
 import hashlib
 import os
 import struct
-import sys
-from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import zstandard
@@ -27,23 +20,20 @@ from zlib_ng import zlib_ng
 from ocifs.compression import MAX_SPAN, Checkpoint, gzip, zstd
 from ocifs.compression.zstd_frame import unpack
 from ocifs.errors import InvalidImageError, UnsupportedError
+from ocifs.layer.index_format import SIZES, SPAN_DIGEST_SIZE, Summary, unpack_u64
 from ocifs.reader import FileReader
 from ocifs.spec.digest import Digest
 from ocifs.spec.mediatypes import COMPRESSIONS, Compression
-from ocifs.store import Kind, StoredFile
+from ocifs.store import StoredFile
 
 if TYPE_CHECKING:
+    from array import array
+    from collections.abc import Iterator
+
     from ocifs.toc import Entry
 
-KIND = Kind("layer", 2)
-
-SPAN_DIGEST_SIZE = 32
-"""Span digests are sha256, whatever the algorithm of the blob's digest."""
-
-_SIZES = struct.Struct("<QQQ")
 _WINDOW_MAX = 1 << 15
 _TOC_MAX = 4 << 30
-
 
 T = TypeVar("T")
 
@@ -55,108 +45,12 @@ class _Path(msgspec.Struct, frozen=True, array_like=True, gc=False):
     path: bytes
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The data needed to open a layer. Columns have one element per checkpoint; the last one is the end."""
-
-    blob_digest: str
-    blob_size: int
-    diff_id: str
-    """Digest of the tar stream: sha256, unless the index was converted for an image that uses another algorithm."""
-    size: int
-    """Bytes of the uncompressed tar stream."""
-    codec: Compression
-    """Compression of the spans."""
-    reframed: bool
-    """Whether spans are in the data section of this file, not in the blob."""
-    entries: int
-    starts: bytes
-    """u64 each: offset in the tar stream."""
-    offsets: bytes
-    """u64 each: offset in the blob, or in the data section."""
-    bits: bytes
-    """u8 each: how many top bits of the byte at the offset belong to the span."""
-    windows: bytes
-    """u64 each: offset of the span's window in the data section; the column and windows may be empty."""
-    digests: bytes
-    """32 bytes for each span: sha256 of its stored bytes; for a chunk, of its decoded bytes."""
-    warnings: tuple[str, ...]
-    compression: Literal["", "tar", "gzip", "zstd"] = ""
-    """Compression of the blob, if it is reframed; else it equals `codec`."""
-    toc: str = ""
-    """Digest of the TOC in the blob that the index was made from. Then the stream consists of the TOC's chunks, each a
-    span. Empty: the stream is the tar."""
-    lengths: bytes = b""
-    """u64 for each chunk: its bytes; the rest of its span is zero."""
-    skips: bytes = b""
-    """u64 for each chunk: its offset in the decoded member that begins at `offsets`."""
-    first: int = 0
-    """How many of the first chunks to prefetch, because the image reads them when it starts."""
-    diff_ids: tuple[str, ...] = ()
-    """Digests of the tar stream by other algorithms that images use."""
-
-
 # msgspec learns a type on first use, and crashes if two threads do that at once: so do it during import.
 _SUMMARY = msgspec.msgpack.Decoder(Summary)
 _PATHS = msgspec.msgpack.Decoder(list[_Path])
 _RAW = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 _PARTS = {"gzip": gzip.part, "zstd": zstd.part}
-
-
-def pack_u64(numbers: Iterable[int]) -> bytes:
-    """Return a column of little-endian u64."""
-    column = array("Q", numbers)
-    if sys.byteorder == "big":
-        column.byteswap()
-    return column.tobytes()
-
-
-def _unpack_u64(data: bytes) -> "array[int]":
-    column = array("Q", data)
-    if sys.byteorder == "big":
-        column.byteswap()
-    return column
-
-
-class TocWriter:
-    """A TOC under construction: entries are encoded at once, which takes a fraction of their memory as objects."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._entries = bytearray()
-        self._encode = msgspec.msgpack.Encoder().encode_into
-
-    def add(self, entry: "Entry") -> None:
-        """Append an entry."""
-        self.count += 1
-        self._encode(entry, self._entries, -1)
-
-    def packed(self) -> bytes:
-        """Return the compressed TOC."""
-        head = _array_head(self.count)
-        packer = zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj(size=len(head) + len(self._entries))
-        return packer.compress(head) + packer.compress(self._entries) + packer.flush()
-
-
-def _array_head(count: int) -> bytes:
-    """Return the head of a MessagePack array of `count` elements (specification, "array format family")."""
-    if count < 1 << 4:
-        return bytes([0x90 | count])
-    return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")
-
-
-def encode_tail(toc: "Iterable[Entry]", summary: Summary, data_size: int) -> bytes:
-    """Return the sections after the data section."""
-    writer = TocWriter()
-    for entry in toc:
-        writer.add(entry)
-    return join_tail(writer.packed(), summary, data_size)
-
-
-def join_tail(packed_toc: bytes, summary: Summary, data_size: int) -> bytes:
-    """Return the sections after the data section, with a compressed TOC."""
-    packed_summary = msgspec.msgpack.encode(summary)
-    return b"".join((packed_toc, packed_summary, _SIZES.pack(data_size, len(packed_toc), len(packed_summary))))
 
 
 class LayerIndex:
@@ -169,11 +63,11 @@ class LayerIndex:
         self._toc_size = toc_size
         self.checksum = checksum
         """CRC-32 of summary and sizes, the parts that stay in memory."""
-        self.starts = _unpack_u64(summary.starts)
-        self._offsets = _unpack_u64(summary.offsets)
-        self._windows = _unpack_u64(summary.windows)
-        self._lengths = _unpack_u64(summary.lengths)
-        self._skips = _unpack_u64(summary.skips)
+        self.starts = unpack_u64(summary.starts)
+        self._offsets = unpack_u64(summary.offsets)
+        self._windows = unpack_u64(summary.windows)
+        self._lengths = unpack_u64(summary.lengths)
+        self._skips = unpack_u64(summary.skips)
         if not (self._columns_agree() and self._chunks_agree()):
             raise InvalidImageError("layer index: its columns contradict each other")
 
@@ -368,10 +262,10 @@ def open_index(file: FileReader, checksum: int | None = None) -> LayerIndex:
 
     Raises InvalidImageError if the file is not an index, or another one.
     """
-    sizes = file.pread(_SIZES.size, max(0, file.size - _SIZES.size))
+    sizes = file.pread(SIZES.size, max(0, file.size - SIZES.size))
     try:
-        data_size, toc_size, summary_size = _SIZES.unpack(sizes)
-        if data_size + toc_size + summary_size + _SIZES.size != file.size:
+        data_size, toc_size, summary_size = SIZES.unpack(sizes)
+        if data_size + toc_size + summary_size + SIZES.size != file.size:
             raise InvalidImageError("layer index: its sections do not fill the file")
         packed = file.pread(summary_size, data_size + toc_size)
         found = zlib_ng.crc32(sizes, zlib_ng.crc32(packed))

@@ -22,7 +22,7 @@ from ocifs.layer.profile import Profile, run_of
 from ocifs.layer.verification import fetch_all, mark_verified, verify_blob, verify_index
 from ocifs.mount.rate_limited_log import log_failure
 from ocifs.pool import start
-from ocifs.store import finish_sparse
+from ocifs.store.sparse import finish_sparse
 
 QUIET = 2.0
 """Seconds after the last time that a reader had to wait, before background work continues."""

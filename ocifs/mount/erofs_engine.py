@@ -11,7 +11,8 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from ocifs.errors import MountError, raise_if_too_many_files
+from ocifs.descriptor import opened
+from ocifs.errors import MountError, raise_if_short
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount import syscalls
 from ocifs.mount.bdi import raise_readahead
@@ -132,15 +133,14 @@ def _unmount(identity: MountIdentity) -> None:
 
 
 def _refused(error: OSError) -> MountError:
-    raise_if_too_many_files(error)
+    raise_if_short(error)
     reason = _REASONS.get(error.errno or 0, error.strerror)
     return MountError(f"cannot mount EROFS: {reason}")
 
 
 def _check_xattrs(erofs: int) -> None:
     """Check that the kernel was built with all kinds of extended attributes for EROFS. Raises OSError."""
-    root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=erofs)
-    try:
+    with opened(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=erofs) as root:
         for name in ("user.ocifs", "security.capability", "system.posix_acl_access"):
             try:
                 os.getxattr(root, name)
@@ -149,5 +149,3 @@ def _check_xattrs(erofs: int) -> None:
                     raise OSError(
                         error.errno, f"this kernel's EROFS has no {name.partition('.')[0]}.* xattrs"
                     ) from None
-    finally:
-        os.close(root)

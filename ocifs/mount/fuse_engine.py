@@ -8,7 +8,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from ocifs.errors import MountError, printable_path, raise_if_too_many_files
+from ocifs.errors import MountError, printable_path, raise_if_short
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount.bdi import raise_readahead
 from ocifs.mount.job import Job
@@ -59,7 +59,7 @@ class FuseEngine:
         except ExceptionGroup as group:
             raise _first(group) from None
         except OSError as error:
-            raise_if_too_many_files(error)
+            raise_if_short(error)
             raise
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ocifs.errors import MountError, printable_path, raise_if_too_many_files
+from ocifs.errors import MountError, printable_path, raise_if_short
 from ocifs.mount.record import runtime_directory
 
 PATIENCE = 30.0
@@ -33,7 +33,7 @@ def locked(mountpoint: str, patience: float = PATIENCE) -> Iterator[None]:
     try:
         file = directory.open_file(_NAME, os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise_if_too_many_files(error)
+        raise_if_short(error)
         raise MountError(
             f"cannot lock {printable_path(mountpoint)}: {printable_path(str(directory.path / _NAME))}: {error.strerror}"
         ) from None

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from ocifs.descriptor import opened
 from ocifs.errors import MountError
 from ocifs.mount import syscalls
 from ocifs.mount.mountinfo import mount_at, unmount
@@ -70,13 +71,11 @@ def _leave_private_namespace() -> int | None:
     outside = next((pid for pid in _ancestors() if _namespace_of(pid) not in {None, own}), None)
     if own is None or outside is None:
         return None
-    fd = os.open(f"/proc/{outside}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        syscalls.enter_mount_namespace(fd)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
+    with opened(f"/proc/{outside}/ns/mnt", os.O_RDONLY) as fd:
+        try:
+            syscalls.enter_mount_namespace(fd)
+        except OSError:
+            return None
     return own
 
 

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -156,11 +156,13 @@ def _is_busy(path: str, *, lazy: bool) -> bool:
     return run.returncode != 0
 
 
-def users_of(path: str) -> list[tuple[int, str]]:
-    """Return (pid, command) of the visible processes that use or have open anything below `path`."""
+def users_of(path: str, but: Collection[int] = ()) -> list[tuple[int, str]]:
+    """Return (pid, command) of the visible processes, `but` some, that use or have open anything below `path`."""
     users = []
     for process in Path("/proc").iterdir():
-        if process.name.isdigit() and any(is_below(target, path) for target in _links(process)):
+        if not process.name.isdigit() or int(process.name) in but:
+            continue
+        if any(is_below(target, path) for target in _links(process)):
             try:
                 command = (process / "comm").read_text(errors="replace").strip()
             except OSError:
@@ -195,11 +197,25 @@ def _namespace(process: Path) -> str | None:
 
 
 def _busy(path: str) -> str:
-    users = ", ".join(f"{command} ({pid})" for pid, command in users_of(path)[:5])
-    return (
-        f"{printable_path(path)} is in use{' by ' + users if users else ''}: "
-        "end that and try again, or detach it now with --lazy"
-    )
+    """Return why `path` is busy. This process is no user: it ends, and its directory is that of the shell."""
+    shown = printable_path(path)
+    inside = is_below(_own_directory(), path)
+    own = {os.getpid(), os.getppid()} if inside else {os.getpid()}
+    users = ", ".join(f"{command} ({pid})" for pid, command in users_of(path, own)[:5])
+    if inside:
+        also = f", and end {users}" if users else ""
+        return (
+            f"{shown} is in use: the current directory is in it: "
+            f"leave the directory (cd {printable_path(os.path.dirname(path))}){also}, or detach it now with --lazy"
+        )
+    return f"{shown} is in use{' by ' + users if users else ''}: end that and try again, or detach it now with --lazy"
+
+
+def _own_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # removed, or detached
+        return ""
 
 
 def _links(process: Path) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ocifs.errors import MountError, printable_path
 from ocifs.mount.mountinfo import MountEntry, is_below, mount_at, real_mountpoint, steps
 from ocifs.mount.record import list_mounts
+from ocifs.sources.reference import Reference
 
 
 def check_mountpoint(
@@ -34,6 +35,17 @@ def check_mountpoint(
     if not mounted:
         _check_directory(real, shown)
     return real
+
+
+def needed(reference: Reference, cache: Path | None, runtime: str, log: str | None) -> list[tuple[str, str]]:
+    """Return (what, path) of all that a mount of an image must not hide."""
+    return [
+        *([("the image", reference.path)] if reference.transport != "docker" and not reference.is_stdin else []),
+        *([("the cache", str(cache))] if cache else []),
+        ("the current directory", os.getcwd()),
+        ("the runtime directory", runtime),
+        *([("the log", log)] if log else []),
+    ]
 
 
 def check_free(real: str, shown: str) -> None:

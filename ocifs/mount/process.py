@@ -10,7 +10,6 @@ import os
 import socket
 import subprocess
 import sys
-from types import TracebackType
 from typing import Self
 
 _OUTPUT_MAX = 64 << 10
@@ -48,9 +47,7 @@ class Daemon:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.socket.close()
         os.close(self._output)
         if not self.has_job:
@@ -64,6 +61,11 @@ class Daemon:
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # a disk that does not answer delays its exit
             self._process.wait(_EXIT_SECONDS)
+
+    def reap(self) -> None:
+        """Let the system forget a daemon that has exited; nothing else waits for it while this process lives."""
+        with contextlib.suppress(ChildProcessError):  # something else has waited for all children
+            os.waitpid(self._process.pid, os.WNOHANG)
 
     def stop(self) -> None:
         """Let it unmount what it may have mounted, and wait for its exit."""

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from ocifs.errors import MountError, printable_path, raise_if_too_many_files
+from ocifs.errors import MountError, printable_path, raise_if_short
 from ocifs.layer.profile import Profile
 from ocifs.mount.mountinfo import MountEntry, mount_table
 from ocifs.trusted_directory import ForeignOwnerError, TrustedDirectory
@@ -160,7 +160,7 @@ def recorded(directory: TrustedDirectory) -> Iterator[Callable[[MountRecord], No
                 directory.rename(temporary, name)
                 stack.callback(_forget, directory, name, record)
             except OSError as error:
-                raise_if_too_many_files(error)
+                raise_if_short(error)
                 raise MountError(
                     f"cannot write {printable_path(str(directory.path / name))}: {error.strerror}"
                 ) from None

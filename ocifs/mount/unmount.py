@@ -1,10 +1,11 @@
 """Unmount an image, or a bundle with everything mounted in it."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from ocifs.errors import MountError, printable_path
-from ocifs.mount.mountinfo import mount_at, mount_table, unmount, users_elsewhere
+from ocifs.mount.mountinfo import is_below, mount_at, mount_table, unmount, users_elsewhere
 from ocifs.mount.overlay import mounts_of_bundle, unmount_overlay
 from ocifs.mount.record import ListedMount, list_mounts, watch_exit
 
@@ -62,6 +63,8 @@ def _unmounted(
         MountError: Nothing of ocifs is mounted there, or it is busy for `patience` seconds.
     """
     mounted = mount_at(mountpoint)
+    if mounted is None:
+        _check_access(mountpoint)
     if mounted is None or mounted.digest is None:
         raise MountError(f"{printable_path(mountpoint)} is not an ocifs mount: `ocifs mounts` lists those that are")
     listed = [each for each in list_mounts() if (each.mountpoint, each.state) == (mountpoint, "mounted")]
@@ -70,6 +73,22 @@ def _unmounted(
         daemons = [(each, stack.enter_context(watch_exit(each.pid))) for each in ours if each.pid]
         unmount(mountpoint, lazy=lazy or not ours, patience=patience)  # users of a dead mount may never finish
         yield daemons
+
+
+def _check_access(mountpoint: str) -> None:
+    """Raise MountError if `mountpoint` is inside a mount, or access is denied. Opens nothing."""
+    mounts = [mount for mount in mount_table() if mount.digest is not None and is_below(mountpoint, mount.mountpoint)]
+    if mounts:
+        around = printable_path(mounts[-1].mountpoint)
+        raise MountError(
+            f"{printable_path(mountpoint)} is inside the mount on {around}: leave the directory, then unmount {around}"
+        )
+    try:
+        os.readlink(mountpoint)
+    except PermissionError as error:
+        raise MountError(f"{printable_path(mountpoint)}: {error.strerror}") from None
+    except OSError:
+        return
 
 
 def is_bundle(directory: str) -> bool:

@@ -232,6 +232,5 @@ def _directory(rootfs: Rootfs, nid: int | None) -> int | None:
 
 def _names(rootfs: Rootfs, directory: int | None) -> Iterator[_Name]:
     if directory is not None:
-        for name, nid, file_type, _ in rootfs.tree.readdir(directory):
-            if name not in {b".", b".."}:
-                yield _Name(name, nid, nid if file_type == DIRECTORY else None)
+        for name, nid, file_type in rootfs.tree.entries(directory):
+            yield _Name(name, nid, nid if file_type == DIRECTORY else None)

@@ -1,16 +1,14 @@
 """Search files for lines that match a pattern, like grep(1): on bytes, with detection of binary files.
 
-Only a newline ends a line. Memory does not grow with files or lines: a line longer than `MAX_LINE` is searched in
-pieces of that length. Files come in the order of the layers, so that each span is decoded once; the names of a
-hard-linked file come one after the other.
+Memory does not grow with files or lines. Files come in the order of the layers, so that each span is decoded once; the
+names of a hard-linked file come one after the other.
 """
 
 import fnmatch
-import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -18,26 +16,29 @@ import msgspec
 from ocifs.image.contents import Part, read_files
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import named
+from ocifs.report.pattern import Pattern
+from ocifs.report.selected_lines import EVERY, Context, Found, Selection, select_lines
 
-MAX_LINE = 1 << 20
 _BEGINNING = 1 << 15
 """Bytes at the start of a file that are checked for NUL, which marks it as binary."""
 _HOLE = bytes(_BEGINNING)
 """The part of a hole that is searched: no pattern needs more zeros."""
 
-# Constructs that may match a line alone but not inside a text: \A, \Z, lookaround, possessive quantifiers.
-_NEEDS_LINES = re.compile(rb"\\[AZ]|\(\?(?!:|P)|[*+?}]\+")
-
-Done = Callable[[int], None]
+Progress = Callable[[int, int], None]
+_Globs = Sequence[Callable[[str], object]]
 
 
-class Match(NamedTuple):
-    """A matching line."""
+class FileNames(NamedTuple):
+    """Which files to search, by globs for their names. No glob for `include` means all."""
 
-    number: int
-    """The line number, from 1."""
-    line: bytes
-    """Without the newline."""
+    include: Sequence[str] = ()
+    """A file that is itself one of the paths need not match."""
+    exclude: Sequence[str] = ()
+    exclude_directories: Sequence[str] = ()
+    """Directories below the paths to skip."""
+
+
+_ALL = FileNames()
 
 
 class Searched(msgspec.Struct, frozen=True):
@@ -45,66 +46,22 @@ class Searched(msgspec.Struct, frozen=True):
 
     path: bytes
     binary: bool
-    matches: Iterator[Match]
-
-
-class Pattern:
-    """A compiled pattern."""
-
-    def __init__(self, pattern: bytes, *, fixed: bool = False, ignore_case: bool = False, words: bool = False) -> None:
-        """Compile.
-
-        Args:
-            pattern: A regular expression of Python, on bytes; several, on separate lines, are alternatives.
-            fixed: Treat the pattern as text, not as a regular expression.
-            ignore_case: Ignore the case of ASCII letters.
-            words: Match whole words only.
-
-        Raises:
-            re.error: The pattern is malformed.
-        """
-        alternatives = [re.escape(line) if fixed else line for line in pattern.split(b"\n")]
-        whole = b"|".join(b"(?:%b)" % line for line in alternatives) if len(alternatives) > 1 else alternatives[0]
-        # A word at the end of a line has nothing behind it, so a match in the text is also one in the line.
-        self._by_line = not fixed and bool(_NEEDS_LINES.search(whole))
-        if words:
-            whole = rb"(?<!\w)(?:%b)(?!\w)" % whole
-        self._regex = re.compile(whole, re.MULTILINE | (re.IGNORECASE if ignore_case else 0))
-
-    def matches(self, lines: bytes, number: int) -> Iterator[Match]:
-        """Yield the matching lines of `lines`, which holds whole lines; the first one has that number."""
-        search = self._regex.search
-        at = 0
-        counted = 0
-        while at < len(lines):
-            begin = at
-            if not self._by_line:
-                # No line before the first match in the whole text matches alone.
-                found = search(lines, at)
-                if found is None:
-                    return
-                begin = lines.rfind(b"\n", at, min(found.start(), len(lines) - 1)) + 1 or at
-            end = lines.find(b"\n", begin)
-            end = len(lines) if end < 0 else end
-            line = lines[begin:end]
-            if search(line):
-                number += lines.count(b"\n", counted, begin)
-                counted = begin
-                yield Match(number, line)
-            at = end + 1
+    matches: Iterator[Found]
+    named: bool = False
+    """Whether it is one of the paths to search itself, and not below one."""
 
 
 def grep(
     rootfs: Rootfs,
     paths: Sequence[bytes],
     pattern: Pattern,
-    include: Sequence[str] = (),
-    done: Done = lambda size: None,
+    files: FileNames = _ALL,
+    selection: Selection = EVERY,
+    progress: Progress | None = None,
 ) -> Iterator[Searched]:
-    """Yield each regular file at and below `paths` with its matching lines.
+    """Yield each regular file at and below `paths` that is to be searched, with its selected lines.
 
-    Symlinks are followed at `paths` only, like `grep -r`. A name must match one of the globs in `include`, except a
-    file that `paths` names itself. `done` receives the number of bytes read.
+    Symlinks are followed at `paths` only, like `grep -r`. `progress` receives (bytes read, bytes in total).
 
     Raises:
         NotFoundError: One of the paths does not exist.
@@ -112,65 +69,80 @@ def grep(
         OSError: A blob cannot be read.
     """
     names: dict[int, list[bytes]] = {}
-    for path, nid in _files(rootfs, paths, include):
+    for path, nid in _files(rootfs, paths, *map(_globs, files)):
         names.setdefault(nid, []).append(path)
+    reading = _Reading(rootfs, names, progress) if progress else None
     for own in names.values():
         own.reverse()
     for nid, parts in read_files(rootfs, (nid for nid, own in names.items() for _ in own)):
-        given = _bytes(parts, done)
+        given = _bytes(parts, reading)
         first = next(given, b"")
         while len(first) < _BEGINNING and (more := next(given, b"")):
             first += more
-        yield Searched(names[nid].pop(), b"\0" in first[:_BEGINNING], _search(pattern, first, given))
+        path = names[nid].pop()
+        binary = b"\0" in first[:_BEGINNING] and pattern.end != b"\0"
+        yield Searched(path, binary, select_lines(pattern, first, given, selection), path in paths)
+        if reading:
+            reading.ends(nid)
 
 
-def _files(rootfs: Rootfs, paths: Sequence[bytes], include: Sequence[str]) -> Iterator[tuple[bytes, int]]:
-    globs = [re.compile(fnmatch.translate(glob)).match for glob in include]
+def _files(
+    rootfs: Rootfs, paths: Sequence[bytes], include: _Globs, exclude: _Globs, excluded_directories: _Globs
+) -> Iterator[tuple[bytes, int]]:
     for path in paths:
         prefix = path if path.endswith(b"/") else path + b"/"
-        for below, nid in rootfs.tree.walk(rootfs.lookup(path)):
-            if not stat.S_ISREG(rootfs.tree.inode(nid).mode):
-                continue
-            name = os.fsdecode(below.rpartition(b"/")[2])
-            if not below or not globs or any(fits(name) for fits in globs):
+        leave_out = False
+        for below, nid in rootfs.tree.walk(rootfs.lookup(path), lambda: leave_out):  # noqa: B023 - called in the loop
+            name = os.fsdecode((below or path.rstrip(b"/")).rpartition(b"/")[2])
+            mode = rootfs.tree.inode(nid).mode
+            leave_out = bool(below) and stat.S_ISDIR(mode) and _fits(name, excluded_directories)
+            wanted = not (below and include) or _fits(name, include)
+            if stat.S_ISREG(mode) and wanted and not _fits(name, exclude):
                 yield prefix + below if below else path, nid
 
 
-def _bytes(parts: Iterable[Part], done: Done) -> Iterator[bytes]:
+def _globs(globs: Sequence[str]) -> _Globs:
+    return [re.compile(fnmatch.translate(glob)).match for glob in globs]
+
+
+def _fits(name: str, globs: _Globs) -> bool:
+    return any(fits(name) for fits in globs)
+
+
+class _Reading:
+    """The progress, in bytes. A file that is not read to its end counts as read."""
+
+    def __init__(self, rootfs: Rootfs, names: Mapping[int, Sequence[bytes]], progress: Progress) -> None:
+        self._sizes = {
+            nid: sum(size for address, size in rootfs.tree.extents_of(rootfs.tree.inode(nid)) if address is not None)
+            for nid in names
+        }
+        self._total = sum(size * len(names[nid]) for nid, size in self._sizes.items())
+        self._before = 0
+        self._read = 0
+        self._progress = progress
+
+    def goes_on(self, size: int) -> None:
+        self._read += size
+        self._progress(self._read, self._total)
+
+    def ends(self, nid: int) -> None:
+        self._read = self._before = self._before + self._sizes[nid]
+        self._progress(self._read, self._total)
+
+
+def _bytes(parts: Iterable[Part], reading: _Reading | None) -> Iterator[bytes]:
     for part in parts:
         if isinstance(part, int):
             yield _HOLE[:part]
         else:
-            done(len(part))
+            if reading:
+                reading.goes_on(len(part))
             yield bytes(part)
 
 
-def _search(pattern: Pattern, first: bytes, others: Iterable[bytes]) -> Iterator[Match]:
-    number = 1
-    begun = bytearray()
-    """The start of a line, or of a piece of a long line."""
-    for data in _pieces(itertools.chain([first], others)):
-        cut = data.find(b"\n") + 1
-        begun += data[:cut] or data
-        while len(begun) - begun.endswith(b"\n") > MAX_LINE:
-            yield from pattern.matches(bytes(begun[:MAX_LINE]), number)
-            del begun[:MAX_LINE]
-        if cut:
-            last = data.rfind(b"\n") + 1
-            lines = bytes(begun) + data[cut:last]
-            yield from pattern.matches(lines, number)
-            number += lines.count(b"\n")
-            begun[:] = data[last:]
-    if begun:
-        yield from pattern.matches(bytes(begun), number)
-
-
-def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes in pieces of at most `MAX_LINE`."""
-    return (part[at : at + MAX_LINE] for part in parts for at in range(0, len(part), MAX_LINE))
-
-
-def to_json(path: bytes, match: Match | None = None, **more: int | bool) -> bytes:
-    """Return a JSON object on one line: a file, and a matching line or another fact about it."""
+def to_json(path: bytes, match: Found | None = None, **more: int | bool) -> bytes:
+    """Return a JSON object on one line: a file, and a selected line, a line around one, or another fact about it."""
     line = {} if match is None else {"line_number": match.number} | named("line", match.line)
-    return msgspec.json.encode(named("path", path) | line | more)
+    context = {"context": True} if isinstance(match, Context) else {}
+    return msgspec.json.encode(named("path", path) | line | context | more)

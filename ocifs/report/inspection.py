@@ -10,9 +10,9 @@ import msgspec
 
 from ocifs.blobs.source import Source
 from ocifs.errors import OcifsError
-from ocifs.image.trees import TREE
-from ocifs.layer.index import KIND as LAYER_INDEX
+from ocifs.image.kinds import TREE
 from ocifs.layer.index import LayerIndex, index_in
+from ocifs.layer.index_format import KIND as LAYER_INDEX
 from ocifs.report.text import human_size, table
 from ocifs.sources.resolve import ImageLayer, ResolvedImage, manifests_of, resolve_manifest
 from ocifs.sources.source import NamedImage

@@ -108,9 +108,8 @@ class Overlay:
 
     def _names(self, place: Place) -> Iterator[tuple[bytes, tuple[Place, tuple[int, int, int]]]]:
         number, nid = place
-        for name, child, file_type, _ in self.trees[number].tree.readdir(nid):
-            if name not in {b".", b".."}:
-                yield name, (place, (number, child, file_type))
+        for name, child, file_type in self.trees[number].tree.entries(nid):
+            yield name, (place, (number, child, file_type))
 
     def _fold(self, versions: Sequence[tuple[int, int, int]]) -> Stack:
         """Return the remaining (tree, nid, file type) of a name, the lowest first."""

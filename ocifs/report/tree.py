@@ -99,8 +99,8 @@ def branches(rootfs: Rootfs, path: bytes, chosen: Chosen) -> Iterator[Branch]:
 def _below(rootfs: Rootfs, nid: int, prefix: bytes, chosen: Chosen, base: bytes) -> list[tuple[Listed, bool]]:
     """Return the drawn entries of a directory in reverse order, and whether each counts as a directory."""
     found = []
-    for name, child, file_type, _ in rootfs.tree.readdir(nid):
-        if name not in {b".", b".."} and _is_drawn(name, chosen, is_directory=file_type == DIRECTORY):
+    for name, child, file_type in rootfs.tree.entries(nid):
+        if _is_drawn(name, chosen, is_directory=file_type == DIRECTORY):
             entry = Listed.of(rootfs, prefix + name, child)
             counts = _is_directory(entry) or (
                 entry.target is not None and _leads_to_directory(rootfs, base + entry.path)

@@ -61,13 +61,8 @@ def disk_usage(
 
 def _unseen(rootfs: Rootfs, start: int, seen: set[int]) -> Iterator[tuple[bytes, Inode]]:
     """Walk over what is not in `seen`, and add directories and hard-linked files to it."""
-    walk = rootfs.tree.walk(start)
-    skip: bool | None = None
-    while True:
-        try:
-            below, nid = walk.send(skip)
-        except StopIteration:
-            return
+    skip = False
+    for below, nid in rootfs.tree.walk(start, lambda: skip):  # noqa: B023 - called in the loop
         inode = rootfs.tree.inode(nid)
         several = stat.S_ISDIR(inode.mode) or inode.nlink > 1
         skip = several and nid in seen

@@ -26,6 +26,7 @@ from ocifs.report.efficiency import Efficiency, efficiency
 from ocifs.toc import REGULAR, Entry
 
 Done = Callable[[int], None]
+Progress = Callable[[int, int], None]
 _Key = tuple[int, int]
 """Identifies the bytes of a file: layer and offset in its tar stream. For a sparse file that is only in the tree image:
 a negative number for the tree image, and the nid in it."""
@@ -74,19 +75,31 @@ class Waste(NamedTuple):
     hidden: list[Hidden]
     """Hidden files, the largest first."""
 
+    @property
+    def hidden_bytes(self) -> int:
+        """Bytes of files that all layers store in vain."""
+        return sum(layer.hidden for layer in self.layers)
 
-def waste(image: Image) -> Waste:
-    """Return what is hidden in an image."""
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of files that all layers store."""
+        return sum(layer.stored for layer in self.layers)
+
+
+def waste(image: Image, progress: Progress | None = None) -> Waste:
+    """Return what is hidden in an image. `progress` receives the progress in bytes of tar streams."""
     stored: list[int] = []
+    advance = _advancing(2 * sum(layer.size for layer in image.layers), progress)
 
     def tocs() -> Iterator[list[Entry]]:
-        for index in image.indexes:
-            toc = index.toc()
+        for layer in image.layers:
+            toc = layer.index.toc()
             stored.append(sum(entry.stored for entry in toc if entry.kind == REGULAR))
             yield toc
+            advance(layer.size)
 
     score = efficiency(tocs())
-    hidden = _Walk(image).hidden()
+    hidden = _Walk(image, advance).hidden()
     seen = [0] * len(stored)
     for inode in _regular_files(image.rootfs):
         layer, size, key = _stored(image.rootfs, inode)
@@ -99,17 +112,32 @@ def waste(image: Image) -> Waste:
     return Waste(score, layers, sorted(hidden.values(), key=lambda each: (-each.size, each.path)))
 
 
-def duplicates(rootfs: Rootfs, done: Done = lambda size: None) -> list[Duplicates]:
+def _advancing(total: int, progress: Progress | None) -> Done:
+    """Return a function that adds to the bytes done, and tells `progress`."""
+    at = 0
+
+    def advance(size: int) -> None:
+        nonlocal at
+        at += size
+        if progress:
+            progress(at, total)
+
+    return advance
+
+
+def duplicates(rootfs: Rootfs, progress: Progress | None = None) -> list[Duplicates]:
     """Return groups of equal, non-empty files, the most wasteful first. Only files of equal size are read.
+
+    `progress` receives (bytes read, bytes to read).
 
     Raises:
         InvalidImageError: A span does not verify.
         OSError: A blob cannot be read.
     """
     sizes = Counter(inode.size for inode in _regular_files(rootfs))
-    found = digests(
-        rootfs, [inode.nid for inode in _regular_files(rootfs) if inode.size and sizes[inode.size] > 1], done
-    )
+    candidates = [inode for inode in _regular_files(rootfs) if inode.size and sizes[inode.size] > 1]
+    total = sum(_stored(rootfs, inode)[1] for inode in candidates) if progress else 0
+    found = digests(rootfs, [inode.nid for inode in candidates], _advancing(total, progress))
     times = Counter(found.values())
     same: dict[bytes, tuple[int, list[bytes]]] = {}
     named: set[int] = set()
@@ -157,8 +185,11 @@ class _Given(NamedTuple):
 class _Walk:
     """A walk through the trees of what each layer changes, side by side."""
 
-    def __init__(self, image: Image) -> None:
-        self._trees = [image.changes(number) for number in range(len(image.resolved.layers))]
+    def __init__(self, image: Image, advance: Done) -> None:
+        self._trees: list[Rootfs] = []
+        for number, layer in enumerate(image.layers):
+            self._trees.append(image.changes(number))
+            advance(layer.size)
         self._hidden: dict[_Key, Hidden] = {}
         self._seen: set[_Key] = set()
         """Keys of files stored only in the tree image that a visible name shows."""
@@ -194,11 +225,10 @@ class _Walk:
         """Yield (name, the entry of each layer, the lowest first) by name."""
         named = heapq.merge(*(self._names(layer, nid) for layer, nid in directories))
         for name, group in itertools.groupby(named, itemgetter(0)):
-            if name not in {b".", b".."}:
-                yield name, self._given([(layer, nid) for _, layer, nid in group])
+            yield name, self._given([(layer, nid) for _, layer, nid in group])
 
     def _names(self, layer: int, nid: int) -> Iterator[tuple[bytes, int, int]]:
-        return ((name, layer, child) for name, child, _, _ in self._trees[layer].tree.readdir(nid))
+        return ((name, layer, child) for name, child, _ in self._trees[layer].tree.entries(nid))
 
     def _given(self, nids: Sequence[tuple[int, int]]) -> list[_Given]:
         found = []

@@ -14,17 +14,20 @@ _NAMES = 4
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits for a build, those of dive(1); None: no limit."""
+    """Limits for a build, those of dive(1) and one for hidden bytes; None: no limit."""
 
     lowest_efficiency: float | None = None
     highest_wasted_bytes: int | None = None
     highest_user_wasted: float | None = None
     """As a fraction of 1."""
+    highest_hidden_bytes: int | None = None
 
 
-def broken_rules(rules: Rules, found: Efficiency) -> list[str]:
-    """Return the violated limits, each as a sentence."""
+def broken_rules(rules: Rules, found: Efficiency, hidden: int = 0) -> list[str]:
+    """Return the violated limits, each as a sentence; `hidden` are the bytes hidden in all layers."""
     broken = []
+    if rules.highest_hidden_bytes is not None and hidden > rules.highest_hidden_bytes:
+        broken.append(f"{hidden} hidden bytes are more than {rules.highest_hidden_bytes}")
     if rules.lowest_efficiency is not None and found.score < rules.lowest_efficiency:
         broken.append(f"the efficiency {found.score:.4f} is below {rules.lowest_efficiency}")
     if rules.highest_wasted_bytes is not None and found.wasted_bytes > rules.highest_wasted_bytes:
@@ -36,11 +39,17 @@ def broken_rules(rules: Rules, found: Efficiency) -> list[str]:
 
 def waste_lines(found: Waste, same: Sequence[Duplicates] | None, count: int, show: Show) -> Iterator[bytes]:
     """Yield the tables, with at most `count` files of each kind."""
-    yield from _layer_lines(found.layers)
-    score = found.efficiency
+    share = found.hidden_bytes / found.stored_bytes if found.stored_bytes else 0.0
+    stored = f"{share:.1%} of the {human_size(found.stored_bytes)} in the layers"
+    yield f"{human_size(found.hidden_bytes)} hidden, {stored}: later layers replace or remove these files".encode()
     yield b""
-    wasted = f"{human_size(score.wasted_bytes)} wasted, {score.user_wasted:.2%} of user bytes"
-    yield f"efficiency {score.score:.4f}, {wasted}".encode()
+    yield from _layer_lines(found.layers)
+    yield b""
+    score = found.efficiency
+    yield f"as dive counts: efficiency {score.score:.4f}, {human_size(score.wasted_bytes)} wasted, ".encode() + (
+        f"{score.user_wasted:.2%} of user bytes".encode()
+    )
+    yield b"  (all copies of a path in several layers, the visible one too; no directory removed as a whole)"
     if found.hidden:
         yield b""
         yield b"   HIDDEN  LAYER  BY"
@@ -76,6 +85,8 @@ def _left(number: int, size: int) -> Iterator[bytes]:
 def to_json(found: Waste, same: Sequence[Duplicates] | None, count: int, broken: Sequence[str]) -> bytes:
     """Return one JSON object."""
     fields: dict[str, object] = {
+        "hidden_bytes": found.hidden_bytes,
+        "stored_bytes": found.stored_bytes,
         "efficiency": found.efficiency.score,
         "wasted_bytes": found.efficiency.wasted_bytes,
         "user_bytes": found.efficiency.user_bytes,

@@ -50,6 +50,10 @@ class DirImage(LocalSource):
         """Return the image, which has no name."""
         return (NamedImage((), self._root),)
 
+    def names(self) -> list[tuple[str, ...]]:
+        """Return no name."""
+        return [()]
+
     def open(self, descriptor: Descriptor) -> FileReader:
         """Return the file named by the digest."""
         blob = self._blobs.get(descriptor.digest)

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Self
 
 from ocifs.atomic import atomic_file
-from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, printable_path, raise_if_too_many_files
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, printable_path, raise_if_short
 from ocifs.reader import FileReader, ReaderAt
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -56,7 +56,7 @@ class Directory:
         Raises:
             NotFoundError: It cannot be opened.
             InvalidImageError: It is not a regular file, or a symlink on the way leads out of the directory.
-            TooManyFilesError: This process, or the system, has too many files open.
+            ShortageError: This process, or the system, has too many files open, or no memory.
         """
         try:
             with ExitStack() as stack:
@@ -66,7 +66,7 @@ class Directory:
                 fd = os.open(f"/proc/self/fd/{found}", _FILE)
                 self._files.callback(os.close, fd)
         except OSError as error:
-            raise_if_too_many_files(error)
+            raise_if_short(error)
             if error.errno == errno.ELOOP:
                 raise InvalidImageError(
                     f"{self.name}/{path} is behind more than {_MAX_LINKS} symlinks: copy the image again"

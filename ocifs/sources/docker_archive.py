@@ -61,8 +61,12 @@ class DockerArchive(LocalSource):
         return tuple(NamedImage(image.repo_tags, self._describe_image(image)) for image in self._images)
 
     def tags(self) -> list[str]:
-        """Return all names of the images, without reading the images."""
-        return list(dict.fromkeys(name for names in self._names() for name in names))
+        """Return all names of the images."""
+        return list(dict.fromkeys(name for names in self.names() for name in names))
+
+    def names(self) -> list[tuple[str, ...]]:
+        """Return the names of each image."""
+        return [image.repo_tags for image in self._images]
 
     def _describe_image(self, image: _SavedImage) -> Descriptor:
         """Make the manifest and return its descriptor."""
@@ -103,7 +107,7 @@ class DockerArchive(LocalSource):
             if not self._images:
                 raise NotFoundError(f"{name} has no image")
             return 0
-        found = matching("latest" if reference.tag is None else reference.tag, self._names())
+        found = matching("latest" if reference.tag is None else reference.tag, self.names())
         if len(found) == 1:
             return found[0]
         if reference.tag is None:
@@ -112,11 +116,8 @@ class DockerArchive(LocalSource):
             raise NotFoundError(f"no image '{printable_path(reference.tag)}' in {name}: {self._choices(entries)}")
         raise NotFoundError(f"{reference} names several images: {self._choices(found)}")
 
-    def _names(self) -> list[tuple[str, ...]]:
-        return [image.repo_tags for image in self._images]
-
     def _choices(self, images: Sequence[int]) -> str:
-        return choices([(self._images[number].repo_tags[::-1], f":@{number}") for number in images], self._names())
+        return choices([(self._images[number].repo_tags[::-1], f":@{number}") for number in images], self.names())
 
     def _layer(self, path: str, diff_id: DiffID) -> Descriptor:
         name = f"layer {shown(path)} of {self._archive.name}"

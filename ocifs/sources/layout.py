@@ -20,12 +20,12 @@ from ocifs.sources.directory import Directory
 from ocifs.sources.platforms import with_platforms
 from ocifs.sources.reference import Reference, choices, matching
 from ocifs.sources.referrers import Content, Referrers
-from ocifs.sources.source import LocalSource, NamedImage, read_metadata
+from ocifs.sources.source import LocalSource, NamedImage, descriptor_of, read_metadata
 from ocifs.spec.artifact import parse_artifact, referrers_tag
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import decode, parse_json, shown
-from ocifs.spec.manifest import parse_document, parse_index
+from ocifs.spec.manifest import parse_index
 from ocifs.spec.mediatypes import INDEXES, MANIFESTS, describe_non_image
 
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -85,6 +85,10 @@ class Layout(LocalSource):
     def images(self) -> tuple[NamedImage, ...]:
         """Return the images and indexes that `index.json` lists, then its other tagged entries."""
         return tuple(NamedImage(_names(each), each) for each in (*self._images, *self._others))
+
+    def names(self) -> list[tuple[str, ...]]:
+        """Return the names of each image and index, then of the other tagged entries, the fullest first."""
+        return [_names(each) for each in (*self._images, *self._others)]
 
     def holds_an_image(self) -> bool:
         """Return whether any image that `index.json` lists exists."""
@@ -189,9 +193,7 @@ class Layout(LocalSource):
             blob = self._open_digest(digest)
         except NotFoundError as error:
             raise NotFoundError(f"no image {digest} in {self._folder.name}: {self._choices(self._images)}") from error
-        name = f"blob {digest} in {self._folder.name}"
-        document = parse_document(read_metadata(blob, name, self.limits), name)
-        return Descriptor(media_type=document.media_type, digest=digest, size=blob.size)
+        return descriptor_of(blob, digest, f"blob {digest} in {self._folder.name}", self.limits)
 
     def _tagged(self, tag: str | None) -> list[Descriptor]:
         names = [_names(image) for image in self._images]

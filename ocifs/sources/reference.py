@@ -213,8 +213,21 @@ def _no_such_path(text: str, path: str, transport: Transport | None) -> OcifsErr
     if transport is None and _FOREIGN.match(text):
         hint = _COPY_FIRST.format(printable_path(text))
         return UnsupportedError(f"the transport of {printable_path(text)} is not supported: {hint}")
+    if (reason := _hidden(path)) is not None:
+        return NotFoundError(f"cannot open '{printable_path(path)}': {reason}")
     hint = "" if transport else "; an image in a registry is written docker://HOST/REPOSITORY:TAG"
     return NotFoundError(f"no such file or directory: '{printable_path(path)}'{hint}")
+
+
+def _hidden(path: str) -> str | None:
+    """Return why it cannot be said whether a path exists; None: it can."""
+    try:
+        os.lstat(path)
+    except PermissionError as error:
+        return error.strerror
+    except (OSError, ValueError):
+        return None
+    return None
 
 
 def _split(rest: str, exists: Callable[[str], bool]) -> tuple[str, str | None, str | None]:

@@ -8,19 +8,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, UnsupportedError
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.sources.archive import Archive, Decompress
-from ocifs.sources.dir import MANIFEST, open_dir
 from ocifs.sources.directory import Directory
-from ocifs.sources.docker_archive import open_docker_archive
 from ocifs.sources.layout import Layout, open_layout
 from ocifs.sources.platforms import MAX_CONFIGS, states_platform, with_platforms
 from ocifs.sources.reference import CHOICES, Reference, Transport
 from ocifs.sources.source import DocumentSource, LocalSource
-from ocifs.sources.spool import NAME, open_stdin
 from ocifs.spec.config import ImageConfig, parse_config
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import DiffID, Digest
@@ -28,6 +24,9 @@ from ocifs.spec.document import shown
 from ocifs.spec.manifest import ImageIndex, Manifest, parse_document
 from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, describe_non_image, layer_type
 from ocifs.spec.platform import Platform, best_match
+
+if TYPE_CHECKING:
+    from ocifs.sources.archive import Archive, Decompress
 
 _INDEX_DEPTH = 8
 
@@ -64,7 +63,7 @@ def open_source(
     limits: Limits = DEFAULT_LIMITS,
     *,
     follow_links: bool = False,
-    decompress: Decompress | None = None,
+    decompress: "Decompress | None" = None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> LocalSource:
     """Open the local source that a reference names; the caller closes it.
@@ -82,12 +81,10 @@ def open_source(
     ]
     with ExitStack() as stack:
         folder: Directory | Archive
-        if reference.is_stdin:
-            folder = Archive.of(open_stdin(limits, warn), NAME, limits, decompress)
-        elif in_directory:
+        if in_directory:
             folder = Directory.at(reference.path, follow_links=follow_links)
         else:
-            folder = Archive.at(reference.path, limits, decompress)
+            folder = _open_archive(reference, limits, decompress, warn)
         stack.callback(folder.close)
         source = open_in(folder, limits)
         stack.pop_all()
@@ -98,27 +95,51 @@ def _transport_of(path: str) -> Transport | None:
     """Return the transport of a directory; None: the content of the archive tells."""
     if not Path(path).is_dir():
         return None
-    is_dir = os.path.lexists(os.path.join(path, MANIFEST)) and not os.path.lexists(os.path.join(path, "oci-layout"))
-    return "dir" if is_dir else "oci"
+    is_dir = os.path.lexists(os.path.join(path, "manifest.json"))
+    return "dir" if is_dir and not os.path.lexists(os.path.join(path, "oci-layout")) else "oci"
 
 
-def _open_by_content(archive: Archive, limits: Limits) -> LocalSource:
+def _open_archive(
+    reference: Reference, limits: Limits, decompress: "Decompress | None", warn: Callable[[str], None]
+) -> "Archive":
+    from ocifs.sources.archive import Archive  # which a layout directory does without
+
+    if reference.is_stdin:
+        from ocifs.sources.spool import NAME, open_stdin
+
+        return Archive.of(open_stdin(limits, warn), NAME, limits, decompress)
+    return Archive.at(reference.path, limits, decompress)
+
+
+def _open_docker_archive(archive: "Archive", limits: Limits) -> LocalSource:
+    from ocifs.sources.docker_archive import open_docker_archive
+
+    return open_docker_archive(archive, limits)
+
+
+def _open_dir(folder: Directory, limits: Limits) -> LocalSource:
+    from ocifs.sources.dir import open_dir
+
+    return open_dir(folder, limits)
+
+
+def _open_by_content(archive: "Archive", limits: Limits) -> LocalSource:
     if "oci-layout" not in archive:
-        return open_docker_archive(archive, limits)
+        return _open_docker_archive(archive, limits)
     # `docker save` writes both kinds of metadata today. The layout says more, but that of Docker 25.0 may list nothing.
     layout = open_layout(archive, limits)
     if "manifest.json" in archive:
         if not layout.holds_an_image():
-            return open_docker_archive(archive, limits)
+            return _open_docker_archive(archive, limits)
         layout.docker_reference = f"docker-archive:{archive.name}"
     return layout
 
 
 _OPENERS: dict[Transport | None, tuple[bool, Callable[[Any, Limits], LocalSource]]] = {
     "oci": (True, open_layout),
-    "dir": (True, open_dir),
+    "dir": (True, _open_dir),
     "oci-archive": (False, open_layout),
-    "docker-archive": (False, open_docker_archive),
+    "docker-archive": (False, _open_docker_archive),
     None: (False, _open_by_content),
 }
 """Whether the path is a directory, and what opens the source in that `Directory` or `Archive`, which it closes."""

@@ -15,6 +15,7 @@ from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Referrers
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
+from ocifs.spec.manifest import parse_document
 
 
 class NamedImage(NamedTuple):
@@ -44,14 +45,6 @@ class DocumentSource(Protocol):
 
         Raises:
             UnsupportedError: The source does not list its images.
-        """
-        ...
-
-    def tags(self) -> list[str]:
-        """Return the names of the images, each once: those that `PATH:NAME` takes, the fullest of each image.
-
-        Raises:
-            NotFoundError, RegistryError: The registry does not list them.
         """
         ...
 
@@ -94,11 +87,15 @@ class LocalSource(DocumentSource):
 
     def tags(self) -> list[str]:
         """Return the fullest name of each image that has one."""
-        return list(dict.fromkeys(image.names[0] for image in self.images() if image.names))
+        return list(dict.fromkeys(names[0] for names in self.names() if names))
 
     def document(self, descriptor: Descriptor) -> bytes:
         """Return a document, its size and digest verified."""
         return read_document(self.open, descriptor, self.limits)
+
+    @abstractmethod
+    def names(self) -> list[tuple[str, ...]]:
+        """Return the names of each image, as `images` does, without reading anything about the images."""
 
     def open_lazily(self, descriptor: Descriptor) -> BlobReader:
         """Return a blob, complete as always."""
@@ -129,6 +126,17 @@ def read_document(open_blob: Callable[[Descriptor], ReaderAt], descriptor: Descr
     if actual != descriptor.digest:
         raise InvalidImageError(f"blob {descriptor.digest} is damaged: its content has the digest {actual}")
     return data
+
+
+def descriptor_of(blob: ReaderAt, digest: Digest, name: str, limits: Limits) -> Descriptor:
+    """Describe the manifest or index in a blob that only its digest names; `name` is for errors.
+
+    Raises:
+        LimitError: It is larger than a document may be.
+        InvalidImageError: It is neither.
+    """
+    document = parse_document(read_metadata(blob, name, limits), name)
+    return Descriptor(media_type=document.media_type, digest=digest, size=blob.size)
 
 
 def read_metadata(blob: ReaderAt, name: str, limits: Limits) -> bytes:

@@ -282,3 +282,15 @@ def test_what_a_decoder_writes_stays_off_the_terminal(ocifs: Ocifs, tmp_path: Pa
     assert ran.code == 4
     assert "the gzip stream is truncated: fetch or build the image again" in ran.text + ran.err
     assert all(line.startswith("ocifs: ") for line in ran.err.splitlines())
+
+
+def test_what_a_user_may_not_look_at_is_not_called_missing(user: Ocifs) -> None:
+    hidden = user.home / "hidden"
+    hidden.mkdir(mode=0o700)
+    (hidden / "image").mkdir()
+    hidden.chmod(0)
+    try:
+        assert user.complaint(3, "ls", f"{hidden}/image:latest") == f"cannot open '{hidden}/image': Permission denied"
+        assert user.complaint(7, "umount", hidden / "mountpoint") == f"{hidden}/mountpoint: Permission denied"
+    finally:
+        hidden.chmod(0o700)

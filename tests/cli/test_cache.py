@@ -26,6 +26,10 @@ def test_an_index_is_made_once_and_listed(ocifs: Ocifs, demo: Path) -> None:
     ocifs.output("cat", demo, "file")
     assert {entry["subject"] for entry in entries(ocifs)} == {entry["subject"] for entry in listed}
     assert ocifs.output("cache", "ls").splitlines()[-1].startswith("3 entries, ")
+    assert all(entry["images"] == [str(demo)] for entry in entries(ocifs))
+    assert all(line.endswith(f"  {demo}") for line in ocifs.output("cache", "ls").splitlines()[:-1])
+    ocifs.output("cache", "clear")
+    assert list((ocifs.cache / "images").iterdir()) == []
 
 
 def test_clear_removes_all(ocifs: Ocifs, demo: Path) -> None:

@@ -134,6 +134,10 @@ def test_waste(ocifs: Ocifs, image: Path) -> None:
     assert told["hidden"][0] == {"path": "/etc/motd", "size": 20, "layer": 0, "by": 1, "how": "replaced"}
     assert told["duplicates"] == []
     assert ocifs.run("waste", "--fail-under", "0.4", image).code == 0
+    # The limits of dive do not see all that is hidden.
+    gate = ocifs.run("waste", "--fail-under", "0.4", "--max-hidden-bytes", "22", image)
+    assert (gate.code, gate.err) == (1, f"ocifs: {told['hidden_bytes']} hidden bytes are more than 22\n")
+    assert ocifs.run("waste", "--max-hidden-bytes", str(told["hidden_bytes"]), image).code == 0
 
 
 def test_verify(ocifs: Ocifs, image: Path) -> None:

@@ -10,7 +10,8 @@ from msgspec.structs import asdict, replace
 
 from ocifs.cli.command import Command, command
 from ocifs.cli.mount_options import mount_options, serving_options
-from ocifs.cli.options import View, document_options, image_options, view_options
+from ocifs.cli.options import document_options, image_options
+from ocifs.cli.view import View, view_options
 from ocifs.limits import DEFAULT_LIMITS
 from ocifs.mount.options import MountOptions
 from ocifs.options import Options
@@ -54,7 +55,8 @@ def test_without_options_the_values_are_the_defaults_of_the_library(runner: CliR
     options = received(runner, image_command, "")
     assert options.store.directory == tmp_path / "cache/ocifs"
     assert options.store.max_size == DEFAULT_MAX_SIZE
-    own = {"store": options.store, "warn": options.warn}
+    access = replace(Options().access, warn=options.access.warn)
+    own = {"store": options.store, "warn": options.warn, "access": access}
     assert asdict(options) == asdict(Options()) | own
     assert received(runner, mount_command, "") == MountOptions()
 

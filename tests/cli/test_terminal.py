@@ -3,6 +3,7 @@
 import os
 import pty
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from pathlib import Path
 from tests.cli.command import Argument, Ocifs
 from tests.images import Image, Layer, write_layout
 from tests.tars import file, tar
+
+
+def _uncoloured(shown: str) -> str:
+    return re.sub(r"\x1b\[[\d;]*m", "", shown)
 
 
 def on_a_terminal(ocifs: Ocifs, *arguments: Argument) -> str:
@@ -41,7 +46,7 @@ def test_a_bar_is_drawn_while_a_layer_is_indexed_and_goes(ocifs: Ocifs, tmp_path
     cold, warm = on_a_terminal(ocifs, "ls", image), on_a_terminal(ocifs, "ls", image)
     layer = max((image / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size).name
     assert f"indexing {layer[:12]}" in cold
-    assert "MiB" in cold
+    assert re.search(r"\d+% +[\d.]+ [KM]iB of +8 MiB", _uncoloured(cold))
     assert warm == "big\r\n"
 
 
@@ -63,6 +68,50 @@ def test_the_bar_of_a_layer_makes_room_when_it_is_done(ocifs: Ocifs) -> None:
     assert all(bar in shown for bar in bars)
     with_the_last = shown[shown.index(bars[-1]) :]
     assert not any(bar in with_the_last for bar in bars[:-1])
+
+
+_DOWNLOAD = """
+import time
+from ocifs.cli.progress import indexing
+from ocifs.spec.digest import Digest
+layer = Digest(f"sha256:{7:064}")
+with indexing() as progress:
+    for done in range(1, 9):
+        progress.downloading(layer, done << 20, 10 << 20)
+        progress(layer, done << 20, 10 << 20)
+        time.sleep(0.15)
+    progress.downloading(layer, 10 << 20, 10 << 20)
+    progress(layer, 9 << 20, 10 << 20)
+    progress.downloading(Digest(f"sha256:{8:064}"), 100, 200)
+    time.sleep(0.2)
+"""
+
+
+def test_a_download_is_called_so_with_its_rate_and_the_time_left(ocifs: Ocifs) -> None:
+    shown = _shown([sys.executable, "-c", _DOWNLOAD], ocifs.variables(TERM="xterm", COLUMNS="110"))
+    shown = _uncoloured(shown)
+    bars = re.findall(
+        r"(downloading|indexing) 0{12}.*?(\d+)%\s+([\d.]+ MiB) of +10 MiB\s+(\S+ MiB/s)?\s*([-:\d]*)", shown
+    )
+    assert {what for what, *_ in bars} == {"downloading", "indexing"}
+    assert all(int(percent) >= 90 for what, percent, *_ in bars if what == "indexing")
+    assert any(rate and re.fullmatch(r"\d\d:\d\d", left) for *_, rate, left in bars)
+    assert "200 B" not in shown  # no bar for a small document
+
+
+def test_output_on_the_same_terminal_takes_the_place_of_the_bars(ocifs: Ocifs) -> None:
+    script = """
+import sys
+from ocifs.cli.progress import bars
+with bars() as drawn:
+    drawn.advance("searching", 1, 2)
+    drawn.hide()
+    print("a match", flush=True)
+    drawn.advance("searching", 1, 2)
+"""
+    shown = _shown([sys.executable, "-c", script], ocifs.variables(TERM="xterm", COLUMNS="110"))
+    assert shown.count("searching") >= 1
+    assert "searching" not in shown[shown.index("a match") :]
 
 
 def test_control_characters_are_escaped(ocifs: Ocifs, demo: Path) -> None:

@@ -2,8 +2,6 @@
 
 import subprocess
 
-import pytest
-
 import ocifs as package
 from tests.cli.command import Ocifs
 
@@ -17,19 +15,6 @@ def test_wrong_usage_is_2(ocifs: Ocifs) -> None:
     result = ocifs.run("ls", "--unknown", "image")
     assert (result.code, result.out) == (2, b"")
     assert result.err.startswith("ocifs: no such option: --unknown\nUsage: ocifs ls [OPTIONS] IMAGE")
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_prints_a_script_for_the_shell(ocifs: Ocifs, shell: str) -> None:
-    script = ocifs.output("completion", shell)
-    assert "_OCIFS_COMPLETE" in script
-    if shell == "bash":
-        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-
-
-def test_completion_completes(ocifs: Ocifs) -> None:
-    asked = {"_OCIFS_COMPLETE": "bash_complete", "COMP_WORDS": "ocifs mou", "COMP_CWORD": "1"}
-    assert {line.partition(",")[2] for line in ocifs.output(**asked).splitlines()} == {"mount", "mounts"}
 
 
 def test_a_defect_is_one_line_with_its_own_code(ocifs: Ocifs) -> None:

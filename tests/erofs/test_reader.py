@@ -256,12 +256,11 @@ def test_a_layer_that_is_not_there_is_refused() -> None:
 
 def test_a_walk_leaves_out_what_it_is_told_to() -> None:
     image = Layers().compile(directory({b"a": directory({b"x": file()}), b"b": directory({b"y": file()})}))
-    walk = image.walk(image.root)
-    assert [next(walk)[0], next(walk)[0], walk.send(True)[0], next(walk)[0]] == [b"", b"a", b"b", b"b/y"]
-    walk = image.walk(image.root)
-    next(walk)
-    with pytest.raises(StopIteration):
-        walk.send(True)
+    paths: list[bytes] = []
+    for path, _ in image.walk(image.root, lambda: paths[-1] == b"a"):
+        paths.append(path)
+    assert paths == [b"", b"a", b"b", b"b/y"]
+    assert [path for path, _ in image.walk(image.root, lambda: True)] == [b""]
 
 
 @pytest.mark.parametrize("nid", [-1, 0, 1, 35, 1 << 40, 1 << 64])

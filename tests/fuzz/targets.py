@@ -38,7 +38,8 @@ from ocifs.indexes.ztoc.read import read_ztoc, size_of_gzip
 from ocifs.indexes.ztoc.read import write_index as write_index_of_ztoc
 from ocifs.layer.chunked.document import items_of
 from ocifs.layer.chunked.table import make_table
-from ocifs.layer.index import KIND, Summary, encode_tail, open_index, pack_u64
+from ocifs.layer.index import open_index
+from ocifs.layer.index_format import KIND, Summary, encode_tail, pack_u64
 from ocifs.limits import Limits
 from ocifs.reader import BytesReader, FileReader
 from ocifs.sources.blob import memory_blob

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from ocifs.image.kinds import CHANGES, TREE
 from ocifs.image.opening import open_image
-from ocifs.image.trees import CHANGES, TREE
-from ocifs.layer.index import KIND
+from ocifs.layer.index_format import KIND
 from ocifs.options import Options
 from ocifs.store import Store
 from tests.cli.command import Ocifs

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from ocifs.errors import NotFoundError, OcifsError
+from ocifs.image.kinds import TREE
 from ocifs.image.opening import open_image
-from ocifs.image.trees import TREE
 from ocifs.image.verification import Check, verify_image
-from ocifs.layer.index import KIND, encode_tail
+from ocifs.layer.index_format import KIND, encode_tail
 from ocifs.options import Options
 from ocifs.report.text import local_time
 from ocifs.report.verification import check_line, summary_line, to_json

@@ -16,7 +16,8 @@ from ocifs.indexes.artifact import (
     list_artifacts,
     make_artifact,
 )
-from ocifs.layer.index import KIND, LayerIndex, encode_tail, open_index
+from ocifs.layer.index import LayerIndex, open_index
+from ocifs.layer.index_format import KIND, encode_tail
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.options import Options
 from ocifs.reader import BytesReader

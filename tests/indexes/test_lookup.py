@@ -10,7 +10,7 @@ from ocifs.errors import InvalidImageError
 from ocifs.image.opening import open_image
 from ocifs.image.verification import verify_image
 from ocifs.indexes.artifact import make_artifact
-from ocifs.layer.index import KIND
+from ocifs.layer.index_format import KIND
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.verification import fetch_all, verify_index
 from ocifs.options import Options

@@ -21,7 +21,8 @@ from ocifs.compression import MAX_SPAN, rapid, zng
 from ocifs.compression import subprocess_pass as apart
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.layer.build import LayerBlob, open_layer_index
-from ocifs.layer.index import KIND, LayerIndex, encode_tail
+from ocifs.layer.index import LayerIndex
+from ocifs.layer.index_format import KIND, encode_tail
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits

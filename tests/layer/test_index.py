@@ -16,7 +16,8 @@ import zstandard
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.layer.build import LayerBlob, open_layer_index
-from ocifs.layer.index import LayerIndex, Summary, TocWriter, encode_tail, open_index, pack_u64
+from ocifs.layer.index import LayerIndex, open_index
+from ocifs.layer.index_format import Summary, TocWriter, encode_tail, pack_u64
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits

@@ -17,7 +17,8 @@ import zstandard
 from ocifs.compression import Checkpoint, Decoder
 from ocifs.errors import InvalidImageError, LimitError, OcifsError
 from ocifs.layer.build import LayerBlob, open_layer_index
-from ocifs.layer.index import LayerIndex, Summary, open_index, pack_u64
+from ocifs.layer.index import LayerIndex, open_index
+from ocifs.layer.index_format import Summary, pack_u64
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits

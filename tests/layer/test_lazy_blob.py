@@ -19,7 +19,8 @@ from ocifs.limits import DEFAULT_LIMITS
 from ocifs.reader import BytesReader
 from ocifs.sources.registry.peer import NoRangesError, Origin
 from ocifs.spec.digest import DiffID, Digest
-from ocifs.store import Kind, Store, finish_sparse
+from ocifs.store import Kind, Store
+from ocifs.store.sparse import finish_sparse, open_sparse
 from tests import images
 
 TAR = images.tar({f"file{number}": os.urandom(700_000) for number in range(12)})
@@ -67,7 +68,9 @@ def far() -> Far:
 
 @pytest.fixture
 def blob(far: Far, tmp_path: Path) -> Iterator[LazyBlob]:
-    file = Store(tmp_path).sparse(Kind("part", 1), Kind("blob", 1, checked=False), str(Digest.of(BLOB)), len(BLOB))
+    file = open_sparse(
+        Store(tmp_path), Kind("part", 1), Kind("blob", 1, checked=False), str(Digest.of(BLOB)), len(BLOB)
+    )
     yield LazyBlob(file.fd, file.size, lambda: ORIGIN, lambda: far)
     file.close()
 
@@ -259,12 +262,12 @@ SUBJECT = str(Digest.of(b"a blob"))
 
 def test_a_finished_file_becomes_an_entry(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with_part = store.sparse(PART, WHOLE, SUBJECT, 100_000)
+    with_part = open_sparse(store, PART, WHOLE, SUBJECT, 100_000)
     os.pwrite(with_part.fd, b"abc", 50_000)
     assert store.load(WHOLE, SUBJECT) is None
     assert store.entries()[0].size < 10_000
     finish_sparse(with_part.fd, WHOLE, SUBJECT, 100_000)
-    again = store.sparse(PART, WHOLE, SUBJECT, 100_000)
+    again = open_sparse(store, PART, WHOLE, SUBJECT, 100_000)
     assert (again.size, again.pread(3, 50_000)) == (100_000, b"abc")
     entry = store.load(WHOLE, SUBJECT)
     assert entry is not None
@@ -275,13 +278,13 @@ def test_a_finished_file_becomes_an_entry(tmp_path: Path) -> None:
 
 def test_a_file_that_was_damaged_is_made_right(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.sparse(PART, WHOLE, SUBJECT, 1000).close()
+    open_sparse(store, PART, WHOLE, SUBJECT, 1000).close()
     (path,) = (tmp_path / "entries").iterdir()
     path.write_bytes(b"x" * 5000)
-    file = store.sparse(PART, WHOLE, SUBJECT, 1000)
+    file = open_sparse(store, PART, WHOLE, SUBJECT, 1000)
     assert file.pread(2000, 0) == b"x" * 1000
     finish_sparse(file.fd, WHOLE, SUBJECT, 1000)
-    again = store.sparse(PART, WHOLE, SUBJECT, 1000)
+    again = open_sparse(store, PART, WHOLE, SUBJECT, 1000)
     assert [entry.kind for entry in store.entries()] == ["blob1"]
     assert again.pread(2000, 0) == b"x" * 1000
     for each in (file, again):
@@ -291,18 +294,18 @@ def test_a_file_that_was_damaged_is_made_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize("claimed", [0, 10, 999, 5000])
 def test_another_size_of_the_same_blob_is_another_file(tmp_path: Path, claimed: int) -> None:
     store = Store(tmp_path)
-    file = store.sparse(PART, WHOLE, SUBJECT, 1000)
+    file = open_sparse(store, PART, WHOLE, SUBJECT, 1000)
     os.pwrite(file.fd, b"abc", 990)
-    other = store.sparse(PART, WHOLE, SUBJECT, claimed)
+    other = open_sparse(store, PART, WHOLE, SUBJECT, claimed)
     assert other.pread(claimed, 0) == bytes(claimed)
     assert (os.fstat(file.fd).st_size, file.pread(3, 990)) == (1000, b"abc")
-    again = store.sparse(PART, WHOLE, SUBJECT, 1000)
+    again = open_sparse(store, PART, WHOLE, SUBJECT, 1000)
     assert again.pread(3, 990) == b"abc"
     for each in (file, other, again):
         each.close()
 
 
 def test_without_a_directory_it_is_in_memory() -> None:
-    file = Store(None).sparse(PART, WHOLE, SUBJECT, 1000)
+    file = open_sparse(Store(None), PART, WHOLE, SUBJECT, 1000)
     assert file.pread(1000, 0) == bytes(1000)
     file.close()

@@ -58,6 +58,12 @@ def test_it_is_detached(ocifs: Ocifs, small: Path, name: str) -> None:
         assert os.listdir(mountpoint) == []
 
 
+def test_it_is_detached_with_all_others(ocifs: Ocifs, small: Path) -> None:
+    with hung(ocifs, small) as (mountpoint, _), ocifs.mounted(small) as other:
+        ocifs.output("umount", "--all", "--lazy")
+        assert os.listdir(mountpoint) == os.listdir(other) == []
+
+
 def test_it_is_detached_from_within(ocifs: Ocifs, small: Path) -> None:
     with hung(ocifs, small) as (mountpoint, _):
         umount = shlex.join(ocifs.command("umount", "--lazy", "."))

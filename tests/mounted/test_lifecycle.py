@@ -4,6 +4,7 @@ import base64
 import ctypes
 import json
 import os
+import pty
 import shlex
 import signal
 import struct
@@ -11,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -301,6 +303,64 @@ def test_umount_takes_several(ocifs: Ocifs, small: Path) -> None:
     with ocifs.mounted(small) as one, ocifs.mounted(small) as other:
         ocifs.output("umount", one, other)
         assert ocifs.leftovers() == []
+
+
+def test_umount_goes_on_after_a_failure(ocifs: Ocifs, small: Path) -> None:
+    with ocifs.mounted(small) as one, ocifs.mounted(small) as other:
+        result = ocifs.run("umount", ocifs.home / "none", one, ocifs.home / "none", other)
+        assert (result.code, result.err.count("is not an ocifs mount")) == (7, 2)
+        assert ocifs.leftovers() == []
+
+
+def test_umount_all_ends_the_mounts_of_this_runtime_directory(ocifs: Ocifs, small: Path, tmp_path: Path) -> None:
+    elsewhere = replace(ocifs, home=tmp_path)
+    elsewhere.runtime.mkdir(mode=0o700)
+    with ocifs.mounted(small) as one, ocifs.mounted(small) as other, elsewhere.mounted(small) as kept:
+        with (other / "dir/big").open("rb"):
+            result = ocifs.run("umount", "--all")
+            assert (result.code, f"{other} is in use" in result.err, result.err.count("\n")) == (7, True, 1)
+            assert os.listdir(one) == []
+        ocifs.output("umount", "-a")
+        assert os.listdir(other) == []
+        assert (kept / "hello").read_text() == "hello\n"
+        assert ocifs.run("umount", "--all") == (0, b"", "")
+
+
+def test_umount_from_inside_says_to_leave(ocifs: Ocifs, small: Path) -> None:
+    with ocifs.mounted(small) as mountpoint:
+        variables = ocifs.variables(PYTHONSAFEPATH="1")
+        for place, words, says in (
+            (mountpoint / "dir", [str(mountpoint)], "the current directory is in it: leave the directory (cd "),
+            (mountpoint, ["."], f"leave the directory (cd {mountpoint.parent}), or detach it now with --lazy"),
+            (mountpoint / "dir", ["."], f"is inside the mount on {mountpoint}: leave the directory, then unmount "),
+        ):
+            ran = subprocess.run(
+                ocifs.command("umount", *words), cwd=place, env=variables, capture_output=True, text=True, check=False
+            )
+            assert (ran.returncode, says in ran.stderr) == (7, True), ran.stderr
+            assert "python" not in ran.stderr  # neither itself nor what started it
+        holder = subprocess.Popen(["sleep", "60"], cwd=mountpoint)
+        ran = subprocess.run(
+            ocifs.command("umount", "."), cwd=mountpoint, env=variables, capture_output=True, text=True, check=False
+        )
+        assert f"and end sleep ({holder.pid})" in ran.stderr
+        holder.kill()
+        holder.wait()
+
+
+def test_mounts_fits_the_terminal(ocifs: Ocifs, small: Path) -> None:
+    mountpoint = ocifs.home / ("long" * 15) / "end"
+    mountpoint.mkdir(parents=True)
+    with ocifs.mounted(small, at=mountpoint):
+        outer, inner = pty.openpty()
+        subprocess.run(ocifs.command("mounts"), stdout=inner, env=ocifs.variables(COLUMNS="90"), check=True)
+        os.close(inner)
+        shown = os.read(outer, 1 << 16).decode().splitlines()
+        os.close(outer)
+        assert all(len(line) <= 90 for line in shown)
+        (row,) = (line for line in shown if line.split()[0].endswith("longlong/end"))
+        assert "…" in row
+        assert str(mountpoint) in ocifs.output("mounts")
 
 
 def test_a_mountpoint_is_shown_as_it_is_named(ocifs: Ocifs, small: Path) -> None:

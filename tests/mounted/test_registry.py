@@ -13,7 +13,8 @@ import pytest
 
 from ocifs.image.opening import open_image
 from ocifs.indexes.artifact import make_artifact
-from ocifs.layer.index import LayerIndex, encode_tail, open_index
+from ocifs.layer.index import LayerIndex, open_index
+from ocifs.layer.index_format import encode_tail
 from ocifs.options import Options
 from ocifs.reader import BytesReader
 from ocifs.spec.digest import Digest

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocifs.report.text import human_size, short_size
+from ocifs.report.text import elided, fitted, human_size, short_size, table
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,33 @@ def test_short_sizes_are_those_of_coreutils() -> None:
     text = "".join(f"{size}\n" for size in sizes)
     ran = subprocess.run(["numfmt", "--to=iec", "--round=up"], input=text, capture_output=True, text=True, check=True)
     assert [short_size(size) for size in sizes] == ran.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [("/a/b/c", 6, "/a/b/c"), ("/usr/share/doc", 10, "/us…re/doc"), ("abc", 1, "…"), ("abc", 2, "a…"), ("", 0, "")],
+)
+def test_elided(text: str, width: int, shown: str) -> None:
+    assert elided(text, width) == shown
+
+
+@given(
+    st.lists(st.tuples(st.text("ab", max_size=60), st.text("cd", max_size=60), st.text("e", max_size=9)), min_size=1),
+    st.integers(40, 140),
+)
+def test_tables_fit(rows: list[tuple[str, str, str]], width: int) -> None:
+    lines = [line.rstrip() for line in table(fitted(rows, width, (0, 1)))]
+    assert max(map(len, lines)) <= width
+    whole = [line.rstrip() for line in table(rows)]
+    assert list(table(fitted(rows, None, (0, 1)))) == list(table(rows))
+    if (
+        max(len(row[0]) for row in rows) + max(len(row[1]) for row in rows) + max(len(row[2]) for row in rows) + 4
+        <= width
+    ):
+        assert lines == whole
+
+
+def test_other_columns_are_not_cut() -> None:
+    ((first, second, third),) = fitted([("a" * 50, "b" * 20, "c" * 30)], 70, (0, 1))
+    assert (len(first) + len(second), third) == (36, "c" * 30)
+    assert fitted([("a" * 50, "c" * 90)], 40, (0,)) == [["aaaa…aaaaaaa", "c" * 90]]

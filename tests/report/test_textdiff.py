@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocifs.report.textdiff import is_text, unified_diff
+from ocifs.report.textdiff import Comparison, equal_texts, is_text, unified_diff
 
 
 def _diff(before: bytes, after: bytes) -> list[bytes]:
@@ -57,6 +57,55 @@ def test_the_one_can_be_made_of_the_other(before: bytes, after: bytes) -> None:
             made += [line[1:] + b"\n"] if last != b"-" else []
     rest = b"\n".join(left[at:])
     assert b"".join(made) + rest == after
+
+
+_CHANGED = (
+    b"one\n\ttwo  words\nthree\nfour\nFive\nsix\r\nseven\n\n\neight\nnine\nten\neleven\ntwelve\nlast",
+    b"one\n two words \nth ree\nfour\nfive\nsix\nseven\neight\nnine\nten\neleven\ntwelve!\nlast",
+)
+
+
+@pytest.mark.parametrize(
+    ("flags", "how"),
+    [
+        ("-u", Comparison()),
+        ("-U0", Comparison(context=0)),
+        ("-U1", Comparison(context=1)),
+        ("-uw", Comparison(space="all")),
+        ("-ub", Comparison(space="amount")),
+        ("-ui", Comparison(ignore_case=True)),
+        ("-uiwB", Comparison(space="all", ignore_case=True, ignore_blank=True)),
+        ("-U0 -B", Comparison(context=0, ignore_blank=True)),
+        ("-u --strip-trailing-cr", Comparison(ignore_cr=True)),
+    ],
+)
+def test_options_as_those_of_diff(tmp_path: Path, flags: str, how: Comparison) -> None:
+    for name, text in zip("ab", _CHANGED, strict=True):
+        (tmp_path / name).write_bytes(text)
+    command = ["diff", *flags.split(), str(tmp_path / "a"), str(tmp_path / "b")]
+    ran = subprocess.run(command, capture_output=True, check=False)
+    found = list(unified_diff(*_CHANGED, (b"a", b"b"), how))[2:]
+    changed = [line for line in found if line[:1] in b"-+"]
+    assert changed == [line for line in ran.stdout.split(b"\n")[2:] if line[:1] and line[:1] in b"-+"]
+    assert not equal_texts(*_CHANGED, how)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "how"),
+    [
+        (b"a b\n", b"ab\n", Comparison(space="all")),
+        (b"a  b \n", b"a b", Comparison(space="amount")),
+        (b"A\n", b"a\n", Comparison(ignore_case=True)),
+        (b"a\n\n\nb\n", b"a\nb\n\n", Comparison(ignore_blank=True)),
+        (b"a\r\n", b"a\n", Comparison(ignore_cr=True)),
+    ],
+)
+def test_what_is_ignored(before: bytes, after: bytes, how: Comparison) -> None:
+    assert equal_texts(before, after, how)
+    assert list(unified_diff(before, after, (b"a", b"b"), how)) == []
+    assert how.ignores
+    assert not equal_texts(before, after + b"c\n", how)
+    assert not equal_texts(before, after, Comparison())
 
 
 def test_as_diff_does(tmp_path: Path) -> None:

@@ -122,10 +122,10 @@ def test_duplicates(tmp_path: Path) -> None:
     ]
     read: list[int] = []
     with _opened(tmp_path / "layout", layers) as image:
-        found = duplicates(image.rootfs, read.append)
+        found = duplicates(image.rootfs, lambda done, total: read.append(done))
     assert found == [Duplicates(9, [b"/g", b"/h"]), Duplicates(4, [b"/a", b"/b", b"/c"])]
     assert [each.wasted for each in found] == [9, 8]
-    assert sum(read) == 34
+    assert read[-1] == 34
 
 
 _NAMES = st.sampled_from([b"a", b"b", b"d", b"d/a", b"d/e", b"d/e/a", b"l/a"])
@@ -170,6 +170,8 @@ def test_rules() -> None:
     found = Efficiency(0.9, 1000, 5000)
     bounds = Rules(lowest_efficiency=0.9, highest_wasted_bytes=1000, highest_user_wasted=0.2)
     assert broken_rules(Rules(), found) == broken_rules(bounds, found) == []
+    assert broken_rules(Rules(highest_hidden_bytes=10), found, 10) == []
+    assert broken_rules(Rules(highest_hidden_bytes=10), found, 11) == ["11 hidden bytes are more than 10"]
     assert broken_rules(Rules(lowest_efficiency=0.95, highest_wasted_bytes=999, highest_user_wasted=0.1), found) == [
         "the efficiency 0.9000 is below 0.95",
         "1000 wasted bytes are more than 999",
@@ -180,12 +182,14 @@ def test_rules() -> None:
 def test_lines_and_json(tmp_path: Path) -> None:
     with _opened(tmp_path / "layout", [BASE, [file(b"c", b"3" * 30), file(b"n\x1b", b"3" * 30)]]) as image:
         found, same = waste(image), duplicates(image.rootfs)
-    lines = [line.decode() for line in waste_lines(found, same, 1, lambda name: name.replace(b"\x1b", b"?"))]
-    assert [line.split() for line in lines if "sha256" not in line] == [
+    headline, *lines = (line.decode() for line in waste_lines(found, same, 1, lambda name: name.replace(b"\x1b", b"?")))
+    assert headline == "30 B hidden, 25.0% of the 120 B in the layers: later layers replace or remove these files"
+    assert [line.split() for line in lines if "sha256" not in line and line[:3] != "  ("] == [
+        [],
         ["LAYER", "DIGEST", "STORED", "HIDDEN"],
         ["120", "B", "30", "B"],
         [],
-        ["efficiency", "0.7500,", "60", "B", "wasted,", "100.00%", "of", "user", "bytes"],
+        ["as", "dive", "counts:", "efficiency", "0.7500,", "60", "B", "wasted,", "100.00%", "of", "user", "bytes"],
         [],
         ["HIDDEN", "LAYER", "BY"],
         ["30", "B", "0", "replaced", "by", "1", "/c"],
@@ -197,7 +201,17 @@ def test_lines_and_json(tmp_path: Path) -> None:
     assert b'"hidden":[{"path":"/c","size":30,"layer":0,"by":1,"how":"replaced"}]' in line
     assert b'"duplicates":[{"size":30,"files":[{"path":"/c"},{"path":"/n\\u001b"}]}]' in line
     assert b'"broken_rules":["broken"]' in line
+    assert line.startswith(b'{"hidden_bytes":30,"stored_bytes":120,"efficiency":0.75,')
     assert list(waste_lines(found, None, 0, bytes))[-1] == b"     30 B  in 1 more"
+
+
+def test_progress_ends_at_the_total(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    with _opened(tmp_path / "layout", [BASE, [file(b"c", b"3" * 30), file(b"d", b"3" * 30)]]) as image:
+        waste(image, lambda *how_far: told.append(how_far))
+        duplicates(image.rootfs, lambda *how_far: told.append(how_far))
+    assert told[3] == (told[3][1],) * 2
+    assert told[-1] == (60, 60)
 
 
 def test_of_many_files_that_are_the_same_some_are_named() -> None:

@@ -15,7 +15,7 @@ from ocifs.compression.zstd_frame import window_packer
 from ocifs.errors import InvalidImageError, OcifsError, UnsupportedError, printable
 from ocifs.indexes.ztoc import GZIP, GZIP_HEAD, GZIP_POINT, IMPLICIT_START, KINDS, TAR_POINTS, UNCOMPRESSED, WINDOW
 from ocifs.indexes.ztoc.flatbuffer import BYTE, INT, LONG, UINT, Buffer, Table
-from ocifs.layer.index import Summary, encode_tail, pack_u64
+from ocifs.layer.index_format import Summary, encode_tail, pack_u64
 from ocifs.limits import Limits
 from ocifs.sources.resolve import ImageLayer
 from ocifs.spec.digest import Digest

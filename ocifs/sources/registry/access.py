@@ -1,10 +1,15 @@
 """How to access registries: a value that is cheap to make."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from ocifs.sources.registry.timeouts import DEFAULT_TIMEOUTS, Timeouts
+
+
+def _ignore(message: str) -> None:
+    """Drop a warning."""
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +25,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Directory of CAs (`*.crt`) and client certificates (`*.cert` with a `*.key`)."""
     allow_foreign_urls: bool = False
     """Whether to fetch a layer that the registry lacks from the URL that the image names."""
+    warn: Callable[[str], None] = _ignore
+    """Called with one line about a file that is skipped."""
     timeouts: Timeouts = DEFAULT_TIMEOUTS
 
     def __repr__(self) -> str:

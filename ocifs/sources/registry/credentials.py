@@ -48,13 +48,19 @@ def find_credentials(endpoint: Endpoint, access: Access) -> Credentials | None:
     """Return the credentials for an endpoint; None: anonymous access.
 
     Raises:
-        OcifsError: A file is malformed, or a helper fails.
+        OcifsError: A file is malformed, the one that `access` names is unreadable, or a helper fails.
     """
     if access.credentials is not None:
         username, _, password = access.credentials.partition(":")
         return Credentials(username, password)
-    for path in _files(access.authfile):
-        file = _read(path)
+    for path in _files(access):
+        try:
+            file = _read(path)
+        except _UnreadableError as error:
+            if access.authfile is not None:
+                raise
+            access.warn(f"{error}: continuing without its credentials")
+            continue
         for key in _keys(endpoint):
             if (helper := file.cred_helpers.get(key)) is not None:
                 return _run_helper(helper, key)
@@ -67,9 +73,13 @@ def find_credentials(endpoint: Endpoint, access: Access) -> Credentials | None:
     return None
 
 
-def _files(authfile: Path | None) -> Iterator[Path]:
-    """Yield the files that exist, in the order of containers-auth.json(5)."""
-    if authfile is not None:
+class _UnreadableError(OcifsError):
+    """A file exists, or may exist, and cannot be read."""
+
+
+def _files(access: Access) -> Iterator[Path]:
+    """Yield the files that may exist, in the order of containers-auth.json(5)."""
+    if (authfile := access.authfile) is not None:
         if not authfile.exists():
             raise OcifsError(f"no such file: {printable_path(str(authfile))}, which --authfile names")
         yield authfile
@@ -81,8 +91,15 @@ def _files(authfile: Path | None) -> Iterator[Path]:
         Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "containers/auth.json",
         Path(os.environ.get("DOCKER_CONFIG") or home / ".docker") / "config.json",
     ):
-        if path.exists():
+        if not _is_absent(path):
             yield path
+
+
+def _is_absent(path: Path) -> bool:
+    try:
+        return not path.exists()
+    except PermissionError:  # in a directory that hides it
+        return False
 
 
 def _read(path: Path) -> _File:
@@ -94,7 +111,7 @@ def _read(path: Path) -> _File:
             raise OcifsError(f"{name} is too large for a credentials file")
         return msgspec.json.decode(data or b"{}", type=_File)
     except OSError as error:
-        raise OcifsError(f"cannot read {name}: {error.strerror}") from None
+        raise _UnreadableError(f"cannot read {name}: {error.strerror}") from None
     except ValueError:  # its text would quote the file
         raise OcifsError(f"{name} is malformed: log in again, or name another file with --authfile") from None
 

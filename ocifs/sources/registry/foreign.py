@@ -67,18 +67,9 @@ class ForeignSession(Session):
             peer, transport=_PublicTransport(make_context(peer.certificates), peer.timeouts, proxies=False)
         )
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        *,
-        what: str,
-        actions: str = "pull",
-        body: bytes | None = None,
-    ) -> RegistryResponse:
+    def get(self, path: str, headers: Mapping[str, str], *, what: str) -> RegistryResponse:
         """Request the peer's URL once, whatever `path` is; raises as `Session.get`."""
-        last, response = self._follow(method, parse_url(self._peer.url or "", "the image names"), headers, body)
+        last, response = self._follow("GET", parse_url(self._peer.url or "", "the image names"), headers, None)
         if response.status in {200, 206}:
             return RegistryResponse(response, last.authority)
         response.close()

@@ -78,21 +78,20 @@ class Session:
         """Close idle connections."""
         self.transport.close()
 
-    def get(self, path: str, headers: Mapping[str, str], *, what: str, actions: str = "pull") -> RegistryResponse:
+    def get(self, path: str, headers: Mapping[str, str], *, what: str) -> RegistryResponse:
         """Request `/v2/REPOSITORY/PATH` once; status 200 or 206 is success.
 
         Args:
             path: Relative to the repository.
             headers: In addition to those of authorization.
             what: Name in errors.
-            actions: The actions that a token must allow.
 
         Raises:
             TransientError: A retry may succeed.
             NotFoundError: There is no such resource.
             RegistryError: The registry refuses, or its answer cannot be trusted.
         """
-        return self.request("GET", path, headers, what=what, actions=actions)
+        return self.request("GET", path, headers, what=what)
 
     def request(
         self,
@@ -104,7 +103,7 @@ class Session:
         actions: str = "pull",
         body: bytes | None = None,
     ) -> RegistryResponse:
-        """Send one request of any method; raises as `get`."""
+        """Send one request of any method, with a token that allows the `actions`; raises as `get`."""
         base = self._base()
         url = base.follow(path, f"{self._peer.host} names")
         retried = False

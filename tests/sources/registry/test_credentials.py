@@ -28,6 +28,18 @@ def write(path: Path, document: object) -> Path:
     return path
 
 
+def test_an_unreadable_file_is_skipped_with_a_warning(alone: Path) -> None:
+    """A directory in its place cannot be read by root either."""
+    (alone / "runtime/containers/auth.json").mkdir(parents=True)
+    write(alone / ".docker/config.json", {"auths": {"host.example": entry("me:1")}})
+    told: list[str] = []
+    assert find(access=Access(warn=told.append)) == ("me", "1", "")
+    path = alone / "runtime/containers/auth.json"
+    assert told == [f"cannot read {path}: Is a directory: continuing without its credentials"]
+    with pytest.raises(OcifsError, match=r"auth\.json: Is a directory"):
+        find(access=Access(authfile=path))
+
+
 def test_none() -> None:
     assert find() is None
 

@@ -1,0 +1,51 @@
+"""What the commands accept, as far as completion needs to know it: the types of `ocifs.cli.complete.commands`."""
+
+from typing import Literal, NamedTuple
+
+Kind = Literal["file", "image", "path", "path or file", "layer", "mountpoint", "limit", "platform", "none"]
+"""What a value is. `path`: inside the image; `path or file`: inside the image if absolute; `file` is also anything
+unknown, so that the shell completes files."""
+
+Value = Kind | tuple[str, ...]
+"""A kind, or the choices."""
+
+
+class Option(NamedTuple):
+    """An option. A flag takes no value."""
+
+    names: tuple[str, ...]
+    value: Value | None
+    help: str
+
+
+class Command(NamedTuple):
+    """A command or a group of commands."""
+
+    help: str
+    options: tuple[Option, ...]
+    arguments: tuple[Value, ...] = ()
+    """The arguments in order; the last one of a command that takes any number repeats."""
+    repeats: bool = False
+    ends_options: bool = False
+    """Whether options are not recognised after the first argument."""
+    subcommands: tuple[str, ...] = ()
+
+
+RawCommand = tuple[
+    str, tuple[tuple[tuple[str, ...], Value | None, str], ...], tuple[Value, ...], bool, bool, tuple[str, ...]
+]
+"""The fields of a `Command`, and of its options, as constants."""
+
+
+def command_of(raw: RawCommand) -> Command:
+    """Return a command from its constants."""
+    return Command(raw[0], tuple(Option(*option) for option in raw[1]), *raw[2:])
+
+
+class Candidate(NamedTuple):
+    """What the whole word can become."""
+
+    word: str
+    help: str = ""
+    is_whole: bool = True
+    """Whether nothing can follow, so that the shell appends a space."""

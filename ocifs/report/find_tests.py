@@ -1,0 +1,263 @@
+"""The tests of find(1): from the name of a test and its argument to a function of a file.
+
+Tests with the names of GNU find behave like GNU find. They look up attributes of a file only on demand.
+"""
+
+import fnmatch
+import os
+import re
+import stat
+from collections.abc import Callable
+from datetime import datetime
+from functools import cached_property
+
+from ocifs.errors import NotFoundError, printable_path
+from ocifs.image.passwd import Accounts
+from ocifs.image.rootfs import Rootfs
+from ocifs.report.permissions import parse_permissions
+from ocifs.report.posix_regex import to_python
+from ocifs.report.visit import Test, Visit
+
+_REGEXTYPES = {
+    **dict.fromkeys(("posix-extended", "posix-egrep", "egrep", "awk", "posix-awk", "gnu-awk"), "extended"),
+    **dict.fromkeys(("posix-basic", "grep", "sed", "ed"), "basic"),
+    "python": "python",
+}
+
+
+class Settings:
+    """What tests refer to: the image, the time, and the syntax of the regular expressions that follow."""
+
+    def __init__(self, rootfs: Rootfs, now: int) -> None:
+        """`now` is in nanoseconds since the epoch."""
+        self.rootfs = rootfs
+        self.now = now
+        self._regextype = "python"
+
+    @cached_property
+    def users(self) -> dict[int, str]:
+        """The name of each uid in the image; the first one in the file counts. Raises LimitError."""
+        return {user.uid: user.name for user in reversed([*self._accounts.users()])}
+
+    @cached_property
+    def groups(self) -> dict[int, str]:
+        """The name of each gid in the image."""
+        return {group.gid: group.name for group in reversed([*self._accounts.groups()])}
+
+    @cached_property
+    def _accounts(self) -> Accounts:
+        return Accounts.of(self.rootfs, self.rootfs.limits)
+
+    def use_regextype(self, name: str) -> Test:
+        """Use another syntax from here on. Raises ValueError."""
+        if name not in _REGEXTYPES:
+            raise ValueError(f"the types are {', '.join(_REGEXTYPES)}")
+        self._regextype = _REGEXTYPES[name]
+        return true
+
+    def regex(self, pattern: str) -> str:
+        """Return a regular expression for Python. Raises re.error."""
+        if self._regextype == "python":
+            return pattern
+        return os.fsdecode(to_python(os.fsencode(pattern), extended=self._regextype == "extended")[0])
+
+
+def true(visit: Visit) -> bool:
+    """Return True, for any file."""
+    return True
+
+
+def _prune(visit: Visit) -> bool:
+    visit.pruned = True
+    return True
+
+
+def _empty(visit: Visit) -> bool:
+    if stat.S_ISDIR(visit.inode.mode):
+        return next(visit.rootfs.tree.entries(visit.nid), None) is None
+    return stat.S_ISREG(visit.inode.mode) and visit.inode.size == 0
+
+
+def _glob(argument: str, *, whole: bool = False, fold: bool = False) -> Test:
+    return _matching(_unquoted(argument), whole=whole, fold=fold)
+
+
+def _unquoted(glob: str) -> str:
+    # fnmatch has no backslash: a quoted special character becomes a set of one.
+    return fnmatch.translate(
+        re.sub(r"\\(.)", lambda quoted: f"[{quoted[1]}]" if quoted[1] in "*?[" else quoted[1], glob)
+    )
+
+
+def _fits(pattern: str, *, fold: bool) -> Callable[[bytes], bool]:
+    # Match text, like the words of a command line, so that one `?` stands for one character.
+    matches = re.compile(pattern, re.DOTALL | (re.IGNORECASE if fold else 0)).fullmatch
+    return lambda name: matches(name.decode(errors="surrogateescape")) is not None
+
+
+def _matching(pattern: str, *, whole: bool, fold: bool = False) -> Test:
+    fits = _fits(pattern, fold=fold)
+    return (lambda visit: fits(visit.path)) if whole else (lambda visit: fits(visit.name))
+
+
+def _link(argument: str, *, fold: bool = False) -> Test:
+    fits = _fits(_unquoted(argument), fold=fold)
+    return lambda visit: visit.target is not None and fits(visit.target)
+
+
+def _same(nid: int) -> Test:
+    return lambda visit: visit.nid == nid
+
+
+_TYPES = {
+    "f": stat.S_IFREG,
+    "d": stat.S_IFDIR,
+    "l": stat.S_IFLNK,
+    "c": stat.S_IFCHR,
+    "b": stat.S_IFBLK,
+    "p": stat.S_IFIFO,
+    "s": stat.S_IFSOCK,
+}
+
+
+def _type(argument: str) -> Test:
+    letters = set(argument.split(","))
+    if not letters <= _TYPES.keys() | {"w"}:
+        raise ValueError("write one or more of b c d f l p s w, with commas between")
+    kinds = {_TYPES[letter] for letter in letters - {"w"}}
+    whiteouts = "w" in letters
+
+    def test(visit: Visit) -> bool:
+        if visit.rootfs.is_whiteout(visit.inode):
+            return whiteouts
+        return stat.S_IFMT(visit.inode.mode) in kinds
+
+    return test
+
+
+def _counted(argument: str, value: Callable[[Visit], int]) -> Test:
+    """Compare like find: `N`, `+N` for more, `-N` for less."""
+    digits = argument.removeprefix("+") if argument.startswith("+") else argument.removeprefix("-")
+    if not digits.isdecimal():
+        raise ValueError("write N, +N or -N")
+    number = int(digits)
+    if argument.startswith("+"):
+        return lambda visit: value(visit) > number
+    if argument.startswith("-"):
+        return lambda visit: value(visit) < number
+    return lambda visit: value(visit) == number
+
+
+_UNITS = {"c": 1, "w": 2, "b": 512, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def _size(argument: str) -> Test:
+    unit = _UNITS.get(argument[-1:])
+    count = argument if unit is None else argument[:-1]
+    if not count.lstrip("+-").isdecimal():
+        raise ValueError("write N, +N or -N, and a unit out of c w b k M G")
+    return _counted(count, lambda visit: -(-visit.inode.size // (unit or 512)))
+
+
+def _age(settings: Settings, argument: str, seconds: int) -> Test:
+    return _counted(argument, lambda visit: (settings.now - visit.inode.mtime_ns) // (seconds * 1_000_000_000))
+
+
+def _minutes(settings: Settings, argument: str) -> Test:
+    # Minutes compare to the nanosecond; days, in `_age`, compare in whole days.
+    number = 60_000_000_000 * int(argument.lstrip("+-"))
+    if argument.startswith("+"):
+        return lambda visit: settings.now - visit.inode.mtime_ns > number
+    if argument.startswith("-"):
+        return lambda visit: settings.now - visit.inode.mtime_ns < number
+    return lambda visit: 0 <= number - (settings.now - visit.inode.mtime_ns) < 60_000_000_000
+
+
+def _newer(settings: Settings, argument: str) -> Test:
+    than = settings.rootfs.tree.inode(settings.rootfs.lookup(argument, follow=False)).mtime_ns
+    return lambda visit: visit.inode.mtime_ns > than
+
+
+def _newer_than_time(argument: str) -> Test:
+    than = int(datetime.fromisoformat(argument).timestamp() * 1_000_000_000)
+    return lambda visit: visit.inode.mtime_ns > than
+
+
+def _permissions(argument: str) -> Test:
+    kind = argument[:1] if argument[:1] in {"-", "/"} else ""
+    bits = parse_permissions(argument.removeprefix(kind))
+    if kind == "-":
+        return lambda visit: visit.inode.mode & bits == bits
+    if kind == "/" and bits:
+        return lambda visit: visit.inode.mode & bits != 0
+    return lambda visit: kind == "/" or stat.S_IMODE(visit.inode.mode) == bits
+
+
+def _owned(settings: Settings, argument: str, *, group: bool) -> Test:
+    number = int(argument) if argument.isdecimal() else _number_of(settings, argument, group=group)
+    if group:
+        return lambda visit: visit.inode.gid == number
+    return lambda visit: visit.inode.uid == number
+
+
+def _number_of(settings: Settings, name: str, *, group: bool) -> int:
+    """Return the uid of a user, or the gid of a `group`. Raises NotFoundError, LimitError."""
+    text = os.fsencode(name).decode(errors="replace")
+    names = settings.groups if group else settings.users
+    for number, each in names.items():
+        if each == text:
+            return number
+    what, path = ("group", "/etc/group") if group else ("user", "/etc/passwd")
+    raise NotFoundError(f"the image has no {what} '{printable_path(name)}' in {path}")
+
+
+def _xattr(argument: str) -> Test:
+    name = argument.encode(errors="surrogateescape")
+    return lambda visit: any(fnmatch.fnmatchcase(each, name) for each in visit.rootfs.tree.xattrs(visit.nid))
+
+
+PLAIN: dict[str, Callable[[Settings], Test]] = {
+    "-true": lambda settings: true,
+    "-false": lambda settings: lambda visit: False,
+    "-prune": lambda settings: _prune,
+    "-empty": lambda settings: _empty,
+    "-nouser": lambda settings: lambda visit: visit.inode.uid not in settings.users,
+    "-nogroup": lambda settings: lambda visit: visit.inode.gid not in settings.groups,
+    # An image is one file system, and none of its files changes during the search.
+    "-xdev": lambda settings: true,
+    "-mount": lambda settings: true,
+    "-noleaf": lambda settings: true,
+    "-ignore_readdir_race": lambda settings: true,
+    "-noignore_readdir_race": lambda settings: true,
+    "-warn": lambda settings: true,
+    "-nowarn": lambda settings: true,
+}
+TESTS: dict[str, Callable[[Settings, str], Test]] = {
+    "-name": lambda settings, argument: _glob(argument),
+    "-iname": lambda settings, argument: _glob(argument, fold=True),
+    "-path": lambda settings, argument: _glob(argument, whole=True),
+    "-wholename": lambda settings, argument: _glob(argument, whole=True),
+    "-ipath": lambda settings, argument: _glob(argument, whole=True, fold=True),
+    "-iwholename": lambda settings, argument: _glob(argument, whole=True, fold=True),
+    "-lname": lambda settings, argument: _link(argument),
+    "-ilname": lambda settings, argument: _link(argument, fold=True),
+    "-regex": lambda settings, argument: _matching(settings.regex(argument), whole=True),
+    "-iregex": lambda settings, argument: _matching(settings.regex(argument), whole=True, fold=True),
+    "-regextype": lambda settings, argument: settings.use_regextype(argument),
+    "-type": lambda settings, argument: _type(argument),
+    "-size": lambda settings, argument: _size(argument),
+    "-mtime": lambda settings, argument: _age(settings, argument, 86_400),
+    "-mmin": _minutes,
+    "-newer": _newer,
+    "-samefile": lambda settings, argument: _same(settings.rootfs.lookup(argument, follow=False)),
+    "-newermt": lambda settings, argument: _newer_than_time(argument),
+    "-perm": lambda settings, argument: _permissions(argument),
+    "-user": lambda settings, argument: _owned(settings, argument, group=False),
+    "-group": lambda settings, argument: _owned(settings, argument, group=True),
+    "-uid": lambda settings, argument: _counted(argument, lambda visit: visit.inode.uid),
+    "-gid": lambda settings, argument: _counted(argument, lambda visit: visit.inode.gid),
+    "-links": lambda settings, argument: _counted(argument, lambda visit: visit.inode.nlink),
+    "-inum": lambda settings, argument: _counted(argument, lambda visit: visit.nid),
+    "-xattr": lambda settings, argument: _xattr(argument),
+    "-layer": lambda settings, argument: _counted(argument, lambda visit: visit.inode.layer),
+}
