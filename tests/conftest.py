@@ -38,6 +38,11 @@ _NOBODY = 65534
 _CAP_SYS_ADMIN = 1 << 21
 _REPOSITORY = Path(__file__).parent.parent
 
+_USER_CACHE = Path(os.environ.get("XDG_USER_CACHE_HOME") or Path.home() / ".cache")
+"""The user's cache, which tests do not see once they run."""
+
+_COMPARED_WITH = ("rsync", "skopeo", "zstd", "pigz", "bgzip")
+
 
 @contextmanager
 def leaving_nothing(ocifs: Ocifs) -> Iterator[Ocifs]:
@@ -130,6 +135,24 @@ def fuse() -> None:
         pytest.skip("/dev/fuse is missing or closed to this user")
     if shutil.which("fusermount3") is None:
         pytest.skip("fusermount3 is missing")
+
+
+@pytest.fixture
+def runc() -> None:
+    """Skip without runc."""
+    if shutil.which("runc") is None:
+        pytest.skip("runc is missing")
+
+
+@pytest.fixture(scope="session")
+def debian(fuse: None) -> Path:
+    """The layout that scripts/make-debian-image makes; skip if it or a tool is missing."""
+    layout = Path(os.environ.get("OCIFS_DEBIAN_IMAGE") or _USER_CACHE / "ocifs-tests/debian")
+    if not (layout / "complete").exists():
+        pytest.skip(f"{layout} is missing: make it with scripts/make-debian-image (root, debootstrap, umoci)")
+    if missing := [tool for tool in _COMPARED_WITH if shutil.which(tool) is None]:
+        pytest.skip(f"missing: {', '.join(missing)}")
+    return layout
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from ocifs.cli.options import image_options, json_option, open_image
 from ocifs.cli.output import Output
 from ocifs.cli.progress import indexing, working
 from ocifs.cli.types import Size
+from ocifs.cli.unsupported import each_unsupported, unsupported
 from ocifs.errors import InvalidImageError, printable_path
 from ocifs.options import Options
 
@@ -29,6 +30,10 @@ from ocifs.options import Options
 )
 @click.option("--max-hidden-bytes", type=Size(), metavar="SIZE", help="Fail if more than SIZE bytes are hidden.")
 @json_option
+@each_unsupported("--ci", "--ci-config", use="limits such as --fail-under always apply")
+@unsupported("--lowestEfficiency", use="--fail-under SCORE")
+@unsupported("--highestWastedBytes", use="--highest-wasted-bytes SIZE")
+@unsupported("--highestUserWastedPercent", use="--highest-user-wasted-percent PART")
 @click.argument("image")
 def waste(
     image: str,

@@ -2,13 +2,14 @@
 
 import fnmatch
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any, Literal, TypeVar
 
 import click
 
-from ocifs.cli.command import Command
+from ocifs.cli.command import Command, add_options
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
 from ocifs.cli.options import image_options, json_option, open_image
 from ocifs.cli.output import ColourWhen, Output, colour_option, null_option, with_colour_argument
@@ -17,7 +18,7 @@ from ocifs.cli.unsupported import unsupported
 from ocifs.errors import NotFoundError
 from ocifs.image.rootfs import Rootfs
 from ocifs.options import Options
-from ocifs.report.difference import ASPECTS, Aspect, Difference, differences
+from ocifs.report.difference import ASPECTS, Aspect, differences
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,33 +49,30 @@ class _Diff(Command):
         return super().parse_args(ctx, with_colour_argument(args))
 
 
-def _text_options(command: F) -> F:
-    """Add the options about lines of text files, those of GNU diff."""
-    for option in (
-        unsupported("-y", "--side-by-side", "-c", "-C", "--context", use="write -u, or -U N for N lines of context"),
-        unsupported("-s", "--report-identical-files", use="only differences are printed"),
-        unsupported("-e", "--ed", "-n", "--rcs", use="write -u"),
-        click.option(
-            "-r", "-N", "--recursive", "--new-file", "--no-dereference", is_flag=True, expose_value=False,
-            help="Accepted: diff always compares so.",
-        ),
-        click.option("-x", "--exclude", multiple=True, metavar="GLOB", help="Skip files of such a name (repeatable)."),
-        click.option("-a", "--text", is_flag=True, help="Treat binary files as text."),
-        click.option("--strip-trailing-cr", "ignore_cr", is_flag=True, help="Ignore carriage returns at line ends."),
-        click.option("-B", "--ignore-blank-lines", "ignore_blank", is_flag=True, help="Ignore empty lines."),
-        click.option("-b", "--ignore-space-change", "space_change", is_flag=True, help="Ignore the amount of space."),
-        click.option("-w", "--ignore-all-space", "all_space", is_flag=True, help="Ignore white space in text files."),
-        click.option("-i", "--ignore-case", is_flag=True, help="Ignore the case of ASCII letters in text files."),
-        click.option("-U", "context", type=click.IntRange(0), metavar="N", help="Like -u, with N lines of context."),
-        click.option("-u", "--unified", is_flag=True, help="Print the differing lines of all text files."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
+_TEXT_OPTIONS = (
+    click.option("-u", "--unified", is_flag=True, help="Print the differing lines of all text files."),
+    click.option("-U", "context", type=click.IntRange(0), metavar="N", help="Like -u, with N lines of context."),
+    click.option("-i", "--ignore-case", is_flag=True, help="Ignore the case of ASCII letters in text files."),
+    click.option("-w", "--ignore-all-space", "all_space", is_flag=True, help="Ignore white space in text files."),
+    click.option("-b", "--ignore-space-change", "space_change", is_flag=True, help="Ignore the amount of space."),
+    click.option("-B", "--ignore-blank-lines", "ignore_blank", is_flag=True, help="Ignore empty lines."),
+    click.option("--strip-trailing-cr", "ignore_cr", is_flag=True, help="Ignore carriage returns at line ends."),
+    click.option("-a", "--text", is_flag=True, help="Treat binary files as text."),
+    click.option("-x", "--exclude", multiple=True, metavar="GLOB", help="Skip files of such a name (repeatable)."),
+    click.option(
+        "-r", "-N", "--recursive", "--new-file", "--no-dereference", is_flag=True, expose_value=False,
+        help="Accepted: diff always compares so.",
+    ),
+    unsupported("-e", "--ed", "-n", "--rcs", use="write -u"),
+    unsupported("-s", "--report-identical-files", use="only differences are printed"),
+    unsupported("-y", "--side-by-side", "-c", "-C", "--context", use="write -u, or -U N for N lines of context"),
+)  # fmt: skip
+"""Options about lines of text files, those of GNU diff."""
 
 
 @click.command(cls=_Diff)
 @image_options
-@_text_options
+@add_options(_TEXT_OPTIONS)
 @click.option(
     "--ignore",
     "ignored",
@@ -146,7 +144,7 @@ def diff(
             one = next(found, None)
         if one is None or brief:
             return YES if one is None else NO
-        found = _again(one, found)
+        found = chain([one], found)
         if statistics:
             totals = changes.add_up(found)
             if as_json:
@@ -162,11 +160,6 @@ def diff(
                 if in_full or each.path == start:
                     output.lines(_painted(line, output) for line in texts.diff(each, output.show, output.text))
         return NO
-
-
-def _again(first: Difference, others: Iterator[Difference]) -> Iterator[Difference]:
-    yield first
-    yield from others
 
 
 def _named(first: str, second: str, path: str | None) -> tuple[str, str, tuple[str, str]]:

@@ -12,8 +12,9 @@ from ocifs.cli.output import Output, write_bytes
 from ocifs.cli.unsupported import unsupported
 from ocifs.cli.view import View, merged_view_options, view_options
 from ocifs.image.opening import Image
+from ocifs.image.passwd import Names
 from ocifs.report.listing import Listed, Show, describe, to_json
-from ocifs.report.stat_format import Form, FormatError, Names, parse_format
+from ocifs.report.stat_format import Form, FormatError, parse_format
 
 
 @command()

@@ -64,16 +64,7 @@ class Image:
         if not isinstance(reference, Reference):
             reference = reference_of(os.fspath(reference))
         with ExitStack() as stack:
-            source = open_cached(
-                reference,
-                options.store,
-                options.access,
-                options.limits,
-                follow_links=options.follow_links,
-                preparing=Preparing(
-                    options.downloading, options.progress, low_memory=options.low_memory, warn=options.warn
-                ),
-            )
+            source = open_source(reference, options)
             stack.callback(source.close)
             resolved = _up_to(resolve_image(source, reference, options.platform), options.layer)
             known = look_up_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)
@@ -151,6 +142,18 @@ class Image:
 def open_image(reference: str | os.PathLike[str] | Reference, options: Options | None = None) -> Image:
     """Open an image by reference; see `Image.open`."""
     return Image.open(reference, options)
+
+
+def open_source(reference: Reference, options: Options) -> Source:
+    """Open the source of an image, a registry with the store in front of it. Raises as `open_cached`."""
+    return open_cached(
+        reference,
+        options.store,
+        options.access,
+        options.limits,
+        follow_links=options.follow_links,
+        preparing=Preparing(options.downloading, options.progress, low_memory=options.low_memory, warn=options.warn),
+    )
 
 
 def _up_to(resolved: ResolvedImage, layer: int | None) -> ResolvedImage:

@@ -5,7 +5,8 @@ Lines that passwd(5) or group(5) does not allow are skipped, as in the C library
 
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import NamedTuple, Self
 
 from ocifs.errors import NotFoundError
@@ -60,6 +61,27 @@ class Accounts(NamedTuple):
             fields = line.rstrip("\r").split(":")
             if len(fields) >= 4 and fields[0] and (gid := _number(fields[2])) is not None:
                 yield Group(fields[0], gid, fields[3].split(","))
+
+
+class Names:
+    """The users and groups of an image, read when a format first needs them."""
+
+    def __init__(self, rootfs: Rootfs) -> None:
+        self._rootfs = rootfs
+
+    @cached_property
+    def _accounts(self) -> Accounts:
+        return Accounts.of(self._rootfs, self._rootfs.limits)
+
+    @cached_property
+    def users(self) -> Mapping[int, str]:
+        """Name of each uid; the first line of /etc/passwd counts."""
+        return {user.uid: user.name for user in reversed(list(self._accounts.users()))}
+
+    @cached_property
+    def groups(self) -> Mapping[int, str]:
+        """Name of each gid."""
+        return {group.gid: group.name for group in reversed(list(self._accounts.groups()))}
 
 
 def _number(text: str) -> int | None:

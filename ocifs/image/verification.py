@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from ocifs.blobs.caching_source import Preparing, open_cached
 from ocifs.blobs.download import Blob, in_file, stoppable
 from ocifs.blobs.source import Source
 from ocifs.compression.codecs import CODECS
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_short
 from ocifs.image.kinds import CHANGES, TREE
+from ocifs.image.opening import open_source
 from ocifs.image.trees import Trees, chain_of, refuse_warnings
 from ocifs.indexes.lookup import verify_tocs
 from ocifs.layer.build import LayerBlob, open_layer_index
@@ -77,14 +77,7 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
     with ExitStack() as stack:
         parsed = reference_of(reference)
         try:
-            source = open_cached(
-                parsed,
-                options.store,
-                options.access,
-                options.limits,
-                follow_links=options.follow_links,
-                preparing=Preparing(options.downloading, low_memory=options.low_memory, warn=options.warn),
-            )
+            source = open_source(parsed, options)
             stack.callback(source.close)
             resolved = resolve_image(source, parsed, options.platform)
         except InvalidImageError as error:

@@ -7,11 +7,11 @@ image has no other times, no device and no file system: their directives are err
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from ocifs.errors import NotFoundError
-from ocifs.report.find_tests import Settings
+from ocifs.report.find_tests import TYPES, Settings
 from ocifs.report.listing import Listed, Show, bounded_seconds
 from ocifs.report.visit import Visit
 
@@ -22,15 +22,7 @@ _MAX_WIDTH = 10_000
 _NUMBERS = frozenset("dGinksbU")
 """Directives of numbers, which flags such as 0 apply to."""
 _STRFTIME = frozenset("aAbBcCdDeFgGhHIjklmMpRrsStTuUVwWxXyYzZ")
-_TYPES = {
-    stat.S_IFREG: b"f",
-    stat.S_IFDIR: b"d",
-    stat.S_IFLNK: b"l",
-    stat.S_IFCHR: b"c",
-    stat.S_IFBLK: b"b",
-    stat.S_IFIFO: b"p",
-    stat.S_IFSOCK: b"s",
-}
+_TYPES = {kind: letter.encode() for letter, kind in TYPES.items()}
 
 _Value = Callable[[Visit, Show], bytes]
 
@@ -118,9 +110,9 @@ def _value(name: str, settings: Settings) -> _Value:
         return _time(name[1])
     match name:
         case "u":
-            return lambda visit, show: _named(settings.users, visit.inode.uid, show)
+            return lambda visit, show: _named(settings.names.users, visit.inode.uid, show)
         case "g":
-            return lambda visit, show: _named(settings.groups, visit.inode.gid, show)
+            return lambda visit, show: _named(settings.names.groups, visit.inode.gid, show)
     if name in _VALUES:
         return _VALUES[name]
     if name in {"a", "A", "c", "C", "B"}:
@@ -130,7 +122,7 @@ def _value(name: str, settings: Settings) -> _Value:
     raise ValueError(f"%{name} does not exist: write %% for a percent sign")
 
 
-def _named(names: dict[int, str], number: int, show: Show) -> bytes:
+def _named(names: Mapping[int, str], number: int, show: Show) -> bytes:
     name = names.get(number)
     return b"%d" % number if name is None else show(name.encode(errors="surrogateescape"))
 

@@ -9,10 +9,9 @@ import re
 import stat
 from collections.abc import Callable
 from datetime import datetime
-from functools import cached_property
 
 from ocifs.errors import NotFoundError, printable_path
-from ocifs.image.passwd import Accounts
+from ocifs.image.passwd import Names
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.permissions import parse_permissions
 from ocifs.report.posix_regex import to_python
@@ -32,21 +31,8 @@ class Settings:
         """`now` is in nanoseconds since the epoch."""
         self.rootfs = rootfs
         self.now = now
+        self.names = Names(rootfs)
         self._regextype = "python"
-
-    @cached_property
-    def users(self) -> dict[int, str]:
-        """The name of each uid in the image; the first one in the file counts. Raises LimitError."""
-        return {user.uid: user.name for user in reversed([*self._accounts.users()])}
-
-    @cached_property
-    def groups(self) -> dict[int, str]:
-        """The name of each gid in the image."""
-        return {group.gid: group.name for group in reversed([*self._accounts.groups()])}
-
-    @cached_property
-    def _accounts(self) -> Accounts:
-        return Accounts.of(self.rootfs, self.rootfs.limits)
 
     def use_regextype(self, name: str) -> Test:
         """Use another syntax from here on. Raises ValueError."""
@@ -109,7 +95,7 @@ def _same(nid: int) -> Test:
     return lambda visit: visit.nid == nid
 
 
-_TYPES = {
+TYPES = {
     "f": stat.S_IFREG,
     "d": stat.S_IFDIR,
     "l": stat.S_IFLNK,
@@ -122,9 +108,9 @@ _TYPES = {
 
 def _type(argument: str) -> Test:
     letters = set(argument.split(","))
-    if not letters <= _TYPES.keys() | {"w"}:
+    if not letters <= TYPES.keys() | {"w"}:
         raise ValueError("write one or more of b c d f l p s w, with commas between")
-    kinds = {_TYPES[letter] for letter in letters - {"w"}}
+    kinds = {TYPES[letter] for letter in letters - {"w"}}
     whiteouts = "w" in letters
 
     def test(visit: Visit) -> bool:
@@ -203,7 +189,7 @@ def _owned(settings: Settings, argument: str, *, group: bool) -> Test:
 def _number_of(settings: Settings, name: str, *, group: bool) -> int:
     """Return the uid of a user, or the gid of a `group`. Raises NotFoundError, LimitError."""
     text = os.fsencode(name).decode(errors="replace")
-    names = settings.groups if group else settings.users
+    names = settings.names.groups if group else settings.names.users
     for number, each in names.items():
         if each == text:
             return number
@@ -221,8 +207,8 @@ PLAIN: dict[str, Callable[[Settings], Test]] = {
     "-false": lambda settings: lambda visit: False,
     "-prune": lambda settings: _prune,
     "-empty": lambda settings: _empty,
-    "-nouser": lambda settings: lambda visit: visit.inode.uid not in settings.users,
-    "-nogroup": lambda settings: lambda visit: visit.inode.gid not in settings.groups,
+    "-nouser": lambda settings: lambda visit: visit.inode.uid not in settings.names.users,
+    "-nogroup": lambda settings: lambda visit: visit.inode.gid not in settings.names.groups,
     # An image is one file system, and none of its files changes during the search.
     "-xdev": lambda settings: true,
     "-mount": lambda settings: true,

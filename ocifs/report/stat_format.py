@@ -8,11 +8,9 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Callable
 
-from ocifs.image.passwd import Accounts
-from ocifs.image.rootfs import Rootfs
+from ocifs.image.passwd import Names
 from ocifs.report.listing import Listed, Show, bounded_seconds
 
 _DIRECTIVE = re.compile(
@@ -35,27 +33,6 @@ _WORDS = {
 
 class FormatError(ValueError):
     """The format is malformed; the text says how."""
-
-
-class Names:
-    """The users and groups of an image, read when a format first needs them."""
-
-    def __init__(self, rootfs: Rootfs) -> None:
-        self._rootfs = rootfs
-
-    @cached_property
-    def _accounts(self) -> Accounts:
-        return Accounts.of(self._rootfs, self._rootfs.limits)
-
-    @cached_property
-    def users(self) -> Mapping[int, str]:
-        """Name of each uid; the first line of /etc/passwd counts."""
-        return {user.uid: user.name for user in reversed(list(self._accounts.users()))}
-
-    @cached_property
-    def groups(self) -> Mapping[int, str]:
-        """Name of each gid."""
-        return {group.gid: group.name for group in reversed(list(self._accounts.groups()))}
 
 
 Value = Callable[[Listed, Names], bytes | int]

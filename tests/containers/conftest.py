@@ -71,10 +71,3 @@ def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     wrapper.write_text(_WITHOUT_CGROUP2.format(runtime=name))
     wrapper.chmod(0o755)
     return str(wrapper)
-
-
-@pytest.fixture
-def runc() -> None:
-    """Skip without runc."""
-    if shutil.which("runc") is None:
-        pytest.skip("runc is missing")

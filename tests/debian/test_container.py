@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Ocifs
-from tests.containers.conftest import runc, runtime
+from tests.containers.conftest import runtime
 
-__all__ = ["runc", "runtime"]
+__all__ = ["runtime"]
 
 _BUSY = """
 import mmap, os, time

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocifs.image.opening import open_image
+from ocifs.image.passwd import Names
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Listed
-from ocifs.report.stat_format import FormatError, Names, parse_format, quoted
+from ocifs.report.stat_format import FormatError, parse_format, quoted
 from tests import images, tars
 
 LAYER = tars.tar(
