@@ -72,6 +72,19 @@ def _parts(rootfs: Rootfs, nid: int, data: Iterator[memoryview]) -> Iterator[Par
             yield from take(data, size)
 
 
+def advancing(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
+    """Return a function that adds to the bytes read, and calls `progress` with (bytes read, `total`)."""
+    at = 0
+
+    def advance(size: int) -> None:
+        nonlocal at
+        at += size
+        if progress:
+            progress(at, total)
+
+    return advance
+
+
 def digests(rootfs: Rootfs, nids: Iterable[int], done: Callable[[int], None] = lambda size: None) -> dict[int, bytes]:
     """Return a digest of each regular file, equal for two files if and only if sizes and bytes are equal.
 

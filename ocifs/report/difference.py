@@ -12,7 +12,7 @@ import msgspec
 
 from ocifs.erofs.format import DIRECTORY
 from ocifs.erofs.reader import Inode
-from ocifs.image.contents import digests
+from ocifs.image.contents import advancing, digests
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Listed
 
@@ -110,14 +110,7 @@ def _same_contents(
     pairs = {(each.before, each.after) for each in found if each.undecided}
     sides = [(tree, {pair[side] for pair in pairs} - {None}) for side, tree in enumerate((before, after))]
     total = sum(tree.tree.inode(nid).size for tree, nids in sides for nid in nids if nid is not None)
-    read = 0
-
-    def advance(size: int) -> None:
-        nonlocal read
-        read += size
-        if done:
-            done(read, total)
-
+    advance = advancing(total, done)
     first, second = (digests(tree, (nid for nid in nids if nid is not None), advance) for tree, nids in sides)
     return {(a, b) for a, b in pairs if a is not None and b is not None and first[a] == second[b]}
 

@@ -19,7 +19,7 @@ import msgspec
 
 from ocifs.erofs.format import CHUNKED
 from ocifs.erofs.reader import Inode
-from ocifs.image.contents import digests
+from ocifs.image.contents import advancing, digests
 from ocifs.image.opening import Image
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.efficiency import Efficiency, efficiency
@@ -89,7 +89,7 @@ class Waste(NamedTuple):
 def waste(image: Image, progress: Progress | None = None) -> Waste:
     """Return what is hidden in an image. `progress` receives the progress in bytes of tar streams."""
     stored: list[int] = []
-    advance = _advancing(2 * sum(layer.size for layer in image.layers), progress)
+    advance = advancing(2 * sum(layer.size for layer in image.layers), progress)
 
     def tocs() -> Iterator[list[Entry]]:
         for layer in image.layers:
@@ -112,19 +112,6 @@ def waste(image: Image, progress: Progress | None = None) -> Waste:
     return Waste(score, layers, sorted(hidden.values(), key=lambda each: (-each.size, each.path)))
 
 
-def _advancing(total: int, progress: Progress | None) -> Done:
-    """Return a function that adds to the bytes done, and tells `progress`."""
-    at = 0
-
-    def advance(size: int) -> None:
-        nonlocal at
-        at += size
-        if progress:
-            progress(at, total)
-
-    return advance
-
-
 def duplicates(rootfs: Rootfs, progress: Progress | None = None) -> list[Duplicates]:
     """Return groups of equal, non-empty files, the most wasteful first. Only files of equal size are read.
 
@@ -137,7 +124,7 @@ def duplicates(rootfs: Rootfs, progress: Progress | None = None) -> list[Duplica
     sizes = Counter(inode.size for inode in _regular_files(rootfs))
     candidates = [inode for inode in _regular_files(rootfs) if inode.size and sizes[inode.size] > 1]
     total = sum(_stored(rootfs, inode)[1] for inode in candidates) if progress else 0
-    found = digests(rootfs, [inode.nid for inode in candidates], _advancing(total, progress))
+    found = digests(rootfs, [inode.nid for inode in candidates], advancing(total, progress))
     times = Counter(found.values())
     same: dict[bytes, tuple[int, list[bytes]]] = {}
     named: set[int] = set()

@@ -4,20 +4,17 @@ import os
 import pty
 import re
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.cli.command import Ocifs
+from tests.docs.conftest import UNMOUNT_ALL, World
 
-_SAMPLE = Path(__file__).parents[2] / "scripts" / "sample_image.py"
 _PATIENCE = 120.0
 _PROMPT = "READY> "
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_UNMOUNT_OTHERS = "awk '/ - (fuse.ocifs|erofs) / {print $5}' /proc/self/mountinfo | xargs -r -n 1 umount -l"
 
 HOUR = [
     # What is this?
@@ -108,7 +105,7 @@ HOUR = [
 class Terminal:
     """An interactive bash on a terminal of 120 columns."""
 
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self._screen, inner = pty.openpty()
         self.shell = subprocess.Popen(
             ["unshare", "--mount", "bash", "--noprofile", "--norc", "-i"],
@@ -142,17 +139,11 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(ocifs: Ocifs, debian: Path, root: None, runc: None, tmp_path: Path) -> Iterator[Terminal]:
-    command = tmp_path / "bin" / "ocifs"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from ocifs.cli.main import main; main()" "$@"\n')
-    command.chmod(0o755)
-    (ocifs.home / "debian").symlink_to(debian)
-    subprocess.run([sys.executable, _SAMPLE, ocifs.home / "sample"], check=True)
-    made = Terminal(ocifs.home, ocifs.variables(PATH=f"{command.parent}:{os.environ['PATH']}"))
-    made.type(_UNMOUNT_OTHERS)  # those of other tests, in this mount namespace only
+def terminal(world: World, root: None, runc: None) -> Iterator[Terminal]:
+    made = Terminal(world.home, world.environment)
+    made.type(UNMOUNT_ALL)
     yield made
-    made.type(_UNMOUNT_OTHERS)
+    made.type(UNMOUNT_ALL)
     made.close()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from ocifs.cli.verbs import run
 from tests.cli.command import Ocifs, Result
+from tests.docs.conftest import World
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 _ROW = re.compile(r"\| ([^|]*)\| `(ocifs (?:[^`])+)` \| ([^|]+) \|")
@@ -36,14 +37,13 @@ ROWS = list(_rows())
 
 
 @pytest.fixture
-def directory(ocifs: Ocifs, debian: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(world: World, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with what the table names, as the current one."""
-    (ocifs.home / "debian").symlink_to(debian)
-    (ocifs.home / "work").mkdir()
-    (ocifs.home / "variables").write_text("NAME=value\n")
-    monkeypatch.chdir(ocifs.home)
-    monkeypatch.setenv("OCIFS_CACHE_DIR", str(ocifs.cache))
-    return ocifs.home
+    (world.home / "work").mkdir()
+    (world.home / "variables").write_text("NAME=value\n")
+    monkeypatch.chdir(world.home)
+    monkeypatch.setenv("OCIFS_CACHE_DIR", str(world.home / ".cache/ocifs"))
+    return world.home
 
 
 def _check(row: Row, status: int, errors: str) -> str | None:
@@ -82,7 +82,6 @@ def test_commands_without_a_container(directory: Path, capfd: pytest.CaptureFixt
 
 
 def test_containers(directory: Path, ocifs: Ocifs, root: None, runc: None) -> None:
-    ocifs.output("index", "debian:latest")
     wrong = [
         _check(row, result.code, result.err)
         for row in ROWS

@@ -6,6 +6,9 @@ from typing import NamedTuple
 from ocifs.cli.complete.commands import COMMANDS
 from ocifs.cli.complete.model import Command, Option, Value, command_of
 
+_PATTERNS = {"--regexp", "--file"}
+"""Options of grep with the patterns, in place of the argument PATTERN."""
+
 
 class Request(NamedTuple):
     """The word at the cursor, and what precedes it."""
@@ -63,6 +66,8 @@ def _in_command(command: Command, words: Sequence[str]) -> Request:
         else:
             arguments.append(word)
             open_to_options = open_to_options and not command.ends_options
+    if _PATTERNS & options.keys():
+        arguments.insert(0, "")  # as `ocifs grep` does
     word = words[-1]
     if expected is not None:
         return Request(word, 0, expected.value, command, options, arguments, offers_options=False)
