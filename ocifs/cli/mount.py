@@ -23,7 +23,7 @@ from ocifs.mount.unmount import is_bundle, unmount_bundle, unmount_image
 from ocifs.options import Options
 from ocifs.report.text import fitted, local_time, table
 from ocifs.service.client import Mounter
-from ocifs.sources.reference import parse_reference
+from ocifs.sources.naming import reference_of
 
 if TYPE_CHECKING:
     from ocifs.mount.job import MountReply
@@ -70,7 +70,7 @@ def mount(
         runtime = runtime_directory().path
         log = mounting.log or (None if foreground else str(runtime / LOG))
         cache = options.store.directory
-        keep_visible = needed(parse_reference(image), cache, str(runtime), log)
+        keep_visible = needed(reference_of(image), cache, str(runtime), log)
         real = check_mountpoint(mountpoint, keep_visible, cache, replace=mounting.replace)
         opened = stack.enter_context(open_image(image, replace(options, tell=tell) if verbose else options))
         job = Job.of(opened, real, replace(mounting, log=log))

@@ -46,6 +46,7 @@ VERBS = {
         "du": Verb("du", "Show disk usage of directories."),
         "explore": Verb("explore", "Browse an image in the terminal."),
         "inspect": Verb("about", "Show the metadata of an image."),
+        "tags": Verb("tags", "List the tags of a repository, a layout or an archive."),
         "history": Verb("about", "Show the build steps of an image."),
     },
     "Compare and audit": {
@@ -85,6 +86,8 @@ IMAGE is one of
   oci:DIR[:TAG]                        an OCI image layout
   oci-archive:FILE[:TAG]               a layout in a tar file
   docker-archive:FILE[:NAME:TAG|:@N]   what `docker save` writes
+  -                                    an archive from standard input
+  dir:DIR                              what `skopeo copy` writes to dir:DIR
   docker://HOST[:PORT]/REPO[:TAG|@…]   in a registry
 
 \b
