@@ -22,6 +22,14 @@ _NOT_MAPPED = "failed to map segment from shared object"
 """Text of glibc, in CPython's ImportError, if there is no memory for a library."""
 
 
+_EXTRAS = {
+    "pyfuse3": ("fuse", "the fuse engine"),
+    "textual": ("tui", "ocifs explore"),
+    "trio": ("fuse", "the fuse engine"),
+}
+"""Optional dependencies: the extra in pyproject.toml that installs each, and what needs it."""
+
+
 def printable(name: bytes) -> str:
     """Return `name` for a message, decoded as UTF-8; escape other bytes and control characters (terminal injection)."""
     text = name.decode("utf-8", "backslashreplace")
@@ -59,6 +67,10 @@ class UnsupportedError(OcifsError):
     """Well-formed data that ocifs does not support: convert the image."""
 
     exit_code = 5
+
+
+class MissingExtraError(UnsupportedError):
+    """An optional dependency is not installed: install the extra of ocifs that has it."""
 
 
 class LimitError(OcifsError):
@@ -108,6 +120,14 @@ def raise_if_short(error: Exception) -> None:
     """Raise ShortageError if `error` is due to a lack of files, threads or memory."""
     if (short := shortage(error)) is not None:
         raise short from None
+
+
+def missing_extra(error: Exception) -> MissingExtraError | None:
+    """Return the MissingExtraError for an `error` due to an optional dependency; None for other errors."""
+    if not isinstance(error, ModuleNotFoundError) or error.name not in _EXTRAS:
+        return None
+    extra, user = _EXTRAS[error.name]
+    return MissingExtraError(f"{user} needs {error.name}, which is not installed: pip install 'ocifs[{extra}]'")
 
 
 class MountError(OcifsError):

@@ -29,6 +29,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Layers of an image."""
     members: int = 100_000
     """Members of an archive of images."""
+    spool: int = 32 << 30
+    """An archive from standard input, which is copied to a temporary file."""
     uncompressed: int = 64 << 30
     """The tar stream of a layer."""
     image_uncompressed: int = 256 << 30

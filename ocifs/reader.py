@@ -33,16 +33,22 @@ class BytesReader:
         return self.data[offset : offset + size]
 
 
-@runtime_checkable
-class FileSection(ReaderAt, Protocol):
-    """A contiguous section of an open file, which can be passed to another process."""
+class BlobReader(ReaderAt, Protocol):
+    """A blob that is a section of something on this machine: of a file, or of a compressed archive."""
 
-    fd: int
     offset: int
+    """Where it begins there."""
 
     def will_need(self, size: int, offset: int) -> None:
         """Announce a read of `size` bytes at `offset`."""
         ...
+
+
+@runtime_checkable
+class FileSection(BlobReader, Protocol):
+    """A contiguous section of an open file, which can be passed to another process."""
+
+    fd: int
 
 
 class FileReader:

@@ -194,3 +194,11 @@ def write_oci_archive(path: Path, *images: Image) -> Path:
 def write_docker_archive(path: Path, *images: tuple[Image, list[str]]) -> Path:
     """Write what `docker save` writes."""
     return write_archive(path, docker_files(*images))
+
+
+def dir_files(image: Image) -> Files:
+    """Return the files of what `skopeo copy … dir:DIR` writes of an image."""
+    files: Files = {}
+    manifest = files.pop(blob_path(str(add_image(files, image)["digest"])))
+    names = {f"{name.rpartition('/')[2]}": data for name, data in files.items()}
+    return names | {"manifest.json": manifest, "version": b"Directory Transport Version: 1.1\n"}

@@ -50,6 +50,7 @@ class Blob(NamedTuple):
     data: bytes
     """The whole blob."""
     media_type: str = "application/octet-stream"
+    link: str = ""
 
 
 Act = Callable[["Handler", Blob], None]
@@ -195,6 +196,8 @@ class Registry:
     tokens: Callable[[Request], tuple[int, Json]] = lambda request: (200, {"token": "t0ken"})
     """What `/token` answers."""
     has_referrers: bool = True
+    page: int = 1000
+    """Most tags in an answer."""
     blobs: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """Of each repository, by digest."""
     manifests: dict[str, dict[str, Blob]] = field(default_factory=dict)
@@ -296,6 +299,8 @@ class Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         if path == "/v2/":
             return Blob(b"{}")
+        if match := re.fullmatch(r"/v2/(.+)/tags/list", path):
+            return self.tags(match[1]) if match[1] in self.registry.manifests else None
         match = re.fullmatch(r"/v2/(.+)/(manifests|blobs|referrers)/([^/]+)", path)
         if match is None:
             return None
@@ -306,6 +311,15 @@ class Handler(BaseHTTPRequestHandler):
             return self.referrers(repository, name) if self.registry.has_referrers else None
         data = self.registry.blobs.get(repository, {}).get(name)
         return None if data is None else Blob(data)
+
+    def tags(self, repository: str) -> Blob:
+        """Return a page of tags, and the link to the next one."""
+        query = parse_qs(urlsplit(self.path).query)
+        last = query.get("last", [""])[0]
+        following = sorted(tag for tag in self.registry.manifests[repository] if ":" not in tag and tag > last)
+        page = following[: self.registry.page]
+        link = f'</v2/{repository}/tags/list?n=1000&last={page[-1]}>; rel="next"' if page != following else ""
+        return Blob(to_json({"name": repository, "tags": page or None}), "application/json", link)
 
     def referrers(self, repository: str, subject: str) -> Blob:
         found = []
@@ -358,6 +372,8 @@ class Handler(BaseHTTPRequestHandler):
         """Answer with a blob, or the range of it that is asked for."""
         start, end = self.range_of(blob)
         headers = {"Content-Type": blob.media_type, "Docker-Content-Digest": "sha256:" + "0" * 64}
+        if blob.link:
+            headers["Link"] = blob.link
         if "Range" in self.headers:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(blob.data)}"
             self.answer(206, blob.data[start:end], headers, cut_at=cut_at, rate=rate)

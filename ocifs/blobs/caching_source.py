@@ -4,31 +4,48 @@ The store does not verify a blob again when it is opened: documents and spans ar
 """
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from ocifs.blobs.download import BLOB, Blob, Download, Progress, ignored
 from ocifs.blobs.source import Source
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.reader import FileSection, ReaderAt
+from ocifs.reader import FileReader, FileSection, ReaderAt
 from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Referrers
 from ocifs.sources.registry.access import Access
 from ocifs.sources.resolve import open_source
 from ocifs.sources.source import NamedImage, descriptor_of, read_document
 from ocifs.spec.descriptor import Descriptor
+from ocifs.spec.digest import Digest
 from ocifs.store import Kind, Store, StoredFile, Writer
 from ocifs.store.sparse import open_finished, open_sparse
 
 if TYPE_CHECKING:
+    from ocifs.layer.compressed_archive import CompressedArchive
     from ocifs.sources.registry.source import RegistrySource
-    from ocifs.spec.digest import Digest
 
 PART = Kind("part", 1, checked=False)
 """The bytes of a blob that were fetched so far (`ocifs.layer.lazy_blob`)."""
 
 _CONCURRENT_DOWNLOADS = 4
+
+
+class Preparing(NamedTuple):
+    """How to prepare what cannot be read in place at once: blobs of a registry, compressed archives, standard input."""
+
+    downloading: Progress = ignored
+    """Called while a blob is downloaded."""
+    progress: Callable[[Digest, int, int], None] = lambda archive, done, total: None
+    """Called with (digest of the archive, compressed bytes read, compressed bytes in total)."""
+    low_memory: bool = False
+    warn: Callable[[str], None] = lambda message: None
+    """Called with a notice if standard input has to be copied first."""
+
+
+_SILENT = Preparing()
 
 
 class CachingSource:
@@ -57,7 +74,11 @@ class CachingSource:
 
     def images(self) -> tuple[NamedImage, ...]:
         """Raise UnsupportedError: not all registries can list their images."""
-        raise UnsupportedError("ocifs does not list the images of a registry: name one, or use `skopeo list-tags`")
+        raise UnsupportedError("ocifs does not list the images of a registry: `ocifs tags` lists their tags")
+
+    def tags(self) -> list[str]:
+        """Return the tags of the repository; raises what the registry does."""
+        return self._registry.tags()
 
     def document(self, descriptor: Descriptor) -> bytes:
         """Return a document, its size and digest verified."""
@@ -132,9 +153,11 @@ def open_cached(
     limits: Limits = DEFAULT_LIMITS,
     *,
     follow_links: bool = False,
-    downloading: Progress = ignored,
+    preparing: Preparing = _SILENT,
 ) -> Source:
     """Open the source that a reference names, a registry with `store` in front of it. The caller closes it.
+
+    An archive that is compressed as a whole is indexed first, as `preparing` says, unless `store` has its index.
 
     Raises:
         NotFoundError: The path cannot be opened, or nothing says which registry a short name is in.
@@ -145,5 +168,11 @@ def open_cached(
     if reference.transport == "docker":
         from ocifs.sources.registry.source import open_registry
 
-        return CachingSource(open_registry(reference, access or Access(), limits), store, downloading)
-    return open_source(reference, limits, follow_links=follow_links)
+        return CachingSource(open_registry(reference, access or Access(), limits), store, preparing.downloading)
+
+    def decompress(file: FileReader, name: str) -> "CompressedArchive":
+        from ocifs.layer.compressed_archive import open_compressed
+
+        return open_compressed(file, name, store, limits, preparing.progress, low_memory=preparing.low_memory)
+
+    return open_source(reference, limits, follow_links=follow_links, decompress=decompress, warn=preparing.warn)

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 from ocifs.errors import InvalidImageError, OcifsError, StoreError, UnsupportedError
+from ocifs.layer.archive_member import ArchiveMember
 from ocifs.pool import start
-from ocifs.reader import FileReader, FileSection, StoppableReader
+from ocifs.reader import BlobReader, FileReader, FileSection, StoppableReader
 from ocifs.spec.digest import Digest
 from ocifs.store import Kind, Store, StoredFile, Writer
 
@@ -197,18 +198,24 @@ class Download:
         self._progress(self._remote.digest, size, self.size)
 
 
-Blob = FileSection | Download
-"""A blob that is complete in a file, or downloading."""
+Blob = BlobReader | Download
+"""A blob that is complete on this machine, or downloading."""
 
 
-def in_file(blob: Blob) -> FileSection:
-    """Return a blob as a file, once all of it is there. Raises the error that ended its download."""
+def in_file(blob: Blob) -> BlobReader:
+    """Return a blob as it is on this machine, once all of it is there. Raises the error that ended its download."""
     return blob.in_file() if isinstance(blob, Download) else blob
 
 
 def stoppable(blob: Blob, stop: threading.Event) -> Blob:
     """Return `blob` such that reads of it raise OcifsError once `stop` is set; a download has `Download.stop`."""
-    return blob if isinstance(blob, Download) else StoppableReader(blob, stop)
+    match blob:
+        case ArchiveMember():
+            return blob.stopped_by(stop)
+        case FileSection():
+            return StoppableReader(blob, stop)
+        case _:
+            return blob
 
 
 def with_verified_bytes(blob: Blob, use: Callable[[Blob], T]) -> T:

@@ -6,8 +6,7 @@ A local source (`ocifs.sources.source.LocalSource`) has complete blobs only; `Ca
 from typing import Protocol
 
 from ocifs.blobs.download import Blob
-from ocifs.layer.lazy_blob import LazyBlob
-from ocifs.reader import FileSection
+from ocifs.reader import BlobReader
 from ocifs.sources.source import DocumentSource
 from ocifs.spec.descriptor import Descriptor
 
@@ -18,6 +17,14 @@ class Source(DocumentSource, Protocol):
     is_remote: bool
     """Whether blobs have to be fetched; else all are complete."""
 
+    def tags(self) -> list[str]:
+        """Return the names of the images, each once: those that `PATH:NAME` takes, the fullest of each image.
+
+        Raises:
+            NotFoundError, RegistryError: The registry does not list them.
+        """
+        ...
+
     def open(self, descriptor: Descriptor) -> Blob:
         """Return a blob: complete, of the size that the descriptor gives, its digest not verified; or downloading.
 
@@ -27,7 +34,7 @@ class Source(DocumentSource, Protocol):
         """
         ...
 
-    def open_lazily(self, descriptor: Descriptor) -> FileSection | LazyBlob:
+    def open_lazily(self, descriptor: Descriptor) -> BlobReader:
         """Return a blob: complete, or partial, which fetches only what is read; raises as `open`."""
         ...
 

@@ -200,11 +200,11 @@ def plan_of(
 
 def open_others(planned: "Plan", options: Options, stack: ExitStack) -> "dict[str, Image]":
     """Open the images that are mounted in the container, by absolute reference. Raises OcifsError."""
-    from ocifs.sources.reference import parse_reference
+    from ocifs.sources.naming import reference_of
 
     others = {}
     for text in planned.images:
-        reference = parse_reference(text)
+        reference = reference_of(text)
         path = reference.path if reference.transport == "docker" else os.path.abspath(reference.path)
         absolute = text.replace(reference.path, path, 1)
         others[absolute] = stack.enter_context(open_image(absolute, options))

@@ -24,9 +24,9 @@ def explore(image: str, options: Options) -> None:
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("explore needs a terminal; tree prints, and report writes a page")
-    with open_image(image, options) as opened:
-        from ocifs.explore.app import Explorer
+    from ocifs.explore.app import Explorer  # before indexing, since its extra may be missing
 
+    with open_image(image, options) as opened:
         Explorer(opened, copy_out).run()
 
 

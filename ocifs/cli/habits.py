@@ -1,7 +1,7 @@
 """Commands that users of podman, skopeo, crane, dive and a shell type from habit, with what to type in ocifs."""
 
 _NO_CONTAINERS = "ocifs keeps no containers: `ocifs run` starts one and removes it; for more use podman"
-_NO_IMAGES = "ocifs keeps no images: `ocifs inspect --all PATH` lists those of a layout or an archive"
+_NO_IMAGES = "ocifs keeps no images: `ocifs tags IMAGE` lists those of a repository, a layout or an archive"
 _NO_PULL = "name docker://HOST/REPOSITORY:TAG in any command: it fetches what it reads"
 _NO_WRITING = "ocifs never changes an image: use podman, umoci or skopeo"
 _INSPECT = "use `ocifs inspect --json IMAGE`"
@@ -21,8 +21,7 @@ INSTEAD = {
     "manifest": "use `ocifs inspect --raw IMAGE`",
     "raw": "use `ocifs inspect --raw IMAGE`",
     "config": "use `ocifs inspect --config IMAGE`",
-    "tags": "use `skopeo list-tags docker://HOST/REPOSITORY`",
-    "list-tags": "use `skopeo list-tags docker://HOST/REPOSITORY`",
+    "list-tags": "use `ocifs tags docker://HOST/REPOSITORY`",
     "unpack": "use `ocifs export IMAGE --to-dir DIR`",
     "extract": "use `ocifs cp IMAGE PATH... DEST`, or `ocifs export IMAGE --to-dir DIR`",
     "blob": "use `ocifs export IMAGE --to-tar FILE`",

@@ -27,7 +27,7 @@ from ocifs.options import Options
 from ocifs.report.text import fitted, local_time, table
 from ocifs.service.client import Mounter
 from ocifs.service.notify import notify
-from ocifs.sources.reference import parse_reference
+from ocifs.sources.naming import reference_of
 
 if TYPE_CHECKING:
     from ocifs.mount.job import MountReply
@@ -91,7 +91,7 @@ def mount(
         runtime = runtime_directory().path
         log = mounting.log or (None if foreground else str(runtime / LOG))
         cache = options.store.directory
-        keep_visible = needed(parse_reference(image), cache, str(runtime), log)
+        keep_visible = needed(reference_of(image), cache, str(runtime), log)
         real = check_mountpoint(where, keep_visible, cache, replace=mounting.replace)
         opened = stack.enter_context(open_image(image, replace(options, tell=tell) if verbose else options))
         mounting = _on_automount(mounting) if is_on_automount(real) else mounting

@@ -215,10 +215,19 @@ def open_image(image: str, options: Options) -> "Image":
 
 
 def open_source(image: str, options: Options) -> "tuple[Source, Reference]":
-    """Open the source of an image, but not the image."""
-    from ocifs.blobs.caching_source import open_cached
-    from ocifs.sources.reference import parse_reference
+    """Open the source of an image, but not the image; with a progress bar while a compressed archive is indexed."""
+    from ocifs.blobs.caching_source import Preparing, open_cached
+    from ocifs.cli.progress import indexing
+    from ocifs.sources.naming import reference_of
 
-    reference = parse_reference(image)
-    source = open_cached(reference, options.store, options.access, options.limits, follow_links=options.follow_links)
+    reference = reference_of(image)
+    with indexing() as progress:
+        source = open_cached(
+            reference,
+            options.store,
+            options.access,
+            options.limits,
+            follow_links=options.follow_links,
+            preparing=Preparing(progress.downloading, progress, low_memory=options.low_memory, warn=options.warn),
+        )
     return source, reference

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from ocifs.cli.command import Group
-from ocifs.errors import OcifsError, printable_path, shortage
+from ocifs.errors import OcifsError, missing_extra, printable_path, shortage
 from ocifs.version import __version__
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ VERBS = {
         "du": Verb("du", "Show disk usage of directories."),
         "explore": Verb("explore", "Browse an image in the terminal."),
         "inspect": Verb("about", "Show the metadata of an image."),
+        "tags": Verb("tags", "List the tags of a repository, a layout or an archive."),
         "history": Verb("about", "Show the build steps of an image."),
     },
     "Compare and audit": {
@@ -86,6 +87,8 @@ IMAGE is one of
   oci:DIR[:TAG]                        an OCI image layout
   oci-archive:FILE[:TAG]               a layout in a tar file
   docker-archive:FILE[:NAME:TAG|:@N]   what `docker save` writes
+  -                                    an archive from standard input
+  dir:DIR                              what `skopeo copy` writes to dir:DIR
   docker://HOST[:PORT]/REPO[:TAG|@…]   in a registry
 
 \b
@@ -183,8 +186,8 @@ def _fail_by_ocifs(error: OcifsError) -> int:
 
 
 def _fail_by_surprise(error: Exception) -> int:
-    if (short := shortage(error)) is not None:
-        return _fail(str(short), short.exit_code)
+    if (known := missing_extra(error) or shortage(error)) is not None:
+        return _fail(str(known), known.exit_code)
     return _fail(
         f"internal error: {type(error).__name__}: {error} (OCIFS_DEBUG=1 shows where; please report it)",
         INTERNAL_ERROR,

@@ -9,7 +9,7 @@ import os
 from contextlib import ExitStack
 from typing import Self
 
-from ocifs.blobs.caching_source import open_cached
+from ocifs.blobs.caching_source import Preparing, open_cached
 from ocifs.blobs.source import Source
 from ocifs.errors import NotFoundError
 from ocifs.image.layers import open_layers
@@ -20,7 +20,8 @@ from ocifs.indexes.lookup import look_up_indexes, refuse_false_tocs
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.options import Options
-from ocifs.sources.reference import Reference, parse_reference
+from ocifs.sources.naming import reference_of
+from ocifs.sources.reference import Reference
 from ocifs.sources.resolve import ResolvedImage, resolve_image
 from ocifs.spec.digest import Digest
 
@@ -61,7 +62,7 @@ class Image:
         """
         options = options or Options()
         if not isinstance(reference, Reference):
-            reference = parse_reference(os.fspath(reference))
+            reference = reference_of(os.fspath(reference))
         with ExitStack() as stack:
             source = open_source(reference, options)
             stack.callback(source.close)
@@ -151,7 +152,7 @@ def open_source(reference: Reference, options: Options) -> Source:
         options.access,
         options.limits,
         follow_links=options.follow_links,
-        downloading=options.downloading,
+        preparing=Preparing(options.downloading, options.progress, low_memory=options.low_memory, warn=options.warn),
     )
 
 

@@ -33,7 +33,7 @@ from ocifs.options import Options
 from ocifs.pool import Pool
 from ocifs.reader import ReaderAt
 from ocifs.sources.magic import sniff_layer
-from ocifs.sources.reference import parse_reference
+from ocifs.sources.naming import reference_of
 from ocifs.sources.resolve import ResolvedImage, resolve_image
 from ocifs.spec.digest import Digest
 from ocifs.spec.mediatypes import Compression
@@ -75,7 +75,7 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
         UnsupportedError, LimitError: The image contains something that ocifs does not handle, or too much.
     """
     with ExitStack() as stack:
-        parsed = parse_reference(reference)
+        parsed = reference_of(reference)
         try:
             source = open_source(parsed, options)
             stack.callback(source.close)

@@ -13,12 +13,12 @@ import msgspec
 
 from ocifs.blobs.download import in_file
 from ocifs.blobs.source import Source
-from ocifs.errors import InvalidImageError, LimitError
+from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
 from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Runs, read_each
 from ocifs.layer.index import ChunkedIndex, LayerIndex, open_index
 from ocifs.layer.index_format import KIND
 from ocifs.layer.profile import Prefetch, Profile, Run, runs_of, spans_of
-from ocifs.reader import BytesReader, FileReader
+from ocifs.reader import BytesReader, FileReader, FileSection
 from ocifs.sources.referrers import Content
 from ocifs.sources.resolve import ImageLayer, ResolvedImage
 from ocifs.spec.artifact import EMPTY, EMPTY_CONFIG, Artifact, encode_artifact, parse_artifact
@@ -165,6 +165,8 @@ def _candidate(context: LookupContext, layer: ImageLayer, published: PublishedIn
         if published.descriptor.size > _MAX_INDEX:
             raise LimitError(f"it has {published.descriptor.size} bytes, more than {_MAX_INDEX}")
         section = in_file(context.source.open(published.descriptor))
+        if not isinstance(section, FileSection):  # whose source lists no artifacts
+            raise UnsupportedError("an index in a compressed archive is not used")
         index = open_index(FileReader(section.fd, section.offset, section.size))
         if isinstance(index, ChunkedIndex):
             raise InvalidImageError("the index does not describe the tar of the layer")

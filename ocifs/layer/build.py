@@ -7,7 +7,7 @@ correct. Only the blob itself can make an image invalid: a cached index that doe
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import zstandard
 
@@ -33,7 +33,7 @@ _MAX_WARNINGS = 100
 class Progress(Protocol):
     """A callback for the progress of indexing a layer; several threads call it."""
 
-    def __call__(self, layer: Digest, done: int, total: int) -> None:
+    def __call__(self, layer: Digest, done: int, total: int, /) -> None:
         """Report that `done` of `total` compressed bytes of `layer` are read."""
         ...
 
@@ -48,6 +48,14 @@ class LayerBlob(NamedTuple):
     """A GZIDX file with checkpoints to use instead of searching for any; they are verified all the same."""
     decoded: Total | None = None
     """Counts the uncompressed bytes of all layers of the image."""
+    archive: str | None = None
+    """Name in errors of an archive of images, which has no diff ID: any stream is accepted, and entries count as
+    members. None: it is a layer."""
+
+    @property
+    def name(self) -> str:
+        """Name in errors and warnings."""
+        return f"layer {self.digest}" if self.archive is None else self.archive
 
 
 class _Survey(NamedTuple):
@@ -81,7 +89,7 @@ def open_layer_index(
     def note(message: str) -> None:
         if message not in warnings and len(warnings) < _MAX_WARNINGS:  # a second pass repeats the warnings of the first
             warnings.append(message)
-            warn(f"layer {layer.digest}: {message}")
+            warn(f"{layer.name}: {message}")
 
     def build(out: Writer) -> None:
         _Build(layer, limits, note, progress, low_memory=low_memory).write(out, warnings)
@@ -94,7 +102,7 @@ def open_layer_index(
         if layer.decoded:
             layer.decoded.grow(layer.digest, index.size)
     except OcifsError as error:
-        raise type(error)(f"layer {layer.digest}: {error}") from None
+        raise type(error)(f"{layer.name}: {error}") from None
     return index
 
 
@@ -103,14 +111,15 @@ def _of_layer(file: StoredFile, layer: LayerBlob) -> LayerIndex | None:
     index = index_in(file, layer.digest)
     if index is None:
         return None
-    if index.summary.blob_size == layer.blob.size and layer.diff_id in index.diff_ids:
+    has_stream = layer.archive is not None or layer.diff_id in index.diff_ids
+    if index.summary.blob_size == layer.blob.size and has_stream:
         return index
     file.close()
     return None
 
 
 def _check_diff_id(layer: LayerBlob, found: str) -> None:
-    if found != layer.diff_id:
+    if found != layer.diff_id and layer.archive is None:
         raise InvalidImageError(f"its uncompressed digest is {found}, the image config says {layer.diff_id}")
 
 
@@ -207,7 +216,8 @@ class _Build:
         with reading, tee(self._bounded(reading), *works) as chunks:
             stream = ChunkReader(frames.written(chunks) if frames else chunks)
             toc = TocWriter()
-            for entry in read_entries(stream, limits=self.limits, warn=self.warn):
+            count: Literal["entries", "members"] = "entries" if self.layer.archive is None else "members"
+            for entry in read_entries(stream, limits=self.limits, count=count, warn=self.warn):
                 toc.add(entry)
             stream.drain()
             found = {each: Digest(f"{each}:{hasher.hexdigest()}") for each, hasher in hashers.items()}

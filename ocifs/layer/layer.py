@@ -13,7 +13,7 @@ from ocifs.layer.index import LayerIndex
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span import Span
 from ocifs.layer.span_cache import SpanCache
-from ocifs.reader import FileSection
+from ocifs.reader import BlobReader
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +36,7 @@ class Layer:
     """A layer's tar stream as a `ReaderAt`; `number` is its position in the manifest, the base being 0."""
 
     def __init__(
-        self, number: int, index: LayerIndex, blob: FileSection, cache: SpanCache, published: str | None = None
+        self, number: int, index: LayerIndex, blob: BlobReader, cache: SpanCache, published: str | None = None
     ) -> None:
         self.number = number
         self.index = index
@@ -46,7 +46,7 @@ class Layer:
         self.verification = Verification(published=published)
         """Changed by `conclude` only."""
         self.size = index.size
-        self._stored: FileSection = index.file if index.summary.reframed else blob
+        self._stored: BlobReader = index.file if index.summary.reframed else blob
         self._decode: Callable[[bytes, Checkpoint, int], Decoder] = CODECS[index.span_codec].decode
         self._cache = cache
 

@@ -146,7 +146,9 @@ def verify_index(layer: Layer, pause: Pause) -> bool:
 
 def _verify_toc(layer: Layer, claimed: ChunkedIndex, pause: Pause) -> bool:
     """Index the layer's tar, and compare that index with the one from the TOC."""
-    summary, blob = layer.index.summary, FileReader(layer.blob.fd, layer.blob.offset, layer.blob.size)
+    summary, blob = layer.index.summary, layer.blob
+    if isinstance(blob, LazyBlob):  # all of it is there
+        blob = FileReader(blob.fd, blob.offset, blob.size)
     index = open_layer_index(
         LayerBlob(Digest(summary.blob_digest), DiffID(Digest(summary.diff_id)), blob),
         Store(None),

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ocifs.errors import MountError, OcifsError, printable_path, shortage
+from ocifs.errors import MissingExtraError, MountError, OcifsError, missing_extra, printable_path, shortage
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.profile import Profile
@@ -50,7 +50,8 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # end quietly while there is no mount
     if os.geteuid():  # load the engine while the command prepares the job
-        importlib.import_module("ocifs.mount.fuse_engine")
+        with contextlib.suppress(ModuleNotFoundError):  # an extra of ocifs; the job ends in the error
+            importlib.import_module("ocifs.mount.fuse_engine")
     with socket.socket(fileno=int(arguments[0])) as connection:
         try:
             job = receive_job(connection)
@@ -82,8 +83,8 @@ def reportable(error: Exception) -> OcifsError:
     """Return the error to report to the user. Raises `error` itself if it is a defect of ocifs."""
     if isinstance(error, OcifsError):
         return error
-    if (short := shortage(error)) is not None:
-        return short
+    if (known := missing_extra(error) or shortage(error)) is not None:
+        return known
     raise error
 
 
@@ -169,8 +170,12 @@ def _mount(job: Job, rootfs: Rootfs) -> Mounted:
             if job.options.engine == "erofs":
                 raise MountError(f"{error}: use --engine fuse instead") from None
             reason = str(error)
-    from ocifs.mount.fuse_engine import FuseEngine  # trio and pyfuse3 take longer to load than everything else
-
+    try:
+        from ocifs.mount.fuse_engine import FuseEngine  # trio and pyfuse3 take longer to load than everything else
+    except ModuleNotFoundError as error:
+        if reason is None or (missing := missing_extra(error)) is None:
+            raise
+        raise MissingExtraError(f"{reason}; {missing}") from None
     fuse = FuseEngine(rootfs, job)
     return Mounted(fuse, fuse.mount(), reason)
 

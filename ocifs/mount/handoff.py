@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from ocifs.image.rootfs import Rootfs
+from ocifs.layer.archive_member import ArchiveMember
+from ocifs.layer.compressed_archive import open_archive
 from ocifs.layer.index import open_index
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
-from ocifs.reader import FileReader, FileSection
+from ocifs.reader import BlobReader, FileReader, FileSection
 from ocifs.sources.registry.peer import Origin
 from ocifs.store import StoredFile
 
@@ -47,7 +49,7 @@ class Handoff(msgspec.Struct, frozen=True):
 
     tree_image: FileRange
     layers: tuple[tuple[FileRange, FileRange], ...]
-    """LayerIndex and blob."""
+    """LayerIndex and blob; the blob may be a range of the uncompressed `archive`."""
     checksums: tuple[int, ...] = ()
     """The checksum of the LayerIndex, so that both processes use the same index."""
     origins: tuple[Origin | None, ...] = ()
@@ -56,25 +58,38 @@ class Handoff(msgspec.Struct, frozen=True):
     """The published index that an unverified LayerIndex was made from."""
     prefetch: tuple[tuple[tuple[int, int], ...], ...] = ()
     """(first, last) spans to fetch first."""
+    archive: tuple[FileRange, FileRange, int] | None = None
+    """LayerIndex of the compressed archive that has the blobs, the archive, and the checksum of the LayerIndex."""
+    archived: tuple[bool, ...] = ()
+    """Whether the blob is in that archive."""
 
     @classmethod
     def of(cls, rootfs: Rootfs) -> Self:
         """Describe an opened rootfs."""
         layers = rootfs.served.layers
+        archived = [layer.blob for layer in layers if isinstance(layer.blob, ArchiveMember)]
         return cls(
             FileRange.of(rootfs.tree_image),
-            tuple((FileRange.of(layer.index.file), FileRange.of(layer.blob)) for layer in layers),
+            tuple((FileRange.of(layer.index.file), _range_of(layer.blob)) for layer in layers),
             tuple(layer.index.checksum for layer in layers),
             tuple(layer.blob.origin() if isinstance(layer.blob, LazyBlob) else None for layer in layers),
             tuple(layer.verification.published for layer in layers),
             tuple(layer.prefetch for layer in layers),
+            _archive_of(archived[0].archive) if archived else None,
+            tuple(isinstance(layer.blob, ArchiveMember) for layer in layers),
         )
 
     def open(self, cache: SpanCache) -> Rootfs:
         """Open the rootfs in the process that received this."""
-        blobs: list[FileSection] = [blob.open() for _, blob in self.layers]
-        if any(self.origins):
-            blobs = _reconnect(blobs, self.origins)
+        files = [blob.open() for _, blob in self.layers]
+        blobs: list[BlobReader] = [*(_reconnect(files, self.origins) if any(self.origins) else files)]
+        if self.archive is not None:
+            index, file, checksum = self.archive
+            archive = open_archive(open_index(index.open(), checksum), file.open())
+            blobs = [
+                ArchiveMember(archive, blob.offset, blob.size) if archived else blob
+                for blob, archived in zip(blobs, self.archived, strict=True)
+            ]
         layers = [
             Layer(number, open_index(index.open(), checksum), blob, cache, published)
             for number, ((index, _), checksum, blob, published) in enumerate(
@@ -87,7 +102,8 @@ class Handoff(msgspec.Struct, frozen=True):
 
     def fds(self) -> set[int]:
         """Return the descriptors to send."""
-        return {self.tree_image.fd} | {part.fd for layer in self.layers for part in layer}
+        archive = {part.fd for part in self.archive[:2]} if self.archive else set()
+        return {self.tree_image.fd} | {part.fd for layer in self.layers for part in layer} | archive
 
     def renumbered(self, fds: Mapping[int, int]) -> "Handoff":
         """Return the same with the receiver's descriptors; `fds` maps the sender's to these."""
@@ -99,7 +115,21 @@ class Handoff(msgspec.Struct, frozen=True):
             self,
             tree_image=replaced(self.tree_image),
             layers=tuple((replaced(index), replaced(blob)) for index, blob in self.layers),
+            archive=self.archive and (replaced(self.archive[0]), replaced(self.archive[1]), self.archive[2]),
         )
+
+
+def _range_of(blob: BlobReader) -> FileRange:
+    """Return the range of a blob in its file, or in its uncompressed archive."""
+    part = _range_of(blob.archive.blob) if isinstance(blob, ArchiveMember) else None
+    if part is not None:
+        return FileRange(part.fd, blob.offset, blob.size)
+    assert isinstance(blob, FileSection)  # noqa: S101 - there is no other
+    return FileRange.of(blob)
+
+
+def _archive_of(archive: Layer) -> tuple[FileRange, FileRange, int]:
+    return FileRange.of(archive.index.file), _range_of(archive.blob), archive.index.checksum
 
 
 def _reconnect(blobs: Sequence[FileSection], origins: Sequence[Origin | None]) -> list[FileSection]:

@@ -1,6 +1,7 @@
-"""A tar file whose members are read in place.
+"""A tar file whose members are read in place, also if it is compressed as a whole.
 
-Nothing is unpacked: a member is a section of the file. Names are normalized, and links are followed inside the archive.
+Nothing is unpacked: a member is a section of the file, or of its uncompressed content. Names are normalized, and links
+are followed inside the archive.
 A member that occurs several times must have the same bytes each time; otherwise two programs could each read another
 one. Of members below `blobs/`, which are named by their digests, the last one counts. It does not know what the members
 mean.
@@ -9,9 +10,11 @@ mean.
 import hashlib
 import os
 import posixpath
+import shlex
 import stat
-from collections.abc import Iterable, KeysView
-from typing import Self
+from collections.abc import Callable, Iterable, KeysView
+from contextlib import ExitStack
+from typing import Protocol, Self
 
 from ocifs.errors import (
     InvalidImageError,
@@ -23,7 +26,7 @@ from ocifs.errors import (
     printable_path,
 )
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.reader import FileReader
+from ocifs.reader import BlobReader, FileReader
 from ocifs.sources.magic import HEAD, compression_of, format_of
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import shown
@@ -33,15 +36,59 @@ _LINK_DEPTH = 8
 _CHUNK = 1 << 20
 
 
+class Content(Protocol):
+    """The uncompressed tar of an archive."""
+
+    def entries(self) -> Iterable[Entry]:
+        """Return the headers of the members, in order."""
+        ...
+
+    def section(self, offset: int, size: int) -> BlobReader:
+        """Return a part of it."""
+        ...
+
+    def close(self) -> None:
+        """Close its files."""
+        ...
+
+
+Decompress = Callable[[FileReader, str], Content]
+"""Opens a file that is compressed with gzip or zstd, under a name for errors; the result owns the descriptor."""
+
+
+class _Tar:
+    """An uncompressed tar file."""
+
+    def __init__(self, file: FileReader, name: str, limits: Limits) -> None:
+        self._file = file
+        self._name = name
+        self._limits = limits
+
+    def entries(self) -> list[Entry]:
+        try:
+            return scan(ReaderForward(self._file), limits=self._limits, count="members", warn=_ignore)
+        except OcifsError as error:
+            if isinstance(error, InvalidImageError) and (found := format_of(self._file.pread(HEAD, 0))):
+                raise InvalidImageError(f"{self._name} is not a usable archive: it is {found}") from error
+            raise type(error)(f"{self._name} is not a usable archive: {error}") from error
+
+    def section(self, offset: int, size: int) -> FileReader:
+        return FileReader(self._file.fd, offset, size)
+
+    def close(self) -> None:
+        os.close(self._file.fd)
+
+
 class Archive:
     """An open tar file."""
 
-    def __init__(self, fd: int, name: str, entries: Iterable[Entry]) -> None:
+    def __init__(self, content: Content, name: str, *, is_compressed: bool = False) -> None:
         self.name = name
         """Name in errors."""
-        self._fd = fd
+        self.is_compressed = is_compressed
+        self._content = content
         self._members: dict[bytes, list[Entry]] = {}
-        for entry in entries:
+        for entry in content.entries():
             path = _clean(entry.path)
             if path.startswith(b"blobs/"):
                 self._members[path] = [entry]
@@ -53,12 +100,12 @@ class Archive:
         """sha256 digests by offset: each file is read once, however many members lead to it."""
 
     @classmethod
-    def at(cls, path: str, limits: Limits = DEFAULT_LIMITS) -> Self:
-        """Open the tar file at `path` and read its headers.
+    def at(cls, path: str, limits: Limits = DEFAULT_LIMITS, decompress: Decompress | None = None) -> Self:
+        """Open the tar file at `path` and read its headers; `decompress` opens one that is compressed.
 
         Raises:
             NotFoundError: It cannot be opened.
-            UnsupportedError: It is compressed, or is not a regular file.
+            UnsupportedError: It is compressed and cannot be read in place, or is not a regular file.
             InvalidImageError: It is not a tar file, or is damaged.
         """
         name = printable_path(path)
@@ -66,11 +113,32 @@ class Archive:
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise NotFoundError(f"cannot open {name}: {error.strerror}") from error
-        try:
-            return cls(fd, name, _scan(fd, name, limits))
-        except OcifsError:
-            os.close(fd)
-            raise
+        return cls.of(fd, name, limits, decompress)
+
+    @classmethod
+    def of(cls, fd: int, name: str, limits: Limits = DEFAULT_LIMITS, decompress: Decompress | None = None) -> Self:
+        """Open the tar file `fd`, which it closes; otherwise as `at`."""
+        with ExitStack() as undo:
+            undo.callback(os.close, fd)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise UnsupportedError(
+                    f"{name} is not a regular file: save the archive to one, because it is read in place"
+                )
+            file = FileReader(fd)
+            compression = compression_of(file.pread(HEAD, 0))
+            content: Content = _Tar(file, name, limits)
+            if compression in ("gzip", "zstd") and decompress is not None:
+                content = decompress(file, name)
+            elif compression != "tar":
+                raise UnsupportedError(
+                    f"{name} is compressed with {compression}, which has no random access: decompress it with "
+                    f"`{compression} -dk {shlex.quote(name)}`"
+                )
+            undo.pop_all()  # the content owns the descriptor
+            undo.callback(content.close)
+            archive = cls(content, name, is_compressed=compression != "tar")
+            undo.pop_all()
+            return archive
 
     def __contains__(self, path: str) -> bool:
         return path.encode() in self._members
@@ -79,7 +147,7 @@ class Archive:
         """Return the names of all members."""
         return self._members.keys()
 
-    def open(self, path: str) -> FileReader:
+    def open(self, path: str) -> BlobReader:
         """Return the member at `path` as a blob; `path` may come from a document.
 
         Raises:
@@ -88,7 +156,7 @@ class Archive:
             LimitError: More than 8 links lead to it.
         """
         file = self._file(_clean(path.encode()), f"member {shown(path)} of {self.name}", _LINK_DEPTH)
-        return FileReader(self._fd, file.offset, file.size)
+        return self._content.section(file.offset, file.size)
 
     def _file(self, member: bytes, name: str, links: int) -> Entry:
         """Return the file that a member is, or leads to through at most `links` links; raises as `open`."""
@@ -117,10 +185,10 @@ class Archive:
         distinct = {file.offset: file for file in files}.values()
         return len(distinct) == 1 or (
             len({file.size for file in distinct}) == 1
-            and len({self.sha256(FileReader(self._fd, file.offset, file.size)) for file in distinct}) == 1
+            and len({self.sha256(self._content.section(file.offset, file.size)) for file in distinct}) == 1
         )
 
-    def sha256(self, member: FileReader) -> Digest:
+    def sha256(self, member: BlobReader) -> Digest:
         """Return the digest of a member; it is computed once for each offset."""
         if member.offset not in self._digests:
             hasher = hashlib.sha256()
@@ -131,24 +199,7 @@ class Archive:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
-
-
-def _scan(fd: int, name: str, limits: Limits) -> list[Entry]:
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise UnsupportedError(f"{name} is not a regular file: save the archive to one, because it is read in place")
-    reader = FileReader(fd)
-    head = reader.pread(HEAD, 0)
-    if (compression := compression_of(head)) != "tar":
-        raise UnsupportedError(
-            f"{name} is compressed with {compression}: archives are read in place, so decompress it first"
-        )
-    try:
-        return scan(ReaderForward(reader), limits=limits, count="members", warn=_ignore)
-    except OcifsError as error:
-        if isinstance(error, InvalidImageError) and (found := format_of(head)):
-            raise InvalidImageError(f"{name} is not a usable archive: it is {found}") from error
-        raise type(error)(f"{name} is not a usable archive: {error}") from error
+        self._content.close()
 
 
 def _ignore(_warning: str) -> None:

@@ -1,6 +1,6 @@
 """Blobs in memory files, for blobs that are not in a file.
 
-Every blob is a section of an open file (`FileReader`), even one that was embedded in a document. So a process that
+A blob that was embedded in a document becomes a section of an open file (`FileReader`) like others. So a process that
 inherits the file can read it without knowing the image.
 """
 

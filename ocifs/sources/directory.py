@@ -28,6 +28,8 @@ _CHUNK = 1 << 20
 class Directory:
     """An open directory and the files opened below it."""
 
+    is_compressed = False
+
     def __init__(self, fd: int, name: str, *, follow_links: bool = False) -> None:
         self.name = name
         """Name in errors."""

@@ -15,7 +15,7 @@ import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError, printable_path
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.reader import FileReader
+from ocifs.reader import BlobReader
 from ocifs.sources.archive import Archive
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.magic import sniff_layer
@@ -47,7 +47,7 @@ class DockerArchive(LocalSource):
         super().__init__(archive.name, limits)
         self._archive = archive
         self._images = images
-        self._blobs: dict[Digest, FileReader] = {}
+        self._blobs: dict[Digest, BlobReader] = {}
         """Manifests, configs and layers of the images resolved so far."""
         self._files = ExitStack()
         self._files.callback(archive.close)
@@ -59,6 +59,10 @@ class DockerArchive(LocalSource):
     def images(self) -> tuple[NamedImage, ...]:
         """Return the images, each with a manifest made for it."""
         return tuple(NamedImage(image.repo_tags, self._describe_image(image)) for image in self._images)
+
+    def tags(self) -> list[str]:
+        """Return all names of the images."""
+        return list(dict.fromkeys(name for names in self.names() for name in names))
 
     def names(self) -> list[tuple[str, ...]]:
         """Return the names of each image."""
@@ -80,7 +84,7 @@ class DockerArchive(LocalSource):
         self._files.callback(os.close, blob.fd)
         return self._describe(blob, OCI_MANIFEST, Digest.of(text))
 
-    def open(self, descriptor: Descriptor) -> FileReader:
+    def open(self, descriptor: Descriptor) -> BlobReader:
         """Return a blob of an image that was resolved."""
         blob = self._blobs.get(descriptor.digest)
         if blob is None or blob.size != descriptor.size:
@@ -125,7 +129,7 @@ class DockerArchive(LocalSource):
         digest = self._archive.sha256(blob) if hex_digits == path else Digest(f"sha256:{hex_digits}")
         return self._describe(blob, f"{OCI_LAYER}+{compression}", digest)
 
-    def _describe(self, blob: FileReader, media_type: str, digest: Digest) -> Descriptor:
+    def _describe(self, blob: BlobReader, media_type: str, digest: Digest) -> Descriptor:
         self._blobs[digest] = blob
         return Descriptor(media_type=media_type, digest=digest, size=blob.size)
 

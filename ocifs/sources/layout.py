@@ -8,18 +8,18 @@ is a manifest or an index.
 import os
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
-from typing import Protocol, Self
+from typing import Protocol
 
 import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError, printable_path
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.reader import BytesReader, FileReader
+from ocifs.reader import BlobReader, BytesReader, FileReader
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.directory import Directory
 from ocifs.sources.platforms import with_platforms
 from ocifs.sources.reference import Reference, choices, matching
-from ocifs.sources.referrers import Content
+from ocifs.sources.referrers import Content, Referrers
 from ocifs.sources.source import LocalSource, NamedImage, descriptor_of, read_metadata
 from ocifs.spec.artifact import parse_artifact, referrers_tag
 from ocifs.spec.descriptor import Descriptor
@@ -36,8 +36,10 @@ class Folder(Protocol):
     """Files with relative paths: a directory or an archive."""
 
     name: str
+    is_compressed: bool
+    """Whether its files are parts of a compressed one."""
 
-    def open(self, path: str) -> FileReader:
+    def open(self, path: str) -> BlobReader:
         """Return the file at `path`; the folder owns what it opens."""
         ...
 
@@ -62,7 +64,7 @@ class Layout(LocalSource):
         self._others = tuple(each for each in listed if not _is_image(each) and _names(each))
         """Tagged entries that are not images: artifacts, manifests of Docker's schema 1."""
         self._listed = listed
-        self._blobs: dict[Digest, FileReader] = {}
+        self._blobs: dict[Digest, BlobReader] = {}
         self._files = ExitStack()
         self._files.callback(folder.close)
 
@@ -92,7 +94,7 @@ class Layout(LocalSource):
         """Return whether any image that `index.json` lists exists."""
         return any(map(self._is_there, self._images))
 
-    def open(self, descriptor: Descriptor) -> FileReader:
+    def open(self, descriptor: Descriptor) -> BlobReader:
         """Return a blob: the data that the descriptor embeds, else the file named by its digest."""
         blob = self._blobs.get(descriptor.digest)
         if blob is None:
@@ -109,8 +111,10 @@ class Layout(LocalSource):
         """Close the folder and all blobs."""
         self._files.close()
 
-    def referrers(self) -> Self:
-        """Return itself: it holds the artifacts."""
+    def referrers(self) -> Referrers:
+        """Return itself: it holds the artifacts; but an index is used as a file, which a compressed archive has not."""
+        if self._folder.is_compressed:
+            return super().referrers()
         return self
 
     def list_referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
@@ -163,14 +167,14 @@ class Layout(LocalSource):
         data = msgspec.json.encode(index | {"manifests": change(index["manifests"])})
         folder.write("index.json", BytesReader(data))
 
-    def _open(self, descriptor: Descriptor) -> FileReader:
+    def _open(self, descriptor: Descriptor) -> BlobReader:
         try:
             return self._open_digest(descriptor.digest)
         except NotFoundError as error:
             hint = "its `urls` are not followed" if descriptor.urls else "copy the image again"
             raise NotFoundError(f"cannot read blob {descriptor.digest}: {error}; {hint}") from error
 
-    def _open_digest(self, digest: Digest) -> FileReader:
+    def _open_digest(self, digest: Digest) -> BlobReader:
         return self._folder.open(f"blobs/{digest.algorithm}/{digest.hex}")
 
     def _embedded(self, descriptor: Descriptor) -> FileReader:

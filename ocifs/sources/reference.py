@@ -4,12 +4,16 @@
     oci:PATH[:TAG]  oci:PATH@DIGEST          a layout directory
     oci-archive:FILE[:TAG]                   a layout in a tar file
     docker-archive:FILE[:NAME:TAG|:@POSITION]   an archive of `docker save`
+    -                                        an archive from standard input, also after oci-archive: or docker-archive:
+    dir:DIR[@DIGEST]                         a directory that `skopeo copy … dir:DIR` has written
+    NAME[:TAG][@DIGEST]                      a short name, if registries.conf says what it stands for
     docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]   a registry
 
 `~N` after any of these means the image without its last N layers; a path with exactly that name takes precedence.
 
 A path ends at the first `:`. If that names no existing path, it ends where the longest existing path ends; so paths and
-tags may contain colons. The source that holds the image decides what a tag means.
+tags may contain colons. The source that holds the image decides what a tag means. `dir:NAME` is the path `dir` with a
+tag if `dir` exists, and `NAME` does not. A path that exists always wins over a short name.
 
 `:/PATH` after a reference names a file in the image (`split_path`). No tag begins with a slash.
 """
@@ -23,17 +27,19 @@ from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, Unsupport
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import shown
 
-LocalTransport = Literal["oci", "oci-archive", "docker-archive"]
+LocalTransport = Literal["oci", "oci-archive", "docker-archive", "dir"]
 """Transports of a path; `ocifs.sources.resolve` has an opener for each."""
 Transport = LocalTransport | Literal["docker"]
 
 _TRANSPORT = re.compile(rf"({'|'.join(get_args(LocalTransport))}):(.*)", re.DOTALL)
-_FOREIGN = re.compile(r"(containers-storage|dir|docker-daemon|ostree|sif|tarball):")
+_FOREIGN = re.compile(r"(containers-storage|docker-daemon|ostree|sif|tarball):")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _DIGESTED = re.compile(r"(.+)@([^@:/]+:[^@:/]*)", re.DOTALL)
 _POSITION = re.compile(r"@([0-9]{1,9})")
 _WITHOUT = re.compile(r"(.+)~([0-9]{1,9})", re.DOTALL)
 
+DOCKER = "docker.io"
+"""The registry of short names that no configuration explains."""
 _REGISTRY = "docker://"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _IN_REGISTRY = re.compile(
@@ -41,6 +47,9 @@ _IN_REGISTRY = re.compile(
     rf"{_COMPONENT}(?:/{_COMPONENT})*)(?::(\w[\w.-]{{0,127}}))?(?:@([^@/]+))?",
     re.ASCII,
 )
+
+STDIN = "-"
+_OF_ARCHIVES = (None, "oci-archive", "docker-archive")
 
 CHOICES = 20
 """Most images that a message lists."""
@@ -64,15 +73,47 @@ class Reference(NamedTuple):
     without: int = 0
     """Number of layers to leave out at the end."""
 
+    @property
+    def is_stdin(self) -> bool:
+        """Whether it names an archive from standard input."""
+        return self.path == STDIN and self.transport in _OF_ARCHIVES
+
     def __str__(self) -> str:
         return printable_path(self.text)
 
 
-def parse_reference(text: str, exists: Callable[[str], bool] = os.path.lexists) -> Reference:
+def host_of(name: str) -> str | None:
+    """Return the first component if it is a host (github.com/distribution/reference)."""
+    first, slash, _ = name.partition("/")
+    return first if slash and (set(first) & set(".:") or first == "localhost" or first != first.lower()) else None
+
+
+def canonical(full: str) -> str:
+    """Return the full name as docker.io uses it."""
+    host, _, repository = full.partition("/")
+    if host in {"index.docker.io", "registry-1.docker.io"}:
+        host = DOCKER
+    if host == DOCKER and repository and "/" not in repository:
+        repository = f"library/{repository}"
+    return f"{host}/{repository}" if repository else host
+
+
+def unconfigured(name: str, _suffix: str) -> tuple[str, bool]:
+    """Return the full name of an image where no registries.conf counts: a short name is one of docker.io."""
+    return canonical(name if host_of(name) else f"{DOCKER}/{name}"), False
+
+
+def parse_reference(
+    text: str,
+    exists: Callable[[str], bool] = os.path.lexists,
+    lengthen: Callable[[str, str], tuple[str, bool]] = unconfigured,
+) -> Reference:
     """Parse a reference; `exists` returns whether a path exists.
 
+    `lengthen` returns the full name of an image, as `ocifs.sources.registry.configuration.full_name`.
+
     Raises:
-        NotFoundError: No path in it exists, or it is incomplete.
+        NotFoundError: No path in it exists, and it is no short name that stands for one image; or it is incomplete.
         InvalidImageError: Its digest, or the name of an image in a registry, is malformed.
         UnsupportedError: It names a transport or a digest algorithm that ocifs does not handle, or a path in the image.
     """
@@ -83,15 +124,17 @@ def parse_reference(text: str, exists: Callable[[str], bool] = os.path.lexists) 
         return _in_registry(text)
     if _URL.match(text):
         raise UnsupportedError(
-            f"URLs are not supported: write docker://HOST/REPOSITORY for an image in a registry, or "
-            f"{_COPY_FIRST.format(printable_path(text))}"
+            "URLs are not supported: write docker://HOST/REPOSITORY for an image in a registry, and `-` for an archive "
+            "that curl pipes in"
         )
-    match = _TRANSPORT.fullmatch(text)
-    transport, rest = (cast("Transport", match[1]), match[2]) if match else (None, text)
+    transport, rest = _transport(text, exists)
+    exists = _or_stdin(exists, transport)
     suffixed = None if exists(rest) else _WITHOUT.fullmatch(rest)
     rest, without = (suffixed[1], int(suffixed[2])) if suffixed else (rest, 0)
     path, tag, digest = _split(rest, exists)
     if not exists(path):
+        if transport is None and (named := _IN_REGISTRY.fullmatch(rest)) and not _FOREIGN.match(text):
+            return _by_name(named, text, path, lengthen)
         raise _no_such_path(text, path, transport)
     if tag == "":
         raise NotFoundError(f"'{printable_path(text)}' ends in an empty tag: leave the colon out, or name a tag")
@@ -108,18 +151,34 @@ def split_path(text: str, exists: Callable[[str], bool] = os.path.lexists) -> tu
     The path begins at the first `:/` after the host's path, which ends as in a reference. A host's path that contains
     `:/` thus takes precedence if it exists. Neither part is checked further; `exists` returns whether a path exists.
     """
-    match = _TRANSPORT.fullmatch(text)
     if text.startswith(_REGISTRY):
         place = text.find(":/", len(_REGISTRY))
     elif _URL.match(text):
         return text, None
     else:
-        rest = match[2] if match else text
+        transport, rest = _transport(text, exists)
+        exists = _or_stdin(exists, transport)
         end = _end_of_path(rest, exists)
-        if match is None and _FOREIGN.match(text) and not exists(rest[:end]):
+        if transport is None and _FOREIGN.match(text) and not exists(rest[:end]):
             return text, None
         place = text.find(":/", len(text) - len(rest) + end)
     return (text[:place], text[place + 1 :]) if place > 0 else (text, None)
+
+
+def _transport(text: str, exists: Callable[[str], bool]) -> tuple[LocalTransport | None, str]:
+    """Return the transport that a reference begins with, and the rest of it."""
+    match = _TRANSPORT.fullmatch(text)
+    if match is None:
+        return None, text
+    transport, rest = cast("LocalTransport", match[1]), match[2]
+    if transport == "dir" and exists("dir") and not exists(_split(rest, exists)[0]):
+        return None, text
+    return transport, rest
+
+
+def _or_stdin(exists: Callable[[str], bool], transport: Transport | None) -> Callable[[str], bool]:
+    """Return `exists`, but with standard input too where the transport may be an archive."""
+    return (lambda path: path == STDIN or exists(path)) if transport in _OF_ARCHIVES else exists
 
 
 def _in_registry(text: str) -> Reference:
@@ -136,6 +195,18 @@ def _in_registry(text: str) -> Reference:
     if digest is not None:
         return Reference(text, path, "docker", digest=Digest(digest), without=without)
     return Reference(text, path, "docker", tag or "latest", without=without)
+
+
+def _by_name(match: re.Match[str], text: str, path: str, lengthen: Callable[[str, str], tuple[str, bool]]) -> Reference:
+    """Return the image in a registry that a short name stands for, written in full."""
+    suffix = text[len(match[1]) :]
+    name, is_known = lengthen(match[1], suffix)
+    full = f"{_REGISTRY}{name}{suffix}"
+    if is_known:
+        return _in_registry(full)
+    raise NotFoundError(
+        f"no such file or directory: '{printable_path(path)}'; if it is an image in a registry, write {full}"
+    )
 
 
 def _no_such_path(text: str, path: str, transport: Transport | None) -> OcifsError:

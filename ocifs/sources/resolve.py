@@ -26,7 +26,7 @@ from ocifs.spec.mediatypes import CONFIGS, INDEXES, MANIFESTS, Compression, desc
 from ocifs.spec.platform import Platform, best_match
 
 if TYPE_CHECKING:
-    from ocifs.sources.archive import Archive
+    from ocifs.sources.archive import Archive, Decompress
 
 _INDEX_DEPTH = 8
 
@@ -58,39 +58,69 @@ class ResolvedImage(NamedTuple):
         return self.descriptor.digest
 
 
-def open_source(reference: Reference, limits: Limits = DEFAULT_LIMITS, *, follow_links: bool = False) -> LocalSource:
+def open_source(
+    reference: Reference,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    follow_links: bool = False,
+    decompress: "Decompress | None" = None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> LocalSource:
     """Open the local source that a reference names; the caller closes it.
 
-    With `follow_links`, symlinks may lead out of a layout directory.
+    With `follow_links`, symlinks may lead out of a layout directory. `decompress` opens compressed archives. `warn`
+    gets a notice if standard input is copied.
 
     Raises:
         NotFoundError: The path cannot be opened.
         InvalidImageError: It holds no images.
         UnsupportedError: They are stored in a way that cannot be read in place.
     """
-    transport = reference.transport or ("oci" if Path(reference.path).is_dir() else None)
-    in_directory, open_in = _OPENERS[transport]
+    in_directory, open_in = _OPENERS[
+        reference.transport or (None if reference.is_stdin else _transport_of(reference.path))
+    ]
     with ExitStack() as stack:
+        folder: Directory | Archive
         if in_directory:
-            folder: Directory | Archive = Directory.at(reference.path, follow_links=follow_links)
+            folder = Directory.at(reference.path, follow_links=follow_links)
         else:
-            folder = _open_archive(reference.path, limits)
+            folder = _open_archive(reference, limits, decompress, warn)
         stack.callback(folder.close)
         source = open_in(folder, limits)
         stack.pop_all()
         return source
 
 
-def _open_archive(path: str, limits: Limits) -> "Archive":
+def _transport_of(path: str) -> Transport | None:
+    """Return the transport of a directory; None: the content of the archive tells."""
+    if not Path(path).is_dir():
+        return None
+    is_dir = os.path.lexists(os.path.join(path, "manifest.json"))
+    return "dir" if is_dir and not os.path.lexists(os.path.join(path, "oci-layout")) else "oci"
+
+
+def _open_archive(
+    reference: Reference, limits: Limits, decompress: "Decompress | None", warn: Callable[[str], None]
+) -> "Archive":
     from ocifs.sources.archive import Archive  # which a layout directory does without
 
-    return Archive.at(path, limits)
+    if reference.is_stdin:
+        from ocifs.sources.spool import NAME, open_stdin
+
+        return Archive.of(open_stdin(limits, warn), NAME, limits, decompress)
+    return Archive.at(reference.path, limits, decompress)
 
 
 def _open_docker_archive(archive: "Archive", limits: Limits) -> LocalSource:
     from ocifs.sources.docker_archive import open_docker_archive
 
     return open_docker_archive(archive, limits)
+
+
+def _open_dir(folder: Directory, limits: Limits) -> LocalSource:
+    from ocifs.sources.dir import open_dir
+
+    return open_dir(folder, limits)
 
 
 def _open_by_content(archive: "Archive", limits: Limits) -> LocalSource:
@@ -107,6 +137,7 @@ def _open_by_content(archive: "Archive", limits: Limits) -> LocalSource:
 
 _OPENERS: dict[Transport | None, tuple[bool, Callable[[Any, Limits], LocalSource]]] = {
     "oci": (True, open_layout),
+    "dir": (True, _open_dir),
     "oci-archive": (False, open_layout),
     "docker-archive": (False, _open_docker_archive),
     None: (False, _open_by_content),

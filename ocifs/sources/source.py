@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.limits import Limits
-from ocifs.reader import FileReader, ReaderAt
+from ocifs.reader import BlobReader, ReaderAt
 from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Referrers
 from ocifs.spec.descriptor import Descriptor
@@ -72,7 +72,7 @@ class DocumentSource(Protocol):
 
 
 class LocalSource(DocumentSource):
-    """A source whose blobs are all complete, in files; implements `ocifs.blobs.source.Source`."""
+    """A source whose blobs are all complete, on this machine; implements `ocifs.blobs.source.Source`."""
 
     is_remote = False
 
@@ -82,8 +82,12 @@ class LocalSource(DocumentSource):
         self.limits = limits
 
     @abstractmethod
-    def open(self, descriptor: Descriptor) -> FileReader:
+    def open(self, descriptor: Descriptor) -> BlobReader:
         """Return a blob of the size that the descriptor gives; its digest is not verified."""
+
+    def tags(self) -> list[str]:
+        """Return the fullest name of each image that has one."""
+        return list(dict.fromkeys(names[0] for names in self.names() if names))
 
     def document(self, descriptor: Descriptor) -> bytes:
         """Return a document, its size and digest verified."""
@@ -93,7 +97,7 @@ class LocalSource(DocumentSource):
     def names(self) -> list[tuple[str, ...]]:
         """Return the names of each image, as `images` does, without reading anything about the images."""
 
-    def open_lazily(self, descriptor: Descriptor) -> FileReader:
+    def open_lazily(self, descriptor: Descriptor) -> BlobReader:
         """Return a blob, complete as always."""
         return self.open(descriptor)
 

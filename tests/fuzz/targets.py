@@ -372,6 +372,7 @@ def _document_seeds() -> list[bytes]:
 class _Memory:
     """A folder of files in memory."""
 
+    is_compressed = False
     name = "memory"
 
     def __init__(self, files: dict[str, bytes]) -> None:

@@ -1,5 +1,4 @@
 import bz2
-import gzip
 import io
 import lzma
 import tarfile
@@ -7,7 +6,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import zstandard
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsError, UnsupportedError
 from ocifs.sources.archive import Archive
@@ -93,16 +91,15 @@ def test_bad_members(tmp_path: Path, members: list[Member], path: str, error: ty
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (gzip.compress(tar({"x": b""}), mtime=0), UnsupportedError, "compressed with gzip: .*decompress it first"),
-        (zstandard.compress(tar({"x": b""})), UnsupportedError, "compressed with zstd"),
-        (lzma.compress(tar({"x": b""})), UnsupportedError, "compressed with xz"),
-        (bz2.compress(tar({"x": b""})), UnsupportedError, "compressed with bzip2"),
+        (lzma.compress(tar({"x": b""})), UnsupportedError, "compressed with xz, .*: decompress it with `xz -dk /.*`$"),
+        (bz2.compress(tar({"x": b""})), UnsupportedError, "compressed with bzip2, .* `bzip2 -dk /.*`$"),
+        (b"\x04\x22\x4d\x18", UnsupportedError, "compressed with lz4, .* `lz4 -dk /.*`$"),
         (b"text\n" * 1000, InvalidImageError, "not a usable archive: it is text$"),
         (b"<!doctype html><html>", InvalidImageError, "not a usable archive: it is HTML$"),
         (tar({"x": b"y" * 10_000})[:5000], InvalidImageError, "not a usable archive"),
         (tar({"x": b"y"})[:512], InvalidImageError, "not a usable archive"),
     ],
-    ids=["gzip", "zstd", "xz", "bzip2", "text", "HTML", "cut in data", "cut after a header"],
+    ids=["xz", "bzip2", "lz4", "text", "HTML", "cut in data", "cut after a header"],
 )
 def test_bad_archives(tmp_path: Path, data: bytes, error: type[OcifsError], message: str) -> None:
     (tmp_path / "a").write_bytes(data)

@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, UnsupportedError
+from ocifs.reader import FileSection
 from ocifs.sources.archive import Archive
 from ocifs.sources.docker_archive import DockerArchive, open_docker_archive
 from ocifs.sources.reference import Reference
@@ -128,6 +129,7 @@ def test_layers_are_sniffed(tmp_path: Path, compression: Literal["tar", "gzip", 
         assert [each.media_type for each in manifest.layers] == [LAYER + suffix] * 2
         assert layers_of(manifest) == [digest(layer.blob)] * 2
         blob = source.open(manifest.layers[0])
+        assert isinstance(blob, FileSection)
         assert os.pread(blob.fd, blob.size, blob.offset) == layer.blob
 
 

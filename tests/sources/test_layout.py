@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsError, UnsupportedError
-from ocifs.reader import BytesReader
+from ocifs.reader import BytesReader, FileSection
 from ocifs.sources.archive import Archive
 from ocifs.sources.directory import Directory
 from ocifs.sources.layout import Layout, open_layout
@@ -244,6 +244,7 @@ def test_blobs_are_pieces_of_files(tmp_path: Path, kind: str) -> None:
     ) as layout:
         for layer in (ONE, TWO):
             blob = layout.open(layer_descriptor(layer))
+            assert isinstance(blob, FileSection)
             assert os.pread(blob.fd, blob.size, blob.offset) == blob.pread(1 << 20, 0) == layer.blob
             assert blob.pread(5, 3) == layer.blob[3:8]
             assert blob.pread(5, blob.size) == b""
@@ -254,6 +255,7 @@ def test_embedded_data_has_a_file_too(tmp_path: Path) -> None:
     descriptor = layer_descriptor(ONE, data=ONE.blob)
     with closing(open_files(tmp_path, index_files())) as layout:
         blob = layout.open(descriptor)
+        assert isinstance(blob, FileSection)
         assert os.pread(blob.fd, blob.size, blob.offset) == ONE.blob
 
 

@@ -43,6 +43,9 @@ def parse(text: str) -> Reference:
         ("both:other", ("both", None, "other", None, None)),
         ("oci:dir", ("dir", "oci", None, None, None)),
         ("oci:/dir:1", ("/dir", "oci", "1", None, None)),
+        ("dir:/dir", ("/dir", "dir", None, None, None)),
+        ("dir:oci", ("oci", "dir", None, None, None)),
+        ("dir:oci:1", ("oci", "dir", "1", None, None)),
         (f"oci:dir@{X}", ("dir", "oci", None, X, None)),
         ("oci:oci", ("oci", "oci", None, None, None)),
         ("oci", ("oci", None, None, None, None)),
@@ -141,15 +144,20 @@ def test_other_references_have_no_path_in_the_image(text: str) -> None:
         ("", NotFoundError, "no such file or directory: ''"),
         ("dir:1:/etc", UnsupportedError, "'/etc' is a path in the image: name a whole image here"),
         ("docker://app:/etc", UnsupportedError, "'/etc' is a path in the image: name a whole image here"),
-        ("missing", NotFoundError, "'missing'; an image in a registry is written docker://HOST/REPOSITORY:TAG"),
-        ("missing:1", NotFoundError, "'missing';"),
-        (f"missing@{X}", NotFoundError, "'missing';"),
+        ("missing", NotFoundError, "'missing'; .* in a registry, write docker://docker.io/library/missing$"),
+        ("missing:1", NotFoundError, "'missing'; .* write docker://docker.io/library/missing:1$"),
+        ("a/b:1~2", NotFoundError, "'a/b'; .* write docker://docker.io/a/b:1~2$"),
+        ("quay.io/a/b:1", NotFoundError, "'quay.io/a/b'; .* write docker://quay.io/a/b:1$"),
+        ("localhost:5000/b:1", NotFoundError, "write docker://localhost:5000/b:1$"),
+        (f"missing@{X}", NotFoundError, f"'missing'; .* write docker://docker.io/library/missing@{X}$"),
+        ("./missing:1", NotFoundError, "'./missing'; an image in a registry is written docker://HOST/REPOSITORY:TAG"),
         ("missing\x1b[2J", NotFoundError, r"missing\\x1b\[2J"),
         ("missing\udcff", NotFoundError, r"missing\\xff"),
         ("nul\0", NotFoundError, r"nul\\x00"),
         (":1", NotFoundError, "''"),
         ("oci:", NotFoundError, "no such file or directory: ''$"),
         ("oci:missing:1", NotFoundError, "'missing'$"),
+        ("dir:odd:x:/etc", UnsupportedError, "'/etc' is a path in the image"),
         ("docker-archive:missing:1", NotFoundError, "'missing'$"),
         ("dir:", NotFoundError, "empty tag"),
         ("dir@sha256:../../x", NotFoundError, "no such file"),
@@ -197,11 +205,24 @@ def test_without_the_last_layers(text: str, expected: tuple[object, ...]) -> Non
     assert reference.text == text
 
 
+def test_names_that_registries_conf_resolves() -> None:
+    def known(name: str, suffix: str) -> tuple[str, bool]:
+        return f"host/team/{name}", True
+
+    found = parse_reference("debian:12~1", EXISTING.__contains__, known)
+    assert found == parse_reference("docker://host/team/debian:12~1")
+    assert parse_reference("debian", EXISTING.__contains__, known).tag == "latest"
+    assert parse_reference(f"debian@{X}", EXISTING.__contains__, known).digest == X
+    assert parse_reference("dir:12", EXISTING.__contains__, known).path == "dir"
+    with pytest.raises(UnsupportedError):
+        parse_reference("docker-daemon:debian", EXISTING.__contains__, known)
+
+
 @given(st.text(alphabet="dir:@oci-/sha256.~\0\udcff\n", max_size=30))
 def test_any_text_ends_in_a_reference_or_one_error(text: str) -> None:
     with suppress(OcifsError):
         reference = parse(text)
-        assert reference.transport == "docker" or reference.path in EXISTING
+        assert reference.transport == "docker" or reference.is_stdin or reference.path in EXISTING
 
 
 def test_the_file_system_tells_which_paths_exist(tmp_path: object) -> None:

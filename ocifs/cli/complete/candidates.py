@@ -21,7 +21,7 @@ MAX = 1000
 _SCANNED = 100_000
 """Most entries of a directory of this machine that are looked at."""
 
-_TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:")
+_TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:", "dir:")
 _REGISTRY = "docker://"
 _PLATFORMS = (
     *("linux/386", "linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64", "linux/loong64", "linux/ppc64le"),

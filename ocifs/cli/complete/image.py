@@ -43,7 +43,7 @@ class Lookup:
         A name that ends in another one of the same image is offered once it is begun.
         """
         reference = parse_reference(f"{self._image}x")  # the tag may still be empty
-        if reference.tag is None:
+        if reference.tag is None or reference.is_stdin:
             return 0, []
         typed = len(reference.tag) - 1
         with closing(open_source(reference, follow_links="--follow-links" in self._options)) as source:
@@ -74,6 +74,8 @@ class Lookup:
     @cached_property
     def _resolved(self) -> ResolvedImage:
         reference = parse_reference(self._image)
+        if reference.is_stdin:
+            raise NotFoundError("standard input is left for the command")
         platform = self._options.get("--platform")
         source: DocumentSource
         if reference.transport == "docker":

@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, printable_path
+from ocifs.sources.reference import DOCKER, canonical, host_of, unconfigured
 from ocifs.sources.registry.url import parse_url
 from ocifs.spec.document import shown
 
-_DOCKER = "docker.io"
 SYSTEM = Path("/etc/containers")
 """Configuration for all users."""
 
@@ -67,7 +67,7 @@ class Endpoint(NamedTuple):
     @property
     def address(self) -> str:
         """`HOST[:PORT]` to connect to."""
-        return "registry-1.docker.io" if self.host == _DOCKER else self.host
+        return "registry-1.docker.io" if self.host == DOCKER else self.host
 
     def __str__(self) -> str:
         return f"{self.host}/{self.repository}"
@@ -124,7 +124,7 @@ def endpoints(
         NotFoundError: It is a short name that the configuration does not resolve.
         OcifsError: It is blocked.
     """
-    full = _canonical(name if _host(name) else _lengthened(name, configuration))
+    full = canonical(name if host_of(name) else _lengthened(name, configuration))
     registry = max(
         (each for each in configuration.registries if _matches(each.prefix, full)),
         key=lambda each: len(each.prefix),
@@ -143,6 +143,21 @@ def endpoints(
     ]
 
 
+def full_name(name: str, suffix: str = "") -> tuple[str, bool]:
+    """Return the full name for `[HOST[:PORT]/]REPOSITORY`, and whether it is a short name that registries.conf has.
+
+    A short name that is not configured counts as one of docker.io. `suffix` is its tag and digest, for the message.
+
+    Raises:
+        NotFoundError: It is a short name for several images.
+        OcifsError: A configuration file is malformed.
+    """
+    configuration = read_configuration()
+    if host_of(name) or not (name in configuration.aliases or configuration.search):
+        return unconfigured(name, suffix)
+    return canonical(_lengthened(name, configuration, suffix)), True
+
+
 def _mirrors(registry: Registry, *, by_digest: bool) -> Iterator[tuple[str, bool]]:
     if registry.mirror_by_digest_only and not by_digest:
         return
@@ -152,7 +167,7 @@ def _mirrors(registry: Registry, *, by_digest: bool) -> Iterator[tuple[str, bool
 
 
 def _endpoint(full: str, *, insecure: bool = False, tls_verify: bool | None = None) -> Endpoint:
-    host, _, repository = _canonical(full).partition("/")
+    host, _, repository = canonical(full).partition("/")
     if not repository:
         raise InvalidImageError(
             f"{printable_path(full)} names a registry without a repository: write HOST[:PORT]/REPOSITORY"
@@ -172,22 +187,6 @@ def is_loopback(host: str) -> bool:
         return name == "localhost"
 
 
-def _host(name: str) -> str | None:
-    """Return the first component if it is a host (github.com/distribution/reference)."""
-    first, slash, _ = name.partition("/")
-    return first if slash and (set(first) & set(".:") or first == "localhost" or first != first.lower()) else None
-
-
-def _canonical(full: str) -> str:
-    """Return the full name as docker.io uses it."""
-    host, _, repository = full.partition("/")
-    if host in {"index.docker.io", "registry-1.docker.io"}:
-        host = _DOCKER
-    if host == _DOCKER and repository and "/" not in repository:
-        repository = f"library/{repository}"
-    return f"{host}/{repository}" if repository else host
-
-
 def _matches(prefix: str, full: str) -> bool:
     if prefix.startswith("*."):
         host = full.partition("/")[0].rpartition(":")[0] or full.partition("/")[0]
@@ -195,7 +194,7 @@ def _matches(prefix: str, full: str) -> bool:
     return bool(prefix) and (full == prefix or full.startswith((f"{prefix}/", f"{prefix}:")))
 
 
-def _lengthened(name: str, configuration: Configuration) -> str:
+def _lengthened(name: str, configuration: Configuration, suffix: str = "") -> str:
     if (alias := configuration.aliases.get(name)) is not None:
         return alias
     candidates = [f"{host}/{name}" for host in configuration.search]
@@ -205,7 +204,7 @@ def _lengthened(name: str, configuration: Configuration) -> str:
     if not candidates:
         raise NotFoundError(
             f"{shown_name} is a short name, and no registries.conf says what it is short for: "
-            f"write docker://docker.io/{shown_name}, or another registry"
+            f"write docker://{canonical(f'{DOCKER}/{shown_name}')}, or another registry"
         )
-    choices = ", ".join(f"docker://{_canonical(each)}" for each in candidates)
+    choices = ", ".join(f"docker://{canonical(each)}{suffix}" for each in candidates)
     raise NotFoundError(f"{shown_name} is a short name that may mean several images: choose from {choices}")

@@ -5,7 +5,6 @@ and a change that another client has overwritten is repeated.
 """
 
 import contextlib
-import re
 from collections.abc import Callable
 from typing import Literal
 from urllib.parse import quote
@@ -13,8 +12,8 @@ from urllib.parse import quote
 import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
-from ocifs.limits import DEFAULT_LIMITS
 from ocifs.sources.referrers import Content
+from ocifs.sources.registry.pages import read_page
 from ocifs.sources.registry.session import RegistryResponse, Session
 from ocifs.sources.registry.transport import read_all
 from ocifs.spec.artifact import parse_artifact, referrers_tag
@@ -30,7 +29,7 @@ _UNTYPED = 20
 _PUSH = "pull,push"
 _MAX_BODY = 1 << 20
 """Most bytes of a body that is ignored."""
-_NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
+_ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}"}
 
 
 class _Listed(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -93,14 +92,12 @@ def _listed_by_api(session: Session, subject: Digest) -> list[Descriptor] | None
     found: list[Descriptor] = []
     for _ in range(_PAGES):
         try:
-            data, link = session.with_retries(lambda: _read(session, path, f"referrers/{subject}"))  # noqa: B023
+            data, path = read_page(session, path, _ACCEPT, f"referrers/{subject}")
         except NotFoundError:
             return None
         found += _parse(data, f"list of referrers of {subject}")
-        following = _NEXT.search(link)
-        if following is None:
+        if not path:
             break
-        path = following[1]
     return found
 
 
@@ -108,7 +105,7 @@ def _tagged(session: Session, subject: Digest) -> list[Descriptor]:
     """Return the list under the referrers tag."""
     tag = referrers_tag(subject)
     try:
-        data, _ = session.with_retries(lambda: _read(session, f"manifests/{tag}", f"manifests/{tag}"))
+        data, _ = read_page(session, f"manifests/{tag}", _ACCEPT, f"manifests/{tag}")
     except NotFoundError:
         return []
     name = f"index {tag}"
@@ -123,9 +120,7 @@ def _tagged(session: Session, subject: Digest) -> list[Descriptor]:
 def _type_of(session: Session, manifest: Descriptor) -> str | None:
     """Return the type of a manifest that the list does not state; None: unknown."""
     try:
-        data, _ = session.with_retries(
-            lambda: _read(session, f"manifests/{manifest.digest}", f"manifests/{manifest.digest}")
-        )
+        data, _ = read_page(session, f"manifests/{manifest.digest}", _ACCEPT, f"manifests/{manifest.digest}")
         artifact = parse_artifact(data, f"manifest {manifest.digest}")
     except (NotFoundError, InvalidImageError):
         return None
@@ -134,13 +129,6 @@ def _type_of(session: Session, manifest: Descriptor) -> str | None:
 
 def _parse(data: bytes, name: str) -> list[Descriptor]:
     return list(decode(data, _Listed, name).manifests)
-
-
-def _read(session: Session, path: str, what: str) -> tuple[bytes, str]:
-    """Return a document and its `Link` header, which names the next page."""
-    accept = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}"}
-    answer = session.get(path, accept, what=what)
-    return read_all(answer.response, answer.host, DEFAULT_LIMITS.document), answer.response.headers.get("Link", "")
 
 
 def _without(found: list[Descriptor], manifest: Descriptor) -> list[Descriptor]:

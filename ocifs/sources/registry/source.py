@@ -23,6 +23,7 @@ from ocifs.sources.registry.foreign import ForeignSession, foreign_peers
 from ocifs.sources.registry.peer import Origin, Peer
 from ocifs.sources.registry.referrers import list_referrers, push, push_image, remove
 from ocifs.sources.registry.session import Session
+from ocifs.sources.registry.tags import list_tags
 from ocifs.sources.registry.tls import read_certificates
 from ocifs.sources.registry.transport import read_all
 from ocifs.spec.descriptor import Descriptor
@@ -64,6 +65,10 @@ class RegistrySource:
         self._manifests[digest] = data
         document = parse_document(data, f"manifest {name} of {self._sessions[0].peer}")
         return (Descriptor(media_type=document.media_type, digest=digest, size=len(data)),)
+
+    def tags(self) -> list[str]:
+        """Return the tags of the repository; raises as `list_tags`."""
+        return self._first_success(list_tags)
 
     def fetched(self, digest: Digest) -> bytes | None:
         """Return a manifest that `resolve` has fetched."""

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError
+from ocifs.sources.naming import reference_of
 from ocifs.sources.registry import configuration
 from ocifs.sources.registry.configuration import Endpoint, endpoints, is_loopback, read_configuration
 
@@ -80,6 +81,37 @@ def conf(alone: Path) -> Path:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tool:1", "docker://quay.io/team/tool:1"),
+        ("app:1", "docker://only.example/app:1"),
+        ("team/app", "docker://only.example/team/app"),
+    ],
+)
+def test_a_short_name_is_a_reference(conf: Path, text: str, expected: str) -> None:
+    assert reference_of(text) == reference_of(expected)
+
+
+def test_a_path_wins_over_a_short_name(conf: Path, alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (alone / "tool").mkdir()
+    monkeypatch.chdir(alone)
+    assert reference_of("tool:1").path == "tool"
+    assert reference_of("tool:1").transport is None
+
+
+def test_a_full_name_needs_its_prefix(conf: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"write docker://quay\.io/team/tool:1$"):
+        reference_of("quay.io/team/tool:1")
+
+
+def test_an_ambiguous_short_name_lists_the_exact_references(conf: Path) -> None:
+    conf.write_text('unqualified-search-registries = ["docker.io", "quay.io"]')
+    expected = "choose from docker://docker.io/library/app:1, docker://quay.io/app:1$"
+    with pytest.raises(NotFoundError, match=expected):
+        reference_of("app:1")
+
+
+@pytest.mark.parametrize(
     ("name", "by_digest", "expected"),
     [
         ("docker.io/team/app", False, ["near.example:5000/hub/team/app insecure", "mirror.example/hub/team/app"]),
@@ -127,7 +159,7 @@ def test_drop_in_files_replace_what_they_name(conf: Path, alone: Path) -> None:
 
 
 def test_a_short_name_that_nothing_explains() -> None:
-    with pytest.raises(NotFoundError, match=r"write docker://docker.io/app, or another registry"):
+    with pytest.raises(NotFoundError, match=r"write docker://docker.io/library/app, or another registry"):
         places("app")
 
 

@@ -120,7 +120,7 @@ def test_another_manifest_than_the_digest_says(registry: Registry) -> None:
 
 
 def test_no_list_of_images(registry: Registry) -> None:
-    with opened(f"docker://{registry.host}/app:1") as source, pytest.raises(UnsupportedError, match="skopeo list-tags"):
+    with opened(f"docker://{registry.host}/app:1") as source, pytest.raises(UnsupportedError, match="ocifs tags"):
         CachingSource(source, Store(None)).images()
 
 
