@@ -17,7 +17,7 @@ COMMANDS: dict[str, RawCommand] = {
         (),
         False,
         True,
-        ("mount", "umount", "mounts", "service", "ls", "tree", "find", "grep", "cat", "head", "tail", "cp", "stat", "du", "explore", "inspect", "tags", "history", "diff", "blame", "waste", "verify", "report", "run", "bundle", "export", "index", "cache", "completion", "help"),
+        ("mount", "umount", "mounts", "service", "ls", "tree", "find", "grep", "cat", "head", "tail", "cp", "stat", "du", "explore", "inspect", "tags", "history", "diff", "blame", "waste", "verify", "report", "run", "bundle", "export", "index", "cache", "setup-mount", "completion", "help"),
     ),
     "mount": (
         "Mount an image",
@@ -47,6 +47,7 @@ COMMANDS: dict[str, RawCommand] = {
             (("--allow-other",), None, "Let other users access the mount"),
             (("--suid",), None, "Honour setuid and file capabilities (root only)"),
             (("--dev",), None, "Honour device nodes (root only)"),
+            (("-o", "--options"), "file", "Mount options, as in fstab: noexec,allow_other"),
             (("--foreground", "-f"), None, "Serve from this process until unmounted"),
             (("--verbose", "-v"), None, "Report the indexes used, the engine, and why"),
             (("-h", "--help"), None, "Show this message and exit"),
@@ -1031,6 +1032,18 @@ COMMANDS: dict[str, RawCommand] = {
         False,
         (),
     ),
+    "setup-mount": (
+        "Let mount(8) and fstab mount images",
+        (
+            (("--remove",), None, "Remove the links"),
+            (("--dir",), "file", "Directory of mount helpers"),
+            (("-h", "--help"), None, "Show this message and exit"),
+        ),
+        (),
+        False,
+        False,
+        (),
+    ),
     "completion": (
         "Print a completion script for a shell",
         (
@@ -1046,7 +1059,7 @@ COMMANDS: dict[str, RawCommand] = {
         (
             (("-h", "--help"), None, "Show this message and exit"),
         ),
-        (("mount", "umount", "mounts", "service", "ls", "tree", "find", "grep", "cat", "head", "tail", "cp", "stat", "du", "explore", "inspect", "tags", "history", "diff", "blame", "waste", "verify", "report", "run", "bundle", "export", "index", "cache", "completion", "help"),),
+        (("mount", "umount", "mounts", "service", "ls", "tree", "find", "grep", "cat", "head", "tail", "cp", "stat", "du", "explore", "inspect", "tags", "history", "diff", "blame", "waste", "verify", "report", "run", "bundle", "export", "index", "cache", "setup-mount", "completion", "help"),),
         True,
         False,
         (),
