@@ -6,7 +6,7 @@ man page only.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import click
@@ -129,7 +129,8 @@ def write_options(command: click.Command, ctx: click.Context, formatter: click.H
             formatter.write_dl([(term.ljust(width), text) for term, text in rows], col_max=width)
         if heading is None:
             click.Command.format_epilog(command, ctx, formatter)
-    if variables := environment(command):
+    shared = {option for heading, options in option_sections(command, ctx).items() if heading for option in options}
+    if variables := environment(command, without=shared):
         formatter.write_paragraph()
         formatter.write_text(f"Environment: {', '.join(variables)}")
 
@@ -156,9 +157,10 @@ def option_term(option: click.Option, ctx: click.Context) -> str:
     return " ".join([", ".join(names), *_metavar(option, ctx)])
 
 
-def environment(command: click.Command) -> dict[str, str]:
+def environment(command: click.Command, *, without: Collection[click.Option] = ()) -> dict[str, str]:
     """Return the environment variables that set defaults, sorted, with the option of each."""
     options = [each for each in command.params if isinstance(each, click.Option) and each.envvar]
+    options = [each for each in options if each not in without]
     return dict(sorted((cast("str", each.envvar), max(each.opts, key=len)) for each in options))
 
 

@@ -72,7 +72,6 @@ def mount(
 
     \b
     Try:  ocifs mount ./debian:latest /mnt
-          ocifs mount --platform linux/arm64 oci-archive:image.tar /mnt
     \f
     The command returns once the mount answers. The first use of an image reads and indexes each layer once; the time
     of later mounts does not depend on the size of the image. MOUNTPOINT must be empty. Without it, a new directory

@@ -205,7 +205,8 @@ def _by_name(match: re.Match[str], text: str, path: str, lengthen: Callable[[str
     if is_known:
         return _in_registry(full)
     raise NotFoundError(
-        f"no such file or directory: '{printable_path(path)}'; if it is an image in a registry, write {full}"
+        f"no such file or directory: '{printable_path(path)}'; "
+        f"if it is an image in a registry, write {printable_path(full)}"
     )
 
 

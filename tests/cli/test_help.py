@@ -97,12 +97,12 @@ def test_the_help_of_a_command(ocifs: Run, context: click.Context) -> None:
     if SHARED in text:
         assert text.index("\nOptions:") < text.index(f"\n{SHARED}:")
         assert "--cache-dir" not in text[: text.index(SHARED)]
-        assert text.count("OCIFS_CACHE_DIR") == 1
+        assert "OCIFS_CACHE_DIR" not in text, "the man page has the variables of shared options"
 
 
 def test_the_help_of_mount_fits_a_small_terminal_and_uses_a_large_one(ocifs: Run) -> None:
     text = ocifs("help mount").out
-    assert len(text.splitlines()) <= 43
+    assert len(text.splitlines()) <= 40
     for line in text.splitlines():
         assert not line.startswith(" " * 20), "an option takes two lines"
     widths = [max(map(len, ocifs("help run", columns=columns).out.splitlines())) for columns in (80, 120, 300)]

@@ -7,7 +7,7 @@ from tests.cli.command import Ocifs
 
 
 def test_the_command_prints_its_help_and_version(ocifs: Ocifs) -> None:
-    assert ocifs.output("help", "mount").startswith("Usage: ocifs mount [OPTIONS] IMAGE MOUNTPOINT\n")
+    assert ocifs.output("help", "mount").startswith("Usage: ocifs mount [OPTIONS] IMAGE [MOUNTPOINT]\n")
     assert ocifs.output("-V") == f"ocifs {package.__version__}\n"
 
 
@@ -18,7 +18,7 @@ def test_wrong_usage_is_2(ocifs: Ocifs) -> None:
 
 
 def test_a_defect_is_one_line_with_its_own_code(ocifs: Ocifs) -> None:
-    broken = "import ocifs.cli.options as o; o.View.open = None; from ocifs.cli.main import main; main()"
+    broken = "import ocifs.cli.view as o; o.View.open = None; from ocifs.cli.main import main; main()"
     command = [ocifs.interpreter, "-c", broken, "ls", "/"]
     quiet = subprocess.run(command, env=ocifs.variables(), capture_output=True, text=True, check=False)
     assert quiet.returncode == 70

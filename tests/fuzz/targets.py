@@ -51,6 +51,7 @@ from ocifs.sources.registry.peer import Credentials, Peer
 from ocifs.sources.registry.referrers import list_referrers, push_image
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.source import RegistrySource
+from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.registry.transport import HttpConnection, HttpPool, HttpsConnection, HttpsPool, Transport
 from ocifs.sources.resolve import ImageLayer, resolve_image
 from ocifs.spec.config import parse_config
@@ -571,7 +572,7 @@ class _Script:
             "http": type("PlainPool", (HttpPool,), {"ConnectionCls": Plain}),
             "https": type("EncryptedPool", (HttpsPool,), {"ConnectionCls": Encrypted}),
         }
-        made: Transport = type("Scripted", (Transport,), {"pools": pools})(_NO_CERTIFICATES, proxies=False)
+        made: Transport = type("Scripted", (Transport,), {"pools": pools})(_NO_CERTIFICATES, Timeouts(), proxies=False)
         return made
 
     def close(self) -> None:
