@@ -38,7 +38,7 @@ _READING = {
     "explore": ["IMAGE"],
     "report": ["IMAGE", "--output", "NEW"],
 }
-_DOCUMENTS_ONLY = {"inspect": ["IMAGE"], "history": ["IMAGE"]}
+_DOCUMENTS_ONLY = {"inspect": ["IMAGE"], "history": ["IMAGE"], "tags": ["IMAGE"]}
 _WITHOUT_IMAGE = {"umount", "mounts", "cache", "completion", "help", "service", "setup-mount"}
 
 
