@@ -1,6 +1,5 @@
 """`ocifs ls`: list directories of an image, without a mount."""
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,7 +10,7 @@ import msgspec
 
 from ocifs.cli.command import command
 from ocifs.cli.options import json_option
-from ocifs.cli.output import ColourWhen, Output, colour_option, human_option, null_option
+from ocifs.cli.output import ColourWhen, Output, colour_option, human_option, null_option, terminal_width
 from ocifs.cli.unsupported import each_unsupported, unsupported
 from ocifs.cli.view import View, view_options
 from ocifs.image.rootfs import Rootfs
@@ -151,7 +150,7 @@ class _Printed(NamedTuple):
                 yield cell
                 continue
             cells.append((cell, len(begin) + text_width(name) + len(after)))
-        yield from columns(cells, shutil.get_terminal_size().columns)
+        yield from columns(cells, terminal_width() or 80)
 
 
 def _json_lines(found: Iterator[Listing], *, several: bool) -> Iterator[bytes]:

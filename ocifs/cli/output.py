@@ -1,7 +1,6 @@
 """Output of lines and names: raw to a program; without control characters and in colour to a terminal."""
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
@@ -97,7 +96,11 @@ def shown_name(name: bytes) -> bytes:
 
 def terminal_width() -> int | None:
     """Return the columns of the terminal that is stdout; None if it is none, and nothing is to be cut."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if not sys.stdout.isatty():
+        return None
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns
 
 
 def _escaped(name: bytes) -> bytes:

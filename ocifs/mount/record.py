@@ -156,6 +156,7 @@ def runtime_directory() -> TrustedDirectory:
             base, name = tempfile.gettempdir(), f"ocifs-{os.geteuid()}"
         return TrustedDirectory.open_shared(Path(base)).directory(name, make=True)
     except OSError as error:
+        raise_if_short(error)
         where = "" if error.errno == errno.EPERM else f"runtime directory in {printable_path(base or '')}: "
         raise MountError(f"{where}{error.strerror}: set XDG_RUNTIME_DIR to a directory of your own") from None
 

@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ocifs.cli.compare import diff
+from ocifs.cli.verbs import cli
 from tests.images import Image, Layer, write_layout
 from tests.tars import directory, file, tar
 
@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Diff:
 
     def run(*words: str) -> tuple[int, str]:
         arguments = ["--cache-dir", str(here / "cache"), *words, f"{image}~1", image]
-        result = CliRunner().invoke(diff, arguments, standalone_mode=False)
+        result = CliRunner().invoke(cli, ["diff", *arguments], standalone_mode=False)
         if isinstance(result.exception, Exception):
             raise result.exception
         return result.return_value, result.stdout

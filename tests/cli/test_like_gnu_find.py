@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ocifs.cli.search import find
+from ocifs.cli.verbs import cli
 from tests.images import Image, Layer, write_layout
 from tests.tars import directory, file, hardlink, header, symlink, tar
 
@@ -116,7 +116,7 @@ def run(copies: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory) -> F
     cache = str(tmp_path_factory.mktemp("cache"))
 
     def run(words: list[str]) -> bytes:
-        result = CliRunner().invoke(find, ["--cache-dir", cache, copies[0], *words], standalone_mode=False)
+        result = CliRunner().invoke(cli, ["find", "--cache-dir", cache, copies[0], *words], standalone_mode=False)
         if isinstance(result.exception, Exception):
             raise result.exception
         assert result.stderr == ""
@@ -183,7 +183,7 @@ def test_what_to_use_instead(run: Find, row: str, says: str) -> None:
 
 @pytest.mark.parametrize(("option", "says"), [("-L", "symlinks are not followed"), ("-H", "symlinks are not followed")])
 def test_options_before_the_image(copies: tuple[str, Path], option: str, says: str) -> None:
-    result = CliRunner().invoke(find, [option, copies[0]])
+    result = CliRunner().invoke(cli, ["find", option, copies[0]])
     assert (result.exit_code, says in result.stderr) == (2, True)
 
 

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ocifs.cli.grep import grep
+from ocifs.cli.verbs import cli
 from tests.images import Image, Layer, write_layout
 from tests.tars import file, tar
 
@@ -155,7 +155,7 @@ def run(copies: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory) -> G
         before = os.getcwd()
         os.chdir(copies[1])  # -f names a file of the host
         try:
-            result = CliRunner().invoke(grep, ["--cache-dir", cache, *words], standalone_mode=False)
+            result = CliRunner().invoke(cli, ["grep", "--cache-dir", cache, *words], standalone_mode=False)
         finally:
             os.chdir(before)
         if isinstance(result.exception, Exception):

@@ -145,5 +145,5 @@ def test_which_commands_have_which_options() -> None:
         names.append({each.name for each in command()(add(lambda: None)).params})
     document, image, serving, mount = names
     assert image - document == {"strict"}
-    assert mount - serving == {"replace", "allow_other", "suid", "dev", "survive"}
+    assert mount - serving == {"replace", "allow_other", "suid", "dev", "exec", "survive"}
     assert mount == set(MountOptions.__struct_fields__)

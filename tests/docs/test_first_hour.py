@@ -26,8 +26,8 @@ HOUR = [
     ("ocifs help mount", "MOUNTPOINT"),
     ("ocifs mount --help", "Registry, cache and limits:"),
     ("ocifs moutn", "did you mean mount"),
-    ("ocifs list", "ocifs inspect --all PATH"),
-    ("ocifs images", "ocifs inspect --all PATH"),
+    ("ocifs list", "`ocifs tags IMAGE`"),
+    ("ocifs images", "`ocifs tags IMAGE`"),
     ("ocifs ps", "podman"),
     ("ocifs pull debian:12", "docker://HOST/REPOSITORY:TAG"),
     # What is in the image?

@@ -90,7 +90,7 @@ class Service:
     def keeps(self, mountpoint: Path) -> bool:
         """Whether a worker of the running keeper serves the mount."""
         kept = self.listed(mountpoint).kept
-        return kept is not None and kept.keeper == self.keeper and self.listed(mountpoint).state == "mounted"
+        return kept is not None and [kept.keeper] == self.keepers() and self.listed(mountpoint).state == "mounted"
 
     def kill_worker(self, mountpoint: Path) -> None:
         """Kill the worker, and wait until another one serves the mount."""
