@@ -72,7 +72,7 @@ class Server(Protocol):
     has_mounted: bool
 
     def kill(self) -> None:
-        """Give the mount up: no job will come, or there is no answer."""
+        """Abandon the mount: no job will come, or there is no answer."""
 
     def stop(self) -> None:
         """Let it unmount what it may have mounted, and wait for that."""

@@ -166,7 +166,7 @@ def _report_ended(control: socket.socket) -> None:
 
 
 def _become(name: str, keep: int) -> None:
-    """Give a forked process a name, a session and default signals of its own, and close all files but `keep`."""
+    """Set up a forked process: a name, a session and default signals of its own, no open files but `keep`."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
