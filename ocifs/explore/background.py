@@ -8,7 +8,7 @@ from textual.worker import Worker, WorkerState, get_current_worker
 from ocifs.errors import OcifsError
 
 Stop = Callable[[], bool]
-"""Whether the result of the work is outdated."""
+"""Returns whether the result of the work is outdated."""
 
 
 class BackgroundApp(App[None]):
@@ -18,7 +18,7 @@ class BackgroundApp(App[None]):
         """Show what is in progress on a topic; empty when it has ended."""
         raise NotImplementedError
 
-    def in_thread(self, group: str, work: "Callable[[Callable[[], bool]], None]") -> None:
+    def in_thread(self, group: str, work: Callable[[Stop], None]) -> None:
         """Run work in a thread, and cancel earlier work of the same kind."""
 
         def run() -> None:
@@ -27,7 +27,7 @@ class BackgroundApp(App[None]):
 
         self.run_worker(run, group=group, thread=True, exclusive=True, exit_on_error=False)
 
-    def done(self, stop: Callable[[], bool], take: Callable[[], None]) -> None:
+    def done(self, stop: Stop, take: Callable[[], None]) -> None:
         """Post a result from a thread to the screen, unless it is outdated."""
         if not stop():
             self.call_from_thread(lambda: None if stop() else take())

@@ -60,11 +60,6 @@ class Incoming:
         return bool(data)
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing has arrived."""
-        return not self._data
-
-    @property
     def is_complete(self) -> bool:
         """Whether all of it has arrived."""
         return self._missing() == 0
