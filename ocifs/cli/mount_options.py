@@ -67,6 +67,14 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
             help="Fetch the rest in the background.",
             details="Then verify published indexes. --no-prefetch: fetch and verify only what is read.",
         ),
+        option(
+            "--hot-pack",
+            type=Size(),
+            default=_DEFAULTS.hot_pack,
+            show_default=True,
+            help="Keep SIZE of what a start reads; 0: nothing.",
+            details="Decoded, in the cache, for the next mount of the image.",
+        ),
         option("--prefetch-rate", type=Size(), help="Limit that to SIZE bytes per second."),
         option(
             "--log",

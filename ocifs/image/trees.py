@@ -99,7 +99,7 @@ class Trees:
             if rootfs is not None:
                 self.subjects.add(subject)
                 return rootfs
-            kind, subject = kind._replace(name=f"p{kind.name}"), _unverified_name(layers)
+            kind, subject = kind._replace(name=f"p{kind.name}"), unverified_name(layers)
         if subject:
             self.subjects.add(subject)
         rootfs = self._open_file(store.get(kind, subject, build), layers)
@@ -166,7 +166,7 @@ def chain_of(layers: Sequence[Layer]) -> ChainID:
     return chain_id([DiffID(Digest(layer.index.summary.diff_id)) for layer in layers])
 
 
-def _unverified_name(layers: Sequence[Layer]) -> str:
+def unverified_name(layers: Sequence[Layer]) -> str:
     """Return a name for a stack with unverified layers: a digest of the blobs and of the sources of their indexes."""
     claims = [
         (

@@ -5,6 +5,7 @@ configuration file and no access to the directories of the cache.
 """
 
 import itertools
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from ocifs.image.hot_pack import OpenedPack
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.archive_member import ArchiveMember
 from ocifs.layer.compressed_archive import open_archive
@@ -21,7 +23,7 @@ from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import BlobReader, FileReader, FileSection
 from ocifs.sources.registry.peer import Origin
-from ocifs.store import StoredFile
+from ocifs.store import Store, StoredFile
 
 if TYPE_CHECKING:
     from ocifs.sources.registry.blob import RemoteBlob
@@ -44,6 +46,30 @@ class FileRange(msgspec.Struct, frozen=True):
         return FileReader(self.fd, self.offset, self.size)
 
 
+class PackSource(msgspec.Struct, frozen=True):
+    """A hot pack: the file that holds it, or where it comes from."""
+
+    file: FileRange
+    verified: bool
+    """Whether it was made of verified layers."""
+    origin: Origin | None = None
+    """The registry that has it; None: the file is complete."""
+    head: bytes | None = None
+    """sha256 of its head, if it is published."""
+
+
+class CacheDirectory(msgspec.Struct, frozen=True):
+    """The open directory of cache entries, for a process that adds one."""
+
+    fd: int
+    max_size: int
+    """Bytes above which it evicts others."""
+
+    def open(self) -> Store:
+        """Open the store, with a descriptor of its own."""
+        return Store.of_entries(os.dup(self.fd), self.max_size)
+
+
 class Handoff(msgspec.Struct, frozen=True):
     """All that another process needs to open a rootfs. The tuples have one item for each layer, the base first."""
 
@@ -62,10 +88,13 @@ class Handoff(msgspec.Struct, frozen=True):
     """LayerIndex of the compressed archive that has the blobs, the archive, and the checksum of the LayerIndex."""
     archived: tuple[bool, ...] = ()
     """Whether the blob is in that archive."""
+    pack: PackSource | None = None
+    cache: CacheDirectory | None = None
+    """Where to save hot packs; None: nowhere."""
 
     @classmethod
-    def of(cls, rootfs: Rootfs) -> Self:
-        """Describe an opened rootfs."""
+    def of(cls, rootfs: Rootfs, pack: PackSource | None = None, cache: CacheDirectory | None = None) -> Self:
+        """Describe an opened rootfs, with its hot pack and the directory for packs."""
         layers = rootfs.served.layers
         archived = [layer.blob for layer in layers if isinstance(layer.blob, ArchiveMember)]
         return cls(
@@ -77,6 +106,8 @@ class Handoff(msgspec.Struct, frozen=True):
             tuple(layer.prefetch for layer in layers),
             _archive_of(archived[0].archive) if archived else None,
             tuple(isinstance(layer.blob, ArchiveMember) for layer in layers),
+            pack,
+            cache,
         )
 
     def open(self, cache: SpanCache) -> Rootfs:
@@ -103,7 +134,8 @@ class Handoff(msgspec.Struct, frozen=True):
     def fds(self) -> set[int]:
         """Return the descriptors to send."""
         archive = {part.fd for part in self.archive[:2]} if self.archive else set()
-        return {self.tree_image.fd} | {part.fd for layer in self.layers for part in layer} | archive
+        hot = ({self.pack.file.fd} if self.pack else set()) | ({self.cache.fd} if self.cache else set())
+        return {self.tree_image.fd} | {part.fd for layer in self.layers for part in layer} | archive | hot
 
     def renumbered(self, fds: Mapping[int, int]) -> "Handoff":
         """Return the same with the receiver's descriptors; `fds` maps the sender's to these."""
@@ -116,7 +148,17 @@ class Handoff(msgspec.Struct, frozen=True):
             tree_image=replaced(self.tree_image),
             layers=tuple((replaced(index), replaced(blob)) for index, blob in self.layers),
             archive=self.archive and (replaced(self.archive[0]), replaced(self.archive[1]), self.archive[2]),
+            pack=self.pack and msgspec.structs.replace(self.pack, file=replaced(self.pack.file)),
+            cache=self.cache and msgspec.structs.replace(self.cache, fd=fds[self.cache.fd]),
         )
+
+
+def source_of(pack: OpenedPack | None) -> PackSource | None:
+    """Describe an image's hot pack."""
+    if pack is None:
+        return None
+    origin = pack.file.origin() if isinstance(pack.file, LazyBlob) else None
+    return PackSource(FileRange.of(pack.file), pack.verified, origin, pack.head)
 
 
 def _range_of(blob: BlobReader) -> FileRange:
