@@ -72,8 +72,8 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
             type=Size(),
             default=_DEFAULTS.hot_pack,
             show_default=True,
-            help="Keep SIZE of what a start reads; 0: nothing.",
-            details="Decoded, in the cache, for the next mount of the image.",
+            help="Keep what a start reads.",
+            details="Up to SIZE, decoded, in the cache, for the next mount of the image. 0: neither keep nor use it.",
         ),
         option("--prefetch-rate", type=Size(), help="Limit that to SIZE bytes per second."),
         option(

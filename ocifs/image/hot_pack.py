@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ocifs.hotpack.format import Stream
-from ocifs.image.trees import chain_of, unverified_name
+from ocifs.image.chain import chain_of, unverified_name
 from ocifs.layer.index import ChunkedIndex
 from ocifs.layer.layer import Layer
 from ocifs.reader import FileSection

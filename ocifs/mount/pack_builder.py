@@ -25,6 +25,7 @@ from ocifs.mount.handoff import Handoff
 from ocifs.mount.record import from_json, to_json
 from ocifs.reader import ReaderAt
 from ocifs.store import Kind, Store, Writer
+from ocifs.version import __version__
 
 MIN_RECORDING = 64 << 10
 """Bytes. Fewer are not worth a file, or a new one."""
@@ -43,6 +44,8 @@ class PackJob(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     version: int
     subject: str
+    program: str = __version__
+    """Version of ocifs: the program may have been replaced since the daemon began."""
 
 
 class PackResult(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -102,6 +105,8 @@ def main(arguments: list[str]) -> int:
         os.nice(_NICE)
     message = int(arguments[0])
     job = from_json(os.pread(message, os.fstat(message).st_size, 0), PackJob)
+    if job.program != __version__:
+        return 1
     try:
         result = save_recording(job)
     except (OcifsError, OSError, MemoryError) as error:
