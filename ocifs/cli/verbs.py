@@ -88,6 +88,7 @@ IMAGE is one of
   oci-archive:FILE[:TAG]               a layout in a tar file
   docker-archive:FILE[:NAME:TAG|:@N]   what `docker save` writes
   -                                    an archive from standard input
+  https://HOST/FILE[:TAG]              an archive on a web server
   dir:DIR                              what `skopeo copy` writes to dir:DIR
   docker://HOST[:PORT]/REPO[:TAG|@…]   in a registry
 

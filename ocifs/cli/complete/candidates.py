@@ -23,6 +23,7 @@ _SCANNED = 100_000
 
 _TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:", "dir:")
 _REGISTRY = "docker://"
+_ELSEWHERE = (_REGISTRY, "https://", "http://")
 _PLATFORMS = (
     *("linux/386", "linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64", "linux/loong64", "linux/ppc64le"),
     *("linux/riscv64", "linux/s390x"),
@@ -122,12 +123,12 @@ def _image(request: Request) -> Answer:
     image, inside = _split(text)
     if inside is not None:
         return _paths_below(request, _lookup(request, image), len(prefix) + len(image) + 1)
-    if text.startswith(_REGISTRY):
-        from ocifs.cli.complete.image import known_registry_images
+    if text.startswith(_ELSEWHERE):
+        from ocifs.cli.complete.image import known_remote_images
 
-        return _fitting(request, (Candidate(prefix + name) for name in known_registry_images()))
+        return _fitting(request, (Candidate(prefix + name) for name in known_remote_images()))
     transport = next((each for each in _TRANSPORTS if text.startswith(each)), "")
-    starts = [each for each in (*_TRANSPORTS, _REGISTRY) if text and text != each and each.startswith(text)]
+    starts = [each for each in (*_TRANSPORTS, *_ELSEWHERE) if text and text != each and each.startswith(text)]
     if starts and not files(text, 0):
         return Answer([Candidate(prefix + each, "", is_whole=False) for each in starts])
     if ":" not in text[len(transport) :]:
