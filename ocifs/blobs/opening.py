@@ -72,4 +72,8 @@ def open_cached(
         from ocifs.blobs.url_archive import open_url
 
         return open_url(reference, access or Access(), keeping)
+    if reference.transport == "docker-daemon":
+        from ocifs.blobs.engine_image import open_engine_image
+
+        return open_engine_image(reference, keeping)
     return open_source(reference, limits, follow_links=follow_links, decompress=decompress, warn=preparing.warn)

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 
-from ocifs.cli.complete.model import Candidate
+from ocifs.cli.complete.model import ELSEWHERE, Candidate
 from ocifs.erofs import format as erofs
 from ocifs.erofs.reader import TreeImage
 from ocifs.errors import NotFoundError, UnsupportedError
@@ -156,11 +156,11 @@ def _is_long(name: str, names: tuple[str, ...]) -> bool:
     return any(name.endswith((f"/{other}", f":{other}")) for other in names)
 
 
-def known_remote_images() -> list[str]:
-    """Return the references of the images that are mounted from a registry or a web server."""
+def known_images_elsewhere() -> list[str]:
+    """Return the references of the mounted images that are not in a file or directory of this machine."""
     from ocifs.mount.record import list_mounts
 
-    return sorted({each.image for each in list_mounts() if "://" in each.image})
+    return sorted({each.image for each in list_mounts() if each.image.startswith(ELSEWHERE)})
 
 
 def _mounted_digest(reference: Reference) -> Digest:
