@@ -5,6 +5,7 @@ import random
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -224,10 +225,12 @@ def podman(tmp_path: Path, root: None, monkeypatch: pytest.MonkeyPatch) -> Itera
     """podman's service, with an image `localhost/app:1`."""
     if shutil.which("podman") is None:
         pytest.skip("podman is not installed")
-    options = ["--root", str(tmp_path / "root"), "--runroot", str(tmp_path / "run"), "--storage-driver", "vfs"]
-    options += ["--cgroup-manager", "cgroupfs", "--events-backend", "none"]
+    run = Path(tempfile.mkdtemp(prefix="ocifs"))  # podman takes up to 50 characters
+    options = ["--root", str(tmp_path / "root"), "--runroot", str(run), "--tmpdir", str(run / "tmp")]
+    options += ["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
     archive = write_oci_archive(tmp_path / "app.tar", Image(ONE.layers, tag="localhost/app:1"))
-    subprocess.run(["podman", *options, "load", "-q", "-i", archive], check=True, capture_output=True)
+    loaded = subprocess.run(["podman", *options, "load", "-q", "-i", archive], check=False, stderr=subprocess.PIPE)
+    assert loaded.returncode == 0, loaded.stderr
     path = tmp_path / "podman.sock"
     service = subprocess.Popen(["podman", *options, "system", "service", "--time", "0", f"unix://{path}"])
     try:
@@ -238,6 +241,7 @@ def podman(tmp_path: Path, root: None, monkeypatch: pytest.MonkeyPatch) -> Itera
         service.terminate()
         service.wait()
         subprocess.run(["umount", tmp_path / "root/vfs", tmp_path / "root"], check=False, capture_output=True)
+        shutil.rmtree(run)
 
 
 def test_podman(podman: str, store: Store) -> None:
