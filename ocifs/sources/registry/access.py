@@ -12,6 +12,10 @@ def _ignore(message: str) -> None:
     """Drop a warning."""
 
 
+CONTAINERD_HOSTS = Path("/etc/containerd/certs.d")
+"""Where containerd's documentation puts hosts.toml files."""
+
+
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Options for every registry of a command; None leaves the choice to the configuration."""
 
