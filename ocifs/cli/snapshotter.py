@@ -79,6 +79,22 @@ _address_option = click.option(
     help="Index layers of up to SIZE that have no index.",
     details="SIZE is that of all such layers of an image together. containerd unpacks an image that has more.",
 )
+@click.option(
+    "--image-service",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="SOCKET",
+    cls=Option,
+    help="Forward CRI's image service, to learn credentials.",
+    details="kubelet's --image-service-endpoint=unix://SOCKET makes the imagePullSecrets of Pods known here.",
+)
+@click.option(
+    "--containerd",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("/run/containerd/containerd.sock"),
+    show_default=True,
+    metavar="SOCKET",
+    help="containerd's socket, for --image-service.",
+)
 @click.option("--metrics", metavar="ADDRESS", help="Serve metrics at unix:PATH or 127.0.0.1:PORT.")
 def serve(
     options: Options,
@@ -87,6 +103,8 @@ def serve(
     address: Path,
     idle: float,
     index_up_to: int,
+    image_service: Path | None,
+    containerd: Path,
     metrics: str | None,
 ) -> None:
     """Serve containerd's snapshots until interrupted.
@@ -105,6 +123,8 @@ def serve(
         mounting=replace(mounting, service=True),
         idle=idle,
         index_up_to=index_up_to,
+        image_service=image_service.absolute() if image_service else None,
+        containerd=containerd.absolute(),
         service=mounting.service,
         metrics=metrics,
     )

@@ -133,6 +133,8 @@ COMMANDS: dict[str, RawCommand] = {
             (("--address",), "file", "Unix socket of the snapshotter"),
             (("--idle",), "none", "Unmount images without a container after SECONDS (0: never)"),
             (("--index-up-to",), "none", "Index layers of up to SIZE that have no index"),
+            (("--image-service",), "file", "Forward CRI's image service, to learn credentials"),
+            (("--containerd",), "file", "containerd's socket, for --image-service"),
             (("--metrics",), "file", "Serve metrics at unix:PATH or 127.0.0.1:PORT"),
             (("-h", "--help"), None, "Show this message and exit"),
         ),
