@@ -115,6 +115,7 @@ def test_a_help_names_the_variables_of_its_options(ocifs: Run) -> None:
     assert variables == {
         "OCIFS_CACHE_DIR",
         "OCIFS_ENGINE",
+        "OCIFS_HOSTS_DIR",
         "OCIFS_FOLLOW_LINKS",
         "OCIFS_LIMITS",
         "OCIFS_MAX_CACHE_SIZE",
