@@ -112,8 +112,13 @@ class Handoff(msgspec.Struct, frozen=True):
 
     def open(self, cache: SpanCache) -> Rootfs:
         """Open the rootfs in the process that received this."""
-        files = [blob.open() for _, blob in self.layers]
-        blobs: list[BlobReader] = [*(_reconnect(files, self.origins) if any(self.origins) else files)]
+        files: list[FileSection] = [blob.open() for _, blob in self.layers]
+        origins = [*self.origins] or [None] * len(files)
+        if self.pack is not None:  # over the same connections
+            files.append(self.pack.file.open())
+            origins.append(self.pack.origin)
+        blobs: list[BlobReader] = [*(_reconnect(files, origins) if any(origins) else files)]
+        pack = blobs.pop() if self.pack is not None else None
         if self.archive is not None:
             index, file, checksum = self.archive
             archive = open_archive(open_index(index.open(), checksum), file.open())
@@ -129,7 +134,9 @@ class Handoff(msgspec.Struct, frozen=True):
         ]
         for layer, prefetch in zip(layers, self.prefetch, strict=True):
             layer.prefetch = prefetch
-        return Rootfs(StoredFile(self.tree_image.fd, self.tree_image.offset, self.tree_image.size), layers)
+        rootfs = Rootfs(StoredFile(self.tree_image.fd, self.tree_image.offset, self.tree_image.size), layers)
+        rootfs.served.pack_file = pack
+        return rootfs
 
     def fds(self) -> set[int]:
         """Return the descriptors to send."""
