@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocifs.blobs.download import BLOB, Blob, Download, Progress, ignored
+from ocifs.blobs.kept_referrers import KeptReferrers
 from ocifs.blobs.source import Source
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.layer.lazy_blob import LazyBlob
@@ -53,8 +54,14 @@ class CachingSource:
 
     is_remote = True
 
-    def __init__(self, registry: "RegistrySource", store: Store, downloading: Progress = ignored) -> None:
-        """Read from `registry`; `downloading` receives the progress of each download of a whole blob."""
+    def __init__(
+        self, registry: "RegistrySource", store: Store, downloading: Progress = ignored, repository: str = ""
+    ) -> None:
+        """Read from `registry`; `downloading` receives the progress of each download of a whole blob.
+
+        The last list of artifacts is kept for `repository`, `HOST[:PORT]/REPOSITORY`.
+        """
+        self._referrers = KeptReferrers(registry, store, repository)
         self.limits = registry.limits
         self._registry = registry
         self._store = store
@@ -114,7 +121,7 @@ class CachingSource:
 
     def referrers(self) -> Referrers:
         """Return the artifacts in the registry."""
-        return self._registry
+        return self._referrers
 
     def close(self) -> None:
         """Stop downloads and close everything."""
@@ -168,7 +175,8 @@ def open_cached(
     if reference.transport == "docker":
         from ocifs.sources.registry.source import open_registry
 
-        return CachingSource(open_registry(reference, access or Access(), limits), store, preparing.downloading)
+        registry = open_registry(reference, access or Access(), limits)
+        return CachingSource(registry, store, preparing.downloading, reference.path)
 
     def decompress(file: FileReader, name: str) -> "CompressedArchive":
         from ocifs.layer.compressed_archive import open_compressed

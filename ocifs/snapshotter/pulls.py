@@ -128,6 +128,8 @@ class Pulls:
         except Exception as error:  # noqa: BLE001 - the boundary of this thread
             known = error if isinstance(error, OcifsError) else missing_extra(error) or shortage(error)
             reason = f"{type(error).__name__}: {error}" if known is None else str(known)
+            if known is None:
+                _log.error("%s: a defect of ocifs", printable_path(requested.name), exc_info=error)
             if decision.done():
                 _log.warning("%s: not mounted during the pull: %s", printable_path(requested.name), reason)
             else:
