@@ -152,6 +152,17 @@ _DOCUMENT_OPTIONS = (
         ),
     ),
     _option(
+        "--hosts-dir",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        metavar="DIR",
+        envvar="OCIFS_HOSTS_DIR",
+        help="Directory of containerd's hosts.toml files.",
+        details=(
+            "Such as /etc/containerd/certs.d. It names mirrors, certificates and headers for the registries that it "
+            "has a directory for; registries.conf counts for the others."
+        ),
+    ),
+    _option(
         "--allow-foreign-urls",
         is_flag=True,
         help="Fetch missing layers from URLs in the manifest.",

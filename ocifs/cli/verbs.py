@@ -32,6 +32,7 @@ VERBS = {
         "umount": Verb("mount", "Unmount."),
         "mounts": Verb("mount", "List mounts."),
         "service": Verb("service", "Keep mounts when their daemon dies; start mounts fast."),
+        "snapshotter": Verb("snapshotter", "Serve images to containerd without unpacking them."),
     },
     "Look inside": {
         "ls": Verb("ls", "List a directory of an image."),
