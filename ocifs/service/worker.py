@@ -23,7 +23,7 @@ from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount import syscalls
 from ocifs.mount.counters import ENDED, FAILED, MOUNTED, Counters
-from ocifs.mount.daemon import Mounted, claimed, open_log, reportable, serve_mounted
+from ocifs.mount.daemon import Mounted, claimed, open_log, reportable, serve_mounted, span_cache
 from ocifs.mount.erofs_engine import Connection, ErofsEngine
 from ocifs.mount.framing import receive_message
 from ocifs.mount.handoff import FileRange, Handoff
@@ -115,7 +115,7 @@ class Worker(NamedTuple):
         try:
             _enter(namespace, root)
             self._open_log()
-            cache = SpanCache(job.options.span_cache, job.options.read_timeout)
+            cache = span_cache(job)
             with ExitStack() as lock:
                 lock.enter_context(claimed(job))
                 serve_mounted(job, cache, partial(self._mount, cache), lock.close, partial(self._answer, client))
@@ -138,7 +138,7 @@ class Worker(NamedTuple):
         """
         job = self.kept.job
         self._open_log()
-        cache = SpanCache(job.options.span_cache, job.options.read_timeout)
+        cache = span_cache(job)
         try:
             serve_mounted(
                 job,
