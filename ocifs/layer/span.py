@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ocifs.compression import Decoder
 from ocifs.errors import InvalidImageError
 
+_COMPARED = 64 << 10
 Pieces = tuple[memoryview | bytes, ...]
 Keep = Callable[[bytes], Pieces]
 """Puts decoded bytes where they stay while there is a view of them."""
@@ -27,8 +28,10 @@ class Span:
         self.size = size
         self.decoded = 0 if shared is None else len(shared)
         """How many of its bytes are decoded."""
-        self.shared = shared
+        self.is_shared = shared is not None
+        """Whether all its decoded bytes are in memory that mounts share."""
         self.keep: Keep = in_heap
+        self._has_decoder = decoder is not None
         self._decoder = decoder
         self._pieces: Pieces = () if shared is None else (shared,)
         self._lock = threading.Lock()
@@ -38,8 +41,8 @@ class Span:
         return self.decoded == self.size or self._lock.locked()
 
     def reaches(self, end: int) -> bool:
-        """Whether `decode` can decode up to the byte `end`: a shared span cannot be decoded further."""
-        return self.shared is None or self.decoded >= end
+        """Whether `decode` can decode up to the byte `end`: it cannot decode the rest of what another mount has."""
+        return self.decoded >= end or self._has_decoder
 
     def decode(self, end: int) -> bool:
         """Decode up to the byte `end` at least; return whether there was something to do. Raises InvalidImageError."""
@@ -54,9 +57,38 @@ class Span:
                 end = self.size
             decoder, self._decoder = self._decoder, None
             self._pieces += self.keep(decoder.read(end - self.decoded))
+            self.is_shared = False
             self.decoded = end
             if end < self.size:
                 self._decoder = decoder
+        return True
+
+    @property
+    def pieces(self) -> Pieces:
+        """The decoded bytes."""
+        return self._pieces
+
+    def replace(self, view: memoryview) -> bool | None:
+        """Use the decoded bytes in `view` instead of those here, if they begin with the same.
+
+        Return whether they do; None, if they are fewer, or a thread is decoding.
+        """
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            if self.decoded > len(view):
+                return None
+            if not _begins_with(view, self._pieces):
+                return False
+            if len(view) == self.size:
+                self._decoder = None
+            else:
+                view = view[: self.decoded]
+            self._pieces = (view,)
+            self.decoded = len(view)
+            self.is_shared = True
+        finally:
+            self._lock.release()
         return True
 
     def views(self, begin: int, end: int) -> list[memoryview]:
@@ -74,3 +106,15 @@ class Span:
         self.decode(self.size)
         piece = self._pieces[0] if len(self._pieces) == 1 else b""
         return piece if isinstance(piece, bytes) and piece else b"".join(self._pieces)
+
+
+def _begins_with(view: memoryview, pieces: Pieces) -> bool:
+    """Whether `view` begins with the bytes of `pieces`. Comparing copies is faster: memoryviews compare by items."""
+    position = 0
+    for piece in pieces:
+        for begin in range(0, len(piece), _COMPARED):
+            part = bytes(piece[begin : begin + _COMPARED])
+            if bytes(view[position : position + len(part)]) != part:
+                return False
+            position += len(part)
+    return True

@@ -18,6 +18,12 @@ _SPARE: Final = 8
 """One eighth more slots than the capacity needs, for those unused ends and for spans that are being read."""
 
 
+def trim_heap() -> None:
+    """Return free memory of the heap to the system: what decoding has left there (malloc_trim(3))."""
+    with contextlib.suppress(AttributeError):  # another library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class _Slot(ctypes.Array[ctypes.c_ubyte]):
     """A slot in use. Views of it keep it alive, and its end frees the memory."""
 
@@ -35,6 +41,8 @@ class SpanMemory:
         self._mapping = mmap.mmap(-1, self._count * SLOT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._free = deque(range(self._count - 1, -1, -1))
         """The slot at the end is used next: the memory of the last one to become free is there already."""
+        self._resident = bytearray(self._count)
+        """1 for each slot whose memory the system has provided."""
         self._in_use: list[weakref.ref[_Slot] | None] = [None] * self._count
 
     def keep(self, data: bytes) -> tuple[memoryview | bytes, ...]:
@@ -52,14 +60,18 @@ class SpanMemory:
             views.append(view.toreadonly())
         return tuple(views)
 
-    def release(self) -> None:
-        """Return the memory of free slots to the system."""
+    def release(self, spare: int = 0) -> None:
+        """Return the memory of free slots to the system if it is more than `spare` bytes."""
+        if self._resident.count(1) * SLOT <= self.used + spare:
+            return
         held: list[int] = []
         with contextlib.suppress(IndexError):
             while True:
                 held.append(self._free.pop())
         for number in held:
-            self._mapping.madvise(mmap.MADV_DONTNEED, number * SLOT, SLOT)
+            if self._resident[number]:
+                self._mapping.madvise(mmap.MADV_DONTNEED, number * SLOT, SLOT)
+                self._resident[number] = 0
         self._free.extend(reversed(held))
 
     @property
@@ -68,6 +80,7 @@ class SpanMemory:
         return (self._count - len(self._free)) * SLOT
 
     def _take(self, number: int) -> memoryview:
+        self._resident[number] = 1
         slot = _Slot.from_buffer(self._mapping, number * SLOT)
         free = self._free
         # `deque.append` is atomic: the last reader's thread calls this, and must not wait for a lock.

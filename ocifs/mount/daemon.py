@@ -105,7 +105,7 @@ def serve(job: Job, answer: Callable[[MountReply], None], ending: Callable[[], N
 def span_cache(job: Job) -> SpanCache:
     """Return the span cache of a mount, whose memory is bounded by its capacity. Raises OSError."""
     capacity = job.options.span_cache
-    return SpanCache(capacity, job.options.read_timeout, SpanMemory(capacity).keep)
+    return SpanCache(capacity, job.options.read_timeout, SpanMemory(capacity))
 
 
 @contextmanager
