@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -34,6 +35,7 @@ from ocifs.service.span_messages import (
     NONE,
     PUBLISH,
     PUT,
+    RECORDS_MAX,
     SAME,
     SPAN,
     TRIM,
@@ -46,8 +48,10 @@ from ocifs.service.span_messages import (
     send,
 )
 
-_IDLE_MILLISECONDS: Final = 1000
-"""Time without messages after which the memory that decoding has left goes back to the system."""
+_BATCH_MILLISECONDS: Final = 20
+"""Time for which notes to the keeper are collected."""
+_IDLE_SECONDS: Final = 1.0
+"""Time after which the memory that decoding has left goes back to the system."""
 _PATIENCE: Final = 0.1
 """Seconds to wait for a span of another worker: decoding it takes some milliseconds."""
 
@@ -66,8 +70,12 @@ class SpanExchange:
         self._identities: list[bytes] = []
         self._numbers: dict[bytes, int] = {}
         self._wanted: dict[Name, SimpleQueue[memoryview | None]] = {}
+        self._pending: list[Record] = []
         self._lock = threading.Lock()
         self._state = "idle"
+        self._is_busy = False
+        """Whether the thread of this object looks at the clock."""
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def find(self, key: Key, size: int, end: int) -> memoryview | None:
         """Return at least the first `end` bytes of a span of `size` bytes if another mount has them; never raise."""
@@ -79,6 +87,7 @@ class SpanExchange:
         answer: SimpleQueue[memoryview | None] = SimpleQueue()
         self._wanted[name] = answer
         try:
+            self._flush()  # it may have been dropped before
             if not send(self._connection, [Record(GET, name, end)]):
                 return None
             found = answer.get(timeout=_PATIENCE)
@@ -94,12 +103,25 @@ class SpanExchange:
     def decoded(self, key: Key, span: Span) -> None:
         """Tell the keeper that this mount has decoded more of a span."""
         if span.size >= MIN_SPAN and self._is_open():
-            send(self._connection, [Record(HAVE, self._name(key), span.decoded)])
+            self._note(Record(HAVE, self._name(key), span.decoded))
 
     def dropped(self, key: Key) -> None:
         """Tell the keeper that this mount no longer has a span."""
         if self._state == "open":
-            send(self._connection, [Record(DROPPED, self._name(key))])
+            self._note(Record(DROPPED, self._name(key)))
+
+    def _note(self, record: Record) -> None:
+        """Send a record soon, together with others."""
+        self._pending.append(record)
+        if not self._is_busy:
+            self._is_busy = True
+            os.eventfd_write(self._wake, 1)
+
+    def _flush(self) -> None:
+        with self._lock:
+            pending, self._pending = self._pending, []
+            for first in range(0, len(pending), RECORDS_MAX):
+                send(self._connection, pending[first : first + RECORDS_MAX])
 
     def _is_open(self) -> bool:
         if self._state == "idle":
@@ -121,26 +143,40 @@ class SpanExchange:
         return self._identities[key[0]], key[1]
 
     def _listen(self) -> None:
-        """Handle what the keeper sends, until it ends."""
+        """Handle what the keeper sends, and send it notes, until it ends."""
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        last = 0.0
         with contextlib.suppress(OSError, ValueError):
             while True:
-                if not poll.poll(_IDLE_MILLISECONDS):
+                ready = dict(poll.poll(_BATCH_MILLISECONDS if self._is_busy else None))
+                if self._wake in ready:
+                    os.eventfd_read(self._wake)
+                if self._connection.fileno() in ready and not self._receive():
+                    break
+                if ready or self._pending:
+                    last = time.monotonic()
+                elif time.monotonic() - last > _IDLE_SECONDS:
+                    self._is_busy = False
                     self._cache.release()
                     trim_heap()
-                records, fd = receive(self._connection)
-                if not records:
-                    break
-                try:
-                    for record in records:
-                        self._handle(record, fd)
-                finally:
-                    if fd is not None:
-                        os.close(fd)
+                self._flush()
         self._state = "closed"
+        self._connection.close()
         for answer in [*self._wanted.values()]:
             answer.put(None)
+
+    def _receive(self) -> bool:
+        """Handle a packet of the keeper; return False at its end. Raises OSError, ValueError."""
+        records, fd = receive(self._connection)
+        try:
+            for record in records:
+                self._handle(record, fd)
+        finally:
+            if fd is not None:
+                os.close(fd)
+        return bool(records)
 
     def _handle(self, record: Record, fd: int | None) -> None:
         kind, name, size = record

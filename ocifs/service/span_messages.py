@@ -19,10 +19,9 @@ MIN_SPAN: Final = 64 << 10
 """Bytes: smaller spans are not worth a file."""
 HINTS: Final = 16 << 10
 """Number of hints, a power of 2: for each, how many spans in the hands of workers fall on it, as u32."""
-PACKET_MAX: Final = 4096
-NO_LAYER: Final = bytes(16)
-
 _RECORD: Final = struct.Struct("<B16sIQ")
+RECORDS_MAX: Final = 128
+"""Records in a packet."""
 _MFD_NOEXEC_SEAL: Final = 0x8  # linux/memfd.h
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -56,13 +55,14 @@ def send(connection: socket.socket, records: Sequence[Record], fd: int | None = 
     return True
 
 
-def receive(connection: socket.socket, flags: int = 0) -> tuple[list[Record], int | None]:
+def receive(connection: socket.socket) -> tuple[list[Record], int | None]:
     """Return the records of a packet, none at the end of the connection, and the file in it, which the caller closes.
 
     Raises ValueError for what is not a packet of records, and OSError.
     """
-    packet, fds, _, _ = socket.recv_fds(connection, PACKET_MAX, 1, flags | socket.MSG_CMSG_CLOEXEC)
-    if len(packet) % _RECORD.size:
+    flags = socket.MSG_CMSG_CLOEXEC
+    packet, fds, found, _ = socket.recv_fds(connection, RECORDS_MAX * _RECORD.size, 1, flags)
+    if len(packet) % _RECORD.size or found & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(fds) > 1:
         for fd in fds:
             os.close(fd)
         raise ValueError("not a packet of records")
