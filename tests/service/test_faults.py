@@ -137,7 +137,7 @@ def test_a_mount_during_which_anything_is_killed_is_complete_or_none(service: Se
             assert command.returncode, (out, err, delay)
         assert b"Traceback" not in err
     wait_for(lambda: service.mounts() == 0)
-    wait_for(lambda: len(service.ocifs.processes()) == 2)  # the keeper and its template
+    wait_for(lambda: len(service.ocifs.processes()) == 3)  # the keeper, its template, and the process for commands
 
 
 def _is_complete_or_none(service: Service, mountpoint: Path) -> bool:
