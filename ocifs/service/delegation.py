@@ -26,6 +26,10 @@ VERBS = {"mount", "umount", "mounts", "run", "bundle"}
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _UNWINDING = {"run", "bundle"}
 """Commands that clean up after SIGTERM and SIGHUP, which end others at once."""
+_START_SECONDS = 10.0
+"""Seconds that the service may take to start a process; then this one runs the command."""
+_FAILED = 7
+"""The exit status of `MountError`."""
 _HEADER = struct.Struct("<II")
 _PIECE = 64 << 10
 
@@ -43,18 +47,25 @@ def delegate(verb: str | None, arguments: list[str]) -> int | None:
         return None
     with connection:
         try:
-            connection.settimeout(None)
+            connection.settimeout(_START_SECONDS)
             _send(connection, Caller.this(arguments))
         except (OSError, ValueError, AttributeError):  # such as a directory that is gone, or no stdout
             return None
-        before = _forward_signals(connection, _ENDING if verb in _UNWINDING else _ENDING[:1])
+        forwarded: list[int] = []
+        before = _forward_signals(connection, _ENDING if verb in _UNWINDING else _ENDING[:1], forwarded)
         if verb == "run":  # meanwhile
             import ocifs.bundle.runtime  # noqa: F401
         try:
             return _follow(connection)
+        except _LostError:
+            for number in forwarded:  # which has ended it before it could handle that
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            os.write(2, b"ocifs: the service has ended while it ran this command: see its log, and try again\n")
+            return _FAILED
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for heeded, handler in before.items():
+                signal.signal(heeded, handler)
 
 
 def _send(connection: socket.socket, caller: Caller) -> None:
@@ -72,10 +83,13 @@ def _send(connection: socket.socket, caller: Caller) -> None:
             os.close(fd)
 
 
-def _forward_signals(connection: socket.socket, numbers: tuple[signal.Signals, ...]) -> "dict[signal.Signals, Handler]":
-    """Forward signals that this process does not ignore; return their handlers of before."""
+def _forward_signals(
+    connection: socket.socket, numbers: tuple[signal.Signals, ...], forwarded: list[int]
+) -> "dict[signal.Signals, Handler]":
+    """Forward signals that this process does not ignore, and note them; return their handlers of before."""
 
     def forward(number: int, frame: "FrameType | None") -> None:
+        forwarded.append(number)
         with contextlib.suppress(OSError):  # it is gone, which the connection shows
             connection.send(bytes([number]), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
@@ -84,18 +98,18 @@ def _forward_signals(connection: socket.socket, numbers: tuple[signal.Signals, .
 
 
 def _follow(connection: socket.socket) -> int | None:
-    """Do what the service says until the command has ended; return its exit status."""
+    """Do what the service says until the command has ended; return its exit status. Raises _LostError."""
     is_started, status, printed = False, None, None
     while True:
         try:
             (kind, *fields), fds = _receive(connection)
         except (OSError, ValueError, _LostError):
-            if not is_started or status is not None:  # nothing has been done, or all but the clean-up
-                return status
-            os.write(2, b"ocifs: the service has ended while it ran this command: see its log, and try again\n")
-            return 7
+            if is_started and status is None:
+                raise _LostError from None
+            return status  # nothing has been done, or all but the clean-up
         if kind == STARTED:
             is_started = True
+            connection.settimeout(None)
         elif kind == PRINT:
             printed = printed or _print(int(fields[0]), fields[1])
         elif kind == RUN:
