@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -286,9 +287,31 @@ def _literal(value: object) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
+_PROTO = "ocifs/snapshotter/snapshots.proto"
+
+
+def _protobuf(suffix: str, option: str) -> str:
+    """Return what the protobuf compiler makes of the messages of the snapshotter."""
+    from grpc_tools import protoc
+
+    with tempfile.TemporaryDirectory() as directory:
+        if protoc.main(["protoc", f"--proto_path={_ROOT}", f"-I{_well_known()}", f"--{option}={directory}", _PROTO]):
+            raise SystemExit("protoc failed")
+        return Path(directory, _PROTO).with_name(f"snapshots_pb2.{suffix}").read_text()
+
+
+def _well_known() -> Path:
+    """Return the directory with the messages that come with protobuf."""
+    import grpc_tools
+
+    return Path(grpc_tools.__file__).with_name("_proto")
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/api-reference.md": api_reference,
     "ocifs/cli/complete/commands.py": completion_commands,
+    "ocifs/snapshotter/snapshots_pb2.py": lambda: _protobuf("py", "python_out"),
+    "ocifs/snapshotter/snapshots_pb2.pyi": lambda: _protobuf("pyi", "pyi_out"),
 }
 """The files, and what makes them."""
 

@@ -23,6 +23,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     """False: accept any certificate, and plain HTTP."""
     cert_dir: Path | None = None
     """Directory of CAs (`*.crt`) and client certificates (`*.cert` with a `*.key`)."""
+    hosts_dir: Path | None = None
+    """Directory of containerd's hosts.toml files; None: only registries.conf names mirrors."""
     allow_foreign_urls: bool = False
     """Whether to fetch a layer that the registry lacks from the URL that the image names."""
     warn: Callable[[str], None] = _ignore
