@@ -138,7 +138,8 @@ def test_commands_that_succeed_are_the_services(caller: Caller, image: Path) -> 
     made = caller.run("mount", image)
     assert made.by == "service"
     assert digests(Path(made.out.rstrip())) == EXPECTED
-    ended = caller.run("umount", relative, made.out.rstrip())  # the errors of umount are its results
+    caller.ocifs.clear(Path(made.out.rstrip()))
+    ended = caller.run("umount", relative)  # the errors of umount are its results
     assert ended == replace(caller.run("umount", relative, OCIFS_NO_SERVICE="1"), by="service")
     assert ended.code == 7
     assert caller.ocifs.mounts() == []
@@ -225,7 +226,7 @@ def test_a_terminal_is_the_callers(caller: Caller, image: Path) -> None:
         wait_for(lambda: shown("") == shown("1"))
         lines = shown("").splitlines()
         assert len(lines) >= 2
-        assert "…" in lines[1].decode()
+        assert any("…" in line.decode() for line in lines)
 
 
 def test_output_that_fails_ends_a_command_as_usual(caller: Caller, image: Path) -> None:
