@@ -196,6 +196,8 @@ class Registry:
     tokens: Callable[[Request], tuple[int, Json]] = lambda request: (200, {"token": "t0ken"})
     """What `/token` answers."""
     has_referrers: bool = True
+    states_digests: bool = False
+    """Whether it states the digest of what it sends, which containerd relies on; otherwise a wrong one."""
     page: int = 1000
     """Most tags in an answer."""
     blobs: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -371,7 +373,8 @@ class Handler(BaseHTTPRequestHandler):
     def serve(self, blob: Blob, *, cut_at: int | None = None, rate: float | None = None) -> None:
         """Answer with a blob, or the range of it that is asked for."""
         start, end = self.range_of(blob)
-        headers = {"Content-Type": blob.media_type, "Docker-Content-Digest": "sha256:" + "0" * 64}
+        stated = digest(blob.data) if self.registry.states_digests else f"sha256:{'0' * 64}"
+        headers = {"Content-Type": blob.media_type, "Docker-Content-Digest": stated}
         if blob.link:
             headers["Link"] = blob.link
         if "Range" in self.headers:
