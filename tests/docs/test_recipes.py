@@ -39,7 +39,7 @@ def _strings(value: object) -> Iterator[str]:
             for each in value.values():
                 yield from _strings(each)
         case list():
-            if value and value[0] == "ocifs":
+            if any(str(each).rpartition("/")[2] == "ocifs" for each in value):
                 yield shlex.join(map(str, value))
             for each in value:
                 yield from _strings(each)
@@ -56,7 +56,7 @@ def _commands(text: str) -> Iterator[list[str]]:
                 words = None
             elif words is not None:
                 words.append(word)
-            elif word == "ocifs":
+            elif word == "ocifs" or word.endswith("/bin/ocifs"):
                 words = []
 
 
