@@ -227,7 +227,7 @@ def open_image(image: str, options: Options) -> "Image":
 
 def open_source(image: str, options: Options) -> "tuple[Source, Reference]":
     """Open the source of an image, but not the image; with a progress bar while a compressed archive is indexed."""
-    from ocifs.blobs.caching_source import Preparing, open_cached
+    from ocifs.blobs.opening import Preparing, open_cached
     from ocifs.cli.progress import indexing
     from ocifs.sources.naming import reference_of
 

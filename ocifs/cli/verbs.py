@@ -89,6 +89,8 @@ IMAGE is one of
   oci-archive:FILE[:TAG]               a layout in a tar file
   docker-archive:FILE[:NAME:TAG|:@N]   what `docker save` writes
   -                                    an archive from standard input
+  https://HOST/FILE[:TAG]              an archive on a web server
+  docker-daemon:NAME[:TAG]             an image of a Docker engine
   dir:DIR                              what `skopeo copy` writes to dir:DIR
   docker://HOST[:PORT]/REPO[:TAG|@…]   in a registry
 

@@ -9,7 +9,7 @@ import os
 from contextlib import ExitStack
 from typing import Self
 
-from ocifs.blobs.caching_source import Preparing, open_cached
+from ocifs.blobs.opening import Preparing, open_cached
 from ocifs.blobs.source import Source
 from ocifs.errors import NotFoundError
 from ocifs.image.layers import open_layers

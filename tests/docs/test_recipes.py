@@ -50,12 +50,13 @@ def _commands(text: str) -> Iterator[list[str]]:
     for line in text.replace("\\\n", " ").splitlines():
         words: list[str] | None = None
         for word in [*shlex.split(_PLACEHOLDER.sub("placeholder", line), comments=True), "&&"]:
-            if word in {"&&", "||", "|", ";", ">", ">/dev/null", "!"}:
-                if words is not None:
+            if word in {"&&", "||", "|", ";", ">", ">/dev/null", "!", "]"}:
+                if words:
                     yield words
                 words = None
             elif words is not None:
-                words.append(word)
+                if not word.startswith((">", "<", "2>")):
+                    words.append(word)
             elif word == "ocifs" or word.endswith("/bin/ocifs"):
                 words = []
 
@@ -99,7 +100,7 @@ def test_manifests_of_kubernetes(name: str) -> None:
     for document in yaml.safe_load_all(DOCUMENTS[name]):
         assert document["apiVersion"]
         assert document["kind"]
-        assert document["metadata"]["name"]
+        assert document["apiVersion"].startswith("kind.x-k8s.io/") or document["metadata"]["name"]
         for spec in _pods(document):
             volumes = {each["name"] for each in spec.get("volumes", [])}
             containers = [*spec["containers"], *spec.get("initContainers", [])]

@@ -74,6 +74,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return f"Settings(root={self.root!r}, namespace={self.namespace!r}, capabilities={sorted(self.capabilities)})"
 
 
+class FileVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """What a web server says of one version of a file."""
+
+    size: int | None
+    """Bytes, if the server states them."""
+    etag: str = ""
+    modified: str = ""
+    """The Last-Modified header as sent."""
+
+
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """An endpoint of a registry."""
 
@@ -89,7 +99,9 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """`http` or `https`; None: not known yet."""
     credentials: Credentials | None = None
     url: str | None = None
-    """URL of one blob, named by the image; then only that URL is requested, and `repository` is empty."""
+    """URL of one blob, named by the image, or of a file; then only it is requested, and `repository` is empty."""
+    file: FileVersion | None = None
+    """The version of the file at `url`, which the user has named; None: `url` is that of a blob."""
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     settings: Settings = Settings()
 
@@ -107,3 +119,5 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     size: int
     """Bytes."""
+    offset: int = 0
+    """Where the blob begins in the file at the URL of the peer."""

@@ -18,7 +18,7 @@ import urllib3
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
 from ocifs.sources.registry.authorization import Authorization
-from ocifs.sources.registry.peer import Credentials, Peer, Settings
+from ocifs.sources.registry.peer import Credentials, FileVersion, Peer, Settings
 from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.registry.tls import make_context
 from ocifs.sources.registry.transport import NoTlsError, TransientError, Transport, read_all
@@ -82,6 +82,11 @@ class Session:
         """What the configuration says about the endpoint."""
         return self._peer.settings
 
+    @property
+    def file(self) -> FileVersion | None:
+        """The version of the file that the session is for; None: it is for a repository, or one blob."""
+        return self._peer.file
+
     def close(self) -> None:
         """Close idle connections."""
         self.transport.close()
@@ -116,11 +121,23 @@ class Session:
         url = base.follow(path, f"{self._peer.host} names")
         if self.settings.namespace and url.origin == base.origin and "ns=" not in url.target:
             url = url.with_query(f"ns={quote(self.settings.namespace, safe=':')}")
+        allowed = actions if url.origin == base.origin else None
+        return self._exchange(method, url, headers, what=what, actions=allowed, body=body)
+
+    def _exchange(
+        self,
+        method: str,
+        url: Url,
+        headers: Mapping[str, str],
+        *,
+        what: str,
+        actions: str | None,
+        body: bytes | None = None,
+    ) -> RegistryResponse:
+        """Send a request to a URL, with authorization for `actions` unless they are None; raises as `get`."""
         retried = False
         while True:
-            own = {}
-            if url.origin == base.origin:
-                own = {**dict(self.settings.headers), **self._authorization.headers(actions)}
+            own = {} if actions is None else {**dict(self.settings.headers), **self._authorization.headers(actions)}
             last, response = self._follow(method, url, {**headers, **own}, body)
             self._answered = True
             if response.status in {200, 201, 202, 204, 206}:
@@ -133,7 +150,11 @@ class Session:
             if last.origin == url.origin:
                 if response.status == 403 and "Authorization" not in own:
                     raise self._failure(response, code, last, what)
-                self._authorization.answer(response.headers, last, actions)
+                self._authorize(response.headers, last, actions or "pull")
+
+    def _authorize(self, headers: Mapping[str, str], url: Url, actions: str) -> None:
+        """Answer the challenge in a response."""
+        self._authorization.answer(headers, url, actions)
 
     @property
     def timeouts(self) -> Timeouts:

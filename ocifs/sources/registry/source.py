@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, UnsupportedError
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Content
@@ -25,6 +25,7 @@ from ocifs.sources.registry.configuration import (
     read_configuration,
 )
 from ocifs.sources.registry.credentials import find_credentials
+from ocifs.sources.registry.file import FilePart, FileSession
 from ocifs.sources.registry.foreign import ForeignSession, foreign_peers
 from ocifs.sources.registry.peer import Origin, Peer
 from ocifs.sources.registry.referrers import list_referrers, push, push_image, remove
@@ -32,6 +33,7 @@ from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.tags import list_tags
 from ocifs.sources.registry.tls import read_certificates
 from ocifs.sources.registry.transport import read_all
+from ocifs.sources.source import NamedImage
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.manifest import parse_document
@@ -78,9 +80,17 @@ class RegistrySource:
         """Return the tags of the repository; raises as `list_tags`."""
         return self._first_success(list_tags, "resolve")
 
-    def fetched(self, digest: Digest) -> bytes | None:
+    def images(self) -> tuple[NamedImage, ...]:
+        """Raise UnsupportedError: not all registries can list their images."""
+        raise UnsupportedError("ocifs does not list the images of a registry: `ocifs tags` lists their tags")
+
+    def referrers(self) -> "RegistrySource":
+        """Return itself."""
+        return self
+
+    def fetched(self, descriptor: Descriptor) -> bytes | None:
         """Return a manifest that `resolve` has fetched."""
-        return self._manifests.get(digest)
+        return self._manifests.get(descriptor.digest)
 
     def open(self, descriptor: Descriptor) -> RemoteBlob:
         """Return a remote blob; the first read of it sends the first request."""
@@ -247,7 +257,18 @@ def open_origins(origins: Sequence[Origin]) -> list[Callable[[], RemoteBlob]]:
         with lock:
             key = tuple(peer.url or str(peer) for peer in origin.peers)
             if key not in sessions:
-                sessions[key] = [ForeignSession(peer) if peer.url else Session(peer) for peer in origin.peers]
-            return RemoteBlob(sessions[key], origin.path, Digest(origin.digest), origin.size)
+                sessions[key] = [_session(peer) for peer in origin.peers]
+            digest = Digest(origin.digest)
+            match sessions[key]:
+                case [FileSession() as session]:
+                    return FilePart(session, digest, origin.size, origin.offset, f"blob {digest}")
+                case found:
+                    return RemoteBlob(found, origin.path, digest, origin.size)
 
     return [partial(opened, origin) for origin in origins]
+
+
+def _session(peer: Peer) -> Session:
+    if peer.file is not None:
+        return FileSession(peer)
+    return ForeignSession(peer) if peer.url else Session(peer)
