@@ -78,6 +78,7 @@ def open_snapshots(
             directories = Directories(root)
             directories.check(metadata)
             images = Images(root, settings, metadata, access)
+            stack.callback(images.close)
         except OSError as error:
             raise_if_short(error)
             raise StoreError(f"cannot use {shown}: {error.strerror}: choose a directory of root with --root") from None
