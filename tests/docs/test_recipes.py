@@ -49,16 +49,19 @@ def _commands(text: str) -> Iterator[list[str]]:
     """Yield the words of each command of ocifs in shell code, without `ocifs`."""
     for line in text.replace("\\\n", " ").splitlines():
         words: list[str] | None = None
+        begins = True
         for word in [*shlex.split(_PLACEHOLDER.sub("placeholder", line), comments=True), "&&"]:
-            if word in {"&&", "||", "|", ";", ">", ">/dev/null", "!", "]"}:
+            if word in {"&&", "||", "|", ";", "!", "]", "--", "then", "do", "sudo"} and not (words and word == "--"):
                 if words:
                     yield words
-                words = None
+                words, begins = None, True
             elif words is not None:
                 if not word.startswith((">", "<", "2>")):
                     words.append(word)
-            elif word == "ocifs" or word.endswith("/bin/ocifs"):
+            elif begins and (word == "ocifs" or word.endswith("/bin/ocifs")):
                 words = []
+            else:
+                begins = False
 
 
 def _parse(words: list[str]) -> None:
