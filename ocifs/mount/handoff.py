@@ -22,6 +22,7 @@ from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import BlobReader, FileReader, FileSection
+from ocifs.sources.assembled import AssembledReader
 from ocifs.sources.registry.peer import Origin
 from ocifs.store import Store, StoredFile
 
@@ -75,7 +76,7 @@ class Handoff(msgspec.Struct, frozen=True):
 
     tree_image: FileRange
     layers: tuple[tuple[FileRange, FileRange], ...]
-    """LayerIndex and blob; the blob may be a range of the uncompressed `archive`."""
+    """LayerIndex and blob; the blob may be a range of the uncompressed `archive`, or a table (`directories`)."""
     checksums: tuple[int, ...] = ()
     """The checksum of the LayerIndex, so that both processes use the same index."""
     origins: tuple[Origin | None, ...] = ()
@@ -88,6 +89,8 @@ class Handoff(msgspec.Struct, frozen=True):
     """LayerIndex of the compressed archive that has the blobs, the archive, and the checksum of the LayerIndex."""
     archived: tuple[bool, ...] = ()
     """Whether the blob is in that archive."""
+    directories: tuple[int | None, ...] = ()
+    """Where the layer was extracted to, if the blob is the table of an `AssembledReader`."""
     pack: PackSource | None = None
     cache: CacheDirectory | None = None
     """Where to save hot packs; None: nowhere."""
@@ -106,8 +109,9 @@ class Handoff(msgspec.Struct, frozen=True):
             tuple(layer.prefetch for layer in layers),
             _archive_of(archived[0].archive) if archived else None,
             tuple(isinstance(layer.blob, ArchiveMember) for layer in layers),
-            pack,
-            cache,
+            directories=tuple(layer.blob.root if isinstance(layer.blob, AssembledReader) else None for layer in layers),
+            pack=pack,
+            cache=cache,
         )
 
     def open(self, cache: SpanCache) -> Rootfs:
@@ -126,6 +130,10 @@ class Handoff(msgspec.Struct, frozen=True):
                 ArchiveMember(archive, blob.offset, blob.size) if archived else blob
                 for blob, archived in zip(blobs, self.archived, strict=True)
             ]
+        blobs = [
+            blob if root is None else AssembledReader(part.open(), root)
+            for blob, (_, part), root in zip(blobs, self.layers, self.directories or [None] * len(blobs), strict=True)
+        ]
         layers = [
             Layer(number, open_index(index.open(), checksum), blob, cache, published)
             for number, ((index, _), checksum, blob, published) in enumerate(
@@ -141,8 +149,13 @@ class Handoff(msgspec.Struct, frozen=True):
     def fds(self) -> set[int]:
         """Return the descriptors to send."""
         archive = {part.fd for part in self.archive[:2]} if self.archive else set()
-        hot = ({self.pack.file.fd} if self.pack else set()) | ({self.cache.fd} if self.cache else set())
-        return {self.tree_image.fd} | {part.fd for layer in self.layers for part in layer} | archive | hot
+        hot = {self.pack.file.fd} if self.pack else set()
+        layers = {part.fd for layer in self.layers for part in layer}
+        return {self.tree_image.fd} | layers | archive | hot | self.directory_fds()
+
+    def directory_fds(self) -> set[int]:
+        """Return those that are directories."""
+        return {root for root in self.directories if root is not None} | ({self.cache.fd} if self.cache else set())
 
     def renumbered(self, fds: Mapping[int, int]) -> "Handoff":
         """Return the same with the receiver's descriptors; `fds` maps the sender's to these."""
@@ -154,6 +167,7 @@ class Handoff(msgspec.Struct, frozen=True):
             self,
             tree_image=replaced(self.tree_image),
             layers=tuple((replaced(index), replaced(blob)) for index, blob in self.layers),
+            directories=tuple(root if root is None else fds[root] for root in self.directories),
             archive=self.archive and (replaced(self.archive[0]), replaced(self.archive[1]), self.archive[2]),
             pack=self.pack and msgspec.structs.replace(self.pack, file=replaced(self.pack.file)),
             cache=self.cache and msgspec.structs.replace(self.cache, fd=fds[self.cache.fd]),
@@ -170,6 +184,8 @@ def source_of(pack: OpenedPack | None) -> PackSource | None:
 
 def _range_of(blob: BlobReader) -> FileRange:
     """Return the range of a blob in its file, or in its uncompressed archive."""
+    if isinstance(blob, AssembledReader):
+        return FileRange.of(blob.table)
     part = _range_of(blob.archive.blob) if isinstance(blob, ArchiveMember) else None
     if part is not None:
         return FileRange(part.fd, blob.offset, blob.size)
