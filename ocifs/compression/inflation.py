@@ -54,6 +54,21 @@ class Inflation:
                 raise InvalidImageError(f"span at byte {self._offset} ends {left} bytes early")
         return bytes(pieces)
 
+    def follow(self, data: bytes, bits: int) -> bool:
+        """Continue with the next span, whose stored bytes are `data`, once this one is read to its end.
+
+        `bits` is that of the next checkpoint: if it is not 0, both spans share a byte. This saves the window. Return
+        False if a member has just ended, so that the next span has to begin at its checkpoint.
+        """
+        if self._inflater.eof:
+            return False
+        left = self._input[self._used :]
+        self._offset += self._used
+        shared = 1 if bits else 0
+        self._input, self._used = (left + data[shared:], 0) if left else (data, shared)
+        self._step = len(self._input)
+        return True
+
     def is_at_end(self) -> bool:
         """Whether only NULs and empty members follow the bytes read so far. Raises InvalidImageError."""
         while not self._inflater.eof or self._used < len(self._input):

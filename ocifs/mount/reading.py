@@ -15,8 +15,11 @@ from ocifs.layer.single_flight import StillLoading
 from ocifs.mount.threads import Overdue, Threads
 
 _PROCESSORS = os.cpu_count() or 1
-_SPANS_AHEAD = min(2 * _PROCESSORS, 16)
-"""Enough to keep every processor busy; more would only fill the span cache."""
+_RUN = 1 << 20
+"""Bytes decoded in one go for a sequential reader: each span costs less then, and each processor has its run."""
+_AHEAD = min(2 * _PROCESSORS, 16) * _RUN
+"""Bytes decoded ahead of a sequential reader: enough to keep every processor busy; more would only fill the span cache.
+"""
 _READERS = 4 * _PROCESSORS
 """Threads for reads, apart from those that decode ahead: a waiting read never takes the thread that its span needs."""
 
@@ -31,8 +34,8 @@ class Reading:
         self._timeout = timeout
         self._readers = Threads(_READERS, timeout)
         self._ahead = Threads(_PROCESSORS, timeout)
-        self._last: dict[int, int] = {}
-        """For each layer, the span that was read last."""
+        self._last: dict[int, tuple[int, int]] = {}
+        """For each layer, the span that was read last, and the one after the last that is decoded ahead."""
 
     def at_hand(self, size: int, address: int) -> Views | None:
         """Return up to `size` bytes at `address`, or None if that takes decoding or a disk: then call `fetch`.
@@ -82,20 +85,27 @@ class Reading:
         layer, offset = found
         first = layer.span_at(offset)
         last = layer.span_at(min(offset + max(size, 1), layer.size) - 1)
-        before = self._last.get(layer.number)
+        before, ahead = self._last.get(layer.number, (-2, 0))
         if first == last == before:
             return
-        self._last[layer.number] = last
-        is_sequential = before is not None and first - 1 <= before < last
-        for span in range(first + 1, last + 1 + (_SPANS_AHEAD if is_sequential else 0)):
-            if not layer.is_decoded(span):
-                self._ahead.submit(partial(_decode, layer, span), _ignore)
+        is_sequential = first - 1 <= before < last
+        begin, end = first + 1, last + 1
+        if is_sequential:
+            end = layer.span_at(min(layer.index.starts[end] + _AHEAD, layer.size) - 1) + 1
+            if begin < ahead:  # then the next run can wait until it is worth a thread
+                begin = ahead
+                if end < layer.index.span_count and layer.index.starts[end] - layer.index.starts[begin] < _RUN:
+                    end = begin
+        self._last[layer.number] = last, max(begin, end)
+        for run in layer.runs(begin, end):
+            self._ahead.submit(partial(_decode, layer, *run), _ignore)
 
 
-def _decode(layer: Layer, span: int) -> None:
-    if not layer.is_decoded(span):  # a thread of the readers may have begun, and this one must not wait for it
-        layer.will_need(span + _SPANS_AHEAD)
-        layer.decode_ahead(span)
+def _decode(layer: Layer, first: int, last: int) -> None:
+    ahead = (last + 1 - first) * _AHEAD // _RUN
+    for span in range(first, last + 1):
+        layer.will_need(span + ahead)
+    layer.decode_ahead(first, last)
 
 
 def _ignore(_: object) -> None:
