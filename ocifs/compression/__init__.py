@@ -15,8 +15,9 @@ from ocifs.reader import ReaderAt
 if TYPE_CHECKING:  # a process that only inflates does not need it
     from ocifs.limits import Limits
 
-SPACING = 1 << 20
-"""Uncompressed bytes between checkpoints, as near as the stream allows. Spans of 1 MiB read a whole tree fastest."""
+SPACING = 384 << 10
+"""Uncompressed bytes between checkpoints, as near as the stream allows. Shorter spans make random reads and starts
+faster, but indexes larger; sequential readers decode several in one go (docs/performance.md, sweep)."""
 
 MAX_SPAN = 8 << 20
 """Longest span in uncompressed bytes. Longer ones cost too much to decode for a few bytes: ocifs reframes the blob."""

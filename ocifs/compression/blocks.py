@@ -1,4 +1,4 @@
-"""A pass over a gzip blob that stops between deflate blocks about once every `SPACING` bytes to take a checkpoint.
+"""A pass over a gzip blob that stops between deflate blocks about once every MiB to take a checkpoint.
 
 zlib-ng inflates the bytes once, in the caller's thread. The pass stores whole windows; rapidgzip leaves out the bytes
 that the stream never refers to. Time and memory are linear in the size of the blob, whatever the number and size of
@@ -8,12 +8,14 @@ its members. The pass skips padding and garbage after a member only if it can wa
 from collections.abc import Iterator
 from typing import Self
 
-from ocifs.compression import CHUNK, SPACING, Checkpoint, Chunk, Warn, evenly
+from ocifs.compression import CHUNK, Checkpoint, Chunk, Warn, evenly
 from ocifs.compression.zng import Inflate, InflateError
 from ocifs.compression.zstd_frame import window_packer
 from ocifs.errors import InvalidImageError
 from ocifs.reader import ReaderAt
 
+SPACING = 1 << 20
+"""Uncompressed bytes between checkpoints: longer than elsewhere, because the windows are whole."""
 _INPUT = 256 << 10
 _MAGIC = b"\x1f\x8b"
 _PADDING = 4 << 10

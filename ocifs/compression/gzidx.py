@@ -131,9 +131,7 @@ class GzidxPass:
             for position in range(0, span, CHUNK):
                 chunk = decoder.read(min(CHUNK, span - position))
                 if follower and follower.read(len(chunk)) != chunk:
-                    raise InvalidImageError(
-                        f"GZIDX file: the span at {begin.offset} does not continue the last one"
-                    )
+                    raise InvalidImageError(f"GZIDX file: the span at {begin.offset} does not continue the last one")
                 yield chunk
             self.consumed = end.offset
         if not ends_with(self.blob, begin, end):
