@@ -57,6 +57,9 @@ class Pass(Protocol):
     restartable: bool
     """False if the blob has spans too large to restart at; known before the first chunk."""
 
+    untrimmed: bool = False
+    """Whether its windows are to be trimmed (`ocifs.compression.trimming`)."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -87,9 +90,12 @@ class Codec(Protocol):
     """A compression format; each codec is a module."""
 
     def passes(
-        self, blob: ReaderAt, warn: Warn, limits: "Limits" = ..., *, low_memory: bool = False
+        self, blob: ReaderAt, warn: Warn, limits: "Limits" = ..., *, low_memory: bool = False, quick: bool = False
     ) -> list[Callable[[], Pass]]:
-        """Return constructors of passes over a blob, the fastest first; the next one decides what one finds invalid."""
+        """Return constructors of passes over a blob, the fastest first; the next one decides what one finds invalid.
+
+        `quick`: the pass need not trim its windows; then it is the one that takes least processor time.
+        """
         ...
 
     def decode(self, data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:

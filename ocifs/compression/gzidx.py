@@ -91,6 +91,7 @@ class GzidxPass:
     """Decodes a blob by the points of the GZIDX file `path`."""
 
     restartable = True
+    untrimmed = False
 
     def __init__(self, blob: ReaderAt, path: str) -> None:
         self.blob = blob
