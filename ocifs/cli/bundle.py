@@ -288,7 +288,7 @@ def mount_all(
     if request.kind in {"overlay", "tmpfs"}:
         mount_overlay(directory)
     for number, other in enumerate(others.values()):
-        with Mounter([]) as another:
+        with mounter.another() as another:
             _mount_image(another, other, other_mountpoint(directory, number), directory, request, suid=False)
     for each in (image, *others.values()):
         trim_later(each.options.store, each.layers)

@@ -177,14 +177,13 @@ class Layer:
         """Return a span, decoded up to its byte `end` at least, as part of a run. Raises the errors of `pread`."""
         if self.verification.refuted is not None:
             raise InvalidImageError(self.verification.refuted)
-        key = self.number, number
-        span = self._cache.get(key, lambda: run.load(number))
-        try:
-            span.decode(end)
-        except InvalidImageError:
-            self._cache.drop(key)
-            raise
-        return span
+        return self._cache.decoded(
+            (self.number, number),
+            self.span_size(number),
+            end,
+            lambda: run.load(number),
+            shared=self.verification.is_verified,
+        )
 
     def stored(self, span: int) -> bytes:
         """Return a span's verified bytes as in `LayerIndex.verified`. Raises the errors of `pread`."""
@@ -214,8 +213,8 @@ class _Run:
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
-        self._before: tuple[int, Span, Decoder] | None = None
-        """Number, span and decoder of the last load."""
+        self._before: tuple[int, Decoder] | None = None
+        """Number and decoder of the last load."""
         self.continued = False
         """Whether the last load continued the one before."""
 
@@ -230,14 +229,16 @@ class _Run:
         except OSError as error:
             raise OSError(error.errno, f"layer {layer.index.summary.blob_digest}: {error.strerror}") from error
         span = Span(layer.span_size(number), decoder)
-        self._before = number, span, decoder
+        self._before = number, decoder
         return span
 
     def _following(self, number: int, data: bytes) -> Decoder | None:
         """Return the decoder of the last load if it can go on with this span, whose bytes are `data`."""
+        layer = self._layer
         if self._before is None:
             return None
-        before, span, decoder = self._before
-        if before != number - 1 or span.decoded != span.size or not isinstance(decoder, Inflation):
+        before, decoder = self._before
+        # The span itself may have been completed by another mount.
+        if before != number - 1 or not isinstance(decoder, Inflation) or decoder.produced != layer.span_size(before):
             return None
-        return decoder if decoder.follow(data, self._layer.index.summary.bits[number]) else None
+        return decoder if decoder.follow(data, layer.index.summary.bits[number]) else None
