@@ -41,14 +41,16 @@ Start = Callable[..., Snapshotter]
 
 
 @pytest.fixture
-def start(tmp_path: Path, root: None, fuse: None) -> Iterator[Start]:
+def start(tmp_path: Path, service: None) -> Iterator[Start]:
     """Return what runs a snapshotter; of several, one at a time."""
     with ExitStack() as stack:
 
-        def begin(engine: str = "fuse", **settings: object) -> Snapshotter:
+        def begin(engine: str = "erofs", **settings: object) -> Snapshotter:
             stack.pop_all().close()
             options = Options(store=Store(tmp_path / "cache"), access=_HASTY)
-            return stack.enter_context(running(tmp_path, options, engine=engine, settings=settings))
+            return stack.enter_context(
+                running(tmp_path, options, engine=engine, settings={"service": True, **settings})
+            )
 
         yield begin
 
@@ -131,9 +133,7 @@ def test_small_layers_without_an_index_are_indexed(registry: Registry, start: St
         assert shown(path) == MERGED
 
 
-def test_an_index_that_the_operator_does_not_trust_is_not_used(
-    registry: Registry, tmp_path: Path, root: None, fuse: None
-) -> None:
+def test_an_index_that_the_operator_does_not_trust_is_not_used(registry: Registry, tmp_path: Path, root: None) -> None:
     options = Options(store=Store(tmp_path / "cache"), trust_index=False)
     with running(tmp_path, options, settings={"index_up_to": 100}) as snapshotter:
         image = publish(registry, "app", IMAGE)
@@ -216,7 +216,7 @@ def test_a_chain_runs_from_another_image_if_its_own_is_gone(registry: Registry, 
     image, copy = publish(registry, "app", IMAGE), publish(registry, "copy", IMAGE)
     containerd.pull(image)
     Containerd(containerd.client, tmp_path, "two").pull(copy)
-    containerd = Containerd(start(engine="fuse").client, tmp_path, "one", containerd.names)
+    containerd = Containerd(start().client, tmp_path, "one", containerd.names)
     registry.fault(status(404), "/copy/")
     with containerd.container(image.chains[-1]) as path:
         assert shown(path) == MERGED
