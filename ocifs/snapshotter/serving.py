@@ -22,14 +22,14 @@ from ocifs.service import starting
 from ocifs.service.client import connect
 from ocifs.service.notify import is_journal, notify
 from ocifs.service.protocol import Settings as ServiceSettings
-from ocifs.snapshotter.database import Database
+from ocifs.snapshotter.database import Database, Step
 from ocifs.snapshotter.directories import Directories
 from ocifs.snapshotter.images import Images
 from ocifs.snapshotter.metadata import Metadata
 from ocifs.snapshotter.pulls import Pulls
 from ocifs.snapshotter.server import make_server
 from ocifs.snapshotter.settings import Settings
-from ocifs.snapshotter.snapshots import Snapshots, Step
+from ocifs.snapshotter.snapshots import Snapshots
 from ocifs.sources.reference import Reference
 from ocifs.sources.registry.access import Access
 from ocifs.trusted_directory import TrustedDirectory
@@ -68,7 +68,7 @@ def open_snapshots(
         try:
             root = TrustedDirectory.open(settings.root, make=True)
             stack.callback(os.close, _lock(root, "lock", f"the directory {shown}"))
-            metadata = Metadata(stack.enter_context(contextlib.closing(Database(root))))
+            metadata = Metadata(stack.enter_context(contextlib.closing(Database(root, step))))
             directories = Directories(root)
             directories.check(metadata)
             images = Images(root, settings, metadata, access)

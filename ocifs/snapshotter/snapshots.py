@@ -9,10 +9,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ocifs.snapshotter.database import Step
 from ocifs.snapshotter.directories import Directories, Owner, disk_usage, owner_of
 from ocifs.snapshotter.id_mapping import id_mapping
 from ocifs.snapshotter.images import Images
@@ -25,9 +26,6 @@ _INDEX: Final = Path("/sys/module/overlay/parameters/index")
 _REUSE: Final = 20.0
 """A count of the usage of an active snapshot is reused for as many times as long as it took."""
 _log = logging.getLogger(__name__)
-
-Step = Callable[[str], None]
-"""Called with the name of each step that changes something, before the step."""
 
 
 class Mount(NamedTuple):
@@ -85,12 +83,10 @@ class Snapshots:
 
     def commit(self, name: str, key: str, labels: Mapping[str, str]) -> None:
         """Turn the active snapshot `key` into the committed one `name`. Its usage is counted later, on demand."""
-        self._step("commit")
         self.metadata.commit(name, key, labels)
 
     def remove(self, key: str) -> None:
         """Remove a snapshot; its files and the mount of its image are removed by the next `cleanup`."""
-        self._step("remove")
         removed = self.metadata.remove(key)
         self._counted.pop(removed.id, None)
         if removed.chain is not None:
@@ -132,9 +128,7 @@ class Snapshots:
         source = self._pulls.source_of(labels, below)
         if source is None:
             return
-        self._step("add remote")
         self.metadata.add_remote(key, parent, labels, labels[TARGET], source)
-        self._step("added remote")
         raise already_exists(labels[TARGET])
 
     def _create(self, kind: "str", key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
@@ -147,11 +141,8 @@ class Snapshots:
         def make(number: int) -> None:
             self._step("make directory")
             self._directories.make(number, owner, active=active)
-            self._step("commit creation")
 
-        self._step("create")
         self.metadata.create("active" if active else "view", key, parent, labels, make)
-        self._step("created")
         return self._mounts(self.metadata.lineage(key))
 
     def _owner_above(self, parent: str) -> Owner:
