@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -287,17 +288,20 @@ def _literal(value: object) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
-_PROTO = "ocifs/snapshotter/snapshots.proto"
+_PROTOS = ("cri", "snapshots")
+"""The files of messages in ocifs/snapshotter."""
 
 
-def _protobuf(suffix: str, option: str) -> str:
-    """Return what the protobuf compiler makes of the messages of the snapshotter."""
+def _protobuf(name: str, suffix: str) -> str:
+    """Return what the protobuf compiler makes of a file of messages of the snapshotter."""
     from grpc_tools import protoc
 
+    proto = f"ocifs/snapshotter/{name}.proto"
     with tempfile.TemporaryDirectory() as directory:
-        if protoc.main(["protoc", f"--proto_path={_ROOT}", f"-I{_well_known()}", f"--{option}={directory}", _PROTO]):
+        out = f"--{'python' if suffix == 'py' else suffix}_out={directory}"
+        if protoc.main(["protoc", f"--proto_path={_ROOT}", f"-I{_well_known()}", out, proto]):
             raise SystemExit("protoc failed")
-        return Path(directory, _PROTO).with_name(f"snapshots_pb2.{suffix}").read_text()
+        return Path(directory, proto).with_name(f"{name}_pb2.{suffix}").read_text()
 
 
 def _well_known() -> Path:
@@ -310,8 +314,11 @@ def _well_known() -> Path:
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/api-reference.md": api_reference,
     "ocifs/cli/complete/commands.py": completion_commands,
-    "ocifs/snapshotter/snapshots_pb2.py": lambda: _protobuf("py", "python_out"),
-    "ocifs/snapshotter/snapshots_pb2.pyi": lambda: _protobuf("pyi", "pyi_out"),
+    **{
+        f"ocifs/snapshotter/{name}_pb2.{suffix}": partial(_protobuf, name, suffix)
+        for name in _PROTOS
+        for suffix in ("py", "pyi")
+    },
 }
 """The files, and what makes them."""
 

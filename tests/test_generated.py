@@ -12,6 +12,8 @@ _ROOT = Path(__file__).parent.parent
 _MADE = [
     "docs/api-reference.md",
     "ocifs/cli/complete/commands.py",
+    "ocifs/snapshotter/cri_pb2.py",
+    "ocifs/snapshotter/cri_pb2.pyi",
     "ocifs/snapshotter/snapshots_pb2.py",
     "ocifs/snapshotter/snapshots_pb2.pyi",
 ]

@@ -13,7 +13,11 @@ import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Final
+
+import grpc
 
 from ocifs.errors import MountError, OcifsError, StoreError, printable_path, raise_if_short
 from ocifs.mount.record import LOG, runtime_directory
@@ -24,7 +28,9 @@ from ocifs.service.notify import is_journal, notify
 from ocifs.service.protocol import Settings as ServiceSettings
 from ocifs.snapshotter.database import Database, Step
 from ocifs.snapshotter.directories import Directories
+from ocifs.snapshotter.image_service import ImageService, make_image_server
 from ocifs.snapshotter.images import Images
+from ocifs.snapshotter.keychain import Keychain
 from ocifs.snapshotter.metadata import Metadata
 from ocifs.snapshotter.pulls import Pulls
 from ocifs.snapshotter.server import make_server
@@ -84,10 +90,11 @@ def serve(settings: Settings, access: AccessOf | None = None) -> None:
     for module in _MODULES:
         importlib.import_module(module)
     stop = threading.Event()
-    with open_snapshots(settings, access) as snapshots:
+    keychain = Keychain(settings.options.access) if settings.image_service else None
+    with open_snapshots(settings, access or (keychain.access if keychain else None)) as snapshots:
         if settings.service:
             _start_service(settings)
-        with listening(settings, snapshots):
+        with listening(settings, snapshots), _image_service(settings, keychain):
             gc.freeze()
             gc.set_threshold(700, 10, 10)  # the command line has all but disabled it
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,12 +109,21 @@ def serve(settings: Settings, access: AccessOf | None = None) -> None:
 
 @contextlib.contextmanager
 def listening(settings: Settings, snapshots: Snapshots) -> Iterator[None]:
+    """Answer containerd on the address of the settings. Raises as `listening_at`."""
+    with listening_at(settings.address, partial(make_server, snapshots)):
+        yield
+
+
+@contextlib.contextmanager
+def listening_at(address: Path, make: Callable[[str], grpc.Server]) -> Iterator[None]:
     """Answer on the address, a socket of mode 0600; at the end, let requests finish, and remove it.
+
+    `make` makes a server for an address of gRPC.
 
     Raises:
         MountError: The address cannot be used.
     """
-    address = settings.address.absolute()
+    address = address.absolute()
     shown = printable_path(str(address))
     if len(os.fsencode(address)) > _ADDRESS_MAX:
         raise MountError(f"cannot listen on {shown}: the path of a socket has at most {_ADDRESS_MAX} bytes")
@@ -120,7 +136,7 @@ def listening(settings: Settings, snapshots: Snapshots) -> Iterator[None]:
             os.unlink(address)
         before = os.umask(0o177)
         try:
-            server = make_server(snapshots, f"unix:{address}")
+            server = make(f"unix:{address}")
         finally:
             os.umask(before)
         os.chmod(address, 0o600)
@@ -135,6 +151,17 @@ def listening(settings: Settings, snapshots: Snapshots) -> Iterator[None]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address)
         os.close(lock)
+
+
+@contextlib.contextmanager
+def _image_service(settings: Settings, keychain: Keychain | None) -> Iterator[None]:
+    """Forward CRI's image service to containerd, if the settings say where."""
+    if settings.image_service is None or keychain is None:
+        yield
+        return
+    service = ImageService(f"unix:{settings.containerd}", keychain)
+    with contextlib.closing(service), listening_at(settings.image_service, make_image_server(service)):
+        yield
 
 
 def _lock(directory: TrustedDirectory, name: str, what: str) -> int:

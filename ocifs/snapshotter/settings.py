@@ -9,6 +9,7 @@ from ocifs.options import Options
 
 DEFAULT_ROOT = Path("/var/lib/ocifs/snapshotter")
 DEFAULT_ADDRESS = Path("/run/ocifs/snapshotter.sock")
+DEFAULT_CONTAINERD = Path("/run/containerd/containerd.sock")
 DEFAULT_IDLE = 300.0
 DEFAULT_INDEX_UP_TO = 16 << 20
 
@@ -29,6 +30,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds after which a merged mount without a user is unmounted; 0: never."""
     index_up_to: int = DEFAULT_INDEX_UP_TO
     """Most compressed bytes of layers without an index that ocifs indexes itself; containerd unpacks larger images."""
+    image_service: Path | None = None
+    """Where CRI's image service is forwarded to containerd, to learn credentials; None: nowhere."""
+    containerd: Path = DEFAULT_CONTAINERD
+    """containerd's socket."""
     service: bool = True
     """Whether to mount by the service of ocifs, and to start it if it does not run."""
     metrics: str | None = None

@@ -22,9 +22,6 @@ from ocifs.sources.registry.tls import read_certificates
 from ocifs.sources.registry.url import Url, parse_url
 from ocifs.spec.document import shown
 
-CONTAINERD = Path("/etc/containerd/certs.d")
-"""Where containerd's documentation puts the directories."""
-
 _TLS = ("ca", "client", "skip_verify")
 FIELDS = frozenset(("server", "host", "capabilities", "header", "override_path", "dial_timeout", "proxy", *_TLS))
 """The keys that ocifs reads; it ignores other ones."""
@@ -192,7 +189,7 @@ def _settings(host: _Host, name: str) -> Settings:
     capabilities = tuple(each.lower() for each in host.capabilities)
     if unknown := set(capabilities) - CAPABILITIES:
         raise OcifsError(
-            f"cannot use {name}: unknown capability {shown(min(unknown), 40)!r}: write pull, resolve or push"
+            f"cannot use {name}: unknown capability '{shown(min(unknown), 40)}': write pull, resolve or push"
         )
     return Settings(
         capabilities=frozenset(capabilities) or CAPABILITIES,
@@ -208,7 +205,7 @@ def _headers(host: _Host, name: str) -> Iterator[tuple[str, str]]:
         raise OcifsError(f"cannot use {name}: it has more than {_MOST} headers for a host")
     for key, value in host.header.items():
         if not _HEADER.fullmatch(key) or key.lower() in _FRAMING:
-            raise OcifsError(f"cannot use {name}: {shown(key, 40)!r} cannot be set as a header")
+            raise OcifsError(f"cannot use {name}: '{shown(key, 40)}' cannot be set as a header")
         joined = value if isinstance(value, str) else ", ".join(value)
         if not _VALUE.fullmatch(joined):
             raise OcifsError(f"cannot use {name}: the value of header {key} is too long, or is no printable ASCII")
@@ -218,7 +215,7 @@ def _headers(host: _Host, name: str) -> Iterator[tuple[str, str]]:
 def _seconds(text: str, name: str) -> float:
     """Parse a duration as Go writes it, such as 1m30s or 500ms."""
     if not _DURATION.fullmatch(text):
-        raise OcifsError(f"cannot use {name}: dial_timeout {shown(text, 40)!r} is no duration: write 5s, for example")
+        raise OcifsError(f"cannot use {name}: dial_timeout '{shown(text, 40)}' is no duration: write 5s, for example")
     parts = re.findall(r"([0-9.]+)(ms|s|m|h)", text)
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if not 0 < seconds <= 3600:
