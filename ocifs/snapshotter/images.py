@@ -122,7 +122,7 @@ class Images:
             SnapshotError: The database cannot be read.
         """
         idle = self._settings.idle if idle is None else idle
-        for chain in self._mounted():
+        for chain in self.mounted():
             if self._is_unused(chain, idle) and (claim := self.claim(chain)) is not None:
                 with self._doing(claim):
                     if self._is_unused(chain, idle):  # no snapshot was added meanwhile
@@ -205,7 +205,7 @@ class Images:
             os.rmdir(path)
         self._used.pop(chain, None)
 
-    def _mounted(self) -> list[str]:
+    def mounted(self) -> list[str]:
         """Return the chains that are mounted."""
         names = {
             os.path.basename(mount.mountpoint)

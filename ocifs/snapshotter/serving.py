@@ -32,8 +32,9 @@ from ocifs.snapshotter.image_service import ImageService, make_image_server
 from ocifs.snapshotter.images import Images
 from ocifs.snapshotter.keychain import Keychain
 from ocifs.snapshotter.metadata import Metadata
+from ocifs.snapshotter.meter import Meter
 from ocifs.snapshotter.pulls import Pulls
-from ocifs.snapshotter.server import make_server
+from ocifs.snapshotter.server import Observe, make_server
 from ocifs.snapshotter.settings import Settings
 from ocifs.snapshotter.snapshots import Snapshots
 from ocifs.sources.reference import Reference
@@ -94,23 +95,25 @@ def serve(settings: Settings, access: AccessOf | None = None) -> None:
     with open_snapshots(settings, access or (keychain.access if keychain else None)) as snapshots:
         if settings.service:
             _start_service(settings)
-        with listening(settings, snapshots), _image_service(settings, keychain):
+        meter = Meter(snapshots)
+        with listening(settings, snapshots, meter.observe), _image_service(settings, keychain):
             gc.freeze()
             gc.set_threshold(700, 10, 10)  # the command line has all but disabled it
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stop.set())
-            keeping_house = start(lambda: _keep_house(snapshots, settings, stop))
+            threads = [start(lambda: _keep_house(snapshots, settings, stop)), start(lambda: meter.run(stop))]
             notify("READY=1")
             _log.info("listening on %s", printable_path(str(settings.address)))
             stop.wait()
             notify("STOPPING=1")
-        keeping_house.join(_GRACE)
+        for thread in threads:
+            thread.join(_GRACE)
 
 
 @contextlib.contextmanager
-def listening(settings: Settings, snapshots: Snapshots) -> Iterator[None]:
+def listening(settings: Settings, snapshots: Snapshots, observe: Observe = lambda *_: None) -> Iterator[None]:
     """Answer containerd on the address of the settings. Raises as `listening_at`."""
-    with listening_at(settings.address, partial(make_server, snapshots)):
+    with listening_at(settings.address, partial(make_server, snapshots, observe)):
         yield
 
 
@@ -181,6 +184,10 @@ def _start_service(settings: Settings) -> None:
         return
     if (connection := connect()) is not None:
         connection.close()
+        if settings.metrics is not None:
+            _log.warning(
+                "the service of ocifs runs already, and its option --metrics counts, not that of the snapshotter"
+            )
         return
     journal = is_journal(2)
     log = None if journal else str(runtime_directory().path / LOG)
