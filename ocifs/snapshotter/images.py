@@ -100,6 +100,11 @@ class Images:
             break
         return path
 
+    def can_be_mapped(self, chain: str) -> bool:
+        """Whether containerd can map the owners in a mounted image to a user namespace (mount_setattr(2))."""
+        mounted = mount_at(str(self.mountpoint(chain)))
+        return mounted is not None and mounted.fstype == "erofs"
+
     def claim(self, chain: str) -> Claim | None:
         """Return the duty to mount or unmount a chain; None: another thread has it."""
         with self._lock:

@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+from msgspec.structs import replace
 
 from ocifs.errors import MountError, OcifsError, StoreError, printable_path, raise_if_short
+from ocifs.mount.rate_limited_log import OneLineFormatter
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.pool import start
 from ocifs.service import starting
 from ocifs.service.client import connect
-from ocifs.service.notify import is_journal, notify
+from ocifs.service.notify import JournalHandler, is_journal, notify
 from ocifs.service.protocol import Settings as ServiceSettings
 from ocifs.snapshotter.database import Database, Step
 from ocifs.snapshotter.directories import Directories
@@ -92,6 +94,7 @@ def serve(settings: Settings, access: AccessOf | None = None) -> None:
         importlib.import_module(module)
     stop = threading.Event()
     keychain = Keychain(settings.options.access) if settings.image_service else None
+    settings = _logging(settings)
     with open_snapshots(settings, access or (keychain.access if keychain else None)) as snapshots:
         if settings.service:
             _start_service(settings)
@@ -165,6 +168,26 @@ def _image_service(settings: Settings, keychain: Keychain | None) -> Iterator[No
     service = ImageService(f"unix:{settings.containerd}", keychain)
     with contextlib.closing(service), listening_at(settings.image_service, make_image_server(service)):
         yield
+
+
+def _logging(settings: Settings) -> Settings:
+    """Log to the file of the settings, the journal or stderr, also the warnings of images. Raises MountError."""
+    log = settings.mounting.log
+    try:
+        handler = JournalHandler() if log is None and is_journal(2) else _open_handler(log)
+    except OSError as error:
+        raise MountError(f"cannot write the log {printable_path(log or '?')}: {error.strerror}") from None
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    return replace(settings, options=replace(settings.options, warn=_log.warning, tell=_log.info))
+
+
+def _open_handler(log: str | None) -> logging.Handler:
+    """Return what writes to a file, or to stderr. Raises OSError."""
+    handler = logging.StreamHandler() if log is None else logging.FileHandler(log)
+    handler.setFormatter(OneLineFormatter(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
+    return handler
 
 
 def _lock(directory: TrustedDirectory, name: str, what: str) -> int:

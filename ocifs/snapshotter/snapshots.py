@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from ocifs.snapshotter.database import Step
 from ocifs.snapshotter.directories import Directories, Owner, disk_usage, owner_of
@@ -131,30 +131,36 @@ class Snapshots:
         self.metadata.add_remote(key, parent, labels, labels[TARGET], source)
         raise already_exists(labels[TARGET])
 
-    def _create(self, kind: "str", key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
-        active = kind == "active"
-        mapping = id_mapping(labels) if active else None
-        owner = self._owner_above(parent)
+    def _create(self, kind: Literal["active", "view"], key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
+        ancestors = self.metadata.lineage(parent) if parent else []
+        mapping = id_mapping(labels) if kind == "active" else None
+        base = next((each.chain for each in ancestors if each.chain is not None), None)
+        if base is not None:
+            self.images.ensure(base)
+            if mapping is not None and not self.images.can_be_mapped(base):
+                raise SnapshotError(
+                    "FAILED_PRECONDITION",
+                    "an image of the fuse engine cannot be mapped to a user namespace: run ocifs snapshotter with the "
+                    "erofs engine (Linux 6.12), or containerd without user namespaces",
+                )
+        owner = self._owner_of(ancestors[0]) if ancestors else Owner()
         if mapping is not None:
             owner = mapping.shift(owner)
 
         def make(number: int) -> None:
             self._step("make directory")
-            self._directories.make(number, owner, active=active)
+            self._directories.make(number, owner, active=kind == "active")
 
-        self.metadata.create("active" if active else "view", key, parent, labels, make)
-        return self._mounts(self.metadata.lineage(key))
+        self.metadata.create(kind, key, parent, labels, make)
+        return self._mounts(self.metadata.lineage(key))  # mounts the image again if it was idle until now
 
-    def _owner_above(self, parent: str) -> Owner:
+    def _owner_of(self, parent: Snapshot) -> Owner:
         """Return the owner of the root directory of a snapshot on `parent`: that of the parent's."""
-        if not parent:
+        if parent.kind != "committed":  # refused by its rule
             return Owner()
-        below = self.metadata.get(parent)
-        if below.kind != "committed":  # refused later, by its rule
-            return Owner()
-        if below.chain is not None:
-            return owner_of(self.images.ensure(below.chain))
-        return self._directories.owner(below.id)
+        if parent.chain is not None:
+            return owner_of(self.images.mountpoint(parent.chain))
+        return self._directories.owner(parent.id)
 
     def _mounts(self, lineage: Sequence[Snapshot]) -> list[Mount]:
         """Return the mounts of a snapshot, given it and its ancestors."""
