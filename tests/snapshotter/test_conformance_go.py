@@ -10,7 +10,7 @@ import pytest
 from ocifs.options import Options
 from ocifs.store import Store
 from tests.conftest import _USER_CACHE
-from tests.depth import FULL
+from tests.depth import depth
 from tests.images import Image, Layer
 from tests.registry import Registry
 from tests.snapshotter.client import running
@@ -21,11 +21,7 @@ SUITE = Path(os.environ.get("OCIFS_DEBIAN_IMAGE") or _USER_CACHE / "ocifs-tests/
 _TESTS = 20
 
 
-@pytest.mark.parametrize(
-    "engine",
-    ["erofs", pytest.param("fuse", marks=pytest.mark.skipif(not FULL, reason="one engine will do by default"))],
-    indirect=True,
-)
+@pytest.mark.parametrize("engine", depth(["erofs"], ["erofs", "fuse"]), indirect=True)
 def test_the_suite_of_containerd_passes(registry: Registry, tmp_path: Path, root: None, engine: str) -> None:
     if not SUITE.exists():
         pytest.skip(f"{SUITE} is missing: make it with scripts/make-conformance-suite (golang-go)")

@@ -16,6 +16,7 @@ import pytest
 from tests.cli.command import Ocifs
 from tests.cli.docker_registry import docker_registry, push
 from tests.containers.conftest import image_of_programs
+from tests.depth import depth
 from tests.images import Image, Layer, write_layout
 from tests.tars import directory, file, tar
 from tests.waiting import wait_for
@@ -103,6 +104,7 @@ def node(ocifs: Ocifs, tmp_path: Path, root: None) -> Iterator[Node]:
         made.ocifs.output("service", "stop")
 
 
+@pytest.mark.parametrize("engine", depth(["erofs"], ["erofs", "fuse"]), indirect=True)
 def test_a_container_runs_from_an_image_in_a_registry(node: Node, engine: str, tmp_path: Path) -> None:
     layers = (
         *image_of_programs().layers,

@@ -1,6 +1,7 @@
 """Pulls: which images are served lazily, from which snapshots, and with what a container sees."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from ocifs.mount.record import list_mounts, watch_exit
 from ocifs.options import Options
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.timeouts import Timeouts
@@ -71,7 +73,7 @@ def shown(path: Path) -> dict[str, str]:
 MERGED = {"f": "middle", "d/new": "new", "top": "top", "link": "top"}
 
 
-@pytest.mark.parametrize("labels", [cri_labels, stargz_labels])
+@pytest.mark.parametrize(("engine", "labels"), [("erofs", cri_labels), ("fuse", stargz_labels)])
 def test_containers_run_on_one_overlay_over_the_merged_mount(
     registry: Registry, start: Start, tmp_path: Path, engine: str, labels: Labels
 ) -> None:
@@ -303,6 +305,23 @@ def test_an_idle_image_is_unmounted_and_returns_without_network(
     registry.fault(status(503), "/")
     with containerd.container(image.chains[-1]) as path:
         assert shown(path) == MERGED
+
+
+def test_a_dead_mount_is_made_again(registry: Registry, start: Start, tmp_path: Path) -> None:
+    snapshotter = start("fuse", service=False)
+    containerd = Containerd(snapshotter.client, tmp_path)
+    image = publish(registry, "app", IMAGE)
+    containerd.pull(image)
+    with containerd.container(image.chains[-1]) as path:
+        where = str(snapshotter.snapshots.images.mountpoint(image.chains[-1]))
+        (mount,) = [each for each in list_mounts() if each.mountpoint == where]
+        with watch_exit(mount.pid) as has_ended:
+            os.kill(mount.pid, signal.SIGKILL)
+            assert has_ended(30)
+        with pytest.raises(OSError, match="not connected"):
+            (path / "top").read_bytes()
+        with containerd.container(image.chains[-1]) as another:
+            assert shown(another) == MERGED
 
 
 def test_the_same_image_pulled_by_many_at_once_is_one_decision_and_one_mount(
