@@ -135,7 +135,7 @@ def serve(
 
 @snapshotter.command(short_help="Print a unit for systemd.")
 def unit() -> None:
-    """Print a unit for systemd, with the path of this command."""
+    """Print a unit for systemd that runs the snapshotter before containerd. Add options to its ExecStart."""
     import sys
     from importlib.resources import files
 

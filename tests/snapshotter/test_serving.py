@@ -150,4 +150,4 @@ def test_the_unit_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["snapshotter", "unit"], None) == 0
     unit = capsys.readouterr().out.splitlines()
     assert f"ExecStart={Path(sys.executable).parent}/ocifs snapshotter" in unit
-    assert {"Type=notify", "KillMode=process", "Before=containerd.service"} <= set(unit)
+    assert {"Type=notify", "KillMode=process", "Before=containerd.service k3s.service k3s-agent.service"} <= set(unit)
