@@ -39,6 +39,7 @@ from ocifs.trusted_directory import TrustedDirectory
 
 IMAGES: Final = "images"
 _SHA256_HEX: Final = 64
+_NO_SERVICE: Final = "--no-service"
 _ABANDONED_SECONDS: Final = 120.0
 """Seconds after which a mount is unmounted whose pull has added no snapshot."""
 _log = logging.getLogger(__name__)
@@ -194,8 +195,17 @@ class Images:
             os.mkdir(path.name, 0o700, dir_fd=self._directory.fd)
         with Image.of(found) as image:
             job = Job.of(image, str(path), self._options)
-            with Mounter([] if self._settings.service else ["--no-service"]) as mounter:
-                mounter.mount(job)
+            try:
+                self._mount_by(job, [] if self._settings.service else [_NO_SERVICE])
+            except OcifsError as error:  # such as of a service of another version
+                if not self._settings.service:
+                    raise
+                _log.warning("the service of ocifs does not mount %s: %s", printable_path(str(path)), error)
+                self._mount_by(job, [_NO_SERVICE])
+
+    def _mount_by(self, job: Job, arguments: list[str]) -> None:
+        with Mounter(arguments) as mounter:
+            mounter.mount(job)
         self._mounters.append(mounter)
 
     def _unmount(self, chain: str) -> None:

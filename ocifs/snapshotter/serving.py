@@ -42,6 +42,7 @@ from ocifs.snapshotter.snapshots import Snapshots
 from ocifs.sources.reference import Reference
 from ocifs.sources.registry.access import Access
 from ocifs.trusted_directory import TrustedDirectory
+from ocifs.version import __version__
 
 _ADDRESS_MAX: Final = 107
 """Bytes of a path in the address of a Unix socket (unix(7))."""
@@ -205,19 +206,21 @@ def _start_service(settings: Settings) -> None:
     """Start the service of ocifs unless it runs; without it, each mount gets a daemon of its own."""
     if os.geteuid() or settings.mounting.engine == "fuse":
         return
-    if (connection := connect()) is not None:
-        connection.close()
-        if settings.metrics is not None:
-            _log.warning(
-                "the service of ocifs runs already, and its option --metrics counts, not that of the snapshotter"
-            )
-        return
-    journal = is_journal(2)
-    log = None if journal else str(runtime_directory().path / LOG)
     try:
-        starting.start(ServiceSettings(log=log, journal=journal, metrics=settings.metrics))
+        if (connection := connect()) is None:
+            journal = is_journal(2)
+            log = None if journal else str(runtime_directory().path / LOG)
+            starting.start(ServiceSettings(log=log, journal=journal, metrics=settings.metrics))
+            return
+        connection.close()
+        if (running := starting.ping()).version != __version__:
+            _log.info("upgrading the service of ocifs %s", printable_path(running.version))
+            starting.upgrade()
     except OcifsError as error:
-        _log.warning("the service of ocifs does not start, so mounts end with their daemons: %s", error)
+        _log.warning("no service of ocifs, so mounts end with their daemons: %s", error)
+        return
+    if settings.metrics not in {None, running.settings.metrics}:
+        _log.warning("the service of ocifs runs already, so its own option --metrics counts")
 
 
 def _keep_house(snapshots: Snapshots, settings: Settings, stop: threading.Event) -> None:
