@@ -23,7 +23,7 @@ from ocifs.errors import MountError, OcifsError, StoreError, printable_path, rai
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.pool import start
 from ocifs.service import starting
-from ocifs.service.client import connect
+from ocifs.service.connection import connect
 from ocifs.service.notify import is_journal, notify
 from ocifs.service.protocol import Settings as ServiceSettings
 from ocifs.snapshotter.database import Database
