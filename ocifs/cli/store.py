@@ -192,7 +192,7 @@ def umount(directory: Path) -> None:
 def list_images(directory: Path, as_json: bool) -> None:
     """List the images of STORE.
 
-    PUSH is `exact` if podman can push the image with its digests: all layers are verified, and have a tar-split.
+    PUSH is `exact` if podman can push the image: all layers are verified, and have a tar-split. Else a push fails.
     """
     from ocifs.imagestore.directory import StoreDirectory
 
@@ -306,9 +306,7 @@ def _has_checksums() -> bool:
     from importlib.util import find_spec
 
     if find_spec("fastcrc") is None:
-        warn(
-            "podman cannot push these images exactly without tar-splits: pip install 'ocifs[podman]', and add them again"
-        )
+        warn("podman cannot push these images exactly: pip install 'ocifs[podman]', and add them again")
         return False
     return True
 
@@ -322,7 +320,7 @@ def _row(at: "StoreDirectory", records: "Records", image: "ImageRecord") -> dict
         "digest": image.digest,
         "layers": len(layers),
         "size": sum(layer.diff_size for layer in layers),
-        "verified": all(layer.diff_digest for layer in layers),
-        "exact": all(layer.diff_digest and at.has_tar_split(layer.id) for layer in layers),
+        "verified": all(layer.is_verified for layer in layers),
+        "exact": all(layer.is_verified and at.has_tar_split(layer.id) for layer in layers),
         "source": origin.reference if origin else "?",
     }

@@ -79,6 +79,7 @@ def described(each: StackedImage, names: tuple[str, ...]) -> NewImage:
         InvalidImageError: A document does not match its digest.
     """
     image, resolved = each.image, each.image.resolved
+    now = format_time(int(time.time()) * 10**9)
     if len(resolved.layers) != len(resolved.manifest.layers):
         raise UnsupportedError(f"{resolved.name} leaves out layers: a store has whole images only")
     manifest = image.source.document(resolved.descriptor)
@@ -95,20 +96,27 @@ def described(each: StackedImage, names: tuple[str, ...]) -> NewImage:
         data_names=tuple(data),
         data_sizes={name: len(content) for name, content in data.items()},
         data_digests={name: str(Digest.of(content, CANONICAL)) for name, content in data.items()},
-        created=_valid_time(resolved.config.created),
+        created=_valid_time(resolved.config.created) or now,
     )
     files = tuple((data_file(name), content) for name, content in data.items())
-    return NewImage(record, tuple(_layers(each)), files, _origin(image, identity))
+    return NewImage(record, tuple(_layers(each, now)), files, _origin(image, identity))
 
 
-def _layers(each: StackedImage) -> Iterable[LayerRecord]:
-    now = format_time(int(time.time()) * 10**9)
+def _layers(each: StackedImage, now: str) -> Iterable[LayerRecord]:
     verified = True
     for number, (identity, layer) in enumerate(zip(each.ids, each.image.layers, strict=True)):
         parent = each.ids[number - 1] if number else ""
         verified = verified and layer.verification.is_verified
         uids, gids = _owners(layer)
-        record = LayerRecord(id=identity, parent=parent, created=now, diff_size=layer.size, uids=uids, gids=gids)
+        record = LayerRecord(
+            id=identity,
+            parent=parent,
+            created=now,
+            diff_digest=f"{CANONICAL}:{identity}",  # for the size; an unverified layer has one that nothing else has
+            diff_size=layer.size,
+            uids=uids,
+            gids=gids,
+        )
         yield _with_digests(record, layer) if verified else record
 
 

@@ -41,7 +41,7 @@ def open_members(
 
 def _reopened(records: Records, origin: Origin, record: ImageRecord, options: Options, closing: ExitStack) -> Member:
     """Open an image again. What its records call verified must be verified: podman relies on it."""
-    is_verified = all(layer.diff_digest for layer in records.chain(record.layer))
+    is_verified = all(layer.is_verified for layer in records.chain(record.layer))
     image = closing.enter_context(reopened(origin, options))
     if is_verified and not all(layer.verification.is_verified for layer in image.layers):
         image = closing.enter_context(reopened(origin, replace(options, lazy=False)))

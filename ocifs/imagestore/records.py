@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class LayerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A layer. Without digests, nothing but the images of this store uses it."""
+    """A layer. Unless it is verified, its digests are none that another image could have."""
 
     id: str
     parent: str = ""
@@ -41,6 +41,11 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     uids: tuple[int, ...] = msgspec.field(default=(), name="uidset")
     """The owners of the layer's files, from which `--userns=auto` computes the size of a user namespace."""
     gids: tuple[int, ...] = msgspec.field(default=(), name="gidset")
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether podman may use it for other images."""
+        return bool(self.compressed_digest)
 
 
 class ImageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
