@@ -234,7 +234,7 @@ def check(directory: Path, options: Options, mounting: MountOptions, survive: bo
     from ocifs.imagestore.directory import StoreDirectory
     from ocifs.imagestore.repair import plan_repair
 
-    with StoreDirectory.opened(directory, make=repair) as at, ExitStack() as closing:
+    with StoreDirectory.opened(directory, mend=repair) as at, ExitStack() as closing:
         state = state_of(at.mountpoint)
         found = [
             *problems(at, is_mounted=state == "mounted"),

@@ -65,13 +65,16 @@ class StoreDirectory:
 
     @classmethod
     @contextmanager
-    def opened(cls, path: Path, *, make: bool = False, public: bool = False) -> Iterator[Self]:
-        """Open and lock a store. With `make`, create what is missing, for other users to read if `public`."""
+    def opened(cls, path: Path, *, make: bool = False, mend: bool = False, public: bool = False) -> Iterator[Self]:
+        """Open and lock a store. With `make`, create it if it is missing, for other users to read if `public`.
+
+        With `mend`, create missing parts of an existing one.
+        """
         shown = printable_path(str(path))
         try:
             root = _root(path, shown, make=make, public=public)
-            store = cls(root, *(_part(root, name, make=make) for name in (IMAGES, LAYERS)))
-            if make:
+            store = cls(root, *(root.directory(name, make=make or mend) for name in (IMAGES, LAYERS)))
+            if make or mend:
                 store._make_files()
             lock = root.open_file(_LOCK, os.O_RDWR | os.O_CREAT)
         except OSError as error:
@@ -261,10 +264,6 @@ def _root(path: Path, shown: str, *, make: bool, public: bool) -> TrustedDirecto
     if public and not names:
         os.fchmod(root.fd, 0o755)
     return root
-
-
-def _part(root: TrustedDirectory, name: str, *, make: bool) -> TrustedDirectory:
-    return root.directory(name, make=make)
 
 
 def _lock(fd: int, holder: str) -> None:

@@ -159,17 +159,37 @@ def _root(
     root.names()[_LINKS] = links
     for each, own in zip(images, numbers, strict=True):
         entries = (layer.index.entries() for layer in each.image.layers)
-        trees = changes(entries, lambda message: None, limits)  # opening the image has warned
-        for number, changed in enumerate(trees):
+        below: set[bytes] = set()
+        for number, changed in enumerate(changes(entries, lambda message: None, limits)):  # opening it has warned
             identity = each.ids[number]
             if identity.encode() not in root.names():
-                link = link_name(identity)
-                root.names()[identity.encode()] = _layer(_copied(changed, own, owners), each.ids[: number + 1], owners)
-                links.names()[link.encode()] = _symlink(f"../{identity}/diff", owners)
+                diff = _copied(changed, own, owners)
+                if OPAQUE_XATTR in changed.xattrs:
+                    _hide(diff, below, owners)
+                root.names()[identity.encode()] = _layer(diff, each.ids[: number + 1], owners)
+                links.names()[link_name(identity).encode()] = _symlink(f"../{identity}/diff", owners)
+            below = _names_with(changed, below)
     if owners.lost:
         some = ", ".join(map(str, sorted(owners.lost)[:5]))
         warn(f"files of the ids {some} belong to nobody: the user has no subordinate ids for them")
     return root
+
+
+def _names_with(changed: Node, below: set[bytes]) -> set[bytes]:
+    """Return the names in the root directory once a layer with these changes is applied; `below` are those before."""
+    removed = {name for name, child in changed.names().items() if WHITEOUT_XATTR in child.xattrs}
+    kept = set() if OPAQUE_XATTR in changed.xattrs else below - removed
+    return kept | (changed.names().keys() - removed)
+
+
+def _hide(diff: Node, below: set[bytes], owners: _Owners) -> None:
+    """Hide everything that layers below have by whiteouts: overlayfs ignores the mark of an opaque root directory."""
+    diff.xattrs = {name: value for name, value in diff.xattrs.items() if name != owners.opaque}
+    for child in diff.names().values():
+        if child.is_dir:
+            child.xattrs = {**child.xattrs, owners.opaque: b"y"}
+    for name in below - diff.names().keys():
+        diff.names()[name] = Node(stat.S_IFCHR, layer=diff.layer, uid=owners.uid(0), gid=owners.gid(0))
 
 
 def _layer(diff: Node, ids: Sequence[str], owners: _Owners) -> Node:
