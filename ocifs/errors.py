@@ -24,6 +24,7 @@ _NOT_MAPPED = "failed to map segment from shared object"
 
 _EXTRAS = {
     "fastcrc": ("podman", "tar-split for podman"),
+    "grpc": ("containerd", "ocifs snapshotter"),
     "pyfuse3": ("fuse", "the fuse engine"),
     "textual": ("tui", "ocifs explore"),
     "trio": ("fuse", "the fuse engine"),

@@ -30,7 +30,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     members: int = 100_000
     """Members of an archive of images."""
     spool: int = 32 << 30
-    """An archive from standard input, which is copied to a temporary file."""
+    """An archive that is copied as a whole: from standard input, a web server or a Docker engine."""
     uncompressed: int = 64 << 30
     """The tar stream of a layer."""
     image_uncompressed: int = 256 << 30

@@ -10,7 +10,9 @@ import inspect
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -286,9 +288,37 @@ def _literal(value: object) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
+_PROTOS = ("cri", "snapshots")
+"""The files of messages in ocifs/snapshotter."""
+
+
+def _protobuf(name: str, suffix: str) -> str:
+    """Return what the protobuf compiler makes of a file of messages of the snapshotter."""
+    from grpc_tools import protoc
+
+    proto = f"ocifs/snapshotter/{name}.proto"
+    with tempfile.TemporaryDirectory() as directory:
+        out = f"--{'python' if suffix == 'py' else suffix}_out={directory}"
+        if protoc.main(["protoc", f"--proto_path={_ROOT}", f"-I{_well_known()}", out, proto]):
+            raise SystemExit("protoc failed")
+        return Path(directory, proto).with_name(f"{name}_pb2.{suffix}").read_text()
+
+
+def _well_known() -> Path:
+    """Return the directory with the messages that come with protobuf."""
+    import grpc_tools
+
+    return Path(grpc_tools.__file__).with_name("_proto")
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/api-reference.md": api_reference,
     "ocifs/cli/complete/commands.py": completion_commands,
+    **{
+        f"ocifs/snapshotter/{name}_pb2.{suffix}": partial(_protobuf, name, suffix)
+        for name in _PROTOS
+        for suffix in ("py", "pyi")
+    },
 }
 """The files, and what makes them."""
 

@@ -51,6 +51,7 @@ class Blob(NamedTuple):
     """The whole blob."""
     media_type: str = "application/octet-stream"
     link: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 Act = Callable[["Handler", Blob], None]
@@ -107,13 +108,23 @@ def slowly(rate: float) -> Act:
 
 def whole(handler: "Handler", blob: Blob) -> None:
     """Answer 200 with all of it, whatever range is asked for."""
-    handler.answer(200, blob.data)
+    handler.answer(200, blob.data, dict(blob.headers))
+
+
+def chunked(handler: "Handler", blob: Blob) -> None:
+    """Answer 200 with all of it in chunks, without its length."""
+    handler.send_response(200)
+    for name, value in (("Transfer-Encoding", "chunked"), *blob.headers):
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(blob.data), blob.data))
 
 
 def other_range(handler: "Handler", blob: Blob) -> None:
     """Answer another range than is asked for."""
     start, end = handler.range_of(blob)
-    handler.answer(206, blob.data[: end - start], {"Content-Range": f"bytes 0-{end - start - 1}/{len(blob.data)}"})
+    headers = {"Content-Range": f"bytes 0-{end - start - 1}/{len(blob.data)}", **dict(blob.headers)}
+    handler.answer(206, blob.data[: end - start], headers)
 
 
 def wrong_bytes(handler: "Handler", blob: Blob) -> None:
@@ -202,6 +213,8 @@ class Registry:
     """Of each repository, by digest."""
     manifests: dict[str, dict[str, Blob]] = field(default_factory=dict)
     """Of each repository, by tag and by digest."""
+    files: dict[str, Blob] = field(default_factory=dict)
+    """Of a web server, by path."""
     closing: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -297,6 +310,8 @@ class Handler(BaseHTTPRequestHandler):
     def found(self) -> Blob | None:
         """Return what the path names."""
         path = urlsplit(self.path).path
+        if path in self.registry.files:
+            return self.registry.files[path]
         if path == "/v2/":
             return Blob(b"{}")
         if match := re.fullmatch(r"/v2/(.+)/tags/list", path):
@@ -366,15 +381,18 @@ class Handler(BaseHTTPRequestHandler):
     def range_of(self, blob: Blob) -> tuple[int, int]:
         """Return the range that is asked for."""
         match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        return (int(match[1]), int(match[2]) + 1) if match else (0, len(blob.data))
+        return (int(match[1]), min(int(match[2]) + 1, len(blob.data))) if match else (0, len(blob.data))
 
     def serve(self, blob: Blob, *, cut_at: int | None = None, rate: float | None = None) -> None:
         """Answer with a blob, or the range of it that is asked for."""
         start, end = self.range_of(blob)
         headers = {"Content-Type": blob.media_type, "Docker-Content-Digest": "sha256:" + "0" * 64}
+        headers |= dict(blob.headers)
         if blob.link:
             headers["Link"] = blob.link
-        if "Range" in self.headers:
+        if start >= end and "Range" in self.headers:
+            self.answer(416, b"", {"Content-Range": f"bytes */{len(blob.data)}"})
+        elif "Range" in self.headers:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(blob.data)}"
             self.answer(206, blob.data[start:end], headers, cut_at=cut_at, rate=rate)
         else:

@@ -1,22 +1,20 @@
-"""A registry with the store in front of it: each blob is downloaded once, into the store, and is read from there.
+"""A remote source with the store in front of it: each blob is downloaded once, into the store, and is read from there.
+
+The remote source is a registry, or an archive on a web server.
 
 The store does not verify a blob again when it is opened: documents and spans are verified when they are read.
 """
 
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Protocol
 
 from ocifs.blobs.download import BLOB, Blob, Download, Progress, ignored
-from ocifs.blobs.source import Source
-from ocifs.errors import InvalidImageError, UnsupportedError
+from ocifs.errors import InvalidImageError
 from ocifs.layer.lazy_blob import LazyBlob
-from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.reader import FileReader, FileSection, ReaderAt
+from ocifs.limits import Limits
+from ocifs.reader import FileSection, ReaderAt
 from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import Referrers
-from ocifs.sources.registry.access import Access
-from ocifs.sources.resolve import open_source
 from ocifs.sources.source import NamedImage, descriptor_of, read_document
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
@@ -24,8 +22,7 @@ from ocifs.store import Kind, Store, StoredFile, Writer
 from ocifs.store.sparse import open_finished, open_sparse
 
 if TYPE_CHECKING:
-    from ocifs.layer.compressed_archive import CompressedArchive
-    from ocifs.sources.registry.source import RegistrySource
+    from ocifs.sources.registry.blob import RemoteBlob
 
 PART = Kind("part", 1, checked=False)
 """The bytes of a blob that were fetched so far (`ocifs.layer.lazy_blob`)."""
@@ -33,29 +30,59 @@ PART = Kind("part", 1, checked=False)
 _CONCURRENT_DOWNLOADS = 4
 
 
-class Preparing(NamedTuple):
-    """How to prepare what cannot be read in place at once: blobs of a registry, compressed archives, standard input."""
+class RemoteSource(Protocol):
+    """What holds images elsewhere: a registry, or an archive on a web server."""
 
-    downloading: Progress = ignored
-    """Called while a blob is downloaded."""
-    progress: Callable[[Digest, int, int], None] = lambda archive, done, total: None
-    """Called with (digest of the archive, compressed bytes read, compressed bytes in total)."""
-    low_memory: bool = False
-    warn: Callable[[str], None] = lambda message: None
-    """Called with a notice if standard input has to be copied first."""
+    limits: Limits
 
+    def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
+        """Return what `reference` names."""
+        ...
 
-_SILENT = Preparing()
+    def images(self) -> tuple[NamedImage, ...]:
+        """Return its images. Raises UnsupportedError if it does not list them."""
+        ...
+
+    def tags(self) -> list[str]:
+        """Return the names of its images."""
+        ...
+
+    def fetched(self, descriptor: Descriptor) -> bytes | None:
+        """Return a blob whose bytes are in memory already."""
+        ...
+
+    def open(self, descriptor: Descriptor) -> "RemoteBlob":
+        """Return a blob, without sending a request."""
+        ...
+
+    def referrers(self) -> Referrers:
+        """Return the artifacts there."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections."""
+        ...
 
 
 class CachingSource:
-    """A registry, and the store in front of it."""
+    """A registry or another remote source, and the store in front of it."""
 
     is_remote = True
 
-    def __init__(self, registry: "RegistrySource", store: Store, downloading: Progress = ignored) -> None:
-        """Read from `registry`; `downloading` receives the progress of each download of a whole blob."""
+    def __init__(
+        self,
+        registry: RemoteSource,
+        store: Store,
+        downloading: Progress = ignored,
+        *,
+        is_addressed_by_digest: bool = True,
+    ) -> None:
+        """Read from `registry`; `downloading` receives the progress of each download of a whole blob.
+
+        Unless it `is_addressed_by_digest`, it resolves a digest itself, even if the store has the manifest.
+        """
         self.limits = registry.limits
+        self._is_addressed_by_digest = is_addressed_by_digest
         self._registry = registry
         self._store = store
         self._downloading = downloading
@@ -65,19 +92,20 @@ class CachingSource:
 
     def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
         """Return what `reference` names; a digest whose manifest is in the store needs no registry."""
-        if reference.digest is not None and (file := self._store.load(BLOB, reference.digest)) is not None:
+        digest = reference.digest if self._is_addressed_by_digest else None
+        if digest is not None and (file := self._store.load(BLOB, digest)) is not None:
             try:
-                return (descriptor_of(file, reference.digest, f"manifest {reference.digest}", self.limits),)
+                return (descriptor_of(file, digest, f"manifest {digest}", self.limits),)
             finally:
                 file.close()
         return self._registry.resolve(reference)
 
     def images(self) -> tuple[NamedImage, ...]:
-        """Raise UnsupportedError: not all registries can list their images."""
-        raise UnsupportedError("ocifs does not list the images of a registry: `ocifs tags` lists their tags")
+        """Return the images there; raises UnsupportedError for a registry, which may not list them."""
+        return self._registry.images()
 
     def tags(self) -> list[str]:
-        """Return the tags of the repository; raises what the registry does."""
+        """Return the tags of the repository, or the names in the archive; raises what the registry does."""
         return self._registry.tags()
 
     def document(self, descriptor: Descriptor) -> bytes:
@@ -102,6 +130,8 @@ class CachingSource:
     def open_lazily(self, descriptor: Descriptor) -> FileSection | LazyBlob:
         """Return the blob from the store, or one that fetches only what is read of it."""
         file = self._store.load(BLOB, descriptor.digest)
+        if file is None and (data := self._registry.fetched(descriptor)) is not None:
+            file = self._write(descriptor.digest, data)
         if file is None:
             remote = self._registry.open(descriptor)
             file = open_sparse(self._store, PART, BLOB, descriptor.digest, descriptor.size)
@@ -113,8 +143,8 @@ class CachingSource:
         return file
 
     def referrers(self) -> Referrers:
-        """Return the artifacts in the registry."""
-        return self._registry
+        """Return the artifacts there."""
+        return self._registry.referrers()
 
     def close(self) -> None:
         """Stop downloads and close everything."""
@@ -131,48 +161,18 @@ class CachingSource:
         file = self._stored(descriptor)
         if file is not None:
             return file
-        data = self._registry.fetched(descriptor.digest)
+        data = self._registry.fetched(descriptor)
         if data is None:
             return Download(self._registry.open(descriptor), self._store, self._slots, self._downloading)
+        return self._write(descriptor.digest, data)
 
+    def _write(self, digest: Digest, data: bytes) -> StoredFile:
         def write(out: Writer) -> None:
             out.cut(0)  # discard an earlier download
             out.write(data)
 
-        return self._store.get(BLOB, descriptor.digest, write, size=len(data))
+        return self._store.get(BLOB, digest, write, size=len(data))
 
 
 def _other_size(descriptor: Descriptor, blob: ReaderAt) -> InvalidImageError:
     return InvalidImageError(f"blob {descriptor.digest} has {blob.size} bytes, its descriptor says {descriptor.size}")
-
-
-def open_cached(
-    reference: Reference,
-    store: Store,
-    access: Access | None = None,
-    limits: Limits = DEFAULT_LIMITS,
-    *,
-    follow_links: bool = False,
-    preparing: Preparing = _SILENT,
-) -> Source:
-    """Open the source that a reference names, a registry with `store` in front of it. The caller closes it.
-
-    An archive that is compressed as a whole is indexed first, as `preparing` says, unless `store` has its index.
-
-    Raises:
-        NotFoundError: The path cannot be opened, or nothing says which registry a short name is in.
-        InvalidImageError: The path holds no images.
-        UnsupportedError: They are stored in a way that cannot be read in place.
-        OcifsError: The registry is blocked, or a file of its configuration is malformed.
-    """
-    if reference.transport == "docker":
-        from ocifs.sources.registry.source import open_registry
-
-        return CachingSource(open_registry(reference, access or Access(), limits), store, preparing.downloading)
-
-    def decompress(file: FileReader, name: str) -> "CompressedArchive":
-        from ocifs.layer.compressed_archive import open_compressed
-
-        return open_compressed(file, name, store, limits, preparing.progress, low_memory=preparing.low_memory)
-
-    return open_source(reference, limits, follow_links=follow_links, decompress=decompress, warn=preparing.warn)

@@ -205,7 +205,7 @@ def open_others(planned: "Plan", options: Options, stack: ExitStack) -> "dict[st
     others = {}
     for text in planned.images:
         reference = reference_of(text)
-        path = reference.path if reference.transport == "docker" else os.path.abspath(reference.path)
+        path = os.path.abspath(reference.path) if reference.is_path else reference.path
         absolute = text.replace(reference.path, path, 1)
         others[absolute] = stack.enter_context(open_image(absolute, options))
     return others

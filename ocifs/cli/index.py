@@ -3,6 +3,7 @@
 import re
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -22,10 +23,9 @@ from ocifs.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ocifs.cli.pushing import Form
     from ocifs.image.opening import Image
     from ocifs.indexes.candidate import Candidate, LookupContext
-    from ocifs.indexes.soci import Version
-    from ocifs.layer.profile import Profile
     from ocifs.spec.digest import Digest
 
 
@@ -135,54 +135,86 @@ def export(image: str, options: Options, number: int, to_gzidx: str) -> None:
     help="Leave out smaller layers (soci).",
 )
 @_record_option
-@click.argument("image")
-def push(image: str, options: Options, form: str, tag: str | None, min_layer_size: int, record: str | None) -> None:
-    """Index IMAGE if necessary, and publish the index beside it: in its registry or layout directory.
+@click.option("--all-tags", is_flag=True, help="All tags beside IMAGE, except those of artifacts.")
+@click.option(
+    "--from",
+    "list_file",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="FILE",
+    cls=Option,
+    help="Also the images that FILE lists; -: standard input.",
+    details="One reference a line; # begins a comment.",
+)
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(1, 32),
+    default=2,
+    show_default=True,
+    cls=Option,
+    help="Images to index at the same time.",
+    details="Of each image, several layers are fetched and indexed at the same time in any case.",
+)
+@click.option("--force", is_flag=True, help="Push even if an index is published already.")
+@click.option("--json", "as_json", is_flag=True, help="Print an object for each of several images.")
+@click.argument("images", metavar="[IMAGE...]", nargs=-1)
+def push(
+    images: tuple[str, ...],
+    options: Options,
+    form: "Form",
+    tag: str | None,
+    min_layer_size: int,
+    record: str | None,
+    all_tags: bool,
+    list_file: Path | None,
+    jobs: int,
+    force: bool,
+    as_json: bool,
+) -> int:
+    """Index each IMAGE if necessary, and publish the index beside it: in its registry or layout directory.
 
     The index is an OCI artifact whose subject is the image's manifest; the image itself does not change. A mount of the
     image from the registry by tag then fetches only the data it reads, starting with the recorded profile. --format
     soci-v2 instead writes another image with the same layers, whose manifest names the index.
 
+    With several images, --all-tags or --from, images whose index is published are skipped, so an interrupted run can be
+    repeated. One line tells what happened to each image. The exit status is 10 if some of them failed.
+
     \b
     Try:  ocifs index push docker://registry.example/app:1
+          ocifs index push --all-tags docker://registry.example/app
           ocifs index push --format soci-v2 --tag 1-soci ./app:1
     """
-    from ocifs.indexes.artifact import INDEX_TYPE, make_artifact
-    from ocifs.indexes.profile import load_profile
+    from ocifs.cli.push_many import listed_images, push_many, tagged_images
+    from ocifs.cli.pushing import publish, publish_converted
 
     if (form == "soci-v2") != (tag is not None):
         raise click.UsageError("--tag is required with --format soci-v2, and only allowed there")
     if tag is not None and not _TAG.fullmatch(tag):
         raise click.UsageError(f"{printable_path(tag)} is not a valid tag")
-    # Verified facts from the cache need no blob.
-    with open_image(image, replace(options, trust_index=False)) as opened:
+    if not images and list_file is None:
+        raise click.UsageError("missing argument 'IMAGE': name images, or a list of them with --from")
+    many = all_tags or list_file is not None or len(images) > 1
+    if many and (tag is not None or record is not None):
+        raise click.UsageError("--tag and --record are for a single IMAGE")
+    options = replace(options, trust_index=False)  # verified facts from the cache need no blob
+    if many:
+        wanted = [*images, *(listed_images(list_file) if list_file else ())]
+        if all_tags:
+            wanted = [each for image in wanted for each in tagged_images(image, options)]
+        unique = list(dict.fromkeys(wanted))
+        return push_many(unique, options, form, min_layer_size, jobs=jobs, force=force, as_json=as_json)
+    with open_image(images[0], options) as opened:
         if record is not None:
             _record(record, opened, options.store)
-        profile = load_profile(options.store, opened.digest)
-        if form != "ocifs":
-            _push_soci(opened, "soci-v2" if tag else "soci-v1", tag, min_layer_size, profile)
-            return
-        manifest, blobs = make_artifact(opened.resolved, opened.indexes, profile)
-        opened.source.referrers().attach(opened.resolved.descriptor, manifest, blobs)
-        size = sum(blob.descriptor.size for blob in blobs[1:])
-        layers = sum(blob.descriptor.media_type == INDEX_TYPE for blob in blobs)
-        click.echo(f"ocifs  {manifest.descriptor.digest}  {layers} layers  {human_size(size)}")
-
-
-def _push_soci(
-    opened: "Image", version: "Version", tag: str | None, min_layer_size: int, profile: "Profile | None"
-) -> None:
-    from ocifs.indexes.soci_writer import convert_image, make_soci_index
-
-    place = opened.source.referrers()
-    made = make_soci_index(opened.resolved, opened.layers, version, min_layer_size, warn, profile)
-    if tag is None:
-        place.attach(opened.resolved.descriptor, made.manifest, made.blobs)
-    else:
-        image, index = convert_image(opened.source, opened.resolved, made)
-        place.put(tag, [made.manifest, image, index], made.blobs)
-        click.echo(f"image {tag}  {index.descriptor.digest}")
-    click.echo(f"{version}  {made.manifest.descriptor.digest}  {made.layers} layers  {human_size(made.size)}")
+        if tag is not None:
+            publish_converted(opened, options, tag, min_layer_size)
+            return 0
+        done = publish(opened, images[0], options, form, min_layer_size)
+    name = "soci-v1" if form == "soci" else form
+    described = f"{name}  {done.index}  {done.layers} layers  {human_size(done.size or 0)}"
+    click.echo(msgspec.json.encode(done, enc_hook=str).decode() if as_json else described)
+    return 0
 
 
 @index.command(short_help="Fetch the published index of an image.")

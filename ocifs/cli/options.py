@@ -152,6 +152,17 @@ _DOCUMENT_OPTIONS = (
         ),
     ),
     _option(
+        "--hosts-dir",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        metavar="DIR",
+        envvar="OCIFS_HOSTS_DIR",
+        help="Directory of containerd's hosts.toml files.",
+        details=(
+            "Such as /etc/containerd/certs.d. It names mirrors, certificates and headers for the registries that it "
+            "has a directory for; registries.conf counts for the others."
+        ),
+    ),
+    _option(
         "--allow-foreign-urls",
         is_flag=True,
         help="Fetch missing layers from URLs in the manifest.",
@@ -216,7 +227,7 @@ def open_image(image: str, options: Options) -> "Image":
 
 def open_source(image: str, options: Options) -> "tuple[Source, Reference]":
     """Open the source of an image, but not the image; with a progress bar while a compressed archive is indexed."""
-    from ocifs.blobs.caching_source import Preparing, open_cached
+    from ocifs.blobs.opening import Preparing, open_cached
     from ocifs.cli.progress import indexing
     from ocifs.sources.naming import reference_of
 

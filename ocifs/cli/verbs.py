@@ -33,6 +33,7 @@ VERBS = {
         "mounts": Verb("mount", "List mounts."),
         "store": Verb("store", "Let podman, buildah and CRI-O run images in place."),
         "service": Verb("service", "Keep mounts when their daemon dies; start mounts fast."),
+        "snapshotter": Verb("snapshotter", "Serve images to containerd without unpacking them."),
     },
     "Look inside": {
         "ls": Verb("ls", "List a directory of an image."),
@@ -89,6 +90,8 @@ IMAGE is one of
   oci-archive:FILE[:TAG]               a layout in a tar file
   docker-archive:FILE[:NAME:TAG|:@N]   what `docker save` writes
   -                                    an archive from standard input
+  https://HOST/FILE[:TAG]              an archive on a web server
+  docker-daemon:NAME[:TAG]             an image of a Docker engine
   dir:DIR                              what `skopeo copy` writes to dir:DIR
   docker://HOST[:PORT]/REPO[:TAG|@…]   in a registry
 

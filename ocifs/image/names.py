@@ -99,7 +99,7 @@ def _subjects(resolved: ResolvedImage) -> Iterable[str]:
 
 def _shown_name(reference: Reference) -> str:
     """Return the reference with an absolute path."""
-    if reference.transport == "docker":
+    if not reference.is_path:
         return reference.text
     before, path, after = reference.text.partition(reference.path)
     return f"{before}{os.path.abspath(path)}{after}"

@@ -9,20 +9,20 @@ import os
 from contextlib import ExitStack
 from typing import Self
 
-from ocifs.blobs.caching_source import Preparing, open_cached
+from ocifs.blobs.opening import Preparing, open_cached
 from ocifs.blobs.source import Source
 from ocifs.errors import NotFoundError
 from ocifs.image.layers import open_layers
 from ocifs.image.names import note_image
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import Trees, refuse_warnings
-from ocifs.indexes.lookup import look_up_indexes, refuse_false_tocs
+from ocifs.indexes.lookup import FoundIndex, Key, key_of, look_up_indexes, refuse_false_tocs
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.options import Options
 from ocifs.sources.naming import reference_of
 from ocifs.sources.reference import Reference
-from ocifs.sources.resolve import ResolvedImage, resolve_image
+from ocifs.sources.resolve import ImageLayer, ResolvedImage, resolve_image
 from ocifs.spec.digest import Digest
 
 
@@ -60,14 +60,14 @@ class Image:
             UnsupportedError, LimitError: It contains something that ocifs does not handle, or too much.
             RegistryError: Its registry cannot be reached, or refuses access.
         """
-        options = options or Options()
-        if not isinstance(reference, Reference):
-            reference = reference_of(os.fspath(reference))
-        with ExitStack() as stack:
-            source = open_source(reference, options)
-            stack.callback(source.close)
-            resolved = _up_to(resolve_image(source, reference, options.platform), options.layer)
-            known = look_up_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)
+        with find_image(reference, options) as found:
+            return cls.of(found)
+
+    @classmethod
+    def of(cls, found: "FoundImage") -> Self:
+        """Open the layers and the merged tree; the image owns the files of `found` from now on. Raises as `open`."""
+        source, resolved, known, (reference, options) = found.source, found.resolved, found.known, found.found
+        with found.closing.pop_all() as stack:
             layers = open_layers(source, resolved, known, options, stack)
             if options.toc == "verify":
                 refuse_false_tocs(source, resolved, layers, options)
@@ -137,6 +137,51 @@ class Image:
     def close(self) -> None:
         """Close all files. Nothing of the image can be read afterwards; no other thread may be reading it."""
         self._closing.close()
+
+
+class FoundImage:
+    """An image in its source, before any layer is read: a context manager that owns its files until `Image.of`."""
+
+    def __init__(
+        self,
+        source: Source,
+        resolved: ResolvedImage,
+        known: dict[Key, FoundIndex],
+        closing: ExitStack,
+        found: tuple[Reference, Options],
+    ) -> None:
+        self.source = source
+        self.resolved = resolved
+        """Name, digest, manifest, config and layers; no more layers than the reference and `Options.layer` allow."""
+        self.known = known
+        """The indexes that do not have to be built."""
+        self.closing = closing
+        self.found = found
+        """What `find_image` was called with."""
+
+    @property
+    def unindexed(self) -> list[ImageLayer]:
+        """The layers that `Image.of` reads from front to end, because no index of them is known."""
+        return [layer for layer in self.resolved.layers if key_of(layer) not in self.known]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.closing.close()
+
+
+def find_image(reference: str | os.PathLike[str] | Reference, options: Options | None = None) -> FoundImage:
+    """Read manifest and config of an image, and look up the indexes of its layers. Raises as `Image.open`."""
+    options = options or Options()
+    if not isinstance(reference, Reference):
+        reference = reference_of(os.fspath(reference))
+    with ExitStack() as stack:
+        source = open_source(reference, options)
+        stack.callback(source.close)
+        resolved = _up_to(resolve_image(source, reference, options.platform), options.layer)
+        known = look_up_indexes(source, resolved, options, stack, by_digest=reference.digest is not None)
+        return FoundImage(source, resolved, known, stack.pop_all(), (reference, options))
 
 
 def open_image(reference: str | os.PathLike[str] | Reference, options: Options | None = None) -> Image:

@@ -40,7 +40,7 @@ def check_mountpoint(
 def needed(reference: Reference, cache: Path | None, runtime: str, log: str | None) -> list[tuple[str, str]]:
     """Return (what, path) of all that a mount of an image must not hide."""
     return [
-        *([("the image", reference.path)] if reference.transport != "docker" and not reference.is_stdin else []),
+        *([("the image", reference.path)] if reference.is_path else []),
         *([("the cache", str(cache))] if cache else []),
         ("the current directory", os.getcwd()),
         ("the runtime directory", runtime),

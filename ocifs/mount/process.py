@@ -68,10 +68,16 @@ class Daemon:
         with contextlib.suppress(subprocess.TimeoutExpired):  # a disk that does not answer delays its exit
             self._process.wait(_EXIT_SECONDS)
 
-    def reap(self) -> None:
-        """Let the system forget a daemon that has exited; nothing else waits for it while this process lives."""
-        with contextlib.suppress(ChildProcessError):  # something else has waited for all children
-            os.waitpid(self._process.pid, os.WNOHANG)
+    def reap(self) -> bool:
+        """Let the system forget a daemon that has exited; nothing else waits for it while this process lives.
+
+        Return whether it has exited. To be called until then.
+        """
+        try:
+            pid, _ = os.waitpid(self._process.pid, os.WNOHANG)
+        except ChildProcessError:  # something else has waited for all children
+            return True
+        return pid != 0
 
     def stop(self) -> None:
         """Let it unmount what it may have mounted, and wait for its exit."""

@@ -117,6 +117,10 @@ class Mounter:
         if self._service is not None:
             self._service.kill()
 
+    def reap(self) -> bool:
+        """Let the system forget a daemon that has exited; return whether there is none, or it has."""
+        return self._daemon is None or self._daemon.reap()
+
     def mount(self, job: "Job") -> "MountReply":
         """Mount by the service, unless it must not, cannot, or does not run; return the answer.
 

@@ -21,12 +21,13 @@ from ocifs.errors import (
     LimitError,
     NotFoundError,
     OcifsError,
+    RegistryError,
     UnsupportedError,
     printable,
     printable_path,
 )
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.reader import BlobReader, FileReader
+from ocifs.reader import BlobReader, FileReader, ReaderAt
 from ocifs.sources.magic import HEAD, compression_of, format_of
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import shown
@@ -65,18 +66,38 @@ class _Tar:
         self._limits = limits
 
     def entries(self) -> list[Entry]:
-        try:
-            return scan(ReaderForward(self._file), limits=self._limits, count="members", warn=_ignore)
-        except OcifsError as error:
-            if isinstance(error, InvalidImageError) and (found := format_of(self._file.pread(HEAD, 0))):
-                raise InvalidImageError(f"{self._name} is not a usable archive: it is {found}") from error
-            raise type(error)(f"{self._name} is not a usable archive: {error}") from error
+        return scan_members(self._file, self._name, self._limits)
 
     def section(self, offset: int, size: int) -> FileReader:
         return FileReader(self._file.fd, offset, size)
 
     def close(self) -> None:
         os.close(self._file.fd)
+
+
+def scan_members(file: ReaderAt, name: str, limits: Limits) -> list[Entry]:
+    """Return the headers of the members of an uncompressed tar; `name` is for errors.
+
+    Raises:
+        InvalidImageError: It is not a tar file, or is damaged.
+        LimitError: It has more members than `limits` allow.
+    """
+    try:
+        return scan(ReaderForward(file), limits=limits, count="members", warn=_ignore)
+    except RegistryError:
+        raise
+    except OcifsError as error:
+        if isinstance(error, InvalidImageError) and (found := format_of(file.pread(HEAD, 0))):
+            raise InvalidImageError(f"{name} is not a usable archive: it is {found}") from error
+        raise type(error)(f"{name} is not a usable archive: {error}") from error
+
+
+def no_random_access(name: str, compression: str) -> UnsupportedError:
+    """Return the error for an archive that is compressed in another way than with gzip or zstd."""
+    return UnsupportedError(
+        f"{name} is compressed with {compression}, which has no random access: decompress it with "
+        f"`{compression} -dk {shlex.quote(name)}`"
+    )
 
 
 class Archive:
@@ -125,15 +146,22 @@ class Archive:
                     f"{name} is not a regular file: save the archive to one, because it is read in place"
                 )
             file = FileReader(fd)
+            undo.pop_all()
+        return cls.within(file, name, limits, decompress)
+
+    @classmethod
+    def within(
+        cls, file: FileReader, name: str, limits: Limits = DEFAULT_LIMITS, decompress: Decompress | None = None
+    ) -> Self:
+        """Open the tar in a section of a file from its beginning, whose descriptor it closes; otherwise as `at`."""
+        with ExitStack() as undo:
+            undo.callback(os.close, file.fd)
             compression = compression_of(file.pread(HEAD, 0))
             content: Content = _Tar(file, name, limits)
             if compression in ("gzip", "zstd") and decompress is not None:
                 content = decompress(file, name)
             elif compression != "tar":
-                raise UnsupportedError(
-                    f"{name} is compressed with {compression}, which has no random access: decompress it with "
-                    f"`{compression} -dk {shlex.quote(name)}`"
-                )
+                raise no_random_access(name, compression)
             undo.pop_all()  # the content owns the descriptor
             undo.callback(content.close)
             archive = cls(content, name, is_compressed=compression != "tar")

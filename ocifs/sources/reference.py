@@ -6,6 +6,8 @@
     docker-archive:FILE[:NAME:TAG|:@POSITION]   an archive of `docker save`
     -                                        an archive from standard input, also after oci-archive: or docker-archive:
     dir:DIR[@DIGEST]                         a directory that `skopeo copy … dir:DIR` has written
+    http[s]://HOST[:PORT]/PATH[:TAG]  …@DIGEST   an archive on a web server, also after oci-archive: or docker-archive:
+    docker-daemon:NAME[:TAG]                 an image of a Docker engine
     NAME[:TAG][@DIGEST]                      a short name, if registries.conf says what it stands for
     docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]   a registry
 
@@ -14,6 +16,8 @@
 A path ends at the first `:`. If that names no existing path, it ends where the longest existing path ends; so paths and
 tags may contain colons. The source that holds the image decides what a tag means. `dir:NAME` is the path `dir` with a
 tag if `dir` exists, and `NAME` does not. A path that exists always wins over a short name.
+
+A URL ends at the first colon after its host and port: a colon in its path or query is written `%3A`.
 
 `:/PATH` after a reference names a file in the image (`split_path`). No tag begins with a slash.
 """
@@ -29,10 +33,14 @@ from ocifs.spec.document import shown
 
 LocalTransport = Literal["oci", "oci-archive", "docker-archive", "dir"]
 """Transports of a path; `ocifs.sources.resolve` has an opener for each."""
-Transport = LocalTransport | Literal["docker"]
+NamedTransport = Literal["docker-daemon"]
+"""Transports of a name that only a program on this machine can resolve."""
+Transport = LocalTransport | NamedTransport | Literal["docker"]
 
 _TRANSPORT = re.compile(rf"({'|'.join(get_args(LocalTransport))}):(.*)", re.DOTALL)
-_FOREIGN = re.compile(r"(containers-storage|docker-daemon|ostree|sif|tarball):")
+_FOREIGN = re.compile(r"(containers-storage|ostree|sif|tarball):")
+_NAMED = re.compile(rf"({'|'.join(get_args(NamedTransport))}):(.*)", re.DOTALL)
+_AT_URL = re.compile(r"(?:(oci-archive|docker-archive):)?((?i:https?)://[^/?#]*)(.*)", re.DOTALL)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _DIGESTED = re.compile(r"(.+)@([^@:/]+:[^@:/]*)", re.DOTALL)
 _POSITION = re.compile(r"@([0-9]{1,9})")
@@ -50,6 +58,7 @@ _IN_REGISTRY = re.compile(
 
 STDIN = "-"
 _OF_ARCHIVES = (None, "oci-archive", "docker-archive")
+_OF_PATHS = (None, *get_args(LocalTransport))
 
 CHOICES = 20
 """Most images that a message lists."""
@@ -63,7 +72,7 @@ class Reference(NamedTuple):
     text: str
     """As the user wrote it."""
     path: str
-    """For a registry: `[HOST[:PORT]/]REPOSITORY`."""
+    """For a registry: `[HOST[:PORT]/]REPOSITORY`; or the URL of an archive, or the name of an image."""
     transport: Transport | None = None
     """None: determined by the content."""
     tag: str | None = None
@@ -77,6 +86,16 @@ class Reference(NamedTuple):
     def is_stdin(self) -> bool:
         """Whether it names an archive from standard input."""
         return self.path == STDIN and self.transport in _OF_ARCHIVES
+
+    @property
+    def is_url(self) -> bool:
+        """Whether it names an archive on a web server."""
+        return self.transport in _OF_ARCHIVES and _AT_URL.match(self.path) is not None
+
+    @property
+    def is_path(self) -> bool:
+        """Whether `path` is a path on this machine."""
+        return self.transport in _OF_PATHS and not self.is_stdin and not self.is_url
 
     def __str__(self) -> str:
         return printable_path(self.text)
@@ -122,11 +141,8 @@ def parse_reference(
         raise UnsupportedError(f"'{printable_path(inside)}' is a path in the image: name a whole image here")
     if text.startswith(_REGISTRY):
         return _in_registry(text)
-    if _URL.match(text):
-        raise UnsupportedError(
-            "URLs are not supported: write docker://HOST/REPOSITORY for an image in a registry, and `-` for an archive "
-            "that curl pipes in"
-        )
+    if (elsewhere := _elsewhere(text)) is not None:
+        return elsewhere
     transport, rest = _transport(text, exists)
     exists = _or_stdin(exists, transport)
     suffixed = None if exists(rest) else _WITHOUT.fullmatch(rest)
@@ -153,6 +169,8 @@ def split_path(text: str, exists: Callable[[str], bool] = os.path.lexists) -> tu
     """
     if text.startswith(_REGISTRY):
         place = text.find(":/", len(_REGISTRY))
+    elif (elsewhere := _AT_URL.fullmatch(text) or _NAMED.fullmatch(text)) is not None:
+        place = text.find(":/", elsewhere.start(elsewhere.lastindex or 0))
     elif _URL.match(text):
         return text, None
     else:
@@ -195,6 +213,53 @@ def _in_registry(text: str) -> Reference:
     if digest is not None:
         return Reference(text, path, "docker", digest=Digest(digest), without=without)
     return Reference(text, path, "docker", tag or "latest", without=without)
+
+
+def _elsewhere(text: str) -> Reference | None:
+    """Return the image at a URL, or of a program; None: it is neither."""
+    if (at_url := _AT_URL.fullmatch(text)) is not None:
+        return _at_url(at_url, text)
+    if (named := _NAMED.fullmatch(text)) is not None:
+        return _by_program(named, text)
+    if _URL.match(text):
+        raise UnsupportedError(
+            "ocifs reads archives at http:// and https:// only: write docker://HOST/REPOSITORY for an image in a "
+            "registry, and `-` for an archive that another program pipes in"
+        )
+    return None
+
+
+def _at_url(match: re.Match[str], text: str) -> Reference:
+    """Return the archive at a URL, which ends at the first colon after its host and port."""
+    transport, server, rest = cast("LocalTransport | None", match[1]), match[2], match[3]
+    suffixed = _WITHOUT.fullmatch(rest)
+    rest, without = (suffixed[1], int(suffixed[2])) if suffixed else (rest, 0)
+    digested = _DIGESTED.fullmatch(rest)
+    if digested is not None and ":" not in digested[1]:
+        path, digest = digested.groups()
+        return Reference(text, server + path, transport, digest=Digest(digest), without=without)
+    path, colon, tag = rest.partition(":")
+    if path.strip("/") == "":
+        # It may contain a password, so the message does not repeat it.
+        raise InvalidImageError(
+            "the URL names no archive: write https://HOST/PATH/FILE[:TAG], or docker://HOST/REPOSITORY for an image in "
+            "a registry"
+        )
+    if colon and not tag:
+        raise NotFoundError("the URL ends in an empty tag: leave the colon out, or name a tag")
+    if (positioned := _POSITION.fullmatch(tag)) is not None:
+        return Reference(text, server + path, transport, position=int(positioned[1]), without=without)
+    return Reference(text, server + path, transport, tag or None, without=without)
+
+
+def _by_program(match: re.Match[str], text: str) -> Reference:
+    """Return the image that a program on this machine knows by a name."""
+    transport, name = cast("NamedTransport", match[1]), match[2]
+    suffixed = _WITHOUT.fullmatch(name)
+    name, without = (suffixed[1], int(suffixed[2])) if suffixed else (name, 0)
+    if not name:
+        raise NotFoundError(f"{transport}: names no image: write {transport}:NAME[:TAG]")
+    return Reference(text, name, transport, without=without)
 
 
 def _by_name(match: re.Match[str], text: str, path: str, lengthen: Callable[[str, str], tuple[str, bool]]) -> Reference:

@@ -91,6 +91,11 @@ def open_source(
         return source
 
 
+def open_archive(archive: "Archive", transport: Transport | None, limits: Limits = DEFAULT_LIMITS) -> LocalSource:
+    """Return the source in an open archive, which it closes; `transport` as in a reference. Raises as `open_source`."""
+    return _OPENERS[transport][1](archive, limits)
+
+
 def _transport_of(path: str) -> Transport | None:
     """Return the transport of a directory; None: the content of the archive tells."""
     if not Path(path).is_dir():

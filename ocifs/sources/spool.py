@@ -1,6 +1,6 @@
-"""Standard input as an archive.
+"""Archives that arrive as a stream: from standard input, or from another program.
 
-An archive needs random access. Standard input that is a regular file is used in place; the bytes of a pipe are copied
+An archive needs random access. Standard input that is a regular file is used in place; the bytes of a stream are copied
 to a temporary file without a name, in `$TMPDIR`, up to a limit. The file disappears with its last descriptor. It does
 not know what the bytes mean.
 """
@@ -8,7 +8,7 @@ not know what the bytes mean.
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from ocifs.errors import NotFoundError, OcifsError, UnsupportedError, printable_path
 from ocifs.limits import Limits
@@ -45,24 +45,43 @@ def open_stdin(limits: Limits, warn: Callable[[str], None], stdin: int = 0, dire
         raise NotFoundError(f"{NAME} is empty: the archive was read already, or the command before the pipe failed")
     directory = directory or tempfile.gettempdir()
     warn(f"{NAME} is not a file: copying it to {printable_path(directory)} (TMPDIR)")
-    return _copy(head, stdin, directory, limits)
+    return spool(_pieces(head, stdin), NAME, limits, directory)
 
 
-def _copy(data: bytes, stdin: int, directory: str, limits: Limits) -> int:
-    """Copy `data`, and the rest of `stdin`, to a temporary file in `directory`."""
+def spool(pieces: Iterable[bytes], name: str, limits: Limits, directory: str | None = None) -> int:
+    """Copy bytes to a temporary file without a name, in `directory`, by default `$TMPDIR`; return its descriptor.
+
+    Raises the errors of `pieces`, and
+
+        LimitError: There are more than `limits.spool` bytes.
+        OcifsError: The directory cannot be written.
+    """
+    directory = directory or tempfile.gettempdir()
     try:
         with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
-            size = 0
-            while data:
-                size += len(data)
-                if size > limits.spool:
-                    raise limits.passed("spool", f"{NAME} has more than {limits.spool} bytes")
+            for data in bounded(pieces, name, limits):
                 view = memoryview(data)
                 while view:
                     view = view[file.write(view) :]
-                data = os.read(stdin, _CHUNK)
             return os.dup(file.fileno())
     except OSError as error:
         raise OcifsError(
-            f"cannot copy {NAME} to {printable_path(directory)}: {error.strerror}: set TMPDIR to a directory with space"
+            f"cannot copy {name} to {printable_path(directory)}: {error.strerror}: set TMPDIR to a directory with space"
         ) from error
+
+
+def bounded(pieces: Iterable[bytes], name: str, limits: Limits) -> Iterator[bytes]:
+    """Yield `pieces`; raise LimitError once they have more than `limits.spool` bytes."""
+    size = 0
+    for data in pieces:
+        size += len(data)
+        if size > limits.spool:
+            raise limits.passed("spool", f"{name} has more than {limits.spool} bytes")
+        yield data
+
+
+def _pieces(data: bytes, stdin: int) -> Iterator[bytes]:
+    """Yield `data` and the rest of `stdin`."""
+    while data:
+        yield data
+        data = os.read(stdin, _CHUNK)

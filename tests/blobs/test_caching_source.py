@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.blobs.caching_source import open_cached
 from ocifs.blobs.download import BLOB
+from ocifs.blobs.opening import open_cached
 from ocifs.errors import InvalidImageError, NotFoundError
 from ocifs.image.opening import open_image
 from ocifs.image.verification import verify_image

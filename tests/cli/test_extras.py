@@ -19,7 +19,7 @@ import sys
 
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"pyfuse3", "rapidgzip", "textual", "trio"}:
+        if name.partition(".")[0] in {"grpc", "pyfuse3", "rapidgzip", "textual", "trio"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Missing())
@@ -95,10 +95,17 @@ def test_explore_names_its_extra_before_it_indexes(bare: Ocifs, image: Path) -> 
     assert not list(bare.cache.glob("**/*.index"))
 
 
+def test_the_snapshotter_names_its_extra(bare: Ocifs, root: None) -> None:
+    assert bare.complaint(5, "snapshotter") == (
+        "ocifs snapshotter needs grpc, which is not installed: pip install 'ocifs[containerd]'"
+    )
+
+
 def test_each_optional_dependency_is_in_the_extra_that_its_message_names() -> None:
     extras = tomllib.loads(_PYPROJECT.read_text())["project"]["optional-dependencies"]
     for module, (extra, _) in _EXTRAS.items():
-        assert any(requirement.startswith(f"{module}>=") for requirement in extras[extra]), module
+        package = {"grpc": "grpcio"}.get(module, module)
+        assert any(requirement.startswith(f"{package}>=") for requirement in extras[extra]), module
     everything = {name.strip() for name in extras["all"][0].removeprefix("ocifs[").rstrip("]").split(",")}
     assert everything == extras.keys() - {"all"}
 

@@ -378,7 +378,7 @@ def test_reframed_indexes_are_not_published(tmp_path: Path) -> None:
 
 
 def test_nothing_is_published_of_what_is_not_there(registry: Registry) -> None:
-    from ocifs.blobs.caching_source import open_cached
+    from ocifs.blobs.opening import open_cached
     from ocifs.sources.reference import parse_reference
 
     reference = parse_reference(f"docker://{registry.host}/none")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from ocifs.blobs.caching_source import open_cached
+from ocifs.blobs.opening import open_cached
 from ocifs.errors import InvalidImageError, LimitError, OcifsError
 from ocifs.image.opening import open_image
 from ocifs.image.verification import verify_image

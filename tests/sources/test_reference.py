@@ -59,6 +59,19 @@ def parse(text: str) -> Reference:
         ("docker://[::1]:5000/app", ("[::1]:5000/app", "docker", "latest", None, None)),
         (f"docker://host/app@{X}", ("host/app", "docker", None, X, None)),
         (f"docker://host/app:1@{X}", ("host/app", "docker", None, X, None)),
+        ("https://host/a.tar", ("https://host/a.tar", None, None, None, None)),
+        ("HTTP://host:80/a.tar:1", ("HTTP://host:80/a.tar", None, "1", None, None)),
+        ("https://[::1]:8443/d/a.tar:app:1", ("https://[::1]:8443/d/a.tar", None, "app:1", None, None)),
+        ("https://host/a.tar:host:5000/app:1", ("https://host/a.tar", None, "host:5000/app:1", None, None)),
+        ("https://host/a%3Ab.tar?x=%3A:1", ("https://host/a%3Ab.tar?x=%3A", None, "1", None, None)),
+        ("https://host/@scope/a.tar", ("https://host/@scope/a.tar", None, None, None, None)),
+        (f"https://host:1/a.tar@{X}", ("https://host:1/a.tar", None, None, X, None)),
+        ("https://host/a.tar:@1", ("https://host/a.tar", None, None, None, 1)),
+        ("oci-archive:http://host/a:1", ("http://host/a", "oci-archive", "1", None, None)),
+        ("docker-archive:http://host/a:@0", ("http://host/a", "docker-archive", None, None, 0)),
+        ("docker-daemon:app", ("app", "docker-daemon", None, None, None)),
+        ("docker-daemon:host:5000/app:1", ("host:5000/app:1", "docker-daemon", None, None, None)),
+        (f"docker-daemon:{X}", (str(X), "docker-daemon", None, None, None)),
     ],
 )
 def test_parse(text: str, expected: tuple[object, ...]) -> None:
@@ -109,6 +122,10 @@ def test_parse(text: str, expected: tuple[object, ...]) -> None:
         ("docker://host:5000/name:tag", "/etc"),
         ("docker://[::1]:5000/app", "/etc:/usr"),
         (f"docker://host/app:1@{X}~1", "/etc"),
+        ("https://host/a.tar", "/etc"),
+        ("https://host:8443/~user/a.tar:app:1~2", "/etc:/usr"),
+        (f"oci-archive:http://[::1]:80/a.tar@{X}", "/etc"),
+        ("docker-daemon:app:1", "/etc"),
     ],
 )
 def test_a_path_in_the_image_follows_a_colon(reference: str, path: str) -> None:
@@ -130,7 +147,8 @@ def test_a_path_in_the_image_follows_a_colon(reference: str, path: str) -> None:
         "docker://host:5000/name:tag",
         "docker-daemon:/etc",
         "tarball:/a.tar:/etc",
-        "https://host/image:/etc",
+        "https://host:80",
+        "ftp://host/image:/etc",
         "",
     ],
 )
@@ -173,9 +191,15 @@ def test_other_references_have_no_path_in_the_image(text: str) -> None:
         ("docker://host/app@sha256:abc", InvalidImageError, "malformed sha256 digest"),
         ("docker://host/app\n", InvalidImageError, "malformed name"),
         ("containers-storage:app", UnsupportedError, "transport of containers-storage:app"),
-        ("docker-daemon:app:1", UnsupportedError, "not supported: .*skopeo"),
+        ("docker-daemon:", NotFoundError, "names no image: write docker-daemon:NAME"),
+        ("docker-daemon:app:/etc", UnsupportedError, "'/etc' is a path in the image"),
         ("sif:/missing", UnsupportedError, "not supported"),
-        ("https://example/app", UnsupportedError, "write docker://HOST/REPOSITORY for an image in a registry"),
+        ("ftp://example/app", UnsupportedError, "write docker://HOST/REPOSITORY for an image in a registry"),
+        ("https://example", InvalidImageError, "names no archive: .* docker://HOST/REPOSITORY"),
+        ("https://u:s3cr3t@example/:1", InvalidImageError, "(?!.*s3cr3t)the URL names no archive"),
+        ("https://example/a.tar:", NotFoundError, "the URL ends in an empty tag"),
+        ("https://example/a.tar@sha256:00", InvalidImageError, "malformed sha256 digest"),
+        ("https://example/a.tar:/etc", UnsupportedError, "'/etc' is a path in the image"),
     ],
 )
 def test_refused(text: str, error: type[OcifsError], message: str) -> None:
@@ -196,6 +220,9 @@ def test_refused(text: str, error: type[OcifsError], message: str) -> None:
         ("dir~1~2", ("dir~1", None, None, 2)),
         ("backup~1", ("backup~1", None, None, 0)),
         ("docker://host/app:1~2", ("host/app", "1", None, 2)),
+        ("https://host/~u/a.tar~2", ("https://host/~u/a.tar", None, None, 2)),
+        ("https://host/a.tar:1~2", ("https://host/a.tar", "1", None, 2)),
+        ("docker-daemon:app:1~2", ("app:1", None, None, 2)),
     ],
 )
 def test_without_the_last_layers(text: str, expected: tuple[object, ...]) -> None:
@@ -215,14 +242,14 @@ def test_names_that_registries_conf_resolves() -> None:
     assert parse_reference(f"debian@{X}", EXISTING.__contains__, known).digest == X
     assert parse_reference("dir:12", EXISTING.__contains__, known).path == "dir"
     with pytest.raises(UnsupportedError):
-        parse_reference("docker-daemon:debian", EXISTING.__contains__, known)
+        parse_reference("sif:debian", EXISTING.__contains__, known)
 
 
 @given(st.text(alphabet="dir:@oci-/sha256.~\0\udcff\n", max_size=30))
 def test_any_text_ends_in_a_reference_or_one_error(text: str) -> None:
     with suppress(OcifsError):
         reference = parse(text)
-        assert reference.transport == "docker" or reference.is_stdin or reference.path in EXISTING
+        assert not reference.is_path or reference.path in EXISTING
 
 
 def test_the_file_system_tells_which_paths_exist(tmp_path: object) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocifs.cli.complete.commands import COMMANDS
-from ocifs.cli.complete.model import Candidate
+from ocifs.cli.complete.model import ELSEWHERE, Candidate
 from ocifs.cli.complete.request import Request
 from ocifs.errors import OcifsError
 
@@ -22,7 +22,6 @@ _SCANNED = 100_000
 """Most entries of a directory of this machine that are looked at."""
 
 _TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:", "dir:")
-_REGISTRY = "docker://"
 _PLATFORMS = (
     *("linux/386", "linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64", "linux/loong64", "linux/ppc64le"),
     *("linux/riscv64", "linux/s390x"),
@@ -122,12 +121,12 @@ def _image(request: Request) -> Answer:
     image, inside = _split(text)
     if inside is not None:
         return _paths_below(request, _lookup(request, image), len(prefix) + len(image) + 1)
-    if text.startswith(_REGISTRY):
-        from ocifs.cli.complete.image import known_registry_images
+    if text.startswith(ELSEWHERE):
+        from ocifs.cli.complete.image import known_images_elsewhere
 
-        return _fitting(request, (Candidate(prefix + name) for name in known_registry_images()))
+        return _fitting(request, (Candidate(prefix + name) for name in known_images_elsewhere()))
     transport = next((each for each in _TRANSPORTS if text.startswith(each)), "")
-    starts = [each for each in (*_TRANSPORTS, _REGISTRY) if text and text != each and each.startswith(text)]
+    starts = [each for each in (*_TRANSPORTS, *ELSEWHERE) if text and text != each and each.startswith(text)]
     if starts and not files(text, 0):
         return Answer([Candidate(prefix + each, "", is_whole=False) for each in starts])
     if ":" not in text[len(transport) :]:

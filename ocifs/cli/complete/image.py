@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 
-from ocifs.cli.complete.model import Candidate
+from ocifs.cli.complete.model import ELSEWHERE, Candidate
 from ocifs.erofs import format as erofs
 from ocifs.erofs.reader import TreeImage
 from ocifs.errors import NotFoundError, UnsupportedError
@@ -43,7 +43,7 @@ class Lookup:
         A name that ends in another one of the same image is offered once it is begun.
         """
         reference = parse_reference(f"{self._image}x")  # the tag may still be empty
-        if reference.tag is None or reference.is_stdin:
+        if reference.tag is None or not reference.is_path:
             return 0, []
         typed = len(reference.tag) - 1
         with closing(open_source(reference, follow_links="--follow-links" in self._options)) as source:
@@ -74,8 +74,8 @@ class Lookup:
     @cached_property
     def _resolved(self) -> ResolvedImage:
         reference = parse_reference(self._image)
-        if reference.is_stdin:
-            raise NotFoundError("standard input is left for the command")
+        if not reference.is_path and reference.transport != "docker":
+            raise NotFoundError(f"{reference} is left for the command")
         platform = self._options.get("--platform")
         source: DocumentSource
         if reference.transport == "docker":
@@ -156,11 +156,11 @@ def _is_long(name: str, names: tuple[str, ...]) -> bool:
     return any(name.endswith((f"/{other}", f":{other}")) for other in names)
 
 
-def known_registry_images() -> list[str]:
-    """Return the references of the registry images that are mounted."""
+def known_images_elsewhere() -> list[str]:
+    """Return the references of the mounted images that are not in a file or directory of this machine."""
     from ocifs.mount.record import list_mounts
 
-    return sorted({each.image for each in list_mounts() if each.image.startswith("docker://")})
+    return sorted({each.image for each in list_mounts() if each.image.startswith(ELSEWHERE)})
 
 
 def _mounted_digest(reference: Reference) -> Digest:

@@ -10,6 +10,10 @@ Value = Kind | tuple[str, ...]
 """A kind, or the choices."""
 
 
+ELSEWHERE = ("docker://", "https://", "http://", "docker-daemon:")
+"""Beginnings of references to images that are not in a file or directory of this machine."""
+
+
 class Option(NamedTuple):
     """An option. A flag takes no value."""
 

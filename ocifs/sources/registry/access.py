@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from ocifs.sources.registry.peer import Credentials
 from ocifs.sources.registry.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 
@@ -12,17 +13,25 @@ def _ignore(message: str) -> None:
     """Drop a warning."""
 
 
+CONTAINERD_HOSTS = Path("/etc/containerd/certs.d")
+"""Where containerd's documentation puts hosts.toml files."""
+
+
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Options for every registry of a command; None leaves the choice to the configuration."""
 
     credentials: "str | None" = None
     """`USER[:PASSWORD]`, for the registry in the reference only."""
+    provided: Credentials | None = None
+    """Credentials for the registry in the reference only, in any form; `credentials` take precedence."""
     authfile: Path | None = None
     """File with credentials, as `podman login` writes them."""
     tls_verify: bool | None = None
     """False: accept any certificate, and plain HTTP."""
     cert_dir: Path | None = None
     """Directory of CAs (`*.crt`) and client certificates (`*.cert` with a `*.key`)."""
+    hosts_dir: Path | None = None
+    """Directory of containerd's hosts.toml files; None: only registries.conf names mirrors."""
     allow_foreign_urls: bool = False
     """Whether to fetch a layer that the registry lacks from the URL that the image names."""
     warn: Callable[[str], None] = _ignore

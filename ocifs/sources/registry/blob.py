@@ -34,6 +34,10 @@ class RemoteBlob:
     ) -> None:
         self.digest = digest
         self.size = size
+        self._offset = 0
+        """Where the blob begins in what the URL names."""
+        self._whole = size
+        """Bytes of all that the URL names."""
         self._sessions = list(sessions)
         self._path = path
         self._headers: Mapping[str, str] = {} if accept is None else {"Accept": accept}
@@ -64,7 +68,7 @@ class RemoteBlob:
     def origin(self) -> Origin:
         """Return its endpoints and path, for another process."""
         peers = tuple(session.peer for session in self._sessions)
-        return Origin(peers=peers, path=self._path, digest=str(self.digest), size=self.size)
+        return Origin(peers=peers, path=self._path, digest=str(self.digest), size=self.size, offset=self._offset)
 
     def _pieces(self, start: int, end: int, *, accept_whole: bool) -> Iterator[bytes]:
         """Yield the bytes from `start` to `end`, trying one endpoint after the other."""
@@ -91,7 +95,8 @@ class RemoteBlob:
     def _request(self, session: Session, start: int, end: int, *, accept_whole: bool) -> Iterator[bytes]:
         """Request the bytes from `start` to `end`, and yield them as far as they arrive."""
         # Always state the end: some registries answer an open range with 416.
-        ranged = {} if (start, end) == (0, self.size) else {"Range": f"bytes={start}-{end - 1}"}
+        start, end = start + self._offset, end + self._offset
+        ranged = {} if (start, end) == (0, self._whole) else {"Range": f"bytes={start}-{end - 1}"}
         response, host = session.get(self._path, {**self._headers, **ranged}, what=self._what)
         complete = False
         try:
@@ -106,7 +111,7 @@ class RemoteBlob:
                 if position >= end:
                     break
             if position < end:
-                raise TransientError(f"{host} sent {position} of {self.size} bytes of {self._what}")
+                raise TransientError(f"{host} sent {position - self._offset} of {self.size} bytes of {self._what}")
             complete = position == end
         finally:
             if complete and response.length_remaining == 0:
@@ -121,11 +126,11 @@ class RemoteBlob:
             raise TransientError(f"{host} sent {self._what} in an encoding that was not requested")
         length = response.length_remaining
         if response.status != 206:
-            if length not in {None, self.size}:
+            if length not in {None, self._whole}:
                 raise self._other_size(host)
             return 0
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if match and match[3] not in {"*", str(self.size)}:
+        if match and match[3] not in {"*", str(self._whole)}:
             raise self._other_size(host)
         if match is None or (int(match[1]), int(match[2]) + 1) != (start, end) or length not in {None, end - start}:
             raise TransientError(f"{host} sent another range of {self._what} than requested")

@@ -15,6 +15,7 @@ import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, printable_path
 from ocifs.sources.reference import DOCKER, canonical, host_of, unconfigured
+from ocifs.sources.registry.peer import Certificates, Settings
 from ocifs.sources.registry.url import parse_url
 from ocifs.spec.document import shown
 
@@ -63,6 +64,11 @@ class Endpoint(NamedTuple):
     repository: str
     insecure: bool
     """Accept any certificate, and plain HTTP."""
+    is_mirror: bool = False
+    """Whether it is another registry than the one in the reference, and gets no credentials that are meant for that."""
+    certificates: Certificates | None = None
+    """None: those of containers-certs.d(5)."""
+    settings: Settings = Settings()
 
     @property
     def address(self) -> str:
@@ -124,23 +130,33 @@ def endpoints(
         NotFoundError: It is a short name that the configuration does not resolve.
         OcifsError: It is blocked.
     """
-    full = canonical(name if host_of(name) else _lengthened(name, configuration))
+    full = configured_name(name, configuration)
     registry = max(
         (each for each in configuration.registries if _matches(each.prefix, full)),
         key=lambda each: len(each.prefix),
         default=None,
     )
     if registry is None:
-        return [_endpoint(full, tls_verify=tls_verify)]
+        return [endpoint_of(full, tls_verify=tls_verify)]
     if registry.blocked:
         raise OcifsError(f"{printable_path(full)} is blocked by registries.conf")
     locations = [*_mirrors(registry, by_digest=by_digest), (registry.location, registry.insecure)]
     rest = "" if registry.prefix.startswith("*.") else full[len(registry.prefix) :]
-    return [
-        _endpoint(location + rest if location and rest != full else full, insecure=insecure, tls_verify=tls_verify)
+    found = [
+        endpoint_of(location + rest if location and rest != full else full, insecure=insecure, tls_verify=tls_verify)
         for location, insecure in locations
         if location or registry.prefix.startswith("*.")
     ]
+    return [each._replace(is_mirror=each.host != found[-1].host) for each in found]
+
+
+def configured_name(name: str, configuration: Configuration) -> str:
+    """Return the full name of the image `[HOST[:PORT]/]REPOSITORY`.
+
+    Raises:
+        NotFoundError: It is a short name that the configuration does not resolve.
+    """
+    return canonical(name if host_of(name) else _lengthened(name, configuration))
 
 
 def full_name(name: str, suffix: str = "") -> tuple[str, bool]:
@@ -166,7 +182,12 @@ def _mirrors(registry: Registry, *, by_digest: bool) -> Iterator[tuple[str, bool
             yield mirror.location, mirror.insecure
 
 
-def _endpoint(full: str, *, insecure: bool = False, tls_verify: bool | None = None) -> Endpoint:
+def endpoint_of(full: str, *, insecure: bool = False, tls_verify: bool | None = None) -> Endpoint:
+    """Return the endpoint `HOST[:PORT]/REPOSITORY`.
+
+    Raises:
+        OcifsError: It is no name of a registry and a repository.
+    """
     host, _, repository = canonical(full).partition("/")
     if not repository:
         raise InvalidImageError(

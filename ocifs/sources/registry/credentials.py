@@ -53,6 +53,8 @@ def find_credentials(endpoint: Endpoint, access: Access) -> Credentials | None:
     if access.credentials is not None:
         username, _, password = access.credentials.partition(":")
         return Credentials(username, password)
+    if access.provided is not None:
+        return access.provided
     for path in _files(access):
         try:
             file = _read(path)

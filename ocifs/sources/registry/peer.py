@@ -48,6 +48,42 @@ class Certificates(msgspec.Struct, frozen=True):
         return f"Certificates(verify={self.verify})"
 
 
+CAPABILITIES = frozenset(("pull", "resolve", "push"))
+"""What an endpoint may be used for: to fetch by digest, to learn the digest of a tag, to write."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What containerd's hosts.toml can say about an endpoint."""
+
+    root: str = "/v2"
+    """Path in front of the repository."""
+    http_only: bool = False
+    """Never try TLS."""
+    namespace: str = ""
+    """The registry whose images a mirror has, sent as the parameter `ns`; empty: the endpoint is that registry."""
+    capabilities: frozenset[str] = CAPABILITIES
+    headers: tuple[tuple[str, str], ...] = ()
+    """Sent with each request to the endpoint, not to where it redirects."""
+    connect: float | None = None
+    """Seconds in which a connection must succeed; None: those of `Timeouts`."""
+    proxy: str = ""
+    """URL of a proxy, instead of one that the environment names."""
+
+    def __repr__(self) -> str:
+        """Show no header and no proxy, which may contain secrets."""
+        return f"Settings(root={self.root!r}, namespace={self.namespace!r}, capabilities={sorted(self.capabilities)})"
+
+
+class FileVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """What a web server says of one version of a file."""
+
+    size: int | None
+    """Bytes, if the server states them."""
+    etag: str = ""
+    modified: str = ""
+    """The Last-Modified header as sent."""
+
+
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """An endpoint of a registry."""
 
@@ -63,8 +99,11 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """`http` or `https`; None: not known yet."""
     credentials: Credentials | None = None
     url: str | None = None
-    """URL of one blob, named by the image; then only that URL is requested, and `repository` is empty."""
+    """URL of one blob, named by the image, or of a file; then only it is requested, and `repository` is empty."""
+    file: FileVersion | None = None
+    """The version of the file at `url`, which the user has named; None: `url` is that of a blob."""
     timeouts: Timeouts = DEFAULT_TIMEOUTS
+    settings: Settings = Settings()
 
     def __str__(self) -> str:
         return f"{self.host}/{self.repository}"
@@ -80,3 +119,5 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     size: int
     """Bytes."""
+    offset: int = 0
+    """Where the blob begins in the file at the URL of the peer."""

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple, TypeVar
+from urllib.parse import quote
 
 import msgspec
 import urllib3
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
 from ocifs.sources.registry.authorization import Authorization
-from ocifs.sources.registry.peer import Credentials, Peer
+from ocifs.sources.registry.peer import Credentials, FileVersion, Peer, Settings
 from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.registry.tls import make_context
 from ocifs.sources.registry.transport import NoTlsError, TransientError, Transport, read_all
@@ -57,10 +58,12 @@ class Session:
     ) -> None:
         """`find` is called for credentials when the registry requires them and `peer` has none."""
         self._peer = peer
-        self.transport = transport or Transport(make_context(peer.certificates), peer.timeouts)
+        self.transport = transport or Transport(
+            make_context(peer.certificates), peer.timeouts, proxy=peer.settings.proxy
+        )
         self._find = find or (lambda: peer.credentials)
         self._authorization = Authorization(peer, self._find, self.transport)
-        self._scheme = peer.scheme if peer.plain_http else "https"
+        self._scheme = "http" if peer.settings.http_only else peer.scheme if peer.plain_http else "https"
         self._answered = peer.scheme is not None
         self._lock = threading.Lock()
 
@@ -73,6 +76,16 @@ class Session:
         return msgspec.structs.replace(
             self._peer, scheme=self._scheme if self._answered else None, credentials=credentials
         )
+
+    @property
+    def settings(self) -> Settings:
+        """What the configuration says about the endpoint."""
+        return self._peer.settings
+
+    @property
+    def file(self) -> FileVersion | None:
+        """The version of the file that the session is for; None: it is for a repository, or one blob."""
+        return self._peer.file
 
     def close(self) -> None:
         """Close idle connections."""
@@ -106,10 +119,26 @@ class Session:
         """Send one request of any method, with a token that allows the `actions`; raises as `get`."""
         base = self._base()
         url = base.follow(path, f"{self._peer.host} names")
+        if self.settings.namespace and url.origin == base.origin and "ns=" not in url.target:
+            url = url.with_query(f"ns={quote(self.settings.namespace, safe=':')}")
+        allowed = actions if url.origin == base.origin else None
+        return self._exchange(method, url, headers, what=what, actions=allowed, body=body)
+
+    def _exchange(
+        self,
+        method: str,
+        url: Url,
+        headers: Mapping[str, str],
+        *,
+        what: str,
+        actions: str | None,
+        body: bytes | None = None,
+    ) -> RegistryResponse:
+        """Send a request to a URL, with authorization for `actions` unless they are None; raises as `get`."""
         retried = False
         while True:
-            authorization = self._authorization.headers(actions) if url.origin == base.origin else {}
-            last, response = self._follow(method, url, {**headers, **authorization}, body)
+            own = {} if actions is None else {**dict(self.settings.headers), **self._authorization.headers(actions)}
+            last, response = self._follow(method, url, {**headers, **own}, body)
             self._answered = True
             if response.status in {200, 201, 202, 204, 206}:
                 return RegistryResponse(response, last.authority)
@@ -119,9 +148,13 @@ class Session:
             # A token, or the signature of a redirect's URL, may have expired: renew both, once.
             retried = True
             if last.origin == url.origin:
-                if response.status == 403 and not authorization:
+                if response.status == 403 and "Authorization" not in own:
                     raise self._failure(response, code, last, what)
-                self._authorization.answer(response.headers, last, actions)
+                self._authorize(response.headers, last, actions or "pull")
+
+    def _authorize(self, headers: Mapping[str, str], url: Url, actions: str) -> None:
+        """Answer the challenge in a response."""
+        self._authorization.answer(headers, url, actions)
 
     @property
     def timeouts(self) -> Timeouts:
@@ -148,14 +181,14 @@ class Session:
         with self._lock:
             if self._scheme is None:
                 self._scheme = "https" if self._speaks_tls() else "http"
-        return self._url(self._scheme, f"/v2/{self._peer.repository}/")
+        return self._url(self._scheme, f"{self.settings.root}/{self._peer.repository}/")
 
     def _url(self, scheme: str, target: str) -> Url:
         return parse_url(f"{scheme}://{self._peer.address}{target}", f"the registry {shown(self._peer.host)} has")
 
     def _speaks_tls(self) -> bool:
         try:
-            answer = self.transport.send("GET", self._url("https", "/v2/"), {})
+            answer = self.transport.send("GET", self._url("https", f"{self.settings.root}/"), {})
         except (NoTlsError, TransientError):
             return False
         answer.close()
@@ -175,7 +208,8 @@ class Session:
                 raise RegistryError(f"{url.authority} redirects without a location: status {response.status}")
             target = url.follow(location, f"{url.authority} redirects to")
             if target.origin != url.origin:
-                headers = {key: value for key, value in headers.items() if key not in {"Authorization", "Cookie"}}
+                private = {"Authorization", "Cookie", *dict(self.settings.headers)}
+                headers = {key: value for key, value in headers.items() if key not in private}
             url = target
         raise RegistryError(f"{self._peer.host} redirects more than {_REDIRECTS} times")
 

@@ -109,7 +109,9 @@ class Transport:
 
     pools: ClassVar[dict[str, type[HTTPConnectionPool]]] = {"http": HttpPool, "https": HttpsPool}
 
-    def __init__(self, context: ssl.SSLContext, timeouts: Timeouts, *, proxies: bool = True) -> None:
+    def __init__(self, context: ssl.SSLContext, timeouts: Timeouts, *, proxies: bool = True, proxy: str = "") -> None:
+        """`proxy` replaces those of the environment, which `proxies` allows."""
+        self._proxy = proxy
         self._context = context
         self._timeout = urllib3.Timeout(connect=timeouts.connect, read=timeouts.answer)
         self._proxies = proxies
@@ -166,12 +168,13 @@ class Transport:
         return response
 
     def _manager(self, url: Url) -> urllib3.PoolManager:
-        """Return the pools for a URL, through a proxy where the environment names one."""
-        direct = not self._proxies or proxy_bypass(f"{url.host}:{url.port}")
-        proxy = "" if direct else getproxies().get(url.scheme, "")
+        """Return the pools for a URL, through a proxy where hosts.toml or the environment names one."""
+        proxy, what = self._proxy, "hosts.toml names"
+        if not proxy and self._proxies and not proxy_bypass(f"{url.host}:{url.port}"):
+            proxy, what = getproxies().get(url.scheme, ""), f"{url.scheme}_proxy names"
         with self._lock:
             if proxy not in self._managers:
-                self._managers[proxy] = self._new_manager(proxy, f"{url.scheme}_proxy names")
+                self._managers[proxy] = self._new_manager(proxy, what)
             return self._managers[proxy]
 
     def _new_manager(self, proxy: str, what: str) -> urllib3.PoolManager:

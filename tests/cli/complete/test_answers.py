@@ -82,8 +82,9 @@ _ROWS: list[tuple[str, list[str] | str]] = [
     ("ocifs find image -na", []),
     ("ocifs find image -type f /un", ["/unique/"]),
     # transports, if no file begins like that
-    ("ocifs ls doc", ["docker-archive:", "docker://"]),
+    ("ocifs ls doc", ["docker-archive:", "docker://", "docker-daemon:"]),
     ("ocifs ls docker:", ["docker://"]),
+    ("ocifs ls htt", ["https://", "http://"]),
     # tags
     ("ocifs ls image:", ["image:lab", "image:latest"]),
     ("ocifs ls ./image:lat", ["./image:latest"]),

@@ -1,0 +1,160 @@
+"""The directories of ordinary snapshots, as those of containerd's overlayfs snapshotter.
+
+    snapshots/ID/fs       the files of the snapshot; an upper directory of overlayfs
+    snapshots/ID/work     scratch space of overlayfs, beside an active snapshot
+
+A directory is made in the transaction that adds its snapshot, and removed after the one that removes it. So one without
+a snapshot is left over from a removal, or from an addition that never happened; but one with files and an ID that the
+database has never given belongs to a later database, and stays.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ocifs.errors import MountError, StoreError, printable_path
+from ocifs.mount.overlay import remove_tree
+from ocifs.snapshotter.database import SNAPSHOTS
+from ocifs.snapshotter.metadata import Metadata
+from ocifs.snapshotter.status import SnapshotError, Status
+from ocifs.trusted_directory import TrustedDirectory
+
+_MODE: Final = 0o755
+_log = logging.getLogger(__name__)
+
+
+class Owner(NamedTuple):
+    """Owner and mode of the root directory of a snapshot."""
+
+    uid: int = 0
+    gid: int = 0
+    mode: int = _MODE
+
+
+class Directories:
+    """The directories below `snapshots`."""
+
+    def __init__(self, root: TrustedDirectory) -> None:
+        self._directory = root.directory(SNAPSHOTS, make=True)
+
+    def files(self, snapshot: int) -> Path:
+        """Return the directory with the files of a snapshot."""
+        return self._directory.path / str(snapshot) / "fs"
+
+    def work(self, snapshot: int) -> Path:
+        """Return the scratch directory of an active snapshot."""
+        return self._directory.path / str(snapshot) / "work"
+
+    def make(self, snapshot: int, owner: Owner, *, active: bool) -> None:
+        """Make the directory of a new snapshot.
+
+        Raises:
+            SnapshotError: The disk is full, or a directory is left over that has files.
+        """
+        name = str(snapshot)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=self._directory.fd)
+            parent = self._directory.directory(name)
+            if os.listdir(parent.fd):  # of an addition that was interrupted
+                self._remove_empty(name)
+                os.mkdir(name, 0o700, dir_fd=self._directory.fd)
+                parent = self._directory.directory(name)
+            os.mkdir("fs", 0o700, dir_fd=parent.fd)
+            if active:
+                os.mkdir("work", 0o711, dir_fd=parent.fd)
+            os.chown("fs", owner.uid, owner.gid, dir_fd=parent.fd, follow_symlinks=False)
+            os.chmod("fs", owner.mode, dir_fd=parent.fd)  # after chown, which clears bits
+        except OSError as error:
+            status: Status = "RESOURCE_EXHAUSTED" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "INTERNAL"
+            shown = printable_path(str(self._directory.path / name))
+            raise SnapshotError(status, f"cannot make the snapshot directory {shown}: {error.strerror}") from None
+
+    def owner(self, snapshot: int) -> Owner:
+        """Return the owner of the root directory of a snapshot. Raises SnapshotError."""
+        return owner_of(self.files(snapshot))
+
+    def sweep(self, metadata: Metadata) -> None:
+        """Remove the directories of removed snapshots. Failures are logged, and the next sweep tries again."""
+        with metadata.exclusive():  # no addition is under way
+            ids, greatest = metadata.ids()
+            unused = [name for name in os.listdir(self._directory.fd) if not (name.isdecimal() and int(name) in ids)]
+        for name in unused:
+            if name.isdecimal() and int(name) > greatest:
+                continue
+            try:
+                remove_tree(self._directory, name)
+            except MountError as error:
+                _log.warning("%s", error)
+
+    def check(self, metadata: Metadata) -> None:
+        """Compare the directories with the database, before the first request.
+
+        Remove what an interrupted addition has left. Keep a directory with files whose ID the database has never given,
+        and reserve its ID.
+
+        Raises:
+            StoreError: The snapshots cannot be listed.
+        """
+        _, greatest = metadata.ids()
+        try:
+            later = [name for name in os.listdir(self._directory.fd) if name.isdecimal() and int(name) > greatest]
+            kept = [int(name) for name in later if not self._remove_empty(name)]
+        except OSError as error:
+            shown = printable_path(str(self._directory.path))
+            raise StoreError(f"cannot list the snapshots in {shown}: {error.strerror}") from None
+        if kept:
+            _log.warning(
+                "%s: kept %d directories that the database does not know, such as %d: it may be an old copy",
+                printable_path(str(self._directory.path)), len(kept), max(kept),
+            )  # fmt: skip
+            metadata.reserve_ids(max(kept))
+
+    def _remove_empty(self, name: str) -> bool:
+        """Remove the directory of a snapshot unless it has files; return whether it had none."""
+        directory = self._directory.directory(name)
+        for below in ("fs", "work"):
+            try:
+                os.rmdir(below, dir_fd=directory.fd)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return False
+        os.rmdir(name, dir_fd=self._directory.fd)
+        return True
+
+
+def owner_of(path: Path) -> Owner:
+    """Return owner and mode of a directory. Raises SnapshotError."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise SnapshotError("UNAVAILABLE", f"{printable_path(str(path))}: {error.strerror}") from None
+    return Owner(status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+
+
+def disk_usage(path: Path) -> tuple[int, int]:
+    """Return the bytes on disk and the inodes of a directory and everything in it, each inode once.
+
+    What disappears meanwhile is left out. No symlink is followed.
+    """
+    seen: set[tuple[int, int]] = set()
+    size = 0
+    pending = [os.fsencode(path)]
+    while pending:
+        current = pending.pop()
+        try:
+            status = os.lstat(current)
+            if (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                size += status.st_blocks * 512
+            if stat.S_ISDIR(status.st_mode):
+                with os.scandir(current) as entries:
+                    pending += [entry.path for entry in entries]
+        except OSError:
+            continue
+    return size, len(seen)

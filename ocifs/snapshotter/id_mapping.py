@@ -1,0 +1,73 @@
+"""The labels by which containerd asks for a snapshot in a user namespace (containerd 2, and 1.7 for some clients).
+
+The writes belong to the mapped root. containerd maps the lower directories itself, by idmapped mounts, when it finds
+the options `uidmap` and `gidmap` on an overlay; the EROFS mounts of ocifs allow that, its FUSE mounts do not.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from ocifs.snapshotter.directories import Owner
+from ocifs.snapshotter.status import SnapshotError
+
+_UIDS: Final = "containerd.io/snapshot/uidmapping"
+_GIDS: Final = "containerd.io/snapshot/gidmapping"
+_RANGE: Final = re.compile(r"(\d{1,10}):(\d{1,10}):(\d{1,10})")
+_ID_MAX: Final = (1 << 32) - 1
+
+
+class Range(NamedTuple):
+    """IDs in the container that stand for IDs of the host."""
+
+    inside: int
+    outside: int
+    length: int
+
+
+class IDMapping(NamedTuple):
+    """The IDs of a user namespace."""
+
+    uids: tuple[Range, ...]
+    gids: tuple[Range, ...]
+    labels: tuple[str, str]
+
+    def shift(self, owner: Owner) -> Owner:
+        """Return what an owner in the container is on the host. Raises SnapshotError."""
+        return owner._replace(uid=_outside(self.uids, owner.uid), gid=_outside(self.gids, owner.gid))
+
+    def options(self) -> tuple[str, str]:
+        """Return the mount options that containerd reads."""
+        return f"uidmap={self.labels[0]}", f"gidmap={self.labels[1]}"
+
+
+def id_mapping(labels: Mapping[str, str]) -> IDMapping | None:
+    """Return the mapping that the labels of a snapshot ask for; None: none.
+
+    Raises:
+        SnapshotError: A label is malformed, or one of the two is missing.
+    """
+    uids, gids = labels.get(_UIDS), labels.get(_GIDS)
+    if not uids and not gids:
+        return None
+    if not uids or not gids:
+        raise SnapshotError("INVALID_ARGUMENT", f"the labels {_UIDS} and {_GIDS} need each other")
+    return IDMapping(_ranges(_UIDS, uids), _ranges(_GIDS, gids), (uids, gids))
+
+
+def _ranges(label: str, text: str) -> tuple[Range, ...]:
+    ranges = []
+    for each in text.split(","):
+        match = _RANGE.fullmatch(each)
+        found = match and Range(*map(int, match.groups()))
+        if not found or not found.length or max(found.inside, found.outside) + found.length - 1 > _ID_MAX:
+            raise SnapshotError("INVALID_ARGUMENT", f"label {label}: expected INSIDE:OUTSIDE:COUNT,…")
+        ranges.append(found)
+    return (*ranges,)
+
+
+def _outside(ranges: tuple[Range, ...], number: int) -> int:
+    for each in ranges:
+        if each.inside <= number < each.inside + each.length:
+            return each.outside + number - each.inside
+    raise SnapshotError("FAILED_PRECONDITION", f"the ID mapping of the snapshot lacks {number}, which owns the root")

@@ -1,0 +1,216 @@
+"""The merged mounts of images, one for each chain of layers that a container runs on.
+
+    images/HEX            the mountpoint of a chain, named by its chain ID
+
+A mount is made during the pull or when it is needed, and ends when no snapshot has its chain, or after a time without
+users; then it is made again on demand. Several requests for one chain share a mount. The mounts outlive this process;
+the mount table says which exist. Mountpoints lie in a directory that only root can enter, because the images' setuid
+files and device nodes have effect in them: containers get them through overlays.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from ocifs.errors import MountError, OcifsError, printable_path
+from ocifs.image.opening import FoundImage, Image
+from ocifs.mount.job import Job
+from ocifs.mount.lock import locked
+from ocifs.mount.mountinfo import mount_at, mount_table, unmount
+from ocifs.mount.record import LOG, list_mounts, runtime_directory
+from ocifs.mount.unmount import unmount_image
+from ocifs.service.client import Mounter
+from ocifs.snapshotter.metadata import Metadata
+from ocifs.snapshotter.requested_image import by_digest, find_requested
+from ocifs.snapshotter.settings import Settings
+from ocifs.snapshotter.status import SnapshotError
+from ocifs.sources.reference import Reference
+from ocifs.sources.registry.access import Access
+from ocifs.spec.digest import Digest
+from ocifs.trusted_directory import TrustedDirectory
+
+IMAGES: Final = "images"
+_SHA256_HEX: Final = 64
+_ABANDONED_SECONDS: Final = 120.0
+"""Seconds after which a mount is unmounted whose pull has added no snapshot."""
+_log = logging.getLogger(__name__)
+
+
+class Claim(NamedTuple):
+    """The duty to mount or unmount a chain; others wait for `done`."""
+
+    chain: str
+    done: "Future[None]"
+
+
+class Images:
+    """The merged mounts below `images`."""
+
+    def __init__(
+        self,
+        root: TrustedDirectory,
+        settings: Settings,
+        metadata: Metadata,
+        access: Callable[[Reference], Access] | None = None,
+    ) -> None:
+        """Use the credentials that `access` returns for a reference, else those of the options."""
+        self._directory = root.directory(IMAGES, make=True)
+        self._settings = settings
+        self._metadata = metadata
+        self._access = access
+        self._lock = threading.Lock()
+        self._claims: dict[str, Claim] = {}
+        self._used: dict[str, float] = {}
+        """When each chain was needed last, by the monotonic clock."""
+        self._mounters: list[Mounter] = []
+        log = settings.mounting.log or str(runtime_directory().path / LOG)
+        self._options = replace(settings.mounting, log=log, suid=True, dev=True, allow_other=True)
+
+    def mountpoint(self, chain: str) -> Path:
+        """Return the mountpoint of a chain."""
+        return self._directory.path / Digest(chain).hex
+
+    def ensure(self, chain: str) -> Path:
+        """Return the mountpoint of a chain once the image is mounted and served.
+
+        Raises:
+            SnapshotError: No source of the chain can be mounted.
+        """
+        path = self.mountpoint(chain)
+        self._used[chain] = time.monotonic()
+        while not _is_served(path):
+            claim = self.claim(chain)
+            if claim is None:
+                self._wait(chain)
+                continue
+            with self._doing(claim):
+                if not _is_served(path):
+                    self._mount_any(chain)
+            break
+        return path
+
+    def claim(self, chain: str) -> Claim | None:
+        """Return the duty to mount or unmount a chain; None: another thread has it."""
+        with self._lock:
+            if chain in self._claims:
+                return None
+            claim = self._claims[chain] = Claim(chain, Future())
+        return claim
+
+    def mount(self, claim: Claim, found: FoundImage) -> None:
+        """Mount a claimed chain from an image that ends with it, unless it is mounted. Raises OcifsError."""
+        self._used[claim.chain] = time.monotonic()
+        with self._doing(claim):
+            if not _is_served(self.mountpoint(claim.chain)):
+                self._mount(claim.chain, found)
+
+    def unmount_unused(self, *, idle: float | None = None) -> None:
+        """Unmount the chains that no snapshot has, and those without a user for `idle` seconds, by default the setting.
+
+        Raises:
+            SnapshotError: The database cannot be read.
+        """
+        idle = self._settings.idle if idle is None else idle
+        for chain in self._mounted():
+            if self._is_unused(chain, idle) and (claim := self.claim(chain)) is not None:
+                with self._doing(claim):
+                    if self._is_unused(chain, idle):  # no snapshot was added meanwhile
+                        self._unmount(chain)
+        self._mounters = [mounter for mounter in self._mounters if not mounter.reap()]
+
+    def forget(self, chain: str) -> None:
+        """Let the next `unmount_unused` unmount a chain if it has no snapshots."""
+        self._used[chain] = -_ABANDONED_SECONDS
+
+    def _is_unused(self, chain: str, idle: float) -> bool:
+        now = time.monotonic()
+        if chain in self._metadata.chains_in_use():
+            self._used[chain] = now
+            return False
+        unused = now - self._used.setdefault(chain, now)
+        return 0 < idle <= unused if chain in self._metadata.chains() else unused >= _ABANDONED_SECONDS
+
+    def _wait(self, chain: str) -> None:
+        """Wait until the thread that has a chain is done, whether it succeeds or fails."""
+        with self._lock:
+            claim = self._claims.get(chain)
+        if claim is not None:
+            claim.done.result()
+
+    @contextlib.contextmanager
+    def _doing(self, claim: Claim) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._claims[claim.chain]
+            claim.done.set_result(None)
+
+    def _mount_any(self, chain: str) -> None:
+        """Mount a chain from the first of its sources that works. Raises SnapshotError."""
+        reason = "no image is known for it: pull the image again"
+        for source in self._metadata.sources(chain):
+            reference = by_digest(source.repository, Digest(source.manifest), source.total - source.depth)
+            try:
+                with find_requested(reference, self._settings.options, self._access) as found:
+                    self._mount(chain, found)
+            except (OcifsError, OSError, MemoryError) as error:
+                reason = str(error)
+                _log.warning("cannot mount %s: %s", printable_path(reference.text), error)
+            else:
+                return
+        raise SnapshotError("UNAVAILABLE", f"cannot mount the layers {chain}: {reason}")
+
+    def _mount(self, chain: str, found: FoundImage) -> None:
+        path = self.mountpoint(chain)
+        if mount_at(str(path)) is not None:  # its process is gone for good; containers on it fail anyway
+            _log.warning("%s is dead, and is mounted again", printable_path(str(path)))
+            unmount(str(path), lazy=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path.name, 0o700, dir_fd=self._directory.fd)
+        with Image.of(found) as image:
+            job = Job.of(image, str(path), self._options)
+            with Mounter([] if self._settings.service else ["--no-service"]) as mounter:
+                mounter.mount(job)
+        self._mounters.append(mounter)
+
+    def _unmount(self, chain: str) -> None:
+        path = str(self.mountpoint(chain))
+        try:
+            with locked(path):
+                unmount_image(path, lazy=False)
+        except MountError as error:
+            _log.warning("%s", error)
+            return
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+        self._used.pop(chain, None)
+
+    def _mounted(self) -> list[str]:
+        """Return the chains that are mounted."""
+        names = {
+            os.path.basename(mount.mountpoint)
+            for mount in mount_table()
+            if os.path.dirname(mount.mountpoint) == str(self._directory.path)
+        }
+        return [f"{'sha256' if len(name) == _SHA256_HEX else 'sha512'}:{name}" for name in names]
+
+
+def _is_served(path: Path) -> bool:
+    """Whether an image is mounted, and a process serves it or is being replaced.
+
+    Nothing is read from the mount: cached files of a dead one can still be read.
+    """
+    mounted = mount_at(str(path))
+    if mounted is None or mounted.digest is None:
+        return False
+    states = [each.state for each in list_mounts() if each.mountpoint == str(path) and each.is_at(mounted)]
+    return "dead" not in states

@@ -1,0 +1,154 @@
+"""Decide during a pull whether an image is served lazily, and begin to mount it.
+
+containerd asks layer by layer, from the base, and downloads what it is refused. So the first request decides for the
+image: ocifs reads manifest and config, looks up published indexes, and answers all layers alike. The mount goes on in
+the background, so that the first container finds it ready.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Final, NamedTuple
+
+from ocifs.errors import OcifsError, ShortageError, missing_extra, printable_path, shortage
+from ocifs.image.opening import FoundImage
+from ocifs.pool import start
+from ocifs.snapshotter.images import Images
+from ocifs.snapshotter.metadata import ImageSource, Snapshot, stands_for
+from ocifs.snapshotter.requested_image import TARGET, RequestedImage, find_requested, requested_image
+from ocifs.snapshotter.settings import Settings
+from ocifs.sources.reference import Reference
+from ocifs.sources.registry.access import Access
+from ocifs.spec.digest import chain_id
+
+_PLANS_MAX: Final = 1000
+_PLAN_SECONDS: Final = 600.0
+"""Seconds after its last use for which a decision holds; containerd may take that long for a layer."""
+_DECISION_SECONDS: Final = 60.0
+"""Seconds to wait for the registry; then containerd pulls the layer."""
+_log = logging.getLogger(__name__)
+
+
+class Plan(NamedTuple):
+    """An image that is served lazily."""
+
+    repository: str
+    manifest: str
+    chains: tuple[str, ...]
+    """The chain ID of each layer, the base first."""
+    layers: tuple[str, ...]
+    """Digests of the layers."""
+
+
+class _Deciding:
+    def __init__(self) -> None:
+        self.plan: Future[Plan | None] = Future()
+        self.used = time.monotonic()
+
+
+class Pulls:
+    """The images that are being pulled."""
+
+    def __init__(self, settings: Settings, images: Images, access: Callable[[Reference], Access] | None = None) -> None:
+        """Use the credentials that `access` returns for a reference, else those of the options."""
+        self._settings = settings
+        self._images = images
+        self._access = access
+        self._lock = threading.Lock()
+        self._deciding: OrderedDict[str, _Deciding] = OrderedDict()
+
+    def source_of(self, labels: Mapping[str, str], parent: Snapshot | None) -> ImageSource | None:
+        """Return the image that serves the snapshot with these labels on `parent`; None: containerd unpacks it.
+
+        It is served only if its chain ID is one of the image's, and the parent stands for the layers below.
+        """
+        try:
+            requested = requested_image(labels)
+        except OcifsError as error:
+            _log.warning("a pull is left to containerd: its labels are malformed: %s", error)
+            return None
+        if requested is None:
+            return None
+        plan = self._plan(requested)
+        if plan is None or labels[TARGET] not in plan.chains:
+            return None
+        depth = plan.chains.index(labels[TARGET])
+        if requested.layer is not None and requested.layer != plan.layers[depth]:
+            return None
+        below = plan.chains[depth - 1] if depth else None
+        if (below is None) != (parent is None) or (below and parent and not stands_for(parent, below)):
+            return None
+        return ImageSource(plan.repository, plan.manifest, depth + 1, len(plan.chains))
+
+    def _plan(self, requested: RequestedImage) -> Plan | None:
+        """Return the plan for an image; decide if no request before has. A moved tag is decided again."""
+        with self._lock:
+            deciding = self._known(requested)
+            is_new = deciding is None
+            if deciding is None:
+                deciding = self._deciding[requested.reference.text] = _Deciding()
+                while len(self._deciding) > _PLANS_MAX:
+                    self._deciding.popitem(last=False)
+            deciding.used = time.monotonic()
+        if is_new:
+            try:
+                start(lambda: self._decide(requested, deciding.plan))
+            except ShortageError as error:
+                deciding.plan.set_result(None)
+                _log.warning("%s: left to containerd: %s", printable_path(requested.name), error)
+        try:
+            return deciding.plan.result(_DECISION_SECONDS)
+        except TimeoutError:
+            _log.warning("%s: left to containerd: the registry is too slow", printable_path(requested.name))
+            return None
+
+    def _known(self, requested: RequestedImage) -> _Deciding | None:
+        deciding = self._deciding.get(requested.reference.text)
+        if deciding is None or deciding.used + _PLAN_SECONDS < time.monotonic():
+            return None
+        if deciding.plan.done() and requested.reference.digest is None and requested.layer is not None:
+            plan = deciding.plan.result()
+            if plan is not None and requested.layer not in plan.layers:
+                return None
+        return deciding
+
+    def _decide(self, requested: RequestedImage, decision: "Future[Plan | None]") -> None:
+        """Decide, and mount the image if it is served; runs in a thread of its own."""
+        try:
+            with find_requested(requested.reference, self._settings.options, self._access) as found:
+                plan = self._plan_of(requested, found)
+                claim = None if plan is None else self._images.claim(plan.chains[-1])
+                decision.set_result(plan)
+                if claim is not None:
+                    self._images.mount(claim, found)
+        except Exception as error:  # noqa: BLE001 - the boundary of this thread
+            known = error if isinstance(error, OcifsError) else missing_extra(error) or shortage(error)
+            reason = f"{type(error).__name__}: {error}" if known is None else str(known)
+            if decision.done():
+                _log.warning("%s: not mounted during the pull: %s", printable_path(requested.name), reason)
+            else:
+                _log.warning("%s: left to containerd: %s", printable_path(requested.name), reason)
+                decision.set_result(None)
+
+    def _plan_of(self, requested: RequestedImage, found: FoundImage) -> Plan | None:
+        """Return the plan for an image that can be served lazily, else None."""
+        resolved = found.resolved
+        unindexed = sum(layer.descriptor.size for layer in found.unindexed)
+        if not resolved.layers:
+            return None
+        if unindexed > self._settings.index_up_to:
+            _log.info(
+                "%s: left to containerd: %d of %d layers, with %d bytes, have no index", printable_path(requested.name),
+                len(found.unindexed), len(resolved.layers), unindexed,
+            )  # fmt: skip
+            return None
+        diff_ids = [layer.diff_id for layer in resolved.layers]
+        return Plan(
+            requested.reference.path,
+            str(resolved.digest),
+            tuple(str(chain_id(diff_ids[: count + 1])) for count in range(len(diff_ids))),
+            tuple(str(layer.descriptor.digest) for layer in resolved.layers),
+        )

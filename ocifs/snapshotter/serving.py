@@ -1,0 +1,203 @@
+"""The process of a snapshotter: it opens its directory, listens, keeps house, and ends by SIGTERM.
+
+One process uses a directory at a time, and one an address; both are locked. The mounts it has made go on when it ends.
+"""
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import logging
+import os
+import signal
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from ocifs.errors import MountError, OcifsError, StoreError, printable_path, raise_if_short
+from ocifs.mount.record import LOG, runtime_directory
+from ocifs.pool import start
+from ocifs.service import starting
+from ocifs.service.client import connect
+from ocifs.service.notify import is_journal, notify
+from ocifs.service.protocol import Settings as ServiceSettings
+from ocifs.snapshotter.database import Database
+from ocifs.snapshotter.directories import Directories
+from ocifs.snapshotter.image_service import ImageService, make_image_server
+from ocifs.snapshotter.images import Images
+from ocifs.snapshotter.keychain import Keychain
+from ocifs.snapshotter.metadata import Metadata
+from ocifs.snapshotter.pulls import Pulls
+from ocifs.snapshotter.server import make_server
+from ocifs.snapshotter.settings import Settings
+from ocifs.snapshotter.snapshots import Snapshots, Step
+from ocifs.sources.reference import Reference
+from ocifs.sources.registry.access import Access
+from ocifs.trusted_directory import TrustedDirectory
+
+_ADDRESS_MAX: Final = 107
+"""Bytes of a path in the address of a Unix socket (unix(7))."""
+_GRACE: Final = 10.0
+"""Seconds that requests may take to finish after SIGTERM."""
+_HOUSEKEEPING: Final = 30.0
+"""Most seconds between two looks for idle mounts."""
+_MODULES: Final = (
+    "ocifs.api.mounting",
+    "ocifs.compression.codecs",
+    "ocifs.indexes.selection",
+    "ocifs.layer.verification",
+    "ocifs.service.protocol",
+    "ocifs.sources.registry.source",
+)
+"""What the first mount would load otherwise."""
+_log = logging.getLogger(__name__)
+
+AccessOf = Callable[[Reference], Access]
+
+
+@contextlib.contextmanager
+def open_snapshots(
+    settings: Settings, access: AccessOf | None = None, step: Step = lambda name: None
+) -> Iterator[Snapshots]:
+    """Open the directory of a snapshotter, which is locked until the end of the block.
+
+    Raises:
+        StoreError: It is in use, not safe from other users, or damaged.
+    """
+    shown = printable_path(str(settings.root))
+    with contextlib.ExitStack() as stack:
+        try:
+            root = TrustedDirectory.open(settings.root, make=True)
+            stack.callback(os.close, _lock(root, "lock", f"the directory {shown}"))
+            metadata = Metadata(stack.enter_context(contextlib.closing(Database(root))))
+            directories = Directories(root)
+            directories.check(metadata)
+            images = Images(root, settings, metadata, access)
+        except OSError as error:
+            raise_if_short(error)
+            raise StoreError(f"cannot use {shown}: {error.strerror}: choose a directory of root with --root") from None
+        yield Snapshots(metadata, directories, images, Pulls(settings, images, access), step)
+
+
+def serve(settings: Settings, access: AccessOf | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. Raises OcifsError."""
+    for module in _MODULES:
+        importlib.import_module(module)
+    stop = threading.Event()
+    keychain = Keychain(settings.options.access) if settings.image_service else None
+    with open_snapshots(settings, access or (keychain.access if keychain else None)) as snapshots:
+        if settings.service:
+            _start_service(settings)
+        with listening(settings, snapshots), _image_service(settings, keychain):
+            gc.freeze()
+            gc.set_threshold(700, 10, 10)  # the command line has all but disabled it
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: stop.set())
+            keeping_house = start(lambda: _keep_house(snapshots, settings, stop))
+            notify("READY=1")
+            _log.info("listening on %s", printable_path(str(settings.address)))
+            stop.wait()
+            notify("STOPPING=1")
+        keeping_house.join(_GRACE)
+
+
+@contextlib.contextmanager
+def listening(settings: Settings, snapshots: Snapshots) -> Iterator[None]:
+    """Answer containerd on the address of the settings. Raises as `listening_at`."""
+    with listening_at(settings.address, partial(make_server, snapshots)):
+        yield
+
+
+@contextlib.contextmanager
+def listening_at(address: Path, make: Callable[[str], grpc.Server]) -> Iterator[None]:
+    """Answer on the address, a socket of mode 0600; at the end, let requests finish, and remove it.
+
+    `make` makes a server for an address of gRPC.
+
+    Raises:
+        MountError: The address cannot be used.
+    """
+    address = address.absolute()
+    shown = printable_path(str(address))
+    if len(os.fsencode(address)) > _ADDRESS_MAX:
+        raise MountError(f"cannot listen on {shown}: the path of a socket has at most {_ADDRESS_MAX} bytes")
+    try:
+        directory = TrustedDirectory.open(address.parent, make=True)
+        lock = _lock(directory, f"{address.name}.lock", f"the address {shown}")
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(os.lstat(address).st_mode):
+                raise MountError(f"cannot listen on {shown}: it exists, and is no socket: remove it")
+            os.unlink(address)
+        before = os.umask(0o177)
+        try:
+            server = make(f"unix:{address}")
+        finally:
+            os.umask(before)
+        os.chmod(address, 0o600)
+    except (OSError, RuntimeError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise MountError(f"cannot listen on {shown}: {printable_path(why or '?')}") from None
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(_GRACE).wait()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address)
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _image_service(settings: Settings, keychain: Keychain | None) -> Iterator[None]:
+    """Forward CRI's image service to containerd, if the settings say where."""
+    if settings.image_service is None or keychain is None:
+        yield
+        return
+    service = ImageService(f"unix:{settings.containerd}", keychain)
+    with contextlib.closing(service), listening_at(settings.image_service, make_image_server(service)):
+        yield
+
+
+def _lock(directory: TrustedDirectory, name: str, what: str) -> int:
+    """Lock a file for as long as this process lives. Raises OSError, StoreError."""
+    lock = directory.open_file(name, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise StoreError(f"another ocifs snapshotter uses {what}: stop it first") from None
+    return lock
+
+
+def _start_service(settings: Settings) -> None:
+    """Start the service of ocifs unless it runs; without it, each mount gets a daemon of its own."""
+    if os.geteuid() or settings.mounting.engine == "fuse":
+        return
+    if (connection := connect()) is not None:
+        connection.close()
+        return
+    journal = is_journal(2)
+    log = None if journal else str(runtime_directory().path / LOG)
+    try:
+        starting.start(ServiceSettings(log=log, journal=journal, metrics=settings.metrics))
+    except OcifsError as error:
+        _log.warning("the service of ocifs does not start, so mounts end with their daemons: %s", error)
+
+
+def _keep_house(snapshots: Snapshots, settings: Settings, stop: threading.Event) -> None:
+    """Remove what earlier processes left, and unmount idle images now and then."""
+    pause = min(_HOUSEKEEPING, settings.idle / 4 or _HOUSEKEEPING)
+    try:
+        snapshots.cleanup()
+    except OcifsError as error:
+        _log.warning("%s", error)
+    while not stop.wait(pause):
+        try:
+            snapshots.images.unmount_unused()
+        except OcifsError as error:
+            _log.warning("%s", error)

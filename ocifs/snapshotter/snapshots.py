@@ -1,0 +1,192 @@
+"""The snapshots as containerd asks for them: what each request does to metadata, directories and images.
+
+A container's file system is one overlay: the writes on top, below them the ordinary snapshots down to the first remote
+one, and the merged mount of that one's image at the bottom. A chain ID names all layers below it, so whatever lies
+below a remote snapshot does not matter. All methods are safe for several threads, and raise SnapshotError.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ocifs.snapshotter.directories import Directories, Owner, disk_usage, owner_of
+from ocifs.snapshotter.id_mapping import id_mapping
+from ocifs.snapshotter.images import Images
+from ocifs.snapshotter.metadata import Metadata, Snapshot
+from ocifs.snapshotter.pulls import Pulls
+from ocifs.snapshotter.requested_image import TARGET
+from ocifs.snapshotter.status import SnapshotError, already_exists
+
+_INDEX: Final = Path("/sys/module/overlay/parameters/index")
+_REUSE: Final = 20.0
+"""A count of the usage of an active snapshot is reused for as many times as long as it took."""
+_log = logging.getLogger(__name__)
+
+Step = Callable[[str], None]
+"""Called with the name of each step that changes something, before the step."""
+
+
+class Mount(NamedTuple):
+    """A mount for containerd to make (containerd's type Mount)."""
+
+    type: str
+    source: str
+    options: tuple[str, ...]
+
+
+class _Counted(NamedTuple):
+    usage: tuple[int, int]
+    until: float
+
+
+class Snapshots:
+    """All snapshots of a snapshotter."""
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        directories: Directories,
+        images: Images,
+        pulls: Pulls,
+        step: Step = lambda name: None,
+    ) -> None:
+        self.metadata = metadata
+        self.images = images
+        self._directories = directories
+        self._pulls = pulls
+        self._step = step
+        self._counted: dict[int, _Counted] = {}
+        self._sweeping = threading.Lock()
+
+    def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
+        """Add an active snapshot, and return its mounts.
+
+        A snapshot that a pull will commit, and whose image is served lazily, is committed at once: then the error is
+        ALREADY_EXISTS, and containerd fetches and unpacks nothing.
+        """
+        if TARGET in labels:
+            self._serve_lazily(key, parent, labels)
+        return self._create("active", key, parent, labels)
+
+    def view(self, key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
+        """Add a view, which is read-only, and return its mounts."""
+        return self._create("view", key, parent, labels)
+
+    def mounts(self, key: str) -> list[Mount]:
+        """Return the mounts of an active snapshot or a view; mount its image again if it is not mounted."""
+        lineage = self.metadata.lineage(key)
+        if lineage[0].kind == "committed":
+            raise SnapshotError("FAILED_PRECONDITION", f"snapshot {key!r} is committed: it has no mounts")
+        return self._mounts(lineage)
+
+    def commit(self, name: str, key: str, labels: Mapping[str, str]) -> None:
+        """Turn the active snapshot `key` into the committed one `name`. Its usage is counted later, on demand."""
+        self._step("commit")
+        self.metadata.commit(name, key, labels)
+
+    def remove(self, key: str) -> None:
+        """Remove a snapshot; its files and the mount of its image are removed by the next `cleanup`."""
+        self._step("remove")
+        removed = self.metadata.remove(key)
+        self._counted.pop(removed.id, None)
+        if removed.chain is not None:
+            self.images.forget(removed.chain)
+
+    def cleanup(self) -> None:
+        """Remove the files of removed snapshots, and unmount images that no snapshot has."""
+        with self._sweeping:
+            self._step("sweep")
+            self._directories.sweep(self.metadata)
+            self._step("unmount")
+            self.images.unmount_unused()
+
+    def usage(self, key: str) -> tuple[int, int]:
+        """Return the bytes and inodes of a snapshot itself; a remote one has none.
+
+        The kubelet asks for all snapshots every few seconds: a count is kept for a committed snapshot, and reused for a
+        while for an active one.
+        """
+        found = self.metadata.get(key)
+        if found.chain is not None:
+            return 0, 0
+        if found.usage is not None:
+            return found.usage
+        began = time.monotonic()
+        counted = self._counted.get(found.id)
+        if counted is None or counted.until < began or found.kind == "committed":
+            usage = disk_usage(self._directories.files(found.id))
+            ended = time.monotonic()
+            counted = self._counted[found.id] = _Counted(usage, ended + _REUSE * (ended - began))
+            if found.kind == "committed":
+                self.metadata.note_usage(found, *usage)
+                self._counted.pop(found.id, None)
+        return counted.usage
+
+    def _serve_lazily(self, key: str, parent: str, labels: Mapping[str, str]) -> None:
+        """Commit the snapshot of a pull if its image is served lazily; then raise ALREADY_EXISTS."""
+        below = self.metadata.get(parent) if parent else None
+        source = self._pulls.source_of(labels, below)
+        if source is None:
+            return
+        self._step("add remote")
+        self.metadata.add_remote(key, parent, labels, labels[TARGET], source)
+        self._step("added remote")
+        raise already_exists(labels[TARGET])
+
+    def _create(self, kind: "str", key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
+        active = kind == "active"
+        mapping = id_mapping(labels) if active else None
+        owner = self._owner_above(parent)
+        if mapping is not None:
+            owner = mapping.shift(owner)
+
+        def make(number: int) -> None:
+            self._step("make directory")
+            self._directories.make(number, owner, active=active)
+            self._step("commit creation")
+
+        self._step("create")
+        self.metadata.create("active" if active else "view", key, parent, labels, make)
+        self._step("created")
+        return self._mounts(self.metadata.lineage(key))
+
+    def _owner_above(self, parent: str) -> Owner:
+        """Return the owner of the root directory of a snapshot on `parent`: that of the parent's."""
+        if not parent:
+            return Owner()
+        below = self.metadata.get(parent)
+        if below.kind != "committed":  # refused later, by its rule
+            return Owner()
+        if below.chain is not None:
+            return owner_of(self.images.ensure(below.chain))
+        return self._directories.owner(below.id)
+
+    def _mounts(self, lineage: Sequence[Snapshot]) -> list[Mount]:
+        """Return the mounts of a snapshot, given it and its ancestors."""
+        snapshot, *ancestors = lineage
+        lower: list[str] = []
+        for each in ancestors:
+            if each.chain is not None:
+                lower.append(str(self.images.ensure(each.chain)))
+                break
+            lower.append(str(self._directories.files(each.id)))
+        files = str(self._directories.files(snapshot.id))
+        if snapshot.kind == "view":
+            if len(lower) <= 1:
+                return [Mount("bind", lower[0] if lower else files, ("ro", "rbind"))]
+            return [Mount("overlay", "overlay", (*_overlay_options(), f"lowerdir={':'.join(lower)}"))]
+        if not lower:
+            return [Mount("bind", files, ("rw", "rbind"))]
+        own = (f"workdir={self._directories.work(snapshot.id)}", f"upperdir={files}")
+        mapping = id_mapping(snapshot.labels)
+        mapped = () if mapping is None else mapping.options()
+        return [Mount("overlay", "overlay", (*_overlay_options(), *mapped, *own, f"lowerdir={':'.join(lower)}"))]
+
+
+def _overlay_options() -> tuple[str, ...]:
+    """Return the options of every overlay: no index, which would bind an upper directory to one set of lower ones."""
+    return ("index=off",) if os.path.exists(_INDEX) else ()

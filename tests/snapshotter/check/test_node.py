@@ -1,0 +1,165 @@
+"""What is found on a node: files below another root, processes from literals, and this machine's sockets."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from ocifs.cli.verbs import run
+from ocifs.snapshotter.check.containerd import Expected
+from ocifs.snapshotter.check.node import Node, Process, running_processes
+from tests.images import Image, layout_files
+from tests.registry import Registry, status
+
+EXPECTED = Expected("ocifs", Path("/run/ocifs/s.sock"), Path("/var/lib/ocifs"), Path("/no/certs.d"), False)
+RELEASE = "6.12.1-test"
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    """A directory with what a good node has."""
+    for path, text in {
+        "proc/sys/kernel/osrelease": f"{RELEASE}\n",
+        "proc/filesystems": "nodev\toverlay\nnodev\tfuse\n\terofs\n",
+        "dev/fuse": "",
+        "etc/containerd/config.toml": "version = 2\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    return tmp_path
+
+
+def kernel(node: Path) -> list[str]:
+    return [f"{each.level} {each.message}" for each in Node(node).kernel()]
+
+
+def test_a_kernel_that_can_all(node: Path) -> None:
+    assert kernel(node) == [f"ok Linux {RELEASE} can mount EROFS from a file"]
+
+
+def test_a_kernel_with_modules(node: Path) -> None:
+    (node / "proc/filesystems").write_text("nodev\tproc\n")
+    for name in ("overlay/overlay", "fuse/fuse", "erofs/erofs"):
+        module = node / f"lib/modules/{RELEASE}/kernel/fs/{name}.ko.xz"
+        module.parent.mkdir(parents=True)
+        module.write_bytes(b"")
+    assert kernel(node) == [f"ok Linux {RELEASE} can mount EROFS from a file"]
+
+
+def test_kernels_that_lack_something(node: Path) -> None:
+    old = f"warning Linux {RELEASE} cannot mount EROFS from a file, so the fuse engine serves images"
+    (node / f"boot/config-{RELEASE}").parent.mkdir()
+    (node / f"boot/config-{RELEASE}").write_text("# CONFIG_EROFS_FS_BACKED_BY_FILE is not set\n")
+    assert kernel(node) == [old]
+    (node / "proc/sys/kernel/osrelease").write_text("6.1.0-\x1b[2J")
+    assert kernel(node)[0].startswith("warning Linux 6.1.0-\\x1b[2J cannot mount EROFS")
+    (node / "proc/filesystems").write_text("")
+    (node / "dev/fuse").unlink()
+    (node / "proc/sys/kernel/osrelease").write_text("../../x")
+    assert [each.partition(", so")[0] for each in kernel(node)] == [
+        "error Linux ../../x has no overlay",
+        "error Linux ../../x has no fuse",
+        "warning Linux ../../x has no erofs",
+    ]
+
+
+def messages(node: Node) -> list[str]:
+    return [f"{each.level} {each.message}" for each in node.containerd(EXPECTED)]
+
+
+def test_the_configuration_of_the_running_containerd(node: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text('version = 2\n[proxy_plugins.ocifs]\ntype = "snapshot"\naddress = "/run/ocifs/s.sock"')
+    for arguments in (("--config", str(other)), (f"--config={other}",), ("-l", "debug", "-c", str(other))):
+        found = messages(Node(node, [Process("containerd", arguments)]))
+        assert found[0] == "ok [proxy_plugins.ocifs] connects to /run/ocifs/s.sock"
+    assert messages(Node(node))[0] == "warning it is not running"
+    assert "has no section [proxy_plugins.ocifs]" in messages(Node(node))[1]
+
+
+def test_k3s(node: Path) -> None:
+    (node / "etc/containerd/config.toml").unlink()
+    config = node / "var/lib/rancher/k3s/agent/etc/containerd/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("version = 3\n")
+    found = messages(Node(node, [Process("k3s", ("server",)), Process("containerd", ("-c", str(config)))]))
+    assert found[0].startswith(f"ok k3s writes {config}: change config.toml.tmpl")
+    assert Node(node, [Process("k3s", ("server",))]).has_kubelet
+    assert not Node(node).has_kubelet
+
+
+def test_no_containerd(node: Path) -> None:
+    (node / "etc/containerd/config.toml").unlink()
+    assert messages(Node(node)) == ["error it is not installed"]
+
+
+def test_a_malformed_configuration(node: Path) -> None:
+    (node / "etc/containerd/config.toml").write_text("version")
+    found = messages(Node(node, [Process("containerd", ())]))
+    assert found == [f"error cannot use {node}/etc/containerd/config.toml: " + found[0].partition(".toml: ")[2]]
+
+
+def test_a_malformed_daemon_json(node: Path) -> None:
+    (node / "etc/docker").mkdir()
+    (node / "etc/docker/daemon.json").write_text("{")
+    assert [each.message for each in Node(node).docker(EXPECTED)] == ["/etc/docker/daemon.json is malformed"]
+
+
+def test_the_endpoint_of_kubelet(node: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cri.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        for arguments, expected in (
+            ((), "warning"),
+            ((f"--image-service-endpoint=unix://{path}",), "ok"),
+            (("--image-service-endpoint", "unix:///none\x1b"), "error"),
+        ):
+            (found,) = Node(node, [Process("kubelet", arguments)]).kubelet(EXPECTED)
+            assert found.level == expected
+            assert "\x1b" not in str(found)
+
+
+def test_processes_of_this_machine() -> None:
+    assert any(os.path.basename(str(each.name)) for each in running_processes())
+
+
+def check(capfdbinary: pytest.CaptureFixture[bytes], *arguments: str) -> tuple[int, list[dict[str, str]]]:
+    code = run(["snapshotter", "check", "--json", *arguments], None)
+    out, err = capfdbinary.readouterr()
+    assert err == b""
+    return code, [json.loads(line) for line in out.splitlines()]
+
+
+def test_the_command(capfdbinary: pytest.CaptureFixture[bytes], registry: Registry, tmp_path: Path, root: None) -> None:
+    """Errors give exit status 1; images are looked up in their registry."""
+    registry.add("app", layout_files(Image(tag="1")))
+    registry.fault(status(404), "/missing/")
+    hosts = tmp_path / "certs.d"
+    for name, text in (("good.example_5000_", 'server = "x"'), ("bad.example", "server = 1"), ("_default", "typo = 1")):
+        (hosts / name).mkdir(parents=True)
+        (hosts / name / "hosts.toml").write_text(text)
+    (tmp_path / "config.toml").write_text("version = 2")
+    images = (f"{registry.host}/app:1", f"docker://{registry.host}/missing:1")
+    paths = {"--hosts-dir": hosts, "--address": tmp_path / "s.sock", "--containerd-config": tmp_path / "config.toml"}
+    options = [f"{name}={path}" for name, path in {**paths, "--cache-dir": tmp_path / "cache"}.items()]
+    code, found = check(capfdbinary, *options, *images)
+    assert code == 1
+    by_subject: dict[str, list[str]] = {}
+    for each in found:
+        by_subject.setdefault(each["subject"], []).append(f"{each['level']} {each['message']}")
+    assert [each.partition(" ")[0] for each in by_subject["hosts.toml"]] == ["warning", "error", "ok"]
+    assert by_subject["snapshotter"] == [f"error it does not run: there is no {tmp_path}/s.sock"]
+    with_index, missing = by_subject["registry"]
+    assert "1 of 1 layers" in with_index
+    assert "/missing:1: " in missing
+
+
+def test_a_socket_without_a_snapshotter(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path, root: None) -> None:
+    path = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))  # and refuses connections
+        _, found = check(capfdbinary, "--address", str(path))
+    (message,) = [each["message"] for each in found if each["subject"] == "snapshotter"]
+    assert message.startswith(f"no answer at {path}: UNAVAILABLE")
