@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 from msgspec.structs import replace
 
-from ocifs.errors import printable_path
-from ocifs.mount.mountinfo import mount_at
+from ocifs.errors import MountError, printable_path
+from ocifs.mount.mountinfo import mount_at, unmount
 from ocifs.mount.options import MountOptions
 from ocifs.mount.record import LOG, list_mounts, runtime_directory
 from ocifs.options import Options
@@ -68,6 +68,9 @@ def mount_store(
     chosen = ["--survive"] if mounting.survive else []
     with Mounter([*chosen, *([] if mounting.service else ["--no-service"])]) as mounter:
         mounter.mount(job)
+    if job.ids is not None and os.stat(at.mountpoint).st_uid != job.ids[0][0][1]:
+        unmount(at.mountpoint, lazy=True)
+        raise MountError("the service is of an older version, which cannot map ids: run `ocifs service upgrade`")
 
 
 def is_mounted(at: "StoreDirectory", tree: "StoreTree") -> bool:

@@ -17,7 +17,7 @@ from ocifs.mount.mount_identity import Known
 from ocifs.mount.record import from_json, to_json
 from ocifs.version import __version__
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 1
 """Version of this format, and of the messages between keepers and commands."""
 
 
