@@ -287,7 +287,7 @@ def mount_all(
     if request.kind in {"overlay", "tmpfs"}:
         mount_overlay(directory)
     for number, other in enumerate(others.values()):
-        with Mounter([]) as another:
+        with mounter.another() as another:
             _mount_image(another, other, other_mountpoint(directory, number), directory, request, suid=False)
 
 

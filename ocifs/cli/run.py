@@ -4,7 +4,6 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from subprocess import DEVNULL
 
 import click
 from msgspec.structs import replace
@@ -102,7 +101,7 @@ def run(
         make_missing(bundle.path, planned.volumes)
         # A command that may not read the terminal gets no input, as in podman; a pipe or a file it may read.
         closed = sys.stdin.isatty() and not (container.tty or container.interactive)
-        status = Container(program, bundle.path, systemd=systemd).run([held], stdin=DEVNULL if closed else None)
+        status = mounter.run(Container(program, bundle.path, systemd=systemd), [held], has_input=not closed)
         if keep:
             click.echo(f"ocifs: kept {printable_path(str(bundle.path))}: `ocifs umount` removes it", err=True)
         return status

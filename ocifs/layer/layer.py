@@ -138,14 +138,13 @@ class Layer:
         """Return a span, decoded up to its byte `end` at least. Raises the errors of `pread`."""
         if self.verification.refuted is not None:
             raise InvalidImageError(self.verification.refuted)
-        key = self.number, number
-        span = self._cache.get(key, lambda: self._load(number))
-        try:
-            span.decode(end)
-        except InvalidImageError:
-            self._cache.drop(key)
-            raise
-        return span
+        return self._cache.decoded(
+            (self.number, number),
+            self.span_size(number),
+            end,
+            lambda: self._load(number),
+            shared=self.verification.is_verified,
+        )
 
     def stored(self, span: int) -> bytes:
         """Return a span's verified bytes as in `LayerIndex.verified`. Raises the errors of `pread`."""
