@@ -31,6 +31,7 @@ from ocifs.mount.erofs_engine import ErofsEngine
 from ocifs.mount.hot_start import HotStart
 from ocifs.mount.job import Job, MountReply, receive_job
 from ocifs.mount.lock import locked
+from ocifs.mount.mountinfo import detach, mount_at
 from ocifs.mount.mountpoint import check_free
 from ocifs.mount.new_mountpoint import remove_mountpoint
 from ocifs.mount.rate_limited_log import OneLineFormatter, log_failure
@@ -125,7 +126,9 @@ def claimed(job: Job) -> Iterator[None]:
     with locked(job.mountpoint):
         if job.options.replace:
             replace_mount(job.mountpoint)
-        check_free(job.mountpoint, printable_path(job.mountpoint))
+        mounted = mount_at(job.mountpoint)
+        if not (job.swap and mounted is not None and mounted.digest is not None):
+            check_free(job.mountpoint, printable_path(job.mountpoint))
         yield
 
 
@@ -202,7 +205,11 @@ def _mount(job: Job, rootfs: Rootfs) -> Mounted:
         if reason is None or (missing := missing_extra(error)) is None:
             raise
         raise MissingExtraError(f"{reason}; {missing}") from None
+    if job.ids is not None:
+        raise MountError(f"{reason}: only the erofs engine maps ids")
     fuse = FuseEngine(rootfs, job)
+    if job.swap and mount_at(job.mountpoint) is not None:  # fusermount3 cannot mount beneath it
+        detach(job.mountpoint)
     return Mounted(fuse, fuse.mount(), reason)
 
 

@@ -19,9 +19,10 @@ from ocifs.mount import syscalls
 from ocifs.mount.bdi import raise_readahead
 from ocifs.mount.block_file import BlockFile
 from ocifs.mount.counters import Counters
+from ocifs.mount.id_mapping import user_namespace
 from ocifs.mount.job import Job
 from ocifs.mount.mount_identity import Known, MountIdentity
-from ocifs.mount.mountinfo import EROFS_SOURCE
+from ocifs.mount.mountinfo import EROFS_SOURCE, detach, mount_at
 from ocifs.mount.rate_limited_log import log_aborted
 from ocifs.mount.reading import Reading
 from ocifs.mount.record import EngineName
@@ -59,18 +60,22 @@ class ErofsEngine:
         self._opened: int | None = None
         """The served file."""
         self._closing = ExitStack()
+        self._namespace: int | None = None
 
     def mount(self) -> str | None:
         """Make an EROFS file system of the file, and attach it. Raises MountError, ShortageError."""
-        with ExitStack() as stack:
+        with ExitStack() as stack, ExitStack() as namespace:
             stack.callback(self._close_served_file)
             try:
+                if self._job.ids is not None:
+                    self._namespace = user_namespace(self._job.ids)
+                    namespace.callback(os.close, self._namespace)
                 self._block_file = self._new_block_file(stack)
                 erofs = self._make_while_serving(self._block_file)
                 try:
                     if self._connection is not None:
                         self._connection.counters.attaching = os.fstat(erofs).st_dev
-                    syscalls.attach(erofs, self._job.mountpoint)
+                    self._attach(erofs)
                 finally:
                     os.close(erofs)
                 try:
@@ -132,6 +137,19 @@ class ErofsEngine:
         if (opened := self.open_served_file()) is not None:
             os.close(opened)
 
+    def _attach(self, erofs: int) -> None:
+        """Attach the mount to the mountpoint, or below a mount there that it takes the place of. Raises OSError."""
+        mountpoint = self._job.mountpoint
+        if self._job.swap and mount_at(mountpoint) is not None:
+            try:
+                syscalls.attach_beneath(erofs, mountpoint)
+            except OSError:  # an old kernel, or propagation to other namespaces: for a moment, nothing is there
+                detach(mountpoint)
+            else:
+                detach(mountpoint)
+                return
+        syscalls.attach(erofs, mountpoint)
+
     def _new_block_file(self, stack: ExitStack) -> BlockFile:
         """Make the FUSE file system, unless the kernel has no EROFS. Raises OSError."""
         syscalls.check_filesystem("erofs")
@@ -182,6 +200,8 @@ class ErofsEngine:
         erofs = syscalls.new_mount("erofs", {"source": self._source}, attributes)
         if self._rootfs.tree.has_xattrs:
             _check_xattrs(erofs)
+        if self._namespace is not None:
+            syscalls.map_ids(erofs, self._namespace)
         return erofs
 
 
