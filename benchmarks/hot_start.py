@@ -1,9 +1,10 @@
 """How long does a start take after the first one, and the first one from a registry that has a hot pack?
 
-Locally, side by side with cold kernel caches: `chroot DIRECTORY COMMAND` on the extracted image, and on a new mount of each
-engine, with the hot pack of an earlier start and without one (`--hot-pack 0`). Mounting is not counted. From a
-docker-registry behind a link of 100 Mbit/s and 20 ms: the first line of a container with `ocifs run`, a published index and
-a hot pack; the same without the pack; an eStargz copy of the image, if ctr-remote is installed; and `podman run`, which has to pull.
+Locally, side by side with cold kernel caches: `chroot DIRECTORY COMMAND` on the extracted image, and on a new mount of
+each engine, with the hot pack of an earlier start and without one (`--hot-pack 0`). Mounting is not counted. From a
+docker-registry behind a link of 100 Mbit/s and 20 ms: the first line of a container with `ocifs run`, a published index
+and a hot pack; the same without the pack; an eStargz copy of the image, if ctr-remote is installed; and `podman run`,
+which has to pull.
 """
 
 import os
@@ -106,7 +107,9 @@ def from_registry(reference: str, rounds: int, work: Path) -> None:
         if has_estargz:
             convert(host, f"oci:{reference}", work)
         with slow_link(int(host.rpartition(":")[2]), rate=_RATE, round_trip=_ROUND_TRIP) as link:
-            fetched: dict[str, list[int]] = {_PACK: [], _NO_PACK: []} | ({_ESTARGZ: []} if has_estargz else {})
+            fetched: dict[str, list[int]] = {_PACK: [], _NO_PACK: []}
+            if has_estargz:
+                fetched[_ESTARGZ] = []
             names = {_PACK: "hot", _NO_PACK: "cold", _ESTARGZ: "estargz"}
             ways: dict[str, Measure] = {
                 way: partial(

@@ -73,7 +73,7 @@ def _make_node(layout: Path, options: argparse.Namespace) -> None:
         subprocess.run(["umoci", "init", "--layout", work], check=True)
         subprocess.run(["umoci", "new", "--image", f"{work}:latest"], check=True)
         subprocess.run(["umoci", "unpack", "--image", f"{work}:latest", bundle], check=True)
-        what = ["--variant=minbase", "--include=nodejs,npm", suite, bundle / "rootfs", mirror]
+        what = ["--variant=minbase", "--include=nodejs,npm", suite, str(bundle / "rootfs"), mirror]
         subprocess.run(["debootstrap", *what], check=True, stdout=subprocess.DEVNULL)
         for archive in (bundle / "rootfs/var/cache/apt/archives").glob("*.deb"):
             archive.unlink()
