@@ -262,9 +262,10 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
         raise MountError("malformed request: the mountpoint is not an absolute path")
     if rootfs.fds() != set(files):
         raise MountError("malformed request: open files that the job does not name")
+    directories = rootfs.directory_fds()
     for fd in files:
-        is_directory = rootfs.cache is not None and fd == rootfs.cache.fd
-        if not (stat.S_ISDIR if is_directory else stat.S_ISREG)(os.fstat(fd).st_mode) or _is_write_only(fd):
+        is_right = stat.S_ISDIR if fd in directories else stat.S_ISREG
+        if not is_right(os.fstat(fd).st_mode) or _is_write_only(fd):
             raise MountError("malformed request: a layer or tree image that is not a readable file")
     return msgspec.structs.replace(request.job, rootfs=rootfs), namespace
 
