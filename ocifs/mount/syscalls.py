@@ -103,6 +103,12 @@ def unshare_directory() -> None:
     _call("unshare", _CLONE_FS)
 
 
+def release_memory() -> None:
+    """Return free memory of the C library to the system (malloc_trim(3)), where the library can."""
+    if (trim := getattr(_libc, "malloc_trim", None)) is not None:
+        trim(0)
+
+
 def _call(name: str, *arguments: "int | bytes | ctypes.Array[ctypes.c_char] | None") -> int:
     try:
         function = getattr(_libc, name)

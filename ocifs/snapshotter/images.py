@@ -9,6 +9,7 @@ files and device nodes have effect in them: containers get them through overlays
 """
 
 import contextlib
+import gc
 import logging
 import os
 import threading
@@ -22,6 +23,7 @@ from msgspec.structs import replace
 
 from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.opening import FoundImage, Image
+from ocifs.mount import syscalls
 from ocifs.mount.job import Job
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, mount_table, unmount
@@ -202,6 +204,9 @@ class Images:
                     raise
                 _log.warning("the service of ocifs does not mount %s: %s", printable_path(str(path)), error)
                 self._mount_by(job, [_NO_SERVICE])
+
+        gc.collect()
+        syscalls.release_memory()  # merging the tree of an image has taken some
 
     def _mount_by(self, job: Job, arguments: list[str]) -> None:
         with Mounter(arguments) as mounter:

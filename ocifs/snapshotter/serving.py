@@ -52,7 +52,9 @@ _HOUSEKEEPING: Final = 30.0
 """Most seconds between two looks for idle mounts."""
 _MODULES: Final = (
     "ocifs.api.mounting",
+    "ocifs.blobs.caching_source",
     "ocifs.compression.codecs",
+    "ocifs.erofs.writer",
     "ocifs.indexes.selection",
     "ocifs.layer.verification",
     "ocifs.service.protocol",
