@@ -83,7 +83,7 @@ def open_snapshots(
             metadata = Metadata(stack.enter_context(contextlib.closing(Database(root, step))))
             directories = Directories(root)
             directories.check(metadata)
-            images = Images(root, settings, metadata, access)
+            images = Images(root, settings, metadata, access, step)
             stack.callback(images.close)
         except OSError as error:
             raise_if_short(error)
