@@ -17,7 +17,7 @@ from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.store import Store
 from tests.images import Image, Layer
-from tests.registry import Act, Registry, hang_up, status
+from tests.registry import Act, Registry, hang_up, slowly, status
 from tests.snapshotter.client import Snapshotter, mounted, running, status_of
 from tests.snapshotter.killing import killed_after
 from tests.snapshotter.pulling import (
@@ -137,7 +137,24 @@ def test_small_layers_without_an_index_are_indexed(registry: Registry, start: St
         assert shown(path) == MERGED
 
 
-def test_an_index_that_the_operator_does_not_trust_is_not_used(registry: Registry, tmp_path: Path, root: None) -> None:
+def test_indexing_is_over_when_the_pull_is(registry: Registry, start: Start, tmp_path: Path) -> None:
+    """The first request waits for it, and the container's request finds the mount."""
+    snapshotter = start(index_up_to=1 << 20)
+    image = publish(registry, "app", IMAGE, index=False)
+    registry.fault(slowly(len(BASE.blob) * 2), image.layers[0])
+    assert Containerd(snapshotter.client, tmp_path).pull(image) == ["lazy", "lazy", "lazy"]
+    assert [os.path.ismount(path) for path in (snapshotter.root / "images").iterdir()] == [True]
+
+
+def test_containerd_unpacks_what_cannot_be_indexed(registry: Registry, start: Start, tmp_path: Path) -> None:
+    image = publish(registry, "app", IMAGE, index=False)
+    registry.fault(status(404), image.layers[1])
+    assert Containerd(start(index_up_to=1 << 20).client, tmp_path).pull(image) == ["unpacked"] * 3
+
+
+def test_an_index_that_the_operator_does_not_trust_is_not_used(
+    registry: Registry, tmp_path: Path, root: None, fuse: None
+) -> None:
     options = Options(store=Store(tmp_path / "cache"), trust_index=False)
     with running(tmp_path, options, settings={"index_up_to": 100}) as snapshotter:
         image = publish(registry, "app", IMAGE)
