@@ -31,6 +31,7 @@ VERBS = {
         "mount": Verb("mount", "Mount an image."),
         "umount": Verb("mount", "Unmount."),
         "mounts": Verb("mount", "List mounts."),
+        "store": Verb("store", "Let podman, buildah and CRI-O run images in place."),
         "service": Verb("service", "Keep mounts when their daemon dies; start mounts fast."),
         "snapshotter": Verb("snapshotter", "Serve images to containerd without unpacking them."),
     },
