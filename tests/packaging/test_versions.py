@@ -25,8 +25,8 @@ def _interpreter(version: str) -> str | None:
     """Return an interpreter of a version: on PATH, of pyenv, of Debian, or one that `scripts/versions` has used."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     directories = [*map(Path, os.get_exec_path()), *pyenv.glob(f"{version}.*/bin"), _PACKAGE.parent / ".cache"]
-    for path in [each / f"python{version}" for each in directories]:
-        path = path / "bin/python" if path.is_dir() else path
+    found = [each / f"python{version}" for each in directories]
+    for path in [each / "bin/python" if each.is_dir() else each for each in found]:
         if path.exists() and not subprocess.run([path, "-c", ""], check=False, capture_output=True).returncode:
             return str(path)
     return None
