@@ -60,7 +60,8 @@ def open_cached(
         from ocifs.blobs.caching_source import CachingSource
         from ocifs.sources.registry.source import open_registry
 
-        return CachingSource(open_registry(reference, access or Access(), limits), store, preparing.downloading)
+        registry = open_registry(reference, access or Access(), limits)
+        return CachingSource(registry, store, preparing.downloading, repository=reference.path)
 
     def decompress(file: FileReader, name: str) -> "CompressedArchive":
         from ocifs.layer.compressed_archive import open_compressed

@@ -24,6 +24,7 @@ from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.profile import Profile
 from ocifs.layer.span_cache import SpanCache
+from ocifs.layer.span_memory import SpanMemory
 from ocifs.mount.background import in_background, is_unfinished
 from ocifs.mount.engine import Engine, stop_on_signals
 from ocifs.mount.erofs_engine import ErofsEngine
@@ -37,6 +38,7 @@ from ocifs.mount.unmount import replace_mount
 
 _ON_DEMAND = (
     "ocifs.sources.registry.source",
+    "ocifs.sources.registry.hosts",
     "ocifs.compression.blocks",
     "ocifs.compression.checkpoint_finder",
     "ocifs.compression.rapid",
@@ -97,8 +99,14 @@ def serve(job: Job, answer: Callable[[MountReply], None], ending: Callable[[], N
     open_log(job.options.log)
     with ExitStack() as lock:
         lock.enter_context(claimed(job))
-        cache = SpanCache(job.options.span_cache, job.options.read_timeout)
+        cache = span_cache(job)
         serve_mounted(job, cache, partial(_mount, job), lock.close, answer, ending)
+
+
+def span_cache(job: Job) -> SpanCache:
+    """Return the span cache of a mount, whose memory is bounded by its capacity. Raises OSError."""
+    capacity = job.options.span_cache
+    return SpanCache(capacity, job.options.read_timeout, SpanMemory(capacity))
 
 
 @contextmanager

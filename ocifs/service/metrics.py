@@ -32,6 +32,7 @@ _COUNTERS: Final[tuple[_Row, ...]] = (
     ("read_bytes", "Bytes of answered reads.", lambda numbers: numbers.read_bytes),
     ("cache_hits", "Reads answered without decoding.", lambda numbers: numbers.cache_hits),
     ("spans_decoded", "Spans that were verified and decoded.", lambda numbers: numbers.spans_decoded),
+    ("spans_taken", "Spans that another mount had decoded.", lambda numbers: numbers.spans_taken),
     ("fetched_bytes", "Bytes fetched from a registry.", lambda numbers: numbers.bytes_fetched),
     ("restarts", "Restarts of the process that serves the mount.", lambda numbers: numbers.restarts),
 )

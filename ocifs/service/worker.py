@@ -23,7 +23,7 @@ from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount import syscalls
 from ocifs.mount.counters import ENDED, FAILED, MOUNTED, Counters
-from ocifs.mount.daemon import Mounted, claimed, open_log, reportable, serve_mounted
+from ocifs.mount.daemon import Mounted, claimed, open_log, reportable, serve_mounted, span_cache
 from ocifs.mount.erofs_engine import Connection, ErofsEngine
 from ocifs.mount.framing import receive_message
 from ocifs.mount.handoff import FileRange, Handoff
@@ -33,8 +33,10 @@ from ocifs.mount.mountinfo import mount_table
 from ocifs.mount.options import MountOptions
 from ocifs.mount.rate_limited_log import log_failure
 from ocifs.mount.record import LOG, KeptRecord, MountRecord, from_json, runtime_directory, to_json
+from ocifs.service.caller import root
 from ocifs.service.kept import Kept
 from ocifs.service.notify import JournalHandler
+from ocifs.service.span_exchange import SpanExchange
 
 CRASHED = 70
 _EXIT_MILLISECONDS = 10_000
@@ -52,12 +54,14 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """PID."""
     journal: bool
     """Whether to log to the journal, unless the job names a file of its own."""
-    root: tuple[int, int] = (0, 0)
-    """Device and inode of the root directory of the command."""
+    root: tuple[int, ...] = ()
+    """The root directory of the command (`ocifs.service.caller.root`)."""
     resume: bool = False
     """Take over instead of mounting."""
     predecessor: int = 0
     """PID of the worker before this one."""
+    sharing: bool = False
+    """Whether it shares spans with others: a connection and a file of hints come last."""
 
 
 def work(connection: socket.socket) -> int:
@@ -70,8 +74,12 @@ def work(connection: socket.socket) -> int:
         order = from_json(received[0], Order)
         state, *files = received[1]
         others = files[len(order.fds) :]
+        sharing = None
+        if order.sharing:
+            *others, connection_of_spans, hints = others
+            sharing = socket.socket(fileno=connection_of_spans), hints
         kept = order.kept.renumbered(dict(zip(order.fds, files, strict=False)))
-        worker = Worker(kept, state, Counters.open(kept.page), order.keeper, order.journal)
+        worker = Worker(kept, state, Counters.open(kept.page), order.keeper, order.journal, sharing)
         if order.resume:
             kept.write(state)
             return worker.resume(others[0] if others else None, order.predecessor)
@@ -105,17 +113,19 @@ class Worker(NamedTuple):
     keeper: int
     """PID."""
     journal: bool
+    sharing: tuple[socket.socket, int] | None
+    """The connection to share spans over, and the descriptor of the hints."""
 
-    def mount(self, namespace: int, root: tuple[int, int], client: socket.socket) -> int:
+    def mount(self, namespace: int, expected: tuple[int, ...], client: socket.socket) -> int:
         """Mount, answer the client, and serve; return the exit status.
 
-        The client is in an open mount namespace, with the root directory `root` (device and inode).
+        The client is in an open mount namespace, with the root directory `expected`.
         """
         job = self.kept.job
         try:
-            _enter(namespace, root)
+            _enter(namespace, expected)
             self._open_log()
-            cache = SpanCache(job.options.span_cache, job.options.read_timeout)
+            cache = span_cache(job)
             with ExitStack() as lock:
                 lock.enter_context(claimed(job))
                 serve_mounted(job, cache, partial(self._mount, cache), lock.close, partial(self._answer, client))
@@ -138,7 +148,7 @@ class Worker(NamedTuple):
         """
         job = self.kept.job
         self._open_log()
-        cache = SpanCache(job.options.span_cache, job.options.read_timeout)
+        cache = span_cache(job)
         try:
             serve_mounted(
                 job,
@@ -186,7 +196,10 @@ class Worker(NamedTuple):
     def _mounted(self, engine: ErofsEngine, device: str | None, cache: SpanCache, rootfs: Rootfs) -> Mounted:
         record = KeptRecord(keeper=self.keeper, counters=self.kept.counters, state=self.state, began=time.time())
         progress = partial(_note_progress, self.counters, rootfs)
-        self.counters.follow(partial(_work_of, cache, rootfs))
+        exchange = None
+        if self.sharing is not None:
+            exchange = cache.sharing = SpanExchange(*self.sharing, rootfs.served.layers, cache)
+        self.counters.follow(partial(_work_of, cache, rootfs, exchange))
         progress()
         return Mounted(engine, device, None, self.kept.since, record, progress)
 
@@ -225,7 +238,7 @@ class _KeptEngine(ErofsEngine):
             os._exit(CRASHED)
 
 
-def _enter(namespace: int, root: tuple[int, int]) -> None:
+def _enter(namespace: int, expected: tuple[int, ...]) -> None:
     """Enter the mount namespace of the command. Raises OSError, _UnfitError."""
     try:
         if os.fstat(namespace).st_ino != os.stat("/proc/self/ns/mnt").st_ino:
@@ -234,8 +247,7 @@ def _enter(namespace: int, root: tuple[int, int]) -> None:
         raise _UnfitError(f"the service cannot enter the mount namespace of the command: {error.strerror}") from None
     finally:
         os.close(namespace)
-    status = os.stat("/")
-    if (status.st_dev, status.st_ino) != root:
+    if root() != expected:
         raise _UnfitError("the command has another root directory than the service")
 
 
@@ -257,9 +269,10 @@ def _forget(pid: int) -> None:
         runtime_directory().unlink(f"{pid}.json")
 
 
-def _work_of(cache: SpanCache, rootfs: Rootfs) -> tuple[int, int]:
+def _work_of(cache: SpanCache, rootfs: Rootfs, exchange: SpanExchange | None) -> tuple[int, int, int]:
     blobs = [layer.blob for layer in rootfs.served.layers]
-    return cache.loaded, sum(blob.fetched for blob in blobs if isinstance(blob, LazyBlob))
+    taken = 0 if exchange is None else exchange.taken
+    return cache.loaded, taken, sum(blob.fetched for blob in blobs if isinstance(blob, LazyBlob))
 
 
 def _note_progress(counters: Counters, rootfs: Rootfs) -> None:
