@@ -16,7 +16,6 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 
 from ocifs.mount.framing import send_message
@@ -180,4 +179,8 @@ def _become(name: str, keep: int) -> None:
 def name_process(name: str) -> None:
     """Set the name of this process, as `ps` shows it."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text(name)
+        comm = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(comm, name.encode())
+        finally:
+            os.close(comm)
