@@ -378,6 +378,24 @@ def test_a_mount_reads_what_another_one_has_decoded(service: Service) -> None:
     wait_for(lambda: (service.state().spans, service.state().shared_spans) == (0, 0))
 
 
+def memory_files(pid: int, name: str) -> set[int]:
+    """Return the inodes of the open files in memory with a name."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(link).startswith(f"/memfd:{name} "):
+                found.add(link.stat().st_ino)
+    return found
+
+
+def test_mounts_of_an_image_have_one_copy_of_its_tree(service: Service) -> None:
+    with service.mounted() as first, service.mounted() as second:
+        (tree,) = memory_files(service.worker(first), "ocifs")
+        assert memory_files(service.worker(second), "ocifs") == {tree}
+    with service.mounted() as third:
+        assert memory_files(service.worker(third), "ocifs") != {tree}
+
+
 def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("1")
 
