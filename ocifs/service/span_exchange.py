@@ -48,7 +48,7 @@ from ocifs.service.span_messages import (
     send,
 )
 
-_BATCH_MILLISECONDS: Final = 20
+_BATCH_MILLISECONDS: Final = 50
 """Time for which notes to the keeper are collected."""
 _IDLE_SECONDS: Final = 1.0
 """Time after which the memory that decoding has left goes back to the system."""
