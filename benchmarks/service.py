@@ -22,7 +22,8 @@ from ocifs.mount.job import Job, mount
 from ocifs.mount.options import MountOptions
 from ocifs.mount.process import Daemon
 from ocifs.options import Options
-from ocifs.service.client import ServiceConnection, connect
+from ocifs.service.client import ServiceConnection
+from ocifs.service.connection import connect
 from ocifs.service.protocol import send_mount
 from ocifs.store import Store, default_directory
 

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from ocifs.blobs.download import BLOB, Blob, Download, Progress, ignored
+from ocifs.blobs.kept_referrers import KeptReferrers
 from ocifs.errors import InvalidImageError
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.limits import Limits
@@ -76,14 +77,17 @@ class CachingSource:
         downloading: Progress = ignored,
         *,
         is_addressed_by_digest: bool = True,
+        repository: str | None = None,
     ) -> None:
         """Read from `registry`; `downloading` receives the progress of each download of a whole blob.
 
+        The last list of artifacts is kept for `repository`, `HOST[:PORT]/REPOSITORY`, if it is one.
         Unless it `is_addressed_by_digest`, it resolves a digest itself, even if the store has the manifest.
         """
         self.limits = registry.limits
         self._is_addressed_by_digest = is_addressed_by_digest
         self._registry = registry
+        self._repository = repository
         self._store = store
         self._downloading = downloading
         self._slots = threading.Semaphore(_CONCURRENT_DOWNLOADS)
@@ -144,7 +148,8 @@ class CachingSource:
 
     def referrers(self) -> Referrers:
         """Return the artifacts there."""
-        return self._registry.referrers()
+        referrers = self._registry.referrers()
+        return referrers if self._repository is None else KeptReferrers(referrers, self._store, self._repository)
 
     def close(self) -> None:
         """Stop downloads and close everything."""

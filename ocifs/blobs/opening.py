@@ -60,7 +60,8 @@ def open_cached(
         from ocifs.blobs.caching_source import CachingSource
         from ocifs.sources.registry.source import open_registry
 
-        return CachingSource(open_registry(reference, access or Access(), limits), store, preparing.downloading)
+        registry = open_registry(reference, access or Access(), limits)
+        return CachingSource(registry, store, preparing.downloading, repository=reference.path)
 
     def decompress(file: FileReader, name: str) -> "CompressedArchive":
         from ocifs.layer.compressed_archive import open_compressed
@@ -76,4 +77,8 @@ def open_cached(
         from ocifs.blobs.engine_image import open_engine_image
 
         return open_engine_image(reference, keeping)
+    if reference.transport == "containers-storage":
+        from ocifs.blobs.stored_image import open_stored_image
+
+        return open_stored_image(reference, keeping)
     return open_source(reference, limits, follow_links=follow_links, decompress=decompress, warn=preparing.warn)

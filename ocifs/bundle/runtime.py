@@ -56,7 +56,9 @@ class Container:
 
     def __init__(self, runtime: str, bundle: Path, *, systemd: bool = False) -> None:
         """With `systemd`, the runtime asks the user's systemd for a cgroup."""
-        self._bundle = bundle
+        self.runtime = runtime
+        self.bundle = bundle
+        self.systemd = systemd
         self._command = [runtime, "--root", str(bundle / "state"), *(["--systemd-cgroup"] if systemd else [])]
 
     def run(self, keep_open: Iterable[int] = (), *, stdin: int | None = None) -> int:
@@ -73,10 +75,10 @@ class Container:
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-        command = [*self._command, "run", "--bundle", str(self._bundle), "--pid-file", str(self._pid_file)]
+        command = [*self._command, "run", "--bundle", str(self.bundle), "--pid-file", str(self._pid_file)]
         try:
             with subprocess.Popen(
-                [*command, self._bundle.name],
+                [*command, self.bundle.name],
                 stdin=stdin,
                 pass_fds=tuple(keep_open),
                 preexec_fn=prepare,  # noqa: PLW1509 - this process has no threads
@@ -87,12 +89,12 @@ class Container:
 
     def delete(self) -> None:
         """Have the runtime kill and delete the container, if it still exists."""
-        if (self._bundle / "state" / self._bundle.name).exists():
-            subprocess.run([*self._command, "delete", "--force", self._bundle.name], check=False, capture_output=True)
+        if (self.bundle / "state" / self.bundle.name).exists():
+            subprocess.run([*self._command, "delete", "--force", self.bundle.name], check=False, capture_output=True)
 
     @property
     def _pid_file(self) -> Path:
-        return self._bundle / "pid"
+        return self.bundle / "pid"
 
     def _forward_signals(self, process: "subprocess.Popen[bytes]", watched: set[signal.Signals]) -> int:
         """Forward signals until the runtime exits; return its exit status."""

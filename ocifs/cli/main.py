@@ -24,8 +24,6 @@ def main() -> None:
         from ocifs.cli.complete.answer import main as complete
 
         sys.exit(complete(sys.argv[2:]))
-    from ocifs.service.client import Mounter
-
     interrupted = signal.getsignal(signal.SIGINT)
     if interrupted is signal.default_int_handler:  # before any handler exists
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -33,6 +31,12 @@ def main() -> None:
     _allow_many_files()
     gc.set_threshold(_GARBAGE)
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    from ocifs.service.delegation import delegate
+
+    if (done := delegate(verb, sys.argv[1:])) is not None:
+        sys.exit(done)
+    from ocifs.service.client import Mounter
+
     try:
         early = Mounter(sys.argv[1:]) if verb in _MOUNTING else None
     except OSError as error:

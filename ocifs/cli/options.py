@@ -13,6 +13,7 @@ from ocifs.cli.types import LimitType, PlatformType, Size
 from ocifs.errors import printable_path
 from ocifs.limits import DEFAULT_LIMITS
 from ocifs.options import Options
+from ocifs.service.client import Mounter
 from ocifs.sources.registry.access import Access
 from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
 
@@ -221,6 +222,8 @@ def open_image(image: str, options: Options) -> "Image":
     from ocifs.cli.progress import indexing
     from ocifs.image import opening
 
+    if (mounter := click.get_current_context().find_object(Mounter)) is not None:
+        options = mounter.opening(image, options)
     with indexing() as progress:
         return opening.open_image(image, replace(options, progress=progress, downloading=progress.downloading))
 

@@ -4,7 +4,6 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from subprocess import DEVNULL
 
 import click
 from msgspec.structs import replace
@@ -89,7 +88,7 @@ def run(
             check_user_namespaces()
         words = args[1:] if args[:1] == ("--",) else args
         overrides = replace(container.overrides, args=_encodable(words), terminal=bool(container.tty))
-        opened = stack.enter_context(open_image(image, options))
+        opened = stack.enter_context(open_image(image, replace(options, quick=True)))
         planned = plan_of(opened, request, overrides, container.settings, options)
         others = open_others(planned, options, stack)
         parent = _bundle_parent(large=_is_large(request.kind) or bool(planned.volumes.copied))
@@ -102,7 +101,7 @@ def run(
         make_missing(bundle.path, planned.volumes)
         # A command that may not read the terminal gets no input, as in podman; a pipe or a file it may read.
         closed = sys.stdin.isatty() and not (container.tty or container.interactive)
-        status = Container(program, bundle.path, systemd=systemd).run([held], stdin=DEVNULL if closed else None)
+        status = mounter.run(Container(program, bundle.path, systemd=systemd), [held], has_input=not closed)
         if keep:
             click.echo(f"ocifs: kept {printable_path(str(bundle.path))}: `ocifs umount` removes it", err=True)
         return status

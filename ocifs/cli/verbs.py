@@ -91,6 +91,7 @@ IMAGE is one of
   -                                    an archive from standard input
   https://HOST/FILE[:TAG]              an archive on a web server
   docker-daemon:NAME[:TAG]             an image of a Docker engine
+  containers-storage:NAME[:TAG]        an image in a store of podman
   dir:DIR                              what `skopeo copy` writes to dir:DIR
   docker://HOST[:PORT]/REPO[:TAG|@…]   in a registry
 
@@ -154,32 +155,41 @@ def run(arguments: list[str], mounter: "Mounter | None") -> int:
     Commands that mount take `mounter`.
     """
     try:
-        # Not cli.main, which handles broken pipes and interrupts differently.
-        with cli.make_context("ocifs", arguments, obj=mounter) as context:
-            result = cli.invoke(context)
-        sys.stdout.flush()
-    except click.exceptions.Exit as exit_:
-        return exit_.exit_code
-    except click.UsageError as error:
-        from ocifs.cli.usage import usage_lines
+        return invoke(arguments, mounter)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the boundary of the command line
+        return failed(error)
 
-        click.echo("\n".join(usage_lines(error)), err=True)
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", INTERRUPTED)
-    except OcifsError as error:
-        return _fail_by_ocifs(error)
-    except BrokenPipeError:
-        _drop_output()  # the reader has seen enough
-        return 0
-    except OSError as error:
-        _drop_output()
-        return _fail_by_system(error)
-    except Exception as error:
-        if os.environ.get("OCIFS_DEBUG"):
-            raise
-        return _fail_by_surprise(error)
+
+def invoke(arguments: list[str], mounter: "Mounter | None") -> int:
+    """Run one command; return its exit status. Raises what the command raises."""
+    # Not cli.main, which handles broken pipes and interrupts differently.
+    with cli.make_context("ocifs", arguments, obj=mounter) as context:
+        result = cli.invoke(context)
+    sys.stdout.flush()
     return result if isinstance(result, int) else 0
+
+
+def failed(error: Exception | KeyboardInterrupt) -> int:
+    """Print the error that has ended a command; return the exit status."""
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.UsageError():
+            from ocifs.cli.usage import usage_lines
+
+            click.echo("\n".join(usage_lines(error)), err=True)
+            return error.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            return _fail("interrupted", INTERRUPTED)
+        case OcifsError():
+            return _fail_by_ocifs(error)
+        case BrokenPipeError():
+            _drop_output()  # the reader has seen enough
+            return 0
+        case OSError():
+            _drop_output()
+            return _fail_by_system(error)
+    return _fail_by_surprise(error)
 
 
 def _fail_by_ocifs(error: OcifsError) -> int:
@@ -189,6 +199,8 @@ def _fail_by_ocifs(error: OcifsError) -> int:
 
 
 def _fail_by_surprise(error: Exception) -> int:
+    if os.environ.get("OCIFS_DEBUG"):
+        raise error
     if (known := missing_extra(error) or shortage(error)) is not None:
         return _fail(str(known), known.exit_code)
     return _fail(

@@ -38,6 +38,7 @@ from ocifs.mount.unmount import replace_mount
 
 _ON_DEMAND = (
     "ocifs.sources.registry.source",
+    "ocifs.sources.registry.hosts",
     "ocifs.compression.blocks",
     "ocifs.compression.checkpoint_finder",
     "ocifs.compression.rapid",

@@ -20,6 +20,7 @@ from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import BlobReader, FileReader, FileSection
+from ocifs.sources.assembled import AssembledReader
 from ocifs.sources.registry.peer import Origin
 from ocifs.store import StoredFile
 
@@ -49,7 +50,7 @@ class Handoff(msgspec.Struct, frozen=True):
 
     tree_image: FileRange
     layers: tuple[tuple[FileRange, FileRange], ...]
-    """LayerIndex and blob; the blob may be a range of the uncompressed `archive`."""
+    """LayerIndex and blob; the blob may be a range of the uncompressed `archive`, or a table (`directories`)."""
     checksums: tuple[int, ...] = ()
     """The checksum of the LayerIndex, so that both processes use the same index."""
     origins: tuple[Origin | None, ...] = ()
@@ -62,6 +63,8 @@ class Handoff(msgspec.Struct, frozen=True):
     """LayerIndex of the compressed archive that has the blobs, the archive, and the checksum of the LayerIndex."""
     archived: tuple[bool, ...] = ()
     """Whether the blob is in that archive."""
+    directories: tuple[int | None, ...] = ()
+    """Where the layer was extracted to, if the blob is the table of an `AssembledReader`."""
 
     @classmethod
     def of(cls, rootfs: Rootfs) -> Self:
@@ -77,6 +80,7 @@ class Handoff(msgspec.Struct, frozen=True):
             tuple(layer.prefetch for layer in layers),
             _archive_of(archived[0].archive) if archived else None,
             tuple(isinstance(layer.blob, ArchiveMember) for layer in layers),
+            tuple(layer.blob.root if isinstance(layer.blob, AssembledReader) else None for layer in layers),
         )
 
     def open(self, cache: SpanCache) -> Rootfs:
@@ -90,6 +94,10 @@ class Handoff(msgspec.Struct, frozen=True):
                 ArchiveMember(archive, blob.offset, blob.size) if archived else blob
                 for blob, archived in zip(blobs, self.archived, strict=True)
             ]
+        blobs = [
+            blob if root is None else AssembledReader(part.open(), root)
+            for blob, (_, part), root in zip(blobs, self.layers, self.directories or [None] * len(blobs), strict=True)
+        ]
         layers = [
             Layer(number, open_index(index.open(), checksum), blob, cache, published)
             for number, ((index, _), checksum, blob, published) in enumerate(
@@ -103,7 +111,8 @@ class Handoff(msgspec.Struct, frozen=True):
     def fds(self) -> set[int]:
         """Return the descriptors to send."""
         archive = {part.fd for part in self.archive[:2]} if self.archive else set()
-        return {self.tree_image.fd} | {part.fd for layer in self.layers for part in layer} | archive
+        directories = {root for root in self.directories if root is not None}
+        return {self.tree_image.fd} | {part.fd for layer in self.layers for part in layer} | archive | directories
 
     def renumbered(self, fds: Mapping[int, int]) -> "Handoff":
         """Return the same with the receiver's descriptors; `fds` maps the sender's to these."""
@@ -115,12 +124,15 @@ class Handoff(msgspec.Struct, frozen=True):
             self,
             tree_image=replaced(self.tree_image),
             layers=tuple((replaced(index), replaced(blob)) for index, blob in self.layers),
+            directories=tuple(root if root is None else fds[root] for root in self.directories),
             archive=self.archive and (replaced(self.archive[0]), replaced(self.archive[1]), self.archive[2]),
         )
 
 
 def _range_of(blob: BlobReader) -> FileRange:
     """Return the range of a blob in its file, or in its uncompressed archive."""
+    if isinstance(blob, AssembledReader):
+        return FileRange.of(blob.table)
     part = _range_of(blob.archive.blob) if isinstance(blob, ArchiveMember) else None
     if part is not None:
         return FileRange(part.fd, blob.offset, blob.size)

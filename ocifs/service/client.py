@@ -5,56 +5,20 @@ nothing.
 """
 
 import contextlib
-import os
 import socket
-import struct
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self
 
 from ocifs.mount.process import Daemon
+from ocifs.service.connection import connect, is_allowed
 
 if TYPE_CHECKING:
+    from ocifs.bundle.runtime import Container
     from ocifs.mount.job import Job, MountReply
+    from ocifs.options import Options
 
-SYSTEM_DIRECTORY = "/run/ocifs"
-"""The runtime directory of root's service, unless XDG_RUNTIME_DIR names another."""
-_SOCKET = "service.sock"
-_CONNECT_SECONDS = 2.0
 _STOP_SECONDS = 10.0
-_NEVER = "OCIFS_NO_SERVICE"
-_NO = {"", "0", "false", "no", "off", "n", "f"}
-"""What leaves a flag of the environment unset."""
-
-
-def connect() -> socket.socket | None:
-    """Connect to the service of root, in the runtime directory or in `SYSTEM_DIRECTORY`; return None without one."""
-    if os.geteuid() != 0:
-        return None
-    own = os.environ.get("XDG_RUNTIME_DIR")
-    for directory in dict.fromkeys([*([os.path.join(own, "ocifs")] if own else []), SYSTEM_DIRECTORY]):
-        if (connection := _connect(directory)) is not None:
-            return connection
-    return None
-
-
-def _connect(directory: str) -> socket.socket | None:
-    try:
-        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        connection.settimeout(_CONNECT_SECONDS)
-        connection.connect(f"/proc/self/fd/{fd}/{_SOCKET}")  # the path itself may be too long for an address
-        _, uid, _ = struct.unpack("=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid != 0:
-            raise PermissionError  # another user's process
-    except OSError:
-        connection.close()
-        return None
-    finally:
-        os.close(fd)
-    return connection
 
 
 class ServiceConnection:
@@ -92,8 +56,7 @@ class Mounter:
         options = arguments[: arguments.index("--")] if "--" in arguments else arguments
         self._service: ServiceConnection | None = None
         self._daemon: Daemon | None = None
-        allowed = "--no-service" not in options and os.environ.get(_NEVER, "").lower() in _NO
-        if allowed and (connection := connect()) is not None:
+        if is_allowed(arguments) and (connection := connect()) is not None:
             self._service = ServiceConnection(connection)
         elif "--survive" in options:
             self._daemon = Daemon(_single)
@@ -131,7 +94,7 @@ class Mounter:
         reason = None
         if self._service is not None:
             if job.options.service and job.options.engine != "fuse":
-                reply = self._mount_by_service(job)
+                reply = mount_by_service(self._service, job)
                 if reply.unfit is None:
                     return reply
                 reason = reply.unfit
@@ -153,20 +116,35 @@ class Mounter:
 
         return replace(reply, reason=reason)
 
-    def _mount_by_service(self, job: "Job") -> "MountReply":
-        from ocifs.errors import MountError
-        from ocifs.mount.job import MountReply
-        from ocifs.mount.job import mount as mount_by
-        from ocifs.service.protocol import send_mount
+    def another(self) -> "Mounter":
+        """Return one for a further mount of the same command."""
+        return Mounter([])
 
-        assert self._service is not None  # noqa: S101 - the caller has checked
-        began = time.time()
-        try:
-            return mount_by(self._service, job, send=send_mount)
-        except MountError:
-            if not _is_mounted(job, began):
-                raise
-        return MountReply(engine="erofs")  # the worker was replaced before it could answer
+    def opening(self, image: str, options: "Options") -> "Options":
+        """Return the options to open an image with."""
+        return options
+
+    def run(self, container: "Container", keep_open: Iterable[int], *, has_input: bool) -> int:
+        """Run a container, as `Container.run`; without input, its stdin is empty."""
+        from subprocess import DEVNULL
+
+        return container.run(keep_open, stdin=None if has_input else DEVNULL)
+
+
+def mount_by_service(service: ServiceConnection, job: "Job") -> "MountReply":
+    """Mount by the service; return its answer. Raises MountError as `ocifs.mount.job.mount` does."""
+    from ocifs.errors import MountError
+    from ocifs.mount.job import MountReply
+    from ocifs.mount.job import mount as mount_by
+    from ocifs.service.protocol import send_mount
+
+    began = time.time()
+    try:
+        return mount_by(service, job, send=send_mount)
+    except MountError:
+        if not _is_mounted(job, began):
+            raise
+    return MountReply(engine="erofs")  # the worker was replaced before it could answer
 
 
 def _is_mounted(job: "Job", since: float) -> bool:

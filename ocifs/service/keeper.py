@@ -19,6 +19,7 @@ from ocifs.errors import MountError, OcifsError, printable_path, shortage
 from ocifs.mount.framing import Incoming
 from ocifs.mount.job import MountReply
 from ocifs.mount.record import to_json
+from ocifs.service.commands import Commands
 from ocifs.service.exporter import Exporter
 from ocifs.service.mounts import Mounts, Served
 from ocifs.service.protocol import Pong, Settings, decode_request, peer_uid
@@ -49,12 +50,19 @@ class Keeper:
     """Serves requests until it is stopped, hands over, or, without `listener`, has no mount left."""
 
     def __init__(
-        self, mounts: Mounts, listener: socket.socket | None, settings: Settings, exporter: Exporter | None = None
+        self,
+        mounts: Mounts,
+        listener: socket.socket | None,
+        settings: Settings,
+        exporter: Exporter | None = None,
+        commands: Commands | None = None,
     ) -> None:
         self.mounts = mounts
         self.listener = listener
         self.settings = settings
         self.exporter = exporter
+        self._companions = [each for each in (exporter, commands) if each is not None]
+        """Processes that run as long as this one."""
         self._since = time.time()
         self._clients: dict[int, _Client] = {}
         self._upgrading: socket.socket | None = None
@@ -132,7 +140,7 @@ class Keeper:
         due = [client.deadline for client in self._clients.values()]
         due += [when for when, _ in self._adoptions[:1]]
         due += [served.due for served in self.mounts if served.due is not None]
-        due += [self.exporter.due] if self.exporter is not None and self.exporter.due is not None else []
+        due += [each.due for each in self._companions if each.due is not None]
         return max(0.0, min(due) - time.monotonic()) * 1000 + 1 if due else None
 
     def _look_at_the_clock(self) -> None:
@@ -149,21 +157,22 @@ class Keeper:
         if self._adoptions and self._adoptions[0][0] <= now:
             _, adopt_orphans = self._adoptions.pop(0)
             adopt_orphans()
-        if self.exporter is not None and self.exporter.due is not None and self.exporter.due <= now:
-            self._export(self.exporter)
+        for companion in self._companions:
+            if companion.due is not None and companion.due <= now:
+                self._start(companion)
         for served in [*self.mounts]:
             if served.due is not None and served.due <= now:
                 served.due = None
                 self._restart(served)
 
-    def _export(self, exporter: Exporter) -> None:
-        """Start the process that serves metrics, and notice its exit."""
-        exporter.start()
-        if (pidfd := exporter.pidfd) is not None:
+    def _start(self, companion: Exporter | Commands) -> None:
+        """Start a process, and notice its exit."""
+        companion.start()
+        if (pidfd := companion.pidfd) is not None:
 
             def ended() -> None:
                 self.unwatch(pidfd)
-                exporter.ended()
+                companion.ended()
 
             self.watch(pidfd, ended)
 

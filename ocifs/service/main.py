@@ -3,7 +3,6 @@
 It starts as the service, as the successor of the running service, or as the keeper of a single mount.
 """
 
-import errno
 import fcntl
 import importlib
 import logging
@@ -16,22 +15,23 @@ from typing import Final, Literal
 
 import msgspec
 
-from ocifs.errors import MountError, OcifsError, printable_path, raise_if_short
+from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.mount.daemon import load_modules, reportable
 from ocifs.mount.mount_identity import leave_private_namespace
 from ocifs.mount.rate_limited_log import OneLineFormatter
 from ocifs.mount.record import KEEPER_NAME, LOG, SOCKET, from_json, runtime_directory
+from ocifs.service.caller import COMMANDS
+from ocifs.service.commands import CommandLine, Commands
 from ocifs.service.exporter import Exporter, listen
 from ocifs.service.handover import adopt, give, take
 from ocifs.service.keeper import Keeper
 from ocifs.service.mounts import Mounts
 from ocifs.service.notify import JournalHandler, notify
-from ocifs.service.protocol import LOCK, Settings
+from ocifs.service.protocol import LOCK, Settings, listen_in, unusable
 from ocifs.service.template import Template, name_process
 from ocifs.service.worker import warm_up, work
 from ocifs.trusted_directory import TrustedDirectory
 
-_BACKLOG: Final = 128
 _CODECS: Final = ("ocifs.compression.codecs", "zlib_ng.zlib_ng", "zstandard")
 """What serving a mount loads on demand."""
 
@@ -47,8 +47,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """Descriptor to write to once it is ready: nothing, or an error in a line."""
 
 
-def main(arguments: list[str]) -> int:
-    """Run a keeper; return the exit status."""
+def main(arguments: list[str], command_line: CommandLine | None = None) -> int:
+    """Run a keeper, which runs commands with `command_line`; return the exit status."""
     start = from_json(os.fsencode(arguments[0]), Start)
     name_process(KEEPER_NAME)
     try:
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
         if start.what == "single":  # the worker enters it, and the mount ends with it
             leave_private_namespace()
         warm_up()
-        _run(start, Template(work))
+        _run(start, Template(work), command_line)
     except (OcifsError, OSError, MemoryError, RuntimeError, ImportError) as error:
         failure = reportable(error)
         _report(start.ready, f"{failure.exit_code} {printable_path(str(failure))}")
@@ -74,7 +74,7 @@ def load_all() -> None:
         importlib.import_module(name)
 
 
-def _run(start: Start, template: Template) -> None:
+def _run(start: Start, template: Template, command_line: CommandLine | None) -> None:
     runtime = runtime_directory()
     mounts = Mounts(runtime, template, journal=start.settings.journal)
     if start.what == "single":
@@ -94,14 +94,17 @@ def _run(start: Start, template: Template) -> None:
     else:
         lock = _lock(runtime)
         metrics = None if settings.metrics is None else listen(settings.metrics)
-        listener = _listen(runtime)
+        listener = listen_in(runtime, SOCKET)
     _open_log(settings, runtime)
     _report(start.ready, "")
     notify("READY=1", f"MAINPID={os.getpid()}")
-    keeper = Keeper(mounts, listener, settings, None if metrics is None else Exporter(metrics))
+    exporter = None if metrics is None else Exporter(metrics)
+    commands = None if command_line is None else Commands(runtime, command_line)
+    keeper = Keeper(mounts, listener, settings, exporter, commands)
     keeper.run(partial(_give, lock), partial(adopt, mounts, runtime))
     notify("STOPPING=1")
     runtime.unlink(SOCKET)
+    runtime.unlink(COMMANDS)
 
 
 def _give(lock: int, keeper: Keeper, successor: socket.socket) -> bool:
@@ -120,32 +123,8 @@ def _lock(runtime: TrustedDirectory) -> int:
             f"the service already runs in {printable_path(str(runtime.path))}: `ocifs service upgrade` replaces it"
         ) from None
     except OSError as error:
-        raise _unusable(runtime, LOCK, error) from None
+        raise unusable(runtime, LOCK, error) from None
     return lock
-
-
-def _listen(runtime: TrustedDirectory) -> socket.socket:
-    """Return the listening socket of the service, which root alone can connect to. Raises MountError."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        runtime.unlink(SOCKET)
-        os.fchdir(runtime.fd)  # the path may be too long for an address
-        before = os.umask(0o177)
-        try:
-            listener.bind(SOCKET)
-        finally:
-            os.umask(before)
-            os.chdir("/")
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        raise _unusable(runtime, SOCKET, error) from None
-    return listener
-
-
-def _unusable(runtime: TrustedDirectory, name: str, error: OSError) -> MountError:
-    raise_if_short(error)
-    what = os.strerror(errno.ENOENT) if error.errno is None else error.strerror
-    return MountError(f"cannot start the service: {printable_path(str(runtime.path / name))}: {what}")
 
 
 def _open_log(settings: Settings, runtime: TrustedDirectory) -> None:

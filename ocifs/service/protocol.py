@@ -4,6 +4,7 @@ A request is a message of `ocifs.mount.framing` in JSON with a protocol version.
 command; between keepers, each mount is a message with its open files.
 """
 
+import errno
 import os
 import socket
 import struct
@@ -11,16 +12,19 @@ from typing import Final, Literal
 
 import msgspec
 
-from ocifs.errors import MountError
+from ocifs.errors import MountError, printable_path, raise_if_short
 from ocifs.mount.framing import send_message
 from ocifs.mount.job import Job
 from ocifs.mount.record import to_json
+from ocifs.service.caller import root
 from ocifs.service.kept import PROTOCOL, OtherVersionError, decode_versioned
+from ocifs.trusted_directory import TrustedDirectory
 from ocifs.version import __version__
 
 LOCK: Final = "service.lock"
 """Name of the file there that the keeper of the service has locked."""
 
+_BACKLOG: Final = 128
 _CREDENTIALS = struct.Struct("=iII")
 
 
@@ -33,8 +37,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     job: Job | None = None
     fds: tuple[int, ...] = ()
     """The sender's numbers of the open files, in the order in which they are sent; after the mount namespace."""
-    root: tuple[int, int] = (0, 0)
-    """Device and inode of the sender's root directory, in its mount namespace."""
+    root: tuple[int, ...] = ()
+    """The sender's root directory (`ocifs.service.caller.root`), in its mount namespace."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,8 +100,7 @@ def send_mount(connection: socket.socket, job: Job) -> None:
     fds = sorted(job.rootfs.fds())
     namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        root = os.stat("/")
-        request = Request(request="mount", job=job, fds=tuple(fds), root=(root.st_dev, root.st_ino))
+        request = Request(request="mount", job=job, fds=tuple(fds), root=root())
         send_message(connection, to_json(request), [namespace, *fds])
     finally:
         os.close(namespace)
@@ -107,3 +110,29 @@ def peer_uid(connection: socket.socket) -> int:
     """Return the uid of the process at the other end (SO_PEERCRED). Raises OSError."""
     _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return int(uid)
+
+
+def listen_in(runtime: TrustedDirectory, name: str) -> socket.socket:
+    """Return a listening socket in the runtime directory, which root alone can connect to. Raises MountError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        runtime.unlink(name)
+        os.fchdir(runtime.fd)  # the path may be too long for an address
+        before = os.umask(0o177)
+        try:
+            listener.bind(name)
+        finally:
+            os.umask(before)
+            os.chdir("/")
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise unusable(runtime, name, error) from None
+    return listener
+
+
+def unusable(runtime: TrustedDirectory, name: str, error: OSError) -> MountError:
+    """Return the error for a file of the service that cannot be made. Raises ShortageError."""
+    raise_if_short(error)
+    what = os.strerror(errno.ENOENT) if error.errno is None else error.strerror
+    return MountError(f"cannot start the service: {printable_path(str(runtime.path / name))}: {what}")

@@ -13,7 +13,7 @@ from ocifs.mount.framing import send_message
 from ocifs.mount.job import MountReply
 from ocifs.mount.process import ENVIRONMENT
 from ocifs.mount.record import from_json, to_json
-from ocifs.service.client import connect
+from ocifs.service.connection import connect
 from ocifs.service.main import Start
 from ocifs.service.protocol import Pong, Request, Settings
 
@@ -86,7 +86,7 @@ def _error_in(answer: bytes) -> str:
 
 
 def _command(start: Start) -> list[str]:
-    return [sys.executable, "-P", "-m", "ocifs.service.main", os.fsdecode(to_json(start))]
+    return [sys.executable, "-P", "-m", "ocifs.cli.keeper", os.fsdecode(to_json(start))]
 
 
 def _start(start: Start) -> None:

@@ -7,6 +7,7 @@ not depend on it.
 """
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -14,7 +15,7 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -80,6 +81,7 @@ class Template:
             self._note(data)
         error, pid = _FORKED.unpack(data)
         if error or not fds:
+            error = error or errno.EMFILE  # the kernel drops a descriptor that this process has no number for
             raise OSError(error, os.strerror(error))
         return pid, fds[0]
 
@@ -100,7 +102,7 @@ class Template:
             raise
         if pid == 0:
             try:
-                _become("ocifs-template", theirs.fileno())
+                become("ocifs-template", theirs.fileno())
                 _serve(theirs, self._work)
             finally:
                 os._exit(0)  # the objects of the keeper stay, and close nothing
@@ -111,9 +113,7 @@ class Template:
 
 def _serve(control: socket.socket, work: Callable[[socket.socket], int]) -> None:
     """Fork a worker for each descriptor that arrives, and report each end, until the keeper ends."""
-    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    reading = woken_by_children()
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(reading, select.POLLIN)
@@ -121,7 +121,8 @@ def _serve(control: socket.socket, work: Callable[[socket.socket], int]) -> None
         ready = dict(poll.poll())
         if reading in ready:
             os.read(reading, 4096)
-            _report_ended(control)
+            for pid, status in reaped():
+                control.send(_ENDED.pack(_ENDED_MARK, pid, status))
         if control.fileno() in ready:
             data, fds, _, _ = socket.recv_fds(control, 1, 1)
             if not data:
@@ -140,7 +141,7 @@ def _fork_worker(control: socket.socket, fd: int, work: Callable[[socket.socket]
     if pid == 0:
         status = 1
         try:
-            _become("ocifs-worker", fd)
+            become("ocifs-worker", fd)
             status = work(socket.socket(fileno=fd))
         finally:
             os._exit(status)
@@ -155,16 +156,22 @@ def _fork_worker(control: socket.socket, fd: int, work: Callable[[socket.socket]
     os.close(pidfd)
 
 
-def _report_ended(control: socket.socket) -> None:
+def woken_by_children() -> int:
+    """Return a descriptor that becomes readable when a child ends."""
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    return reading
+
+
+def reaped() -> Iterator[tuple[int, int]]:
+    """Yield PID and wait status of each child that has ended."""
     with contextlib.suppress(ChildProcessError):
-        while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            control.send(_ENDED.pack(_ENDED_MARK, pid, status))
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended
 
 
-def _become(name: str, keep: int) -> None:
+def become(name: str, *keep: int) -> None:
     """Set up a forked process: a name, a session and default signals of its own, no open files but `keep`."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
@@ -172,7 +179,7 @@ def _become(name: str, keep: int) -> None:
     logging.getLogger().handlers.clear()
     os.setsid()
     name_process(name)
-    for below, above in pairwise([2, keep, os.sysconf("SC_OPEN_MAX")]):
+    for below, above in pairwise([2, *sorted(keep), os.sysconf("SC_OPEN_MAX")]):
         os.closerange(below + 1, above)
 
 

@@ -33,6 +33,7 @@ from ocifs.mount.mountinfo import mount_table
 from ocifs.mount.options import MountOptions
 from ocifs.mount.rate_limited_log import log_failure
 from ocifs.mount.record import LOG, KeptRecord, MountRecord, from_json, runtime_directory, to_json
+from ocifs.service.caller import root
 from ocifs.service.kept import Kept
 from ocifs.service.notify import JournalHandler
 from ocifs.service.span_exchange import SpanExchange
@@ -53,8 +54,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """PID."""
     journal: bool
     """Whether to log to the journal, unless the job names a file of its own."""
-    root: tuple[int, int] = (0, 0)
-    """Device and inode of the root directory of the command."""
+    root: tuple[int, ...] = ()
+    """The root directory of the command (`ocifs.service.caller.root`)."""
     resume: bool = False
     """Take over instead of mounting."""
     predecessor: int = 0
@@ -115,14 +116,14 @@ class Worker(NamedTuple):
     sharing: tuple[socket.socket, int] | None
     """The connection to share spans over, and the descriptor of the hints."""
 
-    def mount(self, namespace: int, root: tuple[int, int], client: socket.socket) -> int:
+    def mount(self, namespace: int, expected: tuple[int, ...], client: socket.socket) -> int:
         """Mount, answer the client, and serve; return the exit status.
 
-        The client is in an open mount namespace, with the root directory `root` (device and inode).
+        The client is in an open mount namespace, with the root directory `expected`.
         """
         job = self.kept.job
         try:
-            _enter(namespace, root)
+            _enter(namespace, expected)
             self._open_log()
             cache = span_cache(job)
             with ExitStack() as lock:
@@ -237,7 +238,7 @@ class _KeptEngine(ErofsEngine):
             os._exit(CRASHED)
 
 
-def _enter(namespace: int, root: tuple[int, int]) -> None:
+def _enter(namespace: int, expected: tuple[int, ...]) -> None:
     """Enter the mount namespace of the command. Raises OSError, _UnfitError."""
     try:
         if os.fstat(namespace).st_ino != os.stat("/proc/self/ns/mnt").st_ino:
@@ -246,8 +247,7 @@ def _enter(namespace: int, root: tuple[int, int]) -> None:
         raise _UnfitError(f"the service cannot enter the mount namespace of the command: {error.strerror}") from None
     finally:
         os.close(namespace)
-    status = os.stat("/")
-    if (status.st_dev, status.st_ino) != root:
+    if root() != expected:
         raise _UnfitError("the command has another root directory than the service")
 
 

@@ -71,6 +71,7 @@ class Images:
         self._used: dict[str, float] = {}
         """When each chain was needed last, by the monotonic clock."""
         self._mounters: list[Mounter] = []
+        self._closed = False
         log = settings.mounting.log or str(runtime_directory().path / LOG)
         self._options = replace(settings.mounting, log=log, suid=True, dev=True, allow_other=True)
 
@@ -89,6 +90,8 @@ class Images:
         while not _is_served(path):
             claim = self.claim(chain)
             if claim is None:
+                if self._closed:
+                    raise SnapshotError("UNAVAILABLE", "the snapshotter ends: try again")
                 self._wait(chain)
                 continue
             with self._doing(claim):
@@ -100,7 +103,7 @@ class Images:
     def claim(self, chain: str) -> Claim | None:
         """Return the duty to mount or unmount a chain; None: another thread has it."""
         with self._lock:
-            if chain in self._claims:
+            if chain in self._claims or self._closed:
                 return None
             claim = self._claims[chain] = Claim(chain, Future())
         return claim
@@ -129,6 +132,14 @@ class Images:
     def forget(self, chain: str) -> None:
         """Let the next `unmount_unused` unmount a chain if it has no snapshots."""
         self._used[chain] = -_ABANDONED_SECONDS
+
+    def close(self) -> None:
+        """Wait until the mounts under way are made; make no more."""
+        with self._lock:
+            self._closed = True
+            claims = [*self._claims.values()]
+        for claim in claims:
+            claim.done.result()
 
     def _is_unused(self, chain: str, idle: float) -> bool:
         now = time.monotonic()

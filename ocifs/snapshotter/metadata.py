@@ -87,9 +87,12 @@ class Metadata:
         return _snapshot(rows[0])
 
     def all(self) -> list[Snapshot]:
-        """Return all snapshots, the oldest first."""
+        """Return all snapshots, the remote ones first, then the oldest.
+
+        After ALREADY_EXISTS, containerd takes the first one with the chain ID as a label.
+        """
         with self._lock:
-            return [_snapshot(row) for row in self._database.read(f"{_SELECT} ORDER BY s.id")]
+            return [_snapshot(row) for row in self._database.read(f"{_SELECT} ORDER BY s.chain IS NULL, s.id")]
 
     def lineage(self, name: str) -> list[Snapshot]:
         """Return a snapshot, its parent, and so on. Raises SnapshotError."""

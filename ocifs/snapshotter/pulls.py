@@ -27,8 +27,8 @@ from ocifs.spec.digest import chain_id
 _PLANS_MAX: Final = 1000
 _PLAN_SECONDS: Final = 600.0
 """Seconds after its last use for which a decision holds; containerd may take that long for a layer."""
-_DECISION_SECONDS: Final = 60.0
-"""Seconds to wait for the registry; then containerd pulls the layer."""
+_DECISION_SECONDS: Final = 15.0
+"""Seconds to wait for the registry; then containerd pulls the layer. Meanwhile it collects no garbage."""
 _log = logging.getLogger(__name__)
 
 
@@ -47,6 +47,7 @@ class _Deciding:
     def __init__(self) -> None:
         self.plan: Future[Plan | None] = Future()
         self.used = time.monotonic()
+        self.deadline = self.used + _DECISION_SECONDS
 
 
 class Pulls:
@@ -100,7 +101,7 @@ class Pulls:
                 deciding.plan.set_result(None)
                 _log.warning("%s: left to containerd: %s", printable_path(requested.name), error)
         try:
-            return deciding.plan.result(_DECISION_SECONDS)
+            return deciding.plan.result(max(0.0, deciding.deadline - time.monotonic()))
         except TimeoutError:
             _log.warning("%s: left to containerd: the registry is too slow", printable_path(requested.name))
             return None
@@ -127,6 +128,8 @@ class Pulls:
         except Exception as error:  # noqa: BLE001 - the boundary of this thread
             known = error if isinstance(error, OcifsError) else missing_extra(error) or shortage(error)
             reason = f"{type(error).__name__}: {error}" if known is None else str(known)
+            if known is None:
+                _log.error("%s: a defect of ocifs", printable_path(requested.name), exc_info=error)
             if decision.done():
                 _log.warning("%s: not mounted during the pull: %s", printable_path(requested.name), reason)
             else:

@@ -57,7 +57,8 @@ def requested_image(labels: Mapping[str, str]) -> RequestedImage | None:
 def by_digest(repository: str, manifest: Digest, without: int = 0) -> Reference:
     """Return the reference of an image in a registry, without its last layers."""
     suffix = f"~{without}" if without else ""
-    return Reference(f"docker://{repository}@{manifest}{suffix}", repository, "docker", None, manifest, None, without)
+    text = f"docker://{repository}@{manifest}{suffix}"
+    return Reference(text, repository, "docker", digest=manifest, without=without)
 
 
 def find_requested(

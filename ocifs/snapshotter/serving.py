@@ -23,7 +23,7 @@ from ocifs.errors import MountError, OcifsError, StoreError, printable_path, rai
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.pool import start
 from ocifs.service import starting
-from ocifs.service.client import connect
+from ocifs.service.connection import connect
 from ocifs.service.notify import is_journal, notify
 from ocifs.service.protocol import Settings as ServiceSettings
 from ocifs.snapshotter.database import Database
@@ -78,6 +78,7 @@ def open_snapshots(
             directories = Directories(root)
             directories.check(metadata)
             images = Images(root, settings, metadata, access)
+            stack.callback(images.close)
         except OSError as error:
             raise_if_short(error)
             raise StoreError(f"cannot use {shown}: {error.strerror}: choose a directory of root with --root") from None

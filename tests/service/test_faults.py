@@ -137,7 +137,7 @@ def test_a_mount_during_which_anything_is_killed_is_complete_or_none(service: Se
             assert command.returncode, (out, err, delay)
         assert b"Traceback" not in err
     wait_for(lambda: service.mounts() == 0)
-    wait_for(lambda: len(service.ocifs.processes()) == 2)  # the keeper and its template
+    wait_for(lambda: len(service.ocifs.processes()) == 3)  # the keeper and its two templates
 
 
 def _is_complete_or_none(service: Service, mountpoint: Path) -> bool:
@@ -187,4 +187,4 @@ def test_an_upgrade_during_which_a_keeper_is_killed_loses_no_mount(service: Serv
         assert wrong == []
         assert digests(second) == EXPECTED
         assert service.mounts() == 2
-        wait_for(lambda: len(service.ocifs.processes()) == 4)  # the keeper, its template and two workers
+        wait_for(lambda: len(service.ocifs.processes()) == 5)  # the keeper, its two templates and two workers

@@ -105,7 +105,7 @@ def running(
     engine: str = "auto",
     access: AccessOf | None = None,
     step: Step = lambda name: None,
-    **settings: object,
+    settings: Mapping[str, object] | None = None,
 ) -> Iterator[Snapshotter]:
     """Run a snapshotter whose files are in `directory`; it does not start the service of ocifs."""
     chosen = Settings(
@@ -113,7 +113,7 @@ def running(
         address=directory / "run" / "s.sock",
         options=options or Options(),
         mounting=MountOptions(engine=engine),  # type: ignore[arg-type]
-        **{"service": False, **settings},  # type: ignore[arg-type]
+        **{"service": False, **(settings or {})},  # type: ignore[arg-type]
     )
     try:
         with open_snapshots(chosen, access, step) as snapshots, listening(chosen, snapshots):

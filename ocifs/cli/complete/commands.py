@@ -105,7 +105,7 @@ COMMANDS: dict[str, RawCommand] = {
         (),
         False,
         True,
-        ("serve", "check"),
+        ("serve", "unit", "check"),
     ),
     "snapshotter serve": (
         "Run the snapshotter (the default)",
@@ -137,6 +137,16 @@ COMMANDS: dict[str, RawCommand] = {
             (("--image-service",), "file", "Forward CRI's image service, to learn credentials"),
             (("--containerd",), "file", "containerd's socket, for --image-service"),
             (("--metrics",), "file", "Serve metrics at unix:PATH or 127.0.0.1:PORT"),
+            (("-h", "--help"), None, "Show this message and exit"),
+        ),
+        (),
+        False,
+        False,
+        (),
+    ),
+    "snapshotter unit": (
+        "Print a unit for systemd",
+        (
             (("-h", "--help"), None, "Show this message and exit"),
         ),
         (),

@@ -220,7 +220,7 @@ def _asked_version(socket: str) -> str:
 
 def _snapshotter(expected: Expected) -> Iterator[Finding]:
     """Yield findings about the socket of the snapshotter, and the service that keeps its mounts."""
-    from ocifs.service.client import connect
+    from ocifs.service.connection import connect
 
     address = printable_path(str(expected.address))
     start = "systemctl enable --now ocifs-snapshotter, or run `ocifs snapshotter`"

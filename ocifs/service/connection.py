@@ -1,0 +1,54 @@
+"""Connect to the service of root, if one runs and the command may use it.
+
+A command does so before it imports anything else, so this module imports next to nothing.
+"""
+
+import os
+import socket
+import struct
+
+SYSTEM_DIRECTORY = "/run/ocifs"
+"""The runtime directory of root's service, unless XDG_RUNTIME_DIR names another."""
+SERVICE = "service.sock"
+"""Name of the keeper's socket in the runtime directory."""
+_CONNECT_SECONDS = 2.0
+_NEVER = "OCIFS_NO_SERVICE"
+_NO = {"", "0", "false", "no", "off", "n", "f"}
+"""What leaves a flag of the environment unset."""
+
+
+def is_allowed(arguments: list[str]) -> bool:
+    """Whether a command with these arguments may use the service."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--no-service" not in options and os.environ.get(_NEVER, "").lower() in _NO
+
+
+def connect(name: str = SERVICE) -> socket.socket | None:
+    """Connect to a socket of root's service, in the runtime directory or in `SYSTEM_DIRECTORY`; None without one."""
+    if os.geteuid() != 0:
+        return None
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    for directory in dict.fromkeys([*([os.path.join(own, "ocifs")] if own else []), SYSTEM_DIRECTORY]):
+        if (connection := _connect(directory, name)) is not None:
+            return connection
+    return None
+
+
+def _connect(directory: str, name: str) -> socket.socket | None:
+    try:
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.settimeout(_CONNECT_SECONDS)
+        connection.connect(f"/proc/self/fd/{fd}/{name}")  # the path itself may be too long for an address
+        _, uid, _ = struct.unpack("=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid != 0:
+            raise PermissionError  # another user's process
+    except OSError:
+        connection.close()
+        return None
+    finally:
+        os.close(fd)
+    return connection

@@ -1,0 +1,387 @@
+"""Pulls: which images are served lazily, from which snapshots, and with what a container sees."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import pytest
+
+from ocifs.options import Options
+from ocifs.sources.registry.access import Access
+from ocifs.sources.registry.timeouts import Timeouts
+from ocifs.store import Store
+from tests.images import Image, Layer
+from tests.registry import Act, Registry, hang_up, status
+from tests.snapshotter.client import Snapshotter, mounted, running, status_of
+from tests.snapshotter.pulling import (
+    TARGET,
+    Containerd,
+    Labels,
+    Published,
+    cri_labels,
+    no_labels,
+    publish,
+    stargz_labels,
+)
+from tests.tars import directory, file, hardlink, tar
+from tests.tocs import estargz, zstd_chunked
+from tests.waiting import wait_for
+
+BASE = Layer(tar([directory(b"./"), directory(b"d/", uid=5), file(b"d/old", b"old"), file(b"f", b"base"), file(b"g")]))
+MIDDLE = Layer(tar([file(b"d/.wh.old"), file(b"f", b"middle"), file(b"d/new", b"new", mode=0o4755)]), "zstd")
+TOP = Layer(tar([file(b".wh.g"), file(b"top", b"top"), hardlink(b"link", b"top")]))
+IMAGE = Image((BASE, MIDDLE, TOP))
+
+_HASTY = Access(timeouts=Timeouts(pause=0.01, operation=0.3, first_operation=0.3))
+
+Start = Callable[..., Snapshotter]
+
+
+@pytest.fixture
+def start(tmp_path: Path, root: None, fuse: None) -> Iterator[Start]:
+    """Return what runs a snapshotter; of several, one at a time."""
+    with ExitStack() as stack:
+
+        def begin(engine: str = "fuse", **settings: object) -> Snapshotter:
+            stack.pop_all().close()
+            options = Options(store=Store(tmp_path / "cache"), access=_HASTY)
+            return stack.enter_context(running(tmp_path, options, engine=engine, settings=settings))
+
+        yield begin
+
+
+@pytest.fixture
+def containerd(start: Start, tmp_path: Path) -> Containerd:
+    return Containerd(start().client, tmp_path)
+
+
+def shown(path: Path) -> dict[str, str]:
+    """Return the files below a directory with their contents."""
+    found: dict[str, str] = {}
+    for where, _, names in os.walk(path):
+        found |= {str(Path(where, name).relative_to(path)): Path(where, name).read_text() for name in names}
+    return found
+
+
+MERGED = {"f": "middle", "d/new": "new", "top": "top", "link": "top"}
+
+
+@pytest.mark.parametrize("labels", [cri_labels, stargz_labels])
+def test_containers_run_on_one_overlay_over_the_merged_mount(
+    registry: Registry, start: Start, tmp_path: Path, engine: str, labels: Labels
+) -> None:
+    containerd = Containerd(start(engine).client, tmp_path)
+    image = publish(registry, "app", IMAGE)
+    assert containerd.pull(image, labels) == ["lazy", "lazy", "lazy"]
+    with containerd.container(image.chains[-1]) as path:
+        assert shown(path) == MERGED
+        assert (path / "d").stat().st_uid == 5
+        assert (path / "d/new").stat().st_mode & 0o7777 == 0o4755
+        (path / "f").write_text("own")
+        (path / "d/new").unlink()
+        assert shown(path) == {"f": "own", "top": "top", "link": "top"}
+    with containerd.container(image.chains[-1]) as path:
+        assert shown(path) == MERGED
+    (mount,) = containerd.client.prepare("x", containerd.names[image.chains[-1]])
+    assert mount.type == "overlay"
+    lower = next(option for option in mount.options if option.startswith("lowerdir="))
+    assert ":" not in lower
+    (view,) = containerd.client.view("y", containerd.names[image.chains[-1]])
+    assert (view.type, lower) == ("bind", f"lowerdir={view.source}")
+
+
+def test_the_pull_mounts_and_no_whole_layer_is_fetched(registry: Registry, start: Start, tmp_path: Path) -> None:
+    snapshotter = start()
+    containerd = Containerd(snapshotter.client, tmp_path)
+    image = publish(registry, "app", IMAGE)
+    containerd.pull(image)
+    wait_for(lambda: len(os.listdir(snapshotter.root / "images")) == 1)
+    wait_for(lambda: all(os.path.ismount(path) for path in (snapshotter.root / "images").iterdir()))
+    documents = [request for request in registry.requests if "/manifests/" in request.path]
+    assert len(documents) == 2, documents  # the image, and the index
+    assert all(request.range for request in registry.sent if request.path.rpartition("/")[2] in image.layers)
+
+
+@pytest.mark.parametrize("convert", [estargz, zstd_chunked])
+def test_layers_with_a_toc_need_no_index(
+    registry: Registry, containerd: Containerd, convert: Callable[[bytes], Layer]
+) -> None:
+    image = publish(registry, "app", Image((convert(BASE.tar), convert(MIDDLE.tar), convert(TOP.tar))), index=False)
+    assert containerd.pull(image) == ["lazy", "lazy", "lazy"]
+    with containerd.container(image.chains[-1]) as path:
+        assert MERGED.items() <= shown(path).items()
+
+
+def test_an_image_without_an_index_is_left_to_containerd(registry: Registry, start: Start, tmp_path: Path) -> None:
+    containerd = Containerd(start(index_up_to=100).client, tmp_path)
+    image = publish(registry, "app", IMAGE, index=False)
+    assert containerd.pull(image) == ["unpacked", "unpacked", "unpacked"]
+    assert len(registry.requests) < 6  # not asked anew for each layer
+    assert not image.requests()
+
+
+def test_small_layers_without_an_index_are_indexed(registry: Registry, start: Start, tmp_path: Path) -> None:
+    containerd = Containerd(start(index_up_to=1 << 20).client, tmp_path)
+    image = publish(registry, "app", IMAGE, index=False)
+    assert containerd.pull(image) == ["lazy", "lazy", "lazy"]
+    with containerd.container(image.chains[-1]) as path:
+        assert shown(path) == MERGED
+
+
+def test_an_index_that_the_operator_does_not_trust_is_not_used(
+    registry: Registry, tmp_path: Path, root: None, fuse: None
+) -> None:
+    options = Options(store=Store(tmp_path / "cache"), trust_index=False)
+    with running(tmp_path, options, settings={"index_up_to": 100}) as snapshotter:
+        image = publish(registry, "app", IMAGE)
+        assert set(Containerd(snapshotter.client, tmp_path).pull(image)) == {"unpacked"}
+
+
+def test_a_plain_pull_is_unpacked(registry: Registry, containerd: Containerd) -> None:
+    image = publish(registry, "app", IMAGE)
+    assert containerd.pull(image, no_labels) == ["unpacked", "unpacked", "unpacked"]
+    assert not registry.requests
+
+
+def test_a_container_on_a_lower_layer_sees_the_tree_as_of_it(registry: Registry, containerd: Containerd) -> None:
+    image = publish(registry, "app", IMAGE)
+    containerd.pull(image)
+    with containerd.container(image.chains[0]) as path:
+        assert shown(path) == {"f": "base", "d/old": "old", "g": ""}
+    with containerd.container(image.chains[1]) as path:
+        assert shown(path) == {"f": "middle", "d/new": "new", "g": ""}
+
+
+def test_ordinary_snapshots_on_an_image(registry: Registry, containerd: Containerd, tmp_path: Path) -> None:
+    """A build, or Docker's layer of a container: a commit on an image, and a container on that."""
+    image = publish(registry, "app", IMAGE)
+    containerd.pull(image)
+    client = containerd.client
+    parent = containerd.names[image.chains[-1]]
+    for number, change in enumerate(["one", "two"]):
+        key = containerd.key("build")
+        with mounted(client.prepare(key, parent), tmp_path / "m") as path:
+            (path / change).touch()
+            (path / "top").unlink(missing_ok=True)
+        parent = containerd.names[f"build {number}"] = containerd.key("built")
+        client.commit(parent, key)
+    with containerd.container("build 1") as path:
+        assert sorted(shown(path)) == ["d/new", "f", "link", "one", "two"]
+    with mounted(client.view("v", parent), tmp_path / "m") as path:
+        assert sorted(shown(path)) == ["d/new", "f", "link", "one", "two"]
+
+
+def test_remote_layers_on_unpacked_ones(registry: Registry, start: Start, tmp_path: Path) -> None:
+    containerd = Containerd(start(index_up_to=100).client, tmp_path)
+    base = publish(registry, "base", Image((BASE,)), index=False)
+    assert containerd.pull(base) == ["unpacked"]
+    image = publish(registry, "app", IMAGE)
+    assert containerd.pull(image) == ["known", "lazy", "lazy"]
+    with containerd.container(image.chains[-1]) as path:
+        assert shown(path) == MERGED
+
+
+def test_images_that_share_layers(registry: Registry, containerd: Containerd) -> None:
+    image = publish(registry, "app", IMAGE)
+    other = publish(registry, "other", Image((BASE, MIDDLE, Layer(tar([file(b"other", b"x")])))))
+    part = publish(registry, "part", Image((BASE, MIDDLE)))
+    assert containerd.pull(image) == ["lazy", "lazy", "lazy"]
+    assert containerd.pull(other) == ["known", "known", "lazy"]
+    assert containerd.pull(part) == ["known", "known"]  # the snapshotter never hears of it
+    assert not any("/part/" in request.path for request in registry.requests)
+    with containerd.container(other.chains[-1]) as path:
+        assert shown(path) == {"f": "middle", "d/new": "new", "g": "", "other": "x"}
+    with containerd.container(part.chains[-1]) as path:
+        assert shown(path) == {"f": "middle", "d/new": "new", "g": ""}
+
+
+def test_namespaces_share_snapshots_and_mounts(registry: Registry, start: Start, tmp_path: Path) -> None:
+    snapshotter = start()
+    first, second = (Containerd(snapshotter.client, tmp_path, name) for name in ("k8s.io", "moby"))
+    image = publish(registry, "app", IMAGE)
+    copy = publish(registry, "copy", IMAGE)
+    assert first.pull(image) == second.pull(copy) == ["lazy", "lazy", "lazy"]
+    assert first.names == second.names
+    sources = snapshotter.snapshots.metadata.sources(image.chains[-1])
+    assert {source.repository.partition("/")[2] for source in sources} == {"app", "copy"}
+    with first.container(image.chains[-1]), second.container(image.chains[-1]):
+        assert len(os.listdir(snapshotter.root / "images")) == 1
+
+
+def test_a_chain_runs_from_another_image_if_its_own_is_gone(registry: Registry, start: Start, tmp_path: Path) -> None:
+    containerd = Containerd(start().client, tmp_path, "one")
+    image, copy = publish(registry, "app", IMAGE), publish(registry, "copy", IMAGE)
+    containerd.pull(image)
+    Containerd(containerd.client, tmp_path, "two").pull(copy)
+    containerd = Containerd(start(engine="fuse").client, tmp_path, "one", containerd.names)
+    registry.fault(status(404), "/copy/")
+    with containerd.container(image.chains[-1]) as path:
+        assert shown(path) == MERGED
+
+
+_LIES: dict[str, Callable[[dict[str, str], Published], object]] = {
+    # First, because a manifest in the cache needs no registry.
+    "an unknown registry": lambda labels, image: labels.update(
+        {"containerd.io/snapshot/cri.image-ref": "127.0.0.1:1/app"}
+    ),
+    "another chain ID": lambda labels, image: labels.update({TARGET: "sha256:" + "1" * 64}),
+    "a chain ID of a higher layer": lambda labels, image: labels.update({TARGET: image.chains[1]}),
+    "no digest as chain ID": lambda labels, image: labels.update({TARGET: "../../etc"}),
+    "another manifest": lambda labels, image: labels.update(
+        {"containerd.io/snapshot/cri.manifest-digest": "sha256:" + "1" * 64}
+    ),
+    "a malformed manifest": lambda labels, image: labels.update({"containerd.io/snapshot/cri.manifest-digest": "x"}),
+    "another layer": lambda labels, image: labels.update({"containerd.io/snapshot/cri.layer-digest": image.layers[1]}),
+    "a malformed name": lambda labels, image: labels.update({"containerd.io/snapshot/cri.image-ref": "../../X\n"}),
+    "a path": lambda labels, image: labels.update({"containerd.io/snapshot/cri.image-ref": "/etc"}),
+    "no name": lambda labels, image: labels.pop("containerd.io/snapshot/cri.image-ref"),
+}
+
+
+def test_labels_that_lie_are_those_of_ordinary_snapshots(registry: Registry, start: Start, tmp_path: Path) -> None:
+    snapshotter = start()
+    image = publish(registry, "app", IMAGE)
+    for what, lie in _LIES.items():
+        labels = {TARGET: image.chains[0], **cri_labels(image, 0)}
+        lie(labels, image)
+        assert (what, [mount.type for mount in snapshotter.client.prepare(what, "", labels)]) == (what, ["bind"])
+    labels = {TARGET: image.chains[1], **cri_labels(image, 1)}
+    snapshotter.client.commit("base", "no name", {TARGET: "sha256:" + "2" * 64})
+    assert snapshotter.client.prepare("wrong parent", "base", labels)
+    assert snapshotter.client.prepare("no parent", "", labels)
+
+
+def test_a_label_on_an_ordinary_snapshot_proves_nothing(registry: Registry, containerd: Containerd) -> None:
+    image = publish(registry, "app", IMAGE)
+    client = containerd.client
+    client.prepare("a")
+    client.commit(image.chains[0], "a", {TARGET: image.chains[0]})  # the name is taken, too
+    assert containerd.pull(image) == ["lazy", "lazy", "lazy"]
+    with containerd.container(image.chains[-1]) as path:
+        assert shown(path) == MERGED
+
+
+def test_removed_images_are_unmounted(registry: Registry, start: Start, tmp_path: Path) -> None:
+    snapshotter = start()
+    containerd = Containerd(snapshotter.client, tmp_path)
+    image = publish(registry, "app", IMAGE)
+    containerd.pull(image)
+    with containerd.container(image.chains[-1]):
+        with pytest.raises(grpc.RpcError) as caught:
+            snapshotter.client.remove(containerd.names[image.chains[-1]])
+        assert status_of(caught) == "FAILED_PRECONDITION"
+        snapshotter.client.cleanup()
+        assert len(os.listdir(snapshotter.root / "images")) == 1
+    containerd.remove_image(image)
+    assert not os.listdir(snapshotter.root / "images")
+    assert snapshotter.client.walk() == []
+    assert snapshotter.snapshots.metadata.sources(image.chains[-1]) == []
+    containerd.pull(image)
+    with containerd.container(image.chains[-1]) as path:
+        assert shown(path) == MERGED
+
+
+def test_an_idle_image_is_unmounted_and_returns_without_network(
+    registry: Registry, start: Start, tmp_path: Path
+) -> None:
+    snapshotter = start()
+    containerd = Containerd(snapshotter.client, tmp_path)
+    image = publish(registry, "app", IMAGE)
+    containerd.pull(image)
+    images = snapshotter.snapshots.images
+    with containerd.container(image.chains[-1]) as path:
+        assert shown(path) == MERGED  # all bytes are local now
+        images.unmount_unused(idle=0.001)
+        assert os.listdir(snapshotter.root / "images")
+    images.unmount_unused(idle=1000)
+    assert os.listdir(snapshotter.root / "images")
+    images.unmount_unused(idle=0.001)
+    assert not os.listdir(snapshotter.root / "images")
+    registry.fault(status(503), "/")
+    with containerd.container(image.chains[-1]) as path:
+        assert shown(path) == MERGED
+
+
+def test_the_same_image_pulled_by_many_at_once_is_one_decision_and_one_mount(
+    registry: Registry, start: Start, tmp_path: Path
+) -> None:
+    snapshotter = start()
+    image = publish(registry, "app", IMAGE)
+    results: list[list[str]] = []
+
+    def pull(number: int) -> None:
+        results.append(Containerd(snapshotter.client, tmp_path, f"n{number}").pull(image))
+
+    threads = [threading.Thread(target=pull, args=[number]) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [["lazy", "lazy", "lazy"]] * 20
+    manifests = [request for request in registry.requests if request.path.endswith(image.manifest)]
+    assert len([request for request in manifests if "/manifests/" in request.path]) == 1
+    assert len(snapshotter.client.walk()) == 3
+    containerd = Containerd(snapshotter.client, tmp_path, "n0", dict.fromkeys(image.chains, image.chains[-1]))
+    with containerd.container(image.chains[-1]) as path:
+        assert shown(path) == MERGED
+    assert len(os.listdir(snapshotter.root / "images")) == 1
+
+
+def test_200_containers_at_once(registry: Registry, start: Start, tmp_path: Path) -> None:
+    snapshotter = start()
+    containerd = Containerd(snapshotter.client, tmp_path)
+    image = publish(registry, "app", IMAGE)
+    containerd.pull(image)
+    top = containerd.names[image.chains[-1]]
+    mounts: dict[int, str] = {}
+
+    def prepare(number: int) -> None:
+        (mount,) = snapshotter.client.prepare(f"c{number}", top)
+        mounts[number] = next(option for option in mount.options if option.startswith("upperdir="))
+
+    threads = [threading.Thread(target=prepare, args=[number]) for number in range(200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(mounts.values())) == 200
+    assert len(snapshotter.client.walk("kind==active")) == 200
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 500])
+def test_an_image_that_the_registry_refuses_is_left_to_containerd(
+    registry: Registry, containerd: Containerd, code: int
+) -> None:
+    image = publish(registry, "app", IMAGE)
+    registry.fault(status(code), "/")
+    assert containerd.pull(image) == ["unpacked", "unpacked", "unpacked"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [(status(401), "authorization"), (status(500), "500"), (hang_up, "127.0.0.1")]
+)
+def test_a_registry_that_fails_when_an_image_has_to_be_mounted_again_is_named(
+    registry: Registry, start: Start, tmp_path: Path, fault: Act, reason: str
+) -> None:
+    snapshotter = start()
+    containerd = Containerd(snapshotter.client, tmp_path)
+    image = publish(registry, "app", IMAGE)
+    containerd.pull(image)
+    with containerd.container(image.chains[-1]):
+        pass
+    snapshotter.snapshots.images.unmount_unused(idle=0.001)
+    for path in (tmp_path / "cache").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    registry.fault(fault, "/", times=100)
+    with pytest.raises(grpc.RpcError, match=reason) as caught:
+        snapshotter.client.prepare("c", containerd.names[image.chains[-1]])
+    assert status_of(caught) == "UNAVAILABLE"
+    assert caught.value.details().startswith("cannot mount the layers sha256:")
+    assert snapshotter.client.walk("kind==active") == []
+    registry.faults.clear()
+    with containerd.container(image.chains[-1]) as path:
+        assert shown(path) == MERGED
