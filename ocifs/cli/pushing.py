@@ -1,6 +1,6 @@
 """Publish the index of an opened image, and find out whether that has been done."""
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -42,10 +42,13 @@ def publish(opened: "Image", image: str, options: Options, form: Form, min_layer
     """Publish the index of the image `image` beside it, as `ocifs` or `soci`."""
     from ocifs.indexes.artifact import INDEX_TYPE, make_artifact
     from ocifs.indexes.profile import load_profile
+    from ocifs.layer.trimming import trimmed
 
     profile = load_profile(options.store, opened.digest)
     if form == "ocifs":
-        manifest, blobs = make_artifact(opened.resolved, opened.indexes, profile)
+        with ExitStack() as stack:
+            indexes = [trimmed(options.store, layer, stack) for layer in opened.layers]
+            manifest, blobs = make_artifact(opened.resolved, indexes, profile)
         size = sum(blob.descriptor.size for blob in blobs[1:])
         layers = sum(blob.descriptor.media_type == INDEX_TYPE for blob in blobs)
     else:
