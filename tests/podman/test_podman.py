@@ -66,10 +66,7 @@ def test_a_user_namespace_maps_the_owners(podman: Podman, options: list[str]) ->
 
 
 def test_a_user_namespace_is_as_large_as_the_owners_need(podman: Podman, tmp_path: Path) -> None:
-    subids = tmp_path / "subids"
-    subids.write_text("containers:300000:200000\n")
-    bind = f"mount --bind {subids} /etc/subuid && mount --bind {subids} /etc/subgid"
-    inside = Podman(podman.home, podman.store, ("unshare", "--mount", "sh", "-c", f'{bind} && exec "$@"', "sh"))
+    inside = podman.with_subordinate_ids(tmp_path / "subids")
     script = "cat /proc/self/uid_map; stat -c '%u:%g' /data/seed"
     first, owner, _ = inside.sh(NAME, script, "--userns=auto").split("\n")
     assert first.split() == ["0", "300000", "1024"]
