@@ -28,6 +28,7 @@ from ocifs.layer.span_memory import SpanMemory
 from ocifs.mount.background import in_background, is_unfinished
 from ocifs.mount.engine import Engine, stop_on_signals
 from ocifs.mount.erofs_engine import ErofsEngine
+from ocifs.mount.hot_start import HotStart
 from ocifs.mount.job import Job, MountReply, receive_job
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import detach, mount_at
@@ -135,6 +136,8 @@ class Mounted(NamedTuple):
     kept: KeptRecord | None = None
     progress: Callable[[], None] = lambda: None
     """Called after each piece of background work."""
+    resumed: bool = False
+    """Whether another process has served the mount before."""
 
 
 def serve_mounted(
@@ -154,12 +157,19 @@ def serve_mounted(
         recorded(runtime) as write,
         ExitStack() as stack,
     ):
+        hot = HotStart(job.rootfs, rootfs, job.options.hot_pack)
         mounted = mount(rootfs)
         engine = mounted.engine
+        stack.callback(hot.finish)
         stack.callback(remove_mountpoint, job.mountpoint)
         stack.callback(engine.close)
+        stack.callback(hot.stop)
         record = _record(job, rootfs, mounted)
         write(record)
+        if mounted.resumed:
+            hot.resume()
+        else:
+            hot.start(engine)
         if is_unfinished(rootfs):
             load_modules()
         if job.options.prefetch:  # before the answer, which is an error if the system refuses the thread

@@ -11,7 +11,7 @@ import msgspec
 
 from ocifs.errors import MountError, OcifsError, ShortageError, printable_path
 from ocifs.mount.framing import receive_message, send_message
-from ocifs.mount.handoff import Handoff
+from ocifs.mount.handoff import CacheDirectory, Handoff, PackSource, source_of
 from ocifs.mount.id_mapping import IdMap
 from ocifs.mount.mountinfo import mount_at, unmount
 from ocifs.mount.options import MountOptions
@@ -52,9 +52,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             image=image.resolved.name,
             digest=str(image.digest),
             mountpoint=mountpoint,
-            rootfs=Handoff.of(image.rootfs),
+            rootfs=Handoff.of(image.rootfs, *_hot_files(image, options)),
             options=options,
         )
+
+
+def _hot_files(image: "Image", options: MountOptions) -> tuple[PackSource | None, CacheDirectory | None]:
+    """Return the image's hot pack, and the directory to save one in, as far as the options want them."""
+    if not options.hot_pack or not image.layers:
+        return None, None
+    store = image.options.store
+    cache = None if store.opened is None else CacheDirectory(store.opened.fd, store.max_size)
+    return source_of(image.hot_pack()), cache
 
 
 class MountReply(msgspec.Struct, frozen=True):
