@@ -150,7 +150,8 @@ def test_running_containers_outlive_an_unmount(podman: Podman, ocifs: Ocifs, sto
 
 
 def test_after_the_end_of_the_daemon_a_mount_heals_it(podman: Podman, ocifs: Ocifs, store: Path) -> None:
-    (mount,) = [each for each in json.loads(ocifs.output("mounts", "--json")) if each["pid"]]
+    listed = json.loads(ocifs.output("mounts", "--json"))
+    (mount,) = [each for each in listed if each["pid"] and each["state"] == "mounted"]
     assert mount["image"] == f"{store} (1 image)"
     subprocess.run(["kill", "-KILL", str(mount["pid"])], check=True)
     checked = ocifs.run("store", "check", store)
