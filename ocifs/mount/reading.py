@@ -63,7 +63,11 @@ class Reading:
 
         In both cases, start decoding what the reader will need next. Call this from one thread only.
         """
-        self._decode_ahead(size, address)
+        is_hot = self.served.is_hot(size, address)
+        if self.served.recording is not None and not is_hot:
+            self.served.recording.note(size, address)
+        if is_hot is False:
+            self._decode_ahead(size, address)
         return self.served.views_at_hand(size, address)
 
     def fetch(self, ranges: Sequence[tuple[int, int]], answer: Callable[[list[Views] | Exception], None]) -> None:

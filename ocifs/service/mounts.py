@@ -268,9 +268,6 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
     if request.job is None or len(fds) != len(request.fds) + 1:
         raise MountError(f"malformed request: {len(fds)} open files with a job of {len(request.fds)}")
     namespace, *files = fds
-    for fd in files:
-        if not stat.S_ISREG(os.fstat(fd).st_mode) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
-            raise MountError("malformed request: a layer or tree image that is not a readable file")
     if not os.readlink(f"/proc/self/fd/{namespace}").startswith("mnt:["):
         raise MountError("malformed request: the first open file is not a mount namespace")
     try:
@@ -281,6 +278,10 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
         raise MountError("malformed request: the mountpoint is not an absolute path")
     if rootfs.fds() != set(files):
         raise MountError("malformed request: open files that the job does not name")
+    for fd in files:
+        is_directory = rootfs.cache is not None and fd == rootfs.cache.fd
+        if not (stat.S_ISDIR if is_directory else stat.S_ISREG)(os.fstat(fd).st_mode) or _is_write_only(fd):
+            raise MountError("malformed request: a layer or tree image that is not a readable file")
     return msgspec.structs.replace(request.job, rootfs=rootfs), namespace
 
 
@@ -294,6 +295,10 @@ def _have_same_bytes(one: FileRange, other: FileRange) -> bool:
     return all(is_sealed(each.fd, each.size) for each in (one, other)) and all(
         os.pread(one.fd, _PIECE, offset) == os.pread(other.fd, _PIECE, offset) for offset in range(0, one.size, _PIECE)
     )
+
+
+def _is_write_only(fd: int) -> bool:
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
 def _is_over(device: int) -> bool:

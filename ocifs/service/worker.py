@@ -188,7 +188,7 @@ class Worker(NamedTuple):
         assert self.kept.known is not None  # noqa: S101 - it was mounted
         if not engine.resume(self.kept.known):
             raise _EndedError
-        return self._mounted(engine, self.kept.known.device, cache, rootfs)
+        return self._mounted(engine, self.kept.known.device, cache, rootfs)._replace(resumed=True)
 
     def _engine(self, rootfs: Rootfs) -> "_KeptEngine":
         return _KeptEngine(rootfs, self.kept.job, Connection(self.kept.device, self.counters))
