@@ -278,11 +278,16 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
         raise MountError("malformed request: the mountpoint is not an absolute path")
     if rootfs.fds() != set(files):
         raise MountError("malformed request: open files that the job does not name")
+    directories = rootfs.directory_fds()
     for fd in files:
-        is_directory = rootfs.cache is not None and fd == rootfs.cache.fd
-        if not (stat.S_ISDIR if is_directory else stat.S_ISREG)(os.fstat(fd).st_mode) or _is_write_only(fd):
+        is_right = stat.S_ISDIR if fd in directories else stat.S_ISREG
+        if not is_right(os.fstat(fd).st_mode) or _is_write_only(fd):
             raise MountError("malformed request: a layer or tree image that is not a readable file")
     return msgspec.structs.replace(request.job, rootfs=rootfs), namespace
+
+
+def _is_write_only(fd: int) -> bool:
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
 def _have_same_bytes(one: FileRange, other: FileRange) -> bool:
@@ -295,10 +300,6 @@ def _have_same_bytes(one: FileRange, other: FileRange) -> bool:
     return all(is_sealed(each.fd, each.size) for each in (one, other)) and all(
         os.pread(one.fd, _PIECE, offset) == os.pread(other.fd, _PIECE, offset) for offset in range(0, one.size, _PIECE)
     )
-
-
-def _is_write_only(fd: int) -> bool:
-    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
 def _is_over(device: int) -> bool:
