@@ -85,9 +85,10 @@ def report(question: str, taken: Mapping[str, list[float]], reference: str, unit
         )
 
 
-def arguments() -> argparse.Namespace:
-    """Return the options of every benchmark."""
+def arguments(add: Callable[[argparse.ArgumentParser], object] = lambda parser: None) -> argparse.Namespace:
+    """Return the options of every benchmark, and those that `add` adds."""
     parser = argparse.ArgumentParser()
+    add(parser)
     default = os.environ.get("OCIFS_DEBIAN_IMAGE", str(Path.home() / ".cache/ocifs-tests/debian"))
     parser.add_argument("--image", default=default, help="image built by scripts/make-debian-image")
     parser.add_argument("--tag", default="tools")
