@@ -72,7 +72,7 @@ def boot(machine: Path, checks: str, binds: dict[str, str], units: tuple[str, ..
     own = {path: path for path in (str(REPOSITORY), sys.prefix, sys.base_prefix) if not path.startswith("/usr")}
     command = [
         *("systemd-nspawn", "--quiet", "--directory", str(machine), "--boot", "--register=no", "--keep-unit"),
-        *("--capability=all", "--system-call-filter=pidfd_getfd", "--bind=/dev/fuse", "--bind=/dev/autofs"),
+        *("--capability=all", "--system-call-filter=pidfd_getfd @keyring", "--bind=/dev/fuse", "--bind=/dev/autofs"),
         *(f"--bind-ro={here}:{there}" for here, there in sorted((own | binds).items())),
     ]
     environment = os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "0"}

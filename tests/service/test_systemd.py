@@ -63,9 +63,10 @@ systemctl start ocifs
 until_ '[ "$(kept)" = 1 ]'
 echo "started again: kept $(kept)"
 
+findmnt -rno TARGET -t cgroup,cgroup2 | while read -r each; do mount -o remount,rw,bind "$each"; done
 ocifs index /srv/programs >/dev/null
 ocifs run /srv/programs sh -c 'echo container; exit 3'; echo "run: $?"
-ocifs run --rootfs overlay /srv/programs sleep 1000 & run=$!
+ocifs run /srv/programs sleep 1000 & run=$!
 until_ in_container
 kill -KILL $run
 until_ '! in_container'
