@@ -7,7 +7,6 @@ at 1, 10, 50 and 200 mounts of one image, all processes of the service included.
 containerd-stargz-grpc, so the snapshotter of eStargz is not measured.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -134,11 +133,7 @@ def first_lines(image: str, directory: Path, rounds: int) -> None:
 
 def main() -> None:
     """Measure and print."""
-
-    def most(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--most", type=int, default=_COUNTS[-1], help="most mounts at a time")
-
-    options = arguments(most)
+    options = arguments(most=_COUNTS[-1])
     image = f"{options.image}:{options.tag}"
     subprocess.run(ocifs("index", image), check=True, stdout=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory(prefix="benchmark") as made:

@@ -1,7 +1,8 @@
 """Why do the constants have their values: spacing of checkpoints, decoding ahead, readahead, span cache?
 
 Each is varied on its own, with the erofs engine and cold caches. The figure is the time to read the whole Debian image
-with `tar`; for the spacing also the size of the indexes, and the time of random reads of 4 KiB in a large file.
+with `tar`; for the spacing also the size of the indexes, the processor time of the daemon for `tar`, the start of a
+program (`import numpy`), and random reads of 4 KiB in a large file.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 from benchmarks.images import LARGE_FILES, image
 from benchmarks.stored import files_below
 from benchmarks.timing import arguments, cold, drop_caches, layer_blobs, ocifs, report, side_by_side
+from ocifs.compression import SPACING
 
 _KIB, _MIB = 1 << 10, 1 << 20
 _FOREGROUND = """
@@ -32,16 +34,44 @@ main()
 """
 """Run `ocifs` with changed constants: modules that import them by name are imported afterwards."""
 
-SPACING = ("ocifs.compression", "SPACING")
-AHEAD = ("ocifs.mount.reading", "_SPANS_AHEAD")
+AHEAD = ("ocifs.mount.reading", "_AHEAD")
 READ_AHEAD = ("ocifs.mount.bdi", "_KIB")
-IN_THIS_PROCESS = ("ocifs.compression.subprocess_pass", "_WORTH", 1 << 62)
-"""A separate process would not have the changed constants."""
 
 
 def changed(constants: list[tuple[str, str, int]], *command: str) -> list[str]:
     """Return an ocifs command line in which some module constants have other values."""
     return [sys.executable, "-c", _FOREGROUND, json.dumps(constants), *command]
+
+
+def index(reference: str, spacing: int, cache: Path) -> None:
+    """Index an image with another spacing, in all processes that this takes."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name, "sitecustomize.py").write_text(f"import ocifs.compression\nocifs.compression.SPACING = {spacing}\n")
+        command = ocifs("index", "--cache-dir", str(cache), reference)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": name})
+
+
+def processor_time(command: list[str], work: Path) -> float:
+    """Return the seconds of processor time that a daemon takes for `tar c`."""
+
+    def used() -> float:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    with served(command, work / "mnt") as mountpoint:
+        found = subprocess.run(
+            ["pgrep", "-f", "--", f"--foreground.*{mountpoint}$"], check=True, capture_output=True, text=True
+        )
+        process = found.stdout.split()[0]
+        before = used()
+        cold(["sh", "-c", f"tar c -C {mountpoint} . >/dev/zero"])
+        return used() - before
+
+
+def start(command: list[str], work: Path) -> float:
+    """Return the seconds until Python in the image has imported numpy."""
+    with served(command, work / "mnt") as mountpoint:
+        return cold(["chroot", str(mountpoint), "python3", "-c", "import numpy"])
 
 
 @contextmanager
@@ -85,21 +115,25 @@ def sweep_spacing(options: argparse.Namespace, work: Path) -> None:
     name = f"{options.image}:{options.tag}"
     large = str(image("large", options))
     layers = sum(blob.stat().st_size for blob in layer_blobs(options))
-    caches = {size: work / f"cache-{size}" for size in (_MIB // 4, _MIB // 2, _MIB, 2 * _MIB, 4 * _MIB)}
+    sizes = (256 * _KIB, 320 * _KIB, 384 * _KIB, 512 * _KIB, _MIB, 2 * _MIB)
+    caches = {size: work / f"cache-{size}" for size in sizes}
     shares = {}
     for size, cache in caches.items():
-        index = changed([(*SPACING, size), IN_THIS_PROCESS], "index", "--cache-dir", str(cache))
-        subprocess.run([*index, name], check=True, stdout=subprocess.DEVNULL)
+        index(name, size, cache)
         shares[_shown(size)] = [100 * files_below(cache) / layers]
-        subprocess.run([*index, large], check=True, stdout=subprocess.DEVNULL)
+        index(large, size, cache)
 
     def mount(cache: Path, what: str) -> list[str]:
         return ocifs("mount", "--foreground", "--engine", "erofs", "--cache-dir", str(cache), what)
 
-    reference = _shown(_MIB)
+    reference = _shown(SPACING)
     report("spacing of checkpoints: size of the indexes, as a share of the layers", shares, reference, "%")
     trees = {_shown(size): partial(read_all, mount(cache, name), work) for size, cache in caches.items()}
     report("spacing of checkpoints: tar c of everything", side_by_side(trees, options.rounds), reference)
+    times = {_shown(size): partial(processor_time, mount(cache, name), work) for size, cache in caches.items()}
+    report("spacing of checkpoints: processor time for tar c", side_by_side(times, options.rounds), reference)
+    starts = {_shown(size): partial(start, mount(cache, name), work) for size, cache in caches.items()}
+    report("spacing of checkpoints: import numpy", side_by_side(starts, options.rounds), reference)
     reads = {_shown(size): partial(at_random, mount(cache, large), work) for size, cache in caches.items()}
     report("spacing of checkpoints: 4 KiB at random", side_by_side(reads, options.rounds), reference, "ms")
 
@@ -132,8 +166,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         sweep_spacing(options, Path(work))
     subprocess.run(ocifs("index", f"{options.image}:{options.tag}"), check=True, stdout=subprocess.DEVNULL)
-    spans = {str(count): count for count in (0, 1, 2, 4, 8, 16)}
-    sweep_constant("spans decoded ahead", AHEAD, spans, "4", options)
+    ahead = {f"{size} MiB": size * _MIB for size in (0, 1, 2, 4, 8, 16)}
+    sweep_constant("bytes decoded ahead", AHEAD, ahead, "4 MiB", options)
     sizes = {f"{size} KiB": size for size in (128, 256, 512, 1024, 2048, 4096)}
     sweep_constant("readahead of the kernel", READ_AHEAD, sizes, "1024 KiB", options)
     sweep_cache(options)

@@ -85,10 +85,11 @@ def report(question: str, taken: Mapping[str, list[float]], reference: str, unit
         )
 
 
-def arguments(add: Callable[[argparse.ArgumentParser], object] = lambda parser: None) -> argparse.Namespace:
-    """Return the options of every benchmark, and those that `add` adds."""
+def arguments(**numbers: int) -> argparse.Namespace:
+    """Return the options of every benchmark, and those of this one: numbers with their defaults."""
     parser = argparse.ArgumentParser()
-    add(parser)
+    for name, value in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
     default = os.environ.get("OCIFS_DEBIAN_IMAGE", str(Path.home() / ".cache/ocifs-tests/debian"))
     parser.add_argument("--image", default=default, help="image built by scripts/make-debian-image")
     parser.add_argument("--tag", default="tools")

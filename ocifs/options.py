@@ -49,6 +49,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Treat warnings as errors, including those recorded at indexing."""
     low_memory: bool = False
     """Index one layer at a time, by the method that takes the least memory; slower."""
+    quick: bool = False
+    """Leave to a later process what it can do (`ocifs.layer.trimming`), when layers have to be indexed."""
     warn: Callable[[str], None] = ignore
     """Called with each warning, one line."""
     tell: Callable[[str], None] = ignore

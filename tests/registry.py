@@ -13,6 +13,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,16 @@ class Request(NamedTuple):
     @property
     def range(self) -> str:
         return self.headers.get("range", "")
+
+
+class Transfer(NamedTuple):
+    """A request with its times, by the monotonic clock, and the bytes of its answer."""
+
+    path: str
+    range: str
+    began: float
+    ended: float
+    size: int
 
 
 class Blob(NamedTuple):
@@ -204,9 +215,12 @@ class Registry:
     base: str = ""
     faults: list[Fault] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    transfers: list[Transfer] = field(default_factory=list)
     tokens: Callable[[Request], tuple[int, Json]] = lambda request: (200, {"token": "t0ken"})
     """What `/token` answers."""
     has_referrers: bool = True
+    states_digests: bool = False
+    """Whether it states the digest of what it sends, which containerd relies on; otherwise a wrong one."""
     page: int = 1000
     """Most tags in an answer."""
     blobs: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -280,6 +294,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def take(self) -> None:
         """Note the request, and answer it, or do what a fault says."""
+        began = time.monotonic()
+        self.answered = 0
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         request = Request(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
         with self.registry.lock:
@@ -295,6 +311,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.route()
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
+        with self.registry.lock:
+            transfer = Transfer(self.path, request.range, began, time.monotonic(), self.answered)
+            self.registry.transfers.append(transfer)
 
     def route(self) -> None:
         """Answer as a registry does."""
@@ -386,8 +405,8 @@ class Handler(BaseHTTPRequestHandler):
     def serve(self, blob: Blob, *, cut_at: int | None = None, rate: float | None = None) -> None:
         """Answer with a blob, or the range of it that is asked for."""
         start, end = self.range_of(blob)
-        headers = {"Content-Type": blob.media_type, "Docker-Content-Digest": "sha256:" + "0" * 64}
-        headers |= dict(blob.headers)
+        stated = digest(blob.data) if self.registry.states_digests else f"sha256:{'0' * 64}"
+        headers = {"Content-Type": blob.media_type, "Docker-Content-Digest": stated} | dict(blob.headers)
         if blob.link:
             headers["Link"] = blob.link
         if start >= end and "Range" in self.headers:
@@ -414,6 +433,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        self.answered += len(data)
         if rate is None:
             self.wfile.write(data[:cut_at])
             return

@@ -18,6 +18,7 @@ from ocifs.errors import InvalidImageError, OcifsError, StoreError, UnsupportedE
 from ocifs.layer.archive_member import ArchiveMember
 from ocifs.pool import start
 from ocifs.reader import BlobReader, FileReader, FileSection, StoppableReader
+from ocifs.sources.assembled import AssembledReader
 from ocifs.spec.digest import Digest
 from ocifs.store import Kind, Store, StoredFile, Writer
 
@@ -210,7 +211,7 @@ def in_file(blob: Blob) -> BlobReader:
 def stoppable(blob: Blob, stop: threading.Event) -> Blob:
     """Return `blob` such that reads of it raise OcifsError once `stop` is set; a download has `Download.stop`."""
     match blob:
-        case ArchiveMember():
+        case ArchiveMember() | AssembledReader():
             return blob.stopped_by(stop)
         case FileSection():
             return StoppableReader(blob, stop)

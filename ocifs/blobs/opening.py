@@ -77,4 +77,8 @@ def open_cached(
         from ocifs.blobs.engine_image import open_engine_image
 
         return open_engine_image(reference, keeping)
+    if reference.transport == "containers-storage":
+        from ocifs.blobs.stored_image import open_stored_image
+
+        return open_stored_image(reference, keeping)
     return open_source(reference, limits, follow_links=follow_links, decompress=decompress, warn=preparing.warn)

@@ -90,7 +90,7 @@ def bundle(
         from ocifs.mount.unmount import unmount_bundle
 
         overrides = replace(container.overrides, args=_split(args), terminal=container.tty is not False)
-        opened = stack.enter_context(open_image(image, options))
+        opened = stack.enter_context(open_image(image, replace(options, quick=True)))
         planned = plan_of(opened, request, overrides, container.settings, options)
         others = open_others(planned, options, stack)
         made = parent.temporary(f".{target.name}.")
@@ -279,6 +279,7 @@ def mount_all(
     mounter: Mounter, directory: Path, image: "Image", others: "dict[str, Image]", request: BundleRequest
 ) -> None:
     """Mount the image in a bundle, an overlay on top for a writable rootfs, and the other images. Raises MountError."""
+    from ocifs.layer.trimming import trim_later
     from ocifs.mount.overlay import image_mountpoint, mount_overlay, other_mountpoint
 
     if request.kind != "copy":
@@ -289,6 +290,8 @@ def mount_all(
     for number, other in enumerate(others.values()):
         with mounter.another() as another:
             _mount_image(another, other, other_mountpoint(directory, number), directory, request, suid=False)
+    for each in (image, *others.values()):
+        trim_later(each.options.store, each.layers)
 
 
 def _mount_image(

@@ -85,6 +85,7 @@ def mount(
         where = stack.enter_context(new_mountpoint(image)) if mountpoint is None else mountpoint
         if (keep or remount) and _keeps(image, where, options, mounting, remount=remount):
             return
+        from ocifs.layer.trimming import trim_later
         from ocifs.mount.job import Job, MountReply
 
         runtime = runtime_directory().path
@@ -92,16 +93,19 @@ def mount(
         cache = options.store.directory
         keep_visible = needed(reference_of(image), cache, str(runtime), log)
         real = check_mountpoint(where, keep_visible, cache, replace=mounting.replace)
-        opened = stack.enter_context(open_image(image, replace(options, tell=tell) if verbose else options))
+        options = replace(options, quick=True, tell=tell if verbose else options.tell)
+        opened = stack.enter_context(open_image(image, options))
         mounting = _on_automount(mounting) if is_on_automount(real) else mounting
         job = Job.of(opened, real, replace(mounting, log=log))
         if not foreground:
             reply = mounter.mount(job)
+            trim_later(options.store, opened.layers)
             _tell_mounted(reply, where if mountpoint is None else None, verbose=verbose)
             return
         from ocifs.mount.daemon import serve
 
         def mounted(reply: MountReply) -> None:
+            trim_later(options.store, opened.layers)
             _tell_mounted(reply, where if mountpoint is None else None, verbose=verbose)
             click.echo(f"{printable_path(where)}: mounted until interrupted", err=True)
             notify("READY=1")

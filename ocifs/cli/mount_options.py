@@ -67,6 +67,14 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
             help="Fetch the rest in the background.",
             details="Then verify published indexes. --no-prefetch: fetch and verify only what is read.",
         ),
+        option(
+            "--hot-pack",
+            type=Size(),
+            default=_DEFAULTS.hot_pack,
+            show_default=True,
+            help="Keep what a start reads.",
+            details="Up to SIZE, decoded, in the cache, for the next mount of the image. 0: neither keep nor use it.",
+        ),
         option("--prefetch-rate", type=Size(), help="Limit that to SIZE bytes per second."),
         option(
             "--log",

@@ -88,7 +88,7 @@ def run(
             check_user_namespaces()
         words = args[1:] if args[:1] == ("--",) else args
         overrides = replace(container.overrides, args=_encodable(words), terminal=bool(container.tty))
-        opened = stack.enter_context(open_image(image, options))
+        opened = stack.enter_context(open_image(image, replace(options, quick=True)))
         planned = plan_of(opened, request, overrides, container.settings, options)
         others = open_others(planned, options, stack)
         parent = _bundle_parent(large=_is_large(request.kind) or bool(planned.volumes.copied))

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 import click
+import msgspec
 
 from ocifs.cli.command import command
+from ocifs.cli.types import Size
 from ocifs.errors import MountError
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.service.notify import is_journal
@@ -30,6 +32,13 @@ from ocifs.service.protocol import Settings
     metavar="N",
     help="Give a mount up after N restarts of its process within a minute.",
 )
+@click.option(
+    "--span-cache",
+    type=Size(),
+    default=Settings().span_cache,
+    show_default=True,
+    help="Memory for decoded data of all mounts together; 0: each has its own.",
+)
 @click.option("--metrics", metavar="ADDRESS", help="Serve metrics at unix:PATH or 127.0.0.1:PORT.")
 @click.argument("action", type=click.Choice(["start", "upgrade", "status", "stop", "unit"]), default="start")
 def service(
@@ -37,6 +46,7 @@ def service(
     foreground: bool,
     log: Path | None,
     restart_limit: int,
+    span_cache: int,
     metrics: str | None,
 ) -> None:
     """Run the service, for root: mounts of the erofs engine then start faster, and survive the end of their process.
@@ -60,17 +70,22 @@ def service(
     if os.geteuid():
         raise MountError("the service is for root: other users mount with the fuse engine, as without it")
     if action == "start":
-        settings = _settings(log, restart_limit, metrics)
+        settings = msgspec.structs.replace(_settings(log, restart_limit, metrics), span_cache=span_cache)
         if foreground:
             starting.run_in_foreground(settings)
         starting.start(settings)
     elif action == "upgrade":
         starting.upgrade()
     elif action == "status":
-        from ocifs.report.text import local_time
+        from ocifs.report.text import human_size, local_time
 
         pong = starting.ping()
         click.echo(f"ocifs {pong.version}, process {pong.pid} since {local_time(pong.since)}, mounts: {pong.mounts}")
+        if limit := pong.settings.span_cache:
+            click.echo(
+                f"decoded: {human_size(pong.spans)} of at most {human_size(limit)}, "
+                f"shared between mounts: {human_size(pong.shared_spans)}"
+            )
     elif mounts := starting.stop():
         click.echo(f"ocifs: mounts that go on without a service: {mounts}; `ocifs service` keeps them again", err=True)
 

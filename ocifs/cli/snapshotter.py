@@ -133,6 +133,16 @@ def serve(
     run(settings)
 
 
+@snapshotter.command(short_help="Print a unit for systemd.")
+def unit() -> None:
+    """Print a unit for systemd that runs the snapshotter before containerd. Add options to its ExecStart."""
+    import sys
+    from importlib.resources import files
+
+    template = files("ocifs.snapshotter").joinpath("systemd/ocifs-snapshotter.service").read_text()
+    click.echo(template.replace("@OCIFS@", str(Path(sys.executable).with_name("ocifs"))), nl=False)
+
+
 def _with_hosts(options: Options) -> Options:
     """Use containerd's hosts.toml files unless --hosts-dir names others: a node has its mirrors there."""
     hosts_dir = options.access.hosts_dir or CONTAINERD_HOSTS

@@ -31,6 +31,7 @@ VERBS = {
         "mount": Verb("mount", "Mount an image."),
         "umount": Verb("mount", "Unmount."),
         "mounts": Verb("mount", "List mounts."),
+        "store": Verb("store", "Let podman, buildah and CRI-O run images in place."),
         "service": Verb("service", "Keep mounts when their daemon dies; start mounts fast."),
         "snapshotter": Verb("snapshotter", "Serve images to containerd without unpacking them."),
     },
@@ -91,6 +92,7 @@ IMAGE is one of
   -                                    an archive from standard input
   https://HOST/FILE[:TAG]              an archive on a web server
   docker-daemon:NAME[:TAG]             an image of a Docker engine
+  containers-storage:NAME[:TAG]        an image in a store of podman
   dir:DIR                              what `skopeo copy` writes to dir:DIR
   docker://HOST[:PORT]/REPO[:TAG|@…]   in a registry
 
@@ -99,7 +101,7 @@ Exit status
   0 success   3 not found          6 limit exceeded
   1 failure   4 invalid image      7 cannot mount or unmount
   2 usage     5 not supported      8 cache unusable   9 registry refuses
-  70 defect in ocifs
+  70 defect in ocifs                   10 index push: some images failed
   diff, grep, waste: 1 differences, no match, limit violated; 74 failure
 """
 

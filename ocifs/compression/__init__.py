@@ -15,8 +15,9 @@ from ocifs.reader import ReaderAt
 if TYPE_CHECKING:  # a process that only inflates does not need it
     from ocifs.limits import Limits
 
-SPACING = 1 << 20
-"""Uncompressed bytes between checkpoints, as near as the stream allows. Spans of 1 MiB read a whole tree fastest."""
+SPACING = 384 << 10
+"""Uncompressed bytes between checkpoints, as near as the stream allows. Shorter spans make random reads and starts
+faster, but indexes larger; sequential readers decode several in one go (docs/performance.md, sweep)."""
 
 MAX_SPAN = 8 << 20
 """Longest span in uncompressed bytes. Longer ones cost too much to decode for a few bytes: ocifs reframes the blob."""
@@ -56,6 +57,9 @@ class Pass(Protocol):
     restartable: bool
     """False if the blob has spans too large to restart at; known before the first chunk."""
 
+    untrimmed: bool = False
+    """Whether its windows are to be trimmed (`ocifs.compression.trimming`)."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -86,9 +90,12 @@ class Codec(Protocol):
     """A compression format; each codec is a module."""
 
     def passes(
-        self, blob: ReaderAt, warn: Warn, limits: "Limits" = ..., *, low_memory: bool = False
+        self, blob: ReaderAt, warn: Warn, limits: "Limits" = ..., *, low_memory: bool = False, quick: bool = False
     ) -> list[Callable[[], Pass]]:
-        """Return constructors of passes over a blob, the fastest first; the next one decides what one finds invalid."""
+        """Return constructors of passes over a blob, the fastest first; the next one decides what one finds invalid.
+
+        `quick`: the pass need not trim its windows; then it is the one that takes least processor time.
+        """
         ...
 
     def decode(self, data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:

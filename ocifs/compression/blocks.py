@@ -1,24 +1,27 @@
-"""A pass over a gzip blob that stops between deflate blocks about once every `SPACING` bytes to take a checkpoint.
+"""A pass over a gzip blob that stops between deflate blocks about once every MiB to take a checkpoint.
 
-zlib-ng inflates the bytes once, in the caller's thread. The pass stores whole windows; rapidgzip leaves out the bytes
-that the stream never refers to. Time and memory are linear in the size of the blob, whatever the number and size of
-its members. The pass skips padding and garbage after a member only if it can warn of them.
+zlib-ng inflates the bytes once, in the caller's thread. The pass stores whole windows; rapidgzip and `trimming` leave
+out the bytes that the stream never refers to. Time and memory are linear in the size of the blob, whatever the number
+and size of its members. The pass skips padding and garbage after a member only if it can warn of them.
 """
 
 from collections.abc import Iterator
 from typing import Self
 
-from ocifs.compression import CHUNK, SPACING, Checkpoint, Chunk, Warn, evenly
+from ocifs import compression
+from ocifs.compression import CHUNK, Checkpoint, Chunk, Warn, evenly
 from ocifs.compression.zng import Inflate, InflateError
 from ocifs.compression.zstd_frame import window_packer
 from ocifs.errors import InvalidImageError
 from ocifs.reader import ReaderAt
 
+SPACING = 1 << 20
+"""Uncompressed bytes between checkpoints: more than elsewhere, because the windows stay whole."""
 _INPUT = 256 << 10
 _MAGIC = b"\x1f\x8b"
 _PADDING = 4 << 10
 """Bytes searched at once for NULs after a member."""
-_REPORT_INTERVAL = 16
+_REPORT_INTERVAL = 64
 """Checkpoints between updates of `found`."""
 
 
@@ -26,6 +29,8 @@ class BlockPass:
     """Inflates a blob and collects the checkpoints."""
 
     restartable = True
+    untrimmed = False
+    spacing = SPACING
 
     def __init__(self, blob: ReaderAt, warn: Warn | None = None) -> None:
         """Read `blob`; with `warn`, skip NULs after a member, and stop with a warning at other trailing bytes."""
@@ -61,7 +66,7 @@ class BlockPass:
             while filled < len(buffer) and (not inflate.ended or self._begin_member()):
                 if not inflate.left:
                     self._feed()
-                due = self._points[-1].start + SPACING - self._produced if self._points else 0
+                due = self._points[-1].start + self.spacing - self._produced if self._points else 0
                 end = min(filled + due, len(buffer)) if due > 0 else len(buffer)
                 count = inflate.into(buffer, filled, end, stop_between_blocks=due <= 0)
                 filled += count
@@ -119,3 +124,13 @@ class BlockPass:
         data = self.blob.pread(_INPUT, self.consumed)
         self.consumed += len(data)
         return data
+
+
+class QuickPass(BlockPass):
+    """The same, with more checkpoints and hardly compressed windows, because they are trimmed later."""
+
+    spacing = compression.SPACING
+
+    def __init__(self, blob: ReaderAt, warn: Warn | None = None) -> None:
+        super().__init__(blob, warn)
+        self._pack = window_packer(level=-20)

@@ -1,7 +1,8 @@
 """Read, write and verify GZIDX files, the index format of indexed_gzip: the checkpoints of a gzip blob.
 
 A GZIDX file from elsewhere is unverified. `GzidxPass` decodes the blob by its points alone: each span from its own
-checkpoint and the bytes up to the next one, as reads do. So the right diff ID of the tar stream verifies the points.
+checkpoint and the bytes up to the next one, and by continuing the span before, as reads do. So the right diff ID of the
+tar stream verifies the points.
 """
 
 import hashlib
@@ -90,6 +91,7 @@ class GzidxPass:
     """Decodes a blob by the points of the GZIDX file `path`."""
 
     restartable = True
+    untrimmed = False
 
     def __init__(self, blob: ReaderAt, path: str) -> None:
         self.blob = blob
@@ -112,6 +114,7 @@ class GzidxPass:
         seen: list[Checkpoint] = []
         used = hashlib.sha256()
         begin = end = Checkpoint(0, 0)
+        decoder: Inflation | None = None
         for begin, end in pairwise(self._points()):
             span, stored = end.start - begin.start, end.offset + (end.bits > 0) - begin.offset
             if span > MAX_SPAN or stored > 2 * MAX_SPAN:
@@ -123,9 +126,14 @@ class GzidxPass:
             seen.append(begin._replace(window=b""))
             if len(seen) % _REPORT_INTERVAL == 0:
                 self.found = seen.copy()
-            decoder = Inflation(self.blob.pread(stored, begin.offset), begin)
+            data = self.blob.pread(stored, begin.offset)
+            follower = decoder if decoder and decoder.follow(data, begin.bits) else None
+            decoder = Inflation(data, begin)
             for position in range(0, span, CHUNK):
-                yield decoder.read(min(CHUNK, span - position))
+                chunk = decoder.read(min(CHUNK, span - position))
+                if follower and follower.read(len(chunk)) != chunk:
+                    raise InvalidImageError(f"GZIDX file: the span at {begin.offset} does not continue the last one")
+                yield chunk
             self.consumed = end.offset
         if not ends_with(self.blob, begin, end):
             raise InvalidImageError("GZIDX file: the stream does not end at the end of the blob")

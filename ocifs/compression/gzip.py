@@ -25,6 +25,7 @@ class GzipPass:
     """Inflates with zlib-ng in this process, while indexed_gzip finds the checkpoints in another."""
 
     restartable = True
+    untrimmed = False
 
     def __init__(self, blob: ReaderAt, warn: Warn) -> None:
         self.blob = blob
@@ -87,10 +88,10 @@ class GzipPass:
 
 
 def passes(
-    blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False
+    blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False, quick: bool = False
 ) -> list[Callable[[], Pass]]:
     """Return first a pass in another process, if any; the last one, in this process, decides if a blob is damaged."""
-    from ocifs.compression.blocks import BlockPass
+    from ocifs.compression.blocks import BlockPass, QuickPass
     from ocifs.compression.rapid import RapidgzipPass, rapidgzip_is_installed
     from ocifs.compression.subprocess_pass import SubprocessPass, is_worth_a_process
     from ocifs.compression.zng import can_stop_between_blocks
@@ -100,7 +101,9 @@ def passes(
     choices: list[Callable[[], Pass]] = []
     if is_worth_a_process(blob):
         # rapidgzip writes to standard error, and ends its process if it gets no memory or no thread.
-        if rapidgzip_is_installed() and not low_memory:
+        if quick and can_stop_between_blocks():
+            choices.append(partial(SubprocessPass, QuickPass, blob, untrimmed=True))
+        elif rapidgzip_is_installed() and not low_memory:
             choices.append(partial(SubprocessPass, RapidgzipPass, blob))
         elif can_stop_between_blocks():
             choices.append(partial(SubprocessPass, BlockPass, blob))

@@ -28,6 +28,8 @@ class Inflation:
     """
 
     def __init__(self, data: bytes, checkpoint: Checkpoint | None = None) -> None:
+        self.produced = 0
+        """Bytes of the span that were read."""
         self._offset = checkpoint.offset if checkpoint else 0
         self._input = align(data, checkpoint.bits) if checkpoint else data
         self._used = 0
@@ -45,6 +47,7 @@ class Inflation:
         """Return the next `size` bytes. Raises InvalidImageError."""
         data = self._next(size) if size else b""
         if len(data) == size:  # nearly always
+            self.produced += size
             return data
         pieces = bytearray(data)
         while left := size - len(pieces):
@@ -52,7 +55,24 @@ class Inflation:
             pieces += data
             if not data and self._used >= len(self._input):
                 raise InvalidImageError(f"span at byte {self._offset} ends {left} bytes early")
+        self.produced += size
         return bytes(pieces)
+
+    def follow(self, data: bytes, bits: int) -> bool:
+        """Continue with the next span, whose stored bytes are `data`, once this one is read to its end.
+
+        `bits` is that of the next checkpoint: if it is not 0, both spans share a byte. This saves the window. Return
+        False if a member has just ended, so that the next span has to begin at its checkpoint.
+        """
+        if self._inflater.eof:
+            return False
+        left = self._input[self._used :]
+        self.produced = 0
+        self._offset += self._used
+        shared = 1 if bits else 0
+        self._input, self._used = (left + data[shared:], 0) if left else (data, shared)
+        self._step = len(self._input)
+        return True
 
     def is_at_end(self) -> bool:
         """Whether only NULs and empty members follow the bytes read so far. Raises InvalidImageError."""

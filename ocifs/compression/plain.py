@@ -34,7 +34,7 @@ class PlainPass(Pass):
 
 
 def passes(
-    blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False
+    blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False, quick: bool = False
 ) -> list[Callable[[], Pass]]:
     """Return the only pass."""
     return [partial(PlainPass, blob)]

@@ -18,7 +18,7 @@ _THREADS = max(1, (os.cpu_count() or 1) - 1)
 _PIECE = 4 << 20
 """Bytes taken from rapidgzip at once: each time its threads wait for the interpreter lock."""
 
-_REPORT_INTERVAL = 16 << 20
+_REPORT_INTERVAL = 32 << 20
 """Uncompressed bytes between updates of `found`: each time rapidgzip returns all its block offsets."""
 
 

@@ -74,11 +74,17 @@ class SubprocessPass:
     restartable = True
 
     def __init__(
-        self, kind: Callable[[ReaderAt], BufferedPass], blob: FileSection, *, most_stopped: float = 5.0
+        self,
+        kind: Callable[[ReaderAt], BufferedPass],
+        blob: FileSection,
+        *,
+        most_stopped: float = 5.0,
+        untrimmed: bool = False,
     ) -> None:
         """`most_stopped`: seconds that the process may be stopped; Ctrl-Z stops it along with this one."""
         self.kind = kind
         self.blob = blob
+        self.untrimmed = untrimmed
         self._most_stopped = most_stopped
         self.consumed = 0
         self.found: list[Checkpoint] = []

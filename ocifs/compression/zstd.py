@@ -155,7 +155,7 @@ class _Forward(io.RawIOBase):
 
 
 def passes(
-    blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False
+    blob: ReaderAt, warn: Warn, limits: Limits = DEFAULT_LIMITS, *, low_memory: bool = False, quick: bool = False
 ) -> list[Callable[[], Pass]]:
     """Return the only pass."""
     return [partial(ZstdPass, blob, limits)]

@@ -7,10 +7,10 @@ import zstandard
 from ocifs.errors import InvalidImageError
 
 
-def window_packer() -> Callable[[bytes], bytes]:
+def window_packer(level: int = 3) -> Callable[[bytes], bytes]:
     """Return a function that packs a window into a frame, and an empty one into b""; for use by one thread."""
     # With a checksum: no digest covers the windows, and a wrong window would decode to wrong bytes.
-    compress = zstandard.ZstdCompressor(level=3, write_checksum=True).compress
+    compress = zstandard.ZstdCompressor(level=level, write_checksum=True).compress
     return lambda window: compress(window) if window else b""
 
 

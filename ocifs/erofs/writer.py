@@ -1,9 +1,10 @@
 """Compile a merged tree to its tree image.
 
 Inodes come first, siblings together in name order. Each is followed by its extended attributes and by the last,
-partial block of its directory or symlink; whole blocks follow all inodes. The image has no bytes of regular files:
-their inodes point into the layers' tar streams, at the offsets of `layer_bases`. The output is deterministic. Nothing
-recurses, and the writer checks every number from a layer before it allocates memory for it.
+partial block of its directory or symlink; whole blocks follow all inodes. The image has no bytes of regular files,
+except of those that no layer has: their inodes point into the layers' tar streams, at the offsets of `layer_bases`.
+The output is deterministic. Nothing recurses, and the writer checks every number from a layer before it allocates
+memory for it.
 """
 
 import hashlib
@@ -186,7 +187,10 @@ def _plan_content(inode: _Inode, layer_sizes: Sequence[int], *, is_root: bool) -
     kind = S_IFMT(node.mode)
     if kind not in FILE_TYPES or (kind == S_IFDIR) != (node.children is not None):
         raise InvalidImageError(f"mode {node.mode:#o} has no valid file type")
-    if kind == S_IFREG:
+    if kind == S_IFREG and node.content:
+        inode.size = len(node.content)
+        _divide(inode, inline=False)
+    elif kind == S_IFREG:
         inode.size = node.size
         if node.size:
             _plan_file(inode, node.extent, layer_sizes)
@@ -287,7 +291,7 @@ def _first_block(inode: _Inode, bases: Sequence[int]) -> int:
         return inode.chunks.bits - erofs.BLOCK_BITS
     if kind == S_IFREG:
         extent = node.extent if inode.size else None
-        return (bases[extent.layer] + extent.offset) // BLOCK if extent else 0
+        return (bases[extent.layer] + extent.offset) // BLOCK if extent else inode.start
     if kind in _DEVICES:
         major, minor = node.rdev
         if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
@@ -297,10 +301,11 @@ def _first_block(inode: _Inode, bases: Sequence[int]) -> int:
 
 
 def _write_content(image: memoryview, inode: _Inode, end: int, inodes: Sequence[_Inode], nids: Sequence[int]) -> None:
-    """Write the extended attributes, and the bytes of a directory or symlink."""
+    """Write the extended attributes, and the bytes of a directory, a symlink or a file that no layer has."""
     _put(image, end, inode.xattrs)
     if not inode.chunks:
-        content = _directory(inode.listing, inodes, nids) if inode.listing else inode.node.target
+        node = inode.node
+        content = _directory(inode.listing, inodes, nids) if inode.listing else node.target or node.content
         split = inode.blocks * BLOCK
         _put(image, inode.start * BLOCK, content[:split])
         _put(image, end + len(inode.xattrs), content[split:])

@@ -42,7 +42,7 @@ def open_layers(
     unindexed = [layer for layer in resolved.layers if key_of(layer) not in known]
     blobs = {layer.descriptor.digest: source.open(layer.descriptor) for layer in unindexed}
     to_index = [
-        LayerBlob(digest, layer.diff_id, blobs[digest], points.get(digest), decoded)
+        LayerBlob(digest, layer.diff_id, blobs[digest], points.get(digest), decoded, quick=options.quick)
         for layer in unindexed
         for digest in [layer.descriptor.digest]
     ]

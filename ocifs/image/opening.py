@@ -12,6 +12,7 @@ from typing import Self
 from ocifs.blobs.opening import Preparing, open_cached
 from ocifs.blobs.source import Source
 from ocifs.errors import NotFoundError
+from ocifs.image.hot_pack import OpenedPack, load_pack
 from ocifs.image.layers import open_layers
 from ocifs.image.names import note_image
 from ocifs.image.rootfs import Rootfs
@@ -122,6 +123,15 @@ class Image:
             NotFoundError: There is no such layer.
         """
         return self._trees.changes(_number(layer, self.resolved))
+
+    def hot_pack(self) -> OpenedPack | None:
+        """Return the hot pack of the image's layers, if there are any layers and a pack; the image closes it."""
+        found = load_pack(self.options.store, self.layers) if self.layers else None
+        if found is None:
+            return None
+        name, file = found
+        self._closing.callback(file.close)
+        return OpenedPack(file, name.is_verified)
 
     def __enter__(self) -> Self:
         return self

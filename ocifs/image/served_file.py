@@ -5,10 +5,15 @@ reading it never waits for a disk. This module knows neither names nor inodes.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ocifs.erofs.format import layer_at, layer_bases, served_size
 from ocifs.layer.layer import Layer
 from ocifs.reader import ReaderAt
+
+if TYPE_CHECKING:
+    from ocifs.hotpack.pack import HotPack
+    from ocifs.hotpack.recording import Recording
 
 
 class ServedFile:
@@ -18,8 +23,13 @@ class ServedFile:
         sizes = [layer.size for layer in layers]
         self.size = served_size(tree_image.size, sizes)
         self.layers = layers
+        self.pack: HotPack | None = None
+        """Has the bytes that are read first, decoded."""
+        self.recording: Recording | None = None
+        """Notes the reads of an engine."""
         self._tree_image = tree_image
-        self._bases = layer_bases(tree_image.size, sizes)
+        self.bases = layer_bases(tree_image.size, sizes)
+        """The address of each layer."""
 
     def pread(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes at `offset`.
@@ -32,20 +42,41 @@ class ServedFile:
 
     def views(self, size: int, offset: int) -> list[memoryview]:
         """Return the same as `pread` without copying, as views of the decoded spans."""
-        views = self._views(size, offset, Layer.views)
+        views = self._views(size, offset, self._layer_views)
         assert views is not None  # noqa: S101 - every piece was there
         return views
 
     def views_at_hand(self, size: int, offset: int) -> list[memoryview] | None:
         """Return the same as `views` if that needs neither decoding nor a disk, else None."""
-        return self._views(size, offset, Layer.views_at_hand)
+        return self._views(size, offset, self._layer_views_at_hand)
+
+    def is_hot(self, size: int, address: int) -> bool | None:
+        """Whether the pack has the bytes of a read; None: it is not known yet."""
+        if self.pack is None or (found := self.layer_at(address)) is None:
+            return False
+        layer, offset = found
+        return self.pack.has(layer.number, min(size, layer.size - offset), offset)
 
     def layer_at(self, address: int) -> tuple[Layer, int] | None:
         """Return the layer at `address` and the offset in its stream; None: the tree image, or past a stream's end."""
-        number, offset = layer_at(self._bases, address) or (None, 0)
+        number, offset = layer_at(self.bases, address) or (None, 0)
         if number is None or offset >= self.layers[number].size:
             return None
         return self.layers[number], offset
+
+    def _layer_views(self, layer: Layer, size: int, offset: int) -> list[memoryview]:
+        if self.pack is not None and layer.verification.refuted is None:
+            views = self.pack.views(layer.number, min(size, layer.size - offset), offset)
+            if views is not None:
+                return views
+        return layer.views(size, offset)
+
+    def _layer_views_at_hand(self, layer: Layer, size: int, offset: int) -> list[memoryview] | None:
+        if self.pack is not None and layer.verification.refuted is None:
+            views = self.pack.views_at_hand(layer.number, min(size, layer.size - offset), offset)
+            if views is not None:
+                return views
+        return layer.views_at_hand(size, offset)
 
     def _views(
         self,
@@ -71,10 +102,10 @@ class ServedFile:
     def _pieces(self, size: int, offset: int) -> list[tuple[Layer | None, int, int]]:
         """Cut a range at the bases: [(layer or None for the tree image, offset in it, length)]."""
         pieces: list[tuple[Layer | None, int, int]] = []
-        boundaries = [*self._bases, self.size]
+        boundaries = [*self.bases, self.size]
         end = min(offset + size, self.size)
         while offset < end:
-            number, start = layer_at(self._bases, offset) or (-1, offset)
+            number, start = layer_at(self.bases, offset) or (-1, offset)
             length = min(end, boundaries[number + 1]) - offset
             pieces.append((self.layers[number] if number >= 0 else None, start, length))
             offset += length

@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from ocifs.errors import InvalidImageError
+from ocifs.image.chain import chain_of, unverified_name
 from ocifs.image.kinds import CHANGES, TREE
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.index import ChunkedIndex
 from ocifs.layer.layer import Layer
 from ocifs.limits import DEFAULT_LIMITS, Limits
-from ocifs.spec.digest import ChainID, DiffID, Digest, chain_id
 from ocifs.store import Build, Kind, Store, StoredFile, Writer
 
 if TYPE_CHECKING:
@@ -99,7 +97,7 @@ class Trees:
             if rootfs is not None:
                 self.subjects.add(subject)
                 return rootfs
-            kind, subject = kind._replace(name=f"p{kind.name}"), _unverified_name(layers)
+            kind, subject = kind._replace(name=f"p{kind.name}"), unverified_name(layers)
         if subject:
             self.subjects.add(subject)
         rootfs = self._open_file(store.get(kind, subject, build), layers)
@@ -159,24 +157,6 @@ def _check_sums(layers: Sequence[Layer], limits: Limits) -> None:
     ):
         if total > getattr(limits, name):
             raise limits.passed(name, f"the {len(layers)} layers of the image have {total} {what}")
-
-
-def chain_of(layers: Sequence[Layer]) -> ChainID:
-    """Return the chain ID of one or more layers by the diff IDs in their indexes, whatever algorithm the image uses."""
-    return chain_id([DiffID(Digest(layer.index.summary.diff_id)) for layer in layers])
-
-
-def _unverified_name(layers: Sequence[Layer]) -> str:
-    """Return a name for a stack with unverified layers: a digest of the blobs and of the sources of their indexes."""
-    claims = [
-        (
-            layer.index.summary.blob_digest,
-            None if layer.verification.is_verified else layer.verification.published,
-            layer.index.summary.toc,
-        )
-        for layer in layers
-    ]
-    return Digest.of(msgspec.json.encode(claims))
 
 
 def refuse_warnings(what: str, count: int, first: str = "") -> None:

@@ -19,9 +19,10 @@ from ocifs.blobs.download import Blob, in_file, stoppable
 from ocifs.blobs.source import Source
 from ocifs.compression.codecs import CODECS
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_short
+from ocifs.image.chain import chain_of
 from ocifs.image.kinds import CHANGES, TREE
 from ocifs.image.opening import open_source
-from ocifs.image.trees import Trees, chain_of, refuse_warnings
+from ocifs.image.trees import Trees, refuse_warnings
 from ocifs.indexes.lookup import verify_tocs
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import LayerIndex, open_index

@@ -51,6 +51,8 @@ class LayerBlob(NamedTuple):
     archive: str | None = None
     """Name in errors of an archive of images, which has no diff ID: any stream is accepted, and entries count as
     members. None: it is a layer."""
+    quick: bool = False
+    """Whether the windows of a new index may be left to `ocifs.layer.trimming`."""
 
     @property
     def name(self) -> str:
@@ -67,6 +69,8 @@ class _Survey(NamedTuple):
     size: int
     checkpoints: list[Checkpoint]
     """Their windows are compressed."""
+    untrimmed: bool
+    """Whether their windows are whole, and to be trimmed."""
 
 
 def open_layer_index(
@@ -169,6 +173,7 @@ class _Build:
             digests=b"".join(digests),
             warnings=tuple(warnings),
             diff_ids=tuple(map(str, survey.diff_ids[1:])),
+            untrimmed=survey.untrimmed and frames is None,
         )
         out.write(join_tail(survey.toc.packed(), summary, out.size))
 
@@ -183,7 +188,9 @@ class _Build:
         """Read the blob; if its spans would be too long to decode, read it again and store it as frames."""
         if self.layer.gzidx is not None:
             return self._by_points(self.layer.gzidx), None
-        passes = CODECS[compression].passes(self.blob, self.warn, self.limits, low_memory=self.low_memory)
+        passes = CODECS[compression].passes(
+            self.blob, self.warn, self.limits, low_memory=self.low_memory, quick=self.layer.quick
+        )
         survey = None
         for begin_pass in passes[:-1]:
             try:
@@ -223,7 +230,7 @@ class _Build:
             found = {each: Digest(f"{each}:{hasher.hexdigest()}") for each, hasher in hashers.items()}
             _check_diff_id(self.layer, found[self.layer.diff_id.algorithm])
             checkpoints = [] if frames else list(reading.checkpoints())
-        return _Survey(toc, tuple(found.values()), stream.offset, checkpoints)
+        return _Survey(toc, tuple(found.values()), stream.offset, checkpoints, reading.untrimmed)
 
     def _bounded(self, reading: Pass) -> Iterator[Chunk]:
         """Yield the chunks of the pass; raise LimitError when they exceed a limit."""

@@ -59,7 +59,8 @@ class LayerIndex:
     def __init__(self, file: FileReader, summary: Summary, data_size: int, toc_size: int, checksum: int) -> None:
         self.file = file
         self.summary = summary
-        self._data_size = data_size
+        self.data_size = data_size
+        """Bytes of the windows, or of the reframed layer."""
         self._toc_size = toc_size
         self.checksum = checksum
         """CRC-32 of summary and sizes, the parts that stay in memory."""
@@ -119,7 +120,7 @@ class LayerIndex:
     def toc_size(self) -> int:
         """Decompressed bytes of the TOC, as stated in its header."""
         try:
-            return max(zstandard.frame_content_size(self.file.pread(32, self._data_size)), 0)
+            return max(zstandard.frame_content_size(self.file.pread(32, self.data_size)), 0)
         except zstandard.ZstdError as error:
             raise InvalidImageError(f"layer index: {error}") from None
 
@@ -142,8 +143,12 @@ class LayerIndex:
             except (msgspec.MsgspecError, ValueError) as error:
                 raise InvalidImageError(f"layer index: {error}") from None
 
+    def packed_toc(self) -> bytes:
+        """Return the compressed TOC as it is stored."""
+        return self.file.pread(self._toc_size, self.data_size)
+
     def _decode_toc(self, decoder: msgspec.msgpack.Decoder[T]) -> T:
-        packed = self.file.pread(self._toc_size, self._data_size)
+        packed = self.packed_toc()
         try:
             return decoder.decode(unpack(packed, _TOC_MAX))
         except (InvalidImageError, msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -199,7 +204,7 @@ class LayerIndex:
     def _columns_agree(self) -> bool:
         """Check that no later read can leave the file or the blob."""
         count = len(self.starts)
-        limit = self._data_size if self.summary.reframed else self.summary.blob_size
+        limit = self.data_size if self.summary.reframed else self.summary.blob_size
         return (
             count >= 2
             and len(self._offsets) == len(self.summary.bits) == count
@@ -208,7 +213,7 @@ class LayerIndex:
             and self.starts[0] == 0
             and self.starts[-1] == self.summary.size
             and self._offsets[-1] + (self.summary.bits[-1] > 0) <= limit
-            and (not self._windows or self._windows[-1] <= self._data_size)
+            and (not self._windows or self._windows[-1] <= self.data_size)
             and all(map(_ascending, (self.starts, self._offsets, self._windows)))
             and all(b - a <= MAX_SPAN for a, b in pairwise(self.starts))
             and max(self.summary.bits) < 8

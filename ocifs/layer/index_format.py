@@ -65,6 +65,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """u64 for each chunk: its offset in the decoded member that begins at `offsets`."""
     first: int = 0
     """How many of the first chunks to prefetch, because the image reads them when it starts."""
+    untrimmed: bool = False
+    """Whether windows have bytes that the stream never refers to, and are to be trimmed (`ocifs.layer.trimming`)."""
     diff_ids: tuple[str, ...] = ()
     """Digests of the tar stream by other algorithms that images use."""
 

@@ -8,12 +8,16 @@ from msgspec.structs import replace
 
 from ocifs.compression import Checkpoint, Decoder
 from ocifs.compression.codecs import CODECS
+from ocifs.compression.inflation import Inflation
 from ocifs.errors import InvalidImageError
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span import Span
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import BlobReader
+
+_RUN = 1 << 20
+"""Bytes decoded in one go: enough that their cost is that of inflating, and each processor still gets its share."""
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,8 +79,9 @@ class Layer:
     def views(self, size: int, offset: int) -> list[memoryview]:
         """Return the same as `pread` without copying, as views of the decoded spans."""
         views: list[memoryview] = []
+        run = _Run(self)
         for number, begin, end in self._cuts(size, offset):
-            views += self._decoded(number, end).views(begin, end)
+            views += self._decoded(number, end, run).views(begin, end)
         return views
 
     def views_at_hand(self, size: int, offset: int) -> list[memoryview] | None:
@@ -101,11 +106,36 @@ class Layer:
 
     def decode(self, span: int) -> bytes:
         """Return a decoded span. Raises the errors of `pread`."""
-        return self._all_of(span).whole()
+        return self._decoded(span, self.span_size(span), _Run(self)).whole()
 
-    def decode_ahead(self, span: int) -> None:
-        """Decode a span into the cache for a later reader. Raises the errors of `pread`."""
-        self._all_of(span)
+    def runs(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        """Cut the spans from `begin` to before `end` into runs of about 1 MiB: yield the first and last of each."""
+        while begin < end:
+            last = begin
+            while last + 1 < end and self.is_run(begin, last + 1):
+                last += 1
+            yield begin, last
+            begin = last + 1
+
+    def is_run(self, first: int, last: int) -> bool:
+        """Whether spans are short enough together to be decoded in one go."""
+        return first == last or self.index.starts[last + 1] - self.index.starts[first] <= _RUN
+
+    def decode_ahead(self, first: int, last: int) -> None:
+        """Decode spans into the cache for a later reader, in one go. Raises the errors of `pread`.
+
+        Skip spans that are decoded, or that another thread decodes.
+        """
+        run = _Run(self)
+        for span in range(first, last + 1):
+            if not self.is_decoded(span):
+                self._decoded(span, self.span_size(span), run)
+
+    def decode_run(self, first: int, last: int) -> Iterator[bytes]:
+        """Yield decoded spans, those that are not cached in one go. Raises the errors of `pread`."""
+        run = _Run(self)
+        for span in range(first, last + 1):
+            yield self._decoded(span, self.span_size(span), run).whole()
 
     def will_need(self, span: int) -> None:
         """Ask the kernel to read the stored bytes of a span, if that span exists."""
@@ -114,8 +144,20 @@ class Layer:
             self._stored.will_need(stored, offset)
 
     def stream(self) -> Iterator[bytes]:
-        """Yield the decoded spans in order, without caching them. Raises the errors of `pread`."""
-        return (self._load(number).whole() for number in range(self.index.span_count))
+        """Yield the decoded spans in order, without caching them.
+
+        Decode each both from its checkpoint and by continuing the span before, because readers do either.
+
+        Raises the errors of `pread`, and InvalidImageError if the results differ.
+        """
+        run = _Run(self)
+        for number in range(self.index.span_count):
+            data = run.load(number).whole()
+            if run.continued and _Run(self).load(number).whole() != data:
+                raise InvalidImageError(
+                    f"layer {self.index.summary.blob_digest}: span {number} of its index does not continue the last one"
+                )
+            yield data
 
     def _cuts(self, size: int, offset: int) -> Iterator[tuple[int, int, int]]:
         """Yield (span, begin, end) for the part of a range in each span."""
@@ -131,21 +173,17 @@ class Layer:
             offset = end
             number += 1
 
-    def _all_of(self, number: int) -> Span:
-        return self._decoded(number, self.span_size(number))
-
-    def _decoded(self, number: int, end: int) -> Span:
-        """Return a span, decoded up to its byte `end` at least. Raises the errors of `pread`."""
+    def _decoded(self, number: int, end: int, run: "_Run") -> Span:
+        """Return a span, decoded up to its byte `end` at least, as part of a run. Raises the errors of `pread`."""
         if self.verification.refuted is not None:
             raise InvalidImageError(self.verification.refuted)
-        key = self.number, number
-        span = self._cache.get(key, lambda: self._load(number))
-        try:
-            span.decode(end)
-        except InvalidImageError:
-            self._cache.drop(key)
-            raise
-        return span
+        return self._cache.decoded(
+            (self.number, number),
+            self.span_size(number),
+            end,
+            lambda: run.load(number),
+            shared=self.verification.is_verified,
+        )
 
     def stored(self, span: int) -> bytes:
         """Return a span's verified bytes as in `LayerIndex.verified`. Raises the errors of `pread`."""
@@ -169,9 +207,38 @@ class Layer:
         """Return the decoded bytes of a span."""
         return self.index.starts[span + 1] - self.index.starts[span]
 
-    def _load(self, span: int) -> Span:
-        """Read and verify a span. Raises the errors of `pread`."""
+
+class _Run:
+    """Loads spans for one thread; the decoder of one continues with the next, which then needs no window."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+        self._before: tuple[int, Decoder] | None = None
+        """Number and decoder of the last load."""
+        self.continued = False
+        """Whether the last load continued the one before."""
+
+    def load(self, number: int) -> Span:
+        """Read and verify a span. Raises the errors of `Layer.pread`."""
+        layer = self._layer
         try:
-            return Span(self.span_size(span), self.decoder(span, self.stored(span)))
+            data = layer.stored(number)
+            decoder = self._following(number, data)
+            self.continued = decoder is not None
+            decoder = decoder or layer.decoder(number, data)
         except OSError as error:
-            raise OSError(error.errno, f"layer {self.index.summary.blob_digest}: {error.strerror}") from error
+            raise OSError(error.errno, f"layer {layer.index.summary.blob_digest}: {error.strerror}") from error
+        span = Span(layer.span_size(number), decoder)
+        self._before = number, decoder
+        return span
+
+    def _following(self, number: int, data: bytes) -> Decoder | None:
+        """Return the decoder of the last load if it can go on with this span, whose bytes are `data`."""
+        layer = self._layer
+        if self._before is None:
+            return None
+        before, decoder = self._before
+        # The span itself may have been completed by another mount.
+        if before != number - 1 or not isinstance(decoder, Inflation) or decoder.produced != layer.span_size(before):
+            return None
+        return decoder if decoder.follow(data, layer.index.summary.bits[number]) else None

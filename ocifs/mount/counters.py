@@ -43,6 +43,7 @@ CAUSES: Final = ("verification", "registry", "timeout", "disk", "defect")
     _BUCKET,
 ) = range(13)
 _ERROR: Final = _BUCKET + len(BUCKETS) + 1
+_TAKEN: Final = _ERROR + len(CAUSES)
 
 
 class Numbers(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +58,8 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     cache_hits: int
     """Reads answered from decoded spans and the tree image, without decoding."""
     spans_decoded: int
+    spans_taken: int
+    """Spans that another mount had decoded."""
     bytes_fetched: int
     """Bytes fetched from a registry."""
     read_seconds: float
@@ -79,8 +82,8 @@ class Counters:
         self._page = page
         self._words = memoryview(page)[8:].cast("Q")
         self._lock = threading.Lock()
-        self._work: Callable[[], tuple[int, int]] = lambda: (0, 0)
-        self._noted = (0, 0)
+        self._work: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0)
+        self._noted = (0, 0, 0)
 
     @classmethod
     def private(cls) -> Self:
@@ -143,17 +146,17 @@ class Counters:
             self._count_read(seconds)
             self._words[_ERROR + CAUSES.index(_cause(error))] += 1
 
-    def follow(self, work: Callable[[], tuple[int, int]]) -> None:
-        """Count from now on what `work` returns: spans decoded and bytes fetched by this process."""
+    def follow(self, work: Callable[[], tuple[int, int, int]]) -> None:
+        """Count from now on what `work` returns: spans decoded and taken, and bytes fetched, by this process."""
         self._work = work
 
     def note_work(self) -> None:
-        """Count the spans decoded and the bytes fetched since the last call."""
+        """Count the spans decoded and taken, and the bytes fetched, since the last call."""
         with self._lock:
-            spans, fetched = self._work()
-            self._words[_SPANS] += spans - self._noted[0]
-            self._words[_FETCHED] += fetched - self._noted[1]
-            self._noted = spans, fetched
+            counts = self._work()
+            for word, now, before in zip((_SPANS, _TAKEN, _FETCHED), counts, self._noted, strict=True):
+                self._words[word] += now - before
+            self._noted = counts
 
     def note_progress(self, done: int, total: int, verified: int) -> None:
         """Set the progress of background work in bytes, and the number of verified layers."""
@@ -171,6 +174,7 @@ class Counters:
             read_bytes=words[_BYTES],
             cache_hits=words[_HITS],
             spans_decoded=words[_SPANS],
+            spans_taken=words[_TAKEN],
             bytes_fetched=words[_FETCHED],
             read_seconds=words[_MICROSECONDS] / 1e6,
             latency=tuple(words[_BUCKET : _BUCKET + len(BUCKETS) + 1]),

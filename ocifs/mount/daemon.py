@@ -24,11 +24,14 @@ from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.profile import Profile
 from ocifs.layer.span_cache import SpanCache
+from ocifs.layer.span_memory import SpanMemory
 from ocifs.mount.background import in_background, is_unfinished
 from ocifs.mount.engine import Engine, stop_on_signals
 from ocifs.mount.erofs_engine import ErofsEngine
+from ocifs.mount.hot_start import HotStart
 from ocifs.mount.job import Job, MountReply, receive_job
 from ocifs.mount.lock import locked
+from ocifs.mount.mountinfo import detach, mount_at
 from ocifs.mount.mountpoint import check_free
 from ocifs.mount.new_mountpoint import remove_mountpoint
 from ocifs.mount.rate_limited_log import OneLineFormatter, log_failure
@@ -100,8 +103,14 @@ def serve(job: Job, answer: Callable[[MountReply], None], ending: Callable[[], N
     open_log(job.options.log, runtime)
     with ExitStack() as lock:
         lock.enter_context(claimed(job, runtime))
-        cache = SpanCache(job.options.span_cache, job.options.read_timeout)
+        cache = span_cache(job)
         serve_mounted(job, runtime, cache, partial(_mount, job), lock.close, answer, ending=ending)
+
+
+def span_cache(job: Job) -> SpanCache:
+    """Return the span cache of a mount, whose memory is bounded by its capacity. Raises OSError."""
+    capacity = job.options.span_cache
+    return SpanCache(capacity, job.options.read_timeout, SpanMemory(capacity))
 
 
 @contextmanager
@@ -110,7 +119,9 @@ def claimed(job: Job, runtime: TrustedDirectory) -> Iterator[None]:
     with locked(job.mountpoint, runtime=runtime):
         if job.options.replace:
             replace_mount(job.mountpoint)
-        check_free(job.mountpoint, printable_path(job.mountpoint))
+        mounted = mount_at(job.mountpoint)
+        if not (job.swap and mounted is not None and mounted.digest is not None):
+            check_free(job.mountpoint, printable_path(job.mountpoint))
         yield
 
 
@@ -127,6 +138,8 @@ class Mounted(NamedTuple):
     kept: KeptRecord | None = None
     progress: Callable[[], None] = lambda: None
     """Called after each piece of background work."""
+    resumed: bool = False
+    """Whether another process has served the mount before."""
 
 
 def serve_mounted(  # noqa: PLR0913 - two callers, which differ in all of it
@@ -149,12 +162,19 @@ def serve_mounted(  # noqa: PLR0913 - two callers, which differ in all of it
         recorded(runtime) as write,
         ExitStack() as stack,
     ):
+        hot = HotStart(job.rootfs, rootfs, job.options.hot_pack)
         mounted = mount(rootfs)
         engine = mounted.engine
+        stack.callback(hot.finish)
         stack.callback(remove_mountpoint, job.mountpoint)
         stack.callback(engine.close)
+        stack.callback(hot.stop)
         record = _record(job, rootfs, mounted)
         write(record)
+        if mounted.resumed:
+            hot.resume()
+        else:
+            hot.start(engine)
         if is_unfinished(rootfs):
             load_modules()
         if job.options.prefetch:  # before the answer, which is an error if the system refuses the thread
@@ -182,7 +202,11 @@ def _mount(job: Job, rootfs: Rootfs) -> Mounted:
         if reason is None or (missing := missing_extra(error)) is None:
             raise
         raise MissingExtraError(f"{reason}; {missing}") from None
+    if job.ids is not None:
+        raise MountError(f"{reason}: only the erofs engine maps ids")
     fuse = FuseEngine(rootfs, job)
+    if job.swap and mount_at(job.mountpoint) is not None:  # fusermount3 cannot mount beneath it
+        detach(job.mountpoint)
     return Mounted(fuse, fuse.mount(), reason)
 
 

@@ -35,6 +35,15 @@ class Engine(Protocol):
             MountError, ShortageError: Mounting failed; nothing is left behind.
         """
 
+    def open_served_file(self) -> int | None:
+        """Return a descriptor of the served file, if the kernel has it as a file; once, and the caller closes it.
+
+        The mount does not end before that.
+        """
+
+    def raise_readahead(self) -> None:
+        """Raise the kernel's readahead, if that is allowed. While reads are recorded, it stays as it is."""
+
     def serve(self, stop: int, ready: Callable[[], None]) -> None:
         """Serve until unmounted, or until `stop` is readable. Call `ready` once nothing but a request can fail."""
 

@@ -19,9 +19,10 @@ from ocifs.mount import syscalls
 from ocifs.mount.bdi import raise_readahead
 from ocifs.mount.block_file import BlockFile
 from ocifs.mount.counters import Counters
+from ocifs.mount.id_mapping import user_namespace
 from ocifs.mount.job import Job
 from ocifs.mount.mount_identity import Known, MountIdentity
-from ocifs.mount.mountinfo import EROFS_SOURCE
+from ocifs.mount.mountinfo import EROFS_SOURCE, detach, mount_at
 from ocifs.mount.rate_limited_log import log_aborted
 from ocifs.mount.reading import Reading
 from ocifs.mount.record import EngineName
@@ -55,18 +56,26 @@ class ErofsEngine:
         self._connection = connection
         self._source = EROFS_SOURCE + job.digest
         self._reading = Reading(rootfs.served, job.options.read_timeout)
+        self._fuse_device = ""
+        self._opened: int | None = None
+        """The served file."""
         self._closing = ExitStack()
+        self._namespace: int | None = None
 
     def mount(self) -> str | None:
         """Make an EROFS file system of the file, and attach it. Raises MountError, ShortageError."""
-        with ExitStack() as stack:
+        with ExitStack() as stack, ExitStack() as namespace:
+            stack.callback(self._close_served_file)
             try:
+                if self._job.ids is not None:
+                    self._namespace = user_namespace(self._job.ids)
+                    namespace.callback(os.close, self._namespace)
                 self._block_file = self._new_block_file(stack)
                 erofs = self._make_while_serving(self._block_file)
                 try:
                     if self._connection is not None:
                         self._connection.counters.attaching = os.fstat(erofs).st_dev
-                    syscalls.attach(erofs, self._job.mountpoint)
+                    self._attach(erofs)
                 finally:
                     os.close(erofs)
                 try:
@@ -104,6 +113,15 @@ class ErofsEngine:
         """What another process needs to know to `resume`."""
         return self._identity.known
 
+    def open_served_file(self) -> int | None:
+        """Return the descriptor, unless this process has resumed the mount."""
+        opened, self._opened = self._opened, None
+        return opened
+
+    def raise_readahead(self) -> None:
+        """Raise the readahead of the served file."""
+        raise_readahead(self._fuse_device)
+
     def serve(self, stop: int, ready: Callable[[], None]) -> None:
         """Serve the file."""
         ready()
@@ -112,7 +130,25 @@ class ErofsEngine:
 
     def close(self) -> None:
         """Unmount if the mount still exists, and end the connection."""
+        self._close_served_file()
         self._closing.close()
+
+    def _close_served_file(self) -> None:
+        if (opened := self.open_served_file()) is not None:
+            os.close(opened)
+
+    def _attach(self, erofs: int) -> None:
+        """Attach the mount to the mountpoint, or below a mount there that it takes the place of. Raises OSError."""
+        mountpoint = self._job.mountpoint
+        if self._job.swap and mount_at(mountpoint) is not None:
+            try:
+                syscalls.attach_beneath(erofs, mountpoint)
+            except OSError:  # an old kernel, or propagation to other namespaces: for a moment, nothing is there
+                detach(mountpoint)
+            else:
+                detach(mountpoint)
+                return
+        syscalls.attach(erofs, mountpoint)
 
     def _new_block_file(self, stack: ExitStack) -> BlockFile:
         """Make the FUSE file system, unless the kernel has no EROFS. Raises OSError."""
@@ -153,14 +189,19 @@ class ErofsEngine:
         syscalls.unshare_directory()
         os.fchdir(self._fuse)  # so that the mount table shows the file's bare name as the source
         device = os.stat(".").st_dev
-        raise_readahead(f"{os.major(device)}:{os.minor(device)}")
+        self._fuse_device = f"{os.major(device)}:{os.minor(device)}"
+        if self._rootfs.served.recording is None:
+            self.raise_readahead()
         attributes = syscalls.MOUNT_ATTR_RDONLY
         attributes |= 0 if self._job.options.suid else syscalls.MOUNT_ATTR_NOSUID
         attributes |= 0 if self._job.options.dev else syscalls.MOUNT_ATTR_NODEV
         attributes |= 0 if self._job.options.exec else syscalls.MOUNT_ATTR_NOEXEC
+        self._opened = os.open(self._source, os.O_RDONLY | os.O_CLOEXEC)
         erofs = syscalls.new_mount("erofs", {"source": self._source}, attributes)
         if self._rootfs.tree.has_xattrs:
             _check_xattrs(erofs)
+        if self._namespace is not None:
+            syscalls.map_ids(erofs, self._namespace)
         return erofs
 
 

@@ -51,11 +51,20 @@ class FuseEngine:
             stack.pop_all()
         return self._identity.device
 
+    def open_served_file(self) -> int | None:
+        """Return None: the kernel has the files of the image instead."""
+        return None
+
+    def raise_readahead(self) -> None:
+        """Raise the readahead of the mount."""
+        if self._identity.device:
+            raise_readahead(self._identity.device)
+
     def serve(self, stop: int, ready: Callable[[], None]) -> None:
         """Serve in an event loop."""
         signal.set_wakeup_fd(-1)  # trio sets its own
         try:
-            trio.run(_serve_until_unmounted, self._operations.begun, self._identity.device, stop, ready)
+            trio.run(_serve_until_unmounted, self._operations.begun, self._begin, stop, ready)
         except ExceptionGroup as group:
             raise _first(group) from None
         except OSError as error:
@@ -69,6 +78,10 @@ class FuseEngine:
         if self._identity.clear():  # libfuse does not unmount after an aborted connection
             log_aborted(self._job.mountpoint)
         self._reading.close()
+
+    def _begin(self) -> None:
+        if self._reading.served.recording is None:
+            self.raise_readahead()
 
     def _mount_options(self) -> set[str]:
         job = self._job
@@ -84,7 +97,9 @@ class FuseEngine:
         return options | {"allow_other"} if job.options.allow_other else options
 
 
-async def _serve_until_unmounted(begun: trio.Event, device: str | None, stop: int, ready: Callable[[], None]) -> None:
+async def _serve_until_unmounted(
+    begun: trio.Event, begin: Callable[[], None], stop: int, ready: Callable[[], None]
+) -> None:
     async with trio.open_nursery() as nursery:
 
         async def serve_requests() -> None:
@@ -92,8 +107,7 @@ async def _serve_until_unmounted(begun: trio.Event, device: str | None, stop: in
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(serve_requests)
-        if device:
-            nursery.start_soon(_raise_readahead, begun, device)
+        nursery.start_soon(_after, begun, begin)
         ready()
         await trio.lowlevel.wait_readable(stop)
         pyfuse3.terminate()
@@ -101,9 +115,9 @@ async def _serve_until_unmounted(begun: trio.Event, device: str | None, stop: in
         nursery.cancel_scope.cancel()
 
 
-async def _raise_readahead(begun: trio.Event, device: str) -> None:
+async def _after(begun: trio.Event, begin: Callable[[], None]) -> None:
     await begun.wait()
-    raise_readahead(device)
+    begin()
 
 
 def _first(error: Exception) -> Exception:

@@ -36,7 +36,7 @@ _NOTIFY_RESEND = 7
 _BACKGROUND = 64
 """Readahead requests that the kernel may have in flight."""
 _WRITE = 4096
-_KEEP_CACHE = 1 << 1
+_KEEP_CACHE, _NO_FLUSH = 1 << 1, 1 << 5
 
 
 class Operation(IntEnum):
@@ -115,8 +115,8 @@ def attributes(inode: int, size: int | None) -> bytes:
 
 
 def opened() -> bytes:
-    """Answer OPEN: the kernel may keep its cached pages."""
-    return _OPENED.pack(0, _KEEP_CACHE, 0)
+    """Answer OPEN: the kernel may keep its cached pages, and closing needs no answer, not even of a killed process."""
+    return _OPENED.pack(0, _KEEP_CACHE | _NO_FLUSH, 0)
 
 
 def _attributes(inode: int, size: int | None) -> bytes:

@@ -5,6 +5,7 @@ configuration file and no access to the directories of the cache.
 """
 
 import itertools
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from ocifs.image.hot_pack import OpenedPack
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.archive_member import ArchiveMember
 from ocifs.layer.compressed_archive import open_archive
@@ -20,8 +22,9 @@ from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import BlobReader, FileReader, FileSection
+from ocifs.sources.assembled import AssembledReader
 from ocifs.sources.registry.peer import Origin
-from ocifs.store import StoredFile
+from ocifs.store import Store, StoredFile
 
 if TYPE_CHECKING:
     from ocifs.sources.registry.blob import RemoteBlob
@@ -44,12 +47,36 @@ class FileRange(msgspec.Struct, frozen=True):
         return FileReader(self.fd, self.offset, self.size)
 
 
+class PackSource(msgspec.Struct, frozen=True):
+    """A hot pack: the file that holds it, or where it comes from."""
+
+    file: FileRange
+    verified: bool
+    """Whether it was made of verified layers."""
+    origin: Origin | None = None
+    """The registry that has it; None: the file is complete."""
+    head: bytes | None = None
+    """sha256 of its head, if it is published."""
+
+
+class CacheDirectory(msgspec.Struct, frozen=True):
+    """The open directory of cache entries, for a process that adds one."""
+
+    fd: int
+    max_size: int
+    """Bytes above which it evicts others."""
+
+    def open(self) -> Store:
+        """Open the store, with a descriptor of its own."""
+        return Store.of_entries(os.dup(self.fd), self.max_size)
+
+
 class Handoff(msgspec.Struct, frozen=True):
     """All that another process needs to open a rootfs. The tuples have one item for each layer, the base first."""
 
     tree_image: FileRange
     layers: tuple[tuple[FileRange, FileRange], ...]
-    """LayerIndex and blob; the blob may be a range of the uncompressed `archive`."""
+    """LayerIndex and blob; the blob may be a range of the uncompressed `archive`, or a table (`directories`)."""
     checksums: tuple[int, ...] = ()
     """The checksum of the LayerIndex, so that both processes use the same index."""
     origins: tuple[Origin | None, ...] = ()
@@ -62,10 +89,15 @@ class Handoff(msgspec.Struct, frozen=True):
     """LayerIndex of the compressed archive that has the blobs, the archive, and the checksum of the LayerIndex."""
     archived: tuple[bool, ...] = ()
     """Whether the blob is in that archive."""
+    directories: tuple[int | None, ...] = ()
+    """Where the layer was extracted to, if the blob is the table of an `AssembledReader`."""
+    pack: PackSource | None = None
+    cache: CacheDirectory | None = None
+    """Where to save hot packs; None: nowhere."""
 
     @classmethod
-    def of(cls, rootfs: Rootfs) -> Self:
-        """Describe an opened rootfs."""
+    def of(cls, rootfs: Rootfs, pack: PackSource | None = None, cache: CacheDirectory | None = None) -> Self:
+        """Describe an opened rootfs, with its hot pack and the directory for packs."""
         layers = rootfs.served.layers
         archived = [layer.blob for layer in layers if isinstance(layer.blob, ArchiveMember)]
         return cls(
@@ -77,6 +109,9 @@ class Handoff(msgspec.Struct, frozen=True):
             tuple(layer.prefetch for layer in layers),
             _archive_of(archived[0].archive) if archived else None,
             tuple(isinstance(layer.blob, ArchiveMember) for layer in layers),
+            tuple(layer.blob.root if isinstance(layer.blob, AssembledReader) else None for layer in layers),
+            pack,
+            cache,
         )
 
     def open(self, cache: SpanCache) -> Rootfs:
@@ -90,6 +125,10 @@ class Handoff(msgspec.Struct, frozen=True):
                 ArchiveMember(archive, blob.offset, blob.size) if archived else blob
                 for blob, archived in zip(blobs, self.archived, strict=True)
             ]
+        blobs = [
+            blob if root is None else AssembledReader(part.open(), root)
+            for blob, (_, part), root in zip(blobs, self.layers, self.directories or [None] * len(blobs), strict=True)
+        ]
         layers = [
             Layer(number, open_index(index.open(), checksum), blob, cache, published)
             for number, ((index, _), checksum, blob, published) in enumerate(
@@ -103,7 +142,10 @@ class Handoff(msgspec.Struct, frozen=True):
     def fds(self) -> set[int]:
         """Return the descriptors to send."""
         archive = {part.fd for part in self.archive[:2]} if self.archive else set()
-        return {self.tree_image.fd} | {part.fd for layer in self.layers for part in layer} | archive
+        directories = {root for root in self.directories if root is not None}
+        hot = ({self.pack.file.fd} if self.pack else set()) | ({self.cache.fd} if self.cache else set())
+        layers = {part.fd for layer in self.layers for part in layer}
+        return {self.tree_image.fd} | layers | archive | directories | hot
 
     def renumbered(self, fds: Mapping[int, int]) -> "Handoff":
         """Return the same with the receiver's descriptors; `fds` maps the sender's to these."""
@@ -115,12 +157,25 @@ class Handoff(msgspec.Struct, frozen=True):
             self,
             tree_image=replaced(self.tree_image),
             layers=tuple((replaced(index), replaced(blob)) for index, blob in self.layers),
+            directories=tuple(root if root is None else fds[root] for root in self.directories),
             archive=self.archive and (replaced(self.archive[0]), replaced(self.archive[1]), self.archive[2]),
+            pack=self.pack and msgspec.structs.replace(self.pack, file=replaced(self.pack.file)),
+            cache=self.cache and msgspec.structs.replace(self.cache, fd=fds[self.cache.fd]),
         )
+
+
+def source_of(pack: OpenedPack | None) -> PackSource | None:
+    """Describe an image's hot pack."""
+    if pack is None:
+        return None
+    origin = pack.file.origin() if isinstance(pack.file, LazyBlob) else None
+    return PackSource(FileRange.of(pack.file), pack.verified, origin, pack.head)
 
 
 def _range_of(blob: BlobReader) -> FileRange:
     """Return the range of a blob in its file, or in its uncompressed archive."""
+    if isinstance(blob, AssembledReader):
+        return FileRange.of(blob.table)
     part = _range_of(blob.archive.blob) if isinstance(blob, ArchiveMember) else None
     if part is not None:
         return FileRange(part.fd, blob.offset, blob.size)

@@ -11,7 +11,8 @@ import msgspec
 
 from ocifs.errors import MountError, OcifsError, ShortageError, printable_path
 from ocifs.mount.framing import receive_message, send_message
-from ocifs.mount.handoff import Handoff
+from ocifs.mount.handoff import CacheDirectory, Handoff, PackSource, source_of
+from ocifs.mount.id_mapping import IdMap
 from ocifs.mount.mountinfo import mount_at, unmount
 from ocifs.mount.options import MountOptions
 from ocifs.mount.record import EngineName, from_json, to_json
@@ -39,6 +40,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """uid and gid that the fuse engine shows as the owner of every file; None: the owners in the image."""
     bundle: str | None = None
     """Directory of the bundle that the mount is part of."""
+    ids: IdMap | None = None
+    """How the mount maps the owners in the image, only by the erofs engine; None: not at all."""
+    swap: bool = False
+    """Whether it takes the place of an ocifs mount there, which may be in use, and goes on for its users."""
 
     @classmethod
     def of(cls, image: "Image", mountpoint: str, options: MountOptions) -> Self:
@@ -47,9 +52,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             image=image.resolved.name,
             digest=str(image.digest),
             mountpoint=mountpoint,
-            rootfs=Handoff.of(image.rootfs),
+            rootfs=Handoff.of(image.rootfs, *_hot_files(image, options)),
             options=options,
         )
+
+
+def _hot_files(image: "Image", options: MountOptions) -> tuple[PackSource | None, CacheDirectory | None]:
+    """Return the image's hot pack, and the directory to save one in, as far as the options want them."""
+    if not options.hot_pack or not image.layers:
+        return None, None
+    store = image.options.store
+    cache = None if store.opened is None else CacheDirectory(store.opened.fd, store.max_size)
+    return source_of(image.hot_pack()), cache
 
 
 class MountReply(msgspec.Struct, frozen=True):

@@ -139,6 +139,11 @@ def unmount(path: str, *, lazy: bool, patience: float = 0.0) -> None:
         time.sleep(_PAUSE)
 
 
+def detach(path: str) -> None:
+    """Detach the topmost mount on `path`, even if it is in use: it then goes on for its users. Raises MountError."""
+    unmount(path, lazy=True)
+
+
 def _is_busy(path: str, *, lazy: bool) -> bool:
     """Unmount `path`; return True if it is busy and thus still mounted. Raises MountError."""
     try:

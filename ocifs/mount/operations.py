@@ -17,6 +17,7 @@ from ocifs.errors import InvalidImageError
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount.errno_boundary import answered
 from ocifs.mount.fuse_protocol import FOREVER
+from ocifs.mount.hot_files import HotFiles
 from ocifs.mount.reading import Reading, Views
 
 _NAME_MAX = 255
@@ -35,6 +36,7 @@ class RootfsOperations(pyfuse3.Operations):
         self.tree = rootfs.tree
         self.enable_acl = rootfs.tree.has_acls
         self.reading = reading
+        self._hot = HotFiles(rootfs, pyfuse3.notify_store)
         self.begun = trio.Event()
         """Set once the kernel has accepted FUSE_INIT."""
 
@@ -84,7 +86,8 @@ class RootfsOperations(pyfuse3.Operations):
 
     @answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        """Return the nid as the handle; the kernel keeps its cached pages."""
+        """Return the nid as the handle; the kernel keeps its cached pages, and gets those of the hot pack."""
+        self._hot.store(inode, self._nid(inode))
         return FileInfo(fh=FileHandleT(self._nid(inode)), keep_cache=True)
 
     @answered

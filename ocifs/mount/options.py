@@ -6,6 +6,9 @@ import msgspec
 
 from ocifs.layer.span_cache import DEFAULT_CAPACITY
 
+DEFAULT_HOT_PACK = 64 << 20
+"""Bytes."""
+
 
 class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to serve a mount; the defaults are the safest choices."""
@@ -22,6 +25,8 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Whether to fetch missing spans in the background, and to verify published indexes."""
     prefetch_rate: int | None = None
     """Limit for that in bytes per second; None: unlimited."""
+    hot_pack: int = DEFAULT_HOT_PACK
+    """Most decoded bytes of the image's hot pack; 0: neither use nor record one."""
     allow_other: bool = False
     """Whether other users may access the mount."""
     suid: bool = False

@@ -7,39 +7,67 @@ what the bytes are for.
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from ocifs.errors import OcifsError
 from ocifs.image.served_file import ServedFile
 from ocifs.layer.layer import Layer
 from ocifs.layer.single_flight import StillLoading
+from ocifs.mount.idle import has_idle_processor
 from ocifs.mount.threads import Overdue, Threads
 
 _PROCESSORS = os.cpu_count() or 1
-_SPANS_AHEAD = min(2 * _PROCESSORS, 16)
-"""Enough to keep every processor busy; more would only fill the span cache."""
+_RUN = 1 << 20
+"""Bytes decoded in one go for a sequential reader: each span costs less then, and each processor has its run."""
+_AHEAD = min(2 * _PROCESSORS, 16) * _RUN
+"""Bytes decoded ahead of a sequential reader: enough to keep every processor busy; more would only fill the span cache.
+"""
+_REACH_MIN = 256 << 10
+"""Bytes decoded ahead at first: most readers that cross the border of a span once are not sequential."""
+_READ_AHEAD_MIN = 32 << 10
+"""Smallest read, in bytes, of which the next span may be decoded: the kernel reads ahead itself, so not at random."""
 _READERS = 4 * _PROCESSORS
 """Threads for reads, apart from those that decode ahead: a waiting read never takes the thread that its span needs."""
 
 Views = list[memoryview]
 
 
+class _Position(NamedTuple):
+    """Where the last read of a layer was."""
+
+    span: int
+    ahead: int
+    """The span after the last one that is decoded ahead."""
+    reach: int
+    """Bytes decoded ahead: they double while the reader is sequential."""
+
+
+_NOWHERE = _Position(-2, 0, 0)
+
+
 class Reading:
     """Reads of one served file, each limited to `timeout` seconds."""
 
-    def __init__(self, served: ServedFile, timeout: float) -> None:
+    def __init__(self, served: ServedFile, timeout: float, is_idle: Callable[[], bool] = has_idle_processor) -> None:
+        """`is_idle`: whether a processor is idle, so that it may decode what is perhaps read."""
         self.served = served
+        self._is_idle = is_idle
         self._timeout = timeout
         self._readers = Threads(_READERS, timeout)
         self._ahead = Threads(_PROCESSORS, timeout)
-        self._last: dict[int, int] = {}
-        """For each layer, the span that was read last."""
+        self._last: dict[int, _Position] = {}
+        """Of each layer."""
 
     def at_hand(self, size: int, address: int) -> Views | None:
         """Return up to `size` bytes at `address`, or None if that takes decoding or a disk: then call `fetch`.
 
         In both cases, start decoding what the reader will need next. Call this from one thread only.
         """
-        self._decode_ahead(size, address)
+        is_hot = self.served.is_hot(size, address)
+        if self.served.recording is not None and not is_hot:
+            self.served.recording.note(size, address)
+        if is_hot is False:
+            self._decode_ahead(size, address)
         return self.served.views_at_hand(size, address)
 
     def fetch(self, ranges: Sequence[tuple[int, int]], answer: Callable[[list[Views] | Exception], None]) -> None:
@@ -82,20 +110,30 @@ class Reading:
         layer, offset = found
         first = layer.span_at(offset)
         last = layer.span_at(min(offset + max(size, 1), layer.size) - 1)
-        before = self._last.get(layer.number)
-        if first == last == before:
+        before = self._last.get(layer.number, _NOWHERE)
+        if first == last == before.span:
             return
-        self._last[layer.number] = last
-        is_sequential = before is not None and first - 1 <= before < last
-        for span in range(first + 1, last + 1 + (_SPANS_AHEAD if is_sequential else 0)):
-            if not layer.is_decoded(span):
-                self._ahead.submit(partial(_decode, layer, span), _ignore)
+        starts = layer.index.starts
+        begin, end, reach = first + 1, last + 1, 0
+        if size >= _READ_AHEAD_MIN and not first - 1 <= before.span < last and self._is_idle():
+            reach, end = 1, min(end + 1, layer.index.span_count)
+        if first - 1 <= before.span < last:
+            reach = min(max(2 * before.reach, _REACH_MIN), _AHEAD)
+            end = layer.span_at(min(starts[end] + reach, layer.size) - 1) + 1
+            if begin < before.ahead:  # then the next run can wait until it is worth a thread
+                begin = before.ahead
+                if end < layer.index.span_count and starts[end] - starts[begin] < min(reach, _RUN):
+                    end = begin
+        self._last[layer.number] = _Position(last, max(begin, end), reach)
+        for run in layer.runs(begin, end):
+            self._ahead.submit(partial(_decode, layer, *run), _ignore)
 
 
-def _decode(layer: Layer, span: int) -> None:
-    if not layer.is_decoded(span):  # a thread of the readers may have begun, and this one must not wait for it
-        layer.will_need(span + _SPANS_AHEAD)
-        layer.decode_ahead(span)
+def _decode(layer: Layer, first: int, last: int) -> None:
+    ahead = (last + 1 - first) * _AHEAD // _RUN
+    for span in range(first, last + 1):
+        layer.will_need(span + ahead)
+    layer.decode_ahead(first, last)
 
 
 def _ignore(_: object) -> None:

@@ -18,7 +18,11 @@ MOUNT_ATTR_NOEXEC = 0x8
 _FSOPEN_CLOEXEC = 1
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _FSMOUNT_CLOEXEC = 1
-_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_BENEATH = 4, 0x200
+_MOUNT_ATTR_IDMAP = 0x100000
+_MOUNT_ATTR = struct.Struct("=QQQQ")
+"""struct mount_attr: flags to set and to clear, propagation, descriptor of a user namespace."""
+_AT_EMPTY_PATH = 0x1000
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW, _AT_NO_AUTOMOUNT, _AT_STATX_DONT_SYNC = 0x100, 0x800, 0x4000
 _STATX_MNT_ID_UNIQUE = 0x4000
@@ -28,6 +32,7 @@ _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 _CLONE_FS = 0x200
 _CLONE_NEWNS = 0x20000
+_CLONE_NEWUSER = 0x10000000
 _MESSAGE_MAX = 8192
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -69,6 +74,26 @@ def attach(mount: int, path: str) -> None:
     _call("move_mount", mount, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
 
 
+def attach_beneath(mount: int, path: str) -> None:
+    """Attach a mount of `new_mount` below the topmost mount on `path`, which must exist.
+
+    Raises:
+        OSError: The kernel is older than 6.5, or refuses.
+    """
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_BENEATH
+    _call("move_mount", mount, b"", _AT_FDCWD, os.fsencode(path), flags)
+
+
+def map_ids(mount: int, namespace: int) -> None:
+    """Let a mount of `new_mount`, not yet attached, map ids as the user namespace of an open file does.
+
+    Raises:
+        OSError: The kernel is older than 5.19, or the C library than 2.36, or the file system cannot do that.
+    """
+    attributes = _MOUNT_ATTR.pack(_MOUNT_ATTR_IDMAP, 0, 0, namespace)
+    _call("mount_setattr", mount, b"", _AT_EMPTY_PATH, attributes, len(attributes))
+
+
 def umount(path: str, *, lazy: bool) -> None:
     """Unmount the topmost mount on `path`, without following a symlink there. Raises OSError."""
     _call("umount2", os.fsencode(path), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0))
@@ -101,6 +126,11 @@ def enter_mount_namespace(fd: int) -> None:
 def unshare_directory() -> None:
     """Unshare this thread's working directory (unshare(2), CLONE_FS). Raises OSError."""
     _call("unshare", _CLONE_FS)
+
+
+def unshare_users() -> None:
+    """Move this process to a new user namespace. Raises OSError."""
+    _call("unshare", _CLONE_NEWUSER)
 
 
 def _call(name: str, *arguments: "int | bytes | ctypes.Array[ctypes.c_char] | None") -> int:

@@ -23,6 +23,7 @@ from ocifs.service.commands import Commands
 from ocifs.service.exporter import Exporter
 from ocifs.service.mounts import Mounts, Served
 from ocifs.service.protocol import Pong, Settings, decode_request, peer_uid
+from ocifs.service.span_broker import SpanBroker
 
 MOUNT_SECONDS = 90.0
 """Seconds that a worker may take to mount: longer than a command waits."""
@@ -70,6 +71,8 @@ class Keeper:
         self._stop = False
         self._adoptions: list[tuple[float, Callable[[], None]]] = []
         """When to look for orphans again, by the monotonic clock."""
+        if listener is not None and settings.span_cache:
+            mounts.broker = SpanBroker(settings.span_cache, self.watch, self.unwatch)
 
     def run(
         self,
@@ -257,7 +260,15 @@ class Keeper:
         self._follow(served)
 
     def _pong(self, connection: socket.socket) -> None:
-        pong = Pong(pid=os.getpid(), mounts=len([*self.mounts]), settings=self.settings, since=self._since)
+        broker = self.mounts.broker
+        pong = Pong(
+            pid=os.getpid(),
+            mounts=len([*self.mounts]),
+            settings=self.settings,
+            since=self._since,
+            spans=0 if broker is None else broker.own + broker.shared,
+            shared_spans=0 if broker is None else broker.shared,
+        )
         with contextlib.suppress(OSError):
             connection.send(to_json(pong))
 
@@ -318,7 +329,7 @@ class Keeper:
 
     def _restart(self, served: Served) -> None:
         try:
-            served.start_again(self.mounts.template, journal=self.mounts.journal)
+            served.start_again(self.mounts.template, self.mounts.broker, journal=self.mounts.journal)
         except OSError as error:
             served.note_death(f"could not be forked: {error.strerror}", self.settings.restart_limit)
             if served.due is None:

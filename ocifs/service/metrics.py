@@ -21,7 +21,9 @@ from prometheus_client.registry import Collector
 
 from ocifs.errors import MountError, printable_path
 from ocifs.mount.counters import BUCKETS, Numbers
-from ocifs.mount.record import ListedMount, list_mounts
+from ocifs.mount.record import ListedMount, list_mounts, runtime_directory
+from ocifs.service.snapshotter_numbers import BOUNDS as REQUEST_BOUNDS
+from ocifs.service.snapshotter_numbers import read_numbers
 from ocifs.version import __version__
 
 _Row = tuple[str, str, Callable[[Numbers], float]]
@@ -32,6 +34,7 @@ _COUNTERS: Final[tuple[_Row, ...]] = (
     ("read_bytes", "Bytes of answered reads.", lambda numbers: numbers.read_bytes),
     ("cache_hits", "Reads answered without decoding.", lambda numbers: numbers.cache_hits),
     ("spans_decoded", "Spans that were verified and decoded.", lambda numbers: numbers.spans_decoded),
+    ("spans_taken", "Spans that another mount had decoded.", lambda numbers: numbers.spans_taken),
     ("fetched_bytes", "Bytes fetched from a registry.", lambda numbers: numbers.bytes_fetched),
     ("restarts", "Restarts of the process that serves the mount.", lambda numbers: numbers.restarts),
 )
@@ -63,6 +66,7 @@ class MountCollector(Collector):
             layers.add_metric([label], len(mount.layers))
             refuted.add_metric([label], mount.refuted is not None)
         yield from (info, up, start, layers, refuted)
+        yield from _of_snapshotter()
         yield from _of_numbers([(printable_path(m.mountpoint), m.numbers) for m in mounts if m.numbers is not None])
 
 
@@ -95,6 +99,31 @@ def _of_numbers(mounts: list[tuple[str, Numbers]]) -> Iterator[Metric]:
         counts = itertools.accumulate(numbers.latency)
         latency.add_metric([label], [*zip(bounds, counts, strict=True)], numbers.read_seconds)
     yield from (errors, latency)
+
+
+def _of_snapshotter() -> Iterator[Metric]:
+    """Yield the metrics of the snapshotter, if one runs with this runtime directory."""
+    try:
+        numbers = read_numbers(runtime_directory())
+    except MountError:
+        return
+    if numbers is None:
+        return
+    prefix = "ocifs_snapshotter"
+    snapshots = GaugeMetricFamily(f"{prefix}_snapshots", "Snapshots; remote ones have no files.", labels=["kind"])
+    for kind, count in numbers.snapshots.items():
+        snapshots.add_metric([kind], count)
+    yield snapshots
+    yield GaugeMetricFamily(f"{prefix}_images", "Images that are mounted for containers.", numbers.images)
+    requests = CounterMetricFamily(f"{prefix}_requests", "Requests of containerd.", labels=["method", "status"])
+    seconds = HistogramMetricFamily(f"{prefix}_request_seconds", "Time of a request.", labels=["method"])
+    for method, each in numbers.methods.items():
+        for status, count in each.statuses.items():
+            requests.add_metric([method, status], count)
+        sums = itertools.accumulate(each.buckets)
+        bounds = [*map(str, REQUEST_BOUNDS), "+Inf"]
+        seconds.add_metric([method], list(zip(bounds, sums, strict=False)), each.seconds)
+    yield from (requests, seconds)
 
 
 def _gauge(name: str, text: str) -> GaugeMetricFamily:

@@ -25,6 +25,7 @@ from ocifs.mount.record import to_json
 from ocifs.service.kept import Kept
 from ocifs.service.notify import IMAGE, MOUNT
 from ocifs.service.protocol import Request
+from ocifs.service.span_broker import SpanBroker
 from ocifs.service.template import Template
 from ocifs.service.worker import Order
 from ocifs.trusted_directory import TrustedDirectory
@@ -80,19 +81,27 @@ class Served:
             self.kept = msgspec.structs.replace(self.kept, known=Kept.read(self.state).known)
         return self.kept
 
-    def fork(self, template: Template, order: Order, fds: Sequence[int]) -> None:
-        """Start a worker with an order; `fds` are the open files that only this order needs. Raises OSError."""
-        self._started = time.monotonic()
-        payload = to_json(order)
-        self.pid, self.pidfd = template.fork(payload, [self.state, *self.kept.fds(), *fds])
+    def fork(self, template: Template, broker: SpanBroker | None, order: Order, fds: Sequence[int]) -> None:
+        """Start a worker with an order, which shares spans over `broker`.
 
-    def start_again(self, template: Template, *, journal: bool) -> None:
+        `fds` are the open files that only this order needs. Raises OSError.
+        """
+        self._started = time.monotonic()
+        files = [self.state, *self.kept.fds(), *fds]
+        if broker is None:
+            self.pid, self.pidfd = template.fork(to_json(order), files)
+            return
+        with broker.connect(self.kept.job) as connection:
+            payload = to_json(msgspec.structs.replace(order, sharing=True))
+            self.pid, self.pidfd = template.fork(payload, [*files, connection.fileno(), broker.hints])
+
+    def start_again(self, template: Template, broker: SpanBroker | None, *, journal: bool) -> None:
         """Start another worker for the mount. Raises OSError."""
         kept = self.mounted()
         order = Order(
             kept=kept, fds=tuple(kept.fds()), keeper=os.getpid(), journal=journal, predecessor=self.pid, resume=True
         )
-        self.fork(template, order, [] if self.predecessor is None else [self.predecessor])
+        self.fork(template, broker, order, [] if self.predecessor is None else [self.predecessor])
         if self.predecessor is not None:
             os.close(self.predecessor)
             self.predecessor = None
@@ -167,6 +176,8 @@ class Mounts:
         self.template = template
         self.journal = journal
         """Whether workers log to the journal, unless their command has named a file."""
+        self.broker: SpanBroker | None = None
+        """Lets workers share decoded spans."""
         self._served: dict[str, Served] = {}
         """By the name of the counters."""
 
@@ -208,7 +219,7 @@ class Mounts:
             served = Served(kept, state, counters)
             order = Order(kept=kept, fds=tuple(kept.fds()), keeper=os.getpid(), journal=self.journal, root=request.root)
             try:
-                served.fork(self.template, order, [namespace, client.fileno()])
+                served.fork(self.template, self.broker, order, [namespace, client.fileno()])
             except OSError as error:
                 raise _fork_failed(error) from None
             undo.pop_all()
@@ -246,9 +257,6 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
     if request.job is None or len(fds) != len(request.fds) + 1:
         raise MountError(f"malformed request: {len(fds)} open files with a job of {len(request.fds)}")
     namespace, *files = fds
-    for fd in files:
-        if not stat.S_ISREG(os.fstat(fd).st_mode) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
-            raise MountError("malformed request: a layer or tree image that is not a readable file")
     if not os.readlink(f"/proc/self/fd/{namespace}").startswith("mnt:["):
         raise MountError("malformed request: the first open file is not a mount namespace")
     try:
@@ -259,7 +267,15 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
         raise MountError("malformed request: the mountpoint is not an absolute path")
     if rootfs.fds() != set(files):
         raise MountError("malformed request: open files that the job does not name")
+    for fd in files:
+        is_directory = rootfs.cache is not None and fd == rootfs.cache.fd
+        if not (stat.S_ISDIR if is_directory else stat.S_ISREG)(os.fstat(fd).st_mode) or _is_write_only(fd):
+            raise MountError("malformed request: a layer or tree image that is not a readable file")
     return msgspec.structs.replace(request.job, rootfs=rootfs), namespace
+
+
+def _is_write_only(fd: int) -> bool:
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
 def _is_over(device: int) -> bool:

@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Restarts of a worker within a minute, before its mount is given up."""
     request_seconds: float = 10.0
     """Seconds that a command may take to send its request."""
+    span_cache: int = 256 << 20
+    """Most bytes of decoded spans of all mounts together; 0: each mount has its own, up to its own limit."""
     metrics: str | None = None
     """Where metrics are served: `unix:PATH` or `127.0.0.1:PORT`; None: nowhere."""
 
@@ -72,6 +74,10 @@ class Pong(msgspec.Struct, frozen=True, kw_only=True):
     mounts: int
     settings: Settings
     since: float
+    spans: int = 0
+    """Bytes of decoded spans that workers have."""
+    shared_spans: int = 0
+    """Bytes of decoded spans that are shared; those count once."""
     protocol: int = PROTOCOL
     version: str = __version__
 

@@ -7,6 +7,7 @@ not depend on it.
 """
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -81,6 +82,7 @@ class Template:
             self._note(data)
         error, pid = _FORKED.unpack(data)
         if error or not fds:
+            error = error or errno.EMFILE  # the kernel drops a descriptor that this process has no number for
             raise OSError(error, os.strerror(error))
         return pid, fds[0]
 

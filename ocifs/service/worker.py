@@ -23,7 +23,7 @@ from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount import syscalls
 from ocifs.mount.counters import ENDED, FAILED, MOUNTED, Counters
-from ocifs.mount.daemon import Mounted, claimed, open_log, reportable, serve_mounted
+from ocifs.mount.daemon import Mounted, claimed, open_log, reportable, serve_mounted, span_cache
 from ocifs.mount.erofs_engine import Connection, ErofsEngine
 from ocifs.mount.framing import receive_message
 from ocifs.mount.handoff import FileRange, Handoff
@@ -36,6 +36,7 @@ from ocifs.mount.record import LOG, KeptRecord, MountRecord, from_json, runtime_
 from ocifs.service.caller import root
 from ocifs.service.kept import Kept
 from ocifs.service.notify import JournalHandler
+from ocifs.service.span_exchange import SpanExchange
 from ocifs.trusted_directory import TrustedDirectory
 
 CRASHED = 70
@@ -60,6 +61,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Take over instead of mounting."""
     predecessor: int = 0
     """PID of the worker before this one."""
+    sharing: bool = False
+    """Whether it shares spans with others: a connection and a file of hints come last."""
 
 
 def work(connection: socket.socket) -> int:
@@ -72,8 +75,12 @@ def work(connection: socket.socket) -> int:
         order = from_json(received[0], Order)
         state, *files = received[1]
         others = files[len(order.fds) :]
+        sharing = None
+        if order.sharing:
+            *others, connection_of_spans, hints = others
+            sharing = socket.socket(fileno=connection_of_spans), hints
         kept = order.kept.renumbered(dict(zip(order.fds, files, strict=False)))
-        worker = Worker(kept, state, Counters.open(kept.page), order.keeper, order.journal)
+        worker = Worker(kept, state, Counters.open(kept.page), order.keeper, order.journal, sharing)
         if order.resume:
             kept.write(state)
             return worker.resume(others[0] if others else None, order.predecessor)
@@ -107,6 +114,8 @@ class Worker(NamedTuple):
     keeper: int
     """PID."""
     journal: bool
+    sharing: tuple[socket.socket, int] | None
+    """The connection to share spans over, and the descriptor of the hints."""
 
     def mount(self, namespace: int, expected: tuple[int, ...], client: socket.socket) -> int:
         """Mount, answer the client, and serve; return the exit status.
@@ -118,7 +127,7 @@ class Worker(NamedTuple):
             runtime = runtime_directory()  # that of the keeper, whatever the namespace has
             _enter(namespace, expected)
             job = self._log_to(job, runtime)
-            cache = SpanCache(job.options.span_cache, job.options.read_timeout)
+            cache = span_cache(job)
             with ExitStack() as lock:
                 lock.enter_context(claimed(job, runtime))
                 answer = partial(self._answer, client)
@@ -142,7 +151,7 @@ class Worker(NamedTuple):
         """
         runtime = runtime_directory()
         job = self._log_to(self.kept.job, runtime)
-        cache = SpanCache(job.options.span_cache, job.options.read_timeout)
+        cache = span_cache(job)
         try:
             serve_mounted(
                 job,
@@ -188,7 +197,7 @@ class Worker(NamedTuple):
         assert self.kept.known is not None  # noqa: S101 - it was mounted
         if not engine.resume(self.kept.known):
             raise _EndedError
-        return self._mounted(engine, self.kept.known.device, cache, rootfs)
+        return self._mounted(engine, self.kept.known.device, cache, rootfs)._replace(resumed=True)
 
     def _engine(self, rootfs: Rootfs) -> "_KeptEngine":
         return _KeptEngine(rootfs, self.kept.job, Connection(self.kept.device, self.counters))
@@ -196,7 +205,10 @@ class Worker(NamedTuple):
     def _mounted(self, engine: ErofsEngine, device: str | None, cache: SpanCache, rootfs: Rootfs) -> Mounted:
         record = KeptRecord(keeper=self.keeper, counters=self.kept.counters, state=self.state, began=time.time())
         progress = partial(_note_progress, self.counters, rootfs)
-        self.counters.follow(partial(_work_of, cache, rootfs))
+        exchange = None
+        if self.sharing is not None:
+            exchange = cache.sharing = SpanExchange(*self.sharing, rootfs.served.layers, cache)
+        self.counters.follow(partial(_work_of, cache, rootfs, exchange))
         progress()
         return Mounted(engine, device, None, self.kept.since, record, progress)
 
@@ -266,9 +278,10 @@ def _forget(pid: int) -> None:
         runtime_directory().unlink(f"{pid}.json")
 
 
-def _work_of(cache: SpanCache, rootfs: Rootfs) -> tuple[int, int]:
+def _work_of(cache: SpanCache, rootfs: Rootfs, exchange: SpanExchange | None) -> tuple[int, int, int]:
     blobs = [layer.blob for layer in rootfs.served.layers]
-    return cache.loaded, sum(blob.fetched for blob in blobs if isinstance(blob, LazyBlob))
+    taken = 0 if exchange is None else exchange.taken
+    return cache.loaded, taken, sum(blob.fetched for blob in blobs if isinstance(blob, LazyBlob))
 
 
 def _note_progress(counters: Counters, rootfs: Rootfs) -> None:

@@ -7,7 +7,7 @@ writes of containers.
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -52,15 +52,20 @@ _PAGES_MAX: Final = 1 << 20
 """Most pages of 4 KiB: no client fills the disk with labels."""
 
 
+Step = Callable[[str], None]
+"""Called with the name of each step that changes something, before the step; tests end the process there."""
+
+
 class Database:
     """The open database; one thread at a time uses it."""
 
-    def __init__(self, root: TrustedDirectory) -> None:
+    def __init__(self, root: TrustedDirectory, step: Step = lambda name: None) -> None:
         """Open it, or create it in a new directory.
 
         Raises:
             StoreError: It is damaged or missing, was written by a later version, or cannot be written.
         """
+        self._step = step
         self._path = printable_path(str(root.path / DATABASE))
         try:
             self._refuse_missing(root)
@@ -104,10 +109,12 @@ class Database:
         Raises:
             SnapshotError: The disk is full, or the database is damaged; nothing has changed.
         """
+        self._step("begin")
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._step("commit")
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
@@ -115,12 +122,13 @@ class Database:
                 raise
         except sqlite3.Error as error:
             raise self._failed(error) from None
+        self._step("committed")
 
     def _refuse_missing(self, root: TrustedDirectory) -> None:
         if os.path.exists(root.path / DATABASE) and os.stat(root.path / DATABASE).st_size:
             return
         snapshots = root.path / SNAPSHOTS
-        if snapshots.is_dir() and any(os.scandir(snapshots)):
+        if snapshots.is_dir() and os.listdir(snapshots):
             raise StoreError(
                 f"{self._path} is missing or empty, but {printable_path(str(snapshots))} has snapshots: restore the "
                 "database, or move both away if no container needs them"

@@ -5,7 +5,7 @@
 
 A directory is made in the transaction that adds its snapshot, and removed after the one that removes it. So one without
 a snapshot is left over from a removal, or from an addition that never happened; but one with files and an ID that the
-database has never given belongs to a later database, and stays.
+database has never given belongs to a later database: it is set aside.
 """
 
 import contextlib
@@ -81,38 +81,37 @@ class Directories:
     def sweep(self, metadata: Metadata) -> None:
         """Remove the directories of removed snapshots. Failures are logged, and the next sweep tries again."""
         with metadata.exclusive():  # no addition is under way
-            ids, greatest = metadata.ids()
-            unused = [name for name in os.listdir(self._directory.fd) if not (name.isdecimal() and int(name) in ids)]
+            ids, _ = metadata.ids()
+            unused = [name for name in self._numbered() if int(name) not in ids]
         for name in unused:
-            if name.isdecimal() and int(name) > greatest:
-                continue
             try:
                 remove_tree(self._directory, name)
             except MountError as error:
                 _log.warning("%s", error)
 
     def check(self, metadata: Metadata) -> None:
-        """Compare the directories with the database, before the first request.
+        """Set aside, before the first request, what the database never knew: it may be an old copy.
 
-        Remove what an interrupted addition has left. Keep a directory with files whose ID the database has never given,
-        and reserve its ID.
+        A directory whose ID is greater than any that the database has given is removed if it is empty, as an
+        interrupted addition leaves it. Else it becomes `kept-ID`, which nothing removes.
 
         Raises:
-            StoreError: The snapshots cannot be listed.
+            StoreError: The snapshots cannot be listed, or renamed.
         """
         _, greatest = metadata.ids()
+        shown = printable_path(str(self._directory.path))
         try:
-            later = [name for name in os.listdir(self._directory.fd) if name.isdecimal() and int(name) > greatest]
-            kept = [int(name) for name in later if not self._remove_empty(name)]
+            for name in [name for name in self._numbered() if int(name) > greatest]:
+                if self._remove_empty(name):
+                    continue
+                kept = f"kept-{name}-{os.urandom(4).hex()}"
+                self._directory.rename(name, kept)
+                _log.warning("%s: the database does not know the snapshot %s: set aside as %s", shown, name, kept)
         except OSError as error:
-            shown = printable_path(str(self._directory.path))
-            raise StoreError(f"cannot list the snapshots in {shown}: {error.strerror}") from None
-        if kept:
-            _log.warning(
-                "%s: kept %d directories that the database does not know, such as %d: it may be an old copy",
-                printable_path(str(self._directory.path)), len(kept), max(kept),
-            )  # fmt: skip
-            metadata.reserve_ids(max(kept))
+            raise StoreError(f"cannot set aside unknown snapshots in {shown}: {error.strerror}") from None
+
+    def _numbered(self) -> list[str]:
+        return [name for name in os.listdir(self._directory.fd) if name.isdecimal()]
 
     def _remove_empty(self, name: str) -> bool:
         """Remove the directory of a snapshot unless it has files; return whether it had none."""

@@ -39,6 +39,7 @@ from ocifs.trusted_directory import TrustedDirectory
 
 IMAGES: Final = "images"
 _SHA256_HEX: Final = 64
+_NO_SERVICE: Final = "--no-service"
 _ABANDONED_SECONDS: Final = 120.0
 """Seconds after which a mount is unmounted whose pull has added no snapshot."""
 _log = logging.getLogger(__name__)
@@ -100,6 +101,11 @@ class Images:
             break
         return path
 
+    def can_be_mapped(self, chain: str) -> bool:
+        """Whether containerd can map the owners in a mounted image to a user namespace (mount_setattr(2))."""
+        mounted = mount_at(str(self.mountpoint(chain)))
+        return mounted is not None and mounted.fstype == "erofs"
+
     def claim(self, chain: str) -> Claim | None:
         """Return the duty to mount or unmount a chain; None: another thread has it."""
         with self._lock:
@@ -122,7 +128,7 @@ class Images:
             SnapshotError: The database cannot be read.
         """
         idle = self._settings.idle if idle is None else idle
-        for chain in self._mounted():
+        for chain in self.mounted():
             if self._is_unused(chain, idle) and (claim := self.claim(chain)) is not None:
                 with self._doing(claim):
                     if self._is_unused(chain, idle):  # no snapshot was added meanwhile
@@ -189,8 +195,17 @@ class Images:
             os.mkdir(path.name, 0o700, dir_fd=self._directory.fd)
         with Image.of(found) as image:
             job = Job.of(image, str(path), self._options)
-            with Mounter([] if self._settings.service else ["--no-service"]) as mounter:
-                mounter.mount(job)
+            try:
+                self._mount_by(job, [] if self._settings.service else [_NO_SERVICE])
+            except OcifsError as error:  # such as of a service of another version
+                if not self._settings.service:
+                    raise
+                _log.warning("the service of ocifs does not mount %s: %s", printable_path(str(path)), error)
+                self._mount_by(job, [_NO_SERVICE])
+
+    def _mount_by(self, job: Job, arguments: list[str]) -> None:
+        with Mounter(arguments) as mounter:
+            mounter.mount(job)
         self._mounters.append(mounter)
 
     def _unmount(self, chain: str) -> None:
@@ -205,7 +220,7 @@ class Images:
             os.rmdir(path)
         self._used.pop(chain, None)
 
-    def _mounted(self) -> list[str]:
+    def mounted(self) -> list[str]:
         """Return the chains that are mounted."""
         names = {
             os.path.basename(mount.mountpoint)

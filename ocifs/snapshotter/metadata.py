@@ -234,12 +234,6 @@ class Metadata:
             rows = self._database.read("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'")
         return ids, cast("int", rows[0][0]) if rows else 0
 
-    def reserve_ids(self, greatest: int) -> None:
-        """Let new snapshots have greater IDs than `greatest`."""
-        with self._changing():
-            row = self._add("ocifs reserves an ID", None, "view", "{}", None, max(greatest, 1))
-            self._database.write("DELETE FROM snapshots WHERE id = ?", row)
-
     def exclusive(self) -> threading.RLock:
         """Return the lock that every change holds."""
         return self._lock
@@ -249,13 +243,11 @@ class Metadata:
         with self._lock, self._database.transaction():
             yield
 
-    def _add(
-        self, name: str, parent: int | None, kind: Kind, labels: str, chain: str | None, number: int | None = None
-    ) -> int:
+    def _add(self, name: str, parent: int | None, kind: Kind, labels: str, chain: str | None) -> int:
         now = time.time_ns()
         return self._database.write(
-            "INSERT INTO snapshots (id, name, parent, kind, created, updated, labels, chain) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)", number, name, parent, kind, now, now, labels, chain,
+            "INSERT INTO snapshots (name, parent, kind, created, updated, labels, chain) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)", name, parent, kind, now, now, labels, chain,
         )  # fmt: skip
 
     def _exists(self, name: str) -> bool:

@@ -2,7 +2,8 @@
 
 containerd asks layer by layer, from the base, and downloads what it is refused. So the first request decides for the
 image: ocifs reads manifest and config, looks up published indexes, and answers all layers alike. The mount goes on in
-the background, so that the first container finds it ready.
+the background, so that the first container finds it ready. ocifs fetches and indexes layers without an index within the
+request, up to a size that the operator chooses: containerd then waits with the pull, and not with a container.
 """
 
 import logging
@@ -29,6 +30,8 @@ _PLAN_SECONDS: Final = 600.0
 """Seconds after its last use for which a decision holds; containerd may take that long for a layer."""
 _DECISION_SECONDS: Final = 15.0
 """Seconds to wait for the registry; then containerd pulls the layer. Meanwhile it collects no garbage."""
+_INDEXING_SECONDS: Final = 600.0
+"""Seconds to wait for layers without an index; then containerd pulls them, too."""
 _log = logging.getLogger(__name__)
 
 
@@ -48,6 +51,16 @@ class _Deciding:
         self.plan: Future[Plan | None] = Future()
         self.used = time.monotonic()
         self.deadline = self.used + _DECISION_SECONDS
+
+    def wait(self) -> Plan | None:
+        """Return the plan. Raises TimeoutError at the deadline, which may be put off meanwhile."""
+        while True:
+            deadline = self.deadline
+            try:
+                return self.plan.result(max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                if self.deadline == deadline:
+                    raise
 
 
 class Pulls:
@@ -96,12 +109,12 @@ class Pulls:
             deciding.used = time.monotonic()
         if is_new:
             try:
-                start(lambda: self._decide(requested, deciding.plan))
+                start(lambda: self._decide(requested, deciding))
             except ShortageError as error:
                 deciding.plan.set_result(None)
                 _log.warning("%s: left to containerd: %s", printable_path(requested.name), error)
         try:
-            return deciding.plan.result(max(0.0, deciding.deadline - time.monotonic()))
+            return deciding.wait()
         except TimeoutError:
             _log.warning("%s: left to containerd: the registry is too slow", printable_path(requested.name))
             return None
@@ -116,12 +129,21 @@ class Pulls:
                 return None
         return deciding
 
-    def _decide(self, requested: RequestedImage, decision: "Future[Plan | None]") -> None:
-        """Decide, and mount the image if it is served; runs in a thread of its own."""
+    def _decide(self, requested: RequestedImage, deciding: _Deciding) -> None:
+        """Decide, and mount the image if it is served; runs in a thread of its own.
+
+        Layers without an index are fetched and indexed before the decision, so that no container waits for them, and
+        containerd unpacks the image if that fails.
+        """
+        decision = deciding.plan
         try:
             with find_requested(requested.reference, self._settings.options, self._access) as found:
                 plan = self._plan_of(requested, found)
                 claim = None if plan is None else self._images.claim(plan.chains[-1])
+                if claim is not None and found.unindexed:
+                    deciding.deadline = time.monotonic() + _INDEXING_SECONDS
+                    self._images.mount(claim, found)
+                    claim = None
                 decision.set_result(plan)
                 if claim is not None:
                     self._images.mount(claim, found)

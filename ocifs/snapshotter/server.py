@@ -39,9 +39,7 @@ class _Method(NamedTuple):
     answer: Callable[[Snapshots, Any], Message | Iterator[Message]]
 
 
-def make_server(
-    snapshots: Snapshots, address: str, observe: Observe = lambda method, status, seconds: None
-) -> grpc.Server:
+def make_server(snapshots: Snapshots, observe: Observe, address: str) -> grpc.Server:
     """Return a server that answers at `address`, such as `unix:/run/x.sock`, once it is started.
 
     Raises:

@@ -18,27 +18,31 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+from msgspec.structs import replace
 
 from ocifs.errors import MountError, OcifsError, StoreError, printable_path, raise_if_short
+from ocifs.mount.rate_limited_log import OneLineFormatter
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.pool import start
 from ocifs.service import starting
 from ocifs.service.connection import connect
-from ocifs.service.notify import is_journal, notify
+from ocifs.service.notify import JournalHandler, is_journal, notify
 from ocifs.service.protocol import Settings as ServiceSettings
-from ocifs.snapshotter.database import Database
+from ocifs.snapshotter.database import Database, Step
 from ocifs.snapshotter.directories import Directories
 from ocifs.snapshotter.image_service import ImageService, make_image_server
 from ocifs.snapshotter.images import Images
 from ocifs.snapshotter.keychain import Keychain
 from ocifs.snapshotter.metadata import Metadata
+from ocifs.snapshotter.meter import Meter
 from ocifs.snapshotter.pulls import Pulls
-from ocifs.snapshotter.server import make_server
+from ocifs.snapshotter.server import Observe, make_server
 from ocifs.snapshotter.settings import Settings
-from ocifs.snapshotter.snapshots import Snapshots, Step
+from ocifs.snapshotter.snapshots import Snapshots
 from ocifs.sources.reference import Reference
 from ocifs.sources.registry.access import Access
 from ocifs.trusted_directory import TrustedDirectory
+from ocifs.version import __version__
 
 _ADDRESS_MAX: Final = 107
 """Bytes of a path in the address of a Unix socket (unix(7))."""
@@ -74,7 +78,7 @@ def open_snapshots(
         try:
             root = TrustedDirectory.open(settings.root, make=True)
             stack.callback(os.close, _lock(root, "lock", f"the directory {shown}"))
-            metadata = Metadata(stack.enter_context(contextlib.closing(Database(root))))
+            metadata = Metadata(stack.enter_context(contextlib.closing(Database(root, step))))
             directories = Directories(root)
             directories.check(metadata)
             images = Images(root, settings, metadata, access)
@@ -91,26 +95,29 @@ def serve(settings: Settings, access: AccessOf | None = None) -> None:
         importlib.import_module(module)
     stop = threading.Event()
     keychain = Keychain(settings.options.access) if settings.image_service else None
+    settings = _logging(settings)
     with open_snapshots(settings, access or (keychain.access if keychain else None)) as snapshots:
         if settings.service:
             _start_service(settings)
-        with listening(settings, snapshots), _image_service(settings, keychain):
+        meter = Meter(snapshots)
+        with listening(settings, snapshots, meter.observe), _image_service(settings, keychain):
             gc.freeze()
             gc.set_threshold(700, 10, 10)  # the command line has all but disabled it
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stop.set())
-            keeping_house = start(lambda: _keep_house(snapshots, settings, stop))
+            threads = [start(lambda: _keep_house(snapshots, settings, stop)), start(lambda: meter.run(stop))]
             notify("READY=1")
             _log.info("listening on %s", printable_path(str(settings.address)))
             stop.wait()
             notify("STOPPING=1")
-        keeping_house.join(_GRACE)
+        for thread in threads:
+            thread.join(_GRACE)
 
 
 @contextlib.contextmanager
-def listening(settings: Settings, snapshots: Snapshots) -> Iterator[None]:
+def listening(settings: Settings, snapshots: Snapshots, observe: Observe = lambda *_: None) -> Iterator[None]:
     """Answer containerd on the address of the settings. Raises as `listening_at`."""
-    with listening_at(settings.address, partial(make_server, snapshots)):
+    with listening_at(settings.address, partial(make_server, snapshots, observe)):
         yield
 
 
@@ -164,6 +171,26 @@ def _image_service(settings: Settings, keychain: Keychain | None) -> Iterator[No
         yield
 
 
+def _logging(settings: Settings) -> Settings:
+    """Log to the file of the settings, the journal or stderr, also the warnings of images. Raises MountError."""
+    log = settings.mounting.log
+    try:
+        handler = JournalHandler() if log is None and is_journal(2) else _open_handler(log)
+    except OSError as error:
+        raise MountError(f"cannot write the log {printable_path(log or '?')}: {error.strerror}") from None
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    return replace(settings, options=replace(settings.options, warn=_log.warning, tell=_log.info))
+
+
+def _open_handler(log: str | None) -> logging.Handler:
+    """Return what writes to a file, or to stderr. Raises OSError."""
+    handler = logging.StreamHandler() if log is None else logging.FileHandler(log)
+    handler.setFormatter(OneLineFormatter(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
+    return handler
+
+
 def _lock(directory: TrustedDirectory, name: str, what: str) -> int:
     """Lock a file for as long as this process lives. Raises OSError, StoreError."""
     lock = directory.open_file(name, os.O_RDWR | os.O_CREAT)
@@ -179,15 +206,21 @@ def _start_service(settings: Settings) -> None:
     """Start the service of ocifs unless it runs; without it, each mount gets a daemon of its own."""
     if os.geteuid() or settings.mounting.engine == "fuse":
         return
-    if (connection := connect()) is not None:
-        connection.close()
-        return
-    journal = is_journal(2)
-    log = None if journal else str(runtime_directory().path / LOG)
     try:
-        starting.start(ServiceSettings(log=log, journal=journal, metrics=settings.metrics))
+        if (connection := connect()) is None:
+            journal = is_journal(2)
+            log = None if journal else str(runtime_directory().path / LOG)
+            starting.start(ServiceSettings(log=log, journal=journal, metrics=settings.metrics))
+            return
+        connection.close()
+        if (running := starting.ping()).version != __version__:
+            _log.info("upgrading the service of ocifs %s", printable_path(running.version))
+            starting.upgrade()
     except OcifsError as error:
-        _log.warning("the service of ocifs does not start, so mounts end with their daemons: %s", error)
+        _log.warning("no service of ocifs, so mounts end with their daemons: %s", error)
+        return
+    if settings.metrics not in {None, running.settings.metrics}:
+        _log.warning("the service of ocifs runs already, so its own option --metrics counts")
 
 
 def _keep_house(snapshots: Snapshots, settings: Settings, stop: threading.Event) -> None:

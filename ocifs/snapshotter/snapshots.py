@@ -9,10 +9,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
+from ocifs.snapshotter.database import Step
 from ocifs.snapshotter.directories import Directories, Owner, disk_usage, owner_of
 from ocifs.snapshotter.id_mapping import id_mapping
 from ocifs.snapshotter.images import Images
@@ -25,9 +26,6 @@ _INDEX: Final = Path("/sys/module/overlay/parameters/index")
 _REUSE: Final = 20.0
 """A count of the usage of an active snapshot is reused for as many times as long as it took."""
 _log = logging.getLogger(__name__)
-
-Step = Callable[[str], None]
-"""Called with the name of each step that changes something, before the step."""
 
 
 class Mount(NamedTuple):
@@ -85,12 +83,10 @@ class Snapshots:
 
     def commit(self, name: str, key: str, labels: Mapping[str, str]) -> None:
         """Turn the active snapshot `key` into the committed one `name`. Its usage is counted later, on demand."""
-        self._step("commit")
         self.metadata.commit(name, key, labels)
 
     def remove(self, key: str) -> None:
         """Remove a snapshot; its files and the mount of its image are removed by the next `cleanup`."""
-        self._step("remove")
         removed = self.metadata.remove(key)
         self._counted.pop(removed.id, None)
         if removed.chain is not None:
@@ -132,38 +128,39 @@ class Snapshots:
         source = self._pulls.source_of(labels, below)
         if source is None:
             return
-        self._step("add remote")
         self.metadata.add_remote(key, parent, labels, labels[TARGET], source)
-        self._step("added remote")
         raise already_exists(labels[TARGET])
 
-    def _create(self, kind: "str", key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
-        active = kind == "active"
-        mapping = id_mapping(labels) if active else None
-        owner = self._owner_above(parent)
+    def _create(self, kind: Literal["active", "view"], key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
+        ancestors = self.metadata.lineage(parent) if parent else []
+        mapping = id_mapping(labels) if kind == "active" else None
+        base = next((each.chain for each in ancestors if each.chain is not None), None)
+        if base is not None:
+            self.images.ensure(base)
+            if mapping is not None and not self.images.can_be_mapped(base):
+                raise SnapshotError(
+                    "FAILED_PRECONDITION",
+                    "an image of the fuse engine cannot be mapped to a user namespace: run ocifs snapshotter with the "
+                    "erofs engine (Linux 6.12), or containerd without user namespaces",
+                )
+        owner = self._owner_of(ancestors[0]) if ancestors else Owner()
         if mapping is not None:
             owner = mapping.shift(owner)
 
         def make(number: int) -> None:
             self._step("make directory")
-            self._directories.make(number, owner, active=active)
-            self._step("commit creation")
+            self._directories.make(number, owner, active=kind == "active")
 
-        self._step("create")
-        self.metadata.create("active" if active else "view", key, parent, labels, make)
-        self._step("created")
-        return self._mounts(self.metadata.lineage(key))
+        self.metadata.create(kind, key, parent, labels, make)
+        return self._mounts(self.metadata.lineage(key))  # mounts the image again if it was idle until now
 
-    def _owner_above(self, parent: str) -> Owner:
+    def _owner_of(self, parent: Snapshot) -> Owner:
         """Return the owner of the root directory of a snapshot on `parent`: that of the parent's."""
-        if not parent:
+        if parent.kind != "committed":  # refused by its rule
             return Owner()
-        below = self.metadata.get(parent)
-        if below.kind != "committed":  # refused later, by its rule
-            return Owner()
-        if below.chain is not None:
-            return owner_of(self.images.ensure(below.chain))
-        return self._directories.owner(below.id)
+        if parent.chain is not None:
+            return owner_of(self.images.mountpoint(parent.chain))
+        return self._directories.owner(parent.id)
 
     def _mounts(self, lineage: Sequence[Snapshot]) -> list[Mount]:
         """Return the mounts of a snapshot, given it and its ancestors."""

@@ -76,6 +76,18 @@ class Directory:
             raise NotFoundError(f"cannot open {self.name}/{path}: {error.strerror}") from error
         return FileReader(fd)
 
+    def open_directory(self, path: str) -> int:
+        """Return a descriptor of the directory at `path`, which is closed with this one; raises as `open`."""
+        try:
+            with ExitStack() as stack:
+                found = self._below(path, stack)
+                fd = os.open(".", _DIRECTORY, dir_fd=found)
+                self._files.callback(os.close, fd)
+        except OSError as error:
+            raise_if_short(error)
+            raise NotFoundError(f"cannot open {self.name}/{path}: {error.strerror}") from error
+        return fd
+
     def _anywhere(self, path: str, stack: ExitStack) -> int:
         """Open `path` with O_PATH, wherever its symlinks lead."""
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=self._fd)

@@ -8,6 +8,7 @@
     dir:DIR[@DIGEST]                         a directory that `skopeo copy … dir:DIR` has written
     http[s]://HOST[:PORT]/PATH[:TAG]  …@DIGEST   an archive on a web server, also after oci-archive: or docker-archive:
     docker-daemon:NAME[:TAG]                 an image of a Docker engine
+    containers-storage:NAME[:TAG]            an image in a store of podman; also after [DRIVER@GRAPHROOT+RUNROOT]
     NAME[:TAG][@DIGEST]                      a short name, if registries.conf says what it stands for
     docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]   a registry
 
@@ -33,12 +34,12 @@ from ocifs.spec.document import shown
 
 LocalTransport = Literal["oci", "oci-archive", "docker-archive", "dir"]
 """Transports of a path; `ocifs.sources.resolve` has an opener for each."""
-NamedTransport = Literal["docker-daemon"]
-"""Transports of a name that only a program on this machine can resolve."""
+NamedTransport = Literal["docker-daemon", "containers-storage"]
+"""Transports of a name in what a program on this machine keeps."""
 Transport = LocalTransport | NamedTransport | Literal["docker"]
 
 _TRANSPORT = re.compile(rf"({'|'.join(get_args(LocalTransport))}):(.*)", re.DOTALL)
-_FOREIGN = re.compile(r"(containers-storage|ostree|sif|tarball):")
+_FOREIGN = re.compile(r"(ostree|sif|tarball):")
 _NAMED = re.compile(rf"({'|'.join(get_args(NamedTransport))}):(.*)", re.DOTALL)
 _AT_URL = re.compile(r"(?:(oci-archive|docker-archive):)?((?i:https?)://[^/?#]*)(.*)", re.DOTALL)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")

@@ -95,6 +95,13 @@ class Store:
             raise StoreError(f"cache directory {shown}: {error.strerror}: name another with --cache-dir") from None
         return store
 
+    @classmethod
+    def of_entries(cls, fd: int, max_size: int) -> Self:
+        """Open a cache whose directory of entries another process has opened and checked; the store owns `fd`."""
+        store = cls(None, max_size=max_size)
+        store.opened = TrustedDirectory(Path(_ENTRIES), fd)
+        return store
+
     def beside(self, name: str, *, make: bool = False) -> TrustedDirectory | None:
         """Open a directory beside that of the entries; None if this store is in memory. Raises OSError."""
         return None if self.opened is None or self._root is None else self._root.directory(name, make=make)
@@ -138,6 +145,11 @@ class Store:
     def load(self, kind: Kind, subject: str) -> StoredFile | None:
         """Return the entry if it exists and is valid."""
         return None if self.opened is None else open_checked(self.opened, file_name(kind, subject), kind, subject)
+
+    def remove(self, kind: Kind, subject: str) -> None:
+        """Remove an entry, if it exists and no process is building it."""
+        if self.opened is not None:
+            _remove(self.opened, file_name(kind, subject))
 
     def has(self, kind: Kind, subject: str) -> bool:
         """Whether the entry exists, valid or not."""

@@ -31,6 +31,7 @@ class Node:
 
     __slots__ = (
         "children",
+        "content",
         "extent",
         "gid",
         "layer",
@@ -60,7 +61,9 @@ class Node:
         """Target of a symlink, as stored."""
         self.xattrs = _NONE
         self.extent: Extent | None = None
-        """None unless it is a regular file with bytes."""
+        """None unless it is a regular file with bytes in a layer."""
+        self.content = b""
+        """All bytes of a regular file that no layer has."""
         self.children: dict[bytes, Node] | None = {} if stat.S_ISDIR(mode) else None
         """Name to node, in no particular order; None unless it is a directory."""
         self.parent: Node | None = None

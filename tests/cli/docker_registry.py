@@ -1,5 +1,6 @@
 """The registry that others use: Debian's docker-registry on loopback, with images that skopeo has pushed."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 _CONFIG = """\
 version: 0.1
-log: {{level: error}}
+log: {{level: error, accesslog: {{disabled: false}}}}
 storage: {{filesystem: {{rootdirectory: {directory}}}, delete: {{enabled: true}}}}
 http: {{addr: "{host}"}}
 """
@@ -20,8 +21,8 @@ _PATIENCE = 10
 
 
 @contextmanager
-def docker_registry(directory: Path) -> Iterator[str]:
-    """Run a registry that keeps its images below `directory`; give its `HOST:PORT`."""
+def docker_registry(directory: Path, log: Path | None = None) -> Iterator[str]:
+    """Run a registry that keeps its images below `directory`; give its `HOST:PORT`. Requests are appended to `log`."""
     for program in ("docker-registry", "skopeo"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is missing")
@@ -29,9 +30,10 @@ def docker_registry(directory: Path) -> Iterator[str]:
         host = f"127.0.0.1:{free.getsockname()[1]}"
     config = directory / "config.yml"
     config.write_text(_CONFIG.format(directory=directory / "data", host=host))
-    with subprocess.Popen(
-        ["docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with (
+        (log or Path(os.devnull)).open("ab") as output,
+        subprocess.Popen(["docker-registry", "serve", config], stdout=output, stderr=output) as process,
+    ):
         try:
             _wait_for(host)
             yield host

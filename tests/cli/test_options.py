@@ -97,6 +97,7 @@ def test_an_option_of_an_image(runner: CliRunner, line: str, field: str, value: 
         ("--log mount.log", "log", str(Path("mount.log").absolute())),
         ("--no-prefetch", "prefetch", False),
         ("--prefetch-rate 1M", "prefetch_rate", 1 << 20),
+        ("--hot-pack 1M", "hot_pack", 1 << 20),
         ("--replace", "replace", True),
         ("--allow-other", "allow_other", True),
         ("--suid", "suid", True),

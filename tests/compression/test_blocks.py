@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from ocifs.compression import SPACING, Checkpoint, zng
-from ocifs.compression.blocks import BlockPass
+from ocifs.compression import Checkpoint, zng
+from ocifs.compression.blocks import SPACING, BlockPass
 from ocifs.compression.gzip import decode
 from ocifs.errors import InvalidImageError
 from ocifs.reader import BytesReader

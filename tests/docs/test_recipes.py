@@ -39,7 +39,7 @@ def _strings(value: object) -> Iterator[str]:
             for each in value.values():
                 yield from _strings(each)
         case list():
-            if value and value[0] == "ocifs":
+            if any(str(each).rpartition("/")[2] == "ocifs" for each in value):
                 yield shlex.join(map(str, value))
             for each in value:
                 yield from _strings(each)
@@ -49,15 +49,19 @@ def _commands(text: str) -> Iterator[list[str]]:
     """Yield the words of each command of ocifs in shell code, without `ocifs`."""
     for line in text.replace("\\\n", " ").splitlines():
         words: list[str] | None = None
+        begins = True
         for word in [*shlex.split(_PLACEHOLDER.sub("placeholder", line), comments=True), "&&"]:
-            if word in {"&&", "||", "|", ";", ">", ">/dev/null", "!"}:
-                if words is not None:
+            if word in {"&&", "||", "|", ";", "!", "]", "--", "then", "do", "sudo"} and not (words and word == "--"):
+                if words:
                     yield words
-                words = None
+                words, begins = None, True
             elif words is not None:
-                words.append(word)
-            elif word == "ocifs":
+                if not word.startswith((">", "<", "2>")):
+                    words.append(word)
+            elif begins and (word == "ocifs" or word.endswith("/bin/ocifs")):
                 words = []
+            else:
+                begins = False
 
 
 def _parse(words: list[str]) -> None:
@@ -99,7 +103,7 @@ def test_manifests_of_kubernetes(name: str) -> None:
     for document in yaml.safe_load_all(DOCUMENTS[name]):
         assert document["apiVersion"]
         assert document["kind"]
-        assert document["metadata"]["name"]
+        assert document["apiVersion"].startswith("kind.x-k8s.io/") or document["metadata"]["name"]
         for spec in _pods(document):
             volumes = {each["name"] for each in spec.get("volumes", [])}
             containers = [*spec["containers"], *spec.get("initContainers", [])]

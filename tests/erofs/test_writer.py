@@ -46,6 +46,19 @@ def test_the_same_tree_gives_the_same_bytes() -> None:
     assert len(images) == 1
 
 
+@pytest.mark.parametrize("size", [1, 511, 512, 513, 5000])
+def test_a_file_that_no_layer_has_is_in_the_image(size: int) -> None:
+    node = file()
+    node.content = bytes(range(256)) * (size // 256 + 1)
+    node.content = node.content[:size]
+    image = Layers(b"x" * 512).compile(directory({b"a": node, b"b": stored(100, 0)}))
+    nid = dict(image.walk(image.root))[b"a"]
+    assert image.inode(nid).size == size
+    ((address, length),) = image.extents(nid, 0, size + 1)
+    assert address is not None
+    assert image.read(length, address) == node.content
+
+
 def test_images_have_different_uuids() -> None:
     uuids = {compile_tree(directory({name: file()}), [], never)[1072:1088] for name in (b"a", b"b")}
     assert len(uuids) == 2

@@ -4,13 +4,16 @@ A target ends quietly whatever it is given: it lets OcifsErrors pass whose text 
 was read where anything was. Whatever else comes out of it is a defect.
 """
 
+import atexit
 import errno
 import io
 import os
+import shutil
 import socket
 import ssl
 import stat
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -42,17 +45,21 @@ from ocifs.layer.index import open_index
 from ocifs.layer.index_format import KIND, Summary, encode_tail, pack_u64
 from ocifs.limits import Limits
 from ocifs.reader import BytesReader, FileReader
+from ocifs.snapshotter.check.containerd import Expected, check_containerd
+from ocifs.snapshotter.check.containerd_config import ContainerdConfig, read_config
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.layout import open_layout
 from ocifs.sources.reference import matching, parse_reference
 from ocifs.sources.referrers import Content
 from ocifs.sources.registry.blob import RemoteBlob
+from ocifs.sources.registry.hosts import host_endpoints, unknown_fields
 from ocifs.sources.registry.peer import Credentials, Peer
 from ocifs.sources.registry.referrers import list_referrers, push_image
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.source import RegistrySource
 from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.registry.transport import HttpConnection, HttpPool, HttpsConnection, HttpsPool, Transport
+from ocifs.sources.registry.url import parse_url
 from ocifs.sources.resolve import ImageLayer, resolve_image
 from ocifs.spec.config import parse_config
 from ocifs.spec.descriptor import Descriptor
@@ -469,6 +476,39 @@ def _reference_seeds() -> list[bytes]:
     ]  # fmt: skip
 
 
+# Configuration of containerd.
+
+_HOME = Path(tempfile.mkdtemp(prefix="ocifs-fuzz-"))
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+
+
+def fuzz_containerd(data: bytes) -> None:
+    """Take bytes for a hosts.toml, and for containerd's own configuration."""
+    for name in ("registry.test/hosts.toml", "config.toml"):
+        (_HOME / name).parent.mkdir(exist_ok=True)
+        (_HOME / name).write_bytes(data)
+    with _clean_errors():
+        for endpoint in host_endpoints(_HOME, "registry.test/app") or []:
+            parse_url(f"https://{endpoint.address}{endpoint.settings.root}/", "it has")
+            assert all((name + value).isprintable() for name, value in endpoint.settings.headers if "\t" not in value)
+        unknown_fields(_HOME / "registry.test")
+    expected = Expected("ocifs", Path("/s"), Path("/r"), _HOME, has_kubelet=True)
+    with _clean_errors():
+        config = ContainerdConfig(read_config(_HOME / "config.toml"), (2, 1))
+        for finding in check_containerd(config, _HOME, expected):
+            _printable(str(finding))
+
+
+def _containerd_seeds() -> list[bytes]:
+    hosts = b"""server = "https://a"\n[host."http://b:5000/x"]\ncapabilities = ["pull"]\nskip_verify = true
+override_path = true\ndial_timeout = "1m5s"\nclient = [["a", "b"], "c"]\n[host."c".header]\nx = ["1", "2"]"""
+    config = b"""version = 3\nimports = ["x"]\n[proxy_plugins.ocifs]\ntype = "snapshot"\naddress = "/s"
+[plugins."io.containerd.cri.v1.images"]\nsnapshotter = "ocifs"\nregistry = {config_path = "/x"}
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]\nsnapshotter = "ocifs"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.x]\nsnapshotter = "y\""""
+    return [hosts, config, config.replace(b"3", b"2"), b"host = 1", b"plugins = []\nproxy_plugins = [1]"]
+
+
 # Compressed blobs.
 
 
@@ -660,6 +700,7 @@ TARGETS = {
     "documents": Target(fuzz_documents, _document_seeds),
     "layout": Target(fuzz_layout, _layout_seeds),
     "references": Target(fuzz_references, _reference_seeds),
+    "containerd": Target(fuzz_containerd, _containerd_seeds),
     "blobs": Target(fuzz_blobs, _blob_seeds),
     "ztoc": Target(fuzz_ztoc, _ztoc_seeds),
     "answers": Target(fuzz_answers, _answer_seeds),

@@ -66,7 +66,7 @@ def test_only_a_few_spans_are_asked_for_ahead(rootfs: Rootfs) -> None:
             asked += 1
             yield span
 
-    parts = read_ahead(rootfs.served, ask(), spans_ahead=2)
+    parts = read_ahead(rootfs.served, ask(), runs_ahead=2)
     for number, _ in enumerate(parts):
         assert asked <= number + 5
     assert asked == len(spans)

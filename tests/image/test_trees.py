@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import NotFoundError
+from ocifs.image.chain import chain_of
 from ocifs.image.kinds import CHANGES, TREE
 from ocifs.image.opening import open_image
 from ocifs.image.rootfs import Rootfs
-from ocifs.image.trees import Trees, chain_of
+from ocifs.image.trees import Trees
 from ocifs.image.verification import verify_image
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer as OpenedLayer

@@ -251,14 +251,14 @@ def index_bytes() -> bytes:
 def altered(**changes: object) -> bytes:
     """The index of BASE with another summary."""
     index = true_index()
-    data = index.file.pread(index._data_size, 0)
+    data = index.file.pread(index.data_size, 0)
     return data + encode_tail(index.toc(), msgspec.structs.replace(index.summary, **changes), len(data))
 
 
 def with_entries(**changes: object) -> bytes:
     """The index of BASE, of which the last entry is another."""
     index = true_index()
-    data = index.file.pread(index._data_size, 0)
+    data = index.file.pread(index.data_size, 0)
     *entries, last = index.toc()
     return data + encode_tail([*entries, msgspec.structs.replace(last, **changes)], index.summary, len(data))
 

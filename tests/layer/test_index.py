@@ -60,7 +60,8 @@ def read_all(data: bytes, blob: FileReader) -> tuple[bytes, list[Entry]]:
     """Do with an index all that is ever done with one; return the tar stream and its entries."""
     index = opened(data)
     layer = Layer(0, index, blob, SpanCache())
-    stream = b"".join(layer.pread(MAX_SPAN, offset) for offset in range(0, min(layer.size, 4 << 20), MAX_SPAN))
+    spans = [each for each in range(index.span_count) if index.starts[each] < 4 << 20]
+    stream = b"".join(layer.pread(layer.span_size(span), index.starts[span]) for span in spans)
     return stream, index.toc()
 
 

@@ -5,6 +5,7 @@ import io
 import os
 import random
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -287,6 +288,77 @@ def test_who_jumps_about_has_no_more_decoded_than_is_needed(open_blob: Callable[
     assert not layer.is_decoded(0)
     assert layer.pread(10, 300_000) == TAR[300_000:300_010]  # the second time, all of it
     assert layer.is_decoded(0)
+
+
+@pytest.mark.parametrize("name", BLOBS)
+def test_spans_are_decoded_in_one_go(name: str, open_blob: Callable[[bytes], FileReader]) -> None:
+    compression, data = BLOBS[name]
+    blob = open_blob(data)
+    index = index_of(blob, compression)
+    for first in range(index.span_count):
+        layer = Layer(0, index, blob, SpanCache())
+        layer.pread(1, index.starts[min(first + 1, index.span_count - 1)])  # one of them is half decoded already
+        layer.decode_ahead(first, index.span_count - 1)
+        assert all(layer.is_decoded(span) for span in range(first, index.span_count))
+        assert b"".join(layer.decode_run(first, index.span_count - 1)) == TAR[index.starts[first] :]
+    assert b"".join(layer.stream()) == TAR
+
+
+def test_a_span_that_follows_another_needs_no_window(open_blob: Callable[[bytes], FileReader]) -> None:
+    blob = open_blob(BLOBS["gzip"][1])
+    index = index_of(blob, "gzip")
+    size = index.file.size
+    windowless = bytearray(index.file.pread(size, 0))
+    (data_size,) = struct.unpack("<Q", windowless[-24:-16])
+    windowless[:data_size] = bytes(data_size)
+    layer = Layer(0, open_index(open_blob(bytes(windowless))), blob, SpanCache())
+    with pytest.raises(InvalidImageError, match="window of span 1"):
+        layer.decode(1)
+    assert layer.pread(len(TAR), 0) == TAR
+
+
+def test_every_span_that_follows_is_verified(open_blob: Callable[[bytes], FileReader]) -> None:
+    blob = open_blob(BLOBS["gzip"][1])
+    index = index_of(blob, "gzip")
+    layer = Layer(0, index, blob, SpanCache())
+    changed(os.readlink(f"/proc/self/fd/{blob.fd}"), index.stored_range(2)[0] + 1000)
+    with pytest.raises(InvalidImageError, match="changed or damaged"):
+        layer.decode_ahead(0, index.span_count - 1)
+    assert layer.is_decoded(1)
+    assert not layer.is_decoded(2)
+
+
+def test_an_index_whose_spans_do_not_continue_each_other_is_refuted(open_blob: Callable[[bytes], FileReader]) -> None:
+    """From their checkpoints they are right, but a reader that continues the first one meets hidden bytes."""
+    begin, hidden, end = (bytes([letter]) * 5000 for letter in b"AHB")
+    deflate = zlib.compressobj(wbits=-15)
+    pieces = [deflate.compress(each) + deflate.flush(zlib.Z_FULL_FLUSH) for each in (begin, hidden, end)]
+    blob = open_blob(b"".join(pieces))
+    offsets = (0, len(pieces[0] + pieces[1]), blob.size)
+    packed = msgspec.msgpack.encode(
+        Summary(
+            blob_digest=images.digest(b""),
+            blob_size=blob.size,
+            diff_id=images.digest(begin + end),
+            size=10000,
+            codec="gzip",
+            reframed=False,
+            entries=0,
+            starts=pack_u64((0, 5000, 10000)),
+            offsets=pack_u64(offsets),
+            bits=bytes(3),
+            windows=b"",
+            digests=b"".join(
+                hashlib.sha256(blob.pread(after - offset, offset)).digest() for offset, after in pairwise(offsets)
+            ),
+            warnings=(),
+        )
+    )
+    index = open_index(open_blob(packed + struct.pack("<QQQ", 0, 0, len(packed))))
+    layer = Layer(0, index, blob, SpanCache())
+    assert layer.decode(0) + layer.decode(1) == begin + end
+    with pytest.raises(InvalidImageError, match="does not continue"):
+        list(layer.stream())
 
 
 class Broken:

@@ -191,7 +191,7 @@ def lie(index: LayerIndex) -> bytes:
         middle,
         msgspec.structs.replace(last, offset=first.offset),
     ]
-    data = index.file.pread(index._data_size, 0)
+    data = index.file.pread(index.data_size, 0)
     return data + encode_tail(entries, index.summary, len(data))
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from unittest import mock
 
 from ocifs.mount.record import ListedMount, is_keeper, list_mounts
+from ocifs.service import starting
+from ocifs.service.protocol import Pong
 from tests.cli.command import Ocifs
 from tests.waiting import wait_for
 
@@ -80,7 +82,12 @@ class Service:
 
     def mounts(self) -> int:
         """Return how many mounts it says it has."""
-        return int(self.ocifs.output("service", "status").rpartition(" ")[2])
+        return int(self.ocifs.output("service", "status").splitlines()[0].rpartition(" ")[2])
+
+    def state(self) -> Pong:
+        """Return what it says of itself, without starting a process for it."""
+        with mock.patch.dict(os.environ, XDG_RUNTIME_DIR=str(self.ocifs.runtime)):
+            return starting.ping()
 
     def worker(self, mountpoint: Path) -> int:
         """Wait until a process serves the mount; return its PID."""

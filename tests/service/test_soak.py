@@ -47,24 +47,27 @@ def large(contents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mounted(command: Ocifs, large: Path) -> Iterator[tuple[Service, Path]]:
+def mounted(command: Ocifs, large: Path) -> Iterator[tuple[Service, list[Path]]]:
+    """Two mounts of the image, which share spans, with less memory than these take."""
     service = Service(command, large)
-    service.start(restart_limit=100_000, log=str(command.log))
+    service.start(restart_limit=100_000, log=str(command.log), span_cache=6 << 20)
     try:
-        with service.mounted("--span-cache", "4MiB") as mountpoint:
-            yield service, mountpoint
+        with service.mounted("--span-cache", "4MiB") as first, service.mounted("--span-cache", "4MiB") as second:
+            yield service, [first, second]
     finally:
         service.end()
 
 
 @contextmanager
-def readers(mountpoint: Path, contents: Path, stop: Path) -> Iterator[None]:
-    """Run the readers meanwhile; each must have read, and have nothing to complain of."""
+def readers(mountpoints: list[Path], contents: Path, stop: Path) -> Iterator[None]:
+    """Run the readers of the mounts meanwhile; each must have read, and have nothing to complain of."""
     processes = [
         subprocess.Popen(
-            [sys.executable, load.__file__, kind, mountpoint, contents, stop], stdout=subprocess.PIPE, text=True
+            [sys.executable, load.__file__, kind, mountpoints[number % 2], contents, stop],
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        for kind in KINDS
+        for number, kind in enumerate(KINDS)
     ]
     try:
         yield
@@ -79,28 +82,31 @@ def readers(mountpoint: Path, contents: Path, stop: Path) -> Iterator[None]:
 
 
 def test_readers_of_every_kind_while_workers_are_killed(
-    mounted: tuple[Service, Path], contents: Path, tmp_path: Path
+    mounted: tuple[Service, list[Path]], contents: Path, tmp_path: Path
 ) -> None:
-    service, mountpoint = mounted
-    with readers(mountpoint, contents, tmp_path / "stop"):
+    service, mountpoints = mounted
+    with readers(mountpoints, contents, tmp_path / "stop"):
         for number in range(KILLS):
             time.sleep(random.Random(number).uniform(0, 0.5))
+            mountpoint = mountpoints[number % 2]
             before = service.worker(mountpoint)
             os.kill(before, signal.SIGKILL)
             wait_for(lambda: service.listed(mountpoint).pid != before)  # noqa: B023
-    assert service.restarts(mountpoint) == KILLS
-    numbers = service.listed(mountpoint).numbers
-    assert numbers is not None
-    assert sum(numbers.errors.values()) == 0
-    print(numbers)
+    assert sum(map(service.restarts, mountpoints)) == KILLS
+    for mountpoint in mountpoints:
+        numbers = service.listed(mountpoint).numbers
+        assert numbers is not None
+        assert sum(numbers.errors.values()) == 0
+        print(numbers)
+    print(service.state())
 
 
 def test_readers_of_every_kind_while_the_service_is_upgraded(
-    mounted: tuple[Service, Path], contents: Path, tmp_path: Path
+    mounted: tuple[Service, list[Path]], contents: Path, tmp_path: Path
 ) -> None:
-    service, mountpoint = mounted
-    with readers(mountpoint, contents, tmp_path / "stop"):
+    service, mountpoints = mounted
+    with readers(mountpoints, contents, tmp_path / "stop"):
         for _ in range(UPGRADES):
             service.ocifs.output("service", "upgrade")
-            wait_for(lambda: service.keeps(mountpoint))
-    assert service.restarts(mountpoint) == 0
+            wait_for(lambda: all(map(service.keeps, mountpoints)))
+    assert not any(map(service.restarts, mountpoints))

@@ -17,10 +17,11 @@ from ocifs.mount.mountinfo import is_below, mount_table
 from ocifs.mount.options import MountOptions
 from ocifs.options import Options
 from ocifs.snapshotter import snapshots_pb2 as pb
+from ocifs.snapshotter.database import Step
 from ocifs.snapshotter.server import SERVICE
 from ocifs.snapshotter.serving import AccessOf, listening, open_snapshots
 from ocifs.snapshotter.settings import Settings
-from ocifs.snapshotter.snapshots import Snapshots, Step
+from ocifs.snapshotter.snapshots import Snapshots
 
 Answer = TypeVar("Answer", bound=Message)
 Labels = Mapping[str, str]

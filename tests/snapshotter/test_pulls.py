@@ -1,6 +1,7 @@
 """Pulls: which images are served lazily, from which snapshots, and with what a container sees."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,12 +10,13 @@ from pathlib import Path
 import grpc
 import pytest
 
+from ocifs.mount.record import list_mounts, watch_exit
 from ocifs.options import Options
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.store import Store
 from tests.images import Image, Layer
-from tests.registry import Act, Registry, hang_up, status
+from tests.registry import Act, Registry, hang_up, slowly, status
 from tests.snapshotter.client import Snapshotter, mounted, running, status_of
 from tests.snapshotter.pulling import (
     TARGET,
@@ -41,14 +43,16 @@ Start = Callable[..., Snapshotter]
 
 
 @pytest.fixture
-def start(tmp_path: Path, root: None, fuse: None) -> Iterator[Start]:
+def start(tmp_path: Path, service: None) -> Iterator[Start]:
     """Return what runs a snapshotter; of several, one at a time."""
     with ExitStack() as stack:
 
-        def begin(engine: str = "fuse", **settings: object) -> Snapshotter:
+        def begin(engine: str = "erofs", **settings: object) -> Snapshotter:
             stack.pop_all().close()
             options = Options(store=Store(tmp_path / "cache"), access=_HASTY)
-            return stack.enter_context(running(tmp_path, options, engine=engine, settings=settings))
+            return stack.enter_context(
+                running(tmp_path, options, engine=engine, settings={"service": True, **settings})
+            )
 
         yield begin
 
@@ -69,7 +73,7 @@ def shown(path: Path) -> dict[str, str]:
 MERGED = {"f": "middle", "d/new": "new", "top": "top", "link": "top"}
 
 
-@pytest.mark.parametrize("labels", [cri_labels, stargz_labels])
+@pytest.mark.parametrize(("engine", "labels"), [("erofs", cri_labels), ("fuse", stargz_labels)])
 def test_containers_run_on_one_overlay_over_the_merged_mount(
     registry: Registry, start: Start, tmp_path: Path, engine: str, labels: Labels
 ) -> None:
@@ -129,6 +133,21 @@ def test_small_layers_without_an_index_are_indexed(registry: Registry, start: St
     assert containerd.pull(image) == ["lazy", "lazy", "lazy"]
     with containerd.container(image.chains[-1]) as path:
         assert shown(path) == MERGED
+
+
+def test_indexing_is_over_when_the_pull_is(registry: Registry, start: Start, tmp_path: Path) -> None:
+    """The first request waits for it, and the container's request finds the mount."""
+    snapshotter = start(index_up_to=1 << 20)
+    image = publish(registry, "app", IMAGE, index=False)
+    registry.fault(slowly(len(BASE.blob) * 2), image.layers[0])
+    assert Containerd(snapshotter.client, tmp_path).pull(image) == ["lazy", "lazy", "lazy"]
+    assert [os.path.ismount(path) for path in (snapshotter.root / "images").iterdir()] == [True]
+
+
+def test_containerd_unpacks_what_cannot_be_indexed(registry: Registry, start: Start, tmp_path: Path) -> None:
+    image = publish(registry, "app", IMAGE, index=False)
+    registry.fault(status(404), image.layers[1])
+    assert Containerd(start(index_up_to=1 << 20).client, tmp_path).pull(image) == ["unpacked"] * 3
 
 
 def test_an_index_that_the_operator_does_not_trust_is_not_used(
@@ -216,7 +235,7 @@ def test_a_chain_runs_from_another_image_if_its_own_is_gone(registry: Registry, 
     image, copy = publish(registry, "app", IMAGE), publish(registry, "copy", IMAGE)
     containerd.pull(image)
     Containerd(containerd.client, tmp_path, "two").pull(copy)
-    containerd = Containerd(start(engine="fuse").client, tmp_path, "one", containerd.names)
+    containerd = Containerd(start().client, tmp_path, "one", containerd.names)
     registry.fault(status(404), "/copy/")
     with containerd.container(image.chains[-1]) as path:
         assert shown(path) == MERGED
@@ -303,6 +322,23 @@ def test_an_idle_image_is_unmounted_and_returns_without_network(
     registry.fault(status(503), "/")
     with containerd.container(image.chains[-1]) as path:
         assert shown(path) == MERGED
+
+
+def test_a_dead_mount_is_made_again(registry: Registry, start: Start, tmp_path: Path) -> None:
+    snapshotter = start("fuse", service=False)
+    containerd = Containerd(snapshotter.client, tmp_path)
+    image = publish(registry, "app", IMAGE)
+    containerd.pull(image)
+    with containerd.container(image.chains[-1]) as path:
+        where = str(snapshotter.snapshots.images.mountpoint(image.chains[-1]))
+        (mount,) = [each for each in list_mounts() if each.mountpoint == where]
+        with watch_exit(mount.pid) as has_ended:
+            os.kill(mount.pid, signal.SIGKILL)
+            assert has_ended(30)
+        with pytest.raises(OSError, match="not connected"):
+            (path / "top").read_bytes()
+        with containerd.container(image.chains[-1]) as another:
+            assert shown(another) == MERGED
 
 
 def test_the_same_image_pulled_by_many_at_once_is_one_decision_and_one_mount(

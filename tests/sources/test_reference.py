@@ -72,6 +72,7 @@ def parse(text: str) -> Reference:
         ("docker-daemon:app", ("app", "docker-daemon", None, None, None)),
         ("docker-daemon:host:5000/app:1", ("host:5000/app:1", "docker-daemon", None, None, None)),
         (f"docker-daemon:{X}", (str(X), "docker-daemon", None, None, None)),
+        ("containers-storage:[vfs@/g+/r:a=b]app:1", ("[vfs@/g+/r:a=b]app:1", "containers-storage", None, None, None)),
     ],
 )
 def test_parse(text: str, expected: tuple[object, ...]) -> None:
@@ -126,6 +127,7 @@ def test_parse(text: str, expected: tuple[object, ...]) -> None:
         ("https://host:8443/~user/a.tar:app:1~2", "/etc:/usr"),
         (f"oci-archive:http://[::1]:80/a.tar@{X}", "/etc"),
         ("docker-daemon:app:1", "/etc"),
+        ("containers-storage:[overlay@/g+/r]app:1", "/etc"),
     ],
 )
 def test_a_path_in_the_image_follows_a_colon(reference: str, path: str) -> None:
@@ -190,7 +192,7 @@ def test_other_references_have_no_path_in_the_image(text: str) -> None:
         ("docker://host/app?x=1", InvalidImageError, "malformed name"),
         ("docker://host/app@sha256:abc", InvalidImageError, "malformed sha256 digest"),
         ("docker://host/app\n", InvalidImageError, "malformed name"),
-        ("containers-storage:app", UnsupportedError, "transport of containers-storage:app"),
+        ("containers-storage:", NotFoundError, "names no image: write containers-storage:NAME"),
         ("docker-daemon:", NotFoundError, "names no image: write docker-daemon:NAME"),
         ("docker-daemon:app:/etc", UnsupportedError, "'/etc' is a path in the image"),
         ("sif:/missing", UnsupportedError, "not supported"),

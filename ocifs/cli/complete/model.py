@@ -10,7 +10,7 @@ Value = Kind | tuple[str, ...]
 """A kind, or the choices."""
 
 
-ELSEWHERE = ("docker://", "https://", "http://", "docker-daemon:")
+ELSEWHERE = ("docker://", "https://", "http://", "docker-daemon:", "containers-storage:")
 """Beginnings of references to images that are not in a file or directory of this machine."""
 
 

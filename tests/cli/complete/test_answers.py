@@ -84,6 +84,7 @@ _ROWS: list[tuple[str, list[str] | str]] = [
     # transports, if no file begins like that
     ("ocifs ls doc", ["docker-archive:", "docker://", "docker-daemon:"]),
     ("ocifs ls docker:", ["docker://"]),
+    ("ocifs ls cont", ["containers-storage:"]),
     ("ocifs ls htt", ["https://", "http://"]),
     # tags
     ("ocifs ls image:", ["image:lab", "image:latest"]),

@@ -8,6 +8,7 @@ package conformance
 import (
 	"context"
 	"os"
+	"strings"
 	"testing"
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
@@ -55,6 +56,9 @@ func (b based) Update(ctx context.Context, info snapshots.Info, paths ...string)
 }
 
 func (b based) Walk(ctx context.Context, visit snapshots.WalkFunc, filters ...string) error {
+	for i, filter := range filters {
+		filters[i] = strings.ReplaceAll(filter, `parent!=""`, `parent!="`+b.base+`"`)
+	}
 	return b.Snapshotter.Walk(ctx, func(ctx context.Context, info snapshots.Info) error {
 		shown, _ := b.hidden(info, nil)
 		return visit(ctx, shown)

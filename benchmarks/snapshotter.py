@@ -1,0 +1,314 @@
+"""How long does a container take on a containerd node that has never seen its image?
+
+From nothing to the first line of a Python program, pull included. Side by side: containerd's overlayfs snapshotter;
+stargz-snapshotter with the image converted to eStargz; ocifs with a published index, with the same eStargz image, and
+without an index. Each measurement has a new containerd and a new snapshotter, whose start is not counted. The registry
+is docker-registry, once behind a link of 100 Mbit/s and 20 ms, and once on loopback. Then the memory for 30 Pods of 10
+images that share all layers but one. As root, with docker-registry, skopeo, ctr-remote, Go and
+golang-github-containerd-stargz-snapshotter-dev.
+"""
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks.derived import derive
+from benchmarks.link import Link, slow_link
+from benchmarks.timing import Measure, arguments, ocifs, report, side_by_side
+from tests.cli.docker_registry import docker_registry, push
+
+_RATE = 100e6 / 8
+_ROUND_TRIP = 0.02
+_PYTHON = ["/usr/bin/python3", "-c", "print('hello', flush=True)"]
+_OVERLAYFS = "overlayfs"
+_STARGZ = "stargz-snapshotter, eStargz"
+_PUBLISHED = "ocifs, index published"
+_ESTARGZ = "ocifs, the same eStargz"
+_UNINDEXED = "ocifs, no index"
+_PATIENCE = 60.0
+_IDLE_SECONDS = 10.0
+
+_CONFIG = """\
+version = 2
+root = "{work}/root"
+state = "{work}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+[grpc]
+address = "{work}/containerd.sock"
+[proxy_plugins.ocifs]
+type = "snapshot"
+address = "{work}/ocifs.sock"
+[proxy_plugins.stargz]
+type = "snapshot"
+address = "{work}/stargz.sock"
+"""
+
+
+@dataclass
+class Node:
+    """A node with a containerd of its own, and one snapshotter."""
+
+    work: Path
+    snapshotter: str
+    environment: dict[str, str]
+    server: "subprocess.Popen[bytes] | None"
+
+    def ctr(self, *command: str, program: str = "ctr") -> list[str]:
+        """Return a command line of ctr."""
+        return [program, "--address", f"{self.work}/containerd.sock", *command]
+
+    def pull(self, image: str) -> None:
+        """Pull an image, lazily if the snapshotter can."""
+        remote = self.snapshotter != _OVERLAYFS
+        named = ["--snapshotter", self.snapshotter]
+        command = ["images", "rpull" if remote else "pull", "--plain-http", *named, image]
+        _quietly(self.ctr(*command, program="ctr-remote" if remote else "ctr"))
+
+    def run(self, image: str, name: str, *command: str, detach: bool = False) -> list[str]:
+        """Return the command that runs a container."""
+        how = ["--detach"] if detach else ["--rm"]
+        return self.ctr("run", *how, "--snapshotter", self.snapshotter, image, name, *command)
+
+    def processes(self) -> list[int]:
+        """Return the processes that serve images: those of ocifs by their environment."""
+        if self.snapshotter == "stargz" and self.server is not None:
+            return [self.server.pid]
+        mark = os.fsencode(f"XDG_RUNTIME_DIR={self.work}/run") + b"\0"
+        found = []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+        return found
+
+
+@contextmanager
+def node(snapshotter: str, stargz: Path, parent: Path, *options: str) -> Iterator[Node]:
+    """Start containerd and a snapshotter with nothing in them; `options` are those of `ocifs snapshotter`."""
+    with tempfile.TemporaryDirectory(dir=parent) as name, ExitStack() as stack:
+        work = Path(name)
+        (work / "run").mkdir(mode=0o700)
+        environment = {**os.environ, "XDG_RUNTIME_DIR": f"{work}/run", "XDG_CACHE_HOME": f"{work}/cache"}
+        servers = {
+            "ocifs": ocifs("snapshotter", "--root", f"{work}/ocifs", "--address", f"{work}/ocifs.sock", *options),
+            "stargz": [str(stargz), f"{work}/stargz.sock", f"{work}/stargz"],
+        }
+        (work / "config.toml").write_text(_CONFIG.format(work=work))
+        stack.callback(_clear, work)
+        server = None
+        if snapshotter in servers:
+            server = stack.enter_context(_running(servers[snapshotter], work, environment))
+            _wait_for(work / f"{snapshotter}.sock")
+        stack.enter_context(_running(["containerd", "--config", f"{work}/config.toml"], work, environment))
+        made = Node(work, snapshotter, environment, server)
+        deadline = time.monotonic() + _PATIENCE
+        while subprocess.run(made.ctr("images", "ls"), check=False, capture_output=True).returncode:
+            assert time.monotonic() < deadline, "containerd does not start"
+            time.sleep(0.1)
+        yield made
+
+
+@contextmanager
+def _running(command: list[str], work: Path, environment: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
+    with (
+        (work / "log").open("ab") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def _clear(work: Path) -> None:
+    """End what the servers have started, and unmount everything."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            if b"containerd-shim" in words and os.fsencode(work) in words:
+                os.kill(int(entry.name), signal.SIGKILL)
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mountpoint in reversed([each for each in mounts if each.startswith(f"{work}/")]):
+        subprocess.run(["umount", "-l", mountpoint], check=False)
+    for pid in Node(work, "ocifs", {}, None).processes():
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    time.sleep(0.2)
+
+
+def first_line(
+    snapshotter: str, image: str, stargz: Path, parent: Path, link: Link | None, fetched: list[int], *options: str
+) -> float:
+    """Return the seconds from nothing to the first line of a container; record the bytes that crossed the link."""
+    with node(snapshotter, stargz, parent, *options) as made:
+        before = link.received if link else 0
+        began = time.perf_counter()
+        made.pull(image)
+        with subprocess.Popen(made.run(image, "pod", *_PYTHON), stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            taken = time.perf_counter() - began
+            fetched.append((link.received if link else 0) - before)
+        assert line == b"hello\n", (line, (made.work / "log").read_text()[-2000:])
+    return taken
+
+
+def convert(host: str, layout: str, parent: Path) -> None:
+    """Push the image to `HOST/estargz:latest`, converted by ctr-remote."""
+    archive = parent / "image.tar"
+    source = f"oci-archive:{archive}:example.test/app:1"
+    _quietly(["skopeo", "copy", "--quiet", "--insecure-policy", layout, source])
+    with node(_OVERLAYFS, Path(), parent) as made:
+        target = f"{host}/estargz:latest"
+        for step in (
+            ["import", "--no-unpack", "--all-platforms", str(archive)],
+            ["convert", "--oci", "--estargz", "example.test/app:1", target],
+            ["push", "--plain-http", target],
+        ):
+            _quietly(made.ctr("images", *step, program="ctr-remote"))
+    archive.unlink()
+
+
+def build_stargz(parent: Path) -> Path:
+    """Return the program that serves the stargz snapshotter."""
+    program = parent / "stargz"
+    source = Path(__file__).with_name("stargz") / "main.go"
+    environment = {**os.environ, "GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}
+    subprocess.run(["go", "build", "-o", program, source], check=True, env=environment)
+    return program
+
+
+def memory(
+    snapshotter: str, images: list[str], pods: int, stargz: Path, parent: Path, *options: str
+) -> dict[str, float]:
+    """Run Pods, and return the PSS in MiB of the processes that serve them, and the share of a processor when idle."""
+    with node(snapshotter, stargz, parent, *options) as made:
+        for image in images:
+            made.pull(image)
+        for number in range(pods):
+            command = ["/usr/bin/python3", "-c", "import time; time.sleep(1e6)"]
+            _quietly(made.run(images[number % len(images)], f"pod{number}", *command, detach=True))
+        time.sleep(5)
+        before = _processor_seconds(made.processes())
+        time.sleep(_IDLE_SECONDS)
+        used = _processor_seconds(made.processes()) - before
+        return {"PSS": sum(map(_pss, made.processes())), "idle": 100 * used / _IDLE_SECONDS}
+
+
+def _pss(pid: int) -> float:
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return 0.0
+
+
+def _processor_seconds(pids: list[int]) -> float:
+    total = 0
+    for pid in pids:
+        with suppress(OSError):
+            total += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def _quietly(command: list[str]) -> None:
+    ran = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, (command, ran.stderr[-2000:])
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.02)
+
+
+def ways(host: str, stargz: Path, parent: Path, link: Link | None, fetched: dict[str, list[int]]) -> dict[str, Measure]:
+    """Return the alternatives, with images in the registry `host`."""
+    made = {
+        _OVERLAYFS: (_OVERLAYFS, "debian", ()),
+        _STARGZ: ("stargz", "estargz", ()),
+        _PUBLISHED: ("ocifs", "debian", ()),
+        _ESTARGZ: ("ocifs", "estargz", ()),
+        _UNINDEXED: ("ocifs", "plain", ("--index-up-to", "10GiB")),
+    }
+    return {
+        name: partial(
+            first_line,
+            snapshotter,
+            f"{host}/{image}:latest",
+            stargz,
+            parent,
+            link,
+            fetched.setdefault(name, []),
+            *options,
+        )
+        for name, (snapshotter, image, options) in made.items()
+    }
+
+
+def pods_of(options: object, host: str, layouts: dict[str, str], stargz: Path, work: Path) -> None:
+    """Measure and print the memory of Pods of several images that share all layers but one."""
+    pods, count = options.pods, options.images  # type: ignore[attr-defined] # of `arguments`
+    taken: dict[str, dict[str, float]] = {}
+    for name, (snapshotter, repository) in {_STARGZ: ("stargz", "estargz"), _PUBLISHED: ("ocifs", "debian")}.items():
+        derived = derive(layouts[repository], count, work / f"derived-{snapshotter}")
+        images = []
+        for number in range(count):
+            push(f"oci:{derived}:{number}", host, f"{repository}-derived:{number}")
+            images.append(f"{host}/{repository}-derived:{number}")
+        if snapshotter == "ocifs":
+            _quietly(ocifs("index", "push", *(f"docker://{image}" for image in images)))
+        taken[name] = memory(snapshotter, images, pods, stargz, work)
+    for figure, unit in (("PSS", "MiB"), ("idle", "% of a processor")):
+        what = "memory" if figure == "PSS" else "processor time when idle"
+        report(
+            f"{what} for {pods} Pods of {count} images",
+            {name: [values[figure] or 1e-9] for name, values in taken.items()},
+            _STARGZ,
+            unit,
+        )
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments(pods=30, images=10)
+    with tempfile.TemporaryDirectory(prefix="benchmark", dir="/var/tmp") as name:
+        work = Path(name)
+        stargz = build_stargz(work)
+        (work / "registry").mkdir()
+        with docker_registry(work / "registry") as host:
+            layout = f"oci:{options.image}:{options.tag}"
+            for repository in ("debian", "plain"):
+                push(layout, host, f"{repository}:latest")
+            _quietly(ocifs("index", "push", f"docker://{host}/debian:latest"))
+            convert(host, layout, work)
+            with slow_link(int(host.rpartition(":")[2]), rate=_RATE, round_trip=_ROUND_TRIP) as link:
+                fetched: dict[str, list[int]] = {}
+                over = ways(f"127.0.0.1:{link.port}", stargz, work, link, fetched)
+                report("nothing to first line, 100 Mbit/s and 20 ms", side_by_side(over, options.rounds), _STARGZ)
+            report(
+                "bytes fetched by then",
+                {name: [each / 2**20 for each in values] for name, values in fetched.items()},
+                _STARGZ,
+                "MiB",
+            )
+            report(
+                "nothing to first line, loopback",
+                side_by_side(ways(host, stargz, work, None, {}), options.rounds),
+                _STARGZ,
+            )
+            layouts = {"debian": layout, "estargz": f"oci:{work}/estargz:latest"}
+            copy = ["skopeo", "copy", "--quiet", "--insecure-policy", "--src-tls-verify=false"]
+            _quietly([*copy, f"docker://{host}/estargz:latest", layouts["estargz"]])
+            pods_of(options, host, layouts, stargz, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Make a hot pack of recorded ranges, or extend one.
+
+What a pack has keeps its place, and new ranges follow. Over the bound, recordings that are older than a week make room;
+after that, the rest of the new one is left out. So two workloads that need more than the bound do not evict each other
+at every start, and what is not used any more goes. Every frame of the old pack is verified on the way.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+import zstandard
+
+from ocifs.errors import InvalidImageError
+from ocifs.hotpack.format import BLOCK_MAX, Block, Frame, PackTable, encode_head
+from ocifs.hotpack.recording import Range
+from ocifs.layer.layer import Layer
+from ocifs.reader import ReaderAt
+
+_FRAME: Final = 256 << 10
+"""Decoded bytes of a frame, which a reader may have to wait for: less than a millisecond."""
+_LEVEL: Final = 3
+_WEEK: Final = 7 * 86400
+
+_Made = tuple[tuple[Block, ...], bytes]
+"""The blocks of a frame, and its stored bytes."""
+
+
+class Built(NamedTuple):
+    """A pack as parts of a file."""
+
+    parts: list[bytes]
+    size: int
+    """Decoded bytes."""
+    added: int
+    """Decoded bytes that are new."""
+    kept: int
+    """Decoded bytes of the old pack."""
+
+
+class _Recording(NamedTuple):
+    time: int
+    frames: list[_Made]
+
+    @property
+    def size(self) -> int:
+        return sum(block.size for blocks, _ in self.frames for block in blocks)
+
+    @property
+    def blocks(self) -> int:
+        return sum(len(blocks) for blocks, _ in self.frames)
+
+
+def build_pack(
+    layers: Sequence[Layer],
+    found: Callable[[list[Range]], list[Range]],
+    limit: int,
+    old: tuple[ReaderAt, PackTable] | None = None,
+    now: float | None = None,
+) -> Built:
+    """Return a pack of at most `limit` decoded bytes with the blocks of `old` and the ranges that `found` returns.
+
+    `found` gets the ranges that the pack has. A range that cannot be read is left out.
+    """
+    now = time.time() if now is None else now
+    kept = [] if old is None else _recordings(*old)
+    while kept and sum(each.size for each in kept) > limit:
+        kept.pop()
+    new = found([(block.layer, block.offset, block.end) for each in kept for made in each.frames for block in made[0]])
+    wanted = min(sum(end - begin for _, begin, end in new), limit)
+    while kept and sum(each.size for each in kept) + wanted > limit and kept[0].time < now - _WEEK:
+        kept.pop(0)
+    room = limit - sum(each.size for each in kept)
+    added = _Recording(int(now), list(_frames(layers, new, room)))
+    recordings = [*kept, added] if added.frames else kept
+    frames = [made for each in recordings for made in each.frames]
+    streams = tuple(layer.index.stream for layer in layers)
+    sized = [(blocks, len(stored)) for blocks, stored in frames]
+    head = encode_head(streams, sized, tuple((each.time, each.blocks) for each in recordings))
+    held = sum(each.size for each in kept)
+    return Built([head, *(stored for _, stored in frames)], held + added.size, added.size, held)
+
+
+def _recordings(file: ReaderAt, table: PackTable) -> list[_Recording]:
+    """Return the recordings of a pack, without damaged frames."""
+    recordings = [_Recording(when, []) for when, _ in table.recordings] or [_Recording(0, [])]
+    borders = [sum(count for _, count in table.recordings[: at + 1]) for at in range(len(table.recordings))]
+    passed = 0
+    for frame in table.frames:
+        at = next((number for number, border in enumerate(borders) if passed < border), len(recordings) - 1)
+        passed += len(frame.blocks)
+        stored = _verified(file, frame)
+        if stored is not None:
+            recordings[at].frames.append((frame.blocks, stored))
+    return [each for each in recordings if each.frames]
+
+
+def _verified(file: ReaderAt, frame: Frame) -> bytes | None:
+    try:
+        stored = file.pread(frame.stored, frame.offset)
+    except OSError:
+        return None
+    return None if frame.decode(stored) is None else stored
+
+
+def _frames(layers: Sequence[Layer], new: Sequence[Range], room: int) -> Iterator[_Made]:
+    """Yield frames with the bytes of ranges, as far as there is room."""
+    compress = zstandard.ZstdCompressor(level=_LEVEL).compress
+    blocks: list[Block] = []
+    parts: list[bytes] = []
+    for layer, begin, end in _cut(new, room):
+        try:
+            data = layers[layer].pread(end - begin, begin)
+        except (InvalidImageError, OSError):
+            continue
+        blocks.append(Block(layer, begin, len(data), hashlib.sha256(data).digest()))
+        parts.append(data)
+        if sum(map(len, parts)) >= _FRAME:
+            yield tuple(blocks), compress(b"".join(parts))
+            blocks, parts = [], []
+    if blocks:
+        yield tuple(blocks), compress(b"".join(parts))
+
+
+def _cut(new: Sequence[Range], room: int) -> Iterator[Range]:
+    """Yield ranges in pieces of at most a block, as far as there is room."""
+    for layer, start, end in new:
+        for begin in range(start, end, BLOCK_MAX):
+            stop = min(begin + BLOCK_MAX, end)
+            room -= stop - begin
+            if room < 0:
+                return
+            yield layer, begin, stop

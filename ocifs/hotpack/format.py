@@ -1,0 +1,225 @@
+"""The bytes of a hot pack: a head that lists all blocks with their digests, and frames of blocks.
+
+    magic (8) | bytes of the packed head (u32) | its sha256 (32) | packed head | frames
+
+The head is MessagePack in zstd. A frame is one zstd frame with the bytes of consecutive blocks. A block is a piece of a
+layer's tar stream, in whole pages. Blocks are in order of first use and do not overlap. So a reader of the head can
+find any byte, and can decode the frames as they arrive.
+
+A pack is untrusted: `read_head` bounds every number in it, and each block is verified by its digest when it is decoded.
+"""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+import zstandard
+
+from ocifs.compression.zstd_frame import unpack
+from ocifs.errors import InvalidImageError
+from ocifs.layer.index_format import pack_u64, unpack_u64
+from ocifs.reader import ReaderAt
+
+if TYPE_CHECKING:
+    from array import array
+
+PAGE: Final = 4096
+BLOCK_MAX: Final = 128 << 10
+"""Maximum bytes of a block: what a digest covers."""
+FRAME_MAX: Final = 1 << 20
+"""Maximum decoded bytes of a frame."""
+DIGEST_SIZE: Final = 32
+
+_MAGIC: Final = b"ocifshp1"
+_START: Final = struct.Struct("<8sI32s")
+START_SIZE: Final = _START.size
+_PACKED_MAX: Final = 16 << 20
+_HEAD_MAX: Final = 32 << 20
+_BLOCKS_MAX: Final = 1 << 18
+_STORED_MAX: Final = FRAME_MAX + (FRAME_MAX >> 8) + 64
+"""Maximum bytes of a frame as stored: ZSTD_compressBound of its decoded bytes, and some."""
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The contents of a pack. The columns have one element for each block, or for each frame."""
+
+    streams: tuple[str, ...]
+    """`LayerIndex.stream` of each layer of the image, the base first."""
+    layers: bytes
+    """u64: the layer of each block."""
+    offsets: bytes
+    """u64: its offset in the tar stream."""
+    sizes: bytes
+    """u64: its bytes."""
+    digests: bytes
+    """32 bytes: the sha256 of its bytes."""
+    counts: bytes
+    """u64: the blocks in each frame."""
+    stored: bytes
+    """u64: its bytes as stored."""
+    recordings: tuple[tuple[int, int], ...] = ()
+    """(time in seconds since the epoch, blocks) of each recording that the pack was made of, the oldest first."""
+
+
+class Block(msgspec.Struct, frozen=True, gc=False):
+    """A piece of a layer's tar stream."""
+
+    layer: int
+    offset: int
+    size: int
+    digest: bytes
+
+    @property
+    def end(self) -> int:
+        """Where it ends in the stream."""
+        return self.offset + self.size
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """Consecutive blocks that are compressed together, as stored bytes in the file."""
+
+    blocks: tuple[Block, ...]
+    offset: int
+    stored: int
+
+    def decode(self, stored: bytes) -> list[memoryview] | None:
+        """Return the bytes of each block, or None if any of them is wrong."""
+        try:
+            data = memoryview(unpack(stored, FRAME_MAX))
+        except InvalidImageError:
+            return None
+        if len(data) != sum(block.size for block in self.blocks):
+            return None
+        views = []
+        for block in self.blocks:
+            view, data = data[: block.size], data[block.size :]
+            if hashlib.sha256(view).digest() != block.digest:
+                return None
+            views.append(view)
+        return views
+
+
+_HEAD = msgspec.msgpack.Decoder(Head)
+
+
+class PackTable(msgspec.Struct, frozen=True):
+    """The decoded head of a pack."""
+
+    streams: tuple[str, ...]
+    frames: tuple[Frame, ...]
+    recordings: tuple[tuple[int, int], ...]
+    start: int
+    """Where the first frame begins."""
+    end: int
+    """Bytes of the whole file."""
+    size: int
+    """Decoded bytes of all blocks."""
+
+
+class Stream(NamedTuple):
+    """The tar stream of a layer."""
+
+    name: str
+    """`LayerIndex.stream`."""
+    size: int
+
+
+def read_table(file: ReaderAt, streams: Sequence[Stream], limit: int, digest: bytes | None = None) -> PackTable:
+    """Read the head of a pack of layers with these streams, of up to `limit` decoded bytes.
+
+    Its sha256 must be `digest`, if given.
+
+    Raises:
+        InvalidImageError: It is no pack, has another version, or is of other layers; or a number in it is impossible.
+    """
+    try:
+        magic, packed_size, stated = _START.unpack(file.pread(_START.size, 0))
+    except struct.error:
+        raise _wrong("it is too short") from None
+    if magic != _MAGIC:
+        raise _wrong("it is of another version")
+    if packed_size > _PACKED_MAX or (digest is not None and stated != digest):
+        raise _wrong("its head is another one")
+    packed = file.pread(packed_size, _START.size)
+    if hashlib.sha256(packed).digest() != stated:
+        raise _wrong("its head is damaged")
+    try:
+        head = _HEAD.decode(unpack(packed, _HEAD_MAX))
+        layers, offsets, lengths = map(unpack_u64, (head.layers, head.offsets, head.sizes))
+        counts, stored = map(unpack_u64, (head.counts, head.stored))
+    except (InvalidImageError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _wrong(str(error)) from None
+    if head.streams != tuple(stream.name for stream in streams):
+        raise _wrong("it is of other layers")
+    blocks = _blocks(head, layers, offsets, lengths, [stream.size for stream in streams])
+    if (size := sum(lengths)) > limit:
+        raise _wrong(f"it has {size} bytes, more than {limit}")
+    frames = _frames(blocks, counts, stored, _START.size + packed_size)
+    end = frames[-1].offset + frames[-1].stored if frames else _START.size + packed_size
+    if file.size != end:
+        raise _wrong("it is truncated")
+    return PackTable(head.streams, frames, head.recordings, _START.size + packed_size, end, size)
+
+
+def _blocks(
+    head: Head, layers: "array[int]", offsets: "array[int]", lengths: "array[int]", sizes: Sequence[int]
+) -> list[Block]:
+    count = len(layers)
+    if not (
+        count <= _BLOCKS_MAX and len(offsets) == len(lengths) == count and len(head.digests) == count * DIGEST_SIZE
+    ):
+        raise _wrong("its columns contradict each other")
+    ends: dict[int, int] = {}
+    for layer, offset, length in sorted(zip(layers, offsets, lengths, strict=True)):
+        if not (
+            layer < len(sizes) and 0 < length <= BLOCK_MAX and ends.get(layer, 0) <= offset <= sizes[layer] - length
+        ):
+            raise _wrong("a block is outside of its layer, or overlaps another one")
+        ends[layer] = offset + length
+    digests = [head.digests[at : at + DIGEST_SIZE] for at in range(0, count * DIGEST_SIZE, DIGEST_SIZE)]
+    return [Block(*each) for each in zip(layers, offsets, lengths, digests, strict=True)]
+
+
+def _frames(blocks: list[Block], counts: "array[int]", stored: "array[int]", start: int) -> tuple[Frame, ...]:
+    if len(counts) != len(stored) or sum(counts) != len(blocks) or (counts and min(counts) < 1):
+        raise _wrong("its frames contradict its blocks")
+    frames = []
+    first = 0
+    for count, size in zip(counts, stored, strict=True):
+        frame = Frame(tuple(blocks[first : first + count]), start, size)
+        if size > _STORED_MAX or sum(block.size for block in frame.blocks) > FRAME_MAX:
+            raise _wrong("a frame is too large")
+        frames.append(frame)
+        first, start = first + count, start + size
+    return tuple(frames)
+
+
+def encode_head(
+    streams: tuple[str, ...], frames: Sequence[tuple[Sequence[Block], int]], recordings: tuple[tuple[int, int], ...]
+) -> bytes:
+    """Return the start of a file, up to the first frame; `frames` are the blocks and stored bytes of each."""
+    blocks = [block for frame, _ in frames for block in frame]
+    head = Head(
+        streams=streams,
+        layers=pack_u64(block.layer for block in blocks),
+        offsets=pack_u64(block.offset for block in blocks),
+        sizes=pack_u64(block.size for block in blocks),
+        digests=b"".join(block.digest for block in blocks),
+        counts=pack_u64(len(frame) for frame, _ in frames),
+        stored=pack_u64(stored for _, stored in frames),
+        recordings=recordings,
+    )
+    packed = zstandard.ZstdCompressor(level=9).compress(msgspec.msgpack.encode(head))
+    return _START.pack(_MAGIC, len(packed), hashlib.sha256(packed).digest()) + packed
+
+
+def head_digest(file: ReaderAt) -> bytes:
+    """Return the sha256 of the head that a pack states."""
+    digest: bytes = _START.unpack(file.pread(_START.size, 0))[2]
+    return digest
+
+
+def _wrong(why: str) -> InvalidImageError:
+    return InvalidImageError(f"hot pack: {why}")

@@ -1,0 +1,91 @@
+"""The reads of the first workload of a mount: which pages of which layers, in order of first use.
+
+A recording begins with the first read of a layer. It is over once no read came for a while, or once it has lasted, or
+read, long enough. Noting a read costs a fraction of a microsecond, so every mount can record.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from ocifs.hotpack.format import PAGE
+
+QUIET: Final = 2.0
+"""Seconds without a read that end a recording."""
+_SECONDS_MAX: Final = 60.0
+_READS_MAX: Final = 100_000
+
+Range = tuple[int, int, int]
+"""(layer, begin, end) in its tar stream."""
+
+
+class Recording:
+    """The reads of the served file from `first` on, where the layers begin, of up to `limit` bytes."""
+
+    def __init__(self, first: int, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.reads: list[tuple[int, int]] = []
+        """(address, size), in order."""
+        self._first = first
+        self._left = limit
+        self._clock = clock
+        self._began = self._last = 0.0
+        self._begun = threading.Event()
+        self._over = threading.Event()
+
+    def is_full(self) -> bool:
+        """Whether it ended at its limit, like a scan of all files."""
+        return self._left <= 0 or len(self.reads) >= _READS_MAX
+
+    def note(self, size: int, address: int) -> None:
+        """Note a read. Call this from one thread only."""
+        if address < self._first or self.is_full():
+            return
+        self._last = self._clock()
+        if not self.reads:
+            self._began = self._last
+            self._begun.set()
+        self.reads.append((address, size))
+        self._left -= size
+        if self.is_full():
+            self._over.set()
+
+    def wait(self) -> None:
+        """Wait until it is over."""
+        self._begun.wait()
+        while (left := min(self._last + QUIET, self._began + _SECONDS_MAX) - self._clock()) > 0:
+            if self._over.wait(left):
+                return
+
+    def end(self) -> None:
+        """Let `wait` return."""
+        self._over.set()
+        self._begun.set()
+
+
+def ranges(
+    reads: Iterable[tuple[int, int]], bases: Sequence[int], sizes: Sequence[int], skip: Iterable[Range] = ()
+) -> list[Range]:
+    """Return what reads of the served file touched in the layers, each page once, in order of first use.
+
+    `bases` are the addresses of the layers, `sizes` the bytes of their streams. Pages of the ranges `skip` are left
+    out.
+    """
+    seen: list[set[int]] = [set() for _ in bases]
+    for layer, begin, end in skip:
+        seen[layer].update(range(begin // PAGE, -(-end // PAGE)))
+    found: list[Range] = []
+    for address, size in reads:
+        for layer, base in enumerate(bases):
+            first = max(address - base, 0) // PAGE
+            last = -(-min(address + size - base, sizes[layer]) // PAGE)
+            for page in range(first, last):
+                if page in seen[layer]:
+                    continue
+                seen[layer].add(page)
+                begin, end = page * PAGE, min((page + 1) * PAGE, sizes[layer])
+                if found and found[-1][0] == layer and found[-1][2] == begin:
+                    found[-1] = layer, found[-1][1], end
+                else:
+                    found.append((layer, begin, end))
+    return found

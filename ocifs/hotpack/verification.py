@@ -1,0 +1,33 @@
+"""Compare a hot pack with the layers that it was made of."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+from ocifs.compression import MAX_SPAN
+from ocifs.errors import InvalidImageError
+from ocifs.hotpack.format import PackTable
+from ocifs.layer.layer import Layer
+from ocifs.layer.span_cache import SpanCache
+
+
+def verify_pack(table: PackTable, layers: Sequence[Layer], pause: Callable[[int], None]) -> None:
+    """Check that each block has the bytes of its layer; `pause` is called between blocks, and may raise.
+
+    A reader only gets bytes that have the digest of their block, so the digests are compared.
+
+    Raises:
+        InvalidImageError: A block has other bytes.
+        NotFoundError, RegistryError: Parts of a layer cannot be fetched.
+    """
+    blocks = sorted(
+        (block for frame in table.frames for block in frame.blocks), key=lambda each: (each.layer, each.offset)
+    )
+    cache = SpanCache(4 * MAX_SPAN)  # the mount's own has what its readers need
+    copies = [Layer(each.number, each.index, each.blob, cache) for each in layers]
+    for block in blocks:
+        if hashlib.sha256(copies[block.layer].pread(block.size, block.offset)).digest() != block.digest:
+            raise InvalidImageError(
+                f"hot pack: bytes {block.offset}..{block.end} of the layer {layers[block.layer].index.summary.diff_id} "
+                "are others than in the layer"
+            )
+        pause(0)

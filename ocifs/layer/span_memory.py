@@ -1,0 +1,88 @@
+"""Memory for decoded spans: slots of equal size in one mapping, so the spans of a daemon never fragment its heap.
+
+A slot is free again once its span is evicted and no reader has a view of it, which Python's reference counts tell. So
+the memory of all spans stays below the size of the mapping, and no reader sees the bytes of another span. Thread-safe.
+It does not know which spans to evict.
+"""
+
+import contextlib
+import ctypes
+import mmap
+import weakref
+from collections import deque
+from typing import Final
+
+SLOT: Final = 64 << 10
+"""Bytes of a slot: half of one is unused at the end of a span, on average."""
+_SPARE: Final = 8
+"""One eighth more slots than the capacity needs, for those unused ends and for spans that are being read."""
+
+
+def trim_heap() -> None:
+    """Return free memory of the heap to the system: what decoding has left there (malloc_trim(3))."""
+    with contextlib.suppress(AttributeError):  # another library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class _Slot(ctypes.Array[ctypes.c_ubyte]):
+    """A slot in use. Views of it keep it alive, and its end frees the memory."""
+
+    _type_ = ctypes.c_ubyte
+    _length_ = SLOT
+
+
+class SpanMemory:
+    """Memory for spans of `capacity` bytes together. The system provides it as it is used."""
+
+    def __init__(self, capacity: int) -> None:
+        """Reserve addresses. Raises OSError, if the process may not have that many."""
+        count = -(-capacity // SLOT)
+        self._count = max(count + count // _SPARE, 1)
+        self._mapping = mmap.mmap(-1, self._count * SLOT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._free = deque(range(self._count - 1, -1, -1))
+        """The slot at the end is used next: the memory of the last one to become free is there already."""
+        self._resident = bytearray(self._count)
+        """1 for each slot whose memory the system has provided."""
+        self._in_use: list[weakref.ref[_Slot] | None] = [None] * self._count
+
+    def keep(self, data: bytes) -> tuple[memoryview | bytes, ...]:
+        """Copy `data` into free slots and return views of them; or return `data` itself if there are too few slots."""
+        whole = memoryview(data)
+        views: list[memoryview | bytes] = []
+        for begin in range(0, len(data), SLOT):
+            try:
+                number = self._free.pop()
+            except IndexError:
+                return (data,)  # the end of `views` frees the slots that it had
+            piece = whole[begin : begin + SLOT]
+            view = self._take(number)[: len(piece)]
+            view[:] = piece
+            views.append(view.toreadonly())
+        return tuple(views)
+
+    def release(self, spare: int = 0) -> None:
+        """Return the memory of free slots to the system if it is more than `spare` bytes."""
+        if self._resident.count(1) * SLOT <= self.used + spare:
+            return
+        held: list[int] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                held.append(self._free.pop())
+        for number in held:
+            if self._resident[number]:
+                self._mapping.madvise(mmap.MADV_DONTNEED, number * SLOT, SLOT)
+                self._resident[number] = 0
+        self._free.extend(reversed(held))
+
+    @property
+    def used(self) -> int:
+        """Bytes of slots in use."""
+        return (self._count - len(self._free)) * SLOT
+
+    def _take(self, number: int) -> memoryview:
+        self._resident[number] = 1
+        slot = _Slot.from_buffer(self._mapping, number * SLOT)
+        free = self._free
+        # `deque.append` is atomic: the last reader's thread calls this, and must not wait for a lock.
+        self._in_use[number] = weakref.ref(slot, lambda _: free.append(number))
+        return memoryview(slot).cast("B")

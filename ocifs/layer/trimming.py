@@ -1,0 +1,131 @@
+"""Trim the windows of LayerIndexes after a mount, in a process that gets only idle processor time (`python -m` this).
+
+An index that was built in a hurry has whole windows, which take five times the space. The process writes the index
+again and replaces the entry of the cache. Whoever has opened the old one keeps it. If the process is interrupted, the
+old one stays, and the next mount of the image starts another process. It is verified already: no byte that is served
+depends on when it is trimmed.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from ocifs.compression.zstd_frame import window_packer
+from ocifs.errors import InvalidImageError, OcifsError
+from ocifs.layer.index import LayerIndex, index_in
+from ocifs.layer.index_format import KIND, join_tail, pack_u64
+from ocifs.layer.layer import Layer
+from ocifs.reader import FileReader, FileSection, ReaderAt
+from ocifs.spec.digest import Digest
+from ocifs.store import Store, Writer
+
+
+def trim_index(index: LayerIndex, blob: ReaderAt, out: Writer) -> None:
+    """Write an index anew, with trimmed windows.
+
+    Raises:
+        InvalidImageError: The blob or the index has changed.
+        OSError: The blob cannot be read.
+    """
+    offsets = []
+    for window in _trimmed(index, blob):
+        offsets.append(out.size)
+        out.write(window)
+    offsets.append(out.size)
+    summary = replace(index.summary, windows=pack_u64(offsets), untrimmed=False)
+    out.write(join_tail(index.packed_toc(), summary, out.size))
+
+
+def _trimmed(index: LayerIndex, blob: ReaderAt) -> Iterator[bytes]:
+    """Yield the packed windows of the spans."""
+    from ocifs.compression.trimming import trim  # not needed for starting the process
+
+    pack = window_packer()
+    for span in range(index.span_count):
+        window = index.checkpoint(span).window
+        if window:
+            offset, size = index.stored_range(span)
+            data = index.verified(span, blob.pread(size, offset))
+            if data is None:
+                raise InvalidImageError("the blob has changed")
+            window = trim(window, data, index.summary.bits[span])
+        yield pack(window)
+
+
+def trim_later(store: Store, layers: Iterable[Layer]) -> None:
+    """Start a process that trims the indexes which need it, if there are any and the system lets it."""
+    blobs = _untrimmed(layers)
+    if not blobs or store.directory is None:
+        return
+    with suppress(OSError):
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__, *arguments(store.directory, blobs)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            pass_fds={blob.fd for blob in blobs.values()},
+            start_new_session=True,
+        )
+        process.returncode = 0  # it outlives this process
+
+
+def _untrimmed(layers: Iterable[Layer]) -> dict[str, FileSection]:
+    """Return the blobs of indexes to trim, by digest, as far as another process can read them."""
+    blobs: dict[str, FileSection] = {}
+    for layer in layers:
+        if layer.index.summary.untrimmed and isinstance(layer.blob, FileSection):
+            blobs[layer.index.summary.blob_digest] = layer.blob
+    return blobs
+
+
+def arguments(directory: Path, blobs: Mapping[str, FileSection]) -> list[str]:
+    """Return the arguments of `main`: the cache, and the place of each blob in a file that it inherits."""
+    places = [f"{digest}={blob.fd},{blob.offset},{blob.size}" for digest, blob in blobs.items()]
+    return [os.path.abspath(directory), *places]
+
+
+def main(arguments: Iterable[str]) -> None:
+    """Trim indexes. Raises OcifsError, OSError."""
+    directory, *blobs = arguments
+    store = Store(Path(directory))
+    for each in blobs:
+        digest, _, place = each.partition("=")
+        fd, offset, size = map(int, place.split(","))
+        trim_entry(store, Digest(digest), FileReader(fd, offset, size))
+
+
+def trim_entry(store: Store, digest: Digest, blob: ReaderAt) -> None:
+    """Replace the index of a blob in the store by a trimmed one, if it is not trimmed. Raises as `trim_index`."""
+
+    def build(out: Writer) -> None:
+        index = _opened(store, digest)
+        if index is None or not index.summary.untrimmed:
+            raise _TrimmedError
+        try:
+            trim_index(index, blob, out)
+        finally:
+            os.close(index.file.fd)
+
+    with suppress(_TrimmedError):
+        store.get(KIND, digest, build, anew=True).close()
+
+
+class _TrimmedError(Exception):
+    """Another process was faster."""
+
+
+def _opened(store: Store, digest: Digest) -> LayerIndex | None:
+    file = store.load(KIND, digest)
+    return None if file is None else index_in(file, digest)
+
+
+if __name__ == "__main__":
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with suppress(OcifsError, OSError):  # the next mount tries again
+        main(sys.argv[1:])

@@ -1,0 +1,58 @@
+"""The page cache of the fuse engine: when a file is opened, the kernel gets what the hot pack has of it.
+
+A page that a reader waits for is locked, and storing it waits for that read. So a file gets its pages once,
+before the answer to its first open, when nothing can read it yet, and never again. Only what another thread has decoded
+by then counts.
+"""
+
+from collections.abc import Callable, Iterable
+
+from ocifs.hotpack.format import PAGE
+from ocifs.image.rootfs import Rootfs
+
+_FILE_MAX = 8 << 20
+"""Bytes of a file from its start; storing them takes a few milliseconds, in which nothing else is served."""
+
+
+class HotFiles:
+    """Files of a rootfs whose hot bytes `store_pages(inode, offset, data)` puts into the page cache."""
+
+    def __init__(self, rootfs: Rootfs, store_pages: Callable[[int, int, bytes], None]) -> None:
+        self._rootfs = rootfs
+        self._store_pages = store_pages
+        self._stored: set[int] = set()
+
+    def store(self, inode: int, nid: int) -> None:
+        """Store the pages of a file that is about to be opened, unless it was open before."""
+        pack = self._rootfs.served.pack
+        if pack is None or not pack.is_open() or inode in self._stored:
+            return
+        self._stored.add(inode)
+        size = self._rootfs.tree.inode(nid).size
+        try:
+            for begin, data in self._pieces(nid, size):
+                first = -begin % PAGE
+                last = len(data) if begin + len(data) == size else len(data) - (begin + len(data)) % PAGE
+                if first < last:
+                    self._store_pages(inode, begin + first, data[first:last])
+        except OSError:  # the kernel has no such inode any more, or no memory
+            return
+
+    def _pieces(self, nid: int, size: int) -> Iterable[tuple[int, bytes]]:
+        """Yield (offset, bytes) of the decoded parts of a file, joined where they meet."""
+        served = self._rootfs.served
+        assert served.pack is not None  # noqa: S101 - checked by the caller
+        offset = 0
+        start, parts = 0, list[memoryview]()
+        for address, length in self._rootfs.tree.extents(nid, 0, min(size, _FILE_MAX)):
+            found = None if address is None else served.layer_at(address)
+            if found is not None:
+                layer, begin = found
+                for place, data in served.pack.pieces_at_hand(layer.number, begin, begin + length):
+                    at = offset + place - begin
+                    if at != start + sum(map(len, parts)):
+                        yield start, b"".join(parts)
+                        start, parts = at, []
+                    parts.append(data)
+            offset += length
+        yield start, b"".join(parts)

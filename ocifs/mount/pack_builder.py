@@ -1,0 +1,168 @@
+"""The process that saves a recording: `python -m ocifs.mount.pack_builder FD`, started by a daemon, with low priority.
+
+Decoding and compressing take about a second, and memory. A process of its own spares the daemon both, and outlives it:
+a short container has ended long before. It inherits the open files, and a file in memory that describes its work. It
+fetches nothing.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Self
+
+import msgspec
+
+from ocifs.errors import OcifsError
+from ocifs.hotpack.build import build_pack
+from ocifs.hotpack.format import PackTable, Stream, read_table
+from ocifs.hotpack.recording import Range, Recording, ranges
+from ocifs.image.hot_pack import pack_name, streams_of
+from ocifs.image.rootfs import Rootfs
+from ocifs.layer.span_cache import SpanCache
+from ocifs.mount.handoff import Handoff
+from ocifs.mount.record import from_json, to_json
+from ocifs.reader import ReaderAt
+from ocifs.store import Kind, Store, Writer
+from ocifs.version import __version__
+
+MIN_RECORDING = 64 << 10
+"""Bytes. Fewer are not worth a file, or a new one."""
+_NICE = 19
+
+
+class PackJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What to save, and where."""
+
+    rootfs: Handoff
+    reads: list[tuple[int, int]]
+    """(address, size) in the served file."""
+    is_scan: bool
+    """Whether there may be more reads than that: then they do not extend a pack that exists."""
+    limit: int
+    kind: str
+    version: int
+    subject: str
+    program: str = __version__
+    """Version of ocifs: the program may have been replaced since the daemon began."""
+
+
+class PackResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a builder did."""
+
+    size: int = 0
+    """Decoded bytes of the pack."""
+    added: int = 0
+    """Those of this recording."""
+    error: str = ""
+
+    @classmethod
+    def of(cls, process: "subprocess.Popen[bytes]") -> Self:
+        """Wait for a builder, and return its result."""
+        output, _ = process.communicate()
+        try:
+            return from_json(output, cls)
+        except ValueError:
+            return cls(error=f"the process ended with status {process.returncode}")
+
+
+def start_builder(handoff: Handoff, rootfs: Rootfs, recording: Recording, limit: int) -> "subprocess.Popen[bytes]":
+    """Start a process that saves a recording of a rootfs. Raises OSError."""
+    layers = rootfs.served.layers
+    name = pack_name(layers)
+    # Not the registries: what was read is in the cache, and if it is not, it is left out.
+    local = msgspec.structs.replace(handoff, origins=(None,) * len(layers), pack=None)
+    job = PackJob(
+        rootfs=local,
+        reads=recording.reads,
+        is_scan=recording.is_full(),
+        limit=limit,
+        kind=name.kind.name,
+        version=name.kind.version,
+        subject=name.subject,
+    )
+    message = os.memfd_create("ocifs-recording")
+    try:
+        with open(message, "wb", closefd=False) as file:
+            file.write(to_json(job))
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "ocifs.mount.pack_builder", str(message)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            pass_fds=(message, *local.fds()),
+            start_new_session=True,
+        )
+    finally:
+        os.close(message)
+
+
+def main(arguments: list[str]) -> int:
+    """Save the recording in the file whose descriptor is the argument."""
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    message = int(arguments[0])
+    job = from_json(os.pread(message, os.fstat(message).st_size, 0), PackJob)
+    if job.program != __version__:
+        return 1
+    try:
+        result = save_recording(job)
+    except (OcifsError, OSError, MemoryError) as error:
+        result = PackResult(error=str(error) or type(error).__name__)
+    with contextlib.suppress(BrokenPipeError):  # the daemon has ended
+        sys.stdout.buffer.write(to_json(result))
+        sys.stdout.flush()
+    return 0
+
+
+class _TooLittleError(Exception):
+    """Nothing is worth saving."""
+
+
+def save_recording(job: PackJob) -> PackResult:
+    """Add the reads of a job to the pack in the cache. Raises OcifsError, OSError."""
+    assert job.rootfs.cache is not None  # noqa: S101 - else nothing is recorded
+    store = job.rootfs.cache.open()
+    kind = Kind(job.kind, job.version, checked=False)
+    result = PackResult()
+    with job.rootfs.open(SpanCache()) as rootfs:
+        served = rootfs.served
+        streams = streams_of(served.layers)
+
+        def find(skip: list[Range]) -> list[Range]:
+            return ranges(job.reads, served.bases, [stream.size for stream in streams], skip)
+
+        def build(out: Writer) -> None:  # under the lock of the entry: two recordings never lose one another
+            nonlocal result
+            old = _saved(store, kind, job.subject, streams)
+            if job.is_scan and old is not None and old[1].size <= job.limit:
+                raise _TooLittleError
+            built = build_pack(served.layers, find, job.limit, old)
+            result = PackResult(built.size, built.added)
+            if built.added < MIN_RECORDING:
+                raise _TooLittleError
+            out.for_memory = False
+            for part in built.parts:
+                out.write(part)
+
+        with contextlib.suppress(_TooLittleError):
+            store.get(kind, job.subject, build, anew=True).close()
+    return result
+
+
+def _saved(store: Store, kind: Kind, subject: str, streams: Sequence[Stream]) -> tuple[ReaderAt, PackTable] | None:
+    """Return the pack in the cache, if it is usable."""
+    file = store.load(kind, subject)
+    if file is None:
+        return None
+    try:
+        return file, read_table(file, streams, sys.maxsize)
+    except (OcifsError, OSError):
+        file.close()
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,368 @@
+"""The keeper's side of sharing decoded spans: it knows which worker has what, and passes on files with shared spans.
+
+A span that one worker has decoded stays its own until another worker needs it: then the broker has it copied once into
+a sealed file in memory, which no process can change, and passes that on. It never looks into a file, and waits for no
+worker.
+
+Trust: a worker gets a span without decoding it only from mounts of the same image with the same LayerIndexes. Workers
+of other images must have decoded the same bytes themselves, so a hostile image has no effect on other images.
+
+One budget bounds the bytes of all shared files and of all spans that workers hold besides.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import mmap
+import os
+import resource
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from ocifs.compression import MAX_SPAN
+from ocifs.errors import printable_path
+from ocifs.mount.job import Job
+from ocifs.mount.record import to_json
+from ocifs.service.span_messages import (
+    DIFFERS,
+    DROP,
+    DROPPED,
+    GET,
+    HAVE,
+    HINTS,
+    MIN_SPAN,
+    NONE,
+    PUBLISH,
+    PUT,
+    SAME,
+    SPAN,
+    TRIM,
+    Name,
+    Record,
+    hint_of,
+    is_sealed,
+    receive,
+    send,
+)
+
+_FILES_MAX: Final = 4096
+_SPANS_MAX: Final = 16 << 10
+"""Spans that a worker may claim to have."""
+_PACKETS: Final = 32
+"""Packets of one worker to handle before others get a turn."""
+_ANSWER_SECONDS: Final = 0.5
+_NO_NAME: Final[Name] = (bytes(16), 0)
+_F_SEAL_FUTURE_WRITE: Final = 0x10  # linux/fcntl.h
+_log = logging.getLogger(__name__)
+
+
+class _Peer:
+    """A worker."""
+
+    def __init__(self, connection: socket.socket, domain: bytes, mountpoint: str) -> None:
+        self.connection = connection
+        self.domain = domain
+        """Workers with the same domain serve the same image with the same indexes."""
+        self.mountpoint = mountpoint
+        self.spans: set[Name] = set()
+        """Spans that it has, of its own or shared."""
+        self.own = 0
+        """Bytes that it has decoded and not shared."""
+        self.turn = 0
+        """When it last decoded something."""
+
+
+class _Entry:
+    """A span that a worker has."""
+
+    def __init__(self) -> None:
+        self.own: dict[_Peer, int] = {}
+        """How many bytes workers have decoded, which are not shared."""
+        self.users: set[_Peer] = set()
+        """Workers that use the file."""
+        self.fd: int | None = None
+        self.size = 0
+        """Bytes in the file."""
+        self.domains: set[bytes] = set()
+        """Those whose workers may use the file unseen."""
+        self.waiting: dict[_Peer, int] = {}
+        """How many bytes workers wait for."""
+        self.asked: _Peer | None = None
+        """The worker that was asked for the file."""
+        self.asked_until = 0.0
+        """Until when others wait for its answer, by the monotonic clock."""
+        self.disputed = False
+        """Whether two workers have decoded it to different bytes: then it is not shared."""
+
+
+class SpanBroker:
+    """Connects the workers of a keeper, within a budget of `capacity` bytes."""
+
+    def __init__(
+        self, capacity: int, watch: Callable[[int, Callable[[], None]], None], unwatch: Callable[[int], None]
+    ) -> None:
+        """`watch` calls a function when a descriptor is readable, until `unwatch`. Raises OSError."""
+        self.capacity = capacity
+        self.shared = 0
+        """Bytes of the files."""
+        self.own = 0
+        """Bytes that workers have decoded and not shared."""
+        self._watch, self._unwatch = watch, unwatch
+        self._peers: dict[int, _Peer] = {}
+        self._entries: dict[Name, _Entry] = {}
+        self._files: OrderedDict[Name, _Entry] = OrderedDict()
+        """Entries with a file, the least recently used one first."""
+        self._files_max = min(_FILES_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        self._turn = 0
+        self.hints = os.memfd_create("ocifs-hints", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        """Descriptor of the hints, which workers can only read."""
+        os.ftruncate(self.hints, HINTS * 4)
+        self._hints = memoryview(mmap.mmap(self.hints, HINTS * 4)).cast("I")
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
+        fcntl.fcntl(self.hints, fcntl.F_ADD_SEALS, seals)
+
+    @property
+    def files(self) -> int:
+        """Number of files with shared spans."""
+        return len(self._files)
+
+    def connect(self, job: Job) -> socket.socket:
+        """Return the end of a new connection for the worker of a job. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(0)
+        fd = ours.fileno()
+        self._peers[fd] = _Peer(ours, _domain(job), job.mountpoint)
+        self._watch(fd, lambda: self._receive(self._peers[fd]))
+        return theirs
+
+    def _receive(self, peer: _Peer) -> None:
+        for _ in range(_PACKETS):
+            try:
+                records, fd = receive(peer.connection)
+            except BlockingIOError:
+                return
+            except (OSError, ValueError):
+                records, fd = [], None
+            try:
+                if not records or not all(self._handle(peer, record, fd) for record in records):
+                    self._disconnect(peer)
+                    return
+            finally:
+                if fd is not None:
+                    os.close(fd)
+
+    def _handle(self, peer: _Peer, record: Record, fd: int | None) -> bool:
+        """Handle a record of a worker; return False if no worker sends such a one."""
+        kind, name, value = record
+        if value > MAX_SPAN or len(peer.spans) > _SPANS_MAX:
+            return False
+        if kind == GET:
+            self._get(peer, name, value)
+        elif kind == HAVE:
+            self._have(peer, name, value)
+        elif kind == DROPPED:
+            self._dropped(peer, name)
+        elif kind == PUT:
+            return fd is not None and is_sealed(fd, value) and self._put(peer, name, value, fd)
+        elif kind in {SAME, DIFFERS}:
+            self._compared(peer, name, same=kind == SAME)
+        else:
+            return False
+        return True
+
+    def _get(self, peer: _Peer, name: Name, end: int) -> None:
+        entry = self._entries.get(name)
+        if entry is None or entry.disputed:
+            send(peer.connection, [Record(NONE, name)])
+        elif entry.fd is not None and entry.size >= end and peer.domain in entry.domains:
+            self._offer(peer, name, entry)
+        elif not self._ask(name, entry, peer.domain, end):
+            send(peer.connection, [Record(NONE, name)])
+        else:
+            entry.waiting[peer] = end
+
+    def _ask(self, name: Name, entry: _Entry, domain: bytes | None, end: int) -> bool:
+        """Ask a worker for a file with `end` bytes, one of a domain if that is given; return whether there is one."""
+        if entry.asked is not None:
+            in_time = time.monotonic() < entry.asked_until
+            return in_time and domain in (None, entry.asked.domain) and entry.own.get(entry.asked, 0) >= end
+        able = [each for each, size in entry.own.items() if size >= end and domain in (None, each.domain)]
+        for each in sorted(able, key=entry.own.__getitem__, reverse=True):
+            if send(each.connection, [Record(PUBLISH, name)]):
+                entry.asked, entry.asked_until = each, time.monotonic() + _ANSWER_SECONDS
+                return True
+        return False
+
+    def _have(self, peer: _Peer, name: Name, size: int) -> None:
+        """Note a decoded span; if others have it too, let them share it."""
+        if size < MIN_SPAN:
+            return
+        self._turn += 1
+        peer.turn = self._turn
+        entry = self._entries.setdefault(name, _Entry())
+        if name not in peer.spans:
+            peer.spans.add(name)
+            self._hint(name, 1)
+        self._set_own(peer, entry, size)
+        if not entry.disputed:
+            if entry.fd is not None and entry.size >= size:
+                self._offer(peer, name, entry)
+            elif len(entry.own) > 1 or entry.users - {peer}:
+                self._ask(name, entry, None, size)
+        self._keep_budget(peer)
+
+    def _put(self, peer: _Peer, name: Name, size: int, fd: int) -> bool:
+        entry = self._entries.get(name)
+        if entry is None or entry.asked is not peer:
+            return entry is None or not entry.disputed  # it was forgotten meanwhile
+        entry.asked = None
+        self._set_own(peer, entry, 0)
+        self._unpublish(name, entry)
+        entry.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+        entry.size = size
+        entry.domains, entry.users = {peer.domain}, {peer}
+        self.shared += size
+        self._files[name] = entry
+        waiting, entry.waiting = entry.waiting, {}
+        for each, end in waiting.items():
+            if each.domain == peer.domain and end <= size:
+                self._offer(each, name, entry)
+            else:
+                send(each.connection, [Record(NONE, name)])
+        for each, own in [*entry.own.items()]:
+            if own <= size:
+                self._offer(each, name, entry)
+        self._keep_budget(peer)
+        return True
+
+    def _compared(self, peer: _Peer, name: Name, *, same: bool) -> None:
+        entry = self._entries.get(name)
+        if entry is None or peer not in entry.own:
+            return
+        if same and entry.fd is not None:
+            self._set_own(peer, entry, 0)
+            entry.users.add(peer)
+            entry.domains.add(peer.domain)
+        elif not same:
+            _log.error(
+                "%s: another mount has decoded span %d of a layer to different bytes: it is not shared",
+                printable_path(peer.mountpoint), name[1],
+            )  # fmt: skip
+            entry.disputed = True
+            self._withdraw(name, entry)
+
+    def _dropped(self, peer: _Peer, name: Name) -> None:
+        entry = self._entries.get(name)
+        if entry is None:
+            return
+        if name in peer.spans:
+            peer.spans.discard(name)
+            self._hint(name, -1)
+        self._set_own(peer, entry, 0)
+        entry.users.discard(peer)
+        entry.waiting.pop(peer, None)
+        if entry.asked is peer:
+            entry.asked = None
+            for each in entry.waiting:
+                send(each.connection, [Record(NONE, name)])
+            entry.waiting.clear()
+        if entry.fd is None and not entry.own and not entry.users:
+            del self._entries[name]
+
+    def _offer(self, peer: _Peer, name: Name, entry: _Entry) -> None:
+        """Send the file to a worker, which takes it unseen, or compares it with its own bytes."""
+        assert entry.fd is not None  # noqa: S101 - the caller has checked
+        self._files.move_to_end(name)
+        if send(peer.connection, [Record(SPAN, name, entry.size)], entry.fd) and peer not in entry.own:
+            entry.users.add(peer)
+            if name not in peer.spans:
+                peer.spans.add(name)
+                self._hint(name, 1)
+
+    def _keep_budget(self, active: _Peer) -> None:
+        """Evict until the budget suffices: files that no worker uses, idle workers' own spans, then used files."""
+        while self.shared + self.own > self.capacity or len(self._files) > self._files_max:
+            unused = next((each for each in self._files.items() if not each[1].users), None)
+            oldest = next(iter(self._files.items()), None)
+            idle = [each for each in self._peers.values() if each.own and each is not active]
+            if unused is not None:
+                self._withdraw(*unused)
+            elif idle and len(self._files) <= self._files_max:
+                self._trim(min(idle, key=lambda each: each.turn))
+            elif oldest is not None:
+                self._withdraw(*oldest)
+            else:
+                self._trim(active)
+                return
+
+    def _trim(self, peer: _Peer) -> None:
+        """Let a worker give up all its spans."""
+        if not send(peer.connection, [Record(TRIM, _NO_NAME)]):
+            self._disconnect(peer)
+            return
+        for name in [*peer.spans]:
+            self._dropped(peer, name)
+
+    def _withdraw(self, name: Name, entry: _Entry) -> None:
+        """Close the file of a span, and let workers give it up."""
+        self._unpublish(name, entry)
+        if not entry.own and not entry.users:
+            self._entries.pop(name, None)
+
+    def _unpublish(self, name: Name, entry: _Entry) -> None:
+        if entry.fd is None:
+            return
+        os.close(entry.fd)
+        entry.fd = None
+        self.shared -= entry.size
+        del self._files[name]
+        for each in [*entry.users]:
+            if not send(each.connection, [Record(DROP, name)]):
+                self._disconnect(each)  # it would keep the memory
+            elif each not in entry.own:
+                each.spans.discard(name)
+                self._hint(name, -1)
+        entry.users.clear()
+
+    def _set_own(self, peer: _Peer, entry: _Entry, size: int) -> None:
+        change = size - entry.own.pop(peer, 0)
+        if size:
+            entry.own[peer] = size
+        peer.own += change
+        self.own += change
+
+    def _hint(self, name: Name, change: int) -> None:
+        self._hints[hint_of(name)] += change
+
+    def _disconnect(self, peer: _Peer) -> None:
+        """Forget a worker that has ended, that does not read, or that sends nonsense; it goes on without sharing."""
+        fd = peer.connection.fileno()
+        if self._peers.pop(fd, None) is None:
+            return
+        self._unwatch(fd)
+        peer.connection.close()
+        for name in [*peer.spans]:
+            self._dropped(peer, name)
+        for entry in self._entries.values():
+            entry.waiting.pop(peer, None)
+        domains = {each.domain for each in self._peers.values()}
+        for name, entry in [*self._files.items()]:
+            if not entry.domains & domains:
+                self._withdraw(name, entry)
+
+    def close(self) -> None:
+        """Close all files and connections."""
+        for peer in [*self._peers.values()]:
+            self._disconnect(peer)
+        with contextlib.suppress(OSError):
+            os.close(self.hints)
+
+
+def _domain(job: Job) -> bytes:
+    """Return the identity of everything that a worker decodes: the image, and the LayerIndexes."""
+    rootfs = job.rootfs
+    return hashlib.sha256(to_json((job.digest, rootfs.checksums, rootfs.published))).digest()

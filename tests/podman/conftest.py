@@ -1,0 +1,172 @@
+"""podman with a storage of its own, and a store of ocifs in its configuration."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ocifs.mount.mountinfo import mount_table
+from tests.cli.command import Ocifs
+from tests.conftest import leaving_nothing
+from tests.containers.conftest import image_of_programs
+from tests.images import Image, Layer, write_layout
+from tests.tars import directory, file, hardlink, symlink, tar
+
+_STORAGE = """\
+[storage]
+driver = "overlay"
+graphroot = "{home}/root"
+runroot = "{home}/runroot"
+[storage.options]
+additionalimagestores = ["{store}"]
+"""
+_CONTAINERS = """\
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+netns = "none"
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+"""
+"""What podman needs on machines without systemd, and inside containers."""
+
+PROGRAMS = image_of_programs()
+LOWER = Layer(
+    tar(
+        [
+            directory(b"srv/old/"),
+            file(b"srv/old/gone", b"gone\n"),
+            file(b"srv/kept", b"kept\n"),
+            file(b"srv/target", b"shared\n", uid=33, gid=33, mode=0o640),
+        ]
+    )
+)
+UPPER = Layer(
+    tar(
+        [
+            file(b"etc/twice", b"first" * 1000),
+            file(b"etc/.wh.secret"),
+            directory(b"srv/old/"),
+            file(b"srv/old/.wh..wh..opq"),
+            file(b"srv/old/new", b"new\n"),
+            hardlink(b"srv/link", b"srv/target"),
+            symlink(b"srv/s", b"/etc"),
+            file(b"srv/s/through", b"through\n"),
+            file(b"etc/twice", b"second\n"),
+            directory(b"data/"),
+            file(b"data/seed", b"seed\n", mode=0o600, uid=33, gid=4),
+        ]
+    )
+)
+SIBLING = Layer(tar([file(b"srv/sibling", b"sibling\n")]))
+APP = Image((PROGRAMS.layers[0], LOWER, UPPER), config=PROGRAMS.config)
+"""An image with whiteouts, an opaque directory, a name that occurs twice, and a path through a symlink."""
+
+
+def with_layer(layer: Layer) -> Image:
+    """Return `APP` with a layer more."""
+    return Image((*APP.layers, layer), config=PROGRAMS.config)
+
+
+@dataclass(frozen=True)
+class Podman:
+    """podman with its files below `home`."""
+
+    home: Path
+    store: Path
+    become: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def configure(self) -> None:
+        (self.home / "storage.conf").write_text(_STORAGE.format(home=self.home, store=self.store))
+        (self.home / "containers.conf").write_text(_CONTAINERS)
+
+    def run(self, *arguments: str | Path, program: str = "podman") -> "subprocess.CompletedProcess[str]":
+        own = {
+            "CONTAINERS_STORAGE_CONF": str(self.home / "storage.conf"),
+            "CONTAINERS_CONF": str(self.home / "containers.conf"),
+            "HOME": str(self.home),
+        }
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "DOCKER_"))}
+        command = [*self.become, program, *map(str, arguments)]
+        return subprocess.run(
+            command,
+            env={**clean, **own, **self.environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    def output(self, *arguments: str | Path) -> str:
+        """Return what it prints; it must do well."""
+        ran = self.run(*arguments)
+        assert ran.returncode == 0, ran
+        return ran.stdout
+
+    def sh(self, image: str, script: str, *options: str) -> str:
+        """Return what a script prints in a new container of an image."""
+        return self.output("run", "--rm", *options, image, "/bin/sh", "-c", script)
+
+    def layers(self) -> set[str]:
+        """Return the layers that podman has unpacked itself."""
+        directory = self.home / "root" / "overlay"
+        return {name for name in os.listdir(directory) if len(name) == 64} if directory.exists() else set()
+
+    def clear(self) -> None:
+        """Remove everything that it has made."""
+        self.run("rm", "--all", "--force", "--time", "0")
+        for mount in reversed(mount_table()):
+            if mount.mountpoint.startswith(f"{self.home}/"):
+                subprocess.run(["umount", "--lazy", mount.mountpoint], check=False)
+
+
+@contextmanager
+def podman_with(store: Path, home: Path) -> Iterator[Podman]:
+    podman = Podman(home, store)
+    podman.configure()
+    try:
+        yield podman
+    finally:
+        podman.clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _podman(root: None, fuse: None) -> None:
+    """Skip all without podman or what it needs."""
+    if missing := [name for name in ("podman", "runc") if shutil.which(name) is None]:
+        pytest.skip(f"missing: {', '.join(missing)}")
+
+
+@pytest.fixture(scope="module")
+def ocifs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ocifs]:
+    with leaving_nothing(Ocifs(tmp_path_factory.mktemp("podman"))) as command:
+        yield command
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_layout(tmp_path_factory.mktemp("app") / "app", APP)
+
+
+@pytest.fixture(scope="module")
+def store(ocifs: Ocifs, app: Path) -> Iterator[Path]:
+    """A store with the image `localhost/app`."""
+    directory = ocifs.home / "store"
+    added = ocifs.run("store", "add", directory, app)
+    assert added.code == 0, added
+    yield directory
+    ocifs.clear(directory / "overlay")
+
+
+@pytest.fixture(scope="module")
+def podman(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    with podman_with(store, tmp_path_factory.mktemp("podman-home")) as podman:
+        yield podman

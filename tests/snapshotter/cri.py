@@ -1,0 +1,199 @@
+"""containerd with its CRI plugin, and the calls by which the kubelet runs a Pod with one container."""
+
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import grpc
+import pytest
+
+from ocifs.mount.mountinfo import is_below, mount_table
+from tests.waiting import wait_for
+
+_ROOT = Path(__file__).parents[2]
+_PATIENCE = 120.0
+_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "runc", "catatonit")
+_NODE = 2
+
+_CONFIG = """\
+version = 2
+root = "{directory}/root"
+state = "{directory}/state"
+[grpc]
+  address = "{directory}/containerd.sock"
+[ttrpc]
+  address = "{directory}/containerd.ttrpc"
+[proxy_plugins.ocifs]
+  type = "snapshot"
+  address = "{snapshotter}"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{directory}/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{pause}"
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+  conf_dir = "{directory}/cni"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  snapshotter = "ocifs"
+  disable_snapshot_annotations = false
+[plugins."io.containerd.grpc.v1.cri".registry]
+  config_path = "{hosts}"
+"""
+
+
+def messages() -> ModuleType:
+    """Return the messages of cri.proto."""
+    from grpc_tools import protoc
+
+    with tempfile.TemporaryDirectory() as directory:
+        name = "tests/snapshotter/cri.proto"
+        assert protoc.main(["protoc", f"--proto_path={_ROOT}", f"--python_out={directory}", name]) == 0
+        sys.path.insert(0, f"{directory}/tests/snapshotter")
+        try:
+            return importlib.import_module("cri_pb2")
+        finally:
+            sys.path.pop(0)
+
+
+@dataclass
+class Cri:
+    """A client of CRI; `images` is where the kubelet sends requests for images."""
+
+    pb: ModuleType
+    directory: Path
+    runtime: grpc.Channel
+    images: grpc.Channel
+
+    def call(self, channel: grpc.Channel, method: str, request: Any, answer: str = "Empty") -> Any:
+        forward = channel.unary_unary(
+            f"/runtime.v1.{method}",
+            lambda message: message.SerializeToString(),
+            getattr(self.pb, answer).FromString,
+        )
+        return forward(request, timeout=_PATIENCE)
+
+    def pull(self, image: str, username: str = "", password: str = "") -> str:
+        """Pull an image; return its ID."""
+        auth = self.pb.AuthConfig(username=username, password=password) if username else None
+        request = self.pb.PullImageRequest(image=self.pb.ImageSpec(image=image), auth=auth)
+        return str(self.call(self.images, "ImageService/PullImage", request, "PullImageResponse").image_ref)
+
+    @contextmanager
+    def pod(self, name: str = "pod") -> Iterator[tuple[str, Any]]:
+        """Run a Pod in the network of the node; yield its ID and its configuration."""
+        config = self.pb.SandboxConfig(
+            metadata=self.pb.SandboxMetadata(name=name, uid=name, namespace="default"),
+            log_directory=str(self.directory / "logs"),
+            linux=self.pb.LinuxSandbox(
+                security_context=self.pb.SandboxSecurity(namespace_options=self.pb.NamespaceOption(network=_NODE))
+            ),
+        )
+        request = self.pb.RunPodSandboxRequest(config=config)
+        made = self.call(self.runtime, "RuntimeService/RunPodSandbox", request, "SandboxId")
+        try:
+            yield made.pod_sandbox_id, config
+        finally:
+            for method in ("StopPodSandbox", "RemovePodSandbox"):
+                self.call(self.runtime, f"RuntimeService/{method}", made)
+
+    def run(self, image: str, *command: str, name: str = "container") -> tuple[int, str]:
+        """Run a command in a container of its own Pod; return its exit status and output."""
+        with self.pod(name) as (pod, sandbox):
+            config = self.pb.ContainerConfig(
+                metadata=self.pb.ContainerMetadata(name=name),
+                image=self.pb.ImageSpec(image=image),
+                command=command,
+                log_path="log",
+                linux=self.pb.LinuxContainer(
+                    security_context=self.pb.ContainerSecurity(
+                        namespace_options=self.pb.NamespaceOption(network=_NODE, pid=1)
+                    )
+                ),
+            )
+            request = self.pb.CreateContainerRequest(pod_sandbox_id=pod, config=config, sandbox_config=sandbox)
+            made = self.call(self.runtime, "RuntimeService/CreateContainer", request, "ContainerId")
+            self.call(self.runtime, "RuntimeService/StartContainer", made)
+            deadline = time.monotonic() + _PATIENCE
+            while True:
+                status = self.call(
+                    self.runtime, "RuntimeService/ContainerStatus", made, "ContainerStatusResponse"
+                ).status
+                if status.state not in {0, 1} or time.monotonic() > deadline:
+                    break
+                time.sleep(0.05)
+            log = self.directory / "logs/log"
+            lines = log.read_text().splitlines() if log.exists() else []
+            log.unlink(missing_ok=True)
+            return status.exit_code, "\n".join(line.split(" ", 3)[3] for line in lines)
+
+
+@contextmanager
+def containerd(
+    directory: Path, snapshotter: Path, hosts: Path, pause: str, images: Path | None = None
+) -> Iterator[Cri]:
+    """Run containerd with its files in `directory`, and yield a client; kill what it has started at the end.
+
+    `images` is the socket for requests for images; None: containerd's own.
+    """
+    for program in _PROGRAMS:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is missing")
+    for name in ("logs", "cni"):
+        (directory / name).mkdir(parents=True)
+    config = directory / "config.toml"
+    config.write_text(_CONFIG.format(directory=directory, snapshotter=snapshotter, hosts=hosts, pause=pause))
+    socket = directory / "containerd.sock"
+    with (directory / "containerd.log").open("wb") as log:
+        process = subprocess.Popen(["containerd", "--config", config], stdout=log, stderr=log)
+    try:
+        with (
+            grpc.insecure_channel(f"unix:{socket}") as runtime,
+            grpc.insecure_channel(f"unix:{images or socket}") as image,
+        ):
+            client = Cri(messages(), directory, runtime, image)
+            wait_for(lambda: socket.exists() and _is_ready(client, process))
+            yield client
+    finally:
+        process.terminate()
+        process.wait(30)
+        for pid in _shims(directory):
+            os.kill(pid, signal.SIGKILL)
+        for entry in reversed(mount_table()):
+            if is_below(entry.mountpoint, str(directory)):
+                subprocess.run(["umount", "-l", entry.mountpoint], check=False)
+
+
+def _shims(directory: Path) -> list[int]:
+    """Return the shims that this containerd has started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if (
+                    words[0].endswith(b"containerd-shim-runc-v2")
+                    and os.fsencode(f"{directory}/containerd.sock") in words
+                ):
+                    found.append(int(entry.name))
+    return found
+
+
+def _is_ready(client: Cri, process: "subprocess.Popen[bytes]") -> bool:
+    assert process.poll() is None, (client.directory / "containerd.log").read_text()[-2000:]
+    try:
+        client.call(client.runtime, "RuntimeService/Status", client.pb.Empty())
+    except grpc.RpcError:
+        return False
+    return True

@@ -1,0 +1,152 @@
+"""Pods as the kubelet runs them: containerd's CRI plugin pulls through ocifs, and downloads no layer itself."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from ocifs.mount.mountinfo import is_below, mount_table
+from tests.cli.command import Ocifs
+from tests.images import Image, Layer, digest, layout_files
+from tests.registry import Registry, basic, running
+from tests.snapshotter.cri import Cri, containerd
+from tests.tars import directory, file, symlink, tar
+from tests.waiting import wait_for
+
+_PYTHON = Path("/usr/bin/python3")
+_MODULES = ("*.py", "encodings/*.py", "collections/*.py", "importlib/*.py", "re/*.py")
+_BALLAST = 6_000_000
+"""Bytes of a file that no program reads."""
+
+
+def _libraries() -> list[Path]:
+    printed = subprocess.run(["ldd", _PYTHON], capture_output=True, text=True, check=True).stdout
+    return [Path(each) for each in re.findall(r"(/\S+) \(0x", printed)]
+
+
+@pytest.fixture(scope="session")
+def programs() -> bytes:
+    """The entries of this machine's Python in a tar."""
+    if not _PYTHON.exists() or shutil.which("ldd") is None:
+        pytest.skip("there is no /usr/bin/python3 to make an image of")
+    real = _PYTHON.resolve()
+    library = Path("/usr/lib") / real.name
+    chosen = [path for pattern in _MODULES for path in sorted(library.glob(pattern))]
+    names = {str(path): path.read_bytes() for path in [real, *_libraries(), *chosen]}
+    names[str(library / "lib-dynload" / "none")] = b""
+    parents = {str(parent) for name in names for parent in Path(name).parents if str(parent) != "/"}
+    entries = [directory(os.fsencode(f".{each}/")) for each in sorted(parents)]
+    entries += [file(os.fsencode(f".{name}"), data, mode=0o755) for name, data in names.items()]
+    return b"".join([*entries, symlink(b"./usr/bin/python3", os.fsencode(real.name))])
+
+
+def python(programs: bytes) -> Image:
+    """Return an image with Python, and large files that nobody reads in front of it and above it."""
+    ballast = [file(b"./ballast%d" % number, os.urandom(_BALLAST // 2)) for number in range(2)]
+    return Image((Layer(tar([ballast[0], programs])), Layer(tar([ballast[1]]))), tag="1")
+
+
+@pytest.fixture(scope="session")
+def pause() -> Image:
+    """An image that does nothing until it is ended."""
+    program = shutil.which("catatonit")
+    if program is None:
+        pytest.skip("catatonit is missing")
+    layer = Layer(tar([file(b"./catatonit", Path(program).read_bytes(), mode=0o755)]))
+    return Image((layer,), tag="pause", config={"config": {"Entrypoint": ["/catatonit", "-P"]}})
+
+
+@dataclass
+class Node:
+    """A node with containerd, the snapshotter, and a registry that has images."""
+
+    registry: Registry
+    cri: Cri
+    log: Path
+
+    def agents(self, repository: str) -> dict[str, list[str]]:
+        """Return the ranges of the requests for layers in a repository, by the User-Agent's first word."""
+        found: dict[str, list[str]] = {}
+        for each in self.registry.sent:
+            if each.path.startswith(f"/v2/{repository}/") and each.path.partition("?")[0].rpartition("/")[2] in LAYERS:
+                found.setdefault(each.headers.get("user-agent", "").partition("/")[0], []).append(each.range)
+        return found
+
+
+LAYERS: set[str] = set()
+"""Digests of the layers of the image of Python."""
+_PRINT = ("/usr/bin/python3", "-c", "print(42)")
+
+
+@pytest.fixture(scope="module")
+def node(
+    session_ocifs: Ocifs,
+    tmp_path_factory: pytest.TempPathFactory,
+    programs: bytes,
+    pause: Image,
+    erofs: None,
+    root: None,
+) -> Iterator[Node]:
+    """A node, and `app` with an index, for which a login is needed, and `plain` without an index."""
+    place = tmp_path_factory.mktemp("cri")
+    app, plain = python(programs), python(programs)
+    LAYERS.update(digest(layer.blob) for image in (app, plain) for layer in image.layers)
+    with running() as registry:
+        registry.states_digests = True
+        registry.add("plain", layout_files(plain))
+        places = [registry.add("app", layout_files(app)), registry.add("pause", layout_files(pause))]
+        assert session_ocifs.run("index", "push", f"{places[0]}:1", f"{places[1]}:pause").code == 0
+        registry.requests.clear()
+        registry.fault(basic("me", "secret"), "/v2/app/")
+        hosts = place / "certs.d" / registry.host
+        hosts.mkdir(parents=True)
+        (hosts / "hosts.toml").write_text(f'server = "{registry.base}"')
+        socket, image_service, state = place / "run/s.sock", place / "run/cri.sock", place / "containerd"
+        command = session_ocifs.command(
+            "snapshotter", "--root", place / "root", "--address", socket, "--cache-dir", place / "cache",
+            "--hosts-dir", hosts.parent, "--no-service", "--no-prefetch", "--index-up-to", "1MiB",
+            "--image-service", image_service, "--containerd", state / "containerd.sock",
+        )  # fmt: skip
+        log = place / "snapshotter.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, env=session_ocifs.variables(), stdout=output, stderr=output, cwd=session_ocifs.home
+            )
+        try:
+            wait_for(lambda: socket.exists() and image_service.exists())
+            with containerd(state, socket, hosts.parent, f"{registry.host}/pause:pause", image_service) as cri:
+                yield Node(registry, cri, log)
+        finally:
+            process.terminate()
+            process.wait(30)
+            for entry in reversed(mount_table()):
+                if is_below(entry.mountpoint, str(place)):
+                    subprocess.run(["umount", "-l", entry.mountpoint], check=False)
+            sys.stderr.write(log.read_text()[-3000:])
+
+
+def test_a_pod_runs_lazily_with_the_credentials_of_the_pull(node: Node) -> None:
+    """Python prints before its image is there. containerd asks for no layer, and the log has no secret."""
+    image = f"{node.registry.host}/app:1"
+    with pytest.raises(grpc.RpcError, match=r"401|authorization failed|pull access denied"):
+        node.cri.pull(image)
+    node.cri.pull(image, "me", "secret")
+    assert node.cri.run(image, *_PRINT) == (0, "42")
+    ((agent, ranges),) = node.agents("app").items()
+    assert agent == "ocifs"
+    assert all(each.startswith("bytes=") for each in ranges), ranges
+    assert "secret" not in node.log.read_text()
+
+
+def test_an_image_without_an_index_is_unpacked_by_containerd(node: Node) -> None:
+    image = f"{node.registry.host}/plain:1"
+    node.cri.pull(image)
+    assert node.cri.run(image, *_PRINT) == (0, "42")
+    assert "containerd" in node.agents("plain")
