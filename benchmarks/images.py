@@ -2,6 +2,7 @@
 
     large       one layer of a few large files: a file of 1 GiB to read at random, one of 3 GiB to read in order
     scientific  the Debian image and a layer of Python packages upon it (scientific.txt): some 500 MB compressed
+    node        Debian with nodejs and npm
     growth-N    31,250 x N small files in 40 layers
     many-layers 100 layers of 20 files
     members-N   one layer of N KiB of tar, each byte of it a gzip member, which no real image has
@@ -61,6 +62,26 @@ def _make_scientific(layout: Path, options: argparse.Namespace) -> None:
         work.rename(layout)
 
 
+def _make_node(layout: Path, options: argparse.Namespace) -> None:
+    """Install Debian with node, from the mirror of this machine; write index.json last."""
+    release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    suite = release["VERSION_CODENAME"].strip('"')
+    targets = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", f"Codename: {suite}"]
+    mirror = subprocess.run(targets, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[0]
+    with tempfile.TemporaryDirectory(dir=layout.parent) as name:
+        work, bundle = Path(name, "layout"), Path(name, "bundle")
+        subprocess.run(["umoci", "init", "--layout", work], check=True)
+        subprocess.run(["umoci", "new", "--image", f"{work}:latest"], check=True)
+        subprocess.run(["umoci", "unpack", "--image", f"{work}:latest", bundle], check=True)
+        what = ["--variant=minbase", "--include=nodejs,npm", suite, str(bundle / "rootfs"), mirror]
+        subprocess.run(["debootstrap", *what], check=True, stdout=subprocess.DEVNULL)
+        for archive in (bundle / "rootfs/var/cache/apt/archives").glob("*.deb"):
+            archive.unlink()
+        subprocess.run(["umoci", "repack", "--image", f"{work}:latest", bundle], check=True)
+        shutil.rmtree(layout, ignore_errors=True)
+        work.rename(layout)
+
+
 def _make_synthetic(files: int, layers: int, layout: Path, options: argparse.Namespace) -> None:
     command = [sys.executable, str(SCRIPTS / "synthetic_image.py"), str(layout)]
     subprocess.run([*command, "--files", str(files), "--layers", str(layers)], check=True)
@@ -76,6 +97,7 @@ def _make_members(kib: int, layout: Path, options: argparse.Namespace) -> None:
 _MAKERS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "large": _make_large,
     "scientific": _make_scientific,
+    "node": _make_node,
     **{f"growth-{times}": partial(_make_synthetic, 31_250 * times, 40) for times in (1, 4, 16)},
     "many-layers": partial(_make_synthetic, 2_000, 100),
     **{f"members-{kib}": partial(_make_members, kib) for kib in (20, 40, 80, 160, 320, 640)},

@@ -133,7 +133,7 @@ class CachingSource:
 
     def open_lazily(self, descriptor: Descriptor) -> FileSection | LazyBlob:
         """Return the blob from the store, or one that fetches only what is read of it."""
-        file = self._store.load(BLOB, descriptor.digest)
+        file = self._stored(descriptor)
         if file is None and (data := self._registry.fetched(descriptor)) is not None:
             file = self._write(descriptor.digest, data)
         if file is None:

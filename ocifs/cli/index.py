@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ocifs.spec.digest import Digest
 
 
+_RECORD_SECONDS = 5.0
+"""Seconds to wait for the first pause of a mount, and until its reads are saved."""
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 
 
@@ -58,8 +60,8 @@ _record_option = click.option(
     "--record",
     metavar="MOUNTPOINT",
     cls=Option,
-    help="Save the first reads of this mount of IMAGE.",
-    details="Later mounts of IMAGE prefetch what they read.",
+    help="Wait until the first reads of this mount are saved.",
+    details="In the hot pack of IMAGE, which later mounts read first.",
 )
 
 
@@ -174,7 +176,7 @@ def push(
     """Index each IMAGE if necessary, and publish the index beside it: in its registry or layout directory.
 
     The index is an OCI artifact whose subject is the image's manifest; the image itself does not change. A mount of the
-    image from the registry by tag then fetches only the data it reads, starting with the recorded profile. --format
+    image from the registry by tag then fetches only the data it reads, starting with its hot pack. --format
     soci-v2 instead writes another image with the same layers, whose manifest names the index.
 
     With several images, --all-tags or --from, images whose index is published are skipped, so an interrupted run can be
@@ -276,23 +278,32 @@ def rm(image: str, options: Options) -> None:
 
 
 def _record(mountpoint: str, image: "Image", store: Store) -> str:
-    """Save the first reads of a mount as the image's profile; return a message."""
-    from ocifs.indexes.profile import save_profile
+    """Wait until the first reads of a mount are saved in the image's hot pack; return a message."""
+    from ocifs.image.hot_pack import UNVERIFIED_PACK, adopt_pack, load_pack
     from ocifs.mount.mountinfo import real_mountpoint
     from ocifs.mount.record import list_mounts
 
     real = real_mountpoint(mountpoint)
-    mount = next((each for each in list_mounts() if real in {each.mountpoint, each.bundle}), None)
-    if mount is None or mount.digest != image.digest:
-        raise NotFoundError(f"{printable_path(mountpoint)} is not a mount of this image")
-    if not mount.touched:
-        raise NotFoundError(
-            f"{printable_path(mountpoint)} has no recorded reads: mount an image that is not completely cached, "
-            "start the program, and wait until it has paused for a few seconds"
-        )
-    save_profile(store, image.digest, mount.touched)
-    size = human_size(sum(run.end - run.start for runs in mount.touched.values() for run in runs))
-    return f"recorded {size} of {len(mount.touched)} layers"
+    deadline = time.monotonic() + _RECORD_SECONDS
+    while True:
+        mount = next((each for each in list_mounts() if real in {each.mountpoint, each.bundle}), None)
+        if mount is None or mount.digest != image.digest:
+            raise NotFoundError(f"{printable_path(mountpoint)} is not a mount of this image")
+        if mount.hot_pack is not None or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    saved = mount.hot_pack
+    if saved is None:
+        if (found := load_pack(store, image.layers)) is None:
+            raise NotFoundError(
+                f"{printable_path(mountpoint)} has no recorded reads: start the program in a new mount, without "
+                "--hot-pack 0, and wait until it has paused for a few seconds"
+            )
+        found[1].close()
+        return "nothing new was read: the hot pack stays as it is"
+    if saved.kind == f"{UNVERIFIED_PACK.name}{UNVERIFIED_PACK.version}":
+        adopt_pack(store, image.layers, saved.subject)
+    return f"hot pack of {human_size(saved.size)}, {human_size(saved.added)} of it new"
 
 
 @contextmanager

@@ -7,12 +7,13 @@ import click
 import msgspec
 
 from ocifs.cli.options import warn
-from ocifs.errors import printable_path
+from ocifs.errors import InvalidImageError, printable_path
 from ocifs.options import Options
 from ocifs.report.text import human_size
 
 if TYPE_CHECKING:
     from ocifs.image.opening import Image
+    from ocifs.layer.profile import Profile
     from ocifs.sources.reference import Reference
     from ocifs.spec.digest import Digest
 
@@ -38,19 +39,46 @@ class Pushed(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.outcome:7}  {printable_path(self.image)}  {detail}"
 
 
+def _pack_of(opened: "Image", options: Options) -> bytes | None:
+    """Return the hot pack of an image in a form for transport, if the cache has a verified one."""
+    from ocifs.hotpack.build import compact
+    from ocifs.image.hot_pack import verified_table
+
+    if (found := verified_table(options.store, opened.layers)) is None:
+        return None
+    file, table = found
+    try:
+        return compact(file, table)
+    except InvalidImageError:  # damaged; the next mount makes it again
+        return None
+    finally:
+        file.close()
+
+
+def _profile_of(opened: "Image", options: Options) -> "Profile":
+    """Return the spans with the blocks of the image's hot pack, as far as the cache has one."""
+    from ocifs.hotpack.profile import profile_of
+    from ocifs.image.hot_pack import verified_table
+
+    if (found := verified_table(options.store, opened.layers)) is None:
+        return {}
+    file, table = found
+    file.close()
+    return profile_of(table, opened.layers)
+
+
 def publish(opened: "Image", image: str, options: Options, form: Form, min_layer_size: int) -> Pushed:
     """Publish the index of the image `image` beside it, as `ocifs` or `soci`."""
     from ocifs.indexes.artifact import INDEX_TYPE, make_artifact
-    from ocifs.indexes.profile import load_profile
 
-    profile = load_profile(options.store, opened.digest)
     if form == "ocifs":
-        manifest, blobs = make_artifact(opened.resolved, opened.indexes, profile)
+        manifest, blobs = make_artifact(opened.resolved, opened.indexes, _pack_of(opened, options))
         size = sum(blob.descriptor.size for blob in blobs[1:])
         layers = sum(blob.descriptor.media_type == INDEX_TYPE for blob in blobs)
     else:
         from ocifs.indexes.soci_writer import make_soci_index
 
+        profile = _profile_of(opened, options)
         made = make_soci_index(opened.resolved, opened.layers, "soci-v1", min_layer_size, warn, profile)
         manifest, blobs, size, layers = made.manifest, made.blobs, made.size, made.layers
     opened.source.referrers().attach(opened.resolved.descriptor, manifest, blobs)
@@ -66,10 +94,9 @@ def publish(opened: "Image", image: str, options: Options, form: Form, min_layer
 
 def publish_converted(opened: "Image", options: Options, tag: str, min_layer_size: int) -> None:
     """Write a copy of the image, with the name `tag`, whose manifest commits to its SOCI index; print both digests."""
-    from ocifs.indexes.profile import load_profile
     from ocifs.indexes.soci_writer import convert_image, make_soci_index
 
-    profile = load_profile(options.store, opened.digest)
+    profile = _profile_of(opened, options)
     made = make_soci_index(opened.resolved, opened.layers, "soci-v2", min_layer_size, warn, profile)
     image, index = convert_image(opened.source, opened.resolved, made)
     opened.source.referrers().put(tag, [made.manifest, image, index], made.blobs)
@@ -78,14 +105,14 @@ def publish_converted(opened: "Image", options: Options, tag: str, min_layer_siz
 
 
 def find_published(reference: "Reference", options: Options, form: Form) -> "tuple[Digest, bool]":
-    """Return the digest of an image, and whether its index is published in this format, with any stored profile.
+    """Return the digest of an image, and whether its index is published in this format, with any stored hot pack.
 
     Raises:
         OcifsError: The image cannot be resolved, or its artifacts cannot be listed.
     """
+    from ocifs.image.hot_pack import has_verified_pack
     from ocifs.image.opening import open_source
     from ocifs.indexes.artifact import indexes_in, list_artifacts
-    from ocifs.indexes.profile import load_profile
     from ocifs.indexes.soci import TYPES
     from ocifs.sources.resolve import resolve_image
 
@@ -93,9 +120,9 @@ def find_published(reference: "Reference", options: Options, form: Form) -> "tup
         resolved = resolve_image(source, reference, options.platform)
         if form != "ocifs":
             return resolved.digest, bool(list_artifacts(source, resolved, TYPES["soci-v1"]))
-        has_profile = bool(load_profile(options.store, resolved.digest))
+        has_pack = has_verified_pack(options.store, [layer.diff_id for layer in resolved.layers])
         for artifact in list_artifacts(source, resolved):
             listed = indexes_in(source, artifact, resolved.digest)
-            if listed and (not has_profile or any(each.prefetch for each in listed)):
+            if listed and (not has_pack or any(each.pack for each in listed)):
                 return resolved.digest, True
         return resolved.digest, False

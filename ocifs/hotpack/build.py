@@ -21,6 +21,9 @@ from ocifs.reader import ReaderAt
 _FRAME: Final = 256 << 10
 """Decoded bytes of a frame, which a reader may have to wait for: less than a millisecond."""
 _LEVEL: Final = 3
+_COMPACT_FRAME: Final = 1 << 20
+_COMPACT_LEVEL: Final = 19
+"""Takes a second for each 3 MB, once for each publication."""
 _WEEK: Final = 7 * 86400
 
 _Made = tuple[tuple[Block, ...], bytes]
@@ -80,6 +83,32 @@ def build_pack(
     head = encode_head(streams, sized, tuple((each.time, each.blocks) for each in recordings))
     held = sum(each.size for each in kept)
     return Built([head, *(stored for _, stored in frames)], held + added.size, added.size, held)
+
+
+def compact(file: ReaderAt, table: PackTable) -> bytes:
+    """Return a pack with the same blocks that takes fewer bytes, for transport; without its history.
+
+    Raises:
+        InvalidImageError: A frame is damaged.
+    """
+    compress = zstandard.ZstdCompressor(level=_COMPACT_LEVEL).compress
+    frames: list[_Made] = []
+    blocks: list[Block] = []
+    parts: list[memoryview] = []
+    for frame in table.frames:
+        views = frame.decode(file.pread(frame.stored, frame.offset))
+        if views is None:
+            raise InvalidImageError("hot pack: a frame is damaged")
+        for block, view in zip(frame.blocks, views, strict=True):
+            if sum(map(len, parts)) + len(view) > _COMPACT_FRAME:
+                frames.append((tuple(blocks), compress(b"".join(parts))))
+                blocks, parts = [], []
+            blocks.append(block)
+            parts.append(view)
+    if blocks:
+        frames.append((tuple(blocks), compress(b"".join(parts))))
+    head = encode_head(table.streams, [(blocks, len(stored)) for blocks, stored in frames], ())
+    return b"".join([head, *(stored for _, stored in frames)])
 
 
 def _recordings(file: ReaderAt, table: PackTable) -> list[_Recording]:

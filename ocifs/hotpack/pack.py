@@ -60,6 +60,10 @@ class HotPack:
                     self._open()
         return self._opened[1] if self._opened is not None and self.fault is None else None
 
+    def file(self) -> ReaderAt | None:
+        """Return its file, or None if it is not usable."""
+        return None if self.table() is None or self._opened is None else self._opened[0]
+
     def is_open(self) -> bool:
         """Whether `table` does not wait."""
         return self._opened is not None or self.fault is not None

@@ -4,20 +4,26 @@ A pack made of verified layers has the name of their chain, like a tree image. O
 of its own, like theirs.
 """
 
+import contextlib
+import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from ocifs.hotpack.format import Stream
+from ocifs.errors import OcifsError
+from ocifs.hotpack.format import PackTable, Stream, read_table
+from ocifs.hotpack.verification import verify_pack
 from ocifs.image.chain import chain_of, unverified_name
 from ocifs.layer.index import ChunkedIndex
 from ocifs.layer.layer import Layer
-from ocifs.reader import FileSection
-from ocifs.spec.digest import Digest
-from ocifs.store import Kind, Store, StoredFile
+from ocifs.reader import FileSection, ReaderAt
+from ocifs.spec.digest import DiffID, Digest, chain_id
+from ocifs.store import Kind, Store, StoredFile, Writer
 
 PACK = Kind("pack", 1, checked=False)
 """A pack made of verified layers."""
 UNVERIFIED_PACK = Kind("ppack", 1, checked=False)
+
+_PIECE: Final = 1 << 20
 
 
 class PackName(NamedTuple):
@@ -35,9 +41,9 @@ class PackName(NamedTuple):
 def pack_name(layers: Sequence[Layer]) -> PackName:
     """Return the name of the pack of one or more layers, as far as they are verified now."""
     if not all(layer.verification.is_verified for layer in layers):
-        return PackName(UNVERIFIED_PACK, unverified_name(layers))
+        return PackName(UNVERIFIED_PACK, str(unverified_name(layers)))
     if any(isinstance(layer.index, ChunkedIndex) for layer in layers):  # their streams are not those of the chain
-        return PackName(PACK, Digest.of(" ".join(layer.index.stream for layer in layers).encode()))
+        return PackName(PACK, str(Digest.of(" ".join(layer.index.stream for layer in layers).encode())))
     return PackName(PACK, str(chain_of(layers)))
 
 
@@ -53,7 +59,9 @@ class OpenedPack(NamedTuple):
 
 
 def load_pack(store: Store, layers: Sequence[Layer]) -> tuple[PackName, StoredFile] | None:
-    """Return the pack of one or more layers in the cache, a verified one if possible; its content is not checked."""
+    """Return the pack of some layers in the cache, a verified one if possible; its content is not checked."""
+    if not layers:
+        return None
     for name in dict.fromkeys([PackName(PACK, str(chain_of(layers))), pack_name(layers)]):
         if (file := store.load(*name)) is not None:
             return name, file
@@ -63,3 +71,51 @@ def load_pack(store: Store, layers: Sequence[Layer]) -> tuple[PackName, StoredFi
 def streams_of(layers: Sequence[Layer]) -> list[Stream]:
     """Return the streams of layers."""
     return [Stream(layer.index.stream, layer.size) for layer in layers]
+
+
+def verified_table(store: Store, layers: Sequence[Layer]) -> tuple[StoredFile, PackTable] | None:
+    """Return the pack in the cache that was made of verified layers; the caller closes the file."""
+    if (found := load_pack(store, layers)) is None:
+        return None
+    name, file = found
+    if name.is_verified:
+        with contextlib.suppress(OcifsError, OSError):
+            return file, read_table(file, streams_of(layers), sys.maxsize)
+    file.close()
+    return None
+
+
+def has_verified_pack(store: Store, diff_ids: Sequence[DiffID]) -> bool:
+    """Whether the cache has a pack of the layers with these diff IDs, which are sha256."""
+    return bool(diff_ids) and store.has(PACK, chain_id(diff_ids))
+
+
+def save_verified(store: Store, layers: Sequence[Layer], file: ReaderAt, table: PackTable) -> None:
+    """Save a pack that was compared with its layers, which are verified, unless they have one. Raises StoreError."""
+    name = pack_name(layers)
+    if name.is_verified:
+
+        def write(out: Writer) -> None:
+            for offset in range(0, table.end, _PIECE):
+                out.write(file.pread(min(_PIECE, table.end - offset), offset))
+
+        store.get(*name, write).close()
+
+
+def adopt_pack(store: Store, layers: Sequence[Layer], subject: str) -> bool:
+    """Make the unverified pack `subject` that of verified layers, once all of it was compared with them.
+
+    Return whether there is such a pack.
+
+    Raises:
+        InvalidImageError: It has bytes that the layers do not have.
+    """
+    if (file := store.load(UNVERIFIED_PACK, subject)) is None:
+        return False
+    try:
+        table = read_table(file, streams_of(layers), sys.maxsize)
+        verify_pack(table, layers, lambda size: None)
+        save_verified(store, layers, file, table)
+    finally:
+        file.close()
+    return True

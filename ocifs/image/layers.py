@@ -12,12 +12,10 @@ from ocifs.blobs.source import Source
 from ocifs.errors import OcifsError, UnsupportedError
 from ocifs.indexes.gzidx import match_gzidx
 from ocifs.indexes.lookup import FoundIndex, Key, key_of
-from ocifs.indexes.profile import load_profile
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.index_format import KIND
 from ocifs.layer.layer import Layer
-from ocifs.layer.profile import spans_of
 from ocifs.layer.span_cache import SpanCache
 from ocifs.options import Options, ignore
 from ocifs.pool import Pool
@@ -51,7 +49,6 @@ def open_layers(
             raise UnsupportedError(f"layer {each.digest} is {codec}, not gzip: leave out its GZIDX file")
     indexes = iter(_open_indexes(to_index, blobs, options, stack))
     cache = SpanCache(options.span_cache)
-    profile = load_profile(options.store, resolved.digest) if known else {}
     layers = []
     for number, layer in enumerate(resolved.layers):
         if (found := known.get(key_of(layer))) is None:
@@ -59,8 +56,7 @@ def open_layers(
         else:
             blob = source.open_lazily(layer.descriptor)
             layers.append(Layer(number, found.layer_index, blob, cache, found.published))
-            recorded = profile.get(layer.descriptor.digest)
-            layers[-1].prefetch = spans_of(recorded, found.layer_index) if recorded else found.prefetch
+            layers[-1].prefetch = found.prefetch
     if not options.strict:  # --strict refuses all warnings together, later
         _warn_of_labels(resolved, layers, options)
     return layers

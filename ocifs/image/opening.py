@@ -7,24 +7,29 @@ raised here, before anything is mounted.
 
 import os
 from contextlib import ExitStack
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ocifs.blobs.opening import Preparing, open_cached
 from ocifs.blobs.source import Source
-from ocifs.errors import NotFoundError
+from ocifs.errors import NotFoundError, OcifsError
 from ocifs.image.hot_pack import OpenedPack, load_pack
 from ocifs.image.layers import open_layers
 from ocifs.image.names import note_image
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import Trees, refuse_warnings
+from ocifs.indexes.artifact import PACK_HEAD
 from ocifs.indexes.lookup import FoundIndex, Key, key_of, look_up_indexes, refuse_false_tocs
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.options import Options
+from ocifs.reader import FileSection
 from ocifs.sources.naming import reference_of
 from ocifs.sources.reference import Reference
 from ocifs.sources.resolve import ImageLayer, ResolvedImage, resolve_image
 from ocifs.spec.digest import Digest
+
+if TYPE_CHECKING:
+    from ocifs.spec.descriptor import Descriptor
 
 
 class Image:
@@ -49,6 +54,7 @@ class Image:
         """What `open` was called with."""
         self._trees = trees
         self._closing = closing
+        self._published_pack: Descriptor | None = None
 
     @classmethod
     def open(cls, reference: str | os.PathLike[str] | Reference, options: Options | None = None) -> Self:
@@ -81,7 +87,9 @@ class Image:
                 trees.as_of(len(layers))
             rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
             note_image(options.store, reference, resolved, trees.subjects)
-            return cls(source, resolved, rootfs, trees, stack.pop_all(), (reference, options))
+            image = cls(source, resolved, rootfs, trees, stack.pop_all(), (reference, options))
+            image._published_pack = next((each.pack for each in known.values() if each.pack is not None), None)
+            return image
 
     @property
     def digest(self) -> Digest:
@@ -124,14 +132,24 @@ class Image:
         """
         return self._trees.changes(_number(layer, self.resolved))
 
-    def hot_pack(self) -> OpenedPack | None:
-        """Return the hot pack of the image's layers, if there are any layers and a pack; the image closes it."""
-        found = load_pack(self.options.store, self.layers) if self.layers else None
-        if found is None:
+    def hot_pack(self, limit: int) -> OpenedPack | None:
+        """Return the hot pack of the image's layers, from the cache, or a published one; the image closes it.
+
+        A published pack is of `limit` bytes at most, and counts as unverified, like the index beside it.
+        """
+        if (found := load_pack(self.options.store, self.layers)) is not None:
+            name, file = found
+            self._closing.callback(file.close)
+            return OpenedPack(file, name.is_verified)
+        published = self._published_pack
+        if published is None or published.size > limit:
             return None
-        name, file = found
-        self._closing.callback(file.close)
-        return OpenedPack(file, name.is_verified)
+        try:
+            head = bytes.fromhex(published.annotations[PACK_HEAD])
+            blob = self.source.open_lazily(published)
+        except (KeyError, ValueError, OcifsError):  # the index serves all the same
+            return None
+        return OpenedPack(blob, verified=False, head=head) if isinstance(blob, FileSection) else None
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ocifs.erofs.format import layer_at, layer_bases, served_size
 from ocifs.layer.layer import Layer
-from ocifs.reader import ReaderAt
+from ocifs.reader import BlobReader, ReaderAt
 
 if TYPE_CHECKING:
     from ocifs.hotpack.pack import HotPack
@@ -25,6 +25,8 @@ class ServedFile:
         self.layers = layers
         self.pack: HotPack | None = None
         """Has the bytes that are read first, decoded."""
+        self.pack_file: BlobReader | None = None
+        """The file of a pack; a `LazyBlob`, if it has to be fetched."""
         self.recording: Recording | None = None
         """Notes the reads of an engine."""
         self._tree_image = tree_image

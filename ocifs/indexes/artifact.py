@@ -14,10 +14,11 @@ import msgspec
 from ocifs.blobs.download import in_file
 from ocifs.blobs.source import Source
 from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
+from ocifs.hotpack.format import head_digest
 from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Runs, read_each
 from ocifs.layer.index import ChunkedIndex, LayerIndex, open_index
 from ocifs.layer.index_format import KIND
-from ocifs.layer.profile import Prefetch, Profile, Run, runs_of, spans_of
+from ocifs.layer.profile import Prefetch, Run, spans_of
 from ocifs.reader import BytesReader, FileReader, FileSection
 from ocifs.sources.referrers import Content
 from ocifs.sources.resolve import ImageLayer, ResolvedImage
@@ -29,7 +30,10 @@ from ocifs.spec.mediatypes import OCI_MANIFEST
 
 ARTIFACT_TYPE = "application/vnd.ocifs.layer-indexes.v1"
 INDEX_TYPE = f"application/vnd.ocifs.layer-index.v{KIND.version}"
+PACK_TYPE = "application/vnd.ocifs.hot-pack.v1"
 PREFETCH_TYPE = "application/vnd.amazon.soci.prefetch.v1+json"
+PACK_HEAD = "vnd.ocifs.hot-pack.head"
+"""sha256 of the head of a pack, in hex: so a reader verifies its blocks as they arrive."""
 _LAYER = "vnd.ocifs.layer.digest"
 _LAYER_SIZE = "vnd.ocifs.layer.size"
 
@@ -44,15 +48,16 @@ class PublishedIndex(NamedTuple):
     descriptor: Descriptor
     prefetch: Descriptor | None = None
     """The document that lists the spans to fetch first."""
+    pack: Descriptor | None = None
+    """The hot pack of the whole image."""
 
 
 def make_artifact(
-    resolved: ResolvedImage, indexes: list[LayerIndex], profile: Profile | None = None
+    resolved: ResolvedImage, indexes: list[LayerIndex], pack: bytes | None = None
 ) -> tuple[Content, list[Content]]:
-    """Return the manifest of an artifact with the indexes of an image, and its blobs.
+    """Return the manifest of an artifact with the indexes of an image and its hot pack, and its blobs.
 
-    It leaves out reframed indexes, because they contain a copy of the layer. With `profile`, it includes the spans to
-    fetch first.
+    It leaves out reframed indexes, because they contain a copy of the layer.
     """
     contents: dict[tuple[str, str], Content] = {}
     for layer, index in zip(resolved.layers, indexes, strict=True):
@@ -65,14 +70,14 @@ def make_artifact(
                 annotations={_LAYER: str(layer.descriptor.digest), _LAYER_SIZE: str(layer.descriptor.size)},
             )
             contents[layer.descriptor.digest, "index"] = Content(descriptor, BytesReader(data))
-    for index in indexes:
-        digest = index.summary.blob_digest
-        if profile and digest in profile and (digest, "index") in contents:
-            data = prefetch_document(runs_of(profile[digest], index))
-            descriptor = Descriptor(
-                media_type=PREFETCH_TYPE, digest=Digest.of(data), size=len(data), annotations={_LAYER: digest}
-            )
-            contents[digest, "prefetch"] = Content(descriptor, BytesReader(data))
+    if pack is not None:
+        descriptor = Descriptor(
+            media_type=PACK_TYPE,
+            digest=Digest.of(pack),
+            size=len(pack),
+            annotations={PACK_HEAD: head_digest(BytesReader(pack)).hex()},
+        )
+        contents["", "pack"] = Content(descriptor, BytesReader(pack))
     subject = resolved.descriptor
     manifest = Artifact(
         schema_version=2,
@@ -98,7 +103,7 @@ def prefetch_document(runs: Iterable[Run]) -> bytes:
 def list_artifacts(source: Source, resolved: ResolvedImage, artifact_type: str = ARTIFACT_TYPE) -> list[Descriptor]:
     """Return the index artifacts of an image in a fixed order, the preferred one first.
 
-    The artifact with the most content, such as a prefetch profile, has the largest manifest.
+    The artifact with the most content, such as a hot pack, has the largest manifest.
     """
     artifacts = source.referrers().list_referrers(resolved.descriptor, artifact_type)
     return sorted(artifacts, key=lambda each: (-each.size, each.digest))
@@ -120,10 +125,16 @@ def indexes_in(source: Source, artifact: Descriptor, subject: Digest) -> list[Pu
 
 def listed_in(document: Artifact, annotation: str, media_type: str) -> list[PublishedIndex]:
     """Return the listed documents of `media_type` with their prefetch artifacts; `annotation` names their layers."""
+    packs = [each for each in document.layers if each.media_type == PACK_TYPE]
     of_layers = [each for each in document.layers if annotation in each.annotations]
     prefetch = {each.annotations[annotation]: each for each in of_layers if each.media_type == PREFETCH_TYPE}
     return [
-        PublishedIndex(Digest(each.annotations[annotation]), each, prefetch.get(each.annotations[annotation]))
+        PublishedIndex(
+            Digest(each.annotations[annotation]),
+            each,
+            prefetch.get(each.annotations[annotation]),
+            packs[0] if packs else None,
+        )
         for each in of_layers
         if each.media_type == media_type
     ]
@@ -181,4 +192,5 @@ def _candidate(context: LookupContext, layer: ImageLayer, published: PublishedIn
         open=open_candidate,
         prefetch=partial(read_prefetch, context.source, published),
         artifact=artifact.digest,
+        pack=published.pack,
     )

@@ -18,6 +18,7 @@ from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.limits import Limits
 from ocifs.sources.magic import HEAD, compression_of
 from ocifs.sources.resolve import ImageLayer, ResolvedImage
+from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.store import Build, Kind, Store, StoredFile
 from ocifs.toc.check import check_entries
@@ -61,6 +62,8 @@ class Candidate(NamedTuple):
     """Fetches the list of spans that the image reads first when it starts. Raises OcifsError."""
     artifact: Digest | None = None
     """The artifact that contains it; None: the image's own layer."""
+    pack: Descriptor | None = None
+    """The hot pack in the same artifact."""
 
     def __str__(self) -> str:
         return f"{self.format} {self.digest}"

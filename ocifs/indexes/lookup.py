@@ -17,6 +17,7 @@ from ocifs.layer.layer import Layer
 from ocifs.limits import Limits
 from ocifs.options import Options
 from ocifs.sources.resolve import ImageLayer, ResolvedImage
+from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
 
@@ -40,6 +41,8 @@ class FoundIndex(NamedTuple):
     """Format and digest of the document that the index comes from, if it is not verified."""
     prefetch: tuple[tuple[int, int], ...] = ()
     """(first, last) spans to fetch first."""
+    pack: Descriptor | None = None
+    """The hot pack that was published with it, if it is not verified."""
 
 
 def look_up_indexes(
@@ -124,7 +127,8 @@ def _select(
                 file = options.store.get(KIND, layer.descriptor.digest, lambda out: out.write(data))  # noqa: B023
                 stack.callback(file.close)
                 index = open_index(file)
-        known[key_of(layer)] = FoundIndex(index, published, found.prefetch)
+        pack = None if published is None else found.candidate.pack
+        known[key_of(layer)] = FoundIndex(index, published, found.prefetch, pack)
     return known
 
 

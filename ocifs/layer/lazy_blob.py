@@ -19,9 +19,6 @@ from ocifs.layer.single_flight import SingleFlight
 from ocifs.reader import FileReader
 from ocifs.sources.registry.peer import NoRangesError, Origin
 
-PROFILE_QUIET = 2.0
-"""Idle time that ends the start-up phase, in seconds."""
-
 _REQUEST_MAX = 8 << 20
 """Maximum bytes of one request."""
 
@@ -71,10 +68,6 @@ class LazyBlob(FileReader):
         self.fetched = 0
         """Bytes fetched from the registry."""
         self.requests = 0
-        self.touched: dict[int, None] = {}
-        """The spans that readers requested in the start-up phase, in order."""
-        self.last_touched = 0.0
-        """When a reader last requested a span, by the monotonic clock; 0.0 once start-up has ended."""
         self.last_wanted = 0.0
         """When a reader last requested a missing span, by the monotonic clock."""
         self._open_remote = open_remote
@@ -97,7 +90,6 @@ class LazyBlob(FileReader):
             NotFoundError, RegistryError: It cannot be fetched.
             InvalidImageError: The registry returns other bytes.
         """
-        self._touch(number)
         while (data := self.verified(index, number)) is None:
             self.last_wanted = began = self._clock()
             failed = self._failed.get(number)
@@ -113,14 +105,13 @@ class LazyBlob(FileReader):
                 return fetched[0]
         return data
 
-    def _touch(self, number: int) -> None:
-        with self._lock:
-            now = self._clock()
-            if not self.touched or (self.last_touched and now - self.last_touched < PROFILE_QUIET):
-                self.touched[number] = None
-                self.last_touched = now
-            else:
-                self.last_touched = 0.0  # start-up ends once and for all
+    def stream(self) -> Iterator[bytes]:
+        """Yield the whole blob as it arrives, in one request, without caching it. Raises as `RemoteBlob.stream`."""
+        remote = self._opened()
+        self.requests += 1
+        for piece in remote.stream():
+            self.fetched += len(piece)
+            yield piece
 
     def run(self, index: LayerIndex, number: int, most: int, last: int | None = None) -> tuple[int, int]:
         """Fetch a span and the missing ones after it, about `most` bytes, up to the span `last`.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ocifs.layer.index import LayerIndex
 
 _MAX_RUNS = 1000
+_GAP = 1
 
 
 class Run(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,15 +44,23 @@ def run_of(index: "LayerIndex", first: int, last: int) -> Run:
     return Run(first, last, *index.stored_bytes(first, last))
 
 
-def runs_of(runs: Iterable[Run], index: "LayerIndex") -> tuple[Run, ...]:
-    """Convert runs to runs of `index`, whichever index they refer to."""
-    return tuple(run_of(index, *spans) for spans in spans_of(runs, index))
-
-
 def spans_of(runs: Iterable[Run], index: "LayerIndex") -> tuple[tuple[int, int], ...]:
     """Convert runs to (first, last) spans of an index, without those that it does not have."""
     found = [_spans(run, index) for run in islice(runs, _MAX_RUNS)]
     return tuple((first, last) for first, last in found if first <= last)
+
+
+def join_spans(spans: Iterable[int]) -> list[tuple[int, int]]:
+    """Join spans whose gap costs less to fetch than a round trip; order the ranges by their first use."""
+    order = {number: position for position, number in enumerate(spans)}
+    ranges: list[list[int]] = []
+    for number in sorted(order):
+        if ranges and number - ranges[-1][1] <= _GAP + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    first_use = {first: min(order.get(n, len(order)) for n in range(first, last + 1)) for first, last in ranges}
+    return sorted(((first, last) for first, last in ranges), key=lambda each: first_use[each[0]])
 
 
 def _spans(run: Run, index: "LayerIndex") -> tuple[int, int]:

@@ -10,15 +10,15 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from ocifs.blobs.download import BLOB
 from ocifs.errors import InvalidImageError, RegistryError
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
-from ocifs.layer.lazy_blob import PROFILE_QUIET, LazyBlob
-from ocifs.layer.profile import Profile, run_of
+from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.verification import fetch_all, mark_verified, verify_blob, verify_index
 from ocifs.mount.rate_limited_log import log_failure
 from ocifs.pool import start
@@ -27,14 +27,28 @@ from ocifs.store.sparse import finish_sparse
 QUIET = 2.0
 """Seconds after the last time that a reader had to wait, before background work continues."""
 
-_GAP = 1
 _PROFILE_PIECE = 4 << 20
+_LOOK = 2.0
+"""Seconds after which to look again whether a reader waits."""
 _RETRY = 30.0
 _RETRY_MAX = 600.0
 _NICE = 10
 
 
-Report = Callable[[str | None, Profile | None], None]
+Report = Callable[[str | None], None]
+
+
+class Pack(Protocol):
+    """The hot pack of the layers."""
+
+    def is_unverified(self) -> bool:
+        """Whether it is in use, and not verified."""
+
+    def verify(self, pause: Callable[[int], None]) -> None:
+        """Compare it with the layers, which are verified. Raises InvalidImageError, RegistryError."""
+
+    def drop(self) -> None:
+        """Remove it from the cache: it may have false bytes."""
 
 
 class _EndedError(Exception):
@@ -45,9 +59,14 @@ class Background:
     """The background work for one rootfs, in a thread."""
 
     def __init__(
-        self, layers: list[Layer], rate: int | None, report: Report, progress: Callable[[], None] = lambda: None
+        self,
+        layers: list[Layer],
+        rate: int | None,
+        report: Report,
+        progress: Callable[[], None] = lambda: None,
+        pack: Pack | None = None,
     ) -> None:
-        """Fetch up to `rate` bytes per second; `report` that all is verified, an error, or the profile.
+        """Fetch up to `rate` bytes per second; `report` that all is verified, or an error.
 
         Call `progress` after each piece.
         """
@@ -56,7 +75,7 @@ class Background:
         self._report = report
         self._progress = progress
         self._began = time.monotonic()
-        self._profile: Profile | None = None
+        self._pack = pack
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -74,10 +93,7 @@ class Background:
         with contextlib.suppress(_EndedError):
             while True:
                 try:
-                    for layer in self._layers:
-                        self._fetch_profile(layer)
-                    for layer in self._layers:
-                        self._work_on(layer)
+                    self._work()
                 except InvalidImageError as error:
                     self._refute(error)
                     return
@@ -89,15 +105,24 @@ class Background:
                     log_failure("prefetch", error)
                     return
                 else:
-                    self._report(None, self._profile)
-                    self._await_profile()
+                    self._report(None)
                     return
                 if self._ended.wait(delay):
                     return
                 delay = min(2 * delay, _RETRY_MAX)
 
+    def _work(self) -> None:
+        """Fetch and verify everything. Raises as `_work_on`."""
+        for layer in self._layers:
+            self._fetch_profile(layer)
+        for layer in self._layers:
+            self._work_on(layer)
+        if self._pack is not None and self._pack.is_unverified():
+            self._pack.verify(self._pause)
+
     def _work_on(self, layer: Layer) -> None:
         """Fetch the missing spans of a layer, and verify it. Raises what `ocifs.layer.verification` does."""
+        self._pause(0)  # a start needs the link for itself
         fetch_all(layer, self._pause)
         unverified = not layer.verification.is_verified
         if isinstance(layer.blob, LazyBlob) or unverified:
@@ -114,7 +139,9 @@ class Background:
         for layer in self._layers:
             layer.conclude(f"the mount is refuted: {error}")
         log_failure("prefetch", error)
-        self._report(str(error), self._profile)
+        if self._pack is not None:
+            self._pack.drop()
+        self._report(str(error))
 
     def _fetch_profile(self, layer: Layer) -> None:
         """Fetch the spans of the start-up profile first, even while readers wait. Raises as `_work_on`."""
@@ -132,31 +159,13 @@ class Background:
                 if self._rate and self._ended.wait(fetched / self._rate):
                     raise _EndedError
 
-    def _await_profile(self) -> None:
-        while self._profile is None and not self._ended.wait(PROFILE_QUIET):
-            self._note_profile()
-
-    def _note_profile(self) -> None:
-        """Report the profile, once readers have paused."""
-        lazy = [(each.index, each.blob) for each in self._layers if isinstance(each.blob, LazyBlob)]
-        last = max((blob.last_touched for _, blob in lazy), default=0.0)
-        touched = {
-            index.summary.blob_digest: tuple(run_of(index, *spans) for spans in _ranges(blob.touched))
-            for index, blob in lazy
-            if blob.touched
-        }
-        if self._profile is None and touched and time.monotonic() - last > PROFILE_QUIET:
-            self._profile = touched
-            self._report(None, touched)
-
     def _pause(self, size: int) -> None:
         """Wait while a reader waits, and as long as `size` bytes take at the rate. Raises _EndedError."""
         self._progress()
         until = time.monotonic() + (size / self._rate if self._rate else 0)
         while (left := max(until, self._last_wait() + QUIET) - time.monotonic()) > 0:
-            if self._ended.wait(min(left, PROFILE_QUIET)):
+            if self._ended.wait(min(left, _LOOK)):
                 raise _EndedError
-            self._note_profile()
         if self._ended.is_set():
             raise _EndedError
 
@@ -165,33 +174,24 @@ class Background:
         return max([self._began, *waits])
 
 
-def _ranges(spans: Iterable[int]) -> list[tuple[int, int]]:
-    """Join spans whose gap costs less to fetch than a round trip; order the ranges by their first use."""
-    order = {number: position for position, number in enumerate(spans)}
-    ranges: list[list[int]] = []
-    for number in sorted(order):
-        if ranges and number - ranges[-1][1] <= _GAP + 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    first_use = {first: min(order.get(n, len(order)) for n in range(first, last + 1)) for first, last in ranges}
-    return sorted(((first, last) for first, last in ranges), key=lambda each: first_use[each[0]])
-
-
 def is_unfinished(rootfs: Rootfs) -> bool:
-    """Whether spans are missing or an index is unverified."""
+    """Whether spans are missing, or an index is unverified, and so may be the hot pack."""
     return any(not layer.verification.is_verified or isinstance(layer.blob, LazyBlob) for layer in rootfs.served.layers)
 
 
 @contextmanager
 def in_background(
-    rootfs: Rootfs, rate: int | None, report: Report, progress: Callable[[], None] = lambda: None
+    rootfs: Rootfs,
+    rate: int | None,
+    report: Report,
+    progress: Callable[[], None] = lambda: None,
+    pack: Pack | None = None,
 ) -> Iterator[None]:
     """Run the background work of a rootfs, if there is any, while the context lasts."""
     if not is_unfinished(rootfs):
         yield
         return
-    background = Background(list(rootfs.served.layers), rate, report, progress)
+    background = Background(list(rootfs.served.layers), rate, report, progress, pack)
     background.start()
     try:
         yield

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,6 @@ import msgspec
 from ocifs.errors import MissingExtraError, MountError, OcifsError, missing_extra, printable_path, shortage
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
-from ocifs.layer.profile import Profile
 from ocifs.layer.span_cache import SpanCache
 from ocifs.layer.span_memory import SpanMemory
 from ocifs.mount.background import in_background, is_unfinished
@@ -35,7 +35,16 @@ from ocifs.mount.mountinfo import detach, mount_at
 from ocifs.mount.mountpoint import check_free
 from ocifs.mount.new_mountpoint import remove_mountpoint
 from ocifs.mount.rate_limited_log import OneLineFormatter, log_failure
-from ocifs.mount.record import LOG, KeptRecord, LayerRecord, MountRecord, recorded, runtime_directory, to_json
+from ocifs.mount.record import (
+    LOG,
+    KeptRecord,
+    LayerRecord,
+    MountRecord,
+    PackRecord,
+    recorded,
+    runtime_directory,
+    to_json,
+)
 from ocifs.mount.unmount import replace_mount
 from ocifs.trusted_directory import TrustedDirectory
 
@@ -169,17 +178,16 @@ def serve_mounted(  # noqa: PLR0913 - two callers, which differ in all of it
         stack.callback(remove_mountpoint, job.mountpoint)
         stack.callback(engine.close)
         stack.callback(hot.stop)
-        record = _record(job, rootfs, mounted)
-        write(record)
+        record = _Record(write, _record(job, rootfs, mounted))
         if mounted.resumed:
             hot.resume()
         else:
-            hot.start(engine)
+            hot.start(engine, record.note_pack)
         if is_unfinished(rootfs):
             load_modules()
         if job.options.prefetch:  # before the answer, which is an error if the system refuses the thread
-            report = partial(_report, write, record, rootfs)
-            stack.enter_context(in_background(rootfs, job.options.prefetch_rate, report, mounted.progress))
+            report = partial(record.report, rootfs)
+            stack.enter_context(in_background(rootfs, job.options.prefetch_rate, report, mounted.progress, hot))
         recorded_now()
         engine.serve(stop, partial(answer, MountReply(engine=engine.name, reason=mounted.reason)))
         ending()
@@ -236,17 +244,27 @@ def _record(job: Job, rootfs: Rootfs, mounted: Mounted) -> MountRecord:
     )
 
 
-def _report(
-    write: Callable[[MountRecord], None],
-    record: MountRecord,
-    rootfs: Rootfs,
-    refuted: str | None,
-    touched: Profile | None,
-) -> None:
-    """Record the results of background work."""
-    layers = tuple(map(_layer_record, rootfs.served.layers))
-    with contextlib.suppress(MountError):  # the log has a refutation as well
-        write(msgspec.structs.replace(record, layers=layers, refuted=refuted, touched=touched or {}))
+class _Record:
+    """The record of the mount, which several threads change."""
+
+    def __init__(self, write: Callable[[MountRecord], None], record: MountRecord) -> None:
+        self._write = write
+        self._record = record
+        self._lock = threading.Lock()
+        write(record)
+
+    def report(self, rootfs: Rootfs, refuted: str | None) -> None:
+        """Record the results of background work."""
+        self._change(layers=tuple(map(_layer_record, rootfs.served.layers)), refuted=refuted)
+
+    def note_pack(self, pack: PackRecord) -> None:
+        """Record what was saved of the first reads."""
+        self._change(hot_pack=pack)
+
+    def _change(self, **members: object) -> None:
+        with self._lock, contextlib.suppress(MountError):  # the log has a refutation as well
+            self._record = msgspec.structs.replace(self._record, **members)
+            self._write(self._record)
 
 
 def _layer_record(layer: Layer) -> LayerRecord:

@@ -109,15 +109,20 @@ class Handoff(msgspec.Struct, frozen=True):
             tuple(layer.prefetch for layer in layers),
             _archive_of(archived[0].archive) if archived else None,
             tuple(isinstance(layer.blob, ArchiveMember) for layer in layers),
-            tuple(layer.blob.root if isinstance(layer.blob, AssembledReader) else None for layer in layers),
-            pack,
-            cache,
+            directories=tuple(layer.blob.root if isinstance(layer.blob, AssembledReader) else None for layer in layers),
+            pack=pack,
+            cache=cache,
         )
 
     def open(self, cache: SpanCache) -> Rootfs:
         """Open the rootfs in the process that received this."""
-        files = [blob.open() for _, blob in self.layers]
-        blobs: list[BlobReader] = [*(_reconnect(files, self.origins) if any(self.origins) else files)]
+        files: list[FileSection] = [blob.open() for _, blob in self.layers]
+        origins = [*self.origins] or [None] * len(files)
+        if self.pack is not None:  # over the same connections
+            files.append(self.pack.file.open())
+            origins.append(self.pack.origin)
+        blobs: list[BlobReader] = [*(_reconnect(files, origins) if any(origins) else files)]
+        pack = blobs.pop() if self.pack is not None else None
         if self.archive is not None:
             index, file, checksum = self.archive
             archive = open_archive(open_index(index.open(), checksum), file.open())
@@ -137,15 +142,20 @@ class Handoff(msgspec.Struct, frozen=True):
         ]
         for layer, prefetch in zip(layers, self.prefetch, strict=True):
             layer.prefetch = prefetch
-        return Rootfs(StoredFile(self.tree_image.fd, self.tree_image.offset, self.tree_image.size), layers)
+        rootfs = Rootfs(StoredFile(self.tree_image.fd, self.tree_image.offset, self.tree_image.size), layers)
+        rootfs.served.pack_file = pack
+        return rootfs
 
     def fds(self) -> set[int]:
         """Return the descriptors to send."""
         archive = {part.fd for part in self.archive[:2]} if self.archive else set()
-        directories = {root for root in self.directories if root is not None}
-        hot = ({self.pack.file.fd} if self.pack else set()) | ({self.cache.fd} if self.cache else set())
+        hot = {self.pack.file.fd} if self.pack else set()
         layers = {part.fd for layer in self.layers for part in layer}
-        return {self.tree_image.fd} | layers | archive | directories | hot
+        return {self.tree_image.fd} | layers | archive | hot | self.directory_fds()
+
+    def directory_fds(self) -> set[int]:
+        """Return those that are directories."""
+        return {root for root in self.directories if root is not None} | ({self.cache.fd} if self.cache else set())
 
     def renumbered(self, fds: Mapping[int, int]) -> "Handoff":
         """Return the same with the receiver's descriptors; `fds` maps the sender's to these."""

@@ -12,17 +12,25 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ocifs.errors import ShortageError
+from ocifs.blobs.download import BLOB
+from ocifs.errors import OcifsError, ShortageError
+from ocifs.hotpack.arriving import ArrivingFile
 from ocifs.hotpack.format import BLOCK_MAX, PackTable, read_table
 from ocifs.hotpack.pack import HotPack
 from ocifs.hotpack.recording import Recording
-from ocifs.image.hot_pack import streams_of
+from ocifs.hotpack.verification import verify_pack
+from ocifs.image.hot_pack import pack_name, save_verified, streams_of
 from ocifs.image.rootfs import Rootfs
+from ocifs.layer.lazy_blob import LazyBlob
+from ocifs.layer.verification import digest_blob
 from ocifs.mount.engine import Engine
 from ocifs.mount.handoff import Handoff, PackSource
-from ocifs.mount.pack_builder import MIN_RECORDING, PackResult, start_builder
+from ocifs.mount.pack_builder import MIN_RECORDING, result_of, start_builder
+from ocifs.mount.record import PackRecord
 from ocifs.pool import start
-from ocifs.reader import ReaderAt
+from ocifs.reader import BlobReader, FileReader, ReaderAt
+from ocifs.spec.digest import Digest
+from ocifs.store.sparse import finish_sparse
 
 if TYPE_CHECKING:
     import subprocess
@@ -44,17 +52,20 @@ class HotStart:
         self._rootfs = rootfs
         self._limit = limit
         self._ended = threading.Event()
+        self._lazy: LazyBlob | None = None
+        self._arriving: ArrivingFile | None = None
         served = rootfs.served
         if not limit or not served.layers:
             return
-        if handoff.pack is not None:
-            served.pack = self._opened(handoff.pack)
+        if handoff.pack is not None and served.pack_file is not None:
+            served.pack = self._opened(handoff.pack, served.pack_file)
         if handoff.cache is not None:
             served.recording = Recording(served.bases[0], limit)
 
-    def start(self, engine: Engine, report: Callable[[PackResult], None] = lambda result: None) -> None:
+    def start(self, engine: Engine, report: Callable[[PackRecord], None] = lambda record: None) -> None:
         """Start the threads for a mounted engine; call `report` once a recording is saved."""
         recording = self._rootfs.served.recording
+        self._fetch_pack()
         with contextlib.suppress(ShortageError):
             if (file := engine.open_served_file()) is not None:
                 start(lambda: self._fill(file))
@@ -67,6 +78,15 @@ class HotStart:
     def resume(self) -> None:
         """Do without a recording: another process has served the mount before, and the kernel has much of the pack."""
         self._rootfs.served.recording = None
+        self._fetch_pack()
+
+    def _fetch_pack(self) -> None:
+        lazy, arriving = self._lazy, self._arriving
+        if lazy is not None and arriving is not None:
+            try:
+                start(lambda: self._receive(lazy, arriving))
+            except ShortageError:
+                self._rootfs.served.pack = None
 
     def stop(self) -> None:
         """Stop using the page cache: the engine is about to end."""
@@ -81,14 +101,56 @@ class HotStart:
             self._rootfs.served.recording = None
             self._build(recording)
 
-    def _opened(self, source: PackSource) -> HotPack:
+    def is_unverified(self) -> bool:
+        """Whether the pack is in use, and was not compared with the layers."""
+        pack = self._rootfs.served.pack
+        return pack is not None and not pack.verified and pack.table() is not None
+
+    def verify(self, pause: Callable[[int], None]) -> None:
+        """Compare the pack with the layers, which are verified, and save it as verified.
+
+        Raises:
+            InvalidImageError: It has false bytes.
+            NotFoundError, RegistryError: Parts of a layer cannot be fetched.
+        """
+        pack, layers = self._rootfs.served.pack, self._rootfs.served.layers
+        if pack is None or (table := pack.table()) is None:
+            return
+        verify_pack(table, layers, pause)
+        pack.verified = True
+        if self._handoff.cache is not None and (file := pack.file()) is not None:
+            with contextlib.suppress(OcifsError, OSError):  # a full disk
+                save_verified(self._handoff.cache.open(), layers, file, table)
+
+    def drop(self) -> None:
+        """Remove the unverified packs of the layers from the cache."""
+        if self._handoff.cache is None:
+            return
+        store = self._handoff.cache.open()
+        with contextlib.suppress(OSError):
+            store.remove(*pack_name(self._rootfs.served.layers))
+            if self._handoff.pack is not None and self._handoff.pack.origin is not None:
+                store.remove(BLOB, self._handoff.pack.origin.digest)
+
+    def _opened(self, source: PackSource, file: BlobReader) -> HotPack:
         streams = streams_of(self._rootfs.served.layers)
-        file: ReaderAt = source.file.open()
+        if isinstance(file, LazyBlob):
+            self._lazy = file
+            self._arriving = ArrivingFile(file.fd, file.size)
+        reader = self._arriving or file
 
         def load() -> tuple[ReaderAt, PackTable]:
-            return file, read_table(file, streams, self._limit, source.head)
+            return reader, read_table(reader, streams, self._limit, source.head)
 
         return HotPack(load, verified=source.verified)
+
+    def _receive(self, lazy: LazyBlob, file: ArrivingFile) -> None:
+        """Fetch a published pack; if it is all right, it becomes a blob of the cache."""
+        if file.receive(lazy.stream):
+            digest = Digest(lazy.origin().digest)
+            with contextlib.suppress(OcifsError, OSError):
+                if digest_blob(FileReader(file.fd, 0, file.size), digest, lambda size: None) == digest:
+                    finish_sparse(file.fd, BLOB, digest, file.size)
 
     def _fill(self, file: int) -> None:
         """Let the kernel request the tree image and the pack."""
@@ -122,7 +184,7 @@ class HotStart:
         self._ended.wait(_HOLD)
         pack.shrink()
 
-    def _save(self, recording: Recording, engine: Engine, report: Callable[[PackResult], None]) -> None:
+    def _save(self, recording: Recording, engine: Engine, report: Callable[[PackRecord], None]) -> None:
         """Wait for the end of the recording, and save it."""
         recording.wait()
         if self._ended.is_set():
@@ -130,8 +192,8 @@ class HotStart:
         self._rootfs.served.recording = None
         engine.raise_readahead()
         process = self._build(recording)
-        if process is not None:
-            report(PackResult.of(process))
+        if process is not None and (record := result_of(process)).size:
+            report(record)
 
     def _build(self, recording: Recording) -> "subprocess.Popen[bytes] | None":
         if sum(size for _, size in recording.reads) < MIN_RECORDING:

@@ -63,7 +63,7 @@ def _hot_files(image: "Image", options: MountOptions) -> tuple[PackSource | None
         return None, None
     store = image.options.store
     cache = None if store.opened is None else CacheDirectory(store.opened.fd, store.max_size)
-    return source_of(image.hot_pack()), cache
+    return source_of(image.hot_pack(options.hot_pack)), cache
 
 
 class MountReply(msgspec.Struct, frozen=True):

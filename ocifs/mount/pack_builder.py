@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Self
 
 import msgspec
 
@@ -22,7 +21,7 @@ from ocifs.image.hot_pack import pack_name, streams_of
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount.handoff import Handoff
-from ocifs.mount.record import from_json, to_json
+from ocifs.mount.record import PackRecord, from_json, to_json
 from ocifs.reader import ReaderAt
 from ocifs.store import Kind, Store, Writer
 from ocifs.version import __version__
@@ -48,23 +47,13 @@ class PackJob(msgspec.Struct, frozen=True, kw_only=True):
     """Version of ocifs: the program may have been replaced since the daemon began."""
 
 
-class PackResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a builder did."""
-
-    size: int = 0
-    """Decoded bytes of the pack."""
-    added: int = 0
-    """Those of this recording."""
-    error: str = ""
-
-    @classmethod
-    def of(cls, process: "subprocess.Popen[bytes]") -> Self:
-        """Wait for a builder, and return its result."""
-        output, _ = process.communicate()
-        try:
-            return from_json(output, cls)
-        except ValueError:
-            return cls(error=f"the process ended with status {process.returncode}")
+def result_of(process: "subprocess.Popen[bytes]") -> PackRecord:
+    """Wait for a builder, and return its result."""
+    output, _ = process.communicate()
+    try:
+        return from_json(output, PackRecord)
+    except ValueError:
+        return PackRecord()
 
 
 def start_builder(handoff: Handoff, rootfs: Rootfs, recording: Recording, limit: int) -> "subprocess.Popen[bytes]":
@@ -109,8 +98,8 @@ def main(arguments: list[str]) -> int:
         return 1
     try:
         result = save_recording(job)
-    except (OcifsError, OSError, MemoryError) as error:
-        result = PackResult(error=str(error) or type(error).__name__)
+    except (OcifsError, OSError, MemoryError):
+        return 1
     with contextlib.suppress(BrokenPipeError):  # the daemon has ended
         sys.stdout.buffer.write(to_json(result))
         sys.stdout.flush()
@@ -121,12 +110,12 @@ class _TooLittleError(Exception):
     """Nothing is worth saving."""
 
 
-def save_recording(job: PackJob) -> PackResult:
-    """Add the reads of a job to the pack in the cache. Raises OcifsError, OSError."""
+def save_recording(job: PackJob) -> PackRecord:
+    """Add the reads of a job to the pack in the cache; return what it has then. Raises OcifsError, OSError."""
     assert job.rootfs.cache is not None  # noqa: S101 - else nothing is recorded
     store = job.rootfs.cache.open()
     kind = Kind(job.kind, job.version, checked=False)
-    result = PackResult()
+    result = PackRecord()
     with job.rootfs.open(SpanCache()) as rootfs:
         served = rootfs.served
         streams = streams_of(served.layers)
@@ -140,12 +129,13 @@ def save_recording(job: PackJob) -> PackResult:
             if job.is_scan and old is not None and old[1].size <= job.limit:
                 raise _TooLittleError
             built = build_pack(served.layers, find, job.limit, old)
-            result = PackResult(built.size, built.added)
             if built.added < MIN_RECORDING:
                 raise _TooLittleError
             out.for_memory = False
             for part in built.parts:
                 out.write(part)
+            name = f"{kind.name}{kind.version}"
+            result = PackRecord(kind=name, subject=job.subject, size=built.size, added=built.added)
 
         with contextlib.suppress(_TooLittleError):
             store.get(kind, job.subject, build, anew=True).close()

@@ -20,7 +20,6 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from ocifs.errors import MountError, printable_path, raise_if_short
-from ocifs.layer.profile import Profile
 from ocifs.mount.counters import DEAD, Counters, Numbers
 from ocifs.mount.mountinfo import MountEntry, mount_table
 from ocifs.trusted_directory import ForeignOwnerError, TrustedDirectory
@@ -74,6 +73,19 @@ class KeptRecord(msgspec.Struct, frozen=True, kw_only=True):
     """When this process took over, in seconds since the epoch."""
 
 
+class PackRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The hot pack that the first reads of a mount were saved in."""
+
+    kind: str = ""
+    """Kind and version of the cache entry: `ppack1` for layers that were not verified."""
+    subject: str = ""
+    """The digest that names the entry."""
+    size: int = 0
+    """Decoded bytes in the pack; 0: it was not saved."""
+    added: int = 0
+    """How many of them are new."""
+
+
 class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The facts about a mount."""
 
@@ -96,8 +108,8 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """major:minor of the file system, unlike that of other mounts on the same mountpoint; None: unknown."""
     layers: tuple[LayerRecord, ...] = ()
     """One for each layer, the base first."""
-    touched: Profile = {}
-    """For each lazy layer, the spans read before the start-up phase ended."""
+    hot_pack: PackRecord | None = None
+    """What was saved of the first reads, after the first pause; None: nothing yet, or little was new."""
     kept: KeptRecord | None = None
     """The keeper's part; None: the mount ends with its daemon."""
     refuted: str | None = None

@@ -6,6 +6,7 @@ was read where anything was. Whatever else comes out of it is a defect.
 
 import atexit
 import errno
+import hashlib
 import io
 import os
 import shutil
@@ -34,6 +35,8 @@ from ocifs.compression.gzidx import read_gzidx
 from ocifs.erofs.reader import TreeImage
 from ocifs.erofs.writer import compile_tree
 from ocifs.errors import NotFoundError, OcifsError
+from ocifs.hotpack.format import Head, Stream, read_table
+from ocifs.hotpack.pack import HotPack
 from ocifs.image.passwd import Accounts
 from ocifs.indexes.candidate import CONVERTED, check_index
 from ocifs.indexes.chunked import read_toc, table_of, write_index
@@ -690,7 +693,52 @@ def _answer_seeds() -> list[bytes]:
     return [kind + b"\n--\n".join(answers) for kind, answers in conversations.items()]
 
 
+# Hot packs, with the head laid open
+
+
+_STREAMS = [Stream("sha256:base", 40_000), Stream("sha256:top", 8192)]
+
+
+def fuzz_hot_pack(data: bytes) -> None:
+    """Take four bytes for the length of the head, the head as MessagePack, and the frames."""
+    size = int.from_bytes(data[:4], "little") % (1 << 16)
+    packed = zstandard.compress(data[4 : 4 + size])
+    start = struct.pack("<8sI32s", b"ocifshp1", len(packed), hashlib.sha256(packed).digest())
+    for pack in (data, start + packed + data[4 + size :]):
+        file = BytesReader(pack)
+        with _clean_errors():
+            table = read_table(file, _STREAMS, 40_000)
+            assert table.size <= 40_000
+            opened = HotPack(lambda file=file, table=table: (file, table), verified=False)  # type: ignore[misc]
+            for number, frame in enumerate(table.frames):
+                for block in frame.blocks:
+                    assert 0 <= block.offset < block.end <= _STREAMS[block.layer].size
+                    views = opened.views(block.layer, block.size, block.offset)
+                    if views is not None:
+                        assert hashlib.sha256(b"".join(views)).digest() == block.digest
+                assert opened.fault is not None or opened.frame(number) is not None
+
+
+def _hot_pack_seeds() -> list[bytes]:
+    data = [bytes([number]) * 4096 for number in range(3)]
+    digests = b"".join(hashlib.sha256(each).digest() for each in data)
+    frames = [zstandard.compress(data[0] + data[1]), zstandard.compress(data[2])]
+    head = Head(
+        streams=("sha256:base", "sha256:top"),
+        layers=pack_u64([1, 0, 0]),
+        offsets=pack_u64([0, 4096, 0]),
+        sizes=pack_u64([4096] * 3),
+        digests=digests,
+        counts=pack_u64([2, 1]),
+        stored=pack_u64(map(len, frames)),
+        recordings=((5, 3),),
+    )
+    packed = msgspec.msgpack.encode(head)
+    return [struct.pack("<I", len(packed)) + packed + frames[0] + frames[1]]
+
+
 TARGETS = {
+    "hot_pack": Target(fuzz_hot_pack, _hot_pack_seeds),
     "tar": Target(fuzz_tar, _tar_seeds),
     "pax": Target(fuzz_pax, _pax_seeds),
     "gzidx": Target(fuzz_gzidx, _gzidx_seeds),

@@ -8,7 +8,7 @@ import pytest
 
 from ocifs.image.opening import open_image
 from ocifs.layer.index import LayerIndex
-from ocifs.layer.profile import Run, run_of, runs_of, spans_of
+from ocifs.layer.profile import Run, join_spans, run_of, spans_of
 from ocifs.options import Options
 from ocifs.store import Store
 from tests.images import Image, Layer, tar, write_layout
@@ -27,7 +27,6 @@ def test_a_run_says_which_bytes_it_is_of(index: LayerIndex) -> None:
     run = run_of(index, 1, 2)
     assert (run.start_span, run.end_span, run.start, run.end) == (1, 2, index.starts[1], index.starts[3])
     assert spans_of([run], index) == ((1, 2),)
-    assert runs_of([run], index) == (run,)
 
 
 def test_a_run_of_an_index_is_found_again_in_it(tmp_path: Path) -> None:
@@ -70,3 +69,19 @@ def test_runs_that_cannot_be(index: LayerIndex, run: Run, spans: tuple[tuple[int
 
 def test_runs_are_bounded(index: LayerIndex) -> None:
     assert len(spans_of([Run(0, 1)] * 5000, index)) == 1000
+
+
+@pytest.mark.parametrize(
+    ("spans", "joined"),
+    [
+        ([], []),
+        ([5], [(5, 5)]),
+        ([5, 6, 7], [(5, 7)]),
+        ([7, 6, 5], [(5, 7)]),
+        ([5, 7], [(5, 7)]),
+        ([5, 8], [(5, 5), (8, 8)]),
+        ([20, 1, 2, 21], [(20, 21), (1, 2)]),
+    ],
+)
+def test_neighbours_are_joined_in_order_of_first_use(spans: list[int], joined: list[tuple[int, int]]) -> None:
+    assert join_spans(spans) == joined

@@ -6,23 +6,7 @@ import time
 import pytest
 
 from ocifs.layer.layer import Layer
-from ocifs.mount.background import Background, _ranges
-
-
-@pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [
-        ([], []),
-        ([5], [(5, 5)]),
-        ([5, 6, 7], [(5, 7)]),
-        ([7, 6, 5], [(5, 7)]),
-        ([5, 7], [(5, 7)]),
-        ([5, 8], [(5, 5), (8, 8)]),
-        ([20, 1, 2, 21], [(20, 21), (1, 2)]),
-    ],
-)
-def test_ranges_join_neighbours_in_the_order_of_wanting(wanted: list[int], expected: list[tuple[int, int]]) -> None:
-    assert _ranges(wanted) == expected
+from ocifs.mount.background import Background
 
 
 class _Defective(Layer):

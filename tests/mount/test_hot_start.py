@@ -19,7 +19,8 @@ from ocifs.image.rootfs import Rootfs
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount.handoff import CacheDirectory, Handoff, source_of
 from ocifs.mount.hot_start import HotStart
-from ocifs.mount.pack_builder import MIN_RECORDING, PackJob, PackResult, save_recording
+from ocifs.mount.pack_builder import MIN_RECORDING, PackJob, save_recording
+from ocifs.mount.record import PackRecord
 from ocifs.options import Options
 from ocifs.store import Store
 from tests import faults, images
@@ -43,12 +44,12 @@ def opened(layout: Path, store: Store) -> Iterator[tuple[Image, Handoff]]:
     with open_image(layout, Options(store=store)) as image:
         assert store.opened is not None
         cache = CacheDirectory(store.opened.fd, store.max_size)
-        yield image, Handoff.of(image.rootfs, source_of(image.hot_pack()), cache)
+        yield image, Handoff.of(image.rootfs, source_of(image.hot_pack(64 * MIB)), cache)
 
 
 def record(
     layout: Path, store: Store, *found: tuple[int, int, int], limit: int = MIB, is_scan: bool = False
-) -> PackResult:
+) -> PackRecord:
     """Save reads as a process of its own would."""
     with opened(layout, store) as (image, handoff):
         bases = image.rootfs.served.bases
@@ -63,6 +64,10 @@ def record(
             subject=name.subject,
         )
         return save_recording(job)
+
+
+def sizes(saved: PackRecord) -> tuple[int, int]:
+    return saved.size, saved.added
 
 
 def spoil(layout: Path) -> None:
@@ -97,8 +102,8 @@ def pack_path(store: Store) -> Path:
 
 
 def test_what_is_recorded_is_read_without_spans(layout: Path, store: Store) -> None:
-    assert record(layout, store, HOT) == PackResult(size=200 * KIB, added=200 * KIB)
-    assert record(layout, store, HOT, LATE) == PackResult(size=300 * KIB, added=100 * KIB)
+    assert sizes(record(layout, store, HOT)) == (200 * KIB, 200 * KIB)
+    assert sizes(record(layout, store, HOT, LATE)) == (300 * KIB, 100 * KIB)
     spoil(layout)
     with started(layout, store) as rootfs:
         assert read(rootfs, *HOT)
@@ -108,7 +113,7 @@ def test_what_is_recorded_is_read_without_spans(layout: Path, store: Store) -> N
 
 
 def test_little_is_not_saved(layout: Path, store: Store) -> None:
-    assert record(layout, store, (0, 0, MIN_RECORDING - 4096)).added == MIN_RECORDING - 4096
+    assert record(layout, store, (0, 0, MIN_RECORDING - 4096)) == PackRecord()
     assert [entry.kind for entry in store.entries() if entry.kind.startswith("pack")] == []
     record(layout, store, HOT)
     before = pack_path(store).stat().st_mtime_ns
@@ -118,7 +123,7 @@ def test_little_is_not_saved(layout: Path, store: Store) -> None:
 
 def test_a_scan_does_not_extend_a_pack(layout: Path, store: Store) -> None:
     assert record(layout, store, (0, 0, 3 * MIB), is_scan=True).size == MIB
-    assert record(layout, store, (1, 0, 3 * MIB), is_scan=True) == PackResult()
+    assert record(layout, store, (1, 0, 3 * MIB), is_scan=True) == PackRecord()
 
 
 def test_a_refuted_layer_is_not_read_from_the_pack(layout: Path, store: Store) -> None:
@@ -206,6 +211,6 @@ def test_a_disk_that_takes_no_pack_keeps_the_last_one(layout: Path, store: Store
 def test_a_blob_that_changed_before_the_recording_is_saved_is_left_out(layout: Path, store: Store) -> None:
     record(layout, store, HOT)
     spoil(layout)
-    assert record(layout, store, HOT, LATE).size == 200 * KIB
+    assert record(layout, store, HOT, LATE) == PackRecord()
     with started(layout, store) as rootfs:
         assert read(rootfs, *HOT)

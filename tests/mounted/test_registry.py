@@ -1,6 +1,7 @@
 """Mounts of images in a registry of which only a part is fetched."""
 
 import errno
+import hashlib
 import json
 import os
 import time
@@ -10,9 +11,11 @@ from typing import Any
 
 import msgspec
 import pytest
+import zstandard
 
+from ocifs.hotpack.format import Block, encode_head
 from ocifs.image.opening import open_image
-from ocifs.indexes.artifact import make_artifact
+from ocifs.indexes.artifact import PACK_TYPE, make_artifact
 from ocifs.layer.index import LayerIndex, open_index
 from ocifs.layer.index_format import encode_tail
 from ocifs.options import Options
@@ -135,52 +138,91 @@ def test_the_rest_is_fetched_and_proven_in_the_background(
 
 
 def read_last(mountpoint: Path) -> None:
-    """Read a little of the last file, without readahead."""
+    """Read some of the last file, without readahead."""
     with (mountpoint / "last").open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        file.seek(2_000_000)
-        file.read(1000)
+        assert file.read(200_000) == LAST[:200_000]
 
 
-def test_what_was_read_first_is_fetched_first(ocifs: Ocifs, registry: Registry, image: str, engine: str) -> None:
-    slow = ("--engine", engine, "--prefetch-rate", "1")
-    with ocifs.mounted(image, *slow) as mnt:
-        read_last(mnt)
-        wait_for(lambda: bool(state(ocifs)["touched"]))
-        assert list(state(ocifs)["touched"]) == [str(Digest.of(LAYER.blob))]  # type: ignore[call-overload]
-        ocifs.output("index", "push", "--record", mnt, image)
-        assert "is not a mount of this image" in ocifs.run("index", "push", "--record", "/", image).err
-    ocifs.output("cache", "clear")
-    registry.requests.clear()
-    with ocifs.mounted(image, *slow):
-        wait_for(lambda: bool(fetched(registry)))
-        assert all(int(each[6:].partition("-")[0]) > 15_000_000 for each in fetched(registry))
+def fetches_of_pack(registry: Registry) -> list[Any]:
+    """The requests for the published pack."""
+    return [each for each in registry.sent if any(digest in each.path for digest in packs(registry))]
 
 
-def test_what_was_recorded_is_fetched_first_by_any_index(
+def test_what_was_read_first_is_published_and_fetched_in_one_request(
     ocifs: Ocifs, registry: Registry, image: str, engine: str
 ) -> None:
-    slow = ("--engine", engine, "--prefetch-rate", "1")
-    with ocifs.mounted(image, *slow) as mnt:
+    with ocifs.mounted(image, "--engine", engine, "--no-prefetch") as mnt:
         read_last(mnt)
-        wait_for(lambda: bool(state(ocifs)["touched"]))
-        assert ocifs.output("index", "--record", mnt, image).endswith("iB of 1 layers\n")
-    assert "profile1" in ocifs.output("cache", "ls")
-    blob = str(Digest.of(LAYER.blob)).replace(":", "-")
-    for known in ("published", "proven", "pushed"):
-        if known == "proven":
-            ocifs.output("index", image)
-        if known == "pushed":
-            ocifs.output("index", "push", image)
-            ocifs.output("cache", "clear")
-        for kind in ("blob1", "part1"):
-            for path in (ocifs.cache / "entries").glob(f"{kind}-{blob}*"):
-                path.unlink()
-        registry.requests.clear()
-        with ocifs.mounted(image, *slow):
-            wait_for(lambda: bool(fetched(registry)))
-            assert all(int(each[6:].partition("-")[0]) > 15_000_000 for each in fetched(registry)), known
-            assert (", unverified" in ocifs.output("mounts")) == (known != "proven")
+        wait_for(lambda: state(ocifs)["hot_pack"] is not None)
+        assert state(ocifs)["hot_pack"]["kind"] == "ppack1"  # type: ignore[index]
+        ocifs.output("index", "push", "--record", mnt, image)
+        assert "is not a mount of this image" in ocifs.run("index", "push", "--record", "/", image).err
+    kinds = ocifs.output("cache", "ls")
+    assert "pack1 " in kinds.replace("ppack1 ", "")
+    ocifs.output("cache", "clear")
+    registry.requests.clear()
+    with ocifs.mounted(image, "--engine", engine, "--no-prefetch") as mnt:
+        read_last(mnt)
+        assert not fetched(registry)
+        assert len(fetches_of_pack(registry)) == 1
+    with ocifs.mounted(image, "--engine", engine, "--no-prefetch") as mnt:  # now it is in the cache
+        read_last(mnt)
+        assert not fetched(registry)
+        assert len(fetches_of_pack(registry)) == 1
+    with ocifs.mounted(image, "--engine", engine) as mnt:
+        wait_for(lambda: any(each["kind"] == "pack1" for each in json.loads(ocifs.output("cache", "ls", "--json"))))
+        assert state(ocifs)["refuted"] is None
+        read_last(mnt)
+
+
+def publish_pack(registry: Registry, alter: Callable[[bytes], bytes]) -> str:
+    """Publish the index with a pack of bytes of the last file, altered before it is packed; return the reference."""
+    reference = f"docker://{registry.host}/app"
+    with open_image(reference, Options(lazy=False)) as opened:
+        (layer,) = opened.layers
+        begin = LAYER.tar.index(LAST[:512]) // 4096 * 4096
+        data = [alter(LAYER.tar[at : at + 65536]) for at in range(begin, begin + 262144, 65536)]
+        blocks = [
+            Block(0, begin + number * 65536, 65536, hashlib.sha256(each).digest()) for number, each in enumerate(data)
+        ]
+        stored = zstandard.compress(b"".join(data))
+        pack = encode_head((layer.index.stream,), [(blocks, len(stored))], ()) + stored
+        manifest, blobs = make_artifact(opened.resolved, opened.indexes, pack)
+        opened.source.referrers().attach(opened.resolved.descriptor, manifest, blobs)
+    return reference
+
+
+def test_a_published_pack_that_lied_is_refuted(ocifs: Ocifs, registry: Registry, engine: str) -> None:
+    image = publish_pack(registry, lambda data: bytes(len(data)))
+    with ocifs.mounted(image, "--engine", engine) as mnt:
+        wait_for(lambda: state(ocifs)["refuted"] is not None)
+        assert "mounted, refuted" in ocifs.output("mounts")
+        with (mnt / "middle").open("rb") as file, pytest.raises(OSError, match="Input/output error") as caught:
+            file.read(1)
+        assert caught.value.errno == errno.EIO
+    assert "are others than in the layer" in ocifs.log.read_text()
+    assert "pack1" not in ocifs.output("cache", "ls")
+
+
+def test_a_published_pack_that_does_not_come_is_not_waited_for(ocifs: Ocifs, registry: Registry, engine: str) -> None:
+    image = publish_pack(registry, bytes)
+    registry.fault(status(404), packs(registry)[0])
+    with ocifs.mounted(image, "--engine", engine, "--no-prefetch") as mnt:
+        read_last(mnt)
+        assert fetched(registry)
+
+
+def packs(registry: Registry) -> list[str]:
+    """The digests of the published packs."""
+    documents = [*registry.blobs["app"].values(), *(each.data for each in registry.manifests["app"].values())]
+    return [
+        layer["digest"]
+        for data in documents
+        if data.startswith(b"{") and PACK_TYPE.encode() in data
+        for layer in json.loads(data)["layers"]
+        if layer["mediaType"] == PACK_TYPE
+    ]
 
 
 def lie(index: LayerIndex) -> bytes:

@@ -6,6 +6,7 @@ Files are read below a root directory, which tests replace; processes and socket
 import contextlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ _EROFS_FROM_FILES: Final = (6, 12)
 _PATIENCE: Final = 5.0
 """Seconds to wait for a program or a socket."""
 _MAX_FILE: Final = 1 << 20
+_ENDPOINT: Final = re.compile(r"""^[ {]*"?imageServiceEndpoint"?: *["']?([^"'\s,}]+)""", re.MULTILINE)
 
 
 class Process(NamedTuple):
@@ -155,7 +157,7 @@ class Node:
         """Yield findings about the kubelet's endpoint for images, from which the snapshotter has credentials."""
         for process in self._processes:
             if process.name == "kubelet":
-                endpoint = process.option("--image-service-endpoint")
+                endpoint = process.option("--image-service-endpoint") or self._configured_endpoint(process)
                 if endpoint is None:
                     yield warning(
                         "kubelet",
@@ -170,6 +172,11 @@ class Node:
                     )
                 else:
                     yield ok("kubelet", f"pulls through {shown(endpoint, 200)}")
+
+    def _configured_endpoint(self, kubelet: Process) -> str | None:
+        """Return the endpoint in the kubelet's configuration file, which is YAML with one such line, or JSON."""
+        match = _ENDPOINT.search(self._text(kubelet.option("--config") or "/var/lib/kubelet/config.yaml"))
+        return match[1] if match else None
 
     def _at(self, path: str) -> Path:
         return self._root / path.lstrip("/")
@@ -224,20 +231,19 @@ def _snapshotter(expected: Expected) -> Iterator[Finding]:
 
     address = printable_path(str(expected.address))
     start = "systemctl enable --now ocifs-snapshotter, or run `ocifs snapshotter`"
-    if not expected.address.exists():
-        yield error("snapshotter", f"it does not run: there is no {address}", start)
+    try:
+        from ocifs.snapshotter.check.sockets import ask_snapshotter
+    except ImportError as failure:
+        yield error("snapshotter", str(missing_extra(failure) or failure), "install it, and start the snapshotter")
     else:
         try:
-            from ocifs.snapshotter.check.sockets import ask_snapshotter
-
-            ask_snapshotter(str(expected.address), _PATIENCE)
-        except ImportError as failure:
-            known = missing_extra(failure)
-            yield error("snapshotter", str(known or failure), "install it, and restart the snapshotter")
+            if expected.address.exists():
+                ask_snapshotter(str(expected.address), _PATIENCE)
+                yield ok("snapshotter", f"answers at {address}")
+            else:
+                yield error("snapshotter", f"it does not run: there is no {address}", start)
         except OcifsError as failure:
             yield error("snapshotter", f"no answer at {address}: {failure}", start)
-        else:
-            yield ok("snapshotter", f"answers at {address}")
     if (connection := connect()) is None:
         yield warning(
             "service",

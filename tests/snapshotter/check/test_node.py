@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,10 @@ def test_the_endpoint_of_kubelet(node: Path, tmp_path: Path) -> None:
             (found,) = Node(node, [Process("kubelet", arguments)]).kubelet(EXPECTED)
             assert found.level == expected
             assert "\x1b" not in str(found)
+        for text in (f"kind: X\nimageServiceEndpoint: unix://{path}\n", f'{{"imageServiceEndpoint": "unix://{path}"}}'):
+            (node / "kubelet.yaml").write_text(text)
+            (found,) = Node(node, [Process("kubelet", ("--config", "/kubelet.yaml"))]).kubelet(EXPECTED)
+            assert found.level == "ok"
 
 
 def test_processes_of_this_machine() -> None:
@@ -163,3 +168,13 @@ def test_a_socket_without_a_snapshotter(capfdbinary: pytest.CaptureFixture[bytes
         _, found = check(capfdbinary, "--address", str(path))
     (message,) = [each["message"] for each in found if each["subject"] == "snapshotter"]
     assert message.startswith(f"no answer at {path}: UNAVAILABLE")
+
+
+def test_the_extra_is_missing(
+    capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: None
+) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    monkeypatch.delitem(sys.modules, "ocifs.snapshotter.check.sockets", raising=False)
+    _, found = check(capfdbinary, "--address", str(tmp_path / "s.sock"))
+    (message,) = [each["message"] for each in found if each["subject"] == "snapshotter"]
+    assert message == "ocifs snapshotter needs grpc, which is not installed: pip install 'ocifs[containerd]'"
