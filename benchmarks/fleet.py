@@ -192,15 +192,15 @@ class Result:
     registry_requests: int = 0
 
 
-def simulate(trace: Trace, nodes: int, mirrors: int, seed: int = 1) -> Result:
-    """Start the container on all nodes."""
+def simulate(trace: Trace, nodes: int, mirrors: int, *, jitter: float = _JITTER) -> Result:
+    """Start the container on all nodes, within `jitter` seconds."""
     simulation = Simulation()
     registry = Link(simulation, _REGISTRY, _MIRROR if mirrors else _NODE)
     places = [Mirror(simulation, registry) for _ in range(mirrors)]
     result = Result()
-    chance = random.Random(seed)
+    chance = random.Random(1)
     for number in range(nodes):
-        start = chance.uniform(0, _JITTER)
+        start = chance.uniform(0, jitter)
         _Node(simulation, trace, start, registry, places[number % mirrors] if places else None, result).begin()
     simulation.run()
     result.registry_bytes, result.registry_requests = registry.carried, registry.requests

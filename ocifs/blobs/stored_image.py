@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import msgspec
 
 from ocifs.blobs.kept import Keeping
-from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError
+from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError, printable_path
 from ocifs.reader import BlobReader, FileReader
 from ocifs.sources.assembled import AssembledReader, write_table
 from ocifs.sources.blob import memory_blob
@@ -162,7 +162,7 @@ class StoredImages(LocalSource):
 
 
 def open_stored_image(reference: Reference, keeping: Keeping) -> StoredImages:
-    """Open the stores that a reference names; raises as `split_places` and `open_stores`."""
+    """Open the stores that a reference names; raises as `split_places` and `open_stores`, and NotFoundError."""
     places, name = split_places(reference.path)
     with ExitStack() as undo:
         stores: list[Store] = []
@@ -170,4 +170,9 @@ def open_stored_image(reference: Reference, keeping: Keeping) -> StoredImages:
             undo.callback(store.folder.close)
             stores.append(store)
         undo.pop_all()
+    if not stores:
+        where = ", ".join(map(printable_path, places.roots))
+        raise NotFoundError(
+            f"no images of podman at {where}: name another store, as in containers-storage:[overlay@/GRAPHROOT]NAME"
+        )
     return StoredImages(stores, name, keeping)

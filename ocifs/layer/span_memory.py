@@ -39,20 +39,20 @@ class SpanMemory:
         count = -(-capacity // SLOT)
         self._count = max(count + count // _SPARE, 1)
         self._mapping = mmap.mmap(-1, self._count * SLOT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._free = deque(range(self._count - 1, -1, -1))
+        self._fresh = iter(range(self._count))
+        """Slots that have never been used."""
+        self._free: deque[int] = deque()
         """The slot at the end is used next: the memory of the last one to become free is there already."""
-        self._resident = bytearray(self._count)
-        """1 for each slot whose memory the system has provided."""
-        self._in_use: list[weakref.ref[_Slot] | None] = [None] * self._count
+        self._resident: set[int] = set()
+        """The slots whose memory the system has provided."""
+        self._in_use: dict[int, weakref.ref[_Slot]] = {}
 
     def keep(self, data: bytes) -> tuple[memoryview | bytes, ...]:
         """Copy `data` into free slots and return views of them; or return `data` itself if there are too few slots."""
         whole = memoryview(data)
         views: list[memoryview | bytes] = []
         for begin in range(0, len(data), SLOT):
-            try:
-                number = self._free.pop()
-            except IndexError:
+            if (number := self._next()) is None:
                 return (data,)  # the end of `views` frees the slots that it had
             piece = whole[begin : begin + SLOT]
             view = self._take(number)[: len(piece)]
@@ -62,27 +62,38 @@ class SpanMemory:
 
     def release(self, spare: int = 0) -> None:
         """Return the memory of free slots to the system if it is more than `spare` bytes."""
-        if self._resident.count(1) * SLOT <= self.used + spare:
+        if len(self._resident) * SLOT <= self.used + spare:
             return
         held: list[int] = []
         with contextlib.suppress(IndexError):
             while True:
                 held.append(self._free.pop())
-        for number in held:
-            if self._resident[number]:
-                self._mapping.madvise(mmap.MADV_DONTNEED, number * SLOT, SLOT)
-                self._resident[number] = 0
+        for number in self._resident.intersection(held):
+            self._mapping.madvise(mmap.MADV_DONTNEED, number * SLOT, SLOT)
+            self._resident.discard(number)
         self._free.extend(reversed(held))
 
     @property
     def used(self) -> int:
         """Bytes of slots in use."""
-        return (self._count - len(self._free)) * SLOT
+        return len(self._in_use) * SLOT
+
+    def _next(self) -> int | None:
+        """Return the number of a slot that the caller may use; None if there is none."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return next(self._fresh, None)
 
     def _take(self, number: int) -> memoryview:
-        self._resident[number] = 1
+        self._resident.add(number)
         slot = _Slot.from_buffer(self._mapping, number * SLOT)
-        free = self._free
-        # `deque.append` is atomic: the last reader's thread calls this, and must not wait for a lock.
-        self._in_use[number] = weakref.ref(slot, lambda _: free.append(number))
+        in_use, free = self._in_use, self._free
+
+        def end(slot: object) -> None:
+            # Each step is atomic: the last reader's thread comes here, and must not wait for a lock.
+            del in_use[number]
+            free.append(number)
+
+        in_use[number] = weakref.ref(slot, end)
         return memoryview(slot).cast("B")

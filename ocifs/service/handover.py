@@ -20,7 +20,7 @@ from ocifs.mount.framing import receive_message, send_message
 from ocifs.mount.job import MountReply
 from ocifs.mount.record import ListedMount, from_json, is_keeper, list_mounts, to_json
 from ocifs.service.keeper import Keeper
-from ocifs.service.kept import PROTOCOL, Kept
+from ocifs.service.kept import PROTOCOL, Kept, OtherVersionError, decode_versioned
 from ocifs.service.mounts import Mounts, Served
 from ocifs.service.protocol import Handover, Request, Settings
 from ocifs.trusted_directory import TrustedDirectory
@@ -97,19 +97,17 @@ def _next(connection: socket.socket) -> tuple[bytes, list[int]]:
 def _head(payload: bytes) -> Handover:
     """Decode the first message of a handover. Raises MountError."""
     try:
-        version = from_json(payload, _Version)
-        if version.protocol == PROTOCOL:
-            head = from_json(payload, Handover)
-            if not 0 <= head.mounts <= _MOUNTS_MAX:
-                raise MountError(f"the running service claims to have {head.mounts} mounts: it stays")
-            return head
-    except (ValueError, RecursionError):
+        head = decode_versioned(payload, Handover)
+    except ValueError:
         reply = from_json(payload, MountReply)
         raise MountError(f"the running service refuses: {reply.error}") from None
-    raise MountError(
-        f"the running service is ocifs {version.version} with protocol {version.protocol}, this is {__version__} with "
-        f"protocol {PROTOCOL}: it stays"
-    )
+    except OtherVersionError as other:
+        raise MountError(
+            f"the running service is ocifs {other}, this is {__version__} with protocol {PROTOCOL}: it stays"
+        ) from None
+    if not 0 <= head.mounts <= _MOUNTS_MAX:
+        raise MountError(f"the running service claims to have {head.mounts} mounts: it stays")
+    return head
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,8 +193,3 @@ def _copy_of(worker: int, fd: int) -> int:
     if copy < 0:
         raise OSError(error := ctypes.get_errno(), os.strerror(error))
     return copy
-
-
-class _Version(msgspec.Struct, frozen=True, kw_only=True):
-    protocol: int
-    version: str

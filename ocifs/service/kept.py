@@ -6,7 +6,7 @@ worker. The format has a version, because the two keepers may be of different ve
 
 import os
 from collections.abc import Mapping
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import msgspec
 
@@ -19,6 +19,29 @@ from ocifs.version import __version__
 
 PROTOCOL: Final = 1
 """Version of this format, and of the messages between keepers and commands."""
+
+
+T = TypeVar("T")
+
+
+class OtherVersionError(Exception):
+    """A message of another protocol: its text names version and protocol."""
+
+
+class _Head(msgspec.Struct, frozen=True, kw_only=True):
+    protocol: int
+    version: str = "?"
+
+
+def decode_versioned(data: bytes, kind: type[T]) -> T:
+    """Decode a message that has a protocol version. Raises ValueError if it is malformed, OtherVersionError."""
+    try:
+        head = from_json(data, _Head)
+        if head.protocol == PROTOCOL:
+            return from_json(data, kind)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    raise OtherVersionError(f"{head.version} with protocol {head.protocol}")
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,17 +85,11 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     def decode(cls, data: bytes) -> Self:
         """Decode a message. Raises MountError if it is malformed, or has another version."""
         try:
-            head = from_json(data, _Head)
-            if head.protocol == PROTOCOL:
-                return from_json(data, cls)
-        except (ValueError, RecursionError) as error:
+            return decode_versioned(data, cls)
+        except ValueError as error:
             raise MountError(f"malformed description of a mount: {error}") from None
-        raise MountError(
-            f"the mount is kept by ocifs {head.version} with protocol {head.protocol}, this is {__version__} with "
-            f"protocol {PROTOCOL}: unmount it, or use a version with the same protocol"
-        )
-
-
-class _Head(msgspec.Struct, frozen=True, kw_only=True):
-    protocol: int
-    version: str
+        except OtherVersionError as other:
+            raise MountError(
+                f"the mount is kept by ocifs {other}, this is {__version__} with protocol {PROTOCOL}: unmount it, or "
+                "use a version with the same protocol"
+            ) from None

@@ -18,6 +18,7 @@ import msgspec
 from ocifs.errors import MountError, ShortageError, printable_path, raise_if_short, shortage
 from ocifs.mount import syscalls
 from ocifs.mount.counters import DEAD, ENDED, FAILED, STARTING, Counters
+from ocifs.mount.handoff import FileRange
 from ocifs.mount.job import Job
 from ocifs.mount.mount_identity import MountIdentity
 from ocifs.mount.mountinfo import mount_table
@@ -25,6 +26,7 @@ from ocifs.mount.record import to_json
 from ocifs.service.kept import Kept
 from ocifs.service.protocol import Request
 from ocifs.service.span_broker import SpanBroker
+from ocifs.service.span_messages import is_sealed
 from ocifs.service.template import Template
 from ocifs.service.worker import Order
 from ocifs.trusted_directory import TrustedDirectory
@@ -36,6 +38,8 @@ _QUICK = 1.0
 _DELAY, _DELAY_FACTOR, _DELAY_MAX = 0.1, 3, 5.0
 """Seconds of the first delay; the factor to the next one; the maximum."""
 _SUFFIX = ".counters"
+_COMPARED_MAX = 32 << 20
+_PIECE = 1 << 20
 _log = logging.getLogger(__name__)
 
 
@@ -196,6 +200,7 @@ class Mounts:
             MountError: The request is wrong, or something cannot be made.
         """
         job, namespace = _checked(request, fds)
+        self._share_tree_image(job)
         name = secrets.token_hex(8) + _SUFFIX
         with contextlib.ExitStack() as undo:
             try:
@@ -221,6 +226,17 @@ class Mounts:
         os.close(namespace)
         self._served[name] = served
         return served
+
+    def _share_tree_image(self, job: Job) -> None:
+        """Let the descriptor of a tree image refer to that of another mount if they have the same bytes.
+
+        Each command brings a copy in memory of its own, which nothing can change.
+        """
+        tree = job.rootfs.tree_image
+        others = (served.kept.job.rootfs.tree_image for served in self if served.kept.job.digest == job.digest)
+        other = next(others, None)
+        if other is not None and _have_same_bytes(tree, other):
+            os.dup2(other.fd, tree.fd, inheritable=False)
 
     def add(self, served: Served) -> None:
         """Keep a mount of another keeper; a worker is due for it."""
@@ -272,6 +288,18 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
 
 def _is_write_only(fd: int) -> bool:
     return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+
+
+def _have_same_bytes(one: FileRange, other: FileRange) -> bool:
+    """Whether two files in memory have the same bytes for ever. Large ones are not compared: the keeper must not wait.
+
+    Raises OSError.
+    """
+    if one.size != other.size or one.offset or other.offset or one.size > _COMPARED_MAX:
+        return False
+    return all(is_sealed(each.fd, each.size) for each in (one, other)) and all(
+        os.pread(one.fd, _PIECE, offset) == os.pread(other.fd, _PIECE, offset) for offset in range(0, one.size, _PIECE)
+    )
 
 
 def _is_over(device: int) -> bool:

@@ -15,9 +15,9 @@ import msgspec
 from ocifs.errors import MountError, printable_path, raise_if_short
 from ocifs.mount.framing import send_message
 from ocifs.mount.job import Job
-from ocifs.mount.record import from_json, to_json
+from ocifs.mount.record import to_json
 from ocifs.service.caller import root
-from ocifs.service.kept import PROTOCOL
+from ocifs.service.kept import PROTOCOL, OtherVersionError, decode_versioned
 from ocifs.trusted_directory import TrustedDirectory
 from ocifs.version import __version__
 
@@ -82,23 +82,17 @@ class Pong(msgspec.Struct, frozen=True, kw_only=True):
     version: str = __version__
 
 
-class _Head(msgspec.Struct, frozen=True, kw_only=True):
-    protocol: int
-    version: str = "?"
-
-
 def decode_request(data: bytes) -> Request:
     """Decode a request. Raises MountError if it is malformed, or of another version."""
     try:
-        head = from_json(data, _Head)
-        if head.protocol == PROTOCOL:
-            return from_json(data, Request)
-    except (ValueError, RecursionError) as error:
+        return decode_versioned(data, Request)
+    except ValueError as error:
         raise MountError(f"malformed request: {str(error).splitlines()[0]}") from None
-    raise MountError(
-        f"the service is ocifs {__version__} with protocol {PROTOCOL}, the request comes from {head.version} with "
-        f"protocol {head.protocol}: restart the service"
-    )
+    except OtherVersionError as other:
+        raise MountError(
+            f"the service is ocifs {__version__} with protocol {PROTOCOL}, the request comes from {other}: "
+            "restart the service"
+        ) from None
 
 
 def send_mount(connection: socket.socket, job: Job) -> None:

@@ -48,7 +48,7 @@ from ocifs.service.span_messages import (
     send,
 )
 
-_BATCH_MILLISECONDS: Final = 20
+_BATCH_MILLISECONDS: Final = 50
 """Time for which notes to the keeper are collected."""
 _IDLE_SECONDS: Final = 1.0
 """Time after which the memory that decoding has left goes back to the system."""
@@ -59,14 +59,22 @@ _PATIENCE: Final = 0.1
 class SpanExchange:
     """Shares the spans of a mount's cache; see `ocifs.layer.span_cache.Sharing`. Idle until the first span is read."""
 
-    def __init__(self, connection: socket.socket, hints: int, layers: Sequence[Layer], cache: SpanCache) -> None:
-        """`hints` is the descriptor of the keeper's hints. Raises OSError."""
+    def __init__(
+        self,
+        connection: socket.socket,
+        hints: int,
+        layers: Sequence[Layer],
+        cache: SpanCache,
+        patience: float = _PATIENCE,
+    ) -> None:
+        """`hints` is the descriptor of the keeper's hints; `patience`, the seconds to wait. Raises OSError."""
         self.taken = 0
         """Spans that other mounts have decoded for this one."""
         self._connection = connection
         self._hints = memoryview(mmap.mmap(hints, HINTS * 4, prot=mmap.PROT_READ)).cast("I")
         self._layers = layers
         self._cache = cache
+        self._patience = patience
         self._identities: list[bytes] = []
         self._numbers: dict[bytes, int] = {}
         self._wanted: dict[Name, SimpleQueue[memoryview | None]] = {}
@@ -90,7 +98,7 @@ class SpanExchange:
             self._flush()  # it may have been dropped before
             if not send(self._connection, [Record(GET, name, end)]):
                 return None
-            found = answer.get(timeout=_PATIENCE)
+            found = answer.get(timeout=self._patience)
         except Empty:
             return None
         finally:
@@ -225,8 +233,9 @@ class SpanExchange:
 
 
 def _identity(layer: Layer) -> bytes:
-    """Return what the decoded bytes of a layer's spans depend on, for a verified layer."""
-    return hashlib.sha256(msgspec.msgpack.encode(layer.index.summary)).digest()[:16]
+    """Return a digest of what the spans of a verified layer depend on: trimmed windows yield the same bytes."""
+    summary = msgspec.structs.replace(layer.index.summary, windows=b"", untrimmed=False, warnings=())
+    return hashlib.sha256(msgspec.msgpack.encode(summary)).digest()[:16]
 
 
 def _mapped(fd: int, size: int) -> memoryview | None:

@@ -17,7 +17,6 @@ import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 
 from ocifs.mount.framing import send_message
@@ -187,4 +186,8 @@ def become(name: str, *keep: int) -> None:
 def name_process(name: str) -> None:
     """Set the name of this process, as `ps` shows it."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text(name)
+        comm = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(comm, name.encode())
+        finally:
+            os.close(comm)

@@ -9,6 +9,7 @@ files and device nodes have effect in them: containers get them through overlays
 """
 
 import contextlib
+import gc
 import logging
 import os
 import threading
@@ -22,12 +23,14 @@ from msgspec.structs import replace
 
 from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.opening import FoundImage, Image
+from ocifs.mount import syscalls
 from ocifs.mount.job import Job
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, mount_table, unmount
 from ocifs.mount.record import LOG, list_mounts, runtime_directory
 from ocifs.mount.unmount import unmount_image
 from ocifs.service.client import Mounter
+from ocifs.snapshotter.database import Step
 from ocifs.snapshotter.metadata import Metadata
 from ocifs.snapshotter.requested_image import by_digest, find_requested
 from ocifs.snapshotter.settings import Settings
@@ -61,12 +64,14 @@ class Images:
         settings: Settings,
         metadata: Metadata,
         access: Callable[[Reference], Access] | None = None,
+        step: Step = lambda name: None,
     ) -> None:
         """Use the credentials that `access` returns for a reference, else those of the options."""
         self._directory = root.directory(IMAGES, make=True)
         self._settings = settings
         self._metadata = metadata
         self._access = access
+        self._step = step
         self._lock = threading.Lock()
         self._claims: dict[str, Claim] = {}
         self._used: dict[str, float] = {}
@@ -188,6 +193,7 @@ class Images:
 
     def _mount(self, chain: str, found: FoundImage) -> None:
         path = self.mountpoint(chain)
+        self._step("mount")
         if mount_at(str(path)) is not None:  # its process is gone for good; containers on it fail anyway
             _log.warning("%s is dead, and is mounted again", printable_path(str(path)))
             unmount(str(path), lazy=True)
@@ -203,6 +209,10 @@ class Images:
                 _log.warning("the service of ocifs does not mount %s: %s", printable_path(str(path)), error)
                 self._mount_by(job, [_NO_SERVICE])
 
+        self._step("mounted")
+        gc.collect()
+        syscalls.release_memory()  # merging the tree of an image has taken some
+
     def _mount_by(self, job: Job, arguments: list[str]) -> None:
         with Mounter(arguments) as mounter:
             mounter.mount(job)
@@ -210,6 +220,7 @@ class Images:
 
     def _unmount(self, chain: str) -> None:
         path = str(self.mountpoint(chain))
+        self._step("unmount image")
         try:
             with locked(path):
                 unmount_image(path, lazy=False)

@@ -27,7 +27,11 @@ from ocifs.spec.digest import chain_id
 
 _PLANS_MAX: Final = 1000
 _PLAN_SECONDS: Final = 600.0
-"""Seconds after its last use for which a decision holds; containerd may take that long for a layer."""
+"""Seconds after its last use for which a plan holds; containerd may take that long between two layers."""
+_REFUSAL_SECONDS: Final = 30.0
+"""Seconds for which an image is left to containerd, before the registry is asked again."""
+_SHARED_SECONDS: Final = 5.0
+"""Seconds in which pulls that begin share a decision; a later pull is decided, and mounted, anew."""
 _DECISION_SECONDS: Final = 15.0
 """Seconds to wait for the registry; then containerd pulls the layer. Meanwhile it collects no garbage."""
 _INDEXING_SECONDS: Final = 600.0
@@ -49,8 +53,8 @@ class Plan(NamedTuple):
 class _Deciding:
     def __init__(self) -> None:
         self.plan: Future[Plan | None] = Future()
-        self.used = time.monotonic()
-        self.deadline = self.used + _DECISION_SECONDS
+        self.began = self.used = time.monotonic()
+        self.deadline = self.began + _DECISION_SECONDS
 
     def wait(self) -> Plan | None:
         """Return the plan. Raises TimeoutError at the deadline, which may be put off meanwhile."""
@@ -86,7 +90,7 @@ class Pulls:
             return None
         if requested is None:
             return None
-        plan = self._plan(requested)
+        plan = self._plan(requested, begins=parent is None)
         if plan is None or labels[TARGET] not in plan.chains:
             return None
         depth = plan.chains.index(labels[TARGET])
@@ -97,10 +101,10 @@ class Pulls:
             return None
         return ImageSource(plan.repository, plan.manifest, depth + 1, len(plan.chains))
 
-    def _plan(self, requested: RequestedImage) -> Plan | None:
-        """Return the plan for an image; decide if no request before has. A moved tag is decided again."""
+    def _plan(self, requested: RequestedImage, *, begins: bool) -> Plan | None:
+        """Return the plan for an image, for its first layer if the pull `begins`; decide unless it is known."""
         with self._lock:
-            deciding = self._known(requested)
+            deciding = self._known(requested, begins=begins)
             is_new = deciding is None
             if deciding is None:
                 deciding = self._deciding[requested.reference.text] = _Deciding()
@@ -119,15 +123,19 @@ class Pulls:
             _log.warning("%s: left to containerd: the registry is too slow", printable_path(requested.name))
             return None
 
-    def _known(self, requested: RequestedImage) -> _Deciding | None:
+    def _known(self, requested: RequestedImage, *, begins: bool) -> _Deciding | None:
+        """Return the decision for an image if it still holds. A tag may have moved to another image meanwhile."""
         deciding = self._deciding.get(requested.reference.text)
-        if deciding is None or deciding.used + _PLAN_SECONDS < time.monotonic():
-            return None
-        if deciding.plan.done() and requested.reference.digest is None and requested.layer is not None:
-            plan = deciding.plan.result()
-            if plan is not None and requested.layer not in plan.layers:
-                return None
-        return deciding
+        if deciding is None or not deciding.plan.done():
+            return deciding
+        now, plan = time.monotonic(), deciding.plan.result()
+        holds = (
+            now < deciding.used + _PLAN_SECONDS
+            and (plan is not None or now < deciding.began + _REFUSAL_SECONDS)
+            and (not begins or now < deciding.began + _SHARED_SECONDS)
+            and (plan is None or requested.layer is None or requested.layer in plan.layers)
+        )
+        return deciding if holds else None
 
     def _decide(self, requested: RequestedImage, deciding: _Deciding) -> None:
         """Decide, and mount the image if it is served; runs in a thread of its own.

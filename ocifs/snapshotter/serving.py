@@ -52,7 +52,9 @@ _HOUSEKEEPING: Final = 30.0
 """Most seconds between two looks for idle mounts."""
 _MODULES: Final = (
     "ocifs.api.mounting",
+    "ocifs.blobs.caching_source",
     "ocifs.compression.codecs",
+    "ocifs.erofs.writer",
     "ocifs.indexes.selection",
     "ocifs.layer.verification",
     "ocifs.service.protocol",
@@ -81,7 +83,7 @@ def open_snapshots(
             metadata = Metadata(stack.enter_context(contextlib.closing(Database(root, step))))
             directories = Directories(root)
             directories.check(metadata)
-            images = Images(root, settings, metadata, access)
+            images = Images(root, settings, metadata, access, step)
             stack.callback(images.close)
         except OSError as error:
             raise_if_short(error)

@@ -214,7 +214,7 @@ def find(stores: Sequence[Store], name: str) -> tuple[Store, StoredImage]:
             )
         if found:
             return store, store.images[found[0]]
-    where = ", ".join(store.folder.name for store in stores) or "any store: there is none"
+    where = ", ".join(store.folder.name for store in stores)
     raise NotFoundError(f"no image '{shown(name)}' in {where}; `podman images` lists them")
 
 

@@ -99,6 +99,11 @@ def test_ids_and_digests(podman_store: Path, store: Store) -> None:
         read(reference(podman_store, f"other@{listed[1]['digest']}"), store)
 
 
+def test_no_store(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(NotFoundError, match=f"no images of podman at {tmp_path}/none: name another store"):
+        read(reference(tmp_path / "none", "app"), store)
+
+
 def test_a_name_of_two_images(tmp_path: Path, store: Store) -> None:
     place = write_store(tmp_path / "s", (ONE, ["a/app:1"]), (TWO, ["b/app:1"]))
     with pytest.raises(NotFoundError, match=r"'app:1' names several images in .*: a/app:1, b/app:1"):

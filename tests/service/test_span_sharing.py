@@ -16,10 +16,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ocifs.layer.index_format import Summary, pack_u64
 from ocifs.layer.span import Span
 from ocifs.layer.span_cache import SpanCache
 from ocifs.layer.span_memory import SpanMemory
@@ -46,6 +48,23 @@ KEY = 0, 1
 
 def span_bytes(number: int) -> bytes:
     return random.Random(number).randbytes(SIZE)
+
+
+SUMMARY = Summary(
+    blob_digest="sha256:blob",
+    blob_size=SPANS,
+    diff_id="sha256:tar",
+    size=SPANS * SIZE,
+    codec="tar",
+    reframed=False,
+    entries=0,
+    starts=pack_u64(range(0, (SPANS + 1) * SIZE, SIZE)),
+    offsets=pack_u64(range(SPANS + 1)),
+    bits=bytes(SPANS + 1),
+    windows=pack_u64(range(SPANS + 1)),
+    digests=bytes(32 * SPANS),
+    warnings=(),
+)
 
 
 class Keeper:
@@ -101,12 +120,19 @@ def keeper(capacity: int = 64 << 20) -> Iterator[Keeper]:
 class Mount:
     """A worker's cache of one layer with `SPANS` spans, and its share in others."""
 
-    def __init__(self, keeper: Keeper, image: str = "image", capacity: int = 64 << 20) -> None:
+    def __init__(
+        self,
+        keeper: Keeper,
+        image: str = "image",
+        capacity: int = 64 << 20,
+        summary: Summary = SUMMARY,
+        patience: float = 20,
+    ) -> None:
         self.decoded = 0
         self.cache = SpanCache(capacity, memory=SpanMemory(capacity))
         self.connection = keeper.connect(image)
-        layer = cast("Layer", SimpleNamespace(index=SimpleNamespace(summary="the layer")))
-        self.exchange = SpanExchange(self.connection, keeper.broker.hints, [layer], self.cache)
+        layer = cast("Layer", SimpleNamespace(index=SimpleNamespace(summary=summary)))
+        self.exchange = SpanExchange(self.connection, keeper.broker.hints, [layer], self.cache, patience)
         self.cache.sharing = self.exchange
 
     def read(self, number: int, end: int = SIZE) -> bytes:
@@ -184,6 +210,27 @@ def test_a_beginning_is_shared_and_replaced_when_more_is_decoded() -> None:
         assert second.decoded == 1
         first.end()
         second.end()
+
+
+@pytest.mark.parametrize(
+    ("changes", "decoded"),
+    [
+        ({"windows": pack_u64([0] * (SPANS + 1)), "untrimmed": True, "warnings": ("odd",)}, 0),
+        ({"diff_id": "sha256:other"}, 1),
+        ({"offsets": pack_u64([0] * (SPANS + 1))}, 1),
+        ({"digests": bytes(32 * SPANS - 1) + b"1"}, 1),
+    ],
+)
+def test_only_what_decides_the_bytes_tells_layers_apart(changes: dict[str, object], decoded: int) -> None:
+    with keeper() as running:
+        first = Mount(running)
+        other = Mount(running, summary=msgspec.structs.replace(SUMMARY, **changes))
+        first.read(1)
+        wait_for(lambda: running.broker.own == SIZE)
+        other.read(1)
+        assert other.decoded == decoded
+        first.end()
+        other.end()
 
 
 def test_another_image_compares_with_its_own_bytes_first() -> None:
@@ -290,7 +337,7 @@ def test_a_worker_that_sends_nonsense_goes_on_alone(packet: bytes | Record) -> N
 
 def test_a_worker_that_does_not_answer_delays_others_for_a_moment_only() -> None:
     with keeper() as running:
-        first = Mount(running)
+        first = Mount(running, patience=0.05)
         first.read(0)
         connection = running.connect("image")
         send(connection, [Record(HAVE, first.exchange._name(KEY), SIZE)])
@@ -376,6 +423,24 @@ def test_a_mount_reads_what_another_one_has_decoded(service: Service) -> None:
         drop_caches()
         assert digests(first) == digests(second) == expected
     wait_for(lambda: (service.state().spans, service.state().shared_spans) == (0, 0))
+
+
+def memory_files(pid: int, name: str) -> set[int]:
+    """Return the inodes of the open files in memory with a name."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(link).startswith(f"/memfd:{name} "):
+                found.add(link.stat().st_ino)
+    return found
+
+
+def test_mounts_of_an_image_have_one_copy_of_its_tree(service: Service) -> None:
+    with service.mounted() as first, service.mounted() as second:
+        (tree,) = memory_files(service.worker(first), "ocifs")
+        assert memory_files(service.worker(second), "ocifs") == {tree}
+    with service.mounted() as third:
+        assert memory_files(service.worker(third), "ocifs") != {tree}
 
 
 def drop_caches() -> None:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from ocifs.snapshotter.serving import open_snapshots
 from ocifs.snapshotter.settings import Settings
 from ocifs.snapshotter.snapshots import Snapshots
 from ocifs.snapshotter.status import SnapshotError
+from tests.snapshotter.killing import killed_after
 
 CHAIN = "sha256:" + "1" * 64
 
@@ -196,7 +196,7 @@ def test_a_kill_at_each_step_leaves_metadata_and_directories_that_agree(
     for last in range(20):
         copy = tmp_path / f"copy{last}"
         subprocess.run(["cp", "-a", root_directory, copy], check=True)
-        killed = _killed_after(last, copy, _REQUESTS[request_name])
+        killed = killed_after(last, settings(copy), _REQUESTS[request_name])
         outcomes.append(_consistent(copy))
         if not killed:
             break
@@ -205,27 +205,3 @@ def test_a_kill_at_each_step_leaves_metadata_and_directories_that_agree(
     assert len(outcomes) > 1
     states = [each for number, each in enumerate(outcomes) if each not in outcomes[:number]]
     assert states in ([before, outcomes[-1]], [before])  # all or nothing
-
-
-def _killed_after(steps: int, root: Path, request: Callable[[Snapshots], object]) -> bool:
-    """Carry out a request in a child that is killed after so many steps; return whether it was."""
-    child = os.fork()
-    if child == 0:
-        taken = 0
-
-        def step(name: str) -> None:
-            nonlocal taken
-            if taken == steps:
-                os.kill(os.getpid(), signal.SIGKILL)
-            taken += 1
-
-        with suppress(BaseException):
-            with open_snapshots(settings(root), step=step) as snapshots:
-                request(snapshots)
-            os._exit(0)
-        os._exit(1)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    assert os.waitstatus_to_exitcode(status) == 0
-    return False

@@ -127,9 +127,11 @@ def test_a_container_runs_from_an_image_in_a_registry(node: Node, engine: str, t
             assert "Committed" in node.ctr("ctr", "snapshots", "--snapshotter", "ocifs", "ls")
             process.send_signal(signal.SIGKILL)
             process.wait()
+        stack.close()
         with node.snapshotter(engine):
+            stack.enter_context(node.containerd())
             assert node.mounts() == [mountpoint]
-            wait_for(node.is_connected)  # containerd tries again after a second or two
+            wait_for(node.is_connected)
             assert node.run(image, "three", "cat", "/srv/answer") == "42\n"
             node.ctr("ctr", "image", "rm", "--sync", image)
             wait_for(lambda: node.mounts() == [])

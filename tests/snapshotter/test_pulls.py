@@ -12,12 +12,14 @@ import pytest
 
 from ocifs.mount.record import list_mounts, watch_exit
 from ocifs.options import Options
+from ocifs.snapshotter.snapshots import Snapshots
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.store import Store
 from tests.images import Image, Layer
 from tests.registry import Act, Registry, hang_up, slowly, status
 from tests.snapshotter.client import Snapshotter, mounted, running, status_of
+from tests.snapshotter.killing import killed_after
 from tests.snapshotter.pulling import (
     TARGET,
     Containerd,
@@ -339,6 +341,35 @@ def test_a_dead_mount_is_made_again(registry: Registry, start: Start, tmp_path: 
             (path / "top").read_bytes()
         with containerd.container(image.chains[-1]) as another:
             assert shown(another) == MERGED
+
+
+def test_a_kill_at_each_step_of_a_mount_is_made_up_for(registry: Registry, tmp_path: Path, service: None) -> None:
+    options = Options(store=Store(tmp_path / "cache"), access=_HASTY)
+    image = publish(registry, "app", IMAGE)
+    with running(tmp_path, options, settings={"service": True}) as snapshotter:
+        containerd = Containerd(snapshotter.client, tmp_path)
+        containerd.pull(image)
+    top = containerd.names[image.chains[-1]]
+
+    def run(snapshots: Snapshots) -> None:
+        snapshots.prepare("killed", top, {})
+        snapshots.mounts("killed")
+        snapshots.remove("killed")
+        snapshots.images.unmount_unused(idle=1e-9)
+        snapshots.cleanup()
+
+    for steps in range(30):
+        killed = killed_after(steps, snapshotter.settings, run)
+        with running(tmp_path, options, settings={"service": True}) as snapshotter:
+            if "killed" in snapshotter.client.names():
+                snapshotter.client.remove("killed")
+            with Containerd(snapshotter.client, tmp_path, "x", containerd.names).container(image.chains[-1]) as path:
+                assert shown(path) == MERGED
+            snapshotter.client.cleanup()
+            assert os.listdir(snapshotter.root / "snapshots") == []
+        if not killed:
+            break
+    assert 10 < steps < 29
 
 
 def test_the_same_image_pulled_by_many_at_once_is_one_decision_and_one_mount(
