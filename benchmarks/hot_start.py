@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PYTHON = "/usr/bin/python3"
-_SMALL_FILES = "find /usr/lib/python3* /usr/share/perl -type f -size -16k | head -n 800 | xargs cat >/dev/null"
+_SMALL_FILES = "find /usr/lib/python3* /usr/share/perl -type f -size -16k | head -n 800 | xargs cat"
 WORKLOADS = {
     "import numpy": ("debian", [_PYTHON, "-c", "import numpy"]),
     "import scipy.stats": ("scientific", [_PYTHON, "-c", "import scipy.stats"]),

@@ -11,7 +11,7 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -33,6 +33,7 @@ from ocifs.service.worker import Order
 from ocifs.trusted_directory import TrustedDirectory
 from ocifs.version import __version__
 
+_NOT_READABLE = "malformed request: a layer or tree image that is not a readable file"
 _MINUTE = 60.0
 _QUICK = 1.0
 """Seconds: a worker that dies earlier is replaced with a delay."""
@@ -273,6 +274,9 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
     if request.job is None or len(fds) != len(request.fds) + 1:
         raise MountError(f"malformed request: {len(fds)} open files with a job of {len(request.fds)}")
     namespace, *files = fds
+    for fd in files:
+        if not _is_readable(fd, stat.S_ISREG) and not _is_readable(fd, stat.S_ISDIR):
+            raise MountError(_NOT_READABLE)
     if not os.readlink(f"/proc/self/fd/{namespace}").startswith("mnt:["):
         raise MountError("malformed request: the first open file is not a mount namespace")
     try:
@@ -284,15 +288,14 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
     if rootfs.fds() != set(files):
         raise MountError("malformed request: open files that the job does not name")
     directories = rootfs.directory_fds()
-    for fd in files:
-        is_right = stat.S_ISDIR if fd in directories else stat.S_ISREG
-        if not is_right(os.fstat(fd).st_mode) or _is_write_only(fd):
-            raise MountError("malformed request: a layer or tree image that is not a readable file")
+    if not all(_is_readable(fd, stat.S_ISDIR if fd in directories else stat.S_ISREG) for fd in files):
+        raise MountError(_NOT_READABLE)
     return msgspec.structs.replace(request.job, rootfs=rootfs), namespace
 
 
-def _is_write_only(fd: int) -> bool:
-    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+def _is_readable(fd: int, is_right: Callable[[int], bool]) -> bool:
+    readable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
+    return readable and is_right(os.fstat(fd).st_mode)
 
 
 def _have_same_bytes(one: FileRange, other: FileRange) -> bool:

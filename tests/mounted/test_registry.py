@@ -78,7 +78,9 @@ def can_mark(ocifs: Ocifs) -> bool:
 
 
 def state(ocifs: Ocifs) -> dict[str, object]:
-    (mount,) = [each for each in json.loads(ocifs.output("mounts", "--json")) if each["pid"]]
+    (mount,) = [
+        each for each in json.loads(ocifs.output("mounts", "--json")) if each["state"] == "mounted" and each["pid"]
+    ]
     return dict(mount)
 
 
