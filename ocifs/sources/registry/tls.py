@@ -47,6 +47,8 @@ def make_context(certificates: Certificates) -> ssl.SSLContext:
         OcifsError: A certificate cannot be used.
     """
     context = ssl.create_default_context()
+    # Set since Python 3.13: it refuses private CAs without the extension keyUsage, which podman and docker accept.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if not certificates.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
