@@ -1,12 +1,15 @@
-"""What do mounts by the service cost, compared with a daemon for each mount?
+"""What do commands and mounts cost with the service, compared with a daemon for each mount?
 
-Side by side, with the erofs engine: the time of a warm `ocifs mount`; the time of its last step alone, from the job to
-a mount that responds; and the proportional memory of each idle mount, at 1, 10, 50 and 200 mounts of one image, the
-keeper included.
+Side by side, with the erofs engine and an indexed image: the time of a warm `ocifs mount`; the time of its last step
+alone, from the job to a mount that responds; the time until the first line of a container, and that of `podman run
+--network none` of an image that it has unpacked before; and the proportional memory (PSS) of each idle mount,
+at 1, 10, 50 and 200 mounts of one image, all processes of the service included. Debian packages no
+containerd-stargz-grpc, so the snapshotter of eStargz is not measured.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+from benchmarks.container import Podman, first_line, podman_runs
 from benchmarks.timing import arguments, ocifs, report, seconds, side_by_side
 from ocifs.image.opening import open_image
 from ocifs.mount.job import Job, mount
@@ -35,6 +39,7 @@ _DAEMON, _SERVICE = "ocifs, a daemon for each mount", "ocifs service"
 def service() -> Iterator[None]:
     """Run a service."""
     subprocess.run(ocifs("service"), check=True)
+    time.sleep(2)  # it loads the modules of the command line
     try:
         yield
     finally:
@@ -79,8 +84,13 @@ def memory(image: str, directory: Path, count: int, *options: str) -> float:
         shown = subprocess.run(ocifs("mounts", "--json"), check=True, capture_output=True).stdout
         listed = [each for each in json.loads(shown) if Path(each["mountpoint"]) in mountpoints]
         assert len(listed) == count
-        pids = {each["pid"] for each in listed} | {each["kept"]["keeper"] for each in listed if each["kept"]}
-        return sum(map(_proportional, pids)) / count
+        keepers = {each["kept"]["keeper"] for each in listed if each["kept"]}
+        templates = {child for keeper in keepers for child in _children(keeper)}
+        return sum(map(_proportional, {each["pid"] for each in listed} | keepers | templates)) / count
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _proportional(pid: int) -> float:
@@ -88,29 +98,51 @@ def _proportional(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
+def start_up(image: str, mountpoint: Path, rounds: int) -> None:
+    """Measure and print the time of a mount, and of its last step."""
+    ways: dict[str, Callable[[], float]] = {
+        _DAEMON: partial(command, image, mountpoint, "--no-service"),
+        _SERVICE: partial(command, image, mountpoint),
+        "nothing but Python": partial(seconds, [sys.executable, "-c", "pass"]),
+    }
+    report("a warm ocifs mount", side_by_side(ways, rounds), _DAEMON)
+    with open_image(image, Options(store=Store(default_directory()))) as opened:
+        job = Job.of(opened, str(mountpoint), MountOptions(engine="erofs", log=os.devnull))
+        steps: dict[str, Callable[[], float]] = {
+            _DAEMON: partial(step, job, by_service=False),
+            _SERVICE: partial(step, job, by_service=True),
+        }
+        report("the mount step alone", side_by_side(steps, rounds), _DAEMON)
+
+
+def first_lines(image: str, directory: Path, rounds: int) -> None:
+    """Measure and print the time until a container prints a line."""
+    echo = ["/bin/echo", "hello"]
+    podman = Podman(directory, image) if shutil.which("podman") else None
+    runs = {name: run for name, run in (podman_runs(podman, echo) if podman else {}).items() if "none" in name}
+    reference = next(iter(runs), _DAEMON)
+    runs |= {
+        _DAEMON: ocifs("run", "--no-service", "--entrypoint", "", image, *echo),
+        _SERVICE: ocifs("run", "--entrypoint", "", image, *echo),
+    }
+    ways: dict[str, Callable[[], float]] = {name: partial(first_line, run) for name, run in runs.items()}
+    report("the first line of a container", side_by_side(ways, rounds), reference)
+    if podman:
+        podman.close()
+
+
 def main() -> None:
     """Measure and print."""
-    options = arguments()
+    options = arguments(most=_COUNTS[-1])
     image = f"{options.image}:{options.tag}"
     subprocess.run(ocifs("index", image), check=True, stdout=subprocess.DEVNULL)
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory(prefix="benchmark") as made:
         mountpoint = Path(made, "mnt")
         mountpoint.mkdir()
-        opened = open_image(image, Options(store=Store(default_directory())))
-        with opened, service():
-            ways: dict[str, Callable[[], float]] = {
-                _DAEMON: partial(command, image, mountpoint, "--no-service"),
-                _SERVICE: partial(command, image, mountpoint),
-                "nothing but Python": partial(seconds, [sys.executable, "-c", "pass"]),
-            }
-            report("a warm ocifs mount", side_by_side(ways, options.rounds), _DAEMON)
-            job = Job.of(opened, str(mountpoint), MountOptions(engine="erofs", log=os.devnull))
-            steps: dict[str, Callable[[], float]] = {
-                _DAEMON: partial(step, job, by_service=False),
-                _SERVICE: partial(step, job, by_service=True),
-            }
-            report("the mount step alone", side_by_side(steps, options.rounds), _DAEMON)
-        for count in _COUNTS:
+        with service():
+            start_up(image, mountpoint, options.rounds)
+            first_lines(image, Path(made), options.rounds)
+        for count in (each for each in _COUNTS if each <= options.most):
             taken = {_DAEMON: [memory(image, Path(made), count, "--no-service")]}
             with service():
                 taken[_SERVICE] = [memory(image, Path(made), count)]

@@ -6,11 +6,10 @@
 The guide to the Python API is docs/api.md, its reference docs/api-reference.md.
 """
 
-from typing import TYPE_CHECKING
-
 from ocifs.version import __version__
 
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # without an import of typing, which every command would wait for
     from ocifs.api.image import Image as Image
     from ocifs.api.image import open_image as open  # noqa: A004 - as in gzip.open
     from ocifs.api.image import open_image as open_image

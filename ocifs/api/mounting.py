@@ -10,26 +10,25 @@ import msgspec
 from ocifs.errors import MountError
 from ocifs.image.opening import Image
 from ocifs.mount.job import Job
-from ocifs.mount.job import mount as mount_by
 from ocifs.mount.lock import locked
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint, needed
 from ocifs.mount.options import MountOptions
-from ocifs.mount.process import Daemon
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.mount.unmount import unmount_image
+from ocifs.service.client import Mounter
 
 
 class Mount:
     """A mounted image. As a context manager it yields the mountpoint, and unmounts at the end."""
 
-    def __init__(self, path: Path, engine: Literal["erofs", "fuse"], daemon: Daemon) -> None:
+    def __init__(self, path: Path, engine: Literal["erofs", "fuse"], mounter: Mounter) -> None:
         self.path = path
         """The mountpoint, without symlinks."""
         self.engine = engine
         """What serves the mount."""
         self.mounted = True
         """Whether `unmount` has not been called yet."""
-        self._daemon = daemon
+        self._mounter = mounter
 
     def __enter__(self) -> Path:
         return self.path
@@ -55,11 +54,14 @@ class Mount:
         with locked(real):
             unmount_image(real, lazy=lazy)
         self.mounted = False
-        self._daemon.reap()
+        self._mounter.reap()
 
 
 def mount_image(image: Image, mountpoint: str | os.PathLike[str], options: MountOptions | None = None) -> Mount:
-    """Mount `image`; see `ocifs.api.image.Image.mount`. The log is in the runtime directory by default."""
+    """Mount `image`; see `ocifs.api.image.Image.mount`. The log is in the runtime directory by default.
+
+    The service of root mounts it, if that runs.
+    """
     options = options or MountOptions()
     check_fuse()
     runtime = runtime_directory().path
@@ -68,6 +70,6 @@ def mount_image(image: Image, mountpoint: str | os.PathLike[str], options: Mount
     keep_visible = needed(image.reference, cache, str(runtime), log)
     real = check_mountpoint(os.fspath(mountpoint), keep_visible, cache, replace=options.replace)
     job = Job.of(image, real, msgspec.structs.replace(options, log=log))
-    with Daemon() as daemon:
-        reply = mount_by(daemon, job)
-    return Mount(Path(real), reply.engine, daemon)
+    with Mounter([]) as mounter:
+        reply = mounter.mount(job)
+    return Mount(Path(real), reply.engine, mounter)

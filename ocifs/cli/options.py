@@ -222,10 +222,15 @@ def open_image(image: str, options: Options) -> "Image":
     from ocifs.cli.progress import indexing
     from ocifs.image import opening
 
-    if (mounter := click.get_current_context().find_object(Mounter)) is not None:
+    if (mounter := _mounter()) is not None:
         options = mounter.opening(image, options)
     with indexing() as progress:
         return opening.open_image(image, replace(options, progress=progress, downloading=progress.downloading))
+
+
+def _mounter() -> Mounter | None:
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.find_object(Mounter)
 
 
 def open_source(image: str, options: Options) -> "tuple[Source, Reference]":

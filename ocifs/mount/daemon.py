@@ -46,6 +46,7 @@ from ocifs.mount.record import (
     to_json,
 )
 from ocifs.mount.unmount import replace_mount
+from ocifs.trusted_directory import TrustedDirectory
 
 _ON_DEMAND = (
     "ocifs.sources.registry.source",
@@ -107,11 +108,12 @@ def serve(job: Job, answer: Callable[[MountReply], None], ending: Callable[[], N
     Raises:
         MountError: Mounting failed; nothing is left behind.
     """
-    open_log(job.options.log)
+    runtime = runtime_directory()
+    open_log(job.options.log, runtime)
     with ExitStack() as lock:
-        lock.enter_context(claimed(job))
+        lock.enter_context(claimed(job, runtime))
         cache = span_cache(job)
-        serve_mounted(job, cache, partial(_mount, job), lock.close, answer, ending)
+        serve_mounted(job, runtime, cache, partial(_mount, job), lock.close, answer, ending=ending)
 
 
 def span_cache(job: Job) -> SpanCache:
@@ -121,9 +123,9 @@ def span_cache(job: Job) -> SpanCache:
 
 
 @contextmanager
-def claimed(job: Job) -> Iterator[None]:
+def claimed(job: Job, runtime: TrustedDirectory) -> Iterator[None]:
     """Hold the lock of the mountpoint, and check that it is free to mount on. Raises MountError."""
-    with locked(job.mountpoint):
+    with locked(job.mountpoint, runtime=runtime):
         if job.options.replace:
             replace_mount(job.mountpoint)
         mounted = mount_at(job.mountpoint)
@@ -149,17 +151,20 @@ class Mounted(NamedTuple):
     """Whether another process has served the mount before."""
 
 
-def serve_mounted(
+def serve_mounted(  # noqa: PLR0913 - two callers, which differ in all of it
     job: Job,
+    runtime: TrustedDirectory,
     cache: SpanCache,
     mount: Callable[[Rootfs], Mounted],
     recorded_now: Callable[[], None],
     answer: Callable[[MountReply], None],
+    *,
     ending: Callable[[], None] = lambda: None,
 ) -> None:
-    """Open the rootfs, `mount` it, record that, `answer`, serve until unmounted, call `ending`. Raises MountError."""
-    # Opened before mounting, which may leave the mount namespace in which its path is valid (`MountIdentity`).
-    runtime = runtime_directory()
+    """Open the rootfs, `mount` it, record that, `answer`, serve until unmounted, call `ending`. Raises MountError.
+
+    `runtime` is open, because mounting may leave the mount namespace in which its path is valid (`MountIdentity`).
+    """
     with (
         stop_on_signals() as stop,
         job.rootfs.open(cache) as rootfs,
@@ -273,9 +278,8 @@ def _layer_record(layer: Layer) -> LayerRecord:
     )
 
 
-def open_log(log: str | None) -> None:
+def open_log(log: str | None, runtime: TrustedDirectory) -> None:
     """Send the log messages of this process to a file, or to stderr. Raises MountError."""
-    runtime = runtime_directory()
     handler: logging.Handler
     try:
         if log is None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from ocifs.errors import MountError, printable_path, raise_if_short
 from ocifs.mount.record import runtime_directory
+from ocifs.trusted_directory import TrustedDirectory
 
 PATIENCE = 30.0
 """Seconds. A mount or unmount holds the lock for a fraction of one, unless it waits for a daemon."""
@@ -23,13 +24,15 @@ _NAME = "mountpoints.lock"
 
 
 @contextmanager
-def locked(mountpoint: str, patience: float = PATIENCE) -> Iterator[None]:
+def locked(mountpoint: str, patience: float = PATIENCE, *, runtime: TrustedDirectory | None = None) -> Iterator[None]:
     """Hold the lock of a real mountpoint, or of a bundle's directory; wait if another process holds it.
+
+    `runtime` is the runtime directory, if it is open already.
 
     Raises:
         MountError: Another process holds it for longer than `patience` seconds.
     """
-    directory = runtime_directory()
+    directory = runtime or runtime_directory()
     try:
         file = directory.open_file(_NAME, os.O_RDWR | os.O_CREAT)
     except OSError as error:

@@ -174,9 +174,9 @@ def runtime_directory() -> TrustedDirectory:
 
 
 def _directories() -> list[TrustedDirectory]:
-    """Return the directories with records: this user's, and that of root's service."""
+    """Return the directories with records: this user's, and that of root without XDG_RUNTIME_DIR, as of its service."""
     own = runtime_directory()
-    if os.geteuid() or str(own.path) == SYSTEM_DIRECTORY or not os.path.exists(f"{SYSTEM_DIRECTORY}/{SOCKET}"):
+    if os.geteuid() or str(own.path) == SYSTEM_DIRECTORY:
         return [own]
     try:
         return [own, TrustedDirectory.open(Path(SYSTEM_DIRECTORY))]

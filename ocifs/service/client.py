@@ -133,11 +133,16 @@ class Mounter:
 
 def mount_by_service(service: ServiceConnection, job: "Job") -> "MountReply":
     """Mount by the service; return its answer. Raises MountError as `ocifs.mount.job.mount` does."""
+    from msgspec.structs import replace
+
     from ocifs.errors import MountError
     from ocifs.mount.job import MountReply
     from ocifs.mount.job import mount as mount_by
+    from ocifs.mount.record import LOG, runtime_directory
     from ocifs.service.protocol import send_mount
 
+    if job.options.log == str(runtime_directory().path / LOG):  # the service has a log of its own
+        job = replace(job, options=replace(job.options, log=None))
     began = time.time()
     try:
         return mount_by(service, job, send=send_mount)

@@ -24,6 +24,7 @@ from ocifs.mount.mount_identity import MountIdentity
 from ocifs.mount.mountinfo import mount_table
 from ocifs.mount.record import to_json
 from ocifs.service.kept import Kept
+from ocifs.service.notify import IMAGE, MOUNT
 from ocifs.service.protocol import Request
 from ocifs.service.span_broker import SpanBroker
 from ocifs.service.span_messages import is_sealed
@@ -140,13 +141,17 @@ class Served:
         if len(self._deaths) > limit:
             _log.error(
                 "%s: its worker %d %s, after %d restarts within a minute: given up, reads fail; "
-                "`ocifs mount --replace` mounts it again", shown, self.pid, why, limit,
+                "`ocifs mount --replace` mounts it again", shown, self.pid, why, limit, extra=self._fields(),
             )  # fmt: skip
             return
         delay = min(_DELAY * _DELAY_FACTOR ** (self._quick - 1), _DELAY_MAX) if self._quick else 0.0
         self.due = now + delay
         self.counters.note_restart()
-        _log.warning("%s: its worker %d %s, and is replaced", shown, self.pid, why)
+        _log.warning("%s: its worker %d %s, and is replaced", shown, self.pid, why, extra=self._fields())
+
+    def _fields(self) -> dict[str, str]:
+        """Return the fields of log records about this mount, for the journal."""
+        return {MOUNT: self.kept.job.mountpoint, IMAGE: self.kept.job.image}
 
     def clear_attached(self) -> None:
         """Detach what a worker that died while it mounted has attached."""

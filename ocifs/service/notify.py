@@ -7,6 +7,9 @@ import re
 import socket
 from typing import Final
 
+MOUNT: Final = "OCIFS_MOUNT"
+IMAGE: Final = "OCIFS_IMAGE"
+"""Fields of the journal, and attributes of log records that set them."""
 _JOURNAL: Final = "/run/systemd/journal/socket"
 _PRIORITIES: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _LAYER: Final = re.compile(r"\blayer ((?:sha256|sha512):[0-9a-f]+)")
@@ -38,7 +41,7 @@ class JournalHandler(logging.Handler):
 
     def __init__(self, mount: str | None = None, image: str | None = None, path: str = _JOURNAL) -> None:
         super().__init__()
-        self._fields = {"OCIFS_MOUNT": mount, "OCIFS_IMAGE": image}
+        self._fields = {MOUNT: mount, IMAGE: image}
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
@@ -51,7 +54,7 @@ class JournalHandler(logging.Handler):
             "PRIORITY": str(_PRIORITIES.get(record.levelno, 6)),
             "SYSLOG_IDENTIFIER": "ocifs",
             "OCIFS_LAYER": layer[1] if layer else None,
-            **self._fields,
+            **{name: getattr(record, name, value) for name, value in self._fields.items()},
         }
         entry = b"".join(_field(name, value) for name, value in fields.items() if value is not None)
         with contextlib.suppress(OSError):

@@ -37,6 +37,7 @@ from ocifs.service.caller import root
 from ocifs.service.kept import Kept
 from ocifs.service.notify import JournalHandler
 from ocifs.service.span_exchange import SpanExchange
+from ocifs.trusted_directory import TrustedDirectory
 
 CRASHED = 70
 _EXIT_MILLISECONDS = 10_000
@@ -123,12 +124,14 @@ class Worker(NamedTuple):
         """
         job = self.kept.job
         try:
+            runtime = runtime_directory()  # that of the keeper, whatever the namespace has
             _enter(namespace, expected)
-            self._open_log()
+            job = self._log_to(job, runtime)
             cache = span_cache(job)
             with ExitStack() as lock:
-                lock.enter_context(claimed(job))
-                serve_mounted(job, cache, partial(self._mount, cache), lock.close, partial(self._answer, client))
+                lock.enter_context(claimed(job, runtime))
+                answer = partial(self._answer, client)
+                serve_mounted(job, runtime, cache, partial(self._mount, cache), lock.close, answer)
         except _UnfitError as error:
             return self._fail(client, MountReply(unfit=str(error)))
         except (OcifsError, MemoryError, RuntimeError, ImportError, OSError) as error:
@@ -146,12 +149,13 @@ class Worker(NamedTuple):
 
         `pid` is that of the last worker, whose record is removed. Return the exit status.
         """
-        job = self.kept.job
-        self._open_log()
+        runtime = runtime_directory()
+        job = self._log_to(self.kept.job, runtime)
         cache = span_cache(job)
         try:
             serve_mounted(
                 job,
+                runtime,
                 cache,
                 partial(self._resume, cache, predecessor),
                 partial(_forget, pid),
@@ -162,13 +166,18 @@ class Worker(NamedTuple):
         self.counters.state = ENDED
         return 0
 
-    def _open_log(self) -> None:
-        """Log to the file of the job, or to the journal. Raises MountError."""
-        job = self.kept.job
-        if self.journal and job.options.log in {None, str(runtime_directory().path / LOG)}:
+    def _log_to(self, job: Job, runtime: TrustedDirectory) -> Job:
+        """Log to the file of the job, else to the journal or the log of the keeper; return the job with that.
+
+        Raises MountError.
+        """
+        default = str(runtime.path / LOG)
+        if self.journal and job.options.log in {None, default}:
             logging.getLogger().addHandler(JournalHandler(job.mountpoint, job.image))
-        else:
-            open_log(job.options.log)
+            return job
+        log = job.options.log or default
+        open_log(log, runtime)
+        return msgspec.structs.replace(job, options=msgspec.structs.replace(job.options, log=log))
 
     def _mount(self, cache: SpanCache, rootfs: Rootfs) -> Mounted:
         engine = self._engine(rootfs)

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,6 +20,8 @@ from tests.service.running import Service, digests
 from tests.waiting import wait_for
 
 pytest.importorskip("prometheus_client")
+
+_DOCUMENTATION = (Path(__file__).parents[2] / "docs/service.md").read_text()
 
 
 def _free_port() -> int:
@@ -53,6 +56,7 @@ def test_the_metrics_of_a_mount_count_on_after_its_worker_died(command: Ocifs, i
         assert len(digests(mountpoint)) == 8
         label = f'{{mountpoint="{mountpoint}"}}'
         before = _scrape(port)
+        assert {line.split()[2] for line in before.splitlines() if line.startswith("# TYPE ocifs")} == documented()
         service.kill_worker(mountpoint)
         after = _scrape(port)
         assert _value(before, f"ocifs_mount_restarts_total{label}") == 0
@@ -72,6 +76,25 @@ def test_the_metrics_of_a_mount_count_on_after_its_worker_died(command: Ocifs, i
         service.ocifs.output("service", "upgrade")
         wait_for(lambda: _answers(port))
         assert f"ocifs_mount_up{label} 1.0" in _scrape(port)
+
+
+def documented() -> set[str]:
+    """Return the metrics of the table in docs/service.md."""
+    rows = re.findall(r"^\| (`ocifs_\S+`(?:, `ocifs_\S+`)*) \|", _DOCUMENTATION, re.MULTILINE)
+    return {name for row in rows for name in re.findall("`(\\S+)`", row)}
+
+
+def test_the_documented_rules_for_alerts_are_valid(tmp_path: Path) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed")
+    (rules,) = re.findall(r"^```yaml\n(groups:\n.*?)^```$", _DOCUMENTATION, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "rules.yml"
+    file.write_text(rules)
+    check = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True, check=False)
+    assert (check.returncode, check.stderr) == (0, ""), check
+    assert f"{rules.count('alert:')} rules found" in check.stdout
+    used = set(re.findall(r"ocifs_\w+", re.sub(r"annotations:.*", "", rules)))
+    assert {name.removesuffix("_bucket") for name in used} <= documented()
 
 
 def _answers(port: int) -> bool:
