@@ -25,7 +25,7 @@ until_() { for i in $(seq 600); do eval "$1" && return; sleep 0.1; done; echo "n
 show() { systemctl show -P "$1" ocifs; }
 worker() { ocifs mounts | awk '$1 == "/mnt/a" { print $4 }'; }
 state() { ocifs mounts | awk '$1 == "/mnt/a" { $1 = $2 = $3 = $4 = ""; print }'; }
-kept() { ocifs service status | sed 's/.*mounts: //'; }
+kept() { ocifs service status | head -n 1 | sed 's|.*mounts: ||'; }
 name() { cat "/proc/$(show MainPID)/comm"; }
 in_container() { grep -lsx sleep /proc/[0-9]*/comm | sed s/comm/cmdline/ | xargs -r grep -lsz '^1000$' | grep -q .; }
 
