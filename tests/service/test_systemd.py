@@ -67,6 +67,7 @@ findmnt -rno TARGET -t cgroup,cgroup2 | while read -r each; do mount -o remount,
 ocifs index /srv/programs >/dev/null
 ocifs run /srv/programs sh -c 'echo container; exit 3'; echo "run: $?"
 ocifs run /srv/programs sleep 1000 & run=$!
+disown $run
 until_ in_container
 kill -KILL $run
 until_ '! in_container'
