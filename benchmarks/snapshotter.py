@@ -192,14 +192,19 @@ def memory(
     with node(snapshotter, stargz, parent, *options) as made:
         for image in images:
             made.pull(image)
-        for number in range(pods):
-            command = ["/usr/bin/python3", "-c", "import time; time.sleep(1e6)"]
-            _quietly(made.run(images[number % len(images)], f"pod{number}", *command, detach=True))
-        time.sleep(5)
-        before = _processor_seconds(made.processes())
-        time.sleep(_IDLE_SECONDS)
-        used = _processor_seconds(made.processes()) - before
-        return {"PSS": sum(map(_pss, made.processes())), "idle": 100 * used / _IDLE_SECONDS}
+        names = [f"{made.work.name}-{number}" for number in range(pods)]
+        try:
+            for number, name in enumerate(names):
+                command = ["/usr/bin/python3", "-c", "import time; time.sleep(1e6)"]
+                _quietly(made.run(images[number % len(images)], name, *command, detach=True))
+            time.sleep(5)
+            before = _processor_seconds(made.processes())
+            time.sleep(_IDLE_SECONDS)
+            used = _processor_seconds(made.processes()) - before
+            return {"PSS": sum(map(_pss, made.processes())), "idle": 100 * used / _IDLE_SECONDS}
+        finally:
+            for name in names:
+                subprocess.run(made.ctr("tasks", "delete", "--force", name), check=False, capture_output=True)
 
 
 def _pss(pid: int) -> float:

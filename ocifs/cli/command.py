@@ -66,6 +66,11 @@ class Command(click.Command):
             ctx.params[keyword] = options[0].group.build(values)
         return super().invoke(ctx)
 
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help right below the usage: that of `mount` is to fit a small terminal."""
+        with formatter.indentation():
+            formatter.write_text(inspect.cleandoc(self.help or "").partition("\f")[0])
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, with the epilog before those that many commands share."""
         write_options(self, ctx, formatter)
@@ -131,7 +136,6 @@ def write_options(command: click.Command, ctx: click.Context, formatter: click.H
             click.Command.format_epilog(command, ctx, formatter)
     shared = {option for heading, options in option_sections(command, ctx).items() if heading for option in options}
     if variables := environment(command, without=shared):
-        formatter.write_paragraph()
         formatter.write_text(f"Environment: {', '.join(variables)}")
 
 

@@ -67,6 +67,7 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
             help="Fetch the rest in the background.",
             details="Then verify published indexes. --no-prefetch: fetch and verify only what is read.",
         ),
+        option("--prefetch-rate", type=Size(), help="Limit that to SIZE bytes per second."),
         option(
             "--hot-pack",
             type=Size(),
@@ -75,7 +76,6 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
             help="Keep what a start reads.",
             details="Up to SIZE, decoded, in the cache, for the next mount of the image. 0: neither keep nor use it.",
         ),
-        option("--prefetch-rate", type=Size(), help="Limit that to SIZE bytes per second."),
         option(
             "--log",
             type=click.Path(dir_okay=False, path_type=Path),

@@ -1,6 +1,6 @@
 """Publish the index of an opened image, and find out whether that has been done."""
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -70,9 +70,12 @@ def _profile_of(opened: "Image", options: Options) -> "Profile":
 def publish(opened: "Image", image: str, options: Options, form: Form, min_layer_size: int) -> Pushed:
     """Publish the index of the image `image` beside it, as `ocifs` or `soci`."""
     from ocifs.indexes.artifact import INDEX_TYPE, make_artifact
+    from ocifs.layer.trimming import trimmed
 
     if form == "ocifs":
-        manifest, blobs = make_artifact(opened.resolved, opened.indexes, _pack_of(opened, options))
+        with ExitStack() as stack:
+            indexes = [trimmed(options.store, layer, stack) for layer in opened.layers]
+            manifest, blobs = make_artifact(opened.resolved, indexes, _pack_of(opened, options))
         size = sum(blob.descriptor.size for blob in blobs[1:])
         layers = sum(blob.descriptor.media_type == INDEX_TYPE for blob in blobs)
     else:

@@ -15,7 +15,7 @@ from ocifs.reader import ReaderAt
 if TYPE_CHECKING:  # a process that only inflates does not need it
     from ocifs.limits import Limits
 
-SPACING = 384 << 10
+SPACING = 320 << 10
 """Uncompressed bytes between checkpoints, as near as the stream allows. Shorter spans make random reads and starts
 faster, but indexes larger; sequential readers decode several in one go (docs/performance.md, sweep)."""
 

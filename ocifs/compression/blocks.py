@@ -21,8 +21,8 @@ _INPUT = 256 << 10
 _MAGIC = b"\x1f\x8b"
 _PADDING = 4 << 10
 """Bytes searched at once for NULs after a member."""
-_REPORT_INTERVAL = 64
-"""Checkpoints between updates of `found`."""
+_REPORT_INTERVAL = 16 << 20
+"""Uncompressed bytes between updates of `found`."""
 
 
 class BlockPass:
@@ -85,7 +85,7 @@ class BlockPass:
         offset = self.consumed - self._inflate.left - (bits > 0)
         window = self._pack(self._inflate.window()) if self._points else b""
         self._points.append(Checkpoint(self._produced, offset, bits, window))
-        if len(self._points) % _REPORT_INTERVAL == 0:
+        if len(self._points) % (_REPORT_INTERVAL // self.spacing) == 0:
             self.found = self._points.copy()
 
     def _feed(self) -> None:

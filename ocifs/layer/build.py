@@ -156,6 +156,7 @@ class _Build:
             windows = self._write_windows(survey.checkpoints, out)
         else:
             digests, windows = frames.digests, []
+        out.durable = not survey.untrimmed  # else it is soon replaced, and a disk may take longer than the index
         points = frames.checkpoints if frames else survey.checkpoints
         summary = Summary(
             blob_digest=str(self.layer.digest),

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -71,6 +71,7 @@ def trim_later(store: Store, layers: Iterable[Layer]) -> None:
             cwd="/",
             pass_fds={blob.fd for blob in blobs.values()},
             start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"},  # it uses none
         )
         process.returncode = 0  # it outlives this process
 
@@ -88,6 +89,19 @@ def arguments(directory: Path, blobs: Mapping[str, FileSection]) -> list[str]:
     """Return the arguments of `main`: the cache, and the place of each blob in a file that it inherits."""
     places = [f"{digest}={blob.fd},{blob.offset},{blob.size}" for digest, blob in blobs.items()]
     return [os.path.abspath(directory), *places]
+
+
+def trimmed(store: Store, layer: Layer, stack: ExitStack) -> LayerIndex:
+    """Return the index of a layer, trimmed now if it is not yet; `stack` closes a new one. Raises as `trim_index`."""
+    if not layer.index.summary.untrimmed:
+        return layer.index
+    digest = Digest(layer.index.summary.blob_digest)
+    trim_entry(store, digest, layer.blob)
+    index = _opened(store, digest)
+    if index is None:  # removed meanwhile
+        return layer.index
+    stack.callback(os.close, index.file.fd)
+    return index
 
 
 def main(arguments: Iterable[str]) -> None:
@@ -126,6 +140,7 @@ def _opened(store: Store, digest: Digest) -> LayerIndex | None:
 
 
 if __name__ == "__main__":
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with suppress(OcifsError, OSError):  # the next mount tries again
         main(sys.argv[1:])

@@ -36,6 +36,7 @@ from ocifs.service.span_messages import (
     HINTS,
     MIN_SPAN,
     NONE,
+    OFFER,
     PUBLISH,
     PUT,
     SAME,
@@ -85,6 +86,7 @@ class _Entry:
         self.users: set[_Peer] = set()
         """Workers that use the file."""
         self.fd: int | None = None
+        self.inode = 0
         self.size = 0
         """Bytes in the file."""
         self.domains: set[bytes] = set()
@@ -158,9 +160,11 @@ class SpanBroker:
     def _handle(self, peer: _Peer, record: Record, fd: int | None) -> bool:
         """Handle a record of a worker; return False if no worker sends such a one."""
         kind, name, value = record
-        if value > MAX_SPAN or len(peer.spans) > _SPANS_MAX:
+        if kind in {SAME, DIFFERS}:
+            self._compared(peer, name, value, same=kind == SAME)
+        elif value > MAX_SPAN or len(peer.spans) > _SPANS_MAX:
             return False
-        if kind == GET:
+        elif kind == GET:
             self._get(peer, name, value)
         elif kind == HAVE:
             self._have(peer, name, value)
@@ -168,14 +172,15 @@ class SpanBroker:
             self._dropped(peer, name)
         elif kind == PUT:
             return fd is not None and is_sealed(fd, value) and self._put(peer, name, value, fd)
-        elif kind in {SAME, DIFFERS}:
-            self._compared(peer, name, same=kind == SAME)
         else:
             return False
         return True
 
     def _get(self, peer: _Peer, name: Name, end: int) -> None:
         entry = self._entries.get(name)
+        if entry is not None:
+            self._dropped(peer, name)  # else it would not ask
+            entry = self._entries.get(name)
         if entry is None or entry.disputed:
             send(peer.connection, [Record(NONE, name)])
         elif entry.fd is not None and entry.size >= end and peer.domain in entry.domains:
@@ -204,9 +209,7 @@ class SpanBroker:
         self._turn += 1
         peer.turn = self._turn
         entry = self._entries.setdefault(name, _Entry())
-        if name not in peer.spans:
-            peer.spans.add(name)
-            self._hint(name, 1)
+        self._note(peer, name)
         self._set_own(peer, entry, size)
         if not entry.disputed:
             if entry.fd is not None and entry.size >= size:
@@ -220,9 +223,17 @@ class SpanBroker:
         if entry is None or entry.asked is not peer:
             return entry is None or not entry.disputed  # it was forgotten meanwhile
         entry.asked = None
+        try:
+            own_fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+        except OSError:  # too many open files
+            self._dropped(peer, name)
+            return True
         self._set_own(peer, entry, 0)
+        entry.users.discard(peer)  # of an earlier file
         self._unpublish(name, entry)
-        entry.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+        self._entries[name] = entry
+        self._note(peer, name)
+        entry.fd, entry.inode = own_fd, os.fstat(fd).st_ino
         entry.size = size
         entry.domains, entry.users = {peer.domain}, {peer}
         self.shared += size
@@ -239,15 +250,16 @@ class SpanBroker:
         self._keep_budget(peer)
         return True
 
-    def _compared(self, peer: _Peer, name: Name, *, same: bool) -> None:
+    def _compared(self, peer: _Peer, name: Name, inode: int, *, same: bool) -> None:
+        """Note what a worker says of a file, unless another file has taken its place meanwhile."""
         entry = self._entries.get(name)
-        if entry is None or peer not in entry.own:
+        if entry is None or peer not in entry.own or entry.fd is None or entry.inode != inode:
             return
-        if same and entry.fd is not None:
+        if same:
             self._set_own(peer, entry, 0)
             entry.users.add(peer)
             entry.domains.add(peer.domain)
-        elif not same:
+        else:
             _log.error(
                 "%s: another mount has decoded span %d of a layer to different bytes: it is not shared",
                 printable_path(peer.mountpoint), name[1],
@@ -256,12 +268,10 @@ class SpanBroker:
             self._withdraw(name, entry)
 
     def _dropped(self, peer: _Peer, name: Name) -> None:
+        self._forget(peer, name)
         entry = self._entries.get(name)
         if entry is None:
             return
-        if name in peer.spans:
-            peer.spans.discard(name)
-            self._hint(name, -1)
         self._set_own(peer, entry, 0)
         entry.users.discard(peer)
         entry.waiting.pop(peer, None)
@@ -274,14 +284,14 @@ class SpanBroker:
             del self._entries[name]
 
     def _offer(self, peer: _Peer, name: Name, entry: _Entry) -> None:
-        """Send the file to a worker, which takes it unseen, or compares it with its own bytes."""
+        """Send the file to a worker: to use, or to compare with its own bytes if it has any."""
         assert entry.fd is not None  # noqa: S101 - the caller has checked
         self._files.move_to_end(name)
-        if send(peer.connection, [Record(SPAN, name, entry.size)], entry.fd) and peer not in entry.own:
+        has_own = peer in entry.own
+        sent = send(peer.connection, [Record(OFFER if has_own else SPAN, name, entry.size)], entry.fd)
+        if sent and not has_own:
             entry.users.add(peer)
-            if name not in peer.spans:
-                peer.spans.add(name)
-                self._hint(name, 1)
+            self._note(peer, name)
 
     def _keep_budget(self, active: _Peer) -> None:
         """Evict until the budget suffices: files that no worker uses, idle workers' own spans, then used files."""
@@ -324,8 +334,7 @@ class SpanBroker:
             if not send(each.connection, [Record(DROP, name)]):
                 self._disconnect(each)  # it would keep the memory
             elif each not in entry.own:
-                each.spans.discard(name)
-                self._hint(name, -1)
+                self._forget(each, name)
         entry.users.clear()
 
     def _set_own(self, peer: _Peer, entry: _Entry, size: int) -> None:
@@ -335,8 +344,17 @@ class SpanBroker:
         peer.own += change
         self.own += change
 
-    def _hint(self, name: Name, change: int) -> None:
-        self._hints[hint_of(name)] += change
+    def _note(self, peer: _Peer, name: Name) -> None:
+        """Note that a worker has a span."""
+        if name not in peer.spans:
+            peer.spans.add(name)
+            self._hints[hint_of(name)] += 1
+
+    def _forget(self, peer: _Peer, name: Name) -> None:
+        """Note that a worker has a span no longer."""
+        if name in peer.spans:
+            peer.spans.discard(name)
+            self._hints[hint_of(name)] -= 1
 
     def _disconnect(self, peer: _Peer) -> None:
         """Forget a worker that has ended, that does not read, or that sends nonsense; it goes on without sharing."""

@@ -33,6 +33,7 @@ from ocifs.service.span_messages import (
     HINTS,
     MIN_SPAN,
     NONE,
+    OFFER,
     PUBLISH,
     PUT,
     RECORDS_MAX,
@@ -196,23 +197,21 @@ class SpanExchange:
             return
         key = number, name[1]
         span = self._cache.cached(key)
-        if kind in {SPAN, NONE}:
-            view = None if fd is None else _mapped(fd, size)
-            if (answer := self._wanted.get(name)) is not None:
-                answer.put(view)
-            elif view is not None:
-                self._compare(name, key, span, view)
+        if kind in {SPAN, NONE} and (answer := self._wanted.get(name)) is not None:
+            answer.put(None if fd is None else _mapped(fd, size))
+        elif kind in {SPAN, OFFER} and fd is not None:  # never for a reader: the bytes may be those of another image
+            self._compare(name, key, span, fd, size)
         elif kind == PUBLISH:
             self._publish(name, key, span)
         elif kind == DROP:
             self._cache.drop_shared(key)
 
-    def _compare(self, name: Name, key: Key, span: Span | None, view: memoryview) -> None:
+    def _compare(self, name: Name, key: Key, span: Span | None, fd: int, size: int) -> None:
         """Use the bytes of a file instead of those that this worker has decoded, if they are the same."""
-        if span is None:
+        if span is None or (view := _mapped(fd, size)) is None:
             send(self._connection, [Record(DROPPED, name)])
         elif (same := self._cache.replace(key, span, view)) is not None:
-            send(self._connection, [Record(SAME if same else DIFFERS, name)])
+            send(self._connection, [Record(SAME if same else DIFFERS, name, os.fstat(fd).st_ino)])
 
     def _publish(self, name: Name, key: Key, span: Span | None) -> None:
         """Send a file with a span to the keeper, and use it as well."""

@@ -10,10 +10,10 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-HAVE, DROPPED, GET, PUT, SAME, DIFFERS, SPAN, NONE, PUBLISH, DROP, TRIM = range(11)
+HAVE, DROPPED, GET, PUT, SAME, DIFFERS, SPAN, OFFER, NONE, PUBLISH, DROP, TRIM = range(12)
 """A worker has decoded `value` bytes; has a span no longer, or cannot send it; needs `value` bytes; sends `value` bytes
-in a file, as asked; has the same bytes as in the file; or others. A keeper has `value` bytes in a file; has none; needs
-a file; shares the span no longer; needs all memory back."""
+in a file, as asked; has the same bytes as the file with inode `value`; or others. A keeper has `value` bytes in a file,
+to use; or to compare; has none; needs a file; shares the span no longer; needs all memory back."""
 
 MIN_SPAN: Final = 64 << 10
 """Bytes: smaller spans are not worth a file."""

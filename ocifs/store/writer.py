@@ -22,6 +22,8 @@ class Writer:
         self.in_memory = False
         self.for_memory = True
         """Whether the payload may move to memory."""
+        self.durable = True
+        """Whether to wait until the disk has the payload. If a crash loses an entry, its checksum shows that."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append to the payload."""
@@ -34,11 +36,11 @@ class Writer:
         os.ftruncate(self.fd, self.size)
 
     def finish(self, kind: Kind, subject: str) -> None:
-        """Append the footer, and sync the file to disk."""
+        """Append the footer, and sync the file to disk unless it need not be durable."""
         end = footer(kind, subject, self.size, self.crc)
         self._write(end)
         self.size -= len(end)
-        if not self.in_memory:
+        if self.durable and not self.in_memory:
             try:
                 os.fsync(self.fd)
             except OSError as error:  # written data may be lost, so moving to memory is not possible

@@ -3,6 +3,7 @@
 The commands run in this process, and start daemons as ever.
 """
 
+import gzip
 import json
 import os
 import re
@@ -145,6 +146,18 @@ def test_several_images_at_once(ocifs: Commands, first: Path, second: Path, tmp_
         found = json.loads(ocifs.output("store", "ls", "--json", store))
         names = {name for each in found["images"] for name in each["names"]}
         assert names == {"example.org/a:1", "localhost/b:2", "localhost/first:latest"}
+
+
+def test_images_of_compressed_archives(ocifs: Commands, tmp_path: Path) -> None:
+    archives = []
+    for number, image in enumerate((FIRST, SECOND)):
+        path = write_docker_archive(tmp_path / f"{number}.tar", (image, [f"app:{number}"]))
+        archives.append(tmp_path / f"{number}.tar.gz")
+        archives[-1].write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+    with store_of(ocifs, archives[0]) as store:
+        assert content(store) == {"etc", "first"}
+        assert "one compressed archive at most" in ocifs.complaint(5, "store", "add", store, archives[1])
+        assert ocifs.output("store", "check", store) == ""
 
 
 def test_a_failed_add_leaves_nothing(ocifs: Commands, first: Path) -> None:

@@ -70,6 +70,7 @@ from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.manifest import parse_document
 from ocifs.spec.platform import Platform
 from ocifs.store import Store
+from ocifs.tarsplit import entries as tarsplit
 from ocifs.toc import DIRECTORY, ChunkReader, Entry, ReaderForward, pax, scan
 from ocifs.tree.merge import changes, merge
 from tests import images, tars, tocs
@@ -737,7 +738,30 @@ def _hot_pack_seeds() -> list[bytes]:
     return [struct.pack("<I", len(packed)) + packed + frames[0] + frames[1]]
 
 
+# tar-split files, with their lines laid open.
+
+
+def fuzz_tar_split(data: bytes) -> None:
+    """Read entries; what was read is written and read again."""
+    for stored in (data, zlib.compress(data, 1, wbits=31)):
+        with _clean_errors():
+            entries = [*tarsplit.decode(io.BytesIO(stored), "a tar-split", 1 << 20)]
+            again = [*tarsplit.decode(io.BytesIO(b"".join(tarsplit.encode(entries))), "it")]
+            assert again == [each for each in entries if each != tarsplit.Raw(b"")]
+
+
+def _tar_split_seeds() -> list[bytes]:
+    entries: list[tarsplit.Entry] = [
+        tarsplit.Raw(b"header"),
+        tarsplit.Content(b"a/b", 5, 7),
+        tarsplit.Content(b"\xff", 0, None),
+    ]
+    stored = b"".join(tarsplit.encode(entries))
+    return [stored, zlib.decompress(stored, wbits=31)]
+
+
 TARGETS = {
+    "tar_split": Target(fuzz_tar_split, _tar_split_seeds),
     "hot_pack": Target(fuzz_hot_pack, _hot_pack_seeds),
     "tar": Target(fuzz_tar, _tar_seeds),
     "pax": Target(fuzz_pax, _pax_seeds),

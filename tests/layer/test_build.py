@@ -138,23 +138,30 @@ def passes_of_children() -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(("low_memory", "expected"), [(False, {"RapidgzipPass"}), (True, {"BlockPass"})])
-def test_low_memory_goes_without_rapidgzip(write: Write, low_memory: bool, expected: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("low_memory", "quick", "expected"),
+    [(False, False, "RapidgzipPass"), (True, False, "BlockPass"), (False, True, "QuickPass")],
+)
+def test_low_memory_and_hurry_go_without_rapidgzip(
+    write: Write, *, low_memory: bool, quick: bool, expected: str
+) -> None:
     if not rapid.rapidgzip_is_installed():
         pytest.skip("rapidgzip is not installed")
     tar = tars.tar([tars.file(b"noise", NOISE * 9)])
     data = gzip.compress(tar, 0)
     blob = write(data)
     seen: set[str] = set()
-    open_layer_index(
-        LayerBlob(Digest(images.digest(data)), DiffID(Digest(images.digest(tar))), blob),
+    index = open_layer_index(
+        LayerBlob(Digest(images.digest(data)), DiffID(Digest(images.digest(tar))), blob, quick=quick),
         Store(None),
         Limits(),
         pytest.fail,
         lambda layer, done, total: seen.update(passes_of_children()),
         low_memory=low_memory,
     )
-    assert seen == expected
+    assert seen == {expected}
+    assert index.summary.untrimmed == quick
+    assert read(index, blob) == tar
 
 
 def in_one_block(tar: bytes) -> bytes:

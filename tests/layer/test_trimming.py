@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,14 @@ def test_an_index_is_trimmed_in_the_cache(store: Store, blob: FileReader) -> Non
     inode = os.fstat(after.file.fd).st_ino
     trimming.main(trimming.arguments(store.directory, {DIGEST: blob}))
     assert os.fstat(opened(store).file.fd).st_ino == inode
+
+
+def test_what_is_published_is_trimmed_first(store: Store, blob: FileReader) -> None:
+    layer = Layer(0, opened(store), blob, SpanCache())
+    with ExitStack() as stack:
+        index = trimming.trimmed(store, layer, stack)
+        assert not index.summary.untrimmed
+        assert trimming.trimmed(store, Layer(0, index, blob, SpanCache()), stack) is index
 
 
 def test_a_blob_that_has_changed_leaves_the_index_as_it_is(store: Store, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from ocifs.mount.mountinfo import mount_table
 from tests.cli.command import Ocifs
 from tests.conftest import leaving_nothing
 from tests.containers.conftest import image_of_programs
+from tests.depth import FULL
 from tests.images import Image, Layer, write_layout
 from tests.tars import directory, file, hardlink, symlink, tar
 
@@ -111,6 +112,14 @@ class Podman:
         assert ran.returncode == 0, ran
         return ran.stdout
 
+    def with_subordinate_ids(self, place: Path) -> "Podman":
+        """Return the same where root's containers have subordinate ids; `place` is a new file."""
+        if self.become:
+            return self
+        place.write_text("containers:300000:200000\n")
+        bind = f"mount --bind {place} /etc/subuid && mount --bind {place} /etc/subgid"
+        return replace(self, become=("unshare", "--mount", "sh", "-c", f'{bind} && exec "$@"', "sh"))
+
     def sh(self, image: str, script: str, *options: str) -> str:
         """Return what a script prints in a new container of an image."""
         return self.output("run", "--rm", *options, image, "/bin/sh", "-c", script)
@@ -129,8 +138,8 @@ class Podman:
 
 
 @contextmanager
-def podman_with(store: Path, home: Path) -> Iterator[Podman]:
-    podman = Podman(home, store)
+def podman_with(store: Path, home: Path, become: tuple[str, ...]) -> Iterator[Podman]:
+    podman = Podman(home, store, become)
     podman.configure()
     try:
         yield podman
@@ -166,7 +175,39 @@ def store(ocifs: Ocifs, app: Path) -> Iterator[Path]:
     ocifs.clear(directory / "overlay")
 
 
-@pytest.fixture(scope="module")
-def podman(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    with podman_with(store, tmp_path_factory.mktemp("podman-home")) as podman:
+@pytest.fixture(scope="session")
+def trixie(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A minimal Debian 13, which has podman 5.4: in `OCIFS_TRIXIE`, or made by debootstrap with --full."""
+    if made := os.environ.get("OCIFS_TRIXIE"):
+        return Path(made)
+    if not FULL or shutil.which("debootstrap") is None:
+        pytest.skip("podman of Debian 13 is for scripts/test --full, with debootstrap")
+    root = tmp_path_factory.mktemp("trixie") / "root"
+    packages = "--include=podman,buildah,skopeo,runc,uidmap,passwd"
+    command = ["debootstrap", "--variant=minbase", packages, "trixie", str(root), "http://deb.debian.org/debian"]
+    subprocess.run(command, check=True, capture_output=True)
+    return root
+
+
+_ENTER = """\
+root=$1 && shared=$2 && shift 2
+mount --bind "$root" "$root"
+for each in /proc /sys /dev "$shared"; do mkdir -p "$root$each" && mount --rbind "$each" "$root$each"; done
+echo containers:300000:200000 >"$root/etc/subuid" && cp "$root/etc/subuid" "$root/etc/subgid"
+cd "$root" && mkdir -p old && pivot_root . old && umount --lazy old
+exec "$@"
+"""
+"""Run a command with another root directory: in a chroot, user namespaces fail."""
+
+
+@pytest.fixture(scope="module", params=["of this machine", "of Debian 13"])
+def podman(request: pytest.FixtureRequest, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    home = tmp_path_factory.mktemp("podman-home")
+    if request.param == "of this machine":
+        become: tuple[str, ...] = ()
+    else:
+        root = request.getfixturevalue("trixie")
+        shared = str(tmp_path_factory.getbasetemp())
+        become = ("unshare", "--mount", "sh", "-e", "-c", _ENTER, "sh", str(root), shared)
+    with podman_with(store, home, become) as podman:
         yield podman

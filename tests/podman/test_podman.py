@@ -66,10 +66,7 @@ def test_a_user_namespace_maps_the_owners(podman: Podman, options: list[str]) ->
 
 
 def test_a_user_namespace_is_as_large_as_the_owners_need(podman: Podman, tmp_path: Path) -> None:
-    subids = tmp_path / "subids"
-    subids.write_text("containers:300000:200000\n")
-    bind = f"mount --bind {subids} /etc/subuid && mount --bind {subids} /etc/subgid"
-    inside = Podman(podman.home, podman.store, ("unshare", "--mount", "sh", "-c", f'{bind} && exec "$@"', "sh"))
+    inside = podman.with_subordinate_ids(tmp_path / "subids")
     script = "cat /proc/self/uid_map; stat -c '%u:%g' /data/seed"
     first, owner, _ = inside.sh(NAME, script, "--userns=auto").split("\n")
     assert first.split() == ["0", "300000", "1024"]
@@ -153,7 +150,8 @@ def test_running_containers_outlive_an_unmount(podman: Podman, ocifs: Ocifs, sto
 
 
 def test_after_the_end_of_the_daemon_a_mount_heals_it(podman: Podman, ocifs: Ocifs, store: Path) -> None:
-    (mount,) = [each for each in json.loads(ocifs.output("mounts", "--json")) if each["pid"]]
+    listed = json.loads(ocifs.output("mounts", "--json"))
+    (mount,) = [each for each in listed if each["pid"] and each["state"] == "mounted"]
     assert mount["image"] == f"{store} (1 image)"
     subprocess.run(["kill", "-KILL", str(mount["pid"])], check=True)
     checked = ocifs.run("store", "check", store)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.conftest import UNMOUNT_ALL
 from tests.images import write_layout
 from tests.podman.conftest import APP, Podman
 
@@ -52,9 +53,15 @@ class Machine:
             before = Path("/etc", name).read_text() if Path("/etc", name).exists() else ""
             (etc / name).write_text(before + line.format(home=self.user))
             commands.append(f"mount --bind {etc / name} /etc/{name}")
-        # The mounts go with the last process of the namespace, whatever fails.
+        # The mounts go with the last process of the namespace. Those of other tests must not stay in it.
         self._keeper = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", f"{' && '.join(commands)} && echo ready && exec sleep 1000"],
+            [
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                f"{UNMOUNT_ALL}; {' && '.join(commands)} && echo ready && exec sleep 1000",
+            ],
             stdout=subprocess.PIPE,
         )
         assert self._keeper.stdout is not None

@@ -52,7 +52,8 @@ def mounted(command: Ocifs, large: Path) -> Iterator[tuple[Service, list[Path]]]
     service = Service(command, large)
     service.start(restart_limit=100_000, log=str(command.log), span_cache=6 << 20)
     try:
-        with service.mounted("--span-cache", "4MiB") as first, service.mounted("--span-cache", "4MiB") as second:
+        options = "--span-cache", "4MiB", "--hot-pack", "0"
+        with service.mounted(*options) as first, service.mounted(*options) as second:
             yield service, [first, second]
     finally:
         service.end()

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,22 @@ from ocifs.mount.job import Job
 from ocifs.mount.options import MountOptions
 from ocifs.service.span_broker import SpanBroker
 from ocifs.service.span_exchange import SpanExchange
-from ocifs.service.span_messages import HAVE, PUBLISH, PUT, Record, receive, sealed, send
+from ocifs.service.span_messages import (
+    DROPPED,
+    GET,
+    HAVE,
+    HINTS,
+    NONE,
+    OFFER,
+    PUBLISH,
+    PUT,
+    SAME,
+    SPAN,
+    Record,
+    receive,
+    sealed,
+    send,
+)
 from tests.images import Image, write_layout
 from tests.images import Layer as ImageLayer
 from tests.service.conftest import FILES, content
@@ -289,6 +305,73 @@ def test_wrong_bytes_of_another_image_are_noticed_and_never_served(caplog: pytes
     caplog.clear()
 
 
+def test_what_a_mount_has_compared_says_nothing_of_a_later_file() -> None:
+    name = bytes(16), 1
+    with keeper() as running:
+        hostile, honest, third = (running.connect(image) for image in ("hostile", "image", "image"))
+        send(hostile, [Record(HAVE, name, SIZE)])
+        wait_for(lambda: running.broker.own == SIZE)
+        send(honest, [Record(HAVE, name, SIZE)])
+        assert next_kinds(hostile) == [PUBLISH]
+        put(hostile, name, span_bytes(1))
+        (offer,), compared = receive(honest)
+        assert offer.kind == OFFER
+        assert compared is not None
+        send(hostile, [Record(HAVE, name, SIZE + 1)])  # before the answer arrives
+        assert next_kinds(hostile) == [PUBLISH]
+        put(hostile, name, b"x" * (SIZE + 1))
+        assert next_kinds(honest) == [OFFER]
+        send(honest, [Record(SAME, name, os.fstat(compared).st_ino)])
+        send(third, [Record(GET, name, SIZE)])
+        assert next_kinds(honest) == [PUBLISH]  # not the file that nobody has compared
+        put(honest, name, span_bytes(1))
+        (found,), fd = receive(third)
+        assert found == Record(SPAN, name, SIZE)
+        assert fd is not None
+        assert os.pread(fd, SIZE, 0) == span_bytes(1)
+        for each in (fd, compared):
+            os.close(each)
+        for connection in (hostile, honest, third):
+            connection.close()
+
+
+def next_kinds(connection: socket.socket) -> list[int]:
+    """Return the kinds of the next records for a worker."""
+    connection.settimeout(20)
+    records, fd = receive(connection)
+    if fd is not None:
+        os.close(fd)
+    return [record.kind for record in records]
+
+
+def put(connection: socket.socket, name: tuple[bytes, int], data: bytes) -> None:
+    fd = sealed([data])
+    send(connection, [Record(PUT, name, len(data))], fd)
+    os.close(fd)
+
+
+def test_a_reader_who_waits_does_not_get_what_is_to_be_compared() -> None:
+    with keeper() as running:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        hints = os.memfd_create("hints")
+        os.pwrite(hints, b"\1" * (HINTS * 4), 0)
+        mount = Mount(running)
+        mount.exchange = mount.cache.sharing = SpanExchange(theirs, hints, mount.exchange._layers, mount.cache, 20)
+        with ThreadPoolExecutor(1) as threads:
+            reading = threads.submit(mount.read, 1)
+            (record,), _ = receive(ours)
+            assert record.kind == GET
+            fd = sealed([b"x" * SIZE])
+            send(ours, [Record(OFFER, record.name, SIZE)], fd)
+            assert next_kinds(ours) == [DROPPED]
+            send(ours, [Record(NONE, record.name)])
+            assert reading.result() == span_bytes(1)
+        for each in (fd, hints):
+            os.close(each)
+        ours.close()
+        mount.connection.close()
+
+
 def test_a_file_that_could_still_change_is_refused() -> None:
     with keeper() as running:
         victim = Mount(running)
@@ -405,11 +488,12 @@ def test_whatever_mounts_do_they_read_the_right_bytes_and_nothing_is_left(
         assert (broker.own, broker.shared, broker.files, any(running.hints())) == (0, 0, 0, False)
 
 
-EXPECTED_FILES = [content(number) for number in range(FILES)]
+WITHOUT_PACK = "--hot-pack", "0"
+"""Else a later mount may read what an earlier one has read from the hot pack, not from spans."""
 
 
 def test_a_mount_reads_what_another_one_has_decoded(service: Service) -> None:
-    with service.mounted() as first, service.mounted() as second:
+    with service.mounted(*WITHOUT_PACK) as first, service.mounted(*WITHOUT_PACK) as second:
         expected = digests(first)
         wait_for(lambda: service.state().spans >= FILES << 20)
         assert digests(second) == expected
@@ -436,10 +520,10 @@ def memory_files(pid: int, name: str) -> set[int]:
 
 
 def test_mounts_of_an_image_have_one_copy_of_its_tree(service: Service) -> None:
-    with service.mounted() as first, service.mounted() as second:
+    with service.mounted(*WITHOUT_PACK) as first, service.mounted(*WITHOUT_PACK) as second:
         (tree,) = memory_files(service.worker(first), "ocifs")
         assert memory_files(service.worker(second), "ocifs") == {tree}
-    with service.mounted() as third:
+    with service.mounted(*WITHOUT_PACK) as third:
         assert memory_files(service.worker(third), "ocifs") != {tree}
 
 
@@ -448,7 +532,7 @@ def drop_caches() -> None:
 
 
 def test_a_stopped_worker_does_not_stop_the_mounts_that_share_with_it(service: Service) -> None:
-    with service.mounted() as first, service.mounted() as second:
+    with service.mounted(*WITHOUT_PACK) as first, service.mounted(*WITHOUT_PACK) as second:
         expected = digests(first)
         wait_for(lambda: service.state().spans >= FILES << 20)
         stopped = service.worker(first)
@@ -463,7 +547,7 @@ def test_an_image_with_a_common_layer_shares_the_memory(service: Service, image:
     members = [file(b"%02d" % number, content(number)) for number in range(FILES)]
     layers = (ImageLayer(tar(members[::2])), ImageLayer(tar([file(b"other", b"x")])))
     other = write_layout(tmp_path / "other", Image(layers=layers))
-    with service.mounted() as first, service.ocifs.mounted(other) as second:
+    with service.mounted(*WITHOUT_PACK) as first, service.ocifs.mounted(other, *WITHOUT_PACK) as second:
         digests(first)
         wait_for(lambda: service.state().spans >= FILES << 20)
         assert len(digests(second)) == FILES // 2 + 1
