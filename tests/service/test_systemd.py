@@ -25,7 +25,7 @@ until_() { for i in $(seq 600); do eval "$1" && return; sleep 0.1; done; echo "n
 show() { systemctl show -P "$1" ocifs; }
 worker() { ocifs mounts | awk '$1 == "/mnt/a" { print $4 }'; }
 state() { ocifs mounts | awk '$1 == "/mnt/a" { $1 = $2 = $3 = $4 = ""; print }'; }
-kept() { ocifs service status | sed 's/.*mounts: //'; }
+kept() { ocifs service status | head -n 1 | sed 's|.*mounts: ||'; }
 name() { cat "/proc/$(show MainPID)/comm"; }
 in_container() { grep -lsx sleep /proc/[0-9]*/comm | sed s/comm/cmdline/ | xargs -r grep -lsz '^1000$' | grep -q .; }
 
@@ -67,6 +67,7 @@ findmnt -rno TARGET -t cgroup,cgroup2 | while read -r each; do mount -o remount,
 ocifs index /srv/programs >/dev/null
 ocifs run /srv/programs sh -c 'echo container; exit 3'; echo "run: $?"
 ocifs run /srv/programs sleep 1000 & run=$!
+disown $run
 until_ in_container
 kill -KILL $run
 until_ '! in_container'
