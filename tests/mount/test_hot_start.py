@@ -214,3 +214,13 @@ def test_a_blob_that_changed_before_the_recording_is_saved_is_left_out(layout: P
     assert record(layout, store, HOT, LATE) == PackRecord()
     with started(layout, store) as rootfs:
         assert read(rootfs, *HOT)
+
+
+def test_what_was_read_of_a_refuted_layer_is_not_saved(layout: Path, store: Store) -> None:
+    with opened(layout, store) as (_, handoff), handoff.open(SpanCache()) as rootfs:
+        hot = HotStart(handoff, rootfs, MIB)
+        recording = rootfs.served.recording
+        assert recording is not None
+        recording.note(200 * KIB, rootfs.served.bases[0])
+        rootfs.served.layers[0].conclude("it lied")
+        assert hot._build(recording) is None
