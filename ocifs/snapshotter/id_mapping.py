@@ -13,7 +13,7 @@ from ocifs.snapshotter.status import SnapshotError
 
 _UIDS: Final = "containerd.io/snapshot/uidmapping"
 _GIDS: Final = "containerd.io/snapshot/gidmapping"
-_RANGE: Final = re.compile(r"(\d{1,10}):(\d{1,10}):(\d{1,10})")
+_RANGE: Final = re.compile(r"(\d{1,10}):(\d{1,10}):(\d{1,10})", re.ASCII)
 _ID_MAX: Final = (1 << 32) - 1
 
 

@@ -138,7 +138,10 @@ class Images:
                 with self._doing(claim):
                     if self._is_unused(chain, idle):  # no snapshot was added meanwhile
                         self._unmount(chain)
-        self._mounters = [mounter for mounter in self._mounters if not mounter.reap()]
+        for mounter in [*self._mounters]:  # other threads add some meanwhile
+            if mounter.reap():
+                with contextlib.suppress(ValueError):  # so does another thread
+                    self._mounters.remove(mounter)
 
     def forget(self, chain: str) -> None:
         """Let the next `unmount_unused` unmount a chain if it has no snapshots."""
