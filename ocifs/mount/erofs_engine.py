@@ -21,13 +21,13 @@ from ocifs.mount import syscalls
 from ocifs.mount.bdi import raise_readahead
 from ocifs.mount.block_file import BlockFile
 from ocifs.mount.counters import Counters
-from ocifs.mount.id_mapping import user_namespace
 from ocifs.mount.job import Job
 from ocifs.mount.mount_identity import Known, MountIdentity
 from ocifs.mount.mountinfo import EROFS_SOURCE, detach, mount_at
 from ocifs.mount.rate_limited_log import log_aborted
 from ocifs.mount.reading import Reading
 from ocifs.mount.record import EngineName
+from ocifs.mount.user_namespace import user_namespace
 from ocifs.pool import Pool
 
 _REASONS = {
