@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.opening import FoundImage, Image
-from ocifs.mount import syscalls
+from ocifs.layer.span_memory import trim_heap
 from ocifs.mount.job import Job
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, mount_table, unmount
@@ -214,7 +214,7 @@ class Images:
 
         self._step("mounted")
         gc.collect()
-        syscalls.release_memory()  # merging the tree of an image has taken some
+        trim_heap()  # merging the tree of an image has taken some
 
     def _mount_by(self, job: Job, arguments: list[str]) -> None:
         with Mounter(arguments) as mounter:
