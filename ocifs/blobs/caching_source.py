@@ -32,7 +32,7 @@ _CONCURRENT_DOWNLOADS = 4
 
 
 class RemoteSource(Protocol):
-    """What holds images elsewhere: a registry, or an archive on a web server."""
+    """A place of images on another machine: a registry, or an archive on a web server."""
 
     limits: Limits
 

@@ -1,4 +1,4 @@
-"""From a reference to its source, wherever it is, with the cache in front of what is not on this machine.
+"""From a reference to its source, with the cache in front of remote ones.
 
 The modules of HTTP are imported only for references that need them.
 """

@@ -1,7 +1,7 @@
 """`ocifs index push` for many images: several at once, each independent of the failures of the others.
 
-What is published is skipped, so a run that was interrupted continues where it ended: a finished image takes some small
-requests, and the cache resumes an unfinished download. Tags of one manifest share one index.
+It skips published indexes, so an interrupted run can be repeated: a finished image takes a few small requests, and the
+cache resumes an unfinished download. Tags of one manifest share one index.
 """
 
 import re
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from ocifs.spec.digest import Digest
 
 PARTLY = 10
-"""Exit status if some images have failed, and others have not."""
+"""Exit status if some images failed, but not all."""
 
 _MOST_IMAGES = 100_000
 _MOST_BYTES = 32 << 20
-"""Of a list of images."""
+"""Maximum length of a list of images, and its bytes."""
 _ARTIFACT_TAG = re.compile(r"sha256-[0-9a-f]{64}(\..+)?")
-"""Tags of what refers to an image, such as indexes and signatures: no images."""
+"""Tags of artifacts that refer to an image, such as indexes and signatures."""
 
 
 def push_many(
@@ -54,7 +54,7 @@ def push_many(
         form: Format of the indexes.
         min_layer_size: Bytes of the smallest layer in a SOCI index.
         jobs: How many images at once.
-        force: Publish also the indexes of images that have one.
+        force: Publish even if an index is published already.
         as_json: Print one object for each image, instead of text.
 
     Raises:

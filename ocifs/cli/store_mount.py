@@ -88,7 +88,7 @@ def state_of(mountpoint: str) -> str:
     return listed[-1].state if listed else "mounted"
 
 
-def tell_configuration(path: Path, ids: "IdRanges | None") -> None:
+def print_configuration(path: Path, ids: "IdRanges | None") -> None:
     """Print what storage.conf needs, unless it names the store already."""
     file = _configuration(ids)
     try:

@@ -1,7 +1,7 @@
 """The hot pack of an image in the cache: its name.
 
-A pack made of verified layers has the name of their chain, like a tree image. One made of unverified layers has a name
-of its own, like theirs.
+A pack made from verified layers has the name of their chain, like a tree image. One made from unverified layers has
+another name, like a tree image of such layers.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ class OpenedPack(NamedTuple):
     """An open file with a pack, which is not checked yet."""
 
     file: FileSection
-    """A `LazyBlob`, if the registry has to be asked for it."""
+    """A `LazyBlob`, if it has to be fetched from the registry."""
     verified: bool
     """Whether it is made of verified layers."""
     head: bytes | None = None

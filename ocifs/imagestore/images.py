@@ -57,7 +57,7 @@ def stacked(image: Image) -> StackedImage:
     """Return an image with the IDs of its layers.
 
     A layer on or below one with an unverified index has an ID that nothing but this image of this source has: podman
-    takes a layer with the ID that it expects for the right one, whatever is in it.
+    trusts the ID in a layer's record, and does not verify its content.
     """
     ids: list[str] = []
     verified = True

@@ -1,4 +1,4 @@
-"""Repair a store: read each image from its source again, and write everything that the store has of it."""
+"""Repair a store: read each image from its source again, and write all its records and files."""
 
 from collections.abc import Callable
 from contextlib import ExitStack

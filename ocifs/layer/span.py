@@ -13,11 +13,11 @@ from ocifs.errors import InvalidImageError
 _COMPARED = 64 << 10
 Pieces = tuple[memoryview | bytes, ...]
 Keep = Callable[[bytes], Pieces]
-"""Puts decoded bytes where they stay while there is a view of them."""
+"""Moves decoded bytes to memory that stays valid while a view of it exists."""
 
 
 def in_heap(data: bytes) -> Pieces:
-    """Leave decoded bytes where they are."""
+    """Return decoded bytes unmoved."""
     return (data,)
 
 

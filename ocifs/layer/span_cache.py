@@ -74,7 +74,7 @@ class SpanCache:
             return span
 
     def cached(self, key: Key) -> Span | None:
-        """Return the span if it is cached; that is no use of it."""
+        """Return the span if it is cached, without marking it as used."""
         with self._lock:
             return self._cached(key)
 

@@ -76,7 +76,7 @@ class HotStart:
                 start(lambda: self._save(recording, engine, report))
 
     def resume(self) -> None:
-        """Do without a recording: another process has served the mount before, and the kernel has much of the pack."""
+        """Record nothing: another process has served the mount before, and the kernel has much of the pack."""
         self._rootfs.served.recording = None
         self._fetch_pack()
 
@@ -145,7 +145,7 @@ class HotStart:
         return HotPack(load, verified=source.verified)
 
     def _receive(self, lazy: LazyBlob, file: ArrivingFile) -> None:
-        """Fetch a published pack; if it is all right, it becomes a blob of the cache."""
+        """Fetch a published pack; if it is intact, save it in the cache."""
         if file.receive(lazy.stream):
             digest = Digest(lazy.origin().digest)
             with contextlib.suppress(OcifsError, OSError):

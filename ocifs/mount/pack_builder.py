@@ -1,8 +1,8 @@
 """The process that saves a recording: `python -m ocifs.mount.pack_builder FD`, started by a daemon, with low priority.
 
-Decoding and compressing take about a second, and memory. A process of its own spares the daemon both, and outlives it:
-a short container has ended long before. It inherits the open files, and a file in memory that describes its work. It
-fetches nothing.
+Decoding and compressing take about a second, and memory. A separate process spares the daemon both, and outlives it: a
+short container ends long before. It inherits the open files, and a file in memory that describes its work. It fetches
+nothing.
 """
 
 import contextlib
@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> int:
 
 
 class _TooLittleError(Exception):
-    """Nothing is worth saving."""
+    """Too few new bytes to save."""
 
 
 def save_recording(job: PackJob) -> PackRecord:

@@ -2,8 +2,8 @@
 
 A process of the service that has loaded the modules runs it with the arguments, environment, directory, terminal, umask
 and limits of this process, and sends back what to print and the exit status. If the command fails, or needs slow work,
-it has changed nothing there, and this process runs it itself: errors and progress are its own. So are containers, which
-are its children.
+it leaves no changes, and this process runs it itself. So errors and progress come from this process, and containers are
+its children.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class _LostError(Exception):
 
 
 def delegate(verb: str | None, arguments: list[str]) -> int | None:
-    """Have the service run a command; return its exit status, or None: this process is to run it itself."""
+    """Have the service run a command; return its exit status, or None if this process has to run it itself."""
     if verb not in VERBS or not is_allowed(arguments) or os.geteuid():
         return None
     connection = connect(COMMANDS)
@@ -86,7 +86,7 @@ def _send(connection: socket.socket, caller: Caller) -> None:
 def _forward_signals(
     connection: socket.socket, numbers: tuple[signal.Signals, ...], forwarded: list[int]
 ) -> "dict[signal.Signals, Handler]":
-    """Forward signals that this process does not ignore, and note them; return their handlers of before."""
+    """Forward and note the signals that this process does not ignore; return their previous handlers."""
 
     def forward(number: int, frame: "FrameType | None") -> None:
         forwarded.append(number)
@@ -98,7 +98,7 @@ def _forward_signals(
 
 
 def _follow(connection: socket.socket) -> int | None:
-    """Do what the service says until the command has ended; return its exit status. Raises _LostError."""
+    """Follow the messages of the service until the command has ended; return its exit status. Raises _LostError."""
     is_started, status, printed = False, None, None
     while True:
         try:

@@ -83,7 +83,7 @@ class SpanExchange:
         self._lock = threading.Lock()
         self._state = "idle"
         self._is_busy = False
-        """Whether the thread of this object looks at the clock."""
+        """Whether the thread of this object waits with a timeout."""
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def find(self, key: Key, size: int, end: int) -> memoryview | None:
@@ -207,7 +207,7 @@ class SpanExchange:
             self._cache.drop_shared(key)
 
     def _compare(self, name: Name, key: Key, span: Span | None, fd: int, size: int) -> None:
-        """Use the bytes of a file instead of those that this worker has decoded, if they are the same."""
+        """Use the bytes of a file instead of those that this worker has decoded, if they are equal."""
         if span is None or (view := _mapped(fd, size)) is None:
             send(self._connection, [Record(DROPPED, name)])
         elif (same := self._cache.replace(key, span, view)) is not None:

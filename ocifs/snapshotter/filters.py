@@ -62,7 +62,7 @@ class Selector(NamedTuple):
 
 
 def parse_filters(filters: Sequence[str]) -> Callable[[Field], bool]:
-    """Return a function that tells whether any of the filters matches, given the fields of an object.
+    """Return a function that returns whether any of the filters matches, given the fields of an object.
 
     Raises:
         SnapshotError: A filter is malformed.

@@ -1,7 +1,7 @@
 """CRI's ImageService (v1 and v1alpha2) in front of containerd's, for kubelet's `--image-service-endpoint`.
 
-It forwards every request and answer as bytes, with deadlines, metadata and failures, so it need not know them. It reads
-one thing: the credentials in PullImage, which the keychain keeps while the pull runs, and afterwards if it succeeds.
+It forwards every request and answer as bytes, with deadlines, metadata and failures, so it need not know their types.
+It reads only the credentials in PullImage; the keychain keeps them while the pull runs, and longer if it succeeds.
 """
 
 import logging
@@ -20,7 +20,7 @@ _PULL: Final = "PullImage"
 _THREADS: Final = 128
 """Most requests at once, most of them pulls. Threads are started as they are needed."""
 _DEADLINE_MAX: Final = 366 * 86400.0
-"""Seconds: more than that means none (gRPC has 9e18 where the client sets no deadline)."""
+"""Seconds: a longer deadline means none (gRPC has 9e18 where the client sets none)."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 16 << 20),  # kubelet's limit
     ("grpc.max_send_message_length", 16 << 20),

@@ -2,10 +2,10 @@
 
     images/HEX            the mountpoint of a chain, named by its chain ID
 
-A mount is made during the pull or when it is needed, and ends when no snapshot has its chain, or after a time without
-users; then it is made again on demand. Several requests for one chain share a mount. The mounts outlive this process;
-the mount table says which exist. Mountpoints lie in a directory that only root can enter, because the images' setuid
-files and device nodes have effect in them: containers get them through overlays.
+An image is mounted during the pull or on demand, and unmounted when no snapshot has its chain, or after a time without
+users. Several requests for one chain share a mount. The mounts outlive this process; the mount table says which exist.
+Mountpoints lie in a directory that only root can enter, because the images' setuid files and device nodes have effect
+in them: containers get them through overlays.
 """
 
 import contextlib
@@ -194,7 +194,7 @@ class Images:
     def _mount(self, chain: str, found: FoundImage) -> None:
         path = self.mountpoint(chain)
         self._step("mount")
-        if mount_at(str(path)) is not None:  # its process is gone for good; containers on it fail anyway
+        if mount_at(str(path)) is not None:  # its process has ended for good; containers on it fail anyway
             _log.warning("%s is dead, and is mounted again", printable_path(str(path)))
             unmount(str(path), lazy=True)
         with contextlib.suppress(FileExistsError):

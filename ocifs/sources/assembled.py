@@ -27,7 +27,7 @@ from ocifs.tarsplit.entries import Content, Entry
 _COUNT = struct.Struct("<QQ")  # pieces, bytes before the arrays
 _LENGTH = struct.Struct("<I")
 _FILE = 1 << 63
-"""Set in a place that has the name of a file."""
+"""Bit of a place that marks the name of a file."""
 
 
 def write_table(entries: Iterable[Entry], limits: Limits, write: Callable[[bytes], None]) -> None:

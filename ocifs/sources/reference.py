@@ -35,7 +35,7 @@ from ocifs.spec.document import shown
 LocalTransport = Literal["oci", "oci-archive", "docker-archive", "dir"]
 """Transports of a path; `ocifs.sources.resolve` has an opener for each."""
 NamedTransport = Literal["docker-daemon", "containers-storage"]
-"""Transports of a name in what a program on this machine keeps."""
+"""Transports for images that another program on this machine keeps by name."""
 Transport = LocalTransport | NamedTransport | Literal["docker"]
 
 _TRANSPORT = re.compile(rf"({'|'.join(get_args(LocalTransport))}):(.*)", re.DOTALL)

@@ -61,7 +61,7 @@ def test_what_is_written_is_read() -> None:
     assert read_table(BytesReader(PACK), STREAMS, 3 * PAGE, head_digest(BytesReader(PACK))) == table
 
 
-def test_a_frame_with_other_bytes_is_none() -> None:
+def test_a_frame_with_other_bytes_is_refused() -> None:
     frame = read_table(BytesReader(PACK), STREAMS, 3 * PAGE).frames[0]
     assert frame.decode(FRAMES[1]) is None
     assert frame.decode(zstandard.compress(DATA[1] + DATA[0])) is None
@@ -108,7 +108,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_impossible_is_refused(name: str) -> None:
+def test_heads_with_impossible_values_are_refused(name: str) -> None:
     data, why = WRONG[name]
     with pytest.raises(InvalidImageError, match=why):
         read_table(BytesReader(data), STREAMS, 64 << 20)

@@ -272,7 +272,7 @@ def _hosts(directory: Path) -> Iterator[Finding]:
             host_endpoints(directory, f"{registry}/image")
             unknown = unknown_fields(directory / name)
         except OcifsError as failure:
-            yield error("hosts.toml", str(failure), "repair it: images of that registry are not served")
+            yield error("hosts.toml", str(failure), "correct it: until then ocifs serves no images of that registry")
             continue
         if unknown:
             keys = ", ".join(shown(each, 40) for each in unknown[:5])

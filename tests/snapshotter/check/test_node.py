@@ -36,7 +36,7 @@ def kernel(node: Path) -> list[str]:
     return [f"{each.level} {each.message}" for each in Node(node).kernel()]
 
 
-def test_a_kernel_that_can_all(node: Path) -> None:
+def test_a_kernel_that_supports_everything(node: Path) -> None:
     assert kernel(node) == [f"ok Linux {RELEASE} can mount EROFS from a file"]
 
 
