@@ -103,7 +103,7 @@ def test_bad_image(ocifs: Ocifs, tmp_path: Path, what: str, fuse: None) -> None:
         ("oci:nothing", 3, "'nothing'"),
         ("", 3, "no such file"),
         ("docker://Image", 4, "malformed name of an image in a registry"),
-        ("docker-daemon:image:tag", 5, "skopeo copy"),
+        ("ostree:image@/repo", 5, "skopeo copy"),
         ("a\x1b[31mb", 3, r"a\x1b[31mb"),
         ("/dev/null", 5, "/dev/null is not a regular file"),
         ("/", 4, "is not an OCI layout"),
