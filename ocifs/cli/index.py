@@ -137,14 +137,14 @@ def export(image: str, options: Options, number: int, to_gzidx: str) -> None:
     help="Leave out smaller layers (soci).",
 )
 @_record_option
-@click.option("--all-tags", is_flag=True, help="Push for all tags beside IMAGE, except of artifacts.")
+@click.option("--all-tags", is_flag=True, help="Push for all tags beside IMAGE.")
 @click.option(
     "--from",
     "list_file",
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     metavar="FILE",
     cls=Option,
-    help="Push also for the images in FILE; -: standard input.",
+    help="Push for the images in FILE; -: standard input.",
     details="One reference per line; # begins a comment.",
 )
 @click.option(

@@ -73,8 +73,8 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
             type=Size(),
             default=_DEFAULTS.hot_pack,
             show_default=True,
-            help="Keep first reads decoded, up to SIZE.",
-            details="In the cache, as the hot pack of the image, for its next mount. 0: neither use nor record one.",
+            help="Keep first reads decoded.",
+            details="Up to SIZE, in the cache, as the hot pack of the image. 0: neither use nor record one.",
         ),
         option(
             "--log",

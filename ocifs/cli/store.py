@@ -54,12 +54,12 @@ def store() -> None:
     show_default="for complete layers",
     help="Make exact pushes possible; fetch whole layers.",
 )
-@click.option("--idmap", "user", metavar="USER", help="For a new store of root: map owners for USER's podman.")
+@click.option("--idmap", "user", metavar="USER", help="New store of root: map owners for USER's podman.")
 @click.option(
     "--subuid/--no-subuid",
     default=None,
     show_default="unless root",
-    help="For a new store: map owners by /etc/subuid.",
+    help="New store: map owners by /etc/subuid.",
 )
 @_store_argument
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
