@@ -1,4 +1,4 @@
-"""The bytes of a pack: what is written is read, and what is impossible is refused."""
+"""The bytes of a pack: packs are read as they were written, and impossible values are refused."""
 
 import hashlib
 import struct

@@ -140,7 +140,7 @@ def test_the_rest_is_fetched_and_proven_in_the_background(
 
 
 def read_last(mountpoint: Path) -> None:
-    """Read some of the last file, without readahead."""
+    """Read a part of the last file, without readahead."""
     with (mountpoint / "last").open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         assert file.read(200_000) == LAST[:200_000]

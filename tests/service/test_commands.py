@@ -1,4 +1,4 @@
-"""Commands that the service runs for the caller: nothing differs but the time."""
+"""Served commands: they differ from the caller's only in the time they take."""
 
 import fcntl
 import os
@@ -34,12 +34,12 @@ by = int(os.environ["BY"])
 atexit.register(lambda: os.write(by, b"itself" if "click" in sys.modules else b"service"))
 main()
 """
-"""Tells on the descriptor BY what has run the command: a command that the service runs needs no click."""
+"""Reports on the descriptor BY which process ran the command: the caller of a served command imports no click."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command did."""
+    """The outcome of a command."""
 
     by: str
     code: int
@@ -75,7 +75,7 @@ class Caller:
         return self.run(*arguments, **variables), self.run(*arguments, OCIFS_NO_SERVICE="1", **variables)
 
     def does_the_same(self, *arguments: Argument, **variables: str) -> bool:
-        """Whether a command does well with the service and without, and prints the same."""
+        """Whether a command succeeds with the service and without, with the same output."""
         served, itself = self.both(*arguments, **variables)
         assert (served.by, served.code, itself.by) == ("service", 0, "itself")
         return replace(served, by="itself") == itself

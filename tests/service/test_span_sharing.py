@@ -134,7 +134,7 @@ def keeper(capacity: int = 64 << 20) -> Iterator[Keeper]:
 
 
 class Mount:
-    """A worker's cache of one layer with `SPANS` spans, and its share in others."""
+    """A worker's cache of one layer with `SPANS` spans, and its exchange with other workers."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class Mount:
         return span is not None and span.is_shared
 
     def end(self) -> None:
-        """Die: its connection is all that the keeper sees of it."""
+        """Die: the keeper only notices the end of its connection."""
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
         if not self.exchange._identities:
@@ -323,7 +323,7 @@ def test_a_comparison_does_not_count_for_a_later_file() -> None:
         assert next_kinds(honest) == [OFFER]
         send(honest, [Record(SAME, name, os.fstat(compared).st_ino)])
         send(third, [Record(GET, name, SIZE)])
-        assert next_kinds(honest) == [PUBLISH]  # not the file that nobody has compared
+        assert next_kinds(honest) == [PUBLISH]  # not the file that no worker has compared
         put(honest, name, span_bytes(1))
         (found,), fd = receive(third)
         assert found == Record(SPAN, name, SIZE)

@@ -25,7 +25,7 @@ V1, V1ALPHA2 = "/runtime.v1.ImageService", "/runtime.v1alpha2.ImageService"
 
 @dataclass
 class Containerd(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no types
-    """An image service that answers what a test says, and notes what it was asked."""
+    """An image service with the answers of a test, which notes the requests."""
 
     keychain: Keychain
     asked: list[tuple[str, bytes, dict[str, str], float | None]] = field(default_factory=list)

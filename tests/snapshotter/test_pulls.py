@@ -1,4 +1,4 @@
-"""Pulls: which images are served lazily, from which snapshots, and with what a container sees."""
+"""Pulls: which images are served lazily, from which snapshots, and which files a container sees."""
 
 import os
 import signal

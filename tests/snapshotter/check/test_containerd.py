@@ -1,4 +1,4 @@
-"""What is found in literal configurations of containerd 1.6 to 2.x, of k3s and of Docker."""
+"""Findings about literal configurations of containerd 1.6 to 2.x, of k3s and of Docker."""
 
 import json
 import tomllib

@@ -1,4 +1,4 @@
-"""What is found on a node: files below another root, processes from literals, and this machine's sockets."""
+"""Findings about a node: files below another root, literal processes, and this machine's sockets."""
 
 import json
 import os
@@ -20,7 +20,7 @@ RELEASE = "6.12.1-test"
 
 @pytest.fixture
 def node(tmp_path: Path) -> Path:
-    """A directory with what a good node has."""
+    """A directory with the files of a correctly configured node."""
     for path, text in {
         "proc/sys/kernel/osrelease": f"{RELEASE}\n",
         "proc/filesystems": "nodev\toverlay\nnodev\tfuse\n\terofs\n",
