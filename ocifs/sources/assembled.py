@@ -1,4 +1,4 @@
-"""The tar stream of a layer, made again from its tar-split file and the directory that the layer was extracted to.
+"""The tar stream of a layer, reassembled from its tar-split file and the directory that it was extracted to.
 
 A table, made once of the tar-split file, says where each piece of the stream is: in the table itself (headers and
 padding) or in a file of the directory. So any range can be read without the pieces before it, and another process gets

@@ -1,4 +1,4 @@
-"""The stores of podman, buildah and CRI-O (github.com/containers/storage): where they are, and what they list.
+"""The storage of podman, buildah and CRI-O (github.com/containers/storage): where they are, and what they list.
 
 Sources: containers-storage.conf(5), containers-transports(5), and the files that podman writes. A store is a graph
 root with a driver: `DRIVER-images` and `DRIVER-layers` hold JSON, and `DRIVER` the extracted layers. Podman replaces

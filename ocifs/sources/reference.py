@@ -8,7 +8,7 @@
     dir:DIR[@DIGEST]                         a directory that `skopeo copy … dir:DIR` has written
     http[s]://HOST[:PORT]/PATH[:TAG]  …@DIGEST   an archive on a web server, also after oci-archive: or docker-archive:
     docker-daemon:NAME[:TAG]                 an image of a Docker engine
-    containers-storage:NAME[:TAG]            an image in a store of podman; also after [DRIVER@GRAPHROOT+RUNROOT]
+    containers-storage:NAME[:TAG]            an image in podman's storage; also after [DRIVER@GRAPHROOT+RUNROOT]
     NAME[:TAG][@DIGEST]                      a short name, if registries.conf says what it stands for
     docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]   a registry
 

@@ -1,4 +1,4 @@
-"""Images in podman stores, read in place: the exact tar streams of their layers, and no file of the host."""
+"""Images in podman's storage, read in place: the exact tar streams of their layers, and no file of the host."""
 
 import os
 import random
