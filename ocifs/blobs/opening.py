@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Preparing(NamedTuple):
-    """How to prepare what cannot be read in place at once: remote blobs, compressed archives, standard input."""
+    """How to prepare images that cannot be read in place: remote blobs, compressed archives, standard input."""
 
     downloading: Progress = ignored
     """Called while a blob, or an archive as a whole, is downloaded."""

@@ -46,7 +46,7 @@ def push_many(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Publish the indexes of images, print what happened to each and how many there are, and return the exit status.
+    """Publish the indexes of images, print the outcome of each and a summary, and return the exit status.
 
     Args:
         images: References.
@@ -86,7 +86,7 @@ def push_many(
 
 
 class _Run:
-    """What the threads share."""
+    """The state that the threads share."""
 
     def __init__(self, options: Options, form: Form, min_layer_size: int, *, force: bool) -> None:
         self._options = options
@@ -98,7 +98,7 @@ class _Run:
         """The first reference to each manifest of a repository."""
 
     def push(self, image: str) -> tuple[Pushed, int]:
-        """Return what happened to an image, and the exit status of its failure. Raises as `push_many`."""
+        """Return the outcome for an image, and the exit status of its failure. Raises as `push_many`."""
         try:
             return self._push(image), 0
         except StoreError:

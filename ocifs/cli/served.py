@@ -74,7 +74,7 @@ class UnfitError(Exception):
 
 
 def load() -> None:
-    """Import the modules of the commands, and what these import on demand."""
+    """Import the modules of the commands, and those that they import on demand."""
     context = click.Context(verbs.cli)
     for verb in VERBS:
         verbs.cli.get_command(context, verb)

@@ -177,7 +177,7 @@ def mount(directory: Path, options: Options, mounting: MountOptions, survive: bo
 @store.command()
 @_store_argument
 def umount(directory: Path) -> None:
-    """Unmount STORE. Running containers go on; none of its images can be started until it is mounted again."""
+    """Unmount STORE. Running containers go on; new ones fail to start until STORE is mounted again."""
     from ocifs.imagestore.directory import StoreDirectory
     from ocifs.mount.lock import locked
     from ocifs.mount.unmount import unmount_image

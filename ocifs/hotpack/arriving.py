@@ -1,4 +1,4 @@
-"""A file that arrives from its beginning to its end, in one request; a read of a part that is not there yet waits."""
+"""A file that arrives in order, in one request; a read of a part that has not arrived yet waits."""
 
 import os
 import threading

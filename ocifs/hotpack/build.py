@@ -135,7 +135,7 @@ def _verified(file: ReaderAt, frame: Frame) -> bytes | None:
 
 
 def _frames(layers: Sequence[Layer], new: Sequence[Range], room: int) -> Iterator[_Made]:
-    """Yield frames with the bytes of ranges, as far as there is room."""
+    """Yield frames with the bytes of ranges, of up to `room` decoded bytes."""
     compress = zstandard.ZstdCompressor(level=_LEVEL).compress
     blocks: list[Block] = []
     parts: list[bytes] = []
@@ -154,7 +154,7 @@ def _frames(layers: Sequence[Layer], new: Sequence[Range], room: int) -> Iterato
 
 
 def _cut(new: Sequence[Range], room: int) -> Iterator[Range]:
-    """Yield ranges in pieces of at most a block, as far as there is room."""
+    """Yield ranges in pieces of at most a block, of up to `room` bytes."""
     for layer, start, end in new:
         for begin in range(start, end, BLOCK_MAX):
             stop = min(begin + BLOCK_MAX, end)

@@ -93,7 +93,7 @@ class HotPack:
         return views
 
     def pieces_at_hand(self, layer: int, begin: int, end: int) -> list[tuple[int, memoryview]]:
-        """Return (offset in the stream, bytes) of what is decoded of a range, in order, without waiting."""
+        """Return (offset in the stream, bytes) of the decoded parts of a range, in order, without waiting."""
         if self._opened is None or self.fault is not None or not (starts := self._starts.get(layer)):
             return []
         places = self._places[layer]

@@ -27,7 +27,7 @@ def verify_pack(table: PackTable, layers: Sequence[Layer], pause: Callable[[int]
     for block in blocks:
         if hashlib.sha256(copies[block.layer].pread(block.size, block.offset)).digest() != block.digest:
             raise InvalidImageError(
-                f"hot pack: bytes {block.offset}..{block.end} of the layer {layers[block.layer].index.summary.diff_id} "
-                "are others than in the layer"
+                f"hot pack: bytes {block.offset}..{block.end} differ from those of layer "
+                f"{layers[block.layer].index.summary.diff_id}"
             )
         pause(0)

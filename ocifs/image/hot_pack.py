@@ -39,7 +39,7 @@ class PackName(NamedTuple):
 
 
 def pack_name(layers: Sequence[Layer]) -> PackName:
-    """Return the name of the pack of one or more layers, as far as they are verified now."""
+    """Return the name of the pack of one or more layers, which depends on whether they are verified now."""
     if not all(layer.verification.is_verified for layer in layers):
         return PackName(UNVERIFIED_PACK, str(unverified_name(layers)))
     if any(isinstance(layer.index, ChunkedIndex) for layer in layers):  # their streams are not those of the chain
@@ -103,7 +103,7 @@ def save_verified(store: Store, layers: Sequence[Layer], file: ReaderAt, table: 
 
 
 def adopt_pack(store: Store, layers: Sequence[Layer], subject: str) -> bool:
-    """Make the unverified pack `subject` that of verified layers, once all of it was compared with them.
+    """Compare all of the unverified pack `subject` with its layers, then save it as that of verified layers.
 
     Return whether there is such a pack.
 

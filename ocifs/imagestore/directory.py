@@ -182,7 +182,7 @@ class StoreDirectory:
             return ()
 
     def _make_files(self) -> None:
-        """Make what podman needs in an empty store."""
+        """Make the files that podman needs in an empty store."""
         os.fchmod(self._root.fd, self._mode(0o755))
         for directory, lock, records in (
             (self._images, "images.lock", "images.json"),

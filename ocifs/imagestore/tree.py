@@ -34,7 +34,7 @@ STORE_TREE = Kind("imagestore", 1, sealed=True)
 """The tree image of all layers of a store."""
 
 _USER_OPAQUE = b"user.overlay.opaque"
-"""What an overlay mount without privileges looks for (`userxattr` in overlayfs.rst)."""
+"""The mark that an overlay mount without privileges reads (`userxattr` in overlayfs.rst)."""
 _LINKS = b"l"
 
 

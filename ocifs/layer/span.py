@@ -41,7 +41,7 @@ class Span:
         return self.decoded == self.size or self._lock.locked()
 
     def reaches(self, end: int) -> bool:
-        """Whether `decode` can decode up to the byte `end`: it cannot decode the rest of what another mount has."""
+        """Whether `decode` can decode up to the byte `end`: it cannot continue what another mount has decoded."""
         return self.decoded >= end or self._has_decoder
 
     def decode(self, end: int) -> bool:

@@ -77,7 +77,7 @@ def trim_later(store: Store, layers: Iterable[Layer]) -> None:
 
 
 def _untrimmed(layers: Iterable[Layer]) -> dict[str, FileSection]:
-    """Return the blobs of indexes to trim, by digest, as far as another process can read them."""
+    """Return the blobs of untrimmed indexes, by digest, if another process can read them."""
     blobs: dict[str, FileSection] = {}
     for layer in layers:
         if layer.index.summary.untrimmed and isinstance(layer.blob, FileSection):

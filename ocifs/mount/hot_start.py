@@ -1,4 +1,4 @@
-"""The hot start of a mount: use the image's hot pack, and record what the pack lacks.
+"""The hot start of a mount: use the image's hot pack, and record the reads that it lacks.
 
 A thread decodes the pack ahead of the readers. With the erofs engine it lets the kernel request the bytes at once, so
 that readers find them in the page cache; before them the tree image, which every path lookup reads. Another thread
@@ -93,7 +93,7 @@ class HotStart:
         self._ended.set()
 
     def finish(self) -> None:
-        """Let another process save what is recorded, and not saved yet."""
+        """Let another process save a recording that is not saved yet."""
         self._ended.set()
         recording = self._rootfs.served.recording
         if recording is not None:

@@ -32,7 +32,7 @@ _NICE = 19
 
 
 class PackJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What to save, and where."""
+    """The recording to save, and the cache to save it in."""
 
     rootfs: Handoff
     reads: list[tuple[int, int]]
@@ -111,7 +111,7 @@ class _TooLittleError(Exception):
 
 
 def save_recording(job: PackJob) -> PackRecord:
-    """Add the reads of a job to the pack in the cache; return what it has then. Raises OcifsError, OSError."""
+    """Add the reads of a job to the pack in the cache; return the new pack's record. Raises OcifsError, OSError."""
     assert job.rootfs.cache is not None  # noqa: S101 - else nothing is recorded
     store = job.rootfs.cache.open()
     kind = Kind(job.kind, job.version, checked=False)

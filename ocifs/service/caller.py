@@ -23,7 +23,7 @@ STARTED, UNFIT, PRINT, RUN, DONE = b"started", b"unfit", b"print", b"run", b"don
 """Kinds of messages to the caller: the command runs; the caller must run it itself, and nothing has changed; the caller
 is to print something; it is to run a container; the command has ended."""
 STATUS = b"\0"
-"""Comes before the exit status of a container in what the caller sends; other bytes are signals."""
+"""The byte before the exit status of a container in the caller's messages; other bytes are signals."""
 
 _LENGTH = 4
 _NAMESPACES = ("pid", "user", "net", "ipc", "uts")
@@ -93,7 +93,7 @@ class Caller:
         """Decode the message of a caller with the interpreter `installed`. Raises ValueError with what differs."""
         first, *others = unpacked(message)
         if unpacked(first) != [FORMAT, *installed]:
-            raise ValueError("the command is of another installation of ocifs or Python than the service")
+            raise ValueError("the command belongs to another installation of ocifs or Python than the service")
         where, facts, limits, streams, arguments, environment = map(unpacked, others)
         if [*map(int, where)] != place():
             raise ValueError("the command has other users or namespaces than the service")

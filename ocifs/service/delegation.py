@@ -122,7 +122,7 @@ def _follow(connection: socket.socket) -> int | None:
 
 
 def _print(fd: int, data: bytes) -> int | None:
-    """Write what the command prints; return the exit status if that fails."""
+    """Write the output of the command; return the exit status if that fails."""
     try:
         while data:
             data = data[os.write(fd, data) :]

@@ -1,4 +1,4 @@
-"""The keeper's side of sharing decoded spans: it knows which worker has what, and passes on files with shared spans.
+"""The keeper's side of sharing decoded spans: it knows which worker has which spans, and passes on shared files.
 
 A span that a worker has decoded stays in its memory until another worker needs it. Then the broker has the worker copy
 it once into a sealed file in memory, which no process can change, and passes the file on. It never looks into a file,

@@ -1,4 +1,4 @@
-"""The worker's side of sharing decoded spans: it asks the keeper before it decodes, and gives others what it has.
+"""The worker's side of sharing decoded spans: it asks the keeper before it decodes, and sends its own spans to others.
 
 A file with a span is used only if it is sealed, so its bytes never change. If this worker has decoded the span itself,
 it compares the bytes before it uses the file instead of its own. Every failure means: decode, and do not share.
@@ -152,7 +152,7 @@ class SpanExchange:
         return self._identities[key[0]], key[1]
 
     def _listen(self) -> None:
-        """Handle what the keeper sends, and send it notes, until it ends."""
+        """Handle messages of the keeper, and send it notes, until it ends."""
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
         poll.register(self._wake, select.POLLIN)

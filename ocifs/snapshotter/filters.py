@@ -128,7 +128,7 @@ class _Parser:
         return found[0]
 
     def _unquoted(self, text: str, quote: str) -> str:
-        """Return what a quoted string stands for. Numeric escapes are bytes, as in Go, except those of `u` and `U`."""
+        """Return the value of a quoted string. Numeric escapes are bytes, as in Go, except those of `u` and `U`."""
         parts: list[bytes] = []
         end = 0
         for escape in _ESCAPE.finditer(text):

@@ -33,7 +33,7 @@ class IDMapping(NamedTuple):
     labels: tuple[str, str]
 
     def shift(self, owner: Owner) -> Owner:
-        """Return what an owner in the container is on the host. Raises SnapshotError."""
+        """Return the ID on the host of an owner in the container. Raises SnapshotError."""
         return owner._replace(uid=_outside(self.uids, owner.uid), gid=_outside(self.gids, owner.gid))
 
     def options(self) -> tuple[str, str]:

@@ -41,7 +41,7 @@ class ImageService(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no 
         self._channel.close()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        """Return what handles a method; None for services that it does not forward."""
+        """Return the handler of a method; None for services that it does not forward."""
         _, service, method = handler_call_details.method.split("/", 2)
         if service not in SERVICES:
             return None
@@ -90,7 +90,7 @@ def make_image_server(service: ImageService) -> Callable[[str], grpc.Server]:
 
 
 def _forward(request: bytes, context: grpc.ServicerContext, forward: grpc.UnaryUnaryMultiCallable) -> bytes:
-    """Return containerd's answer, or fail as it does; if the client gives up, so does the request to containerd."""
+    """Return containerd's answer, or fail as it does; cancel the request to containerd if the client gives up."""
     remaining = context.time_remaining()
     deadline = remaining if remaining is not None and remaining < _DEADLINE_MAX else None
     metadata = [(each.key, each.value) for each in context.invocation_metadata() if each.key != "user-agent"]

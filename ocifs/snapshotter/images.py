@@ -97,7 +97,7 @@ class Images:
             claim = self.claim(chain)
             if claim is None:
                 if self._closed:
-                    raise SnapshotError("UNAVAILABLE", "the snapshotter ends: try again")
+                    raise SnapshotError("UNAVAILABLE", "the snapshotter is shutting down: try again")
                 self._wait(chain)
                 continue
             with self._doing(claim):

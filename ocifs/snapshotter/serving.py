@@ -187,7 +187,7 @@ def _logging(settings: Settings) -> Settings:
 
 
 def _open_handler(log: str | None) -> logging.Handler:
-    """Return what writes to a file, or to stderr. Raises OSError."""
+    """Return a handler that writes to a file, or to stderr. Raises OSError."""
     handler = logging.StreamHandler() if log is None else logging.FileHandler(log)
     handler.setFormatter(OneLineFormatter(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
     return handler

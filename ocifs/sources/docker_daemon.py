@@ -33,7 +33,7 @@ _PIECE = 1 << 20
 
 
 class EngineImage(msgspec.Struct, frozen=True, rename="pascal"):
-    """What the engine says of an image."""
+    """An image, as described by the engine."""
 
     id: str
     repo_tags: tuple[str, ...] | None = None

@@ -168,7 +168,7 @@ def lead_diff_out(store: Path) -> None:
         (
             lambda store: change(store / "overlay-images/images.json", id="../../x"),
             InvalidImageError,
-            "lists the ID '../../x', which is none",
+            "lists the ID '../../x', which is not an ID",
         ),
         (
             lambda store: change(store / "overlay-layers/layers.json", **{"diff-digest": digest(b"")}),

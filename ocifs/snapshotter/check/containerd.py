@@ -21,7 +21,7 @@ _CONFIGURE: Final = "see docs/kubernetes.md"
 
 
 class Expected(NamedTuple):
-    """What containerd should be configured for."""
+    """The settings that containerd should have."""
 
     name: str
     """Of the snapshotter, such as `ocifs`."""
@@ -195,7 +195,7 @@ def _registries(config: ContainerdConfig, expected: Expected) -> Iterator[Findin
 
 
 def plugin_exports(plugin: dict[str, Any]) -> dict[str, Any]:
-    """Return what a proxy plugin exports."""
+    """Return the exports of a proxy plugin."""
     exports = plugin.get("exports")
     return exports if isinstance(exports, dict) else {}
 
