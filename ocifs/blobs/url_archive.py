@@ -70,7 +70,7 @@ class RemoteTar:
             found = ENTRIES.decode(file.pread(file.size, 0))
         finally:
             file.close()
-        if len(found) > self._limits.members:  # read under other limits
+        if len(found) > self._limits.members:  # an earlier command had other limits
             raise self._limits.passed("members", f"{self.name} has {len(found)} members")
         return found
 

@@ -144,7 +144,7 @@ def _run(arguments: list[str], mounter: "_ServedMounter") -> int | None:
         return verbs.invoke(arguments, mounter)
     except (click.Abort, KeyboardInterrupt) as error:
         return verbs.failed(error)
-    except SystemExit as end:  # by a signal
+    except SystemExit as end:  # raised by a signal handler
         return end.code if isinstance(end.code, int) else 1
     except Exception as error:  # noqa: BLE001 - the boundary of the command line
         return verbs.failed(error) if mounter.has_run else None
@@ -164,7 +164,7 @@ class _Signals:
         signal.signal(signal.SIGIO, self._receive)
         self._arm(os.O_ASYNC)
         try:
-            signal.raise_signal(signal.SIGIO)  # they may have arrived before
+            signal.raise_signal(signal.SIGIO)  # signals may have arrived before
             yield
         finally:
             self._arm(0)

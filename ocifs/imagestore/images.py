@@ -112,7 +112,7 @@ def _layers(each: StackedImage, now: str) -> Iterable[LayerRecord]:
             id=identity,
             parent=parent,
             created=now,
-            diff_digest=f"{CANONICAL}:{identity}",  # for the size; an unverified layer has one that nothing else has
+            diff_digest=f"{CANONICAL}:{identity}",  # needed for the size; unique if the layer is unverified
             diff_size=layer.size,
             uids=uids,
             gids=gids,
@@ -154,7 +154,7 @@ def _origin(image: Image, identity: str) -> Origin:
     reference, options = image.reference, image.options
     trust = options.trust_index
     if trust is None and reference.digest is None:
-        trust = True  # as for its tag, which the origin replaces by a digest
+        trust = True  # trust as for the tag: the origin has a digest instead
     return Origin(
         id=identity,
         reference=_pinned(image, reference),

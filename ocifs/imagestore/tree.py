@@ -170,7 +170,8 @@ def _root(
     for each, own in zip(images, numbers, strict=True):
         entries = (layer.index.entries() for layer in each.image.layers)
         below: set[bytes] = set()
-        for number, changed in enumerate(changes(entries, lambda message: None, limits)):  # opening it has warned
+        # Without warnings: opening the image has printed them.
+        for number, changed in enumerate(changes(entries, lambda message: None, limits)):
             identity = each.ids[number]
             if identity.encode() not in root.names():
                 diff = _copied(changed, own, owners)

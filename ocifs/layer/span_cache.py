@@ -155,7 +155,7 @@ class SpanCache:
             self.drop(key, span)
             raise
         if has_more and sharing is not None:
-            self._insert(key, span)  # its memory may have been shared so far
+            self._insert(key, span)  # its memory may have been shared, and not counted
             sharing.decoded(key, span)
         return span
 

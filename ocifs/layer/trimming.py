@@ -71,7 +71,8 @@ def trim_later(store: Store, layers: Iterable[Layer]) -> None:
             cwd="/",
             pass_fds={blob.fd for blob in blobs.values()},
             start_new_session=True,
-            env={name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"},  # it uses none
+            # It may outlive the session, and uses no runtime directory.
+            env={name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"},
         )
         process.returncode = 0  # it outlives this process
 

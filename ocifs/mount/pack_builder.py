@@ -60,7 +60,7 @@ def start_builder(handoff: Handoff, rootfs: Rootfs, recording: Recording, limit:
     """Start a process that saves a recording of a rootfs. Raises OSError."""
     layers = rootfs.served.layers
     name = pack_name(layers)
-    # Not the registries: what was read is in the cache, and if it is not, it is left out.
+    # Without registries: the bytes that were read are in the cache, and others are left out.
     local = msgspec.structs.replace(handoff, origins=(None,) * len(layers), pack=None)
     job = PackJob(
         rootfs=local,

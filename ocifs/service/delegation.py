@@ -49,16 +49,16 @@ def delegate(verb: str | None, arguments: list[str]) -> int | None:
         try:
             connection.settimeout(_START_SECONDS)
             _send(connection, Caller.this(arguments))
-        except (OSError, ValueError, AttributeError):  # such as a directory that is gone, or no stdout
+        except (OSError, ValueError, AttributeError):  # for example, the directory was removed, or stdout is closed
             return None
         forwarded: list[int] = []
         before = _forward_signals(connection, _ENDING if verb in _UNWINDING else _ENDING[:1], forwarded)
-        if verb == "run":  # meanwhile
+        if verb == "run":  # import while the service works
             import ocifs.bundle.runtime  # noqa: F401
         try:
             return _follow(connection)
         except _LostError:
-            for number in forwarded:  # which has ended it before it could handle that
+            for number in forwarded:  # the process died before it could handle the signal
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
             os.write(2, b"ocifs: the service has ended while it ran this command: see its log, and try again\n")
@@ -90,7 +90,7 @@ def _forward_signals(
 
     def forward(number: int, frame: "FrameType | None") -> None:
         forwarded.append(number)
-        with contextlib.suppress(OSError):  # it is gone, which the connection shows
+        with contextlib.suppress(OSError):  # the service has ended: `_follow` notices that
             connection.send(bytes([number]), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
@@ -106,7 +106,7 @@ def _follow(connection: socket.socket) -> int | None:
         except (OSError, ValueError, _LostError):
             if is_started and status is None:
                 raise _LostError from None
-            return status  # nothing has been done, or all but the clean-up
+            return status  # the process has done nothing, or all but the clean-up
         if kind == STARTED:
             is_started = True
             connection.settimeout(None)

@@ -179,7 +179,7 @@ class SpanBroker:
     def _get(self, peer: _Peer, name: Name, end: int) -> None:
         entry = self._entries.get(name)
         if entry is not None:
-            self._dropped(peer, name)  # else it would not ask
+            self._dropped(peer, name)  # it asks, so it has the span no longer
             entry = self._entries.get(name)
         if entry is None or entry.disputed:
             send(peer.connection, [Record(NONE, name)])
@@ -221,7 +221,7 @@ class SpanBroker:
     def _put(self, peer: _Peer, name: Name, size: int, fd: int) -> bool:
         entry = self._entries.get(name)
         if entry is None or entry.asked is not peer:
-            return entry is None or not entry.disputed  # it was forgotten meanwhile
+            return entry is None or not entry.disputed  # the entry was forgotten meanwhile
         entry.asked = None
         try:
             own_fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
@@ -229,7 +229,7 @@ class SpanBroker:
             self._dropped(peer, name)
             return True
         self._set_own(peer, entry, 0)
-        entry.users.discard(peer)  # of an earlier file
+        entry.users.discard(peer)  # the user of an earlier file
         self._unpublish(name, entry)
         self._entries[name] = entry
         self._note(peer, name)
@@ -332,7 +332,7 @@ class SpanBroker:
         del self._files[name]
         for each in [*entry.users]:
             if not send(each.connection, [Record(DROP, name)]):
-                self._disconnect(each)  # it would keep the memory
+                self._disconnect(each)  # else it would keep the memory
             elif each not in entry.own:
                 self._forget(each, name)
         entry.users.clear()

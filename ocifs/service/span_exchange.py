@@ -96,7 +96,7 @@ class SpanExchange:
         answer: SimpleQueue[memoryview | None] = SimpleQueue()
         self._wanted[name] = answer
         try:
-            self._flush()  # it may have been dropped before
+            self._flush()  # send pending notes first: one may say that the span was dropped
             if not send(self._connection, [Record(GET, name, end)]):
                 return None
             found = answer.get(timeout=self._patience)

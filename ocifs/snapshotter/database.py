@@ -69,7 +69,7 @@ class Database:
         self._path = printable_path(str(root.path / DATABASE))
         try:
             self._refuse_missing(root)
-            os.close(root.open_file(DATABASE, os.O_RDWR | os.O_CREAT))  # its mode is also that of the log beside it
+            os.close(root.open_file(DATABASE, os.O_RDWR | os.O_CREAT))  # SQLite gives its log the same mode
             self._connection = sqlite3.connect(
                 str(root.path / DATABASE), isolation_level=None, check_same_thread=False, timeout=5
             )

@@ -155,7 +155,7 @@ class _Parser:
     def _compiled(self, value: str) -> re.Pattern[str]:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of sets that a later Python may read otherwise
+                warnings.simplefilter("ignore")  # about sets whose meaning may change in later Pythons
                 return re.compile(value)
         except (re.error, OverflowError, RecursionError) as error:
             raise self._error(f"malformed regular expression: {error}") from None

@@ -203,7 +203,7 @@ class Images:
             job = Job.of(image, str(path), self._options)
             try:
                 self._mount_by(job, [] if self._settings.service else [_NO_SERVICE])
-            except OcifsError as error:  # such as of a service of another version
+            except OcifsError as error:  # for example, the service has another version
                 if not self._settings.service:
                     raise
                 _log.warning("the service of ocifs does not mount %s: %s", printable_path(str(path)), error)
@@ -211,7 +211,7 @@ class Images:
 
         self._step("mounted")
         gc.collect()
-        syscalls.release_memory()  # merging the tree of an image has taken some
+        syscalls.release_memory()  # merging trees leaves much free memory
 
     def _mount_by(self, job: Job, arguments: list[str]) -> None:
         with Mounter(arguments) as mounter:

@@ -104,7 +104,7 @@ def serve(settings: Settings, access: AccessOf | None = None) -> None:
         meter = Meter(snapshots)
         with listening(settings, snapshots, meter.observe), _image_service(settings, keychain):
             gc.freeze()
-            gc.set_threshold(700, 10, 10)  # the command line has all but disabled it
+            gc.set_threshold(700, 10, 10)  # the command line has set it so high that it almost never runs
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stop.set())
             threads = [start(lambda: _keep_house(snapshots, settings, stop)), start(lambda: meter.run(stop))]

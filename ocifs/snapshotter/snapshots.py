@@ -156,7 +156,7 @@ class Snapshots:
 
     def _owner_of(self, parent: Snapshot) -> Owner:
         """Return the owner of the root directory of a snapshot on `parent`: that of the parent's."""
-        if parent.kind != "committed":  # refused by its rule
+        if parent.kind != "committed":  # `Metadata.create` will refuse it
             return Owner()
         if parent.chain is not None:
             return owner_of(self.images.mountpoint(parent.chain))
