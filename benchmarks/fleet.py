@@ -47,11 +47,11 @@ class Step(NamedTuple):
     """A request of a node."""
 
     key: str
-    """What is requested; a mirror keeps it by this name."""
+    """The requested object; a mirror keeps it by this name."""
     size: int
     """Bytes of the answer."""
     after: int
-    """Number of the step whose answer it waits for; -1: none."""
+    """Number of the request whose answer it waits for; -1: none."""
     pause: float
     """Seconds from that answer, or from the start, to the request."""
 
@@ -143,7 +143,7 @@ class Simulation:
         heapq.heappush(self._events, (when, next(self._numbers), act))
 
     def run(self) -> None:
-        """Run until nothing is left to do."""
+        """Run until no event is left."""
         while self._events:
             self.now, _, act = heapq.heappop(self._events)
             act()
@@ -157,7 +157,7 @@ class Mirror:
         self._registry = registry
         self._link = Link(simulation, _MIRROR, _NODE)
         self._waiting: dict[str, list[Callable[[], None]] | None] = {}
-        """Who waits for what is being fetched; None: it is there."""
+        """Callbacks that wait for each object being fetched; None: the mirror has it."""
 
     def send(self, key: str, size: int, done: Callable[[], None]) -> None:
         """Serve an answer."""
@@ -245,7 +245,7 @@ class _Node:
 
 
 def record(snapshotter: str, registry: Registry, image: str, parent: Path) -> Trace:
-    """Start the container on a node that has nothing, and return what it requested."""
+    """Start the container on a node with empty caches, and return its requests."""
     with node(snapshotter, Path(), parent) as made:
         registry.transfers.clear()
         began = time.monotonic()

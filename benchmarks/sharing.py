@@ -24,7 +24,7 @@ _IMPORT = ["/usr/bin/python3", "-B", "-c", "import numpy"]
 
 
 class _Taken(NamedTuple):
-    """What the mounts took together."""
+    """The cost of all mounts together."""
 
     seconds: float
     memory: float

@@ -128,7 +128,7 @@ def _running(command: list[str], work: Path, environment: dict[str, str]) -> Ite
 
 
 def _clear(work: Path) -> None:
-    """End what the servers have started, and unmount everything."""
+    """End the processes that the servers have started, and unmount everything."""
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
             words = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""

@@ -44,7 +44,7 @@ def changed(constants: list[tuple[str, str, int]], *command: str) -> list[str]:
 
 
 def index(reference: str, spacing: int, cache: Path) -> None:
-    """Index an image with another spacing, in all processes that this takes."""
+    """Index an image with another spacing, in this process and its children."""
     with tempfile.TemporaryDirectory() as name:
         Path(name, "sitecustomize.py").write_text(f"import ocifs.compression\nocifs.compression.SPACING = {spacing}\n")
         command = ocifs("index", "--cache-dir", str(cache), reference)

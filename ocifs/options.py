@@ -50,7 +50,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     low_memory: bool = False
     """Index one layer at a time, by the method that takes the least memory; slower."""
     quick: bool = False
-    """Leave to a later process what it can do (`ocifs.layer.trimming`), when layers have to be indexed."""
+    """Index layers in the fastest way; a later process trims their windows (`ocifs.layer.trimming`)."""
     warn: Callable[[str], None] = ignore
     """Called with each warning, one line."""
     tell: Callable[[str], None] = ignore

@@ -293,7 +293,7 @@ _PROTOS = ("cri", "snapshots")
 
 
 def _protobuf(name: str, suffix: str) -> str:
-    """Return what the protobuf compiler makes of a file of messages of the snapshotter."""
+    """Return the output of the protobuf compiler for a file of messages of the snapshotter."""
     from grpc_tools import protoc
 
     proto = f"ocifs/snapshotter/{name}.proto"

@@ -32,7 +32,7 @@ _CONCURRENT_DOWNLOADS = 4
 
 
 class RemoteSource(Protocol):
-    """What holds images elsewhere: a registry, or an archive on a web server."""
+    """A place of images on another machine: a registry, or an archive on a web server."""
 
     limits: Limits
 
@@ -109,7 +109,7 @@ class CachingSource:
         return self._registry.images()
 
     def tags(self) -> list[str]:
-        """Return the tags of the repository, or the names in the archive; raises what the registry does."""
+        """Return the tags of the repository, or the names in the archive; raises as the remote source."""
         return self._registry.tags()
 
     def document(self, descriptor: Descriptor) -> bytes:

@@ -1,8 +1,8 @@
 """An image of a Docker engine: streamed once into the cache, under its ID.
 
-The ID is the digest of the image's config, or of its manifest or index if the engine keeps images in containerd. So the
-archive in the cache is that of the ID as soon as one of these digests matches, and the next command needs one small
-request. Nothing is streamed before the image is resolved, so listing tags is cheap.
+The ID is the digest of the image's config, or of its manifest or index if the engine keeps images in containerd. So an
+archive belongs to an ID if one of these digests matches. Once it is in the cache, a command needs one small request.
+Only resolving the image starts the stream, so listing tags is cheap.
 """
 
 import os
@@ -23,7 +23,7 @@ from ocifs.spec.document import shown
 from ocifs.spec.manifest import Manifest, parse_document
 
 
-class EngineImage(LocalSource):
+class EngineImageSource(LocalSource):
     """The image that a name stands for at an engine."""
 
     def __init__(self, engine: Engine, image: str, keeping: Keeping) -> None:
@@ -33,7 +33,7 @@ class EngineImage(LocalSource):
         self._keeping = keeping
 
     def resolve(self, reference: Reference) -> tuple[Descriptor, ...]:
-        """Return the image, which is streamed into the cache first if it is not there."""
+        """Return the image; stream it into the cache first if it is not there."""
         return self._saved.resolve(reference)
 
     def images(self) -> tuple[NamedImage, ...]:
@@ -94,9 +94,9 @@ class EngineImage(LocalSource):
         return open_archive(archive, None, keeping.limits)
 
 
-def open_engine_image(reference: Reference, keeping: Keeping) -> EngineImage:
+def open_engine_image(reference: Reference, keeping: Keeping) -> EngineImageSource:
     """Return the image of an engine that a reference names; raises as `find_engine`."""
-    return EngineImage(find_engine(), reference.path, keeping)
+    return EngineImageSource(find_engine(), reference.path, keeping)
 
 
 def _is_of(source: LocalSource, image_id: Digest) -> bool:

@@ -1,8 +1,8 @@
 """Archives that arrive as a stream, kept as a whole in the cache: from a web server, or from a Docker engine.
 
 An archive is kept under the identity that its origin states, so a second command reads it at once. Without such an
-identity, or without a cache directory, it becomes a temporary file for this command. It does not know what the bytes
-mean: the readers of the archive verify its documents and layers.
+identity, or without a cache directory, it becomes a temporary file for this command. This module does not know what the
+bytes mean: the readers of the archive verify its documents and layers.
 """
 
 import os

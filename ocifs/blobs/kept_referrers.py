@@ -1,4 +1,4 @@
-"""The referrers of a registry, with the last answer kept for when the registry does not answer.
+"""The referrers of a registry, and the last answer for times when the registry cannot be reached.
 
 An image whose bytes and indexes are all in the store can then be opened without network. Only a failure of the registry
 counts: if it answers that an artifact is gone, the artifact is gone.

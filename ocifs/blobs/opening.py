@@ -1,4 +1,4 @@
-"""From a reference to its source, wherever it is, with the cache in front of what is not on this machine.
+"""From a reference to its source, with the cache in front of remote ones.
 
 The modules of HTTP are imported only for references that need them.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Preparing(NamedTuple):
-    """How to prepare what cannot be read in place at once: remote blobs, compressed archives, standard input."""
+    """How to prepare images that cannot be read in place: remote blobs, compressed archives, standard input."""
 
     downloading: Progress = ignored
     """Called while a blob, or an archive as a whole, is downloaded."""

@@ -1,4 +1,4 @@
-"""An image in a store of podman, buildah or CRI-O, read in place.
+"""An image in the storage of podman, buildah or CRI-O, read in place.
 
 A store has layers extracted, not as blobs. So this module makes a manifest of uncompressed layers, whose digests are
 the diff IDs in the image's config, and each layer is an `AssembledReader`. The cache has a table for each layer, under

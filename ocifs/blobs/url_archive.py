@@ -70,7 +70,7 @@ class RemoteTar:
             found = ENTRIES.decode(file.pread(file.size, 0))
         finally:
             file.close()
-        if len(found) > self._limits.members:  # read under other limits
+        if len(found) > self._limits.members:  # an earlier command had other limits
             raise self._limits.passed("members", f"{self.name} has {len(found)} members")
         return found
 
@@ -248,7 +248,7 @@ def open_url(reference: Reference, access: Access, keeping: Keeping) -> Source:
 
 
 def identity_of(version: FileVersion, session: FileSession) -> Digest | None:
-    """Return what names a version of a file in the cache; None if the server sends nothing that changes with it."""
+    """Return the name of a version of a file in the cache; None if no header of the server changes with the version."""
     if version.size is None or not (version.etag or version.modified):
         return None
     return Digest.of(repr((session.url, version.size, version.etag, version.modified)).encode())

@@ -67,7 +67,7 @@ class Command(click.Command):
         return super().invoke(ctx)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the help right below the usage: that of `mount` is to fit a small terminal."""
+        """Write the help right below the usage, so that the help of `mount` fits a small terminal."""
         with formatter.indentation():
             formatter.write_text(inspect.cleandoc(self.help or "").partition("\f")[0])
 

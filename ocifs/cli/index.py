@@ -137,15 +137,15 @@ def export(image: str, options: Options, number: int, to_gzidx: str) -> None:
     help="Leave out smaller layers (soci).",
 )
 @_record_option
-@click.option("--all-tags", is_flag=True, help="All tags beside IMAGE, except those of artifacts.")
+@click.option("--all-tags", is_flag=True, help="Push for all tags beside IMAGE.")
 @click.option(
     "--from",
     "list_file",
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     metavar="FILE",
     cls=Option,
-    help="Also the images that FILE lists; -: standard input.",
-    details="One reference a line; # begins a comment.",
+    help="Push for the images in FILE; -: standard input.",
+    details="One reference per line; # begins a comment.",
 )
 @click.option(
     "--jobs",
@@ -155,7 +155,7 @@ def export(image: str, options: Options, number: int, to_gzidx: str) -> None:
     show_default=True,
     cls=Option,
     help="Images to index at the same time.",
-    details="Of each image, several layers are fetched and indexed at the same time in any case.",
+    details="Each of them fetches and indexes several layers at the same time in any case.",
 )
 @click.option("--force", is_flag=True, help="Push even if an index is published already.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object for each of several images.")
@@ -179,8 +179,8 @@ def push(
     image from the registry by tag then fetches only the data it reads, starting with its hot pack. --format
     soci-v2 instead writes another image with the same layers, whose manifest names the index.
 
-    With several images, --all-tags or --from, images whose index is published are skipped, so an interrupted run can be
-    repeated. One line tells what happened to each image. The exit status is 10 if some of them failed.
+    With several images, --all-tags or --from, push skips images whose index is published, so an interrupted run can be
+    repeated. It prints one line for each image. The exit status is 10 if some images failed.
 
     \b
     Try:  ocifs index push docker://registry.example/app:1

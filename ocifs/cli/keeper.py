@@ -14,7 +14,7 @@ from ocifs.service.main import main as keep
 
 def main(arguments: list[str]) -> int:
     """Run the keeper of the service; return the exit status."""
-    installed = interpreter(dict(os.environb))  # before an upgrade on disk
+    installed = interpreter(dict(os.environb))  # read it before an upgrade replaces the files
 
     def load() -> None:
         from ocifs.cli import served

@@ -73,8 +73,8 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
             type=Size(),
             default=_DEFAULTS.hot_pack,
             show_default=True,
-            help="Keep what a start reads.",
-            details="Up to SIZE, decoded, in the cache, for the next mount of the image. 0: neither keep nor use it.",
+            help="Keep first reads decoded.",
+            details="Up to SIZE, in the cache, as the hot pack of the image. 0: neither use nor record one.",
         ),
         option(
             "--log",

@@ -1,7 +1,7 @@
 """`ocifs index push` for many images: several at once, each independent of the failures of the others.
 
-What is published is skipped, so a run that was interrupted continues where it ended: a finished image takes some small
-requests, and the cache resumes an unfinished download. Tags of one manifest share one index.
+It skips published indexes, so an interrupted run can be repeated: a finished image takes a few small requests, and the
+cache resumes an unfinished download. Tags of one manifest share one index.
 """
 
 import re
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from ocifs.spec.digest import Digest
 
 PARTLY = 10
-"""Exit status if some images have failed, and others have not."""
+"""Exit status if some images failed, but not all."""
 
 _MOST_IMAGES = 100_000
 _MOST_BYTES = 32 << 20
-"""Of a list of images."""
+"""Maximum length of a list of images, and its bytes."""
 _ARTIFACT_TAG = re.compile(r"sha256-[0-9a-f]{64}(\..+)?")
-"""Tags of what refers to an image, such as indexes and signatures: no images."""
+"""Tags of artifacts that refer to an image, such as indexes and signatures."""
 
 
 def push_many(
@@ -46,7 +46,7 @@ def push_many(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Publish the indexes of images, print what happened to each and how many there are, and return the exit status.
+    """Publish the indexes of images, print the outcome of each and a summary, and return the exit status.
 
     Args:
         images: References.
@@ -54,7 +54,7 @@ def push_many(
         form: Format of the indexes.
         min_layer_size: Bytes of the smallest layer in a SOCI index.
         jobs: How many images at once.
-        force: Publish also the indexes of images that have one.
+        force: Publish even if an index is published already.
         as_json: Print one object for each image, instead of text.
 
     Raises:
@@ -86,7 +86,7 @@ def push_many(
 
 
 class _Run:
-    """What the threads share."""
+    """The state that the threads share."""
 
     def __init__(self, options: Options, form: Form, min_layer_size: int, *, force: bool) -> None:
         self._options = options
@@ -98,7 +98,7 @@ class _Run:
         """The first reference to each manifest of a repository."""
 
     def push(self, image: str) -> tuple[Pushed, int]:
-        """Return what happened to an image, and the exit status of its failure. Raises as `push_many`."""
+        """Return the outcome for an image, and the exit status of its failure. Raises as `push_many`."""
         try:
             return self._push(image), 0
         except StoreError:

@@ -21,7 +21,7 @@ Form = Literal["ocifs", "soci", "soci-v2"]
 
 
 class Pushed(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened to one image."""
+    """The outcome for one image."""
 
     image: str
     outcome: Literal["pushed", "skipped", "failed"]
@@ -56,7 +56,7 @@ def _pack_of(opened: "Image", options: Options) -> bytes | None:
 
 
 def _profile_of(opened: "Image", options: Options) -> "Profile":
-    """Return the spans with the blocks of the image's hot pack, as far as the cache has one."""
+    """Return the spans with the blocks of the image's hot pack; none if the cache has no pack."""
     from ocifs.hotpack.profile import profile_of
     from ocifs.image.hot_pack import verified_table
 

@@ -1,9 +1,9 @@
 """Run a command in a process of the service, for a caller that has handed it over (`ocifs.service.delegation`).
 
-This process becomes like the caller, and runs the code of the command line. It prints nothing itself: what it prints
-reaches the caller together with the result. If the command fails, or calls for work that is slow or that only the
-caller can do, everything is undone, and the caller runs it itself. So only success is ever reported from here, and what
-the user interrupts; except for `umount`, whose errors are results, and once a container has run.
+This process takes over the state of the caller, and runs the code of the command line. It prints nothing: the caller
+receives the output together with the result. If the command fails, or needs work that is slow or that only the caller
+can do, this process undoes its changes, and the caller runs the command itself. So it reports only success and
+interrupts, with two exceptions: the errors of `umount`, which are results, and those after a container has run.
 """
 
 import contextlib
@@ -66,15 +66,15 @@ _ON_DEMAND = (
     "ocifs.service.protocol",
     "platformdirs",
 )
-"""What the commands import when they need it."""
+"""Modules that the commands import on demand."""
 
 
 class UnfitError(Exception):
-    """The caller is to run the command itself."""
+    """The caller has to run the command itself."""
 
 
 def load() -> None:
-    """Import the modules of the commands, and what these import on demand."""
+    """Import the modules of the commands, and those that they import on demand."""
     context = click.Context(verbs.cli)
     for verb in VERBS:
         verbs.cli.get_command(context, verb)
@@ -139,12 +139,12 @@ def _become(caller: Caller, fds: list[int]) -> None:
 
 
 def _run(arguments: list[str], mounter: "_ServedMounter") -> int | None:
-    """Run a command; return its exit status, or None if the caller is to run it."""
+    """Run a command; return its exit status, or None if the caller has to run it."""
     try:
         return verbs.invoke(arguments, mounter)
     except (click.Abort, KeyboardInterrupt) as error:
         return verbs.failed(error)
-    except SystemExit as end:  # by a signal
+    except SystemExit as end:  # raised by a signal handler
         return end.code if isinstance(end.code, int) else 1
     except Exception as error:  # noqa: BLE001 - the boundary of the command line
         return verbs.failed(error) if mounter.has_run else None
@@ -164,14 +164,14 @@ class _Signals:
         signal.signal(signal.SIGIO, self._receive)
         self._arm(os.O_ASYNC)
         try:
-            signal.raise_signal(signal.SIGIO)  # they may have arrived before
+            signal.raise_signal(signal.SIGIO)  # signals may have arrived before
             yield
         finally:
             self._arm(0)
 
     @contextmanager
     def disarmed(self) -> Iterator[None]:
-        """Leave what arrives to `wait_for_status`."""
+        """Leave further bytes to `wait_for_status`."""
         self._arm(0)
         try:
             yield
@@ -193,7 +193,7 @@ class _Signals:
             signal.raise_signal(each)
 
     def ignore(self) -> None:
-        """Let signals have no effect: the command has ended."""
+        """Ignore signals from now on: the command has ended."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait_for_status(self) -> int:
@@ -210,7 +210,7 @@ class _Signals:
 
 
 class _ServedMounter(Mounter):
-    """Mounts by the service only, what is in the cache, and lets the caller run containers."""
+    """Mounts by the service only, and only cached images; the caller runs the containers."""
 
     def __init__(self, connection: socket.socket, printed: list[tuple[int, bytes]]) -> None:
         self._service = self._daemon = None
@@ -244,7 +244,7 @@ class _ServedMounter(Mounter):
         reference = reference_of(image)
         mode = os.stat(reference.path).st_mode
         if reference.transport == "docker" or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise UnfitError  # requests to a registry, and input, are the caller's
+            raise UnfitError  # only the caller sends requests to a registry, and reads input
         store = options.store
         return replace(options, store=_FullStore(store.directory, max_size=store.max_size, warn=store.warn))
 
@@ -258,14 +258,14 @@ class _ServedMounter(Mounter):
             return self.signals.wait_for_status()
 
     def print(self) -> None:
-        """Let the caller print what has been printed here."""
+        """Send the output to the caller, which prints it."""
         for fd, pieces in groupby(self._printed, lambda each: each[0]):
             send_message(self._connection, packed([PRINT, str_bytes(fd), b"".join(data for _, data in pieces)]))
         self._printed.clear()
 
 
 class _FullStore(Store):
-    """A store that has what a command needs: it builds nothing."""
+    """A store that already has every entry that a command needs: it builds nothing."""
 
     def get(self, kind: Kind, subject: str, build: Build, *, anew: bool = False, size: int | None = None) -> StoredFile:
         entry = None if anew else self.load(kind, subject)
@@ -275,7 +275,7 @@ class _FullStore(Store):
 
 
 class _Printed(io.BufferedIOBase):
-    """Keeps what is printed to a descriptor of the caller."""
+    """Keeps the output for a descriptor of the caller."""
 
     def __init__(self, fd: int, printed: list[tuple[int, bytes]]) -> None:
         self._fd = fd
@@ -297,7 +297,7 @@ class _Printed(io.BufferedIOBase):
 
 
 class _NoInput(io.RawIOBase):
-    """The stdin of a command whose caller has the input."""
+    """The stdin of a command whose input only the caller can read."""
 
     def __init__(self, *, is_terminal: bool) -> None:
         self._is_terminal = is_terminal

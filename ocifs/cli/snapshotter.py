@@ -113,7 +113,7 @@ def serve(
     zstd:chunked). containerd downloads and unpacks all others, and ocifs keeps their files.
     """
     if os.geteuid():
-        raise MountError("the snapshotter is for root, as containerd is")
+        raise MountError("only root can run the snapshotter, because containerd runs as root")
     from ocifs.snapshotter.settings import Settings
 
     settings = Settings(

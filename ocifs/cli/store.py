@@ -13,7 +13,7 @@ from ocifs.cli.command import Group
 from ocifs.cli.mount_options import serving_options
 from ocifs.cli.options import image_options, json_option, open_image, tell, warn
 from ocifs.cli.output import terminal_width
-from ocifs.cli.store_mount import is_mounted, mount_store, serving, state_of, store_tree, tell_configuration
+from ocifs.cli.store_mount import is_mounted, mount_store, print_configuration, serving, state_of, store_tree
 from ocifs.errors import NotFoundError, OcifsError, StoreError, printable_path
 from ocifs.mount.options import MountOptions
 from ocifs.options import Options
@@ -54,12 +54,12 @@ def store() -> None:
     show_default="for complete layers",
     help="Make exact pushes possible; fetch whole layers.",
 )
-@click.option("--idmap", "user", metavar="USER", help="For a new store of root: for USER's rootless podman.")
+@click.option("--idmap", "user", metavar="USER", help="New store of root: map owners for USER's podman.")
 @click.option(
     "--subuid/--no-subuid",
     default=None,
     show_default="unless root",
-    help="For a new store: own files by your /etc/subuid.",
+    help="New store: map owners by /etc/subuid.",
 )
 @_store_argument
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
@@ -76,8 +76,8 @@ def add(
 ) -> None:
     """Add images to STORE, make it if it is missing, and mount it.
 
-    Containers of its images go on. An image that is there already gets further names, and the tar-splits of layers that
-    are complete by now. A name means one image: the latest one that is added with it.
+    Running containers go on. An image that is in STORE already gets the new names, and the tar-splits of layers that
+    are complete by now. If several images are added with one name, the latest one has it.
     """
     from ocifs.imagestore.directory import StoreDirectory
     from ocifs.imagestore.images import full_name, names_of
@@ -109,7 +109,7 @@ def add(
         record = next(each for each in after.images if each.id == member.new.record.id)
         click.echo(f"{record.id} {' '.join(record.names)}")
     if is_new:
-        tell_configuration(at.path, before.own.ids)
+        print_configuration(at.path, before.own.ids)
 
 
 @store.command()
@@ -127,7 +127,7 @@ def rm(
 ) -> int:
     """Remove images from STORE, by name or by the first digits of their ID.
 
-    Remove containers and images that podman has made of them first: podman does not know that they need each other.
+    First remove the containers and images that podman has built on them: podman does not know that these need them.
     Running containers go on.
     """
     from ocifs.imagestore.directory import StoreDirectory
@@ -177,7 +177,7 @@ def mount(directory: Path, options: Options, mounting: MountOptions, survive: bo
 @store.command()
 @_store_argument
 def umount(directory: Path) -> None:
-    """Unmount STORE. Running containers go on; none of its images can be started until it is mounted again."""
+    """Unmount STORE. Running containers go on; new ones fail to start until STORE is mounted again."""
     from ocifs.imagestore.directory import StoreDirectory
     from ocifs.mount.lock import locked
     from ocifs.mount.unmount import unmount_image
@@ -255,7 +255,7 @@ def check(directory: Path, options: Options, mounting: MountOptions, survive: bo
 
 
 class _Failures:
-    """Images that cannot be opened: each gets a warning, and the last one the exit status."""
+    """Images that cannot be opened: each is warned of, and the last one decides the exit status."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -274,7 +274,7 @@ def _refuse(origin: "Origin", error: OcifsError) -> None:
 
 
 def _ids(user: str | None, *, subuid: bool | None) -> "IdRanges | None":
-    """Return the ids that the options ask for. Raises UsageError for options that are not for this user."""
+    """Return the id ranges that the options select. Raises UsageError for options that this user cannot use."""
     from ocifs.imagestore.ids import ranges_of
 
     if os.geteuid() and user is not None:

@@ -48,7 +48,7 @@ def serving(mounting: MountOptions, own: "StoreRecord", *, survive: bool) -> Mou
 def mount_store(
     at: "StoreDirectory", tree: "StoreTree", mounting: MountOptions, own: "StoreRecord", count: int
 ) -> None:
-    """Mount the tree of a store with `count` images; the mount before goes on for its users. Raises MountError."""
+    """Mount the tree of a store with `count` images; the previous mount stays for its users. Raises MountError."""
     from ocifs.mount.handoff import Handoff
     from ocifs.mount.job import Job
     from ocifs.mount.mountpoint import check_fuse
@@ -88,8 +88,8 @@ def state_of(mountpoint: str) -> str:
     return listed[-1].state if listed else "mounted"
 
 
-def tell_configuration(path: Path, ids: "IdRanges | None") -> None:
-    """Print what storage.conf needs, unless it names the store already."""
+def print_configuration(path: Path, ids: "IdRanges | None") -> None:
+    """Print the line that storage.conf needs, unless it names the store already."""
     file = _configuration(ids)
     try:
         with file.open("rb") as text:
@@ -97,7 +97,7 @@ def tell_configuration(path: Path, ids: "IdRanges | None") -> None:
                 return
     except OSError:
         pass
-    click.echo(f"put this into [storage.options] of {printable_path(str(file))}, for the driver overlay:", err=True)
+    click.echo(f"add this to [storage.options] in {printable_path(str(file))}, for the driver overlay:", err=True)
     click.echo(f'additionalimagestores = ["{printable_path(str(path))}"]', err=True)
 
 

@@ -92,7 +92,7 @@ IMAGE is one of
   -                                    an archive from standard input
   https://HOST/FILE[:TAG]              an archive on a web server
   docker-daemon:NAME[:TAG]             an image of a Docker engine
-  containers-storage:NAME[:TAG]        an image in a store of podman
+  containers-storage:NAME[:TAG]        an image in podman's storage
   dir:DIR                              what `skopeo copy` writes to dir:DIR
   docker://HOST[:PORT]/REPO[:TAG|@…]   in a registry
 

@@ -58,7 +58,7 @@ class Pass(Protocol):
     """False if the blob has spans too large to restart at; known before the first chunk."""
 
     untrimmed: bool = False
-    """Whether its windows are to be trimmed (`ocifs.compression.trimming`)."""
+    """Whether its windows have yet to be trimmed (`ocifs.compression.trimming`)."""
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +94,7 @@ class Codec(Protocol):
     ) -> list[Callable[[], Pass]]:
         """Return constructors of passes over a blob, the fastest first; the next one decides what one finds invalid.
 
-        `quick`: the pass need not trim its windows; then it is the one that takes least processor time.
+        `quick`: the pass may leave windows untrimmed, and the one that takes the least processor time comes first.
         """
         ...
 

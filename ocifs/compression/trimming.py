@@ -1,8 +1,8 @@
 """Trim a window: zero the bytes that the stream never refers to, so that the window compresses to a tenth.
 
 Only the first 32 KiB after a checkpoint can refer to its window. They are decoded twice more, with windows in which
-each byte tells its own position: once the low half, once the high half. What is copied from the window then shows where
-it came from. Literals look like positions too, which at most keeps a few bytes that nothing refers to.
+each byte encodes its own position: once the low half, once the high half. Bytes that are copied from the window then
+show where they came from. Literals look like positions too, which at most keeps a few bytes that nothing refers to.
 """
 
 from zlib_ng import zlib_ng

@@ -1,4 +1,4 @@
-"""A file that arrives from its beginning to its end, in one request; a read of a part that is not there yet waits."""
+"""A file that arrives in order, in one request; a read of a part that has not arrived yet waits."""
 
 import os
 import threading
@@ -31,7 +31,7 @@ class ArrivingFile(FileReader):
         return self.present == self.size
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Return up to `size` bytes at `offset`, once they are there. Raises RegistryError if they never will be."""
+        """Wait for up to `size` bytes at `offset` and return them. Raises RegistryError if they will not arrive."""
         end = min(offset + size, self.size)
         with self._changed:
             self._changed.wait_for(lambda: self.present >= end or self._failure is not None)

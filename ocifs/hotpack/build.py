@@ -1,8 +1,9 @@
 """Make a hot pack of recorded ranges, or extend one.
 
-What a pack has keeps its place, and new ranges follow. Over the bound, recordings that are older than a week make room;
-after that, the rest of the new one is left out. So two workloads that need more than the bound do not evict each other
-at every start, and what is not used any more goes. Every frame of the old pack is verified on the way.
+The blocks of a pack keep their places, and new ranges follow. If they exceed the bound, recordings older than a week
+are dropped; if that does not suffice, the rest of the new one is left out. So two workloads that together exceed the
+bound do not evict each other at every start, and unused blocks disappear in the end. Every frame of the old pack is
+verified.
 """
 
 import hashlib
@@ -134,7 +135,7 @@ def _verified(file: ReaderAt, frame: Frame) -> bytes | None:
 
 
 def _frames(layers: Sequence[Layer], new: Sequence[Range], room: int) -> Iterator[_Made]:
-    """Yield frames with the bytes of ranges, as far as there is room."""
+    """Yield frames with the bytes of ranges, of up to `room` decoded bytes."""
     compress = zstandard.ZstdCompressor(level=_LEVEL).compress
     blocks: list[Block] = []
     parts: list[bytes] = []
@@ -153,7 +154,7 @@ def _frames(layers: Sequence[Layer], new: Sequence[Range], room: int) -> Iterato
 
 
 def _cut(new: Sequence[Range], room: int) -> Iterator[Range]:
-    """Yield ranges in pieces of at most a block, as far as there is room."""
+    """Yield ranges in pieces of at most a block, of up to `room` bytes."""
     for layer, start, end in new:
         for begin in range(start, end, BLOCK_MAX):
             stop = min(begin + BLOCK_MAX, end)

@@ -139,9 +139,9 @@ def read_table(file: ReaderAt, streams: Sequence[Stream], limit: int, digest: by
     except struct.error:
         raise _wrong("it is too short") from None
     if magic != _MAGIC:
-        raise _wrong("it is of another version")
+        raise _wrong("it has another version")
     if packed_size > _PACKED_MAX or (digest is not None and stated != digest):
-        raise _wrong("its head is another one")
+        raise _wrong("its head has another digest")
     packed = file.pread(packed_size, _START.size)
     if hashlib.sha256(packed).digest() != stated:
         raise _wrong("its head is damaged")
@@ -152,7 +152,7 @@ def read_table(file: ReaderAt, streams: Sequence[Stream], limit: int, digest: by
     except (InvalidImageError, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _wrong(str(error)) from None
     if head.streams != tuple(stream.name for stream in streams):
-        raise _wrong("it is of other layers")
+        raise _wrong("it belongs to other layers")
     blocks = _blocks(head, layers, offsets, lengths, [stream.size for stream in streams])
     if (size := sum(lengths)) > limit:
         raise _wrong(f"it has {size} bytes, more than {limit}")

@@ -1,7 +1,7 @@
 """An opened hot pack: find bytes of the layers in it, and decode the frames that have them.
 
-Every block is verified by its digest when its frame is decoded. A pack with a wrong block is not used any more: the
-readers decode spans instead. The file may still be arriving; then a read of it waits. Safe to use from any thread.
+Every block is verified by its digest when its frame is decoded. After a wrong block, the pack is no longer used:
+readers decode spans instead. The file may still be arriving; then reads of it wait. Safe to use from any thread.
 """
 
 import threading
@@ -16,7 +16,7 @@ from ocifs.layer.single_flight import SingleFlight
 from ocifs.reader import ReaderAt
 
 CACHED = 4 << 20
-"""Decoded bytes in memory, unless more are wanted: the kernel caches what was read."""
+"""Default bound of decoded bytes in memory: the kernel caches the bytes that were read."""
 
 
 class _Piece(NamedTuple):
@@ -38,7 +38,7 @@ class HotPack:
         self.capacity = CACHED
         """Most decoded bytes to keep in memory."""
         self.fault: str | None = None
-        """Why it is not used, once that is known."""
+        """Why the pack is not usable, once that is known."""
         self._load = load
         self._opened: tuple[ReaderAt, PackTable] | None = None
         self._starts: dict[int, list[int]] = {}
@@ -93,7 +93,7 @@ class HotPack:
         return views
 
     def pieces_at_hand(self, layer: int, begin: int, end: int) -> list[tuple[int, memoryview]]:
-        """Return (offset in the stream, bytes) of what is decoded of a range, in order, without waiting."""
+        """Return (offset in the stream, bytes) of the decoded parts of a range, in order, without waiting."""
         if self._opened is None or self.fault is not None or not (starts := self._starts.get(layer)):
             return []
         places = self._places[layer]
@@ -106,7 +106,7 @@ class HotPack:
         return pieces
 
     def shrink(self) -> None:
-        """Keep few decoded bytes from now on."""
+        """Lower the bound of decoded bytes in memory."""
         with self._lock:
             self.capacity = CACHED
             self._evict()

@@ -66,7 +66,7 @@ class Recording:
 def ranges(
     reads: Iterable[tuple[int, int]], bases: Sequence[int], sizes: Sequence[int], skip: Iterable[Range] = ()
 ) -> list[Range]:
-    """Return what reads of the served file touched in the layers, each page once, in order of first use.
+    """Return the ranges of layers that reads of the served file touched, each page once, in order of first use.
 
     `bases` are the addresses of the layers, `sizes` the bytes of their streams. Pages of the ranges `skip` are left
     out.

@@ -22,12 +22,12 @@ def verify_pack(table: PackTable, layers: Sequence[Layer], pause: Callable[[int]
     blocks = sorted(
         (block for frame in table.frames for block in frame.blocks), key=lambda each: (each.layer, each.offset)
     )
-    cache = SpanCache(4 * MAX_SPAN)  # the mount's own has what its readers need
+    cache = SpanCache(4 * MAX_SPAN)  # leave the mount's own cache to its readers
     copies = [Layer(each.number, each.index, each.blob, cache) for each in layers]
     for block in blocks:
         if hashlib.sha256(copies[block.layer].pread(block.size, block.offset)).digest() != block.digest:
             raise InvalidImageError(
-                f"hot pack: bytes {block.offset}..{block.end} of the layer {layers[block.layer].index.summary.diff_id} "
-                "are others than in the layer"
+                f"hot pack: bytes {block.offset}..{block.end} differ from those of layer "
+                f"{layers[block.layer].index.summary.diff_id}"
             )
         pause(0)

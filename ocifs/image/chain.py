@@ -1,4 +1,4 @@
-"""Names for a stack of layers, under which the cache has what is made of all of them."""
+"""Names for a stack of layers, for cache entries that are made from all of them."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
 """The hot pack of an image in the cache: its name.
 
-A pack made of verified layers has the name of their chain, like a tree image. One made of unverified layers has a name
-of its own, like theirs.
+A pack made from verified layers has the name of their chain, like a tree image. One made from unverified layers has
+another name, like a tree image of such layers.
 """
 
 import contextlib
@@ -39,10 +39,11 @@ class PackName(NamedTuple):
 
 
 def pack_name(layers: Sequence[Layer]) -> PackName:
-    """Return the name of the pack of one or more layers, as far as they are verified now."""
+    """Return the name of the pack of one or more layers, which depends on whether they are verified now."""
     if not all(layer.verification.is_verified for layer in layers):
         return PackName(UNVERIFIED_PACK, str(unverified_name(layers)))
-    if any(isinstance(layer.index, ChunkedIndex) for layer in layers):  # their streams are not those of the chain
+    # Streams of chunks are not the tar streams of the chain.
+    if any(isinstance(layer.index, ChunkedIndex) for layer in layers):
         return PackName(PACK, str(Digest.of(" ".join(layer.index.stream for layer in layers).encode())))
     return PackName(PACK, str(chain_of(layers)))
 
@@ -51,7 +52,7 @@ class OpenedPack(NamedTuple):
     """An open file with a pack, which is not checked yet."""
 
     file: FileSection
-    """A `LazyBlob`, if the registry has to be asked for it."""
+    """A `LazyBlob`, if it has to be fetched from the registry."""
     verified: bool
     """Whether it is made of verified layers."""
     head: bytes | None = None
@@ -103,7 +104,7 @@ def save_verified(store: Store, layers: Sequence[Layer], file: ReaderAt, table: 
 
 
 def adopt_pack(store: Store, layers: Sequence[Layer], subject: str) -> bool:
-    """Make the unverified pack `subject` that of verified layers, once all of it was compared with them.
+    """Compare all of the unverified pack `subject` with its layers, then save it as that of verified layers.
 
     Return whether there is such a pack.
 

@@ -185,7 +185,7 @@ class FoundImage:
         """The indexes that do not have to be built."""
         self.closing = closing
         self.found = found
-        """What `find_image` was called with."""
+        """The arguments of `find_image`."""
 
     @property
     def unindexed(self) -> list[ImageLayer]:

@@ -24,7 +24,7 @@ class ServedFile:
         self.size = served_size(tree_image.size, sizes)
         self.layers = layers
         self.pack: HotPack | None = None
-        """Has the bytes that are read first, decoded."""
+        """Holds the decoded bytes of first reads."""
         self.pack_file: BlobReader | None = None
         """The file of a pack; a `LazyBlob`, if it has to be fetched."""
         self.recording: Recording | None = None

@@ -1,4 +1,4 @@
-"""Find what is broken in a store, without its sources: in its records, its files and its mount."""
+"""Find damage in a store, without its sources: in its records, its files and its mount."""
 
 import os
 from collections import Counter
@@ -64,7 +64,7 @@ def _of_tar_split(at: StoreDirectory, layer: str) -> Iterator[str]:
 
 
 def damage_of_tar_split(at: StoreDirectory, layer: str) -> str | None:
-    """Return what is wrong with the form of a layer's tar-split; None: nothing, or there is none."""
+    """Return why a layer's tar-split is malformed; None if it is well-formed, or missing."""
     try:
         with at.open_tar_split(layer) as file:
             for _ in decode(file, f"layer {layer[:_SHOWN]}{TAR_SPLIT}"):

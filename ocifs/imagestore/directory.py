@@ -110,7 +110,7 @@ class StoreDirectory:
         return own
 
     def write(self, records: Records) -> None:
-        """Replace the records: layers before the images that use them, and after those that no longer do."""
+        """Replace the records: add layers before the images that use them, and remove layers after such images."""
         self._write(self._root, OWN, encode(records.own))
         with self._locked(self._layers, "layers.lock") as stamp_layers:
             before = self._existing_layers()
@@ -182,7 +182,7 @@ class StoreDirectory:
             return ()
 
     def _make_files(self) -> None:
-        """Make what podman needs in an empty store."""
+        """Make the files that podman needs in an empty store."""
         os.fchmod(self._root.fd, self._mode(0o755))
         for directory, lock, records in (
             (self._images, "images.lock", "images.json"),
@@ -282,7 +282,7 @@ def _lock(fd: int, holder: str) -> None:
 
 
 def _stamp(fd: int) -> None:
-    """Write what containers/storage compares to notice a change (`lastwrite.go`)."""
+    """Write random bytes, which containers/storage compares to notice a change (`lastwrite.go`)."""
     os.pwrite(fd, os.urandom(_STAMP_SIZE), 0)
     os.fsync(fd)
 

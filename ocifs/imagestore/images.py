@@ -57,7 +57,7 @@ def stacked(image: Image) -> StackedImage:
     """Return an image with the IDs of its layers.
 
     A layer on or below one with an unverified index has an ID that nothing but this image of this source has: podman
-    takes a layer with the ID that it expects for the right one, whatever is in it.
+    trusts the ID in a layer's record, and does not verify its content.
     """
     ids: list[str] = []
     verified = True
@@ -112,7 +112,7 @@ def _layers(each: StackedImage, now: str) -> Iterable[LayerRecord]:
             id=identity,
             parent=parent,
             created=now,
-            diff_digest=f"{CANONICAL}:{identity}",  # for the size; an unverified layer has one that nothing else has
+            diff_digest=f"{CANONICAL}:{identity}",  # needed for the size; unique if the layer is unverified
             diff_size=layer.size,
             uids=uids,
             gids=gids,
@@ -154,7 +154,7 @@ def _origin(image: Image, identity: str) -> Origin:
     reference, options = image.reference, image.options
     trust = options.trust_index
     if trust is None and reference.digest is None:
-        trust = True  # as for its tag, which the origin replaces by a digest
+        trust = True  # trust as for the tag: the origin has a digest instead
     return Origin(
         id=identity,
         reference=_pinned(image, reference),

@@ -1,4 +1,4 @@
-"""The images of a store, opened: what a command needs to make the tree of the store and to replace its records."""
+"""The opened images of a store, from which a command makes the store's tree and records."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack

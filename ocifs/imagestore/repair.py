@@ -1,4 +1,4 @@
-"""Repair a store: read each image from its source again, and write everything that the store has of it."""
+"""Repair a store: read each image from its source again, and write all its records and files."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,7 +27,7 @@ class Repair(NamedTuple):
     """Layers whose tar-split is damaged."""
 
     def write(self, at: StoreDirectory, tree: StoreTree) -> None:
-        """Write it, and remove what no image uses. Raises StoreError, and what `write_tar_split` does."""
+        """Write it, and remove files that no image uses. Raises StoreError, and as `write_tar_split`."""
         for damaged in self.tar_splits:
             at.remove_tar_split(damaged)
         write_members(at, self.members, tree, tar_split=False)

@@ -1,4 +1,4 @@
-"""Write the tar-split of a layer, from which podman makes the exact tar of it again, as for a push.
+"""Write the tar-split of a layer, from which podman reassembles its exact tar, as for a push.
 
 Each file of the layer's changes that lies in its tar stream becomes a content entry, under the path that podman finds
 it at. All other bytes stay raw: headers, files that a later entry of the layer replaces, sparse files.

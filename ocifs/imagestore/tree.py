@@ -35,7 +35,7 @@ STORE_TREE = Kind("imagestore", 1, sealed=True)
 """The tree image of all layers of a store."""
 
 _USER_OPAQUE = b"user.overlay.opaque"
-"""What an overlay mount without privileges looks for (`userxattr` in overlayfs.rst)."""
+"""The mark that an overlay mount without privileges reads (`userxattr` in overlayfs.rst)."""
 _LINKS = b"l"
 
 
@@ -87,7 +87,7 @@ def open_store_tree(images: Sequence[StackedImage], options: Options, ids: IdRan
 
 
 def stream_key(layer: Layer) -> tuple[str, ...]:
-    """Return what two layers have in common if one can stand for the other: an unverified one only for itself."""
+    """Return a key that is equal for interchangeable layers; that of an unverified layer is unique."""
     if layer.verification.is_verified:
         return (layer.index.stream,)
     return (layer.index.stream, str(layer.index.summary.blob_digest), layer.verification.published or "")
@@ -138,7 +138,7 @@ class _Owners:
         self._gids: Sequence[IdRange] | None = ids.gids if ids is not None and is_shifted else None
         self.opaque = OPAQUE_XATTR if ids is None else _USER_OPAQUE
         self.lost: set[int] = set()
-        """Ids in images that this machine has none for."""
+        """Ids in images that have no counterpart on this machine."""
 
     def uid(self, number: int) -> int:
         return self._mapped(number, self._uids)
@@ -171,7 +171,8 @@ def _root(
     for each, own in zip(images, numbers, strict=True):
         entries = (layer.index.entries() for layer in each.image.layers)
         below: set[bytes] = set()
-        for number, changed in enumerate(changes(entries, lambda message: None, limits)):  # opening it has warned
+        # Without warnings: opening the image has printed them.
+        for number, changed in enumerate(changes(entries, lambda message: None, limits)):
             identity = each.ids[number]
             if identity.encode() not in root.names():
                 diff = _copied(changed, own, owners)
@@ -182,7 +183,7 @@ def _root(
             below = _names_with(changed, below)
     if owners.lost:
         some = ", ".join(map(str, sorted(owners.lost)[:5]))
-        warn(f"files of the ids {some} belong to nobody: the user has no subordinate ids for them")
+        warn(f"files of the ids {some} belong to the overflow user: the store's user has no subordinate ids for them")
     return root
 
 

@@ -17,7 +17,7 @@ from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import BlobReader
 
 _RUN = 1 << 20
-"""Bytes decoded in one go: enough that their cost is that of inflating, and each processor still gets its share."""
+"""Bytes decoded in one go: so many that inflating dominates their cost, so few that all processors share the work."""
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):

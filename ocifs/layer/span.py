@@ -13,11 +13,11 @@ from ocifs.errors import InvalidImageError
 _COMPARED = 64 << 10
 Pieces = tuple[memoryview | bytes, ...]
 Keep = Callable[[bytes], Pieces]
-"""Puts decoded bytes where they stay while there is a view of them."""
+"""Moves decoded bytes to memory that stays valid while a view of it exists."""
 
 
 def in_heap(data: bytes) -> Pieces:
-    """Leave decoded bytes where they are."""
+    """Return decoded bytes unmoved."""
     return (data,)
 
 
@@ -41,7 +41,7 @@ class Span:
         return self.decoded == self.size or self._lock.locked()
 
     def reaches(self, end: int) -> bool:
-        """Whether `decode` can decode up to the byte `end`: it cannot decode the rest of what another mount has."""
+        """Whether `decode` can decode up to the byte `end`: it cannot continue what another mount has decoded."""
         return self.decoded >= end or self._has_decoder
 
     def decode(self, end: int) -> bool:

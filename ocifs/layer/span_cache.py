@@ -74,7 +74,7 @@ class SpanCache:
             return span
 
     def cached(self, key: Key) -> Span | None:
-        """Return the span if it is cached; that is no use of it."""
+        """Return the span if it is cached, without marking it as used."""
         with self._lock:
             return self._cached(key)
 
@@ -155,7 +155,7 @@ class SpanCache:
             self.drop(key, span)
             raise
         if has_more and sharing is not None:
-            self._insert(key, span)  # its memory may have been shared so far
+            self._insert(key, span)  # its memory may have been shared, and not counted
             sharing.decoded(key, span)
         return span
 

@@ -19,7 +19,7 @@ _SPARE: Final = 8
 
 
 def trim_heap() -> None:
-    """Return free memory of the heap to the system: what decoding or merging has left there (malloc_trim(3))."""
+    """Return free memory of the heap, such as that of ended decoders, to the system (malloc_trim(3))."""
     with contextlib.suppress(AttributeError):  # another library than glibc
         ctypes.CDLL(None).malloc_trim(0)
 

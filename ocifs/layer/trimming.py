@@ -1,9 +1,9 @@
 """Trim the windows of LayerIndexes after a mount, in a process that gets only idle processor time (`python -m` this).
 
-An index that was built in a hurry has whole windows, which take five times the space. The process writes the index
-again and replaces the entry of the cache. Whoever has opened the old one keeps it. If the process is interrupted, the
-old one stays, and the next mount of the image starts another process. It is verified already: no byte that is served
-depends on when it is trimmed.
+An index built by the quick pass has whole windows, which take five times the space. The process writes the index again
+and replaces the entry of the cache. Processes that have opened the old one keep it. If the process is interrupted, the
+old one stays, and the next mount of the image starts another process. The index is verified already, so readers get the
+same bytes before and after.
 """
 
 import os
@@ -58,7 +58,7 @@ def _trimmed(index: LayerIndex, blob: ReaderAt) -> Iterator[bytes]:
 
 
 def trim_later(store: Store, layers: Iterable[Layer]) -> None:
-    """Start a process that trims the indexes which need it, if there are any and the system lets it."""
+    """Start a process that trims those indexes that are not trimmed; do nothing if the system refuses."""
     blobs = _untrimmed(layers)
     if not blobs or store.directory is None:
         return
@@ -71,13 +71,14 @@ def trim_later(store: Store, layers: Iterable[Layer]) -> None:
             cwd="/",
             pass_fds={blob.fd for blob in blobs.values()},
             start_new_session=True,
-            env={name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"},  # it uses none
+            # It may outlive the session, and uses no runtime directory.
+            env={name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"},
         )
         process.returncode = 0  # it outlives this process
 
 
 def _untrimmed(layers: Iterable[Layer]) -> dict[str, FileSection]:
-    """Return the blobs of indexes to trim, by digest, as far as another process can read them."""
+    """Return the blobs of untrimmed indexes, by digest, if another process can read them."""
     blobs: dict[str, FileSection] = {}
     for layer in layers:
         if layer.index.summary.untrimmed and isinstance(layer.blob, FileSection):

@@ -122,7 +122,7 @@ class Background:
 
     def _work_on(self, layer: Layer) -> None:
         """Fetch the missing spans of a layer, and verify it. Raises what `ocifs.layer.verification` does."""
-        self._pause(0)  # a start needs the link for itself
+        self._pause(0)  # leave the link to the start of the program
         fetch_all(layer, self._pause)
         unverified = not layer.verification.is_verified
         if isinstance(layer.blob, LazyBlob) or unverified:

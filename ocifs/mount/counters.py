@@ -147,7 +147,7 @@ class Counters:
             self._words[_ERROR + CAUSES.index(_cause(error))] += 1
 
     def follow(self, work: Callable[[], tuple[int, int, int]]) -> None:
-        """Count from now on what `work` returns: spans decoded and taken, and bytes fetched, by this process."""
+        """Add the results of `work` from now on: spans decoded and taken, and bytes fetched, by this process."""
         self._work = work
 
     def note_work(self) -> None:

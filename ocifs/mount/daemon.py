@@ -258,7 +258,7 @@ class _Record:
         self._change(layers=tuple(map(_layer_record, rootfs.served.layers)), refuted=refuted)
 
     def note_pack(self, pack: PackRecord) -> None:
-        """Record what was saved of the first reads."""
+        """Record the hot pack that the first reads were saved in."""
         self._change(hot_pack=pack)
 
     def _change(self, **members: object) -> None:

@@ -142,7 +142,7 @@ class ErofsEngine:
             os.close(opened)
 
     def _attach(self, erofs: int) -> None:
-        """Attach the mount to the mountpoint, or below a mount there that it takes the place of. Raises OSError."""
+        """Attach the mount to the mountpoint, or beneath the mount there that it replaces. Raises OSError."""
         mountpoint = self._job.mountpoint
         if self._job.swap and mount_at(mountpoint) is not None:
             try:

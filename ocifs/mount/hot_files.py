@@ -1,8 +1,8 @@
-"""The page cache of the fuse engine: when a file is opened, the kernel gets what the hot pack has of it.
+"""The page cache of the fuse engine: when a file is opened, its pages in the hot pack are stored there.
 
-A page that a reader waits for is locked, and storing it waits for that read. So a file gets its pages once,
-before the answer to its first open, when nothing can read it yet, and never again. Only what another thread has decoded
-by then counts.
+A page that a reader waits for is locked, and storing it waits for that read. So the pages of a file are stored only
+once, before the answer to its first open, when no process can read it yet. Only blocks that another thread has decoded
+by then are stored.
 """
 
 from collections.abc import Callable, Iterable

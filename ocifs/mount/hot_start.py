@@ -1,4 +1,4 @@
-"""The hot start of a mount: use the image's hot pack, and record what the pack lacks.
+"""The hot start of a mount: use the image's hot pack, and record the reads that it lacks.
 
 A thread decodes the pack ahead of the readers. With the erofs engine it lets the kernel request the bytes at once, so
 that readers find them in the page cache; before them the tree image, which every path lookup reads. Another thread
@@ -76,7 +76,7 @@ class HotStart:
                 start(lambda: self._save(recording, engine, report))
 
     def resume(self) -> None:
-        """Do without a recording: another process has served the mount before, and the kernel has much of the pack."""
+        """Record nothing: another process has served the mount before, and the kernel has much of the pack."""
         self._rootfs.served.recording = None
         self._fetch_pack()
 
@@ -93,7 +93,7 @@ class HotStart:
         self._ended.set()
 
     def finish(self) -> None:
-        """Let another process save what is recorded, and not saved yet."""
+        """Let another process save a recording that is not saved yet."""
         self._ended.set()
         recording = self._rootfs.served.recording
         if recording is not None:
@@ -145,7 +145,7 @@ class HotStart:
         return HotPack(load, verified=source.verified)
 
     def _receive(self, lazy: LazyBlob, file: ArrivingFile) -> None:
-        """Fetch a published pack; if it is all right, it becomes a blob of the cache."""
+        """Fetch a published pack; if it is intact, save it in the cache."""
         if file.receive(lazy.stream):
             digest = Digest(lazy.origin().digest)
             with contextlib.suppress(OcifsError, OSError):

@@ -1,4 +1,4 @@
-"""Whether a processor is idle, so that work which may turn out useless delays nobody."""
+"""Whether a processor is idle, so that speculative work delays no other thread."""
 
 import os
 from collections.abc import Callable

@@ -43,7 +43,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     ids: IdMap | None = None
     """How the mount maps the owners in the image, only by the erofs engine; None: not at all."""
     swap: bool = False
-    """Whether it takes the place of an ocifs mount there, which may be in use, and goes on for its users."""
+    """Whether it replaces an ocifs mount there, which stays attached for processes that use it."""
 
     @classmethod
     def of(cls, image: "Image", mountpoint: str, options: MountOptions) -> Self:
@@ -58,7 +58,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _hot_files(image: "Image", options: MountOptions) -> tuple[PackSource | None, CacheDirectory | None]:
-    """Return the image's hot pack, and the directory to save one in, as far as the options want them."""
+    """Return the image's hot pack, and the directory to save one in; None where the options disable them."""
     if not options.hot_pack or not image.layers:
         return None, None
     store = image.options.store

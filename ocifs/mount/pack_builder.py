@@ -1,8 +1,8 @@
 """The process that saves a recording: `python -m ocifs.mount.pack_builder FD`, started by a daemon, with low priority.
 
-Decoding and compressing take about a second, and memory. A process of its own spares the daemon both, and outlives it:
-a short container has ended long before. It inherits the open files, and a file in memory that describes its work. It
-fetches nothing.
+Decoding and compressing take about a second, and memory. A separate process spares the daemon both, and outlives it: a
+short container ends long before. It inherits the open files, and a file in memory that describes its work. It fetches
+nothing.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _NICE = 19
 
 
 class PackJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What to save, and where."""
+    """The recording to save, and the cache to save it in."""
 
     rootfs: Handoff
     reads: list[tuple[int, int]]
@@ -60,7 +60,7 @@ def start_builder(handoff: Handoff, rootfs: Rootfs, recording: Recording, limit:
     """Start a process that saves a recording of a rootfs. Raises OSError."""
     layers = rootfs.served.layers
     name = pack_name(layers)
-    # Not the registries: what was read is in the cache, and if it is not, it is left out.
+    # Without registries: the bytes that were read are in the cache, and others are left out.
     local = msgspec.structs.replace(handoff, origins=(None,) * len(layers), pack=None)
     job = PackJob(
         rootfs=local,
@@ -107,11 +107,11 @@ def main(arguments: list[str]) -> int:
 
 
 class _TooLittleError(Exception):
-    """Nothing is worth saving."""
+    """Too few new bytes to save."""
 
 
 def save_recording(job: PackJob) -> PackRecord:
-    """Add the reads of a job to the pack in the cache; return what it has then. Raises OcifsError, OSError."""
+    """Add the reads of a job to the pack in the cache; return the new pack's record. Raises OcifsError, OSError."""
     assert job.rootfs.cache is not None  # noqa: S101 - else nothing is recorded
     store = job.rootfs.cache.open()
     kind = Kind(job.kind, job.version, checked=False)

@@ -49,7 +49,7 @@ class Reading:
     """Reads of one served file, each limited to `timeout` seconds."""
 
     def __init__(self, served: ServedFile, timeout: float, is_idle: Callable[[], bool] = has_idle_processor) -> None:
-        """`is_idle`: whether a processor is idle, so that it may decode what is perhaps read."""
+        """`is_idle`: whether a processor is idle, and may decode spans that might be read."""
         self.served = served
         self._is_idle = is_idle
         self._timeout = timeout

@@ -109,7 +109,7 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[LayerRecord, ...] = ()
     """One for each layer, the base first."""
     hot_pack: PackRecord | None = None
-    """What was saved of the first reads, after the first pause; None: nothing yet, or little was new."""
+    """The hot pack that has the first reads, once they have paused; None: not saved yet, or too few were new."""
     kept: KeptRecord | None = None
     """The keeper's part; None: the mount ends with its daemon."""
     refuted: str | None = None

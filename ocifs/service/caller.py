@@ -1,6 +1,6 @@
-"""What a command that the service runs takes over from its caller, as a message between the two.
+"""The state that a served command takes over from its caller, as a message between the two.
 
-Both sides use this module; the caller has imported nothing else of ocifs yet, so it imports next to nothing.
+Both sides use this module. The caller has imported nothing else of ocifs yet, so this module imports next to nothing.
 """
 
 import os
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # without an import of typing
     from collections.abc import Iterable
 
 COMMANDS = "commands.sock"
-"""Name of the socket in the runtime directory at which the service takes whole commands."""
+"""Name of the socket in the runtime directory at which the service accepts whole commands."""
 FORMAT = b"1"
 """Version of the messages."""
 MESSAGE_MAX = 16 << 20
@@ -23,11 +23,11 @@ STARTED, UNFIT, PRINT, RUN, DONE = b"started", b"unfit", b"print", b"run", b"don
 """Kinds of messages to the caller: the command runs; the caller must run it itself, and nothing has changed; the caller
 is to print something; it is to run a container; the command has ended."""
 STATUS = b"\0"
-"""Comes before the exit status of a container in what the caller sends; other bytes are signals."""
+"""The byte before the exit status of a container in the caller's messages; other bytes are signals."""
 
 _LENGTH = 4
 _NAMESPACES = ("pid", "user", "net", "ipc", "uts")
-"""Those that must be the same; the command enters the mount namespace."""
+"""Namespaces that must be the same; the command enters the caller's mount namespace."""
 _LIMITS = range(16)
 """Linux numbers its resource limits (getrlimit(2))."""
 _HARMLESS = {b"PYTHONDONTWRITEBYTECODE"}
@@ -93,7 +93,7 @@ class Caller:
         """Decode the message of a caller with the interpreter `installed`. Raises ValueError with what differs."""
         first, *others = unpacked(message)
         if unpacked(first) != [FORMAT, *installed]:
-            raise ValueError("the command is of another installation of ocifs or Python than the service")
+            raise ValueError("the command belongs to another installation of ocifs or Python than the service")
         where, facts, limits, streams, arguments, environment = map(unpacked, others)
         if [*map(int, where)] != place():
             raise ValueError("the command has other users or namespaces than the service")
@@ -111,7 +111,7 @@ class Caller:
 
 
 def interpreter(environment: dict[bytes, bytes]) -> list[bytes]:
-    """Return what makes a Python with ocifs another one: versions, files, paths, flags, settings."""
+    """Return what identifies an installation of Python with ocifs: versions, files, paths, flags, settings."""
     flags = sys.flags
     return [
         os.fsencode(version.__file__),

@@ -1,8 +1,8 @@
 """The processes that run whole commands for callers (`ocifs.service.delegation`).
 
-One of them has the modules of the command line loaded, waits for callers, and forks a process for each. It is forked
-from the keeper before that has a mount, and ends with it; commands that run do not depend on either. This module does
-not know what a command is.
+One of them has the modules of the command line loaded, waits for callers, and forks a process for each. The keeper
+forks this process before it has a mount, and the process ends with the keeper; running commands depend on neither. This
+module does not know what a command is.
 """
 
 import contextlib

@@ -14,7 +14,7 @@ SERVICE = "service.sock"
 _CONNECT_SECONDS = 2.0
 _NEVER = "OCIFS_NO_SERVICE"
 _NO = {"", "0", "false", "no", "off", "n", "f"}
-"""What leaves a flag of the environment unset."""
+"""Values that leave a flag of the environment unset."""
 
 
 def is_allowed(arguments: list[str]) -> bool:

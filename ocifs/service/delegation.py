@@ -2,8 +2,8 @@
 
 A process of the service that has loaded the modules runs it with the arguments, environment, directory, terminal, umask
 and limits of this process, and sends back what to print and the exit status. If the command fails, or needs slow work,
-it has changed nothing there, and this process runs it itself: errors and progress are its own. So are containers, which
-are its children.
+it leaves no changes, and this process runs it itself. So errors and progress come from this process, and containers are
+its children.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class _LostError(Exception):
 
 
 def delegate(verb: str | None, arguments: list[str]) -> int | None:
-    """Have the service run a command; return its exit status, or None: this process is to run it itself."""
+    """Have the service run a command; return its exit status, or None if this process has to run it itself."""
     if verb not in VERBS or not is_allowed(arguments) or os.geteuid():
         return None
     connection = connect(COMMANDS)
@@ -49,16 +49,16 @@ def delegate(verb: str | None, arguments: list[str]) -> int | None:
         try:
             connection.settimeout(_START_SECONDS)
             _send(connection, Caller.this(arguments))
-        except (OSError, ValueError, AttributeError):  # such as a directory that is gone, or no stdout
+        except (OSError, ValueError, AttributeError):  # for example, the directory was removed, or stdout is closed
             return None
         forwarded: list[int] = []
         before = _forward_signals(connection, _ENDING if verb in _UNWINDING else _ENDING[:1], forwarded)
-        if verb == "run":  # meanwhile
+        if verb == "run":  # import while the service works
             import ocifs.bundle.runtime  # noqa: F401
         try:
             return _follow(connection)
         except _LostError:
-            for number in forwarded:  # which has ended it before it could handle that
+            for number in forwarded:  # the process died before it could handle the signal
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
             os.write(2, b"ocifs: the service has ended while it ran this command: see its log, and try again\n")
@@ -86,11 +86,11 @@ def _send(connection: socket.socket, caller: Caller) -> None:
 def _forward_signals(
     connection: socket.socket, numbers: tuple[signal.Signals, ...], forwarded: list[int]
 ) -> "dict[signal.Signals, Handler]":
-    """Forward signals that this process does not ignore, and note them; return their handlers of before."""
+    """Forward and note the signals that this process does not ignore; return their previous handlers."""
 
     def forward(number: int, frame: "FrameType | None") -> None:
         forwarded.append(number)
-        with contextlib.suppress(OSError):  # it is gone, which the connection shows
+        with contextlib.suppress(OSError):  # the service has ended: `_follow` notices that
             connection.send(bytes([number]), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
@@ -98,7 +98,7 @@ def _forward_signals(
 
 
 def _follow(connection: socket.socket) -> int | None:
-    """Do what the service says until the command has ended; return its exit status. Raises _LostError."""
+    """Follow the messages of the service until the command has ended; return its exit status. Raises _LostError."""
     is_started, status, printed = False, None, None
     while True:
         try:
@@ -106,7 +106,7 @@ def _follow(connection: socket.socket) -> int | None:
         except (OSError, ValueError, _LostError):
             if is_started and status is None:
                 raise _LostError from None
-            return status  # nothing has been done, or all but the clean-up
+            return status  # the process has done nothing, or all but the clean-up
         if kind == STARTED:
             is_started = True
             connection.settimeout(None)
@@ -122,7 +122,7 @@ def _follow(connection: socket.socket) -> int | None:
 
 
 def _print(fd: int, data: bytes) -> int | None:
-    """Write what the command prints; return the exit status if that fails."""
+    """Write the output of the command; return the exit status if that fails."""
     try:
         while data:
             data = data[os.write(fd, data) :]

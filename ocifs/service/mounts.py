@@ -236,7 +236,7 @@ class Mounts:
     def _share_tree_image(self, job: Job) -> None:
         """Let the descriptor of a tree image refer to that of another mount if they have the same bytes.
 
-        Each command brings a copy in memory of its own, which nothing can change.
+        Each command sends its own sealed copy in memory, which no process can change.
         """
         tree = job.rootfs.tree_image
         others = (served.kept.job.rootfs.tree_image for served in self if served.kept.job.digest == job.digest)

@@ -1,7 +1,7 @@
 """The numbers of a snapshotter for the metrics: a file in the runtime directory, which the exporter reads.
 
-A snapshotter writes it at most once a second, and only after a request. The exporter takes it for the numbers of a
-process only as long as that process runs.
+A snapshotter writes it at most once a second, and only after a request. The exporter uses it only while that process
+runs.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
-"""The keeper's side of sharing decoded spans: it knows which worker has what, and passes on files with shared spans.
+"""The keeper's side of sharing decoded spans: it knows which worker has which spans, and passes on shared files.
 
-A span that one worker has decoded stays its own until another worker needs it: then the broker has it copied once into
-a sealed file in memory, which no process can change, and passes that on. It never looks into a file, and waits for no
-worker.
+A span that a worker has decoded stays in its memory until another worker needs it. Then the broker has the worker copy
+it once into a sealed file in memory, which no process can change, and passes the file on. It never looks into a file,
+and waits for no worker.
 
 Trust: a worker gets a span without decoding it only from mounts of the same image with the same LayerIndexes. Workers
 of other images must have decoded the same bytes themselves, so a hostile image has no effect on other images.
@@ -90,7 +90,7 @@ class _Entry:
         self.size = 0
         """Bytes in the file."""
         self.domains: set[bytes] = set()
-        """Those whose workers may use the file unseen."""
+        """Domains whose workers may use the file without comparing it."""
         self.waiting: dict[_Peer, int] = {}
         """How many bytes workers wait for."""
         self.asked: _Peer | None = None
@@ -158,7 +158,7 @@ class SpanBroker:
                     os.close(fd)
 
     def _handle(self, peer: _Peer, record: Record, fd: int | None) -> bool:
-        """Handle a record of a worker; return False if no worker sends such a one, or it is forgotten."""
+        """Handle a record of a worker; return False if it is malformed, or the worker is disconnected by now."""
         kind, name, value = record
         if peer.connection.fileno() < 0:  # by an earlier record: what it has would never be forgotten again
             return False
@@ -181,7 +181,7 @@ class SpanBroker:
     def _get(self, peer: _Peer, name: Name, end: int) -> None:
         entry = self._entries.get(name)
         if entry is not None:
-            self._dropped(peer, name)  # else it would not ask
+            self._dropped(peer, name)  # it asks, so it has the span no longer
             entry = self._entries.get(name)
         if entry is None or entry.disputed:
             send(peer.connection, [Record(NONE, name)])
@@ -223,7 +223,7 @@ class SpanBroker:
     def _put(self, peer: _Peer, name: Name, size: int, fd: int) -> bool:
         entry = self._entries.get(name)
         if entry is None or entry.asked is not peer:
-            return entry is None or not entry.disputed  # it was forgotten meanwhile
+            return entry is None or not entry.disputed  # the entry was forgotten meanwhile
         entry.asked = None
         try:
             own_fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
@@ -231,7 +231,7 @@ class SpanBroker:
             self._dropped(peer, name)
             return True
         self._set_own(peer, entry, 0)
-        entry.users.discard(peer)  # of an earlier file
+        entry.users.discard(peer)  # the user of an earlier file
         self._unpublish(name, entry)
         self._entries[name] = entry
         self._note(peer, name)
@@ -253,7 +253,7 @@ class SpanBroker:
         return True
 
     def _compared(self, peer: _Peer, name: Name, inode: int, *, same: bool) -> None:
-        """Note what a worker says of a file, unless another file has taken its place meanwhile."""
+        """Note a worker's verdict on a file, unless another file has replaced it meanwhile."""
         entry = self._entries.get(name)
         if entry is None or peer not in entry.own or entry.fd is None or entry.inode != inode:
             return
@@ -334,7 +334,7 @@ class SpanBroker:
         del self._files[name]
         for each in [*entry.users]:
             if not send(each.connection, [Record(DROP, name)]):
-                self._disconnect(each)  # it would keep the memory
+                self._disconnect(each)  # else it would keep the memory
             elif each not in entry.own:
                 self._forget(each, name)
         entry.users.clear()
@@ -353,13 +353,13 @@ class SpanBroker:
             self._hints[hint_of(name)] += 1
 
     def _forget(self, peer: _Peer, name: Name) -> None:
-        """Note that a worker has a span no longer."""
+        """Note that a worker no longer has a span."""
         if name in peer.spans:
             peer.spans.discard(name)
             self._hints[hint_of(name)] -= 1
 
     def _disconnect(self, peer: _Peer) -> None:
-        """Forget a worker that has ended, that does not read, or that sends nonsense; it goes on without sharing."""
+        """Forget a worker that has ended, does not read, or sends malformed records; it goes on without sharing."""
         fd = peer.connection.fileno()
         if self._peers.pop(fd, None) is None:
             return

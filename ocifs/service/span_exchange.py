@@ -1,4 +1,4 @@
-"""The worker's side of sharing decoded spans: it asks the keeper before it decodes, and gives others what it has.
+"""The worker's side of sharing decoded spans: it asks the keeper before it decodes, and sends its own spans to others.
 
 A file with a span is used only if it is sealed, so its bytes never change. If this worker has decoded the span itself,
 it compares the bytes before it uses the file instead of its own. Every failure means: decode, and do not share.
@@ -83,7 +83,7 @@ class SpanExchange:
         self._lock = threading.Lock()
         self._state = "idle"
         self._is_busy = False
-        """Whether the thread of this object looks at the clock."""
+        """Whether the thread of this object waits with a timeout."""
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def find(self, key: Key, size: int, end: int) -> memoryview | None:
@@ -96,7 +96,7 @@ class SpanExchange:
         answer: SimpleQueue[memoryview | None] = SimpleQueue()
         self._wanted[name] = answer
         try:
-            self._flush()  # it may have been dropped before
+            self._flush()  # send pending notes first: one may say that the span was dropped
             if not send(self._connection, [Record(GET, name, end)]):
                 return None
             found = answer.get(timeout=self._patience)
@@ -156,7 +156,7 @@ class SpanExchange:
         return self._identities[key[0]], key[1]
 
     def _listen(self) -> None:
-        """Handle what the keeper sends, and send it notes, until it ends."""
+        """Handle messages of the keeper, and send it notes, until it ends."""
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
@@ -211,7 +211,7 @@ class SpanExchange:
             self._cache.drop_shared(key)
 
     def _compare(self, name: Name, key: Key, span: Span | None, fd: int, size: int) -> None:
-        """Use the bytes of a file instead of those that this worker has decoded, if they are the same."""
+        """Use the bytes of a file instead of those that this worker has decoded, if they are equal."""
         if span is None or (view := _mapped(fd, size)) is None:
             send(self._connection, [Record(DROPPED, name)])
         elif (same := self._cache.replace(key, span, view)) is not None:

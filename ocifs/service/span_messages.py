@@ -1,6 +1,6 @@
 """Messages about decoded spans between a worker and its keeper: records of fixed size in a packet, at most one file.
 
-A lost message does no harm: either side ignores what does not fit its state, and waits for a short time only.
+A lost message does no harm: each side ignores records that do not fit its state, and waits only for a short time.
 """
 
 import fcntl

@@ -124,7 +124,7 @@ class Worker(NamedTuple):
         """
         job = self.kept.job
         try:
-            runtime = runtime_directory()  # that of the keeper, whatever the namespace has
+            runtime = runtime_directory()  # the keeper's, not one in the namespace
             _enter(namespace, expected)
             job = self._log_to(job, runtime)
             cache = span_cache(job)

@@ -46,7 +46,7 @@ _MIGRATIONS: Final = (
     ) WITHOUT ROWID;
     """,
 )
-"""What brings the schema from version N to N + 1 (`PRAGMA user_version`)."""
+"""Migrations of the schema from version N to N + 1 (`PRAGMA user_version`)."""
 _FULL: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 _PAGES_MAX: Final = 1 << 20
 """Most pages of 4 KiB: no client fills the disk with labels."""
@@ -69,7 +69,7 @@ class Database:
         self._path = printable_path(str(root.path / DATABASE))
         try:
             self._refuse_missing(root)
-            os.close(root.open_file(DATABASE, os.O_RDWR | os.O_CREAT))  # its mode is also that of the log beside it
+            os.close(root.open_file(DATABASE, os.O_RDWR | os.O_CREAT))  # SQLite gives its log the same mode
             self._connection = sqlite3.connect(
                 str(root.path / DATABASE), isolation_level=None, check_same_thread=False, timeout=5
             )
@@ -104,7 +104,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit what is written in the block, or nothing.
+        """Commit all changes of the block, or none.
 
         Raises:
             SnapshotError: The disk is full, or the database is damaged; nothing has changed.

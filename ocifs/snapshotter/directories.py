@@ -3,9 +3,9 @@
     snapshots/ID/fs       the files of the snapshot; an upper directory of overlayfs
     snapshots/ID/work     scratch space of overlayfs, beside an active snapshot
 
-A directory is made in the transaction that adds its snapshot, and removed after the one that removes it. So one without
-a snapshot is left over from a removal, or from an addition that never happened; but one with files and an ID that the
-database has never given belongs to a later database: it is set aside.
+A directory is made in the transaction that adds its snapshot, and removed after the one that removes it. So a directory
+without a snapshot is left over from a removal, or from an addition that was not committed. But one with files and an ID
+that the database has never assigned belongs to a later database, and is set aside.
 """
 
 import contextlib
@@ -93,10 +93,10 @@ class Directories:
                 _log.warning("%s", error)
 
     def check(self, metadata: Metadata) -> None:
-        """Set aside, before the first request, what the database never knew: it may be an old copy.
+        """Set aside directories that the database never knew, before the first request: it may be an old copy.
 
-        A directory whose ID is greater than any that the database has given is removed if it is empty, as an
-        interrupted addition leaves it. Else it becomes `kept-ID`, which nothing removes.
+        A directory whose ID is greater than any that the database has assigned is removed if it is empty, as after an
+        interrupted addition. Otherwise it becomes `kept-ID`, which nothing removes.
 
         Raises:
             StoreError: The snapshots cannot be listed, or renamed.
@@ -142,7 +142,7 @@ def owner_of(path: Path) -> Owner:
 def disk_usage(path: Path) -> tuple[int, int]:
     """Return the bytes on disk and the inodes of a directory and everything in it, each inode once.
 
-    What disappears meanwhile is left out. No symlink is followed.
+    Skip files that disappear meanwhile. Follow no symlink.
     """
     seen: set[tuple[int, int]] = set()
     size = 0

@@ -62,7 +62,7 @@ class Selector(NamedTuple):
 
 
 def parse_filters(filters: Sequence[str]) -> Callable[[Field], bool]:
-    """Return a function that tells whether any of the filters matches, given the fields of an object.
+    """Return a function that returns whether any of the filters matches, given the fields of an object.
 
     Raises:
         SnapshotError: A filter is malformed.
@@ -128,7 +128,7 @@ class _Parser:
         return found[0]
 
     def _unquoted(self, text: str, quote: str) -> str:
-        """Return what a quoted string stands for. Numeric escapes are bytes, as in Go, except those of `u` and `U`."""
+        """Return the value of a quoted string. Numeric escapes are bytes, as in Go, except those of `u` and `U`."""
         parts: list[bytes] = []
         end = 0
         for escape in _ESCAPE.finditer(text):
@@ -155,7 +155,7 @@ class _Parser:
     def _compiled(self, value: str) -> re.Pattern[str]:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of sets that a later Python may read otherwise
+                warnings.simplefilter("ignore")  # about sets whose meaning may change in later Pythons
                 return re.compile(value)
         except (re.error, OverflowError, RecursionError) as error:
             raise self._error(f"malformed regular expression: {error}") from None

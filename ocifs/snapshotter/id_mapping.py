@@ -1,4 +1,4 @@
-"""The labels by which containerd asks for a snapshot in a user namespace (containerd 2, and 1.7 for some clients).
+"""The labels by which containerd requests a snapshot in a user namespace (containerd 2, and 1.7 for some clients).
 
 The writes belong to the mapped root. containerd maps the lower directories itself, by idmapped mounts, when it finds
 the options `uidmap` and `gidmap` on an overlay; the EROFS mounts of ocifs allow that, its FUSE mounts do not.
@@ -26,7 +26,7 @@ class IDMapping(NamedTuple):
     labels: tuple[str, str]
 
     def shift(self, owner: Owner) -> Owner:
-        """Return what an owner in the container is on the host. Raises SnapshotError."""
+        """Return the ID on the host of an owner in the container. Raises SnapshotError."""
         return owner._replace(uid=_outside(self.uids, owner.uid), gid=_outside(self.gids, owner.gid))
 
     def options(self) -> tuple[str, str]:
@@ -35,7 +35,7 @@ class IDMapping(NamedTuple):
 
 
 def id_mapping(labels: Mapping[str, str]) -> IDMapping | None:
-    """Return the mapping that the labels of a snapshot ask for; None: none.
+    """Return the mapping that the labels of a snapshot request; None: none.
 
     Raises:
         SnapshotError: A label is malformed, or one of the two is missing.

@@ -1,7 +1,7 @@
 """CRI's ImageService (v1 and v1alpha2) in front of containerd's, for kubelet's `--image-service-endpoint`.
 
-It forwards every request and answer as bytes, with deadlines, metadata and failures, so it need not know them. It reads
-one thing: the credentials in PullImage, which the keychain keeps while the pull runs, and afterwards if it succeeds.
+It forwards every request and answer as bytes, with deadlines, metadata and failures, so it need not know their types.
+It reads only the credentials in PullImage; the keychain keeps them while the pull runs, and longer if it succeeds.
 """
 
 import logging
@@ -20,7 +20,7 @@ _PULL: Final = "PullImage"
 _THREADS: Final = 128
 """Most requests at once, most of them pulls. Threads are started as they are needed."""
 _DEADLINE_MAX: Final = 366 * 86400.0
-"""Seconds: more than that means none (gRPC has 9e18 where the client sets no deadline)."""
+"""Seconds: a longer deadline means none (gRPC has 9e18 where the client sets none)."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 16 << 20),  # kubelet's limit
     ("grpc.max_send_message_length", 16 << 20),
@@ -41,7 +41,7 @@ class ImageService(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no 
         self._channel.close()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        """Return what handles a method; None for services that it does not forward."""
+        """Return the handler of a method; None for services that it does not forward."""
         _, service, method = handler_call_details.method.split("/", 2)
         if service not in SERVICES:
             return None
@@ -90,7 +90,7 @@ def make_image_server(service: ImageService) -> Callable[[str], grpc.Server]:
 
 
 def _forward(request: bytes, context: grpc.ServicerContext, forward: grpc.UnaryUnaryMultiCallable) -> bytes:
-    """Return containerd's answer, or fail as it does; if the client gives up, so does the request to containerd."""
+    """Return containerd's answer, or fail as it does; cancel the request to containerd if the client gives up."""
     remaining = context.time_remaining()
     deadline = remaining if remaining is not None and remaining < _DEADLINE_MAX else None
     metadata = [(each.key, each.value) for each in context.invocation_metadata() if each.key != "user-agent"]

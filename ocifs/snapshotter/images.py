@@ -2,10 +2,10 @@
 
     images/HEX            the mountpoint of a chain, named by its chain ID
 
-A mount is made during the pull or when it is needed, and ends when no snapshot has its chain, or after a time without
-users; then it is made again on demand. Several requests for one chain share a mount. The mounts outlive this process;
-the mount table says which exist. Mountpoints lie in a directory that only root can enter, because the images' setuid
-files and device nodes have effect in them: containers get them through overlays.
+An image is mounted during the pull or on demand, and unmounted when no snapshot has its chain, or after a time without
+users. Several requests for one chain share a mount. The mounts outlive this process; the mount table says which exist.
+Mountpoints lie in a directory that only root can enter, because the images' setuid files and device nodes have effect
+in them: containers get them through overlays.
 """
 
 import contextlib
@@ -97,7 +97,7 @@ class Images:
             claim = self.claim(chain)
             if claim is None:
                 if self._closed:
-                    raise SnapshotError("UNAVAILABLE", "the snapshotter ends: try again")
+                    raise SnapshotError("UNAVAILABLE", "the snapshotter is shutting down: try again")
                 self._wait(chain)
                 continue
             with self._doing(claim):
@@ -197,7 +197,7 @@ class Images:
     def _mount(self, chain: str, found: FoundImage) -> None:
         path = self.mountpoint(chain)
         self._step("mount")
-        if mount_at(str(path)) is not None:  # its process is gone for good; containers on it fail anyway
+        if mount_at(str(path)) is not None:  # its process has ended for good; containers on it fail anyway
             _log.warning("%s is dead, and is mounted again", printable_path(str(path)))
             unmount(str(path), lazy=True)
         with contextlib.suppress(FileExistsError):
@@ -206,7 +206,7 @@ class Images:
             job = Job.of(image, str(path), self._options)
             try:
                 self._mount_by(job, [] if self._settings.service else [_NO_SERVICE])
-            except OcifsError as error:  # such as of a service of another version
+            except OcifsError as error:  # for example, the service has another version
                 if not self._settings.service:
                     raise
                 _log.warning("the service of ocifs does not mount %s: %s", printable_path(str(path)), error)
@@ -214,7 +214,7 @@ class Images:
 
         self._step("mounted")
         gc.collect()
-        trim_heap()  # merging the tree of an image has taken some
+        trim_heap()  # merging trees leaves much free memory
 
     def _mount_by(self, job: Job, arguments: list[str]) -> None:
         with Mounter(arguments) as mounter:

@@ -1,4 +1,4 @@
-"""The metadata of snapshots, with the rules of containerd (its package snapshots): what may become of a snapshot.
+"""The metadata of snapshots, with containerd's rules for their changes (its package snapshots).
 
 Snapshots form trees. A committed snapshot never changes, except for its labels, and can be a parent; active snapshots
 and views have no children. A *remote* snapshot is a committed one with a chain ID: the layers up to it are those of an
@@ -110,7 +110,7 @@ class Metadata:
         labels: Mapping[str, str],
         make: Callable[[int], None],
     ) -> Snapshot:
-        """Add an active snapshot or a view; `make` makes the directory for its ID before anyone sees it.
+        """Add an active snapshot or a view; `make` makes the directory for its ID before other threads can see it.
 
         Raises:
             SnapshotError: The name is taken; or the parent is missing, or not committed.
@@ -266,7 +266,7 @@ class Metadata:
 
 
 def stands_for(snapshot: Snapshot, chain: str) -> bool:
-    """Whether a committed snapshot has the content of a chain, as far as its name, or a label of its pull, says."""
+    """Whether a committed snapshot has the content of a chain, according to its name or a label of its pull."""
     return snapshot.chain == chain or (
         snapshot.chain is None
         and (snapshot.name.rpartition("/")[2] == chain or snapshot.labels.get("containerd.io/snapshot.ref") == chain)

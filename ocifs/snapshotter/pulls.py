@@ -1,9 +1,10 @@
 """Decide during a pull whether an image is served lazily, and begin to mount it.
 
-containerd asks layer by layer, from the base, and downloads what it is refused. So the first request decides for the
-image: ocifs reads manifest and config, looks up published indexes, and answers all layers alike. The mount goes on in
-the background, so that the first container finds it ready. ocifs fetches and indexes layers without an index within the
-request, up to a size that the operator chooses: containerd then waits with the pull, and not with a container.
+containerd sends a request for each layer, the base first, and downloads the layers that the snapshotter does not have.
+So the first request decides for the image: ocifs reads manifest and config, looks up published indexes, and answers all
+layers alike. The mount goes on in the background, so that the first container finds it ready. ocifs fetches and indexes
+layers without an index within the request, up to a size that the operator chooses: so the pull waits for them, and no
+container does.
 """
 
 import logging
@@ -57,7 +58,7 @@ class _Deciding:
         self.deadline = self.began + _DECISION_SECONDS
 
     def wait(self) -> Plan | None:
-        """Return the plan. Raises TimeoutError at the deadline, which may be put off meanwhile."""
+        """Return the plan. Raises TimeoutError at the deadline, which may be extended meanwhile."""
         while True:
             deadline = self.deadline
             try:

@@ -18,7 +18,7 @@ from ocifs.sources.registry.access import Access
 from ocifs.spec.digest import Digest
 
 TARGET = "containerd.io/snapshot.ref"
-"""Label with the chain ID under which the snapshot shall be committed."""
+"""Label with the chain ID under which the client will commit the snapshot."""
 _CRI = "containerd.io/snapshot/cri."
 _STARGZ = "containerd.io/snapshot/remote/stargz."
 
@@ -67,7 +67,7 @@ def find_requested(
     """Read manifest and config, and look up published indexes; `access` returns the credentials for a reference.
 
     The pull has named the registry, so its indexes are trusted like a tag, unless the operator decides otherwise; the
-    background verification of the mount proves them later.
+    mount verifies them in the background.
 
     Raises:
         OcifsError: As `ocifs.image.opening.find_image`.

@@ -1,6 +1,6 @@
-"""The process of a snapshotter: it opens its directory, listens, keeps house, and ends by SIGTERM.
+"""The process of a snapshotter: it opens its directory, listens, cleans up periodically, and ends on SIGTERM.
 
-One process uses a directory at a time, and one an address; both are locked. The mounts it has made go on when it ends.
+Locks ensure that only one process uses a directory, and only one an address. The mounts outlive the process.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ _ADDRESS_MAX: Final = 107
 _GRACE: Final = 10.0
 """Seconds that requests may take to finish after SIGTERM."""
 _HOUSEKEEPING: Final = 30.0
-"""Most seconds between two looks for idle mounts."""
+"""Maximum seconds between two searches for idle mounts."""
 _MODULES: Final = (
     "ocifs.api.mounting",
     "ocifs.blobs.caching_source",
@@ -60,7 +60,7 @@ _MODULES: Final = (
     "ocifs.service.protocol",
     "ocifs.sources.registry.source",
 )
-"""What the first mount would load otherwise."""
+"""Modules that the first mount would have to import otherwise."""
 _log = logging.getLogger(__name__)
 
 AccessOf = Callable[[Reference], Access]
@@ -104,7 +104,7 @@ def serve(settings: Settings, access: AccessOf | None = None) -> None:
         meter = Meter(snapshots)
         with listening(settings, snapshots, meter.observe), _image_service(settings, keychain):
             gc.freeze()
-            gc.set_threshold(700, 10, 10)  # the command line has all but disabled it
+            gc.set_threshold(700, 10, 10)  # the command line has set it so high that it almost never runs
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stop.set())
             threads = [start(lambda: _keep_house(snapshots, settings, stop)), start(lambda: meter.run(stop))]
@@ -187,7 +187,7 @@ def _logging(settings: Settings) -> Settings:
 
 
 def _open_handler(log: str | None) -> logging.Handler:
-    """Return what writes to a file, or to stderr. Raises OSError."""
+    """Return a handler that writes to a file, or to stderr. Raises OSError."""
     handler = logging.StreamHandler() if log is None else logging.FileHandler(log)
     handler.setFormatter(OneLineFormatter(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
     return handler
@@ -226,7 +226,7 @@ def _start_service(settings: Settings) -> None:
 
 
 def _keep_house(snapshots: Snapshots, settings: Settings, stop: threading.Event) -> None:
-    """Remove what earlier processes left, and unmount idle images now and then."""
+    """Remove leftovers of earlier processes, and periodically unmount idle images."""
     pause = min(_HOUSEKEEPING, settings.idle / 4 or _HOUSEKEEPING)
     try:
         snapshots.cleanup()

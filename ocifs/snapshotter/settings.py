@@ -22,8 +22,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     address: Path = DEFAULT_ADDRESS
     """The Unix socket, of at most 107 bytes."""
     options: Options
-    """How images are opened. `trust_index` None: an index is trusted if it comes from the registry that the pull
-    named, by tag or by digest."""
+    """How images are opened. `trust_index` None: trust an index from the registry that the pull named, by tag or by
+    digest."""
     mounting: MountOptions = MountOptions()
     """How merged mounts are served; device nodes and setuid always have effect, as in any container."""
     idle: float = DEFAULT_IDLE

@@ -1,8 +1,8 @@
-"""The snapshots as containerd asks for them: what each request does to metadata, directories and images.
+"""containerd's requests for snapshots: the effect of each on metadata, directories and images.
 
 A container's file system is one overlay: the writes on top, below them the ordinary snapshots down to the first remote
-one, and the merged mount of that one's image at the bottom. A chain ID names all layers below it, so whatever lies
-below a remote snapshot does not matter. All methods are safe for several threads, and raise SnapshotError.
+one, and the merged mount of that one's image at the bottom. A chain ID names all layers below it, so snapshots below a
+remote one do not matter. All methods are safe for several threads, and raise SnapshotError.
 """
 
 import logging
@@ -24,7 +24,7 @@ from ocifs.snapshotter.status import SnapshotError, already_exists
 
 _INDEX: Final = Path("/sys/module/overlay/parameters/index")
 _REUSE: Final = 20.0
-"""A count of the usage of an active snapshot is reused for as many times as long as it took."""
+"""The usage of an active snapshot is counted again after this many times the duration of the last count."""
 _log = logging.getLogger(__name__)
 
 
@@ -156,7 +156,7 @@ class Snapshots:
 
     def _owner_of(self, parent: Snapshot) -> Owner:
         """Return the owner of the root directory of a snapshot on `parent`: that of the parent's."""
-        if parent.kind != "committed":  # refused by its rule
+        if parent.kind != "committed":  # `Metadata.create` will refuse it
             return Owner()
         if parent.chain is not None:
             return owner_of(self.images.mountpoint(parent.chain))
@@ -185,5 +185,5 @@ class Snapshots:
 
 
 def _overlay_options() -> tuple[str, ...]:
-    """Return the options of every overlay: no index, which would bind an upper directory to one set of lower ones."""
+    """Return the options of every overlay: no index, as it would bind an upper directory to one set of lower ones."""
     return ("index=off",) if os.path.exists(_INDEX) else ()

@@ -1,4 +1,4 @@
-"""The tar stream of a layer, made again from its tar-split file and the directory that the layer was extracted to.
+"""The tar stream of a layer, reassembled from its tar-split file and the directory that it was extracted to.
 
 A table, made once of the tar-split file, says where each piece of the stream is: in the table itself (headers and
 padding) or in a file of the directory. So any range can be read without the pieces before it, and another process gets
@@ -27,7 +27,7 @@ from ocifs.tarsplit.entries import Content, Entry
 _COUNT = struct.Struct("<QQ")  # pieces, bytes before the arrays
 _LENGTH = struct.Struct("<I")
 _FILE = 1 << 63
-"""Set in a place that has the name of a file."""
+"""Bit of a place that marks the name of a file."""
 
 
 def write_table(entries: Iterable[Entry], limits: Limits, write: Callable[[bytes], None]) -> None:

@@ -1,4 +1,4 @@
-"""The stores of podman, buildah and CRI-O (github.com/containers/storage): where they are, and what they list.
+"""The storage of podman, buildah and CRI-O (github.com/containers/storage): where it is, and which images it has.
 
 Sources: containers-storage.conf(5), containers-transports(5), and the files that podman writes. A store is a graph
 root with a driver: `DRIVER-images` and `DRIVER-layers` hold JSON, and `DRIVER` the extracted layers. Podman replaces
@@ -277,7 +277,7 @@ def _checked(layer_or_image: str) -> str:
     """Return an ID, which becomes a part of a path. Raises InvalidImageError for anything else."""
     if not _ID.fullmatch(layer_or_image):
         raise InvalidImageError(
-            f"the store lists the ID '{shown(layer_or_image)}', which is none: pull the image again"
+            f"the store lists the ID '{shown(layer_or_image)}', which is not an ID: pull the image again"
         )
     return layer_or_image
 

@@ -33,7 +33,7 @@ _PIECE = 1 << 20
 
 
 class EngineImage(msgspec.Struct, frozen=True, rename="pascal"):
-    """What the engine says of an image."""
+    """An image, as described by the engine."""
 
     id: str
     repo_tags: tuple[str, ...] | None = None
@@ -65,7 +65,7 @@ class Engine(NamedTuple):
         """
         with self._get(f"/images/{_checked(name)}/json", f"image {shown(name)}", _SECONDS) as response:
             image = decode(_all_of(response, self), EngineImage, f"the engine's answer about {shown(name)}")
-        Digest(image.id)  # it names files in the cache
+        Digest(image.id)  # validates it: it will name files in the cache
         return image
 
     def images(self, repository: str) -> list[EngineImage]:

@@ -1,7 +1,7 @@
 """Open a file of an extracted layer, whose names and symlinks come from an image (openat2(2)).
 
-The kernel resolves the whole path as if the layer's directory were the root: neither `..` nor an absolute symlink
-leaves it, mounts in it are not entered, and a concurrent rename cannot change that.
+The kernel resolves the whole path as if the layer's directory were the root: neither `..` nor an absolute symlink leads
+out of it, no mount in it is entered, and a concurrent rename cannot change that.
 """
 
 import ctypes

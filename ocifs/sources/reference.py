@@ -8,7 +8,7 @@
     dir:DIR[@DIGEST]                         a directory that `skopeo copy … dir:DIR` has written
     http[s]://HOST[:PORT]/PATH[:TAG]  …@DIGEST   an archive on a web server, also after oci-archive: or docker-archive:
     docker-daemon:NAME[:TAG]                 an image of a Docker engine
-    containers-storage:NAME[:TAG]            an image in a store of podman; also after [DRIVER@GRAPHROOT+RUNROOT]
+    containers-storage:NAME[:TAG]            an image in podman's storage; also after [DRIVER@GRAPHROOT+RUNROOT]
     NAME[:TAG][@DIGEST]                      a short name, if registries.conf says what it stands for
     docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]   a registry
 
@@ -35,7 +35,7 @@ from ocifs.spec.document import shown
 LocalTransport = Literal["oci", "oci-archive", "docker-archive", "dir"]
 """Transports of a path; `ocifs.sources.resolve` has an opener for each."""
 NamedTransport = Literal["docker-daemon", "containers-storage"]
-"""Transports of a name in what a program on this machine keeps."""
+"""Transports for images that another program on this machine keeps by name."""
 Transport = LocalTransport | NamedTransport | Literal["docker"]
 
 _TRANSPORT = re.compile(rf"({'|'.join(get_args(LocalTransport))}):(.*)", re.DOTALL)

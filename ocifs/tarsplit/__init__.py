@@ -1,4 +1,5 @@
-"""tar-split: the headers of a tar stream beside its files, from which the exact stream can be made again.
+"""tar-split: the headers of a tar stream beside its files, from which the exact stream can be reassembled.
 
-`entries` has the format, `assembly` makes the stream. The package knows neither layers nor where files are.
+`entries` has the format, `stream` disassembles and reassembles streams. The package knows neither layers nor the places
+of files.
 """

@@ -3,7 +3,7 @@
 The file is gzip of one JSON object per line. A raw entry holds bytes of the tar stream: headers, padding and the end of
 the archive. A content entry stands for the bytes of a file in the extracted layer: its name, size and CRC-64/GO-ISO.
 The format is that of github.com/vbatts/tar-split, `tar/storage/entry.go`, whose reader refuses a second content entry
-with the same name. Files of others are hostile: lines, sizes and the total are bounded before memory is spent.
+with the same name. Files from elsewhere are hostile: lines, sizes and the total are bounded before memory is spent.
 """
 
 import base64

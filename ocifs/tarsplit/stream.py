@@ -1,8 +1,8 @@
-"""Take a tar stream apart into tar-split entries, and make the stream of them again.
+"""Disassemble a tar stream into tar-split entries, and reassemble the stream from them.
 
-The bytes of the listed files become content entries, all others raw entries. So a file that the extracted layer does
-not have as it is in the tar, such as the first of two with the same name, is left out of the list and stays raw: the
-stream can be made again all the same. Nothing here parses tar headers.
+The bytes of the listed files become content entries, all others raw entries. So callers leave a file that the extracted
+layer has not exactly as in the tar, such as the first of two with the same name, out of the list. Its bytes stay raw,
+and the stream can still be reassembled. Nothing here parses tar headers.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -128,7 +128,7 @@ def broken(handler: Handler) -> bool:
 
 
 def cut_off(handler: Handler) -> bool:
-    """End the archive early, as if that were all of it."""
+    """End the archive early, without an error."""
     if not handler.path.endswith("/get"):
         return False
     handler.chunks(handler.engine.images["app:1"][1][:200_000])
@@ -167,7 +167,7 @@ def gone(handler: Handler) -> bool:
 def test_what_goes_wrong(
     engine: Engine, store: Store, answer: Callable[[Handler], bool], error: type[OcifsError], message: str
 ) -> None:
-    """Nothing of it is kept: the next command succeeds."""
+    """The cache keeps none of it: the next command succeeds."""
     engine.answer = answer
     with pytest.raises(error, match=message) as caught:
         read("app:1", store)

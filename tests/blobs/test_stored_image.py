@@ -1,4 +1,4 @@
-"""Images in stores of podman, read in place: the exact tar streams of their layers, and no file of the host."""
+"""Images in podman's storage, read in place: the exact tar streams of their layers, and no file of the host."""
 
 import os
 import random
@@ -168,7 +168,7 @@ def lead_diff_out(store: Path) -> None:
         (
             lambda store: change(store / "overlay-images/images.json", id="../../x"),
             InvalidImageError,
-            "lists the ID '../../x', which is none",
+            "lists the ID '../../x', which is not an ID",
         ),
         (
             lambda store: change(store / "overlay-layers/layers.json", **{"diff-digest": digest(b"")}),

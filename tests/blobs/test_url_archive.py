@@ -188,7 +188,7 @@ def test_what_is_requested_again(registry: Registry, store: Store, act: Act) -> 
         ("~3", NotFoundError, "several images"),
     ],
 )
-def test_what_it_does_not_hold(
+def test_images_that_the_archive_lacks(
     registry: Registry, store: Store, suffix: str, error: type[OcifsError], message: str
 ) -> None:
     url = serve(registry, LAYOUT)
@@ -207,7 +207,7 @@ def test_what_it_does_not_hold(
     ],
     ids=["html", "empty", "another tar", "xz", "truncated"],
 )
-def test_what_is_no_archive(
+def test_files_that_are_no_archive(
     registry: Registry, store: Store, data: bytes, error: type[OcifsError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -225,7 +225,9 @@ def test_what_is_no_archive(
         (status(416), InvalidImageError, "it is shorter now"),
     ],
 )
-def test_answers_that_end_it(registry: Registry, store: Store, act: Act, error: type[OcifsError], message: str) -> None:
+def test_responses_that_end_the_command(
+    registry: Registry, store: Store, act: Act, error: type[OcifsError], message: str
+) -> None:
     url = serve(registry, LAYOUT)
     registry.fault(act, "/a.tar")
     with pytest.raises(error, match=message) as caught:

@@ -22,7 +22,7 @@ _PATIENCE = 10
 
 @contextmanager
 def docker_registry(directory: Path, log: Path | None = None) -> Iterator[str]:
-    """Run a registry that keeps its images below `directory`; give its `HOST:PORT`. Requests are appended to `log`."""
+    """Run a registry that keeps its images below `directory`; yield its `HOST:PORT`. Requests are appended to `log`."""
     for program in ("docker-registry", "skopeo"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is missing")

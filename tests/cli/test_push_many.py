@@ -1,4 +1,4 @@
-"""`ocifs index push` of many images: what is skipped, what fails, and how the exit status tells."""
+"""`ocifs index push` of many images: which it skips, which fail, and the exit status."""
 
 import io
 import json
@@ -164,7 +164,7 @@ def test_an_empty_list(push: Push, tmp_path: Path) -> None:
 
 
 def test_interrupted_and_continued(ocifs: Ocifs, registry: Registry) -> None:
-    """What was finished is skipped, and an unfinished download is resumed."""
+    """push skips finished images, and resumes an unfinished download."""
     large = Layer(tar({"random": os.urandom(3_000_000)}))
     repository = registry.add("app", layout_files(*IMAGES, Image((large,), tag="3.0")))
     registry.fault(slowly(500_000), digest(large.blob), times=1)

@@ -75,12 +75,12 @@ def _parse(words: list[str]) -> None:
     command.parse_args(context, list(words))
 
 
-def test_there_are_some() -> None:
+def test_the_documents_have_manifests() -> None:
     assert len(DOCUMENTS) >= 5
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_it_parses(name: str) -> None:
+def test_every_manifest_parses(name: str) -> None:
     for document in yaml.safe_load_all(DOCUMENTS[name]):
         assert isinstance(document, (dict, list))
         for text in _strings(document):
@@ -89,7 +89,7 @@ def test_it_parses(name: str) -> None:
                     _parse(words)
 
 
-def test_a_wrong_option_is_found() -> None:
+def test_a_wrong_option_is_detected() -> None:
     (words,) = _commands("x && ocifs index push --all-tag docker://x/y | cat")
     with pytest.raises(click.UsageError):
         _parse(words)

@@ -1,4 +1,4 @@
-"""A file that arrives: reads wait for their bytes, and for nothing more."""
+"""A file that arrives: reads wait only for their own bytes."""
 
 import os
 import threading

@@ -35,7 +35,7 @@ def read(layers: list[Layer], built: Built) -> tuple[ReaderAt, PackTable]:
 
 
 def blocks(layers: list[Layer], built: Built) -> list[Range]:
-    """Return what is in a pack, after checking that all of it is right."""
+    """Return the ranges in a pack, after verifying all its bytes."""
     file, table = read(layers, built)
     found = []
     for frame in table.frames:

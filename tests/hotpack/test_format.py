@@ -1,4 +1,4 @@
-"""The bytes of a pack: what is written is read, and what is impossible is refused."""
+"""The bytes of a pack: packs are read as they were written, and impossible values are refused."""
 
 import hashlib
 import struct
@@ -61,7 +61,7 @@ def test_what_is_written_is_read() -> None:
     assert read_table(BytesReader(PACK), STREAMS, 3 * PAGE, head_digest(BytesReader(PACK))) == table
 
 
-def test_a_frame_with_other_bytes_is_none() -> None:
+def test_a_frame_with_other_bytes_is_refused() -> None:
     frame = read_table(BytesReader(PACK), STREAMS, 3 * PAGE).frames[0]
     assert frame.decode(FRAMES[1]) is None
     assert frame.decode(zstandard.compress(DATA[1] + DATA[0])) is None
@@ -83,13 +83,13 @@ def huge(count: int, size: int) -> dict[str, bytes]:
 WRONG: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "it is too short"),
     "a part of its start": (PACK[:20], "it is too short"),
-    "another version": (PACK.replace(b"ocifshp1", b"ocifshp2"), "it is of another version"),
-    "a head that is too large": (PACK[:8] + struct.pack("<I", 1 << 30) + PACK[12:], "its head is another one"),
+    "another version": (PACK.replace(b"ocifshp1", b"ocifshp2"), "it has another version"),
+    "a head that is too large": (PACK[:8] + struct.pack("<I", 1 << 30) + PACK[12:], "its head has another digest"),
     "a damaged head": (PACK[:60] + b"?" + PACK[61:], "its head is damaged"),
     "truncated": (PACK[:-1], "it is truncated"),
     "longer": (PACK + b"\0", "it is truncated"),
-    "another image": (changed(streams=("sha256:base", "sha256:other")), "it is of other layers"),
-    "fewer layers": (changed(streams=("sha256:base",)), "it is of other layers"),
+    "another image": (changed(streams=("sha256:base", "sha256:other")), "it belongs to other layers"),
+    "fewer layers": (changed(streams=("sha256:base",)), "it belongs to other layers"),
     "half a number": (changed(offsets=bytes(25)), "bytes length not a multiple of item size"),
     "missing digests": (changed(digests=bytes(95)), "its columns contradict each other"),
     "missing offsets": (changed(offsets=pack_u64([0, 1])), "its columns contradict each other"),
@@ -108,7 +108,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_impossible_is_refused(name: str) -> None:
+def test_heads_with_impossible_values_are_refused(name: str) -> None:
     data, why = WRONG[name]
     with pytest.raises(InvalidImageError, match=why):
         read_table(BytesReader(data), STREAMS, 64 << 20)
@@ -120,5 +120,5 @@ def test_a_pack_over_its_bound_is_refused() -> None:
 
 
 def test_a_published_pack_has_the_head_that_the_artifact_states() -> None:
-    with pytest.raises(InvalidImageError, match="its head is another one"):
+    with pytest.raises(InvalidImageError, match="its head has another digest"):
         read_table(BytesReader(PACK), STREAMS, 64 << 20, bytes(32))

@@ -95,7 +95,7 @@ def test_a_damaged_pack_is_not_used_any_more(layers: list[Layer], data: bytes) -
     assert pack.pieces_at_hand(1, 8 * KIB, 9 * KIB) == []
 
 
-def test_what_is_no_pack_is_not_used(layers: list[Layer], data: bytes) -> None:
+def test_a_file_that_is_no_pack_is_not_used(layers: list[Layer], data: bytes) -> None:
     for wrong in (b"", data[:-1], data[:1000], bytes(len(data))):
         pack = HotPack(lambda wrong=wrong: opened(layers, wrong), verified=True)  # type: ignore[misc]
         assert pack.views(0, 1, 0) is None

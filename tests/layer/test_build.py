@@ -142,7 +142,7 @@ def passes_of_children() -> set[str]:
     ("low_memory", "quick", "expected"),
     [(False, False, "RapidgzipPass"), (True, False, "BlockPass"), (False, True, "QuickPass")],
 )
-def test_low_memory_and_hurry_go_without_rapidgzip(
+def test_low_memory_and_quick_passes_do_not_use_rapidgzip(
     write: Write, *, low_memory: bool, quick: bool, expected: str
 ) -> None:
     if not rapid.rapidgzip_is_installed():

@@ -1,4 +1,4 @@
-"""The memory for spans is bounded, no view of a span ever changes, and what is no longer read is used again."""
+"""The memory for spans is bounded, no view of a span ever changes, and slots without readers are reused."""
 
 import random
 import threading

@@ -1,4 +1,4 @@
-"""Indexes that were built in a hurry are trimmed in the cache, once, and stay as right as they were."""
+"""Indexes of the quick pass are trimmed in the cache, once, and still yield the same bytes."""
 
 import os
 import random
@@ -39,7 +39,7 @@ def blob(tmp_path: Path) -> Iterator[FileReader]:
 
 @pytest.fixture
 def store(tmp_path: Path, blob: FileReader) -> Store:
-    """A store with an index whose windows are to be trimmed."""
+    """A store with an index whose windows are not trimmed yet."""
     found = Store(tmp_path / "cache")
     layer = LayerBlob(DIGEST, DiffID(Digest(images.digest(TAR))), blob)
     index = open_layer_index(layer, found, Limits(), lambda message: None, lambda layer, done, total: None)

@@ -1,4 +1,4 @@
-"""Recordings are saved in the cache, and a later start uses them: right bytes, whatever has become of the pack.
+"""Recordings are saved in the cache, and a later start uses them: right bytes, even if the pack is damaged.
 
 The blob is overwritten in between, so that what the pack lacks cannot be read.
 """
@@ -51,7 +51,7 @@ def opened(layout: Path, store: Store) -> Iterator[tuple[Image, Handoff]]:
 def record(
     layout: Path, store: Store, *found: tuple[int, int, int], limit: int = MIB, is_scan: bool = False
 ) -> PackRecord:
-    """Save reads as a process of its own would."""
+    """Save reads as the pack builder does in its process."""
     with opened(layout, store) as (image, handoff):
         bases = image.rootfs.served.bases
         name = pack_name(image.layers)

@@ -1,4 +1,4 @@
-"""What is decoded ahead of a reader: ever more while it is sequential; the next span while a processor is idle."""
+"""Decoding ahead of a reader: more and more while it is sequential; the next span while a processor is idle."""
 
 import os
 import random

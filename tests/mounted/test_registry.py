@@ -140,7 +140,7 @@ def test_the_rest_is_fetched_and_proven_in_the_background(
 
 
 def read_last(mountpoint: Path) -> None:
-    """Read some of the last file, without readahead."""
+    """Read a part of the last file, without readahead."""
     with (mountpoint / "last").open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         assert file.read(200_000) == LAST[:200_000]
@@ -203,7 +203,7 @@ def test_a_published_pack_that_lied_is_refuted(ocifs: Ocifs, registry: Registry,
         with (mnt / "middle").open("rb") as file, pytest.raises(OSError, match="Input/output error") as caught:
             file.read(1)
         assert caught.value.errno == errno.EIO
-    assert "are others than in the layer" in ocifs.log.read_text()
+    assert "differ from those of layer" in ocifs.log.read_text()
     assert "pack1" not in ocifs.output("cache", "ls")
 
 

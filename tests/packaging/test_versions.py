@@ -1,4 +1,4 @@
-"""Other versions of Python, as far as this machine has them: all modules compile there without a warning.
+"""Other installed versions of Python: all modules compile there without a warning.
 
 `scripts/versions` runs tests with them.
 """

@@ -35,7 +35,7 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
-"""What podman needs on machines without systemd, and inside containers."""
+"""Settings that podman needs on machines without systemd, and inside containers."""
 
 PROGRAMS = image_of_programs()
 LOWER = Layer(
@@ -71,7 +71,7 @@ APP = Image((PROGRAMS.layers[0], LOWER, UPPER), config=PROGRAMS.config)
 
 
 def with_layer(layer: Layer) -> Image:
-    """Return `APP` with a layer more."""
+    """Return `APP` with one more layer."""
     return Image((*APP.layers, layer), config=PROGRAMS.config)
 
 
@@ -107,7 +107,7 @@ class Podman:
         )
 
     def output(self, *arguments: str | Path) -> str:
-        """Return what it prints; it must do well."""
+        """Return its output; it must succeed."""
         ran = self.run(*arguments)
         assert ran.returncode == 0, ran
         return ran.stdout
@@ -121,7 +121,7 @@ class Podman:
         return replace(self, become=("unshare", "--mount", "sh", "-c", f'{bind} && exec "$@"', "sh"))
 
     def sh(self, image: str, script: str, *options: str) -> str:
-        """Return what a script prints in a new container of an image."""
+        """Return the output of a script in a new container of an image."""
         return self.output("run", "--rm", *options, image, "/bin/sh", "-c", script)
 
     def layers(self) -> set[str]:
@@ -130,7 +130,7 @@ class Podman:
         return {name for name in os.listdir(directory) if len(name) == 64} if directory.exists() else set()
 
     def clear(self) -> None:
-        """Remove everything that it has made."""
+        """Remove all its containers and images."""
         self.run("rm", "--all", "--force", "--time", "0")
         for mount in reversed(mount_table()):
             if mount.mountpoint.startswith(f"{self.home}/"):
@@ -149,7 +149,7 @@ def podman_with(store: Path, home: Path, become: tuple[str, ...]) -> Iterator[Po
 
 @pytest.fixture(scope="session", autouse=True)
 def _podman(root: None, fuse: None) -> None:
-    """Skip all without podman or what it needs."""
+    """Skip all tests on machines without podman or its requirements."""
     if missing := [name for name in ("podman", "runc") if shutil.which(name) is None]:
         pytest.skip(f"missing: {', '.join(missing)}")
 

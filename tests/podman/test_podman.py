@@ -1,4 +1,4 @@
-"""podman runs images of a store: what it does with images that it has pulled, it does with these."""
+"""podman runs images of a store, and can do with them whatever it can do with pulled images."""
 
 import gzip
 import json
@@ -206,7 +206,7 @@ def add_lazily(ocifs: Ocifs, store: Path, image: str) -> dict[str, object]:
 def test_a_lazy_image_runs_and_only_verified_layers_serve_others(
     podman: Podman, ocifs: Ocifs, store: Path, registry: Registry, tmp_path: Path
 ) -> None:
-    """A registry says in a TOC that a layer of others has other content: only its own image may show that."""
+    """A registry publishes a false TOC for a layer of other images: only its own image may show that content."""
 
     def lie(toc: dict[str, object]) -> None:
         (entry,) = [each for each in toc["entries"] if each["name"] == "srv/kept"]  # type: ignore[attr-defined]

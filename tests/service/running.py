@@ -85,7 +85,7 @@ class Service:
         return int(self.ocifs.output("service", "status").splitlines()[0].rpartition(" ")[2])
 
     def state(self) -> Pong:
-        """Return what it says of itself, without starting a process for it."""
+        """Return its status, without starting a process for it."""
         with mock.patch.dict(os.environ, XDG_RUNTIME_DIR=str(self.ocifs.runtime)):
             return starting.ping()
 

@@ -1,4 +1,4 @@
-"""Commands that the service runs for the caller: nothing differs but the time."""
+"""Served commands: they differ from the caller's only in the time they take."""
 
 import fcntl
 import os
@@ -34,12 +34,12 @@ by = int(os.environ["BY"])
 atexit.register(lambda: os.write(by, b"itself" if "click" in sys.modules else b"service"))
 main()
 """
-"""Tells on the descriptor BY what has run the command: a command that the service runs needs no click."""
+"""Reports on the descriptor BY which process ran the command: the caller of a served command imports no click."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command did."""
+    """The outcome of a command."""
 
     by: str
     code: int
@@ -75,7 +75,7 @@ class Caller:
         return self.run(*arguments, **variables), self.run(*arguments, OCIFS_NO_SERVICE="1", **variables)
 
     def does_the_same(self, *arguments: Argument, **variables: str) -> bool:
-        """Whether a command does well with the service and without, and prints the same."""
+        """Whether a command succeeds with the service and without, with the same output."""
         served, itself = self.both(*arguments, **variables)
         assert (served.by, served.code, itself.by) == ("service", 0, "itself")
         return replace(served, by="itself") == itself
@@ -126,7 +126,7 @@ def caller(service: Service) -> Caller:
     return found
 
 
-def test_commands_that_succeed_are_the_services(caller: Caller, image: Path) -> None:
+def test_the_service_runs_commands_that_succeed(caller: Caller, image: Path) -> None:
     mountpoint = caller.ocifs.mountpoint()
     relative = os.path.relpath(mountpoint, caller.ocifs.home)
     assert caller.run("mount", "-v", image, relative) == Ran("service", 0, "", "ocifs: mounted by the erofs engine\n")
@@ -145,7 +145,7 @@ def test_commands_that_succeed_are_the_services(caller: Caller, image: Path) -> 
     assert caller.ocifs.mounts() == []
 
 
-def test_commands_that_fail_are_the_callers(caller: Caller, image: Path) -> None:
+def test_the_caller_runs_commands_that_fail(caller: Caller, image: Path) -> None:
     full = caller.ocifs.home / "full"
     full.mkdir()
     (full / "file").touch()
@@ -189,7 +189,7 @@ def test_commands_that_fail_are_the_callers(caller: Caller, image: Path) -> None
         {"OCIFS_CACHE_DIR": "empty"},
     ],
 )
-def test_what_another_python_or_a_cold_cache_does_is_the_callers(
+def test_the_caller_runs_commands_of_another_python_and_with_a_cold_cache(
     caller: Caller, image: Path, variables: dict[str, str]
 ) -> None:
     mountpoint = caller.ocifs.mountpoint()
@@ -197,7 +197,7 @@ def test_what_another_python_or_a_cold_cache_does_is_the_callers(
     caller.ocifs.clear(mountpoint)
 
 
-def test_environment_and_umask_are_the_callers(caller: Caller, image: Path) -> None:
+def test_a_served_command_has_the_callers_environment_and_umask(caller: Caller, image: Path) -> None:
     runtime = caller.ocifs.runtime / "ocifs"
     with_log = caller.ocifs.home / "own.log"
     shell = ("sh", "-c", 'umask 027; exec "$@"', "sh")
@@ -213,7 +213,7 @@ def test_environment_and_umask_are_the_callers(caller: Caller, image: Path) -> N
     caller.ocifs.output("umount", mountpoint)
 
 
-def test_a_terminal_is_the_callers(caller: Caller, image: Path) -> None:
+def test_a_served_command_has_the_callers_terminal(caller: Caller, image: Path) -> None:
     def shown(never: str) -> bytes:
         outer, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 70, 0, 0))
@@ -315,7 +315,7 @@ def test_without_the_process_for_commands_they_run_themselves(service: Service, 
     "message",
     [b"", b"x" * 100, struct.pack("<II", 1 << 30, 0), struct.pack("<II", 4, 0) + b"\xff" * 4],
 )
-def test_garbage_gets_no_command(caller: Caller, message: bytes) -> None:
+def test_malformed_requests_run_no_command(caller: Caller, message: bytes) -> None:
     fd = os.open(caller.ocifs.runtime / "ocifs", os.O_PATH)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(20)
@@ -374,7 +374,7 @@ def container(caller: Caller, programs: Path, runc: None) -> Caller:
     return caller
 
 
-def test_containers_are_the_callers(container: Caller, programs: Path) -> None:
+def test_containers_are_children_of_the_caller(container: Caller, programs: Path) -> None:
     command: list[Argument] = ["--env", "A", programs, "sh", "-c", "echo $A; cat; echo error >&2; exit 7"]
     for rootfs in ("mount", "overlay", "tmpfs"):
         served, itself = container.both("run", "-i", "--rootfs", rootfs, *command, A="b")

@@ -21,7 +21,7 @@ from tests.waiting import wait_for
 
 _MOUNTS = 2
 _MESSAGES = ["request", "head", *["mount"] * _MOUNTS, "taken"]
-"""Of a handover: the first and the last one are the successor's."""
+"""Messages of a handover: the successor sends the first and the last one."""
 STEPS = [(step, victim) for step in range(len(_MESSAGES) + 1) for victim in ("old", "new")]
 
 

@@ -61,7 +61,7 @@ def mounted(command: Ocifs, large: Path) -> Iterator[tuple[Service, list[Path]]]
 
 @contextmanager
 def readers(mountpoints: list[Path], contents: Path, stop: Path) -> Iterator[None]:
-    """Run the readers of the mounts meanwhile; each must have read, and have nothing to complain of."""
+    """Run the readers of the mounts meanwhile; each must have read, without an error."""
     processes = [
         subprocess.Popen(
             [sys.executable, load.__file__, kind, mountpoints[number % 2], contents, stop],

@@ -135,7 +135,7 @@ def keeper(capacity: int = 64 << 20) -> Iterator[Keeper]:
 
 
 class Mount:
-    """A worker's cache of one layer with `SPANS` spans, and its share in others."""
+    """A worker's cache of one layer with `SPANS` spans, and its exchange with other workers."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class Mount:
         return span is not None and span.is_shared
 
     def end(self) -> None:
-        """Die: its connection is all that the keeper sees of it."""
+        """Die: the keeper only notices the end of its connection."""
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
         if not self.exchange._identities:
@@ -306,7 +306,7 @@ def test_wrong_bytes_of_another_image_are_noticed_and_never_served(caplog: pytes
     caplog.clear()
 
 
-def test_what_a_mount_has_compared_says_nothing_of_a_later_file() -> None:
+def test_a_comparison_does_not_count_for_a_later_file() -> None:
     name = bytes(16), 1
     with keeper() as running:
         hostile, honest, third = (running.connect(image) for image in ("hostile", "image", "image"))
@@ -324,7 +324,7 @@ def test_what_a_mount_has_compared_says_nothing_of_a_later_file() -> None:
         assert next_kinds(honest) == [OFFER]
         send(honest, [Record(SAME, name, os.fstat(compared).st_ino)])
         send(third, [Record(GET, name, SIZE)])
-        assert next_kinds(honest) == [PUBLISH]  # not the file that nobody has compared
+        assert next_kinds(honest) == [PUBLISH]  # not the file that no worker has compared
         put(honest, name, span_bytes(1))
         (found,), fd = receive(third)
         assert found == Record(SPAN, name, SIZE)
@@ -351,7 +351,7 @@ def put(connection: socket.socket, name: tuple[bytes, int], data: bytes) -> None
     os.close(fd)
 
 
-def test_a_reader_who_waits_does_not_get_what_is_to_be_compared() -> None:
+def test_a_waiting_reader_does_not_get_a_span_that_must_be_compared() -> None:
     with keeper() as running:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         hints = os.memfd_create("hints")
@@ -404,7 +404,7 @@ def test_a_shared_span_cannot_be_changed_by_any_process() -> None:
     [b"x", bytes(29 * 200), b"\xff" * 29, Record(HAVE, (bytes(16), 1), 1 << 60)],
     ids=["half a record", "too many", "an unknown kind", "too large"],
 )
-def test_a_worker_that_sends_nonsense_goes_on_alone(packet: bytes | Record) -> None:
+def test_a_worker_that_sends_malformed_messages_goes_on_alone(packet: bytes | Record) -> None:
     with keeper() as running:
         mount = Mount(running)
         mount.read(1)
@@ -488,7 +488,7 @@ ACTIONS = st.lists(
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ACTIONS)
-def test_whatever_mounts_do_they_read_the_right_bytes_and_nothing_is_left(
+def test_random_sequences_read_the_right_bytes_and_leave_nothing(
     actions: list[tuple[str, int, int, int]],
 ) -> None:
     """The model: each read returns the bytes of the span."""

@@ -1,4 +1,4 @@
-"""A podman store is a mount like any other: the service keeps it, and a new tree takes the place of the old one."""
+"""A podman store is a mount like any other: the service keeps it, and a new tree replaces the old one."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tests.waiting import wait_for
 
 
 def mounted(command: Ocifs) -> ListedMount:
-    """Return the mount of the store, but not what it took the place of."""
+    """Return the mount of the store, but not those that it replaced."""
     with mock.patch.dict(os.environ, XDG_RUNTIME_DIR=str(command.runtime)):
         (found,) = [each for each in list_mounts() if each.pid and each.state != "elsewhere"]
     return found

@@ -111,7 +111,7 @@ def machine(tmp_path: Path, root: None, erofs: None) -> Iterator[Path]:
         yield found
 
 
-def test_mounts_outlive_workers_keepers_and_what_systemctl_does(machine: Path, tmp_path: Path) -> None:
+def test_mounts_outlive_workers_keepers_and_systemctl_commands(machine: Path, tmp_path: Path) -> None:
     content = random.Random(1).randbytes(8 << 20)
     image = write_layout(tmp_path / "image", Image(layers=(Layer(tar([file(b"big", content)])),)))
     programs = write_layout(tmp_path / "programs", image_of_programs())

@@ -1,4 +1,4 @@
-"""A client of a snapshotter, as containerd is one, and a snapshotter in the process of the test."""
+"""A client of a snapshotter, like containerd, and a snapshotter in the process of the test."""
 
 import subprocess
 import sys

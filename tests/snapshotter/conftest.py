@@ -1,4 +1,4 @@
-"""A service of ocifs for the snapshotters in the processes of the tests: its mounts cost no start of Python."""
+"""A service of ocifs for the snapshotters in the processes of the tests: its mounts need no start of Python."""
 
 from collections.abc import Iterator
 

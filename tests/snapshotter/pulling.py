@@ -99,7 +99,7 @@ class Containerd:
     """The snapshotter's name of each committed snapshot, by chain ID."""
 
     def pull(self, published: Published, labels: Labels = cri_labels) -> list[str]:
-        """Pull; return what became of each layer: `known`, `lazy` or `unpacked`."""
+        """Pull; return for each layer whether it is `known`, `lazy` or `unpacked`."""
         return [self._layer(published, number, labels) for number in range(len(published.layers))]
 
     def _layer(self, published: Published, number: int, labels: Labels) -> str:

@@ -1,4 +1,4 @@
-"""The rules of containerd for every snapshotter, after the behaviours that its own suite in Go checks."""
+"""containerd's rules for every snapshotter, with the cases of its own test suite in Go."""
 
 import os
 import subprocess

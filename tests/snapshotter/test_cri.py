@@ -48,7 +48,7 @@ def programs() -> bytes:
 
 
 def python(programs: bytes) -> Image:
-    """Return an image with Python, and large files that nobody reads in front of it and above it."""
+    """Return an image with Python, and large files that no program reads in front of it and above it."""
     ballast = [file(b"./ballast%d" % number, os.urandom(_BALLAST // 2)) for number in range(2)]
     return Image((Layer(tar([ballast[0], programs])), Layer(tar([ballast[1]]))), tag="1")
 
@@ -133,7 +133,7 @@ def node(
 
 
 def test_a_pod_runs_lazily_with_the_credentials_of_the_pull(node: Node) -> None:
-    """Python prints before its image is there. containerd asks for no layer, and the log has no secret."""
+    """Python prints before its image is downloaded. containerd requests no layer, and the log has no secret."""
     image = f"{node.registry.host}/app:1"
     with pytest.raises(grpc.RpcError, match=r"401|authorization failed|pull access denied"):
         node.cri.pull(image)

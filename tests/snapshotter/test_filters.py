@@ -1,4 +1,4 @@
-"""containerd's filters: what its clients send, the grammar, and inputs that have nothing of it."""
+"""containerd's filters: those of its clients, the grammar, and arbitrary text."""
 
 import contextlib
 

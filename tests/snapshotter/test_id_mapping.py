@@ -1,4 +1,4 @@
-"""Snapshots in a user namespace, as containerd 2 asks for them: it maps the lower directories itself."""
+"""Snapshots in a user namespace, as containerd 2 requests them: it maps the lower directories itself."""
 
 import os
 from pathlib import Path

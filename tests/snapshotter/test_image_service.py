@@ -25,7 +25,7 @@ V1, V1ALPHA2 = "/runtime.v1.ImageService", "/runtime.v1alpha2.ImageService"
 
 @dataclass
 class Containerd(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no types
-    """An image service that answers what a test says, and notes what it was asked."""
+    """An image service with the answers of a test, which notes the requests."""
 
     keychain: Keychain
     asked: list[tuple[str, bytes, dict[str, str], float | None]] = field(default_factory=list)
@@ -140,7 +140,7 @@ def test_a_client_that_gives_up(world: World) -> None:
     assert cancelled.wait(30)
 
 
-def test_containerd_is_away(world: World) -> None:
+def test_containerd_does_not_run(world: World) -> None:
     world.server.stop(0).wait()
     with pytest.raises(grpc.RpcError) as failed:
         world.call(f"{V1}/ListImages")
@@ -181,7 +181,7 @@ def test_a_pull_without_credentials_that_succeeds_removes_them(world: World) -> 
 @pytest.mark.parametrize(
     "request_", [b"\xff\xff", b"", PullImageRequest(image=ImageSpec(image="A B")).SerializeToString()]
 )
-def test_odd_requests_are_containerds_concern(world: World, request_: bytes) -> None:
+def test_odd_requests_are_forwarded_unchanged(world: World, request_: bytes) -> None:
     assert world.call(f"{V1}/PullImage", request_) == b"answer"
     assert world.containerd.asked[0][1] == request_
 
@@ -202,7 +202,7 @@ def test_many_at_once(world: World) -> None:
     assert len(world.containerd.asked) == count
 
 
-def test_the_socket_is_roots(world: World, tmp_path: Path) -> None:
+def test_only_root_can_use_the_socket(world: World, tmp_path: Path) -> None:
     path = tmp_path / "run/cri.sock"
     assert path.stat().st_mode & 0o777 == 0o600
     (tmp_path / "run/file").write_text("")

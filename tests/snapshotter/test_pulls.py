@@ -1,4 +1,4 @@
-"""Pulls: which images are served lazily, from which snapshots, and with what a container sees."""
+"""Pulls: which images are served lazily, from which snapshots, and which files a container sees."""
 
 import os
 import signal
@@ -343,7 +343,7 @@ def test_a_dead_mount_is_made_again(registry: Registry, start: Start, tmp_path: 
             assert shown(another) == MERGED
 
 
-def test_a_kill_at_each_step_of_a_mount_is_made_up_for(registry: Registry, tmp_path: Path, service: None) -> None:
+def test_a_kill_at_each_step_of_a_mount_is_repaired(registry: Registry, tmp_path: Path, service: None) -> None:
     options = Options(store=Store(tmp_path / "cache"), access=_HASTY)
     image = publish(registry, "app", IMAGE)
     with running(tmp_path, options, settings={"service": True}) as snapshotter:
@@ -372,7 +372,7 @@ def test_a_kill_at_each_step_of_a_mount_is_made_up_for(registry: Registry, tmp_p
     assert 10 < steps < 29
 
 
-def test_the_same_image_pulled_by_many_at_once_is_one_decision_and_one_mount(
+def test_concurrent_pulls_of_an_image_share_one_decision_and_one_mount(
     registry: Registry, start: Start, tmp_path: Path
 ) -> None:
     snapshotter = start()

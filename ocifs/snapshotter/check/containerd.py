@@ -21,7 +21,7 @@ _CONFIGURE: Final = "see docs/kubernetes.md"
 
 
 class Expected(NamedTuple):
-    """What containerd should be configured for."""
+    """The settings that containerd should have."""
 
     name: str
     """Of the snapshotter, such as `ocifs`."""
@@ -58,7 +58,7 @@ def check_containerd(config: ContainerdConfig, path: Path, expected: Expected) -
         yield level(
             "CRI",
             "its plugin is disabled in containerd",
-            "remove cri from disabled_plugins, if Pods shall run here",
+            "if Pods run here, remove cri from disabled_plugins",
         )
 
 
@@ -113,7 +113,7 @@ def _cri(config: ContainerdConfig, expected: Expected) -> Iterator[Finding]:
             yield warning(
                 "CRI",
                 f"Pods of the runtime {shown(name, 60)} use snapshotter '{shown(str(other), 60)}'",
-                "remove it from the section of the runtime, if they shall use ocifs",
+                "to let them use ocifs, remove it from the section of the runtime",
             )
 
 
@@ -195,7 +195,7 @@ def _registries(config: ContainerdConfig, expected: Expected) -> Iterator[Findin
 
 
 def plugin_exports(plugin: dict[str, Any]) -> dict[str, Any]:
-    """Return what a proxy plugin exports."""
+    """Return the exports of a proxy plugin."""
     exports = plugin.get("exports")
     return exports if isinstance(exports, dict) else {}
 
@@ -218,5 +218,5 @@ def check_docker(document: object, expected: Expected) -> Iterator[Finding]:
         yield warning(
             "Docker",
             f"uses containerd's image store with snapshotter '{shown(str(driver or 'overlayfs'), 60)}'",
-            f'write "storage-driver": "{expected.name}" in daemon.json, if its containers shall use ocifs',
+            f'write "storage-driver": "{expected.name}" in daemon.json to let its containers use ocifs',
         )

@@ -1,4 +1,4 @@
-"""A finding: what was looked at, what was found, and what to do."""
+"""A finding: its subject, the result, and advice."""
 
 from typing import Literal
 

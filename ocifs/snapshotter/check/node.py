@@ -1,4 +1,4 @@
-"""Diagnose a node: find containerd, the kubelet and the snapshotter, and judge what they are configured for.
+"""Diagnose a node: find containerd, the kubelet and the snapshotter, and judge their configuration.
 
 Files are read below a root directory, which tests replace; processes and sockets are those of this machine.
 """
@@ -60,7 +60,7 @@ def running_processes() -> list[Process]:
 
 
 class Node:
-    """What is installed and runs on a node."""
+    """The programs that are installed and run on a node."""
 
     def __init__(self, root: Path = Path("/"), processes: Sequence[Process] = (), config: Path | None = None) -> None:
         """`config` is containerd's configuration file; None: that of the running containerd, or the default one."""
@@ -216,7 +216,7 @@ class Node:
 
 
 def _asked_version(socket: str) -> str:
-    """Return what containerd's version service answers; "" without an answer."""
+    """Return the answer of containerd's version service; "" without one."""
     try:
         from ocifs.snapshotter.check.sockets import containerd_version
 
@@ -272,7 +272,7 @@ def _hosts(directory: Path) -> Iterator[Finding]:
             host_endpoints(directory, f"{registry}/image")
             unknown = unknown_fields(directory / name)
         except OcifsError as failure:
-            yield error("hosts.toml", str(failure), "repair it: images of that registry are not served")
+            yield error("hosts.toml", str(failure), "correct it: until then ocifs serves no images of that registry")
             continue
         if unknown:
             keys = ", ".join(shown(each, 40) for each in unknown[:5])
@@ -282,7 +282,7 @@ def _hosts(directory: Path) -> Iterator[Finding]:
 
 
 def _registry(image: str, options: Options) -> Finding:
-    """Return what would happen if this image were pulled."""
+    """Return whether a pull of this image would be lazy."""
     from ocifs.snapshotter.requested_image import find_requested
     from ocifs.sources.reference import parse_reference
 

@@ -35,9 +35,9 @@ class RemoteBlob:
         self.digest = digest
         self.size = size
         self._offset = 0
-        """Where the blob begins in what the URL names."""
+        """Where the blob begins in the file at the URL."""
         self._whole = size
-        """Bytes of all that the URL names."""
+        """Bytes of the file at the URL."""
         self._sessions = list(sessions)
         self._path = path
         self._headers: Mapping[str, str] = {} if accept is None else {"Accept": accept}

@@ -49,11 +49,11 @@ class Certificates(msgspec.Struct, frozen=True):
 
 
 CAPABILITIES = frozenset(("pull", "resolve", "push"))
-"""What an endpoint may be used for: to fetch by digest, to learn the digest of a tag, to write."""
+"""The permitted uses of an endpoint: to fetch by digest, to resolve tags, to write."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What containerd's hosts.toml can say about an endpoint."""
+    """The settings of an endpoint in containerd's hosts.toml."""
 
     root: str = "/v2"
     """Path in front of the repository."""
@@ -63,7 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The registry whose images a mirror has, sent as the parameter `ns`; empty: the endpoint is that registry."""
     capabilities: frozenset[str] = CAPABILITIES
     headers: tuple[tuple[str, str], ...] = ()
-    """Sent with each request to the endpoint, not to where it redirects."""
+    """Headers of each request to the endpoint, but not to the targets of its redirects."""
     connect: float | None = None
     """Seconds in which a connection must succeed; None: those of `Timeouts`."""
     proxy: str = ""
@@ -75,7 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """What a web server says of one version of a file."""
+    """The version of a file, as described by the web server."""
 
     size: int | None
     """Bytes, if the server states them."""

@@ -79,7 +79,7 @@ class Session:
 
     @property
     def settings(self) -> Settings:
-        """What the configuration says about the endpoint."""
+        """The settings of the endpoint."""
         return self._peer.settings
 
     @property

@@ -201,7 +201,7 @@ def open_registry(reference: Reference, access: Access, limits: Limits = DEFAULT
         NotFoundError: It is a short name that the configuration does not resolve.
         OcifsError: It is blocked, or a configuration file is malformed.
     """
-    for_mirrors = msgspec.structs.replace(access, credentials=None, provided=None)  # they are not for mirrors
+    for_mirrors = msgspec.structs.replace(access, credentials=None, provided=None)  # mirrors get none
     return RegistrySource(
         [
             open_session(endpoint, for_mirrors if endpoint.is_mirror else access)

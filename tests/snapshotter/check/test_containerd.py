@@ -1,4 +1,4 @@
-"""What is found in literal configurations of containerd 1.6 to 2.x, of k3s and of Docker."""
+"""Findings about literal configurations of containerd 1.6 to 2.x, of k3s and of Docker."""
 
 import json
 import tomllib
@@ -70,7 +70,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("version", "text", "expected"), GOOD)
-def test_good_ones(version: tuple[int, int], text: str, expected: list[str]) -> None:
+def test_configurations_without_errors(version: tuple[int, int], text: str, expected: list[str]) -> None:
     assert found(text, version) == expected
 
 
@@ -114,7 +114,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("version", "text", "expected"), BAD)
-def test_bad_ones(version: tuple[int, int], text: str, expected: str) -> None:
+def test_configurations_with_errors(version: tuple[int, int], text: str, expected: str) -> None:
     messages = found(text, version)
     assert any(expected in each for each in messages), messages
 

@@ -1,4 +1,4 @@
-"""What is found on a node: files below another root, processes from literals, and this machine's sockets."""
+"""Findings about a node: files below another root, literal processes, and this machine's sockets."""
 
 import json
 import os
@@ -20,7 +20,7 @@ RELEASE = "6.12.1-test"
 
 @pytest.fixture
 def node(tmp_path: Path) -> Path:
-    """A directory with what a good node has."""
+    """A directory with the files of a correctly configured node."""
     for path, text in {
         "proc/sys/kernel/osrelease": f"{RELEASE}\n",
         "proc/filesystems": "nodev\toverlay\nnodev\tfuse\n\terofs\n",
@@ -36,7 +36,7 @@ def kernel(node: Path) -> list[str]:
     return [f"{each.level} {each.message}" for each in Node(node).kernel()]
 
 
-def test_a_kernel_that_can_all(node: Path) -> None:
+def test_a_kernel_that_supports_everything(node: Path) -> None:
     assert kernel(node) == [f"ok Linux {RELEASE} can mount EROFS from a file"]
 
 

@@ -36,7 +36,7 @@ def write(hosts: Path, registry: str, text: str) -> Path:
 
 
 def shown(endpoint: Endpoint) -> str:
-    """Return what a request to it looks like, and what it may be used for."""
+    """Return the form of a request to it, and its capabilities."""
     settings = endpoint.settings
     scheme = "http" if settings.http_only else "http(s)" if endpoint.insecure else "https"
     ns = f"?ns={settings.namespace}" if settings.namespace else ""
