@@ -101,10 +101,10 @@ def add(
             tree = store_tree(everything, options, before.own, closing)
             write_members(at, added, tree, tar_split=_has_checksums() if tar_split is None else tar_split)
             mount_store(at, tree, serving(mounting, before.own, survive=survive), before.own, len(after.images))
-            at.write(after)
         except BaseException:
             at.remove_unused(before)
             raise
+        at.write(after)
     for member in added:
         record = next(each for each in after.images if each.id == member.new.record.id)
         click.echo(f"{record.id} {' '.join(record.names)}")

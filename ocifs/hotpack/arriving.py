@@ -25,9 +25,9 @@ class ArrivingFile(FileReader):
                 self._write(piece)
         except (OcifsError, OSError) as error:
             self._fail(str(error))
-            return False
-        if self.present != self.size:
-            self._fail("the registry sent another number of bytes")
+        finally:  # after any error: a reader would wait for ever
+            if self.present != self.size:
+                self._fail("the registry sent another number of bytes")
         return self.present == self.size
 
     def pread(self, size: int, offset: int) -> bytes:
@@ -51,5 +51,5 @@ class ArrivingFile(FileReader):
 
     def _fail(self, why: str) -> None:
         with self._changed:
-            self._failure = why
+            self._failure = self._failure or why
             self._changed.notify_all()

@@ -2,7 +2,7 @@
 
 import os
 import pwd
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from ocifs.errors import StoreError, UnsupportedError, printable_path
@@ -12,8 +12,6 @@ OVERFLOW = 65534
 """The owner of files whose owner in the image has no id on this machine."""
 _MAX_FILE = 1 << 20
 _ID_MAX = (1 << 32) - 2
-
-Ranges = Sequence[tuple[int, int, int]]
 
 
 def ranges_of(user: str | None, kind: str, etc: Path = Path("/etc")) -> IdRanges:
@@ -45,14 +43,6 @@ def ranges_of(user: str | None, kind: str, etc: Path = Path("/etc")) -> IdRanges
             first += count
         maps.append(tuple(ranges))
     return IdRanges(account.pw_name, kind, maps[0], maps[1])
-
-
-def mapped(number: int, ranges: Ranges) -> int | None:
-    """Return the id on this machine for an id in an image; None if there is none."""
-    for inside, outside, count in ranges:
-        if inside <= number < inside + count:
-            return outside + number - inside
-    return None
 
 
 def _subordinate(file: Path, names: Iterable[str]) -> Iterable[tuple[int, int]]:

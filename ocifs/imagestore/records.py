@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from ocifs.errors import StoreError
+from ocifs.id_ranges import IdRange
 
 MAX_DOCUMENT = 256 << 20
 """Bytes of a record that is read."""
@@ -85,9 +86,8 @@ class IdRanges(msgspec.Struct, frozen=True):
     user: str
     kind: str
     """`idmap`: the mount maps them; `subuid`: the tree image has mapped ones."""
-    uids: tuple[tuple[int, int, int], ...]
-    """(first id in the image, first id on this machine, count)."""
-    gids: tuple[tuple[int, int, int], ...]
+    uids: tuple[IdRange, ...]
+    gids: tuple[IdRange, ...]
 
 
 class StoreRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import msgspec
 
 from ocifs.errors import UnsupportedError
+from ocifs.id_ranges import IdRange, mapped
 from ocifs.image.opening import Image
 from ocifs.image.rootfs import Rootfs
-from ocifs.imagestore.ids import OVERFLOW, Ranges, mapped
+from ocifs.imagestore.ids import OVERFLOW
 from ocifs.imagestore.records import IdRanges, link_name
 from ocifs.layer.archive_member import ArchiveMember
 from ocifs.layer.layer import Layer
@@ -133,8 +134,8 @@ class _Owners:
 
     def __init__(self, ids: IdRanges | None) -> None:
         is_shifted = ids is not None and ids.kind == "subuid"
-        self._uids: Ranges | None = ids.uids if ids is not None and is_shifted else None
-        self._gids: Ranges | None = ids.gids if ids is not None and is_shifted else None
+        self._uids: Sequence[IdRange] | None = ids.uids if ids is not None and is_shifted else None
+        self._gids: Sequence[IdRange] | None = ids.gids if ids is not None and is_shifted else None
         self.opaque = OPAQUE_XATTR if ids is None else _USER_OPAQUE
         self.lost: set[int] = set()
         """Ids in images that have no counterpart on this machine."""
@@ -145,7 +146,7 @@ class _Owners:
     def gid(self, number: int) -> int:
         return self._mapped(number, self._gids)
 
-    def _mapped(self, number: int, ranges: Ranges | None) -> int:
+    def _mapped(self, number: int, ranges: Sequence[IdRange] | None) -> int:
         if ranges is None:
             return number
         found = mapped(number, ranges)

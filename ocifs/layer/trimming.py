@@ -64,7 +64,7 @@ def trim_later(store: Store, layers: Iterable[Layer]) -> None:
         return
     with suppress(OSError):
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, *arguments(store.directory, blobs)],
+            [sys.executable, "-P", "-m", __name__, *arguments(store.directory, store.max_size, blobs)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -86,10 +86,10 @@ def _untrimmed(layers: Iterable[Layer]) -> dict[str, FileSection]:
     return blobs
 
 
-def arguments(directory: Path, blobs: Mapping[str, FileSection]) -> list[str]:
-    """Return the arguments of `main`: the cache, and the place of each blob in a file that it inherits."""
+def arguments(directory: Path, max_size: int, blobs: Mapping[str, FileSection]) -> list[str]:
+    """Return the arguments of `main`: the cache, its size, and the place of each blob in a file that it inherits."""
     places = [f"{digest}={blob.fd},{blob.offset},{blob.size}" for digest, blob in blobs.items()]
-    return [os.path.abspath(directory), *places]
+    return [os.path.abspath(directory), str(max_size), *places]
 
 
 def trimmed(store: Store, layer: Layer, stack: ExitStack) -> LayerIndex:
@@ -107,8 +107,8 @@ def trimmed(store: Store, layer: Layer, stack: ExitStack) -> LayerIndex:
 
 def main(arguments: Iterable[str]) -> None:
     """Trim indexes. Raises OcifsError, OSError."""
-    directory, *blobs = arguments
-    store = Store(Path(directory))
+    directory, max_size, *blobs = arguments
+    store = Store(Path(directory), max_size=int(max_size))
     for each in blobs:
         digest, _, place = each.partition("=")
         fd, offset, size = map(int, place.split(","))

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from ocifs.descriptor import opened
 from ocifs.errors import MountError, raise_if_short
 from ocifs.image.rootfs import Rootfs
@@ -19,13 +21,13 @@ from ocifs.mount import syscalls
 from ocifs.mount.bdi import raise_readahead
 from ocifs.mount.block_file import BlockFile
 from ocifs.mount.counters import Counters
-from ocifs.mount.id_mapping import user_namespace
 from ocifs.mount.job import Job
 from ocifs.mount.mount_identity import Known, MountIdentity
 from ocifs.mount.mountinfo import EROFS_SOURCE, detach, mount_at
 from ocifs.mount.rate_limited_log import log_aborted
 from ocifs.mount.reading import Reading
 from ocifs.mount.record import EngineName
+from ocifs.mount.user_namespace import user_namespace
 from ocifs.pool import Pool
 
 _REASONS = {
@@ -93,9 +95,10 @@ class ErofsEngine:
     def resume(self, known: Known) -> bool:
         """Serve the mount of a process that died or gave it up; return False if it was unmounted meanwhile.
 
-        Raises ShortageError.
+        The readahead rises, because nothing is recorded any more. Raises ShortageError.
         """
         with ExitStack() as stack:
+            self._fuse_device = known.fuse
             connection = self._connection
             assert connection is not None  # noqa: S101
             self._block_file = BlockFile(connection.device, self._source, self._reading, connection.counters)
@@ -105,13 +108,14 @@ class ErofsEngine:
             self._reading.start()
             if not self._block_file.take_over():
                 return False
+            self.raise_readahead()
             self._closing = stack.pop_all()
         return True
 
     @property
     def known(self) -> Known:
         """What another process needs to know to `resume`."""
-        return self._identity.known
+        return replace(self._identity.known, fuse=self._fuse_device)
 
     def open_served_file(self) -> int | None:
         """Return the descriptor, unless this process has resumed the mount."""

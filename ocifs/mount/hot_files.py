@@ -46,7 +46,7 @@ class HotFiles:
         start, parts = 0, list[memoryview]()
         for address, length in self._rootfs.tree.extents(nid, 0, min(size, _FILE_MAX)):
             found = None if address is None else served.layer_at(address)
-            if found is not None:
+            if found is not None and found[0].verification.refuted is None:
                 layer, begin = found
                 for place, data in served.pack.pieces_at_hand(layer.number, begin, begin + length):
                     at = offset + place - begin

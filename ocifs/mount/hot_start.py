@@ -198,6 +198,8 @@ class HotStart:
     def _build(self, recording: Recording) -> "subprocess.Popen[bytes] | None":
         if sum(size for _, size in recording.reads) < MIN_RECORDING:
             return None
+        if any(layer.verification.refuted is not None for layer in self._rootfs.served.layers):
+            return None  # `drop` has removed such packs
         with contextlib.suppress(OSError):
             return start_builder(self._handoff, self._rootfs, recording, self._limit)
         return None

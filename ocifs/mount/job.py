@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 import msgspec
 
 from ocifs.errors import MountError, OcifsError, ShortageError, printable_path
+from ocifs.id_ranges import IdMap
 from ocifs.mount.framing import receive_message, send_message
 from ocifs.mount.handoff import CacheDirectory, Handoff, PackSource, source_of
-from ocifs.mount.id_mapping import IdMap
 from ocifs.mount.mountinfo import mount_at, unmount
 from ocifs.mount.options import MountOptions
 from ocifs.mount.record import EngineName, from_json, to_json

@@ -29,6 +29,8 @@ class Known(msgspec.Struct, frozen=True):
     """Unique ID of the mount; None if the kernel has none."""
     left: int | None
     """The private mount namespace that it is in; None: that of this process."""
+    fuse: str = ""
+    """major:minor of the file system with the served file, if it is not the mount itself."""
 
 
 class MountIdentity:

@@ -128,12 +128,6 @@ def unshare_directory() -> None:
     _call("unshare", _CLONE_FS)
 
 
-def release_memory() -> None:
-    """Return free memory of the C library to the system (malloc_trim(3)), where the library can."""
-    if (trim := getattr(_libc, "malloc_trim", None)) is not None:
-        trim(0)
-
-
 def unshare_users() -> None:
     """Move this process to a new user namespace. Raises OSError."""
     _call("unshare", _CLONE_NEWUSER)

@@ -9,15 +9,17 @@ import contextlib
 import gc
 import logging
 import os
+import re
 import select
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from ocifs.errors import OcifsError
 from ocifs.service.caller import COMMANDS
-from ocifs.service.protocol import listen_in, peer_uid
+from ocifs.service.protocol import listen_in, peer
 from ocifs.service.template import become, reaped, woken_by_children
 from ocifs.trusted_directory import TrustedDirectory
 
@@ -26,6 +28,7 @@ _DELAY: Final = 5.0
 _AT_ONCE: Final = 64
 """Commands at a time; further callers wait."""
 _ROOT: Final = 0
+_CAPABILITIES: Final = re.compile(r"^CapEff:\t([0-9a-f]+)$", re.MULTILINE)
 _log = logging.getLogger(__name__)
 
 
@@ -114,8 +117,9 @@ def _accept(listener: socket.socket, serve: Callable[[socket.socket], int]) -> i
     """Fork a process for the next caller; return its PID. Raises OSError."""
     connection, _ = listener.accept()
     with connection:
-        if peer_uid(connection) != _ROOT:
-            raise PermissionError
+        caller = peer(connection)
+        if caller.uid != _ROOT or _capabilities("self") & ~_capabilities(str(caller.pid)):
+            raise PermissionError  # it runs the command with its own rights
         pid = os.fork()
         if pid == 0:
             status = 1
@@ -125,3 +129,9 @@ def _accept(listener: socket.socket, serve: Callable[[socket.socket], int]) -> i
             finally:
                 os._exit(status)
         return pid
+
+
+def _capabilities(pid: str) -> int:
+    """Return the effective capabilities of a process (proc_pid_status(5)). Raises OSError."""
+    match = _CAPABILITIES.search(Path(f"/proc/{pid}/status").read_text(errors="replace"))
+    return int(match[1], 16) if match else 0

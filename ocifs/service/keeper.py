@@ -22,7 +22,7 @@ from ocifs.mount.record import to_json
 from ocifs.service.commands import Commands
 from ocifs.service.exporter import Exporter
 from ocifs.service.mounts import Mounts, Served
-from ocifs.service.protocol import Pong, Settings, decode_request, peer_uid
+from ocifs.service.protocol import Pong, Settings, decode_request, peer
 from ocifs.service.span_broker import SpanBroker
 
 MOUNT_SECONDS = 90.0
@@ -190,7 +190,7 @@ class Keeper:
             time.sleep(0.1)
             return
         try:
-            is_root = peer_uid(connection) == _ROOT
+            is_root = peer(connection).uid == _ROOT
         except OSError:
             is_root = False
         if not is_root:

@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 import struct
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -106,10 +106,17 @@ def send_mount(connection: socket.socket, job: Job) -> None:
         os.close(namespace)
 
 
-def peer_uid(connection: socket.socket) -> int:
-    """Return the uid of the process at the other end (SO_PEERCRED). Raises OSError."""
-    _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return int(uid)
+class Peer(NamedTuple):
+    """The process at the other end of a connection."""
+
+    pid: int
+    uid: int
+
+
+def peer(connection: socket.socket) -> Peer:
+    """Return the process that has connected (SO_PEERCRED). Raises OSError."""
+    pid, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return Peer(pid, uid)
 
 
 def listen_in(runtime: TrustedDirectory, name: str) -> socket.socket:

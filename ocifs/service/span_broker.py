@@ -158,8 +158,10 @@ class SpanBroker:
                     os.close(fd)
 
     def _handle(self, peer: _Peer, record: Record, fd: int | None) -> bool:
-        """Handle a record of a worker; return False if it is malformed."""
+        """Handle a record of a worker; return False if it is malformed, or the worker is disconnected by now."""
         kind, name, value = record
+        if peer.connection.fileno() < 0:  # by an earlier record: what it has would never be forgotten again
+            return False
         if kind in {SAME, DIFFERS}:
             self._compared(peer, name, value, same=kind == SAME)
         elif value > MAX_SPAN or len(peer.spans) > _SPANS_MAX:

@@ -88,7 +88,7 @@ class SpanExchange:
 
     def find(self, key: Key, size: int, end: int) -> memoryview | None:
         """Return at least the first `end` bytes of a span of `size` bytes if another mount has them; never raise."""
-        if size < MIN_SPAN or not self._is_open():
+        if size < MIN_SPAN or not self._shares(key):
             return None
         name = self._name(key)
         if not self._hints[hint_of(name)]:
@@ -111,12 +111,12 @@ class SpanExchange:
 
     def decoded(self, key: Key, span: Span) -> None:
         """Tell the keeper that this mount has decoded more of a span."""
-        if span.size >= MIN_SPAN and self._is_open():
+        if span.size >= MIN_SPAN and self._shares(key):
             self._note(Record(HAVE, self._name(key), span.decoded))
 
     def dropped(self, key: Key) -> None:
         """Tell the keeper that this mount no longer has a span."""
-        if self._state == "open":
+        if self._state == "open" and self._shares(key):
             self._note(Record(DROPPED, self._name(key)))
 
     def _note(self, record: Record) -> None:
@@ -131,6 +131,10 @@ class SpanExchange:
             pending, self._pending = self._pending, []
             for first in range(0, len(pending), RECORDS_MAX):
                 send(self._connection, pending[first : first + RECORDS_MAX])
+
+    def _shares(self, key: Key) -> bool:
+        """Whether spans of a layer are shared: not if the image has the layer again, because they have one name."""
+        return self._is_open() and self._numbers[self._identities[key[0]]] == key[0]
 
     def _is_open(self) -> bool:
         if self._state == "idle":

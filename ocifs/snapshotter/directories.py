@@ -79,10 +79,13 @@ class Directories:
         return owner_of(self.files(snapshot))
 
     def sweep(self, metadata: Metadata) -> None:
-        """Remove the directories of removed snapshots. Failures are logged, and the next sweep tries again."""
+        """Remove the directories of removed snapshots. Failures are logged, and the next sweep tries again.
+
+        One that an addition has left behind stays: its ID will be given again, perhaps while this removes files.
+        """
         with metadata.exclusive():  # no addition is under way
-            ids, _ = metadata.ids()
-            unused = [name for name in self._numbered() if int(name) not in ids]
+            ids, greatest = metadata.ids()
+            unused = [name for name in self._numbered() if int(name) <= greatest and int(name) not in ids]
         for name in unused:
             try:
                 remove_tree(self._directory, name)

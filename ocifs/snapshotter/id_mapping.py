@@ -8,28 +8,21 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from ocifs.id_ranges import IdRange, mapped
 from ocifs.snapshotter.directories import Owner
 from ocifs.snapshotter.status import SnapshotError
 
 _UIDS: Final = "containerd.io/snapshot/uidmapping"
 _GIDS: Final = "containerd.io/snapshot/gidmapping"
-_RANGE: Final = re.compile(r"(\d{1,10}):(\d{1,10}):(\d{1,10})")
+_RANGE: Final = re.compile(r"(\d{1,10}):(\d{1,10}):(\d{1,10})", re.ASCII)
 _ID_MAX: Final = (1 << 32) - 1
-
-
-class Range(NamedTuple):
-    """IDs in the container that stand for IDs of the host."""
-
-    inside: int
-    outside: int
-    length: int
 
 
 class IDMapping(NamedTuple):
     """The IDs of a user namespace."""
 
-    uids: tuple[Range, ...]
-    gids: tuple[Range, ...]
+    uids: tuple[IdRange, ...]
+    gids: tuple[IdRange, ...]
     labels: tuple[str, str]
 
     def shift(self, owner: Owner) -> Owner:
@@ -55,19 +48,20 @@ def id_mapping(labels: Mapping[str, str]) -> IDMapping | None:
     return IDMapping(_ranges(_UIDS, uids), _ranges(_GIDS, gids), (uids, gids))
 
 
-def _ranges(label: str, text: str) -> tuple[Range, ...]:
+def _ranges(label: str, text: str) -> tuple[IdRange, ...]:
     ranges = []
     for each in text.split(","):
         match = _RANGE.fullmatch(each)
-        found = match and Range(*map(int, match.groups()))
-        if not found or not found.length or max(found.inside, found.outside) + found.length - 1 > _ID_MAX:
+        inside, outside, count = map(int, match.groups()) if match else (0, 0, 0)
+        if not count or max(inside, outside) + count - 1 > _ID_MAX:
             raise SnapshotError("INVALID_ARGUMENT", f"label {label}: expected INSIDE:OUTSIDE:COUNT,…")
-        ranges.append(found)
+        ranges.append((inside, outside, count))
     return (*ranges,)
 
 
-def _outside(ranges: tuple[Range, ...], number: int) -> int:
-    for each in ranges:
-        if each.inside <= number < each.inside + each.length:
-            return each.outside + number - each.inside
-    raise SnapshotError("FAILED_PRECONDITION", f"the ID mapping of the snapshot lacks {number}, which owns the root")
+def _outside(ranges: tuple[IdRange, ...], number: int) -> int:
+    if (found := mapped(number, ranges)) is None:
+        raise SnapshotError(
+            "FAILED_PRECONDITION", f"the ID mapping of the snapshot lacks {number}, which owns the root"
+        )
+    return found

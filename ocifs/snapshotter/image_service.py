@@ -69,7 +69,7 @@ class ImageService(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no 
             answer = _forward(request, context, forward)
         except BaseException:  # `abort` raises a bare Exception
             if credentials is not None:
-                self._keychain.replace(repository, before)
+                self._keychain.restore(repository, credentials, before)
             raise
         if credentials is None:
             self._keychain.replace(repository, None)

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.opening import FoundImage, Image
-from ocifs.mount import syscalls
+from ocifs.layer.span_memory import trim_heap
 from ocifs.mount.job import Job
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, mount_table, unmount
@@ -138,7 +138,10 @@ class Images:
                 with self._doing(claim):
                     if self._is_unused(chain, idle):  # no snapshot was added meanwhile
                         self._unmount(chain)
-        self._mounters = [mounter for mounter in self._mounters if not mounter.reap()]
+        for mounter in [*self._mounters]:  # other threads add some meanwhile
+            if mounter.reap():
+                with contextlib.suppress(ValueError):  # so does another thread
+                    self._mounters.remove(mounter)
 
     def forget(self, chain: str) -> None:
         """Let the next `unmount_unused` unmount a chain if it has no snapshots."""
@@ -211,7 +214,7 @@ class Images:
 
         self._step("mounted")
         gc.collect()
-        syscalls.release_memory()  # merging trees leaves much free memory
+        trim_heap()  # merging trees leaves much free memory
 
     def _mount_by(self, job: Job, arguments: list[str]) -> None:
         with Mounter(arguments) as mounter:

@@ -65,6 +65,16 @@ class Keychain:
                 self._keep(name, credentials)
         return before.credentials if before else None
 
+    def restore(self, name: str, failed: Credentials, before: Credentials | None) -> None:
+        """Undo `replace`, unless another pull has kept credentials for the repository since."""
+        with self._lock:
+            kept = self._kept.get(name)
+            if kept is None or kept.credentials is not failed:
+                return
+            del self._kept[name]
+            if before is not None:
+                self._keep(name, before)
+
     def _keep(self, name: str, credentials: Credentials) -> None:
         self._kept[name] = _Kept(credentials, self._clock())
         self._kept.move_to_end(name)

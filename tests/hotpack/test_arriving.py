@@ -54,6 +54,21 @@ def test_a_read_of_what_never_comes_fails(fd: int) -> None:
         file.pread(1, 100)
 
 
+def test_no_read_waits_for_a_receiver_that_has_ended(fd: int) -> None:
+    file = ArrivingFile(fd, len(DATA))
+
+    def stream() -> Iterator[bytes]:
+        yield DATA[:100]
+        raise MemoryError
+
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(file.pread, 1, 100)
+        with pytest.raises(MemoryError):
+            file.receive(stream)
+        with pytest.raises(RegistryError, match="another number of bytes"):
+            waiting.result(60)
+
+
 @pytest.mark.parametrize("data", [DATA[:-1], b""])
 def test_too_few_bytes_are_an_error(fd: int, data: bytes) -> None:
     file = ArrivingFile(fd, len(DATA))

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import UnsupportedError
-from ocifs.imagestore.ids import mapped, ranges_of
+from ocifs.id_ranges import mapped
+from ocifs.imagestore.ids import ranges_of
 
 ROOT = pwd.getpwuid(0)
 

@@ -19,7 +19,7 @@ from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits
 from ocifs.reader import FileReader
 from ocifs.spec.digest import DiffID, Digest
-from ocifs.store import Store, Writer
+from ocifs.store import Kind, Store, Writer
 from tests import images, tars
 
 WORDS = [random.Random(number).randbytes(number % 9 + 2) for number in range(3000)]
@@ -71,15 +71,23 @@ def test_an_index_is_trimmed_in_the_cache(store: Store, blob: FileReader) -> Non
     before = opened(store)
     layers = [Layer(0, before, blob, SpanCache())]
     assert store.directory is not None
-    trimming.main(trimming.arguments(store.directory, {DIGEST: blob}))
+    trimming.main(trimming.arguments(store.directory, store.max_size, {DIGEST: blob}))
     after = opened(store)
     assert not after.summary.untrimmed
     assert after.file.size < before.file.size * 2 // 3
     assert after.toc() == before.toc()
     assert read_all(after, blob) == read_all(layers[0].index, blob) == TAR
     inode = os.fstat(after.file.fd).st_ino
-    trimming.main(trimming.arguments(store.directory, {DIGEST: blob}))
+    trimming.main(trimming.arguments(store.directory, store.max_size, {DIGEST: blob}))
     assert os.fstat(opened(store).file.fd).st_ino == inode
+
+
+@pytest.mark.parametrize(("max_size", "entries"), [(10 << 30, 2), (1, 1)])
+def test_the_process_has_the_size_of_the_cache(store: Store, blob: FileReader, max_size: int, entries: int) -> None:
+    store.get(Kind("other", 1), DIGEST, lambda out: out.write(b"old")).close()
+    assert store.directory is not None
+    trimming.main(trimming.arguments(store.directory, max_size, {DIGEST: blob}))
+    assert len(store.entries()) == entries
 
 
 def test_what_is_published_is_trimmed_first(store: Store, blob: FileReader) -> None:

@@ -18,6 +18,7 @@ from ocifs.image.opening import Image, open_image
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount.handoff import CacheDirectory, Handoff, source_of
+from ocifs.mount.hot_files import HotFiles
 from ocifs.mount.hot_start import HotStart
 from ocifs.mount.pack_builder import MIN_RECORDING, PackJob, save_recording
 from ocifs.mount.record import PackRecord
@@ -136,6 +137,22 @@ def test_a_refuted_layer_is_not_read_from_the_pack(layout: Path, store: Store) -
         assert rootfs.served.views_at_hand(10, rootfs.served.bases[0]) is None
 
 
+@pytest.mark.parametrize(("refuted", "stored"), [(None, 1), ("it lied", 0)])
+def test_the_page_cache_gets_nothing_of_a_refuted_layer(
+    layout: Path, store: Store, refuted: str | None, stored: int
+) -> None:
+    record(layout, store, (1, 0, 200 * KIB))
+    pages: list[tuple[int, bytes]] = []
+    with started(layout, store) as rootfs:
+        assert read(rootfs, 1, 0, 200 * KIB)  # decodes the pack
+        if refuted is not None:
+            rootfs.served.layers[1].conclude(refuted)
+        nid = rootfs.lookup("/data")
+        HotFiles(rootfs, lambda inode, offset, data: pages.append((offset, data))).store(nid, nid)
+    assert len(pages) == stored
+    assert all(data == CONTENT[1 + offset :][: len(data)] for offset, data in pages)
+
+
 def test_without_a_bound_there_is_neither_pack_nor_recording(layout: Path, store: Store) -> None:
     record(layout, store, HOT)
     with started(layout, store, 0) as rootfs:
@@ -214,3 +231,13 @@ def test_a_blob_that_changed_before_the_recording_is_saved_is_left_out(layout: P
     assert record(layout, store, HOT, LATE) == PackRecord()
     with started(layout, store) as rootfs:
         assert read(rootfs, *HOT)
+
+
+def test_what_was_read_of_a_refuted_layer_is_not_saved(layout: Path, store: Store) -> None:
+    with opened(layout, store) as (_, handoff), handoff.open(SpanCache()) as rootfs:
+        hot = HotStart(handoff, rootfs, MIB)
+        recording = rootfs.served.recording
+        assert recording is not None
+        recording.note(200 * KIB, rootfs.served.bases[0])
+        rootfs.served.layers[0].conclude("it lied")
+        assert hot._build(recording) is None

@@ -329,6 +329,12 @@ def test_malformed_requests_run_no_command(caller: Caller, message: bytes) -> No
     assert caller.run("mounts").by == "service"
 
 
+def test_a_command_with_fewer_capabilities_keeps_its_own(caller: Caller) -> None:
+    fewer = Caller(replace(caller.ocifs, become=("setpriv", "--bounding-set=-dac_override")))
+    assert fewer.run("mounts").by == "itself"
+    assert caller.run("mounts").by == "service"
+
+
 def test_a_command_in_another_root_directory_mounts_by_itself(caller: Caller, image: Path) -> None:
     other = caller.ocifs.home / "root"
     other.mkdir()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ocifs.service.kept import Kept
 from tests.cli.command import Ocifs
 from tests.service.conftest import FILES, content
 from tests.service.running import Service, digests
@@ -90,6 +91,22 @@ def test_readers_notice_nothing_when_workers_are_killed(service: Service) -> Non
         assert service.restarts(mountpoint) == 3
         assert "mounted, restarts: 3" in service.ocifs.output("mounts")
         assert service.ocifs.log.read_text().count("was ended by signal 9, and is replaced") == 3
+
+
+def test_a_worker_that_is_replaced_during_the_recording_leaves_no_small_readahead(service: Service) -> None:
+    with service.mounted() as mountpoint:
+        listed = service.listed(mountpoint)
+        assert listed.kept is not None
+        with open(f"/proc/{listed.pid}/fd/{listed.kept.state}", "rb") as state:
+            known = Kept.read(state.fileno()).known
+        assert known is not None
+        setting = Path(f"/sys/class/bdi/{known.fuse}/read_ahead_kb")
+        if not os.access(setting, os.W_OK):
+            pytest.skip(f"{setting} may not be written")
+        assert setting.read_text() == "128\n"
+        service.kill_worker(mountpoint)
+        wait_for(lambda: setting.read_text() == "1024\n")
+        assert digests(mountpoint) == EXPECTED
 
 
 def test_a_mount_whose_workers_die_is_given_up(command: Ocifs, image: Path) -> None:

@@ -40,6 +40,7 @@ from ocifs.service.span_messages import (
     OFFER,
     PUBLISH,
     PUT,
+    RECORDS_MAX,
     SAME,
     SPAN,
     Record,
@@ -416,6 +417,30 @@ def test_a_worker_that_sends_malformed_messages_goes_on_alone(packet: bytes | Re
         assert mount.read(1) == mount.read(1) == span_bytes(1)
         assert mount.read(2) == span_bytes(2)
         assert running.broker.own == 0
+
+
+def test_what_a_worker_sends_after_it_was_forgotten_counts_for_nothing() -> None:
+    with keeper(SIZE) as running:
+        connection = running.connect("image")
+        for _ in range(20):  # the answers, which it does not read, are more than the connection holds
+            wait_for(lambda: send(connection, [Record(GET, (bytes(16), 0), SIZE)] * RECORDS_MAX))
+        send(connection, [Record(HAVE, (bytes(16), number), 2 * SIZE) for number in (1, 2)])
+        wait_for(lambda: not running.handlers)
+        assert (running.broker.own, set(running.hints())) == (0, {0})
+        connection.close()
+
+
+def test_of_a_layer_that_an_image_has_twice_one_is_shared() -> None:
+    with keeper() as running:
+        first, second = Mount(running), Mount(running)
+        layer = second.exchange._layers[0]
+        twice = SpanExchange(second.connection, running.broker.hints, [layer, layer], second.cache, 20)
+        first.read(1)
+        wait_for(lambda: running.broker.own == SIZE)
+        assert twice.find((0, 1), SIZE, SIZE) is None
+        assert bytes(twice.find((1, 1), SIZE, SIZE) or b"") == span_bytes(1)
+        first.end()
+        second.end()
 
 
 def test_a_worker_that_does_not_answer_delays_others_for_a_moment_only() -> None:

@@ -183,6 +183,21 @@ def test_a_full_disk_fails_requests_and_loses_nothing(tmp_path: Path, root: None
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+def test_a_directory_whose_id_will_be_given_again_is_not_removed(root_directory: Path) -> None:
+    def fail(number: int) -> None:
+        (root_directory / "snapshots" / str(number) / "fs").mkdir(parents=True)
+        raise SnapshotError("RESOURCE_EXHAUSTED", "no space")
+
+    with open_snapshots(settings(root_directory)) as snapshots:
+        with pytest.raises(SnapshotError, match="no space"):
+            snapshots.metadata.create("active", "new", "", {}, fail)
+        snapshots.cleanup()
+        assert (root_directory / "snapshots/3/fs").is_dir()
+        snapshots.prepare("new", "base", {})
+        assert snapshots.metadata.get("new").id == 3
+    assert len(_consistent(root_directory)) == 3
+
+
 @pytest.mark.parametrize("request_name", _REQUESTS)
 def test_a_kill_at_each_step_leaves_metadata_and_directories_that_agree(
     request_name: str, root_directory: Path, tmp_path: Path

@@ -119,3 +119,14 @@ def test_they_are_used_for_the_registry() -> None:
     endpoint = Endpoint("host", "app", insecure=False)
     assert find_credentials(endpoint, Access(provided=IDENTITY)) == IDENTITY
     assert find_credentials(endpoint, Access(provided=IDENTITY, credentials="me:secret")) == ME
+
+
+def test_a_failed_pull_leaves_what_another_one_has_kept_since() -> None:
+    keychain, name, bad = Keychain(Access()), "host.example/app", Credentials("me", "wrong")
+    before = keychain.replace(name, bad)
+    keychain.replace(name, ME)
+    keychain.restore(name, bad, before)
+    assert keychain.access(parse_reference("docker://host.example/app")).provided == ME
+    before = keychain.replace(name, bad)
+    keychain.restore(name, bad, before)
+    assert keychain.access(parse_reference("docker://host.example/app")).provided == ME

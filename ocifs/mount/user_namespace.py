@@ -6,12 +6,8 @@ A process makes it and waits until its maps are written; then the open file alon
 import os
 from collections.abc import Sequence
 
+from ocifs.id_ranges import IdMap, IdRange
 from ocifs.mount import syscalls
-
-IdRange = tuple[int, int, int]
-"""(first id in the image, first id on this machine, count), a line of `/proc/PID/uid_map`."""
-IdMap = tuple[tuple[IdRange, ...], tuple[IdRange, ...]]
-"""The ranges of uids and of gids."""
 
 
 def user_namespace(ids: IdMap) -> int:
