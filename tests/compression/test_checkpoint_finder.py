@@ -223,7 +223,7 @@ def test_what_rapidgzip_finds_on_its_way_is_what_comes_out() -> None:
             if reading.found and (not told or reading.found is not told[-1]):
                 told.append(reading.found)
         points = [point._replace(window=b"") for point in reading.checkpoints()]
-    assert len(told) > 1
+    assert told
     for found in told:
         kept = list(evenly(iter(found)))[:-1]
         assert len(kept) > 1
