@@ -113,7 +113,7 @@ def test_a_mount_whose_workers_die_is_given_up(command: Ocifs, image: Path) -> N
     service = Service(command, image)
     service.start(restart_limit=1, log=str(command.log))
     try:
-        with service.mounted() as mountpoint:
+        with service.mounted("--hot-pack", "0") as mountpoint:  # no file is in the page cache
             service.kill_worker(mountpoint)
             os.kill(service.worker(mountpoint), signal.SIGKILL)
             wait_for(lambda: service.listed(mountpoint).state == "dead")
