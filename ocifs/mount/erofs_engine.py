@@ -95,7 +95,8 @@ class ErofsEngine:
     def resume(self, known: Known) -> bool:
         """Serve the mount of a process that died or gave it up; return False if it was unmounted meanwhile.
 
-        The readahead rises, because nothing is recorded any more. Raises ShortageError.
+        The readahead rises, because nothing is recorded any more. If it fails, the mount stays for another process.
+        Raises ShortageError.
         """
         with ExitStack() as stack:
             self._fuse_device = known.fuse
@@ -104,11 +105,11 @@ class ErofsEngine:
             self._block_file = BlockFile(connection.device, self._source, self._reading, connection.counters)
             stack.callback(self._block_file.close)
             self._identity = MountIdentity(known.path, known)
-            stack.callback(_unmount, self._identity)
             self._reading.start()
             if not self._block_file.take_over():
                 return False
             self.raise_readahead()
+            stack.callback(_unmount, self._identity)
             self._closing = stack.pop_all()
         return True
 

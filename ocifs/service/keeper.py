@@ -329,7 +329,7 @@ class Keeper:
 
     def _restart(self, served: Served) -> None:
         try:
-            served.start_again(self.mounts.template, self.mounts.broker, journal=self.mounts.journal)
+            self.mounts.start_again(served)
         except OSError as error:
             served.note_death(f"could not be forked: {error.strerror}", self.settings.restart_limit)
             if served.due is None:

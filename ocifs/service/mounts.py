@@ -55,6 +55,8 @@ class Served:
         self.counters = counters
         self.pid = pid
         self.pidfd = pidfd
+        self.recorded = pid
+        """The last worker known to have recorded the mount, since one that dies early leaves that record; 0: none."""
         self.due: float | None = None
         """When to start a worker, by the monotonic clock."""
         self.predecessor: int | None = None
@@ -104,7 +106,12 @@ class Served:
         """Start another worker for the mount. Raises OSError."""
         kept = self.mounted()
         order = Order(
-            kept=kept, fds=tuple(kept.fds()), keeper=os.getpid(), journal=journal, predecessor=self.pid, resume=True
+            kept=kept,
+            fds=tuple(kept.fds()),
+            keeper=os.getpid(),
+            journal=journal,
+            predecessor=self.recorded,
+            resume=True,
         )
         self.fork(template, broker, order, [] if self.predecessor is None else [self.predecessor])
         if self.predecessor is not None:
@@ -254,8 +261,23 @@ class Mounts:
         del self._served[served.kept.counters]
         served.close()
         self._runtime.unlink(served.kept.counters)
-        if served.pid:
-            self._runtime.unlink(f"{served.pid}.json")
+        for pid in {served.pid, served.recorded} - {0}:
+            self._runtime.unlink(_record_of(pid))
+
+    def start_again(self, served: Served) -> None:
+        """Start another worker for a mount; only one record is left for it to replace. Raises OSError."""
+        if served.recorded != served.pid and self._has_record(served.pid):
+            if served.recorded:
+                self._runtime.unlink(_record_of(served.recorded))
+            served.recorded = served.pid
+        served.start_again(self.template, self.broker, journal=self.journal)
+
+    def _has_record(self, pid: int) -> bool:
+        try:
+            self._runtime.status(_record_of(pid))
+        except FileNotFoundError:
+            return False
+        return True
 
     def give_up(self, served: Served) -> None:
         """End the connection of a mount whose workers die; the mount stays, listed as dead, and reads fail."""
@@ -296,6 +318,10 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
 def _is_readable(fd: int, is_right: Callable[[int], bool]) -> bool:
     readable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
     return readable and is_right(os.fstat(fd).st_mode)
+
+
+def _record_of(pid: int) -> str:
+    return f"{pid}.json"
 
 
 def _have_same_bytes(one: FileRange, other: FileRange) -> bool:

@@ -86,6 +86,9 @@ def work(connection: socket.socket) -> int:
             return worker.resume(others[0] if others else None, order.predecessor)
         namespace, client = others
         return worker.mount(namespace, order.root, socket.socket(fileno=client))
+    except OcifsError as failure:
+        _log.error("a worker failed: %s", failure)
+        return failure.exit_code
     except BaseException:  # noqa: BLE001 - the boundary of this process
         _log.exception("a worker failed")
         return CRASHED

@@ -45,13 +45,18 @@ def indexing(process: "subprocess.Popen[bytes]", ocifs: Ocifs) -> None:
 
 
 def child(process: "subprocess.Popen[bytes]") -> int:
-    """Wait until the command has a process of its own, and return it."""
+    """Wait until the command has a process of its own that runs its program, and return it.
+
+    Before that, the command waits for it in vfork(2), where it handles no signal.
+    """
     listed = Path(f"/proc/{process.pid}/task")
+    own = Path(f"/proc/{process.pid}/cmdline").read_bytes()
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         for task in listed.iterdir():
-            if pids := (task / "children").read_text().split():
-                return int(pids[0])
+            for pid in (task / "children").read_text().split():
+                if Path(f"/proc/{pid}/cmdline").read_bytes() not in {own, b""}:
+                    return int(pid)
         time.sleep(0.02)
     pytest.fail("it has no process of its own")
 

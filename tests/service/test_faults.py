@@ -118,6 +118,25 @@ def test_a_fork_that_fails_is_one_clear_error(command: Ocifs, image: Path, pids:
         service.end()
 
 
+def test_workers_that_die_before_they_serve_leave_one_record(command: Ocifs, image: Path, pids: Pids) -> None:
+    service = Service(pids.inside(command), image)
+    service.start()
+    try:
+        with replace(service, ocifs=command).mounted() as mountpoint:
+            worker = service.worker(mountpoint)
+            others = int(pids.path.joinpath("pids.current").read_text()) - len(os.listdir(f"/proc/{worker}/task"))
+            pids.path.joinpath("pids.max").write_text(str(others + 1))  # enough for a worker, but not for its threads
+            os.kill(worker, signal.SIGKILL)
+            wait_for(lambda: "ended with status 6, and is replaced" in command.log.read_text())
+            pids.lift()
+            assert digests(mountpoint) == EXPECTED
+            wait_for(lambda: len([*(command.runtime / "ocifs").glob("*.json")]) == 1)
+            assert service.worker(mountpoint) != worker
+    finally:
+        pids.lift()
+        service.end()
+
+
 @pytest.mark.parametrize("victim", ["keeper", "worker", "command"])
 def test_a_mount_during_which_anything_is_killed_is_complete_or_none(service: Service, victim: str) -> None:
     for number in range(TIMES):

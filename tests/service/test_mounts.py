@@ -56,7 +56,7 @@ def readers(mountpoint: Path, count: int = 2) -> Iterator[list[str]]:
 
 
 def test_a_worker_of_the_keeper_serves_the_mount(service: Service) -> None:
-    with service.mounted() as mountpoint:
+    with service.mounted("--hot-pack", "0") as mountpoint:
         listed = service.listed(mountpoint)
         assert listed.kept is not None
         assert (listed.engine, listed.state, listed.kept.keeper) == ("erofs", "mounted", service.keeper)
