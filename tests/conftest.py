@@ -26,6 +26,7 @@ from tests.cli.command import Ocifs
 from tests.erofs.trees import directory
 from tests.registry import Registry, running
 
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # grpc's handlers of fork(2) would hang processes that tests start
 settings.register_profile("any machine", deadline=None)  # a busy one is no failure
 settings.load_profile("any machine")
 

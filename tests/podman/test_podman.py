@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Ocifs
+from tests.depth import FULL
 from tests.images import Image, config_of, digest, layout_files, to_json, write_layout
 from tests.podman.conftest import APP, LOWER, PROGRAMS, SIBLING, Podman, with_layer
 from tests.registry import Registry
@@ -20,6 +21,7 @@ from tests.tocs import estargz
 NAME = "localhost/app"
 TREE = "cat /etc/twice /srv/old/* /srv/link /etc/through; test -e /etc/secret || echo no secret"
 CONTENT = "second\nnew\nshared\nthrough\nno secret\n"
+_SLOW = pytest.mark.skipif(not FULL, reason="podman takes minutes for all of its tests: scripts/test --full")
 
 
 @contextmanager
@@ -50,6 +52,7 @@ def test_a_container_writes_and_its_changes_become_an_image(podman: Podman) -> N
     assert podman.sh(NAME, "cat /srv/kept") == "kept\n"
 
 
+@_SLOW
 def test_build(podman: Podman, tmp_path: Path) -> None:
     (tmp_path / "Containerfile").write_text(
         f'FROM {NAME}\nRUN ["/bin/sh", "-c", "cat /srv/kept /srv/old/new >/srv/built"]\n'
@@ -65,6 +68,7 @@ def test_a_user_namespace_maps_the_owners(podman: Podman, options: list[str]) ->
     assert podman.sh(NAME, script, *options) == "0:0\n33:33\n33:4\n0\n"
 
 
+@_SLOW
 def test_a_user_namespace_is_as_large_as_the_owners_need(podman: Podman, tmp_path: Path) -> None:
     inside = podman.with_subordinate_ids(tmp_path / "subids")
     script = "cat /proc/self/uid_map; stat -c '%u:%g' /data/seed"
@@ -87,6 +91,7 @@ def test_a_push_has_exactly_the_layers(podman: Podman, tmp_path: Path) -> None:
     assert stored == [layer.tar for layer in APP.layers]
 
 
+@_SLOW
 def test_a_saved_archive_has_exactly_the_layers(podman: Podman, ocifs: Ocifs, tmp_path: Path) -> None:
     podman.output("save", "--quiet", "--format", "oci-archive", "--output", str(tmp_path / "saved.tar"), NAME)
     with tarfile.open(tmp_path / "saved.tar") as archive:
@@ -124,6 +129,7 @@ def test_a_sibling_with_one_of_the_layers_on_others_has_its_content(podman: Podm
     podman.output("rmi", identity)
 
 
+@_SLOW
 def test_images_are_added_and_removed_while_containers_run(
     podman: Podman, ocifs: Ocifs, store: Path, tmp_path: Path
 ) -> None:
@@ -138,6 +144,7 @@ def test_images_are_added_and_removed_while_containers_run(
     assert podman.sh(NAME, TREE) == CONTENT
 
 
+@_SLOW
 def test_running_containers_outlive_an_unmount(podman: Podman, ocifs: Ocifs, store: Path) -> None:
     with container(podman) as running:
         ocifs.output("store", "umount", store)
@@ -186,6 +193,7 @@ def test_buildah(podman: Podman) -> None:
         assert printed in {None, ran.stdout}
 
 
+@_SLOW
 def test_skopeo_copies_the_layers(podman: Podman, tmp_path: Path) -> None:
     copied = podman.run(
         "copy", "--insecure-policy", f"containers-storage:{NAME}", f"dir:{tmp_path}/copied", program="skopeo"

@@ -113,6 +113,7 @@ def test_a_fork_that_fails_is_one_clear_error(command: Ocifs, image: Path, pids:
             wait_for(lambda: "could not be forked" in command.log.read_text())
             pids.lift()
             assert digests(mountpoint) == EXPECTED
+            wait_for(lambda: len([*(command.runtime / "ocifs").glob("*.json")]) == 1)
     finally:
         pids.lift()
         service.end()
