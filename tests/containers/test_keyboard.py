@@ -61,7 +61,7 @@ def test_with_an_init_it_ends_on_a_terminal_too(ocifs: Ocifs, programs: Path) ->
 
 
 def test_only_with_i_is_a_terminal_read(ocifs: Ocifs, programs: Path) -> None:
-    terminal = Terminal(ocifs, "run", "-i", programs, "sh", "-c", "echo ready; test -t 0 || echo no; cat; echo over")
+    terminal = Terminal(ocifs, "run", "-i", programs, "sh", "-c", "test -t 0 || echo no; echo ready; cat; echo over")
     terminal.read_until(b"ready\r\n")
     type_and_see(terminal, b"typed\n" + _CTRL_D, b"typed\r\ntyped\r\nover")
     assert terminal.process.wait(timeout=30) == 0
