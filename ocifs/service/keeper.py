@@ -105,6 +105,7 @@ class Keeper:
                     if hand_over(self, successor):
                         return
                     _log.warning("the keeper that wanted to take over has given up")
+        self._leave()
 
     def adopt(self, connection: socket.socket) -> None:
         """Take a connection as a client."""
@@ -162,6 +163,14 @@ class Keeper:
                 self._start(companion)
         for served in [*self.mounts]:
             if served.due is not None and served.due <= now:
+                served.due = None
+                self._restart(served)
+
+    def _leave(self) -> None:
+        """Let the mounts go on without a keeper: those without a worker get one, which keeps the device open."""
+        self.mounts.remove_ended()
+        for served in self.mounts:
+            if served.due is not None:
                 served.due = None
                 self._restart(served)
 

@@ -264,6 +264,12 @@ class Mounts:
         for pid in {served.pid, served.recorded} - {0}:
             self._runtime.unlink(_record_of(pid))
 
+    def remove_ended(self) -> None:
+        """Forget the mounts that were unmounted while they had no worker, which would have noticed."""
+        for served in self:
+            if served.pidfd is None and served.has_ended():
+                self.remove(served)
+
     def start_again(self, served: Served) -> None:
         """Start another worker for a mount; only one record is left for it to replace. Raises OSError."""
         if served.recorded != served.pid and self._has_record(served.pid):

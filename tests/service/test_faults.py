@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 
 from ocifs.mount.mountinfo import mount_at
 from tests.cli.command import Ocifs
-from tests.depth import FULL, depth
+from tests.depth import depth
 from tests.service.running import Service, digests
 from tests.service.test_mounts import EXPECTED, readers
 from tests.shortage import Pids, limited, pids_cgroup
@@ -94,9 +95,6 @@ def pids() -> Iterator[Pids]:
         yield made
 
 
-@pytest.mark.skipif(
-    not FULL, reason="a record may stay on a busy machine, which is not understood: scripts/test --full"
-)
 def test_a_fork_that_fails_is_one_clear_error(command: Ocifs, image: Path, pids: Pids) -> None:
     service = Service(pids.inside(command), image)
     service.start()
@@ -116,10 +114,40 @@ def test_a_fork_that_fails_is_one_clear_error(command: Ocifs, image: Path, pids:
             wait_for(lambda: "could not be forked" in command.log.read_text())
             pids.lift()
             assert digests(mountpoint) == EXPECTED
-            wait_for(lambda: len([*(command.runtime / "ocifs").glob("*.json")]) == 1)
     finally:
         pids.lift()
         service.end()
+
+
+@contextmanager
+def mounted_without_worker(command: Ocifs, image: Path, pids: Pids) -> Iterator[tuple[Service, Path]]:
+    """Mount, and kill the worker while no other one can be started."""
+    service = Service(pids.inside(command), image)
+    service.start()
+    try:
+        mountpoint = command.mountpoint()
+        command.output("mount", "--hot-pack", "0", image, mountpoint)
+        pids.path.joinpath("pids.max").write_text("2")
+        os.kill(service.worker(mountpoint), signal.SIGKILL)
+        wait_for(lambda: "could not be forked" in command.log.read_text())
+        yield service, mountpoint
+    finally:
+        pids.lift()
+        service.end()
+
+
+def test_a_mount_that_ends_without_a_worker_leaves_nothing(command: Ocifs, image: Path, pids: Pids) -> None:
+    with mounted_without_worker(command, image, pids) as (_, mountpoint):
+        subprocess.run(["umount", mountpoint], check=True)
+
+
+def test_a_keeper_that_ends_starts_the_worker_that_is_due(command: Ocifs, image: Path, pids: Pids) -> None:
+    with mounted_without_worker(command, image, pids) as (service, mountpoint):
+        keeper = service.keeper
+        pids.lift()
+        os.kill(keeper, signal.SIGTERM)
+        wait_for(lambda: not service.keepers())
+        assert digests(mountpoint) == EXPECTED
 
 
 def test_workers_that_die_before_they_serve_leave_one_record(command: Ocifs, image: Path, pids: Pids) -> None:
