@@ -92,7 +92,7 @@ def work(connection: socket.socket) -> int:
         if received is None:  # the keeper has died
             return CRASHED
         dormant, order = Dormant.decode(received[0])
-        woken = None
+        woken = UNPREPARED
         if dormant != Dormant():
             woken = dormant.wait(received[1], lambda record: _Received(order, received[1]).prepare(record))
         return _Received(order, received[1]).carry_out(woken)
@@ -125,19 +125,16 @@ class _Received:
         """Take over for a dormant worker, whose child this process is."""
         return self._worker.prepare(self._predecessor(), self._order.predecessor, record)
 
-    def carry_out(self, woken: int | None) -> int:
+    def carry_out(self, woken: int = UNPREPARED) -> int:
         """Mount, or serve; `woken` says how a dormant worker has woken up."""
         worker, order = self._worker, self._order
         if not order.resume:
             namespace, client = self._others
             return worker.mount(namespace, order.root, socket.socket(fileno=client))
         os.close(self._others[-1])
-        worker.counters.activity = AWAKE
-        if woken == OVER:
-            return worker.end(os.getpid())
-        if woken in {PREPARED, STOPPED}:
-            return worker.resume(None, os.getpid(), stop=woken == STOPPED)
-        return worker.resume(self._predecessor(), order.predecessor)
+        if woken == UNPREPARED:
+            return worker.resume(self._predecessor(), order.predecessor)
+        return worker.resume(None, os.getpid(), woken)
 
     def _predecessor(self) -> int | None:
         """Return the pidfd of a worker to end; the runtime directory comes last."""
@@ -198,14 +195,18 @@ class Worker(NamedTuple):
         self.counters.state = ENDED
         return 0
 
-    def resume(self, predecessor: int | None, pid: int, *, stop: bool = False) -> int:
+    def resume(self, predecessor: int | None, pid: int, woken: int = UNPREPARED) -> int:
         """Serve a mount instead of the worker with the pidfd `predecessor`, which is ended first.
 
-        `pid` is that of the last worker, whose record is removed. Unmount at once if `stop`. Return the exit status.
+        `pid` is that of the last worker, whose record is removed. A dormant worker has taken over already, and `woken`
+        says how it has woken up. Return the exit status.
         """
         runtime = runtime_directory()
         self.kept.write(self.state)
         job = self._log_to(self.kept.job, runtime)
+        self.counters.activity = AWAKE
+        if woken == OVER:
+            return self._clear_up(pid)
         cache = span_cache(job)
         before = read_record(runtime, pid)
         pack = None if before is None else before.hot_pack
@@ -214,12 +215,12 @@ class Worker(NamedTuple):
                 job,
                 runtime,
                 cache,
-                partial(self._resume, cache, predecessor, pack, stop),
+                partial(self._resume, cache, predecessor, pack, woken == STOPPED),
                 partial(_forget, pid),
                 lambda reply: None,
             )
         except _EndedError:
-            return self.end(pid)
+            return self._clear_up(pid)
         self.counters.state = ENDED
         return 0
 
@@ -242,7 +243,7 @@ class Worker(NamedTuple):
         _forget(pid)
         return PREPARED if take_over(self.kept.device) else OVER
 
-    def end(self, pid: int) -> int:
+    def _clear_up(self, pid: int) -> int:
         """Clear what is left of a mount that has ended, and of the worker `pid`; return the exit status."""
         known = self.kept.known
         assert known is not None  # noqa: S101 - it was mounted
