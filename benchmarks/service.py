@@ -3,8 +3,8 @@
 Side by side, with the erofs engine and an indexed image: the time of a warm `ocifs mount`; the time of its last step
 alone, from the job to a mount that responds; the time until the first line of a container, and that of `podman run
 --network none` of an image that it has unpacked before; and the proportional memory (PSS) of each idle mount,
-at 1, 10, 50 and 200 mounts of one image, all processes of the service included. Debian packages no
-containerd-stargz-grpc, so the snapshotter of eStargz is not measured.
+at 1, 10, 50 and 200 mounts of one image, all processes of the service included, with dormant workers and without.
+Debian packages no containerd-stargz-grpc, so the snapshotter of eStargz is not measured.
 """
 
 import json
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.container import Podman, first_line, podman_runs
 from benchmarks.timing import arguments, ocifs, report, seconds, side_by_side
@@ -33,12 +34,14 @@ from ocifs.store import Store, default_directory
 
 _COUNTS = (1, 10, 50, 200)
 _DAEMON, _SERVICE = "ocifs, a daemon for each mount", "ocifs service"
+_AWAKE = "ocifs service --idle 0"
+_IDLE_SECONDS = 120.0
 
 
 @contextmanager
-def service() -> Iterator[None]:
+def service(*options: str) -> Iterator[None]:
     """Run a service."""
-    subprocess.run(ocifs("service"), check=True)
+    subprocess.run(ocifs("service", *options), check=True)
     time.sleep(2)  # it loads the modules of the command line
     try:
         yield
@@ -73,20 +76,31 @@ def step(job: Job, *, by_service: bool) -> float:
     return taken
 
 
-def memory(image: str, directory: Path, count: int, *options: str) -> float:
-    """Return the proportional memory of an idle mount in MiB, of `count` mounts, with a share of their keeper."""
+def memory(image: str, directory: Path, count: int, *options: str, dormant: bool = False) -> float:
+    """Return the proportional memory of an idle mount in MiB, of `count` mounts, with a share of their keeper.
+
+    Wait until their workers are `dormant`.
+    """
     mountpoints = [directory / f"{number}" for number in range(count)]
     with ExitStack() as stack:
         for mountpoint in mountpoints:
             mountpoint.mkdir(exist_ok=True)
             subprocess.run(ocifs("mount", "--engine", "erofs", *options, image, str(mountpoint)), check=True)
             stack.callback(subprocess.run, ["umount", str(mountpoint)], check=True)
-        shown = subprocess.run(ocifs("mounts", "--json"), check=True, capture_output=True).stdout
-        listed = [each for each in json.loads(shown) if Path(each["mountpoint"]) in mountpoints]
+        deadline = time.monotonic() + _IDLE_SECONDS
+        while dormant and not all(each["kept"]["dormant"] for each in _listed(mountpoints)):
+            assert time.monotonic() < deadline
+            time.sleep(1)
+        listed = _listed(mountpoints)
         assert len(listed) == count
         keepers = {each["kept"]["keeper"] for each in listed if each["kept"]}
         templates = {child for keeper in keepers for child in _children(keeper)}
         return sum(map(_proportional, {each["pid"] for each in listed} | keepers | templates)) / count
+
+
+def _listed(mountpoints: list[Path]) -> list[dict[str, Any]]:
+    shown = subprocess.run(ocifs("mounts", "--json"), check=True, capture_output=True).stdout
+    return [each for each in json.loads(shown) if Path(each["mountpoint"]) in mountpoints]
 
 
 def _children(pid: int) -> list[int]:
@@ -144,8 +158,10 @@ def main() -> None:
             first_lines(image, Path(made), options.rounds)
         for count in (each for each in _COUNTS if each <= options.most):
             taken = {_DAEMON: [memory(image, Path(made), count, "--no-service")]}
+            with service("--idle", "0"):
+                taken[_AWAKE] = [memory(image, Path(made), count)]
             with service():
-                taken[_SERVICE] = [memory(image, Path(made), count)]
+                taken[_SERVICE] = [memory(image, Path(made), count, dormant=True)]
             report(f"memory of an idle mount, of {count}", taken, _DAEMON, "MiB")
 
 
