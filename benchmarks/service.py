@@ -136,7 +136,8 @@ def stargz(image: str) -> Iterator[Callable[[int], float]]:
 
 def _listed(mountpoints: list[Path]) -> list[dict[str, Any]]:
     shown = subprocess.run(ocifs("mounts", "--json"), check=True, capture_output=True).stdout
-    return [each for each in json.loads(shown) if Path(each["mountpoint"]) in mountpoints]
+    here = [each for each in json.loads(shown) if each["state"] == "mounted"]
+    return [each for each in here if Path(each["mountpoint"]) in mountpoints]
 
 
 def _children(pid: int) -> list[int]:
