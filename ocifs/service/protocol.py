@@ -121,20 +121,29 @@ def peer(connection: socket.socket) -> Peer:
 
 def listen_in(runtime: TrustedDirectory, name: str) -> socket.socket:
     """Return a listening socket in the runtime directory, which root alone can connect to. Raises MountError."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         runtime.unlink(name)
         os.fchdir(runtime.fd)  # the path may be too long for an address
-        before = os.umask(0o177)
         try:
-            listener.bind(name)
+            return listen_at(name, _BACKLOG)
         finally:
-            os.umask(before)
             os.chdir("/")
-        listener.listen(_BACKLOG)
     except OSError as error:
-        listener.close()
         raise unusable(runtime, name, error) from None
+
+
+def listen_at(path: str, backlog: int) -> socket.socket:
+    """Return a listening socket at a new path, which only this user can connect to. Raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+        listener.listen(backlog)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
     return listener
 
 
