@@ -5,8 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import grpc
@@ -16,7 +17,9 @@ from ocifs.mount.mountinfo import is_below, mount_table
 from tests.cli.command import Ocifs
 from tests.images import Image, Layer, digest, layout_files
 from tests.registry import Registry, basic, running
+from tests.snapshotter import releases
 from tests.snapshotter.cri import Cri, containerd
+from tests.snapshotter.releases import HERE, Release
 from tests.tars import directory, file, symlink, tar
 from tests.waiting import wait_for
 
@@ -85,8 +88,27 @@ LAYERS: set[str] = set()
 _PRINT = ("/usr/bin/python3", "-c", "print(42)")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def of_debian(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Release]:
+    """Return what unpacks the containerd of a Debian, each once."""
+    place = tmp_path_factory.mktemp("containerd")
+    return cache(lambda suite: releases.of_debian(suite, place, "containerd"))
+
+
+_NODES = [
+    (None, "version 2"),
+    ("trixie", "version 2"),
+    ("sid", "version 2 with runtimes"),
+    ("sid", "version 3"),
+    ("sid", "version 3 with transfer"),
+]
+"""Debians whose containerd runs (1.7 in Debian 13, 2.x in sid), and the configuration of it."""
+
+
+@pytest.fixture(scope="module", params=_NODES, ids=lambda node: f"{node[0] or 'this machine'}, {node[1]}")
 def node(
+    request: pytest.FixtureRequest,
+    of_debian: Callable[[str], Release],
     session_ocifs: Ocifs,
     tmp_path_factory: pytest.TempPathFactory,
     programs: bytes,
@@ -95,6 +117,8 @@ def node(
     root: None,
 ) -> Iterator[Node]:
     """A node, and `app` with an index, for which a login is needed, and `plain` without an index."""
+    suite, configuration = request.param
+    release = of_debian(suite) if suite else HERE
     place = tmp_path_factory.mktemp("cri")
     app, plain = python(programs), python(programs)
     LAYERS.update(digest(layer.blob) for image in (app, plain) for layer in image.layers)
@@ -107,7 +131,7 @@ def node(
         registry.fault(basic("me", "secret"), "/v2/app/")
         hosts = place / "certs.d" / registry.host
         hosts.mkdir(parents=True)
-        (hosts / "hosts.toml").write_text(f'server = "{registry.base}"')
+        (hosts / "hosts.toml").write_text(f'server = "{registry.base}"\n[host."{registry.base}"]\n')
         socket, image_service, state = place / "run/s.sock", place / "run/cri.sock", place / "containerd"
         command = session_ocifs.command(
             "snapshotter", "--root", place / "root", "--address", socket, "--cache-dir", place / "cache",
@@ -121,7 +145,8 @@ def node(
             )
         try:
             wait_for(lambda: socket.exists() and image_service.exists())
-            with containerd(state, socket, hosts.parent, f"{registry.host}/pause:pause", image_service) as cri:
+            pause_name = f"{registry.host}/pause:pause"
+            with containerd(state, socket, hosts.parent, pause_name, image_service, release, configuration) as cri:
                 yield Node(registry, cri, log)
         finally:
             process.terminate()
