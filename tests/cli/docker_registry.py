@@ -29,16 +29,18 @@ _PATIENCE = 10
 
 
 @contextmanager
-def docker_registry(directory: Path, log: Path | None = None, *, login: bool = False) -> Iterator[str]:
+def docker_registry(
+    directory: Path, log: Path | None = None, *, login: bool = False, host: str | None = None
+) -> Iterator[str]:
     """Run a registry that keeps its images below `directory`; yield its `HOST:PORT`. Requests are appended to `log`.
 
-    With `login`, it is open to USER with PASSWORD only.
+    With `login`, it is open to USER with PASSWORD only. `host` is the address of one that has ended.
     """
     for program in ("docker-registry", "skopeo"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is missing")
     with socket.create_server(("127.0.0.1", 0)) as free:
-        host = f"127.0.0.1:{free.getsockname()[1]}"
+        host = host or f"127.0.0.1:{free.getsockname()[1]}"
     config = directory / "config.yml"
     text = _CONFIG.format(directory=directory / "data", host=host)
     if login:

@@ -76,10 +76,10 @@ class Node:
                 process.terminate()
 
     @contextmanager
-    def snapshotter(self, engine: str = "erofs") -> Iterator["subprocess.Popen[bytes]"]:
+    def snapshotter(self, engine: str = "erofs", *options: str) -> Iterator["subprocess.Popen[bytes]"]:
         address = str(self.directory / "s.sock")
         root = str(self.directory / "snapshots")
-        process = self.ocifs.start("snapshotter", "--root", root, "--address", address, "--engine", engine)
+        process = self.ocifs.start("snapshotter", "--root", root, "--address", address, "--engine", engine, *options)
         with process:
             try:
                 wait_for(lambda: os.path.exists(address) or process.poll() is not None)

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from tests.cli.command import Ocifs
 from tests.cli.docker_registry import PASSWORD, USER, credentials, docker_registry, push
 from tests.containers.conftest import image_of_programs
-from tests.depth import depth
+from tests.depth import FULL, depth
 from tests.images import Image, Layer, write_layout
 from tests.snapshotter.node import Node, made_node
 from tests.snapshotter.releases import HERE, Release
@@ -31,6 +32,8 @@ def node(
         yield made
 
 
+_FAILURE_KEPT = 1.5
+"""Seconds after a slow failure, in which further reads of the same bytes fail at once."""
 _CASES = [(None, "erofs"), (None, "fuse"), ("trixie", "erofs"), ("sid", "erofs")]
 """The Debian whose containerd runs, or None for that of this machine; and the engine."""
 
@@ -80,3 +83,26 @@ def test_a_container_runs_from_an_image_in_a_registry(node: Node, engine: str, t
     assert not whole & {
         f"sha256:{path.name}" for path in (layout / "blobs/sha256").iterdir() if path.stat().st_size > 10000
     }
+
+
+@pytest.mark.skipif(not FULL, reason="waits for a registry that is gone, in half a minute: scripts/test --full")
+@pytest.mark.parametrize(("node", "engine"), _CASES[:2], indirect=True)
+def test_a_container_whose_registry_is_gone_fails_and_starts_once_it_is_back(
+    node: Node, engine: str, tmp_path: Path
+) -> None:
+    layout = write_layout(tmp_path / "image", image_of_programs())
+    (tmp_path / "registry").mkdir()
+    with node.snapshotter(engine, "--no-prefetch"), node.containerd():
+        with docker_registry(tmp_path / "registry") as host:
+            push(f"oci:{layout}:latest", host, "app:1")
+            image = f"{host}/app:1"
+            node.ocifs.output("index", "push", f"docker://{image}")
+            shutil.rmtree(node.ocifs.cache)
+            node.pull(image)
+            wait_for(lambda: node.mounts() != [])
+        with pytest.raises(AssertionError, match="input/output error"):
+            node.run(image, "one", "sh", "-c", "echo 42")
+        assert host in node.ocifs.log.read_text()
+        time.sleep(_FAILURE_KEPT)
+        with docker_registry(tmp_path / "registry", host=host):
+            assert node.run(image, "two", "sh", "-c", "echo 42") == "42\n"
