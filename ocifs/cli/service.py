@@ -96,6 +96,8 @@ def service(
                 f"decoded: {human_size(pong.spans)} of at most {human_size(limit)}, "
                 f"shared between mounts: {human_size(pong.shared_spans)}"
             )
+        if starting.is_outdated(pong):
+            click.echo("ocifs was installed anew since then: `ocifs service upgrade` lets the service use the new code")
     elif mounts := starting.stop():
         click.echo(f"ocifs: mounts that go on without a service: {mounts}; `ocifs service` keeps them again", err=True)
 

@@ -281,11 +281,17 @@ def _layer_record(layer: Layer) -> LayerRecord:
     )
 
 
-def open_log(log: str | None, runtime: TrustedDirectory) -> None:
-    """Send the log messages of this process to a file, or to stderr. Raises MountError."""
+def open_log(log: str | None, runtime: TrustedDirectory, opened: int | None = None) -> None:
+    """Send the log messages of this process to a file, or to stderr; `opened` is its descriptor, if it is open.
+
+    Raises MountError.
+    """
     handler: logging.Handler
     try:
-        if log is None:
+        if opened is not None:
+            file = os.fdopen(opened, "a", encoding="utf-8", errors="backslashreplace", closefd=False)
+            handler = logging.StreamHandler(file)
+        elif log is None:
             handler = logging.StreamHandler()
         elif log == str(runtime.path / LOG):
             fd = runtime.open_file(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

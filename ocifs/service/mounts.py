@@ -41,7 +41,8 @@ _DELAY, _DELAY_FACTOR, _DELAY_MAX = 0.1, 3, 5.0
 """Seconds of the first delay; the factor to the next one; the maximum."""
 _SUFFIX = ".counters"
 _COMPARED_MAX = 32 << 20
-_PIECE = 1 << 20
+_PIECE = 64 << 10
+"""Bytes to compare at once; they stay in the processor's cache, so 32 MiB take less than 20 ms."""
 _log = logging.getLogger(__name__)
 
 
@@ -248,7 +249,7 @@ class Mounts:
         Raises:
             MountError: The request is wrong, or something cannot be made.
         """
-        job, namespace = _checked(request, fds)
+        job, namespace, log = _checked(request, fds)
         self._share_tree_image(job)
         name = secrets.token_hex(8) + _SUFFIX
         with contextlib.ExitStack() as undo:
@@ -264,7 +265,7 @@ class Mounts:
             except OSError as error:
                 raise_if_short(error)
                 raise MountError(f"service: cannot prepare a mount: {error.strerror}") from None
-            kept = Kept(job=job, device=device, page=page, counters=name, since=time.time())
+            kept = Kept(job=job, device=device, page=page, log=log, counters=name, since=time.time())
             served = Served(kept, state, counters)
             order = Order(
                 kept=kept,
@@ -352,8 +353,11 @@ class Mounts:
         served.close()
 
 
-def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
-    """Return the job with the descriptors of this process, and that of its mount namespace. Raises MountError."""
+def _checked(request: Request, fds: list[int]) -> tuple[Job, int, int | None]:
+    """Return the job with the descriptors of this process, that of its mount namespace, and that of its log.
+
+    Raises MountError.
+    """
     if request.version != __version__:
         raise MountError(
             f"the service is ocifs {__version__}, the command {request.version}: `ocifs service upgrade`, "
@@ -362,13 +366,16 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
     if request.job is None or len(fds) != len(request.fds) + 1:
         raise MountError(f"malformed request: {len(fds)} open files with a job of {len(request.fds)}")
     namespace, *files = fds
-    for fd in files:
-        if not _is_readable(fd, stat.S_ISREG) and not _is_readable(fd, stat.S_ISDIR):
-            raise MountError(_NOT_READABLE)
+    numbers = dict(zip(request.fds, files, strict=True))
+    log = None if request.log is None else numbers.get(request.log)
+    if log is not None:
+        files.remove(log)
+    if not all(_is_readable(fd, stat.S_ISREG) or _is_readable(fd, stat.S_ISDIR) for fd in files):
+        raise MountError(_NOT_READABLE)
     if not os.readlink(f"/proc/self/fd/{namespace}").startswith("mnt:["):
         raise MountError("malformed request: the first open file is not a mount namespace")
     try:
-        rootfs = request.job.rootfs.renumbered(dict(zip(request.fds, files, strict=True)))
+        rootfs = request.job.rootfs.renumbered(numbers)
     except KeyError:
         raise MountError("malformed request: an open file of the job is missing") from None
     if not os.path.isabs(request.job.mountpoint):
@@ -378,7 +385,7 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
     directories = rootfs.directory_fds()
     if not all(_is_readable(fd, stat.S_ISDIR if fd in directories else stat.S_ISREG) for fd in files):
         raise MountError(_NOT_READABLE)
-    return msgspec.structs.replace(request.job, rootfs=rootfs), namespace
+    return msgspec.structs.replace(request.job, rootfs=rootfs), namespace, log
 
 
 def _is_readable(fd: int, is_right: Callable[[int], bool]) -> bool:

@@ -265,7 +265,7 @@ class Worker(NamedTuple):
             logging.getLogger().addHandler(JournalHandler(job.mountpoint, job.image))
             return job
         log = job.options.log or default
-        open_log(log, runtime)
+        open_log(log, runtime, self.kept.log)
         return msgspec.structs.replace(job, options=msgspec.structs.replace(job.options, log=log))
 
     def _mount(self, cache: SpanCache, rootfs: Rootfs) -> Mounted:

@@ -195,14 +195,19 @@ def publish_pack(registry: Registry, alter: Callable[[bytes], bytes]) -> str:
     return reference
 
 
+def assert_refuted(ocifs: Ocifs, mountpoint: Path) -> None:
+    """Wait until the mount is refuted: no read succeeds any more."""
+    wait_for(lambda: state(ocifs)["refuted"] is not None)
+    assert "mounted, refuted" in ocifs.output("mounts")
+    with (mountpoint / "middle").open("rb") as file, pytest.raises(OSError, match="Input/output error") as caught:
+        file.read(1)
+    assert caught.value.errno == errno.EIO
+
+
 def test_a_published_pack_that_lied_is_refuted(ocifs: Ocifs, registry: Registry, engine: str) -> None:
     image = publish_pack(registry, lambda data: bytes(len(data)))
     with ocifs.mounted(image, "--engine", engine) as mnt:
-        wait_for(lambda: state(ocifs)["refuted"] is not None)
-        assert "mounted, refuted" in ocifs.output("mounts")
-        with (mnt / "middle").open("rb") as file, pytest.raises(OSError, match="Input/output error") as caught:
-            file.read(1)
-        assert caught.value.errno == errno.EIO
+        assert_refuted(ocifs, mnt)
     assert "differ from those of layer" in ocifs.log.read_text()
     assert "pack1" not in ocifs.output("cache", "ls")
 
@@ -243,11 +248,7 @@ def test_an_index_that_lied_is_refuted(ocifs: Ocifs, registry: Registry, engine:
     publish(registry, lie)
     image = f"docker://{registry.host}/app"
     with ocifs.mounted(image, "--engine", engine) as mnt:
-        wait_for(lambda: state(ocifs)["refuted"] is not None)
-        assert "mounted, refuted" in ocifs.output("mounts")
-        with (mnt / "middle").open("rb") as file, pytest.raises(OSError, match="Input/output error") as caught:
-            file.read(1)
-        assert caught.value.errno == errno.EIO
+        assert_refuted(ocifs, mnt)
     assert "its index has other entries than its tar stream" in ocifs.log.read_text()
 
 
