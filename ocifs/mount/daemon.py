@@ -149,6 +149,8 @@ class Mounted(NamedTuple):
     """Called after each piece of background work."""
     resumed: bool = False
     """Whether another process has served the mount before."""
+    hot_pack: PackRecord | None = None
+    """The hot pack that this other process has saved the first reads in."""
 
 
 def serve_mounted(  # noqa: PLR0913 - two callers, which differ in all of it
@@ -180,7 +182,7 @@ def serve_mounted(  # noqa: PLR0913 - two callers, which differ in all of it
         stack.callback(hot.stop)
         record = _Record(write, _record(job, rootfs, mounted))
         if mounted.resumed:
-            hot.resume()
+            hot.resume(engine, record.note_pack)
         else:
             hot.start(engine, record.note_pack)
         if is_unfinished(rootfs):
@@ -240,6 +242,7 @@ def _record(job: Job, rootfs: Rootfs, mounted: Mounted) -> MountRecord:
         bundle=job.bundle,
         device=mounted.device,
         kept=mounted.kept,
+        hot_pack=mounted.hot_pack,
         layers=tuple(map(_layer_record, rootfs.served.layers)),
     )
 

@@ -75,7 +75,7 @@ def load_all() -> None:
 
 def _run(start: Start, template: Template, command_line: CommandLine | None) -> None:
     runtime = runtime_directory()
-    mounts = Mounts(runtime, template, journal=start.settings.journal)
+    mounts = Mounts(runtime, template, journal=start.settings.journal, idle_seconds=start.settings.idle_seconds)
     if start.what == "single":
         _open_log(start.settings, runtime)
         keeper = Keeper(mounts, None, start.settings)
@@ -87,7 +87,7 @@ def _run(start: Start, template: Template, command_line: CommandLine | None) -> 
         with socket.socket(fileno=start.connection) as connection:
             taken = take(connection)
         listener, lock, metrics, settings = taken.listener, taken.lock, taken.metrics, taken.settings
-        mounts.journal = settings.journal
+        mounts.journal, mounts.idle_seconds = settings.journal, settings.idle_seconds
         for served in taken.mounts:
             mounts.add(served)
     else:

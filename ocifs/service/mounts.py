@@ -17,19 +17,19 @@ import msgspec
 
 from ocifs.errors import MountError, ShortageError, printable_path, raise_if_short, shortage
 from ocifs.mount import syscalls
-from ocifs.mount.counters import DEAD, ENDED, FAILED, STARTING, Counters
+from ocifs.mount.counters import AWAKE, DEAD, DORMANT, ENDED, FAILED, IDLE, MOUNTED, STARTING, Counters
 from ocifs.mount.handoff import FileRange
 from ocifs.mount.job import Job
 from ocifs.mount.mount_identity import MountIdentity
 from ocifs.mount.mountinfo import mount_table
-from ocifs.mount.record import to_json
+from ocifs.service.dormant import Dormant
 from ocifs.service.kept import Kept
 from ocifs.service.notify import IMAGE, MOUNT
 from ocifs.service.protocol import Request
 from ocifs.service.span_broker import SpanBroker
 from ocifs.service.span_messages import is_sealed
 from ocifs.service.template import Template
-from ocifs.service.worker import Order
+from ocifs.service.worker import Order, encode
 from ocifs.trusted_directory import TrustedDirectory
 from ocifs.version import __version__
 
@@ -61,7 +61,9 @@ class Served:
         self.due: float | None = None
         """When to start a worker, by the monotonic clock."""
         self.predecessor: int | None = None
-        """The pidfd of a worker of another keeper, which the next worker ends."""
+        """The pidfd of a worker of another keeper, or of an idle one, which the next worker ends."""
+        self.retired: int | None = None
+        """The pidfd of an idle worker, until its successor has ended it."""
         self._started = time.monotonic()
         self._deaths: list[float] = []
         self._quick = 0
@@ -70,6 +72,18 @@ class Served:
     def is_starting(self) -> bool:
         """Whether the mount is being made."""
         return self.counters.state == STARTING
+
+    def is_awake(self) -> bool:
+        """Whether it has a worker that may become idle, or is."""
+        return self.pidfd is not None and self.counters.activity != DORMANT
+
+    def is_idle(self) -> bool:
+        """Whether a dormant worker can replace its worker."""
+        return (
+            self.pidfd is not None
+            and self.retired is None
+            and (self.counters.state == MOUNTED and self.counters.activity == IDLE)
+        )
 
     def has_ended(self) -> bool:
         """Whether the mount has ended; clear what an aborted connection has left of it."""
@@ -89,7 +103,14 @@ class Served:
             self.kept = msgspec.structs.replace(self.kept, known=Kept.read(self.state).known)
         return self.kept
 
-    def fork(self, template: Template, broker: SpanBroker | None, order: Order, fds: Sequence[int]) -> None:
+    def fork(
+        self,
+        template: Template,
+        broker: SpanBroker | None,
+        order: Order,
+        fds: Sequence[int],
+        dormant: Dormant = Dormant(),  # noqa: B008 - it is immutable
+    ) -> None:
         """Start a worker with an order, which shares spans over `broker`.
 
         `fds` are the open files that only this order needs. Raises OSError.
@@ -97,27 +118,38 @@ class Served:
         self._started = time.monotonic()
         files = [self.state, *self.kept.fds(), *fds]
         if broker is None:
-            self.pid, self.pidfd = template.fork(to_json(order), files)
+            self.pid, self.pidfd = template.fork(encode(order, dormant), files)
             return
         with broker.connect(self.kept.job) as connection:
-            payload = to_json(msgspec.structs.replace(order, sharing=True))
+            payload = encode(msgspec.structs.replace(order, sharing=True), dormant)
             self.pid, self.pidfd = template.fork(payload, [*files, connection.fileno(), broker.hints])
 
-    def start_again(self, template: Template, broker: SpanBroker | None, *, journal: bool) -> None:
-        """Start another worker for the mount. Raises OSError."""
+    def start_again(self, mounts: "Mounts") -> None:
+        """Start another worker for the mount, which is dormant if the mount is idle. Raises OSError."""
         kept = self.mounted()
         order = Order(
             kept=kept,
             fds=tuple(kept.fds()),
             keeper=os.getpid(),
-            journal=journal,
+            journal=mounts.journal,
+            idle_seconds=mounts.idle_seconds,
             predecessor=self.recorded,
             resume=True,
         )
-        self.fork(template, broker, order, [] if self.predecessor is None else [self.predecessor])
+        fds = [*([] if self.predecessor is None else [self.predecessor]), mounts.runtime.fd]
+        dormant = Dormant()
+        if self.counters.activity != AWAKE:
+            files = [self.state, *kept.fds(), *fds]
+            dormant = Dormant(files.index(kept.device), files.index(mounts.runtime.fd))
+        self.fork(mounts.template, mounts.broker, order, fds, dormant)
         if self.predecessor is not None:
             os.close(self.predecessor)
             self.predecessor = None
+
+    def kill_retired(self) -> None:
+        """Kill the idle worker before this one, if it was not ended yet."""
+        if self.retired is not None:
+            signal.pidfd_send_signal(self.retired, signal.SIGKILL)
 
     def kill(self) -> None:
         """Kill the worker."""
@@ -184,11 +216,15 @@ class Served:
 class Mounts:
     """All mounts of a keeper, with their files in the runtime directory."""
 
-    def __init__(self, runtime: TrustedDirectory, template: Template, *, journal: bool = False) -> None:
-        self._runtime = runtime
+    def __init__(
+        self, runtime: TrustedDirectory, template: Template, *, journal: bool = False, idle_seconds: float = 0.0
+    ) -> None:
+        self.runtime = runtime
         self.template = template
         self.journal = journal
         """Whether workers log to the journal, unless their command has named a file."""
+        self.idle_seconds = idle_seconds
+        """Seconds without a request until a mount is idle; 0: never."""
         self.broker: SpanBroker | None = None
         """Lets workers share decoded spans."""
         self._served: dict[str, Served] = {}
@@ -204,8 +240,8 @@ class Mounts:
         return bool(self._served)
 
     def are_starting(self) -> bool:
-        """Whether a mount is being made."""
-        return any(served.is_starting() for served in self)
+        """Whether a mount is being made, or a worker replaced by a dormant one."""
+        return any(served.is_starting() or served.retired is not None for served in self)
 
     def mount(self, request: Request, fds: list[int], client: socket.socket) -> Served:
         """Fork a worker that mounts and answers the client. The mount owns `fds` unless this raises an error.
@@ -220,8 +256,8 @@ class Mounts:
             try:
                 device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
                 undo.callback(os.close, device)
-                page = self._runtime.open_file(name, os.O_RDWR | os.O_CREAT)
-                undo.callback(self._runtime.unlink, name)
+                page = self.runtime.open_file(name, os.O_RDWR | os.O_CREAT)
+                undo.callback(self.runtime.unlink, name)
                 undo.callback(os.close, page)
                 counters = Counters.make(page)
                 state = os.memfd_create("ocifs-kept", os.MFD_CLOEXEC)
@@ -231,7 +267,14 @@ class Mounts:
                 raise MountError(f"service: cannot prepare a mount: {error.strerror}") from None
             kept = Kept(job=job, device=device, page=page, log=log, counters=name, since=time.time())
             served = Served(kept, state, counters)
-            order = Order(kept=kept, fds=tuple(kept.fds()), keeper=os.getpid(), journal=self.journal, root=request.root)
+            order = Order(
+                kept=kept,
+                fds=tuple(kept.fds()),
+                keeper=os.getpid(),
+                journal=self.journal,
+                idle_seconds=self.idle_seconds,
+                root=request.root,
+            )
             try:
                 served.fork(self.template, self.broker, order, [namespace, client.fileno()])
             except OSError as error:
@@ -261,9 +304,9 @@ class Mounts:
         """Forget a mount that has ended, or was not made."""
         del self._served[served.kept.counters]
         served.close()
-        self._runtime.unlink(served.kept.counters)
+        self.runtime.unlink(served.kept.counters)
         for pid in {served.pid, served.recorded} - {0}:
-            self._runtime.unlink(_record_of(pid))
+            self.runtime.unlink(_record_of(pid))
 
     def remove_ended(self) -> None:
         """Forget the mounts that were unmounted while they had no worker, which would have noticed."""
@@ -275,13 +318,30 @@ class Mounts:
         """Start another worker for a mount; only one record is left for it to replace. Raises OSError."""
         if served.recorded != served.pid and self._has_record(served.pid):
             if served.recorded:
-                self._runtime.unlink(_record_of(served.recorded))
+                self.runtime.unlink(_record_of(served.recorded))
             served.recorded = served.pid
-        served.start_again(self.template, self.broker, journal=self.journal)
+        served.start_again(self)
+
+    def replace_idle(self, served: Served) -> tuple[int, int]:
+        """Start a dormant worker, which ends the idle one; return PID and pidfd of that one.
+
+        Raises OSError; then the idle one goes on.
+        """
+        assert served.pidfd is not None  # noqa: S101 - `is_idle`
+        pid, pidfd = served.pid, served.pidfd
+        served.predecessor = os.dup(pidfd)
+        try:
+            self.start_again(served)
+        except OSError:
+            os.close(served.predecessor)
+            served.predecessor = None
+            raise
+        served.retired = pidfd
+        return pid, pidfd
 
     def _has_record(self, pid: int) -> bool:
         try:
-            self._runtime.status(_record_of(pid))
+            self.runtime.status(_record_of(pid))
         except FileNotFoundError:
             return False
         return True

@@ -55,6 +55,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Restarts of a worker within a minute, before its mount is given up."""
     request_seconds: float = 10.0
     """Seconds that a command may take to send its request."""
+    idle_seconds: float = 10.0
+    """Seconds without a request after which the worker of a mount is replaced by a dormant one; 0: never."""
     span_cache: int = 256 << 20
     """Most bytes of decoded spans of all mounts together; 0: each mount has its own, up to its own limit."""
     metrics: str | None = None
