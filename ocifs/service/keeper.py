@@ -1,8 +1,8 @@
 """The keeper: it holds the FUSE connections of mounts, and forks a worker for each one.
 
-It has a single thread, which waits for commands, for workers that exit, and for signals; it never waits for a peer
-alone. A command that stalls, or sends what is not a request, costs nothing but its connection. Any end of the keeper
-leaves the workers alone.
+It has a single thread, which waits for commands, for workers that exit, and for signals, and never for one peer only.
+A command that stalls, or sends a malformed request, costs nothing but its connection. The workers go on however the
+keeper ends.
 """
 
 import contextlib

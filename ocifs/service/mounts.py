@@ -1,4 +1,8 @@
-"""The mounts of a keeper: their files, their workers, and what happens when a worker dies."""
+"""The mounts of a keeper: their open files, their workers, and the replacement of a worker that dies.
+
+A mount has at most one worker. The open files of a mount stay open until the mount ends, whatever happens to its
+workers. This module neither waits for a worker nor knows the connections of commands.
+"""
 
 import contextlib
 import errno
