@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,21 +100,21 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    home = tmp_path_factory.mktemp("rootless")
-    for directory in (home, *home.parents[:-1]):
-        if not directory.stat().st_mode & 1:
-            directory.chmod(0o711)
+def machine() -> Iterator[Machine]:
     if missing := [name for name in ("newuidmap", "nsenter") if shutil.which(name) is None]:
         pytest.skip(f"missing: {', '.join(missing)}")
-    machine = Machine(home)
-    try:
-        if machine.ocifs("--version").returncode:
-            pytest.skip("no interpreter with ocifs is open to an ordinary user")
-        write_layout(home / "app", APP)
-        yield machine
-    finally:
-        machine.close()
+    # Not in pytest's directory: each start of pytest closes that to other users, and podman would then wait for ever.
+    with tempfile.TemporaryDirectory(prefix="ocifs-user-", ignore_cleanup_errors=True) as name:
+        home = Path(name).resolve()
+        home.chmod(0o711)
+        machine = Machine(home)
+        try:
+            if machine.ocifs("--version").returncode:
+                pytest.skip("no interpreter with ocifs is open to an ordinary user")
+            write_layout(home / "app", APP)
+            yield machine
+        finally:
+            machine.close()
 
 
 def test_a_store_of_its_own(machine: Machine) -> None:
