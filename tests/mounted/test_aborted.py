@@ -64,6 +64,7 @@ def test_an_aborted_connection_ends_the_mount(ocifs: Ocifs, small: Path, connect
 
 def test_readers_of_an_aborted_connection_are_told(ocifs: Ocifs, small: Path, connections: Path) -> None:
     with ocifs.mounted(small) as mountpoint, (mountpoint / "dir/big").open("rb", buffering=0) as held:
+        assert (mountpoint / "hello").read_bytes() == b"hello\n"  # its close tells the kernel that none needs a flush
         daemon = daemon_of(ocifs)
         abort(connections, daemon)
         assert is_gone(daemon)
