@@ -2,7 +2,7 @@
 
 Decoding and compressing take about a second, and memory. A separate process spares the daemon both, and outlives it: a
 short container ends long before. It inherits the open files, and a file in memory that describes its work. It fetches
-nothing.
+nothing but missing windows of published indexes.
 """
 
 import contextlib
@@ -60,7 +60,8 @@ def start_builder(handoff: Handoff, rootfs: Rootfs, recording: Recording, limit:
     """Start a process that saves a recording of a rootfs. Raises OSError."""
     layers = rootfs.served.layers
     name = pack_name(layers)
-    # Without registries: the bytes that were read are in the cache, and others are left out.
+    # Without the registries of the layers: the bytes that were read are in the cache, and others are left out. But a
+    # span that was decoded after the one before it may lack its window.
     local = msgspec.structs.replace(handoff, origins=(None,) * len(layers), pack=None)
     job = PackJob(
         rootfs=local,
