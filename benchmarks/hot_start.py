@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.container import cold_first_line
 from benchmarks.images import image
-from benchmarks.link import slow_link
-from benchmarks.registry import ocifs_run, podman_run
+from benchmarks.link import Traffic, slow_link
+from benchmarks.registry import COMMAND, ocifs_run, podman_run, report_traffic
 from benchmarks.snapshotter import convert
 from benchmarks.timing import EXTRACTED, Measure, arguments, drop_caches, ocifs, report, side_by_side
 from tests.cli.docker_registry import docker_registry, push
@@ -87,10 +88,10 @@ def local(name: str, reference: str, command: list[str], work: Path, rounds: int
 
 
 def publish(reference: str, work: Path) -> None:
-    """Record a start of Python, and publish index and pack."""
+    """Record the start that is measured, and publish index and pack."""
     cache = work / "publisher"
     with mounted(reference, work / "mnt", cache, "--engine", "erofs"):
-        start(work / "mnt", [_PYTHON, "-c", "import json; print()"])
+        cold_first_line(["chroot", str(work / "mnt"), _PYTHON, *COMMAND])
         record = ["--cache-dir", str(cache), "--record", str(work / "mnt")]
         subprocess.run(ocifs("index", "push", *record, reference), check=True, stdout=subprocess.DEVNULL)
 
@@ -107,23 +108,22 @@ def from_registry(reference: str, rounds: int, work: Path) -> None:
         if has_estargz:
             convert(host, f"oci:{reference}", work)
         with slow_link(int(host.rpartition(":")[2]), rate=_RATE, round_trip=_ROUND_TRIP) as link:
-            fetched: dict[str, list[int]] = {_PACK: [], _NO_PACK: []}
+            fetched: dict[str, list[Traffic]] = {_PACK: [], _NO_PACK: []}
             if has_estargz:
                 fetched[_ESTARGZ] = []
             names = {_PACK: "hot", _NO_PACK: "cold", _ESTARGZ: "estargz"}
             ways: dict[str, Measure] = {
                 way: partial(
-                    ocifs_run, f"docker://127.0.0.1:{link.port}/{names[way]}:latest", work / "cache", link, sizes
+                    ocifs_run, f"docker://127.0.0.1:{link.port}/{names[way]}:latest", work / "cache", link, starts
                 )
-                for way, sizes in fetched.items()
+                for way, starts in fetched.items()
             }
             if shutil.which("podman"):
                 ways[_PODMAN] = partial(podman_run, f"127.0.0.1:{link.port}/hot:latest", work)
             taken = side_by_side(ways, rounds)
             report("the first line of a container from a registry", taken, _PACK)
             whole = sum(path.stat().st_size for path in Path(reference.rpartition(":")[0], "blobs/sha256").iterdir())
-            shares = {way: [size / whole * 100 for size in sizes] for way, sizes in fetched.items()}
-            report("bytes fetched by then, relative to all blobs", shares, _PACK, "%")
+            report_traffic(fetched, whole, "all blobs", _PACK)
     subprocess.run(["umount", "--lazy", work / "storage/overlay"], check=False, stderr=subprocess.DEVNULL)
 
 

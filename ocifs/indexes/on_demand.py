@@ -24,8 +24,8 @@ TAIL_DIGEST = "vnd.ocifs.layer-index.tail.digest"
 TAIL_SIZE = "vnd.ocifs.layer-index.tail.size"
 """Its bytes."""
 
-_MIN_WINDOWS = 64 << 10
-"""Bytes of windows that are worth another request."""
+_MIN_WINDOWS = 256 << 10
+"""Bytes of windows that are worth another request: 20 milliseconds at 100 Mbit/s, about a round trip."""
 _MAX_TAIL = 64 << 20
 """Bytes of a tail that may be fetched into memory."""
 _NUMBER = re.compile(r"[0-9]{1,12}", re.ASCII)
@@ -57,7 +57,7 @@ class Tail(NamedTuple):
 def published_form(index: LayerIndex) -> tuple[bytes, dict[str, str]]:
     """Return an index with the digests of its windows, and the annotations of its descriptor."""
     data = index.file.pread(index.data_size, 0)
-    ranges = map(index.windows.stored_range, range(index.windows.span_count))
+    ranges = map(index.windows.stored_range, range(index.windows.count))
     digests = b"".join(hashlib.sha256(data[offset : offset + size]).digest() for offset, size in ranges)
     tail = join_tail(index.packed_toc(), replace(index.summary, window_digests=digests), len(data))
     return data + tail, {TAIL_SIZE: str(len(tail)), TAIL_DIGEST: hashlib.sha256(tail).hexdigest()}

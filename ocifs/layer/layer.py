@@ -109,6 +109,12 @@ class Layer:
         """Whether a span is decoded, is being decoded, or does not exist."""
         return span >= self.index.span_count or self._cache.has((self.number, span))
 
+    def is_here(self, span: int) -> bool:
+        """Whether a span exists, and this machine seems to have its stored bytes."""
+        return span < self.index.span_count and not (
+            isinstance(self.blob, LazyBlob) and not self.blob.has(self.index, span)
+        )
+
     def decode(self, span: int) -> bytes:
         """Return a decoded span. Raises the errors of `pread`."""
         return self._decoded(span, self.span_size(span), _Run(self)).whole()

@@ -88,11 +88,11 @@ def fetch_index(index: LayerIndex, pause: Pause) -> LazyBlob | None:
     file = index.file
     if not isinstance(file, LazyBlob):
         return None
-    _fetch_spans(file, index.windows, index.data_size, pause)
+    _fetch_spans(file, index.windows.groups, index.data_size, pause)
     digest = Digest(file.origin().digest)
     found = digest_blob(file, digest, lambda size: pause(0))
     if found != digest:
-        raise InvalidImageError(f"{index.windows.name}: its bytes have the digest {found}, not {digest}")
+        raise InvalidImageError(f"{index.windows.groups.name}: its bytes have the digest {found}, not {digest}")
     return file
 
 
