@@ -12,21 +12,16 @@ import shutil
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from benchmarks.container import cold_first_line
 from benchmarks.images import image
 from benchmarks.link import Traffic, slow_link
+from benchmarks.publish import mounted, publish
 from benchmarks.registry import COMMAND, ocifs_run, podman_run, report_traffic
 from benchmarks.snapshotter import convert
 from benchmarks.timing import EXTRACTED, Measure, arguments, drop_caches, ocifs, report, side_by_side
 from tests.cli.docker_registry import docker_registry, push
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _PYTHON = "/usr/bin/python3"
 _SMALL_FILES = "find /usr/lib/python3* /usr/share/perl -type f -size -16k | head -n 800 | xargs cat"
@@ -49,17 +44,6 @@ def start(root: Path, command: list[str]) -> float:
     began = time.perf_counter()
     subprocess.run(["chroot", root, *command], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
-
-
-@contextmanager
-def mounted(reference: str, mountpoint: Path, cache: Path, *options: str) -> "Iterator[None]":
-    """Mount an image with a cache of its own."""
-    mountpoint.mkdir(exist_ok=True)
-    subprocess.run(ocifs("mount", "--cache-dir", str(cache), *options, reference, str(mountpoint)), check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(ocifs("umount", str(mountpoint)), check=True)
 
 
 def start_on_mount(reference: str, work: Path, command: list[str], *options: str) -> float:
@@ -87,23 +71,13 @@ def local(name: str, reference: str, command: list[str], work: Path, rounds: int
     report(f"{name}, not the first time, nothing cached by the kernel", side_by_side(ways, rounds), EXTRACTED)
 
 
-def publish(reference: str, work: Path) -> None:
-    """Record the start that is measured, and publish index and pack."""
-    cache = work / "publisher"
-    with mounted(reference, work / "mnt", cache, "--engine", "erofs"):
-        cold_first_line(["chroot", str(work / "mnt"), _PYTHON, *COMMAND])
-        record = ["--cache-dir", str(cache), "--record", str(work / "mnt")]
-        subprocess.run(ocifs("index", "push", *record, reference), check=True, stdout=subprocess.DEVNULL)
-
-
 def from_registry(reference: str, rounds: int, work: Path) -> None:
     """Measure and print the first start of an unknown image."""
     with docker_registry(work) as host:
         for name in ("hot", "cold"):
             push(f"oci:{reference}", host, f"{name}:latest")
         subprocess.run(ocifs("index", "push", f"docker://{host}/cold"), check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(ocifs("index", "--cache-dir", str(work / "publisher"), f"docker://{host}/hot"), check=True)
-        publish(f"docker://{host}/hot", work)
+        publish(f"docker://{host}/hot", work, [_PYTHON, *COMMAND])
         has_estargz = shutil.which("ctr-remote") is not None
         if has_estargz:
             convert(host, f"oci:{reference}", work)

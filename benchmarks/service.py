@@ -3,8 +3,9 @@
 Side by side, with the erofs engine and an indexed image: the time of a warm `ocifs mount`; the time of its last step
 alone, from the job to a mount that responds; the time until the first line of a container, and that of `podman run
 --network none` of an image that it has unpacked before; and the proportional memory (PSS) of each idle mount,
-at 1, 10, 50 and 200 mounts of one image, all processes of the service included. Debian packages no
-containerd-stargz-grpc, so the snapshotter of eStargz is not measured.
+at 1, 10, 50 and 200 mounts of one image, all processes of the service included. If Go and ctr-remote are installed,
+the process of stargz-snapshotter beside them, with as many mounts of the image converted to eStargz: these share one
+mount of each layer.
 """
 
 import json
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.container import Podman, first_line, podman_runs
+from benchmarks.snapshotter import build_stargz, convert, node, proportional, quietly
 from benchmarks.timing import arguments, ocifs, report, seconds, side_by_side
 from ocifs.image.opening import open_image
 from ocifs.mount.job import Job, mount
@@ -30,9 +32,11 @@ from ocifs.service.client import ServiceConnection
 from ocifs.service.connection import connect
 from ocifs.service.protocol import send_mount
 from ocifs.store import Store, default_directory
+from tests.cli.docker_registry import docker_registry
 
 _COUNTS = (1, 10, 50, 200)
 _DAEMON, _SERVICE = "ocifs, a daemon for each mount", "ocifs service"
+_STARGZ = "stargz-snapshotter, eStargz"
 
 
 @contextmanager
@@ -86,16 +90,43 @@ def memory(image: str, directory: Path, count: int, *options: str) -> float:
         assert len(listed) == count
         keepers = {each["kept"]["keeper"] for each in listed if each["kept"]}
         templates = {child for keeper in keepers for child in _children(keeper)}
-        return sum(map(_proportional, {each["pid"] for each in listed} | keepers | templates)) / count
+        return sum(map(proportional, {each["pid"] for each in listed} | keepers | templates)) / count
+
+
+@contextmanager
+def stargz(image: str) -> Iterator[Callable[[int], float]]:
+    """Start stargz-snapshotter with an image; yield what returns its memory in MiB for each of a number of mounts."""
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark", dir="/var/tmp")))
+        program = build_stargz(work)
+        (work / "registry").mkdir()
+        host = stack.enter_context(docker_registry(work / "registry"))
+        convert(host, f"oci:{image}", work)
+        made = stack.enter_context(node("stargz", program, work))
+        made.pull(f"{host}/estargz:latest")
+        mounted: list[Path] = []
+
+        def unmount() -> None:
+            for mountpoint in mounted:
+                subprocess.run(["umount", mountpoint], check=True)
+
+        stack.callback(unmount)
+
+        def of(count: int) -> float:
+            for number in range(len(mounted), count):
+                mountpoint = work / f"{number}"
+                mountpoint.mkdir()
+                quietly(
+                    made.ctr("images", "mount", "--snapshotter", "stargz", f"{host}/estargz:latest", str(mountpoint))
+                )
+                mounted.append(mountpoint)
+            return sum(map(proportional, made.processes())) / count
+
+        yield of
 
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _proportional(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 def start_up(image: str, mountpoint: Path, rounds: int) -> None:
@@ -142,11 +173,16 @@ def main() -> None:
         with service():
             start_up(image, mountpoint, options.rounds)
             first_lines(image, Path(made), options.rounds)
-        for count in (each for each in _COUNTS if each <= options.most):
-            taken = {_DAEMON: [memory(image, Path(made), count, "--no-service")]}
-            with service():
-                taken[_SERVICE] = [memory(image, Path(made), count)]
-            report(f"memory of an idle mount, of {count}", taken, _DAEMON, "MiB")
+        with ExitStack() as stack:
+            peer = all(map(shutil.which, ("go", "ctr-remote"))) and "stargz" not in options.without
+            stargz_memory = stack.enter_context(stargz(image)) if peer else None
+            for count in (each for each in _COUNTS if each <= options.most):
+                taken = {_DAEMON: [memory(image, Path(made), count, "--no-service")]}
+                with service():
+                    taken[_SERVICE] = [memory(image, Path(made), count)]
+                if stargz_memory:
+                    taken[_STARGZ] = [stargz_memory(count)]
+                report(f"memory of an idle mount, of {count}", taken, _DAEMON, "MiB")
 
 
 if __name__ == "__main__":

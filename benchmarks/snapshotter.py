@@ -1,19 +1,21 @@
 """How long does a container take on a containerd node that has never seen its image?
 
 From nothing to the first line of a Python program, pull included. Side by side: containerd's overlayfs snapshotter;
-stargz-snapshotter with the image converted to eStargz; ocifs with a published index, with the same eStargz image, and
-without an index. Each measurement has a new containerd and a new snapshotter, whose start is not counted. The registry
-is docker-registry, once behind a link of 100 Mbit/s and 20 ms, and once on loopback. Then the memory for 30 Pods of 10
+stargz-snapshotter with the image converted to eStargz, and with one that ctr-remote optimized for this start; ocifs
+with a published index and the hot pack of a start, with an index alone, with the same eStargz images, and without an
+index. Each measurement has a new containerd and a new snapshotter, whose start is not counted. The registry is
+docker-registry, once behind a link of 100 Mbit/s and 20 ms, and once on loopback. Then the memory for 30 Pods of 10
 images that share all layers but one. As root, with docker-registry, skopeo, ctr-remote, Go and
 golang-github-containerd-stargz-snapshotter-dev.
 """
 
+import json
 import os
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +23,7 @@ from pathlib import Path
 
 from benchmarks.derived import derive
 from benchmarks.link import Link, slow_link
+from benchmarks.publish import publish
 from benchmarks.timing import Measure, arguments, ocifs, report, side_by_side
 from tests.cli.docker_registry import docker_registry, push
 
@@ -29,8 +32,11 @@ _ROUND_TRIP = 0.02
 _PYTHON = ["/usr/bin/python3", "-c", "print('hello', flush=True)"]
 _OVERLAYFS = "overlayfs"
 _STARGZ = "stargz-snapshotter, eStargz"
+_OPTIMIZED = "stargz-snapshotter, eStargz optimized"
+_PACK = "ocifs, index and hot pack published"
 _PUBLISHED = "ocifs, index published"
 _ESTARGZ = "ocifs, the same eStargz"
+_ESTARGZ_OPTIMIZED = "ocifs, the same eStargz optimized"
 _UNINDEXED = "ocifs, no index"
 _PATIENCE = 60.0
 _IDLE_SECONDS = 10.0
@@ -69,7 +75,7 @@ class Node:
         remote = self.snapshotter != _OVERLAYFS
         named = ["--snapshotter", self.snapshotter]
         command = ["images", "rpull" if remote else "pull", "--plain-http", *named, image]
-        _quietly(self.ctr(*command, program="ctr-remote" if remote else "ctr"))
+        quietly(self.ctr(*command, program="ctr-remote" if remote else "ctr"))
 
     def run(self, image: str, name: str, *command: str, detach: bool = False) -> list[str]:
         """Return the command that runs a container."""
@@ -160,19 +166,24 @@ def first_line(
     return taken
 
 
-def convert(host: str, layout: str, parent: Path) -> None:
-    """Push the image to `HOST/estargz:latest`, converted by ctr-remote."""
+def convert(host: str, layout: str, parent: Path, command: Sequence[str] = ()) -> None:
+    """Push the image to `HOST/estargz:latest`, converted by ctr-remote; with a command, to `HOST/optimized:latest`.
+
+    ctr-remote optimizes for a command by running it, and by storing first what it reads.
+    """
     archive = parent / "image.tar"
     source = f"oci-archive:{archive}:example.test/app:1"
-    _quietly(["skopeo", "copy", "--quiet", "--insecure-policy", layout, source])
+    quietly(["skopeo", "copy", "--quiet", "--insecure-policy", layout, source])
     with node(_OVERLAYFS, Path(), parent) as made:
-        target = f"{host}/estargz:latest"
+        target = f"{host}/{'optimized' if command else 'estargz'}:latest"
+        recorded = ["--period", "5", "--entrypoint", json.dumps(command[:1]), "--args", json.dumps(command[1:])]
+        how = ["optimize", *recorded] if command else ["convert", "--estargz"]
         for step in (
             ["import", "--no-unpack", "--all-platforms", str(archive)],
-            ["convert", "--oci", "--estargz", "example.test/app:1", target],
+            [*how, "--oci", "example.test/app:1", target],
             ["push", "--plain-http", target],
         ):
-            _quietly(made.ctr("images", *step, program="ctr-remote"))
+            quietly(made.ctr("images", *step, program="ctr-remote"))
     archive.unlink()
 
 
@@ -196,18 +207,19 @@ def memory(
         try:
             for number, name in enumerate(names):
                 command = ["/usr/bin/python3", "-c", "import time; time.sleep(1e6)"]
-                _quietly(made.run(images[number % len(images)], name, *command, detach=True))
+                quietly(made.run(images[number % len(images)], name, *command, detach=True))
             time.sleep(5)
             before = _processor_seconds(made.processes())
             time.sleep(_IDLE_SECONDS)
             used = _processor_seconds(made.processes()) - before
-            return {"PSS": sum(map(_pss, made.processes())), "idle": 100 * used / _IDLE_SECONDS}
+            return {"PSS": sum(map(proportional, made.processes())), "idle": 100 * used / _IDLE_SECONDS}
         finally:
             for name in names:
                 subprocess.run(made.ctr("tasks", "delete", "--force", name), check=False, capture_output=True)
 
 
-def _pss(pid: int) -> float:
+def proportional(pid: int) -> float:
+    """Return the PSS of a process in MiB; 0 if it has ended."""
     with suppress(OSError):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
@@ -222,7 +234,8 @@ def _processor_seconds(pids: list[int]) -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
-def _quietly(command: list[str]) -> None:
+def quietly(command: list[str]) -> None:
+    """Run a command; its output is shown only if it fails."""
     ran = subprocess.run(command, check=False, capture_output=True, text=True)
     assert ran.returncode == 0, (command, ran.stderr[-2000:])
 
@@ -239,8 +252,11 @@ def ways(host: str, stargz: Path, parent: Path, link: Link | None, fetched: dict
     made = {
         _OVERLAYFS: (_OVERLAYFS, "debian", ()),
         _STARGZ: ("stargz", "estargz", ()),
+        _OPTIMIZED: ("stargz", "optimized", ()),
+        _PACK: ("ocifs", "packed", ()),
         _PUBLISHED: ("ocifs", "debian", ()),
         _ESTARGZ: ("ocifs", "estargz", ()),
+        _ESTARGZ_OPTIMIZED: ("ocifs", "optimized", ()),
         _UNINDEXED: ("ocifs", "plain", ("--index-up-to", "10GiB")),
     }
     return {
@@ -269,7 +285,7 @@ def pods_of(options: object, host: str, layouts: dict[str, str], stargz: Path, w
             push(f"oci:{derived}:{number}", host, f"{repository}-derived:{number}")
             images.append(f"{host}/{repository}-derived:{number}")
         if snapshotter == "ocifs":
-            _quietly(ocifs("index", "push", *(f"docker://{image}" for image in images)))
+            quietly(ocifs("index", "push", *(f"docker://{image}" for image in images)))
         taken[name] = memory(snapshotter, images, pods, stargz, work)
     for figure, unit in (("PSS", "MiB"), ("idle", "% of a processor")):
         what = "memory" if figure == "PSS" else "processor time when idle"
@@ -290,10 +306,12 @@ def main() -> None:
         (work / "registry").mkdir()
         with docker_registry(work / "registry") as host:
             layout = f"oci:{options.image}:{options.tag}"
-            for repository in ("debian", "plain"):
+            for repository in ("debian", "packed", "plain"):
                 push(layout, host, f"{repository}:latest")
-            _quietly(ocifs("index", "push", f"docker://{host}/debian:latest"))
+            quietly(ocifs("index", "push", f"docker://{host}/debian:latest"))
+            publish(f"docker://{host}/packed:latest", work, _PYTHON)
             convert(host, layout, work)
+            convert(host, layout, work, _PYTHON)
             with slow_link(int(host.rpartition(":")[2]), rate=_RATE, round_trip=_ROUND_TRIP) as link:
                 fetched: dict[str, list[int]] = {}
                 over = ways(f"127.0.0.1:{link.port}", stargz, work, link, fetched)
@@ -311,7 +329,7 @@ def main() -> None:
             )
             layouts = {"debian": layout, "estargz": f"oci:{work}/estargz:latest"}
             copy = ["skopeo", "copy", "--quiet", "--insecure-policy", "--src-tls-verify=false"]
-            _quietly([*copy, f"docker://{host}/estargz:latest", layouts["estargz"]])
+            quietly([*copy, f"docker://{host}/estargz:latest", layouts["estargz"]])
             pods_of(options, host, layouts, stargz, work)
 
 

@@ -90,8 +90,9 @@ def verify(image: str, options: Options, as_json: bool) -> int:
     """Read all of IMAGE again, and verify it and its cache entries.
 
     Checks the digests of manifest, config and blobs; that each blob decodes to its diff ID, span by span like reads do;
-    that the LayerIndex matches the tar stream; and that merging the layers yields the cached tree image. Changes
-    nothing. The exit status is 4 if a check fails. With --json, print one object for each check on a line.
+    that the LayerIndex matches the tar stream; that merging the layers yields the cached tree image; and that the hot
+    packs, cached and published, have the bytes of the layers. Changes nothing. The exit status is 4 if a check fails.
+    With --json, print one object for each check on a line.
 
     \b
     Try:  ocifs verify ./debian:latest && echo sound

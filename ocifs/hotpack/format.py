@@ -134,6 +134,35 @@ def read_table(file: ReaderAt, streams: Sequence[Stream], limit: int, digest: by
     Raises:
         InvalidImageError: It is no pack, has another version, or is of other layers; or a number in it is impossible.
     """
+    head, start = _read_head(file, digest)
+    try:
+        layers, offsets, lengths = map(unpack_u64, (head.layers, head.offsets, head.sizes))
+        counts, stored = map(unpack_u64, (head.counts, head.stored))
+    except (InvalidImageError, ValueError) as error:
+        raise _wrong(str(error)) from None
+    if head.streams != tuple(stream.name for stream in streams):
+        raise _wrong("it belongs to other layers")
+    blocks = _blocks(head, layers, offsets, lengths, [stream.size for stream in streams])
+    if (size := sum(lengths)) > limit:
+        raise _wrong(f"it has {size} bytes, more than {limit}")
+    frames = _frames(blocks, counts, stored, start)
+    end = frames[-1].offset + frames[-1].stored if frames else start
+    if file.size != end:
+        raise _wrong("it is truncated")
+    return PackTable(head.streams, frames, head.recordings, start, end, size)
+
+
+def stated_streams(file: ReaderAt, digest: bytes | None = None) -> tuple[str, ...]:
+    """Return the names of the streams that a pack claims to be of; its head has the sha256 `digest`, if given.
+
+    Raises:
+        InvalidImageError: It is no pack, or has another version.
+    """
+    return _read_head(file, digest)[0].streams
+
+
+def _read_head(file: ReaderAt, digest: bytes | None) -> tuple[Head, int]:
+    """Return the head of a pack, and where its frames begin. Raises InvalidImageError."""
     try:
         magic, packed_size, stated = _START.unpack(file.pread(_START.size, 0))
     except struct.error:
@@ -146,21 +175,9 @@ def read_table(file: ReaderAt, streams: Sequence[Stream], limit: int, digest: by
     if hashlib.sha256(packed).digest() != stated:
         raise _wrong("its head is damaged")
     try:
-        head = _HEAD.decode(unpack(packed, _HEAD_MAX))
-        layers, offsets, lengths = map(unpack_u64, (head.layers, head.offsets, head.sizes))
-        counts, stored = map(unpack_u64, (head.counts, head.stored))
+        return _HEAD.decode(unpack(packed, _HEAD_MAX)), _START.size + packed_size
     except (InvalidImageError, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _wrong(str(error)) from None
-    if head.streams != tuple(stream.name for stream in streams):
-        raise _wrong("it belongs to other layers")
-    blocks = _blocks(head, layers, offsets, lengths, [stream.size for stream in streams])
-    if (size := sum(lengths)) > limit:
-        raise _wrong(f"it has {size} bytes, more than {limit}")
-    frames = _frames(blocks, counts, stored, _START.size + packed_size)
-    end = frames[-1].offset + frames[-1].stored if frames else _START.size + packed_size
-    if file.size != end:
-        raise _wrong("it is truncated")
-    return PackTable(head.streams, frames, head.recordings, _START.size + packed_size, end, size)
 
 
 def _blocks(

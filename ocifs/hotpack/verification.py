@@ -1,4 +1,4 @@
-"""Compare a hot pack with the layers that it was made of."""
+"""Verify a hot pack: compare its file with its head, and its blocks with the layers that it was made of."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -8,6 +8,19 @@ from ocifs.errors import InvalidImageError
 from ocifs.hotpack.format import PackTable
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
+from ocifs.reader import ReaderAt
+
+
+def verify_frames(file: ReaderAt, table: PackTable) -> None:
+    """Check that each frame in the file decodes to its blocks.
+
+    Raises:
+        InvalidImageError: A frame is damaged.
+        OSError: It cannot be read.
+    """
+    for number, frame in enumerate(table.frames):
+        if frame.decode(file.pread(frame.stored, frame.offset)) is None:
+            raise InvalidImageError(f"hot pack: frame {number} is damaged")
 
 
 def verify_pack(table: PackTable, layers: Sequence[Layer], pause: Callable[[int], None]) -> None:

@@ -1,4 +1,4 @@
-"""The names of the images that use the entries of the cache, for listings only: nothing else depends on them.
+"""The names of the images that use the entries of the cache, for listings and for `ocifs verify`; no mount needs them.
 
 Beside the entries, the cache has a file for each image that was opened, named by the digest of its manifest: the latest
 names on command lines, and the subjects of the entries that it uses. Errors are ignored, and so are entries that an
@@ -14,7 +14,7 @@ import msgspec
 from ocifs.atomic import atomic_file
 from ocifs.sources.reference import Reference
 from ocifs.sources.resolve import ResolvedImage
-from ocifs.spec.digest import DiffID, chain_id
+from ocifs.spec.digest import DiffID, Digest, chain_id
 from ocifs.store import Store
 from ocifs.trusted_directory import TrustedDirectory
 
@@ -34,13 +34,13 @@ class _Record(msgspec.Struct, frozen=True):
     subjects: frozenset[str] = frozenset()
 
 
-def note_image(store: Store, reference: Reference, resolved: ResolvedImage, trees: Iterable[str]) -> None:
-    """Record that an image uses its documents, its layers and the `trees`, given by their subjects.
+def note_image(store: Store, reference: Reference, resolved: ResolvedImage, made: Iterable[str]) -> None:
+    """Record that an image uses its documents, its layers, and the entries `made` of them, given by their subjects.
 
     Reads one small file, and writes it only if it says something new.
     """
     name = _shown_name(reference)
-    subjects = frozenset(trees) | {resolved.digest}
+    subjects = frozenset(made) | {resolved.digest}
     with suppress(OSError, ValueError):
         directory = store.beside(_DIRECTORY, make=True)
         if directory is None:
@@ -65,6 +65,14 @@ def names_by_subject(store: Store) -> dict[str, list[str]]:
             for subject in record.subjects:
                 found.setdefault(subject, set()).update(record.names)
     return {subject: sorted(names) for subject, names in found.items()}
+
+
+def subjects_of(store: Store, image: Digest) -> frozenset[str]:
+    """Return the subjects of the entries that an image, given by the digest of its manifest, is known to use."""
+    with suppress(OSError):
+        if (directory := store.beside(_DIRECTORY)) is not None:
+            return _read(directory, _file(image)).subjects
+    return frozenset()
 
 
 def forget_unused(store: Store) -> None:

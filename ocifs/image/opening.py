@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Self
 from ocifs.blobs.opening import Preparing, open_cached
 from ocifs.blobs.source import Source
 from ocifs.errors import NotFoundError, OcifsError
-from ocifs.image.hot_pack import OpenedPack, load_pack
+from ocifs.image.hot_pack import OpenedPack, load_pack, pack_name
 from ocifs.image.layers import open_layers
 from ocifs.image.names import note_image
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import Trees, refuse_warnings
-from ocifs.indexes.artifact import PACK_HEAD
+from ocifs.indexes.artifact import published_head
 from ocifs.indexes.lookup import FoundIndex, Key, key_of, look_up_indexes, refuse_false_tocs
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
@@ -86,7 +86,8 @@ class Image:
                     refuse_warnings(f"layer {of_image.descriptor.digest}", len(warnings), *warnings[:1])
                 trees.as_of(len(layers))
             rootfs = trees.changes(len(layers) - 1) if options.changes_only and layers else trees.as_of(len(layers))
-            note_image(options.store, reference, resolved, trees.subjects)
+            made = {*trees.subjects, pack_name(layers).subject} if layers else trees.subjects
+            note_image(options.store, reference, resolved, made)
             image = cls(source, resolved, rootfs, trees, stack.pop_all(), (reference, options))
             image._published_pack = next((each.pack for each in known.values() if each.pack is not None), None)
             return image
@@ -145,9 +146,9 @@ class Image:
         if published is None or published.size > limit:
             return None
         try:
-            head = bytes.fromhex(published.annotations[PACK_HEAD])
+            head = published_head(published)
             blob = self.source.open_lazily(published)
-        except (KeyError, ValueError, OcifsError):  # the index serves all the same
+        except OcifsError:  # the index serves all the same
             return None
         return OpenedPack(blob, verified=False, head=head) if isinstance(blob, FileSection) else None
 

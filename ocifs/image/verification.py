@@ -2,8 +2,9 @@
 
 The chain: the reference names a manifest by its digest, the manifest names config and blobs, and the config names the
 diff IDs. Each blob decodes to the tar stream of its diff ID, through the same spans that reads use. The tar stream has
-the entries of the LayerIndex. A new merge of these entries equals the tree image byte for byte. Nothing is changed: the
-next command that needs a damaged entry of the cache rebuilds it.
+the entries of the LayerIndex. A new merge of these entries equals the tree image byte for byte. Every block of a hot
+pack has the bytes of its layer. Nothing is changed: the next command that needs a damaged entry of the cache rebuilds
+it.
 """
 
 import os
@@ -19,9 +20,11 @@ from ocifs.blobs.download import Blob, in_file, stoppable
 from ocifs.blobs.source import Source
 from ocifs.compression.codecs import CODECS
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_short
+from ocifs.hotpack.format import PackTable
 from ocifs.image.chain import chain_of
 from ocifs.image.kinds import CHANGES, TREE
 from ocifs.image.opening import open_source
+from ocifs.image.pack_verification import verify_packs
 from ocifs.image.trees import Trees, refuse_warnings
 from ocifs.indexes.lookup import verify_tocs
 from ocifs.layer.build import LayerBlob, open_layer_index
@@ -43,7 +46,7 @@ from ocifs.store import Kind, Store
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-What = Literal["manifest", "config", "blob", "layer", "toc", "tree", "changes"]
+What = Literal["manifest", "config", "blob", "layer", "toc", "tree", "changes", "pack", "published-pack"]
 _CHUNK = 1 << 20
 
 
@@ -51,10 +54,11 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """The result for one part of an image: verified, or a problem."""
 
     what: What
-    """`layer`: its tar stream and its LayerIndex; `toc`: the TOC inside it; `changes`: the tree image of its
-changes."""
+    """`layer`: its tar stream and its LayerIndex; `toc`: the TOC inside it; `changes`: the tree image of its changes;
+    `pack`: a hot pack in the cache; `published-pack`: one beside the image."""
     digest: str
-    """Of the document, blob or TOC; of a layer the diff ID; of a tree image the chain ID, if it has layers."""
+    """Of the document, blob, TOC or published pack; of a layer the diff ID; of a tree image the chain ID, if it has
+    layers; of a hot pack in the cache the subject of its entry."""
     layer: int | None = None
     verified: str = ""
     problem: str | None = None
@@ -96,6 +100,7 @@ def verify_image(reference: str, options: Options) -> Iterator[Check]:
             if options.toc == "verify":
                 yield from _tocs(source, resolved, layers, options)
             yield from _trees(layers, options, stack)
+            yield from _packs(source, resolved, layers, options)
 
 
 def _document(what: What, digest: Digest, size: int) -> Check:
@@ -277,6 +282,17 @@ def _tocs(source: Source, resolved: ResolvedImage, layers: Sequence[Layer], opti
             what="toc", digest=candidate.digest, layer=number, problem=None if error is None else str(error),
             verified="" if error else f"{candidate.format}: agrees with the tar",
         )  # fmt: skip
+
+
+def _packs(source: Source, resolved: ResolvedImage, layers: Sequence[Layer], options: Options) -> Iterator[Check]:
+    for name, is_published, result in verify_packs(source, resolved, layers, options):
+        what: What = "published-pack" if is_published else "pack"
+        if isinstance(result, PackTable):
+            blocks = sum(len(frame.blocks) for frame in result.frames)
+            verified = f"its {blocks} blocks of {result.size} bytes equal those of the layers"
+            yield Check(what=what, digest=name, verified=verified)
+        else:
+            yield Check(what=what, digest=name, problem=_problem(result))
 
 
 def _trees(layers: Sequence[Layer], options: Options, stack: ExitStack) -> Iterator[Check]:

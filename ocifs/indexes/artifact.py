@@ -139,6 +139,28 @@ def listed_in(document: Artifact, annotation: str, media_type: str) -> list[Publ
     ]
 
 
+def published_packs(source: Source, resolved: ResolvedImage) -> Iterator[Descriptor]:
+    """Yield the hot packs published beside an image, each once.
+
+    Raises:
+        OcifsError: The artifacts cannot be listed or read.
+    """
+    seen = set()
+    for artifact in list_artifacts(source, resolved):
+        for pack in (each.pack for each in indexes_in(source, artifact, resolved.digest)):
+            if pack is not None and pack.digest not in seen:
+                seen.add(pack.digest)
+                yield pack
+
+
+def published_head(pack: Descriptor) -> bytes:
+    """Return the sha256 that the head of a published hot pack has. Raises InvalidImageError."""
+    try:
+        return bytes.fromhex(pack.annotations[PACK_HEAD])
+    except (KeyError, ValueError):
+        raise InvalidImageError(f"hot pack {pack.digest}: its descriptor has no valid annotation {PACK_HEAD}") from None
+
+
 def read_prefetch(source: Source, published: PublishedIndex, index: LayerIndex) -> Runs:
     """Return the spans of a layer to fetch first, if a prefetch artifact lists any; unknown spans are ignored.
 

@@ -7,7 +7,13 @@ import msgspec
 from ocifs.image.verification import Check
 from ocifs.report.text import local_time
 
-_NAMES = {"toc": "TOC of layer", "tree": "tree image", "changes": "changes image"}
+_NAMES = {
+    "toc": "TOC of layer",
+    "tree": "tree image",
+    "changes": "changes image",
+    "pack": "hot pack",
+    "published-pack": "published pack",
+}
 
 
 def check_line(check: Check) -> str:

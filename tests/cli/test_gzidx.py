@@ -46,15 +46,16 @@ def test_points_are_taken_and_given_back(ocifs: Ocifs, image: Path, tmp_path: Pa
             assert len(list(file.seek_points())) > 1
 
 
-def test_wrong_points_are_an_error_and_nothing_is_kept(ocifs: Ocifs, image: Path, tmp_path: Path) -> None:
+def test_wrong_points_are_an_error_and_nothing_is_kept(ocifs: Ocifs, tmp_path: Path) -> None:
+    alone = write_layout(tmp_path / "alone", Image((ONE,)))
     path = made(tmp_path / "points", ONE.blob)
     data = bytearray(path.read_bytes())
     data[35 + 18 + 8] ^= 1  # where the second point lies in the tar stream
     path.write_bytes(data)
-    told = ocifs.complaint(4, "index", "--gzidx", path, image)
+    told = ocifs.complaint(4, "index", "--gzidx", path, alone)
     assert f"by the points of {path}: " in told
     assert not [name for name in os.listdir(ocifs.cache / "entries") if name.startswith("layer2")]
-    ocifs.output("index", image)
+    ocifs.output("index", alone)
 
 
 def test_complaints(ocifs: Ocifs, image: Path, tmp_path: Path) -> None:

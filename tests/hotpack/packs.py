@@ -1,12 +1,17 @@
 """Layers from literals, and hot packs made of them."""
 
+import hashlib
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import zstandard
 
 from ocifs.hotpack.build import build_pack
-from ocifs.hotpack.format import PackTable, Stream, read_table
+from ocifs.hotpack.format import Block, PackTable, Stream, encode_head, read_table
 from ocifs.hotpack.recording import Range
+from ocifs.image.hot_pack import pack_name
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
@@ -14,6 +19,7 @@ from ocifs.limits import Limits
 from ocifs.reader import BytesReader, FileReader, ReaderAt
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.store import Store
+from ocifs.store.entry import file_name
 from tests import images, tars
 
 MIB = 1 << 20
@@ -42,6 +48,30 @@ def streams(layers: Sequence[Layer]) -> list[Stream]:
 def pack_of(layers: Sequence[Layer], found: list[Range], limit: int = 64 * MIB) -> bytes:
     """Return a pack of ranges."""
     return b"".join(build_pack(layers, lambda skip: found, limit).parts)
+
+
+def forged(
+    layers: Sequence[Layer], found: Sequence[Range], alter: Callable[[bytes], bytes], per_frame: int = 1
+) -> bytes:
+    """Return a pack whose blocks, one for each range, have altered bytes and the digests of these."""
+    frames = []
+    for first in range(0, len(found), per_frame):
+        blocks, data = [], b""
+        for number, begin, end in found[first : first + per_frame]:
+            piece = alter(layers[number].pread(end - begin, begin))
+            blocks.append(Block(number, begin, len(piece), hashlib.sha256(piece).digest()))
+            data += piece
+        frames.append((blocks, zstandard.compress(data)))
+    head = encode_head(tuple(layer.index.stream for layer in layers), [(made, len(data)) for made, data in frames], ())
+    return head + b"".join(data for _, data in frames)
+
+
+def save(store: Store, layers: Sequence[Layer], data: bytes) -> Path:
+    """Put a pack of layers into the cache as their own; return its path."""
+    assert store.directory is not None
+    kind, subject = pack_name(layers)
+    store.get(kind, subject, lambda out: out.write(data), anew=True).close()
+    return store.directory / "entries" / file_name(kind, subject)
 
 
 def opened(layers: Sequence[Layer], data: bytes, limit: int = 64 * MIB) -> tuple[ReaderAt, PackTable]:
