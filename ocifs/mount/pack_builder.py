@@ -16,7 +16,7 @@ import msgspec
 from ocifs.errors import OcifsError
 from ocifs.hotpack.build import build_pack
 from ocifs.hotpack.format import PackTable, Stream, read_table
-from ocifs.hotpack.recording import Range, Recording, ranges
+from ocifs.hotpack.recording import Range, Recording, gaps, ranges
 from ocifs.image.hot_pack import pack_name, streams_of
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.span_cache import SpanCache
@@ -122,7 +122,8 @@ def save_recording(job: PackJob) -> PackRecord:
         streams = streams_of(served.layers)
 
         def find(skip: list[Range]) -> list[Range]:
-            return ranges(job.reads, served.bases, [stream.size for stream in streams], skip)
+            found = ranges(job.reads, served.bases, [stream.size for stream in streams], skip)
+            return [*found, *(gaps(found, skip) if found else ())]
 
         def build(out: Writer) -> None:  # under the lock of the entry: two recordings never lose one another
             nonlocal result

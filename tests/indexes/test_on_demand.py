@@ -1,10 +1,7 @@
 """A published index of which a start fetches the tail only, and spans their windows: how much, and what is refused."""
 
-import functools
 import hashlib
-import json
 import os
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,78 +15,26 @@ from ocifs.image.opening import Image as OpenedImage
 from ocifs.image.opening import open_image
 from ocifs.indexes.artifact import make_artifact
 from ocifs.indexes.on_demand import TAIL_DIGEST, TAIL_SIZE
-from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.index_format import KIND, join_tail
 from ocifs.layer.layer import Layer as OpenedLayer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
 from ocifs.layer.verification import fetch_all, fetch_index, mark_verified, verify_blob, verify_index
-from ocifs.limits import DEFAULT_LIMITS
 from ocifs.mount.handoff import Handoff
 from ocifs.options import Options
-from ocifs.reader import BytesReader
-from ocifs.spec.digest import DiffID, Digest
+from ocifs.spec.digest import Digest
 from ocifs.store import Store
-from tests.images import Files, Image, Layer, digest, layout_files, tar, to_json
-from tests.registry import Registry, cut, hang_up, running, shorter, status, whole, wrong_bytes
+from tests.images import Image, Layer, layout_files, tar
+from tests.indexes.windowed import BASE, DATA, SPANS, Alter, files, index, publish, ranges
+from tests.registry import Registry, cut, hang_up, shorter, status, whole, wrong_bytes
 
 pytestmark = pytest.mark.usefixtures("alone")
-
-_RANDOM = random.Random(7)
-_REPEATED = _RANDOM.randbytes(16 << 10)
-SPANS = 14
-DATA = b"".join(_REPEATED + _RANDOM.randbytes(12 << 10) for _ in range((SPANS << 20) // (28 << 10)))
-"""Every 32 KiB of it have bytes that the next ones repeat: so every span needs a window, which hardly compresses."""
-BASE = Layer(tar({"data": DATA, "small": b"small\n"}))
-IMAGE = Image((BASE,))
-
-Alter = Callable[[bytes, dict[str, str]], tuple[bytes, dict[str, str]]]
-
-
-@functools.cache
-def index() -> LayerIndex:
-    """The index of the layer, as it is built here."""
-    blob = LayerBlob(Digest.of(BASE.blob), DiffID(Digest.of(BASE.tar)), BytesReader(BASE.blob))
-    return open_layer_index(blob, Store(None), DEFAULT_LIMITS, lambda message: None, lambda *_: None)
 
 
 @pytest.fixture
 def reference(registry: Registry) -> str:
     return registry.add("app", files())
-
-
-@functools.cache
-def files() -> Files:
-    return layout_files(IMAGE)
-
-
-@functools.cache
-def artifact() -> tuple[bytes, bytes]:
-    """The manifest of an artifact with the index, and the index in it."""
-    with running() as registry, open_image(registry.add("app", files()), Options(lazy=False)) as image:
-        manifest, (_, content) = make_artifact(image.resolved, [index()])
-    return manifest.blob.pread(manifest.descriptor.size, 0), content.blob.pread(content.descriptor.size, 0)
-
-
-def unchanged(data: bytes, annotations: dict[str, str]) -> tuple[bytes, dict[str, str]]:
-    return data, annotations
-
-
-def publish(registry: Registry, alter: Alter = unchanged) -> str:
-    """Publish the index, as `alter` makes it; return its digest."""
-    manifest, data = artifact()
-    document = json.loads(manifest)
-    data, annotations = alter(data, document["layers"][0]["annotations"])
-    document["layers"][0] |= {"digest": digest(data), "size": len(data), "annotations": annotations}
-    registry.blobs["app"] |= {digest(each): each for each in (data, to_json(document), b"{}")}
-    return digest(data)
-
-
-def ranges(registry: Registry, digest: str) -> list[tuple[int, int] | None]:
-    """The ranges (begin, end) of a blob that were requested; None: all of it."""
-    found = [request.range.removeprefix("bytes=") for request in registry.sent if digest in request.path]
-    return [(int(each.split("-")[0]), int(each.split("-")[1]) + 1) if each else None for each in found]
 
 
 def read(image: OpenedImage, span: int) -> None:
