@@ -12,6 +12,8 @@ from ocifs.image.rootfs import Rootfs
 
 _FILE_MAX = 8 << 20
 """Bytes of a file from its start; storing them takes a few milliseconds, in which nothing else is served."""
+_FILES_MAX = 16 << 10
+"""Files whose pages are stored: the pages of a pack of 64 MiB are of no more files."""
 
 
 class HotFiles:
@@ -25,7 +27,7 @@ class HotFiles:
     def store(self, inode: int, nid: int) -> None:
         """Store the pages of a file that is about to be opened, unless it was open before."""
         pack = self._rootfs.served.pack
-        if pack is None or not pack.is_open() or inode in self._stored:
+        if pack is None or not pack.is_open() or inode in self._stored or len(self._stored) >= _FILES_MAX:
             return
         self._stored.add(inode)
         size = self._rootfs.tree.inode(nid).size

@@ -63,7 +63,6 @@ class HotStart:
 
     def start(self, engine: Engine, report: Callable[[PackRecord], None] = lambda record: None) -> None:
         """Start the threads for a mounted engine; call `report` once a recording is saved."""
-        recording = self._rootfs.served.recording
         self._fetch_pack()
         with contextlib.suppress(ShortageError):
             if (file := engine.open_served_file()) is not None:
@@ -71,13 +70,18 @@ class HotStart:
             elif self._rootfs.served.pack is not None:
                 self._rootfs.served.pack.capacity = self._limit
                 start(self._decode)
-            if recording is not None:
-                start(lambda: self._save(recording, engine, report))
+            self._record(engine, report)
 
-    def resume(self) -> None:
-        """Record nothing: another process has served the mount before, and the kernel has much of the pack."""
-        self._rootfs.served.recording = None
+    def resume(self, engine: Engine, report: Callable[[PackRecord], None] = lambda record: None) -> None:
+        """Start the threads for a mount that another process has served before: the kernel has much of the pack."""
         self._fetch_pack()
+        with contextlib.suppress(ShortageError):
+            self._record(engine, report)
+
+    def _record(self, engine: Engine, report: Callable[[PackRecord], None]) -> None:
+        """Start to wait for the end of the recording, if there is one. Raises ShortageError."""
+        if (recording := self._rootfs.served.recording) is not None:
+            start(lambda: self._save(recording, engine, report))
 
     def _fetch_pack(self) -> None:
         lazy, arriving = self._lazy, self._arriving
@@ -188,11 +192,14 @@ class HotStart:
         recording.wait()
         if self._ended.is_set():
             return
-        self._rootfs.served.recording = None
+        served = self._rootfs.served
+        served.is_saving = True
+        served.recording = None
         engine.raise_readahead()
         process = self._build(recording)
         if process is not None and (record := result_of(process)).size:
             report(record)
+        served.is_saving = False
 
     def _build(self, recording: Recording) -> "subprocess.Popen[bytes] | None":
         if sum(size for _, size in recording.reads) < MIN_RECORDING:

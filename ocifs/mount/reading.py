@@ -82,6 +82,10 @@ class Reading:
 
         self._readers.submit(lambda: [self.served.views(size, address) for size, address in ranges], answer_in_time)
 
+    def is_busy(self) -> bool:
+        """Whether something is being read or decoded."""
+        return self._readers.is_busy() or self._ahead.is_busy()
+
     def start(self) -> None:
         """Start the threads that every read needs, so that later limits cannot block one. Raises ShortageError."""
         self._readers.start()

@@ -104,6 +104,7 @@ def running(
     options: Options | None = None,
     *,
     engine: str = "auto",
+    prefetch: bool = True,
     access: AccessOf | None = None,
     step: Step = lambda name: None,
     settings: Mapping[str, object] | None = None,
@@ -113,7 +114,7 @@ def running(
         root=directory / "root",
         address=directory / "run" / "s.sock",
         options=options or Options(),
-        mounting=MountOptions(engine=engine),  # type: ignore[arg-type]
+        mounting=MountOptions(engine=engine, prefetch=prefetch),  # type: ignore[arg-type]
         **{"service": False, **(settings or {})},  # type: ignore[arg-type]
     )
     try:

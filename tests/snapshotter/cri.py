@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +15,9 @@ from types import ModuleType
 from typing import Any
 
 import grpc
-import pytest
 
 from ocifs.mount.mountinfo import is_below, mount_table
+from tests.snapshotter.releases import HERE, Release
 from tests.waiting import wait_for
 
 _ROOT = Path(__file__).parents[2]
@@ -26,8 +25,7 @@ _PATIENCE = 120.0
 _PROGRAMS = ("containerd", "containerd-shim-runc-v2", "runc", "catatonit")
 _NODE = 2
 
-_CONFIG = """\
-version = 2
+_COMMON = """
 root = "{directory}/root"
 state = "{directory}/state"
 [grpc]
@@ -37,6 +35,10 @@ state = "{directory}/state"
 [proxy_plugins.ocifs]
   type = "snapshot"
   address = "{snapshotter}"
+"""
+_VERSION_2 = """
+version = 2
+{common}
 [plugins."io.containerd.internal.v1.opt"]
   path = "{directory}/opt"
 [plugins."io.containerd.grpc.v1.cri"]
@@ -48,9 +50,49 @@ state = "{directory}/state"
 [plugins."io.containerd.grpc.v1.cri".containerd]
   snapshotter = "ocifs"
   disable_snapshot_annotations = false
+{runtimes}
 [plugins."io.containerd.grpc.v1.cri".registry]
   config_path = "{hosts}"
 """
+_VERSION_3 = """
+version = 3
+{common}
+  [proxy_plugins.ocifs.exports]
+    root = "{directory}/exported"
+    enable_remote_snapshot_annotations = "true"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{directory}/opt"
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "ocifs"
+{images}
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "{pause}"
+[plugins."io.containerd.cri.v1.images".registry]
+  config_path = "{hosts}"
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+[plugins."io.containerd.cri.v1.runtime".cni]
+  conf_dir = "{directory}/cni"
+{unpack}
+"""
+_RUNTIMES = """
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+"""
+_UNPACK = """
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux"
+  snapshotter = "ocifs"
+"""
+_NOTHING = {"runtimes": "", "images": "", "unpack": ""}
+_CONFIGURATIONS = {
+    "version 2": (_VERSION_2, _NOTHING),
+    "version 2 with runtimes": (_VERSION_2, _NOTHING | {"runtimes": _RUNTIMES}),
+    "version 3": (_VERSION_3, _NOTHING | {"images": "  disable_snapshot_annotations = false"}),
+    "version 3 with transfer": (_VERSION_3, _NOTHING | {"unpack": _UNPACK}),
+}
+"""Those of docs/kubernetes.md, by the version of the file, and whether the transfer service pulls."""
 
 
 def messages() -> ModuleType:
@@ -141,22 +183,30 @@ class Cri:
 
 @contextmanager
 def containerd(
-    directory: Path, snapshotter: Path, hosts: Path, pause: str, images: Path | None = None
+    directory: Path,
+    snapshotter: Path,
+    hosts: Path,
+    pause: str,
+    images: Path | None = None,
+    release: Release = HERE,
+    configuration: str = "version 2",
 ) -> Iterator[Cri]:
     """Run containerd with its files in `directory`, and yield a client; kill what it has started at the end.
 
-    `images` is the socket for requests for images; None: containerd's own.
+    `images` is the socket for requests for images; None: containerd's own. `configuration` is one of _CONFIGURATIONS.
     """
     for program in _PROGRAMS:
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is missing")
+        release.program(program)
     for name in ("logs", "cni"):
         (directory / name).mkdir(parents=True)
     config = directory / "config.toml"
-    config.write_text(_CONFIG.format(directory=directory, snapshotter=snapshotter, hosts=hosts, pause=pause))
+    template, sections = _CONFIGURATIONS[configuration]
+    common = _COMMON.format(directory=directory, snapshotter=snapshotter)
+    config.write_text(template.format(directory=directory, common=common, hosts=hosts, pause=pause, **sections))
     socket = directory / "containerd.sock"
+    command = [release.program("containerd"), "--config", str(config)]
     with (directory / "containerd.log").open("wb") as log:
-        process = subprocess.Popen(["containerd", "--config", config], stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=release.variables())
     try:
         with (
             grpc.insecure_channel(f"unix:{socket}") as runtime,

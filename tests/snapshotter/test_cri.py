@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,13 @@ import pytest
 
 from ocifs.mount.mountinfo import is_below, mount_table
 from tests.cli.command import Ocifs
-from tests.images import Image, Layer, digest, layout_files
+from tests.cli.docker_registry import PASSWORD, USER, credentials, docker_registry, push
+from tests.containers.conftest import image_of_programs
+from tests.depth import depth
+from tests.images import Image, Layer, digest, layout_files, write_layout
 from tests.registry import Registry, basic, running
 from tests.snapshotter.cri import Cri, containerd
+from tests.snapshotter.releases import HERE, Release
 from tests.tars import directory, file, symlink, tar
 from tests.waiting import wait_for
 
@@ -70,6 +74,8 @@ class Node:
     registry: Registry
     cri: Cri
     log: Path
+    hosts: Path
+    """The directory of hosts.toml files."""
 
     def agents(self, repository: str) -> dict[str, list[str]]:
         """Return the ranges of the requests for layers in a repository, by the User-Agent's first word."""
@@ -85,8 +91,29 @@ LAYERS: set[str] = set()
 _PRINT = ("/usr/bin/python3", "-c", "print(42)")
 
 
-@pytest.fixture(scope="module")
+_NODES = [
+    (None, "version 2"),
+    ("trixie", "version 2"),
+    ("sid", "version 2 with runtimes"),
+    ("sid", "version 3"),
+    ("sid", "version 3 with transfer"),
+]
+"""Debians whose containerd runs (1.7 in Debian 13, 2.x in sid), and the configuration of it."""
+
+
+def configure(hosts: Path, host: str) -> None:
+    """Write a hosts.toml for a registry without TLS."""
+    (hosts / host).mkdir(parents=True)
+    # containerd 1.7.24 refuses a file without a section.
+    (hosts / host / "hosts.toml").write_text(f'server = "http://{host}"\n[host."http://{host}"]\n')
+
+
+@pytest.fixture(
+    scope="module", params=depth(_NODES[:1], _NODES), ids=lambda node: f"{node[0] or 'this machine'}, {node[1]}"
+)
 def node(
+    request: pytest.FixtureRequest,
+    of_debian: Callable[[str], Release],
     session_ocifs: Ocifs,
     tmp_path_factory: pytest.TempPathFactory,
     programs: bytes,
@@ -95,6 +122,8 @@ def node(
     root: None,
 ) -> Iterator[Node]:
     """A node, and `app` with an index, for which a login is needed, and `plain` without an index."""
+    suite, configuration = request.param
+    release = of_debian(suite) if suite else HERE
     place = tmp_path_factory.mktemp("cri")
     app, plain = python(programs), python(programs)
     LAYERS.update(digest(layer.blob) for image in (app, plain) for layer in image.layers)
@@ -105,13 +134,12 @@ def node(
         assert session_ocifs.run("index", "push", f"{places[0]}:1", f"{places[1]}:pause").code == 0
         registry.requests.clear()
         registry.fault(basic("me", "secret"), "/v2/app/")
-        hosts = place / "certs.d" / registry.host
-        hosts.mkdir(parents=True)
-        (hosts / "hosts.toml").write_text(f'server = "{registry.base}"')
+        hosts = place / "certs.d"
+        configure(hosts, registry.host)
         socket, image_service, state = place / "run/s.sock", place / "run/cri.sock", place / "containerd"
         command = session_ocifs.command(
             "snapshotter", "--root", place / "root", "--address", socket, "--cache-dir", place / "cache",
-            "--hosts-dir", hosts.parent, "--no-service", "--no-prefetch", "--index-up-to", "1MiB",
+            "--hosts-dir", hosts, "--no-service", "--no-prefetch", "--index-up-to", "1MiB",
             "--image-service", image_service, "--containerd", state / "containerd.sock",
         )  # fmt: skip
         log = place / "snapshotter.log"
@@ -121,8 +149,9 @@ def node(
             )
         try:
             wait_for(lambda: socket.exists() and image_service.exists())
-            with containerd(state, socket, hosts.parent, f"{registry.host}/pause:pause", image_service) as cri:
-                yield Node(registry, cri, log)
+            pause_name = f"{registry.host}/pause:pause"
+            with containerd(state, socket, hosts, pause_name, image_service, release, configuration) as cri:
+                yield Node(registry, cri, log, hosts)
         finally:
             process.terminate()
             process.wait(30)
@@ -150,3 +179,32 @@ def test_an_image_without_an_index_is_unpacked_by_containerd(node: Node) -> None
     node.cri.pull(image)
     assert node.cri.run(image, *_PRINT) == (0, "42")
     assert "containerd" in node.agents("plain")
+
+
+def test_a_registry_with_users_serves_the_credentials_of_the_pull(
+    node: Node, session_ocifs: Ocifs, tmp_path: Path
+) -> None:
+    """docker-registry requires a login for all requests: ocifs has read manifests, index and layers with that one."""
+    programs = image_of_programs()
+    layers = (*programs.layers, Layer(tar([file(b"answer", b"42\n"), file(b"ballast", os.urandom(_BALLAST // 8))])))
+    layout = write_layout(tmp_path / "image", Image(layers, config=programs.config))
+    docker = tmp_path / "docker"
+    for made in (docker, tmp_path / "registry"):
+        made.mkdir()
+    with docker_registry(tmp_path / "registry", tmp_path / "access.log", login=True) as host:
+        push(f"oci:{layout}:latest", host, "users/app:1", f"--dest-creds={USER}:{PASSWORD}")
+        (docker / "config.json").write_text(credentials(host))
+        assert session_ocifs.run("index", "push", f"docker://{host}/users/app:1", DOCKER_CONFIG=str(docker)).code == 0
+        configure(node.hosts, host)
+        (tmp_path / "access.log").write_text("")
+        image = f"{host}/users/app:1"
+        with pytest.raises(grpc.RpcError, match=r"401|authorization failed|pull access denied"):
+            node.cri.pull(image, USER, "wrong")
+        node.cri.pull(image, USER, PASSWORD)
+        assert node.cri.run(image, "/bin/cat", "/answer") == (0, "42")
+    top = digest(layers[-1].blob)
+    requests = re.findall(
+        rf'"GET /v2/users/app/blobs/{top} \S+" (\d+) \d+ "[^"]*" "(\w+)', (tmp_path / "access.log").read_text("latin-1")
+    )
+    assert set(requests) - {("401", "ocifs")} == {("206", "ocifs")}
+    assert PASSWORD not in node.log.read_text()

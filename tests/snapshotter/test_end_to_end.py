@@ -1,110 +1,44 @@
-"""containerd and `ctr-remote` of this machine, `ocifs snapshotter` as its operator runs it, and docker-registry."""
+"""containerd, `ctr-remote`, `ocifs snapshotter` as its operator runs it, and docker-registry with a login."""
 
-import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.cli.command import Ocifs
-from tests.cli.docker_registry import docker_registry, push
+from tests.cli.docker_registry import PASSWORD, USER, credentials, docker_registry, push
 from tests.containers.conftest import image_of_programs
-from tests.depth import depth
+from tests.depth import FULL, depth
 from tests.images import Image, Layer, write_layout
+from tests.snapshotter.node import Node, made_node
+from tests.snapshotter.releases import HERE, Release
 from tests.tars import directory, file, tar
 from tests.waiting import wait_for
 
-_CONFIG = """\
-version = 2
-root = "{directory}/root"
-state = "{directory}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
-[grpc]
-  address = "{directory}/c.sock"
-[proxy_plugins.ocifs]
-  type = "snapshot"
-  address = "{directory}/s.sock"
-"""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A machine with containerd and the snapshotter."""
-
-    ocifs: Ocifs
-    directory: Path
-
-    def ctr(self, program: str, *arguments: str) -> str:
-        command = [program, "--address", str(self.directory / "c.sock"), *arguments]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-        assert ran.returncode == 0, ran
-        return ran.stdout
-
-    def pull(self, image: str) -> None:
-        self.ctr("ctr-remote", "image", "rpull", "--plain-http", "--snapshotter", "ocifs", image)
-
-    def run(self, image: str, name: str, *command: str) -> str:
-        return self.ctr("ctr", "run", "--rm", "--snapshotter", "ocifs", image, name, *command)
-
-    def is_connected(self) -> bool:
-        """Whether containerd reaches the snapshotter."""
-        command = ["ctr", "--address", str(self.directory / "c.sock"), "snapshots", "--snapshotter", "ocifs", "usage"]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-    @contextmanager
-    def containerd(self) -> Iterator[None]:
-        config = self.directory / "config.toml"
-        config.write_text(_CONFIG.format(directory=self.directory))
-        with (
-            (self.directory / "log").open("wb") as log,
-            subprocess.Popen(["containerd", "--config", config], stdout=log, stderr=log) as process,
-        ):
-            try:
-                wait_for((self.directory / "c.sock").exists)
-                yield
-            finally:
-                process.terminate()
-
-    @contextmanager
-    def snapshotter(self, engine: str) -> Iterator["subprocess.Popen[bytes]"]:
-        address = str(self.directory / "s.sock")
-        root = str(self.directory / "snapshots")
-        process = self.ocifs.start("snapshotter", "--root", root, "--address", address, "--engine", engine)
-        with process:
-            try:
-                wait_for(lambda: os.path.exists(address) or process.poll() is not None)
-                assert process.poll() is None, process.communicate()
-                yield process
-            finally:
-                process.terminate()
-
-    def mounts(self) -> list[str]:
-        return [each["mountpoint"] for each in json.loads(self.ocifs.output("mounts", "--json")) if each["pid"]]
-
 
 @pytest.fixture
-def node(ocifs: Ocifs, tmp_path: Path, root: None) -> Iterator[Node]:
-    for program in ("containerd", "ctr", "ctr-remote", "runc"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is missing")
-    directory = tmp_path / "node"
-    directory.mkdir(mode=0o700)
-    made = Node(replace(ocifs, environment={**ocifs.environment, "OCIFS_NO_SERVICE": ""}), directory)
-    yield made
-    for mountpoint in made.mounts():
-        ocifs.run("umount", "--lazy", mountpoint)
-    if "process" in made.ocifs.run("service", "status").text:
-        made.ocifs.output("service", "stop")
+def node(
+    request: pytest.FixtureRequest, of_debian: Callable[[str], Release], ocifs: Ocifs, tmp_path: Path, root: None
+) -> Iterator[Node]:
+    if shutil.which("ctr-remote") is None:
+        pytest.skip("ctr-remote is missing")
+    with made_node(ocifs, tmp_path, of_debian(request.param) if request.param else HERE) as made:
+        yield made
 
 
-@pytest.mark.parametrize("engine", depth(["erofs"], ["erofs", "fuse"]), indirect=True)
+_FAILURE_KEPT = 1.5
+"""Seconds after a slow failure, in which further reads of the same bytes fail at once."""
+_CASES = [(None, "erofs"), (None, "fuse"), ("trixie", "erofs"), ("sid", "erofs")]
+"""The Debian whose containerd runs, or None for that of this machine; and the engine."""
+
+
+@pytest.mark.parametrize(("node", "engine"), depth(_CASES[:1], _CASES), indirect=True)
 def test_a_container_runs_from_an_image_in_a_registry(node: Node, engine: str, tmp_path: Path) -> None:
     layers = (
         *image_of_programs().layers,
@@ -112,15 +46,20 @@ def test_a_container_runs_from_an_image_in_a_registry(node: Node, engine: str, t
     )
     layout = write_layout(tmp_path / "image", Image(layers, config=image_of_programs().config))
     (tmp_path / "registry").mkdir()
-    with docker_registry(tmp_path / "registry", log=tmp_path / "access.log") as host, ExitStack() as stack:
-        push(f"oci:{layout}:latest", host, "app:1")
+    with (
+        docker_registry(tmp_path / "registry", log=tmp_path / "access.log", login=True) as host,
+        ExitStack() as stack,
+    ):
+        push(f"oci:{layout}:latest", host, "app:1", f"--dest-creds={USER}:{PASSWORD}")
         image = f"{host}/app:1"
+        (node.ocifs.home / "docker").mkdir()
+        (node.ocifs.home / "docker/config.json").write_text(credentials(host))
         node.ocifs.output("index", "push", f"docker://{image}")
         shutil.rmtree(node.ocifs.cache)
         (tmp_path / "access.log").write_text("")
         with node.snapshotter(engine) as process:
             stack.enter_context(node.containerd())
-            node.pull(image)
+            node.pull(image, f"--user={USER}:{PASSWORD}")
             assert node.run(image, "one", "cat", "/srv/answer") == "42\n"
             assert node.run(image, "two", "sh", "-c", "echo x >/srv/answer; cat /srv/answer") == "x\n"
             (mountpoint,) = node.mounts()
@@ -144,3 +83,26 @@ def test_a_container_runs_from_an_image_in_a_registry(node: Node, engine: str, t
     assert not whole & {
         f"sha256:{path.name}" for path in (layout / "blobs/sha256").iterdir() if path.stat().st_size > 10000
     }
+
+
+@pytest.mark.skipif(not FULL, reason="waits for a registry that is gone, in half a minute: scripts/test --full")
+@pytest.mark.parametrize(("node", "engine"), _CASES[:2], indirect=True)
+def test_a_container_whose_registry_is_gone_fails_and_starts_once_it_is_back(
+    node: Node, engine: str, tmp_path: Path
+) -> None:
+    layout = write_layout(tmp_path / "image", image_of_programs())
+    (tmp_path / "registry").mkdir()
+    with node.snapshotter(engine, "--no-prefetch"), node.containerd():
+        with docker_registry(tmp_path / "registry") as host:
+            push(f"oci:{layout}:latest", host, "app:1")
+            image = f"{host}/app:1"
+            node.ocifs.output("index", "push", f"docker://{image}")
+            shutil.rmtree(node.ocifs.cache)
+            node.pull(image)
+            wait_for(lambda: node.mounts() != [])
+        with pytest.raises(AssertionError, match="input/output error"):
+            node.run(image, "one", "sh", "-c", "echo 42")
+        assert host in node.ocifs.log.read_text()
+        time.sleep(_FAILURE_KEPT)
+        with docker_registry(tmp_path / "registry", host=host):
+            assert node.run(image, "two", "sh", "-c", "echo 42") == "42\n"

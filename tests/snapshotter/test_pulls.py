@@ -10,14 +10,15 @@ from pathlib import Path
 import grpc
 import pytest
 
-from ocifs.mount.record import list_mounts, watch_exit
+from ocifs.mount.record import LOG, list_mounts, runtime_directory, watch_exit
 from ocifs.options import Options
 from ocifs.snapshotter.snapshots import Snapshots
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.store import Store
+from tests.depth import depth
 from tests.images import Image, Layer
-from tests.registry import Act, Registry, hang_up, slowly, status
+from tests.registry import Act, Registry, hang_up, slowly, stall, status
 from tests.snapshotter.client import Snapshotter, mounted, running, status_of
 from tests.snapshotter.killing import killed_after
 from tests.snapshotter.pulling import (
@@ -49,11 +50,11 @@ def start(tmp_path: Path, service: None) -> Iterator[Start]:
     """Return what runs a snapshotter; of several, one at a time."""
     with ExitStack() as stack:
 
-        def begin(engine: str = "erofs", **settings: object) -> Snapshotter:
+        def begin(engine: str = "erofs", *, prefetch: bool = True, **settings: object) -> Snapshotter:
             stack.pop_all().close()
             options = Options(store=Store(tmp_path / "cache"), access=_HASTY)
             return stack.enter_context(
-                running(tmp_path, options, engine=engine, settings={"service": True, **settings})
+                running(tmp_path, options, engine=engine, prefetch=prefetch, settings={"service": True, **settings})
             )
 
         yield begin
@@ -452,3 +453,36 @@ def test_a_registry_that_fails_when_an_image_has_to_be_mounted_again_is_named(
     registry.faults.clear()
     with containerd.container(image.chains[-1]) as path:
         assert shown(path) == MERGED
+
+
+@pytest.mark.parametrize("fault", depth([status(503), hang_up], [status(503), hang_up, stall]))
+def test_a_registry_that_is_gone_at_the_first_read(
+    registry: Registry, start: Start, tmp_path: Path, fault: Act
+) -> None:
+    """The container has its files' names; their bytes are EIO, with a line in the log, until the registry is back."""
+    snapshotter = start(prefetch=False)
+    containerd = Containerd(snapshotter.client, tmp_path)
+    image = publish(registry, "app", IMAGE)
+    registry.fault(fault, "|".join(f"/blobs/{layer}" for layer in image.layers))
+    assert containerd.pull(image) == ["lazy", "lazy", "lazy"]
+    log = runtime_directory().path / LOG
+    before = log.stat().st_size if log.exists() else 0
+    with containerd.container(image.chains[-1]) as path:
+        assert sorted(os.listdir(path)) == sorted({name.partition("/")[0] for name in MERGED})
+        with pytest.raises(OSError, match="Input/output error"):
+            (path / "top").read_bytes()
+        with log.open("rb") as said:
+            said.seek(before)
+            assert registry.host.encode() in said.read()
+        (path / "own").write_text("own")
+        registry.faults.clear()
+        wait_for(lambda: _can_read(path / "top"))
+        assert shown(path) == {**MERGED, "own": "own"}
+
+
+def _can_read(path: Path) -> bool:
+    try:
+        path.read_bytes()
+    except OSError:
+        return False
+    return True

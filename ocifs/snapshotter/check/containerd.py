@@ -97,6 +97,14 @@ def _cri(config: ContainerdConfig, expected: Expected) -> Iterator[Finding]:
             f"containerd {major}.{minor} ignores {ignored} in a file of version {config.version}",
             f"move its settings to {section}",
         )
+    if config.loses_cri_images:
+        yield error(
+            "CRI",
+            f"containerd {major}.{minor} drops {section} of a file of version {config.version} without runtimes",
+            f"write a file of version 3, or add {section[:-1]}.runtimes.runc] with "
+            'runtime_type = "io.containerd.runc.v2"',
+        )
+        return
     snapshotter = images.get("snapshotter", "overlayfs")
     if snapshotter != expected.name:
         level = error if expected.has_kubelet else warning

@@ -74,6 +74,14 @@ class ContainerdConfig(NamedTuple):
         return None
 
     @property
+    def loses_cri_images(self) -> bool:
+        """Whether containerd drops `cri_images` when it migrates a file of version 2: it needs runtimes beside them.
+
+        Seen in containerd 2.1.9; `containerd config dump` shows it.
+        """
+        return self.containerd >= (2, 0) and not self._is_new and bool(self.cri_images) and not self.runtimes
+
+    @property
     def registry(self) -> Mapping[str, Any]:
         """Settings of the CRI plugin for registries."""
         return _table(self._plugin(_CRI_IMAGES) if self._is_new else self._old_cri, "registry")

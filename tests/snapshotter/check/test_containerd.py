@@ -34,6 +34,10 @@ CRI_OF_2 = """
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = "ocifs"
 """
+RUNTIMES = """
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+"""
 LOCAL = CRI_OF_2 + "disable_snapshot_annotations = false"
 UNPACK = """
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
@@ -65,7 +69,7 @@ GOOD = [
     ((2, 0), "version = 3" + PROXY + EXPORTS + LOCAL, [CONNECTED, ANNOTATES]),
     ((2, 1), "version = 3" + PROXY + EXPORTS + LOCAL, [CONNECTED, ANNOTATES]),
     ((2, 1), "version = 3" + PROXY + EXPORTS + ANNOTATED + CRI_OF_2 + UNPACK, [CONNECTED, TRANSFERS]),
-    ((2, 2), "version = 2" + PROXY + EXPORTS + CRI_OF_1, [CONNECTED, ANNOTATES]),
+    ((2, 2), "version = 2" + PROXY + EXPORTS + CRI_OF_1 + RUNTIMES, [CONNECTED, ANNOTATES]),
 ]  # fmt: skip
 
 
@@ -87,6 +91,7 @@ BAD = [
     ((1, 5), "version = 2" + PROXY + CRI_OF_1, "warning containerd: version 1.5 is older than 1.6"),
     ((1, 7), "version = 2" + PROXY + CRI_OF_1 + CRI_OF_2, "containerd 1.7 ignores [plugins.\"io.containerd.cri"),
     ((2, 0), "version = 3" + PROXY + CRI_OF_1, "containerd 2.0 ignores [plugins.\"io.containerd.grpc"),
+    ((2, 1), "version = 2" + PROXY + CRI_OF_1, "drops [plugins.\"io.containerd.grpc.v1.cri\".containerd] of a file of"),
     ((2, 0), "version = 3" + PROXY + CRI_OF_2, UNTOLD),
     ((2, 0), "version = 3" + PROXY + CRI_OF_2, NO_ROOT),
     ((2, 1), "version = 3" + PROXY + EXPORTS + CRI_OF_2, UNTOLD_BY_TRANSFER),
