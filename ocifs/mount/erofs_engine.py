@@ -136,11 +136,11 @@ class ErofsEngine:
         ready()
         idleness = None
         if self._connection is not None and self._connection.idle_seconds:
-            idleness = Idleness(self._connection.idle_seconds, self._may_be_idle)
+            idleness = Idleness(self._connection.idle_seconds, self.may_be_idle)
         if self._block_file.serve(stop, idleness) and self._identity.clear():
             log_aborted(self._identity.path)
 
-    def _may_be_idle(self) -> bool:
+    def may_be_idle(self) -> bool:
         """Whether another process could open the rootfs later and do all the same: nothing is being fetched or saved.
 
         Note in the counters whether it is to record the first reads.
