@@ -105,6 +105,7 @@ def test_anything_killed_while_workers_fall_asleep_and_wake_up_loses_no_mount(co
             for number in range(depth(4, 80)):
                 time.sleep(random.Random(number).uniform(0, 0.3))
                 if number % 4 == 0:
+                    service.worker(mountpoint)  # without it, nothing would hold the connection
                     service.kill_keeper()
                     start(command, 0.02)
                     wait_for(lambda: service.keeps(mountpoint))
