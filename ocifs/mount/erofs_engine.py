@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from ocifs.descriptor import opened
 from ocifs.errors import MountError, raise_if_short
 from ocifs.image.rootfs import Rootfs
+from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.mount import syscalls
 from ocifs.mount.background import is_unfinished
 from ocifs.mount.bdi import raise_readahead
@@ -147,7 +148,13 @@ class ErofsEngine:
         """
         served = self._rootfs.served
         recording = served.recording
-        if is_unfinished(self._rootfs) or served.is_saving or (recording is not None and recording.reads):
+        fetches_pack = isinstance(served.pack_file, LazyBlob)
+        if (
+            is_unfinished(self._rootfs)
+            or fetches_pack
+            or served.is_saving
+            or (recording is not None and recording.reads)
+        ):
             return False
         assert self._connection is not None  # noqa: S101 - the caller has checked
         self._connection.counters.is_unread = recording is not None
