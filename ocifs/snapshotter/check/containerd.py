@@ -49,6 +49,13 @@ def check_containerd(config: ContainerdConfig, path: Path, expected: Expected) -
             "write version = 2",
         )
         return
+    for name in config.misnamed:
+        yield error(
+            "containerd",
+            f"containerd cannot start with '{shown(name, 60)}' in disabled_plugins of a file of version "
+            f"{config.version}",
+            f"write 'io.containerd.grpc.v1.{shown(name, 60)}'",
+        )
     yield from _proxy_plugin(config, path, expected)
     if config.has_cri:
         yield from _cri(config, expected)

@@ -86,7 +86,8 @@ BAD = [
     ((1, 7), "version = 2" + PROXY, "error CRI: [plugins.\"io.containerd.grpc.v1.cri\".containerd] has snapshotter"),
     ((1, 7), "version = 2" + PROXY + CRI_OF_1.replace("false", "true"), UNTOLD),
     ((1, 7), "version = 2" + PROXY + CRI_OF_1.replace("disable_", "# "), UNTOLD),
-    ((1, 7), "version = 2\ndisabled_plugins = [\"cri\"]" + PROXY, "error CRI: its plugin is disabled in containerd"),
+    ((1, 7), "disabled_plugins = [\"cri\"]" + PROXY, "error CRI: its plugin is disabled in containerd"),
+    ((1, 7), "version = 2\ndisabled_plugins = [\"cri\"]" + PROXY, "containerd cannot start with 'cri' in"),
     ((1, 7), "version = 3" + PROXY, "has version = 3, which containerd 1.7 cannot read"),
     ((1, 5), "version = 2" + PROXY + CRI_OF_1, "warning containerd: version 1.5 is older than 1.6"),
     ((1, 7), "version = 2" + PROXY + CRI_OF_1 + CRI_OF_2, "containerd 1.7 ignores [plugins.\"io.containerd.cri"),
@@ -133,7 +134,11 @@ def test_every_problem_comes_with_advice() -> None:
 
 def test_without_kubelet_it_is_no_error_that_pods_do_not_use_it() -> None:
     expected = EXPECTED._replace(has_kubelet=False)
-    for text in ("version = 2", 'version = 2\ndisabled_plugins = ["cri"]'):
+    for text in (
+        "version = 2",
+        'disabled_plugins = ["cri"]',
+        'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]',
+    ):
         assert not [each for each in found(text + PROXY, (1, 7), expected) if each.startswith("error")]
 
 
