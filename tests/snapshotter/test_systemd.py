@@ -73,8 +73,8 @@ until_ is_ready
 echo "containerd restarted: $(run five cat /srv/answer), $(same)"
 
 systemctl stop ocifs-snapshotter
-run six true >/dev/null
-echo "stopped: $(show ActiveState), run $?, $(same)"
+run six true >/dev/null; code=$?
+echo "stopped: $(show ActiveState), run $code, $(same)"
 systemctl start ocifs-snapshotter
 until_ is_ready
 echo "started again: $(run seven cat /srv/answer), $(same)"
@@ -85,7 +85,7 @@ until_ '[ "$(show NRestarts ocifs)" = 1 ] && [ "$(show ActiveState ocifs)" = act
 echo "keeper killed: $(run eight cat /srv/answer), $(same)"
 
 ctr task kill -s KILL long; until_ 'ctr task rm long 2>/dev/null'; ctr container rm long
-ctr image rm --sync "$host/app:1" >/dev/null
+ctr image rm --sync "$host/app:1" "$host/plain:1" >/dev/null
 until_ '[ "$(mounted)" = 0 ]'
 systemctl disable --now -q ocifs
 ctr-remote image rpull --plain-http --snapshotter ocifs "$host/app:1" >/dev/null
@@ -139,7 +139,7 @@ def test_containers_outlive_the_snapshotter_and_systemctl_commands(machine: Path
         Image((*programs.layers, Layer(tar([*answer, file(b"big", content)]))), config=programs.config),
     )
     owned = Layer(tar([directory(b"srv/"), file(b"srv/owned", b"", uid=1234, gid=5678, mode=0o4755)]))
-    plain = write_layout(tmp_path / "plain", Image((*programs.layers, owned), config=programs.config))
+    plain = write_layout(tmp_path / "plain", Image((owned, *programs.layers), config=programs.config))
     (machine / "etc/containerd").mkdir(exist_ok=True)
     (tmp_path / "registry").mkdir()
     with docker_registry(tmp_path / "registry") as host:
@@ -150,4 +150,5 @@ def test_containers_outlive_the_snapshotter_and_systemctl_commands(machine: Path
         binds = {each: each for each in (*_PROGRAMS, _UNIT)} | {
             str(tmp_path / each): f"/srv/{each}" for each in ("host", "big")
         }
-        assert boot(machine, _CHECKS, binds) == _EXPECTED
+        said = boot(machine, _CHECKS, binds)
+    assert said == _EXPECTED, said
