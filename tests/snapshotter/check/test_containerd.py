@@ -19,6 +19,7 @@ PROXY = """
 [proxy_plugins.ocifs]
   type = "snapshot"
   address = "/run/ocifs/snapshotter.sock"
+  capabilities = ["remap-ids"]
 """
 EXPORTS = """
 [proxy_plugins.ocifs.exports]
@@ -95,6 +96,8 @@ BAD = [
     ((2, 1), "version = 2" + PROXY + CRI_OF_1, "drops [plugins.\"io.containerd.grpc.v1.cri\".containerd] of a file of"),
     ((2, 0), "version = 3" + PROXY + CRI_OF_2, UNTOLD),
     ((2, 0), "version = 3" + PROXY + CRI_OF_2, NO_ROOT),
+    ((2, 0), "version = 3" + PROXY.replace("remap-ids", "x"), "copies whole images for Pods in user namespaces"),
+    ((2, 0), "version = 3" + PROXY.replace("[\"remap-ids\"]", "7"), "copies whole images for Pods in user namespaces"),
     ((2, 1), "version = 3" + PROXY + EXPORTS + CRI_OF_2, UNTOLD_BY_TRANSFER),
     ((2, 1), "version = 3" + PROXY + EXPORTS + ANNOTATED + CRI_OF_2, NOT_UNPACKED),
     ((2, 1), "version = 3" + PROXY + EXPORTS + CRI_OF_2 + "use_local_image_pull = true", UNTOLD),
