@@ -3,9 +3,9 @@
 Side by side, with the erofs engine and an indexed image: the time of a warm `ocifs mount`; the time of its last step
 alone, from the job to a mount that responds; the time until the first line of a container, and that of `podman run
 --network none` of an image that it has unpacked before; and the proportional memory (PSS) of each idle mount,
-at 1, 10, 50 and 200 mounts of one image, all processes of the service included. If Go and ctr-remote are installed,
-the process of stargz-snapshotter beside them, with as many mounts of the image converted to eStargz: these share one
-mount of each layer.
+at 1, 10, 50 and 200 mounts of one image, all processes of the service included, with dormant workers and without. If
+Go and ctr-remote are installed, the process of stargz-snapshotter beside them, with as many mounts of the image
+converted to eStargz: these share one mount of each layer.
 """
 
 import json
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.container import Podman, first_line, podman_runs
 from benchmarks.snapshotter import build_stargz, convert, node, proportional, quietly
@@ -36,13 +37,15 @@ from tests.cli.docker_registry import docker_registry
 
 _COUNTS = (1, 10, 50, 200)
 _DAEMON, _SERVICE = "ocifs, a daemon for each mount", "ocifs service"
+_AWAKE = "ocifs service --idle 0"
+_IDLE_SECONDS = 120.0
 _STARGZ = "stargz-snapshotter, eStargz"
 
 
 @contextmanager
-def service() -> Iterator[None]:
+def service(*options: str) -> Iterator[None]:
     """Run a service."""
-    subprocess.run(ocifs("service"), check=True)
+    subprocess.run(ocifs("service", *options), check=True)
     time.sleep(2)  # it loads the modules of the command line
     try:
         yield
@@ -77,16 +80,22 @@ def step(job: Job, *, by_service: bool) -> float:
     return taken
 
 
-def memory(image: str, directory: Path, count: int, *options: str) -> float:
-    """Return the proportional memory of an idle mount in MiB, of `count` mounts, with a share of their keeper."""
+def memory(image: str, directory: Path, count: int, *options: str, dormant: bool = False) -> float:
+    """Return the proportional memory of an idle mount in MiB, of `count` mounts, with a share of their keeper.
+
+    Wait until their workers are `dormant`.
+    """
     mountpoints = [directory / f"{number}" for number in range(count)]
     with ExitStack() as stack:
         for mountpoint in mountpoints:
             mountpoint.mkdir(exist_ok=True)
             subprocess.run(ocifs("mount", "--engine", "erofs", *options, image, str(mountpoint)), check=True)
             stack.callback(subprocess.run, ["umount", str(mountpoint)], check=True)
-        shown = subprocess.run(ocifs("mounts", "--json"), check=True, capture_output=True).stdout
-        listed = [each for each in json.loads(shown) if Path(each["mountpoint"]) in mountpoints]
+        deadline = time.monotonic() + _IDLE_SECONDS
+        while dormant and not all(each["kept"]["dormant"] for each in _listed(mountpoints)):
+            assert time.monotonic() < deadline
+            time.sleep(1)
+        listed = _listed(mountpoints)
         assert len(listed) == count
         keepers = {each["kept"]["keeper"] for each in listed if each["kept"]}
         templates = {child for keeper in keepers for child in _children(keeper)}
@@ -123,6 +132,12 @@ def stargz(image: str) -> Iterator[Callable[[int], float]]:
             return sum(map(proportional, made.processes())) / count
 
         yield of
+
+
+def _listed(mountpoints: list[Path]) -> list[dict[str, Any]]:
+    shown = subprocess.run(ocifs("mounts", "--json"), check=True, capture_output=True).stdout
+    here = [each for each in json.loads(shown) if each["state"] == "mounted"]
+    return [each for each in here if Path(each["mountpoint"]) in mountpoints]
 
 
 def _children(pid: int) -> list[int]:
@@ -178,8 +193,10 @@ def main() -> None:
             stargz_memory = stack.enter_context(stargz(image)) if peer else None
             for count in (each for each in _COUNTS if each <= options.most):
                 taken = {_DAEMON: [memory(image, Path(made), count, "--no-service")]}
+                with service("--idle", "0"):
+                    taken[_AWAKE] = [memory(image, Path(made), count)]
                 with service():
-                    taken[_SERVICE] = [memory(image, Path(made), count)]
+                    taken[_SERVICE] = [memory(image, Path(made), count, dormant=True)]
                 if stargz_memory:
                     taken[_STARGZ] = [stargz_memory(count)]
                 report(f"memory of an idle mount, of {count}", taken, _DAEMON, "MiB")

@@ -19,7 +19,7 @@ from benchmarks.timing import arguments, drop_caches, ocifs, report, seconds
 
 _MOUNTS = 10
 _OWN, _SHARED = "each mount has its own spans", "mounts share spans"
-_WAYS = {_OWN: ("--span-cache", "0"), _SHARED: ()}
+_WAYS = {_OWN: ("--idle", "0", "--span-cache", "0"), _SHARED: ("--idle", "0")}
 _IMPORT = ["/usr/bin/python3", "-B", "-c", "import numpy"]
 
 

@@ -260,6 +260,7 @@ def _notes(mount: ListedMount, width: int | None, *, verbose: bool) -> Iterator[
         yield (
             f"mounted {local_time(mount.since)}, kept by process {mount.kept.keeper}, "
             f"restarts: {mount.numbers.restarts}, served by this process since {local_time(mount.kept.began)}"
+            + (", idle" if mount.kept.dormant else "")
         )
     for number, layer in enumerate(mount.layers if verbose else ()):
         yield (

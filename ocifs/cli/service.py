@@ -33,6 +33,14 @@ from ocifs.service.protocol import Settings
     help="Give a mount up after N restarts of its process within a minute.",
 )
 @click.option(
+    "--idle",
+    type=click.FloatRange(0, 86400),
+    default=Settings().idle_seconds,
+    show_default=True,
+    metavar="SECONDS",
+    help="Free the memory of a mount after SECONDS without reads; 0: never.",
+)
+@click.option(
     "--span-cache",
     type=Size(),
     default=Settings().span_cache,
@@ -46,6 +54,7 @@ def service(
     foreground: bool,
     log: Path | None,
     restart_limit: int,
+    idle: float,
     span_cache: int,
     metrics: str | None,
 ) -> None:
@@ -70,7 +79,8 @@ def service(
     if os.geteuid():
         raise MountError("the service is for root: other users mount with the fuse engine, as without it")
     if action == "start":
-        settings = msgspec.structs.replace(_settings(log, restart_limit, metrics), span_cache=span_cache)
+        settings = _settings(log, restart_limit, metrics)
+        settings = msgspec.structs.replace(settings, idle_seconds=idle, span_cache=span_cache)
         if foreground:
             starting.run_in_foreground(settings)
         starting.start(settings)
@@ -86,6 +96,8 @@ def service(
                 f"decoded: {human_size(pong.spans)} of at most {human_size(limit)}, "
                 f"shared between mounts: {human_size(pong.shared_spans)}"
             )
+        if starting.is_outdated(pong):
+            click.echo("ocifs was installed anew since then: `ocifs service upgrade` lets the service use the new code")
     elif mounts := starting.stop():
         click.echo(f"ocifs: mounts that go on without a service: {mounts}; `ocifs service` keeps them again", err=True)
 

@@ -6,7 +6,8 @@ The head is MessagePack in zstd. A frame is one zstd frame with the bytes of con
 layer's tar stream, in whole pages. Blocks are in order of first use and do not overlap. So a reader of the head can
 find any byte, and can decode the frames as they arrive.
 
-A pack is untrusted: `read_head` bounds every number in it, and each block is verified by its digest when it is decoded.
+A pack is untrusted: `read_table` bounds every number in it, and each block is verified by its digest when it is
+decoded.
 """
 
 import hashlib

@@ -29,6 +29,8 @@ class ServedFile:
         """The file of a pack; a `LazyBlob`, if it has to be fetched."""
         self.recording: Recording | None = None
         """Notes the reads of an engine."""
+        self.is_saving = False
+        """Whether a recording is being saved."""
         self._tree_image = tree_image
         self.bases = layer_bases(tree_image.size, sizes)
         """The address of each layer."""

@@ -289,7 +289,7 @@ def _packs(source: Source, resolved: ResolvedImage, layers: Sequence[Layer], opt
         what: What = "published-pack" if is_published else "pack"
         if isinstance(result, PackTable):
             blocks = sum(len(frame.blocks) for frame in result.frames)
-            verified = f"its {blocks} blocks of {result.size} bytes equal those of the layers"
+            verified = f"its {blocks} blocks with {result.size} bytes in total equal those of the layers"
             yield Check(what=what, digest=name, verified=verified)
         else:
             yield Check(what=what, digest=name, problem=_problem(result))

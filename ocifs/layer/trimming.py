@@ -22,7 +22,7 @@ from ocifs.layer.index_format import KIND, join_tail, pack_u64
 from ocifs.layer.layer import Layer
 from ocifs.reader import FileReader, FileSection, ReaderAt
 from ocifs.spec.digest import Digest
-from ocifs.store import Store, Writer
+from ocifs.store import Store, StoredFile, Writer
 
 
 def trim_index(index: LayerIndex, blob: ReaderAt, out: Writer) -> None:
@@ -37,7 +37,7 @@ def trim_index(index: LayerIndex, blob: ReaderAt, out: Writer) -> None:
         offsets.append(out.size)
         out.write(window)
     offsets.append(out.size)
-    summary = replace(index.summary, windows=pack_u64(offsets), untrimmed=False)
+    summary = replace(index.summary, windows=pack_u64(offsets), window_digests=b"", untrimmed=False)
     out.write(join_tail(index.packed_toc(), summary, out.size))
 
 
@@ -97,8 +97,8 @@ def trimmed(store: Store, layer: Layer, stack: ExitStack) -> LayerIndex:
     if not layer.index.summary.untrimmed:
         return layer.index
     digest = Digest(layer.index.summary.blob_digest)
-    trim_entry(store, digest, layer.blob)
-    index = _opened(store, digest)
+    file = trim_entry(store, digest, layer.blob)
+    index = _opened(store, digest) if file is None else index_in(file, digest)
     if index is None:  # removed meanwhile
         return layer.index
     stack.callback(os.close, index.file.fd)
@@ -112,13 +112,19 @@ def main(arguments: Iterable[str]) -> None:
     for each in blobs:
         digest, _, place = each.partition("=")
         fd, offset, size = map(int, place.split(","))
-        trim_entry(store, Digest(digest), FileReader(fd, offset, size))
+        if (file := trim_entry(store, Digest(digest), FileReader(fd, offset, size), in_memory=False)) is not None:
+            file.close()
 
 
-def trim_entry(store: Store, digest: Digest, blob: ReaderAt) -> None:
-    """Replace the index of a blob in the store by a trimmed one, if it is not trimmed. Raises as `trim_index`."""
+def trim_entry(store: Store, digest: Digest, blob: ReaderAt, *, in_memory: bool = True) -> StoredFile | None:
+    """Replace the index of a blob in the store by a trimmed one, and return it; None if it is trimmed, or missing.
+
+    If the disk is full, the old one stays in the store, and the new one is in memory; without `in_memory`, that is a
+    StoreError. Raises as `trim_index`.
+    """
 
     def build(out: Writer) -> None:
+        out.for_memory = in_memory
         index = _opened(store, digest)
         if index is None or not index.summary.untrimmed:
             raise _TrimmedError
@@ -128,7 +134,8 @@ def trim_entry(store: Store, digest: Digest, blob: ReaderAt) -> None:
             os.close(index.file.fd)
 
     with suppress(_TrimmedError):
-        store.get(KIND, digest, build, anew=True).close()
+        return store.get(KIND, digest, build, anew=True)
+    return None
 
 
 class _TrimmedError(Exception):

@@ -9,16 +9,27 @@ import errno
 import os
 import select
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from ocifs.mount import fuse_protocol
-from ocifs.mount.counters import Counters
+from ocifs.mount.counters import AWAKE, IDLE, Counters
 from ocifs.mount.fuse_protocol import NOT_ANSWERED, REQUEST_MAX, ROOT, Operation, Request, parse_request
 from ocifs.mount.rate_limited_log import log_failure
 from ocifs.mount.reading import Reading, Views
 
 _FILE = ROOT + 1
 _IOV_MAX = 1000
+
+
+class Idleness(NamedTuple):
+    """When to note in the counters that a mount is idle."""
+
+    seconds: float
+    """Seconds without a request."""
+    may_begin: Callable[[], bool]
+    """Whether nothing else is in progress."""
 
 
 class BlockFile:
@@ -31,12 +42,21 @@ class BlockFile:
         self._counters = counters or Counters.private()
         os.set_blocking(device, False)
 
-    def serve(self, stop: int) -> bool:
+    def serve(self, stop: int, idleness: Idleness | None = None) -> bool:
         """Serve until `stop` is readable, or the connection has ended; return True in the latter case."""
         poll = select.poll()
         poll.register(self._device, select.POLLIN)
         poll.register(stop, select.POLLIN)
-        while stop not in dict(poll.poll()):
+        is_idle = False
+        while stop not in (ready := dict(poll.poll(None if idleness is None or is_idle else idleness.seconds * 1000))):
+            if not ready:
+                assert idleness is not None  # noqa: S101 - it has set the time
+                if is_idle := not self._reading.is_busy() and idleness.may_begin():
+                    self._counters.activity = IDLE
+                continue
+            if is_idle:
+                is_idle = False
+                self._counters.activity = AWAKE
             try:
                 request = parse_request(os.read(self._device, REQUEST_MAX))
             except OSError as error:
@@ -47,19 +67,6 @@ class BlockFile:
             else:
                 self._take(request)
         return False
-
-    def take_over(self) -> bool:
-        """Ask for the requests that a process which died had taken; return False if the connection has ended.
-
-        Raises OSError.
-        """
-        try:
-            os.write(self._device, fuse_protocol.resend())
-        except OSError as error:
-            if error.errno in {errno.ENODEV, errno.EPERM, errno.ENOTCONN}:
-                return False
-            raise
-        return True
 
     def close(self) -> None:
         """Stop the threads of reads, and close the device, which ends the file system."""
@@ -131,3 +138,17 @@ class BlockFile:
         except OSError as failure:
             if failure.errno not in {errno.ENOENT, errno.ENODEV}:  # interrupted, or unmounted
                 log_failure("answer", failure)
+
+
+def take_over(device: int) -> bool:
+    """Ask for the requests that a process which died had taken; return False if the connection has ended.
+
+    Raises OSError.
+    """
+    try:
+        os.write(device, fuse_protocol.resend())
+    except OSError as error:
+        if error.errno in {errno.ENODEV, errno.EPERM, errno.ENOTCONN}:
+            return False
+        raise
+    return True

@@ -22,6 +22,10 @@ _MAGIC: Final = b"ocifs-c1"
 STARTING, MOUNTED, ENDED, FAILED, DEAD = range(5)
 """States: being mounted; served; unmounted; not mounted, and the client knows why; given up."""
 
+AWAKE, IDLE, DORMANT = range(3)
+"""Activity of the process that serves the mount: it has an open image; it has, but has had nothing to do for a while;
+it opens the image once the kernel requests something."""
+
 BUCKETS: Final = (0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 """Upper bounds of the latency histogram, in seconds; a last bucket has the rest."""
 CAUSES: Final = ("verification", "registry", "timeout", "disk", "defect")
@@ -44,6 +48,8 @@ CAUSES: Final = ("verification", "registry", "timeout", "disk", "defect")
 ) = range(13)
 _ERROR: Final = _BUCKET + len(BUCKETS) + 1
 _TAKEN: Final = _ERROR + len(CAUSES)
+_ACTIVITY: Final = _TAKEN + 1
+_UNREAD: Final = _ACTIVITY + 1
 
 
 class Numbers(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +127,24 @@ class Counters:
     @attaching.setter
     def attaching(self, device: int) -> None:
         self._words[_ATTACHING] = device
+
+    @property
+    def activity(self) -> int:
+        """One of the activities."""
+        return self._words[_ACTIVITY]
+
+    @activity.setter
+    def activity(self, activity: int) -> None:
+        self._words[_ACTIVITY] = activity
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether no byte of a layer was requested before the process became idle."""
+        return bool(self._words[_UNREAD])
+
+    @is_unread.setter
+    def is_unread(self, unread: bool) -> None:
+        self._words[_UNREAD] = unread
 
     @property
     def restarts(self) -> int:

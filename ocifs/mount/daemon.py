@@ -149,6 +149,8 @@ class Mounted(NamedTuple):
     """Called after each piece of background work."""
     resumed: bool = False
     """Whether another process has served the mount before."""
+    hot_pack: PackRecord | None = None
+    """The hot pack that this other process has saved the first reads in."""
 
 
 def serve_mounted(  # noqa: PLR0913 - two callers, which differ in all of it
@@ -180,7 +182,7 @@ def serve_mounted(  # noqa: PLR0913 - two callers, which differ in all of it
         stack.callback(hot.stop)
         record = _Record(write, _record(job, rootfs, mounted))
         if mounted.resumed:
-            hot.resume()
+            hot.resume(engine, record.note_pack)
         else:
             hot.start(engine, record.note_pack)
         if is_unfinished(rootfs):
@@ -240,6 +242,7 @@ def _record(job: Job, rootfs: Rootfs, mounted: Mounted) -> MountRecord:
         bundle=job.bundle,
         device=mounted.device,
         kept=mounted.kept,
+        hot_pack=mounted.hot_pack,
         layers=tuple(map(_layer_record, rootfs.served.layers)),
     )
 
@@ -278,11 +281,17 @@ def _layer_record(layer: Layer) -> LayerRecord:
     )
 
 
-def open_log(log: str | None, runtime: TrustedDirectory) -> None:
-    """Send the log messages of this process to a file, or to stderr. Raises MountError."""
+def open_log(log: str | None, runtime: TrustedDirectory, opened: int | None = None) -> None:
+    """Send the log messages of this process to a file, or to stderr; `opened` is its descriptor, if it is open.
+
+    Raises MountError.
+    """
     handler: logging.Handler
     try:
-        if log is None:
+        if opened is not None:
+            file = os.fdopen(opened, "a", encoding="utf-8", errors="backslashreplace", closefd=False)
+            handler = logging.StreamHandler(file)
+        elif log is None:
             handler = logging.StreamHandler()
         elif log == str(runtime.path / LOG):
             fd = runtime.open_file(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -18,8 +18,9 @@ from ocifs.descriptor import opened
 from ocifs.errors import MountError, raise_if_short
 from ocifs.image.rootfs import Rootfs
 from ocifs.mount import syscalls
+from ocifs.mount.background import is_unfinished
 from ocifs.mount.bdi import raise_readahead
-from ocifs.mount.block_file import BlockFile
+from ocifs.mount.block_file import BlockFile, Idleness, take_over
 from ocifs.mount.counters import Counters
 from ocifs.mount.job import Job
 from ocifs.mount.mount_identity import Known, MountIdentity
@@ -44,6 +45,8 @@ class Connection(NamedTuple):
     device: int
     """/dev/fuse."""
     counters: Counters
+    idle_seconds: float = 0.0
+    """Seconds without a request until the counters say that the mount is idle; 0: never."""
 
 
 class ErofsEngine:
@@ -95,7 +98,7 @@ class ErofsEngine:
     def resume(self, known: Known) -> bool:
         """Serve the mount of a process that died or gave it up; return False if it was unmounted meanwhile.
 
-        The readahead rises, because nothing is recorded any more. If it fails, the mount stays for another process.
+        The readahead rises if nothing is recorded any more. If this fails, the mount stays for another process.
         Raises ShortageError.
         """
         with ExitStack() as stack:
@@ -106,9 +109,10 @@ class ErofsEngine:
             stack.callback(self._block_file.close)
             self._identity = MountIdentity(known.path, known)
             self._reading.start()
-            if not self._block_file.take_over():
+            if not take_over(connection.device):
                 return False
-            self.raise_readahead()
+            if self._rootfs.served.recording is None:
+                self.raise_readahead()
             stack.callback(_unmount, self._identity)
             self._closing = stack.pop_all()
         return True
@@ -130,8 +134,24 @@ class ErofsEngine:
     def serve(self, stop: int, ready: Callable[[], None]) -> None:
         """Serve the file."""
         ready()
-        if self._block_file.serve(stop) and self._identity.clear():
+        idleness = None
+        if self._connection is not None and self._connection.idle_seconds:
+            idleness = Idleness(self._connection.idle_seconds, self._may_be_idle)
+        if self._block_file.serve(stop, idleness) and self._identity.clear():
             log_aborted(self._identity.path)
+
+    def _may_be_idle(self) -> bool:
+        """Whether another process could open the rootfs later and do all the same: nothing is being fetched or saved.
+
+        Note in the counters whether it is to record the first reads.
+        """
+        served = self._rootfs.served
+        recording = served.recording
+        if is_unfinished(self._rootfs) or served.is_saving or (recording is not None and recording.reads):
+            return False
+        assert self._connection is not None  # noqa: S101 - the caller has checked
+        self._connection.counters.is_unread = recording is not None
+        return True
 
     def close(self) -> None:
         """Unmount if the mount still exists, and end the connection."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ocifs.blobs.download import BLOB
+from ocifs.blobs.download import BLOB, finish
 from ocifs.errors import OcifsError, ShortageError
 from ocifs.hotpack.arriving import ArrivingFile
 from ocifs.hotpack.format import BLOCK_MAX, PackTable, read_table
@@ -30,7 +30,6 @@ from ocifs.mount.record import PackRecord
 from ocifs.pool import start
 from ocifs.reader import BlobReader, FileReader, ReaderAt
 from ocifs.spec.digest import Digest
-from ocifs.store.sparse import finish_sparse
 
 if TYPE_CHECKING:
     import subprocess
@@ -64,7 +63,6 @@ class HotStart:
 
     def start(self, engine: Engine, report: Callable[[PackRecord], None] = lambda record: None) -> None:
         """Start the threads for a mounted engine; call `report` once a recording is saved."""
-        recording = self._rootfs.served.recording
         self._fetch_pack()
         with contextlib.suppress(ShortageError):
             if (file := engine.open_served_file()) is not None:
@@ -72,13 +70,18 @@ class HotStart:
             elif self._rootfs.served.pack is not None:
                 self._rootfs.served.pack.capacity = self._limit
                 start(self._decode)
-            if recording is not None:
-                start(lambda: self._save(recording, engine, report))
+            self._record(engine, report)
 
-    def resume(self) -> None:
-        """Record nothing: another process has served the mount before, and the kernel has much of the pack."""
-        self._rootfs.served.recording = None
+    def resume(self, engine: Engine, report: Callable[[PackRecord], None] = lambda record: None) -> None:
+        """Start the threads for a mount that another process has served before: the kernel has much of the pack."""
         self._fetch_pack()
+        with contextlib.suppress(ShortageError):
+            self._record(engine, report)
+
+    def _record(self, engine: Engine, report: Callable[[PackRecord], None]) -> None:
+        """Start to wait for the end of the recording, if there is one. Raises ShortageError."""
+        if (recording := self._rootfs.served.recording) is not None:
+            start(lambda: self._save(recording, engine, report))
 
     def _fetch_pack(self) -> None:
         lazy, arriving = self._lazy, self._arriving
@@ -150,7 +153,7 @@ class HotStart:
             digest = Digest(lazy.origin().digest)
             with contextlib.suppress(OcifsError, OSError):
                 if digest_blob(FileReader(file.fd, 0, file.size), digest, lambda size: None) == digest:
-                    finish_sparse(file.fd, BLOB, digest, file.size)
+                    finish(lazy)
 
     def _fill(self, file: int) -> None:
         """Let the kernel request the tree image and the pack."""
@@ -189,11 +192,14 @@ class HotStart:
         recording.wait()
         if self._ended.is_set():
             return
-        self._rootfs.served.recording = None
+        served = self._rootfs.served
+        served.is_saving = True
+        served.recording = None
         engine.raise_readahead()
         process = self._build(recording)
         if process is not None and (record := result_of(process)).size:
             report(record)
+        served.is_saving = False
 
     def _build(self, recording: Recording) -> "subprocess.Popen[bytes] | None":
         if sum(size for _, size in recording.reads) < MIN_RECORDING:

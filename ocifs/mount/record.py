@@ -71,6 +71,8 @@ class KeptRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Descriptor, in the process that serves the mount, of the file from which the next keeper takes it over."""
     began: float
     """When this process took over, in seconds since the epoch."""
+    dormant: bool = False
+    """Whether it has opened nothing, and waits for the first request of the kernel."""
 
 
 class PackRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -298,6 +300,11 @@ def is_keeper(pid: int) -> bool:
     except OSError:
         return False
     return before.partition("(")[2] == KEEPER_NAME and after.split()[0] not in {"Z", "X"}
+
+
+def read_record(directory: TrustedDirectory, pid: int) -> MountRecord | None:
+    """Return the record that the process `pid` has written; None if there is none."""
+    return _read(directory, f"{pid}.json")
 
 
 def _fields(record: MountRecord) -> dict[str, Any]:

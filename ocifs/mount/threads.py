@@ -84,6 +84,10 @@ class Threads:
         if short is not None:
             answer(short)
 
+    def is_busy(self) -> bool:
+        """Whether a submission has no answer yet."""
+        return bool(self._pending)
+
     def close(self) -> None:
         """Stop without answering pending submissions, and leave stuck threads alone."""
         self._closing.set()

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from ocifs.errors import NotFoundError
+from ocifs.report.escapes import CONTROL, ESCAPE, number_of
 from ocifs.report.find_tests import TYPES, Settings
 from ocifs.report.listing import Listed, Show, bounded_seconds
 from ocifs.report.visit import Visit
 
 _DIRECTIVE = re.compile(r"%([-+ 0#]*)(\d*)(?:\.(\d*))?(T.|[A-SU-Za-z%]|$)", re.DOTALL)
-_ESCAPE = re.compile(r"\\([0-7]{1,3}|.|$)", re.DOTALL)
-_ESCAPES = {"a": b"\a", "b": b"\b", "f": b"\f", "n": b"\n", "r": b"\r", "t": b"\t", "v": b"\v", "\\": b"\\"}
+_LETTERS = CONTROL | {"\\": b"\\"}
 _MAX_WIDTH = 10_000
 _NUMBERS = frozenset("dGinksbU")
 """Directives of numbers, which flags such as 0 apply to."""
@@ -56,11 +56,11 @@ def _pieces(text: str, settings: Settings) -> Iterator[bytes | _Value]:
             yield _directive(match, settings)
             at = match.end()
         elif text[at] == "\\":
-            match = _ESCAPE.match(text, at)
+            match = ESCAPE.match(text, at)
             assert match is not None  # noqa: S101 - it matches any character
-            if match[1] == "c":  # ends the output, as in GNU find
+            if match["letter"] == "c":  # ends the output, as in GNU find
                 return
-            yield _escaped(match[1])
+            yield _escaped(match)
             at = match.end()
         else:
             end = next((place for place in range(at, len(text)) if text[place] in "%\\"), len(text))
@@ -68,12 +68,11 @@ def _pieces(text: str, settings: Settings) -> Iterator[bytes | _Value]:
             at = end
 
 
-def _escaped(escape: str) -> bytes:
-    if escape and escape[0] in "01234567":
-        return bytes([int(escape, 8) & 0xFF])
-    if escape not in _ESCAPES:
-        raise ValueError(f"the escape \\{escape} does not exist: write \\\\ for a backslash")
-    return _ESCAPES[escape]
+def _escaped(escape: re.Match[str]) -> bytes:
+    value = number_of(escape) if escape["octal"] else _LETTERS.get(escape["letter"])
+    if value is None:
+        raise ValueError(f"the escape {escape[0][:2]} does not exist: write \\\\ for a backslash")
+    return value
 
 
 def _directive(match: re.Match[str], settings: Settings) -> bytes | _Value:

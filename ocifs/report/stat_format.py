@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable
 
 from ocifs.image.passwd import Names
+from ocifs.report.escapes import CONTROL, ESCAPE, number_of
 from ocifs.report.listing import Listed, Show, bounded_seconds
 
 _DIRECTIVE = re.compile(
     rb"%(?P<flags>[-#0+ ']*)(?P<width>\d{0,4})(?:\.(?P<precision>\d{0,4}))?(?P<name>[HL]?.?)", re.DOTALL
 )
-_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{1,2})|([0-7]{1,3})|(.))", re.DOTALL)
-_CONTROL = {b"a": b"\a", b"b": b"\b", b"e": b"\x1b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
-_SHORT = {value: b"\\" + key for key, value in _CONTROL.items() if key != b"e"}
+_LETTERS = CONTROL | {"e": b"\x1b", "": b"\\"}
+_SHORT = {value: b"\\" + letter.encode() for letter, value in CONTROL.items()}
 _UNPRINTABLE = re.compile(r"((?:[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff])+)")
 _WORDS = {
     stat.S_IFREG: "regular file",
@@ -124,13 +124,16 @@ def _padded(text: bytes, flags: bytes, width: int) -> bytes:
 
 
 def _plain(text: bytes, *, escapes: bool) -> bytes:
-    return _ESCAPE.sub(_unescaped, text) if escapes else text
+    if not escapes:
+        return text
+    unescaped = ESCAPE.sub(_unescaped, text.decode(errors="surrogateescape"))
+    return unescaped.encode(errors="surrogateescape")
 
 
-def _unescaped(match: re.Match[bytes]) -> bytes:
-    if match[3] is not None:
-        return _CONTROL.get(match[3], match[3])
-    return bytes([int(match[1], 16) if match[1] else int(match[2], 8) & 0xFF])
+def _unescaped(escape: re.Match[str]) -> str:
+    if (value := number_of(escape)) is None:
+        value = _LETTERS.get(escape["letter"])
+    return escape["letter"] if value is None else value.decode(errors="surrogateescape")
 
 
 def quoted(name: bytes) -> bytes:

@@ -13,6 +13,7 @@ import time
 from typing import Final
 
 from ocifs.errors import MountError, printable_path, raise_if_short
+from ocifs.service.protocol import listen_at
 
 _DELAY: Final = 5.0
 """Seconds before another process is started for one that has ended."""
@@ -50,18 +51,11 @@ def listen(address: str) -> socket.socket:
 
 
 def _listen_at_path(path: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise FileExistsError(errno.EEXIST, "it exists, and is no socket")
         os.unlink(path)
-    before = os.umask(0o177)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(before)
-    listener.listen(_BACKLOG)
-    return listener
+    return listen_at(path, _BACKLOG)
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

@@ -1,8 +1,8 @@
 """The keeper: it holds the FUSE connections of mounts, and forks a worker for each one.
 
-It has a single thread, which waits for commands, for workers that exit, and for signals; it never waits for a peer
-alone. A command that stalls, or sends what is not a request, costs nothing but its connection. Any end of the keeper
-leaves the workers alone.
+It has a single thread, which waits for commands, for workers that exit, and for signals, and never for one peer only.
+A command that stalls, or sends a malformed request, costs nothing but its connection. The workers go on however the
+keeper ends.
 """
 
 import contextlib
@@ -30,6 +30,10 @@ MOUNT_SECONDS = 90.0
 
 _ADOPT_AGAIN = (2.0, 10.0, 60.0)
 """Seconds after the start: workers that were mounting when the last keeper died have mounted, or given up."""
+_IDLE_LOOKS = 2
+"""How often to look for idle mounts while one becomes idle."""
+_NEXT_IDLE = 0.05
+"""Seconds between two idle workers that are replaced: replacing all at once would keep commands waiting."""
 _CLIENTS_MAX = 64
 _READY = select.POLLIN | select.POLLHUP | select.POLLERR
 _ROOT = 0
@@ -71,6 +75,8 @@ class Keeper:
         self._stop = False
         self._adoptions: list[tuple[float, Callable[[], None]]] = []
         """When to look for orphans again, by the monotonic clock."""
+        self._next_look = 0.0
+        """When to look for idle mounts, by the monotonic clock."""
         if listener is not None and settings.span_cache:
             mounts.broker = SpanBroker(settings.span_cache, self.watch, self.unwatch)
 
@@ -142,6 +148,8 @@ class Keeper:
         due += [when for when, _ in self._adoptions[:1]]
         due += [served.due for served in self.mounts if served.due is not None]
         due += [each.due for each in self._companions if each.due is not None]
+        if self.mounts.idle_seconds and any(served.is_awake() for served in self.mounts):
+            due.append(self._next_look)
         return max(0.0, min(due) - time.monotonic()) * 1000 + 1 if due else None
 
     def _look_at_the_clock(self) -> None:
@@ -165,6 +173,35 @@ class Keeper:
             if served.due is not None and served.due <= now:
                 served.due = None
                 self._restart(served)
+
+        self._look_for_idle(now)
+
+    def _look_for_idle(self, now: float) -> None:
+        """Let a dormant worker replace an idle one, if it is time to look for one."""
+        if not self.mounts.idle_seconds or self._next_look > now or self._upgrading is not None:
+            return
+        idle = [served for served in self.mounts if served.is_idle()]
+        if idle:
+            self._replace_idle(idle[0])
+        self._next_look = now + (_NEXT_IDLE if idle[1:] else self.mounts.idle_seconds / _IDLE_LOOKS)
+
+    def _replace_idle(self, served: Served) -> None:
+        try:
+            pid, pidfd = self.mounts.replace_idle(served)
+        except OSError as error:
+            shown = printable_path(served.kept.job.mountpoint)
+            _log.warning("%s: its idle worker cannot be replaced: %s", shown, error.strerror)
+            return
+
+        def ended() -> None:
+            self.unwatch(pidfd)
+            os.close(pidfd)
+            served.retired = None
+            self.mounts.template.status_of(pid)  # so that it is not kept
+
+        self.unwatch(pidfd)
+        self.watch(pidfd, ended)
+        self._follow(served)
 
     def _leave(self) -> None:
         """Let the mounts go on without a keeper: those without a worker get one, which keeps the device open."""
@@ -321,6 +358,7 @@ class Keeper:
         elif served.has_ended():
             self.mounts.remove(served)
         else:
+            served.kill_retired()
             served.note_death(why, self.settings.restart_limit)
             if served.due is None:
                 self.mounts.give_up(served)

@@ -54,6 +54,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """Descriptor of the counters."""
     counters: str
     """Name of their file in the runtime directory."""
+    log: int | None = None
+    """Descriptor of the log file that the command has opened in its own mount namespace, if it names one."""
     since: float
     """When it was mounted, in seconds since the epoch."""
     known: Known | None = None
@@ -63,12 +65,14 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     def fds(self) -> list[int]:
         """Return its descriptors, the smallest first."""
-        return sorted({self.device, self.page} | self.job.rootfs.fds())
+        own = [each for each in (self.device, self.page, self.log) if each is not None]
+        return sorted({*own, *self.job.rootfs.fds()})
 
     def renumbered(self, fds: Mapping[int, int]) -> Self:
         """Return the same with the receiver's descriptors; `fds` maps the sender's to these."""
         job = msgspec.structs.replace(self.job, rootfs=self.job.rootfs.renumbered(fds))
-        return msgspec.structs.replace(self, job=job, device=fds[self.device], page=fds[self.page])
+        log = None if self.log is None else fds[self.log]
+        return msgspec.structs.replace(self, job=job, device=fds[self.device], page=fds[self.page], log=log)
 
     def write(self, file: int) -> None:
         """Replace the content of an open file. Raises OSError."""

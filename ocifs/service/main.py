@@ -16,10 +16,9 @@ from typing import Final, Literal
 import msgspec
 
 from ocifs.errors import MountError, OcifsError, printable_path
-from ocifs.mount.daemon import load_modules, reportable
+from ocifs.mount.daemon import load_modules, open_log, reportable
 from ocifs.mount.mount_identity import leave_private_namespace
-from ocifs.mount.rate_limited_log import OneLineFormatter
-from ocifs.mount.record import KEEPER_NAME, LOG, SOCKET, from_json, runtime_directory
+from ocifs.mount.record import KEEPER_NAME, SOCKET, from_json, runtime_directory
 from ocifs.service.caller import COMMANDS
 from ocifs.service.commands import CommandLine, Commands
 from ocifs.service.exporter import Exporter, listen
@@ -76,7 +75,7 @@ def load_all() -> None:
 
 def _run(start: Start, template: Template, command_line: CommandLine | None) -> None:
     runtime = runtime_directory()
-    mounts = Mounts(runtime, template, journal=start.settings.journal)
+    mounts = Mounts(runtime, template, journal=start.settings.journal, idle_seconds=start.settings.idle_seconds)
     if start.what == "single":
         _open_log(start.settings, runtime)
         keeper = Keeper(mounts, None, start.settings)
@@ -88,7 +87,7 @@ def _run(start: Start, template: Template, command_line: CommandLine | None) -> 
         with socket.socket(fileno=start.connection) as connection:
             taken = take(connection)
         listener, lock, metrics, settings = taken.listener, taken.lock, taken.metrics, taken.settings
-        mounts.journal = settings.journal
+        mounts.journal, mounts.idle_seconds = settings.journal, settings.idle_seconds
         for served in taken.mounts:
             mounts.add(served)
     else:
@@ -128,21 +127,10 @@ def _lock(runtime: TrustedDirectory) -> int:
 
 
 def _open_log(settings: Settings, runtime: TrustedDirectory) -> None:
-    handler: logging.Handler
-    if settings.log is None:
-        handler = JournalHandler() if settings.journal else logging.StreamHandler()
+    if settings.log is None and settings.journal:
+        logging.getLogger().addHandler(JournalHandler())
     else:
-        try:
-            if settings.log == str(runtime.path / LOG):
-                fd = runtime.open_file(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-                handler = logging.StreamHandler(os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace"))
-            else:
-                handler = logging.FileHandler(settings.log)
-        except OSError as error:
-            raise MountError(f"cannot write the log {printable_path(settings.log)}: {error.strerror}") from None
-    if not isinstance(handler, JournalHandler):
-        handler.setFormatter(OneLineFormatter(f"%(asctime)s ocifs[{os.getpid()}] %(levelname)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
+        open_log(settings.log, runtime)
 
 
 def _report(ready: int, message: str) -> None:

@@ -1,4 +1,8 @@
-"""The mounts of a keeper: their files, their workers, and what happens when a worker dies."""
+"""The mounts of a keeper: their open files, their workers, and the replacement of a worker that dies.
+
+A mount has at most one worker. The open files of a mount stay open until the mount ends, whatever happens to its
+workers. This module neither waits for a worker nor knows the connections of commands.
+"""
 
 import contextlib
 import errno
@@ -17,19 +21,19 @@ import msgspec
 
 from ocifs.errors import MountError, ShortageError, printable_path, raise_if_short, shortage
 from ocifs.mount import syscalls
-from ocifs.mount.counters import DEAD, ENDED, FAILED, STARTING, Counters
+from ocifs.mount.counters import AWAKE, DEAD, DORMANT, ENDED, FAILED, IDLE, MOUNTED, STARTING, Counters
 from ocifs.mount.handoff import FileRange
 from ocifs.mount.job import Job
 from ocifs.mount.mount_identity import MountIdentity
 from ocifs.mount.mountinfo import mount_table
-from ocifs.mount.record import to_json
+from ocifs.service.dormant import Dormant
 from ocifs.service.kept import Kept
 from ocifs.service.notify import IMAGE, MOUNT
 from ocifs.service.protocol import Request
 from ocifs.service.span_broker import SpanBroker
 from ocifs.service.span_messages import is_sealed
 from ocifs.service.template import Template
-from ocifs.service.worker import Order
+from ocifs.service.worker import Order, encode
 from ocifs.trusted_directory import TrustedDirectory
 from ocifs.version import __version__
 
@@ -41,7 +45,8 @@ _DELAY, _DELAY_FACTOR, _DELAY_MAX = 0.1, 3, 5.0
 """Seconds of the first delay; the factor to the next one; the maximum."""
 _SUFFIX = ".counters"
 _COMPARED_MAX = 32 << 20
-_PIECE = 1 << 20
+_PIECE = 64 << 10
+"""Bytes to compare at once; they stay in the processor's cache, so 32 MiB take less than 20 ms."""
 _log = logging.getLogger(__name__)
 
 
@@ -60,7 +65,9 @@ class Served:
         self.due: float | None = None
         """When to start a worker, by the monotonic clock."""
         self.predecessor: int | None = None
-        """The pidfd of a worker of another keeper, which the next worker ends."""
+        """The pidfd of a worker of another keeper, or of an idle one, which the next worker ends."""
+        self.retired: int | None = None
+        """The pidfd of an idle worker, until its successor has ended it."""
         self._started = time.monotonic()
         self._deaths: list[float] = []
         self._quick = 0
@@ -69,6 +76,18 @@ class Served:
     def is_starting(self) -> bool:
         """Whether the mount is being made."""
         return self.counters.state == STARTING
+
+    def is_awake(self) -> bool:
+        """Whether it has a worker that may become idle, or is."""
+        return self.pidfd is not None and self.counters.activity != DORMANT
+
+    def is_idle(self) -> bool:
+        """Whether a dormant worker can replace its worker."""
+        return (
+            self.pidfd is not None
+            and self.retired is None
+            and (self.counters.state == MOUNTED and self.counters.activity == IDLE)
+        )
 
     def has_ended(self) -> bool:
         """Whether the mount has ended; clear what an aborted connection has left of it."""
@@ -88,7 +107,14 @@ class Served:
             self.kept = msgspec.structs.replace(self.kept, known=Kept.read(self.state).known)
         return self.kept
 
-    def fork(self, template: Template, broker: SpanBroker | None, order: Order, fds: Sequence[int]) -> None:
+    def fork(
+        self,
+        template: Template,
+        broker: SpanBroker | None,
+        order: Order,
+        fds: Sequence[int],
+        dormant: Dormant = Dormant(),  # noqa: B008 - it is immutable
+    ) -> None:
         """Start a worker with an order, which shares spans over `broker`.
 
         `fds` are the open files that only this order needs. Raises OSError.
@@ -96,27 +122,38 @@ class Served:
         self._started = time.monotonic()
         files = [self.state, *self.kept.fds(), *fds]
         if broker is None:
-            self.pid, self.pidfd = template.fork(to_json(order), files)
+            self.pid, self.pidfd = template.fork(encode(order, dormant), files)
             return
         with broker.connect(self.kept.job) as connection:
-            payload = to_json(msgspec.structs.replace(order, sharing=True))
+            payload = encode(msgspec.structs.replace(order, sharing=True), dormant)
             self.pid, self.pidfd = template.fork(payload, [*files, connection.fileno(), broker.hints])
 
-    def start_again(self, template: Template, broker: SpanBroker | None, *, journal: bool) -> None:
-        """Start another worker for the mount. Raises OSError."""
+    def start_again(self, mounts: "Mounts") -> None:
+        """Start another worker for the mount, which is dormant if the mount is idle. Raises OSError."""
         kept = self.mounted()
         order = Order(
             kept=kept,
             fds=tuple(kept.fds()),
             keeper=os.getpid(),
-            journal=journal,
+            journal=mounts.journal,
+            idle_seconds=mounts.idle_seconds,
             predecessor=self.recorded,
             resume=True,
         )
-        self.fork(template, broker, order, [] if self.predecessor is None else [self.predecessor])
+        fds = [*([] if self.predecessor is None else [self.predecessor]), mounts.runtime.fd]
+        dormant = Dormant()
+        if self.counters.activity != AWAKE:
+            files = [self.state, *kept.fds(), *fds]
+            dormant = Dormant(files.index(kept.device), files.index(mounts.runtime.fd))
+        self.fork(mounts.template, mounts.broker, order, fds, dormant)
         if self.predecessor is not None:
             os.close(self.predecessor)
             self.predecessor = None
+
+    def kill_retired(self) -> None:
+        """Kill the idle worker before this one, if it was not ended yet."""
+        if self.retired is not None:
+            signal.pidfd_send_signal(self.retired, signal.SIGKILL)
 
     def kill(self) -> None:
         """Kill the worker."""
@@ -183,11 +220,15 @@ class Served:
 class Mounts:
     """All mounts of a keeper, with their files in the runtime directory."""
 
-    def __init__(self, runtime: TrustedDirectory, template: Template, *, journal: bool = False) -> None:
-        self._runtime = runtime
+    def __init__(
+        self, runtime: TrustedDirectory, template: Template, *, journal: bool = False, idle_seconds: float = 0.0
+    ) -> None:
+        self.runtime = runtime
         self.template = template
         self.journal = journal
         """Whether workers log to the journal, unless their command has named a file."""
+        self.idle_seconds = idle_seconds
+        """Seconds without a request until a mount is idle; 0: never."""
         self.broker: SpanBroker | None = None
         """Lets workers share decoded spans."""
         self._served: dict[str, Served] = {}
@@ -203,8 +244,8 @@ class Mounts:
         return bool(self._served)
 
     def are_starting(self) -> bool:
-        """Whether a mount is being made."""
-        return any(served.is_starting() for served in self)
+        """Whether a mount is being made, or a worker replaced by a dormant one."""
+        return any(served.is_starting() or served.retired is not None for served in self)
 
     def mount(self, request: Request, fds: list[int], client: socket.socket) -> Served:
         """Fork a worker that mounts and answers the client. The mount owns `fds` unless this raises an error.
@@ -212,15 +253,15 @@ class Mounts:
         Raises:
             MountError: The request is wrong, or something cannot be made.
         """
-        job, namespace = _checked(request, fds)
+        job, namespace, log = _checked(request, fds)
         self._share_tree_image(job)
         name = secrets.token_hex(8) + _SUFFIX
         with contextlib.ExitStack() as undo:
             try:
                 device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
                 undo.callback(os.close, device)
-                page = self._runtime.open_file(name, os.O_RDWR | os.O_CREAT)
-                undo.callback(self._runtime.unlink, name)
+                page = self.runtime.open_file(name, os.O_RDWR | os.O_CREAT)
+                undo.callback(self.runtime.unlink, name)
                 undo.callback(os.close, page)
                 counters = Counters.make(page)
                 state = os.memfd_create("ocifs-kept", os.MFD_CLOEXEC)
@@ -228,9 +269,16 @@ class Mounts:
             except OSError as error:
                 raise_if_short(error)
                 raise MountError(f"service: cannot prepare a mount: {error.strerror}") from None
-            kept = Kept(job=job, device=device, page=page, counters=name, since=time.time())
+            kept = Kept(job=job, device=device, page=page, log=log, counters=name, since=time.time())
             served = Served(kept, state, counters)
-            order = Order(kept=kept, fds=tuple(kept.fds()), keeper=os.getpid(), journal=self.journal, root=request.root)
+            order = Order(
+                kept=kept,
+                fds=tuple(kept.fds()),
+                keeper=os.getpid(),
+                journal=self.journal,
+                idle_seconds=self.idle_seconds,
+                root=request.root,
+            )
             try:
                 served.fork(self.template, self.broker, order, [namespace, client.fileno()])
             except OSError as error:
@@ -260,9 +308,9 @@ class Mounts:
         """Forget a mount that has ended, or was not made."""
         del self._served[served.kept.counters]
         served.close()
-        self._runtime.unlink(served.kept.counters)
+        self.runtime.unlink(served.kept.counters)
         for pid in {served.pid, served.recorded} - {0}:
-            self._runtime.unlink(_record_of(pid))
+            self.runtime.unlink(_record_of(pid))
 
     def remove_ended(self) -> None:
         """Forget the mounts that were unmounted while they had no worker, which would have noticed."""
@@ -274,13 +322,30 @@ class Mounts:
         """Start another worker for a mount; only one record is left for it to replace. Raises OSError."""
         if served.recorded != served.pid and self._has_record(served.pid):
             if served.recorded:
-                self._runtime.unlink(_record_of(served.recorded))
+                self.runtime.unlink(_record_of(served.recorded))
             served.recorded = served.pid
-        served.start_again(self.template, self.broker, journal=self.journal)
+        served.start_again(self)
+
+    def replace_idle(self, served: Served) -> tuple[int, int]:
+        """Start a dormant worker, which ends the idle one; return PID and pidfd of that one.
+
+        Raises OSError; then the idle one goes on.
+        """
+        assert served.pidfd is not None  # noqa: S101 - `is_idle`
+        pid, pidfd = served.pid, served.pidfd
+        served.predecessor = os.dup(pidfd)
+        try:
+            self.start_again(served)
+        except OSError:
+            os.close(served.predecessor)
+            served.predecessor = None
+            raise
+        served.retired = pidfd
+        return pid, pidfd
 
     def _has_record(self, pid: int) -> bool:
         try:
-            self._runtime.status(_record_of(pid))
+            self.runtime.status(_record_of(pid))
         except FileNotFoundError:
             return False
         return True
@@ -292,8 +357,11 @@ class Mounts:
         served.close()
 
 
-def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
-    """Return the job with the descriptors of this process, and that of its mount namespace. Raises MountError."""
+def _checked(request: Request, fds: list[int]) -> tuple[Job, int, int | None]:
+    """Return the job with the descriptors of this process, that of its mount namespace, and that of its log.
+
+    Raises MountError.
+    """
     if request.version != __version__:
         raise MountError(
             f"the service is ocifs {__version__}, the command {request.version}: `ocifs service upgrade`, "
@@ -302,13 +370,16 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
     if request.job is None or len(fds) != len(request.fds) + 1:
         raise MountError(f"malformed request: {len(fds)} open files with a job of {len(request.fds)}")
     namespace, *files = fds
-    for fd in files:
-        if not _is_readable(fd, stat.S_ISREG) and not _is_readable(fd, stat.S_ISDIR):
-            raise MountError(_NOT_READABLE)
+    numbers = dict(zip(request.fds, files, strict=True))
+    log = None if request.log is None else numbers.get(request.log)
+    if log is not None:
+        files.remove(log)
+    if not all(_is_readable(fd, stat.S_ISREG) or _is_readable(fd, stat.S_ISDIR) for fd in files):
+        raise MountError(_NOT_READABLE)
     if not os.readlink(f"/proc/self/fd/{namespace}").startswith("mnt:["):
         raise MountError("malformed request: the first open file is not a mount namespace")
     try:
-        rootfs = request.job.rootfs.renumbered(dict(zip(request.fds, files, strict=True)))
+        rootfs = request.job.rootfs.renumbered(numbers)
     except KeyError:
         raise MountError("malformed request: an open file of the job is missing") from None
     if not os.path.isabs(request.job.mountpoint):
@@ -318,7 +389,7 @@ def _checked(request: Request, fds: list[int]) -> tuple[Job, int]:
     directories = rootfs.directory_fds()
     if not all(_is_readable(fd, stat.S_ISDIR if fd in directories else stat.S_ISREG) for fd in files):
         raise MountError(_NOT_READABLE)
-    return msgspec.structs.replace(request.job, rootfs=rootfs), namespace
+    return msgspec.structs.replace(request.job, rootfs=rootfs), namespace, log
 
 
 def _is_readable(fd: int, is_right: Callable[[int], bool]) -> bool:

@@ -4,6 +4,7 @@ A request is a message of `ocifs.mount.framing` in JSON with a protocol version.
 command; between keepers, each mount is a message with its open files.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -15,7 +16,7 @@ import msgspec
 from ocifs.errors import MountError, printable_path, raise_if_short
 from ocifs.mount.framing import send_message
 from ocifs.mount.job import Job
-from ocifs.mount.record import to_json
+from ocifs.mount.record import LOG, runtime_directory, to_json
 from ocifs.service.caller import root
 from ocifs.service.kept import PROTOCOL, OtherVersionError, decode_versioned
 from ocifs.trusted_directory import TrustedDirectory
@@ -37,6 +38,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     job: Job | None = None
     fds: tuple[int, ...] = ()
     """The sender's numbers of the open files, in the order in which they are sent; after the mount namespace."""
+    log: int | None = None
+    """The sender's number of the log file, if the job names one; it is one of `fds`."""
     root: tuple[int, ...] = ()
     """The sender's root directory (`ocifs.service.caller.root`), in its mount namespace."""
 
@@ -52,6 +55,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Restarts of a worker within a minute, before its mount is given up."""
     request_seconds: float = 10.0
     """Seconds that a command may take to send its request."""
+    idle_seconds: float = 10.0
+    """Seconds without a request after which the worker of a mount is replaced by a dormant one; 0: never."""
     span_cache: int = 256 << 20
     """Most bytes of decoded spans of all mounts together; 0: each mount has its own, up to its own limit."""
     metrics: str | None = None
@@ -96,14 +101,29 @@ def decode_request(data: bytes) -> Request:
 
 
 def send_mount(connection: socket.socket, job: Job) -> None:
-    """Send a job with its open files, and the mount namespace in which the mountpoint is."""
-    fds = sorted(job.rootfs.fds())
-    namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        request = Request(request="mount", job=job, fds=tuple(fds), root=root())
+    """Send a job with its open files, and the mount namespace in which the mountpoint is. Raises MountError."""
+    with contextlib.ExitStack() as closing:
+        log = _opened_log(job.options.log)
+        if log is not None:
+            closing.callback(os.close, log)
+        fds = [*sorted(job.rootfs.fds()), *([] if log is None else [log])]
+        namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        closing.callback(os.close, namespace)
+        request = Request(request="mount", job=job, fds=tuple(fds), log=log, root=root())
         send_message(connection, to_json(request), [namespace, *fds])
-    finally:
-        os.close(namespace)
+
+
+def _opened_log(path: str | None) -> int | None:
+    """Open the log file of a job, unless it is the one in the runtime directory. Raises MountError.
+
+    The keeper may see another file at that path, or none, when it starts another worker for the mount.
+    """
+    if path is None or path == str(runtime_directory().path / LOG):
+        return None
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise MountError(f"cannot write the log {printable_path(path)}: {error.strerror}") from None
 
 
 class Peer(NamedTuple):
@@ -121,20 +141,29 @@ def peer(connection: socket.socket) -> Peer:
 
 def listen_in(runtime: TrustedDirectory, name: str) -> socket.socket:
     """Return a listening socket in the runtime directory, which root alone can connect to. Raises MountError."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         runtime.unlink(name)
         os.fchdir(runtime.fd)  # the path may be too long for an address
-        before = os.umask(0o177)
         try:
-            listener.bind(name)
+            return listen_at(name, _BACKLOG)
         finally:
-            os.umask(before)
             os.chdir("/")
-        listener.listen(_BACKLOG)
     except OSError as error:
-        listener.close()
         raise unusable(runtime, name, error) from None
+
+
+def listen_at(path: str, backlog: int) -> socket.socket:
+    """Return a listening socket at a new path, which only this user can connect to. Raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+        listener.listen(backlog)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
     return listener
 
 

@@ -1,4 +1,4 @@
-"""The keeper's side of sharing decoded spans: it knows which worker has which spans, and passes on shared files.
+"""The keeper's side of sharing decoded spans: it answers workers, passes on shared files, and keeps within a budget.
 
 A span that a worker has decoded stays in its memory until another worker needs it. Then the broker has the worker copy
 it once into a sealed file in memory, which no process can change, and passes the file on. It never looks into a file,
@@ -14,12 +14,10 @@ import contextlib
 import fcntl
 import hashlib
 import logging
-import mmap
 import os
 import resource
 import socket
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -27,13 +25,13 @@ from ocifs.compression import MAX_SPAN
 from ocifs.errors import printable_path
 from ocifs.mount.job import Job
 from ocifs.mount.record import to_json
+from ocifs.service.span_ledger import Entry, Peer, SpanLedger
 from ocifs.service.span_messages import (
     DIFFERS,
     DROP,
     DROPPED,
     GET,
     HAVE,
-    HINTS,
     MIN_SPAN,
     NONE,
     OFFER,
@@ -44,7 +42,6 @@ from ocifs.service.span_messages import (
     TRIM,
     Name,
     Record,
-    hint_of,
     is_sealed,
     receive,
     send,
@@ -57,48 +54,7 @@ _PACKETS: Final = 32
 """Packets of one worker to handle before others get a turn."""
 _ANSWER_SECONDS: Final = 0.5
 _NO_NAME: Final[Name] = (bytes(16), 0)
-_F_SEAL_FUTURE_WRITE: Final = 0x10  # linux/fcntl.h
 _log = logging.getLogger(__name__)
-
-
-class _Peer:
-    """A worker."""
-
-    def __init__(self, connection: socket.socket, domain: bytes, mountpoint: str) -> None:
-        self.connection = connection
-        self.domain = domain
-        """Workers with the same domain serve the same image with the same indexes."""
-        self.mountpoint = mountpoint
-        self.spans: set[Name] = set()
-        """Spans that it has, of its own or shared."""
-        self.own = 0
-        """Bytes that it has decoded and not shared."""
-        self.turn = 0
-        """When it last decoded something."""
-
-
-class _Entry:
-    """A span that a worker has."""
-
-    def __init__(self) -> None:
-        self.own: dict[_Peer, int] = {}
-        """How many bytes workers have decoded, which are not shared."""
-        self.users: set[_Peer] = set()
-        """Workers that use the file."""
-        self.fd: int | None = None
-        self.inode = 0
-        self.size = 0
-        """Bytes in the file."""
-        self.domains: set[bytes] = set()
-        """Domains whose workers may use the file without comparing it."""
-        self.waiting: dict[_Peer, int] = {}
-        """How many bytes workers wait for."""
-        self.asked: _Peer | None = None
-        """The worker that was asked for the file."""
-        self.asked_until = 0.0
-        """Until when others wait for its answer, by the monotonic clock."""
-        self.disputed = False
-        """Whether two workers have decoded it to different bytes: then it is not shared."""
 
 
 class SpanBroker:
@@ -109,39 +65,42 @@ class SpanBroker:
     ) -> None:
         """`watch` calls a function when a descriptor is readable, until `unwatch`. Raises OSError."""
         self.capacity = capacity
-        self.shared = 0
-        """Bytes of the files."""
-        self.own = 0
-        """Bytes that workers have decoded and not shared."""
         self._watch, self._unwatch = watch, unwatch
-        self._peers: dict[int, _Peer] = {}
-        self._entries: dict[Name, _Entry] = {}
-        self._files: OrderedDict[Name, _Entry] = OrderedDict()
-        """Entries with a file, the least recently used one first."""
+        self._peers: dict[int, Peer] = {}
+        self._ledger = SpanLedger()
         self._files_max = min(_FILES_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._turn = 0
-        self.hints = os.memfd_create("ocifs-hints", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+    @property
+    def shared(self) -> int:
+        """Bytes of the files."""
+        return self._ledger.shared
+
+    @property
+    def own(self) -> int:
+        """Bytes that workers have decoded and not shared."""
+        return self._ledger.own
+
+    @property
+    def hints(self) -> int:
         """Descriptor of the hints, which workers can only read."""
-        os.ftruncate(self.hints, HINTS * 4)
-        self._hints = memoryview(mmap.mmap(self.hints, HINTS * 4)).cast("I")
-        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
-        fcntl.fcntl(self.hints, fcntl.F_ADD_SEALS, seals)
+        return self._ledger.hints
 
     @property
     def files(self) -> int:
         """Number of files with shared spans."""
-        return len(self._files)
+        return len(self._ledger.files)
 
     def connect(self, job: Job) -> socket.socket:
         """Return the end of a new connection for the worker of a job. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(0)
         fd = ours.fileno()
-        self._peers[fd] = _Peer(ours, _domain(job), job.mountpoint)
+        self._peers[fd] = Peer(ours, _domain(job), job.mountpoint)
         self._watch(fd, lambda: self._receive(self._peers[fd]))
         return theirs
 
-    def _receive(self, peer: _Peer) -> None:
+    def _receive(self, peer: Peer) -> None:
         for _ in range(_PACKETS):
             try:
                 records, fd = receive(peer.connection)
@@ -157,7 +116,7 @@ class SpanBroker:
                 if fd is not None:
                     os.close(fd)
 
-    def _handle(self, peer: _Peer, record: Record, fd: int | None) -> bool:
+    def _handle(self, peer: Peer, record: Record, fd: int | None) -> bool:
         """Handle a record of a worker; return False if it is malformed, or the worker is disconnected by now."""
         kind, name, value = record
         if peer.connection.fileno() < 0:  # by an earlier record: what it has would never be forgotten again
@@ -178,11 +137,11 @@ class SpanBroker:
             return False
         return True
 
-    def _get(self, peer: _Peer, name: Name, end: int) -> None:
-        entry = self._entries.get(name)
+    def _get(self, peer: Peer, name: Name, end: int) -> None:
+        entry = self._ledger.entries.get(name)
         if entry is not None:
             self._dropped(peer, name)  # it asks, so it has the span no longer
-            entry = self._entries.get(name)
+            entry = self._ledger.entries.get(name)
         if entry is None or entry.disputed:
             send(peer.connection, [Record(NONE, name)])
         elif entry.fd is not None and entry.size >= end and peer.domain in entry.domains:
@@ -192,7 +151,7 @@ class SpanBroker:
         else:
             entry.waiting[peer] = end
 
-    def _ask(self, name: Name, entry: _Entry, domain: bytes | None, end: int) -> bool:
+    def _ask(self, name: Name, entry: Entry, domain: bytes | None, end: int) -> bool:
         """Ask a worker for a file with `end` bytes, one of a domain if that is given; return whether there is one."""
         if entry.asked is not None:
             in_time = time.monotonic() < entry.asked_until
@@ -204,15 +163,15 @@ class SpanBroker:
                 return True
         return False
 
-    def _have(self, peer: _Peer, name: Name, size: int) -> None:
+    def _have(self, peer: Peer, name: Name, size: int) -> None:
         """Note a decoded span; if others have it too, let them share it."""
         if size < MIN_SPAN:
             return
         self._turn += 1
         peer.turn = self._turn
-        entry = self._entries.setdefault(name, _Entry())
-        self._note(peer, name)
-        self._set_own(peer, entry, size)
+        entry = self._ledger.entries.setdefault(name, Entry())
+        self._ledger.note(peer, name)
+        self._ledger.set_own(peer, entry, size)
         if not entry.disputed:
             if entry.fd is not None and entry.size >= size:
                 self._offer(peer, name, entry)
@@ -220,8 +179,8 @@ class SpanBroker:
                 self._ask(name, entry, None, size)
         self._keep_budget(peer)
 
-    def _put(self, peer: _Peer, name: Name, size: int, fd: int) -> bool:
-        entry = self._entries.get(name)
+    def _put(self, peer: Peer, name: Name, size: int, fd: int) -> bool:
+        entry = self._ledger.entries.get(name)
         if entry is None or entry.asked is not peer:
             return entry is None or not entry.disputed  # the entry was forgotten meanwhile
         entry.asked = None
@@ -230,16 +189,13 @@ class SpanBroker:
         except OSError:  # too many open files
             self._dropped(peer, name)
             return True
-        self._set_own(peer, entry, 0)
+        self._ledger.set_own(peer, entry, 0)
         entry.users.discard(peer)  # the user of an earlier file
         self._unpublish(name, entry)
-        self._entries[name] = entry
-        self._note(peer, name)
-        entry.fd, entry.inode = own_fd, os.fstat(fd).st_ino
-        entry.size = size
+        self._ledger.entries[name] = entry
+        self._ledger.note(peer, name)
+        self._ledger.set_file(name, entry, own_fd, size)
         entry.domains, entry.users = {peer.domain}, {peer}
-        self.shared += size
-        self._files[name] = entry
         waiting, entry.waiting = entry.waiting, {}
         for each, end in waiting.items():
             if each.domain == peer.domain and end <= size:
@@ -252,13 +208,13 @@ class SpanBroker:
         self._keep_budget(peer)
         return True
 
-    def _compared(self, peer: _Peer, name: Name, inode: int, *, same: bool) -> None:
+    def _compared(self, peer: Peer, name: Name, inode: int, *, same: bool) -> None:
         """Note a worker's verdict on a file, unless another file has replaced it meanwhile."""
-        entry = self._entries.get(name)
+        entry = self._ledger.entries.get(name)
         if entry is None or peer not in entry.own or entry.fd is None or entry.inode != inode:
             return
         if same:
-            self._set_own(peer, entry, 0)
+            self._ledger.set_own(peer, entry, 0)
             entry.users.add(peer)
             entry.domains.add(peer.domain)
         else:
@@ -269,12 +225,12 @@ class SpanBroker:
             entry.disputed = True
             self._withdraw(name, entry)
 
-    def _dropped(self, peer: _Peer, name: Name) -> None:
-        self._forget(peer, name)
-        entry = self._entries.get(name)
+    def _dropped(self, peer: Peer, name: Name) -> None:
+        self._ledger.forget(peer, name)
+        entry = self._ledger.entries.get(name)
         if entry is None:
             return
-        self._set_own(peer, entry, 0)
+        self._ledger.set_own(peer, entry, 0)
         entry.users.discard(peer)
         entry.waiting.pop(peer, None)
         if entry.asked is peer:
@@ -282,28 +238,27 @@ class SpanBroker:
             for each in entry.waiting:
                 send(each.connection, [Record(NONE, name)])
             entry.waiting.clear()
-        if entry.fd is None and not entry.own and not entry.users:
-            del self._entries[name]
+        self._ledger.remove_unused(name, entry)
 
-    def _offer(self, peer: _Peer, name: Name, entry: _Entry) -> None:
+    def _offer(self, peer: Peer, name: Name, entry: Entry) -> None:
         """Send the file to a worker: to use, or to compare with its own bytes if it has any."""
         assert entry.fd is not None  # noqa: S101 - the caller has checked
-        self._files.move_to_end(name)
+        self._ledger.files.move_to_end(name)
         has_own = peer in entry.own
         sent = send(peer.connection, [Record(OFFER if has_own else SPAN, name, entry.size)], entry.fd)
         if sent and not has_own:
             entry.users.add(peer)
-            self._note(peer, name)
+            self._ledger.note(peer, name)
 
-    def _keep_budget(self, active: _Peer) -> None:
+    def _keep_budget(self, active: Peer) -> None:
         """Evict until the budget suffices: files that no worker uses, idle workers' own spans, then used files."""
-        while self.shared + self.own > self.capacity or len(self._files) > self._files_max:
-            unused = next((each for each in self._files.items() if not each[1].users), None)
-            oldest = next(iter(self._files.items()), None)
+        while self.shared + self.own > self.capacity or len(self._ledger.files) > self._files_max:
+            unused = next((each for each in self._ledger.files.items() if not each[1].users), None)
+            oldest = next(iter(self._ledger.files.items()), None)
             idle = [each for each in self._peers.values() if each.own and each is not active]
             if unused is not None:
                 self._withdraw(*unused)
-            elif idle and len(self._files) <= self._files_max:
+            elif idle and len(self._ledger.files) <= self._files_max:
                 self._trim(min(idle, key=lambda each: each.turn))
             elif oldest is not None:
                 self._withdraw(*oldest)
@@ -311,7 +266,7 @@ class SpanBroker:
                 self._trim(active)
                 return
 
-    def _trim(self, peer: _Peer) -> None:
+    def _trim(self, peer: Peer) -> None:
         """Let a worker give up all its spans."""
         if not send(peer.connection, [Record(TRIM, _NO_NAME)]):
             self._disconnect(peer)
@@ -319,46 +274,23 @@ class SpanBroker:
         for name in [*peer.spans]:
             self._dropped(peer, name)
 
-    def _withdraw(self, name: Name, entry: _Entry) -> None:
+    def _withdraw(self, name: Name, entry: Entry) -> None:
         """Close the file of a span, and let workers give it up."""
         self._unpublish(name, entry)
-        if not entry.own and not entry.users:
-            self._entries.pop(name, None)
+        self._ledger.remove_unused(name, entry)
 
-    def _unpublish(self, name: Name, entry: _Entry) -> None:
-        if entry.fd is None:
+    def _unpublish(self, name: Name, entry: Entry) -> None:
+        if (fd := self._ledger.take_file(name, entry)) is None:
             return
-        os.close(entry.fd)
-        entry.fd = None
-        self.shared -= entry.size
-        del self._files[name]
+        os.close(fd)
         for each in [*entry.users]:
             if not send(each.connection, [Record(DROP, name)]):
                 self._disconnect(each)  # else it would keep the memory
             elif each not in entry.own:
-                self._forget(each, name)
+                self._ledger.forget(each, name)
         entry.users.clear()
 
-    def _set_own(self, peer: _Peer, entry: _Entry, size: int) -> None:
-        change = size - entry.own.pop(peer, 0)
-        if size:
-            entry.own[peer] = size
-        peer.own += change
-        self.own += change
-
-    def _note(self, peer: _Peer, name: Name) -> None:
-        """Note that a worker has a span."""
-        if name not in peer.spans:
-            peer.spans.add(name)
-            self._hints[hint_of(name)] += 1
-
-    def _forget(self, peer: _Peer, name: Name) -> None:
-        """Note that a worker no longer has a span."""
-        if name in peer.spans:
-            peer.spans.discard(name)
-            self._hints[hint_of(name)] -= 1
-
-    def _disconnect(self, peer: _Peer) -> None:
+    def _disconnect(self, peer: Peer) -> None:
         """Forget a worker that has ended, does not read, or sends malformed records; it goes on without sharing."""
         fd = peer.connection.fileno()
         if self._peers.pop(fd, None) is None:
@@ -367,10 +299,10 @@ class SpanBroker:
         peer.connection.close()
         for name in [*peer.spans]:
             self._dropped(peer, name)
-        for entry in self._entries.values():
+        for entry in self._ledger.entries.values():
             entry.waiting.pop(peer, None)
         domains = {each.domain for each in self._peers.values()}
-        for name, entry in [*self._files.items()]:
+        for name, entry in [*self._ledger.files.items()]:
             if not entry.domains & domains:
                 self._withdraw(name, entry)
 

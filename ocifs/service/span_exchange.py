@@ -12,6 +12,7 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -79,7 +80,8 @@ class SpanExchange:
         self._identities: list[bytes] = []
         self._numbers: dict[bytes, int] = {}
         self._wanted: dict[Name, SimpleQueue[memoryview | None]] = {}
-        self._pending: list[Record] = []
+        self._pending: deque[Record] = deque()
+        """Notes that are not sent yet: any thread appends, and only `_flush` removes, under the lock."""
         self._lock = threading.Lock()
         self._state = "idle"
         self._is_busy = False
@@ -128,9 +130,9 @@ class SpanExchange:
 
     def _flush(self) -> None:
         with self._lock:
-            pending, self._pending = self._pending, []
-            for first in range(0, len(pending), RECORDS_MAX):
-                send(self._connection, pending[first : first + RECORDS_MAX])
+            while self._pending:
+                count = min(len(self._pending), RECORDS_MAX)
+                send(self._connection, [self._pending.popleft() for _ in range(count)])
 
     def _shares(self, key: Key) -> bool:
         """Whether spans of a layer are shared: not if the image has the layer again, because they have one name."""

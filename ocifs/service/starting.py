@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Final, NoReturn
 
 from ocifs.errors import MountError, OcifsError, printable_path
@@ -20,6 +21,7 @@ from ocifs.service.protocol import Pong, Request, Settings
 _READY_SECONDS: Final = 90.0
 _STOP_SECONDS: Final = 10.0
 _REPLY_MAX: Final = 64 << 10
+_PACKAGE: Final = Path(__file__).parents[1]
 
 
 def run_in_foreground(settings: Settings) -> NoReturn:
@@ -51,6 +53,14 @@ def ping() -> Pong:
         return from_json(answer, Pong)
     except ValueError:
         raise MountError(f"the service is of another version: {_error_in(answer)}") from None
+
+
+def is_outdated(pong: Pong, package: Path = _PACKAGE) -> bool:
+    """Whether a module of the package was installed after the service started, which runs what was there before.
+
+    A module's change time (ctime) is that of its installation, whatever modification time an installer gives it.
+    """
+    return any(path.lstat().st_ctime > pong.since for path in package.rglob("*.py"))
 
 
 def stop() -> int:

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -138,6 +138,7 @@ class Images:
                 with self._doing(claim):
                     if self._is_unused(chain, idle):  # no snapshot was added meanwhile
                         self._unmount(chain)
+        self._forget_times({*self.mounted(), *self._claims})
         for mounter in [*self._mounters]:  # other threads add some meanwhile
             if mounter.reap():
                 with contextlib.suppress(ValueError):  # so does another thread
@@ -154,6 +155,12 @@ class Images:
             claims = [*self._claims.values()]
         for claim in claims:
             claim.done.result()
+
+    def _forget_times(self, kept: Container[str]) -> None:
+        """Forget when other chains were needed: another program has unmounted them, or they were never mounted."""
+        for chain in [*self._used]:
+            if chain not in kept:
+                self._used.pop(chain, None)
 
     def _is_unused(self, chain: str, idle: float) -> bool:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Counts the requests of a snapshotter for the metrics."""
+"""Count the requests of a snapshotter for the metrics."""
 
 import bisect
 import contextlib

@@ -68,9 +68,9 @@ def test_packs_of_the_image_and_of_its_base(layout: Path, store: Store) -> None:
     put(layout, store, honest, layers=1)
     base, whole = packs(layout, store)
     assert (base.what, base.problem, base.verified) == (
-        "pack", None, f"its 1 blocks of {100 * KIB} bytes equal those of the layers",
+        "pack", None, f"its 1 blocks with {100 * KIB} bytes in total equal those of the layers",
     )  # fmt: skip
-    assert whole.verified == f"its 3 blocks of {296 * KIB} bytes equal those of the layers"
+    assert whole.verified == f"its 3 blocks with {296 * KIB} bytes in total equal those of the layers"
 
 
 @pytest.mark.parametrize("alter", FALSE.values(), ids=FALSE)
@@ -96,7 +96,7 @@ def test_packs_of_other_layers(layout: Path, store: Store) -> None:
 def test_a_pack_without_blocks(layout: Path, store: Store) -> None:
     put(layout, store, lambda layers: forged(layers, [], bytes))
     (check,) = packs(layout, store)
-    assert check.verified == "its 0 blocks of 0 bytes equal those of the layers"
+    assert check.verified == "its 0 blocks with 0 bytes in total equal those of the layers"
 
 
 def test_the_command(ocifs: Ocifs, layout: Path) -> None:

@@ -1,5 +1,6 @@
 """Indexes of the quick pass are trimmed in the cache, once, and still yield the same bytes."""
 
+import errno
 import os
 import random
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from ocifs.errors import InvalidImageError
+from ocifs.errors import InvalidImageError, StoreError
 from ocifs.layer import trimming
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import LayerIndex, index_in
@@ -20,7 +21,7 @@ from ocifs.limits import Limits
 from ocifs.reader import FileReader
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.store import Kind, Store, Writer
-from tests import images, tars
+from tests import faults, images, tars
 
 WORDS = [random.Random(number).randbytes(number % 9 + 2) for number in range(3000)]
 TAR = tars.tar([tars.file(b"words", b"".join(random.Random(0).choices(WORDS, k=600_000)))])
@@ -107,6 +108,27 @@ def test_a_blob_that_has_changed_leaves_the_index_as_it_is(store: Store, tmp_pat
     after = opened(store)
     assert after.summary == before.summary
     assert len(list((tmp_path / "cache/entries").iterdir())) == 1
+
+
+def test_what_is_published_is_trimmed_where_the_cache_takes_nothing(store: Store, blob: FileReader) -> None:
+    before = opened(store)
+
+    def trim() -> bool:
+        with ExitStack() as stack:
+            return trimming.trimmed(store, Layer(0, before, blob, SpanCache()), stack).summary.untrimmed
+
+    assert not faults.refusing("rename", errno.EROFS, trim)
+    assert opened(store).summary == before.summary
+
+
+def test_a_full_disk_keeps_the_old_index(store: Store, blob: FileReader) -> None:
+    """The process after a mount takes no memory instead."""
+    before = opened(store)
+    assert store.directory is not None
+    arguments = trimming.arguments(store.directory, store.max_size, {DIGEST: blob})
+    with pytest.raises(StoreError, match=os.strerror(errno.ENOSPC)):
+        faults.refusing("pwrite", errno.ENOSPC, lambda: trimming.main(arguments))
+    assert opened(store).summary == before.summary
 
 
 def test_without_an_entry_there_is_nothing_to_trim(tmp_path: Path, blob: FileReader) -> None:

@@ -178,8 +178,11 @@ def test_what_was_read_first_is_published_and_fetched_in_one_request(
         read_last(mnt)
 
 
-def publish_pack(registry: Registry, alter: Callable[[bytes], bytes]) -> str:
-    """Publish the index with a pack of bytes of the last file, altered before it is packed; return the reference."""
+def publish_pack(registry: Registry, alter: Callable[[bytes], bytes], stream: str | None = None) -> str:
+    """Publish the index with a pack of bytes of the last file, altered before it is packed; return the reference.
+
+    `stream` is the layer that the pack claims to be of, in place of the image's.
+    """
     reference = f"docker://{registry.host}/app"
     with open_image(reference, Options(lazy=False)) as opened:
         (layer,) = opened.layers
@@ -189,22 +192,40 @@ def publish_pack(registry: Registry, alter: Callable[[bytes], bytes]) -> str:
             Block(0, begin + number * 65536, 65536, hashlib.sha256(each).digest()) for number, each in enumerate(data)
         ]
         stored = zstandard.compress(b"".join(data))
-        pack = encode_head((layer.index.stream,), [(blocks, len(stored))], ()) + stored
+        pack = encode_head((stream or layer.index.stream,), [(blocks, len(stored))], ()) + stored
         manifest, blobs = make_artifact(opened.resolved, opened.indexes, pack)
         opened.source.referrers().attach(opened.resolved.descriptor, manifest, blobs)
     return reference
 
 
+def assert_refuted(ocifs: Ocifs, mountpoint: Path) -> None:
+    """Wait until the mount is refuted: no read succeeds any more."""
+    wait_for(lambda: state(ocifs)["refuted"] is not None)
+    assert "mounted, refuted" in ocifs.output("mounts")
+    with (mountpoint / "middle").open("rb") as file, pytest.raises(OSError, match="Input/output error") as caught:
+        file.read(1)
+    assert caught.value.errno == errno.EIO
+
+
 def test_a_published_pack_that_lied_is_refuted(ocifs: Ocifs, registry: Registry, engine: str) -> None:
     image = publish_pack(registry, lambda data: bytes(len(data)))
     with ocifs.mounted(image, "--engine", engine) as mnt:
-        wait_for(lambda: state(ocifs)["refuted"] is not None)
-        assert "mounted, refuted" in ocifs.output("mounts")
-        with (mnt / "middle").open("rb") as file, pytest.raises(OSError, match="Input/output error") as caught:
-            file.read(1)
-        assert caught.value.errno == errno.EIO
+        assert_refuted(ocifs, mnt)
     assert "differ from those of layer" in ocifs.log.read_text()
     assert "pack1" not in ocifs.output("cache", "ls")
+
+
+def test_a_published_pack_of_other_layers_is_ignored(ocifs: Ocifs, registry: Registry, engine: str) -> None:
+    """It says nothing about this image, so it refutes nothing."""
+    image = publish_pack(registry, lambda data: bytes(len(data)), stream=str(Digest.of(b"other")))
+    registry.requests.clear()
+    with ocifs.mounted(image, "--engine", engine) as mnt:
+        read_last(mnt)
+        wait_for(lambda: len(fetches_of_pack(registry)) == 1)
+        wait_for(lambda: state(ocifs)["layers"][0]["verified_at"] is not None)  # type: ignore[index]
+        assert state(ocifs)["refuted"] is None
+        assert (mnt / "last").read_bytes() == LAST
+    assert "FAIL  published pack" in ocifs.run("verify", image).text
 
 
 def test_a_published_pack_that_does_not_come_is_not_waited_for(ocifs: Ocifs, registry: Registry, engine: str) -> None:
@@ -243,11 +264,7 @@ def test_an_index_that_lied_is_refuted(ocifs: Ocifs, registry: Registry, engine:
     publish(registry, lie)
     image = f"docker://{registry.host}/app"
     with ocifs.mounted(image, "--engine", engine) as mnt:
-        wait_for(lambda: state(ocifs)["refuted"] is not None)
-        assert "mounted, refuted" in ocifs.output("mounts")
-        with (mnt / "middle").open("rb") as file, pytest.raises(OSError, match="Input/output error") as caught:
-            file.read(1)
-        assert caught.value.errno == errno.EIO
+        assert_refuted(ocifs, mnt)
     assert "its index has other entries than its tar stream" in ocifs.log.read_text()
 
 

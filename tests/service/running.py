@@ -29,9 +29,9 @@ class Service:
     image: Path
 
     def start(self, **settings: object) -> None:
-        """Start it as `ocifs service` does; with settings that this command does not have."""
+        """Start it as `ocifs service` does, but without dormant workers; with settings that this command lacks."""
         if not settings:
-            self.ocifs.output("service")
+            self.ocifs.output("service", "--idle", "0")
             return
         start = json.dumps({"what": "service", "settings": settings, "ready": 1})
         process = subprocess.Popen(

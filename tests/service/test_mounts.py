@@ -211,6 +211,26 @@ def test_a_mount_in_a_private_namespace_ends_with_it(command: Ocifs, image: Path
         service.end()
 
 
+def test_a_replaced_worker_logs_to_the_file_that_the_command_has_opened(service: Service, tmp_path: Path) -> None:
+    """Its path may be in the mount namespace of the command only: no worker opens it again."""
+    log, moved = tmp_path / "own.log", tmp_path / "moved.log"
+
+    def open_files(mountpoint: Path) -> set[str]:
+        return {os.readlink(each) for each in Path(f"/proc/{service.worker(mountpoint)}/fd").iterdir()}
+
+    with service.mounted("--log", str(log)) as mountpoint:
+        assert str(log) in open_files(mountpoint)
+        log.rename(moved)
+        service.kill_worker(mountpoint)
+        assert str(moved) in open_files(mountpoint)
+        service.kill_keeper()
+        service.start()
+        wait_for(lambda: service.keeps(mountpoint))
+        assert str(moved) in open_files(mountpoint)
+        assert digests(mountpoint) == EXPECTED
+    assert not log.exists()
+
+
 def test_bundles_are_mounted_by_the_service(service: Service) -> None:
     bundle = service.ocifs.home / "box"
     service.ocifs.output("bundle", "--args", "true", "--rootfs", "overlay", service.image, bundle)

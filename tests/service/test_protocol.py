@@ -15,7 +15,8 @@ from ocifs.mount.counters import SIZE, Counters
 from ocifs.mount.framing import FDS_MAX, MESSAGE_MAX, Incoming, receive_message, send_message
 from ocifs.mount.record import from_json
 from ocifs.service.kept import Kept
-from ocifs.service.protocol import Handover, decode_request
+from ocifs.service.protocol import Handover, Pong, Settings, decode_request
+from ocifs.service.starting import is_outdated
 from ocifs.version import __version__
 from tests.cli.command import Ocifs
 from tests.service.running import Service
@@ -239,3 +240,17 @@ def test_incoming_files_are_closed_with_it() -> None:
         assert len(incoming.fds) == 2
         incoming.close()
         assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize(("seconds", "outdated"), [(-5, True), (5, False)])
+def test_a_service_is_outdated_if_a_module_is_newer(tmp_path: Path, seconds: float, outdated: bool) -> None:
+    """Whatever time of modification the installer has given it."""
+    module = tmp_path / "package/part.py"
+    module.parent.mkdir()
+    module.write_text("")
+    os.utime(module, (0, 0))
+    installed = module.stat().st_ctime
+    pong = Pong(pid=1, mounts=0, settings=Settings(), since=installed + seconds)
+    assert is_outdated(pong, tmp_path) == outdated
+    (tmp_path / "cache.pyc").write_text("")
+    assert not is_outdated(pong, module.parent / "none")

@@ -257,6 +257,7 @@ COMMANDS: dict[str, RawCommand] = {
             (("--foreground", "-f"), None, "Run in the foreground, as under systemd"),
             (("--log",), "file", "Log of the service"),
             (("--restart-limit",), "none", "Give a mount up after N restarts of its process within a minute"),
+            (("--idle",), "none", "Free the memory of a mount after SECONDS without reads; 0: never"),
             (("--span-cache",), "none", "Memory for decoded data of all mounts together; 0: each has its own"),
             (("--metrics",), "file", "Serve metrics at unix:PATH or 127.0.0.1:PORT"),
             (("-h", "--help"), None, "Show this message and exit"),
