@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.images import image
-from benchmarks.link import slow_link
+from benchmarks.link import Traffic, slow_link
 from benchmarks.publish import mounted, publish
-from benchmarks.registry import ocifs_run, podman_run
+from benchmarks.registry import COMMAND, ocifs_run, podman_run, report_traffic
 from benchmarks.snapshotter import convert
 from benchmarks.timing import EXTRACTED, Measure, arguments, drop_caches, ocifs, report, side_by_side
 from tests.cli.docker_registry import docker_registry, push
@@ -77,28 +77,27 @@ def from_registry(reference: str, rounds: int, work: Path) -> None:
         for name in ("hot", "cold"):
             push(f"oci:{reference}", host, f"{name}:latest")
         subprocess.run(ocifs("index", "push", f"docker://{host}/cold"), check=True, stdout=subprocess.DEVNULL)
-        publish(f"docker://{host}/hot", work, [_PYTHON, "-c", "import json; print()"])
+        publish(f"docker://{host}/hot", work, [_PYTHON, *COMMAND])
         has_estargz = shutil.which("ctr-remote") is not None
         if has_estargz:
             convert(host, f"oci:{reference}", work)
         with slow_link(int(host.rpartition(":")[2]), rate=_RATE, round_trip=_ROUND_TRIP) as link:
-            fetched: dict[str, list[int]] = {_PACK: [], _NO_PACK: []}
+            fetched: dict[str, list[Traffic]] = {_PACK: [], _NO_PACK: []}
             if has_estargz:
                 fetched[_ESTARGZ] = []
             names = {_PACK: "hot", _NO_PACK: "cold", _ESTARGZ: "estargz"}
             ways: dict[str, Measure] = {
                 way: partial(
-                    ocifs_run, f"docker://127.0.0.1:{link.port}/{names[way]}:latest", work / "cache", link, sizes
+                    ocifs_run, f"docker://127.0.0.1:{link.port}/{names[way]}:latest", work / "cache", link, starts
                 )
-                for way, sizes in fetched.items()
+                for way, starts in fetched.items()
             }
             if shutil.which("podman"):
                 ways[_PODMAN] = partial(podman_run, f"127.0.0.1:{link.port}/hot:latest", work)
             taken = side_by_side(ways, rounds)
             report("the first line of a container from a registry", taken, _PACK)
             whole = sum(path.stat().st_size for path in Path(reference.rpartition(":")[0], "blobs/sha256").iterdir())
-            shares = {way: [size / whole * 100 for size in sizes] for way, sizes in fetched.items()}
-            report("bytes fetched by then, relative to all blobs", shares, _PACK, "%")
+            report_traffic(fetched, whole, "all blobs", _PACK)
     subprocess.run(["umount", "--lazy", work / "storage/overlay"], check=False, stderr=subprocess.DEVNULL)
 
 

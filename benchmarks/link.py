@@ -1,6 +1,7 @@
 """A slow link on loopback: relays connections to a port with the rate and the round-trip time of a link.
 
-All connections share the rate, in each direction. Opening a connection takes a round trip, as on a real link.
+All connections share the rate, in each direction. Opening a connection takes a round trip, as on a real link. The link
+counts the bytes that it carries, and the requests of plain HTTP/1.1.
 """
 
 import asyncio
@@ -8,8 +9,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 _PIECE = 16 << 10
+_REQUEST = b" HTTP/1.1\r\n"
+"""The end of the first line of a request; an answer begins with its version."""
+
+
+class Traffic(NamedTuple):
+    """What a link has carried so far, or between two times."""
+
+    received: int
+    """Bytes from the target."""
+    requests: int
 
 
 class _Direction:
@@ -20,6 +32,7 @@ class _Direction:
         self._delay = delay
         self._free = 0.0
         self.carried = 0
+        self.requests = 0
 
     def arrival(self, size: int) -> float:
         """Return the time when `size` bytes that are sent now arrive."""
@@ -42,6 +55,11 @@ class Link:
     def received(self) -> int:
         """Bytes received from the target."""
         return self._down.carried
+
+    def traffic(self, since: Traffic | None = None) -> Traffic:
+        """Return what the link has carried, or has carried since then."""
+        received, requests = since or (0, 0)
+        return Traffic(self._down.carried - received, self._up.requests - requests)
 
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
@@ -66,7 +84,10 @@ class Link:
 
         delivering = asyncio.create_task(deliver())
         try:
+            end = b""
             while piece := await reader.read(_PIECE):
+                way.requests += (end + piece).count(_REQUEST)
+                end = piece[1 - len(_REQUEST) :]
                 await under_way.put((way.arrival(len(piece)), piece))
             await under_way.put((0, b""))
             await delivering

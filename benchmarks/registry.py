@@ -9,30 +9,39 @@ root, with docker-registry, skopeo and podman installed.
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from benchmarks.container import first_line
-from benchmarks.link import Link, slow_link
+from benchmarks.link import Link, Traffic, slow_link
 from benchmarks.timing import Measure, arguments, ocifs, report, seconds, side_by_side
 from tests.cli.docker_registry import docker_registry, push
 
 _RATE = 100e6 / 8
 _ROUND_TRIP = 0.02
-_COMMAND = ["-c", "import json; print('hello', flush=True)"]
+COMMAND = ["-c", "import json; print('hello', flush=True)"]
 _PYTHON = "/usr/bin/python3"
 _OCIFS, _OCIFS_WHOLE = "ocifs run, index published", "ocifs index, no index known"
 _PODMAN, _SKOPEO = "podman run, not pulled before", "skopeo copy to a directory"
 
 
-def ocifs_run(image: str, cache: Path, link: Link, fetched: list[int]) -> float:
-    """Return the seconds to the first line; record the bytes fetched by then."""
+def ocifs_run(image: str, cache: Path, link: Link, fetched: list[Traffic]) -> float:
+    """Return the seconds to the first line; record the bytes and requests until then."""
     shutil.rmtree(cache, ignore_errors=True)
-    before = link.received
-    command = ocifs("run", "--cache-dir", str(cache), "--no-prefetch", "--entrypoint", "", image, _PYTHON, *_COMMAND)
+    before = link.traffic()
+    command = ocifs("run", "--cache-dir", str(cache), "--no-prefetch", "--entrypoint", "", image, _PYTHON, *COMMAND)
     taken = first_line(command)
-    fetched.append(link.received - before)
+    fetched.append(link.traffic(before))
     return taken
+
+
+def report_traffic(fetched: Mapping[str, Sequence[Traffic]], whole: int, of: str, reference: str) -> None:
+    """Print the bytes of several ways in per cent of `whole`, and the requests."""
+    shares = {way: [each.received / whole * 100 for each in starts] for way, starts in fetched.items()}
+    report(f"bytes fetched by then, relative to {of}", shares, reference, "%")
+    requests = {way: [float(each.requests) for each in starts] for way, starts in fetched.items()}
+    report("requests by then", requests, reference, "")
 
 
 def podman_run(image: str, storage: Path) -> float:
@@ -40,7 +49,7 @@ def podman_run(image: str, storage: Path) -> float:
     podman = ["podman", "--root", f"{storage}/storage", "--runroot", f"{storage}/run", "--events-backend", "file"]
     subprocess.run([*podman, "rmi", "--all", "--force"], check=True, capture_output=True)
     limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
-    what = ["--network", "none", *limits, "--tls-verify=false", "--quiet", "--entrypoint", _PYTHON, image, *_COMMAND]
+    what = ["--network", "none", *limits, "--tls-verify=false", "--quiet", "--entrypoint", _PYTHON, image, *COMMAND]
     return first_line([*podman, "--runtime", "runc", "--cgroup-manager", "cgroupfs", "run", "--rm", *what])
 
 
@@ -74,13 +83,12 @@ def main() -> None:
                 before = link.received
                 copy_all(f"docker://{image}", work / "copy")
                 whole = link.received - before
-                fetched: list[int] = []
+                fetched: list[Traffic] = []
                 ways = {_OCIFS: partial(ocifs_run, f"docker://{image}", work / "cache", link, fetched)}
                 if shutil.which("podman"):
                     ways[_PODMAN] = partial(podman_run, image, work)
                 report("the first line of a container", side_by_side(ways, options.rounds), _OCIFS)
-                share = [size / whole * 100 for size in fetched]
-                report("bytes fetched by then, relative to a copy", {_OCIFS: share}, _OCIFS, "%")
+                report_traffic({_OCIFS: fetched}, whole, "a copy", _OCIFS)
         subprocess.run(["umount", "--lazy", work / "storage/overlay"], check=False, stderr=subprocess.DEVNULL)
 
 

@@ -16,11 +16,13 @@ from typing import Protocol, TypeVar
 
 from ocifs.errors import InvalidImageError, OcifsError, StoreError, UnsupportedError
 from ocifs.layer.archive_member import ArchiveMember
+from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.pool import start
 from ocifs.reader import BlobReader, FileReader, FileSection, StoppableReader
 from ocifs.sources.assembled import AssembledReader
 from ocifs.spec.digest import Digest
 from ocifs.store import Kind, Store, StoredFile, Writer
+from ocifs.store.sparse import finish_sparse
 
 BLOB = Kind("blob", 1, checked=False, begun="begun")
 
@@ -206,6 +208,11 @@ Blob = BlobReader | Download
 def in_file(blob: Blob) -> BlobReader:
     """Return a blob as it is on this machine, once all of it is there. Raises the error that ended its download."""
     return blob.in_file() if isinstance(blob, Download) else blob
+
+
+def finish(blob: LazyBlob) -> None:
+    """Mark a partly cached blob as complete: all of it is there, and verified. Raises OSError."""
+    finish_sparse(blob.fd, BLOB, blob.origin().digest, blob.size)
 
 
 def stoppable(blob: Blob, stop: threading.Event) -> Blob:

@@ -227,10 +227,15 @@ def pull(image: str, options: Options) -> None:
 
     The mount uses it like any published index: for a tag at once, for a digest with --trust-index.
     """
+    from ocifs.blobs.download import finish
     from ocifs.indexes.selection import select_indexes
+    from ocifs.layer.verification import fetch_index
 
     with _place(image, options) as place:
         taken = select_indexes(place, place.layers(), warn, bound=False)
+        for each in taken.values():
+            if (partial := fetch_index(each.layer_index, lambda size: None)) is not None:
+                finish(partial)
     if not taken:
         raise NotFoundError(f"{place.resolved.name}: no published index: create one with `ocifs index push`")
     groups: dict[tuple[str, Digest | None], list[Candidate]] = {}

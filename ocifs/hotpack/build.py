@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import zstandard
 
-from ocifs.errors import InvalidImageError
+from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
 from ocifs.hotpack.format import BLOCK_MAX, Block, Frame, PackTable, encode_head
 from ocifs.hotpack.recording import Range
 from ocifs.layer.layer import Layer
@@ -65,7 +65,8 @@ def build_pack(
 ) -> Built:
     """Return a pack of at most `limit` decoded bytes with the blocks of `old` and the ranges that `found` returns.
 
-    `found` gets the ranges that the pack has. A range that cannot be read is left out.
+    `found` gets the ranges that the pack has. A range that cannot be read is left out, and so are all after one for
+    which a registry does not answer.
     """
     now = time.time() if now is None else now
     kept = [] if old is None else _recordings(*old)
@@ -144,6 +145,8 @@ def _frames(layers: Sequence[Layer], new: Sequence[Range], room: int) -> Iterato
             data = layers[layer].pread(end - begin, begin)
         except (InvalidImageError, OSError):
             continue
+        except (NotFoundError, RegistryError):
+            break
         blocks.append(Block(layer, begin, len(data), hashlib.sha256(data).digest()))
         parts.append(data)
         if sum(map(len, parts)) >= _FRAME:

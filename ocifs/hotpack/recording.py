@@ -7,6 +7,7 @@ read, long enough. Noting a read costs a fraction of a microsecond, so every mou
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Final
 
 from ocifs.hotpack.format import PAGE
@@ -15,6 +16,8 @@ QUIET: Final = 2.0
 """Seconds without a read that end a recording."""
 _SECONDS_MAX: Final = 60.0
 _READS_MAX: Final = 100_000
+
+_GAP: Final = 64 << 10
 
 Range = tuple[int, int, int]
 """(layer, begin, end) in its tar stream."""
@@ -89,3 +92,16 @@ def ranges(
                 else:
                     found.append((layer, begin, end))
     return found
+
+
+def gaps(found: Iterable[Range], skip: Iterable[Range] = ()) -> list[Range]:
+    """Return what lies between two of all these ranges, if it has at most 64 KiB.
+
+    The kernel reads ahead in other steps at each start. A read that the pack lacks a page of takes a whole span.
+    """
+    between = [
+        (layer, end, begin)
+        for (layer, _, end), (other, begin, _) in pairwise(sorted([*found, *skip]))
+        if layer == other
+    ]
+    return [(layer, end, begin) for layer, end, begin in between if 0 < begin - end <= _GAP]

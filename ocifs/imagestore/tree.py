@@ -5,8 +5,8 @@
     ID/lower    the short names of the layers below, the nearest first
     ID/merged, ID/work, ID/empty     mountpoints and work directories of the driver
 
-Images with the same layers share them. The layers are numbered through, since all tar streams are parts of one served
-file; an extent may lie in a layer below, if a layer adds a hard link to one of its files.
+Images with the same layers share them. All tar streams are parts of one served file, so the layers of all images have
+one sequence of numbers. An extent may lie in a layer below, if a layer adds a hard link to one of its files.
 """
 
 import stat

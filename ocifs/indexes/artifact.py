@@ -16,6 +16,7 @@ from ocifs.blobs.source import Source
 from ocifs.errors import InvalidImageError, LimitError, UnsupportedError
 from ocifs.hotpack.format import head_digest
 from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Runs, read_each
+from ocifs.indexes.on_demand import open_with_tail, published_form, tail_of
 from ocifs.layer.index import ChunkedIndex, LayerIndex, open_index
 from ocifs.layer.index_format import KIND
 from ocifs.layer.profile import Prefetch, Run, spans_of
@@ -62,12 +63,10 @@ def make_artifact(
     contents: dict[tuple[str, str], Content] = {}
     for layer, index in zip(resolved.layers, indexes, strict=True):
         if not index.summary.reframed:
-            data = index.file.pread(index.file.size, 0)
+            data, annotations = published_form(index)
+            of_layer = {_LAYER: str(layer.descriptor.digest), _LAYER_SIZE: str(layer.descriptor.size)}
             descriptor = Descriptor(
-                media_type=INDEX_TYPE,
-                digest=Digest.of(data),
-                size=len(data),
-                annotations={_LAYER: str(layer.descriptor.digest), _LAYER_SIZE: str(layer.descriptor.size)},
+                media_type=INDEX_TYPE, digest=Digest.of(data), size=len(data), annotations=of_layer | annotations
             )
             contents[layer.descriptor.digest, "index"] = Content(descriptor, BytesReader(data))
     if pack is not None:
@@ -193,14 +192,21 @@ def find(context: LookupContext) -> Iterator[list[Candidate]]:
 OCIFS = Provider("ocifs", can_bind=False, find=find)
 
 
+def _open_whole(source: Source, descriptor: Descriptor) -> LayerIndex:
+    section = in_file(source.open(descriptor))
+    if not isinstance(section, FileSection):  # whose source lists no artifacts
+        raise UnsupportedError("an index in a compressed archive is not used")
+    return open_index(FileReader(section.fd, section.offset, section.size))
+
+
 def _candidate(context: LookupContext, layer: ImageLayer, published: PublishedIndex, artifact: Descriptor) -> Candidate:
     def open_candidate() -> LayerIndex:
         if published.descriptor.size > _MAX_INDEX:
             raise LimitError(f"it has {published.descriptor.size} bytes, more than {_MAX_INDEX}")
-        section = in_file(context.source.open(published.descriptor))
-        if not isinstance(section, FileSection):  # whose source lists no artifacts
-            raise UnsupportedError("an index in a compressed archive is not used")
-        index = open_index(FileReader(section.fd, section.offset, section.size))
+        tail = tail_of(published.descriptor)
+        index = None if tail is None else open_with_tail(context.source, published.descriptor, tail)
+        if index is None:
+            index = _open_whole(context.source, published.descriptor)
         if isinstance(index, ChunkedIndex):
             raise InvalidImageError("the index does not describe the tar of the layer")
         return context.check(index, layer)
@@ -215,4 +221,5 @@ def _candidate(context: LookupContext, layer: ImageLayer, published: PublishedIn
         prefetch=partial(read_prefetch, context.source, published),
         artifact=artifact.digest,
         pack=published.pack,
+        is_index=True,
     )

@@ -64,6 +64,8 @@ class Candidate(NamedTuple):
     """The artifact that contains it; None: the image's own layer."""
     pack: Descriptor | None = None
     """The hot pack in the same artifact."""
+    is_index: bool = False
+    """Whether the published document is the LayerIndex itself."""
 
     def __str__(self) -> str:
         return f"{self.format} {self.digest}"

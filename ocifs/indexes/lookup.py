@@ -121,15 +121,27 @@ def _select(
         index = found.layer_index
         options.tell(f"layer {layer.descriptor.digest}: index {published}")
         if is_marked(index):  # from now on it counts as built here
-            published = None
-            if not isinstance(index, ChunkedIndex):  # which does not describe the tar
-                data = index.file.pread(index.file.size, 0)
-                file = options.store.get(KIND, layer.descriptor.digest, lambda out: out.write(data))  # noqa: B023
+            if isinstance(index, ChunkedIndex):  # which does not describe the tar
+                published = None
+            elif (data := _whole(found.candidate, index)) is not None:
+                published = None
+                file = options.store.get(KIND, layer.descriptor.digest, lambda out: out.write(data))
                 stack.callback(file.close)
                 index = open_index(file)
         pack = None if published is None else found.candidate.pack
         known[key_of(layer)] = FoundIndex(index, published, found.prefetch, pack)
     return known
+
+
+def _whole(candidate: "Candidate", index: LayerIndex) -> bytes | None:
+    """Return all bytes of a marked index; None if they are not the published ones, or not all of them are cached.
+
+    A power failure may keep the mark without the bytes, and another process may have written to a part of the index.
+    """
+    data = index.file.pread(index.file.size, 0)
+    if candidate.is_index and Digest.of(data, candidate.digest.algorithm) != candidate.digest:
+        return None
+    return data
 
 
 def verify_tocs(

@@ -3,7 +3,8 @@
 Opening an index reads only the summary; merging reads the TOC, and decoding the windows.
 
 The file may change while it is open. The summary stays in memory as it was read. Each use of the other sections
-verifies them: a window and the TOC by the checksum of their frame, a reframed span by its digest.
+verifies them: a window and the TOC by the checksum of their frame, a reframed span by its digest. Those of a published
+index, whose file other processes may write to, have digests too.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import os
 import struct
 from bisect import bisect_left, bisect_right
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 import zstandard
@@ -21,6 +22,7 @@ from ocifs.compression import MAX_SPAN, Checkpoint, gzip, zstd
 from ocifs.compression.zstd_frame import unpack
 from ocifs.errors import InvalidImageError, UnsupportedError
 from ocifs.layer.index_format import SIZES, SPAN_DIGEST_SIZE, Summary, unpack_u64
+from ocifs.layer.windows import Windows
 from ocifs.reader import FileReader
 from ocifs.spec.digest import Digest
 from ocifs.spec.mediatypes import COMPRESSIONS, Compression
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 
     from ocifs.toc import Entry
 
-_WINDOW_MAX = 1 << 15
 _TOC_MAX = 4 << 30
+_PIECE = 1 << 20
 
 T = TypeVar("T")
 
@@ -56,7 +58,15 @@ _PARTS = {"gzip": gzip.part, "zstd": zstd.part}
 class LayerIndex:
     """An opened index of a layer's tar; `open_index` opens one."""
 
-    def __init__(self, file: FileReader, summary: Summary, data_size: int, toc_size: int, checksum: int) -> None:
+    def __init__(
+        self,
+        file: FileReader,
+        summary: Summary,
+        data_size: int,
+        toc_size: int,
+        checksum: int,
+        tail: "_Tail | None" = None,
+    ) -> None:
         self.file = file
         self.summary = summary
         self.data_size = data_size
@@ -64,13 +74,21 @@ class LayerIndex:
         self._toc_size = toc_size
         self.checksum = checksum
         """CRC-32 of summary and sizes, the parts that stay in memory."""
+        self.tail = None if tail is None else tail.digest
+        """sha256 of all sections after the data section, if that has verified them."""
+        self._toc_digest = None if tail is None else tail.toc_digest
         self.starts = unpack_u64(summary.starts)
         self._offsets = unpack_u64(summary.offsets)
-        self._windows = unpack_u64(summary.windows)
+        self.windows = Windows(file, summary)
         self._lengths = unpack_u64(summary.lengths)
         self._skips = unpack_u64(summary.skips)
         if not (self._columns_agree() and self._chunks_agree()):
             raise InvalidImageError("layer index: its columns contradict each other")
+
+    @property
+    def name(self) -> str:
+        """The layer in errors."""
+        return f"layer {self.summary.blob_digest}"
 
     @property
     def diff_ids(self) -> tuple[str, ...]:
@@ -144,8 +162,11 @@ class LayerIndex:
                 raise InvalidImageError(f"layer index: {error}") from None
 
     def packed_toc(self) -> bytes:
-        """Return the compressed TOC as it is stored."""
-        return self.file.pread(self._toc_size, self.data_size)
+        """Return the compressed TOC as it is stored. Raises InvalidImageError if it has changed."""
+        packed = self.file.pread(self._toc_size, self.data_size)
+        if self._toc_digest not in (None, hashlib.sha256(packed).digest()):
+            raise InvalidImageError("layer index: its entries changed since they were checked: try again")
+        return packed
 
     def _decode_toc(self, decoder: msgspec.msgpack.Decoder[T]) -> T:
         packed = self.packed_toc()
@@ -185,21 +206,9 @@ class LayerIndex:
         return bisect_right(self.starts, offset) - 1
 
     def checkpoint(self, span: int) -> Checkpoint:
-        """Return the checkpoint at the start of the span, with its window."""
-        return Checkpoint(self.starts[span], self._offsets[span], self.summary.bits[span], self._window(span))
-
-    def _window(self, span: int) -> bytes:
-        if not self._windows:
-            return b""
-        begin, end = self._windows[span], self._windows[span + 1]
-        if begin == end:
-            return b""
-        try:
-            return unpack(self.file.pread(end - begin, begin), _WINDOW_MAX)
-        except InvalidImageError as error:
-            raise InvalidImageError(
-                f"layer {self.summary.blob_digest}: window of span {span}: {error}: the cache was changed or damaged"
-            ) from None
+        """Return the checkpoint at the start of the span, with its window. Raises as `Windows.window`."""
+        window = self.windows.window(span)
+        return Checkpoint(self.starts[span], self._offsets[span], self.summary.bits[span], window)
 
     def _columns_agree(self) -> bool:
         """Check that no later read can leave the file or the blob."""
@@ -208,13 +217,12 @@ class LayerIndex:
         return (
             count >= 2
             and len(self._offsets) == len(self.summary.bits) == count
-            and len(self._windows) in (0, count)
+            and self.windows.agree(count, self.data_size)
             and len(self.summary.digests) == (count - 1) * SPAN_DIGEST_SIZE
             and self.starts[0] == 0
             and self.starts[-1] == self.summary.size
             and self._offsets[-1] + (self.summary.bits[-1] > 0) <= limit
-            and (not self._windows or self._windows[-1] <= self.data_size)
-            and all(map(_ascending, (self.starts, self._offsets, self._windows)))
+            and all(map(_ascending, (self.starts, self._offsets)))
             and all(b - a <= MAX_SPAN for a, b in pairwise(self.starts))
             and max(self.summary.bits) < 8
         )
@@ -262,8 +270,17 @@ class ChunkedIndex(LayerIndex):
         )
 
 
-def open_index(file: FileReader, checksum: int | None = None) -> LayerIndex:
+class _Tail(NamedTuple):
+    """The verified digests of the sections after the data section, all together, and of the TOC alone; sha256."""
+
+    digest: bytes
+    toc_digest: bytes
+
+
+def open_index(file: FileReader, checksum: int | None = None, tail: bytes | None = None) -> LayerIndex:
     """Open an index; with `checksum`, only the one that had this `checksum` in another process.
+
+    With `tail`, the sha256 of all sections after the data section, only the one whose sections match it.
 
     Raises InvalidImageError if the file is not an index, or another one.
     """
@@ -276,6 +293,7 @@ def open_index(file: FileReader, checksum: int | None = None) -> LayerIndex:
         found = zlib_ng.crc32(sizes, zlib_ng.crc32(packed))
         if checksum not in (None, found):
             raise InvalidImageError("layer index: changed since it was checked: try again")
+        verified = None if tail is None else _verified_tail(file, data_size, toc_size, packed + sizes, tail)
         summary = _SUMMARY.decode(packed)
         for digest in (
             summary.blob_digest,
@@ -284,9 +302,21 @@ def open_index(file: FileReader, checksum: int | None = None) -> LayerIndex:
             *([summary.toc] if summary.toc else []),
         ):
             Digest(digest)  # messages quote them
-        return (ChunkedIndex if summary.toc else LayerIndex)(file, summary, data_size, toc_size, found)
+        return (ChunkedIndex if summary.toc else LayerIndex)(file, summary, data_size, toc_size, found, verified)
     except (struct.error, msgspec.MsgspecError, ValueError, UnsupportedError) as error:  # not UTF-8, or half a number
         raise InvalidImageError(f"layer index: {error}") from None
+
+
+def _verified_tail(file: FileReader, offset: int, toc_size: int, rest: bytes, digest: bytes) -> _Tail:
+    """Verify the TOC at `offset`, followed by `rest`, by the digest of both. Raises InvalidImageError."""
+    hasher = hashlib.sha256()
+    for position in range(offset, offset + toc_size, _PIECE):
+        hasher.update(file.pread(min(_PIECE, offset + toc_size - position), position))
+    toc_digest = hasher.digest()
+    hasher.update(rest)
+    if hasher.digest() != digest:
+        raise InvalidImageError("layer index: its last sections have another digest than the artifact states")
+    return _Tail(digest, toc_digest)
 
 
 def index_in(file: StoredFile, blob: Digest) -> LayerIndex | None:

@@ -69,6 +69,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether windows have bytes that the stream never refers to, and are to be trimmed (`ocifs.layer.trimming`)."""
     diff_ids: tuple[str, ...] = ()
     """Digests of the tar stream by other algorithms that images use."""
+    window_digests: bytes = b""
+    """32 bytes for each span: sha256 of its window as stored. Only published indexes have them."""
 
 
 def pack_u64(numbers: Iterable[int]) -> bytes:

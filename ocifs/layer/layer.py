@@ -62,6 +62,11 @@ class Layer:
             self.verification = replace(self.verification, refuted=refuted)
 
     @property
+    def partial(self) -> list[LazyBlob]:
+        """The partly cached files: the blob, the index."""
+        return [file for file in (self.blob, self.index.file) if isinstance(file, LazyBlob)]
+
+    @property
     def verified_at(self) -> float | None:
         """When blob and diff ID were verified, in seconds since the epoch; None: not yet."""
         return self.index.made if self.verification.published is None else self.verification.at
@@ -103,6 +108,12 @@ class Layer:
     def is_decoded(self, span: int) -> bool:
         """Whether a span is decoded, is being decoded, or does not exist."""
         return span >= self.index.span_count or self._cache.has((self.number, span))
+
+    def is_here(self, span: int) -> bool:
+        """Whether a span exists, and this machine seems to have its stored bytes."""
+        return span < self.index.span_count and not (
+            isinstance(self.blob, LazyBlob) and not self.blob.has(self.index, span)
+        )
 
     def decode(self, span: int) -> bytes:
         """Return a decoded span. Raises the errors of `pread`."""
@@ -200,7 +211,7 @@ class Layer:
         return data
 
     def decoder(self, span: int, data: bytes) -> Decoder:
-        """Return a decoder of a span with the verified bytes `data`. Raises InvalidImageError."""
+        """Return a decoder of a span with the verified bytes `data`. Raises as `Windows.window`."""
         return self._decode(data, self.index.checkpoint(span), self.span_size(span))
 
     def span_size(self, span: int) -> int:

@@ -1,5 +1,7 @@
 """A partly cached blob: a sparse file, filled from a registry with the spans that are read.
 
+A published LayerIndex is such a blob, too: its spans are its windows (`ocifs.layer.windows`).
+
 There is no record of the cached spans: a span is cached if the bytes at its offset have its digest. Else it is fetched,
 verified by its digest, and written to its offset. So a truncated file, or one that several processes fill at the same
 time, works like any other. If the reader is sequential, a request for a missing span also fetches the next ones; the
@@ -14,7 +16,6 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ocifs.errors import InvalidImageError, RegistryError
-from ocifs.layer.index import LayerIndex
 from ocifs.layer.single_flight import SingleFlight
 from ocifs.reader import FileReader
 from ocifs.sources.registry.peer import NoRangesError, Origin
@@ -30,6 +31,28 @@ _FAILURE_TTL = 1.0
 
 _REQUEST_MIN = 256 << 10
 """Minimum bytes of a request, if they take no longer than a round trip; for spans of a few bytes."""
+
+
+class Spans(Protocol):
+    """The parts of a blob that are fetched, in order, each with a digest; a `LayerIndex` describes those of a layer."""
+
+    @property
+    def name(self) -> str:
+        """The blob in errors."""
+        ...
+
+    @property
+    def span_count(self) -> int:
+        """Number of spans."""
+        ...
+
+    def stored_range(self, span: int) -> tuple[int, int]:
+        """Return (offset, size) of a span in the blob."""
+        ...
+
+    def verified(self, span: int, stored: bytes) -> bytes | None:
+        """Return the span, or what it decodes to, if `stored` has its digest; else None."""
+        ...
 
 
 class BlobRanges(Protocol):
@@ -83,8 +106,8 @@ class LazyBlob(FileReader):
         self._worthwhile = 64 << 10
         """Bytes that take about as long as a round trip."""
 
-    def span(self, index: LayerIndex, number: int) -> bytes:
-        """Return a span as in `LayerIndex.verified`; fetch it if it is missing, once for all concurrent readers.
+    def span(self, index: Spans, number: int) -> bytes:
+        """Return a span as in `Spans.verified`; fetch it if it is missing, once for all concurrent readers.
 
         Raises:
             NotFoundError, RegistryError: It cannot be fetched.
@@ -113,7 +136,7 @@ class LazyBlob(FileReader):
             self.fetched += len(piece)
             yield piece
 
-    def run(self, index: LayerIndex, number: int, most: int, last: int | None = None) -> tuple[int, int]:
+    def run(self, index: Spans, number: int, most: int, last: int | None = None) -> tuple[int, int]:
         """Fetch a span and the missing ones after it, about `most` bytes, up to the span `last`.
 
         Return (bytes fetched, next span).
@@ -132,7 +155,7 @@ class LazyBlob(FileReader):
         self._write(data, start)
         return data
 
-    def _fetch_once(self, index: LayerIndex, number: int, choose_last: Callable[[], int]) -> tuple[bytes, range] | None:
+    def _fetch_once(self, index: Spans, number: int, choose_last: Callable[[], int]) -> tuple[bytes, range] | None:
         """Fetch spans from `number` on: return the first and all numbers; None if another thread does or did that."""
         fetched, own = self._flights.run(
             number,
@@ -142,12 +165,12 @@ class LazyBlob(FileReader):
         )
         return fetched if own else None
 
-    def verified(self, index: LayerIndex, number: int) -> bytes | None:
-        """Return a span as in `LayerIndex.verified` if it is cached and correct."""
+    def verified(self, index: Spans, number: int) -> bytes | None:
+        """Return a span as in `Spans.verified` if it is cached and correct."""
         offset, size = index.stored_range(number)
         return index.verified(number, self.pread(size, offset))
 
-    def has(self, index: LayerIndex, number: int) -> bool:
+    def has(self, index: Spans, number: int) -> bool:
         """Whether the file has data at a span's offset; it may be wrong."""
         offset, size = index.stored_range(number)
         try:
@@ -155,7 +178,7 @@ class LazyBlob(FileReader):
         except OSError:
             return False
 
-    def _last_to_fetch(self, index: LayerIndex, number: int) -> int:
+    def _last_to_fetch(self, index: Spans, number: int) -> int:
         """Return the last span to fetch: extend over missing spans while the reader is sequential."""
         self._ahead = min(max(2 * self._ahead, self._worthwhile), 4 * self._worthwhile) if number == self._next else 0
         ahead = self._ahead + index.stored_range(number)[1]
@@ -163,7 +186,7 @@ class LazyBlob(FileReader):
         self._next = last + 1
         return last
 
-    def _last_within(self, index: LayerIndex, number: int, most: int) -> int:
+    def _last_within(self, index: Spans, number: int, most: int) -> int:
         """Return the last of the missing spans from `number` on that together have at most `most` bytes."""
         start = index.stored_range(number)[0]
         last = number
@@ -180,7 +203,7 @@ class LazyBlob(FileReader):
                 self._remote = self._open_remote()
             return self._remote
 
-    def _fetch(self, index: LayerIndex, numbers: range) -> tuple[bytes, range]:
+    def _fetch(self, index: Spans, numbers: range) -> tuple[bytes, range]:
         """Fetch, verify and write consecutive spans; return the first, verified, and all numbers."""
         start = index.stored_range(numbers[0])[0]
         offset, size = index.stored_range(numbers[-1])
@@ -194,7 +217,7 @@ class LazyBlob(FileReader):
                 break
             if not remote.distrust():
                 raise InvalidImageError(
-                    f"layer {index.summary.blob_digest}: the registry returns other bytes at {start}..{offset + size} "
+                    f"{index.name}: the registry returns other bytes at {start}..{offset + size} "
                     "than the index of the layer states"
                 )
         self._learn(len(data), self._clock() - began)
@@ -210,7 +233,7 @@ class LazyBlob(FileReader):
         self.fetched += len(data)
         return data
 
-    def _piece(self, index: LayerIndex, number: int, data: bytes, start: int) -> bytes | None:
+    def _piece(self, index: Spans, number: int, data: bytes, start: int) -> bytes | None:
         """Return the span from `data`, which begins at `start`, if its digest matches."""
         offset, size = index.stored_range(number)
         return index.verified(number, data[offset - start : offset - start + size])

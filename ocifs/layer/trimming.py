@@ -37,7 +37,7 @@ def trim_index(index: LayerIndex, blob: ReaderAt, out: Writer) -> None:
         offsets.append(out.size)
         out.write(window)
     offsets.append(out.size)
-    summary = replace(index.summary, windows=pack_u64(offsets), untrimmed=False)
+    summary = replace(index.summary, windows=pack_u64(offsets), window_digests=b"", untrimmed=False)
     out.write(join_tail(index.packed_toc(), summary, out.size))
 
 

@@ -17,7 +17,7 @@ from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.chunked.verification import agrees
 from ocifs.layer.index import ChunkedIndex, LayerIndex
 from ocifs.layer.layer import Layer
-from ocifs.layer.lazy_blob import LazyBlob
+from ocifs.layer.lazy_blob import LazyBlob, Spans
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileReader, ReaderAt
@@ -74,22 +74,45 @@ def fetch_all(layer: Layer, pause: Pause) -> None:
         NotFoundError, RegistryError: They cannot be fetched.
         InvalidImageError: The registry returns other bytes.
     """
-    blob, index = layer.blob, layer.index
-    if not isinstance(blob, LazyBlob):
-        return
+    if isinstance(layer.blob, LazyBlob):
+        _fetch_spans(layer.blob, layer.index, layer.blob.size, pause)
+
+
+def fetch_index(index: LayerIndex, pause: Pause) -> LazyBlob | None:
+    """Fetch the missing windows of a published index, and verify the whole; return its file if it was partial.
+
+    Raises:
+        NotFoundError, RegistryError: They cannot be fetched.
+        InvalidImageError: The index has another digest than the artifact states.
+    """
+    file = index.file
+    if not isinstance(file, LazyBlob):
+        return None
+    _fetch_spans(file, index.windows.groups, index.data_size, pause)
+    digest = Digest(file.origin().digest)
+    found = digest_blob(file, digest, lambda size: pause(0))
+    if found != digest:
+        raise InvalidImageError(f"{index.windows.groups.name}: its bytes have the digest {found}, not {digest}")
+    return file
+
+
+def _fetch_spans(blob: LazyBlob, spans: Spans, end: int, pause: Pause) -> None:
+    """Fetch the missing spans of a blob, and the bytes before and behind all spans, up to `end`."""
     number = 0
-    while number < index.span_count:
-        if not blob.has(index, number) or blob.verified(index, number) is None:
-            fetched, next_span = blob.run(index, number, _PIECE)
+    while number < spans.span_count:
+        if not blob.has(spans, number) or blob.verified(spans, number) is None:
+            fetched, next_span = blob.run(spans, number, _PIECE)
             pause(fetched)
             number = next_span
         else:
             pause(0)
             number += 1
-    begin = index.stored_range(0)[0]
-    offset, size = index.stored_range(index.span_count - 1)
+    begin, last_end = 0, 0
+    if spans.span_count:
+        begin = spans.stored_range(0)[0]
+        last_end = sum(spans.stored_range(spans.span_count - 1))
     blob.fill(0, begin)
-    blob.fill(offset + size, blob.size)
+    blob.fill(last_end, end)
 
 
 def mark_verified(layer: Layer) -> None:

@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from ocifs.blobs.download import BLOB
+from ocifs.blobs.download import finish
 from ocifs.errors import InvalidImageError, RegistryError
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
-from ocifs.layer.verification import fetch_all, mark_verified, verify_blob, verify_index
+from ocifs.layer.verification import fetch_all, fetch_index, mark_verified, verify_blob, verify_index
 from ocifs.mount.rate_limited_log import log_failure
 from ocifs.pool import start
-from ocifs.store.sparse import finish_sparse
 
 QUIET = 2.0
 """Seconds after the last time that a reader had to wait, before background work continues."""
@@ -123,6 +122,8 @@ class Background:
     def _work_on(self, layer: Layer) -> None:
         """Fetch the missing spans of a layer, and verify it. Raises what `ocifs.layer.verification` does."""
         self._pause(0)  # leave the link to the start of the program
+        if (index := fetch_index(layer.index, self._pause)) is not None:  # first: it is small, and reads need all of it
+            finish(index)
         fetch_all(layer, self._pause)
         unverified = not layer.verification.is_verified
         if isinstance(layer.blob, LazyBlob) or unverified:
@@ -132,7 +133,7 @@ class Background:
                 mark_verified(layer)
             layer.conclude()
         if isinstance(layer.blob, LazyBlob):
-            finish_sparse(layer.blob.fd, BLOB, layer.index.summary.blob_digest, layer.blob.size)
+            finish(layer.blob)
 
     def _refute(self, error: InvalidImageError) -> None:
         """Make every read fail: the tree was merged from all indexes together."""
@@ -170,13 +171,13 @@ class Background:
             raise _EndedError
 
     def _last_wait(self) -> float:
-        waits = [each.blob.last_wanted for each in self._layers if isinstance(each.blob, LazyBlob)]
+        waits = [file.last_wanted for layer in self._layers for file in layer.partial]
         return max([self._began, *waits])
 
 
 def is_unfinished(rootfs: Rootfs) -> bool:
     """Whether spans are missing, or an index is unverified, and so may be the hot pack."""
-    return any(not layer.verification.is_verified or isinstance(layer.blob, LazyBlob) for layer in rootfs.served.layers)
+    return any(not layer.verification.is_verified or layer.partial for layer in rootfs.served.layers)
 
 
 @contextmanager

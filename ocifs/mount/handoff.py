@@ -112,6 +112,10 @@ class Handoff(msgspec.Struct, frozen=True):
     pack: PackSource | None = None
     cache: CacheDirectory | None = None
     """Where to save hot packs; None: nowhere."""
+    index_origins: tuple[Origin | None, ...] = ()
+    """The registry that has the missing windows of the LayerIndex; None: it is complete."""
+    tails: tuple[bytes | None, ...] = ()
+    """sha256 of the sections behind the windows of a published LayerIndex, which other processes may write to."""
 
     @classmethod
     def of(cls, rootfs: Rootfs, pack: PackSource | None = None, cache: CacheDirectory | None = None) -> Self:
@@ -132,37 +136,46 @@ class Handoff(msgspec.Struct, frozen=True):
             directories=tuple(layer.blob.root if isinstance(layer.blob, AssembledReader) else None for layer in layers),
             pack=pack,
             cache=cache,
+            index_origins=tuple(
+                layer.index.file.origin() if isinstance(layer.index.file, LazyBlob) else None for layer in layers
+            ),
+            tails=tuple(layer.index.tail for layer in layers),
         )
 
     def open(self, cache: SpanCache) -> Rootfs:
         """Open the rootfs in the process that received this."""
-        files: list[FileSection] = [blob.open() for _, blob in self.layers]
-        origins = [*self.origins] or [None] * len(files)
-        if self.pack is not None:  # over the same connections
-            files.append(self.pack.file.open())
-            origins.append(self.pack.origin)
-        blobs: list[BlobReader] = [*(_reconnect(files, origins) if any(origins) else files)]
-        pack = blobs.pop() if self.pack is not None else None
+        count = len(self.layers)
+        nowhere = (None,) * count
+        indexes, parts = ([layer[each] for layer in self.layers] for each in (0, 1))
+        pack = [] if self.pack is None else [(self.pack.file, self.pack.origin)]
+        files = _reconnect(  # over the same connections
+            [
+                *zip(indexes, self.index_origins or nowhere, strict=True),
+                *zip(parts, self.origins or nowhere, strict=True),
+                *pack,
+            ]
+        )
         spans = SpanCache(ARCHIVE_CACHE)
         archives = [archive.open(number, spans) for number, archive in enumerate(self.archives)]
-        blobs = [
+        in_archive = self.in_archive or nowhere
+        blobs: list[BlobReader] = [
             blob if number is None else ArchiveMember(archives[number], part.offset, part.size)
-            for blob, (_, part), number in zip(blobs, self.layers, self.in_archive or [None] * len(blobs), strict=True)
+            for blob, part, number in zip(files[count : 2 * count], parts, in_archive, strict=True)
         ]
         blobs = [
             blob if root is None else AssembledReader(part.open(), root)
             for blob, (_, part), root in zip(blobs, self.layers, self.directories or [None] * len(blobs), strict=True)
         ]
         layers = [
-            Layer(number, open_index(index.open(), checksum), blob, cache, published)
-            for number, ((index, _), checksum, blob, published) in enumerate(
-                zip(self.layers, self.checksums, blobs, self.published, strict=True)
+            Layer(number, open_index(index, checksum, tail), blob, cache, published)
+            for number, (index, checksum, tail, blob, published) in enumerate(
+                zip(files[:count], self.checksums, self.tails or nowhere, blobs, self.published, strict=True)
             )
         ]
         for layer, prefetch in zip(layers, self.prefetch, strict=True):
             layer.prefetch = prefetch
         rootfs = Rootfs(StoredFile(self.tree_image.fd, self.tree_image.offset, self.tree_image.size), layers)
-        rootfs.served.pack_file = pack
+        rootfs.served.pack_file = files[2 * count] if pack else None
         return rootfs
 
     def fds(self) -> set[int]:
@@ -220,9 +233,9 @@ def _digest_of(member: ArchiveMember) -> str:
     return member.archive.index.summary.blob_digest
 
 
-def _reconnect(blobs: Sequence[FileSection], origins: Sequence[Origin | None]) -> list[FileSection]:
-    """Return the blobs; those with an origin fetch missing spans from there, and connect at the first one."""
-    known = [origin for origin in origins if origin is not None]
+def _reconnect(parts: Sequence[tuple[FileRange, Origin | None]]) -> list[FileReader]:
+    """Return the opened parts; those with an origin fetch missing spans from there, and connect at the first one."""
+    known = [origin for _, origin in parts if origin is not None]
     opened: list[Callable[[], RemoteBlob]] = []
     lock = threading.Lock()
 
@@ -236,10 +249,10 @@ def _reconnect(blobs: Sequence[FileSection], origins: Sequence[Origin | None]) -
 
     numbers = itertools.count()
     return [
-        blob
+        part.open()
         if origin is None
-        else LazyBlob(blob.fd, blob.size, partial(_same, origin), partial(open_remote, next(numbers)))
-        for blob, origin in zip(blobs, origins, strict=True)
+        else LazyBlob(part.fd, part.size, partial(_same, origin), partial(open_remote, next(numbers)))
+        for part, origin in parts
     ]
 
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ocifs.blobs.download import BLOB
+from ocifs.blobs.download import BLOB, finish
 from ocifs.errors import OcifsError, ShortageError
 from ocifs.hotpack.arriving import ArrivingFile
 from ocifs.hotpack.format import BLOCK_MAX, PackTable, read_table
@@ -30,7 +30,6 @@ from ocifs.mount.record import PackRecord
 from ocifs.pool import start
 from ocifs.reader import BlobReader, FileReader, ReaderAt
 from ocifs.spec.digest import Digest
-from ocifs.store.sparse import finish_sparse
 
 if TYPE_CHECKING:
     import subprocess
@@ -154,7 +153,7 @@ class HotStart:
             digest = Digest(lazy.origin().digest)
             with contextlib.suppress(OcifsError, OSError):
                 if digest_blob(FileReader(file.fd, 0, file.size), digest, lambda size: None) == digest:
-                    finish_sparse(file.fd, BLOB, digest, file.size)
+                    finish(lazy)
 
     def _fill(self, file: int) -> None:
         """Let the kernel request the tree image and the pack."""

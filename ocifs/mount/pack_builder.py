@@ -2,7 +2,7 @@
 
 Decoding and compressing take about a second, and memory. A separate process spares the daemon both, and outlives it: a
 short container ends long before. It inherits the open files, and a file in memory that describes its work. It fetches
-nothing.
+nothing but missing windows of published indexes.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import msgspec
 from ocifs.errors import OcifsError
 from ocifs.hotpack.build import build_pack
 from ocifs.hotpack.format import PackTable, Stream, read_table
-from ocifs.hotpack.recording import Range, Recording, ranges
+from ocifs.hotpack.recording import Range, Recording, gaps, ranges
 from ocifs.image.hot_pack import pack_name, streams_of
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.span_cache import SpanCache
@@ -60,7 +60,8 @@ def start_builder(handoff: Handoff, rootfs: Rootfs, recording: Recording, limit:
     """Start a process that saves a recording of a rootfs. Raises OSError."""
     layers = rootfs.served.layers
     name = pack_name(layers)
-    # Without registries: the bytes that were read are in the cache, and others are left out.
+    # Without the registries of the layers: the bytes that were read are in the cache, and others are left out. But a
+    # span that was decoded after the one before it may lack its window.
     local = msgspec.structs.replace(handoff, origins=(None,) * len(layers), pack=None)
     job = PackJob(
         rootfs=local,
@@ -121,7 +122,8 @@ def save_recording(job: PackJob) -> PackRecord:
         streams = streams_of(served.layers)
 
         def find(skip: list[Range]) -> list[Range]:
-            return ranges(job.reads, served.bases, [stream.size for stream in streams], skip)
+            found = ranges(job.reads, served.bases, [stream.size for stream in streams], skip)
+            return [*found, *(gaps(found, skip) if found else ())]
 
         def build(out: Writer) -> None:  # under the lock of the entry: two recordings never lose one another
             nonlocal result

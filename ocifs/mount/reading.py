@@ -119,11 +119,12 @@ class Reading:
             return
         starts = layer.index.starts
         begin, end, reach = first + 1, last + 1, 0
-        if size >= _READ_AHEAD_MIN and not first - 1 <= before.span < last and self._is_idle():
-            reach, end = 1, min(end + 1, layer.index.span_count)
+        if size >= _READ_AHEAD_MIN and not first - 1 <= before.span < last and layer.is_here(end) and self._is_idle():
+            reach, end = 1, end + 1
         if first - 1 <= before.span < last:
             reach = min(max(2 * before.reach, _REACH_MIN), _AHEAD)
-            end = layer.span_at(min(starts[end] + reach, layer.size) - 1) + 1
+            if reach > _REACH_MIN or layer.is_here(end):  # fetching costs more than decoding
+                end = layer.span_at(min(starts[end] + reach, layer.size) - 1) + 1
             if begin < before.ahead:  # then the next run can wait until it is worth a thread
                 begin = before.ahead
                 if end < layer.index.span_count and starts[end] - starts[begin] < min(reach, _RUN):

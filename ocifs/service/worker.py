@@ -19,7 +19,6 @@ import msgspec
 
 from ocifs.errors import MountError, OcifsError
 from ocifs.image.rootfs import Rootfs
-from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
 from ocifs.mount import syscalls
 from ocifs.mount.block_file import take_over
@@ -377,14 +376,13 @@ def _forget(pid: int) -> None:
 
 
 def _work_of(cache: SpanCache, rootfs: Rootfs, exchange: SpanExchange | None) -> tuple[int, int, int]:
-    blobs = [layer.blob for layer in rootfs.served.layers]
     taken = 0 if exchange is None else exchange.taken
-    return cache.loaded, taken, sum(blob.fetched for blob in blobs if isinstance(blob, LazyBlob))
+    return cache.loaded, taken, sum(file.fetched for layer in rootfs.served.layers for file in layer.partial)
 
 
 def _note_progress(counters: Counters, rootfs: Rootfs) -> None:
     """Note how much of the lazy layers is there, as far as the file system counts it."""
-    lazy = [layer.blob for layer in rootfs.served.layers if isinstance(layer.blob, LazyBlob)]
+    lazy = [file for layer in rootfs.served.layers for file in layer.partial]
     done = sum(min(blob.size, os.fstat(blob.fd).st_blocks * 512) for blob in lazy)
     verified = sum(layer.verification.is_verified for layer in rootfs.served.layers)
     counters.note_progress(done, sum(blob.size for blob in lazy), verified)

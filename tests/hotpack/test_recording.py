@@ -2,7 +2,7 @@
 
 import pytest
 
-from ocifs.hotpack.recording import QUIET, Range, Recording, ranges
+from ocifs.hotpack.recording import QUIET, Range, Recording, gaps, ranges
 
 PAGE = 4096
 MIB = 1 << 20
@@ -73,3 +73,11 @@ def test_pages_are_found_once_in_order_of_first_use(
     reads: list[tuple[int, int]], skip: list[Range], found: list[Range]
 ) -> None:
     assert ranges(reads, BASES, SIZES, skip) == found
+
+
+def test_small_gaps_are_found_between_all_ranges() -> None:
+    small, large = 64 << 10, (64 << 10) + 1
+    found = [(0, 500_000, 600_000), (0, 0, 4096), (1, 0, 100)]
+    skip = [(0, 4096 + small, 100_000), (1, 100 + large, 200_000), (1, 200_000, 200_001)]
+    assert gaps(found, skip) == [(0, 4096, 4096 + small)]
+    assert gaps(found) == []

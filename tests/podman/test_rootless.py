@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 
 from tests.docs.conftest import UNMOUNT_ALL
 from tests.images import write_layout
-from tests.podman.conftest import APP, Podman
+from tests.podman.conftest import APP, Podman, short_directory
 
 _UID = 4321
 _USER = "ocifs-test"
@@ -104,8 +103,7 @@ def machine() -> Iterator[Machine]:
     if missing := [name for name in ("newuidmap", "nsenter") if shutil.which(name) is None]:
         pytest.skip(f"missing: {', '.join(missing)}")
     # Not in pytest's directory: each start of pytest closes that to other users, and podman would then wait for ever.
-    with tempfile.TemporaryDirectory(prefix="ocifs-user-", ignore_cleanup_errors=True) as name:
-        home = Path(name).resolve()
+    with short_directory() as home:
         home.chmod(0o711)
         machine = Machine(home)
         try:
