@@ -6,8 +6,8 @@
     ocifs.json, ocifs.lock
 
 A command of ocifs holds `ocifs.lock` from beginning to end. It locks a `.lock` of containers/storage (fcntl(2)) only
-while it replaces the records beside it, and then writes random bytes into it, by which podman notices the change. This
-module does not know what the records mean.
+while it replaces the records beside it. Then it writes random bytes into the lock, by which podman notices the change.
+This module does not know what the records mean.
 """
 
 import fcntl

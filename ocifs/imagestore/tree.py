@@ -5,8 +5,8 @@
     ID/lower    the short names of the layers below, the nearest first
     ID/merged, ID/work, ID/empty     mountpoints and work directories of the driver
 
-Images with the same layers share them. The layers are numbered through, since all tar streams are parts of one served
-file; an extent may lie in a layer below, if a layer adds a hard link to one of its files.
+Images with the same layers share them. All tar streams are parts of one served file, so the layers of all images have
+one sequence of numbers. An extent may lie in a layer below, if a layer adds a hard link to one of its files.
 """
 
 import stat
@@ -15,13 +15,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from ocifs.errors import UnsupportedError
 from ocifs.id_ranges import IdRange, mapped
 from ocifs.image.opening import Image
 from ocifs.image.rootfs import Rootfs
 from ocifs.imagestore.ids import OVERFLOW
 from ocifs.imagestore.records import IdRanges, link_name
-from ocifs.layer.archive_member import ArchiveMember
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits
@@ -65,7 +63,6 @@ def open_store_tree(images: Sequence[StackedImage], options: Options, ids: IdRan
     Raises InvalidImageError, LimitError and UnsupportedError as opening an image does.
     """
     layers, numbers = _numbered(images, SpanCache(options.span_cache))
-    _check_archives(layers)
     digest = _name(images, layers, numbers, ids)
     limits = msgspec.structs.replace(options.limits, paths=options.limits.paths * max(1, len(images)))
 
@@ -109,13 +106,6 @@ def _numbered(images: Sequence[StackedImage], cache: SpanCache) -> tuple[list[La
             own.append(by_key[key].number)
         numbers.append(own)
     return list(by_key.values()), numbers
-
-
-def _check_archives(layers: Sequence[Layer]) -> None:
-    """Raise UnsupportedError for layers in several compressed archives: a daemon reads from one."""
-    archives = {each.blob.archive.index.summary.blob_digest for each in layers if isinstance(each.blob, ArchiveMember)}
-    if len(archives) > 1:
-        raise UnsupportedError("a store has images of one compressed archive at most: decompress the others")
 
 
 def _name(

@@ -13,11 +13,10 @@ from collections.abc import Iterable
 from ocifs.errors import InvalidImageError, OcifsError, UnsupportedError
 from ocifs.layer.archive_member import ArchiveMember
 from ocifs.layer.build import LayerBlob, Progress, open_layer_index
-from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits
-from ocifs.reader import FileReader, FileSection
+from ocifs.reader import FileReader
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.store import Kind, Store, Writer
 from ocifs.toc import Entry
@@ -25,7 +24,7 @@ from ocifs.toc import Entry
 KIND = Kind("archive", 1)
 """The digest of a compressed archive, under the identity of its file."""
 
-_CACHE = 32 << 20
+ARCHIVE_CACHE = 32 << 20
 """Bytes of decoded spans in memory: readers of several layers, two of each, follow each other through the archive."""
 _CHUNK = 1 << 20
 
@@ -49,11 +48,6 @@ class CompressedArchive:
         """Close the archive and its index."""
         os.close(self._archive.index.file.fd)
         os.close(self._file.fd)
-
-
-def open_archive(index: LayerIndex, file: FileSection) -> Layer:
-    """Return the stream of a compressed archive, with a cache of its own."""
-    return Layer(0, index, file, SpanCache(_CACHE))
 
 
 def open_compressed(
@@ -87,7 +81,7 @@ def open_compressed(
     except OcifsError:
         os.close(index.file.fd)
         raise
-    return CompressedArchive(open_archive(index, file), file)
+    return CompressedArchive(Layer(0, index, file, SpanCache(ARCHIVE_CACHE)), file)
 
 
 def _digest(file: FileReader, store: Store) -> Digest:

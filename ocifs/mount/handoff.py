@@ -16,7 +16,7 @@ import msgspec
 from ocifs.image.hot_pack import OpenedPack
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.archive_member import ArchiveMember
-from ocifs.layer.compressed_archive import open_archive
+from ocifs.layer.compressed_archive import ARCHIVE_CACHE
 from ocifs.layer.index import open_index
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
@@ -45,6 +45,24 @@ class FileRange(msgspec.Struct, frozen=True):
     def open(self) -> FileReader:
         """Return a reader of the range."""
         return FileReader(self.fd, self.offset, self.size)
+
+
+class ArchiveSource(msgspec.Struct, frozen=True):
+    """An archive that is compressed as a whole, and the LayerIndex of its stream."""
+
+    index: FileRange
+    file: FileRange
+    checksum: int
+    """The checksum of the LayerIndex."""
+
+    @classmethod
+    def of(cls, archive: Layer) -> Self:
+        """Describe an opened archive."""
+        return cls(FileRange.of(archive.index.file), _range_of(archive.blob), archive.index.checksum)
+
+    def open(self, number: int, cache: SpanCache) -> Layer:
+        """Open the stream of the archive; `number` tells it from others in the cache."""
+        return Layer(number, open_index(self.index.open(), self.checksum), self.file.open(), cache)
 
 
 class PackSource(msgspec.Struct, frozen=True):
@@ -76,7 +94,7 @@ class Handoff(msgspec.Struct, frozen=True):
 
     tree_image: FileRange
     layers: tuple[tuple[FileRange, FileRange], ...]
-    """LayerIndex and blob; the blob may be a range of the uncompressed `archive`, or a table (`directories`)."""
+    """LayerIndex and blob; the blob may be a range of an uncompressed archive, or a table (`directories`)."""
     checksums: tuple[int, ...] = ()
     """The checksum of the LayerIndex, so that both processes use the same index."""
     origins: tuple[Origin | None, ...] = ()
@@ -85,10 +103,10 @@ class Handoff(msgspec.Struct, frozen=True):
     """The published index that an unverified LayerIndex was made from."""
     prefetch: tuple[tuple[tuple[int, int], ...], ...] = ()
     """(first, last) spans to fetch first."""
-    archive: tuple[FileRange, FileRange, int] | None = None
-    """LayerIndex of the compressed archive that has the blobs, the archive, and the checksum of the LayerIndex."""
-    archived: tuple[bool, ...] = ()
-    """Whether the blob is in that archive."""
+    archives: tuple[ArchiveSource, ...] = ()
+    """The compressed archives that have blobs."""
+    in_archive: tuple[int | None, ...] = ()
+    """Which of them has the blob; None: the blob is a section of a file."""
     directories: tuple[int | None, ...] = ()
     """Where the layer was extracted to, if the blob is the table of an `AssembledReader`."""
     pack: PackSource | None = None
@@ -103,7 +121,9 @@ class Handoff(msgspec.Struct, frozen=True):
     def of(cls, rootfs: Rootfs, pack: PackSource | None = None, cache: CacheDirectory | None = None) -> Self:
         """Describe an opened rootfs, with its hot pack and the directory for packs."""
         layers = rootfs.served.layers
-        archived = [layer.blob for layer in layers if isinstance(layer.blob, ArchiveMember)]
+        members = [layer.blob if isinstance(layer.blob, ArchiveMember) else None for layer in layers]
+        archives = {_digest_of(member): member.archive for member in members if member}
+        numbers = {digest: number for number, digest in enumerate(archives)}
         return cls(
             FileRange.of(rootfs.tree_image),
             tuple((FileRange.of(layer.index.file), _range_of(layer.blob)) for layer in layers),
@@ -111,8 +131,8 @@ class Handoff(msgspec.Struct, frozen=True):
             tuple(layer.blob.origin() if isinstance(layer.blob, LazyBlob) else None for layer in layers),
             tuple(layer.verification.published for layer in layers),
             tuple(layer.prefetch for layer in layers),
-            _archive_of(archived[0].archive) if archived else None,
-            tuple(isinstance(layer.blob, ArchiveMember) for layer in layers),
+            tuple(map(ArchiveSource.of, archives.values())),
+            tuple(None if member is None else numbers[_digest_of(member)] for member in members),
             directories=tuple(layer.blob.root if isinstance(layer.blob, AssembledReader) else None for layer in layers),
             pack=pack,
             cache=cache,
@@ -135,14 +155,13 @@ class Handoff(msgspec.Struct, frozen=True):
                 *pack,
             ]
         )
-        blobs: list[BlobReader] = [*files[count : 2 * count]]
-        if self.archive is not None:
-            index, file, checksum = self.archive
-            archive = open_archive(open_index(index.open(), checksum), file.open())
-            blobs = [
-                ArchiveMember(archive, blob.offset, blob.size) if archived else blob
-                for blob, archived in zip(blobs, self.archived, strict=True)
-            ]
+        spans = SpanCache(ARCHIVE_CACHE)
+        archives = [archive.open(number, spans) for number, archive in enumerate(self.archives)]
+        in_archive = self.in_archive or nowhere
+        blobs: list[BlobReader] = [
+            blob if number is None else ArchiveMember(archives[number], part.offset, part.size)
+            for blob, part, number in zip(files[count : 2 * count], parts, in_archive, strict=True)
+        ]
         blobs = [
             blob if root is None else AssembledReader(part.open(), root)
             for blob, (_, part), root in zip(blobs, self.layers, self.directories or [None] * len(blobs), strict=True)
@@ -161,10 +180,10 @@ class Handoff(msgspec.Struct, frozen=True):
 
     def fds(self) -> set[int]:
         """Return the descriptors to send."""
-        archive = {part.fd for part in self.archive[:2]} if self.archive else set()
+        archives = {part.fd for archive in self.archives for part in (archive.index, archive.file)}
         hot = {self.pack.file.fd} if self.pack else set()
         layers = {part.fd for layer in self.layers for part in layer}
-        return {self.tree_image.fd} | layers | archive | hot | self.directory_fds()
+        return {self.tree_image.fd} | layers | archives | hot | self.directory_fds()
 
     def directory_fds(self) -> set[int]:
         """Return those that are directories."""
@@ -181,7 +200,10 @@ class Handoff(msgspec.Struct, frozen=True):
             tree_image=replaced(self.tree_image),
             layers=tuple((replaced(index), replaced(blob)) for index, blob in self.layers),
             directories=tuple(root if root is None else fds[root] for root in self.directories),
-            archive=self.archive and (replaced(self.archive[0]), replaced(self.archive[1]), self.archive[2]),
+            archives=tuple(
+                ArchiveSource(replaced(archive.index), replaced(archive.file), archive.checksum)
+                for archive in self.archives
+            ),
             pack=self.pack and msgspec.structs.replace(self.pack, file=replaced(self.pack.file)),
             cache=self.cache and msgspec.structs.replace(self.cache, fd=fds[self.cache.fd]),
         )
@@ -206,8 +228,9 @@ def _range_of(blob: BlobReader) -> FileRange:
     return FileRange.of(blob)
 
 
-def _archive_of(archive: Layer) -> tuple[FileRange, FileRange, int]:
-    return FileRange.of(archive.index.file), _range_of(archive.blob), archive.index.checksum
+def _digest_of(member: ArchiveMember) -> str:
+    """Return the digest of the archive that has a member."""
+    return member.archive.index.summary.blob_digest
 
 
 def _reconnect(parts: Sequence[tuple[FileRange, Origin | None]]) -> list[FileReader]:

@@ -17,17 +17,18 @@ _FILES_MAX = 16 << 10
 
 
 class HotFiles:
-    """Files of a rootfs whose hot bytes `store_pages(inode, offset, data)` puts into the page cache."""
+    """Up to `most` files of a rootfs whose hot bytes `store_pages(inode, offset, data)` puts into the page cache."""
 
-    def __init__(self, rootfs: Rootfs, store_pages: Callable[[int, int, bytes], None]) -> None:
+    def __init__(self, rootfs: Rootfs, store_pages: Callable[[int, int, bytes], None], most: int = _FILES_MAX) -> None:
         self._rootfs = rootfs
+        self._most = most
         self._store_pages = store_pages
         self._stored: set[int] = set()
 
     def store(self, inode: int, nid: int) -> None:
         """Store the pages of a file that is about to be opened, unless it was open before."""
         pack = self._rootfs.served.pack
-        if pack is None or not pack.is_open() or inode in self._stored or len(self._stored) >= _FILES_MAX:
+        if pack is None or not pack.is_open() or inode in self._stored or len(self._stored) >= self._most:
             return
         self._stored.add(inode)
         size = self._rootfs.tree.inode(nid).size

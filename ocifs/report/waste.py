@@ -77,7 +77,7 @@ class Waste(NamedTuple):
 
     @property
     def hidden_bytes(self) -> int:
-        """Bytes of files that all layers store in vain."""
+        """Bytes of the files of all layers that later layers hide."""
         return sum(layer.hidden for layer in self.layers)
 
     @property

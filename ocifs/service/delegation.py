@@ -1,9 +1,9 @@
 """The caller's side of commands that the service runs: hand over a whole command before anything else is imported.
 
-A process of the service that has loaded the modules runs it with the arguments, environment, directory, terminal, umask
-and limits of this process, and sends back what to print and the exit status. If the command fails, or needs slow work,
-it leaves no changes, and this process runs it itself. So errors and progress come from this process, and containers are
-its children.
+A process of the service that has loaded the modules runs it, with the arguments, environment, directory, terminal,
+umask and limits of this process. It sends back the output and the exit status. If the command fails, or needs slow
+work, it leaves no changes, and this process runs it itself. So errors and progress come from this process, and
+containers are its children.
 """
 
 import contextlib

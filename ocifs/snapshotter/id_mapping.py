@@ -1,7 +1,7 @@
 """The labels by which containerd requests a snapshot in a user namespace (containerd 2, and 1.7 for some clients).
 
 The writes belong to the mapped root. containerd maps the lower directories itself, by idmapped mounts, when it finds
-the options `uidmap` and `gidmap` on an overlay; the EROFS mounts of ocifs allow that, its FUSE mounts do not.
+the options `uidmap` and `gidmap` on an overlay. The EROFS mounts of ocifs allow that, its FUSE mounts do not.
 """
 
 import re

@@ -1,5 +1,6 @@
 """Images of a Docker engine: streamed into the cache once, under their ID."""
 
+import json
 import os
 import random
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,9 @@ from ocifs.limits import Limits
 from ocifs.options import Options
 from ocifs.sources.reference import parse_reference
 from ocifs.store import Store
+from tests.depth import FULL
 from tests.engine import Engine, Handler, running
-from tests.images import Image, Layer, add_image, digest, layout_files, tar, write_oci_archive
+from tests.images import Image, Layer, add_image, digest, layout_files, tar, write_docker_archive, write_oci_archive
 from tests.waiting import wait_for
 
 ONE = Image((Layer(tar({"a": random.Random(1).randbytes(300_000), "b": b"one"}), "tar"),))
@@ -246,6 +249,75 @@ def podman(tmp_path: Path, root: None, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def test_podman(podman: str, store: Store) -> None:
     for name in (podman, "localhost/app:1"):
+        assert read(name, store) == b"one"
+    with closing(open_cached(parse_reference("docker-daemon:app"), store)) as source:
+        assert source.tags() == ["1"]
+    with pytest.raises(NotFoundError, match="has no image none"):
+        read("none", store)
+
+
+@pytest.fixture(scope="session")
+def dockerd(tmp_path_factory: pytest.TempPathFactory, root: None) -> Path:
+    """dockerd of this machine, or with --full that of Debian's package, which is not installed."""
+    if shutil.which("containerd") is None:
+        pytest.skip("containerd is missing")
+    if found := shutil.which("dockerd"):
+        return Path(found)
+    if not FULL or shutil.which("dpkg-deb") is None:
+        pytest.skip("dockerd is missing; scripts/test --full downloads Debian's")
+    place = tmp_path_factory.mktemp("docker")
+    place.chmod(0o777)  # apt downloads as another user
+    subprocess.run(["apt-get", "-qq", "download", "docker.io"], cwd=place, check=True, capture_output=True)
+    (package,) = place.glob("docker.io_*.deb")
+    subprocess.run(["dpkg-deb", "-x", package, place], check=True)
+    return place / "usr/sbin/dockerd"
+
+
+_DOCKERD = """\
+ip link set lo up
+mount -t tmpfs tmpfs /run
+mkdir /run/upper /run/work
+mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work overlay /etc
+exec "$@"
+"""
+"""Run a command that leaves nothing in /run and /etc."""
+
+
+@pytest.fixture(params=["in its own storage", "in containerd"])
+def docker(
+    request: pytest.FixtureRequest, dockerd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """The socket of a Docker engine without networks and without images."""
+    settings: dict[str, object] = {"storage-driver": "vfs"}
+    if request.param == "in containerd":
+        version = subprocess.check_output([dockerd, "--version"], text=True)
+        if int(version.partition("version ")[2].partition(".")[0]) < 24:
+            pytest.skip(f"it cannot keep images in containerd: {version.strip()}")
+        settings = {"storage-driver": "native", "features": {"containerd-snapshotter": True}}
+    (tmp_path / "docker.json").write_text(json.dumps(settings | {"iptables": False, "bridge": "none"}))
+    path = tmp_path / "docker.sock"
+    names = {"data-root": "data", "exec-root": "exec", "pidfile": "pid", "config-file": "docker.json"}
+    options = [f"--{option}={tmp_path / name}" for option, name in names.items()]
+    command = ["unshare", "--mount", "--net", "sh", "-ec", _DOCKERD, "sh", str(dockerd), f"--host=unix://{path}"]
+    with (tmp_path / "log").open("wb") as log:
+        engine = subprocess.Popen([*command, *options], stdout=log, stderr=log)
+    try:
+        wait_for(lambda: b"API listen on" in (tmp_path / "log").read_bytes(), 300)
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+        yield path
+    finally:
+        engine.terminate()
+        engine.wait()
+
+
+def test_docker(docker: Path, store: Store, tmp_path: Path) -> None:
+    archive = write_docker_archive(tmp_path / "app.tar", (ONE, ["app:1"]))
+    with closing(HTTPConnection("docker")) as client, socket.socket(socket.AF_UNIX) as client.sock:
+        client.sock.connect(str(docker))
+        client.request("POST", "/images/load", archive.read_bytes(), {"Content-Type": "application/x-tar"})
+        answer = client.getresponse()
+        assert (answer.status, b"Loaded image: app:1" in answer.read()) == (200, True)
+    for name in ("app:1", "docker.io/library/app:1"):
         assert read(name, store) == b"one"
     with closing(open_cached(parse_reference("docker-daemon:app"), store)) as source:
         assert source.tags() == ["1"]

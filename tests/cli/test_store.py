@@ -24,6 +24,7 @@ from tests.tocs import estargz
 BASE = Layer(tar({"etc/": None, "etc/base": b"base\n"}))
 FIRST = Image((BASE, Layer(tar({"first": b"1"}))))
 SECOND = Image((BASE, Layer(tar({"second": b"2"}))))
+CONTENTS = {"base": b"base\n", "first": b"1", "second": b"2", "third": b"3"}
 
 
 class Commands:
@@ -149,14 +150,17 @@ def test_several_images_at_once(ocifs: Commands, first: Path, second: Path, tmp_
 
 
 def test_images_of_compressed_archives(ocifs: Commands, tmp_path: Path) -> None:
-    archives = []
-    for number, image in enumerate((FIRST, SECOND)):
-        path = write_docker_archive(tmp_path / f"{number}.tar", (image, [f"app:{number}"]))
-        archives.append(tmp_path / f"{number}.tar.gz")
-        archives[-1].write_bytes(gzip.compress(path.read_bytes(), mtime=0))
-    with store_of(ocifs, archives[0]) as store:
-        assert content(store) == {"etc", "first"}
-        assert "one compressed archive at most" in ocifs.complaint(5, "store", "add", store, archives[1])
+    third = Image((BASE, Layer(tar({"third": b"3"}))))
+    archives = [((FIRST, ["app:1"]), (third, ["app:3"])), ((SECOND, ["app:2"]),)]
+    for number, images in enumerate(archives):
+        saved = write_docker_archive(tmp_path / "saved.tar", *images)
+        (tmp_path / f"{number}.tar.gz").write_bytes(gzip.compress(saved.read_bytes()))
+    with store_of(ocifs) as store:
+        for image in ("0.tar.gz:app:1", "1.tar.gz", "0.tar.gz:app:3"):
+            assert ocifs.run("store", "add", store, f"{tmp_path}/{image}").code == 0
+            files = [path for path in store.glob("overlay/*/diff/**/*") if path.is_file()]
+            assert all(path.read_bytes() == CONTENTS[path.name] for path in files)
+        assert {path.name for path in files} == set(CONTENTS)
         assert ocifs.output("store", "check", store) == ""
 
 

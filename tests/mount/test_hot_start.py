@@ -153,6 +153,19 @@ def test_the_page_cache_gets_nothing_of_a_refuted_layer(
     assert all(data == CONTENT[1 + offset :][: len(data)] for offset, data in pages)
 
 
+@pytest.mark.parametrize(("most", "stored"), [(1, 1), (0, 0)])
+def test_the_page_cache_gets_a_bounded_number_of_files(layout: Path, store: Store, most: int, stored: int) -> None:
+    record(layout, store, (1, 0, 200 * KIB))
+    pages: list[int] = []
+    with started(layout, store) as rootfs:
+        assert read(rootfs, 1, 0, 200 * KIB)
+        nid = rootfs.lookup("/data")
+        files = HotFiles(rootfs, lambda inode, offset, data: pages.append(inode), most)
+        for inode in (1, 2, 1):
+            files.store(inode, nid)
+    assert len(pages) == stored
+
+
 def test_without_a_bound_there_is_neither_pack_nor_recording(layout: Path, store: Store) -> None:
     record(layout, store, HOT)
     with started(layout, store, 0) as rootfs:

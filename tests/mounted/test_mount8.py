@@ -1,4 +1,7 @@
-"""mount(8) with entries of fstab(5), in a mount namespace with `mount.ocifs` in /sbin, and without HOME as at boot."""
+"""mount(8) with entries of fstab(5), in a mount namespace with `mount.ocifs` in /sbin.
+
+HOME is absent, and where it matters PATH too, as at boot.
+"""
 
 import os
 import shutil
@@ -61,7 +64,7 @@ def run_with(helpers: Path, script: str) -> "subprocess.CompletedProcess[str]":
 
 def test_mounts_what_fstab_has_however_often(shell: Shell, ocifs: Ocifs) -> None:
     ran = shell(
-        "mount -T $fstab -a; mount -T $fstab -a; cat $first/hello; ls $second\n"
+        "mount=$(command -v mount); env -i $mount -T $fstab -a; mount -T $fstab -a; cat $first/hello; ls $second\n"
         "mount -T $fstab $second; findmnt -no OPTIONS $second | grep -o noexec; cat $second/hello\n"
         "mount -T $fstab -o remount $first; umount $first; umount $second\n"
         "ls $first $second | grep hello || echo none\n"

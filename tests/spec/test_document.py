@@ -92,10 +92,11 @@ def test_null_is_absent() -> None:
 
 @pytest.mark.parametrize("unit", [b'"', b'\\"', b"[]", b'{"a":1},', b'"\\', b"]["])
 def test_hostile_text_is_refused_fast(unit: bytes) -> None:
-    start = time.perf_counter()
+    """In a second or two of this process's own time: it would take hours if it were quadratic."""
+    start = time.process_time()
     with pytest.raises(OcifsError):
         parse_json(unit * (DEFAULT_LIMITS.document // len(unit)), "x")
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 60
 
 
 @pytest.mark.parametrize("value", ["true", "1.0", "1e3", '"1"', "[]", "null"])

@@ -1,9 +1,9 @@
 """Judge containerd's configuration: whether it uses the snapshotter, and tells it which image a layer belongs to.
 
 Facts by version: CRI sends annotations if `disable_snapshot_annotations` is false; the default is true. Since 2.1, CRI
-pulls through the transfer service, which sends them if the proxy plugin exports
-`enable_remote_snapshot_annotations`, and only unpacks for the snapshotters in its `unpack_config`; but some settings,
-that one included, make CRI pull by itself as before (containerd, docs/cri/config.md).
+pulls through the transfer service. That one sends them if the proxy plugin exports
+`enable_remote_snapshot_annotations`, and only unpacks for the snapshotters in its `unpack_config`. But some settings,
+`disable_snapshot_annotations` included, make CRI pull by itself as before (containerd, docs/cri/config.md).
 """
 
 from collections.abc import Iterator
