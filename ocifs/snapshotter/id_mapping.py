@@ -2,6 +2,7 @@
 
 The writes belong to the mapped root. containerd maps the lower directories itself, by idmapped mounts, when it finds
 the options `uidmap` and `gidmap` on an overlay. The EROFS mounts of ocifs allow that, its FUSE mounts do not.
+containerd 2.1 maps one mount only, so an image with unpacked layers on it cannot be mapped.
 """
 
 import re
@@ -62,6 +63,8 @@ def _ranges(label: str, text: str) -> tuple[IdRange, ...]:
 def _outside(ranges: tuple[IdRange, ...], number: int) -> int:
     if (found := mapped(number, ranges)) is None:
         raise SnapshotError(
-            "FAILED_PRECONDITION", f"the ID mapping of the snapshot lacks {number}, which owns the root"
+            "FAILED_PRECONDITION",
+            f"the ID mapping of the snapshot lacks {number}, which owns the root: if containerd has made a copy with "
+            'other owners, write capabilities = ["remap-ids"] in its [proxy_plugins.ocifs]',
         )
     return found

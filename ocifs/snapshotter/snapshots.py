@@ -137,12 +137,8 @@ class Snapshots:
         base = next((each.chain for each in ancestors if each.chain is not None), None)
         if base is not None:
             self.images.ensure(base)
-            if mapping is not None and not self.images.can_be_mapped(base):
-                raise SnapshotError(
-                    "FAILED_PRECONDITION",
-                    "an image of the fuse engine cannot be mapped to a user namespace: run ocifs snapshotter with the "
-                    "erofs engine (Linux 6.12), or containerd without user namespaces",
-                )
+            if mapping is not None:
+                self._check_mapping(ancestors[0], base)
         owner = self._owner_of(ancestors[0]) if ancestors else Owner()
         if mapping is not None:
             owner = mapping.shift(owner)
@@ -153,6 +149,21 @@ class Snapshots:
 
         self.metadata.create(kind, key, parent, labels, make)
         return self._mounts(self.metadata.lineage(key))  # mounts the image again if it was idle until now
+
+    def _check_mapping(self, parent: Snapshot, base: str) -> None:
+        """Check that containerd can map the owners in a snapshot on `parent`, whose image is that of `base`."""
+        if not self.images.can_be_mapped(base):
+            raise SnapshotError(
+                "FAILED_PRECONDITION",
+                "an image of the fuse engine cannot be mapped to a user namespace: run ocifs snapshotter with the "
+                "erofs engine (Linux 6.12), or containerd without user namespaces",
+            )
+        if parent.chain is None:
+            raise SnapshotError(
+                "FAILED_PRECONDITION",
+                "unpacked layers on an image that is served lazily cannot be mapped to a user namespace: publish an "
+                "index of the image with `ocifs index push` and pull it again, or run it without a user namespace",
+            )
 
     def _owner_of(self, parent: Snapshot) -> Owner:
         """Return the owner of the root directory of a snapshot on `parent`: that of the parent's."""
@@ -180,6 +191,9 @@ class Snapshots:
             return [Mount("bind", files, ("rw", "rbind"))]
         own = (f"workdir={self._directories.work(snapshot.id)}", f"upperdir={files}")
         mapping = id_mapping(snapshot.labels)
+        if mapping is not None and ancestors[0].chain is not None:
+            # containerd 2.1 maps a copy of the mount of the parent of `lowerdir`: with the slash, the image itself.
+            lower[0] += "/"
         mapped = () if mapping is None else mapping.options()
         return [Mount("overlay", "overlay", (*_overlay_options(), *mapped, *own, f"lowerdir={':'.join(lower)}"))]
 

@@ -15,7 +15,7 @@ from tests.waiting import wait_for
 _CONFIG = """\
 version = 2
 root = "{directory}/root"
-state = "{directory}/state"
+state = "{state}"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
 [grpc]
   address = "{directory}/c.sock"
@@ -24,6 +24,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 [proxy_plugins.ocifs]
   type = "snapshot"
   address = "{directory}/s.sock"
+  capabilities = ["remap-ids"]
   [proxy_plugins.ocifs.exports]
     root = "{directory}/snapshots"
     enable_remote_snapshot_annotations = "true"
@@ -57,9 +58,10 @@ class Node:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     @contextmanager
-    def containerd(self) -> Iterator[None]:
+    def containerd(self, state: Path | None = None) -> Iterator[None]:
+        """Run containerd, with mounts for containers below `state`."""
         config = self.directory / "config.toml"
-        config.write_text(_CONFIG.format(directory=self.directory))
+        config.write_text(_CONFIG.format(directory=self.directory, state=state or self.directory / "state"))
         with (
             (self.directory / "log").open("wb") as log,
             subprocess.Popen(

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -106,3 +107,24 @@ def test_a_container_whose_registry_is_gone_fails_and_starts_once_it_is_back(
         time.sleep(_FAILURE_KEPT)
         with docker_registry(tmp_path / "registry", host=host):
             assert node.run(image, "two", "sh", "-c", "echo 42") == "42\n"
+
+
+@pytest.mark.skipif(not FULL, reason="needs containerd 2 of a later Debian: scripts/test --full")
+@pytest.mark.parametrize("node", ["sid"], indirect=True)
+def test_a_container_in_a_user_namespace_sees_the_owners_of_the_image(node: Node, erofs: None, tmp_path: Path) -> None:
+    programs = image_of_programs()
+    owned = Layer(tar([directory(b"srv/"), file(b"srv/owned", b"42\n", uid=33, gid=4, mode=0o640)]))
+    layout = write_layout(tmp_path / "image", Image((*programs.layers, owned), config=programs.config))
+    (tmp_path / "registry").mkdir()
+    script = "stat -c %u:%g /srv/owned && cat /srv/owned && echo 43 >/srv/owned && cat /srv/owned && id -u"
+    with tempfile.TemporaryDirectory(prefix="ocifs-test-") as state, docker_registry(tmp_path / "registry") as host:
+        os.chmod(state, 0o711)  # the root of the container has to reach its file system
+        push(f"oci:{layout}:latest", host, "app:1")
+        image = f"{host}/app:1"
+        node.ocifs.output("index", "push", f"docker://{image}")
+        with node.snapshotter(), node.containerd(Path(state) / "containerd"):
+            node.pull(image)
+            mapping = ("--uidmap=0:100000:65536", "--gidmap=0:200000:65536", "--remap-labels")
+            ran = node.ctr("ctr", "run", "--rm", "--snapshotter", "ocifs", *mapping, image, "one", "sh", "-c", script)
+            assert ran == "33:4\n42\n43\n0\n"
+            assert len(node.mounts()) == 1

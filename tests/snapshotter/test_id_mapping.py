@@ -53,5 +53,24 @@ def test_snapshots_on_an_image(registry: Registry, tmp_path: Path, root: None, e
         (mount,) = snapshotter.client.prepare("c", top, MAPPED)
         assert {"uidmap=0:100000:65536", "gidmap=0:200000:65536"} <= set(mount.options)
         assert snapshotter.client.mounts("c") == [mount]
+        image_at = snapshotter.snapshots.images.mountpoint(image.chains[-1])
+        assert f"lowerdir={image_at}/" in mount.options  # containerd 2.1 maps the directory up to the last slash
         status = os.stat(snapshotter.snapshots._directories.files(snapshotter.snapshots.metadata.get("c").id))
         assert (status.st_uid, status.st_gid) == (100003, 200000)
+
+        snapshotter.client.prepare("unpacking", top)
+        snapshotter.client.commit("unpacked", "unpacking")
+        with pytest.raises(grpc.RpcError, match="publish an index of the image") as caught:
+            snapshotter.client.prepare("d", "unpacked", MAPPED)
+        assert status_of(caught) == "FAILED_PRECONDITION"
+        assert snapshotter.client.names("kind==active") == ["c"]
+        snapshotter.client.prepare("d", "unpacked")
+
+
+def test_unpacked_snapshots(registry: Registry, tmp_path: Path, root: None) -> None:
+    with running(tmp_path) as snapshotter:
+        snapshotter.client.prepare("a")
+        snapshotter.client.commit("b", "a")
+        (mount,) = snapshotter.client.prepare("c", "b", MAPPED)
+        files = snapshotter.snapshots._directories.files(snapshotter.snapshots.metadata.get("b").id)
+        assert {"uidmap=0:100000:65536", f"lowerdir={files}"} <= set(mount.options)

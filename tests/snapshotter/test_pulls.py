@@ -379,16 +379,17 @@ def test_concurrent_pulls_of_an_image_share_one_decision_and_one_mount(
     snapshotter = start()
     image = publish(registry, "app", IMAGE)
     results: list[list[str]] = []
+    count = depth(20, 200)
 
     def pull(number: int) -> None:
         results.append(Containerd(snapshotter.client, tmp_path, f"n{number}").pull(image))
 
-    threads = [threading.Thread(target=pull, args=[number]) for number in range(20)]
+    threads = [threading.Thread(target=pull, args=[number]) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert results == [["lazy", "lazy", "lazy"]] * 20
+    assert results == [["lazy", "lazy", "lazy"]] * count
     manifests = [request for request in registry.requests if request.path.endswith(image.manifest)]
     assert len([request for request in manifests if "/manifests/" in request.path]) == 1
     assert len(snapshotter.client.walk()) == 3

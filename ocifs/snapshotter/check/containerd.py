@@ -17,6 +17,7 @@ from ocifs.spec.document import shown
 
 _TRANSFER_PULLS: Final = (2, 1)
 _OLDEST: Final = (1, 6)
+_REMAPS: Final = "remap-ids"
 _CONFIGURE: Final = "see docs/kubernetes.md"
 
 
@@ -49,6 +50,13 @@ def check_containerd(config: ContainerdConfig, path: Path, expected: Expected) -
             "write version = 2",
         )
         return
+    for name in config.misnamed:
+        yield error(
+            "containerd",
+            f"containerd cannot start with '{shown(name, 60)}' in disabled_plugins of a file of version "
+            f"{config.version}",
+            f"write 'io.containerd.grpc.v1.{shown(name, 60)}'",
+        )
     yield from _proxy_plugin(config, path, expected)
     if config.has_cri:
         yield from _cri(config, expected)
@@ -85,6 +93,14 @@ def _proxy_plugin(config: ContainerdConfig, path: Path, expected: Expected) -> I
             "containerd",
             f"{section} does not export its directory, so kubelet does not count its disk space",
             f'write [proxy_plugins.{name}.exports] with root = "{expected.root}"',
+        )
+    capabilities = plugin.get("capabilities")
+    if config.containerd >= (2, 0) and not (isinstance(capabilities, list) and _REMAPS in capabilities):
+        yield warning(
+            "containerd",
+            f"{section} does not tell containerd that ocifs maps owners, so it copies whole images for Pods in user "
+            "namespaces, which then do not start",
+            f'write capabilities = ["{_REMAPS}"] in {section}',
         )
 
 

@@ -46,8 +46,12 @@ class ContainerdConfig(NamedTuple):
     @property
     def has_cri(self) -> bool:
         """Whether the CRI plugin is enabled."""
-        disabled = self.values.get("disabled_plugins", [])
-        return not {"cri", _CRI_OF_1, _CRI_IMAGES, _CRI_RUNTIME} & set(map(str, disabled))
+        return not {"cri", _CRI_OF_1, _CRI_IMAGES, _CRI_RUNTIME} & set(self._disabled)
+
+    @property
+    def misnamed(self) -> list[str]:
+        """The disabled plugins whose names are those of version 1, with which containerd refuses a later file."""
+        return [each for each in self._disabled if self.version >= 2 and not each.startswith("io.containerd.")]
 
     @property
     def cri_images(self) -> Mapping[str, Any]:
@@ -97,6 +101,11 @@ class ContainerdConfig(NamedTuple):
         """The snapshotters that the transfer service unpacks for."""
         found = self._plugin(_TRANSFER).get("unpack_config", [])
         return {str(each.get("snapshotter")) for each in found if isinstance(each, dict)}
+
+    @property
+    def _disabled(self) -> list[str]:
+        disabled = self.values.get("disabled_plugins", [])
+        return [str(each) for each in disabled] if isinstance(disabled, list) else []
 
     @property
     def _is_new(self) -> bool:

@@ -19,6 +19,7 @@ PROXY = """
 [proxy_plugins.ocifs]
   type = "snapshot"
   address = "/run/ocifs/snapshotter.sock"
+  capabilities = ["remap-ids"]
 """
 EXPORTS = """
 [proxy_plugins.ocifs.exports]
@@ -86,7 +87,8 @@ BAD = [
     ((1, 7), "version = 2" + PROXY, "error CRI: [plugins.\"io.containerd.grpc.v1.cri\".containerd] has snapshotter"),
     ((1, 7), "version = 2" + PROXY + CRI_OF_1.replace("false", "true"), UNTOLD),
     ((1, 7), "version = 2" + PROXY + CRI_OF_1.replace("disable_", "# "), UNTOLD),
-    ((1, 7), "version = 2\ndisabled_plugins = [\"cri\"]" + PROXY, "error CRI: its plugin is disabled in containerd"),
+    ((1, 7), "disabled_plugins = [\"cri\"]" + PROXY, "error CRI: its plugin is disabled in containerd"),
+    ((1, 7), "version = 2\ndisabled_plugins = [\"cri\"]" + PROXY, "containerd cannot start with 'cri' in"),
     ((1, 7), "version = 3" + PROXY, "has version = 3, which containerd 1.7 cannot read"),
     ((1, 5), "version = 2" + PROXY + CRI_OF_1, "warning containerd: version 1.5 is older than 1.6"),
     ((1, 7), "version = 2" + PROXY + CRI_OF_1 + CRI_OF_2, "containerd 1.7 ignores [plugins.\"io.containerd.cri"),
@@ -94,6 +96,8 @@ BAD = [
     ((2, 1), "version = 2" + PROXY + CRI_OF_1, "drops [plugins.\"io.containerd.grpc.v1.cri\".containerd] of a file of"),
     ((2, 0), "version = 3" + PROXY + CRI_OF_2, UNTOLD),
     ((2, 0), "version = 3" + PROXY + CRI_OF_2, NO_ROOT),
+    ((2, 0), "version = 3" + PROXY.replace("remap-ids", "x"), "copies whole images for Pods in user namespaces"),
+    ((2, 0), "version = 3" + PROXY.replace("[\"remap-ids\"]", "7"), "copies whole images for Pods in user namespaces"),
     ((2, 1), "version = 3" + PROXY + EXPORTS + CRI_OF_2, UNTOLD_BY_TRANSFER),
     ((2, 1), "version = 3" + PROXY + EXPORTS + ANNOTATED + CRI_OF_2, NOT_UNPACKED),
     ((2, 1), "version = 3" + PROXY + EXPORTS + CRI_OF_2 + "use_local_image_pull = true", UNTOLD),
@@ -133,7 +137,11 @@ def test_every_problem_comes_with_advice() -> None:
 
 def test_without_kubelet_it_is_no_error_that_pods_do_not_use_it() -> None:
     expected = EXPECTED._replace(has_kubelet=False)
-    for text in ("version = 2", 'version = 2\ndisabled_plugins = ["cri"]'):
+    for text in (
+        "version = 2",
+        'disabled_plugins = ["cri"]',
+        'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]',
+    ):
         assert not [each for each in found(text + PROXY, (1, 7), expected) if each.startswith("error")]
 
 
