@@ -120,8 +120,8 @@ class Container:
         """Whether PID 1 runs, but neither handles, ignores nor blocks a signal (proc_pid_status(5))."""
         try:
             pid = self._pid()
-        except (OSError, ValueError):  # PID 1 has not started
-            return True
+        except (OSError, ValueError):  # not started, or the runtime has not written its PID yet: check again
+            return False
         try:
             status = Path(f"/proc/{pid}/status").read_text(errors="replace")
         except OSError:

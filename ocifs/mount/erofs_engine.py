@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from ocifs.descriptor import opened
 from ocifs.errors import MountError, raise_if_short
 from ocifs.image.rootfs import Rootfs
+from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.mount import syscalls
 from ocifs.mount.background import is_unfinished
 from ocifs.mount.bdi import raise_readahead
@@ -136,18 +137,24 @@ class ErofsEngine:
         ready()
         idleness = None
         if self._connection is not None and self._connection.idle_seconds:
-            idleness = Idleness(self._connection.idle_seconds, self._may_be_idle)
+            idleness = Idleness(self._connection.idle_seconds, self.may_be_idle)
         if self._block_file.serve(stop, idleness) and self._identity.clear():
             log_aborted(self._identity.path)
 
-    def _may_be_idle(self) -> bool:
+    def may_be_idle(self) -> bool:
         """Whether another process could open the rootfs later and do all the same: nothing is being fetched or saved.
 
         Note in the counters whether it is to record the first reads.
         """
         served = self._rootfs.served
         recording = served.recording
-        if is_unfinished(self._rootfs) or served.is_saving or (recording is not None and recording.reads):
+        fetches_pack = isinstance(served.pack_file, LazyBlob)
+        if (
+            is_unfinished(self._rootfs)
+            or fetches_pack
+            or served.is_saving
+            or (recording is not None and recording.reads)
+        ):
             return False
         assert self._connection is not None  # noqa: S101 - the caller has checked
         self._connection.counters.is_unread = recording is not None

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ocifs.mount.mountinfo import mount_at, mount_table
+from tests.cli.fork_server import fork_server
+from tests.depth import FULL
 
 _PATIENCE = 30.0
 _MAIN = "from ocifs.cli.main import main; main()"
@@ -72,12 +74,19 @@ class Ocifs:
         return {**clean, **own, **self.environment, **more}
 
     def run(self, *arguments: Argument, **variables: str) -> Result:
-        """Run to the end, and read the output to its end: no process may keep it open."""
+        """Run to the end, and read the output to its end: no process may keep it open.
+
+        With --full, and where a variable needs it, the process starts with an interpreter of its own.
+        """
+        environment = self.variables(**variables)
+        if not FULL and self.interpreter == sys.executable and not self.become and fork_server().fits(environment):
+            ended = fork_server().run(list(map(str, arguments)), environment, self.home, 120)
+            return Result(ended.code, ended.out, ended.err.decode())
         ran = subprocess.run(
             self.command(*arguments),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env=self.variables(**variables),
+            env=environment,
             cwd=self.home,
             timeout=120,
             check=False,

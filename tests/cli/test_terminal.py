@@ -20,9 +20,9 @@ def _uncoloured(shown: str) -> str:
     return re.sub(r"\x1b\[[\d;]*m", "", shown)
 
 
-def on_a_terminal(ocifs: Ocifs, *arguments: Argument) -> str:
+def on_a_terminal(ocifs: Ocifs, *arguments: Argument, columns: int = 120) -> str:
     """Return what the terminal shows of a command of ocifs."""
-    return _shown(ocifs.command(*arguments), ocifs.variables(TERM="xterm", COLUMNS="120"))
+    return _shown(ocifs.command(*arguments), ocifs.variables(TERM="xterm", COLUMNS=str(columns)))
 
 
 def _shown(command: Sequence[str], variables: Mapping[str, str]) -> str:

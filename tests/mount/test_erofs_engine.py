@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import MountError
+from ocifs.hotpack.recording import Recording
 from ocifs.image.opening import open_image
+from ocifs.image.rootfs import Rootfs
 from ocifs.mount import erofs_engine, syscalls
-from ocifs.mount.erofs_engine import ErofsEngine
+from ocifs.mount.counters import Counters
+from ocifs.mount.erofs_engine import Connection, ErofsEngine
 from ocifs.mount.handoff import Handoff
 from ocifs.mount.job import Job
 from ocifs.mount.options import MountOptions
@@ -20,7 +23,7 @@ from tests.images import Image, Layer, write_layout
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[ErofsEngine]:
+def opened(tmp_path: Path) -> Iterator[tuple[Rootfs, Job]]:
     with open_image(str(write_layout(tmp_path / "image", Image(layers=(Layer(),)))), Options()) as image:
         job = Job(
             image="image",
@@ -29,7 +32,12 @@ def engine(tmp_path: Path) -> Iterator[ErofsEngine]:
             rootfs=Handoff.of(image.rootfs),
             options=MountOptions(),
         )
-        yield ErofsEngine(image.rootfs, job)
+        yield image.rootfs, job
+
+
+@pytest.fixture
+def engine(opened: tuple[Rootfs, Job]) -> ErofsEngine:
+    return ErofsEngine(*opened)
 
 
 def test_a_type_that_the_kernel_lacks_is_enodev(root: None) -> None:
@@ -66,3 +74,22 @@ def test_a_kernel_that_hides_xattrs_is_refused() -> None:
             erofs_engine._check_xattrs(proc)
     finally:
         os.close(proc)
+
+
+def test_a_mount_may_be_idle_if_another_process_could_go_on_with_nothing_lost(opened: tuple[Rootfs, Job]) -> None:
+    rootfs, job = opened
+    counters = Counters.private()
+    engine = ErofsEngine(rootfs, job, Connection(-1, counters, 1.0))
+    served = rootfs.served
+    served.recording = None
+    assert (engine.may_be_idle(), counters.is_unread) == (True, False)
+    served.recording = Recording(0, 1 << 20)
+    assert (engine.may_be_idle(), counters.is_unread) == (True, True)
+    served.recording.note(1, 0)
+    assert not engine.may_be_idle()
+    served.recording = None
+    served.is_saving = True
+    assert not engine.may_be_idle()
+    served.is_saving = False
+    served.layers[0].conclude("refuted")
+    assert not engine.may_be_idle()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.command import Ocifs
 from tests.images import Image, write_layout
-from tests.mounted.test_lifecycle import daemon_of, listed
+from tests.mounted.test_lifecycle import daemon_of, holding, listed
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -63,7 +63,7 @@ def test_an_aborted_connection_ends_the_mount(ocifs: Ocifs, small: Path, connect
 
 
 def test_readers_of_an_aborted_connection_are_told(ocifs: Ocifs, small: Path, connections: Path) -> None:
-    with ocifs.mounted(small) as mountpoint, (mountpoint / "dir/big").open("rb", buffering=0) as held:
+    with ocifs.mounted(small) as mountpoint, holding(mountpoint / "dir/big") as held:
         daemon = daemon_of(ocifs)
         abort(connections, daemon)
         assert is_gone(daemon)

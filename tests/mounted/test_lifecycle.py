@@ -4,7 +4,6 @@ import base64
 import ctypes
 import json
 import os
-import pty
 import shlex
 import signal
 import struct
@@ -13,11 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
 from tests.cli.command import Ocifs
+from tests.cli.test_terminal import on_a_terminal
 
 End = Callable[[Ocifs, Path], object]
 
@@ -57,8 +58,16 @@ def test_ends_the_mount_and_its_daemon(ocifs: Ocifs, small: Path, way: str) -> N
     assert ocifs.log.read_text() == ""
 
 
+@contextmanager
+def holding(path: Path) -> Iterator[FileIO]:
+    """Hold a file of a mount open. It was closed once before: the first close fails if the daemon is gone by then."""
+    path.open("rb").close()
+    with path.open("rb", buffering=0) as held:
+        yield held
+
+
 def test_sigterm_ends_a_mount_that_is_in_use_and_its_readers_are_told(ocifs: Ocifs, small: Path) -> None:
-    with ocifs.mounted(small) as mountpoint, (mountpoint / "dir/big").open("rb", buffering=0) as held:
+    with ocifs.mounted(small) as mountpoint, holding(mountpoint / "dir/big") as held:
         end(daemon_of(ocifs))
         assert os.listdir(mountpoint) == []
         with pytest.raises(OSError, match=r"not connected|abort|Input/output"):
@@ -150,7 +159,7 @@ def test_a_terminal_that_hangs_up_does_not_matter(ocifs: Ocifs, small: Path) -> 
 
 def test_a_busy_mount_says_who_uses_it_and_lazy_takes_it_away(ocifs: Ocifs, small: Path) -> None:
     with ocifs.mounted(small) as mountpoint:
-        with (mountpoint / "dir/big").open("rb", buffering=0) as held:
+        with holding(mountpoint / "dir/big") as held:
             result = ocifs.run("umount", mountpoint)
             assert result.code == 7
             assert f"({os.getpid()})" in result.err
@@ -180,7 +189,7 @@ def test_a_killed_daemon_leaves_a_dead_mount_that_umount_clears(ocifs: Ocifs, sm
 def test_a_dead_mount_in_use_is_cleared(ocifs: Ocifs, small: Path) -> None:
     mountpoint = ocifs.mountpoint()
     ocifs.output("mount", small, mountpoint)
-    with (mountpoint / "hello").open("rb"):
+    with holding(mountpoint / "hello"):
         end(daemon_of(ocifs), signal.SIGKILL)
         ocifs.output("umount", mountpoint)
         assert os.listdir(mountpoint) == []
@@ -219,7 +228,7 @@ def test_an_old_daemon_leaves_a_newer_mount_on_its_path_alone(ocifs: Ocifs, smal
     mountpoint = ocifs.mountpoint()
     ocifs.output("mount", small, mountpoint)
     old = daemon_of(ocifs)
-    with (mountpoint / "hello").open("rb"):
+    with holding(mountpoint / "hello"):
         ocifs.output("umount", "--lazy", mountpoint)
         ocifs.output("mount", small, mountpoint)
         end(old)
@@ -352,11 +361,7 @@ def test_mounts_fits_the_terminal(ocifs: Ocifs, small: Path) -> None:
     mountpoint = ocifs.home / ("long" * 15) / "end"
     mountpoint.mkdir(parents=True)
     with ocifs.mounted(small, at=mountpoint):
-        outer, inner = pty.openpty()
-        subprocess.run(ocifs.command("mounts"), stdout=inner, env=ocifs.variables(COLUMNS="90"), check=True)
-        os.close(inner)
-        shown = os.read(outer, 1 << 16).decode().splitlines()
-        os.close(outer)
+        shown = on_a_terminal(ocifs, "mounts", columns=90).splitlines()
         assert all(len(line) <= 90 for line in shown)
         (row,) = (line for line in shown if line.split()[0].endswith("longlong/end"))
         assert "…" in row

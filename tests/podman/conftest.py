@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -138,6 +139,17 @@ class Podman:
 
 
 @contextmanager
+def short_directory() -> Iterator[Path]:
+    """Yield a directory with a short name.
+
+    With more than 50 characters in the name of its `runroot`, podman does not hear of the end of a container, and waits
+    for 20 seconds.
+    """
+    with tempfile.TemporaryDirectory(prefix="ocifs-podman-", ignore_cleanup_errors=True) as name:
+        yield Path(name).resolve()
+
+
+@contextmanager
 def podman_with(store: Path, home: Path, become: tuple[str, ...]) -> Iterator[Podman]:
     podman = Podman(home, store, become)
     podman.configure()
@@ -190,9 +202,9 @@ def trixie(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 _ENTER = """\
-root=$1 && shared=$2 && shift 2
+root=$1 && shared=$2 && home=$3 && shift 3
 mount --bind "$root" "$root"
-for each in /proc /sys /dev "$shared"; do mkdir -p "$root$each" && mount --rbind "$each" "$root$each"; done
+for each in /proc /sys /dev "$shared" "$home"; do mkdir -p "$root$each" && mount --rbind "$each" "$root$each"; done
 echo containers:300000:200000 >"$root/etc/subuid" && cp "$root/etc/subuid" "$root/etc/subgid"
 cd "$root" && mkdir -p old && pivot_root . old && umount --lazy old
 exec "$@"
@@ -202,12 +214,12 @@ exec "$@"
 
 @pytest.fixture(scope="module", params=["of this machine", "of Debian 13"])
 def podman(request: pytest.FixtureRequest, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    home = tmp_path_factory.mktemp("podman-home")
-    if request.param == "of this machine":
-        become: tuple[str, ...] = ()
-    else:
-        root = request.getfixturevalue("trixie")
-        shared = str(tmp_path_factory.getbasetemp())
-        become = ("unshare", "--mount", "sh", "-e", "-c", _ENTER, "sh", str(root), shared)
-    with podman_with(store, home, become) as podman:
-        yield podman
+    with short_directory() as home:
+        if request.param == "of this machine":
+            become: tuple[str, ...] = ()
+        else:
+            root = request.getfixturevalue("trixie")
+            shared = str(tmp_path_factory.getbasetemp())
+            become = ("unshare", "--mount", "sh", "-e", "-c", _ENTER, "sh", str(root), shared, str(home))
+        with podman_with(store, home, become) as podman:
+            yield podman

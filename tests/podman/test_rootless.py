@@ -12,7 +12,7 @@ import pytest
 
 from tests.docs.conftest import UNMOUNT_ALL
 from tests.images import write_layout
-from tests.podman.conftest import APP, Podman
+from tests.podman.conftest import APP, Podman, short_directory
 
 _UID = 4321
 _USER = "ocifs-test"
@@ -99,21 +99,19 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    home = tmp_path_factory.mktemp("rootless")
-    for directory in (home, *home.parents[:-1]):
-        if not directory.stat().st_mode & 1:
-            directory.chmod(0o711)
+def machine() -> Iterator[Machine]:
     if missing := [name for name in ("newuidmap", "nsenter") if shutil.which(name) is None]:
         pytest.skip(f"missing: {', '.join(missing)}")
-    machine = Machine(home)
-    try:
-        if machine.ocifs("--version").returncode:
-            pytest.skip("no interpreter with ocifs is open to an ordinary user")
-        write_layout(home / "app", APP)
-        yield machine
-    finally:
-        machine.close()
+    with short_directory() as home:
+        home.chmod(0o711)
+        machine = Machine(home)
+        try:
+            if machine.ocifs("--version").returncode:
+                pytest.skip("no interpreter with ocifs is open to an ordinary user")
+            write_layout(home / "app", APP)
+            yield machine
+        finally:
+            machine.close()
 
 
 def test_a_store_of_its_own(machine: Machine) -> None:

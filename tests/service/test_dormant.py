@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -23,10 +23,14 @@ from tests.service.test_mounts import EXPECTED, readers
 from tests.waiting import wait_for
 
 
+def start(command: Ocifs, seconds: float) -> None:
+    command.output("service", "--idle", str(seconds), "--restart-limit", "1000")
+
+
 @contextmanager
 def idling(command: Ocifs, image: Path, seconds: float = 0.2) -> Iterator[Service]:
     service = Service(command, image)
-    command.output("service", "--idle", str(seconds))
+    start(command, seconds)
     try:
         yield service
     finally:
@@ -95,6 +99,32 @@ def test_readers_notice_nothing_of_workers_that_fall_asleep_and_wake_up(command:
         wait_for(lambda: len([*(command.runtime / "ocifs").glob("*.json")]) == 1)
 
 
+def test_anything_killed_while_workers_fall_asleep_and_wake_up_loses_no_mount(command: Ocifs, image: Path) -> None:
+    with idling(command, image, 0.02) as service, service.mounted("--hot-pack", "0") as mountpoint:
+        with readers(mountpoint, 1) as wrong:
+            for number in range(depth(4, 80)):
+                time.sleep(random.Random(number).uniform(0, 0.3))
+                if number % 4 == 0:
+                    service.worker(mountpoint)  # without it, nothing would hold the connection
+                    service.kill_keeper()
+                    start(command, 0.02)
+                    wait_for(lambda: service.keeps(mountpoint))
+                else:
+                    kill_workers(command)
+        assert wrong == []
+        sleep(service, mountpoint)
+        assert digests(mountpoint) == EXPECTED
+        wait_for(lambda: len(command.processes()) == 4)
+        wait_for(lambda: len([*(command.runtime / "ocifs").glob("*.json")]) == 1)
+
+
+def kill_workers(command: Ocifs) -> None:
+    for pid in command.processes():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{pid}/comm").read_text() == "ocifs-worker\n":
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_the_first_reads_are_recorded_after_a_dormant_start(command: Ocifs, image: Path) -> None:
     with idling(command, image) as service, service.mounted("--hot-pack", "64M") as mountpoint:
         sleep(service, mountpoint)
@@ -132,7 +162,7 @@ def test_dormant_workers_survive_their_keeper_and_an_upgrade(command: Ocifs, ima
         before = [sleep(service, mountpoint) for mountpoint in (first, second)]
         service.kill_keeper()
         assert is_right(first, 0)
-        command.output("service", "--idle", "0.2")
+        start(command, 0.2)
         for mountpoint in (first, second):
             wait_for(lambda: service.keeps(mountpoint))  # noqa: B023
             assert sleep(service, mountpoint) not in before
