@@ -116,11 +116,11 @@ def fs(layout: Path) -> OcifsFileSystem:
     ],
 )
 def test_urls_name_an_image_and_a_path(layout: Path, url: str, path: str) -> None:
-    fs, found = fsspec.url_to_fs(url.format(layout))
+    fs, found = fsspec.core.url_to_fs(url.format(layout))
     assert isinstance(fs, OcifsFileSystem)
     assert found == path
     assert fs.exists(found)
-    again, same = fsspec.url_to_fs(fs.unstrip_protocol(found))
+    again, same = fsspec.core.url_to_fs(fs.unstrip_protocol(found))
     assert (again.image.digest, same) == (fs.image.digest, found)
 
 

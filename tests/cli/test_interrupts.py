@@ -50,9 +50,9 @@ def child(process: "subprocess.Popen[bytes]") -> int:
     Before that, the command waits for it in vfork(2), where it handles no signal.
     """
     listed = Path(f"/proc/{process.pid}/task")
-    own = Path(f"/proc/{process.pid}/cmdline").read_bytes()
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
+        own = Path(f"/proc/{process.pid}/cmdline").read_bytes()  # empty for a moment after execve(2)
         for task in listed.iterdir():
             for pid in (task / "children").read_text().split():
                 if Path(f"/proc/{pid}/cmdline").read_bytes() not in {own, b""}:

@@ -102,6 +102,7 @@ class Machine:
 def machine() -> Iterator[Machine]:
     if missing := [name for name in ("newuidmap", "nsenter") if shutil.which(name) is None]:
         pytest.skip(f"missing: {', '.join(missing)}")
+    # Not in pytest's directory: each start of pytest closes that to other users, and podman would then wait for ever.
     with short_directory() as home:
         home.chmod(0o711)
         machine = Machine(home)
