@@ -199,7 +199,8 @@ def push(
     many = all_tags or list_file is not None or len(images) > 1
     if many and (tag is not None or record is not None):
         raise click.UsageError("--tag and --record are for a single IMAGE")
-    options = replace(options, trust_index=False)  # verified facts from the cache need no blob
+    # Verified facts from the cache need no blob. Pushing trims windows.
+    options = replace(options, trust_index=False, quick=form == "ocifs")
     if many:
         wanted = [*images, *(listed_images(list_file) if list_file else ())]
         if all_tags:

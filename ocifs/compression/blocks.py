@@ -130,6 +130,7 @@ class QuickPass(BlockPass):
     """The same, with more checkpoints and hardly compressed windows, because they are trimmed later."""
 
     spacing = compression.SPACING
+    untrimmed = True
 
     def __init__(self, blob: ReaderAt, warn: Warn | None = None) -> None:
         super().__init__(blob, warn)

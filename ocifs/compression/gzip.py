@@ -93,7 +93,7 @@ def passes(
     """Return first a pass in another process, if any; the last one, in this process, decides if a blob is damaged."""
     from ocifs.compression.blocks import BlockPass, QuickPass
     from ocifs.compression.rapid import RapidgzipPass, rapidgzip_is_installed
-    from ocifs.compression.subprocess_pass import SubprocessPass, is_worth_a_process
+    from ocifs.compression.subprocess_pass import SubprocessPass, is_large, is_worth_a_process
     from ocifs.compression.zng import can_stop_between_blocks
 
     if blob.pread(len(_MAGIC), 0) != _MAGIC:
@@ -107,7 +107,8 @@ def passes(
             choices.append(partial(SubprocessPass, RapidgzipPass, blob))
         elif can_stop_between_blocks():
             choices.append(partial(SubprocessPass, BlockPass, blob))
-    return [*choices, partial(BlockPass if can_stop_between_blocks() else GzipPass, blob, warn)]
+    whole = QuickPass if quick and is_large(blob) else BlockPass
+    return [*choices, partial(whole if can_stop_between_blocks() else GzipPass, blob, warn)]
 
 
 def decode(data: bytes, checkpoint: Checkpoint, size: int) -> Decoder:

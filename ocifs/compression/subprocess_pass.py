@@ -63,9 +63,14 @@ class BufferedPass(Pass, Protocol):
         ...
 
 
+def is_large(blob: ReaderAt) -> bool:
+    """Whether a blob is large enough for work by other processes, at once or later."""
+    return blob.size >= _WORTH
+
+
 def is_worth_a_process(blob: ReaderAt) -> TypeGuard[FileSection]:
     """Whether another process can read a blob, and the blob is large enough for that."""
-    return isinstance(blob, FileSection) and blob.size >= _WORTH
+    return isinstance(blob, FileSection) and is_large(blob)
 
 
 class SubprocessPass:

@@ -7,7 +7,7 @@ read, long enough. Noting a read costs a fraction of a microsecond, so every mou
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from itertools import zip_longest
 from typing import Final
 
 from ocifs.hotpack.format import PAGE
@@ -18,6 +18,7 @@ _SECONDS_MAX: Final = 60.0
 _READS_MAX: Final = 100_000
 
 _GAP: Final = 64 << 10
+_BEHIND: Final = 32 << 10
 
 Range = tuple[int, int, int]
 """(layer, begin, end) in its tar stream."""
@@ -94,14 +95,23 @@ def ranges(
     return found
 
 
-def gaps(found: Iterable[Range], skip: Iterable[Range] = ()) -> list[Range]:
-    """Return what lies between two of all these ranges, if it has at most 64 KiB.
+def beside(found: Sequence[Range], sizes: Sequence[int], skip: Iterable[Range] = ()) -> list[Range]:
+    """Return what lies between two of all these ranges, if it has at most 64 KiB, and 32 KiB behind those in `found`.
 
-    The kernel reads ahead in other steps at each start. A read that the pack lacks a page of takes a whole span.
+    `sizes` are the bytes of the layers' streams. The kernel reads ahead in other steps at each start, and a read of
+    which the pack lacks a page takes a whole span.
     """
-    between = [
-        (layer, end, begin)
-        for (layer, _, end), (other, begin, _) in pairwise(sorted([*found, *skip]))
-        if layer == other
-    ]
-    return [(layer, end, begin) for layer, end, begin in between if 0 < begin - end <= _GAP]
+    ends = {(layer, end) for layer, _, end in found}
+    ordered = sorted([*found, *skip])
+    between: list[Range] = []
+    for (layer, _, end), following in zip_longest(ordered, ordered[1:]):
+        has_next = following is not None and following[0] == layer
+        border = following[1] if has_next else sizes[layer]
+        stop = end
+        if has_next and border - end <= _GAP:
+            stop = border
+        elif (layer, end) in ends:
+            stop = min(end + _BEHIND, border)
+        if stop > end:
+            between.append((layer, end, stop))
+    return between

@@ -91,9 +91,10 @@ def open_with_tail(source: Source, descriptor: Descriptor, tail: Tail) -> LayerI
     """
     file = source.open_lazily(descriptor)
     if isinstance(file, LazyBlob):
-        file.span(tail, 0)
-        if file.verified(tail, 0) is None:  # the disk is full
-            return None
+        if file.verified(tail, 0) is None:
+            file.run(tail, 0, tail.size)
+            if file.verified(tail, 0) is None:  # the disk is full
+                return None
     elif not isinstance(file, FileReader):
         return None
     index = open_index(file, tail=tail.digest)

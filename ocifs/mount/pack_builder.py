@@ -16,7 +16,7 @@ import msgspec
 from ocifs.errors import OcifsError
 from ocifs.hotpack.build import build_pack
 from ocifs.hotpack.format import PackTable, Stream, read_table
-from ocifs.hotpack.recording import Range, Recording, gaps, ranges
+from ocifs.hotpack.recording import Range, Recording, beside, ranges
 from ocifs.image.hot_pack import pack_name, streams_of
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.span_cache import SpanCache
@@ -122,8 +122,11 @@ def save_recording(job: PackJob) -> PackRecord:
         streams = streams_of(served.layers)
 
         def find(skip: list[Range]) -> list[Range]:
-            found = ranges(job.reads, served.bases, [stream.size for stream in streams], skip)
-            return [*found, *(gaps(found, skip) if found else ())]
+            sizes = [stream.size for stream in streams]
+            found = ranges(job.reads, served.bases, sizes, skip)
+            if sum(end - begin for _, begin, end in found) < MIN_RECORDING:
+                return found
+            return [*found, *beside(found, sizes, skip)]
 
         def build(out: Writer) -> None:  # under the lock of the entry: two recordings never lose one another
             nonlocal result

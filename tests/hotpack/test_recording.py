@@ -2,7 +2,7 @@
 
 import pytest
 
-from ocifs.hotpack.recording import QUIET, Range, Recording, gaps, ranges
+from ocifs.hotpack.recording import QUIET, Range, Recording, beside, ranges
 
 PAGE = 4096
 MIB = 1 << 20
@@ -75,9 +75,13 @@ def test_pages_are_found_once_in_order_of_first_use(
     assert ranges(reads, BASES, SIZES, skip) == found
 
 
-def test_small_gaps_are_found_between_all_ranges() -> None:
-    small, large = 64 << 10, (64 << 10) + 1
+def test_small_gaps_and_what_follows_are_read_as_well() -> None:
+    small, large, behind = 64 << 10, (64 << 10) + 1, 32 << 10
+    sizes = [700_000, 200_100]
     found = [(0, 500_000, 600_000), (0, 0, 4096), (1, 0, 100)]
     skip = [(0, 4096 + small, 100_000), (1, 100 + large, 200_000), (1, 200_000, 200_001)]
-    assert gaps(found, skip) == [(0, 4096, 4096 + small)]
-    assert gaps(found) == []
+    after = [(0, 600_000, 600_000 + behind), (1, 100, 100 + behind)]
+    assert beside(found, sizes, skip) == [(0, 4096, 4096 + small), *after]
+    assert beside(found, sizes) == [(0, 4096, 4096 + behind), *after]
+    assert beside([(1, 0, 200_000)], sizes) == [(1, 200_000, 200_100)]
+    assert beside([], sizes, skip) == []

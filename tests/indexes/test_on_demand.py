@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from ocifs.blobs.download import BLOB, finish
+from ocifs.cli.verbs import run
 from ocifs.errors import InvalidImageError, NotFoundError
 from ocifs.image.opening import Image as OpenedImage
 from ocifs.image.opening import open_image
@@ -224,6 +225,17 @@ def test_a_marked_index_that_was_changed_is_not_believed(registry: Registry, ref
     assert not store.has(KIND, Digest.of(BASE.blob))
 
 
+def test_pull_fetches_all_of_an_index(registry: Registry, reference: str, store: Store) -> None:
+    published = publish(registry)
+    assert store.directory is not None
+    assert run(["index", "pull", "--cache-dir", str(store.directory), reference], None) == 0
+    registry.requests.clear()
+    with open_image(reference, Options(store=store)) as image:
+        for span in range(SPANS - 1):
+            read(image, span)
+    assert ranges(registry, published) == []
+
+
 # Damage, and processes that write to the same file
 
 
@@ -248,6 +260,24 @@ def test_damage_is_fetched_again(registry: Registry, reference: str, store: Stor
         assert len(ranges(registry, published)) == 1
         read(image, 5)
         assert len(ranges(registry, published)) == 2
+
+
+def test_no_damage_yields_other_bytes(registry: Registry, reference: str, store: Store) -> None:
+    published = publish(registry)
+    with open_image(reference, Options(store=store)) as image:
+        for span in range(SPANS - 1):
+            read(image, span)
+        size = part_of_index(image).size
+    for offset in range(0, size, 1500):
+        damage(cached(store, published), offset)
+    with open_image(reference, Options(store=store)) as image:
+        for span in range(SPANS - 1):
+            read(image, span)
+        for offset in range(0, image.layers[0].index.data_size, 1500):  # another process writes to it
+            damage(cached(store, published), offset)
+    with open_image(reference, Options(store=store)) as image:
+        for span in reversed(range(SPANS - 1)):
+            read(image, span)
 
 
 def test_entries_that_change_after_they_were_verified(registry: Registry, reference: str, store: Store) -> None:

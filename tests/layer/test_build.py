@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import zstandard
 
-from ocifs.compression import MAX_SPAN, rapid, zng
+from ocifs.compression import MAX_SPAN, SPACING, rapid, zng
 from ocifs.compression import subprocess_pass as apart
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.layer.build import LayerBlob, open_layer_index
@@ -26,7 +26,7 @@ from ocifs.layer.index_format import KIND, encode_tail
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits
-from ocifs.reader import FileReader
+from ocifs.reader import BytesReader, FileReader
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.spec.mediatypes import Compression
 from ocifs.store import Store
@@ -162,6 +162,21 @@ def test_low_memory_and_quick_passes_do_not_use_rapidgzip(
     assert seen == {expected}
     assert index.summary.untrimmed == quick
     assert read(index, blob) == tar
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_quick_pass_of_a_download_has_short_spans_too(*, quick: bool) -> None:
+    tar = tars.tar([tars.file(b"noise", NOISE * 9)])
+    data = gzip.compress(tar, 0)
+    index = open_layer_index(
+        LayerBlob(Digest(images.digest(data)), DiffID(Digest(images.digest(tar))), BytesReader(data), quick=quick),
+        Store(None),
+        Limits(),
+        pytest.fail,
+        lambda layer, done, total: None,
+    )
+    assert index.summary.untrimmed == quick
+    assert index.span_count == pytest.approx(len(tar) / (SPACING if quick else 1 << 20), rel=0.3)
 
 
 def in_one_block(tar: bytes) -> bytes:
@@ -400,7 +415,7 @@ _SCRIPT = """
 import os, sys
 from ocifs.errors import LimitError
 from ocifs.layer.build import *
-from ocifs.reader import FileReader
+from ocifs.reader import BytesReader, FileReader
 from ocifs.store import Store
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # decoding takes memory for each processor
 blob = FileReader(os.open(sys.argv[1], os.O_RDONLY))

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,10 +25,23 @@ _ROOT = Path(__file__).parents[2]
 _PATIENCE = 120.0
 _PROGRAMS = ("containerd", "containerd-shim-runc-v2", "runc", "catatonit")
 _NODE = 2
+MAPPED = 100000
+"""The ID on the node of root in a user namespace."""
+
+_NETWORK = """\
+{"cniVersion": "1.0.0", "name": "none", "plugins": [{"type": "none"}]}
+"""
+_PLUGIN = """\
+#!/bin/sh
+[ "$CNI_COMMAND" = ADD ] || exit 0
+echo '{"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "/none"}],
+       "ips": [{"address": "192.0.2.2/24", "interface": 0}]}'
+"""
+"""A network plugin that makes no network."""
 
 _COMMON = """
 root = "{directory}/root"
-state = "{directory}/state"
+state = "{state}"
 [grpc]
   address = "{directory}/containerd.sock"
 [ttrpc]
@@ -35,6 +49,7 @@ state = "{directory}/state"
 [proxy_plugins.ocifs]
   type = "snapshot"
   address = "{snapshotter}"
+  capabilities = ["remap-ids"]
 """
 _VERSION_2 = """
 version = 2
@@ -47,6 +62,7 @@ version = 2
   disable_apparmor = true
 [plugins."io.containerd.grpc.v1.cri".cni]
   conf_dir = "{directory}/cni"
+  bin_dir = "{directory}/bin"
 [plugins."io.containerd.grpc.v1.cri".containerd]
   snapshotter = "ocifs"
   disable_snapshot_annotations = false
@@ -74,6 +90,7 @@ version = 3
   disable_apparmor = true
 [plugins."io.containerd.cri.v1.runtime".cni]
   conf_dir = "{directory}/cni"
+  bin_dirs = ["{directory}/bin"]
 {unpack}
 """
 _RUNTIMES = """
@@ -133,14 +150,16 @@ class Cri:
         return str(self.call(self.images, "ImageService/PullImage", request, "PullImageResponse").image_ref)
 
     @contextmanager
-    def pod(self, name: str = "pod") -> Iterator[tuple[str, Any]]:
-        """Run a Pod in the network of the node; yield its ID and its configuration."""
+    def pod(self, name: str = "pod", *, mapped: bool = False) -> Iterator[tuple[str, Any]]:
+        """Run a Pod in the network of the node, or in a user namespace; yield its ID and its configuration."""
+        namespaces = self.pb.NamespaceOption(network=_NODE)
+        if mapped:
+            ids = [self.pb.IDMapping(host_id=MAPPED, container_id=0, length=65536)]
+            namespaces = self.pb.NamespaceOption(userns_options=self.pb.UserNamespace(uids=ids, gids=ids))
         config = self.pb.SandboxConfig(
             metadata=self.pb.SandboxMetadata(name=name, uid=name, namespace="default"),
             log_directory=str(self.directory / "logs"),
-            linux=self.pb.LinuxSandbox(
-                security_context=self.pb.SandboxSecurity(namespace_options=self.pb.NamespaceOption(network=_NODE))
-            ),
+            linux=self.pb.LinuxSandbox(security_context=self.pb.SandboxSecurity(namespace_options=namespaces)),
         )
         request = self.pb.RunPodSandboxRequest(config=config)
         made = self.call(self.runtime, "RuntimeService/RunPodSandbox", request, "SandboxId")
@@ -197,11 +216,17 @@ def containerd(
     """
     for program in _PROGRAMS:
         release.program(program)
-    for name in ("logs", "cni"):
+    for name in ("logs", "cni", "bin"):
         (directory / name).mkdir(parents=True)
+    (directory / "cni/none.conflist").write_text(_NETWORK)
+    for name in ("none", "loopback"):
+        (directory / "bin" / name).write_text(_PLUGIN)
+        (directory / "bin" / name).chmod(0o755)
+    state = Path(tempfile.mkdtemp(prefix="ocifs-test-"))
+    state.chmod(0o711)  # root in a user namespace has to reach its file system
     config = directory / "config.toml"
     template, sections = _CONFIGURATIONS[configuration]
-    common = _COMMON.format(directory=directory, snapshotter=snapshotter)
+    common = _COMMON.format(directory=directory, snapshotter=snapshotter, state=state / "containerd")
     config.write_text(template.format(directory=directory, common=common, hosts=hosts, pause=pause, **sections))
     socket = directory / "containerd.sock"
     command = [release.program("containerd"), "--config", str(config)]
@@ -221,8 +246,9 @@ def containerd(
         for pid in _shims(directory):
             os.kill(pid, signal.SIGKILL)
         for entry in reversed(mount_table()):
-            if is_below(entry.mountpoint, str(directory)):
+            if is_below(entry.mountpoint, str(directory)) or is_below(entry.mountpoint, str(state)):
                 subprocess.run(["umount", "-l", entry.mountpoint], check=False)
+        shutil.rmtree(state)
 
 
 def _shims(directory: Path) -> list[int]:

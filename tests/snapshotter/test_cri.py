@@ -13,13 +13,14 @@ import grpc
 import pytest
 
 from ocifs.mount.mountinfo import is_below, mount_table
+from ocifs.snapshotter.check.containerd_config import parse_version
 from tests.cli.command import Ocifs
 from tests.cli.docker_registry import PASSWORD, USER, credentials, docker_registry, push
 from tests.containers.conftest import image_of_programs
 from tests.depth import depth
 from tests.images import Image, Layer, digest, layout_files, write_layout
 from tests.registry import Registry, basic, running
-from tests.snapshotter.cri import Cri, containerd
+from tests.snapshotter.cri import MAPPED, Cri, containerd
 from tests.snapshotter.releases import HERE, Release
 from tests.tars import directory, file, symlink, tar
 from tests.waiting import wait_for
@@ -76,6 +77,8 @@ class Node:
     log: Path
     hosts: Path
     """The directory of hosts.toml files."""
+    major: int
+    """The version of containerd."""
 
     def agents(self, repository: str) -> dict[str, list[str]]:
         """Return the ranges of the requests for layers in a repository, by the User-Agent's first word."""
@@ -148,10 +151,12 @@ def node(
                 command, env=session_ocifs.variables(), stdout=output, stderr=output, cwd=session_ocifs.home
             )
         try:
-            wait_for(lambda: socket.exists() and image_service.exists())
+            wait_for(lambda: socket.exists() and image_service.exists(), 120)
             pause_name = f"{registry.host}/pause:pause"
             with containerd(state, socket, hosts, pause_name, image_service, release, configuration) as cri:
-                yield Node(registry, cri, log, hosts)
+                version = parse_version(release.version())
+                assert version is not None
+                yield Node(registry, cri, log, hosts, version[0])
         finally:
             process.terminate()
             process.wait(30)
@@ -208,3 +213,18 @@ def test_a_registry_with_users_serves_the_credentials_of_the_pull(
     )
     assert set(requests) - {("401", "ocifs")} == {("206", "ocifs")}
     assert PASSWORD not in node.log.read_text()
+
+
+def test_the_first_process_of_a_pod_in_a_user_namespace(node: Node) -> None:
+    """Containers of the Pod would need runc 1.2, too."""
+    if node.major < 2:
+        pytest.skip("containerd 1 does not map the owners of an image")
+    with node.cri.pod("mapped", mapped=True):
+        assert MAPPED in {path.stat().st_uid for path in Path("/proc").glob("[0-9]*") if _name(path) == "catatonit"}
+
+
+def _name(process: Path) -> str:
+    try:
+        return (process / "comm").read_text().rstrip()
+    except OSError:
+        return ""
