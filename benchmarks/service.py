@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.container import Podman, first_line, podman_runs
-from benchmarks.snapshotter import build_stargz, convert, node, proportional, quietly
+from benchmarks.snapshotter import Node, build_stargz, convert, node, proportional, quietly
 from benchmarks.timing import arguments, ocifs, report, seconds, side_by_side
 from ocifs.image.opening import open_image
 from ocifs.mount.job import Job, mount
@@ -102,6 +102,18 @@ def memory(image: str, directory: Path, count: int, *options: str, dormant: bool
         return sum(map(proportional, {each["pid"] for each in listed} | keepers | templates)) / count
 
 
+def mount_snapshot(made: Node, name: str, mountpoint: Path) -> None:
+    """Mount a view of the only image of a node."""
+    snapshots = made.ctr("snapshots", "--snapshotter", made.snapshotter)
+    listed = subprocess.run([*snapshots, "ls"], check=True, capture_output=True, text=True).stdout
+    rows = [line.split() for line in listed.splitlines()[1:] if "Committed" in line]
+    parents = {row[1] for row in rows}
+    (top,) = (row[0] for row in rows if row[0] not in parents)
+    quietly([*snapshots, "view", name, top])
+    command = subprocess.run([*snapshots, "mounts", mountpoint, name], check=True, capture_output=True, text=True)
+    quietly(["sh", "-c", command.stdout])
+
+
 @contextmanager
 def stargz(image: str) -> Iterator[Callable[[int], float]]:
     """Start stargz-snapshotter with an image; yield what returns its memory in MiB for each of a number of mounts."""
@@ -125,9 +137,7 @@ def stargz(image: str) -> Iterator[Callable[[int], float]]:
             for number in range(len(mounted), count):
                 mountpoint = work / f"{number}"
                 mountpoint.mkdir()
-                quietly(
-                    made.ctr("images", "mount", "--snapshotter", "stargz", f"{host}/estargz:latest", str(mountpoint))
-                )
+                mount_snapshot(made, f"view-{number}", mountpoint)
                 mounted.append(mountpoint)
             return sum(map(proportional, made.processes())) / count
 

@@ -25,6 +25,8 @@ _KILL_AFTER = 3
 """The number of SIGINT or SIGTERM after which a program is killed, even if it handles them."""
 _CHECK_INTERVAL = 1.0
 """Seconds between checks whether PID 1 still handles a signal that it was sent."""
+_START_CHECKS = 5
+"""Checks after which a runtime that has not started the command is killed."""
 _PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None)
@@ -98,7 +100,7 @@ class Container:
 
     def _forward_signals(self, process: "subprocess.Popen[bytes]", watched: set[signal.Signals]) -> int:
         """Forward signals until the runtime exits; return its exit status."""
-        last_signal, killed, count = None, False, 0
+        last_signal, killed, count, checks = None, False, 0, 0
         while (status := process.poll()) is None:
             # Check again after a request to end: a shell with a handler may have become a program without one by exec.
             received = signal.sigtimedwait(watched, _CHECK_INTERVAL) if last_signal else signal.sigwaitinfo(watched)
@@ -109,36 +111,43 @@ class Container:
                 if number in _ENDING:
                     last_signal = number
                     count += number in {signal.SIGINT, signal.SIGTERM}
-            if last_signal and (count >= _KILL_AFTER or self._is_unhandled(last_signal)):
-                self._kill(process)
-                killed = True
+            if killed:  # and the runtime has not noticed
+                process.kill()
+            elif last_signal:
+                pid = self._pid()
+                checks += received is None
+                if count >= _KILL_AFTER or (_is_unhandled(pid, last_signal) if pid else checks >= _START_CHECKS):
+                    _kill(pid, process)
+                    killed = True
         if last_signal and killed:
             return 128 + last_signal
         return status if status >= 0 else 128 - status
 
-    def _is_unhandled(self, number: signal.Signals) -> bool:
-        """Whether PID 1 runs, but neither handles, ignores nor blocks a signal (proc_pid_status(5))."""
+    def _pid(self) -> int | None:
+        """Return the PID of PID 1; None if the runtime has not written it yet: the command may run already."""
         try:
-            pid = self._pid()
-        except (OSError, ValueError):  # not started, or the runtime has not written its PID yet: check again
-            return False
-        try:
-            status = Path(f"/proc/{pid}/status").read_text(errors="replace")
-        except OSError:
-            return False
-        # The name of a program may contain any line ending but a newline.
-        fields = dict(line.split(":", 1) for line in status.split("\n") if line)
-        # An init such as catatonit blocks signals and reads them from a descriptor.
-        masks = int(fields["SigCgt"], 16) | int(fields["SigIgn"], 16) | int(fields["SigBlk"], 16)
-        return not fields["State"].strip().startswith(("Z", "X")) and not masks >> (number - 1) & 1
+            return int(self._pid_file.read_text())
+        except (OSError, ValueError):
+            return None
 
-    def _kill(self, process: "subprocess.Popen[bytes]") -> None:
-        """Kill PID 1, which ends the container; or the runtime if PID 1 has not started."""
+
+def _is_unhandled(pid: int, number: signal.Signals) -> bool:
+    """Whether a process runs, but neither handles, ignores nor blocks a signal (proc_pid_status(5))."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return False
+    # The name of a program may contain any line ending but a newline.
+    fields = dict(line.split(":", 1) for line in status.split("\n") if line)
+    # An init such as catatonit blocks signals and reads them from a descriptor.
+    masks = int(fields["SigCgt"], 16) | int(fields["SigIgn"], 16) | int(fields["SigBlk"], 16)
+    return not fields["State"].strip().startswith(("Z", "X")) and not masks >> (number - 1) & 1
+
+
+def _kill(pid: int | None, runtime: "subprocess.Popen[bytes]") -> None:
+    """Kill PID 1, which ends the container; or the runtime if that has not written the PID."""
+    if pid is None:
+        runtime.kill()
+    else:
         with contextlib.suppress(ProcessLookupError):
-            try:
-                os.kill(self._pid(), signal.SIGKILL)
-            except (OSError, ValueError):
-                process.kill()
-
-    def _pid(self) -> int:
-        return int(self._pid_file.read_text())
+            os.kill(pid, signal.SIGKILL)

@@ -159,7 +159,7 @@ def test_mounting_again_and_again_leaves_nothing(warm: Ocifs, image: Path, conte
     mountpoint = warm.mountpoint()
     figures = []
     for _ in range(depth(6, 1000)):
-        warm.output("mount", image, mountpoint)
+        warm.output("mount", "--hot-pack", "0", image, mountpoint)  # a later mount would have a pack in memory
         (daemon,) = warm.processes()
         assert (mountpoint / "small/007").read_bytes() == contents["small/007"]
         figures.append(Figures(daemon))

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,9 @@ def kill_workers(command: Ocifs) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def test_the_first_reads_are_recorded_after_a_dormant_start(command: Ocifs, image: Path) -> None:
+def test_the_first_reads_are_recorded_after_a_dormant_start(command: Ocifs, image: Path, tmp_path: Path) -> None:
+    own = {**command.environment, "OCIFS_CACHE_DIR": str(tmp_path / "cache")}  # without a pack of these reads
+    command = replace(command, environment=own)
     with idling(command, image) as service, service.mounted("--hot-pack", "64M") as mountpoint:
         sleep(service, mountpoint)
         assert digests(mountpoint) == EXPECTED
