@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from math import ceil
 from queue import Empty, SimpleQueue
-from threading import Lock, Semaphore
+from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
 from ocifs.errors import ShortageError, raise_if_short
@@ -76,15 +76,19 @@ class Pool(Executor):
         self._count = count
         self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._threads: list[Thread] = []
-        self._idle = Semaphore(0)
+        self._idle: SimpleQueue[None] = SimpleQueue()
+        """An item for each idle thread. A signal may interrupt a Semaphore while it holds its lock."""
         self._is_open = True
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `work` in a thread; the future raises its exception. Raises ShortageError, with nothing submitted."""
         if not self._is_open:
             raise RuntimeError("cannot submit work: the pool is shut down")
-        if not self._idle.acquire(blocking=False) and len(self._threads) < self._count:
-            self._threads.append(start(self._work))
+        try:
+            self._idle.get_nowait()
+        except Empty:
+            if len(self._threads) < self._count:
+                self._threads.append(start(self._work))
         future: Future[T] = Future()
         self._queue.put((future, partial(work, *args, **kwargs)))
         return future
@@ -96,8 +100,7 @@ class Pool(Executor):
             with suppress(Empty):
                 while (submission := self._queue.get_nowait()) is not None:
                     submission[0].cancel()
-        for _ in self._threads:
-            self._queue.put(None)
+        self._queue.put(None)
         if wait:
             for thread in self._threads:
                 thread.join()
@@ -109,7 +112,8 @@ class Pool(Executor):
             except MemoryError as error:  # before the work, or after it
                 _fail(submission[0], error)
             del submission  # an idle thread keeps neither the work nor its result
-            self._idle.release()
+            self._idle.put(None)
+        self._queue.put(None)  # for the next thread; `_threads` lacks one if a signal has interrupted `submit`
 
 
 def _fail(future: Future[T], error: MemoryError) -> None:

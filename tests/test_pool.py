@@ -111,3 +111,29 @@ def test_a_shutdown_can_cancel_what_has_not_begun() -> None:
     assert first.result()
     with pytest.raises(CancelledError):
         second.result()
+
+
+_INTERRUPTED = """
+import os, random, signal, time
+from ocifs.pool import Pool
+
+def interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+chance = random.Random(1)
+for attempt in range(2000):
+    pool = Pool(3)
+    try:
+        with pool:
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 4e-4))
+            for _ in range(3):
+                pool.submit(time.sleep, 1e-5)
+            time.sleep(1e-3)
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+def test_an_interrupt_at_any_moment_of_a_submission_does_not_block_the_end() -> None:
+    subprocess.run([sys.executable, "-c", _INTERRUPTED], timeout=60, check=True)

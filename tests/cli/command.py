@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 from ocifs.mount.mountinfo import mount_at, mount_table
@@ -29,6 +30,17 @@ class Result(NamedTuple):
     @property
     def text(self) -> str:
         return self.out.decode(errors="surrogateescape")
+
+
+class _Started(subprocess.Popen[bytes]):
+    """A process that is killed if a test fails before it ends: leaving its `with` block waits for it."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ class Ocifs:
         return Result(ran.returncode, ran.stdout, ran.stderr.decode())
 
     def start(self, *arguments: Argument) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
+        return _Started(
             self.command(*arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
