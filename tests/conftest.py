@@ -30,8 +30,9 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # grpc's handlers of fork(2) would
 settings.register_profile("any machine", deadline=None)  # a busy one is no failure
 settings.load_profile("any machine")
 
-# A shell has what it begins in the background ignore SIGINT, and so would the commands that are interrupted here.
+# A shell has what it begins in the background ignore SIGINT and SIGQUIT, and so would the commands tested here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 # So does nohup(1) with SIGHUP.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

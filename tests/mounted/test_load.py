@@ -23,7 +23,7 @@ from tests.tars import directory, file, tar
 
 _FILES = 400
 _LARGE = 8
-_BESIDE = 3
+_BESIDE = 8
 """Threads, and files that they open, of a mount's work in the background, which begins and ends at any time."""
 
 

@@ -18,7 +18,7 @@ from ocifs.trusted_directory import TrustedDirectory
 from tests.cli.command import Ocifs
 from tests.depth import depth
 from tests.mounted.test_aborted import abort, connections  # noqa: F401 - a fixture
-from tests.service.conftest import SIZE, content
+from tests.service.conftest import content
 from tests.service.running import Service, digests
 from tests.service.test_mounts import EXPECTED, readers
 from tests.waiting import wait_for
@@ -75,7 +75,7 @@ def test_a_mount_without_reads_has_a_dormant_worker_until_the_next_one(command: 
         assert before.numbers is not None
         assert after.numbers is not None
         assert after.numbers.restarts == 0
-        assert after.numbers.read_bytes >= before.numbers.read_bytes + SIZE
+        assert after.numbers.read_bytes > before.numbers.read_bytes
         assert (after.since, after.layers, after.log) == (before.since, before.layers, before.log)
         pid = sleep(service, mountpoint)
         assert "replaced" not in command.log.read_text()
