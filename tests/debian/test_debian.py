@@ -18,6 +18,8 @@ _DAEMON_RSS = 60_000_000
 """Bytes that the daemon may take besides its span cache."""
 _SPARE_SLOTS = DEFAULT_CAPACITY // 8
 """Bytes that the memory for spans may have beyond the capacity of the cache."""
+_HOT_PACK = 8 << 20
+"""Bytes for a hot pack, which an earlier mount may have left: 4 MiB decoded, and what decoding takes."""
 
 
 Unpacked = Callable[[str], frozenset[bytes]]
@@ -95,4 +97,4 @@ def test_the_daemon_stays_small(session_ocifs: Ocifs, mounted: tuple[str, Path])
     (pid,) = (mount["pid"] for mount in listed if mount["mountpoint"] == str(mountpoint))
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found
-    assert int(found[1]) * 1024 < _DAEMON_RSS + DEFAULT_CAPACITY + _SPARE_SLOTS
+    assert int(found[1]) * 1024 < _DAEMON_RSS + DEFAULT_CAPACITY + _SPARE_SLOTS + _HOT_PACK

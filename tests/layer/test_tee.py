@@ -52,7 +52,7 @@ def test_all_ends_when_the_reader_has_enough() -> None:
     with tee(make(), len, len) as chunks:
         for _ in range(30):
             next(chunks)
-    wait_for(lambda: thread_count() == before)
+    wait_for(lambda: thread_count() <= before)
 
 
 def test_no_consumer_falls_far_behind() -> None:
@@ -84,4 +84,4 @@ def test_too_few_threads_are_an_error_and_no_thread_stays(available: int, monkey
     monkeypatch.setattr(_thread, "start_new_thread", start)
     with pytest.raises(ShortageError, match="no more threads"), tee(iter(CHUNKS), len, len):
         pass
-    wait_for(lambda: thread_count() == before)
+    wait_for(lambda: thread_count() <= before)

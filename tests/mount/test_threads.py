@@ -149,7 +149,7 @@ def test_what_was_started_before_serves_all_in_time() -> None:
     with no_threads():
         waiting = [submitted(threads, lambda number=number: number) for number in range(50)]  # type: ignore[misc]
         assert [each.answer() for each in waiting] == list(range(50))
-    assert thread_count() == before
+    assert thread_count() <= before  # those of other tests may end
     threads.close()
 
 
