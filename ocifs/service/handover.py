@@ -21,8 +21,9 @@ from ocifs.mount.job import MountReply
 from ocifs.mount.record import ListedMount, from_json, is_keeper, list_mounts, to_json
 from ocifs.service.keeper import Keeper
 from ocifs.service.kept import PROTOCOL, Kept, OtherVersionError, decode_versioned
-from ocifs.service.mounts import Mounts, Served
+from ocifs.service.mounts import Mounts
 from ocifs.service.protocol import Handover, Request, Settings
+from ocifs.service.served import Served
 from ocifs.trusted_directory import TrustedDirectory
 from ocifs.version import __version__
 

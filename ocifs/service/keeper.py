@@ -21,8 +21,9 @@ from ocifs.mount.job import MountReply
 from ocifs.mount.record import to_json
 from ocifs.service.commands import Commands
 from ocifs.service.exporter import Exporter
-from ocifs.service.mounts import Mounts, Served
+from ocifs.service.mounts import Mounts
 from ocifs.service.protocol import Pong, Settings, decode_request, peer
+from ocifs.service.served import Served
 from ocifs.service.span_broker import SpanBroker
 
 MOUNT_SECONDS = 90.0

@@ -1,220 +1,42 @@
-"""The mounts of a keeper: their open files, their workers, and the replacement of a worker that dies.
+"""All mounts of a keeper, and their files in the runtime directory.
 
-A mount has at most one worker. The open files of a mount stay open until the mount ends, whatever happens to its
-workers. This module neither waits for a worker nor knows the connections of commands.
+This module checks requests, and orders workers. It neither waits for a worker nor knows the connections of commands.
 """
 
 import contextlib
 import errno
 import fcntl
-import logging
 import os
 import secrets
-import select
-import signal
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from ocifs.errors import MountError, ShortageError, printable_path, raise_if_short, shortage
-from ocifs.mount import syscalls
-from ocifs.mount.counters import AWAKE, DEAD, DORMANT, ENDED, FAILED, IDLE, MOUNTED, STARTING, Counters
+from ocifs.errors import MountError, ShortageError, raise_if_short, shortage
+from ocifs.mount.counters import DEAD, Counters
 from ocifs.mount.handoff import FileRange
 from ocifs.mount.job import Job
-from ocifs.mount.mount_identity import MountIdentity
-from ocifs.mount.mountinfo import mount_table
-from ocifs.service.dormant import Dormant
 from ocifs.service.kept import Kept
-from ocifs.service.notify import IMAGE, MOUNT
 from ocifs.service.protocol import Request
-from ocifs.service.span_broker import SpanBroker
+from ocifs.service.served import Served
 from ocifs.service.span_messages import is_sealed
 from ocifs.service.template import Template
-from ocifs.service.worker import Order, encode
+from ocifs.service.worker import Order
 from ocifs.trusted_directory import TrustedDirectory
 from ocifs.version import __version__
 
+if TYPE_CHECKING:
+    from ocifs.service.span_broker import SpanBroker
+
 _NOT_READABLE = "malformed request: a layer or tree image that is not a readable file"
-_MINUTE = 60.0
-_QUICK = 1.0
-"""Seconds: a worker that dies earlier is replaced with a delay."""
-_DELAY, _DELAY_FACTOR, _DELAY_MAX = 0.1, 3, 5.0
-"""Seconds of the first delay; the factor to the next one; the maximum."""
 _SUFFIX = ".counters"
 _COMPARED_MAX = 32 << 20
 _PIECE = 64 << 10
 """Bytes to compare at once; they stay in the processor's cache, so 32 MiB take less than 20 ms."""
-_log = logging.getLogger(__name__)
-
-
-class Served:
-    """A mount with its worker. Without a worker, one is `due`, or the mount has been given up."""
-
-    def __init__(self, kept: Kept, state: int, counters: Counters, pid: int = 0, pidfd: int | None = None) -> None:
-        self.kept = kept
-        self.state = state
-        """Descriptor of the file with `kept`."""
-        self.counters = counters
-        self.pid = pid
-        self.pidfd = pidfd
-        self.recorded = pid
-        """The last worker known to have recorded the mount, since one that dies early leaves that record; 0: none."""
-        self.due: float | None = None
-        """When to start a worker, by the monotonic clock."""
-        self.predecessor: int | None = None
-        """The pidfd of a worker of another keeper, or of an idle one, which the next worker ends."""
-        self.retired: int | None = None
-        """The pidfd of an idle worker, until its successor has ended it."""
-        self._started = time.monotonic()
-        self._deaths: list[float] = []
-        self._quick = 0
-        """Consecutive workers that died quickly."""
-
-    def is_starting(self) -> bool:
-        """Whether the mount is being made."""
-        return self.counters.state == STARTING
-
-    def is_awake(self) -> bool:
-        """Whether it has a worker that may become idle, or is."""
-        return self.pidfd is not None and self.counters.activity != DORMANT
-
-    def is_idle(self) -> bool:
-        """Whether a dormant worker can replace its worker."""
-        return (
-            self.pidfd is not None
-            and self.retired is None
-            and (self.counters.state == MOUNTED and self.counters.activity == IDLE)
-        )
-
-    def has_ended(self) -> bool:
-        """Whether the mount has ended; clear what an aborted connection has left of it."""
-        if self.counters.state in {ENDED, FAILED}:
-            return True
-        if not _is_over(self.kept.device):
-            return False
-        known = self.mounted().known
-        if known is not None:
-            with contextlib.suppress(OSError):  # the mount is then listed as dead
-                MountIdentity(known.path, known).clear()
-        return True
-
-    def mounted(self) -> Kept:
-        """Return the mount as it is known once a worker has mounted it. Raises MountError."""
-        if self.kept.known is None:
-            self.kept = msgspec.structs.replace(self.kept, known=Kept.read(self.state).known)
-        return self.kept
-
-    def fork(
-        self,
-        template: Template,
-        broker: SpanBroker | None,
-        order: Order,
-        fds: Sequence[int],
-        dormant: Dormant = Dormant(),  # noqa: B008 - it is immutable
-    ) -> None:
-        """Start a worker with an order, which shares spans over `broker`.
-
-        `fds` are the open files that only this order needs. Raises OSError.
-        """
-        self._started = time.monotonic()
-        files = [self.state, *self.kept.fds(), *fds]
-        if broker is None:
-            self.pid, self.pidfd = template.fork(encode(order, dormant), files)
-            return
-        with broker.connect(self.kept.job) as connection:
-            payload = encode(msgspec.structs.replace(order, sharing=True), dormant)
-            self.pid, self.pidfd = template.fork(payload, [*files, connection.fileno(), broker.hints])
-
-    def start_again(self, mounts: "Mounts") -> None:
-        """Start another worker for the mount, which is dormant if the mount is idle. Raises OSError."""
-        kept = self.mounted()
-        order = Order(
-            kept=kept,
-            fds=tuple(kept.fds()),
-            keeper=os.getpid(),
-            journal=mounts.journal,
-            idle_seconds=mounts.idle_seconds,
-            predecessor=self.recorded,
-            resume=True,
-        )
-        fds = [*([] if self.predecessor is None else [self.predecessor]), mounts.runtime.fd]
-        dormant = Dormant()
-        if self.counters.activity != AWAKE:
-            files = [self.state, *kept.fds(), *fds]
-            dormant = Dormant(files.index(kept.device), files.index(mounts.runtime.fd))
-        self.fork(mounts.template, mounts.broker, order, fds, dormant)
-        if self.predecessor is not None:
-            os.close(self.predecessor)
-            self.predecessor = None
-
-    def kill_retired(self) -> None:
-        """Kill the idle worker before this one, if it was not ended yet."""
-        if self.retired is not None:
-            signal.pidfd_send_signal(self.retired, signal.SIGKILL)
-
-    def kill(self) -> None:
-        """Kill the worker."""
-        if self.pidfd is not None:
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-
-    def terminate(self) -> None:
-        """Let the worker unmount, and end."""
-        if self.pidfd is not None:
-            signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
-
-    def reap(self, template: Template) -> str:
-        """Note the exit of the worker; return how it ended."""
-        assert self.pidfd is not None  # noqa: S101 - it has exited
-        os.close(self.pidfd)
-        self.pidfd = None
-        status = template.status_of(self.pid)
-        if status is None:
-            return "has died"
-        if os.WIFSIGNALED(status):
-            return f"was ended by signal {os.WTERMSIG(status)}"
-        return f"ended with status {os.waitstatus_to_exitcode(status)}"
-
-    def note_death(self, why: str, limit: int) -> None:
-        """Schedule another worker, unless more than `limit` died within a minute."""
-        now = time.monotonic()
-        self._deaths = [*(each for each in self._deaths if now - each < _MINUTE), now]
-        self._quick = self._quick + 1 if now - self._started < _QUICK else 0
-        shown = printable_path(self.kept.job.mountpoint)
-        if len(self._deaths) > limit:
-            _log.error(
-                "%s: its worker %d %s, after %d restarts within a minute: given up, reads fail; "
-                "`ocifs mount --replace` mounts it again", shown, self.pid, why, limit, extra=self._fields(),
-            )  # fmt: skip
-            return
-        delay = min(_DELAY * _DELAY_FACTOR ** (self._quick - 1), _DELAY_MAX) if self._quick else 0.0
-        self.due = now + delay
-        self.counters.note_restart()
-        _log.warning("%s: its worker %d %s, and is replaced", shown, self.pid, why, extra=self._fields())
-
-    def _fields(self) -> dict[str, str]:
-        """Return the fields of log records about this mount, for the journal."""
-        return {MOUNT: self.kept.job.mountpoint, IMAGE: self.kept.job.image}
-
-    def clear_attached(self) -> None:
-        """Detach what a worker that died while it mounted has attached."""
-        device = self.counters.attaching
-        if self.counters.state != STARTING or not device:
-            return
-        name = f"{os.major(device)}:{os.minor(device)}"
-        job = self.kept.job
-        for mount in mount_table():
-            if (mount.device, mount.digest, mount.mountpoint) == (name, job.digest, job.mountpoint):
-                with contextlib.suppress(OSError):
-                    syscalls.umount(job.mountpoint, lazy=True)
-
-    def close(self) -> None:
-        """Close its files; if no other process has the connection open, that ends the mount."""
-        for fd in {*self.kept.fds(), self.state}:
-            os.close(fd)
-        self.counters.close()
 
 
 class Mounts:
@@ -223,7 +45,7 @@ class Mounts:
     def __init__(
         self, runtime: TrustedDirectory, template: Template, *, journal: bool = False, idle_seconds: float = 0.0
     ) -> None:
-        self.runtime = runtime
+        self._runtime = runtime
         self.template = template
         self.journal = journal
         """Whether workers log to the journal, unless their command has named a file."""
@@ -260,8 +82,8 @@ class Mounts:
             try:
                 device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
                 undo.callback(os.close, device)
-                page = self.runtime.open_file(name, os.O_RDWR | os.O_CREAT)
-                undo.callback(self.runtime.unlink, name)
+                page = self._runtime.open_file(name, os.O_RDWR | os.O_CREAT)
+                undo.callback(self._runtime.unlink, name)
                 undo.callback(os.close, page)
                 counters = Counters.make(page)
                 state = os.memfd_create("ocifs-kept", os.MFD_CLOEXEC)
@@ -271,14 +93,7 @@ class Mounts:
                 raise MountError(f"service: cannot prepare a mount: {error.strerror}") from None
             kept = Kept(job=job, device=device, page=page, log=log, counters=name, since=time.time())
             served = Served(kept, state, counters)
-            order = Order(
-                kept=kept,
-                fds=tuple(kept.fds()),
-                keeper=os.getpid(),
-                journal=self.journal,
-                idle_seconds=self.idle_seconds,
-                root=request.root,
-            )
+            order = msgspec.structs.replace(self._order(kept), root=request.root)
             try:
                 served.fork(self.template, self.broker, order, [namespace, client.fileno()])
             except OSError as error:
@@ -308,9 +123,9 @@ class Mounts:
         """Forget a mount that has ended, or was not made."""
         del self._served[served.kept.counters]
         served.close()
-        self.runtime.unlink(served.kept.counters)
+        self._runtime.unlink(served.kept.counters)
         for pid in {served.pid, served.recorded} - {0}:
-            self.runtime.unlink(_record_of(pid))
+            self._runtime.unlink(_record_of(pid))
 
     def remove_ended(self) -> None:
         """Forget the mounts that were unmounted while they had no worker, which would have noticed."""
@@ -322,9 +137,11 @@ class Mounts:
         """Start another worker for a mount; only one record is left for it to replace. Raises OSError."""
         if served.recorded != served.pid and self._has_record(served.pid):
             if served.recorded:
-                self.runtime.unlink(_record_of(served.recorded))
+                self._runtime.unlink(_record_of(served.recorded))
             served.recorded = served.pid
-        served.start_again(self)
+        order = self._order(served.mounted())
+        order = msgspec.structs.replace(order, predecessor=served.recorded, resume=True)
+        served.fork_successor(self.template, self.broker, order, self._runtime.fd)
 
     def replace_idle(self, served: Served) -> tuple[int, int]:
         """Start a dormant worker, which ends the idle one; return PID and pidfd of that one.
@@ -343,9 +160,18 @@ class Mounts:
         served.retired = pidfd
         return pid, pidfd
 
+    def _order(self, kept: Kept) -> Order:
+        return Order(
+            kept=kept,
+            fds=tuple(kept.fds()),
+            keeper=os.getpid(),
+            journal=self.journal,
+            idle_seconds=self.idle_seconds,
+        )
+
     def _has_record(self, pid: int) -> bool:
         try:
-            self.runtime.status(_record_of(pid))
+            self._runtime.status(_record_of(pid))
         except FileNotFoundError:
             return False
         return True
@@ -411,13 +237,6 @@ def _have_same_bytes(one: FileRange, other: FileRange) -> bool:
     return all(is_sealed(each.fd, each.size) for each in (one, other)) and all(
         os.pread(one.fd, _PIECE, offset) == os.pread(other.fd, _PIECE, offset) for offset in range(0, one.size, _PIECE)
     )
-
-
-def _is_over(device: int) -> bool:
-    """Whether a FUSE connection has ended."""
-    poll = select.poll()
-    poll.register(device, 0)
-    return any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
 
 
 def _fork_failed(error: OSError) -> Exception:

@@ -205,7 +205,7 @@ class Worker(NamedTuple):
         job = self._log_to(self.kept.job, runtime)
         self.counters.activity = AWAKE
         if woken == OVER:
-            return self._clear_up(pid)
+            return self._clear_up(runtime, pid)
         cache = span_cache(job)
         before = read_record(runtime, pid)
         pack = None if before is None else before.hot_pack
@@ -219,7 +219,7 @@ class Worker(NamedTuple):
                 lambda reply: None,
             )
         except _EndedError:
-            return self._clear_up(pid)
+            return self._clear_up(runtime, pid)
         self.counters.state = ENDED
         return 0
 
@@ -242,7 +242,7 @@ class Worker(NamedTuple):
         _forget(pid)
         return PREPARED if take_over(self.kept.device) else OVER
 
-    def _clear_up(self, pid: int) -> int:
+    def _clear_up(self, runtime: TrustedDirectory, pid: int) -> int:
         """Clear what is left of a mount that has ended, and of the worker `pid`; return the exit status."""
         known = self.kept.known
         assert known is not None  # noqa: S101 - it was mounted
@@ -250,7 +250,7 @@ class Worker(NamedTuple):
             log_aborted(known.path)
         remove_mountpoint(known.path)
         for each in {pid, os.getpid()}:
-            runtime_directory().unlink(f"{each}.json")
+            runtime.unlink(f"{each}.json")
         self.counters.state = ENDED
         return 0
 
