@@ -72,7 +72,7 @@ class KeptRecord(msgspec.Struct, frozen=True, kw_only=True):
     began: float
     """When this process took over, in seconds since the epoch."""
     dormant: bool = False
-    """Whether it has opened nothing, and waits for the first request of the kernel."""
+    """Whether it waits for a request of the kernel, and loads the image only then."""
 
 
 class PackRecord(msgspec.Struct, frozen=True, kw_only=True):

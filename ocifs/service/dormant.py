@@ -1,7 +1,7 @@
 """A dormant worker: it holds the open files of an idle mount, and waits for the first request of the kernel.
 
-Until then it shares almost all memory with the template, because it decodes nothing and opens nothing: a child process
-of it takes over from the worker before it, and writes its record. The file with the record is locked by the dormant
+Until then it shares almost all memory with the template, because it runs almost no code: a child process of it takes
+over from the worker before it, and writes its record. The file with the record is locked by the dormant
 worker itself (`ocifs.mount.record`).
 """
 
