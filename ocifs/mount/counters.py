@@ -23,8 +23,8 @@ STARTING, MOUNTED, ENDED, FAILED, DEAD = range(5)
 """States: being mounted; served; unmounted; not mounted, and the client knows why; given up."""
 
 AWAKE, IDLE, DORMANT = range(3)
-"""Activity of the process that serves the mount: it has loaded the image; it has, but nothing was requested for a while;
-it loads the image at the next request."""
+"""Activity of the process that serves the mount: it has loaded the image; it has, but nothing was requested for a
+while; it loads the image at the next request."""
 
 BUCKETS: Final = (0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 """Upper bounds of the latency histogram, in seconds; a last bucket has the rest."""
