@@ -3,7 +3,7 @@
 A published index is used before it is verified. Once its whole blob is present, the index is verified. If that
 succeeds, the mount is as trusted as any; if it fails, every further read fails, because it is unknown which parts of
 the tree are right. The work pauses while a reader waits for the registry, and is retried later when the registry is
-unreachable.
+unreachable, or threads, files or memory run out.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from ocifs.blobs.download import finish
-from ocifs.errors import InvalidImageError, RegistryError
+from ocifs.errors import InvalidImageError, RegistryError, shortage
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
@@ -64,10 +64,11 @@ class Background:
         report: Report,
         progress: Callable[[], None] = lambda: None,
         pack: Pack | None = None,
+        retry: float = _RETRY,
     ) -> None:
         """Fetch up to `rate` bytes per second; `report` that all is verified, or an error.
 
-        Call `progress` after each piece.
+        Call `progress` after each piece. After a failure, wait for `retry` seconds, then for twice as long each time.
         """
         self._layers = layers
         self._rate = rate
@@ -75,6 +76,7 @@ class Background:
         self._progress = progress
         self._began = time.monotonic()
         self._pack = pack
+        self._retry = retry
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -88,7 +90,7 @@ class Background:
     def _run(self) -> None:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        delay = _RETRY
+        delay = self._retry
         with contextlib.suppress(_EndedError):
             while True:
                 try:
@@ -96,13 +98,12 @@ class Background:
                 except InvalidImageError as error:
                     self._refute(error)
                     return
-                except RegistryError as error:
-                    log_failure("prefetch", error)
                 except _EndedError:
                     raise
                 except Exception as error:  # noqa: BLE001 - only the log can say why this thread ends
                     log_failure("prefetch", error)
-                    return
+                    if not isinstance(error, RegistryError) and shortage(error) is None:
+                        return
                 else:
                     self._report(None)
                     return

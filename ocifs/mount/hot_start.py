@@ -66,7 +66,11 @@ class HotStart:
         self._fetch_pack()
         with contextlib.suppress(ShortageError):
             if (file := engine.open_served_file()) is not None:
-                start(lambda: self._fill(file))
+                try:
+                    start(lambda: self._fill(file))
+                except ShortageError:
+                    os.close(file)
+                    raise
             elif self._rootfs.served.pack is not None:
                 self._rootfs.served.pack.capacity = self._limit
                 start(self._decode)
