@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Container, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -45,6 +45,9 @@ _SHA256_HEX: Final = 64
 _NO_SERVICE: Final = "--no-service"
 _ABANDONED_SECONDS: Final = 120.0
 """Seconds after which a mount is unmounted whose pull has added no snapshot."""
+_MOUNTING_SECONDS: Final = 900.0
+"""Seconds that one request waits for a mount that another makes. It may have to index the layers first."""
+_CLOSING_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
@@ -112,7 +115,7 @@ class Images:
         return mounted is not None and mounted.fstype == "erofs"
 
     def claim(self, chain: str) -> Claim | None:
-        """Return the duty to mount or unmount a chain; None: another thread has it."""
+        """Return the duty to mount or unmount a chain, which ends with `release`; None: another thread has it."""
         with self._lock:
             if chain in self._claims or self._closed:
                 return None
@@ -122,9 +125,14 @@ class Images:
     def mount(self, claim: Claim, found: FoundImage) -> None:
         """Mount a claimed chain from an image that ends with it, unless it is mounted. Raises OcifsError."""
         self._used[claim.chain] = time.monotonic()
-        with self._doing(claim):
-            if not _is_served(self.mountpoint(claim.chain)):
-                self._mount(claim.chain, found)
+        if not _is_served(self.mountpoint(claim.chain)):
+            self._mount(claim.chain, found)
+
+    def release(self, claim: Claim) -> None:
+        """Let others claim the chain."""
+        with self._lock:
+            del self._claims[claim.chain]
+        claim.done.set_result(None)
 
     def unmount_unused(self, *, idle: float | None = None) -> None:
         """Unmount the chains that no snapshot has, and those without a user for `idle` seconds, by default the setting.
@@ -149,12 +157,13 @@ class Images:
         self._used[chain] = -_ABANDONED_SECONDS
 
     def close(self) -> None:
-        """Wait until the mounts under way are made; make no more."""
+        """Wait for a minute until the mounts under way are made; make no more."""
         with self._lock:
             self._closed = True
             claims = [*self._claims.values()]
-        for claim in claims:
-            claim.done.result()
+        _, late = wait([claim.done for claim in claims], _CLOSING_SECONDS)
+        if late:
+            _log.warning("%d mounts are not made after %g s", len(late), _CLOSING_SECONDS)
 
     def _forget_times(self, kept: Container[str]) -> None:
         """Forget when other chains were needed: another program has unmounted them, or they were never mounted."""
@@ -171,20 +180,27 @@ class Images:
         return 0 < idle <= unused if chain in self._metadata.chains() else unused >= _ABANDONED_SECONDS
 
     def _wait(self, chain: str) -> None:
-        """Wait until the thread that has a chain is done, whether it succeeds or fails."""
+        """Wait until the thread that has a chain is done, whether it succeeds or fails.
+
+        Raises:
+            SnapshotError: It takes too long.
+        """
         with self._lock:
             claim = self._claims.get(chain)
         if claim is not None:
-            claim.done.result()
+            try:
+                claim.done.result(_MOUNTING_SECONDS)
+            except TimeoutError:
+                raise SnapshotError(
+                    "UNAVAILABLE", f"the layers {chain} are not mounted after {_MOUNTING_SECONDS:g} s: try again"
+                ) from None
 
     @contextlib.contextmanager
     def _doing(self, claim: Claim) -> Iterator[None]:
         try:
             yield
         finally:
-            with self._lock:
-                del self._claims[claim.chain]
-            claim.done.set_result(None)
+            self.release(claim)
 
     def _mount_any(self, chain: str) -> None:
         """Mount a chain from the first of its sources that works. Raises SnapshotError."""

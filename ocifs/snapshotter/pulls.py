@@ -115,7 +115,7 @@ class Pulls:
         if is_new:
             try:
                 start(lambda: self._decide(requested, deciding))
-            except ShortageError as error:
+            except (ShortageError, MemoryError) as error:
                 deciding.plan.set_result(None)
                 _log.warning("%s: left to containerd: %s", printable_path(requested.name), error)
         try:
@@ -145,6 +145,7 @@ class Pulls:
         containerd unpacks the image if that fails.
         """
         decision = deciding.plan
+        claim = None
         try:
             with find_requested(requested.reference, self._settings.options, self._access) as found:
                 plan = self._plan_of(requested, found)
@@ -152,10 +153,11 @@ class Pulls:
                 if claim is not None and found.unindexed:
                     deciding.deadline = time.monotonic() + _INDEXING_SECONDS
                     self._images.mount(claim, found)
-                    claim = None
-                decision.set_result(plan)
-                if claim is not None:
-                    self._images.mount(claim, found)
+                    decision.set_result(plan)
+                else:
+                    decision.set_result(plan)
+                    if claim is not None:
+                        self._images.mount(claim, found)
         except Exception as error:  # noqa: BLE001 - the boundary of this thread
             known = error if isinstance(error, OcifsError) else missing_extra(error) or shortage(error)
             reason = f"{type(error).__name__}: {error}" if known is None else str(known)
@@ -165,6 +167,11 @@ class Pulls:
                 _log.warning("%s: not mounted during the pull: %s", printable_path(requested.name), reason)
             else:
                 _log.warning("%s: left to containerd: %s", printable_path(requested.name), reason)
+                decision.set_result(None)
+        finally:  # whatever happens: others wait for both
+            if claim is not None:
+                self._images.release(claim)
+            if not decision.done():
                 decision.set_result(None)
 
     def _plan_of(self, requested: RequestedImage, found: FoundImage) -> Plan | None:

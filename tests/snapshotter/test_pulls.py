@@ -12,6 +12,8 @@ import pytest
 
 from ocifs.mount.record import LOG, list_mounts, runtime_directory, watch_exit
 from ocifs.options import Options
+from ocifs.snapshotter.pulls import _Deciding
+from ocifs.snapshotter.requested_image import requested_image
 from ocifs.snapshotter.snapshots import Snapshots
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.timeouts import Timeouts
@@ -487,3 +489,16 @@ def _can_read(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_a_decision_that_nobody_waits_for_any_more_keeps_no_claim(
+    registry: Registry, start: Start, tmp_path: Path
+) -> None:
+    snapshotter = start()
+    image = publish(registry, "app", IMAGE)
+    requested = requested_image({**cri_labels(image, 2), TARGET: image.chains[-1]})
+    assert requested is not None
+    deciding = _Deciding()
+    deciding.plan.set_result(None)
+    snapshotter.snapshots._pulls._decide(requested, deciding)
+    assert snapshotter.snapshots.images.claim(image.chains[-1]) is not None
