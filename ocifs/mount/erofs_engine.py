@@ -17,7 +17,6 @@ from msgspec.structs import replace
 from ocifs.descriptor import opened
 from ocifs.errors import MountError, raise_if_short
 from ocifs.image.rootfs import Rootfs
-from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.mount import syscalls
 from ocifs.mount.background import is_unfinished
 from ocifs.mount.bdi import raise_readahead
@@ -148,10 +147,9 @@ class ErofsEngine:
         """
         served = self._rootfs.served
         recording = served.recording
-        fetches_pack = isinstance(served.pack_file, LazyBlob)
         if (
             is_unfinished(self._rootfs)
-            or fetches_pack
+            or served.is_fetching_pack
             or served.is_saving
             or (recording is not None and recording.reads)
         ):
