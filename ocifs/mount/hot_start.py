@@ -66,6 +66,8 @@ class HotStart:
         self._saved = PackRecord()
         self._compared: frozenset[Block] | None = None
         """The blocks of the pack in use, once they were compared with the layers."""
+        self._is_filling = False
+        """Whether the served file is open for `_fill`."""
         self._adopting = threading.Lock()
         """Held while packs of unverified layers become those of verified ones."""
         served = rootfs.served
@@ -81,7 +83,8 @@ class HotStart:
         """Start the threads for a mounted engine; call `report` once a recording is saved."""
         self._fetch_pack()
         with contextlib.suppress(ShortageError):
-            if (file := engine.open_served_file()) is not None:
+            if (file := engine.open_served_file(self._released)) is not None:
+                self._is_filling = True
                 start(lambda: self._fill(file))
             elif self._rootfs.served.pack is not None:
                 self._rootfs.served.pack.capacity = self._limit
@@ -200,7 +203,15 @@ class HotStart:
                 for block in frame.blocks:
                     self._fetch(file, served.bases[block.layer] + block.offset, block.size)
         finally:
+            self._is_filling = False
             os.close(file)
+
+    def _released(self) -> None:
+        """Stop waiting for the pack if only `_fill` has the served file open: the mount is gone."""
+        if self._is_filling:
+            self._ended.set()
+            if self._download is not None:
+                self._download.file.end()
 
     def _fetch(self, file: int, address: int, size: int) -> None:
         # Unlike a read, this does not wait for an answer, so this process can be killed at any time. Unlike

@@ -33,7 +33,7 @@ from tests.images import write_directory
 __all__ = ["tmp_path"]
 
 _BLOCK = 4096
-_SECTOR = 64
+_SECTOR = 48
 """Bytes that a disk writes at once; fewer than really, as the pack is small."""
 _DAMAGE: dict[str, Callable[[bytes], Iterator[bytes]]] = {"flips": flips, "cuts": cuts}
 if FULL:

@@ -99,7 +99,7 @@ class Kernel:
     def mount(self) -> str | None:
         return None
 
-    def open_served_file(self) -> int | None:
+    def open_served_file(self, released: Callable[[], None]) -> int | None:
         return None
 
     def raise_readahead(self) -> None:

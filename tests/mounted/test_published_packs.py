@@ -1,12 +1,11 @@
 """Mounts whose published hot pack does not arrive as it should; tests/mount/test_pack_download.py has all the ways."""
 
 import os
-import signal
 
 import pytest
 
 from tests.cli.command import Ocifs
-from tests.mount.published import CONTENT, FIRST, KIB, publish, right, stall_after
+from tests.mount.published import CONTENT, KIB, publish, stall_after
 from tests.mount.test_pack_download import damaged, false_first
 from tests.mounted.test_registry import state
 from tests.registry import Registry
@@ -35,17 +34,3 @@ def test_false_bytes_that_were_read_refute_a_mount_whose_pack_is_damaged(
             os.pread(file.fileno(), 1, 2 << 20)
     entries = os.listdir(ocifs.cache / "entries")
     assert not [name for name in entries if published.digest.replace(":", "-") in name]
-
-
-def test_a_mount_after_one_that_was_killed_continues_its_pack(ocifs: Ocifs, registry: Registry) -> None:
-    published = publish(registry)
-    published.fault(stall_after(published.frames[1] + 5), times=1)
-    with ocifs.mounted(published.reference, "--engine", "fuse", "--no-prefetch") as mnt:
-        assert os.stat(mnt / "data0").st_size == len(CONTENT)
-        wait_for(lambda: len(published.requests) == 1)
-        os.kill(int(str(state(ocifs)["pid"])), signal.SIGKILL)
-    with ocifs.mounted(published.reference, "--engine", "fuse", "--no-prefetch") as mnt:
-        assert (mnt / "data0").read_bytes() == CONTENT
-        wait_for(lambda: len(published.requests) == 2)
-    assert right(FIRST) in CONTENT or right(FIRST)
-    assert published.requests[1] in {"", f"bytes={published.frames[1]}-{published.frames[-1] - 1}"}
