@@ -207,7 +207,8 @@ def test_a_fifo_in_place_of_credentials_blocks_no_command(ocifs: Ocifs, user: Oc
 def test_cannot_look_into_a_podman_store_or_have_root_use_theirs(ocifs: Ocifs, user: Ocifs, open_image: Path) -> None:
     ocifs.home.parent.chmod(0o755)
     store = ocifs.home / "store"
-    ocifs.output("store", "add", store, open_image)
+    assert ocifs.run("store", "add", store, open_image).code == 0
+    ocifs.output("store", "umount", store)
     assert store.stat().st_mode & 0o7777 == 0o700
     assert as_user(user, "ls", store).returncode != 0
     complaint = ocifs.complaint(8, "store", "add", user.home / "store", open_image)
