@@ -191,7 +191,7 @@ def _joined(text: str) -> str:
 def completion_commands() -> str:
     """Return the module that tells completion what the commands accept."""
     lines = [
-        '"""The commands and their options, written by `scripts/generate.py`: the arguments of `model.Command`.',
+        '"""The commands and their options, written by `scripts/generate.py`: the arguments of `model.CommandModel`.',
         "",
         "Constants load faster than objects.",
         '"""',

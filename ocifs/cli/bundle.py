@@ -32,7 +32,7 @@ from ocifs.trusted_directory import TrustedDirectory
 if TYPE_CHECKING:
     from ocifs.bundle.overrides import Overrides
     from ocifs.bundle.plan import Plan
-    from ocifs.bundle.settings import Settings
+    from ocifs.bundle.settings import ContainerSettings
     from ocifs.bundle.volumes import Volumes
     from ocifs.image.opening import Image
 
@@ -160,7 +160,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def prepare(request: BundleRequest, settings: "Settings | None", mounter: Mounter) -> None:
+def prepare(request: BundleRequest, settings: "ContainerSettings | None", mounter: Mounter) -> None:
     """Check the prerequisites before anything is made. Raises MountError, UnsupportedError."""
     if request.kind == "copy":
         mounter.kill()
@@ -173,13 +173,13 @@ def prepare(request: BundleRequest, settings: "Settings | None", mounter: Mounte
         check_delegated(settings.limited if settings else {}, os.geteuid(), bus)
 
 
-def needs_systemd(request: BundleRequest, settings: "Settings | None") -> bool:
+def needs_systemd(request: BundleRequest, settings: "ContainerSettings | None") -> bool:
     """Whether the runtime has to ask the user's systemd for a cgroup, to limit the container."""
     return settings is not None and bool(settings.limited) and request.rootless and os.geteuid() != 0
 
 
 def plan_of(
-    image: "Image", request: BundleRequest, overrides: "Overrides", settings: "Settings", options: Options
+    image: "Image", request: BundleRequest, overrides: "Overrides", settings: "ContainerSettings", options: Options
 ) -> "Plan":
     """Plan a container of the image, for this machine and user. Raises OcifsError."""
     from ocifs.bundle.config import Host

@@ -18,7 +18,7 @@ from ocifs.bundle.environment import parse_variable, read_variables
 from ocifs.bundle.host_files import parse_added_host, parse_hostname
 from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.requested_mounts import RequestedMount
-from ocifs.bundle.settings import Settings
+from ocifs.bundle.settings import ContainerSettings
 from ocifs.cli.command import GroupedOption, OptionGroup, add_options
 from ocifs.cli.options import warn
 from ocifs.cli.types import parse_size
@@ -137,7 +137,7 @@ class ContainerOptions(msgspec.Struct, frozen=True, kw_only=True):
     pull: str
     overrides: Overrides
     """Without the arguments, and without a terminal."""
-    settings: Settings
+    settings: ContainerSettings
 
 
 _PODMAN = "use `podman run` or `nerdctl run`"
@@ -206,10 +206,10 @@ def _container(values: dict[str, Any]) -> ContainerOptions:
             hostname=values["hostname"],
             terminal=False,
         ),
-        settings=Settings(
+        settings=ContainerSettings(
             mounts=mounts,
             init=_init() if values["init"] else None,
-            **{name: values[name] for name in Settings.__struct_fields__ if name not in {"mounts", "init"}},
+            **{name: values[name] for name in ContainerSettings.__struct_fields__ if name not in {"mounts", "init"}},
         ),
     )
 

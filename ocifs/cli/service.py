@@ -12,7 +12,7 @@ from ocifs.cli.types import Size
 from ocifs.errors import MountError
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.service.notify import is_journal
-from ocifs.service.protocol import Settings
+from ocifs.service.protocol import KeeperSettings
 
 
 @command()
@@ -35,7 +35,7 @@ from ocifs.service.protocol import Settings
 @click.option(
     "--idle",
     type=click.FloatRange(0, 86400),
-    default=Settings().idle_seconds,
+    default=KeeperSettings().idle_seconds,
     show_default=True,
     metavar="SECONDS",
     help="Free the memory of a mount after SECONDS without reads; 0: never.",
@@ -43,7 +43,7 @@ from ocifs.service.protocol import Settings
 @click.option(
     "--span-cache",
     type=Size(),
-    default=Settings().span_cache,
+    default=KeeperSettings().span_cache,
     show_default=True,
     help="Memory for decoded data of all mounts together; 0: each has its own.",
 )
@@ -102,7 +102,7 @@ def service(
         click.echo(f"ocifs: mounts that go on without a service: {mounts}; `ocifs service` keeps them again", err=True)
 
 
-def _settings(log: Path | None, restart_limit: int, metrics: str | None) -> Settings:
+def _settings(log: Path | None, restart_limit: int, metrics: str | None) -> KeeperSettings:
     """Return the settings of a new service. Raises BadParameter, MountError."""
     from ocifs.service.exporter import check_address
 
@@ -114,7 +114,7 @@ def _settings(log: Path | None, restart_limit: int, metrics: str | None) -> Sett
     journal = log is None and is_journal(2)
     if log is None and not journal:
         log = runtime_directory().path / LOG
-    return Settings(
+    return KeeperSettings(
         log=None if log is None else str(log.absolute()), journal=journal, restart_limit=restart_limit, metrics=metrics
     )
 

@@ -114,9 +114,9 @@ def serve(
     """
     if os.geteuid():
         raise MountError("only root can run the snapshotter, because containerd runs as root")
-    from ocifs.snapshotter.settings import Settings
+    from ocifs.snapshotter.settings import SnapshotterSettings
 
-    settings = Settings(
+    settings = SnapshotterSettings(
         root=root.absolute(),
         address=address.absolute(),
         options=_with_hosts(options),
@@ -182,13 +182,13 @@ def check(
           ocifs snapshotter check registry.example/app:1
     """
     from ocifs.snapshotter.check.containerd import Expected
-    from ocifs.snapshotter.check.node import Node, running_processes
+    from ocifs.snapshotter.check.node import NodeCheck, running_processes
 
     if os.geteuid():
         raise MountError("only root can check a node, because containerd's files and sockets are root's")
     with failures_not_as_no():
         options = _with_hosts(options)
-        node = Node(processes=running_processes(), config=containerd_config)
+        node = NodeCheck(processes=running_processes(), config=containerd_config)
         hosts_dir = options.access.hosts_dir or CONTAINERD_HOSTS
         expected = Expected(name, address.absolute(), root.absolute(), hosts_dir, node.has_kubelet)
         has_errors = False

@@ -14,7 +14,7 @@ from ocifs.image.opening import Image
 from ocifs.imagestore.records import (
     ImageRecord,
     LayerRecord,
-    Origin,
+    ImageOrigin,
     compression_number,
     data_file,
     layer_id,
@@ -50,7 +50,7 @@ class NewImage(NamedTuple):
     layers: tuple[LayerRecord, ...]
     files: tuple[tuple[str, bytes], ...]
     """Its documents, by the names of their files."""
-    origin: Origin
+    origin: ImageOrigin
 
 
 def stacked(image: Image) -> StackedImage:
@@ -150,12 +150,12 @@ def _valid_time(text: str) -> str:
         return ""
 
 
-def _origin(image: Image, identity: str) -> Origin:
+def _origin(image: Image, identity: str) -> ImageOrigin:
     reference, options = image.reference, image.options
     trust = options.trust_index
     if trust is None and reference.digest is None:
         trust = True  # trust as for the tag: the origin has a digest instead
-    return Origin(
+    return ImageOrigin(
         id=identity,
         reference=_pinned(image, reference),
         platform=str(options.platform or ""),
@@ -178,7 +178,7 @@ def _pinned(image: Image, reference: Reference) -> str:
     return f"{before}{path}{after}" if os.path.lexists(path) else reference.text
 
 
-def reopened(origin: Origin, options: Options) -> Image:
+def reopened(origin: ImageOrigin, options: Options) -> Image:
     """Open an image of a store again.
 
     Raises:

@@ -23,7 +23,7 @@ from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import BlobReader, FileReader, FileSection
 from ocifs.sources.assembled import AssembledReader
-from ocifs.sources.registry.peer import Origin
+from ocifs.sources.registry.peer import BlobOrigin
 from ocifs.store import Store, StoredFile
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class PackSource(msgspec.Struct, frozen=True):
     file: FileRange
     verified: bool
     """Whether it was made of verified layers."""
-    origin: Origin | None = None
+    origin: BlobOrigin | None = None
     """The registry that has it; None: the file is complete."""
     head: bytes | None = None
     """sha256 of its head, if it is published."""
@@ -97,7 +97,7 @@ class Handoff(msgspec.Struct, frozen=True):
     """LayerIndex and blob; the blob may be a range of an uncompressed archive, or a table (`directories`)."""
     checksums: tuple[int, ...] = ()
     """The checksum of the LayerIndex, so that both processes use the same index."""
-    origins: tuple[Origin | None, ...] = ()
+    origins: tuple[BlobOrigin | None, ...] = ()
     """The registry that has the blob; None: the blob is complete."""
     published: tuple[str | None, ...] = ()
     """The published index that an unverified LayerIndex was made from."""
@@ -112,7 +112,7 @@ class Handoff(msgspec.Struct, frozen=True):
     pack: PackSource | None = None
     cache: CacheDirectory | None = None
     """Where to save hot packs; None: nowhere."""
-    index_origins: tuple[Origin | None, ...] = ()
+    index_origins: tuple[BlobOrigin | None, ...] = ()
     """The registry that has the missing windows of the LayerIndex; None: it is complete."""
     tails: tuple[bytes | None, ...] = ()
     """sha256 of the sections behind the windows of a published LayerIndex, which other processes may write to."""
@@ -233,7 +233,7 @@ def _digest_of(member: ArchiveMember) -> str:
     return member.archive.index.summary.blob_digest
 
 
-def _reconnect(parts: Sequence[tuple[FileRange, Origin | None]]) -> list[FileReader]:
+def _reconnect(parts: Sequence[tuple[FileRange, BlobOrigin | None]]) -> list[FileReader]:
     """Return the opened parts; those with an origin fetch missing spans from there, and connect at the first one."""
     known = [origin for _, origin in parts if origin is not None]
     opened: list[Callable[[], RemoteBlob]] = []
@@ -256,5 +256,5 @@ def _reconnect(parts: Sequence[tuple[FileRange, Origin | None]]) -> list[FileRea
     ]
 
 
-def _same(origin: Origin) -> Origin:
+def _same(origin: BlobOrigin) -> BlobOrigin:
     return origin

@@ -45,7 +45,7 @@ KEEPER_NAME = "ocifs-keeper"
 """Name of the process of a keeper (`comm` in proc(5))."""
 
 
-class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
+class MountedLayer(msgspec.Struct, frozen=True, kw_only=True):
     """What is verified of a layer. Besides, each span is verified whenever it is decoded."""
 
     blob: str
@@ -108,7 +108,7 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Directory of the bundle that this mount is the rootfs, or its lower layer, of."""
     device: str | None = None
     """major:minor of the file system, unlike that of other mounts on the same mountpoint; None: unknown."""
-    layers: tuple[LayerRecord, ...] = ()
+    layers: tuple[MountedLayer, ...] = ()
     """One for each layer, the base first."""
     hot_pack: PackRecord | None = None
     """The hot pack that has the first reads, once they have paused; None: not saved yet, or too few were new."""

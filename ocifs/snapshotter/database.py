@@ -52,14 +52,14 @@ _PAGES_MAX: Final = 1 << 20
 """Most pages of 4 KiB: no client fills the disk with labels."""
 
 
-Step = Callable[[str], None]
+StepHook = Callable[[str], None]
 """Called with the name of each step that changes something, before the step; tests end the process there."""
 
 
 class Database:
     """The open database; one thread at a time uses it."""
 
-    def __init__(self, root: TrustedDirectory, step: Step = lambda name: None) -> None:
+    def __init__(self, root: TrustedDirectory, step: StepHook = lambda name: None) -> None:
         """Open it, or create it in a new directory.
 
         Raises:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, cast
 from ocifs.snapshotter.database import Database
 from ocifs.snapshotter.status import SnapshotError, already_exists, not_found
 
-Kind = Literal["active", "view", "committed"]
+SnapshotKind = Literal["active", "view", "committed"]
 LABEL_MAX = 4096
 """Most bytes of the key and the value of a label, as in containerd."""
 _NAME_MAX = 4096
@@ -29,7 +29,7 @@ class Snapshot(NamedTuple):
     name: str
     parent: str
     """Empty: none."""
-    kind: Kind
+    kind: SnapshotKind
     created: int
     """Nanoseconds since the epoch."""
     updated: int
@@ -243,7 +243,7 @@ class Metadata:
         with self._lock, self._database.transaction():
             yield
 
-    def _add(self, name: str, parent: int | None, kind: Kind, labels: str, chain: str | None) -> int:
+    def _add(self, name: str, parent: int | None, kind: SnapshotKind, labels: str, chain: str | None) -> int:
         now = time.time_ns()
         return self._database.write(
             "INSERT INTO snapshots (name, parent, kind, created, updated, labels, chain) "
@@ -280,7 +280,7 @@ def _snapshot(row: tuple[object, ...]) -> Snapshot:
         cast("int", number),
         str(name),
         str(parent or ""),
-        cast("Kind", kind),
+        cast("SnapshotKind", kind),
         cast("int", created),
         cast("int", updated),
         json.loads(str(labels)),

@@ -21,7 +21,7 @@ from ocifs.pool import start
 from ocifs.snapshotter.images import Images
 from ocifs.snapshotter.metadata import ImageSource, Snapshot, stands_for
 from ocifs.snapshotter.requested_image import TARGET, RequestedImage, find_requested, requested_image
-from ocifs.snapshotter.settings import Settings
+from ocifs.snapshotter.settings import SnapshotterSettings
 from ocifs.sources.reference import Reference
 from ocifs.sources.registry.access import Access
 from ocifs.spec.digest import chain_id
@@ -40,7 +40,7 @@ _INDEXING_SECONDS: Final = 600.0
 _log = logging.getLogger(__name__)
 
 
-class Plan(NamedTuple):
+class PullPlan(NamedTuple):
     """An image that is served lazily."""
 
     repository: str
@@ -53,11 +53,11 @@ class Plan(NamedTuple):
 
 class _Deciding:
     def __init__(self) -> None:
-        self.plan: Future[Plan | None] = Future()
+        self.plan: Future[PullPlan | None] = Future()
         self.began = self.used = time.monotonic()
         self.deadline = self.began + _DECISION_SECONDS
 
-    def wait(self) -> Plan | None:
+    def wait(self) -> PullPlan | None:
         """Return the plan. Raises TimeoutError at the deadline, which may be extended meanwhile."""
         while True:
             deadline = self.deadline
@@ -71,7 +71,7 @@ class _Deciding:
 class Pulls:
     """The images that are being pulled."""
 
-    def __init__(self, settings: Settings, images: Images, access: Callable[[Reference], Access] | None = None) -> None:
+    def __init__(self, settings: SnapshotterSettings, images: Images, access: Callable[[Reference], Access] | None = None) -> None:
         """Use the credentials that `access` returns for a reference, else those of the options."""
         self._settings = settings
         self._images = images
@@ -102,7 +102,7 @@ class Pulls:
             return None
         return ImageSource(plan.repository, plan.manifest, depth + 1, len(plan.chains))
 
-    def _plan(self, requested: RequestedImage, *, begins: bool) -> Plan | None:
+    def _plan(self, requested: RequestedImage, *, begins: bool) -> PullPlan | None:
         """Return the plan for an image, for its first layer if the pull `begins`; decide unless it is known."""
         with self._lock:
             deciding = self._known(requested, begins=begins)
@@ -167,7 +167,7 @@ class Pulls:
                 _log.warning("%s: left to containerd: %s", printable_path(requested.name), reason)
                 decision.set_result(None)
 
-    def _plan_of(self, requested: RequestedImage, found: FoundImage) -> Plan | None:
+    def _plan_of(self, requested: RequestedImage, found: FoundImage) -> PullPlan | None:
         """Return the plan for an image that can be served lazily, else None."""
         resolved = found.resolved
         unindexed = sum(layer.descriptor.size for layer in found.unindexed)
@@ -180,7 +180,7 @@ class Pulls:
             )  # fmt: skip
             return None
         diff_ids = [layer.diff_id for layer in resolved.layers]
-        return Plan(
+        return PullPlan(
             requested.reference.path,
             str(resolved.digest),
             tuple(str(chain_id(diff_ids[: count + 1])) for count in range(len(diff_ids))),

@@ -45,7 +45,7 @@ class _Refusal(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class Engine(NamedTuple):
+class EngineAddress(NamedTuple):
     """Where an engine listens: the path of a socket, or a host with a port."""
 
     socket: str | None
@@ -129,7 +129,7 @@ class Engine(NamedTuple):
 class _Connection(http.client.HTTPConnection):
     """A connection to an engine."""
 
-    def __init__(self, engine: Engine, seconds: float) -> None:
+    def __init__(self, engine: EngineAddress, seconds: float) -> None:
         super().__init__("docker", timeout=seconds)
         self._engine = engine
 
@@ -146,7 +146,7 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(engine.socket)
 
 
-def find_engine() -> Engine:
+def find_engine() -> EngineAddress:
     """Return the engine that DOCKER_HOST names, else the one of the system.
 
     Raises:
@@ -155,9 +155,9 @@ def find_engine() -> Engine:
     """
     address = os.environ.get("DOCKER_HOST", "")
     if not address:
-        return Engine(_SOCKET)
+        return EngineAddress(_SOCKET)
     if address.startswith("unix://") and len(address) > len("unix://"):
-        return Engine(address.removeprefix("unix://"))
+        return EngineAddress(address.removeprefix("unix://"))
     match = _TCP.fullmatch(address)
     if match is None:
         raise UnsupportedError(
@@ -165,7 +165,7 @@ def find_engine() -> Engine:
             "tcp://HOST:PORT, or `docker save NAME | ocifs … -`"
         )
     tls = _context() if os.environ.get("DOCKER_TLS_VERIFY") or os.environ.get("DOCKER_TLS") else None
-    return Engine(None, match[1].strip("[]"), int(match[2] or (2376 if tls else 2375)), tls)
+    return EngineAddress(None, match[1].strip("[]"), int(match[2] or (2376 if tls else 2375)), tls)
 
 
 def _context() -> ssl.SSLContext:
@@ -197,7 +197,7 @@ def _checked(name: str) -> str:
     return quote(name, safe="/:@")
 
 
-def _all_of(response: http.client.HTTPResponse, engine: Engine) -> bytes:
+def _all_of(response: http.client.HTTPResponse, engine: EngineAddress) -> bytes:
     try:
         data = response.read(_MAX_ANSWER + 1)
     except (OSError, http.client.HTTPException) as error:

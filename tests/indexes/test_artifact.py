@@ -21,7 +21,7 @@ from ocifs.layer.index_format import KIND, encode_tail
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.options import Options
 from ocifs.reader import BytesReader
-from ocifs.sources.referrers import Content
+from ocifs.sources.referrers import NewBlob
 from ocifs.sources.resolve import resolve_image
 from ocifs.spec.artifact import referrers_tag
 from ocifs.spec.descriptor import Descriptor
@@ -169,7 +169,7 @@ def test_an_artifact_may_have_null_for_what_it_lacks(registry: Registry, referen
             }
         )
         artifact = Descriptor(media_type=MANIFEST, digest=Digest.of(data), size=len(data))
-        image.source.referrers().attach(descriptor, Content(artifact, BytesReader(data)), [])
+        image.source.referrers().attach(descriptor, NewBlob(artifact, BytesReader(data)), [])
         listed = list_artifacts(image.source, image.resolved)
         assert [each.digest for each in listed] == [artifact.digest]
         assert indexes_in(image.source, listed[0], image.digest) == []

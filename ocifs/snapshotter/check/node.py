@@ -32,7 +32,7 @@ _MAX_FILE: Final = 1 << 20
 _ENDPOINT: Final = re.compile(r"""^[ {]*"?imageServiceEndpoint"?: *["']?([^"'\s,}]+)""", re.MULTILINE)
 
 
-class Process(NamedTuple):
+class RunningProcess(NamedTuple):
     """A process of this machine."""
 
     name: str
@@ -48,21 +48,21 @@ class Process(NamedTuple):
         return None
 
 
-def running_processes() -> list[Process]:
+def running_processes() -> list[RunningProcess]:
     """Return the processes of this machine."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
-                found.append(Process(os.path.basename(words[0]), tuple(words[1:])))
+                found.append(RunningProcess(os.path.basename(words[0]), tuple(words[1:])))
     return found
 
 
-class Node:
+class NodeCheck:
     """The programs that are installed and run on a node."""
 
-    def __init__(self, root: Path = Path("/"), processes: Sequence[Process] = (), config: Path | None = None) -> None:
+    def __init__(self, root: Path = Path("/"), processes: Sequence[RunningProcess] = (), config: Path | None = None) -> None:
         """`config` is containerd's configuration file; None: that of the running containerd, or the default one."""
         self._root = root
         self._processes = processes
@@ -173,7 +173,7 @@ class Node:
                 else:
                     yield ok("kubelet", f"pulls through {shown(endpoint, 200)}")
 
-    def _configured_endpoint(self, kubelet: Process) -> str | None:
+    def _configured_endpoint(self, kubelet: RunningProcess) -> str | None:
         """Return the endpoint in the kubelet's configuration file, which is YAML with one such line, or JSON."""
         match = _ENDPOINT.search(self._text(kubelet.option("--config") or "/var/lib/kubelet/config.yaml"))
         return match[1] if match else None

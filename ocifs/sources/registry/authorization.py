@@ -15,7 +15,7 @@ import msgspec
 
 from ocifs.errors import RegistryError
 from ocifs.sources.registry.peer import Credentials, Peer
-from ocifs.sources.registry.transport import TransientError, Transport, read_all
+from ocifs.sources.registry.transport import TransientError, HttpTransport, read_all
 from ocifs.sources.registry.url import Url, parse_url
 from ocifs.spec.document import shown
 
@@ -86,7 +86,7 @@ class Authorization:
         self,
         peer: Peer,
         find: Callable[[], Credentials | None],
-        transport: Transport,
+        transport: HttpTransport,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._peer = peer

@@ -52,7 +52,7 @@ CAPABILITIES = frozenset(("pull", "resolve", "push"))
 """The permitted uses of an endpoint: to fetch by digest, to resolve tags, to write."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of an endpoint in containerd's hosts.toml."""
 
     root: str = "/v2"
@@ -71,7 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """Show no header and no proxy, which may contain secrets."""
-        return f"Settings(root={self.root!r}, namespace={self.namespace!r}, capabilities={sorted(self.capabilities)})"
+        capabilities = sorted(self.capabilities)
+        return f"EndpointSettings(root={self.root!r}, namespace={self.namespace!r}, {capabilities=})"
 
 
 class FileVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,13 +104,13 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     file: FileVersion | None = None
     """The version of the file at `url`, which the user has named; None: `url` is that of a blob."""
     timeouts: Timeouts = DEFAULT_TIMEOUTS
-    settings: Settings = Settings()
+    settings: EndpointSettings = EndpointSettings()
 
     def __str__(self) -> str:
         return f"{self.host}/{self.repository}"
 
 
-class Origin(msgspec.Struct, frozen=True, kw_only=True):
+class BlobOrigin(msgspec.Struct, frozen=True, kw_only=True):
     """The location of a blob."""
 
     peers: tuple[Peer, ...]

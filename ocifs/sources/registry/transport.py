@@ -104,7 +104,7 @@ def _cut_off_unless(answered: threading.Event, timeout: float, sock: socket.sock
             socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not ssl's, which would pull TLS from under the reader
 
 
-class Transport:
+class HttpTransport:
     """Connection pools for a registry and the hosts that it redirects to. Safe to use from several threads."""
 
     pools: ClassVar[dict[str, type[HTTPConnectionPool]]] = {"http": HttpPool, "https": HttpsPool}
