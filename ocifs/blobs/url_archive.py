@@ -22,7 +22,6 @@ from ocifs.errors import UnsupportedError
 from ocifs.layer.compressed_archive import KIND as DIGEST
 from ocifs.reader import BlobReader
 from ocifs.sources.archive import Archive, scan_members
-from ocifs.sources.layout import Layout
 from ocifs.sources.magic import compression_of
 from ocifs.sources.reference import Reference
 from ocifs.sources.referrers import NewBlob, Referrers
@@ -163,6 +162,10 @@ class ArchiveAtUrl:
         """Return what `reference` names."""
         return self._images.resolve(reference)
 
+    def pinned(self, reference: Reference, digest: Digest) -> str:
+        """Return the URL, with the digest if the archive is a layout."""
+        return self._images.pinned(reference, digest)
+
     def images(self) -> tuple[NamedImage, ...]:
         """Return the images in the archive."""
         return self._images.images()
@@ -188,7 +191,7 @@ class ArchiveAtUrl:
 
     def list_referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
         """Return the artifacts in a layout; an archive of `docker save` has none."""
-        return self._images.list_referrers(subject, artifact_type) if isinstance(self._images, Layout) else []
+        return self._images.list_referrers(subject, artifact_type)
 
     def attach(self, subject: Descriptor, manifest: NewBlob, blobs: list[NewBlob]) -> None:
         """Raise UnsupportedError."""

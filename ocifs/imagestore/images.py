@@ -23,8 +23,6 @@ from ocifs.imagestore.records import (
 from ocifs.imagestore.tree import StackedImage, stream_key
 from ocifs.layer.layer import Layer
 from ocifs.options import Options
-from ocifs.sources.dir import DirImage
-from ocifs.sources.layout import Layout
 from ocifs.sources.naming import reference_of
 from ocifs.sources.reference import Reference, canonical, unconfigured
 from ocifs.spec.digest import CANONICAL, Digest
@@ -167,15 +165,9 @@ def _origin(image: Image, identity: str) -> ImageOrigin:
 
 def _pinned(image: Image, reference: Reference) -> str:
     """Return a reference that means the same image later. Raises UnsupportedError."""
-    if reference.transport == "docker":
-        return f"docker://{reference.path}@{image.digest}"
     if reference.is_stdin:
         raise UnsupportedError("an archive from standard input cannot be opened again: write it to a file")
-    path = os.path.abspath(reference.path)
-    if isinstance(image.source, (Layout, DirImage)):
-        return f"{reference.transport + ':' if reference.transport else ''}{path}@{image.digest}"
-    before, _, after = reference.text.partition(reference.path)
-    return f"{before}{path}{after}" if os.path.lexists(path) else reference.text
+    return image.source.pinned(reference, image.digest)
 
 
 def reopened(origin: ImageOrigin, options: Options) -> Image:

@@ -82,6 +82,10 @@ class Layout(LocalSource):
             raise NotFoundError(f"{reference} names several images: {self._choices(named)}")
         return tuple(named)
 
+    def pinned(self, reference: Reference, digest: Digest) -> str:
+        """Return the absolute path with the digest."""
+        return reference.absolute(digest)
+
     def images(self) -> tuple[NamedImage, ...]:
         """Return the images and indexes that `index.json` lists, then its other tagged entries."""
         return tuple(NamedImage(_names(each), each) for each in (*self._images, *self._others))

@@ -40,6 +40,13 @@ class DocumentSource(Protocol):
         """
         ...
 
+    def pinned(self, reference: Reference, digest: Digest) -> str:
+        """Return a reference to the image `digest`, which `reference` names, that means the same from any directory.
+
+        It means the same image later too, as far as images of the source have names that do not change.
+        """
+        ...
+
     def images(self) -> tuple[NamedImage, ...]:
         """Return what the source holds, in its order: the position of each is what `@N` names.
 
@@ -104,6 +111,14 @@ class LocalSource(DocumentSource):
     def is_cached(self, _: Descriptor) -> bool:
         """Return False: nothing is fetched."""
         return False
+
+    def pinned(self, reference: Reference, _: Digest) -> str:
+        """Return the reference with an absolute path."""
+        return reference.absolute()
+
+    def list_referrers(self, _subject: Descriptor, _artifact_type: str) -> list[Descriptor]:
+        """Return no artifacts: it cannot hold any."""
+        return []
 
     def referrers(self) -> Referrers:
         """Raise UnsupportedError."""

@@ -80,6 +80,10 @@ class RegistrySource:
         """Return the tags of the repository; raises as `list_tags`."""
         return self._first_success(list_tags, "resolve")
 
+    def pinned(self, reference: Reference, digest: Digest) -> str:
+        """Return the repository with the digest."""
+        return f"docker://{reference.path}@{digest}"
+
     def images(self) -> tuple[NamedImage, ...]:
         """Raise UnsupportedError: not all registries can list their images."""
         raise UnsupportedError("ocifs does not list the images of a registry: `ocifs tags` lists their tags")
