@@ -63,7 +63,7 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
         option(
             "--prefetch/--no-prefetch",
             default=_DEFAULTS.prefetch,
-            show_default="yes",
+            show_default="yes" if _DEFAULTS.prefetch else "no",
             help="Fetch the rest in the background.",
             details="Then verify published indexes. --no-prefetch: fetch and verify only what is read.",
         ),
@@ -88,7 +88,7 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
             "--no-service",
             "service",
             flag_value=False,
-            default=True,
+            default=_DEFAULTS.service,
             envvar="OCIFS_NO_SERVICE",
             help="Mount without the service.",
             details="The service of root serves mounts of the erofs engine, if it runs.",

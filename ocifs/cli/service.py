@@ -14,6 +14,8 @@ from ocifs.mount.record import LOG, runtime_directory
 from ocifs.service.notify import is_journal
 from ocifs.service.protocol import KeeperSettings
 
+_DEFAULTS = KeeperSettings()
+
 
 @command()
 @click.option("--foreground", "-f", is_flag=True, help="Run in the foreground, as under systemd.")
@@ -27,7 +29,7 @@ from ocifs.service.protocol import KeeperSettings
 @click.option(
     "--restart-limit",
     type=click.IntRange(0, 100000),
-    default=5,
+    default=_DEFAULTS.restart_limit,
     show_default=True,
     metavar="N",
     help="Give a mount up after N restarts of its process within a minute.",
@@ -35,7 +37,7 @@ from ocifs.service.protocol import KeeperSettings
 @click.option(
     "--idle",
     type=click.FloatRange(0, 86400),
-    default=KeeperSettings().idle_seconds,
+    default=_DEFAULTS.idle_seconds,
     show_default=True,
     metavar="SECONDS",
     help="Free the memory of a mount after SECONDS without reads; 0: never.",
@@ -43,7 +45,7 @@ from ocifs.service.protocol import KeeperSettings
 @click.option(
     "--span-cache",
     type=Size(),
-    default=KeeperSettings().span_cache,
+    default=_DEFAULTS.span_cache,
     show_default=True,
     help="Memory for decoded data of all mounts together; 0: each has its own.",
 )

@@ -15,6 +15,14 @@ from ocifs.cli.types import Size
 from ocifs.errors import MountError
 from ocifs.mount.options import MountOptions
 from ocifs.options import Options
+from ocifs.snapshotter.settings import (
+    DEFAULT_ADDRESS,
+    DEFAULT_CONTAINERD,
+    DEFAULT_IDLE,
+    DEFAULT_INDEX_UP_TO,
+    DEFAULT_ROOT,
+    SnapshotterSettings,
+)
 from ocifs.sources.registry.access import CONTAINERD_HOSTS
 
 
@@ -42,7 +50,7 @@ def snapshotter() -> None:
 _root_option = click.option(
     "--root",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("/var/lib/ocifs/snapshotter"),
+    default=DEFAULT_ROOT,
     show_default=True,
     metavar="DIR",
     help="Directory of the snapshots.",
@@ -50,7 +58,7 @@ _root_option = click.option(
 _address_option = click.option(
     "--address",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("/run/ocifs/snapshotter.sock"),
+    default=DEFAULT_ADDRESS,
     show_default=True,
     metavar="SOCKET",
     help="Unix socket of the snapshotter.",
@@ -65,7 +73,7 @@ _address_option = click.option(
 @click.option(
     "--idle",
     type=click.FloatRange(0, 1e6),
-    default=300.0,
+    default=DEFAULT_IDLE,
     show_default=True,
     metavar="SECONDS",
     help="Unmount images without a container after SECONDS (0: never).",
@@ -73,7 +81,7 @@ _address_option = click.option(
 @click.option(
     "--index-up-to",
     type=Size(),
-    default=16 << 20,
+    default=DEFAULT_INDEX_UP_TO,
     show_default=True,
     cls=Option,
     help="Index layers of up to SIZE that have no index.",
@@ -90,7 +98,7 @@ _address_option = click.option(
 @click.option(
     "--containerd",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("/run/containerd/containerd.sock"),
+    default=DEFAULT_CONTAINERD,
     show_default=True,
     metavar="SOCKET",
     help="containerd's socket, for --image-service.",
@@ -114,8 +122,6 @@ def serve(
     """
     if os.geteuid():
         raise MountError("only root can run the snapshotter, because containerd runs as root")
-    from ocifs.snapshotter.settings import SnapshotterSettings
-
     settings = SnapshotterSettings(
         root=root.absolute(),
         address=address.absolute(),

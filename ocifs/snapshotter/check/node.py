@@ -17,6 +17,7 @@ from ocifs.options import Options
 from ocifs.snapshotter.check.containerd import Expected, check_containerd, check_docker
 from ocifs.snapshotter.check.containerd_config import ContainerdConfig, Version, parse_version, read_config
 from ocifs.snapshotter.check.finding import Finding, error, ok, warning
+from ocifs.snapshotter.settings import DEFAULT_CONTAINERD
 from ocifs.spec.document import shown
 
 _CONFIGS: Final = (
@@ -24,7 +25,7 @@ _CONFIGS: Final = (
     "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
     "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
 )
-_SOCKETS: Final = ("/run/containerd/containerd.sock", "/run/k3s/containerd/containerd.sock")
+_SOCKETS: Final = (str(DEFAULT_CONTAINERD), "/run/k3s/containerd/containerd.sock")
 _EROFS_FROM_FILES: Final = (6, 12)
 _PATIENCE: Final = 5.0
 """Seconds to wait for a program or a socket."""
