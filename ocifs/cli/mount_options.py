@@ -3,13 +3,13 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from ocifs.cli.command import GroupedOption, OptionGroup, add_options
 from ocifs.cli.types import Size
-from ocifs.mount.options import MountOptions
+from ocifs.mount.options import EngineChoice, MountOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,7 +35,7 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
     return (
         option(
             "--engine",
-            type=click.Choice(["auto", "erofs", "fuse"]),
+            type=click.Choice(get_args(EngineChoice)),
             default=_DEFAULTS.engine,
             envvar="OCIFS_ENGINE",
             show_default=True,

@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -22,7 +22,7 @@ from ocifs.imagestore.records import (
 )
 from ocifs.imagestore.tree import StackedImage, stream_key
 from ocifs.layer.layer import Layer
-from ocifs.options import Options
+from ocifs.options import Options, TocMode
 from ocifs.sources.naming import reference_of
 from ocifs.sources.reference import Reference, canonical, unconfigured
 from ocifs.spec.digest import CANONICAL, Digest
@@ -180,7 +180,7 @@ def reopened(origin: ImageOrigin, options: Options) -> Image:
     options = replace(options, trust_index=origin.trust_index)
     if origin.platform:
         options = replace(options, platform=Platform.parse(origin.platform))
-    if origin.toc in {"use", "find", "verify", "ignore"}:
+    if origin.toc in get_args(TocMode):
         options = replace(options, toc=origin.toc)
     image = Image.open(reference_of(origin.reference), options)
     if str(image.digest) != origin.digest:
