@@ -22,6 +22,7 @@ import msgspec
 from ocifs.errors import MountError, printable_path, raise_if_short
 from ocifs.mount.counters import DEAD, Counters, Numbers
 from ocifs.mount.mountinfo import MountEntry, mount_table
+from ocifs.process import stat_of, status_of
 from ocifs.trusted_directory import ForeignOwnerError, TrustedDirectory
 
 _PF_EXITING = 0x4
@@ -296,10 +297,10 @@ def _without_process(record: MountRecord, counters: Counters | None) -> State:
 def is_keeper(pid: int) -> bool:
     """Whether a process is a keeper of mounts that still runs."""
     try:
-        before, _, after = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+        stat = stat_of(pid)
     except OSError:
         return False
-    return before.partition("(")[2] == KEEPER_NAME and after.split()[0] not in {"Z", "X"}
+    return stat.name == KEEPER_NAME and stat.state not in {"Z", "X"}
 
 
 def read_record(directory: TrustedDirectory, pid: int) -> MountRecord | None:
@@ -340,12 +341,11 @@ def is_alive(pid: int, directory: TrustedDirectory) -> bool:
 def _is_dying(pid: int) -> bool:
     """Whether a process was killed but still exists: it has SIGKILL pending, or is exiting (proc(5))."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
-        stat_fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        status, flags = status_of(pid), stat_of(pid).flags
     except OSError:
         return True
-    pending = [int(mask, 16) for mask in re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)", status, re.MULTILINE)]
-    return bool(int(stat_fields[6]) & _PF_EXITING) or any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
+    pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+    return bool(flags & _PF_EXITING or pending >> (signal.SIGKILL - 1) & 1)
 
 
 @contextmanager
