@@ -10,7 +10,7 @@ import msgspec
 
 from ocifs.erofs.format import DIRECTORY
 from ocifs.erofs.reader import Inode
-from ocifs.errors import NotFoundError
+from ocifs.errors import NotFoundError, counted
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Listed, Indicator, Paint, Show, members, shown_with_target, unmarked
 from ocifs.report.text import short_size
@@ -206,14 +206,10 @@ def tree_lines(
         yield indent + columns.beside(entry.inode) + shown_with_target(entry, show, paint) + after
     if columns.report:
         yield b""
-        count = _counted(directories, "directory", "directories")
+        count = counted(directories, "directory", "directories")
         used = "" if columns.totals is None else f"{short_size(size) if columns.human else f'{size} bytes'} used in "
-        counted = f"{count}, {_counted(files, 'file', 'files')}" if columns.count_files else count
-        yield (used + counted).encode()
-
-
-def _counted(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"
+        found = f"{count}, {counted(files, 'file')}" if columns.count_files else count
+        yield (used + found).encode()
 
 
 def to_json(branch: Branch) -> bytes:

@@ -186,7 +186,7 @@ def test_what_goes_wrong(
         ("../containers", NotFoundError, "cannot be the name of an image: write docker-daemon:NAME"),
         ("a/../b", NotFoundError, "cannot be the name of an image"),
         ("app?x", NotFoundError, "cannot be the name of an image"),
-        ("app:1~2", NotFoundError, "the image has only 1 layers"),
+        ("app:1~2", NotFoundError, "the image has only 1 layer"),
     ],
 )
 def test_names(engine: Engine, store: Store, name: str, error: type[OcifsError], message: str) -> None:

@@ -105,7 +105,7 @@ def test_converting_for_soci(ocifs: Ocifs, host: str) -> None:
     assert converted[:2] == ["image", "soci"]
     other = f"docker://{host}/team/app:soci"
     assert ocifs.output("index", "ls", other).rstrip("\n") == "  ".join(
-        ["soci-v2", index[1], "1 layers", " ".join(index[4:]), "bound"]
+        ["soci-v2", index[1], "1 layer", " ".join(index[4:]), "bound"]
     )
     assert ocifs.output("index", "rm", other) == ""
     manifest = json.loads(ocifs.output("inspect", "--json", other))["digest"]

@@ -299,7 +299,7 @@ def _registry(image: str, options: Options) -> Finding:
     if without:
         return warning(
             "registry",
-            f"{name}: {len(without)} of {layers} layers, with {size} bytes, have no index",
+            f"{name}: layers without an index: {len(without)} of {layers}, with {size} bytes",
             f"publish one with `ocifs index push docker://{name.removeprefix('docker://')}`",
         )
-    return ok("registry", f"{name}: all {layers} layers have an index, so it is served lazily")
+    return ok("registry", f"{name}: layers with an index: {layers} of {layers}, so it is served lazily")

@@ -157,7 +157,7 @@ def test_the_command(capfdbinary: pytest.CaptureFixture[bytes], registry: Regist
     assert [each.partition(" ")[0] for each in by_subject["hosts.toml"]] == ["warning", "error", "ok"]
     assert by_subject["snapshotter"] == [f"error it does not run: there is no {tmp_path}/s.sock"]
     with_index, missing = by_subject["registry"]
-    assert "1 of 1 layers" in with_index
+    assert "layers without an index: 1 of 1, with " in with_index
     assert "/missing:1: " in missing
 
 
