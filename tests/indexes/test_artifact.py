@@ -33,13 +33,12 @@ from tests.images import (
     Image,
     Layer,
     digest,
-    layout_files,
     tar,
     to_json,
     write_layout,
     write_oci_archive,
 )
-from tests.registry import SECRET, Registry, basic, running, status
+from tests.registry import SECRET, Registry, basic, serving, status
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -51,9 +50,8 @@ IMAGE = Image((BASE, UPPER, PLAIN))
 
 @pytest.fixture(params=["referrers API", "tag schema"])
 def registry(request: pytest.FixtureRequest) -> Iterator[Registry]:
-    with running() as registry:
+    with serving(IMAGE) as registry:
         registry.has_referrers = request.param == "referrers API"
-        registry.add("app", layout_files(IMAGE))
         yield registry
 
 
