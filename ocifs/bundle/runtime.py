@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ocifs.errors import NotFoundError, UnsupportedError, printable_path
+from ocifs.process import status_of
 
 RUNTIMES = ("runc", "crun")
 """Runtimes to look up by name, in order of preference."""

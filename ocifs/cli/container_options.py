@@ -290,7 +290,8 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         metavar="NET", parse=parse_network, default=_DEFAULTS.network,
         help="none: only loopback; or host.", details="host: the host's interfaces, hosts and resolv.conf.",
     ),
-    _option("--hostname", metavar="NAME", parse=parse_hostname, default=Overrides().hostname, help="The container's host name."),
+    _option("--hostname", metavar="NAME", parse=parse_hostname, default=Overrides().hostname,
+        help="The container's host name."),
     _option(
         "--add-host", "added_hosts",
         metavar="NAME:ADDRESS", parse=parse_added_host, multiple=True,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ocifs.imagestore.directory import StoreDirectory
     from ocifs.imagestore.members import Member
-    from ocifs.imagestore.records import IdRanges, ImageRecord, ImageOrigin, Records
+    from ocifs.imagestore.records import IdRanges, ImageOrigin, ImageRecord, Records
 
 _store_argument = click.argument("directory", metavar="STORE", type=click.Path(path_type=Path))
 _survive = click.option("--survive", is_flag=True, help="Survive the end of the daemon (root only).")

@@ -171,7 +171,10 @@ def _plan(inodes: Sequence[_Inode], layer_sizes: Sequence[int], warn: Callable[[
         except OcifsError as error:
             raise _at(inodes, number, error) from error
     if left_out:
-        warn(f"extended attributes that EROFS has no namespace for are lost: of {counted(len(left_out), 'file')}, as {left_out[0]}")
+        warn(
+            f"extended attributes that EROFS has no namespace for are lost: of {counted(len(left_out), 'file')}, "
+            f"as {left_out[0]}"
+        )
 
 
 def _plan_xattrs(inode: _Inode) -> list[bytes]:

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError, printable_path
 from ocifs.image.opening import Image
 from ocifs.imagestore.records import (
+    ImageOrigin,
     ImageRecord,
     LayerRecord,
-    ImageOrigin,
     compression_number,
     data_file,
     layer_id,

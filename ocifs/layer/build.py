@@ -131,7 +131,13 @@ class _Build:
     """Builds one index."""
 
     def __init__(
-        self, layer: LayerBlob, limits: Limits, warn: Callable[[str], None], progress: IndexingProgress, *, low_memory: bool
+        self,
+        layer: LayerBlob,
+        limits: Limits,
+        warn: Callable[[str], None],
+        progress: IndexingProgress,
+        *,
+        low_memory: bool,
     ) -> None:
         self.layer = layer
         self.blob = layer.blob

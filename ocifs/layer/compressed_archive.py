@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from ocifs.errors import InvalidImageError, OcifsError, UnsupportedError
 from ocifs.layer.archive_member import ArchiveMember
-from ocifs.layer.build import LayerBlob, IndexingProgress, open_layer_index
+from ocifs.layer.build import IndexingProgress, LayerBlob, open_layer_index
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits

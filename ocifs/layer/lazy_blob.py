@@ -18,7 +18,7 @@ from typing import Protocol
 from ocifs.errors import InvalidImageError, RegistryError
 from ocifs.layer.single_flight import SingleFlight
 from ocifs.reader import FileReader
-from ocifs.sources.registry.peer import NoRangesError, BlobOrigin
+from ocifs.sources.registry.peer import BlobOrigin, NoRangesError
 
 _REQUEST_MAX = 8 << 20
 """Maximum bytes of one request."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ocifs.mount import fuse_protocol
 from ocifs.mount.counters import AWAKE, IDLE, Counters
-from ocifs.mount.fuse_protocol import NOT_ANSWERED, REQUEST_MAX, ROOT, Operation, FuseRequest, parse_request
+from ocifs.mount.fuse_protocol import NOT_ANSWERED, REQUEST_MAX, ROOT, FuseRequest, Operation, parse_request
 from ocifs.mount.rate_limited_log import log_failure
 from ocifs.mount.reading import Reading, Views
 

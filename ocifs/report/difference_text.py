@@ -90,7 +90,9 @@ def add_up(found: Iterable[Difference]) -> dict[bytes, Totals]:
     for difference in found:
         names = difference.path.split(b"/")
         directory = b"/".join(names[:2]) if len(names) > 2 or _is_directory(difference) else b""
-        total = totals.setdefault(directory or b"/", {change: DifferenceTotal() for change in CHANGES})[difference.change]
+        total = totals.setdefault(directory or b"/", {change: DifferenceTotal() for change in CHANGES})[
+            difference.change
+        ]
         total.files += 1
         entry = difference.after or difference.before
         if entry is not None and (difference.change, entry.inode.nid) not in seen:

@@ -12,7 +12,7 @@ from ocifs.erofs.format import DIRECTORY
 from ocifs.erofs.reader import Inode
 from ocifs.errors import NotFoundError, counted
 from ocifs.image.rootfs import Rootfs
-from ocifs.report.listing import Listed, Indicator, Paint, Show, members, shown_with_target, unmarked
+from ocifs.report.listing import Indicator, Listed, Paint, Show, members, shown_with_target, unmarked
 from ocifs.report.text import short_size
 
 _LAST = ("└── ", "    ")

@@ -1,7 +1,7 @@
 """What a keeper knows of decoded spans: which worker has decoded which, which are in shared files, and how many bytes.
 
-Invariants: `SpanLedger.own` is the sum of all `SpanHolder.own`, and of all values of `SpanEntry.own`. `shared` is the sum
-of the sizes of the files. A hint counts the pairs of worker and span that fall on it. This module sends and closes
+Invariants: `SpanLedger.own` is the sum of all `SpanHolder.own`, and of all values of `SpanEntry.own`. `shared` is the
+sum of the sizes of the files. A hint counts the pairs of worker and span that fall on it. This module sends and closes
 nothing.
 """
 

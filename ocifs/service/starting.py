@@ -16,7 +16,7 @@ from ocifs.mount.process import ENVIRONMENT
 from ocifs.mount.record import from_json, to_json
 from ocifs.service.connection import connect
 from ocifs.service.main import Start
-from ocifs.service.protocol import Pong, Request, KeeperSettings
+from ocifs.service.protocol import KeeperSettings, Pong, Request
 
 _READY_SECONDS: Final = 90.0
 _STOP_SECONDS: Final = 10.0

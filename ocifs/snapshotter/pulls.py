@@ -71,7 +71,9 @@ class _Deciding:
 class Pulls:
     """The images that are being pulled."""
 
-    def __init__(self, settings: SnapshotterSettings, images: Images, access: Callable[[Reference], Access] | None = None) -> None:
+    def __init__(
+        self, settings: SnapshotterSettings, images: Images, access: Callable[[Reference], Access] | None = None
+    ) -> None:
         """Use the credentials that `access` returns for a reference, else those of the options."""
         self._settings = settings
         self._images = images

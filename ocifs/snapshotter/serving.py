@@ -117,7 +117,9 @@ def serve(settings: SnapshotterSettings, access: AccessOf | None = None) -> None
 
 
 @contextlib.contextmanager
-def listening(settings: SnapshotterSettings, snapshots: Snapshots, observe: Observe = lambda *_: None) -> Iterator[None]:
+def listening(
+    settings: SnapshotterSettings, snapshots: Snapshots, observe: Observe = lambda *_: None
+) -> Iterator[None]:
     """Answer containerd on the address of the settings. Raises as `listening_at`."""
     with listening_at(settings.address, partial(make_server, snapshots, observe)):
         yield

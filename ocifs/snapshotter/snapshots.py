@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from ocifs.snapshotter.database import StepHook
-from ocifs.snapshotter.directories import SnapshotDirectories, Owner, disk_usage, owner_of
+from ocifs.snapshotter.directories import Owner, SnapshotDirectories, disk_usage, owner_of
 from ocifs.snapshotter.id_mapping import id_mapping
 from ocifs.snapshotter.images import Images
 from ocifs.snapshotter.metadata import Metadata, Snapshot
@@ -131,7 +131,9 @@ class Snapshots:
         self.metadata.add_remote(key, parent, labels, labels[TARGET], source)
         raise already_exists(labels[TARGET])
 
-    def _create(self, kind: Literal["active", "view"], key: str, parent: str, labels: Mapping[str, str]) -> list[SnapshotMount]:
+    def _create(
+        self, kind: Literal["active", "view"], key: str, parent: str, labels: Mapping[str, str]
+    ) -> list[SnapshotMount]:
         ancestors = self.metadata.lineage(parent) if parent else []
         mapping = id_mapping(labels) if kind == "active" else None
         base = next((each.chain for each in ancestors if each.chain is not None), None)
@@ -195,7 +197,9 @@ class Snapshots:
             # containerd 2.1 maps a copy of the mount of the parent of `lowerdir`: with the slash, the image itself.
             lower[0] += "/"
         mapped = () if mapping is None else mapping.options()
-        return [SnapshotMount("overlay", "overlay", (*_overlay_options(), *mapped, *own, f"lowerdir={':'.join(lower)}"))]
+        return [
+            SnapshotMount("overlay", "overlay", (*_overlay_options(), *mapped, *own, f"lowerdir={':'.join(lower)}"))
+        ]
 
 
 def _overlay_options() -> tuple[str, ...]:

@@ -40,13 +40,6 @@ class DocumentSource(Protocol):
         """
         ...
 
-    def pinned(self, reference: Reference, digest: Digest) -> str:
-        """Return a reference to the image `digest`, which `reference` names, that means the same from any directory.
-
-        It means the same image later too, as far as images of the source have names that do not change.
-        """
-        ...
-
     def images(self) -> tuple[NamedImage, ...]:
         """Return what the source holds, in its order: the position of each is what `@N` names.
 

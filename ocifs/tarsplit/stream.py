@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from ocifs.errors import InvalidImageError, LimitError, printable
-from ocifs.tarsplit.entries import Content, TarSplitEntry, Raw, crc64
+from ocifs.tarsplit.entries import Content, Raw, TarSplitEntry, crc64
 
 
 class MemberRange(NamedTuple):

@@ -9,6 +9,7 @@ from ocifs.bundle.capabilities import ALL, bounding_set, changed, check_changes,
 _ALL = (1 << 41) - 1
 _PR_CAPBSET_READ = 23
 
+
 @pytest.mark.parametrize("text", ["NET_RAW", "net_raw", "CAP_NET_RAW", "cap_Net_Raw"])
 def test_a_name_in_any_form(text: str) -> None:
     assert parse_capability(text) == "CAP_NET_RAW"

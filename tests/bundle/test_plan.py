@@ -37,7 +37,9 @@ def planned(
     warnings: list[str] = []
     with open_image(write_layout(where / "image", Image((layer,), config={"config": config}))) as image:
         host = Host(readonly=readonly, rootless=(1000, 1000) if rootless else None)
-        made = plan(image.resolved.config, image.rootfs, Overrides(), settings or ContainerSettings(), host, warnings.append)
+        made = plan(
+            image.resolved.config, image.rootfs, Overrides(), settings or ContainerSettings(), host, warnings.append
+        )
     return made, warnings
 
 

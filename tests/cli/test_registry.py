@@ -15,7 +15,20 @@ from tests.cli.command import Ocifs
 from tests.cli.docker_registry import docker_registry, push
 from tests.depth import depth
 from tests.images import Image, Layer, layout_files, tar, write_layout
-from tests.registry import SECRET, Registry, basic, bearer, cut, redirect, running, serving, slowly, stall, status, whole
+from tests.registry import (
+    SECRET,
+    Registry,
+    basic,
+    bearer,
+    cut,
+    redirect,
+    running,
+    serving,
+    slowly,
+    stall,
+    status,
+    whole,
+)
 
 IMAGE = Image((Layer(tar({"etc": None, "etc/motd": b"hello\n"})), Layer(tar({"big": bytes(3_000_000)}), "zstd")))
 

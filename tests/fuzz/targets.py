@@ -616,7 +616,9 @@ class _Script:
             "http": type("PlainPool", (HttpPool,), {"ConnectionCls": Plain}),
             "https": type("EncryptedPool", (HttpsPool,), {"ConnectionCls": Encrypted}),
         }
-        made: HttpTransport = type("Scripted", (HttpTransport,), {"pools": pools})(_NO_CERTIFICATES, Timeouts(), proxies=False)
+        made: HttpTransport = type("Scripted", (HttpTransport,), {"pools": pools})(
+            _NO_CERTIFICATES, Timeouts(), proxies=False
+        )
         return made
 
     def close(self) -> None:
@@ -751,7 +753,7 @@ def fuzz_tar_split(data: bytes) -> None:
 
 
 def _tar_split_seeds() -> list[bytes]:
-    entries: list[tarsplit.Entry] = [
+    entries: list[tarsplit.TarSplitEntry] = [
         tarsplit.Raw(b"header"),
         tarsplit.Content(b"a/b", 5, 7),
         tarsplit.Content(b"\xff", 0, None),

@@ -9,7 +9,7 @@ import pytest
 
 from ocifs.errors import StoreError
 from ocifs.imagestore.directory import StoreDirectory
-from ocifs.imagestore.records import ImageRecord, LayerRecord, ImageOrigin, Records, StoreRecord
+from ocifs.imagestore.records import ImageOrigin, ImageRecord, LayerRecord, Records, StoreRecord
 
 A, B = "a" * 64, "b" * 64
 RECORDS = Records(

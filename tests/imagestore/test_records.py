@@ -4,9 +4,9 @@ import pytest
 
 from ocifs.errors import StoreError
 from ocifs.imagestore.records import (
+    ImageOrigin,
     ImageRecord,
     LayerRecord,
-    ImageOrigin,
     Records,
     StoreRecord,
     data_file,

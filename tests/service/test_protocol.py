@@ -15,7 +15,7 @@ from ocifs.mount.counters import SIZE, Counters
 from ocifs.mount.framing import FDS_MAX, MESSAGE_MAX, Incoming, receive_message, send_message
 from ocifs.mount.record import from_json
 from ocifs.service.kept import Kept
-from ocifs.service.protocol import Handover, Pong, KeeperSettings, decode_request
+from ocifs.service.protocol import Handover, KeeperSettings, Pong, decode_request
 from ocifs.service.starting import is_outdated
 from ocifs.version import __version__
 from tests.cli.command import Ocifs

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocifs.errors import InvalidImageError, LimitError
-from ocifs.tarsplit.entries import MAX_RAW, Content, TarSplitEntry, Raw, crc64, decode, encode
+from ocifs.tarsplit.entries import MAX_RAW, Content, Raw, TarSplitEntry, crc64, decode, encode
 
 _NAMES = st.binary(min_size=1, max_size=20)
 _ENTRIES = st.lists(

@@ -74,9 +74,13 @@ def _in_command(command: CommandModel, words: Sequence[str]) -> CompletionReques
     if word.startswith("-") and open_to_options:
         name, equals, _ = word.partition("=")
         if equals and name in by_name and by_name[name].value is not None:
-            return CompletionRequest(word, len(name) + 1, by_name[name].value, command, options, arguments, offers_options=False)
+            return CompletionRequest(
+                word, len(name) + 1, by_name[name].value, command, options, arguments, offers_options=False
+            )
         return CompletionRequest(word, 0, None, command, options, arguments, offers_options=True)
-    return CompletionRequest(word, 0, _argument(command, len(arguments)), command, options, arguments, offers_options=False)
+    return CompletionRequest(
+        word, 0, _argument(command, len(arguments)), command, options, arguments, offers_options=False
+    )
 
 
 def _option(word: str, by_name: Mapping[str, OptionModel]) -> tuple[OptionModel | None, dict[str, str]]:

@@ -68,7 +68,9 @@ def read_ztoc(data: bytes, limits: Limits) -> Ztoc:
         checkpoints = memoryview(spans.string(3))
         count = spans.count(2)
         if spans.number(1, INT) + 1 != count:
-            raise InvalidImageError(f"it has {counted(count, 'digest')} for {counted(spans.number(1, INT) + 1, 'span')}")
+            raise InvalidImageError(
+                f"it has {counted(count, 'digest')} for {counted(spans.number(1, INT) + 1, 'span')}"
+            )
         if not (0 <= size <= INT64_MAX >> 1 and blob_size >= 0):
             raise InvalidImageError(f"it says that {blob_size} bytes of the blob are {size} bytes of tar")
         algorithm = spans.number(0, BYTE, GZIP)

@@ -46,7 +46,8 @@ def agrees(claimed: ChunkedIndex, layer: Layer, pause: Callable[[int], None], li
             raise _difference(claimed.summary.blob_digest, entry, "other bytes")
     if claimed_count != actual_count:
         raise InvalidImageError(
-            f"layer {claimed.summary.blob_digest}: its TOC has {counted(claimed_count, 'entry', 'entries')}, its tar {actual_count}"
+            f"layer {claimed.summary.blob_digest}: its TOC has {counted(claimed_count, 'entry', 'entries')}, "
+            f"its tar {actual_count}"
         )
     return exact
 

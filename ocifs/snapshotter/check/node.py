@@ -63,7 +63,9 @@ def running_processes() -> list[RunningProcess]:
 class NodeCheck:
     """The programs that are installed and run on a node."""
 
-    def __init__(self, root: Path = Path("/"), processes: Sequence[RunningProcess] = (), config: Path | None = None) -> None:
+    def __init__(
+        self, root: Path = Path("/"), processes: Sequence[RunningProcess] = (), config: Path | None = None
+    ) -> None:
         """`config` is containerd's configuration file; None: that of the running containerd, or the default one."""
         self._root = root
         self._processes = processes

@@ -15,7 +15,7 @@ import msgspec
 
 from ocifs.errors import RegistryError
 from ocifs.sources.registry.peer import Credentials, Peer
-from ocifs.sources.registry.transport import TransientError, HttpTransport, read_all
+from ocifs.sources.registry.transport import HttpTransport, TransientError, read_all
 from ocifs.sources.registry.url import Url, parse_url
 from ocifs.spec.document import shown
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
-from ocifs.sources.registry.peer import NoRangesError, BlobOrigin
+from ocifs.sources.registry.peer import BlobOrigin, NoRangesError
 from ocifs.sources.registry.session import RetryBudget, Session
 from ocifs.sources.registry.transport import TransientError, body
 from ocifs.spec.digest import Digest

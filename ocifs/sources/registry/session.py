@@ -18,10 +18,10 @@ import urllib3
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
 from ocifs.sources.registry.authorization import Authorization
-from ocifs.sources.registry.peer import Credentials, FileVersion, Peer, EndpointSettings
+from ocifs.sources.registry.peer import Credentials, EndpointSettings, FileVersion, Peer
 from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.registry.tls import make_context
-from ocifs.sources.registry.transport import NoTlsError, TransientError, HttpTransport, read_all
+from ocifs.sources.registry.transport import HttpTransport, NoTlsError, TransientError, read_all
 from ocifs.sources.registry.url import Url, parse_url
 from ocifs.spec.document import shown
 

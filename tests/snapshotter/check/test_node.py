@@ -85,7 +85,9 @@ def test_k3s(node: Path) -> None:
     config = node / "var/lib/rancher/k3s/agent/etc/containerd/config.toml"
     config.parent.mkdir(parents=True)
     config.write_text("version = 3\n")
-    found = messages(NodeCheck(node, [RunningProcess("k3s", ("server",)), RunningProcess("containerd", ("-c", str(config)))]))
+    found = messages(
+        NodeCheck(node, [RunningProcess("k3s", ("server",)), RunningProcess("containerd", ("-c", str(config)))])
+    )
     assert found[0].startswith(f"ok k3s writes {config}: change config.toml.tmpl")
     assert NodeCheck(node, [RunningProcess("k3s", ("server",))]).has_kubelet
     assert not NodeCheck(node).has_kubelet
