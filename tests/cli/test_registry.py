@@ -97,7 +97,7 @@ def test_publishing_for_soci(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
     ran = ocifs.run("index", "push", "--format", "soci", "--min-layer-size", "0", image)
     assert "is left out: SOCI cannot represent layers that are compressed with zstd" in ran.err
     assert ran.text.split()[0] == "soci-v1"
-    assert ran.text.split()[2:4] == ["1", "layers"]
+    assert ran.text.split()[2:4] == ["1", "layer"]
     assert ocifs.output("index", "ls", image) == ran.text
     (listed,) = json.loads(ocifs.output("index", "ls", "--json", image))
     assert (listed["format"], listed["bound"], listed["artifact"]) == ("soci-v1", False, ran.text.split()[1])
