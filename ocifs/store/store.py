@@ -170,7 +170,7 @@ class Store:
         """Remove least recently used entries until at most `max_size` bytes remain; return the bytes freed.
 
         Mounts are not affected: they keep their files open. Entries that a process is building stay, as do the file
-        `keep`, all files that the store has not created, and, unless `max_size` is 0, entries of the kinds `SPARED`.
+        `keep`, all files that the store has not created, and, unless `max_size` is 0, notes of false indexes.
         """
         if self.opened is None:
             return 0
