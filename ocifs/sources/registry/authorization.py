@@ -172,7 +172,7 @@ class Authorization:
         else:
             headers = {} if credentials is None else {"Authorization": credentials.basic}
             response = self._transport.send("GET", realm.with_query(urlencode(query)), headers)
-        data = read_all(response, host, _MAX_ANSWER)
+        data = read_all(response, host, _MAX_ANSWER, self._peer.timeouts)
         if response.status in {401, 403}:
             raise RegistryError(
                 f"{host} refuses the credentials for {self._peer.host}: log in again"

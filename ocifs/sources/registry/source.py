@@ -186,7 +186,7 @@ class RegistrySource:
 
         def once() -> bytes:
             answer = session.get(f"manifests/{name}", {"Accept": _ACCEPT}, what=what)
-            return read_all(answer.response, answer.host, self.limits.document)
+            return read_all(answer.response, answer.host, self.limits.document, answer.timeouts)
 
         data = session.with_retries(once)
         if digest is not None and Digest.of(data, digest.algorithm) != digest:
