@@ -138,22 +138,29 @@ class Session:
         body: bytes | None = None,
     ) -> RegistryResponse:
         """Send a request to a URL, with authorization for `actions` unless they are None; raises as `get`."""
-        retried = False
+        answered = renewed = False
         while True:
+            credentials = self._authorization.credentials
             own = {} if actions is None else {**dict(self.settings.headers), **self._authorization.headers(actions)}
             last, response = self._follow(method, url, {**headers, **own}, body)
             self._answered = True
             if response.status in {200, 201, 202, 204, 206}:
                 return RegistryResponse(response, last.authority, self.timeouts)
             code = _code(response, last.authority, self.timeouts)
-            if response.status not in {401, 403} or retried:
+            at_home = last.origin == url.origin
+            is_final = response.status == 403 and at_home and "Authorization" not in own
+            if response.status not in {401, 403} or is_final:
                 raise self._failure(response, code, last, what)
-            # A token, or the signature of a redirect's URL, may have expired: renew both, once.
-            retried = True
-            if last.origin == url.origin:
-                if response.status == 403 and "Authorization" not in own:
-                    raise self._failure(response, code, last, what)
+            # A token, or the signature of a redirect's URL, may have expired: renew both, once. Then the credentials.
+            if not answered and not at_home:
+                answered = True
+            elif not answered and (response.status == 401 or "WWW-Authenticate" in response.headers):
+                answered = True
                 self._authorize(response.headers, last, actions or "pull")
+            elif at_home and not renewed and self._authorization.renew(credentials):
+                answered, renewed = False, True
+            else:
+                raise self._failure(response, code, last, what)
 
     def _authorize(self, headers: Mapping[str, str], url: Url, actions: str) -> None:
         """Answer the challenge in a response."""
