@@ -24,6 +24,7 @@ from ocifs.spec.digest import Digest
 from ocifs.store import Kind, Store, StoredFile, Writer
 from ocifs.store.entry import sized
 from ocifs.store.sparse import finish_sparse
+from ocifs.store.sparse import is_finished as is_finished_sparse
 
 BLOB = Kind("blob", 1, checked=False, begun="begun")
 PART = Kind("part", 1, checked=False)
@@ -216,6 +217,13 @@ def in_file(blob: Blob) -> BlobReader:
 def finish(blob: LazyBlob) -> None:
     """Mark a partly cached blob as complete: all of it is there, and verified. Raises OSError."""
     finish_sparse(blob.fd, BLOB, blob.origin().digest, blob.size)
+    blob.is_complete = True
+
+
+def is_finished(blob: LazyBlob) -> bool:
+    """Return whether this process or another one that shares the file has finished the blob. Raises OSError."""
+    blob.is_complete = blob.is_complete or is_finished_sparse(blob.fd, BLOB, blob.origin().digest, blob.size)
+    return blob.is_complete
 
 
 def discard(store: Store, digest: str, size: int) -> None:
