@@ -1,8 +1,8 @@
 """Endpoints and the location of blobs, as values that can be sent to another process.
 
 The receiver needs neither the configuration files nor permission to read them. It looks at paths only when a registry
-refuses the credentials in the value, which may have expired (`CredentialLookup`). The values contain secrets: they are never
-written to a file, and their `repr` shows none.
+refuses the credentials in the value, which may have expired (`CredentialLookup`). The values contain secrets: they are
+never written to a file, and their `repr` shows none.
 """
 
 import os
