@@ -2,11 +2,12 @@
 
 A published index is used before it is verified. Once its whole blob is present, the index is verified. If that
 succeeds, the mount is as trusted as any; if it fails, every further read fails, because it is unknown which parts of
-the tree are right. The work pauses while a reader waits for the registry, and is retried later when the registry is
-unreachable.
+the tree are right, and the cache gets a note, so that no other mount uses the index. The work pauses while a reader
+waits for the registry, or the hot pack arrives, and is retried later when the registry is unreachable.
 """
 
 import contextlib
+import fcntl
 import os
 import threading
 import time
@@ -14,12 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from ocifs.blobs.download import finish
+from ocifs.blobs.download import finish, is_finished
 from ocifs.errors import InvalidImageError, RegistryError
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
-from ocifs.layer.verification import fetch_all, fetch_index, mark_verified, verify_blob, verify_index
+from ocifs.layer.verification import fetch_all, fetch_index, verify_blob, verify_index
+from ocifs.layer.verified_mark import is_marked, mark_verified
 from ocifs.mount.rate_limited_log import log_failure
 from ocifs.pool import start
 
@@ -29,22 +31,26 @@ QUIET = 2.0
 _PROFILE_PIECE = 4 << 20
 _LOOK = 2.0
 """Seconds after which to look again whether a reader waits."""
+_TURN = 1800.0
+"""Seconds to wait for another process: it may be stopped."""
 _RETRY = 30.0
 _RETRY_MAX = 600.0
 _NICE = 10
 
 
 Report = Callable[[str | None], None]
+Note = Callable[[Layer, str], None]
+"""Called with a layer whose published index is false, and the reason."""
 
 
 class Pack(Protocol):
     """The hot pack of the layers."""
 
-    def is_unverified(self) -> bool:
-        """Whether it is in use, and not verified."""
+    def is_arriving(self) -> bool:
+        """Whether it is being fetched, and needs the link."""
 
     def verify(self, pause: Callable[[int], None]) -> None:
-        """Compare it with the layers, which are verified. Raises InvalidImageError, RegistryError."""
+        """Compare it, if it is in use, with the layers, which are verified. Raises InvalidImageError, RegistryError."""
 
     def drop(self) -> None:
         """Remove it from the cache: it may have false bytes."""
@@ -64,10 +70,11 @@ class Background:
         report: Report,
         progress: Callable[[], None] = lambda: None,
         pack: Pack | None = None,
+        note: Note = lambda layer, reason: None,
     ) -> None:
         """Fetch up to `rate` bytes per second; `report` that all is verified, or an error.
 
-        Call `progress` after each piece.
+        Call `progress` after each piece, and `note` for a false index.
         """
         self._layers = layers
         self._rate = rate
@@ -75,6 +82,9 @@ class Background:
         self._progress = progress
         self._began = time.monotonic()
         self._pack = pack
+        self._note = note
+        self._current: Layer | None = None
+        """The layer that is being fetched or verified."""
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -112,16 +122,49 @@ class Background:
 
     def _work(self) -> None:
         """Fetch and verify everything. Raises as `_work_on`."""
-        for layer in self._layers:
-            self._fetch_profile(layer)
-        for layer in self._layers:
-            self._work_on(layer)
-        if self._pack is not None and self._pack.is_unverified():
+        for work in (self._fetch_profile, self._work_on):
+            for layer in self._layers:
+                self._current = layer
+                work(layer)
+        self._current = None
+        if self._pack is not None:
             self._pack.verify(self._pause)
 
     def _work_on(self, layer: Layer) -> None:
         """Fetch the missing spans of a layer, and verify it. Raises what `ocifs.layer.verification` does."""
         self._pause(0)  # leave the link to the start of the program
+        with self._alone(layer):
+            self._verify(layer)
+
+    @contextmanager
+    def _alone(self, layer: Layer) -> Iterator[None]:
+        """Wait while another process works on the blob of a layer, up to `_TURN` seconds, to do nothing twice.
+
+        The lock is that of a process, not of an open file, which the keeper of the service shares with its workers.
+        Raises _EndedError.
+        """
+        fd = layer.blob.fd if isinstance(layer.blob, LazyBlob) else None
+        until = time.monotonic() + _TURN
+        with contextlib.suppress(OSError):
+            while fd is not None and time.monotonic() < until:
+                try:
+                    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if self._ended.wait(_LOOK):
+                        raise _EndedError from None
+        try:
+            yield
+        finally:
+            if fd is not None:
+                with contextlib.suppress(OSError):
+                    fcntl.lockf(fd, fcntl.LOCK_UN)
+
+    def _verify(self, layer: Layer) -> None:
+        """Do the work, unless another process has done it meanwhile."""
+        if is_marked(layer.index) and all(map(is_finished, layer.lazy)):
+            layer.conclude()
+            return
         if (index := fetch_index(layer.index, self._pause)) is not None:  # first: it is small, and reads need all of it
             finish(index)
         fetch_all(layer, self._pause)
@@ -130,7 +173,7 @@ class Background:
             verify_blob(layer, self._pause)
         if unverified:
             if verify_index(layer, self._pause):
-                mark_verified(layer)
+                mark_verified(layer.index)
             layer.conclude()
         if isinstance(layer.blob, LazyBlob):
             finish(layer.blob)
@@ -140,6 +183,8 @@ class Background:
         for layer in self._layers:
             layer.conclude(f"the mount is refuted: {error}")
         log_failure("prefetch", error)
+        if self._current is not None:
+            self._note(self._current, str(error))
         if self._pack is not None:
             self._pack.drop()
         self._report(str(error))
@@ -171,6 +216,8 @@ class Background:
             raise _EndedError
 
     def _last_wait(self) -> float:
+        if self._pack is not None and self._pack.is_arriving():
+            return time.monotonic()
         waits = [file.last_wanted for layer in self._layers for file in layer.partial]
         return max([self._began, *waits])
 
@@ -187,12 +234,14 @@ def in_background(
     report: Report,
     progress: Callable[[], None] = lambda: None,
     pack: Pack | None = None,
+    note: Note = lambda layer, reason: None,
 ) -> Iterator[None]:
     """Run the background work of a rootfs, if there is any, while the context lasts."""
-    if not is_unfinished(rootfs):
+    opened = rootfs.served.pack
+    if not is_unfinished(rootfs) and (opened is None or opened.verified):
         yield
         return
-    background = Background(list(rootfs.served.layers), rate, report, progress, pack)
+    background = Background(list(rootfs.served.layers), rate, report, progress, pack, note)
     background.start()
     try:
         yield

@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from ocifs.blobs.download import BLOB
 from ocifs.image.hot_pack import OpenedPack
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.archive_member import ArchiveMember
 from ocifs.layer.compressed_archive import ARCHIVE_CACHE
-from ocifs.layer.index import open_index
+from ocifs.layer.index import LayerIndex, open_index
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
+from ocifs.layer.verified_mark import is_marked
 from ocifs.reader import BlobReader, FileReader, FileSection
 from ocifs.sources.assembled import AssembledReader
 from ocifs.sources.registry.peer import Origin
 from ocifs.store import Store, StoredFile
+from ocifs.store.sparse import is_finished
 
 if TYPE_CHECKING:
     from ocifs.sources.registry.blob import RemoteBlob
@@ -75,6 +78,8 @@ class PackSource(msgspec.Struct, frozen=True):
     """The registry that has it; None: the file is complete."""
     head: bytes | None = None
     """sha256 of its head, if it is published."""
+    digest: str | None = None
+    """The digest of its blob, if it is published."""
 
 
 class CacheDirectory(msgspec.Struct, frozen=True):
@@ -111,7 +116,7 @@ class Handoff(msgspec.Struct, frozen=True):
     """Where the layer was extracted to, if the blob is the table of an `AssembledReader`."""
     pack: PackSource | None = None
     cache: CacheDirectory | None = None
-    """Where to save hot packs; None: nowhere."""
+    """Where to save hot packs, and to note false indexes; None: nowhere."""
     index_origins: tuple[Origin | None, ...] = ()
     """The registry that has the missing windows of the LayerIndex; None: it is complete."""
     tails: tuple[bytes | None, ...] = ()
@@ -166,11 +171,13 @@ class Handoff(msgspec.Struct, frozen=True):
             blob if root is None else AssembledReader(part.open(), root)
             for blob, (_, part), root in zip(blobs, self.layers, self.directories or [None] * len(blobs), strict=True)
         ]
+        opened = [
+            open_index(index, checksum, tail)
+            for index, checksum, tail in zip(files[:count], self.checksums, self.tails or nowhere, strict=True)
+        ]
         layers = [
-            Layer(number, open_index(index, checksum, tail), blob, cache, published)
-            for number, (index, checksum, tail, blob, published) in enumerate(
-                zip(files[:count], self.checksums, self.tails or nowhere, blobs, self.published, strict=True)
-            )
+            Layer(number, index, blob, cache, None if _was_verified(index) else published)
+            for number, (index, blob, published) in enumerate(zip(opened, blobs, self.published, strict=True))
         ]
         for layer, prefetch in zip(layers, self.prefetch, strict=True):
             layer.prefetch = prefetch
@@ -214,7 +221,7 @@ def source_of(pack: OpenedPack | None) -> PackSource | None:
     if pack is None:
         return None
     origin = pack.file.origin() if isinstance(pack.file, LazyBlob) else None
-    return PackSource(FileRange.of(pack.file), pack.verified, origin, pack.head)
+    return PackSource(FileRange.of(pack.file), pack.verified, origin, pack.head, pack.digest)
 
 
 def _range_of(blob: BlobReader) -> FileRange:
@@ -234,8 +241,13 @@ def _digest_of(member: ArchiveMember) -> str:
 
 
 def _reconnect(parts: Sequence[tuple[FileRange, Origin | None]]) -> list[FileReader]:
-    """Return the opened parts; those with an origin fetch missing spans from there, and connect at the first one."""
-    known = [origin for _, origin in parts if origin is not None]
+    """Return the opened parts.
+
+    Those with an origin fetch missing spans from there, and connect at the first one, unless they were finished
+    meanwhile.
+    """
+    origins = [None if origin is None or _is_finished(part, origin) else origin for part, origin in parts]
+    known = [origin for origin in origins if origin is not None]
     opened: list[Callable[[], RemoteBlob]] = []
     lock = threading.Lock()
 
@@ -252,8 +264,17 @@ def _reconnect(parts: Sequence[tuple[FileRange, Origin | None]]) -> list[FileRea
         part.open()
         if origin is None
         else LazyBlob(part.fd, part.size, partial(_same, origin), partial(open_remote, next(numbers)))
-        for part, origin in parts
+        for (part, _), origin in zip(parts, origins, strict=True)
     ]
+
+
+def _was_verified(index: LayerIndex) -> bool:
+    """Return whether a process has verified an index since the hand-over: then it counts as one that was built here."""
+    return is_marked(index) and not isinstance(index.file, LazyBlob)
+
+
+def _is_finished(part: FileRange, origin: Origin) -> bool:
+    return is_finished(part.fd, BLOB, origin.digest, part.size)
 
 
 def _same(origin: Origin) -> Origin:
