@@ -28,17 +28,19 @@ from ocifs.pool import Pool, start
 from ocifs.service import starting
 from ocifs.service.connection import connect
 from ocifs.service.notify import JournalHandler, is_journal, notify
-from ocifs.service.protocol import Settings as ServiceSettings
-from ocifs.snapshotter.database import Database, Step
-from ocifs.snapshotter.directories import Directories
+from ocifs.service.protocol import KeeperSettings
+from ocifs.snapshotter.database import Database, StepHook
+from ocifs.snapshotter.directories import SnapshotDirectories
 from ocifs.snapshotter.image_service import ImageService, make_image_server
 from ocifs.snapshotter.images import Images
 from ocifs.snapshotter.keychain import Keychain
+from ocifs.snapshotter.keychain_socket import SOCKET, answering
 from ocifs.snapshotter.metadata import Metadata
 from ocifs.snapshotter.meter import Meter
 from ocifs.snapshotter.pulls import Pulls
+from ocifs.snapshotter.refutations import Refutations
 from ocifs.snapshotter.server import Observe, make_server
-from ocifs.snapshotter.settings import Settings
+from ocifs.snapshotter.settings import SnapshotterSettings
 from ocifs.snapshotter.snapshots import Snapshots
 from ocifs.sources.reference import Reference
 from ocifs.sources.registry.access import Access
@@ -54,7 +56,7 @@ _CANCELLING: Final = 2.0
 _THREADS: Final = 256
 """Most requests at once; each may wait for a registry. Threads are started as they are needed."""
 _HOUSEKEEPING: Final = 30.0
-"""Maximum seconds between two searches for idle mounts."""
+"""Maximum seconds between two searches for refuted and idle mounts."""
 _MODULES: Final = (
     "ocifs.api.mounting",
     "ocifs.blobs.caching_source",
@@ -73,7 +75,7 @@ AccessOf = Callable[[Reference], Access]
 
 @contextlib.contextmanager
 def open_snapshots(
-    settings: Settings, access: AccessOf | None = None, step: Step = lambda name: None
+    settings: SnapshotterSettings, access: AccessOf | None = None, step: StepHook = lambda name: None
 ) -> Iterator[Snapshots]:
     """Open the directory of a snapshotter, which is locked until the end of the block.
 
@@ -86,7 +88,7 @@ def open_snapshots(
             root = TrustedDirectory.open(settings.root, make=True)
             stack.callback(os.close, _lock(root, "lock", f"the directory {shown}"))
             metadata = Metadata(stack.enter_context(contextlib.closing(Database(root, step))))
-            directories = Directories(root)
+            directories = SnapshotDirectories(root)
             directories.check(metadata)
             images = Images(root, settings, metadata, access, step)
             stack.callback(images.close)
@@ -96,17 +98,19 @@ def open_snapshots(
         yield Snapshots(metadata, directories, images, Pulls(settings, images, access), step)
 
 
-def serve(settings: Settings, access: AccessOf | None = None) -> None:
+def serve(settings: SnapshotterSettings, access: AccessOf | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises OcifsError."""
     for module in _MODULES:
         importlib.import_module(module)
     stop = threading.Event()
-    keychain = Keychain(settings.options.access) if settings.image_service else None
+    socket = str(_keychain_socket(settings))
+    keychain = Keychain(settings.options.access, socket) if settings.image_service else None
     settings = _logging(settings)
     with open_snapshots(settings, access or (keychain.access if keychain else None)) as snapshots:
         if settings.service:
             _start_service(settings)
         meter = Meter(snapshots)
+        refutations = Refutations(snapshots.images, snapshots.metadata, settings.containerd, meter.observe_refuted)
         with (
             listening(settings, snapshots, meter.observe),
             _image_service(settings, keychain),
@@ -116,7 +120,11 @@ def serve(settings: Settings, access: AccessOf | None = None) -> None:
             gc.set_threshold(700, 10, 10)  # the command line has set it so high that it almost never runs
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stop.set())
-            threads = [start(lambda: _keep_house(snapshots, settings, stop)), start(lambda: meter.run(stop))]
+            threads = [
+                start(snapshots.images.mounting.probe),
+                start(lambda: _keep_house(snapshots, refutations, settings, stop)),
+                start(lambda: meter.run(stop)),
+            ]
             notify("READY=1")
             _log.info("listening on %s", printable_path(str(settings.address)))
             stop.wait()
@@ -149,7 +157,9 @@ def ended_by_dead_threads(stop: threading.Event) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def listening(settings: Settings, snapshots: Snapshots, observe: Observe = lambda *_: None) -> Iterator[None]:
+def listening(
+    settings: SnapshotterSettings, snapshots: Snapshots, observe: Observe = lambda *_: None
+) -> Iterator[None]:
     """Answer containerd on the address of the settings. Raises as `listening_at`."""
     with listening_at(settings.address, partial(make_server, snapshots, observe)):
         yield
@@ -209,17 +219,25 @@ def _stop(server: grpc.Server) -> None:
 
 
 @contextlib.contextmanager
-def _image_service(settings: Settings, keychain: Keychain | None) -> Iterator[None]:
-    """Forward CRI's image service to containerd, if the settings say where."""
+def _image_service(settings: SnapshotterSettings, keychain: Keychain | None) -> Iterator[None]:
+    """Forward CRI's image service to containerd, and let mounts ask for its credentials, if the settings say where."""
     if settings.image_service is None or keychain is None:
         yield
         return
     service = ImageService(f"unix:{settings.containerd}", keychain)
-    with contextlib.closing(service), listening_at(settings.image_service, make_image_server(service)):
+    with (
+        answering(_keychain_socket(settings), keychain),
+        contextlib.closing(service),
+        listening_at(settings.image_service, make_image_server(service)),
+    ):
         yield
 
 
-def _logging(settings: Settings) -> Settings:
+def _keychain_socket(settings: SnapshotterSettings) -> Path:
+    return settings.root.absolute() / SOCKET
+
+
+def _logging(settings: SnapshotterSettings) -> SnapshotterSettings:
     """Log to the file of the settings, the journal or stderr, also the warnings of images. Raises MountError."""
     log = settings.mounting.log
     try:
@@ -250,7 +268,7 @@ def _lock(directory: TrustedDirectory, name: str, what: str) -> int:
     return lock
 
 
-def _start_service(settings: Settings) -> None:
+def _start_service(settings: SnapshotterSettings) -> None:
     """Start the service of ocifs unless it runs; without it, each mount gets a daemon of its own."""
     if os.geteuid() or settings.mounting.engine == "fuse":
         return
@@ -258,7 +276,7 @@ def _start_service(settings: Settings) -> None:
         if (connection := connect()) is None:
             journal = is_journal(2)
             log = None if journal else str(runtime_directory().path / LOG)
-            starting.start(ServiceSettings(log=log, journal=journal, metrics=settings.metrics))
+            starting.start(KeeperSettings(log=log, journal=journal, metrics=settings.metrics))
             return
         connection.close()
         if (running := starting.ping()).version != __version__:
@@ -271,8 +289,10 @@ def _start_service(settings: Settings) -> None:
         _log.warning("the service of ocifs runs already, so its own option --metrics counts")
 
 
-def _keep_house(snapshots: Snapshots, settings: Settings, stop: threading.Event) -> None:
-    """Remove leftovers of earlier processes, and periodically unmount idle images."""
+def _keep_house(
+    snapshots: Snapshots, refutations: Refutations, settings: SnapshotterSettings, stop: threading.Event
+) -> None:
+    """Remove leftovers of earlier processes; periodically report refuted images, and unmount idle ones."""
     pause = min(_HOUSEKEEPING, settings.idle / 4 or _HOUSEKEEPING)
     try:
         snapshots.cleanup()
@@ -280,6 +300,7 @@ def _keep_house(snapshots: Snapshots, settings: Settings, stop: threading.Event)
         _log.warning("%s", error)
     while not stop.wait(pause):
         try:
+            refutations.report()
             snapshots.images.unmount_unused()
         except (OcifsError, OSError, MemoryError) as error:
             _log.warning("%s", error)

@@ -48,7 +48,9 @@ class _Short(Layer):
 
 def test_a_shortage_ends_nothing() -> None:
     told: Queue[str | None] = Queue()
-    Background([_Short()], None, told.put, retry=0.01).start()
+    background = Background([_Short()], None, told.put)
+    background.retry = 0.01
+    background.start()
     assert told.get(timeout=20) == "bad"
 
 
