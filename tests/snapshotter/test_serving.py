@@ -144,7 +144,7 @@ def ended_at_once(snapshotter: Snapshotter) -> Iterator[None]:
 def test_no_more_processes_and_threads_once_it_listens(ocifs: Ocifs, root: None) -> None:
     address = ocifs.home / "run/s.sock"
     with pids_cgroup() as pids, ThreadPoolExecutor(8) as callers:
-        places = ["--root", ocifs.home / "root", "--address", address]
+        places: list[str | Path] = ["--root", ocifs.home / "root", "--address", address]
         with pids.inside(ocifs).start("snapshotter", "--no-service", "--log", ocifs.home / "log", *places) as process:
             wait_for(lambda: "listening" in _text(ocifs.home / "log"))
             pids.allow()
