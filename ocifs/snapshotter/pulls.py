@@ -2,9 +2,9 @@
 
 containerd sends a request for each layer, the base first, and downloads the layers that the snapshotter does not have.
 So the first request decides for the image: ocifs reads manifest and config, looks up published indexes, and answers all
-layers alike. The mount goes on in the background, so that the first container finds it ready. ocifs fetches and indexes
-layers without an index within the request, up to a size that the operator chooses: so the pull waits for them, and no
-container does.
+layers alike. The mount continues in the background, so that the first container finds it ready. ocifs fetches and
+indexes layers without an index within the request, up to a size that the operator chooses: the pull waits for them, and
+no container does.
 """
 
 import logging
@@ -32,7 +32,7 @@ _PLAN_SECONDS: Final = 600.0
 _REFUSAL_SECONDS: Final = 30.0
 """Seconds for which an image is left to containerd, before the registry is asked again."""
 _SHARED_SECONDS: Final = 5.0
-"""Seconds in which pulls that begin share a decision; a later pull is decided, and mounted, anew."""
+"""Seconds in which pulls that begin share a decision; a later pull gets a new decision and a new mount."""
 _DECISION_SECONDS: Final = 15.0
 """Seconds to wait for the registry; then containerd pulls the layer. Meanwhile it collects no garbage."""
 _INDEXING_SECONDS: Final = 600.0

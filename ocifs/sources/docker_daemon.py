@@ -150,7 +150,7 @@ def find_engine() -> Engine:
     """Return the engine that DOCKER_HOST names, else the one of the system.
 
     Raises:
-        UnsupportedError: Its address is none that ocifs handles.
+        UnsupportedError: ocifs does not handle its address.
         OcifsError: A certificate cannot be read.
     """
     address = os.environ.get("DOCKER_HOST", "")
