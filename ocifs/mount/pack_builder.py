@@ -143,7 +143,7 @@ def save_recording(job: PackJob) -> PackRecord:
             result = PackRecord(kind=name, subject=job.subject, size=built.size, added=built.added)
 
         with contextlib.suppress(_TooLittleError):
-            store.get(kind, job.subject, build, anew=True).close()
+            store.get(kind, job.subject, build, rebuild=True).close()
     return result
 
 
