@@ -267,7 +267,9 @@ class _ServedMounter(Mounter):
 class _FullStore(Store):
     """A store that already has every entry that a command needs: it builds nothing."""
 
-    def get(self, kind: Kind, subject: str, build: Build, *, rebuild: bool = False, size: int | None = None) -> StoredFile:
+    def get(
+        self, kind: Kind, subject: str, build: Build, *, rebuild: bool = False, size: int | None = None
+    ) -> StoredFile:
         entry = None if rebuild else self.load(kind, subject)
         if entry is None:
             raise UnfitError

@@ -117,7 +117,9 @@ class Store:
         raise_if_short(error)
         self.warn(f"cache directory {printable_path(str(directory))}: {error.strerror}: continuing without it")
 
-    def get(self, kind: Kind, subject: str, build: Build, *, rebuild: bool = False, size: int | None = None) -> StoredFile:
+    def get(
+        self, kind: Kind, subject: str, build: Build, *, rebuild: bool = False, size: int | None = None
+    ) -> StoredFile:
         """Return the entry from the directory, or build it with `build`; with `rebuild`, replace an existing one.
 
         `size` is the length in bytes that the caller expects of a kind that may be partial. Only callers that expect

@@ -8,6 +8,7 @@ import click
 
 from ocifs.cli.verbs import cli
 
+_DIRECTORY = re.compile(r"\$\{?PWD\b\}?")
 _PLACEHOLDER = re.compile(r"\$\{\{[^}]*\}\}|\$\{?\w+\}?")
 _SEPARATORS = {"&&", "||", "|", "&", ";", "!", "]", "--", "then", "do", "sudo"}
 
@@ -17,7 +18,8 @@ def commands(text: str) -> Iterator[list[str]]:
     for line in text.replace("\\\n", " ").splitlines():
         words: list[str] | None = None
         begins = True
-        for word in [*shlex.split(_PLACEHOLDER.sub("placeholder", line), comments=True), "&&"]:
+        filled = _PLACEHOLDER.sub("placeholder", _DIRECTORY.sub("/", line))
+        for word in [*shlex.split(filled, comments=True), "&&"]:
             if word in _SEPARATORS and not (words and word == "--"):
                 if words:
                     yield words
@@ -36,7 +38,8 @@ def parse(words: list[str]) -> None:
     command: click.Command = cli
     context = click.Context(cli, info_name="ocifs", **cli.context_settings)
     while isinstance(command, click.Group):
-        name, resolved, words = command.resolve_command(context, words)
+        command.parse_args(context, list(words))  # `ocifs index` adds its default command
+        name, resolved, words = command.resolve_command(context, [*context._protected_args, *context.args])
         assert resolved is not None
         command, context = resolved, click.Context(resolved, context, info_name=name)
     command.parse_args(context, list(words))

@@ -61,7 +61,7 @@ def user_world(user: Ocifs, debian: Path, root: None) -> World:
     home = user.home
     command = home / "bin" / "ocifs"
     command.parent.mkdir()
-    command.write_text(f"#!/bin/sh\nexec {shlex.join(user.command()[len(user.become):])} \"$@\"\n")
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(user.command()[len(user.become) :])} "$@"\n')
     command.chmod(0o755)
     subprocess.run([sys.executable, ROOT / "scripts/sample_image.py", home / "sample"], check=True)
     copied = ["skopeo", "copy", "--quiet", "--insecure-policy", f"oci:{debian}:base", f"oci:{home}/debian:base"]

@@ -127,6 +127,7 @@ def test_console_blocks_run_as_printed(document: Path, request: pytest.FixtureRe
         shell, _ = request.getfixturevalue("shell_of_root")
         shell.run(f"export CONTAINERS_STORAGE_CONF={configuration}")
         shell.run(f"export CONTAINERS_CONF={configuration.with_name('containers.conf')}")
+        shell.run("unset DOCKER_CONFIG")  # podman refuses one that does not exist
     reader = Reader(request, replaced)
     wrong, left_out = [], []
     for block in wanted:

@@ -23,7 +23,9 @@ def _places() -> Iterator[str]:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
                 yield from re.findall(r"(?<![\w.}])/(?:var|run|tmp|etc|usr|sbin|opt)/[\w./-]*ocifs[\w./-]*", node.value)
     for unit in (_ROOT / "ocifs").rglob("*.service"):
-        for kind, name in re.findall(r"^(Cache|State|Runtime|Logs|Configuration)Directory=(\S+)", unit.read_text(), re.M):
+        for kind, name in re.findall(
+            r"^(Cache|State|Runtime|Logs|Configuration)Directory=(\S+)", unit.read_text(), re.M
+        ):
             yield {"Cache": "/var/cache", "State": "/var/lib", "Runtime": "/run"}[kind] + f"/{name}"
     for name in setup_mount._NAMES:
         yield f"/sbin/{name}"

@@ -232,7 +232,7 @@ BAD = [
     ('[host."https://a"]\nskip_verify = "yes"', "Expected `bool"),
     ('[host."https://a"]\nheader = {"a b" = "1"}', "'a b' cannot be set as a header"),
     ('[host."https://a"]\nheader = {Content-Length = "1"}', "'Content-Length' cannot be set as a header"),
-    ('[host."https://a"]\nheader = {A = "x\\r\\nB: y"}', "the value of header A is too long, or is not printable ASCII"),
+    ('[host."https://a"]\nheader = {A = "x\\r\\nB: y"}', "header A is too long, or is not printable ASCII"),
     ('[host."https://a"]\nheader = {A = 1}', "got `int`"),
     ('[host."https://a"]\ndial_timeout = "soon"', "dial_timeout 'soon' is not a duration: write it as 5s"),
     ('[host."https://a"]\ndial_timeout = "0s"', "more than 0 and up to 1h"),
