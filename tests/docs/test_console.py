@@ -109,6 +109,7 @@ def podman() -> Iterator[dict[str, str]]:
         yield {said: str(home / name) for said, name in _PODMAN.items()}
 
 
+@pytest.mark.timeout(1800)  # cli.md has 150 commands
 @pytest.mark.parametrize("document", _DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_console_blocks_run_as_printed(document: Path, request: pytest.FixtureRequest) -> None:
     text = document.read_text()
