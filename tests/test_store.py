@@ -59,7 +59,7 @@ def test_an_entry_is_built_once(tmp_path: Path) -> None:
 def test_an_entry_is_made_anew(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for payload in (b"one", b"three"):
-        assert content(store.get(KIND, SUBJECT, writing(payload), rebuild=True)) == payload
+        assert content(store.get(KIND, SUBJECT, writing(payload), anew=True)) == payload
         assert content(store.get(KIND, SUBJECT, writing(b"other"))) == payload
     assert [path.name for path in (tmp_path / "entries").iterdir()] == [path_of(tmp_path).name]
 

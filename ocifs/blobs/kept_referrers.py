@@ -41,7 +41,7 @@ class KeptReferrers:
             return kept
         if found != (kept or []):
             data = msgspec.json.encode(found, enc_hook=str)
-            self._store.get(REFERRERS, name, lambda out: out.write(data), rebuild=True).close()
+            self._store.get(REFERRERS, name, lambda out: out.write(data), anew=True).close()
         return found
 
     def _kept(self, name: Digest) -> list[Descriptor] | None:

@@ -104,7 +104,7 @@ class RemoteTar:
             out.write(f"sha256:{hasher.hexdigest()}".encode())
 
         subject = Digest.of(f"{self.identity} {offset} {size}".encode())
-        file = self._store.get(DIGEST, subject, build, rebuild=self.identity is None)
+        file = self._store.get(DIGEST, subject, build, anew=self.identity is None)
         try:
             return Digest(file.pread(100, 0).decode("ascii", "replace"))
         finally:

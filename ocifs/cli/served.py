@@ -267,10 +267,8 @@ class _ServedMounter(Mounter):
 class _FullStore(Store):
     """A store that already has every entry that a command needs: it builds nothing."""
 
-    def get(
-        self, kind: Kind, subject: str, build: Build, *, rebuild: bool = False, size: int | None = None
-    ) -> StoredFile:
-        entry = None if rebuild else self.load(kind, subject)
+    def get(self, kind: Kind, subject: str, build: Build, *, anew: bool = False, size: int | None = None) -> StoredFile:
+        entry = None if anew else self.load(kind, subject)
         if entry is None:
             raise UnfitError
         return entry

@@ -102,7 +102,7 @@ class Trees:
             self.subjects.add(subject)
         rootfs = self._open_file(store.get(kind, subject, build), layers)
         if rootfs is None:
-            rootfs = self._open_file(store.get(kind, subject, build, rebuild=True), layers)
+            rootfs = self._open_file(store.get(kind, subject, build, anew=True), layers)
         assert rootfs is not None  # noqa: S101 - it was built of these layers just now
         return rootfs
 

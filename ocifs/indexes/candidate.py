@@ -129,7 +129,7 @@ class LookupContext(NamedTuple):
         subject = _subject(layer, source)
         index = self._opened(self.store.get(CONVERTED, subject, build), layer)
         if index is None:
-            index = self._opened(self.store.get(CONVERTED, subject, build, rebuild=True), layer)
+            index = self._opened(self.store.get(CONVERTED, subject, build, anew=True), layer)
         assert index is not None  # noqa: S101 - it was built of the layer just now
         return index
 

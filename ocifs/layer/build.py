@@ -101,7 +101,7 @@ def open_layer_index(
     try:
         index = _of_layer(store.get(KIND, layer.digest, build), layer)
         if index is None:  # the cached index may be wrong, or lack an algorithm
-            index = _of_layer(store.get(KIND, layer.digest, build, rebuild=True), layer)
+            index = _of_layer(store.get(KIND, layer.digest, build, anew=True), layer)
         assert index is not None  # noqa: S101 - it was built of the layer just now
         if layer.decoded:
             layer.decoded.grow(layer.digest, index.size)

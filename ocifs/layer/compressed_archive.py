@@ -96,8 +96,8 @@ def _digest(file: FileReader, store: Store) -> Digest:
             hasher.update(file.pread(_CHUNK, offset))
         out.write(f"sha256:{hasher.hexdigest()}".encode())
 
-    for rebuild in (False, True):
-        stored = store.get(KIND, subject, build, rebuild=rebuild)
+    for anew in (False, True):
+        stored = store.get(KIND, subject, build, anew=anew)
         try:
             return Digest(stored.pread(100, 0).decode("ascii", "replace"))
         except (InvalidImageError, UnsupportedError):

@@ -134,7 +134,7 @@ def trim_entry(store: Store, digest: Digest, blob: ReaderAt, *, in_memory: bool 
             os.close(index.file.fd)
 
     with suppress(_TrimmedError):
-        return store.get(KIND, digest, build, rebuild=True)
+        return store.get(KIND, digest, build, anew=True)
     return None
 
 

@@ -2,8 +2,8 @@
 
 A published index is used before it is verified. Once its whole blob is present, the index is verified. If that
 succeeds, the mount is as trusted as any; if it fails, every further read fails, because it is unknown which parts of
-the tree are right. The work pauses while a reader waits for the registry, and is retried later when the registry is
-unreachable.
+the tree are right. The work pauses while a reader waits for the registry, or the hot pack arrives, and is retried later
+when the registry is unreachable.
 """
 
 import contextlib
@@ -44,11 +44,11 @@ Report = Callable[[str | None], None]
 class Pack(Protocol):
     """The hot pack of the layers."""
 
-    def is_unverified(self) -> bool:
-        """Whether it is in use, and not verified."""
+    def is_arriving(self) -> bool:
+        """Whether it is being fetched, and needs the link."""
 
     def verify(self, pause: Callable[[int], None]) -> None:
-        """Compare it with the layers, which are verified. Raises InvalidImageError, RegistryError."""
+        """Compare it, if it is in use, with the layers, which are verified. Raises InvalidImageError, RegistryError."""
 
     def drop(self) -> None:
         """Remove it from the cache: it may have false bytes."""
@@ -120,7 +120,7 @@ class Background:
             self._fetch_profile(layer)
         for layer in self._layers:
             self._work_on(layer)
-        if self._pack is not None and self._pack.is_unverified():
+        if self._pack is not None:
             self._pack.verify(self._pause)
 
     def _work_on(self, layer: Layer) -> None:
@@ -207,6 +207,8 @@ class Background:
             raise _EndedError
 
     def _last_wait(self) -> float:
+        if self._pack is not None and self._pack.is_arriving():
+            return time.monotonic()
         waits = [file.last_wanted for layer in self._layers for file in layer.partial]
         return max([self._began, *waits])
 

@@ -117,10 +117,8 @@ class Store:
         raise_if_short(error)
         self.warn(f"cache directory {printable_path(str(directory))}: {error.strerror}: continuing without it")
 
-    def get(
-        self, kind: Kind, subject: str, build: Build, *, rebuild: bool = False, size: int | None = None
-    ) -> StoredFile:
-        """Return the entry from the directory, or build it with `build`; with `rebuild`, replace an existing one.
+    def get(self, kind: Kind, subject: str, build: Build, *, anew: bool = False, size: int | None = None) -> StoredFile:
+        """Return the entry from the directory, or build it with `build`; with `anew`, replace an existing one.
 
         `size` is the length in bytes that the caller expects of a kind that may be partial. Only callers that expect
         the same size share a partial entry.
@@ -130,7 +128,7 @@ class Store:
         entries = self.opened
         if entries is None:
             return _build_in_memory(kind, subject, build, self.warn)
-        if not rebuild and (entry := self.load(kind, subject)) is not None:
+        if not anew and (entry := self.load(kind, subject)) is not None:
             return entry
         temporary = _temporary(kind, subject, size)
         try:
@@ -139,7 +137,7 @@ class Store:
             self.warn_of(error, self.directory)
             return _build_in_memory(kind, subject, build, self.warn)
         # Another process may have built the entry while this one waited for the lock.
-        if not rebuild and (entry := self.load(kind, subject)) is not None:
+        if not anew and (entry := self.load(kind, subject)) is not None:
             _abandon(lock, entries, temporary)
             return entry
         return self._build(lock, entries, temporary, kind, subject, build)

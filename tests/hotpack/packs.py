@@ -70,7 +70,7 @@ def save(store: Store, layers: Sequence[Layer], data: bytes) -> Path:
     """Put a pack of layers into the cache as their own; return its path."""
     assert store.directory is not None
     kind, subject = pack_name(layers)
-    store.get(kind, subject, lambda out: out.write(data), rebuild=True).close()
+    store.get(kind, subject, lambda out: out.write(data), anew=True).close()
     return store.directory / "entries" / file_name(kind, subject)
 
 

@@ -141,7 +141,7 @@ def stored(store: Store, kind: Kind, subject: str) -> bytes:
 
 
 def put(store: Store, kind: Kind, subject: str, data: bytes) -> None:
-    store.get(kind, subject, lambda out: out.write(data), rebuild=True).close()
+    store.get(kind, subject, lambda out: out.write(data), anew=True).close()
 
 
 @pytest.mark.parametrize("kind", [TREE, CHANGES])

@@ -138,7 +138,7 @@ def test_a_stored_index_that_is_none_is_made_again(registry: Registry, store: St
     reference = add(registry, "app", BASE)
     read(reference, store)
     for gone in (False, True):
-        store.get(KIND, digest(BASE.blob), lambda out: out.write(forged), rebuild=True).close()
+        store.get(KIND, digest(BASE.blob), lambda out: out.write(forged), anew=True).close()
         if gone:
             forget_blobs(store)
         assert read(reference, store) == BIG

@@ -290,7 +290,7 @@ def test_a_stored_index_that_does_not_fit_is_made_again(forged: str, write: Writ
     data = b"nonsense" * 9 if forged == "nonsense" else b""
     if forged in changes:
         data = encode_tail(index.toc(), msgspec.structs.replace(index.summary, **changes[forged]), 0)
-    store.get(KIND, images.digest(TAR), lambda out: out.write(data), rebuild=True).close()
+    store.get(KIND, images.digest(TAR), lambda out: out.write(data), anew=True).close()
     again = Opening(store).open(blob, "tar", images.digest(TAR))
     assert again.summary == index.summary
     assert read(again, blob) == TAR

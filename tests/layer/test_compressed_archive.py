@@ -81,7 +81,7 @@ def test_a_damaged_digest_in_the_cache_is_computed_again(saved: Path, store: Sto
     with closing(open_cached(parse_reference(str(saved)), store)):
         pass
     subject = next(entry.subject for entry in store.entries() if entry.kind.startswith(KIND.name))
-    store.get(KIND, subject, lambda out: out.write(b"sha256:\xff"), rebuild=True).close()
+    store.get(KIND, subject, lambda out: out.write(b"sha256:\xff"), anew=True).close()
     with closing(open_cached(parse_reference(str(saved)), store)) as source:
         assert source.images()
 

@@ -50,7 +50,7 @@ def store(tmp_path: Path, blob: FileReader) -> Store:
         out.write(data)
         out.write(join_tail(index.packed_toc(), replace(index.summary, untrimmed=True), len(data)))
 
-    found.get(KIND, DIGEST, build, rebuild=True).close()
+    found.get(KIND, DIGEST, build, anew=True).close()
     os.close(index.file.fd)
     return found
 
