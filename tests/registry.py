@@ -175,6 +175,24 @@ def endless_chunk(handler: "Handler", blob: Blob) -> None:
         handler.wfile.write(b"0" * 65536)
 
 
+def endless_trailers(handler: "Handler", blob: Blob) -> None:
+    """Send a body in chunks, but its last byte, and trailers without end."""
+    handler.close_connection = True
+    data = blob.data[:-1]
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    handler.wfile.write(b"%x\r\n%b\r\n0\r\n" % (len(data), data))
+    while not handler.registry.closing.is_set():
+        handler.wfile.write(b"X: y\r\n" * 1000)
+
+
+def trickled_extension(handler: "Handler", blob: Blob) -> None:
+    """Begin a body in chunks with the extension of a chunk that never ends, a byte now and then."""
+    handler.close_connection = True
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;")
+    while not handler.registry.closing.wait(0.05):
+        handler.wfile.write(b"x")
+
+
 def stall(handler: "Handler", blob: Blob) -> None:
     """Answer nothing until the registry is closed."""
     handler.close_connection = True

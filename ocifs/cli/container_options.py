@@ -23,6 +23,7 @@ from ocifs.cli.command import GroupedOption, OptionGroup, add_options
 from ocifs.cli.options import warn
 from ocifs.cli.types import parse_size
 from ocifs.cli.unsupported import unsupported
+from ocifs.errors import printable_path
 from ocifs.mount.overlay import RootfsKind
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -351,9 +352,26 @@ def container_options(command: F) -> F:
 
 
 def refuse_pull(container: ContainerOptions, image: str) -> None:
-    """Refuse an image in a registry with `--pull never`. Raises UsageError."""
-    if container.pull == "never" and image.startswith("docker://"):
-        raise click.UsageError(f"--pull never: {image} is in a registry: copy it into a layout with `skopeo copy`")
+    """Refuse an image that is not on this machine with `--pull never`, also among the mounts.
+
+    Raises:
+        UsageError: One is in a registry, be it by a short name, or on a web server.
+        OcifsError: As `reference_of`.
+    """
+    if container.pull != "never":
+        return
+    from ocifs.sources.naming import reference_of
+
+    mounted = [each.source for each in container.settings.mounts if each.kind == "image"]
+    for name in (image, *mounted):
+        reference = reference_of(name)
+        if reference.transport == "docker":
+            full = "" if reference.text == name else f", {reference}"
+            raise click.UsageError(
+                f"--pull never: {printable_path(name)} is in a registry{full}: copy it into a layout with `skopeo copy`"
+            )
+        if reference.is_url:  # which may contain a password or a signature
+            raise click.UsageError("--pull never: the image is in an archive on a web server: download it first")
 
 
 def _variables(files: tuple[dict[str, str], ...], variables: tuple[tuple[str, str] | None, ...]) -> dict[str, str]:

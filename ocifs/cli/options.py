@@ -118,7 +118,7 @@ _DOCUMENT_OPTIONS = (
     ),
     _option(
         "--authfile",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
         metavar="FILE",
         envvar="REGISTRY_AUTH_FILE",
         show_default="podman's, docker's",

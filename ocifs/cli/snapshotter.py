@@ -1,7 +1,9 @@
 """`ocifs snapshotter`: serve images to containerd, which runs containers on them without unpacking."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -11,11 +13,13 @@ from ocifs.cli.command import Group, Option
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
 from ocifs.cli.mount_options import serving_options
 from ocifs.cli.options import document_options, json_option
-from ocifs.cli.types import Size
+from ocifs.cli.types import Size, parse_size
 from ocifs.errors import MountError
 from ocifs.mount.options import MountOptions
 from ocifs.options import Options
 from ocifs.sources.registry.access import CONTAINERD_HOSTS
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Snapshotter(Group):
@@ -57,6 +61,18 @@ _address_option = click.option(
 )
 
 
+def _index_option(default: int | None) -> Callable[[F], F]:
+    return click.option(
+        "--index-up-to",
+        type=Size(),
+        default=default,
+        show_default=True if default is not None else "that of the running one, else 16MiB",
+        cls=Option,
+        help="Index layers of up to SIZE that have no index.",
+        details="SIZE is that of all such layers of an image together. containerd unpacks an image that has more.",
+    )
+
+
 @snapshotter.command(short_help="Run the snapshotter (the default).")
 @document_options
 @serving_options
@@ -70,15 +86,7 @@ _address_option = click.option(
     metavar="SECONDS",
     help="Unmount images without a container after SECONDS (0: never).",
 )
-@click.option(
-    "--index-up-to",
-    type=Size(),
-    default=16 << 20,
-    show_default=True,
-    cls=Option,
-    help="Index layers of up to SIZE that have no index.",
-    details="SIZE is that of all such layers of an image together. containerd unpacks an image that has more.",
-)
+@_index_option(16 << 20)
 @click.option(
     "--image-service",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -166,6 +174,7 @@ def _with_hosts(options: Options) -> Options:
     show_default="of the running one",
     help="containerd's configuration.",
 )
+@_index_option(None)
 @json_option
 @click.argument("images", metavar="[IMAGE...]", nargs=-1)
 def check(
@@ -175,6 +184,7 @@ def check(
     address: Path,
     name: str,
     containerd_config: Path | None,
+    index_up_to: int | None,
     as_json: bool,
 ) -> int:
     """Find out why images are not served lazily: check containerd's configuration, the kernel and the snapshotter.
@@ -188,6 +198,7 @@ def check(
     """
     from ocifs.snapshotter.check.containerd import Expected
     from ocifs.snapshotter.check.node import Node, running_processes
+    from ocifs.snapshotter.settings import DEFAULT_INDEX_UP_TO
 
     if os.geteuid():
         raise MountError("only root can check a node, because containerd's files and sockets are root's")
@@ -195,7 +206,11 @@ def check(
         options = _with_hosts(options)
         node = Node(processes=running_processes(), config=containerd_config)
         hosts_dir = options.access.hosts_dir or CONTAINERD_HOSTS
-        expected = Expected(name, address.absolute(), root.absolute(), hosts_dir, node.has_kubelet)
+        if index_up_to is None:
+            index_up_to = parse_size(node.index_up_to() or "")
+        if index_up_to is None:
+            index_up_to = DEFAULT_INDEX_UP_TO
+        expected = Expected(name, address.absolute(), root.absolute(), hosts_dir, node.has_kubelet, index_up_to)
         has_errors = False
         for finding in node.findings(expected, options, images):
             has_errors = has_errors or finding.level == "error"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from ocifs.blobs.download import BLOB
-from ocifs.image.hot_pack import OpenedPack
+from ocifs.image.hot_pack import OpenedPack, pack_name
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.archive_member import ArchiveMember
 from ocifs.layer.compressed_archive import ARCHIVE_CACHE
@@ -121,6 +121,8 @@ class Handoff(msgspec.Struct, frozen=True):
     """The registry that has the missing windows of the LayerIndex; None: it is complete."""
     tails: tuple[bytes | None, ...] = ()
     """sha256 of the sections behind the windows of a published LayerIndex, which other processes may write to."""
+    unverified_pack: str | None = None
+    """The subject of the hot pack of these layers, as long as they are unverified; None: they are verified."""
 
     @classmethod
     def of(cls, rootfs: Rootfs, pack: PackSource | None = None, cache: CacheDirectory | None = None) -> Self:
@@ -145,6 +147,7 @@ class Handoff(msgspec.Struct, frozen=True):
                 layer.index.file.origin() if isinstance(layer.index.file, LazyBlob) else None for layer in layers
             ),
             tails=tuple(layer.index.tail for layer in layers),
+            unverified_pack=_unverified_pack(layers),
         )
 
     def open(self, cache: SpanCache) -> Rootfs:
@@ -222,6 +225,11 @@ def source_of(pack: OpenedPack | None) -> PackSource | None:
         return None
     origin = pack.file.origin() if isinstance(pack.file, LazyBlob) else None
     return PackSource(FileRange.of(pack.file), pack.verified, origin, pack.head, pack.digest)
+
+
+def _unverified_pack(layers: Sequence[Layer]) -> str | None:
+    name = pack_name(layers) if layers else None
+    return None if name is None or name.is_verified else name.subject
 
 
 def _range_of(blob: BlobReader) -> FileRange:

@@ -33,6 +33,7 @@ from ocifs.snapshotter.directories import Directories
 from ocifs.snapshotter.image_service import ImageService, make_image_server
 from ocifs.snapshotter.images import Images
 from ocifs.snapshotter.keychain import Keychain
+from ocifs.snapshotter.keychain_socket import SOCKET, answering
 from ocifs.snapshotter.metadata import Metadata
 from ocifs.snapshotter.meter import Meter
 from ocifs.snapshotter.pulls import Pulls
@@ -97,7 +98,8 @@ def serve(settings: Settings, access: AccessOf | None = None) -> None:
     for module in _MODULES:
         importlib.import_module(module)
     stop = threading.Event()
-    keychain = Keychain(settings.options.access) if settings.image_service else None
+    socket = str(_keychain_socket(settings))
+    keychain = Keychain(settings.options.access, socket) if settings.image_service else None
     settings = _logging(settings)
     with open_snapshots(settings, access or (keychain.access if keychain else None)) as snapshots:
         if settings.service:
@@ -170,13 +172,21 @@ def listening_at(address: Path, make: Callable[[str], grpc.Server]) -> Iterator[
 
 @contextlib.contextmanager
 def _image_service(settings: Settings, keychain: Keychain | None) -> Iterator[None]:
-    """Forward CRI's image service to containerd, if the settings say where."""
+    """Forward CRI's image service to containerd, and let mounts ask for its credentials, if the settings say where."""
     if settings.image_service is None or keychain is None:
         yield
         return
     service = ImageService(f"unix:{settings.containerd}", keychain)
-    with contextlib.closing(service), listening_at(settings.image_service, make_image_server(service)):
+    with (
+        answering(_keychain_socket(settings), keychain),
+        contextlib.closing(service),
+        listening_at(settings.image_service, make_image_server(service)),
+    ):
         yield
+
+
+def _keychain_socket(settings: Settings) -> Path:
+    return settings.root.absolute() / SOCKET
 
 
 def _logging(settings: Settings) -> Settings:

@@ -347,6 +347,37 @@ def test_secrets_stay_out_of_log_and_record(ocifs: Ocifs, registry: Registry, im
     assert SECRET not in ocifs.log.read_text()
 
 
+def test_credentials_that_expire(ocifs: Ocifs, registry: Registry, image: str, engine: str, tmp_path: Path) -> None:
+    """Reads fail as long as the registry refuses them, and no longer: the mount finds a new login by itself."""
+    password = "old"
+
+    def guard(handler: Handler, blob: Blob) -> None:
+        basic("me", password)(handler, blob)
+
+    registry.fault(guard, "/v2/app/")
+    authfile = tmp_path / "auth.json"
+
+    def log_in() -> None:
+        authfile.write_text(json.dumps({"auths": {registry.host: {"username": "me", "password": password}}}))
+
+    log_in()
+    with ocifs.mounted(image, "--engine", engine, "--no-prefetch", "--authfile", str(authfile)) as mnt:
+        assert (mnt / "first").read_bytes() == FIRST
+        password = "new"
+        with (mnt / "last").open("rb") as file, pytest.raises(OSError, match="Input/output error"):
+            file.read(1)
+        assert "refuses" in ocifs.log.read_text()
+        log_in()
+
+        def is_read() -> bool:
+            try:
+                return (mnt / "last").read_bytes() == LAST
+            except OSError:
+                return False
+
+        wait_for(is_read)
+
+
 @pytest.mark.parametrize("seconds", [2, 6, 12][: depth(1, 3)])
 def test_network_away_for_a_while(ocifs: Ocifs, registry: Registry, image: str, engine: str, seconds: int) -> None:
     with ocifs.mounted(image, "--engine", engine, "--no-prefetch") as mnt:

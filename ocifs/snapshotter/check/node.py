@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from ocifs.errors import OcifsError, missing_extra, printable_path
 from ocifs.options import Options
 from ocifs.snapshotter.check.containerd import Expected, check_containerd, check_docker
@@ -103,6 +105,14 @@ class Node:
                 return Path(named)
         return next((self._at(each) for each in _CONFIGS if self._at(each).exists()), None)
 
+    def index_up_to(self) -> str | None:
+        """Return the option of the running snapshotter; None: it has its default, or none runs."""
+        for process in self._processes:
+            programs = map(os.path.basename, (process.name, *process.arguments[:1]))
+            if "ocifs" in programs and "snapshotter" in process.arguments:
+                return process.option("--index-up-to")
+        return None
+
     def findings(self, expected: Expected, options: Options, images: Sequence[str] = ()) -> Iterator[Finding]:
         """Yield all findings; `images` are looked up in their registries as `options` say."""
         yield from self.kernel()
@@ -112,7 +122,7 @@ class Node:
         yield from _snapshotter(expected)
         yield from _hosts(expected.hosts_dir)
         for image in images:
-            yield _registry(image, options)
+            yield _registry(image, options, expected)
 
     def kernel(self) -> Iterator[Finding]:
         """Yield findings about the kernel, and about the engines that can mount images on it."""
@@ -311,24 +321,37 @@ def _hosts(directory: Path) -> Iterator[Finding]:
             yield ok("hosts.toml", path)
 
 
-def _registry(image: str, options: Options) -> Finding:
-    """Return whether a pull of this image would be lazy."""
+def _registry(image: str, options: Options, expected: Expected) -> Finding:
+    """Return whether a pull of this image would be lazy. The credentials of the last pull count, as for a pull."""
+    from ocifs.snapshotter.keychain_socket import SOCKET
     from ocifs.snapshotter.requested_image import find_requested
-    from ocifs.sources.reference import parse_reference
+    from ocifs.sources.reference import parse_reference, unconfigured
+    from ocifs.sources.registry.keychain import ask
+    from ocifs.sources.registry.peer import KeychainEntry
 
     name = printable_path(image)
     try:
         reference = parse_reference(f"docker://{image.removeprefix('docker://')}", lambda path: False)
-        with find_requested(reference, options) as found:
+        kept = ask(KeychainEntry(str(expected.root / SOCKET), unconfigured(reference.path, "")[0]))
+        access = replace(options.access, provided=kept)
+        with find_requested(reference, options, lambda reference: access) as found:
             layers = len(found.resolved.layers)
             without = found.unindexed
             size = sum(layer.descriptor.size for layer in without)
     except OcifsError as failure:
-        return error("registry", f"{name}: {failure}", "repair access to the registry")
-    if without:
+        return error(
+            "registry",
+            f"{name}: {failure}",
+            "repair access to the registry; ocifs knows the imagePullSecrets of a Pod after its pull only, if kubelet "
+            "pulls through --image-service: before that, use --authfile or --creds here",
+        )
+    missing = f"{name}: {len(without)} of {layers} layers, with {size} bytes, have no index"
+    if size > expected.index_up_to:
         return warning(
             "registry",
-            f"{name}: {len(without)} of {layers} layers, with {size} bytes, have no index",
+            f"{missing}, more than --index-up-to={expected.index_up_to}: containerd unpacks the image",
             f"publish one with `ocifs index push docker://{name.removeprefix('docker://')}`",
         )
+    if without:
+        return ok("registry", f"{missing}: ocifs indexes them during the pull, and serves the image lazily")
     return ok("registry", f"{name}: all {layers} layers have an index, so it is served lazily")

@@ -5,6 +5,7 @@ within the budget of `session`. The caller verifies the digest.
 """
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -80,9 +81,11 @@ class RemoteBlob:
                 try:
                     for piece in self._request(session, position, end, accept_whole=accept_whole):
                         position += len(piece)
+                        if accept_whole:  # a read has one budget, a stream another one as long as it keeps its pace
+                            budget.note(len(piece))
+                        began = time.monotonic()
                         yield piece
-                        if accept_whole:  # a read has one budget, a long stream a new one for each piece
-                            budget.restart()
+                        budget.leave_out(time.monotonic() - began)
                 except (NotFoundError, RegistryError, InvalidImageError) as error:
                     if isinstance(error, TransientError) and budget.pause(error):
                         continue
@@ -97,13 +100,13 @@ class RemoteBlob:
         # Always state the end: some registries answer an open range with 416.
         start, end = start + self._offset, end + self._offset
         ranged = {} if (start, end) == (0, self._whole) else {"Range": f"bytes={start}-{end - 1}"}
-        response, host = session.get(self._path, {**self._headers, **ranged}, what=self._what)
+        response, host, timeouts = session.get(self._path, {**self._headers, **ranged}, what=self._what)
         complete = False
         try:
             position = self._begin(response, host, start, end)
             if position != start and not accept_whole:
                 raise NoRangesError(f"{host} does not support range requests")
-            for piece in body(response, host, session.timeouts):
+            for piece in body(response, host, timeouts):
                 useful = piece[max(start - position, 0) : end - position]
                 position += len(piece)
                 if useful:

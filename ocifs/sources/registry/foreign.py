@@ -71,7 +71,7 @@ class ForeignSession(Session):
         """Request the peer's URL once, whatever `path` is; raises as `Session.get`."""
         last, response = self._follow("GET", parse_url(self._peer.url or "", "the image names"), headers, None)
         if response.status in {200, 206}:
-            return RegistryResponse(response, last.authority)
+            return RegistryResponse(response, last.authority, self.timeouts)
         response.close()
         raise self._failure(response, "", last, what)
 

@@ -1,7 +1,8 @@
 """Endpoints and the location of blobs, as values that can be sent to another process.
 
-They contain no paths, so the receiver needs neither the configuration files nor permission to read them. They contain
-secrets: they are never written to a file, and their `repr` shows none.
+The receiver needs neither the configuration files nor permission to read them. It looks at paths only when a registry
+refuses the credentials in the value, which may have expired (`Lookup`). The values contain secrets: they are never
+written to a file, and their `repr` shows none.
 """
 
 import os
@@ -32,6 +33,31 @@ class Credentials(msgspec.Struct, frozen=True):
     def basic(self) -> str:
         """The value of an `Authorization` header (RFC 7617)."""
         return "Basic " + b2a_base64(os.fsencode(f"{self.username}:{self.password}"), newline=False).decode()
+
+
+class KeychainEntry(msgspec.Struct, frozen=True):
+    """Credentials that the snapshotter keeps from the last pull."""
+
+    socket: str
+    """Absolute path (`ocifs.sources.registry.keychain`)."""
+    name: str
+    """`HOST[:PORT]/REPOSITORY` of the image in the pull."""
+
+
+class Lookup(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to look for other credentials of an endpoint, once the registry refuses those that were found at first."""
+
+    host: str
+    """`HOST[:PORT]`."""
+    repository: str
+    files: tuple[str, ...]
+    """Absolute paths of files that may exist, in the order of their precedence."""
+    is_named: bool = False
+    """Whether the user has named the file, so that it must be readable."""
+    keychain: KeychainEntry | None = None
+    """What is asked before the files are read."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """HOME and PATH for credential helpers: those of the command."""
 
 
 class Certificates(msgspec.Struct, frozen=True):
@@ -98,6 +124,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str | None = None
     """`http` or `https`; None: not known yet."""
     credentials: Credentials | None = None
+    lookup: Lookup | None = None
+    """None: there are no others."""
     url: str | None = None
     """URL of one blob, named by the image, or of a file; then only it is requested, and `repository` is empty."""
     file: FileVersion | None = None

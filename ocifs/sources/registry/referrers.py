@@ -181,4 +181,4 @@ def _put_manifest(session: Session, name: str, data: bytes, media_type: str) -> 
 def _finish(answer: RegistryResponse) -> None:
     """Release the connection; the body is ignored."""
     with contextlib.suppress(RegistryError):
-        read_all(answer.response, answer.host, _MAX_BODY)
+        read_all(answer.response, answer.host, _MAX_BODY, answer.timeouts)

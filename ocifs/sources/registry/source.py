@@ -24,7 +24,7 @@ from ocifs.sources.registry.configuration import (
     is_loopback,
     read_configuration,
 )
-from ocifs.sources.registry.credentials import find_credentials
+from ocifs.sources.registry.credentials import find_credentials, lookup_of
 from ocifs.sources.registry.file import FilePart, FileSession
 from ocifs.sources.registry.foreign import ForeignSession, foreign_peers
 from ocifs.sources.registry.peer import Origin, Peer
@@ -186,7 +186,7 @@ class RegistrySource:
 
         def once() -> bytes:
             answer = session.get(f"manifests/{name}", {"Accept": _ACCEPT}, what=what)
-            return read_all(answer.response, answer.host, self.limits.document)
+            return read_all(answer.response, answer.host, self.limits.document, answer.timeouts)
 
         data = session.with_retries(once)
         if digest is not None and Digest.of(data, digest.algorithm) != digest:
@@ -201,7 +201,7 @@ def open_registry(reference: Reference, access: Access, limits: Limits = DEFAULT
         NotFoundError: It is a short name that the configuration does not resolve.
         OcifsError: It is blocked, or a configuration file is malformed.
     """
-    for_mirrors = msgspec.structs.replace(access, credentials=None, provided=None)  # mirrors get none
+    for_mirrors = msgspec.structs.replace(access, credentials=None, provided=None, keychain=None)  # mirrors get none
     return RegistrySource(
         [
             open_session(endpoint, for_mirrors if endpoint.is_mirror else access)
@@ -244,6 +244,7 @@ def open_session(endpoint: Endpoint, access: Access) -> Session:
         certificates=certificates,
         timeouts=timeouts,
         settings=endpoint.settings,
+        lookup=None if access.credentials is not None else lookup_of(endpoint, access),
     )
     return Session(peer, lambda: find_credentials(endpoint, access))
 

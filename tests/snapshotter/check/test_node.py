@@ -11,8 +11,12 @@ import pytest
 from ocifs.cli.verbs import run
 from ocifs.snapshotter.check.containerd import Expected
 from ocifs.snapshotter.check.node import Node, Process, fuse_engine_problem, running_processes
+from ocifs.snapshotter.keychain import Keychain
+from ocifs.snapshotter.keychain_socket import SOCKET, answering
+from ocifs.sources.registry.access import Access
+from ocifs.sources.registry.peer import Credentials
 from tests.images import Image, layout_files
-from tests.registry import Registry, status
+from tests.registry import Registry, basic, status
 
 EXPECTED = Expected("ocifs", Path("/run/ocifs/s.sock"), Path("/var/lib/ocifs"), Path("/no/certs.d"), False)
 RELEASE = "6.12.1-test"
@@ -176,9 +180,73 @@ def test_the_command(capfdbinary: pytest.CaptureFixture[bytes], registry: Regist
         by_subject.setdefault(each["subject"], []).append(f"{each['level']} {each['message']}")
     assert [each.partition(" ")[0] for each in by_subject["hosts.toml"]] == ["warning", "error", "ok"]
     assert by_subject["snapshotter"] == [f"error it does not run: there is no {tmp_path}/s.sock"]
-    with_index, missing = by_subject["registry"]
-    assert "1 of 1 layers" in with_index
+    small, missing = by_subject["registry"]
+    assert small.startswith("ok ")
+    assert "1 of 1 layers" in small
+    assert "ocifs indexes them during the pull, and serves the image lazily" in small
+    assert missing.startswith("error ")
     assert "/missing:1: " in missing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "level", "message"),
+    [
+        (["--index-up-to", "10"], "warning", "have no index, more than --index-up-to=10: containerd unpacks the image"),
+        (["--index-up-to", "0"], "warning", "more than --index-up-to=0"),
+        (["--index-up-to", "1MiB"], "ok", "ocifs indexes them during the pull"),
+    ],
+)
+def test_small_images_need_no_index(
+    capfdbinary: pytest.CaptureFixture[bytes],
+    registry: Registry,
+    tmp_path: Path,
+    root: None,
+    arguments: list[str],
+    level: str,
+    message: str,
+) -> None:
+    registry.add("app", layout_files(Image(tag="1")))
+    _, found = check(capfdbinary, "--cache-dir", str(tmp_path), *arguments, f"{registry.host}/app:1")
+    (finding,) = [each for each in found if each["subject"] == "registry"]
+    assert finding["level"] == level
+    assert message in finding["message"]
+
+
+@pytest.mark.parametrize(
+    ("process", "expected"),
+    [
+        (Process("ocifs", ("snapshotter", "--index-up-to", "5MiB")), "5MiB"),
+        (Process("python3", ("/opt/ocifs/bin/ocifs", "snapshotter", "serve", "--index-up-to=0")), "0"),
+        (Process("ocifs", ("snapshotter",)), None),
+        (Process("vi", ("ocifs", "--index-up-to=5")), None),
+        (Process("grep", ("x", "snapshotter", "--index-up-to=5")), None),
+    ],
+)
+def test_the_limit_is_that_of_the_running_snapshotter(process: Process, expected: str | None) -> None:
+    assert Node(processes=[Process("init", ()), process]).index_up_to() == expected
+
+
+def test_the_credentials_of_the_last_pull_count(
+    capfdbinary: pytest.CaptureFixture[bytes], registry: Registry, tmp_path: Path, root: None
+) -> None:
+    """A running snapshotter has them; without one, the finding says where they would come from."""
+    registry.add("app", layout_files(Image(tag="1")))
+    registry.fault(basic("me", "s3cr3t"), "/v2/app/")
+    arguments = ("--cache-dir", str(tmp_path / "cache"), "--root", str(tmp_path), f"{registry.host}/app:1")
+
+    def checked() -> dict[str, str]:
+        _, found = check(capfdbinary, *arguments)
+        (finding,) = [each for each in found if each["subject"] == "registry"]
+        return finding
+
+    without = checked()
+    assert without["level"] == "error"
+    assert "requires a login" in without["message"]
+    assert "imagePullSecrets of a Pod after its pull only" in without["advice"]
+    keychain = Keychain(Access())
+    keychain.replace(f"{registry.host}/app", Credentials("me", "s3cr3t"))
+    with answering(tmp_path / SOCKET, keychain):
+        assert checked()["level"] == "ok"
 
 
 def test_a_socket_without_a_snapshotter(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path, root: None) -> None:
