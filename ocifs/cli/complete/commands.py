@@ -1,4 +1,4 @@
-"""The commands and their options, written by `scripts/generate.py`: the arguments of `model.Command`.
+"""The commands and their options, written by `scripts/generate.py`: the arguments of `model.CommandModel`.
 
 Constants load faster than objects.
 """
