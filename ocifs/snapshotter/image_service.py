@@ -31,7 +31,7 @@ it, this and all later requests of the channel wait for ever."""
 _RECONNECT: Final = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000))
 _log = logging.getLogger(__name__)
 
-Forward = Callable[[bytes, grpc.ServicerContext], bytes]
+ForwardCall = Callable[[bytes, grpc.ServicerContext], bytes]
 """Forwards a request; returns containerd's answer."""
 
 
@@ -58,7 +58,7 @@ class ImageService(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no 
 
         return grpc.unary_unary_rpc_method_handler(handle, bytes, bytes)
 
-    def _pull(self, request: bytes, context: grpc.ServicerContext, forward: Forward) -> bytes:
+    def _pull(self, request: bytes, context: grpc.ServicerContext, forward: ForwardCall) -> bytes:
         """Forward a pull, with its credentials in the keychain."""
         try:
             parsed = PullImageRequest.FromString(request)
