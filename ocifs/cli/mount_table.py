@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from ocifs.errors import printable_path
+from ocifs.errors import counted, printable_path
 from ocifs.mount.record import ListedMount
 from ocifs.report.text import fitted, local_time, table
 
@@ -70,6 +70,6 @@ def _notes(mount: ListedMount, width: int | None, *, verbose: bool) -> Iterator[
         yield (
             f"layer {number}: blob {layer.blob[:19]} and diff ID {layer.diff_id[:19]} "
             + (f"verified {local_time(layer.verified_at)}" if layer.verified_at else "not yet verified")
-            + f", each of {layer.spans} spans whenever it is decoded"
+            + f", each of {counted(layer.spans, 'span')} whenever it is decoded"
             + (f"; index {layer.index}" if layer.index else "")
         )

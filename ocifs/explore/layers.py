@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 from rich.cells import cell_len
 from textual.binding import Binding, BindingType
 
-from ocifs.explore.lines import Lines, Part, bar, bar_width, cut
+from ocifs.explore.lines import Lines, StyledText, bar, bar_width, cut
 from ocifs.image.opening import Image
 from ocifs.report.history import build_history, shown_command
 from ocifs.report.text import human_size
@@ -65,7 +65,7 @@ class LayersPane(Lines):
         """Return the number of layers."""
         return len(self.lines)
 
-    def parts(self, index: int, width: int) -> list[Part]:
+    def parts(self, index: int, width: int) -> list[StyledText]:
         """Return the line of a layer."""
         layer = self.lines[index]
         digits = len(str(len(self.lines) - 1))

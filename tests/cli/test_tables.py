@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from ocifs.cli.mount_table import mount_lines
 from ocifs.cli.verbs import run
 from ocifs.mount.counters import Numbers
-from ocifs.mount.record import KeptRecord, LayerRecord, ListedMount
+from ocifs.mount.record import KeptRecord, ListedMount, MountedLayer
 from ocifs.report.text import fitted
 from tests.images import Image, Layer, write_layout
 from tests.tars import file, tar
@@ -93,7 +93,9 @@ def test_the_cache_is_listed_in_a_table_that_fits(image: str, cache: list[str]) 
 
 
 def mount(**changes: object) -> ListedMount:
-    layer = LayerRecord(blob=f"sha256:{1:064}", diff_id=f"sha256:{2:064}", verified_at=None, spans=7, index="soci-v2 x")
+    layer = MountedLayer(
+        blob=f"sha256:{1:064}", diff_id=f"sha256:{2:064}", verified_at=None, spans=7, index="soci-v2 x"
+    )
     numbers = dict.fromkeys(Numbers.__struct_fields__, 0) | {"latency": (), "errors": {}, "restarts": 12}
     made = ListedMount(
         image="docker://registry.example.com/" + "team/" * 20 + "app:1",
