@@ -17,7 +17,6 @@ from ocifs.image.layers import open_layers
 from ocifs.image.names import note_image
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import Trees, refuse_warnings
-from ocifs.indexes.artifact import published_head
 from ocifs.indexes.lookup import FoundIndex, Key, key_of, look_up_indexes, refuse_false_tocs
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
@@ -145,6 +144,8 @@ class Image:
         published = self._published_pack
         if published is None or published.size > limit:
             return None
+        from ocifs.indexes.artifact import published_head
+
         try:
             head = published_head(published)
             blob = self.source.open_lazily(published)
