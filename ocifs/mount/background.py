@@ -3,7 +3,7 @@
 A published index is used before it is verified. Once its whole blob is present, the index is verified. If that
 succeeds, the mount is as trusted as any; if it fails, every further read fails, because it is unknown which parts of
 the tree are right, and the cache gets a note, so that no other mount uses the index. The work pauses while a reader
-waits for the registry, and is retried later when the registry is unreachable.
+waits for the registry, or the hot pack arrives, and is retried later when the registry is unreachable.
 """
 
 import contextlib
@@ -46,11 +46,11 @@ Note = Callable[[Layer, str], None]
 class Pack(Protocol):
     """The hot pack of the layers."""
 
-    def is_unverified(self) -> bool:
-        """Whether it is in use, and not verified."""
+    def is_arriving(self) -> bool:
+        """Whether it is being fetched, and needs the link."""
 
     def verify(self, pause: Callable[[int], None]) -> None:
-        """Compare it with the layers, which are verified. Raises InvalidImageError, RegistryError."""
+        """Compare it, if it is in use, with the layers, which are verified. Raises InvalidImageError, RegistryError."""
 
     def drop(self) -> None:
         """Remove it from the cache: it may have false bytes."""
@@ -127,7 +127,7 @@ class Background:
                 self._current = layer
                 work(layer)
         self._current = None
-        if self._pack is not None and self._pack.is_unverified():
+        if self._pack is not None:
             self._pack.verify(self._pause)
 
     def _work_on(self, layer: Layer) -> None:
@@ -216,6 +216,8 @@ class Background:
             raise _EndedError
 
     def _last_wait(self) -> float:
+        if self._pack is not None and self._pack.is_arriving():
+            return time.monotonic()
         waits = [file.last_wanted for layer in self._layers for file in layer.partial]
         return max([self._began, *waits])
 
