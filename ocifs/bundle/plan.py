@@ -17,7 +17,7 @@ from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.paths import normalised
 from ocifs.bundle.requested_mounts import RequestedMount, refuse_duplicates
 from ocifs.bundle.runtime_spec import Mount, Spec
-from ocifs.bundle.settings import Settings, customised, with_mounts
+from ocifs.bundle.settings import ContainerSettings, customised, with_mounts
 from ocifs.bundle.volumes import Volumes, find_volumes
 from ocifs.errors import NotFoundError, UnsupportedError
 from ocifs.image.passwd import Accounts
@@ -47,7 +47,7 @@ def plan(
     config: ImageConfig,
     rootfs: Rootfs,
     overrides: Overrides,
-    settings: Settings,
+    settings: ContainerSettings,
     host: Host,
     warn: Callable[[str], None],
 ) -> Plan:
@@ -116,7 +116,7 @@ def _mount(requested: RequestedMount, references: Sequence[str]) -> Mount:
 
 
 def _files(
-    settings: Settings,
+    settings: ContainerSettings,
     hostname: str,
     spec: Spec,
     requested: Sequence[RequestedMount],

@@ -31,7 +31,7 @@ _PERIOD = 100_000
 _ALL_DEVICES = DeviceRule(allow=True, access="rwm")
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class ContainerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The user's settings; the defaults are those of `ocifs run`."""
 
     mounts: tuple[RequestedMount, ...] = ()
@@ -61,8 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return {controller: option for controller, (option, value) in options.items() if value is not None}
 
 
-def customised(spec: Spec, settings: Settings, *, rootless: bool) -> Spec:
-    """Return the spec with the settings, but for the mounts of `Settings.mounts`."""
+def customised(spec: Spec, settings: ContainerSettings, *, rootless: bool) -> Spec:
+    """Return the spec with the settings, but for the mounts of `ContainerSettings.mounts`."""
     devices = settings.devices
     if settings.privileged:
         spec = _privileged(spec)
@@ -101,7 +101,7 @@ def _privileged(spec: Spec) -> Spec:
     )
 
 
-def _with_capabilities(spec: Spec, settings: Settings) -> Spec:
+def _with_capabilities(spec: Spec, settings: ContainerSettings) -> Spec:
     added = (*settings.cap_add, ALL) if settings.privileged else settings.cap_add
     if not added and not settings.cap_drop:
         return spec
@@ -158,7 +158,7 @@ def _with_devices(spec: Spec, devices: Sequence[DeviceRequest], *, rootless: boo
     return replace(spec, linux=replace(spec.linux, devices=nodes, resources=resources))
 
 
-def _with_limits(spec: Spec, settings: Settings) -> Spec:
+def _with_limits(spec: Spec, settings: ContainerSettings) -> Spec:
     resources = spec.linux.resources or Resources()
     if settings.privileged and resources.devices:
         resources = replace(resources, devices=(*resources.devices, _ALL_DEVICES))

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import click
 import msgspec
@@ -16,18 +16,20 @@ from ocifs.bundle.capabilities import check_changes, parse_capability
 from ocifs.bundle.devices import parse_device
 from ocifs.bundle.environment import parse_variable, read_variables
 from ocifs.bundle.host_files import parse_added_host, parse_hostname
+from ocifs.bundle.origin import RootfsKind
 from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.requested_mounts import RequestedMount
-from ocifs.bundle.settings import Settings
+from ocifs.bundle.settings import ContainerSettings
 from ocifs.cli.command import GroupedOption, OptionGroup, add_options
 from ocifs.cli.options import warn
 from ocifs.cli.types import parse_size
 from ocifs.cli.unsupported import unsupported
-from ocifs.mount.overlay import RootfsKind
+from ocifs.errors import printable_path
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
+_DEFAULTS = ContainerSettings()
 _MIN_MEMORY = 6 << 20
 """Bytes; with less, no container starts."""
 _MIN_CPUS = 0.01
@@ -137,7 +139,7 @@ class ContainerOptions(msgspec.Struct, frozen=True, kw_only=True):
     pull: str
     overrides: Overrides
     """Without the arguments, and without a terminal."""
-    settings: Settings
+    settings: ContainerSettings
 
 
 _PODMAN = "use `podman run` or `nerdctl run`"
@@ -206,10 +208,10 @@ def _container(values: dict[str, Any]) -> ContainerOptions:
             hostname=values["hostname"],
             terminal=False,
         ),
-        settings=Settings(
+        settings=ContainerSettings(
             mounts=mounts,
             init=_init() if values["init"] else None,
-            **{name: values[name] for name in Settings.__struct_fields__ if name not in {"mounts", "init"}},
+            **{name: values[name] for name in ContainerSettings.__struct_fields__ if name not in {"mounts", "init"}},
         ),
     )
 
@@ -286,10 +288,11 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     _flag("-u", "--user", metavar="USER[:GROUP]", help="User to run as, by name or number."),
     _option(
         "--net", "--network", "network",
-        metavar="NET", parse=parse_network, default="none",
+        metavar="NET", parse=parse_network, default=_DEFAULTS.network,
         help="none: only loopback; or host.", details="host: the host's interfaces, hosts and resolv.conf.",
     ),
-    _option("--hostname", metavar="NAME", parse=parse_hostname, default="ocifs", help="The container's host name."),
+    _option("--hostname", metavar="NAME", parse=parse_hostname, default=Overrides().hostname,
+        help="The container's host name."),
     _option(
         "--add-host", "added_hosts",
         metavar="NAME:ADDRESS", parse=parse_added_host, multiple=True,
@@ -330,7 +333,7 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     ),
     _flag(
         "--rootfs",
-        type=click.Choice(["mount", "overlay", "tmpfs", "copy"]),
+        type=click.Choice(get_args(RootfsKind)),
         metavar="KIND",
         help="mount, overlay, tmpfs or copy.",
         details=(
@@ -351,9 +354,26 @@ def container_options(command: F) -> F:
 
 
 def refuse_pull(container: ContainerOptions, image: str) -> None:
-    """Refuse an image in a registry with `--pull never`. Raises UsageError."""
-    if container.pull == "never" and image.startswith("docker://"):
-        raise click.UsageError(f"--pull never: {image} is in a registry: copy it into a layout with `skopeo copy`")
+    """Refuse an image that is not on this machine with `--pull never`, also among the mounts.
+
+    Raises:
+        UsageError: One is in a registry, be it by a short name, or on a web server.
+        OcifsError: As `reference_of`.
+    """
+    if container.pull != "never":
+        return
+    from ocifs.sources.naming import reference_of
+
+    mounted = [each.source for each in container.settings.mounts if each.kind == "image"]
+    for name in (image, *mounted):
+        reference = reference_of(name)
+        if reference.transport == "docker":
+            full = "" if reference.text == name else f", {reference}"
+            raise click.UsageError(
+                f"--pull never: {printable_path(name)} is in a registry{full}: copy it into a layout with `skopeo copy`"
+            )
+        if reference.is_url:  # which may contain a password or a signature
+            raise click.UsageError("--pull never: the image is in an archive on a web server: download it first")
 
 
 def _variables(files: tuple[dict[str, str], ...], variables: tuple[tuple[str, str] | None, ...]) -> dict[str, str]:

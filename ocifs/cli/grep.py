@@ -22,7 +22,7 @@ from ocifs.image.glob import expand
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.grep import FileNames
 from ocifs.report.grep import grep as search
-from ocifs.report.grep_text import Format, Printed, Wanted, colours
+from ocifs.report.grep_text import GrepFormat, Printed, Wanted, colours
 from ocifs.report.pattern import Matching, Pattern, Syntax
 from ocifs.report.selected_lines import Selection
 
@@ -178,7 +178,7 @@ def grep(
         if missing and not (silent or quiet):
             raise missing
         regex = _compile(source, how)
-        form = Format(
+        form = GrepFormat(
             wanted, _names_files(opened.rootfs, starts) if named is None else named, numbers, parts, invert, text,
             skip_binary, os.fsencode(separator or "") if grouped else None, null, null_names, as_json,
         )  # fmt: skip

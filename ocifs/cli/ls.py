@@ -15,7 +15,7 @@ from ocifs.cli.unsupported import each_unsupported, unsupported
 from ocifs.cli.view import View, view_options
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Listed, Paint, Show, long_lines, to_json
-from ocifs.report.ls import Arrangement, Listing, Mark, Sort, columns, listings, mark, text_width
+from ocifs.report.ls import Arrangement, IndicatorStyle, Listing, Sort, columns, listings, mark, text_width
 
 
 @command()
@@ -117,7 +117,7 @@ class _Printed(NamedTuple):
     output: Output
     long: bool
     columns: bool
-    marks: Mark
+    marks: IndicatorStyle
     inodes: bool
     human: bool
 

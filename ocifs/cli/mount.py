@@ -15,7 +15,7 @@ from ocifs.cli.fstab_options import MountCommand
 from ocifs.cli.mount_options import mount_options
 from ocifs.cli.options import image_options, json_option, open_image, tell
 from ocifs.cli.output import terminal_width
-from ocifs.errors import MountError, OcifsError, printable_path
+from ocifs.errors import MountError, OcifsError, counted, printable_path
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse, check_mountpoint, is_on_automount, needed
@@ -266,7 +266,7 @@ def _notes(mount: ListedMount, width: int | None, *, verbose: bool) -> Iterator[
         yield (
             f"layer {number}: blob {layer.blob[:19]} and diff ID {layer.diff_id[:19]} "
             + (f"verified {local_time(layer.verified_at)}" if layer.verified_at else "not yet verified")
-            + f", each of {layer.spans} spans whenever it is decoded"
+            + f", each of {counted(layer.spans, 'span')} whenever it is decoded"
             + (f"; index {layer.index}" if layer.index else "")
         )
 

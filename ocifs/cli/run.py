@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from msgspec.structs import replace
 
+from ocifs.bundle.origin import RootfsKind
 from ocifs.bundle.paths import check_utf8
 from ocifs.cli.bundle import (
     BundleRequest,
@@ -26,7 +27,7 @@ from ocifs.cli.mount_options import serving_options
 from ocifs.cli.options import image_options, open_image
 from ocifs.errors import MountError, printable_path
 from ocifs.mount.options import MountOptions
-from ocifs.mount.overlay import RootfsKind, untrusted
+from ocifs.mount.overlay import untrusted
 from ocifs.mount.record import runtime_directory
 from ocifs.options import Options
 from ocifs.service.client import Mounter

@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 
 from textual.binding import Binding, BindingType
 
-from ocifs.explore.lines import Lines, Part, bar, bar_width, cut
+from ocifs.explore.lines import Lines, StyledText, bar, bar_width, cut
 from ocifs.image.opening import Image
 from ocifs.report.history import build_history, shown_command
 from ocifs.report.text import short_size
@@ -66,7 +66,7 @@ class LayersPane(Lines):
         """Return the number of layers."""
         return len(self.lines)
 
-    def parts(self, index: int, width: int) -> list[Part]:
+    def parts(self, index: int, width: int) -> list[StyledText]:
         """Return the line of a layer."""
         layer = self.lines[index]
         digits = len(str(len(self.lines) - 1))

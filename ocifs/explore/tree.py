@@ -10,7 +10,7 @@ from textual.message import Message
 
 from ocifs.errors import printable
 from ocifs.explore.file_view import FileAt
-from ocifs.explore.lines import Lines, Part, bar, bar_width, cut_parts
+from ocifs.explore.lines import Lines, StyledText, bar, bar_width, cut_parts
 from ocifs.explore.outline import Outline, Row
 from ocifs.report.listing import Listed
 from ocifs.report.overlay import Change, Overlay, Sizes, Stack
@@ -128,7 +128,7 @@ class TreePane(Lines):
         """Return the number of rows."""
         return len(self.outline.rows)
 
-    def parts(self, index: int, width: int) -> list[Part]:
+    def parts(self, index: int, width: int) -> list[StyledText]:
         """Return a row."""
         row = self.outline.rows[index]
         attributed = self._shows_attributes(width)

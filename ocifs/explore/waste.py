@@ -10,7 +10,7 @@ from textual.message import Message
 
 from ocifs.errors import printable
 from ocifs.explore.file_view import FileAt
-from ocifs.explore.lines import Lines, Part, bar, bar_width, cut
+from ocifs.explore.lines import Lines, StyledText, bar, bar_width, cut
 from ocifs.image.opening import Image
 from ocifs.report.text import human_size, short_size
 from ocifs.report.waste import Hidden, Waste, waste
@@ -110,7 +110,7 @@ class WastePane(Lines):
         """Return the number of rows."""
         return len(self.rows)
 
-    def parts(self, index: int, width: int) -> list[Part]:
+    def parts(self, index: int, width: int) -> list[StyledText]:
         """Return a row."""
         directory, hidden = self.rows[index]
         columns = bar_width(width, _TEXT)

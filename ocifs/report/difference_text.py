@@ -68,7 +68,7 @@ def to_json(difference: Difference) -> bytes:
     return msgspec.json.encode(fields)
 
 
-class Total(msgspec.Struct):
+class DifferenceTotal(msgspec.Struct):
     """The sum of some differences."""
 
     files: int = 0
@@ -77,7 +77,7 @@ class Total(msgspec.Struct):
     """The growth of the regular files among them; negative if they shrank."""
 
 
-Totals = dict[Change, Total]
+Totals = dict[Change, DifferenceTotal]
 
 
 def add_up(found: Iterable[Difference]) -> dict[bytes, Totals]:
@@ -90,7 +90,9 @@ def add_up(found: Iterable[Difference]) -> dict[bytes, Totals]:
     for difference in found:
         names = difference.path.split(b"/")
         directory = b"/".join(names[:2]) if len(names) > 2 or _is_directory(difference) else b""
-        total = totals.setdefault(directory or b"/", {change: Total() for change in CHANGES})[difference.change]
+        total = totals.setdefault(directory or b"/", {change: DifferenceTotal() for change in CHANGES})[
+            difference.change
+        ]
         total.files += 1
         entry = difference.after or difference.before
         if entry is not None and (difference.change, entry.inode.nid) not in seen:
@@ -111,7 +113,7 @@ def _size(entry: Listed | None) -> int:
 
 def totals_lines(totals: Mapping[bytes, Totals], show: Show) -> Iterator[bytes]:
     """Yield a table: a line for each directory, and one for the total."""
-    everything = {change: Total() for change in CHANGES}
+    everything = {change: DifferenceTotal() for change in CHANGES}
     for each in totals.values():
         for change, total in each.items():
             everything[change].files += total.files
@@ -122,7 +124,7 @@ def totals_lines(totals: Mapping[bytes, Totals], show: Show) -> Iterator[bytes]:
         yield "   ".join(cells).encode() + b"   " + name
 
 
-def _column(change: Change, totals: Sequence[Total]) -> list[str]:
+def _column(change: Change, totals: Sequence[DifferenceTotal]) -> list[str]:
     """Return the cells of each change, with its name as heading, padded to one width."""
     files = max(len(str(total.files)) for total in totals)
     sizes = max(len(_signed(total.bytes)) for total in totals)

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from ocifs.errors import counted
 from ocifs.image.opening import Image
 from ocifs.report.text import human_size
 
@@ -63,11 +64,10 @@ def render_index(report: IndexReport) -> str:
     lines = [f"{report.image} ({report.digest})"]
     lines += [
         f"  {layer.digest[:19]}  {human_size(layer.size):>9} -> {human_size(layer.uncompressed):>9}  "
-        f"{layer.entries:>7} entries  {layer.spans:>6} spans  index {human_size(layer.index_size):>9}"
-        + ("  (reframed)" if layer.reframed else "")
+        f"{counted(layer.entries, 'entry', 'entries'):>15}  {counted(layer.spans, 'span'):>12}  "
+        f"index {human_size(layer.index_size):>9}" + ("  (reframed)" if layer.reframed else "")
         for layer in report.layers
     ]
-    lines.append(
-        f"  {report.inodes} inodes  tree image {human_size(report.tree_image_size)}  {report.seconds:.2f} seconds"
-    )
+    tree_image = f"tree image {human_size(report.tree_image_size)}"
+    lines.append(f"  {counted(report.inodes, 'inode')}  {tree_image}  {report.seconds:.2f} seconds")
     return "\n".join(lines)

@@ -98,6 +98,14 @@ class Reference(NamedTuple):
         """Whether `path` is a path on this machine."""
         return self.transport in _OF_PATHS and not self.is_stdin and not self.is_url
 
+    def absolute(self, digest: Digest | None = None) -> str:
+        """Return its text with an absolute path; `digest`, if given, takes the place of tag and position."""
+        if self.transport not in _OF_PATHS:
+            return self.text
+        prefix = f"{self.transport}:" if self.transport else ""
+        suffix = self.text.removeprefix(prefix).removeprefix(self.path) if digest is None else f"@{digest}"
+        return prefix + (os.path.abspath(self.path) if self.is_path else self.path) + suffix
+
     def __str__(self) -> str:
         return printable_path(self.text)
 

@@ -130,11 +130,47 @@ def test_conflicts_are_named(arguments: list[str], named: str) -> None:
     assert named in refused(*arguments, "img")
 
 
-def test_what_cannot_be_without_a_registry() -> None:
-    container, _ = parsed("--pull", "never", "img")
-    refuse_pull(container, "img")
-    with pytest.raises(click.UsageError, match="skopeo copy"):
-        refuse_pull(container, "docker://host/image")
+_ALIASED = """unqualified-search-registries = ["host.example"]
+[aliases]
+alias = "other.example/team/app"
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["img:1"], None),
+        (["oci:img"], None),
+        (["docker-daemon:app"], None),
+        (["containers-storage:app"], None),
+        (["docker://host/image"], "docker://host/image is in a registry: copy it into a layout with `skopeo copy`"),
+        (["docker://host/image~1"], "in a registry"),
+        (["alias:2"], "alias:2 is in a registry, docker://other.example/team/app:2: copy it"),
+        (["debian"], "debian is in a registry, docker://host.example/debian: copy it"),
+        (["https://me:pw@host/a.tar"], "the image is in an archive on a web server: download it first"),
+        (["--mount", "type=image,source=img,target=/x", "img"], None),
+        (["--mount", "type=image,source=docker://host/tools,target=/x", "img"], "docker://host/tools is in a registry"),
+        (["--mount", "type=image,source=debian,target=/x", "img"], "debian is in a registry, docker://host.example"),
+        (["--mount", "type=image,source=https://host/a.tar:1,target=/x", "img"], "archive on a web server"),
+    ],
+)
+def test_pull_never(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str | None
+) -> None:
+    """What a name stands for decides, not how it is written."""
+    (tmp_path / "registries.conf").write_text(_ALIASED)
+    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(tmp_path / "registries.conf"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "img").mkdir()
+    for policy in ("always", "missing", "newer", "never"):
+        container, _ = parsed("--pull", policy, *arguments)
+        if policy != "never" or message is None:
+            refuse_pull(container, arguments[-1])
+            continue
+        with pytest.raises(click.UsageError) as caught:
+            refuse_pull(container, arguments[-1])
+        assert message in caught.value.message
+        assert "pw" not in caught.value.message
 
 
 @pytest.mark.parametrize(

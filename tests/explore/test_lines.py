@@ -2,7 +2,7 @@
 
 import pytest
 
-from ocifs.explore.lines import Part, bar, bar_width, cut_parts
+from ocifs.explore.lines import StyledText, bar, bar_width, cut_parts
 
 
 @pytest.mark.parametrize(("width", "columns"), [(20, 4), (60, 4), (70, 9), (80, 14), (100, 24), (300, 24)])
@@ -26,5 +26,5 @@ def test_a_bar(part: float, drawn: str) -> None:
         (0, []),
     ],
 )
-def test_parts_are_cut_with_an_ellipsis(width: int, left: list[Part]) -> None:
+def test_parts_are_cut_with_an_ellipsis(width: int, left: list[StyledText]) -> None:
     assert cut_parts([("abc", "x"), ("def", "y")], width) == left

@@ -1,4 +1,4 @@
-"""The commands and their options, written by `scripts/generate.py`: the arguments of `model.Command`.
+"""The commands and their options, written by `scripts/generate.py`: the arguments of `model.CommandModel`.
 
 Constants load faster than objects.
 """
@@ -345,6 +345,7 @@ COMMANDS: dict[str, RawCommand] = {
             (("--address",), "file", "Unix socket of the snapshotter"),
             (("--name",), "file", "Name of the snapshotter in containerd"),
             (("--containerd-config",), "file", "containerd's configuration"),
+            (("--index-up-to",), "none", "Index layers of up to SIZE that have no index"),
             (("--json",), None, "Print JSON"),
             (("-h", "--help"), None, "Show this message and exit"),
         ),
