@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
     candidates: list[Completion]
     files_from: int | None = None
-    """Where the name of a file begins in the word; None: it is none."""
+    """Where the name of a file begins in the word; None: it is not one."""
 
 
 def answer(request: CompletionRequest) -> Answer:
@@ -56,7 +56,8 @@ def answer(request: CompletionRequest) -> Answer:
             found = _values(request, map(Completion, _mountpoints()))
             return found if found.candidates else Answer([], request.start)
         case "layer" | "limit" | "platform" | "none":
-            return _values(request, _named(request))
+            found = _values(request, _named(request))
+            return found if found.candidates else Answer([], request.start)
         case "file":
             return Answer([], request.start)
 
