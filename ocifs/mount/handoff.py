@@ -116,7 +116,7 @@ class Handoff(msgspec.Struct, frozen=True):
     """Where the layer was extracted to, if the blob is the table of an `AssembledReader`."""
     pack: PackSource | None = None
     cache: CacheDirectory | None = None
-    """Where to save hot packs; None: nowhere."""
+    """Where to save hot packs, and to note false indexes; None: nowhere."""
     index_origins: tuple[Origin | None, ...] = ()
     """The registry that has the missing windows of the LayerIndex; None: it is complete."""
     tails: tuple[bytes | None, ...] = ()

@@ -142,7 +142,7 @@ def node(
         socket, image_service, state = place / "run/s.sock", place / "run/cri.sock", place / "containerd"
         command = session_ocifs.command(
             "snapshotter", "--root", place / "root", "--address", socket, "--cache-dir", place / "cache",
-            "--hosts-dir", hosts, "--no-service", "--no-prefetch", "--index-up-to", "1MiB",
+            "--hosts-dir", hosts, "--no-service", "--prefetch-rate", "1KiB", "--index-up-to", "1MiB",
             "--image-service", image_service, "--containerd", state / "containerd.sock",
         )  # fmt: skip
         log = place / "snapshotter.log"

@@ -91,9 +91,11 @@ def test_a_container_runs_from_an_image_in_a_registry(node: Node, engine: str, t
 def test_a_container_whose_registry_is_gone_fails_and_starts_once_it_is_back(
     node: Node, engine: str, tmp_path: Path
 ) -> None:
-    layout = write_layout(tmp_path / "image", image_of_programs())
+    programs = image_of_programs()
+    ballast = Layer(tar([file(b"ballast", os.urandom(6 << 20))]))  # at this rate, the background gets no further
+    layout = write_layout(tmp_path / "image", Image((ballast, *programs.layers), config=programs.config))
     (tmp_path / "registry").mkdir()
-    with node.snapshotter(engine, "--no-prefetch"), node.containerd():
+    with node.snapshotter(engine, "--prefetch-rate", "1KiB"), node.containerd():
         with docker_registry(tmp_path / "registry") as host:
             push(f"oci:{layout}:latest", host, "app:1")
             image = f"{host}/app:1"
