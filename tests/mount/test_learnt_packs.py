@@ -175,6 +175,23 @@ def test_what_is_saved_while_the_layers_are_verified_is_kept(registry: Registry,
         assert only_from_the_pack(start) == list(map(right, ALL))
 
 
+def test_what_is_saved_while_the_mount_is_refuted_is_dropped(registry: Registry, store: Store) -> None:
+    published = publish(registry, bytes.swapcase)
+    with started(published.reference, store) as start:
+        start.wait()
+        served = start.rootfs.served
+        assert served.recording is not None
+        start.read(COLD)
+        served.recording.note(COLD[2] - COLD[1], served.bases[0] + COLD[1])
+        served.recording.end()
+        wait_for(lambda: served.is_saving or start.reported != [])
+        for layer in start.layers:
+            layer.conclude("it lied")
+        start.hot.drop()
+        wait_for(lambda: not served.is_saving)
+        assert kinds(store) == set()
+
+
 def test_a_pack_that_was_not_compared_yet_adds_nothing_to_that_of_verified_layers(
     registry: Registry, store: Store
 ) -> None:
