@@ -274,7 +274,6 @@ _VALUES: dict[str, Value] = {
 _OTHER: dict[tuple[str, str], Value] = {
     ("run", "args"): "path or file",
     ("run", "command"): "path or file",
-    ("grep", "pattern"): "none",
     ("help", "words"): tuple(cli.list_commands(click.Context(cli))),
 }
 _NUMBERS = (click.types.IntParamType, click.types.FloatParamType)

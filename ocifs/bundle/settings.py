@@ -49,6 +49,10 @@ class ContainerSettings(msgspec.Struct, frozen=True, kw_only=True):
     pids: int | None = None
     init: str | None = None
     """Path of a program of the host that becomes PID 1."""
+    umask: int | None = None
+    oom_score_adj: int | None = None
+    annotations: tuple[tuple[str, str], ...] = ()
+    """(key, value)"""
 
     @property
     def limited(self) -> dict[str, str]:
@@ -69,7 +73,7 @@ def customised(spec: Spec, settings: ContainerSettings, *, rootless: bool) -> Sp
         devices = tuple({each.path: each for each in (*host_devices(), *devices)}.values())
     spec = _with_network(_with_capabilities(spec, settings), settings.network)
     spec = _with_devices(spec, devices, rootless=rootless)
-    spec = _with_limits(spec, settings)
+    spec = _with_process(_with_limits(spec, settings), settings)
     if settings.init is None:
         return spec
     program = Mount(
@@ -77,6 +81,12 @@ def customised(spec: Spec, settings: ContainerSettings, *, rootless: bool) -> Sp
     )
     arguments = (INIT, "--", *spec.process.args)
     return replace(spec, mounts=(*spec.mounts, program), process=replace(spec.process, args=arguments))
+
+
+def _with_process(spec: Spec, settings: ContainerSettings) -> Spec:
+    user = spec.process.user if settings.umask is None else replace(spec.process.user, umask=settings.umask)
+    process = replace(spec.process, user=user, oom_score_adj=settings.oom_score_adj)
+    return replace(spec, process=process, annotations={**spec.annotations, **dict(settings.annotations)})
 
 
 def with_mounts(spec: Spec, mounts: Sequence[Mount]) -> Spec:

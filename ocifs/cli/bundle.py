@@ -16,9 +16,16 @@ from msgspec.structs import replace
 
 from ocifs.bundle.origin import RootfsKind
 from ocifs.cli.command import command
-from ocifs.cli.container_options import ContainerOption, ContainerOptions, container_options, refuse_pull
+from ocifs.cli.container_options import (
+    ContainerCommand,
+    ContainerOption,
+    ContainerOptions,
+    container_options,
+    refuse_pull,
+)
 from ocifs.cli.mount_options import serving_options
 from ocifs.cli.options import image_options, open_image, warn
+from ocifs.cli.unsupported import unsupported
 from ocifs.errors import MountError, NotFoundError, printable_path
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
@@ -46,11 +53,13 @@ class BundleRequest(msgspec.Struct, frozen=True, kw_only=True):
     mounting: MountOptions
 
 
-@command()
+@command(cls=ContainerCommand)
 @image_options
 @click.option("--args", metavar="COMMAND", help="Arguments after the Entrypoint, in one word.")
 @click.option("--remount", is_flag=True, help="Mount the existing bundle DIR again.")
 @container_options
+@unsupported("--name", use="DIR names the bundle")
+@unsupported("--rm", use="`ocifs umount DIR` unmounts it")
 @serving_options
 @click.argument("image")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=str))

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ocifs.cli.command import Group, Option
 from ocifs.cli.options import document_options, image_options, json_option, open_image, open_source, warn
+from ocifs.cli.output import terminal_width
 from ocifs.cli.types import Size
 from ocifs.errors import NotFoundError, OcifsError, counted, printable_path
 from ocifs.indexes.soci_writer import MIN_LAYER_SIZE
@@ -91,7 +92,9 @@ def make(
     with open_image(image, replace(options, low_memory=low_memory, lazy=record is not None, gzidx=gzidx)) as opened:
         recorded = _record(record, opened, options.store) if record is not None else None
         report = index_report(opened, time.monotonic() - began)
-    click.echo(msgspec.json.format(msgspec.json.encode(report)).decode() if as_json else render_index(report))
+    click.echo(
+        msgspec.json.format(msgspec.json.encode(report)).decode() if as_json else render_index(report, terminal_width())
+    )
     if recorded and not as_json:
         click.echo(recorded)
 

@@ -14,7 +14,7 @@ from textual.strip import Strip
 
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 
-_NARROWEST_BAR, _WIDEST_BAR = 4, 24
+_NARROWEST_BAR, _WIDEST_BAR = 4, 60
 
 StyledText = tuple[str, str]
 """A piece of a line: the text, and the component classes that style it, separated by blanks."""
@@ -110,9 +110,9 @@ class Lines(ScrollView, can_focus=True):
         self.move(self.scroll_offset.y + event.get_content_offset_capture(self).y)
 
 
-def bar_width(width: int, text: int) -> int:
-    """Return the columns of the bars in lines of `width` columns whose text deserves `text` columns."""
-    return max(_NARROWEST_BAR, min(_WIDEST_BAR, (width - text) // 2))
+def bar_width(room: int, text: int) -> int:
+    """Return the columns of bars in `room`: what texts of up to `text` columns leave, but at least a quarter."""
+    return max(_NARROWEST_BAR, room // 4, min(_WIDEST_BAR, room - text))
 
 
 def bar(part: float, width: int) -> str:

@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -55,6 +56,49 @@ def _value(aspect: Aspect, entry: Listed) -> str:
 
 def _changed_keys(before: Mapping[bytes, bytes], after: Mapping[bytes, bytes]) -> list[bytes]:
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+class Operand(NamedTuple):
+    """One side of a comparison."""
+
+    image: bytes
+    start: bytes
+    """The path in it that is compared."""
+
+    def named(self, below: bytes, show: Show) -> bytes:
+        """Return IMAGE:/PATH of a file `below` the start."""
+        return show(self.image) + b":/" + show((self.start.rstrip(b"/") + b"/" + below.lstrip(b"/")).strip(b"/"))
+
+
+def brief_lines(found: Iterable[Difference], before: Operand, after: Operand, show: Show) -> Iterator[bytes]:
+    """Yield a line for each difference, as `diff -rq` of GNU writes it.
+
+    A directory that only one image has takes one line, like one that is a file in the other.
+    """
+    alone: set[tuple[bytes, Change]] = set()
+    for each in found:
+        below = each.path.removeprefix(before.start)
+        old, new = (operand.named(below, show) for operand in (before, after))
+        if each.before is None or each.after is None:
+            alone.add((each.path, each.change))
+            directory, _, name = (old if each.after is None else new).rpartition(b"/")
+            if (each.path.rpartition(b"/")[0], each.change) not in alone:
+                yield b"Only in %b: %b" % (directory + b"/" * directory.endswith(b":"), name)
+        elif "type" in each.aspects:
+            alone |= {(each.path, "added"), (each.path, "removed")}
+            kinds = (_KINDS.get(entry.type, entry.type).encode() for entry in (each.before, each.after))
+            yield b"File %b is a %b while file %b is a %b" % (old, next(kinds), new, next(kinds))
+        else:
+            yield b"Files %b and %b differ" % (old, new)
+
+
+_KINDS = {
+    "regular": "regular file",
+    "symlink": "symbolic link",
+    "character": "character special file",
+    "block": "block special file",
+}
+"""Words of GNU tools for types of files."""
 
 
 def to_json(difference: Difference) -> bytes:

@@ -110,6 +110,12 @@ class Reference(NamedTuple):
         return printable_path(self.text)
 
 
+class PathInImageError(UnsupportedError):
+    """A path in an image, where only an image can be named: a usage error."""
+
+    exit_code = 2
+
+
 def host_of(name: str) -> str | None:
     """Return the first component if it is a host (github.com/distribution/reference)."""
     first, slash, _ = name.partition("/")
@@ -143,11 +149,12 @@ def parse_reference(
     Raises:
         NotFoundError: No path in it exists, and it is not a short name that stands for one image; or it is incomplete.
         InvalidImageError: Its digest, or the name of an image in a registry, is malformed.
-        UnsupportedError: It names a transport or a digest algorithm that ocifs does not handle, or a path in the image.
+        UnsupportedError: It names a transport or a digest algorithm that ocifs does not handle.
+        PathInImageError: It is `REFERENCE:/PATH`.
     """
     _, inside = split_path(text, exists)
     if inside is not None:
-        raise UnsupportedError(f"'{printable_path(inside)}' is a path in the image: name a whole image here")
+        raise PathInImageError(f"IMAGE: '{printable_path(inside)}' is a path in the image: name a whole image here")
     if text.startswith(_REGISTRY):
         return _in_registry(text)
     if (elsewhere := _elsewhere(text)) is not None:

@@ -56,7 +56,8 @@ def answer(request: CompletionRequest) -> Answer:
             found = _values(request, map(Completion, _mountpoints()))
             return found if found.candidates else Answer([], request.start)
         case "layer" | "limit" | "platform" | "none":
-            return _values(request, _named(request))
+            found = _values(request, _named(request))
+            return found if found.candidates else Answer([], request.start)
         case "file":
             return Answer([], request.start)
 

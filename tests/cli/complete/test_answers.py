@@ -62,8 +62,8 @@ _ROWS: list[tuple[str, list[str] | str]] = [
     ("ocifs ls --platform linux/s", ["linux/s390x"]),
     ("ocifs ls --limit=zs", ["--limit=zstd-window="]),
     ("ocifs ls --span", []),
-    ("ocifs mount --span-cache ", []),
-    ("ocifs grep ", []),
+    ("ocifs mount --span-cache ", "files "),
+    ("ocifs grep ", "files "),
     # files of this machine, also for what is unknown
     ("ocifs ls im", "files im"),
     ("ocifs ls ", "files "),
@@ -122,7 +122,7 @@ _ROWS: list[tuple[str, list[str] | str]] = [
     # layers
     ("ocifs ls image:lab --layer ", ["0", "1"]),
     ("ocifs ls image:lab --only-layer=", ["--only-layer=0", "--only-layer=1"]),
-    ("ocifs ls --layer ", []),
+    ("ocifs ls --layer ", "files "),
     # what is not indexed, or not there
     ("ocifs ls cold /un", []),
     ("ocifs ls cold:latest:/un", []),
