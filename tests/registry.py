@@ -23,7 +23,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from ocifs.sources.registry.timeouts import Timeouts
-from tests.images import INDEX, MANIFEST, REF_NAME, Files, Json, digest, to_json
+from tests.images import INDEX, MANIFEST, REF_NAME, Files, Image, Json, digest, layout_files, to_json
 
 SECRET = "s3cr3t-signature"
 """In each query that the registry signs."""
@@ -488,6 +488,14 @@ def running(context: ssl.SSLContext | None = None, address: str = "127.0.0.1") -
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def serving(*images: Image) -> Iterator[Registry]:
+    """Run a registry that has these images in the repository `app`."""
+    with running() as registry:
+        registry.add("app", layout_files(*images))
+        yield registry
 
 
 def make_certificate(directory: Path, name: str, issuer: Path | None = None, *, of: str = "IP:127.0.0.1") -> Path:

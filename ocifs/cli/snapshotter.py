@@ -17,6 +17,14 @@ from ocifs.cli.types import Size, parse_size
 from ocifs.errors import MountError
 from ocifs.mount.options import MountOptions
 from ocifs.options import Options
+from ocifs.snapshotter.settings import (
+    DEFAULT_ADDRESS,
+    DEFAULT_CONTAINERD,
+    DEFAULT_IDLE,
+    DEFAULT_INDEX_UP_TO,
+    DEFAULT_ROOT,
+    SnapshotterSettings,
+)
 from ocifs.sources.registry.access import CONTAINERD_HOSTS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,7 +54,7 @@ def snapshotter() -> None:
 _root_option = click.option(
     "--root",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("/var/lib/ocifs/snapshotter"),
+    default=DEFAULT_ROOT,
     show_default=True,
     metavar="DIR",
     help="Directory of the snapshots.",
@@ -54,7 +62,7 @@ _root_option = click.option(
 _address_option = click.option(
     "--address",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("/run/ocifs/snapshotter.sock"),
+    default=DEFAULT_ADDRESS,
     show_default=True,
     metavar="SOCKET",
     help="Unix socket of the snapshotter.",
@@ -81,12 +89,12 @@ def _index_option(default: int | None) -> Callable[[F], F]:
 @click.option(
     "--idle",
     type=click.FloatRange(0, 1e6),
-    default=300.0,
+    default=DEFAULT_IDLE,
     show_default=True,
     metavar="SECONDS",
     help="Unmount images without a container after SECONDS (0: never).",
 )
-@_index_option(16 << 20)
+@_index_option(DEFAULT_INDEX_UP_TO)
 @click.option(
     "--image-service",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -98,7 +106,7 @@ def _index_option(default: int | None) -> Callable[[F], F]:
 @click.option(
     "--containerd",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("/run/containerd/containerd.sock"),
+    default=DEFAULT_CONTAINERD,
     show_default=True,
     metavar="SOCKET",
     help="containerd's socket, for --image-service.",
@@ -127,9 +135,7 @@ def serve(
         )
     if os.geteuid():
         raise MountError("only root can run the snapshotter, because containerd runs as root")
-    from ocifs.snapshotter.settings import Settings
-
-    settings = Settings(
+    settings = SnapshotterSettings(
         root=root.absolute(),
         address=address.absolute(),
         options=_with_hosts(options),
@@ -197,14 +203,13 @@ def check(
           ocifs snapshotter check registry.example/app:1
     """
     from ocifs.snapshotter.check.containerd import Expected
-    from ocifs.snapshotter.check.node import Node, running_processes
-    from ocifs.snapshotter.settings import DEFAULT_INDEX_UP_TO
+    from ocifs.snapshotter.check.node import NodeCheck, running_processes
 
     if os.geteuid():
         raise MountError("only root can check a node, because containerd's files and sockets are root's")
     with failures_not_as_no():
         options = _with_hosts(options)
-        node = Node(processes=running_processes(), config=containerd_config)
+        node = NodeCheck(processes=running_processes(), config=containerd_config)
         hosts_dir = options.access.hosts_dir or CONTAINERD_HOSTS
         if index_up_to is None:
             index_up_to = parse_size(node.index_up_to() or "")

@@ -35,7 +35,7 @@ class Owner(NamedTuple):
     mode: int = _MODE
 
 
-class Directories:
+class SnapshotDirectories:
     """The directories below `snapshots`."""
 
     def __init__(self, root: TrustedDirectory) -> None:

@@ -46,7 +46,7 @@ class _Refusal(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class Engine(NamedTuple):
+class EngineAddress(NamedTuple):
     """Where an engine listens: the path of a socket, or a host with a port."""
 
     socket: str | None
@@ -137,7 +137,7 @@ class _Connection(http.client.HTTPConnection):
 
     response_class = TimedResponse
 
-    def __init__(self, engine: Engine, seconds: float) -> None:
+    def __init__(self, engine: EngineAddress, seconds: float) -> None:
         super().__init__("docker", timeout=seconds)
         self._engine = engine
 
@@ -154,7 +154,7 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(engine.socket)
 
 
-def find_engine() -> Engine:
+def find_engine() -> EngineAddress:
     """Return the engine that DOCKER_HOST names, else the one of the system.
 
     Raises:
@@ -164,9 +164,9 @@ def find_engine() -> Engine:
     """
     address = os.environ.get("DOCKER_HOST", "")
     if not address:
-        return Engine(_SOCKET)
+        return EngineAddress(_SOCKET)
     if address.startswith("unix://") and len(address) > len("unix://"):
-        return Engine(address.removeprefix("unix://"))
+        return EngineAddress(address.removeprefix("unix://"))
     match = _TCP.fullmatch(address)
     if match is None:
         raise UnsupportedError(
@@ -175,7 +175,7 @@ def find_engine() -> Engine:
         )
     tls = _context() if os.environ.get("DOCKER_TLS_VERIFY") or os.environ.get("DOCKER_TLS") else None
     url = parse_url(f"http://{match[1]}:{match[2] or (2376 if tls else 2375)}", "DOCKER_HOST names")
-    return Engine(None, url.host.strip("[]"), url.port, tls)
+    return EngineAddress(None, url.host.strip("[]"), url.port, tls)
 
 
 def _context() -> ssl.SSLContext:
@@ -207,7 +207,7 @@ def _checked(name: str) -> str:
     return quote(name, safe="/:@")
 
 
-def _all_of(response: http.client.HTTPResponse, engine: Engine) -> bytes:
+def _all_of(response: http.client.HTTPResponse, engine: EngineAddress) -> bytes:
     try:
         data = response.read(_MAX_ANSWER + 1)
     except (OSError, http.client.HTTPException) as error:

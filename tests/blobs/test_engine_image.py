@@ -20,7 +20,7 @@ from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsErro
 from ocifs.image.opening import open_image
 from ocifs.limits import Limits
 from ocifs.options import Options
-from ocifs.sources.docker_daemon import Engine as Listening
+from ocifs.sources.docker_daemon import EngineAddress
 from ocifs.sources.reference import parse_reference
 from ocifs.store import Store
 from tests.depth import FULL
@@ -188,7 +188,7 @@ def test_what_goes_wrong(
         ("../containers", NotFoundError, "cannot be the name of an image: write docker-daemon:NAME"),
         ("a/../b", NotFoundError, "cannot be the name of an image"),
         ("app?x", NotFoundError, "cannot be the name of an image"),
-        ("app:1~2", NotFoundError, "the image has only 1 layers"),
+        ("app:1~2", NotFoundError, "the image has only 1 layer"),
     ],
 )
 def test_names(engine: Engine, store: Store, name: str, error: type[OcifsError], message: str) -> None:
@@ -241,7 +241,7 @@ def test_an_answer_that_never_ends(engine: Engine, begin: bytes) -> None:
 
     engine.answer = trickle
     with pytest.raises(RegistryError, match="no answer in time"):
-        Listening(engine.address.removeprefix("unix://"), patience=0.3).inspect("app:1")
+        EngineAddress(engine.address.removeprefix("unix://"), patience=0.3).inspect("app:1")
 
 
 def test_a_forbidden_socket(user: object, engine: Engine, tmp_path: Path) -> None:

@@ -99,6 +99,20 @@ def test_a_compressed_archive_is_downloaded_once(registry: Registry, store: Stor
 
 
 @pytest.mark.parametrize(
+    ("data", "names_digest"),
+    [(LAYOUT, True), (gzip.compress(LAYOUT), True), (SAVED, False)],
+    ids=["oci-archive", "compressed oci-archive", "docker-archive"],
+)
+def test_a_reference_to_the_same_image_later(registry: Registry, store: Store, data: bytes, names_digest: bool) -> None:
+    """An archive of `docker save` does not name images by digests, so its tag is kept."""
+    url = serve(registry, data)
+    with open_image(f"{url}:app:2", Options(store=store, access=FAST)) as image:
+        pinned = image.source.pinned(image.reference, image.digest)
+        assert pinned == (f"{url}@{image.digest}" if names_digest else f"{url}:app:2")
+    assert read(pinned, store) == b"two"
+
+
+@pytest.mark.parametrize(
     ("act", "headers", "requests"),
     [(whole, TAGGED, 1), (chunked, TAGGED, 2), (whole, (), 2)],
     ids=["whole", "chunked", "no version"],

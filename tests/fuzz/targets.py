@@ -53,7 +53,7 @@ from ocifs.snapshotter.check.containerd_config import ContainerdConfig, read_con
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.layout import open_layout
 from ocifs.sources.reference import matching, parse_reference
-from ocifs.sources.referrers import Content
+from ocifs.sources.referrers import NewBlob
 from ocifs.sources.registry.blob import RemoteBlob
 from ocifs.sources.registry.hosts import host_endpoints, unknown_fields
 from ocifs.sources.registry.peer import Credentials, Peer
@@ -61,7 +61,7 @@ from ocifs.sources.registry.referrers import list_referrers, push_image
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.source import RegistrySource
 from ocifs.sources.registry.timeouts import Timeouts
-from ocifs.sources.registry.transport import HttpConnection, HttpPool, HttpsConnection, HttpsPool, Transport
+from ocifs.sources.registry.transport import HttpConnection, HttpPool, HttpsConnection, HttpsPool, HttpTransport
 from ocifs.sources.registry.url import parse_url
 from ocifs.sources.resolve import ImageLayer, resolve_image
 from ocifs.spec.config import parse_config
@@ -621,7 +621,7 @@ class _Script:
         self._far.append((host, far))
         return near
 
-    def transport(self) -> Transport:
+    def transport(self) -> HttpTransport:
         script = self
 
         class Plain(HttpConnection):
@@ -637,7 +637,7 @@ class _Script:
             "http": type("PlainPool", (HttpPool,), {"ConnectionCls": Plain}),
             "https": type("EncryptedPool", (HttpsPool,), {"ConnectionCls": Encrypted}),
         }
-        made: Transport = type("Scripted", (Transport,), {"pools": pools})(
+        made: HttpTransport = type("Scripted", (HttpTransport,), {"pools": pools})(
             _NO_CERTIFICATES, self.timeouts, proxies=False
         )
         return made
@@ -692,7 +692,7 @@ def fuzz_answers(data: bytes) -> None:
             case b"r":
                 list_referrers(session, digest)
             case b"p":
-                content = Content(Descriptor(media_type="x", digest=digest, size=len(_BLOB)), BytesReader(_BLOB))
+                content = NewBlob(Descriptor(media_type="x", digest=digest, size=len(_BLOB)), BytesReader(_BLOB))
                 push_image(session, "latest", [content], [content])
             case _:
                 RegistrySource([session]).resolve(parse_reference(f"docker://{_REGISTRY}/app"))
@@ -787,7 +787,7 @@ def fuzz_tar_split(data: bytes) -> None:
 
 
 def _tar_split_seeds() -> list[bytes]:
-    entries: list[tarsplit.Entry] = [
+    entries: list[tarsplit.TarSplitEntry] = [
         tarsplit.Raw(b"header"),
         tarsplit.Content(b"a/b", 5, 7),
         tarsplit.Content(b"\xff", 0, None),

@@ -25,7 +25,7 @@ from tests.cli.command import Ocifs
 from tests.depth import depth
 from tests.images import MANIFEST, Image, Layer, digest, layout_files, tar, to_json
 from tests.indexes.ztoc import independent
-from tests.registry import SECRET, Blob, Handler, Registry, basic, hang_up, running, status
+from tests.registry import SECRET, Blob, Handler, Registry, basic, hang_up, serving, status
 from tests.waiting import wait_for
 
 FIRST, LAST = os.urandom(3_000_000), os.urandom(3_000_000)
@@ -42,8 +42,7 @@ def registry(registry: Registry) -> Registry:
 @pytest.fixture(scope="module")
 def published() -> dict[str, bytes]:
     """The blobs of the image and of an index beside it."""
-    with running() as registry:
-        registry.add("app", layout_files(IMAGE))
+    with serving(IMAGE) as registry:
         publish(registry, lambda index: index.file.pread(index.file.size, 0))
         return registry.blobs["app"]
 

@@ -20,6 +20,7 @@ from ocifs.options import Options
 from ocifs.snapshotter.check.containerd import Expected, check_containerd, check_docker
 from ocifs.snapshotter.check.containerd_config import ContainerdConfig, Version, parse_version, read_config
 from ocifs.snapshotter.check.finding import Finding, error, ok, warning
+from ocifs.snapshotter.settings import DEFAULT_CONTAINERD
 from ocifs.spec.document import shown
 
 _CONFIGS: Final = (
@@ -27,7 +28,7 @@ _CONFIGS: Final = (
     "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
     "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
 )
-_SOCKETS: Final = ("/run/containerd/containerd.sock", "/run/k3s/containerd/containerd.sock")
+_SOCKETS: Final = (str(DEFAULT_CONTAINERD), "/run/k3s/containerd/containerd.sock")
 _EROFS_FROM_FILES: Final = (6, 12)
 _PATIENCE: Final = 5.0
 """Seconds to wait for a program or a socket."""
@@ -35,7 +36,7 @@ _MAX_FILE: Final = 1 << 20
 _ENDPOINT: Final = re.compile(r"""^[ {]*"?imageServiceEndpoint"?: *["']?([^"'\s,}]+)""", re.MULTILINE)
 
 
-class Process(NamedTuple):
+class RunningProcess(NamedTuple):
     """A process of this machine."""
 
     name: str
@@ -51,14 +52,14 @@ class Process(NamedTuple):
         return None
 
 
-def running_processes() -> list[Process]:
+def running_processes() -> list[RunningProcess]:
     """Return the processes of this machine."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
-                found.append(Process(os.path.basename(words[0]), tuple(words[1:])))
+                found.append(RunningProcess(os.path.basename(words[0]), tuple(words[1:])))
     return found
 
 
@@ -71,13 +72,13 @@ def fuse_engine_problem() -> str | None:
     return None
 
 
-class Node:
+class NodeCheck:
     """The programs that are installed and run on a node."""
 
     def __init__(
         self,
         root: Path = Path("/"),
-        processes: Sequence[Process] = (),
+        processes: Sequence[RunningProcess] = (),
         config: Path | None = None,
         fuse_engine: Callable[[], str | None] = fuse_engine_problem,
     ) -> None:
@@ -210,7 +211,7 @@ class Node:
                 else:
                     yield ok("kubelet", f"pulls through {shown(endpoint, 200)}")
 
-    def _configured_endpoint(self, kubelet: Process) -> str | None:
+    def _configured_endpoint(self, kubelet: RunningProcess) -> str | None:
         """Return the endpoint in the kubelet's configuration file, which is YAML with one such line, or JSON."""
         match = _ENDPOINT.search(self._text(kubelet.option("--config") or "/var/lib/kubelet/config.yaml"))
         return match[1] if match else None
@@ -354,4 +355,4 @@ def _registry(image: str, options: Options, expected: Expected) -> Finding:
         )
     if without:
         return ok("registry", f"{missing}: ocifs indexes them during the pull, and serves the image lazily")
-    return ok("registry", f"{name}: all {layers} layers have an index, so it is served lazily")
+    return ok("registry", f"{name}: layers with an index: {layers} of {layers}, so it is served lazily")

@@ -17,7 +17,7 @@ import msgspec
 
 from ocifs.errors import OcifsError, RegistryError
 from ocifs.sources.registry.peer import Credentials, Peer
-from ocifs.sources.registry.transport import TransientError, Transport, read_all
+from ocifs.sources.registry.transport import HttpTransport, TransientError, read_all
 from ocifs.sources.registry.url import Url, parse_url
 from ocifs.spec.document import shown
 
@@ -94,7 +94,7 @@ class Authorization:
         self,
         peer: Peer,
         find: Callable[[], Credentials | None],
-        transport: Transport,
+        transport: HttpTransport,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._peer = peer

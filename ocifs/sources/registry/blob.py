@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
-from ocifs.sources.registry.peer import NoRangesError, Origin
+from ocifs.sources.registry.peer import BlobOrigin, NoRangesError
 from ocifs.sources.registry.session import RetryBudget, Session
 from ocifs.sources.registry.transport import TransientError, body
 from ocifs.spec.digest import Digest
@@ -66,10 +66,10 @@ class RemoteBlob:
             return True
         return False
 
-    def origin(self) -> Origin:
+    def origin(self) -> BlobOrigin:
         """Return its endpoints and path, for another process."""
         peers = tuple(session.peer for session in self._sessions)
-        return Origin(peers=peers, path=self._path, digest=str(self.digest), size=self.size, offset=self._offset)
+        return BlobOrigin(peers=peers, path=self._path, digest=str(self.digest), size=self.size, offset=self._offset)
 
     def _pieces(self, start: int, end: int, *, accept_whole: bool) -> Iterator[bytes]:
         """Yield the bytes from `start` to `end`, trying one endpoint after the other."""

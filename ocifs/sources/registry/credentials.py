@@ -17,7 +17,7 @@ from ocifs.errors import OcifsError, RegistryError, printable_path
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.configuration import Endpoint
 from ocifs.sources.registry.keychain import ask
-from ocifs.sources.registry.peer import Credentials, Lookup
+from ocifs.sources.registry.peer import CredentialLookup, Credentials
 
 _MAX_FILE = 4 << 20
 _HELPER_SECONDS = 30
@@ -59,10 +59,10 @@ def find_credentials(endpoint: Endpoint, access: Access) -> Credentials | None:
     return _in_files(lookup_of(endpoint, access), access.warn)
 
 
-def lookup_of(endpoint: Endpoint, access: Access) -> Lookup:
+def lookup_of(endpoint: Endpoint, access: Access) -> CredentialLookup:
     """Return where to look for credentials other than those in `access`."""
     files = _places() if access.authfile is None else [access.authfile]
-    return Lookup(
+    return CredentialLookup(
         host=endpoint.host,
         repository=endpoint.repository,
         files=tuple(os.path.abspath(path) for path in files),
@@ -75,7 +75,7 @@ def lookup_of(endpoint: Endpoint, access: Access) -> Lookup:
     )
 
 
-def look_again(lookup: Lookup, refused: Credentials | None) -> Credentials | None:
+def look_again(lookup: CredentialLookup, refused: Credentials | None) -> Credentials | None:
     """Return other credentials than the refused ones, from the keychain or the files; None: there are none.
 
     Raises as `find_credentials`.
@@ -86,7 +86,7 @@ def look_again(lookup: Lookup, refused: Credentials | None) -> Credentials | Non
     return None if found == refused else found
 
 
-def _in_files(lookup: Lookup, warn: Callable[[str], None]) -> Credentials | None:
+def _in_files(lookup: CredentialLookup, warn: Callable[[str], None]) -> Credentials | None:
     environment = dict(lookup.environment)
     for path in _existing(lookup):
         try:
@@ -126,7 +126,7 @@ def _places() -> list[Path]:
     ]
 
 
-def _existing(lookup: Lookup) -> Iterator[Path]:
+def _existing(lookup: CredentialLookup) -> Iterator[Path]:
     for path in map(Path, lookup.files):
         if not _is_absent(path):
             yield path
@@ -157,7 +157,7 @@ def _read(path: Path) -> _File:
         ) from None
 
 
-def _keys(endpoint: Lookup) -> Iterator[str]:
+def _keys(endpoint: CredentialLookup) -> Iterator[str]:
     """Yield the keys that an entry may have, the most specific first."""
     name = f"{endpoint.host}/{endpoint.repository}"
     while "/" in name:

@@ -14,7 +14,7 @@ from ocifs.sources.registry.peer import Peer
 from ocifs.sources.registry.session import RegistryResponse, Session
 from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.registry.tls import make_context
-from ocifs.sources.registry.transport import HttpsConnection, HttpsPool, Transport
+from ocifs.sources.registry.transport import HttpsConnection, HttpsPool, HttpTransport
 from ocifs.sources.registry.url import parse_url
 
 _MOST = 8
@@ -89,5 +89,5 @@ class _PublicPool(HttpsPool):
     ConnectionCls = _PublicConnection
 
 
-class _PublicTransport(Transport):
+class _PublicTransport(HttpTransport):
     pools = {"https": _PublicPool}  # noqa: RUF012 - as the base has it

@@ -1,8 +1,8 @@
 """Endpoints and the location of blobs, as values that can be sent to another process.
 
 The receiver needs neither the configuration files nor permission to read them. It looks at paths only when a registry
-refuses the credentials in the value, which may have expired (`Lookup`). The values contain secrets: they are never
-written to a file, and their `repr` shows none.
+refuses the credentials in the value, which may have expired (`CredentialLookup`). The values contain secrets: they are
+never written to a file, and their `repr` shows none.
 """
 
 import os
@@ -44,7 +44,7 @@ class KeychainEntry(msgspec.Struct, frozen=True):
     """`HOST[:PORT]/REPOSITORY` of the image in the pull."""
 
 
-class Lookup(msgspec.Struct, frozen=True, kw_only=True):
+class CredentialLookup(msgspec.Struct, frozen=True, kw_only=True):
     """Where to look for other credentials of an endpoint, once the registry refuses those that were found at first."""
 
     host: str
@@ -78,7 +78,7 @@ CAPABILITIES = frozenset(("pull", "resolve", "push"))
 """The permitted uses of an endpoint: to fetch by digest, to resolve tags, to write."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of an endpoint in containerd's hosts.toml."""
 
     root: str = "/v2"
@@ -97,7 +97,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """Show no header and no proxy, which may contain secrets."""
-        return f"Settings(root={self.root!r}, namespace={self.namespace!r}, capabilities={sorted(self.capabilities)})"
+        capabilities = sorted(self.capabilities)
+        return f"EndpointSettings(root={self.root!r}, namespace={self.namespace!r}, {capabilities=})"
 
 
 class FileVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,20 +125,20 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str | None = None
     """`http` or `https`; None: not known yet."""
     credentials: Credentials | None = None
-    lookup: Lookup | None = None
+    lookup: CredentialLookup | None = None
     """None: there are no others."""
     url: str | None = None
     """URL of one blob, named by the image, or of a file; then only it is requested, and `repository` is empty."""
     file: FileVersion | None = None
     """The version of the file at `url`, which the user has named; None: `url` is that of a blob."""
     timeouts: Timeouts = DEFAULT_TIMEOUTS
-    settings: Settings = Settings()
+    settings: EndpointSettings = EndpointSettings()
 
     def __str__(self) -> str:
         return f"{self.host}/{self.repository}"
 
 
-class Origin(msgspec.Struct, frozen=True, kw_only=True):
+class BlobOrigin(msgspec.Struct, frozen=True, kw_only=True):
     """The location of a blob."""
 
     peers: tuple[Peer, ...]

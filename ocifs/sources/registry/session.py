@@ -18,10 +18,10 @@ import urllib3
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
 from ocifs.sources.registry.authorization import Authorization
-from ocifs.sources.registry.peer import Credentials, FileVersion, Peer, Settings
+from ocifs.sources.registry.peer import Credentials, EndpointSettings, FileVersion, Peer
 from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.registry.tls import make_context
-from ocifs.sources.registry.transport import NoTlsError, TransientError, Transport, read_all
+from ocifs.sources.registry.transport import HttpTransport, NoTlsError, TransientError, read_all
 from ocifs.sources.registry.url import Url, parse_url
 from ocifs.sources.timed_response import MIN_RATE
 from ocifs.spec.document import shown
@@ -57,11 +57,11 @@ class Session:
     """One endpoint. Safe to use from several threads."""
 
     def __init__(
-        self, peer: Peer, find: Callable[[], Credentials | None] | None = None, transport: Transport | None = None
+        self, peer: Peer, find: Callable[[], Credentials | None] | None = None, transport: HttpTransport | None = None
     ) -> None:
         """`find` is called for credentials when the registry requires them and `peer` has none."""
         self._peer = peer
-        self.transport = transport or Transport(
+        self.transport = transport or HttpTransport(
             make_context(peer.certificates), peer.timeouts, proxy=peer.settings.proxy
         )
         self._find = find or (lambda: peer.credentials)
@@ -81,7 +81,7 @@ class Session:
         )
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> EndpointSettings:
         """The settings of the endpoint."""
         return self._peer.settings
 

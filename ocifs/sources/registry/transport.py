@@ -81,7 +81,7 @@ class HttpsPool(HTTPSConnectionPool):
     ConnectionCls = HttpsConnection
 
 
-class Transport:
+class HttpTransport:
     """Connection pools for a registry and the hosts that it redirects to. Safe to use from several threads."""
 
     pools: ClassVar[dict[str, type[HTTPConnectionPool]]] = {"http": HttpPool, "https": HttpsPool}

@@ -15,7 +15,7 @@ from ocifs.sources.reference import parse_reference
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.authorization import Authorization
 from ocifs.sources.registry.blob import RemoteBlob
-from ocifs.sources.registry.peer import Credentials, Lookup, Origin, Peer
+from ocifs.sources.registry.peer import BlobOrigin, CredentialLookup, Credentials, Peer
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.source import open_origins, open_registry
 from ocifs.spec.digest import Digest
@@ -88,7 +88,7 @@ def opened(registry: Registry, access: Access) -> Iterator[RemoteBlob]:
 
 def elsewhere(blob: RemoteBlob) -> RemoteBlob:
     """Return the blob as another process has it, which gets a message."""
-    (sent,) = open_origins([from_json(to_json(blob.origin()), Origin)])
+    (sent,) = open_origins([from_json(to_json(blob.origin()), BlobOrigin)])
     return sent()
 
 
@@ -196,7 +196,7 @@ def test_one_lookup_serves_all_threads(tmp_path: Path) -> None:
         repository="app",
         plain_http=False,
         credentials=old,
-        lookup=Lookup(host="host.example", repository="app", files=(str(authfile),), is_named=True),
+        lookup=CredentialLookup(host="host.example", repository="app", files=(str(authfile),), is_named=True),
     )
     now = [0.0]
     with closing(Session(peer)) as session:
