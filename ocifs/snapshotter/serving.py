@@ -151,7 +151,7 @@ def listening_at(address: Path, make: Callable[[str], grpc.Server]) -> Iterator[
         lock = _lock(directory, f"{address.name}.lock", f"the address {shown}")
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(os.lstat(address).st_mode):
-                raise MountError(f"cannot listen on {shown}: it exists, and is no socket: remove it")
+                raise MountError(f"cannot listen on {shown}: it exists, and is not a socket: remove it")
             os.unlink(address)
         before = os.umask(0o177)
         try:

@@ -207,5 +207,5 @@ def test_only_root_can_use_the_socket(world: World, tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     (tmp_path / "run/file").write_text("")
     taken = listening_at(tmp_path / "run/file", lambda address: grpc.server(ThreadPoolExecutor(1)))
-    with pytest.raises(MountError, match="it exists, and is no socket: remove it"):
+    with pytest.raises(MountError, match="it exists, and is not a socket: remove it"):
         taken.__enter__()

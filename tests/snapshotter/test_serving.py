@@ -51,7 +51,7 @@ def test_bad_settings_are_one_line(tmp_path: Path, root: None, capsys: pytest.Ca
     (tmp_path / "open").chmod(0o777)
     long = tmp_path / ("x" * 110)
     rows = [
-        (7, ["--address", str(tmp_path / "file")], "it exists, and is no socket"),
+        (7, ["--address", str(tmp_path / "file")], "it exists, and is not a socket"),
         (7, ["--address", str(long)], "has at most 107 bytes"),
         (7, ["--address", str(tmp_path / "open/s")], "can be written by"),
         (8, ["--root", str(tmp_path / "open")], "can be written by"),

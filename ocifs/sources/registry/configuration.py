@@ -186,7 +186,7 @@ def endpoint_of(full: str, *, insecure: bool = False, tls_verify: bool | None = 
     """Return the endpoint `HOST[:PORT]/REPOSITORY`.
 
     Raises:
-        OcifsError: It is no name of a registry and a repository.
+        OcifsError: It is not the name of a registry and a repository.
     """
     host, _, repository = canonical(full).partition("/")
     if not repository:

@@ -208,14 +208,14 @@ def _headers(host: _Host, name: str) -> Iterator[tuple[str, str]]:
             raise OcifsError(f"cannot use {name}: '{shown(key, 40)}' cannot be set as a header")
         joined = value if isinstance(value, str) else ", ".join(value)
         if not _VALUE.fullmatch(joined):
-            raise OcifsError(f"cannot use {name}: the value of header {key} is too long, or is no printable ASCII")
+            raise OcifsError(f"cannot use {name}: the value of header {key} is too long, or is not printable ASCII")
         yield key, joined
 
 
 def _seconds(text: str, name: str) -> float:
     """Parse a duration as Go writes it, such as 1m30s or 500ms."""
     if not _DURATION.fullmatch(text):
-        raise OcifsError(f"cannot use {name}: dial_timeout '{shown(text, 40)}' is no duration: write 5s, for example")
+        raise OcifsError(f"cannot use {name}: dial_timeout '{shown(text, 40)}' is not a duration: write it as 5s")
     parts = re.findall(r"([0-9.]+)(ms|s|m|h)", text)
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if not 0 < seconds <= 3600:
@@ -260,7 +260,7 @@ def _read(names: Iterable[str], path: Path) -> tuple[str, str]:
                 raise OcifsError(f"cannot use the certificate {shown_file}: it is too large")
             text += data.decode("ascii") + "\n"
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "it is not text"
             raise OcifsError(
                 f"cannot use the certificate {shown_file}, which {printable_path(str(path))} names: {reason}"
             ) from None

@@ -36,7 +36,7 @@ def read_certificates(host: str, cert_dir: Path | None, *, verify: bool) -> Cert
         except FileNotFoundError:
             raise _unusable(name, f"it has no {printable_path(path.with_suffix('.key').name)} beside it") from None
         except (OSError, ValueError) as error:
-            raise _unusable(name, getattr(error, "strerror", None) or "it is no text") from None
+            raise _unusable(name, getattr(error, "strerror", None) or "it is not text") from None
     return Certificates(verify, tuple(authorities), tuple(clients))
 
 
