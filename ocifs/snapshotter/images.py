@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Container, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -43,6 +43,9 @@ IMAGES: Final = "images"
 _SHA256_HEX: Final = 64
 _ABANDONED_SECONDS: Final = 120.0
 """Seconds after which a mount is unmounted whose pull has added no snapshot."""
+_MOUNTING_SECONDS: Final = 900.0
+"""Seconds that one request waits for a mount that another makes. It may have to index the layers first."""
+_CLOSING_SECONDS: Final = 60.0
 _SERVED: Final = ("mounted", "restarting")
 """States of a mount that is served."""
 _log = logging.getLogger(__name__)
@@ -137,12 +140,13 @@ class Images:
         self._used[chain] = -_ABANDONED_SECONDS
 
     def close(self) -> None:
-        """Wait until the mounts under way are made; make no more."""
+        """Wait for a minute until the mounts under way are made; make no more."""
         with self._lock:
             self._closed = True
             claims = [*self._claims.values()]
-        for claim in claims:
-            claim.done.result()
+        _, late = wait([claim.done for claim in claims], _CLOSING_SECONDS)
+        if late:
+            _log.warning("%d mounts are not made after %g s", len(late), _CLOSING_SECONDS)
 
     def _ensure(self, chain: str, mount: Callable[[], None]) -> Path:
         """Mount a chain with `mount` unless it is served; wait for another thread that does. Raises as `ensure`."""
@@ -205,11 +209,20 @@ class Images:
         return 0 < idle <= unused if chain in self._metadata.chains() else unused >= _ABANDONED_SECONDS
 
     def _wait(self, chain: str) -> None:
-        """Wait until the thread that has a chain is done, whether it succeeds or fails."""
+        """Wait until the thread that has a chain is done, whether it succeeds or fails.
+
+        Raises:
+            SnapshotError: It takes too long.
+        """
         with self._lock:
             claim = self._claims.get(chain)
         if claim is not None:
-            claim.done.result()
+            try:
+                claim.done.result(_MOUNTING_SECONDS)
+            except TimeoutError:
+                raise SnapshotError(
+                    "UNAVAILABLE", f"the layers {chain} are not mounted after {_MOUNTING_SECONDS:g} s: try again"
+                ) from None
 
     @contextlib.contextmanager
     def _doing(self, claim: Claim) -> Iterator[None]:

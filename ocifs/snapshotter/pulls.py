@@ -149,7 +149,7 @@ class Pulls:
         if is_new:
             try:
                 start(lambda: self._decide(requested, deciding))
-            except ShortageError as error:
+            except (ShortageError, MemoryError) as error:
                 deciding.decide(None)
                 _log.warning("%s: left to containerd: %s", printable_path(requested.name), error)
         try:

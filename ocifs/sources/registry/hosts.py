@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from ocifs.descriptor import read_at_once
 from ocifs.errors import OcifsError, RegistryError, printable_path
 from ocifs.sources.reference import canonical
 from ocifs.sources.registry.configuration import Endpoint, endpoint_of, is_loopback
@@ -108,10 +109,7 @@ def read_hosts(directory: Path) -> _File | None:
     path = directory / "hosts.toml"
     name = printable_path(str(path))
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
-        if len(data) > _MAX_FILE:
-            raise OcifsError(f"cannot use {name}: it is larger than {_MAX_FILE} bytes")
+        data = read_at_once(path, _MAX_FILE)
         return msgspec.convert(tomllib.loads(data.decode()), _File) if data.strip() else None
     except FileNotFoundError:
         return None
@@ -124,7 +122,7 @@ def unknown_fields(directory: Path) -> list[str]:
     """Return the keys of a directory's hosts.toml that ocifs does not know; raises as `read_hosts`."""
     if read_hosts(directory) is None:
         return []
-    tables = tomllib.loads((directory / "hosts.toml").read_text())
+    tables = tomllib.loads(read_at_once(directory / "hosts.toml", _MAX_FILE).decode())
     found = [key for key in tables if key not in FIELDS]
     for host in tables.get("host", {}).values():
         found += [key for key in host if key not in FIELDS - {"server", "host"}]
@@ -254,11 +252,7 @@ def _read(names: Iterable[str], path: Path) -> tuple[str, str]:
         shown_file = printable_path(str(file))
         first = first or shown_file
         try:
-            with file.open("rb") as opened:
-                data = opened.read(_MAX_FILE + 1)
-            if len(data) > _MAX_FILE:
-                raise OcifsError(f"cannot use the certificate {shown_file}: it is too large")
-            text += data.decode("ascii") + "\n"
+            text += read_at_once(file, _MAX_FILE).decode("ascii") + "\n"
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise OcifsError(

@@ -1,5 +1,6 @@
 """hosts.toml, as containerd documents it: the endpoints it stands for, what is requested, and what is refused."""
 
+import os
 import re
 from contextlib import closing
 from pathlib import Path
@@ -262,6 +263,14 @@ def test_refused(hosts: Path, text: str, message: str) -> None:
 def test_refused_bytes(hosts: Path) -> None:
     write(hosts, "docker.io", "").write_bytes(b'server = "\xff"')
     with pytest.raises(OcifsError, match="'utf-8' codec"):
+        host_endpoints(hosts, "docker.io/library/app")
+
+
+def test_a_fifo_blocks_nobody(hosts: Path) -> None:
+    path = write(hosts, "docker.io", "")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OcifsError, match="not a regular file"):
         host_endpoints(hosts, "docker.io/library/app")
 
 
