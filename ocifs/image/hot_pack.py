@@ -128,7 +128,7 @@ def save_verified(
                 raise InvalidImageError(f"hot pack: frame {number} is damaged")
             out.write(stored)
 
-    store.get(*name, write, anew=True).close()
+    store.get(*name, write, anew=store.has(*name)).close()  # only a damaged one is replaced
 
 
 def save_published(store: Store, layers: Sequence[Layer], file: ReaderAt, table: PackTable) -> None:

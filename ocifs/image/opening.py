@@ -17,7 +17,6 @@ from ocifs.image.layers import open_layers
 from ocifs.image.names import note_image
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import Trees, refuse_warnings
-from ocifs.indexes.artifact import published_head
 from ocifs.indexes.lookup import FoundIndex, Key, key_of, look_up_indexes, refuse_false_tocs
 from ocifs.indexes.refuted import why_refuted
 from ocifs.layer.index import LayerIndex
@@ -149,6 +148,8 @@ class Image:
         if (reason := why_refuted(self.options.store, published_name(published.digest))) is not None:
             self.options.warn(f"hot pack {published.digest} is not used: it is refuted: {reason}")
             return None
+        from ocifs.indexes.artifact import published_head
+
         try:
             head = published_head(published)
             blob = self.source.open_lazily(published)

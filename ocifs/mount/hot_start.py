@@ -158,6 +158,8 @@ class HotStart:
             NotFoundError, RegistryError: Parts of a layer cannot be fetched.
         """
         served = self._rootfs.served
+        if not self._limit:
+            return
         if self._download is not None and not self._download.has_head and served.pack is not None:
             served.pack.abandon("its head arrives too late")  # it would not be compared any more
         table = None if served.pack is None or served.pack.verified else served.pack.table()
