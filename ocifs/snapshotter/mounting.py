@@ -73,7 +73,7 @@ class Mounting:
             except (OcifsError, OSError, MemoryError, ImportError) as error:
                 known = error if isinstance(error, OcifsError) else missing_extra(error) or shortage(error) or error
                 self._problem = f"this node cannot mount images: {known}"
-                _log.error("%s: containerd downloads and unpacks all images", self._problem)
+                _log.error("containerd downloads and unpacks all images: %s", self._problem)
             else:
                 self._problem = None
                 why = "" if reply.reason is None else f": {reply.reason}"

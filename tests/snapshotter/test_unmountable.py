@@ -57,7 +57,9 @@ def test_a_node_that_cannot_mount_at_all_asks_no_registry(
     mounting = snapshotter.snapshots.images.mounting
     (snapshotter.root / "probe").touch()
     mounting.probe()
-    assert caplog.messages[-1].startswith("this node cannot mount images: ")
+    assert caplog.messages[-1].startswith(
+        "containerd downloads and unpacks all images: this node cannot mount images: "
+    )
     assert Containerd(snapshotter.client, tmp_path, "one").pull(image) == ["unpacked", "unpacked"]
     assert not image.registry.requests
     (snapshotter.root / "probe").unlink()
