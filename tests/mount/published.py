@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from ocifs.errors import OcifsError
 from ocifs.hotpack.format import PackTable, read_table
 from ocifs.hotpack.recording import Range
 from ocifs.image.hot_pack import streams_of
@@ -191,11 +190,3 @@ def start_of(
             made.hot.stop()
             if rootfs.served.recording is not None:
                 rootfs.served.recording.end()
-
-
-def refuses(start: Start, found: Range) -> bool:
-    try:
-        start.read(found)
-    except OcifsError:
-        return True
-    return False
