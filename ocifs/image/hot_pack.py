@@ -62,6 +62,11 @@ class OpenedPack(NamedTuple):
     """The digest of the blob, if it is published."""
 
 
+def published_name(digest: Digest) -> str:
+    """Return the name of a published pack in the memory of what is false (`ocifs.indexes.refuted`)."""
+    return f"hot-pack {digest}"
+
+
 def load_pack(store: Store, layers: Sequence[Layer]) -> tuple[PackName, StoredFile] | None:
     """Return a usable pack of some layers in the cache, a verified one if possible; its frames are not checked."""
     if not layers:
