@@ -152,6 +152,7 @@ class ErofsEngine:
         if (
             is_unfinished(self._rootfs)
             or served.is_fetching_pack
+            or (self._job.options.prefetch and served.pack is not None and not served.pack.verified)
             or served.is_saving
             or (recording is not None and recording.reads)
         ):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from ocifs.errors import MountError
+from ocifs.hotpack.format import PackTable
+from ocifs.hotpack.pack import HotPack
 from ocifs.hotpack.recording import Recording
 from ocifs.image.opening import open_image
 from ocifs.image.rootfs import Rootfs
@@ -18,6 +20,7 @@ from ocifs.mount.handoff import Handoff
 from ocifs.mount.job import Job
 from ocifs.mount.options import MountOptions
 from ocifs.options import Options
+from ocifs.reader import BytesReader
 from tests.faults import refusing
 from tests.images import Image, Layer, write_layout
 
@@ -94,6 +97,9 @@ def test_a_mount_may_be_idle_if_another_process_could_go_on_with_nothing_lost(op
     served.is_fetching_pack = True
     assert not engine.may_be_idle()
     served.is_fetching_pack = False
+    served.pack = HotPack(lambda: (BytesReader(b""), PackTable((), (), (), 0, 0, 0)), verified=False)
+    assert not engine.may_be_idle()  # it is still being compared with the layers
+    served.pack.verified = True
     assert engine.may_be_idle()
     served.layers[0].conclude("refuted")
     assert not engine.may_be_idle()

@@ -230,7 +230,7 @@ def test_a_mount_is_busy_only_until_its_pack_has_arrived(registry: Registry, sto
 # Packs that are of no use
 
 
-ZEROS = tuple((0, at, at + 128 * KIB) for at in range(2564 * KIB, 2948 * KIB, 128 * KIB))
+ZEROS = tuple((0, at, at + 128 * KIB) for at in range(1004 * KIB, 1388 * KIB, 128 * KIB))
 """Their stored bytes are within the bound of a mount, but not their decoded ones."""
 
 NO_USE: dict[str, tuple[dict[str, Any], int, str]] = {
