@@ -14,6 +14,9 @@ import pytest
 
 from ocifs.mount.mountinfo import is_below, mount_table
 from ocifs.snapshotter.check.containerd_config import parse_version
+from ocifs.snapshotter.keychain_socket import SOCKET
+from ocifs.sources.registry.keychain import ask
+from ocifs.sources.registry.peer import Credentials, KeychainEntry
 from tests.cli.command import Ocifs
 from tests.cli.docker_registry import PASSWORD, USER, credentials, docker_registry, push
 from tests.containers.conftest import image_of_programs
@@ -176,6 +179,8 @@ def test_a_pod_runs_lazily_with_the_credentials_of_the_pull(node: Node) -> None:
     ((agent, ranges),) = node.agents("app").items()
     assert agent == "ocifs"
     assert all(each.startswith("bytes=") for each in ranges), ranges
+    kept = ask(KeychainEntry(str(node.log.parent / "root" / SOCKET), f"{node.registry.host}/app"))
+    assert kept == Credentials("me", "secret")  # for the worker, if the registry refuses others
     assert "secret" not in node.log.read_text()
 
 
