@@ -45,6 +45,8 @@ _SHA256_HEX: Final = 64
 _NO_SERVICE: Final = "--no-service"
 _ABANDONED_SECONDS: Final = 120.0
 """Seconds after which a mount is unmounted whose pull has added no snapshot."""
+_CLOSING_SECONDS: Final = 10.0
+"""Seconds for which the end of the process waits for mounts under way."""
 _log = logging.getLogger(__name__)
 
 
@@ -68,6 +70,7 @@ class Images:
     ) -> None:
         """Use the credentials that `access` returns for a reference, else those of the options."""
         self._directory = root.directory(IMAGES, make=True)
+        self._remove_unused_mountpoints()
         self._settings = settings
         self._metadata = metadata
         self._access = access
@@ -149,12 +152,23 @@ class Images:
         self._used[chain] = -_ABANDONED_SECONDS
 
     def close(self) -> None:
-        """Wait until the mounts under way are made; make no more."""
+        """Wait a while until the mounts under way are made, or fail; make no more.
+
+        One that needs longer, because a registry is slow, ends with the process: as if that were killed.
+        """
         with self._lock:
             self._closed = True
             claims = [*self._claims.values()]
+        deadline = time.monotonic() + _CLOSING_SECONDS
         for claim in claims:
-            claim.done.result()
+            with contextlib.suppress(TimeoutError):
+                claim.done.result(max(0.0, deadline - time.monotonic()))
+
+    def _remove_unused_mountpoints(self) -> None:
+        """Remove the mountpoints whose process was killed before it mounted, or after it unmounted."""
+        for name in os.listdir(self._directory.fd):
+            with contextlib.suppress(OSError):  # EBUSY: something is mounted on it, perhaps dead
+                os.rmdir(name, dir_fd=self._directory.fd)
 
     def _forget_times(self, kept: Container[str]) -> None:
         """Forget when other chains were needed: another program has unmounted them, or they were never mounted."""
@@ -192,7 +206,7 @@ class Images:
         for source in self._metadata.sources(chain):
             reference = by_digest(source.repository, Digest(source.manifest), source.total - source.depth)
             try:
-                with find_requested(reference, self._settings.options, self._access) as found:
+                with self._find(reference) as found:
                     self._mount(chain, found)
             except (OcifsError, OSError, MemoryError) as error:
                 reason = str(error)
@@ -201,14 +215,25 @@ class Images:
                 return
         raise SnapshotError("UNAVAILABLE", f"cannot mount the layers {chain}: {reason}")
 
+    def _find(self, reference: Reference) -> FoundImage:
+        """Find an image that was found before, without network if the cache has its documents. Raises OcifsError."""
+        options = self._settings.options
+        found = find_requested(reference, replace(options, prefer_kept=True), self._access)
+        if not found.unindexed:
+            return found
+        with found:
+            return find_requested(reference, options, self._access)
+
     def _mount(self, chain: str, found: FoundImage) -> None:
         path = self.mountpoint(chain)
         self._step("mount")
         if mount_at(str(path)) is not None:  # its process has ended for good; containers on it fail anyway
             _log.warning("%s is dead, and is mounted again", printable_path(str(path)))
             unmount(str(path), lazy=True)
+        self._step("make mountpoint")
         with contextlib.suppress(FileExistsError):
             os.mkdir(path.name, 0o700, dir_fd=self._directory.fd)
+        self._step("mount image")
         with Image.of(found) as image:
             job = Job.of(image, str(path), self._options)
             try:
@@ -237,6 +262,7 @@ class Images:
         except MountError as error:
             _log.warning("%s", error)
             return
+        self._step("remove mountpoint")
         with contextlib.suppress(OSError):
             os.rmdir(path)
         self._used.pop(chain, None)

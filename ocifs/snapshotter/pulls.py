@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from ocifs.errors import OcifsError, ShortageError, missing_extra, printable_path, shortage
 from ocifs.image.opening import FoundImage
 from ocifs.pool import start
+from ocifs.snapshotter.database import Step
 from ocifs.snapshotter.images import Images
 from ocifs.snapshotter.metadata import ImageSource, Snapshot, stands_for
 from ocifs.snapshotter.requested_image import TARGET, RequestedImage, find_requested, requested_image
@@ -33,10 +34,6 @@ _REFUSAL_SECONDS: Final = 30.0
 """Seconds for which an image is left to containerd, before the registry is asked again."""
 _SHARED_SECONDS: Final = 5.0
 """Seconds in which pulls that begin share a decision; a later pull is decided, and mounted, anew."""
-_DECISION_SECONDS: Final = 15.0
-"""Seconds to wait for the registry; then containerd pulls the layer. Meanwhile it collects no garbage."""
-_INDEXING_SECONDS: Final = 600.0
-"""Seconds to wait for layers without an index; then containerd pulls them, too."""
 _log = logging.getLogger(__name__)
 
 
@@ -52,10 +49,10 @@ class Plan(NamedTuple):
 
 
 class _Deciding:
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
         self.plan: Future[Plan | None] = Future()
         self.began = self.used = time.monotonic()
-        self.deadline = self.began + _DECISION_SECONDS
+        self.deadline = self.began + patience
 
     def wait(self) -> Plan | None:
         """Return the plan. Raises TimeoutError at the deadline, which may be extended meanwhile."""
@@ -71,11 +68,18 @@ class _Deciding:
 class Pulls:
     """The images that are being pulled."""
 
-    def __init__(self, settings: Settings, images: Images, access: Callable[[Reference], Access] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        images: Images,
+        access: Callable[[Reference], Access] | None = None,
+        step: Step = lambda name: None,
+    ) -> None:
         """Use the credentials that `access` returns for a reference, else those of the options."""
         self._settings = settings
         self._images = images
         self._access = access
+        self._step = step
         self._lock = threading.Lock()
         self._deciding: OrderedDict[str, _Deciding] = OrderedDict()
 
@@ -108,7 +112,7 @@ class Pulls:
             deciding = self._known(requested, begins=begins)
             is_new = deciding is None
             if deciding is None:
-                deciding = self._deciding[requested.reference.text] = _Deciding()
+                deciding = self._deciding[requested.reference.text] = _Deciding(self._settings.decision_seconds)
                 while len(self._deciding) > _PLANS_MAX:
                     self._deciding.popitem(last=False)
             deciding.used = time.monotonic()
@@ -146,13 +150,15 @@ class Pulls:
         """
         decision = deciding.plan
         try:
+            self._step("decide")
             with find_requested(requested.reference, self._settings.options, self._access) as found:
                 plan = self._plan_of(requested, found)
                 claim = None if plan is None else self._images.claim(plan.chains[-1])
                 if claim is not None and found.unindexed:
-                    deciding.deadline = time.monotonic() + _INDEXING_SECONDS
+                    deciding.deadline = time.monotonic() + self._settings.indexing_seconds
                     self._images.mount(claim, found)
                     claim = None
+                self._step("decided")
                 decision.set_result(plan)
                 if claim is not None:
                     self._images.mount(claim, found)

@@ -98,6 +98,24 @@ class Snapshotter:
         return self.settings.root
 
 
+def settings_in(
+    directory: Path,
+    options: Options | None = None,
+    *,
+    engine: str = "auto",
+    prefetch: bool = True,
+    settings: Mapping[str, object] | None = None,
+) -> Settings:
+    """Return the settings of a snapshotter whose files are in `directory`, without the service of ocifs."""
+    return Settings(
+        root=directory / "root",
+        address=directory / "run" / "s.sock",
+        options=options or Options(),
+        mounting=MountOptions(engine=engine, prefetch=prefetch),  # type: ignore[arg-type]
+        **{"service": False, **(settings or {})},  # type: ignore[arg-type]
+    )
+
+
 @contextmanager
 def running(
     directory: Path,
@@ -110,13 +128,7 @@ def running(
     settings: Mapping[str, object] | None = None,
 ) -> Iterator[Snapshotter]:
     """Run a snapshotter whose files are in `directory`; it does not start the service of ocifs."""
-    chosen = Settings(
-        root=directory / "root",
-        address=directory / "run" / "s.sock",
-        options=options or Options(),
-        mounting=MountOptions(engine=engine, prefetch=prefetch),  # type: ignore[arg-type]
-        **{"service": False, **(settings or {})},  # type: ignore[arg-type]
-    )
+    chosen = settings_in(directory, options, engine=engine, prefetch=prefetch, settings=settings)
     try:
         with open_snapshots(chosen, access, step) as snapshots, listening(chosen, snapshots):
             client = Client(chosen.address)
