@@ -1,7 +1,5 @@
 """Pods as the kubelet runs them: containerd's CRI plugin pulls through ocifs, and downloads no layer itself."""
 
-import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,47 +13,25 @@ import pytest
 from ocifs.mount.mountinfo import is_below, mount_table
 from ocifs.snapshotter.check.containerd_config import parse_version
 from tests.cli.command import Ocifs
-from tests.cli.docker_registry import PASSWORD, USER, credentials, docker_registry, push
-from tests.containers.conftest import image_of_programs
+from tests.cli.docker_registry import (
+    PASSWORD,
+    USER,
+    Answer,
+    blob_answers,
+    credentials,
+    docker_registry,
+    layer_answers,
+    push,
+    whole_layers,
+)
 from tests.depth import depth
-from tests.images import Image, Layer, digest, layout_files, write_layout
+from tests.images import Image, Layer, layout_files, write_layout
 from tests.registry import Registry, basic, running
 from tests.snapshotter.cri import MAPPED, Cri, containerd
+from tests.snapshotter.python_image import PRINT, python_image
 from tests.snapshotter.releases import HERE, Release
-from tests.tars import directory, file, symlink, tar
+from tests.tars import file, tar
 from tests.waiting import wait_for
-
-_PYTHON = Path("/usr/bin/python3")
-_MODULES = ("*.py", "encodings/*.py", "collections/*.py", "importlib/*.py", "re/*.py")
-_BALLAST = 6_000_000
-"""Bytes of a file that no program reads."""
-
-
-def _libraries() -> list[Path]:
-    printed = subprocess.run(["ldd", _PYTHON], capture_output=True, text=True, check=True).stdout
-    return [Path(each) for each in re.findall(r"(/\S+) \(0x", printed)]
-
-
-@pytest.fixture(scope="session")
-def programs() -> bytes:
-    """The entries of this machine's Python in a tar."""
-    if not _PYTHON.exists() or shutil.which("ldd") is None:
-        pytest.skip("there is no /usr/bin/python3 to make an image of")
-    real = _PYTHON.resolve()
-    library = Path("/usr/lib") / real.name
-    chosen = [path for pattern in _MODULES for path in sorted(library.glob(pattern))]
-    names = {str(path): path.read_bytes() for path in [real, *_libraries(), *chosen]}
-    names[str(library / "lib-dynload" / "none")] = b""
-    parents = {str(parent) for name in names for parent in Path(name).parents if str(parent) != "/"}
-    entries = [directory(os.fsencode(f".{each}/")) for each in sorted(parents)]
-    entries += [file(os.fsencode(f".{name}"), data, mode=0o755) for name, data in names.items()]
-    return b"".join([*entries, symlink(b"./usr/bin/python3", os.fsencode(real.name))])
-
-
-def python(programs: bytes) -> Image:
-    """Return an image with Python, and large files that no program reads in front of it and above it."""
-    ballast = [file(b"./ballast%d" % number, os.urandom(_BALLAST // 2)) for number in range(2)]
-    return Image((Layer(tar([ballast[0], programs])), Layer(tar([ballast[1]]))), tag="1")
 
 
 @pytest.fixture(scope="session")
@@ -79,19 +55,21 @@ class Node:
     """The directory of hosts.toml files."""
     major: int
     """The version of containerd."""
+    app: Image
+    """It has an index, and needs a login."""
+    plain: Image
+    """It has none."""
 
-    def agents(self, repository: str) -> dict[str, list[str]]:
-        """Return the ranges of the requests for layers in a repository, by the User-Agent's first word."""
-        found: dict[str, list[str]] = {}
-        for each in self.registry.sent:
-            if each.path.startswith(f"/v2/{repository}/") and each.path.partition("?")[0].rpartition("/")[2] in LAYERS:
-                found.setdefault(each.headers.get("user-agent", "").partition("/")[0], []).append(each.range)
-        return found
-
-
-LAYERS: set[str] = set()
-"""Digests of the layers of the image of Python."""
-_PRINT = ("/usr/bin/python3", "-c", "print(42)")
+    def answers(self, repository: str) -> list[Answer]:
+        """Return the answers to requests for blobs of a repository."""
+        prefix = f"/v2/{repository}/blobs/"
+        return [
+            Answer(
+                each.path.partition("?")[0].removeprefix(prefix), each.status, each.size, each.agent.partition("/")[0]
+            )
+            for each in self.registry.transfers
+            if each.path.startswith(prefix)
+        ]
 
 
 _NODES = [
@@ -119,7 +97,6 @@ def node(
     of_debian: Callable[[str], Release],
     session_ocifs: Ocifs,
     tmp_path_factory: pytest.TempPathFactory,
-    programs: bytes,
     pause: Image,
     erofs: None,
     root: None,
@@ -128,14 +105,13 @@ def node(
     suite, configuration = request.param
     release = of_debian(suite) if suite else HERE
     place = tmp_path_factory.mktemp("cri")
-    app, plain = python(programs), python(programs)
-    LAYERS.update(digest(layer.blob) for image in (app, plain) for layer in image.layers)
+    app, plain = python_image(), python_image()
     with running() as registry:
         registry.states_digests = True
         registry.add("plain", layout_files(plain))
         places = [registry.add("app", layout_files(app)), registry.add("pause", layout_files(pause))]
         assert session_ocifs.run("index", "push", f"{places[0]}:1", f"{places[1]}:pause").code == 0
-        registry.requests.clear()
+        registry.transfers.clear()
         registry.fault(basic("me", "secret"), "/v2/app/")
         hosts = place / "certs.d"
         configure(hosts, registry.host)
@@ -156,7 +132,7 @@ def node(
             with containerd(state, socket, hosts, pause_name, image_service, release, configuration) as cri:
                 version = parse_version(release.version())
                 assert version is not None
-                yield Node(registry, cri, log, hosts, version[0])
+                yield Node(registry, cri, log, hosts, version[0], app, plain)
         finally:
             process.terminate()
             process.wait(30)
@@ -172,32 +148,35 @@ def test_a_pod_runs_lazily_with_the_credentials_of_the_pull(node: Node) -> None:
     with pytest.raises(grpc.RpcError, match=r"401|authorization failed|pull access denied"):
         node.cri.pull(image)
     node.cri.pull(image, "me", "secret")
-    assert node.cri.run(image, *_PRINT) == (0, "42")
-    ((agent, ranges),) = node.agents("app").items()
-    assert agent == "ocifs"
-    assert all(each.startswith("bytes=") for each in ranges), ranges
+    assert node.cri.run(image, *PRINT) == (0, "42")
+    answers = layer_answers(node.answers("app"), node.app)
+    assert {each.agent for each in answers} == {"ocifs"}
+    assert whole_layers(answers, node.app) == []
     assert "secret" not in node.log.read_text()
 
 
 def test_an_image_without_an_index_is_unpacked_by_containerd(node: Node) -> None:
     image = f"{node.registry.host}/plain:1"
     node.cri.pull(image)
-    assert node.cri.run(image, *_PRINT) == (0, "42")
-    assert "containerd" in node.agents("plain")
+    assert node.cri.run(image, *PRINT) == (0, "42")
+    whole = whole_layers(node.answers("plain"), node.plain)
+    assert ["containerd"] * len(node.plain.layers) == [each.agent for each in whole]
 
 
 def test_a_registry_with_users_serves_the_credentials_of_the_pull(
     node: Node, session_ocifs: Ocifs, tmp_path: Path
 ) -> None:
-    """docker-registry requires a login for all requests: ocifs has read manifests, index and layers with that one."""
-    programs = image_of_programs()
-    layers = (*programs.layers, Layer(tar([file(b"answer", b"42\n"), file(b"ballast", os.urandom(_BALLAST // 8))])))
-    layout = write_layout(tmp_path / "image", Image(layers, config=programs.config))
+    """docker-registry requires a login for all requests: ocifs has read manifests, index and layers with that one.
+
+    Python runs, and no answer has a whole layer.
+    """
+    app = python_image()
+    layout = write_layout(tmp_path / "image", app)
     docker = tmp_path / "docker"
     for made in (docker, tmp_path / "registry"):
         made.mkdir()
     with docker_registry(tmp_path / "registry", tmp_path / "access.log", login=True) as host:
-        push(f"oci:{layout}:latest", host, "users/app:1", f"--dest-creds={USER}:{PASSWORD}")
+        push(f"oci:{layout}:1", host, "users/app:1", f"--dest-creds={USER}:{PASSWORD}")
         (docker / "config.json").write_text(credentials(host))
         assert session_ocifs.run("index", "push", f"docker://{host}/users/app:1", DOCKER_CONFIG=str(docker)).code == 0
         configure(node.hosts, host)
@@ -206,12 +185,10 @@ def test_a_registry_with_users_serves_the_credentials_of_the_pull(
         with pytest.raises(grpc.RpcError, match=r"401|authorization failed|pull access denied"):
             node.cri.pull(image, USER, "wrong")
         node.cri.pull(image, USER, PASSWORD)
-        assert node.cri.run(image, "/bin/cat", "/answer") == (0, "42")
-    top = digest(layers[-1].blob)
-    requests = re.findall(
-        rf'"GET /v2/users/app/blobs/{top} \S+" (\d+) \d+ "[^"]*" "(\w+)', (tmp_path / "access.log").read_text("latin-1")
-    )
-    assert set(requests) - {("401", "ocifs")} == {("206", "ocifs")}
+        assert node.cri.run(image, *PRINT) == (0, "42")
+    answers = layer_answers(blob_answers(tmp_path / "access.log", "users/app"), app)
+    assert {(each.status, each.agent) for each in answers} == {(206, "ocifs")}
+    assert whole_layers(answers, app) == []
     assert PASSWORD not in node.log.read_text()
 
 
