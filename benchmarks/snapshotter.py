@@ -1,12 +1,12 @@
 """How long does a container take on a containerd node that has never seen its image?
 
 From nothing to the first line of a Python program, pull included. Side by side: containerd's overlayfs snapshotter;
-stargz-snapshotter with the image converted to eStargz, and with one that ctr-remote optimized for this start; ocifs
-with a published index and the hot pack of a start, with an index alone, with the same eStargz images, and without an
-index. Each measurement has a new containerd and a new snapshotter, whose start is not counted. The registry is
-docker-registry, once behind a link of 100 Mbit/s and 20 ms, and once on loopback. Then the memory for 30 Pods of 10
-images that share all layers but one. As root, with docker-registry, skopeo, ctr-remote, Go and
-golang-github-containerd-stargz-snapshotter-dev.
+stargz-snapshotter with the image converted to eStargz, and with one of a single layer that ctr-remote optimized for
+this start; ocifs with a published index and the hot pack of a start, with an index alone, with the same eStargz images,
+and without an index. Each measurement has a new containerd and a new snapshotter, whose start is not counted. The
+registry is docker-registry, once behind a link of 100 Mbit/s and 20 ms, and once on loopback. Then the memory for 30
+Pods of 10 images that share all layers but one. As root, with docker-registry, skopeo, ctr-remote, Go and golang-
+github-containerd-stargz-snapshotter-dev.
 """
 
 import json
@@ -32,14 +32,18 @@ _ROUND_TRIP = 0.02
 _PYTHON = ["/usr/bin/python3", "-c", "print('hello', flush=True)"]
 _OVERLAYFS = "overlayfs"
 _STARGZ = "stargz-snapshotter, eStargz"
-_OPTIMIZED = "stargz-snapshotter, eStargz optimized"
+_OPTIMIZED = "stargz-snapshotter, eStargz of one layer, optimized"
 _PACK = "ocifs, index and hot pack published"
 _PUBLISHED = "ocifs, index published"
 _ESTARGZ = "ocifs, the same eStargz"
-_ESTARGZ_OPTIMIZED = "ocifs, the same eStargz optimized"
+_ESTARGZ_OPTIMIZED = "ocifs, the same eStargz of one layer, optimized"
 _UNINDEXED = "ocifs, no index"
 _PATIENCE = 60.0
-_IDLE_SECONDS = 10.0
+_IDLE_SECONDS = 20.0
+_QUIET = 0.01
+_SETTLED = 600.0
+"""The Pods are idle once all processes take less than this share of a processor, or after so many seconds: before, both
+snapshotters fetch and verify the rest of the images."""
 
 _CONFIG = """\
 version = 2
@@ -83,16 +87,30 @@ class Node:
         return self.ctr("run", *how, "--snapshotter", self.snapshotter, image, name, *command)
 
     def processes(self) -> list[int]:
-        """Return the processes that serve images: those of ocifs by their environment."""
+        """Return the processes that serve images."""
         if self.snapshotter == "stargz" and self.server is not None:
             return [self.server.pid]
+        return [pid for pid in self._started() if b"ocifs" in _command(pid)]
+
+    def end(self) -> None:
+        """End all processes with the environment of the node."""
+        for pid in self._started():
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _started(self) -> Iterator[int]:
+        """Yield the processes with the environment of the node: of ocifs, containerd, and the shims of containers."""
         mark = os.fsencode(f"XDG_RUNTIME_DIR={self.work}/run") + b"\0"
-        found = []
         for entry in Path("/proc").iterdir():
             with suppress(OSError):
                 if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-        return found
+                    yield int(entry.name)
+
+
+def _command(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 @contextmanager
@@ -107,7 +125,7 @@ def node(snapshotter: str, stargz: Path, parent: Path, *options: str) -> Iterato
             "stargz": [str(stargz), f"{work}/stargz.sock", f"{work}/stargz"],
         }
         (work / "config.toml").write_text(_CONFIG.format(work=work))
-        stack.callback(_clear, work)
+        stack.callback(_clear, Node(work, snapshotter, environment, None))
         server = None
         if snapshotter in servers:
             server = stack.enter_context(_running(servers[snapshotter], work, environment))
@@ -133,19 +151,17 @@ def _running(command: list[str], work: Path, environment: dict[str, str]) -> Ite
             process.terminate()
 
 
-def _clear(work: Path) -> None:
+def _clear(made: Node) -> None:
     """End the processes that the servers have started, and unmount everything."""
     for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            words = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-            if b"containerd-shim" in words and os.fsencode(work) in words:
+        words = _command(int(entry.name)) if entry.name.isdigit() else b""
+        if b"containerd-shim" in words and os.fsencode(made.work) in words:
+            with suppress(OSError):
                 os.kill(int(entry.name), signal.SIGKILL)
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for mountpoint in reversed([each for each in mounts if each.startswith(f"{work}/")]):
+    for mountpoint in reversed([each for each in mounts if each.startswith(f"{made.work}/")]):
         subprocess.run(["umount", "-l", mountpoint], check=False)
-    for pid in Node(work, "ocifs", {}, None).processes():
-        with suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+    made.end()
     time.sleep(0.2)
 
 
@@ -169,10 +185,12 @@ def first_line(
 def convert(host: str, layout: str, parent: Path, command: Sequence[str] = ()) -> None:
     """Push the image to `HOST/estargz:latest`, converted by ctr-remote; with a command, to `HOST/optimized:latest`.
 
-    ctr-remote optimizes for a command by running it, and by storing first what it reads.
+    ctr-remote optimizes for a command by running it, and by storing first what it reads. Version 0.12 refuses layers
+    that lack the parent directories of their files, as those of Debian packages do, so it gets all layers as one.
     """
     archive = parent / "image.tar"
     source = f"oci-archive:{archive}:example.test/app:1"
+    layout = flatten(layout, parent) if command else layout
     quietly(["skopeo", "copy", "--quiet", "--insecure-policy", layout, source])
     with node(_OVERLAYFS, Path(), parent) as made:
         target = f"{host}/{'optimized' if command else 'estargz'}:latest"
@@ -187,6 +205,17 @@ def convert(host: str, layout: str, parent: Path, command: Sequence[str] = ()) -
     archive.unlink()
 
 
+def flatten(layout: str, parent: Path) -> str:
+    """Return an image with the tree of another one in a single layer."""
+    tar, image = parent / "layer.tar", parent / "flat"
+    quietly(ocifs("export", "--to-tar", str(tar), layout))
+    quietly(["umoci", "init", "--layout", str(image)])
+    quietly(["umoci", "new", "--image", f"{image}:latest"])
+    quietly(["umoci", "raw", "add-layer", "--image", f"{image}:latest", str(tar)])
+    tar.unlink()
+    return f"oci:{image}:latest"
+
+
 def build_stargz(parent: Path) -> Path:
     """Return the program that serves the stargz snapshotter."""
     program = parent / "stargz"
@@ -199,7 +228,11 @@ def build_stargz(parent: Path) -> Path:
 def memory(
     snapshotter: str, images: list[str], pods: int, stargz: Path, parent: Path, *options: str
 ) -> dict[str, float]:
-    """Run Pods, and return the PSS in MiB of the processes that serve them, and the share of a processor when idle."""
+    """Run Pods until they are idle.
+
+    Return the PSS in MiB of the processes that serve them, their share of a processor when idle, and the seconds that
+    they were busy before.
+    """
     with node(snapshotter, stargz, parent, *options) as made:
         for image in images:
             made.pull(image)
@@ -208,11 +241,15 @@ def memory(
             for number, name in enumerate(names):
                 command = ["/usr/bin/python3", "-c", "import time; time.sleep(1e6)"]
                 quietly(made.run(images[number % len(images)], name, *command, detach=True))
-            time.sleep(5)
-            before = _processor_seconds(made.processes())
-            time.sleep(_IDLE_SECONDS)
-            used = _processor_seconds(made.processes()) - before
-            return {"PSS": sum(map(proportional, made.processes())), "idle": 100 * used / _IDLE_SECONDS}
+            began = time.monotonic()
+            used = _IDLE_SECONDS
+            while used > _QUIET * _IDLE_SECONDS and time.monotonic() - began < _SETTLED:
+                before = _processor_seconds(made.processes())
+                time.sleep(_IDLE_SECONDS)
+                used = _processor_seconds(made.processes()) - before
+            busy = time.monotonic() - began - _IDLE_SECONDS
+            pss = sum(map(proportional, made.processes()))
+            return {"PSS": pss, "idle": 100 * used / _IDLE_SECONDS, "busy": busy}
         finally:
             for name in names:
                 subprocess.run(made.ctr("tasks", "delete", "--force", name), check=False, capture_output=True)
@@ -287,8 +324,12 @@ def pods_of(options: object, host: str, layouts: dict[str, str], stargz: Path, w
         if snapshotter == "ocifs":
             quietly(ocifs("index", "push", *(f"docker://{image}" for image in images)))
         taken[name] = memory(snapshotter, images, pods, stargz, work)
-    for figure, unit in (("PSS", "MiB"), ("idle", "% of a processor")):
-        what = "memory" if figure == "PSS" else "processor time when idle"
+    figures = {
+        "PSS": ("memory of idle processes", "MiB"),
+        "idle": ("processor time when idle", "% of a processor"),
+        "busy": ("time until they are idle", "s"),
+    }
+    for figure, (what, unit) in figures.items():
         report(
             f"{what} for {pods} Pods of {count} images",
             {name: [values[figure] or 1e-9] for name, values in taken.items()},

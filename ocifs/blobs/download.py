@@ -23,6 +23,7 @@ from ocifs.sources.assembled import AssembledReader
 from ocifs.spec.digest import Digest
 from ocifs.store import Kind, Store, StoredFile, Writer
 from ocifs.store.sparse import finish_sparse
+from ocifs.store.sparse import is_finished as is_finished_sparse
 
 BLOB = Kind("blob", 1, checked=False, begun="begun")
 
@@ -213,6 +214,13 @@ def in_file(blob: Blob) -> BlobReader:
 def finish(blob: LazyBlob) -> None:
     """Mark a partly cached blob as complete: all of it is there, and verified. Raises OSError."""
     finish_sparse(blob.fd, BLOB, blob.origin().digest, blob.size)
+    blob.is_complete = True
+
+
+def is_finished(blob: LazyBlob) -> bool:
+    """Return whether this process or another one that shares the file has finished the blob. Raises OSError."""
+    blob.is_complete = blob.is_complete or is_finished_sparse(blob.fd, BLOB, blob.origin().digest, blob.size)
+    return blob.is_complete
 
 
 def stoppable(blob: Blob, stop: threading.Event) -> Blob:

@@ -18,7 +18,7 @@ from ocifs.layer.chunked.document import items_of, unpacked_tar, unpacked_zstd
 from ocifs.layer.chunked.table import ChunkTable, TocChunk, make_table, with_file
 from ocifs.layer.index import LayerIndex, open_index
 from ocifs.layer.index_format import Summary, encode_tail, pack_u64
-from ocifs.layer.verification import is_marked
+from ocifs.layer.verified_mark import is_marked
 from ocifs.limits import Limits
 from ocifs.reader import FileReader
 from ocifs.sources.resolve import ImageLayer

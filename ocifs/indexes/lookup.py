@@ -105,7 +105,7 @@ def _select(
     """Return the LayerIndexes selected among the published ones."""
     from ocifs.indexes.candidate import LookupContext
     from ocifs.indexes.selection import providers, select_indexes
-    from ocifs.layer.verification import is_marked
+    from ocifs.layer.verified_mark import is_marked
 
     context = LookupContext(source, resolved, options.store, options.limits, stack)
     known = {}

@@ -62,9 +62,14 @@ class Layer:
             self.verification = replace(self.verification, refuted=refuted)
 
     @property
-    def partial(self) -> list[LazyBlob]:
-        """The partly cached files: the blob, the index."""
+    def lazy(self) -> list[LazyBlob]:
+        """The files that were partly cached when the layer was opened: the blob, the index."""
         return [file for file in (self.blob, self.index.file) if isinstance(file, LazyBlob)]
+
+    @property
+    def partial(self) -> list[LazyBlob]:
+        """The partly cached files."""
+        return [file for file in self.lazy if not file.is_complete]
 
     @property
     def verified_at(self) -> float | None:

@@ -91,6 +91,8 @@ class LazyBlob(FileReader):
         self.fetched = 0
         """Bytes fetched from the registry."""
         self.requests = 0
+        self.is_complete = False
+        """Whether all of it is known to be there, and verified."""
         self.last_wanted = 0.0
         """When a reader last requested a missing span, by the monotonic clock."""
         self._open_remote = open_remote

@@ -5,7 +5,6 @@ do. The background job first fetches the missing parts of a blob. Success upgrad
 that was built here.
 """
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -26,9 +25,6 @@ from ocifs.store import Store
 from ocifs.toc import ChunkReader, read_entries
 
 _PIECE = 2 << 20
-_MARK = "user.ocifs.verified"
-"""An extended attribute of a verified published LayerIndex in the cache; only the owner of the cache can set it."""
-
 Pause = Callable[[int], None]
 """Gets the number of bytes just fetched, 0 for local work. It may wait, or raise to stop the verification."""
 
@@ -113,20 +109,6 @@ def _fetch_spans(blob: LazyBlob, spans: Spans, end: int, pause: Pause) -> None:
         last_end = sum(spans.stored_range(spans.span_count - 1))
     blob.fill(0, begin)
     blob.fill(last_end, end)
-
-
-def mark_verified(layer: Layer) -> None:
-    """Mark a layer's index as verified, if the file system can; it needs no path, only an open file of the owner."""
-    with contextlib.suppress(OSError):
-        os.setxattr(layer.index.file.fd, _MARK, str(layer.index.summary.blob_digest).encode())
-
-
-def is_marked(index: LayerIndex) -> bool:
-    """Whether an index was marked as verified."""
-    try:
-        return os.getxattr(index.file.fd, _MARK) == str(index.summary.blob_digest).encode()
-    except OSError:
-        return False
 
 
 def verify_blob(layer: Layer, pause: Pause) -> None:

@@ -7,6 +7,7 @@ unreachable.
 """
 
 import contextlib
+import fcntl
 import os
 import threading
 import time
@@ -14,12 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from ocifs.blobs.download import finish
+from ocifs.blobs.download import finish, is_finished
 from ocifs.errors import InvalidImageError, RegistryError
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
-from ocifs.layer.verification import fetch_all, fetch_index, mark_verified, verify_blob, verify_index
+from ocifs.layer.verification import fetch_all, fetch_index, verify_blob, verify_index
+from ocifs.layer.verified_mark import is_marked, mark_verified
 from ocifs.mount.rate_limited_log import log_failure
 from ocifs.pool import start
 
@@ -29,6 +31,8 @@ QUIET = 2.0
 _PROFILE_PIECE = 4 << 20
 _LOOK = 2.0
 """Seconds after which to look again whether a reader waits."""
+_TURN = 1800.0
+"""Seconds to wait for another process: it may be stopped."""
 _RETRY = 30.0
 _RETRY_MAX = 600.0
 _NICE = 10
@@ -122,6 +126,38 @@ class Background:
     def _work_on(self, layer: Layer) -> None:
         """Fetch the missing spans of a layer, and verify it. Raises what `ocifs.layer.verification` does."""
         self._pause(0)  # leave the link to the start of the program
+        with self._alone(layer):
+            self._verify(layer)
+
+    @contextmanager
+    def _alone(self, layer: Layer) -> Iterator[None]:
+        """Wait while another process works on the blob of a layer, up to `_TURN` seconds, to do nothing twice.
+
+        The lock is that of a process, not of an open file, which the keeper of the service shares with its workers.
+        Raises _EndedError.
+        """
+        fd = layer.blob.fd if isinstance(layer.blob, LazyBlob) else None
+        until = time.monotonic() + _TURN
+        with contextlib.suppress(OSError):
+            while fd is not None and time.monotonic() < until:
+                try:
+                    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if self._ended.wait(_LOOK):
+                        raise _EndedError from None
+        try:
+            yield
+        finally:
+            if fd is not None:
+                with contextlib.suppress(OSError):
+                    fcntl.lockf(fd, fcntl.LOCK_UN)
+
+    def _verify(self, layer: Layer) -> None:
+        """Do the work, unless another process has done it meanwhile."""
+        if is_marked(layer.index) and all(map(is_finished, layer.lazy)):
+            layer.conclude()
+            return
         if (index := fetch_index(layer.index, self._pause)) is not None:  # first: it is small, and reads need all of it
             finish(index)
         fetch_all(layer, self._pause)
@@ -130,7 +166,7 @@ class Background:
             verify_blob(layer, self._pause)
         if unverified:
             if verify_index(layer, self._pause):
-                mark_verified(layer)
+                mark_verified(layer.index)
             layer.conclude()
         if isinstance(layer.blob, LazyBlob):
             finish(layer.blob)
@@ -189,7 +225,8 @@ def in_background(
     pack: Pack | None = None,
 ) -> Iterator[None]:
     """Run the background work of a rootfs, if there is any, while the context lasts."""
-    if not is_unfinished(rootfs):
+    opened = rootfs.served.pack
+    if not is_unfinished(rootfs) and (opened is None or opened.verified):
         yield
         return
     background = Background(list(rootfs.served.layers), rate, report, progress, pack)

@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from ocifs.blobs.download import BLOB
 from ocifs.image.hot_pack import OpenedPack
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.archive_member import ArchiveMember
 from ocifs.layer.compressed_archive import ARCHIVE_CACHE
-from ocifs.layer.index import open_index
+from ocifs.layer.index import LayerIndex, open_index
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
+from ocifs.layer.verified_mark import is_marked
 from ocifs.reader import BlobReader, FileReader, FileSection
 from ocifs.sources.assembled import AssembledReader
 from ocifs.sources.registry.peer import Origin
 from ocifs.store import Store, StoredFile
+from ocifs.store.sparse import is_finished
 
 if TYPE_CHECKING:
     from ocifs.sources.registry.blob import RemoteBlob
@@ -166,11 +169,13 @@ class Handoff(msgspec.Struct, frozen=True):
             blob if root is None else AssembledReader(part.open(), root)
             for blob, (_, part), root in zip(blobs, self.layers, self.directories or [None] * len(blobs), strict=True)
         ]
+        opened = [
+            open_index(index, checksum, tail)
+            for index, checksum, tail in zip(files[:count], self.checksums, self.tails or nowhere, strict=True)
+        ]
         layers = [
-            Layer(number, open_index(index, checksum, tail), blob, cache, published)
-            for number, (index, checksum, tail, blob, published) in enumerate(
-                zip(files[:count], self.checksums, self.tails or nowhere, blobs, self.published, strict=True)
-            )
+            Layer(number, index, blob, cache, None if _was_verified(index) else published)
+            for number, (index, blob, published) in enumerate(zip(opened, blobs, self.published, strict=True))
         ]
         for layer, prefetch in zip(layers, self.prefetch, strict=True):
             layer.prefetch = prefetch
@@ -234,8 +239,13 @@ def _digest_of(member: ArchiveMember) -> str:
 
 
 def _reconnect(parts: Sequence[tuple[FileRange, Origin | None]]) -> list[FileReader]:
-    """Return the opened parts; those with an origin fetch missing spans from there, and connect at the first one."""
-    known = [origin for _, origin in parts if origin is not None]
+    """Return the opened parts.
+
+    Those with an origin fetch missing spans from there, and connect at the first one, unless they were finished
+    meanwhile.
+    """
+    origins = [None if origin is None or _is_finished(part, origin) else origin for part, origin in parts]
+    known = [origin for origin in origins if origin is not None]
     opened: list[Callable[[], RemoteBlob]] = []
     lock = threading.Lock()
 
@@ -252,8 +262,17 @@ def _reconnect(parts: Sequence[tuple[FileRange, Origin | None]]) -> list[FileRea
         part.open()
         if origin is None
         else LazyBlob(part.fd, part.size, partial(_same, origin), partial(open_remote, next(numbers)))
-        for part, origin in parts
+        for (part, _), origin in zip(parts, origins, strict=True)
     ]
+
+
+def _was_verified(index: LayerIndex) -> bool:
+    """Return whether a process has verified an index since the hand-over: then it counts as one that was built here."""
+    return is_marked(index) and not isinstance(index.file, LazyBlob)
+
+
+def _is_finished(part: FileRange, origin: Origin) -> bool:
+    return is_finished(part.fd, BLOB, origin.digest, part.size)
 
 
 def _same(origin: Origin) -> Origin:

@@ -240,6 +240,7 @@ def list_mounts() -> list[ListedMount]:
     others = [mount for mount in mount_table() if mount.digest is not None]
     listed = []
     unused: list[tuple[TrustedDirectory, str]] = []
+    taken_over: set[str] = set()
     read = [
         (directory, name, record)
         for directory in _directories()
@@ -252,11 +253,15 @@ def list_mounts() -> list[ListedMount]:
         alive = is_alive(record.pid, directory) and not _is_dying(record.pid)
         if mount is not None:
             others.remove(mount)
+        elif alive and record.kept is not None and record.kept.counters in taken_over:
+            continue  # another worker has just taken over
         elif not alive:
             directory.unlink(name)
             if record.kept is not None and not is_keeper(record.kept.keeper):
                 unused.append((directory, record.kept.counters))
             continue
+        if record.kept is not None:
+            taken_over.add(record.kept.counters)
         counters = _counters(directory, record)
         state: State = "elsewhere" if mount is None else "mounted" if alive else _without_process(record, counters)
         listed.append(

@@ -377,12 +377,12 @@ def _forget(pid: int) -> None:
 
 def _work_of(cache: SpanCache, rootfs: Rootfs, exchange: SpanExchange | None) -> tuple[int, int, int]:
     taken = 0 if exchange is None else exchange.taken
-    return cache.loaded, taken, sum(file.fetched for layer in rootfs.served.layers for file in layer.partial)
+    return cache.loaded, taken, sum(file.fetched for layer in rootfs.served.layers for file in layer.lazy)
 
 
 def _note_progress(counters: Counters, rootfs: Rootfs) -> None:
     """Note how much of the lazy layers is there, as far as the file system counts it."""
-    lazy = [file for layer in rootfs.served.layers for file in layer.partial]
+    lazy = [file for layer in rootfs.served.layers for file in layer.lazy]
     done = sum(min(blob.size, os.fstat(blob.fd).st_blocks * 512) for blob in lazy)
     verified = sum(layer.verification.is_verified for layer in rootfs.served.layers)
     counters.note_progress(done, sum(blob.size for blob in lazy), verified)

@@ -50,6 +50,12 @@ def open_finished(store: Store, kind: Kind, complete: Kind, subject: str, size: 
     return file
 
 
+def is_finished(fd: int, kind: Kind, subject: str, size: int) -> bool:
+    """Return whether a process has called `finish_sparse` for an open file. Raises OSError."""
+    end = footer(kind, subject, size, 0)
+    return os.pread(fd, len(end) + 1, size) == end
+
+
 def finish_sparse(fd: int, kind: Kind, subject: str, size: int) -> None:
     """Mark a sparse file as a complete entry of `kind`, which must be a kind that is not checked."""
     end = footer(kind, subject, size, 0)

@@ -21,7 +21,8 @@ from ocifs.layer.index_format import KIND, join_tail
 from ocifs.layer.layer import Layer as OpenedLayer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.layer.span_cache import SpanCache
-from ocifs.layer.verification import fetch_all, fetch_index, mark_verified, verify_blob, verify_index
+from ocifs.layer.verification import fetch_all, fetch_index, verify_blob, verify_index
+from ocifs.layer.verified_mark import mark_verified
 from ocifs.mount.handoff import Handoff
 from ocifs.options import Options
 from ocifs.spec.digest import Digest
@@ -173,7 +174,7 @@ def verified(image: OpenedImage) -> None:
     fetch_all(layer, lambda size: None)
     verify_blob(layer, lambda size: None)
     assert verify_index(layer, lambda size: None)
-    mark_verified(layer)
+    mark_verified(layer.index)
 
 
 def test_a_verified_index_counts_as_built_here(registry: Registry, reference: str, store: Store) -> None:
@@ -204,7 +205,7 @@ def test_a_mark_makes_no_part_whole(registry: Registry, reference: str, store: S
     """As after a power failure: the mark may be there, and the windows not."""
     publish(registry)
     with open_image(reference, Options(store=store)) as image:
-        mark_verified(image.layers[0])
+        mark_verified(image.layers[0].index)
     with open_image(reference, Options(store=store)) as image:
         assert not image.layers[0].verification.is_verified
         read(image, 5)

@@ -1,5 +1,7 @@
 """Idle mounts have dormant workers, which no reader notices."""
 
+import fcntl
+import json
 import os
 import random
 import re
@@ -83,6 +85,20 @@ def test_a_mount_without_reads_has_a_dormant_worker_until_the_next_one(command: 
         wait_for(lambda: service.restarts(mountpoint) == 1)
         assert sleep(service, mountpoint) != pid
         assert is_right(mountpoint, 2)
+
+
+def test_a_worker_that_is_being_replaced_is_not_listed(command: Ocifs, image: Path) -> None:
+    with idling(command, image) as service, service.mounted("--hot-pack", "0") as mountpoint:
+        pid = sleep(service, mountpoint)
+        record = json.loads((command.runtime / f"ocifs/{pid}.json").read_text())
+        before = command.runtime / f"ocifs/{os.getpid()}.json"
+        with before.open("x") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            began = record["kept"]["began"] - 1
+            json.dump(record | {"pid": os.getpid(), "kept": record["kept"] | {"began": began}}, file)
+            file.flush()
+            assert service.listed(mountpoint).pid == pid
+        before.unlink()
 
 
 def test_readers_notice_nothing_of_workers_that_fall_asleep_and_wake_up(command: Ocifs, image: Path) -> None:
