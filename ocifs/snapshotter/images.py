@@ -216,10 +216,13 @@ class Images:
         raise SnapshotError("UNAVAILABLE", f"cannot mount the layers {chain}: {reason}")
 
     def _find(self, reference: Reference) -> FoundImage:
-        """Find an image that was found before, without network if the cache has its documents. Raises OcifsError."""
+        """Find an image that was found before, without network if the cache has all of it. Raises OcifsError.
+
+        Otherwise the registry is asked: if the image is gone there, another source of the chain may have it.
+        """
         options = self._settings.options
         found = find_requested(reference, replace(options, prefer_kept=True), self._access)
-        if not found.unindexed:
+        if not found.unindexed and all(found.source.is_cached(each.descriptor) for each in found.resolved.layers):
             return found
         with found:
             return find_requested(reference, options, self._access)
