@@ -18,6 +18,7 @@ _CALLS = {
         "pread": (17,),
         "pwrite": (18,),
         "fsync": (74,),
+        "fdatasync": (75,),
         "rename": (264, 316),  # renameat, renameat2
         "memfd_create": (319,),
         "start": (56, 57, 58, 435),  # clone, fork, vfork, clone3
@@ -28,6 +29,7 @@ _CALLS = {
         "pread": (67,),
         "pwrite": (68,),
         "fsync": (82,),
+        "fdatasync": (83,),
         "rename": (38, 276),
         "memfd_create": (279,),
         "start": (220, 435),

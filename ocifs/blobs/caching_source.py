@@ -8,7 +8,7 @@ The store does not verify a blob again when it is opened: documents and spans ar
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-from ocifs.blobs.download import BLOB, Blob, Download, Progress, ignored
+from ocifs.blobs.download import BLOB, PART, Blob, Download, Progress, ignored
 from ocifs.blobs.kept_referrers import KeptReferrers
 from ocifs.errors import InvalidImageError
 from ocifs.layer.lazy_blob import LazyBlob
@@ -19,14 +19,11 @@ from ocifs.sources.referrers import Referrers
 from ocifs.sources.source import NamedImage, descriptor_of, read_document
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
-from ocifs.store import Kind, Store, StoredFile, Writer
+from ocifs.store import Store, StoredFile, Writer
 from ocifs.store.sparse import open_finished, open_sparse
 
 if TYPE_CHECKING:
     from ocifs.sources.registry.blob import RemoteBlob
-
-PART = Kind("part", 1, checked=False)
-"""The bytes of a blob that were fetched so far (`ocifs.layer.lazy_blob`)."""
 
 _CONCURRENT_DOWNLOADS = 4
 

@@ -22,10 +22,13 @@ from ocifs.reader import BlobReader, FileReader, FileSection, StoppableReader
 from ocifs.sources.assembled import AssembledReader
 from ocifs.spec.digest import Digest
 from ocifs.store import Kind, Store, StoredFile, Writer
+from ocifs.store.entry import sized
 from ocifs.store.sparse import finish_sparse
 from ocifs.store.sparse import is_finished as is_finished_sparse
 
 BLOB = Kind("blob", 1, checked=False, begun="begun")
+PART = Kind("part", 1, checked=False)
+"""The bytes of a blob that were fetched so far (`ocifs.layer.lazy_blob`)."""
 
 MAX_IN_MEMORY = 64 << 20
 """Bytes of a blob that may move into memory when the disk of the cache is full: documents, and small layers."""
@@ -221,6 +224,12 @@ def is_finished(blob: LazyBlob) -> bool:
     """Return whether this process or another one that shares the file has finished the blob. Raises OSError."""
     blob.is_complete = blob.is_complete or is_finished_sparse(blob.fd, BLOB, blob.origin().digest, blob.size)
     return blob.is_complete
+
+
+def discard(store: Store, digest: str, size: int) -> None:
+    """Remove a blob from the store, or what was fetched of it."""
+    store.remove(BLOB, digest)
+    store.remove(PART, sized(digest, size))
 
 
 def stoppable(blob: Blob, stop: threading.Event) -> Blob:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ocifs.cli.command import Group, Option
 from ocifs.cli.options import document_options, image_options, json_option, open_image, open_source, warn
 from ocifs.cli.types import Size
-from ocifs.errors import NotFoundError, printable_path
+from ocifs.errors import NotFoundError, OcifsError, printable_path
 from ocifs.indexes.soci_writer import MIN_LAYER_SIZE
 from ocifs.options import Options
 from ocifs.report.index import index_report, render_index
@@ -224,7 +224,7 @@ def push(
 @document_options
 @click.argument("image")
 def pull(image: str, options: Options) -> None:
-    """Fetch the published index of IMAGE into the cache, for a later mount.
+    """Fetch the published index of IMAGE, and its hot pack, into the cache, for a later mount.
 
     The mount uses it like any published index: for a tag at once, for a digest with --trust-index.
     """
@@ -237,6 +237,7 @@ def pull(image: str, options: Options) -> None:
         for each in taken.values():
             if (partial := fetch_index(each.layer_index, lambda size: None)) is not None:
                 finish(partial)
+        _pull_pack(place, [each.candidate for each in taken.values()])
     if not taken:
         raise NotFoundError(f"{place.resolved.name}: no published index: create one with `ocifs index push`")
     groups: dict[tuple[str, Digest | None], list[Candidate]] = {}
@@ -244,6 +245,19 @@ def pull(image: str, options: Options) -> None:
         groups.setdefault((offer.format, offer.artifact), []).append(offer)
     for offers in groups.values():
         click.echo(_described(offers))
+
+
+def _pull_pack(place: "LookupContext", taken: "list[Candidate]") -> None:
+    """Fetch the hot pack that was published with the indexes, if a mount would."""
+    from ocifs.blobs.download import in_file
+    from ocifs.mount.options import DEFAULT_HOT_PACK
+
+    pack = next((each.pack for each in taken if each.pack is not None), None)
+    if pack is not None and pack.size <= DEFAULT_HOT_PACK:
+        try:
+            in_file(place.source.open(pack))
+        except OcifsError as error:
+            warn(f"{place.resolved.name}: its hot pack cannot be fetched: {error}")
 
 
 @index.command("ls", short_help="List the published indexes of an image.")

@@ -1,13 +1,13 @@
 """Publish the index of an opened image, and find out whether that has been done."""
 
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, Literal
 
 import click
 import msgspec
 
 from ocifs.cli.options import warn
-from ocifs.errors import InvalidImageError, printable_path
+from ocifs.errors import InvalidImageError, OcifsError, printable_path
 from ocifs.options import Options
 from ocifs.report.text import human_size
 
@@ -40,10 +40,15 @@ class Pushed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _pack_of(opened: "Image", options: Options) -> bytes | None:
-    """Return the hot pack of an image in a form for transport, if the cache has a verified one."""
-    from ocifs.hotpack.build import compact
-    from ocifs.image.hot_pack import verified_table
+    """Return the hot pack of an image in a form for transport, if the cache has one.
 
+    One that mounts have made of layers that they had not verified is compared with the layers first.
+    """
+    from ocifs.hotpack.build import compact
+    from ocifs.image.hot_pack import has_verified_pack, verified_table
+
+    if not has_verified_pack(options.store, [layer.diff_id for layer in opened.resolved.layers]):
+        _adopt_learnt(opened, options)
     if (found := verified_table(options.store, opened.layers)) is None:
         return None
     file, table = found
@@ -53,6 +58,17 @@ def _pack_of(opened: "Image", options: Options) -> bytes | None:
         return None
     finally:
         file.close()
+
+
+def _adopt_learnt(opened: "Image", options: Options) -> None:
+    """Let a pack that mounts have learnt become that of the verified layers, if it is right."""
+    from ocifs.image.hot_pack import adopt_pack
+    from ocifs.image.names import subjects_of
+
+    for subject in sorted(subjects_of(options.store, opened.digest)):
+        with suppress(OcifsError, OSError):
+            if adopt_pack(options.store, opened.layers, subject):
+                return
 
 
 def _profile_of(opened: "Image", options: Options) -> "Profile":

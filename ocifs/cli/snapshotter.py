@@ -112,6 +112,11 @@ def serve(
     An image is served lazily if its registry has an index of it (`ocifs index push`), or its layers have TOCs (eStargz,
     zstd:chunked). containerd downloads and unpacks all others, and ocifs keeps their files.
     """
+    if not mounting.prefetch and options.trust_index is not False:
+        raise click.UsageError(
+            "--no-prefetch: published indexes are used before they are verified, and only the work in the background "
+            "verifies them: limit it with --prefetch-rate, or add --no-trust-index"
+        )
     if os.geteuid():
         raise MountError("only root can run the snapshotter, because containerd runs as root")
     from ocifs.snapshotter.settings import Settings

@@ -1,14 +1,17 @@
 """Make a hot pack of recorded ranges, or extend one.
 
 The blocks of a pack keep their places, and new ranges follow. If they exceed the bound, recordings older than a week
-are dropped; if that does not suffice, the rest of the new one is left out. So two workloads that together exceed the
-bound do not evict each other at every start, and unused blocks disappear in the end. Every frame of the old pack is
+are dropped, and one that may be a scan of all files; if that does not suffice, the rest of the new one is left out. So
+two workloads that together exceed the bound do not evict each other at every start, and unused blocks disappear in the
+end. A pack that is over the bound stays as it is: other mounts may have a larger one. Every frame of the old pack is
 verified.
 """
 
 import hashlib
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 import zstandard
@@ -56,28 +59,32 @@ class _Recording(NamedTuple):
         return sum(len(blocks) for blocks, _ in self.frames)
 
 
-def build_pack(
+def build_pack(  # noqa: PLR0913 - the last three have defaults for all but one caller
     layers: Sequence[Layer],
     found: Callable[[list[Range]], list[Range]],
     limit: int,
     old: tuple[ReaderAt, PackTable] | None = None,
     now: float | None = None,
+    *,
+    is_scan: bool = False,
+    read: Callable[[Range], bytes | None] = lambda each: None,
 ) -> Built:
     """Return a pack of at most `limit` decoded bytes with the blocks of `old` and the ranges that `found` returns.
 
-    `found` gets the ranges that the pack has. A range that cannot be read is left out, and so are all after one for
-    which a registry does not answer.
+    `found` gets the ranges that the pack has. `read` may know the bytes of a range without decoding a layer. A range
+    that cannot be read is left out, and so are all after one for which a registry does not answer. If the recording
+    `is_scan`, the next one may take its room.
     """
     now = time.time() if now is None else now
-    kept = [] if old is None else _recordings(*old)
-    while kept and sum(each.size for each in kept) > limit:
-        kept.pop()
+    kept = [] if old is None else _recordings(*old, int(now))
     new = found([(block.layer, block.offset, block.end) for each in kept for made in each.frames for block in made[0]])
+    if sum(each.size for each in kept) > limit:
+        new = []
     wanted = min(sum(end - begin for _, begin, end in new), limit)
-    while kept and sum(each.size for each in kept) + wanted > limit and kept[0].time < now - _WEEK:
+    while new and kept and sum(each.size for each in kept) + wanted > limit and kept[0].time < now - _WEEK:
         kept.pop(0)
     room = limit - sum(each.size for each in kept)
-    added = _Recording(int(now), list(_frames(layers, new, room)))
+    added = _Recording(0 if is_scan else int(now), list(_frames(layers, new, room, read)))
     recordings = [*kept, added] if added.frames else kept
     frames = [made for each in recordings for made in each.frames]
     streams = tuple(layer.index.stream for layer in layers)
@@ -113,13 +120,13 @@ def compact(file: ReaderAt, table: PackTable) -> bytes:
     return b"".join([head, *(stored for _, stored in frames)])
 
 
-def _recordings(file: ReaderAt, table: PackTable) -> list[_Recording]:
-    """Return the recordings of a pack, without damaged frames."""
-    recordings = [_Recording(when, []) for when, _ in table.recordings] or [_Recording(0, [])]
-    borders = [sum(count for _, count in table.recordings[: at + 1]) for at in range(len(table.recordings))]
+def _recordings(file: ReaderAt, table: PackTable, now: int) -> list[_Recording]:
+    """Return the recordings of a pack, without damaged frames; none of them is of the future."""
+    recordings = [_Recording(min(when, now), []) for when, _ in table.recordings] or [_Recording(0, [])]
+    borders = list(accumulate(count for _, count in table.recordings))
     passed = 0
     for frame in table.frames:
-        at = next((number for number, border in enumerate(borders) if passed < border), len(recordings) - 1)
+        at = min(bisect_right(borders, passed), len(recordings) - 1)
         passed += len(frame.blocks)
         stored = _verified(file, frame)
         if stored is not None:
@@ -135,14 +142,17 @@ def _verified(file: ReaderAt, frame: Frame) -> bytes | None:
     return None if frame.decode(stored) is None else stored
 
 
-def _frames(layers: Sequence[Layer], new: Sequence[Range], room: int) -> Iterator[_Made]:
+def _frames(
+    layers: Sequence[Layer], new: Sequence[Range], room: int, read: Callable[[Range], bytes | None]
+) -> Iterator[_Made]:
     """Yield frames with the bytes of ranges, of up to `room` decoded bytes."""
     compress = zstandard.ZstdCompressor(level=_LEVEL).compress
     blocks: list[Block] = []
     parts: list[bytes] = []
-    for layer, begin, end in _cut(new, room):
+    for piece in _cut(new, room):
+        layer, begin, end = piece
         try:
-            data = layers[layer].pread(end - begin, begin)
+            data = read(piece) or layers[layer].pread(end - begin, begin)
         except (InvalidImageError, OSError):
             continue
         except (NotFoundError, RegistryError):

@@ -12,8 +12,8 @@ decoded.
 
 import hashlib
 import struct
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import msgspec
 import zstandard
@@ -35,33 +35,44 @@ DIGEST_SIZE: Final = 32
 
 _MAGIC: Final = b"ocifshp1"
 _START: Final = struct.Struct("<8sI32s")
-START_SIZE: Final = _START.size
 _PACKED_MAX: Final = 16 << 20
 _HEAD_MAX: Final = 32 << 20
 _BLOCKS_MAX: Final = 1 << 18
+_RECORDINGS_MAX: Final = 1 << 14
+"""Maximum recordings in a pack; each has added 64 KiB or more."""
+_STREAMS_MAX: Final = 1 << 14
+_NAME_MAX: Final = 256
 _STORED_MAX: Final = FRAME_MAX + (FRAME_MAX >> 8) + 64
 """Maximum bytes of a frame as stored: ZSTD_compressBound of its decoded bytes, and some."""
+
+
+_Column = Annotated[bytes, msgspec.Meta(max_length=8 * _BLOCKS_MAX)]
+_Name = Annotated[str, msgspec.Meta(max_length=_NAME_MAX)]
+_Recorded = tuple[Annotated[int, msgspec.Meta(ge=0)], Annotated[int, msgspec.Meta(ge=0)]]
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """The contents of a pack. The columns have one element for each block, or for each frame."""
 
-    streams: tuple[str, ...]
+    streams: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=_STREAMS_MAX)]
     """`LayerIndex.stream` of each layer of the image, the base first."""
-    layers: bytes
+    layers: _Column
     """u64: the layer of each block."""
-    offsets: bytes
+    offsets: _Column
     """u64: its offset in the tar stream."""
-    sizes: bytes
+    sizes: _Column
     """u64: its bytes."""
-    digests: bytes
+    digests: Annotated[bytes, msgspec.Meta(max_length=DIGEST_SIZE * _BLOCKS_MAX)]
     """32 bytes: the sha256 of its bytes."""
-    counts: bytes
+    counts: _Column
     """u64: the blocks in each frame."""
-    stored: bytes
+    stored: _Column
     """u64: its bytes as stored."""
-    recordings: tuple[tuple[int, int], ...] = ()
-    """(time in seconds since the epoch, blocks) of each recording that the pack was made of, the oldest first."""
+    recordings: Annotated[tuple[_Recorded, ...], msgspec.Meta(max_length=_RECORDINGS_MAX)] = ()
+    """(time in seconds since the epoch, blocks) of each recording that the pack was made of, the oldest first.
+
+    The time is 0 for one that may be a scan of all files.
+    """
 
 
 class Block(msgspec.Struct, frozen=True, gc=False):
@@ -143,9 +154,11 @@ def read_table(file: ReaderAt, streams: Sequence[Stream], limit: int, digest: by
         raise _wrong(str(error)) from None
     if head.streams != tuple(stream.name for stream in streams):
         raise _wrong("it belongs to other layers")
-    blocks = _blocks(head, layers, offsets, lengths, [stream.size for stream in streams])
     if (size := sum(lengths)) > limit:
         raise _wrong(f"it has {size} bytes, more than {limit}")
+    blocks = _blocks(head, layers, offsets, lengths, [stream.size for stream in streams])
+    if sum(count for _, count in head.recordings) > len(blocks):
+        raise _wrong("its recordings contradict its blocks")
     frames = _frames(blocks, counts, stored, start)
     end = frames[-1].offset + frames[-1].stored if frames else start
     if file.size != end:
@@ -164,14 +177,7 @@ def stated_streams(file: ReaderAt, digest: bytes | None = None) -> tuple[str, ..
 
 def _read_head(file: ReaderAt, digest: bytes | None) -> tuple[Head, int]:
     """Return the head of a pack, and where its frames begin. Raises InvalidImageError."""
-    try:
-        magic, packed_size, stated = _START.unpack(file.pread(_START.size, 0))
-    except struct.error:
-        raise _wrong("it is too short") from None
-    if magic != _MAGIC:
-        raise _wrong("it has another version")
-    if packed_size > _PACKED_MAX or (digest is not None and stated != digest):
-        raise _wrong("its head has another digest")
+    packed_size, stated = _read_start(file.pread(_START.size, 0), digest)
     packed = file.pread(packed_size, _START.size)
     if hashlib.sha256(packed).digest() != stated:
         raise _wrong("its head is damaged")
@@ -179,6 +185,51 @@ def _read_head(file: ReaderAt, digest: bytes | None) -> tuple[Head, int]:
         return _HEAD.decode(unpack(packed, _HEAD_MAX)), _START.size + packed_size
     except (InvalidImageError, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _wrong(str(error)) from None
+
+
+def frames_start(file: ReaderAt, digest: bytes) -> int:
+    """Return where the frames of a pack begin, whose head has the sha256 `digest`.
+
+    Raises:
+        InvalidImageError: The file begins with another head, or with a part of it.
+    """
+    packed_size, stated = _read_start(file.pread(_START.size, 0), digest)
+    if hashlib.sha256(file.pread(packed_size, _START.size)).digest() != stated:
+        raise _wrong("its head is damaged")
+    return _START.size + packed_size
+
+
+def with_head(pieces: Iterator[bytes], digest: bytes) -> Iterator[bytes]:
+    """Yield the pieces of a pack that arrives, but its head in one piece, once that has the sha256 `digest`.
+
+    Raises:
+        InvalidImageError: The file begins with another head, or with a part of it.
+    """
+    begun = bytearray()
+    end = _START.size
+    for piece in pieces:
+        begun += piece
+        if len(begun) >= end == _START.size:
+            end += _read_start(bytes(begun[:end]), digest)[0]
+        if len(begun) >= end:
+            break
+    if hashlib.sha256(begun[_START.size : end]).digest() != digest:
+        raise _wrong("its head is damaged")
+    yield bytes(begun)
+    yield from pieces
+
+
+def _read_start(start: bytes, digest: bytes | None) -> tuple[int, bytes]:
+    """Return the bytes of the packed head, and its sha256, which is `digest`, if given. Raises InvalidImageError."""
+    try:
+        magic, packed_size, stated = _START.unpack(start)
+    except struct.error:
+        raise _wrong("it is too short") from None
+    if magic != _MAGIC:
+        raise _wrong("it has another version")
+    if packed_size > _PACKED_MAX or (digest is not None and stated != digest):
+        raise _wrong("its head has another digest")
+    return packed_size, stated
 
 
 def _blocks(
@@ -189,6 +240,8 @@ def _blocks(
         count <= _BLOCKS_MAX and len(offsets) == len(lengths) == count and len(head.digests) == count * DIGEST_SIZE
     ):
         raise _wrong("its columns contradict each other")
+    if count > sum(lengths) // PAGE + len(sizes):  # before memory is spent on them
+        raise _wrong("its blocks are not in whole pages")
     ends: dict[int, int] = {}
     for layer, offset, length in sorted(zip(layers, offsets, lengths, strict=True)):
         if not (
@@ -196,6 +249,8 @@ def _blocks(
         ):
             raise _wrong("a block is outside of its layer, or overlaps another one")
         ends[layer] = offset + length
+        if offset % PAGE or (length % PAGE and ends[layer] != sizes[layer]):
+            raise _wrong("its blocks are not in whole pages")
     digests = [head.digests[at : at + DIGEST_SIZE] for at in range(0, count * DIGEST_SIZE, DIGEST_SIZE)]
     return [Block(*each) for each in zip(layers, offsets, lengths, digests, strict=True)]
 

@@ -1,7 +1,7 @@
 """The reads of the first workload of a mount: which pages of which layers, in order of first use.
 
-A recording begins with the first read of a layer. It is over once no read came for a while, or once it has lasted, or
-read, long enough. Noting a read costs a fraction of a microsecond, so every mount can record.
+A recording begins with the first read of a layer. It is over once no read came, or waited, for a while, or once it has
+lasted, or read, long enough. Noting a read costs a fraction of a microsecond, so every mount can record.
 """
 
 import threading
@@ -13,7 +13,7 @@ from typing import Final
 from ocifs.hotpack.format import PAGE
 
 QUIET: Final = 2.0
-"""Seconds without a read that end a recording."""
+"""Seconds that end a recording, in which no read comes, and none waits for its bytes."""
 _SECONDS_MAX: Final = 60.0
 _READS_MAX: Final = 100_000
 
@@ -34,6 +34,9 @@ class Recording:
         self._left = limit
         self._clock = clock
         self._began = self._last = 0.0
+        self._waiting = 0
+        """Reads that wait for their bytes."""
+        self._lock = threading.Lock()
         self._begun = threading.Event()
         self._over = threading.Event()
 
@@ -54,10 +57,21 @@ class Recording:
         if self.is_full():
             self._over.set()
 
+    def begin_wait(self) -> None:
+        """Note that a read waits for bytes, maybe of a registry."""
+        with self._lock:
+            self._waiting += 1
+
+    def end_wait(self) -> None:
+        """Note that it waits no more: its reader goes on."""
+        with self._lock:
+            self._waiting -= 1
+            self._last = self._clock()
+
     def wait(self) -> None:
         """Wait until it is over."""
         self._begun.wait()
-        while (left := min(self._last + QUIET, self._began + _SECONDS_MAX) - self._clock()) > 0:
+        while (left := self._left_seconds()) > 0:
             if self._over.wait(left):
                 return
 
@@ -65,6 +79,12 @@ class Recording:
         """Let `wait` return."""
         self._over.set()
         self._begun.set()
+
+    def _left_seconds(self) -> float:
+        """Return how long to wait before it may be over."""
+        now = self._clock()
+        quiet = now if self._waiting else self._last
+        return min(quiet + QUIET, self._began + _SECONDS_MAX) - now
 
 
 def ranges(

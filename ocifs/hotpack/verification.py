@@ -1,11 +1,11 @@
 """Verify a hot pack: compare its file with its head, and its blocks with the layers that it was made of."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ocifs.compression import MAX_SPAN
 from ocifs.errors import InvalidImageError
-from ocifs.hotpack.format import PackTable
+from ocifs.hotpack.format import Block, PackTable
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.reader import ReaderAt
@@ -23,18 +23,24 @@ def verify_frames(file: ReaderAt, table: PackTable) -> None:
             raise InvalidImageError(f"hot pack: frame {number} is damaged")
 
 
-def verify_pack(table: PackTable, layers: Sequence[Layer], pause: Callable[[int], None]) -> None:
+def blocks_of(table: PackTable) -> frozenset[Block]:
+    """Return the blocks of a pack."""
+    return frozenset(block for frame in table.frames for block in frame.blocks)
+
+
+def verify_pack(
+    table: PackTable, layers: Sequence[Layer], pause: Callable[[int], None], verified: Collection[Block] = frozenset()
+) -> None:
     """Check that each block has the bytes of its layer; `pause` is called between blocks, and may raise.
 
-    A reader only gets bytes that have the digest of their block, so the digests are compared.
+    A reader only gets bytes that have the digest of their block, so the digests are compared. The blocks `verified`
+    were compared before.
 
     Raises:
         InvalidImageError: A block has other bytes.
         NotFoundError, RegistryError: Parts of a layer cannot be fetched.
     """
-    blocks = sorted(
-        (block for frame in table.frames for block in frame.blocks), key=lambda each: (each.layer, each.offset)
-    )
+    blocks = sorted(blocks_of(table).difference(verified), key=lambda each: (each.layer, each.offset))
     cache = SpanCache(4 * MAX_SPAN)  # leave the mount's own cache to its readers
     copies = [Layer(each.number, each.index, each.blob, cache) for each in layers]
     for block in blocks:

@@ -6,11 +6,12 @@ another name, like a tree image of such layers.
 
 import contextlib
 import sys
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
-from ocifs.errors import OcifsError
-from ocifs.hotpack.format import PackTable, Stream, read_table
+from ocifs.errors import InvalidImageError, OcifsError
+from ocifs.hotpack.format import Block, PackTable, Stream, encode_head, read_table
 from ocifs.hotpack.verification import verify_pack
 from ocifs.image.chain import chain_of, unverified_name
 from ocifs.layer.index import ChunkedIndex
@@ -22,8 +23,6 @@ from ocifs.store import Kind, Store, StoredFile, Writer
 PACK = Kind("pack", 1, checked=False)
 """A pack made of verified layers."""
 UNVERIFIED_PACK = Kind("ppack", 1, checked=False)
-
-_PIECE: Final = 1 << 20
 
 
 class PackName(NamedTuple):
@@ -57,15 +56,20 @@ class OpenedPack(NamedTuple):
     """Whether it is made of verified layers."""
     head: bytes | None = None
     """sha256 of its head, if it is published."""
+    digest: str | None = None
+    """The digest of the blob, if it is published."""
 
 
 def load_pack(store: Store, layers: Sequence[Layer]) -> tuple[PackName, StoredFile] | None:
-    """Return the pack of some layers in the cache, a verified one if possible; its content is not checked."""
+    """Return a usable pack of some layers in the cache, a verified one if possible; its frames are not checked."""
     if not layers:
         return None
     for name in dict.fromkeys([PackName(PACK, str(chain_of(layers))), pack_name(layers)]):
         if (file := store.load(*name)) is not None:
-            return name, file
+            with contextlib.suppress(OcifsError, OSError):
+                read_table(file, streams_of(layers), sys.maxsize)
+                return name, file
+            file.close()
     return None
 
 
@@ -91,32 +95,63 @@ def has_verified_pack(store: Store, diff_ids: Sequence[DiffID]) -> bool:
     return bool(diff_ids) and store.has(PACK, chain_id(diff_ids))
 
 
-def save_verified(store: Store, layers: Sequence[Layer], file: ReaderAt, table: PackTable) -> None:
-    """Save a pack that was compared with its layers, which are verified, unless they have one. Raises StoreError."""
-    name = pack_name(layers)
-    if name.is_verified:
+def save_verified(
+    store: Store, layers: Sequence[Layer], file: ReaderAt, table: PackTable, recordings: tuple[tuple[int, int], ...]
+) -> None:
+    """Save a pack that was compared with its layers, which are verified, unless they have a usable one.
 
-        def write(out: Writer) -> None:
-            for offset in range(0, table.end, _PIECE):
-                out.write(file.pread(min(_PIECE, table.end - offset), offset))
-
-        store.get(*name, write).close()
-
-
-def adopt_pack(store: Store, layers: Sequence[Layer], subject: str) -> bool:
-    """Compare all of the unverified pack `subject` with its layers, then save it as that of verified layers.
-
-    Return whether there is such a pack.
+    Other mounts may write to `file`, so each frame is verified again. `recordings` replace what the pack states.
 
     Raises:
-        InvalidImageError: It has bytes that the layers do not have.
+        InvalidImageError: A frame is damaged.
+        StoreError: It cannot be written.
+    """
+    name = pack_name(layers)
+    if not name.is_verified:
+        return
+    if (found := verified_table(store, layers)) is not None:
+        found[0].close()
+        return
+
+    def write(out: Writer) -> None:
+        out.write(encode_head(table.streams, [(frame.blocks, frame.stored) for frame in table.frames], recordings))
+        for number, frame in enumerate(table.frames):
+            stored = file.pread(frame.stored, frame.offset)
+            if frame.decode(stored) is None:
+                raise InvalidImageError(f"hot pack: frame {number} is damaged")
+            out.write(stored)
+
+    store.get(*name, write, anew=True).close()
+
+
+def save_published(store: Store, layers: Sequence[Layer], file: ReaderAt, table: PackTable) -> None:
+    """Save a published pack as `save_verified` does, as one recording of now, whatever it states."""
+    count = sum(len(frame.blocks) for frame in table.frames)
+    save_verified(store, layers, file, table, ((int(time.time()), count),))
+
+
+def adopt_pack(
+    store: Store,
+    layers: Sequence[Layer],
+    subject: str,
+    pause: Callable[[int], None] = lambda size: None,
+    verified: Collection[Block] = frozenset(),
+) -> bool:
+    """Compare the unverified pack `subject` with its layers, then save it as that of verified layers, and remove it.
+
+    The blocks `verified` were compared before. Return whether there is such a pack.
+
+    Raises:
+        InvalidImageError: It has bytes that the layers do not have, or is damaged.
+        StoreError: It cannot be saved.
     """
     if (file := store.load(UNVERIFIED_PACK, subject)) is None:
         return False
     try:
         table = read_table(file, streams_of(layers), sys.maxsize)
-        verify_pack(table, layers, lambda size: None)
-        save_verified(store, layers, file, table)
+        verify_pack(table, layers, pause, verified)
+        save_verified(store, layers, file, table, table.recordings)
     finally:
         file.close()
+    store.remove(UNVERIFIED_PACK, subject)
     return True

@@ -150,7 +150,9 @@ class Image:
             blob = self.source.open_lazily(published)
         except OcifsError:  # the index serves all the same
             return None
-        return OpenedPack(blob, verified=False, head=head) if isinstance(blob, FileSection) else None
+        if not isinstance(blob, FileSection):
+            return None
+        return OpenedPack(blob, verified=False, head=head, digest=str(published.digest))
 
     def __enter__(self) -> Self:
         return self

@@ -31,6 +31,8 @@ class ServedFile:
         """Notes the reads of an engine."""
         self.is_saving = False
         """Whether a recording is being saved."""
+        self.is_fetching_pack = False
+        """Whether a published pack is arriving."""
         self._tree_image = tree_image
         self.bases = layer_bases(tree_image.size, sizes)
         """The address of each layer."""

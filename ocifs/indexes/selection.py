@@ -1,8 +1,8 @@
 """Select among the published indexes of an image's layers, in one fixed order, so the choice is always the same.
 
 Formats are tried in the order of `PROVIDERS`, and candidates of one format in the provider's order. The first candidate
-that opens is selected. A candidate that fails to open is a warning, and the next one is tried. Only missing layers are
-looked up.
+that opens is selected. A candidate that fails to open, or was refuted before, is a warning, and the next one is tried.
+Only missing layers are looked up.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,10 +13,12 @@ from ocifs.indexes.artifact import OCIFS
 from ocifs.indexes.candidate import Candidate, LookupContext, Provider, Runs
 from ocifs.indexes.chunked import FOOTERS
 from ocifs.indexes.chunked import PROVIDERS as TOCS
+from ocifs.indexes.refuted import why_refuted
 from ocifs.indexes.soci import SOCI_V1, SOCI_V2
 from ocifs.layer.index import LayerIndex
 from ocifs.pool import Pool
 from ocifs.spec.digest import Digest
+from ocifs.store import Store
 
 PROVIDERS: tuple[Provider, ...] = (OCIFS, SOCI_V2, SOCI_V1, *TOCS)
 
@@ -47,7 +49,11 @@ def select_indexes(
     selected: dict[Digest, SelectedIndex] = {}
     for candidates in find_candidates(context, warn, bound=bound, providers=providers):
         eligible = [
-            candidate for candidate in candidates if candidate.layer in missing and (candidate.bound or not bound)
+            candidate
+            for candidate in candidates
+            if candidate.layer in missing
+            and (candidate.bound or not bound)
+            and not _is_refuted(context.store, candidate, warn)
         ]
         for candidate, opened in zip(eligible, _open_all(eligible), strict=True):
             if isinstance(opened, SelectedIndex):
@@ -80,6 +86,14 @@ def find_candidates(
                 if str(error) not in warned:
                     warn(f"{context.resolved.name}: an index of the format {provider.name} is not used: {error}")
                 warned.add(str(error))
+
+
+def _is_refuted(store: Store, candidate: Candidate, warn: Warn) -> bool:
+    """Whether a verification has refuted a candidate; warn of that."""
+    reason = why_refuted(store, str(candidate), candidate.layer)
+    if reason is not None:
+        warn(f"layer {candidate.layer}: its index {candidate} is not used: it is refuted: {reason}")
+    return reason is not None
 
 
 def _open_all(candidates: list[Candidate]) -> list[SelectedIndex | OcifsError]:

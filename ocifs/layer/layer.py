@@ -116,9 +116,11 @@ class Layer:
 
     def is_here(self, span: int) -> bool:
         """Whether a span exists, and this machine seems to have its stored bytes."""
-        return span < self.index.span_count and not (
-            isinstance(self.blob, LazyBlob) and not self.blob.has(self.index, span)
-        )
+        return span < self.index.span_count and self.has_stored(span)
+
+    def has_stored(self, span: int) -> bool:
+        """Whether this machine seems to have the stored bytes of a span."""
+        return not isinstance(self.blob, LazyBlob) or self.blob.is_complete or self.blob.has(self.index, span)
 
     def decode(self, span: int) -> bytes:
         """Return a decoded span. Raises the errors of `pread`."""
@@ -237,6 +239,8 @@ class _Run:
     def load(self, number: int) -> Span:
         """Read and verify a span. Raises the errors of `Layer.pread`."""
         layer = self._layer
+        is_first = self._before is None or self._before[0] != number - 1
+        window = layer.index.windows.fetch(number) if is_first and not layer.has_stored(number) else None
         try:
             data = layer.stored(number)
             decoder = self._following(number, data)
@@ -244,6 +248,9 @@ class _Run:
             decoder = decoder or layer.decoder(number, data)
         except OSError as error:
             raise OSError(error.errno, f"layer {layer.index.summary.blob_digest}: {error.strerror}") from error
+        finally:
+            if window is not None:
+                window.join()  # it uses the file
         span = Span(layer.span_size(number), decoder)
         self._before = number, decoder
         return span

@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
 
 from ocifs.errors import InvalidImageError, RegistryError
@@ -64,8 +64,8 @@ class BlobRanges(Protocol):
         """Return up to `size` bytes at `offset`. Raises NoRangesError if the server only sends the whole blob."""
         ...
 
-    def stream(self) -> Iterator[bytes]:
-        """Yield the whole blob in pieces."""
+    def stream(self, start: int = 0) -> Iterator[bytes]:
+        """Yield the blob from `start` on, in pieces."""
         ...
 
     def distrust(self) -> bool:
@@ -130,11 +130,14 @@ class LazyBlob(FileReader):
                 return fetched[0]
         return data
 
-    def stream(self) -> Iterator[bytes]:
-        """Yield the whole blob as it arrives, in one request, without caching it. Raises as `RemoteBlob.stream`."""
+    def stream(self, start: int = 0) -> Generator[bytes, None, None]:
+        """Yield the blob from `start` on as it arrives, in one request, without caching it.
+
+        Raises as `RemoteBlob.stream`.
+        """
         remote = self._opened()
         self.requests += 1
-        for piece in remote.stream():
+        for piece in remote.stream(start):
             self.fetched += len(piece)
             yield piece
 

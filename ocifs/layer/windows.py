@@ -8,12 +8,14 @@ damage of others.
 
 import hashlib
 from bisect import bisect_right
+from contextlib import suppress
 from itertools import groupby, pairwise
 
 from ocifs.compression.zstd_frame import unpack
-from ocifs.errors import InvalidImageError
+from ocifs.errors import InvalidImageError, OcifsError, ShortageError
 from ocifs.layer.index_format import SPAN_DIGEST_SIZE, Summary, unpack_u64
 from ocifs.layer.lazy_blob import LazyBlob
+from ocifs.pool import Thread, start
 from ocifs.reader import FileReader
 
 _WINDOW_MAX = 1 << 15
@@ -82,6 +84,20 @@ class Windows:
             return unpack(stored, _WINDOW_MAX)
         except InvalidImageError as error:
             raise self._damaged(span, str(error)) from None
+
+    def fetch(self, span: int) -> Thread | None:
+        """Start to fetch the window of a span, for which `window` then waits; return None if it is not missing."""
+        if not isinstance(self._file, LazyBlob) or self._file.is_complete or not self._offsets:
+            return None
+        if not self.stored_range(span)[1] or self._file.has(self.groups, self.groups.group_of(span)):
+            return None
+        with suppress(ShortageError):
+            return start(lambda: self._fetch(span))
+        return None
+
+    def _fetch(self, span: int) -> None:
+        with suppress(OcifsError, OSError):  # the reader of the window gets the same error, or succeeds
+            self.window(span)
 
     def _damaged(self, span: int, why: str) -> InvalidImageError:
         return InvalidImageError(f"layer {self._layer}: window of span {span}: {why}: the cache was changed or damaged")

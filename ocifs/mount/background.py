@@ -2,8 +2,8 @@
 
 A published index is used before it is verified. Once its whole blob is present, the index is verified. If that
 succeeds, the mount is as trusted as any; if it fails, every further read fails, because it is unknown which parts of
-the tree are right. The work pauses while a reader waits for the registry, and is retried later when the registry is
-unreachable.
+the tree are right, and the cache gets a note, so that no other mount uses the index. The work pauses while a reader
+waits for the registry, or the hot pack arrives, and is retried later when the registry is unreachable.
 """
 
 import contextlib
@@ -39,16 +39,18 @@ _NICE = 10
 
 
 Report = Callable[[str | None], None]
+Note = Callable[[Layer, str], None]
+"""Called with a layer whose published index is false, and the reason."""
 
 
 class Pack(Protocol):
     """The hot pack of the layers."""
 
-    def is_unverified(self) -> bool:
-        """Whether it is in use, and not verified."""
+    def is_arriving(self) -> bool:
+        """Whether it is being fetched, and needs the link."""
 
     def verify(self, pause: Callable[[int], None]) -> None:
-        """Compare it with the layers, which are verified. Raises InvalidImageError, RegistryError."""
+        """Compare it, if it is in use, with the layers, which are verified. Raises InvalidImageError, RegistryError."""
 
     def drop(self) -> None:
         """Remove it from the cache: it may have false bytes."""
@@ -68,10 +70,11 @@ class Background:
         report: Report,
         progress: Callable[[], None] = lambda: None,
         pack: Pack | None = None,
+        note: Note = lambda layer, reason: None,
     ) -> None:
         """Fetch up to `rate` bytes per second; `report` that all is verified, or an error.
 
-        Call `progress` after each piece.
+        Call `progress` after each piece, and `note` for a false index.
         """
         self._layers = layers
         self._rate = rate
@@ -79,6 +82,9 @@ class Background:
         self._progress = progress
         self._began = time.monotonic()
         self._pack = pack
+        self._note = note
+        self._current: Layer | None = None
+        """The layer that is being fetched or verified."""
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -116,11 +122,12 @@ class Background:
 
     def _work(self) -> None:
         """Fetch and verify everything. Raises as `_work_on`."""
-        for layer in self._layers:
-            self._fetch_profile(layer)
-        for layer in self._layers:
-            self._work_on(layer)
-        if self._pack is not None and self._pack.is_unverified():
+        for work in (self._fetch_profile, self._work_on):
+            for layer in self._layers:
+                self._current = layer
+                work(layer)
+        self._current = None
+        if self._pack is not None:
             self._pack.verify(self._pause)
 
     def _work_on(self, layer: Layer) -> None:
@@ -176,6 +183,8 @@ class Background:
         for layer in self._layers:
             layer.conclude(f"the mount is refuted: {error}")
         log_failure("prefetch", error)
+        if self._current is not None:
+            self._note(self._current, str(error))
         if self._pack is not None:
             self._pack.drop()
         self._report(str(error))
@@ -207,6 +216,8 @@ class Background:
             raise _EndedError
 
     def _last_wait(self) -> float:
+        if self._pack is not None and self._pack.is_arriving():
+            return time.monotonic()
         waits = [file.last_wanted for layer in self._layers for file in layer.partial]
         return max([self._began, *waits])
 
@@ -223,13 +234,14 @@ def in_background(
     report: Report,
     progress: Callable[[], None] = lambda: None,
     pack: Pack | None = None,
+    note: Note = lambda layer, reason: None,
 ) -> Iterator[None]:
     """Run the background work of a rootfs, if there is any, while the context lasts."""
     opened = rootfs.served.pack
     if not is_unfinished(rootfs) and (opened is None or opened.verified):
         yield
         return
-    background = Background(list(rootfs.served.layers), rate, report, progress, pack)
+    background = Background(list(rootfs.served.layers), rate, report, progress, pack, note)
     background.start()
     try:
         yield

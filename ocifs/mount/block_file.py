@@ -40,6 +40,8 @@ class BlockFile:
         self._name = name.encode()
         self._reading = reading
         self._counters = counters or Counters.private()
+        self.released: Callable[[], None] = lambda: None
+        """Called when somebody has closed the file."""
         os.set_blocking(device, False)
 
     def serve(self, stop: int, idleness: Idleness | None = None) -> bool:
@@ -122,7 +124,10 @@ class BlockFile:
                 return fuse_protocol.opened()
             case Operation.INIT:
                 return fuse_protocol.initialised(request.body)
-            case Operation.RELEASE | Operation.DESTROY:
+            case Operation.RELEASE:
+                self.released()
+                return b""
+            case Operation.DESTROY:
                 return b""
         return errno.ENOSYS  # for most operations the kernel sends no more requests then
 

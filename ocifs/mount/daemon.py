@@ -22,12 +22,14 @@ import msgspec
 
 from ocifs.errors import MissingExtraError, MountError, OcifsError, missing_extra, printable_path, shortage
 from ocifs.image.rootfs import Rootfs
+from ocifs.indexes.refuted import note_refuted
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.layer.span_memory import SpanMemory
 from ocifs.mount.background import in_background, is_unfinished
 from ocifs.mount.engine import Engine, stop_on_signals
 from ocifs.mount.erofs_engine import ErofsEngine
+from ocifs.mount.handoff import CacheDirectory
 from ocifs.mount.hot_start import HotStart
 from ocifs.mount.job import Job, MountReply, receive_job
 from ocifs.mount.lock import locked
@@ -189,7 +191,8 @@ def serve_mounted(  # noqa: PLR0913 - two callers, which differ in all of it
             load_modules()
         if job.options.prefetch:  # before the answer, which is an error if the system refuses the thread
             report = partial(record.report, rootfs)
-            stack.enter_context(in_background(rootfs, job.options.prefetch_rate, report, mounted.progress, hot))
+            note = partial(_note_refuted, job.rootfs.cache)
+            stack.enter_context(in_background(rootfs, job.options.prefetch_rate, report, mounted.progress, hot, note))
         recorded_now()
         engine.serve(stop, partial(answer, MountReply(engine=engine.name, reason=mounted.reason)))
         ending()
@@ -218,6 +221,14 @@ def _mount(job: Job, rootfs: Rootfs) -> Mounted:
     if job.swap and mount_at(job.mountpoint) is not None:  # fusermount3 cannot mount beneath it
         detach(job.mountpoint)
     return Mounted(fuse, fuse.mount(), reason)
+
+
+def _note_refuted(cache: CacheDirectory | None, layer: Layer, reason: str) -> None:
+    """Let no other mount use the published index of a layer, which is false."""
+    published = layer.verification.published
+    if cache is not None and published is not None:
+        with contextlib.suppress(OcifsError, OSError):  # a full disk: this mount fails all the same
+            note_refuted(cache.open(), published, layer.index.summary.blob_digest, reason)
 
 
 def load_modules() -> None:

@@ -35,10 +35,10 @@ class Engine(Protocol):
             MountError, ShortageError: Mounting failed; nothing is left behind.
         """
 
-    def open_served_file(self) -> int | None:
+    def open_served_file(self, released: Callable[[], None]) -> int | None:
         """Return a descriptor of the served file, if the kernel has it as a file; once, and the caller closes it.
 
-        The mount does not end before that.
+        The mount does not end before that, so `released` is called once nobody else has the file open any more.
         """
 
     def raise_readahead(self) -> None:

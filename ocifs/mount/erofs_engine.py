@@ -17,7 +17,6 @@ from msgspec.structs import replace
 from ocifs.descriptor import opened
 from ocifs.errors import MountError, raise_if_short
 from ocifs.image.rootfs import Rootfs
-from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.mount import syscalls
 from ocifs.mount.background import is_unfinished
 from ocifs.mount.bdi import raise_readahead
@@ -123,9 +122,11 @@ class ErofsEngine:
         """What another process needs to know to `resume`."""
         return replace(self._identity.known, fuse=self._fuse_device)
 
-    def open_served_file(self) -> int | None:
+    def open_served_file(self, released: Callable[[], None]) -> int | None:
         """Return the descriptor, unless this process has resumed the mount."""
         opened, self._opened = self._opened, None
+        if opened is not None:
+            self._block_file.released = released
         return opened
 
     def raise_readahead(self) -> None:
@@ -148,10 +149,9 @@ class ErofsEngine:
         """
         served = self._rootfs.served
         recording = served.recording
-        fetches_pack = isinstance(served.pack_file, LazyBlob)
         if (
             is_unfinished(self._rootfs)
-            or fetches_pack
+            or served.is_fetching_pack
             or served.is_saving
             or (recording is not None and recording.reads)
         ):
@@ -166,8 +166,9 @@ class ErofsEngine:
         self._closing.close()
 
     def _close_served_file(self) -> None:
-        if (opened := self.open_served_file()) is not None:
-            os.close(opened)
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
 
     def _attach(self, erofs: int) -> None:
         """Attach the mount to the mountpoint, or beneath the mount there that it replaces. Raises OSError."""

@@ -51,7 +51,7 @@ class FuseEngine:
             stack.pop_all()
         return self._identity.device
 
-    def open_served_file(self) -> int | None:
+    def open_served_file(self, released: Callable[[], None]) -> int | None:
         """Return None: the kernel has the files of the image instead."""
         return None
 

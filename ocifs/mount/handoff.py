@@ -78,6 +78,8 @@ class PackSource(msgspec.Struct, frozen=True):
     """The registry that has it; None: the file is complete."""
     head: bytes | None = None
     """sha256 of its head, if it is published."""
+    digest: str | None = None
+    """The digest of its blob, if it is published."""
 
 
 class CacheDirectory(msgspec.Struct, frozen=True):
@@ -114,7 +116,7 @@ class Handoff(msgspec.Struct, frozen=True):
     """Where the layer was extracted to, if the blob is the table of an `AssembledReader`."""
     pack: PackSource | None = None
     cache: CacheDirectory | None = None
-    """Where to save hot packs; None: nowhere."""
+    """Where to save hot packs, and to note false indexes; None: nowhere."""
     index_origins: tuple[Origin | None, ...] = ()
     """The registry that has the missing windows of the LayerIndex; None: it is complete."""
     tails: tuple[bytes | None, ...] = ()
@@ -219,7 +221,7 @@ def source_of(pack: OpenedPack | None) -> PackSource | None:
     if pack is None:
         return None
     origin = pack.file.origin() if isinstance(pack.file, LazyBlob) else None
-    return PackSource(FileRange.of(pack.file), pack.verified, origin, pack.head)
+    return PackSource(FileRange.of(pack.file), pack.verified, origin, pack.head, pack.digest)
 
 
 def _range_of(blob: BlobReader) -> FileRange:

@@ -46,16 +46,17 @@ class HotFiles:
         served = self._rootfs.served
         assert served.pack is not None  # noqa: S101 - checked by the caller
         offset = 0
-        start, parts = 0, list[memoryview]()
+        start, parts, held = 0, list[memoryview](), 0
         for address, length in self._rootfs.tree.extents(nid, 0, min(size, _FILE_MAX)):
             found = None if address is None else served.layer_at(address)
             if found is not None and found[0].verification.refuted is None:
                 layer, begin = found
                 for place, data in served.pack.pieces_at_hand(layer.number, begin, begin + length):
                     at = offset + place - begin
-                    if at != start + sum(map(len, parts)):
+                    if at != start + held:
                         yield start, b"".join(parts)
-                        start, parts = at, []
+                        start, parts, held = at, [], 0
                     parts.append(data)
+                    held += len(data)
             offset += length
         yield start, b"".join(parts)

@@ -58,11 +58,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _hot_files(image: "Image", options: MountOptions) -> tuple[PackSource | None, CacheDirectory | None]:
-    """Return the image's hot pack, and the directory to save one in; None where the options disable them."""
-    if not options.hot_pack or not image.layers:
+    """Return the image's hot pack, and the directory to save one in, and notes of false indexes; None: not needed."""
+    if not image.layers:
         return None, None
     store = image.options.store
     cache = None if store.opened is None else CacheDirectory(store.opened.fd, store.max_size)
+    if not options.hot_pack:
+        return None, None if all(layer.verification.is_verified for layer in image.layers) else cache
     return source_of(image.hot_pack(options.hot_pack)), cache
 
 

@@ -3,6 +3,8 @@
 Decoding and compressing take about a second, and memory. A separate process spares the daemon both, and outlives it: a
 short container ends long before. It inherits the open files, and a file in memory that describes its work. It fetches
 nothing but missing windows of published indexes.
+
+A recording lacks what the mount read from a published pack. So the blocks of that pack come first.
 """
 
 import contextlib
@@ -16,11 +18,11 @@ import msgspec
 from ocifs.errors import OcifsError
 from ocifs.hotpack.build import build_pack
 from ocifs.hotpack.format import PackTable, Stream, read_table
+from ocifs.hotpack.pack import HotPack
 from ocifs.hotpack.recording import Range, Recording, beside, ranges
-from ocifs.image.hot_pack import pack_name, streams_of
-from ocifs.image.rootfs import Rootfs
+from ocifs.image.hot_pack import PackName, streams_of
 from ocifs.layer.span_cache import SpanCache
-from ocifs.mount.handoff import Handoff
+from ocifs.mount.handoff import Handoff, PackSource
 from ocifs.mount.record import PackRecord, from_json, to_json
 from ocifs.reader import ReaderAt
 from ocifs.store import Kind, Store, Writer
@@ -35,10 +37,11 @@ class PackJob(msgspec.Struct, frozen=True, kw_only=True):
     """The recording to save, and the cache to save it in."""
 
     rootfs: Handoff
+    """With the published pack that was read from."""
     reads: list[tuple[int, int]]
     """(address, size) in the served file."""
     is_scan: bool
-    """Whether there may be more reads than that: then they do not extend a pack that exists."""
+    """Whether there may be more reads than that, as of all files: then they do not extend a pack that exists."""
     limit: int
     kind: str
     version: int
@@ -56,13 +59,14 @@ def result_of(process: "subprocess.Popen[bytes]") -> PackRecord:
         return PackRecord()
 
 
-def start_builder(handoff: Handoff, rootfs: Rootfs, recording: Recording, limit: int) -> "subprocess.Popen[bytes]":
-    """Start a process that saves a recording of a rootfs. Raises OSError."""
-    layers = rootfs.served.layers
-    name = pack_name(layers)
+def start_builder(
+    handoff: Handoff, recording: Recording, limit: int, name: PackName, published: PackSource | None
+) -> "subprocess.Popen[bytes]":
+    """Start a process that saves a recording of a rootfs, with all of a `published` pack. Raises OSError."""
     # Without the registries of the layers: the bytes that were read are in the cache, and others are left out. But a
     # span that was decoded after the one before it may lack its window.
-    local = msgspec.structs.replace(handoff, origins=(None,) * len(layers), pack=None)
+    pack = published and msgspec.structs.replace(published, origin=None)
+    local = msgspec.structs.replace(handoff, origins=(None,) * len(handoff.layers), pack=pack)
     job = PackJob(
         rootfs=local,
         reads=recording.reads,
@@ -120,20 +124,28 @@ def save_recording(job: PackJob) -> PackRecord:
     with job.rootfs.open(SpanCache()) as rootfs:
         served = rootfs.served
         streams = streams_of(served.layers)
+        published = _published(job, served.pack_file, streams)
 
         def find(skip: list[Range]) -> list[Range]:
             sizes = [stream.size for stream in streams]
-            found = ranges(job.reads, served.bases, sizes, skip)
+            before = _reads_of(published, served.bases)
+            missing = ranges(before, served.bases, sizes, skip)
+            found = ranges(job.reads, served.bases, sizes, [*skip, *missing])
             if sum(end - begin for _, begin, end in found) < MIN_RECORDING:
-                return found
-            return [*found, *beside(found, sizes, skip)]
+                return []
+            return [*missing, *found, *beside(found, sizes, [*skip, *missing])]
+
+        def read(piece: Range) -> bytes | None:
+            layer, begin, end = piece
+            views = None if published is None else published.views(layer, end - begin, begin)
+            return None if views is None else b"".join(views)
 
         def build(out: Writer) -> None:  # under the lock of the entry: two recordings never lose one another
             nonlocal result
             old = _saved(store, kind, job.subject, streams)
-            if job.is_scan and old is not None and old[1].size <= job.limit:
+            if job.is_scan and (old is not None or published is not None):
                 raise _TooLittleError
-            built = build_pack(served.layers, find, job.limit, old)
+            built = build_pack(served.layers, find, job.limit, old, is_scan=job.is_scan, read=read)
             if built.added < MIN_RECORDING:
                 raise _TooLittleError
             out.for_memory = False
@@ -145,6 +157,23 @@ def save_recording(job: PackJob) -> PackRecord:
         with contextlib.suppress(_TooLittleError):
             store.get(kind, job.subject, build, anew=True).close()
     return result
+
+
+def _published(job: PackJob, file: ReaderAt | None, streams: Sequence[Stream]) -> HotPack | None:
+    """Return the published pack of a job, if it is usable."""
+    head = None if job.rootfs.pack is None else job.rootfs.pack.head
+    if file is None or head is None:
+        return None
+    pack = HotPack(lambda: (file, read_table(file, streams, job.limit, head)), verified=False)
+    return None if pack.table() is None else pack
+
+
+def _reads_of(pack: HotPack | None, bases: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the blocks of a pack as reads of the served file."""
+    table = None if pack is None else pack.table()
+    if table is None:
+        return []
+    return [(bases[block.layer] + block.offset, block.size) for frame in table.frames for block in frame.blocks]
 
 
 def _saved(store: Store, kind: Kind, subject: str, streams: Sequence[Stream]) -> tuple[ReaderAt, PackTable] | None:

@@ -76,8 +76,13 @@ class Reading:
         The errors: InvalidImageError for bytes that fail verification, OSError if a blob cannot be read, OcifsError
         after the time limit.
         """
+        recording = self.served.recording
+        if recording is not None:
+            recording.begin_wait()
 
         def answer_in_time(result: list[Views] | Exception) -> None:
+            if recording is not None:
+                recording.end_wait()
             answer(self._overdue(ranges) if isinstance(result, (Overdue, StillLoading)) else result)
 
         self._readers.submit(lambda: [self.served.views(size, address) for size, address in ranges], answer_in_time)

@@ -115,6 +115,9 @@ def _of_snapshotter() -> Iterator[Metric]:
         snapshots.add_metric([kind], count)
     yield snapshots
     yield GaugeMetricFamily(f"{prefix}_images", "Images that are mounted for containers.", numbers.images)
+    refuted = CounterMetricFamily(f"{prefix}_refuted_images", "Images that were refuted.")
+    refuted.add_metric([], numbers.refuted)
+    yield refuted
     requests = CounterMetricFamily(f"{prefix}_requests", "Requests of containerd.", labels=["method", "status"])
     seconds = HistogramMetricFamily(f"{prefix}_request_seconds", "Time of a request.", labels=["method"])
     for method, each in numbers.methods.items():

@@ -9,7 +9,8 @@ from typing import Final
 
 MOUNT: Final = "OCIFS_MOUNT"
 IMAGE: Final = "OCIFS_IMAGE"
-"""Fields of the journal, and attributes of log records that set them."""
+MESSAGE_ID: Final = "MESSAGE_ID"
+"""Fields of the journal, and attributes of log records that set them (systemd.journal-fields(7))."""
 _JOURNAL: Final = "/run/systemd/journal/socket"
 _PRIORITIES: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _LAYER: Final = re.compile(r"\blayer ((?:sha256|sha512):[0-9a-f]+)")
@@ -41,7 +42,7 @@ class JournalHandler(logging.Handler):
 
     def __init__(self, mount: str | None = None, image: str | None = None, path: str = _JOURNAL) -> None:
         super().__init__()
-        self._fields = {MOUNT: mount, IMAGE: image}
+        self._fields = {MOUNT: mount, IMAGE: image, MESSAGE_ID: None}
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 

@@ -42,6 +42,8 @@ class SnapshotterNumbers(msgspec.Struct, frozen=True, kw_only=True):
     images: int
     """Mounted images."""
     methods: dict[str, MethodNumbers]
+    refuted: int = 0
+    """Images that were refuted since it began."""
 
 
 def began(pid: int) -> int:

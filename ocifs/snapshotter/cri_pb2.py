@@ -22,21 +22,24 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bocifs/snapshotter/cri.proto\x12\tocifs.cri\"\x1a\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t\"\x86\x01\n\nAuthConfig\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04\x61uth\x18\x03 \x01(\t\x12\x16\n\x0eserver_address\x18\x04 \x01(\t\x12\x16\n\x0eidentity_token\x18\x05 \x01(\t\x12\x16\n\x0eregistry_token\x18\x06 \x01(\t\"\\\n\x10PullImageRequest\x12#\n\x05image\x18\x01 \x01(\x0b\x32\x14.ocifs.cri.ImageSpec\x12#\n\x04\x61uth\x18\x02 \x01(\x0b\x32\x15.ocifs.cri.AuthConfig\"4\n\x0fVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bocifs/snapshotter/cri.proto\x12\tocifs.cri\x1a\x19google/protobuf/any.proto\"\x1a\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t\"\x86\x01\n\nAuthConfig\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04\x61uth\x18\x03 \x01(\t\x12\x16\n\x0eserver_address\x18\x04 \x01(\t\x12\x16\n\x0eidentity_token\x18\x05 \x01(\t\x12\x16\n\x0eregistry_token\x18\x06 \x01(\t\"\\\n\x10PullImageRequest\x12#\n\x05image\x18\x01 \x01(\x0b\x32\x14.ocifs.cri.ImageSpec\x12#\n\x04\x61uth\x18\x02 \x01(\x0b\x32\x15.ocifs.cri.AuthConfig\"D\n\x0ePublishRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12#\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any\"4\n\x0fVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ocifs.snapshotter.cri_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_IMAGESPEC']._serialized_start=42
-  _globals['_IMAGESPEC']._serialized_end=68
-  _globals['_AUTHCONFIG']._serialized_start=71
-  _globals['_AUTHCONFIG']._serialized_end=205
-  _globals['_PULLIMAGEREQUEST']._serialized_start=207
-  _globals['_PULLIMAGEREQUEST']._serialized_end=299
-  _globals['_VERSIONRESPONSE']._serialized_start=301
-  _globals['_VERSIONRESPONSE']._serialized_end=353
+  _globals['_IMAGESPEC']._serialized_start=69
+  _globals['_IMAGESPEC']._serialized_end=95
+  _globals['_AUTHCONFIG']._serialized_start=98
+  _globals['_AUTHCONFIG']._serialized_end=232
+  _globals['_PULLIMAGEREQUEST']._serialized_start=234
+  _globals['_PULLIMAGEREQUEST']._serialized_end=326
+  _globals['_PUBLISHREQUEST']._serialized_start=328
+  _globals['_PUBLISHREQUEST']._serialized_end=396
+  _globals['_VERSIONRESPONSE']._serialized_start=398
+  _globals['_VERSIONRESPONSE']._serialized_end=450
 # @@protoc_insertion_point(module_scope)

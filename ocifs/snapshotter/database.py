@@ -7,7 +7,7 @@ writes of containers.
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -19,7 +19,7 @@ DATABASE: Final = "metadata.db"
 SNAPSHOTS: Final = "snapshots"
 """Name of the directory of the snapshots, beside the database."""
 
-_MIGRATIONS: Final = (
+MIGRATIONS: Final = (
     """
     CREATE TABLE snapshots (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -47,7 +47,14 @@ _MIGRATIONS: Final = (
     """,
 )
 """Migrations of the schema from version N to N + 1 (`PRAGMA user_version`)."""
-_FULL: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+_FULL: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
+"""Extended codes of a full disk; the second one is that of the file beside the log."""
+_FAILING: Final = {
+    sqlite3.SQLITE_IOERR: "check the disk (`dmesg`)",
+    sqlite3.SQLITE_READONLY: "check whether the file system has become read-only, and the permissions",
+    sqlite3.SQLITE_CANTOPEN: "check the permissions, and the limit on open files (ulimit -n)",
+}
+"""What to do about the codes of a disk or file that fails."""
 _PAGES_MAX: Final = 1 << 20
 """Most pages of 4 KiB: no client fills the disk with labels."""
 
@@ -59,8 +66,13 @@ Step = Callable[[str], None]
 class Database:
     """The open database; one thread at a time uses it."""
 
-    def __init__(self, root: TrustedDirectory, step: Step = lambda name: None) -> None:
-        """Open it, or create it in a new directory.
+    def __init__(
+        self,
+        root: TrustedDirectory,
+        step: Step = lambda name: None,
+        migrations: Sequence[str] = MIGRATIONS,
+    ) -> None:
+        """Open it, or create it in a new directory; bring it to the version that the `migrations` lead to.
 
         Raises:
             StoreError: It is damaged or missing, was written by a later version, or cannot be written.
@@ -76,7 +88,7 @@ class Database:
         except OSError as error:
             raise StoreError(f"cannot open {self._path}: {error.strerror}") from None
         try:
-            self._prepare()
+            self._prepare(migrations)
         except sqlite3.Error as error:
             self._connection.close()
             raise self._unusable(error) from None
@@ -89,7 +101,7 @@ class Database:
         self._connection.close()
 
     def read(self, query: str, *values: object) -> list[tuple[object, ...]]:
-        """Return the rows of a query. Raises SnapshotError if the database is damaged."""
+        """Return the rows of a query. Raises SnapshotError if the database is damaged, or cannot be read."""
         try:
             return self._connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
@@ -107,7 +119,7 @@ class Database:
         """Commit all changes of the block, or none.
 
         Raises:
-            SnapshotError: The disk is full, or the database is damaged; nothing has changed.
+            SnapshotError: The disk is full or fails, or the database is damaged; nothing has changed.
         """
         self._step("begin")
         try:
@@ -134,7 +146,7 @@ class Database:
                 "database, or move both away if no container needs them"
             )
 
-    def _prepare(self) -> None:
+    def _prepare(self, migrations: Sequence[str]) -> None:
         execute = self._connection.execute
         execute("PRAGMA foreign_keys = ON")
         execute(f"PRAGMA max_page_count = {_PAGES_MAX}")
@@ -149,15 +161,17 @@ class Database:
         if problems:
             raise self._damaged(problems[0].splitlines()[-1])
         (version,) = execute("PRAGMA user_version").fetchone()
-        if version > len(_MIGRATIONS):
+        if version > len(migrations):
             raise StoreError(f"{self._path} was written by a later version of ocifs: install that one")
-        for number, migration in enumerate(_MIGRATIONS[version:], version + 1):
+        for number, migration in enumerate(migrations[version:], version + 1):
             self._connection.executescript(f"BEGIN IMMEDIATE; {migration} PRAGMA user_version = {number}; COMMIT;")
 
     def _unusable(self, error: sqlite3.Error) -> StoreError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        code = _code(error)
         if code in _FULL:
-            return StoreError(f"cannot write {self._path}: {error}: free space, or check the permissions")
+            return StoreError(f"cannot write {self._path}: {error}: free space on its disk")
+        if (advice := _FAILING.get(code & 0xFF)) is not None:
+            return StoreError(f"cannot use {self._path}: {error}: {advice}")
         return self._damaged(str(error))
 
     def _damaged(self, why: str) -> StoreError:
@@ -166,10 +180,20 @@ class Database:
             "or move the whole directory away and pull the images again"
         )
 
+    def broken(self, why: str) -> SnapshotError:
+        """Return the error that a row is damaged."""
+        return SnapshotError("DATA_LOSS", f"{self._path} is damaged: {printable_path(why)}: restore it from a backup")
+
     def _failed(self, error: sqlite3.Error) -> SnapshotError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        code = _code(error)
         if code in _FULL:
             return SnapshotError("RESOURCE_EXHAUSTED", f"cannot write {self._path}: {error}: free space on its disk")
-        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-            return SnapshotError("DATA_LOSS", f"{self._path} is damaged: {error}: restore it from a backup")
-        return SnapshotError("UNAVAILABLE", f"{self._path}: {error}: try again")
+        if code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            return self.broken(str(error))
+        advice = _FAILING.get(code & 0xFF, "try again")
+        return SnapshotError("UNAVAILABLE", f"cannot use {self._path}: {error}: {advice}")
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return SQLite's extended code of an error; 0: it has none."""
+    return getattr(error, "sqlite_errorcode", 0)

@@ -3,9 +3,10 @@
     images/HEX            the mountpoint of a chain, named by its chain ID
 
 An image is mounted during the pull or on demand, and unmounted when no snapshot has its chain, or after a time without
-users. Several requests for one chain share a mount. The mounts outlive this process; the mount table says which exist.
-Mountpoints lie in a directory that only root can enter, because the images' setuid files and device nodes have effect
-in them: containers get them through overlays.
+users. A dead mount is made again, and so is a refuted one that no container uses. Several requests for one chain share
+a mount. The mounts outlive this process; the mount table says which exist. Mountpoints lie in a directory that only
+root can enter, because the images' setuid files and device nodes have effect in them: containers get them through
+overlays.
 """
 
 import contextlib
@@ -27,11 +28,11 @@ from ocifs.layer.span_memory import trim_heap
 from ocifs.mount.job import Job
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, mount_table, unmount
-from ocifs.mount.record import LOG, list_mounts, runtime_directory
+from ocifs.mount.record import ListedMount, list_mounts
 from ocifs.mount.unmount import unmount_image
-from ocifs.service.client import Mounter
 from ocifs.snapshotter.database import Step
 from ocifs.snapshotter.metadata import Metadata
+from ocifs.snapshotter.mounting import Mounting
 from ocifs.snapshotter.requested_image import by_digest, find_requested
 from ocifs.snapshotter.settings import Settings
 from ocifs.snapshotter.status import SnapshotError
@@ -42,11 +43,12 @@ from ocifs.trusted_directory import TrustedDirectory
 
 IMAGES: Final = "images"
 _SHA256_HEX: Final = 64
-_NO_SERVICE: Final = "--no-service"
 _ABANDONED_SECONDS: Final = 120.0
 """Seconds after which a mount is unmounted whose pull has added no snapshot."""
 _CLOSING_SECONDS: Final = 10.0
 """Seconds for which the end of the process waits for mounts under way."""
+_SERVED: Final = ("mounted", "restarting")
+"""States of a mount that is served."""
 _log = logging.getLogger(__name__)
 
 
@@ -79,10 +81,8 @@ class Images:
         self._claims: dict[str, Claim] = {}
         self._used: dict[str, float] = {}
         """When each chain was needed last, by the monotonic clock."""
-        self._mounters: list[Mounter] = []
         self._closed = False
-        log = settings.mounting.log or str(runtime_directory().path / LOG)
-        self._options = replace(settings.mounting, log=log, suid=True, dev=True, allow_other=True)
+        self.mounting = Mounting(settings)
 
     def mountpoint(self, chain: str) -> Path:
         """Return the mountpoint of a chain."""
@@ -92,22 +92,22 @@ class Images:
         """Return the mountpoint of a chain once the image is mounted and served.
 
         Raises:
-            SnapshotError: No source of the chain can be mounted.
+            SnapshotError: No source of the chain can be mounted, or its image is refuted and in use.
         """
-        path = self.mountpoint(chain)
-        self._used[chain] = time.monotonic()
-        while not _is_served(path):
-            claim = self.claim(chain)
-            if claim is None:
-                if self._closed:
-                    raise SnapshotError("UNAVAILABLE", "the snapshotter is shutting down: try again")
-                self._wait(chain)
-                continue
-            with self._doing(claim):
-                if not _is_served(path):
-                    self._mount_any(chain)
-            break
-        return path
+        return self._ensure(chain, lambda: self._mount_any(chain))
+
+    def mount(self, chain: str, found: FoundImage) -> None:
+        """Mount a chain from an image that ends with it, unless it is mounted. Raises OcifsError."""
+        self._ensure(chain, lambda: self._mount(chain, found))
+
+    def refuted(self) -> dict[str, ListedMount]:
+        """Return the mounts whose published index has turned out to be false, by chain."""
+        found = {each.mountpoint: each for each in list_mounts() if each.refuted is not None and each.state in _SERVED}
+        return {chain: found[path] for chain in self.mounted() if (path := str(self.mountpoint(chain))) in found}
+
+    def is_intact(self, chain: str) -> bool:
+        """Whether an image is mounted and served, and not refuted."""
+        return self._look(chain) == (True, None)
 
     def can_be_mapped(self, chain: str) -> bool:
         """Whether containerd can map the owners in a mounted image to a user namespace (mount_setattr(2))."""
@@ -122,13 +122,6 @@ class Images:
             claim = self._claims[chain] = Claim(chain, Future())
         return claim
 
-    def mount(self, claim: Claim, found: FoundImage) -> None:
-        """Mount a claimed chain from an image that ends with it, unless it is mounted. Raises OcifsError."""
-        self._used[claim.chain] = time.monotonic()
-        with self._doing(claim):
-            if not _is_served(self.mountpoint(claim.chain)):
-                self._mount(claim.chain, found)
-
     def unmount_unused(self, *, idle: float | None = None) -> None:
         """Unmount the chains that no snapshot has, and those without a user for `idle` seconds, by default the setting.
 
@@ -142,10 +135,7 @@ class Images:
                     if self._is_unused(chain, idle):  # no snapshot was added meanwhile
                         self._unmount(chain)
         self._forget_times({*self.mounted(), *self._claims})
-        for mounter in [*self._mounters]:  # other threads add some meanwhile
-            if mounter.reap():
-                with contextlib.suppress(ValueError):  # so does another thread
-                    self._mounters.remove(mounter)
+        self.mounting.reap()
 
     def forget(self, chain: str) -> None:
         """Let the next `unmount_unused` unmount a chain if it has no snapshots."""
@@ -169,6 +159,52 @@ class Images:
         for name in os.listdir(self._directory.fd):
             with contextlib.suppress(OSError):  # EBUSY: something is mounted on it, perhaps dead
                 os.rmdir(name, dir_fd=self._directory.fd)
+
+    def _ensure(self, chain: str, mount: Callable[[], None]) -> Path:
+        """Mount a chain with `mount` unless it is served; wait for another thread that does. Raises as `ensure`."""
+        while not self._is_served(chain):
+            self._used[chain] = time.monotonic()
+            claim = self.claim(chain)
+            if claim is None:
+                if self._closed:
+                    raise SnapshotError("UNAVAILABLE", "the snapshotter is shutting down: try again")
+                self._wait(chain)
+                continue
+            with self._doing(claim):
+                if not self._is_served(chain):
+                    mount()
+            break
+        self._used[chain] = time.monotonic()
+        return self.mountpoint(chain)
+
+    def _is_served(self, chain: str) -> bool:
+        """Whether an image is mounted and served. A refuted one without users does not count: it is mounted again.
+
+        Raises:
+            SnapshotError: The image is refuted and in use.
+        """
+        is_served, refuted = self._look(chain)
+        if refuted is not None and chain in self._metadata.chains_in_use():
+            raise SnapshotError(
+                "FAILED_PRECONDITION",
+                f"image {printable_path(refuted.image)} is refuted, so its containers fail: {refuted.refuted}: remove "
+                "them and the image, and pull it again",
+            )
+        return is_served and refuted is None
+
+    def _look(self, chain: str) -> tuple[bool, ListedMount | None]:
+        """Return whether an image is mounted, and a process serves it or is being replaced; and its mount if refuted.
+
+        Nothing is read from the mount: cached files of a dead one can still be read.
+        """
+        path = str(self.mountpoint(chain))
+        mounted = mount_at(path)
+        if mounted is None or mounted.digest is None:
+            return False, None
+        records = [each for each in list_mounts() if each.mountpoint == path and each.is_at(mounted)]
+        if any(each.state == "dead" for each in records):
+            return False, None
+        return True, next((each for each in records if each.refuted is not None and each.state in _SERVED), None)
 
     def _forget_times(self, kept: Container[str]) -> None:
         """Forget when other chains were needed: another program has unmounted them, or they were never mounted."""
@@ -230,31 +266,18 @@ class Images:
     def _mount(self, chain: str, found: FoundImage) -> None:
         path = self.mountpoint(chain)
         self._step("mount")
-        if mount_at(str(path)) is not None:  # its process has ended for good; containers on it fail anyway
-            _log.warning("%s is dead, and is mounted again", printable_path(str(path)))
+        if mount_at(str(path)) is not None:  # containers on it fail anyway, and keep it
+            _log.warning("%s is dead or refuted, and is mounted again", printable_path(str(path)))
             unmount(str(path), lazy=True)
         self._step("make mountpoint")
         with contextlib.suppress(FileExistsError):
             os.mkdir(path.name, 0o700, dir_fd=self._directory.fd)
         self._step("mount image")
         with Image.of(found) as image:
-            job = Job.of(image, str(path), self._options)
-            try:
-                self._mount_by(job, [] if self._settings.service else [_NO_SERVICE])
-            except OcifsError as error:  # for example, the service has another version
-                if not self._settings.service:
-                    raise
-                _log.warning("the service of ocifs does not mount %s: %s", printable_path(str(path)), error)
-                self._mount_by(job, [_NO_SERVICE])
-
+            self.mounting.mount(Job.of(image, str(path), self.mounting.options))
         self._step("mounted")
         gc.collect()
         trim_heap()  # merging trees leaves much free memory
-
-    def _mount_by(self, job: Job, arguments: list[str]) -> None:
-        with Mounter(arguments) as mounter:
-            mounter.mount(job)
-        self._mounters.append(mounter)
 
     def _unmount(self, chain: str) -> None:
         path = str(self.mountpoint(chain))
@@ -278,15 +301,3 @@ class Images:
             if os.path.dirname(mount.mountpoint) == str(self._directory.path)
         }
         return [f"{'sha256' if len(name) == _SHA256_HEX else 'sha512'}:{name}" for name in names]
-
-
-def _is_served(path: Path) -> bool:
-    """Whether an image is mounted, and a process serves it or is being replaced.
-
-    Nothing is read from the mount: cached files of a dead one can still be read.
-    """
-    mounted = mount_at(str(path))
-    if mounted is None or mounted.digest is None:
-        return False
-    states = [each.state for each in list_mounts() if each.mountpoint == str(path) and each.is_at(mounted)]
-    return "dead" not in states

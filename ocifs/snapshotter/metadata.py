@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, cast
 
+import msgspec
+
 from ocifs.snapshotter.database import Database
 from ocifs.snapshotter.status import SnapshotError, already_exists, not_found
 
@@ -71,6 +73,14 @@ WITH RECURSIVE used (id, chain) AS (
 """
 
 
+_USERS = """
+WITH RECURSIVE above (id) AS (
+    SELECT id FROM snapshots WHERE chain = ?
+    UNION SELECT s.id FROM above a JOIN snapshots s ON s.parent = a.id WHERE s.chain IS NULL
+) SELECT name FROM above a JOIN snapshots s ON s.id = a.id WHERE kind <> 'committed'
+"""
+
+
 class Metadata:
     """The snapshots in a database."""
 
@@ -84,7 +94,7 @@ class Metadata:
             rows = self._database.read(f"{_SELECT} WHERE s.name = ?", _checked_name(name))
         if not rows:
             raise not_found(name)
-        return _snapshot(rows[0])
+        return self._snapshot(rows[0])
 
     def all(self) -> list[Snapshot]:
         """Return all snapshots, the remote ones first, then the oldest.
@@ -92,7 +102,7 @@ class Metadata:
         After ALREADY_EXISTS, containerd takes the first one with the chain ID as a label.
         """
         with self._lock:
-            return [_snapshot(row) for row in self._database.read(f"{_SELECT} ORDER BY s.chain IS NULL, s.id")]
+            return [self._snapshot(row) for row in self._database.read(f"{_SELECT} ORDER BY s.chain IS NULL, s.id")]
 
     def lineage(self, name: str) -> list[Snapshot]:
         """Return a snapshot, its parent, and so on. Raises SnapshotError."""
@@ -100,7 +110,7 @@ class Metadata:
             rows = self._database.read(_LINEAGE, _checked_name(name))
         if not rows:
             raise not_found(name)
-        return [_snapshot(row) for row in rows]
+        return [self._snapshot(row) for row in rows]
 
     def create(
         self,
@@ -227,6 +237,11 @@ class Metadata:
         with self._lock:
             return {str(row[0]) for row in self._database.read(_IN_USE)}
 
+    def users(self, chain: str) -> list[str]:
+        """Return the names of the active snapshots and views that lie on a chain."""
+        with self._lock:
+            return [str(row[0]) for row in self._database.read(_USERS, chain)]
+
     def ids(self) -> tuple[set[int], int]:
         """Return the IDs of all snapshots, and the greatest one that any snapshot has had."""
         with self._lock:
@@ -249,6 +264,13 @@ class Metadata:
             "INSERT INTO snapshots (name, parent, kind, created, updated, labels, chain) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)", name, parent, kind, now, now, labels, chain,
         )  # fmt: skip
+
+    def _snapshot(self, row: tuple[object, ...]) -> Snapshot:
+        """Return the snapshot in a row. Raises SnapshotError if it is damaged, which SQLite may not notice."""
+        try:
+            return _parsed(row)
+        except (ValueError, RecursionError) as error:
+            raise self._database.broken(f"snapshot {row[1]!r}: {error}") from None
 
     def _exists(self, name: str) -> bool:
         return bool(self._database.read("SELECT 1 FROM snapshots WHERE name = ?", name))
@@ -273,17 +295,18 @@ def stands_for(snapshot: Snapshot, chain: str) -> bool:
     )
 
 
-def _snapshot(row: tuple[object, ...]) -> Snapshot:
+def _parsed(row: tuple[object, ...]) -> Snapshot:
+    """Return the snapshot in a row. Raises ValueError."""
     number, name, parent, kind, created, updated, labels, chain, size, inodes = row
     usage = None if size is None else (cast("int", size), cast("int", inodes))
     return Snapshot(
         cast("int", number),
         str(name),
         str(parent or ""),
-        cast("Kind", kind),
+        msgspec.convert(kind, Kind),
         cast("int", created),
         cast("int", updated),
-        json.loads(str(labels)),
+        msgspec.json.decode(str(labels), type=dict[str, str]),
         cast("str | None", chain),
         usage,
     )

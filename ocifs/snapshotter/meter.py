@@ -39,6 +39,7 @@ class Meter:
         self._snapshots = snapshots
         self._lock = threading.Lock()
         self._methods: dict[str, _Method] = {}
+        self._refuted = 0
         self._changed = threading.Event()
 
     def observe(self, method: str, status: str, seconds: float) -> None:
@@ -48,6 +49,12 @@ class Meter:
             counted.statuses[status] += 1
             counted.buckets[bisect.bisect_left(BOUNDS, seconds)] += 1
             counted.seconds += seconds
+        self._changed.set()
+
+    def observe_refuted(self) -> None:
+        """Count an image that was refuted."""
+        with self._lock:
+            self._refuted += 1
         self._changed.set()
 
     def numbers(self) -> SnapshotterNumbers:
@@ -66,6 +73,7 @@ class Meter:
             snapshots=dict(kinds),
             images=len(self._snapshots.images.mounted()),
             methods=methods,
+            refuted=self._refuted,
         )
 
     def run(self, stop: threading.Event) -> None:

@@ -1,10 +1,11 @@
-"""Decide during a pull whether an image is served lazily, and begin to mount it.
+"""Decide during a pull whether an image is served lazily, and mount it.
 
 containerd sends a request for each layer, the base first, and downloads the layers that the snapshotter does not have.
 So the first request decides for the image: ocifs reads manifest and config, looks up published indexes, and answers all
-layers alike. The mount goes on in the background, so that the first container finds it ready. ocifs fetches and indexes
-layers without an index within the request, up to a size that the operator chooses: so the pull waits for them, and no
-container does.
+layers alike. It answers once the image is mounted, because containerd never fetches a layer that was answered: so an
+image that cannot be mounted here is left to containerd. A mount that takes long goes on in the background. ocifs
+fetches and indexes layers without an index within the request, up to a size that the operator chooses: so the pull
+waits for them, and no container does.
 """
 
 import logging
@@ -12,10 +13,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from typing import Final, NamedTuple
 
-from ocifs.errors import OcifsError, ShortageError, missing_extra, printable_path, shortage
+from ocifs.errors import MountError, OcifsError, ShortageError, missing_extra, printable_path, shortage
 from ocifs.image.opening import FoundImage
 from ocifs.pool import start
 from ocifs.snapshotter.database import Step
@@ -33,7 +33,7 @@ _PLAN_SECONDS: Final = 600.0
 _REFUSAL_SECONDS: Final = 30.0
 """Seconds for which an image is left to containerd, before the registry is asked again."""
 _SHARED_SECONDS: Final = 5.0
-"""Seconds in which pulls that begin share a decision; a later pull is decided, and mounted, anew."""
+"""Seconds in which pulls that begin share a decision and its mount; a later pull is decided, and mounted, anew."""
 _log = logging.getLogger(__name__)
 
 
@@ -49,20 +49,45 @@ class Plan(NamedTuple):
 
 
 class _Deciding:
+    """The decision for an image, for which several requests wait. Whoever calls `decide` first decides."""
+
     def __init__(self, patience: float) -> None:
-        self.plan: Future[Plan | None] = Future()
         self.began = self.used = time.monotonic()
-        self.deadline = self.began + patience
+        self.is_decided = False
+        self.plan: Plan | None = None
+        """The decision; None: the image is left to containerd."""
+        self._deadline = self.began + patience
+        self._expected: Plan | None = None
+        self._changed = threading.Condition()
+
+    def expect(self, plan: Plan, seconds: float, *, decides: bool) -> None:
+        """Let requests wait so long for the mount; if it `decides`, the plan is the decision after that time."""
+        with self._changed:
+            self._deadline = time.monotonic() + seconds
+            self._expected = plan if decides else None
+            self._changed.notify_all()
+
+    def decide(self, plan: Plan | None) -> bool:
+        """Decide, unless that was done before; return whether it was not."""
+        with self._changed:
+            if self.is_decided:
+                return False
+            self.plan = plan
+            self.is_decided = True
+            self._changed.notify_all()
+        return True
 
     def wait(self) -> Plan | None:
-        """Return the plan. Raises TimeoutError at the deadline, which may be extended meanwhile."""
-        while True:
-            deadline = self.deadline
-            try:
-                return self.plan.result(max(0.0, deadline - time.monotonic()))
-            except TimeoutError:
-                if self.deadline == deadline:
-                    raise
+        """Return the decision. Raises TimeoutError if there is none in time."""
+        with self._changed:
+            while not self.is_decided and (left := self._deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+            expected, is_decided = self._expected, self.is_decided
+        if not is_decided:
+            if expected is None:
+                raise TimeoutError
+            self.decide(expected)
+        return self.plan
 
 
 class Pulls:
@@ -120,7 +145,7 @@ class Pulls:
             try:
                 start(lambda: self._decide(requested, deciding))
             except ShortageError as error:
-                deciding.plan.set_result(None)
+                deciding.decide(None)
                 _log.warning("%s: left to containerd: %s", printable_path(requested.name), error)
         try:
             return deciding.wait()
@@ -131,47 +156,53 @@ class Pulls:
     def _known(self, requested: RequestedImage, *, begins: bool) -> _Deciding | None:
         """Return the decision for an image if it still holds. A tag may have moved to another image meanwhile."""
         deciding = self._deciding.get(requested.reference.text)
-        if deciding is None or not deciding.plan.done():
+        if deciding is None or not deciding.is_decided:
             return deciding
-        now, plan = time.monotonic(), deciding.plan.result()
+        now, plan = time.monotonic(), deciding.plan
         holds = (
             now < deciding.used + _PLAN_SECONDS
             and (plan is not None or now < deciding.began + _REFUSAL_SECONDS)
             and (not begins or now < deciding.began + _SHARED_SECONDS)
             and (plan is None or requested.layer is None or requested.layer in plan.layers)
+            and (plan is None or not begins or self._images.is_intact(plan.chains[-1]))
         )
         return deciding if holds else None
 
     def _decide(self, requested: RequestedImage, deciding: _Deciding) -> None:
-        """Decide, and mount the image if it is served; runs in a thread of its own.
-
-        Layers without an index are fetched and indexed before the decision, so that no container waits for them, and
-        containerd unpacks the image if that fails.
-        """
-        decision = deciding.plan
+        """Decide, and mount the image if it is served; runs in a thread of its own."""
         try:
             self._step("decide")
-            with find_requested(requested.reference, self._settings.options, self._access) as found:
-                plan = self._plan_of(requested, found)
-                claim = None if plan is None else self._images.claim(plan.chains[-1])
-                if claim is not None and found.unindexed:
-                    deciding.deadline = time.monotonic() + self._settings.indexing_seconds
-                    self._images.mount(claim, found)
-                    claim = None
-                self._step("decided")
-                decision.set_result(plan)
-                if claim is not None:
-                    self._images.mount(claim, found)
+            plan = self._mounted_plan(requested, deciding)
+            self._step("decided")
+            deciding.decide(plan)
         except Exception as error:  # noqa: BLE001 - the boundary of this thread
             known = error if isinstance(error, OcifsError) else missing_extra(error) or shortage(error)
             reason = f"{type(error).__name__}: {error}" if known is None else str(known)
             if known is None:
                 _log.error("%s: a defect of ocifs", printable_path(requested.name), exc_info=error)
-            if decision.done():
-                _log.warning("%s: not mounted during the pull: %s", printable_path(requested.name), reason)
-            else:
+            if deciding.decide(None):
                 _log.warning("%s: left to containerd: %s", printable_path(requested.name), reason)
-                decision.set_result(None)
+            else:
+                _log.warning("%s: not mounted during the pull: %s", printable_path(requested.name), reason)
+
+    def _mounted_plan(self, requested: RequestedImage, deciding: _Deciding) -> Plan | None:
+        """Return the plan for an image once it is mounted; None: its layers have no indexes.
+
+        Layers without an index are fetched and indexed before the decision, so that no container waits for them.
+
+        Raises:
+            OcifsError: The image cannot be found, or not be mounted.
+        """
+        if (problem := self._images.mounting.problem()) is not None:
+            raise MountError(problem)
+        with find_requested(requested.reference, self._settings.options, self._access) as found:
+            plan = self._plan_of(requested, found)
+            if plan is not None:
+                is_indexed = not found.unindexed
+                seconds = self._settings.mount_seconds if is_indexed else self._settings.indexing_seconds
+                deciding.expect(plan, seconds, decides=is_indexed)
+                self._images.mount(plan.chains[-1], found)
+        return plan
 
     def _plan_of(self, requested: RequestedImage, found: FoundImage) -> Plan | None:
         """Return the plan for an image that can be served lazily, else None."""

@@ -36,6 +36,7 @@ from ocifs.snapshotter.keychain import Keychain
 from ocifs.snapshotter.metadata import Metadata
 from ocifs.snapshotter.meter import Meter
 from ocifs.snapshotter.pulls import Pulls
+from ocifs.snapshotter.refutations import Refutations
 from ocifs.snapshotter.server import Observe, make_server
 from ocifs.snapshotter.settings import Settings
 from ocifs.snapshotter.snapshots import Snapshots
@@ -49,7 +50,7 @@ _ADDRESS_MAX: Final = 107
 _GRACE: Final = 10.0
 """Seconds that requests may take to finish after SIGTERM."""
 _HOUSEKEEPING: Final = 30.0
-"""Maximum seconds between two searches for idle mounts."""
+"""Maximum seconds between two searches for refuted and idle mounts."""
 _MODULES: Final = (
     "ocifs.api.mounting",
     "ocifs.blobs.caching_source",
@@ -102,12 +103,17 @@ def serve(settings: Settings, access: AccessOf | None = None) -> None:
         if settings.service:
             _start_service(settings)
         meter = Meter(snapshots)
+        refutations = Refutations(snapshots.images, snapshots.metadata, settings.containerd, meter.observe_refuted)
         with listening(settings, snapshots, meter.observe), _image_service(settings, keychain):
             gc.freeze()
             gc.set_threshold(700, 10, 10)  # the command line has set it so high that it almost never runs
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stop.set())
-            threads = [start(lambda: _keep_house(snapshots, settings, stop)), start(lambda: meter.run(stop))]
+            threads = [
+                start(snapshots.images.mounting.probe),
+                start(lambda: _keep_house(snapshots, refutations, settings, stop)),
+                start(lambda: meter.run(stop)),
+            ]
             notify("READY=1")
             _log.info("listening on %s", printable_path(str(settings.address)))
             stop.wait()
@@ -225,8 +231,8 @@ def _start_service(settings: Settings) -> None:
         _log.warning("the service of ocifs runs already, so its own option --metrics counts")
 
 
-def _keep_house(snapshots: Snapshots, settings: Settings, stop: threading.Event) -> None:
-    """Remove leftovers of earlier processes, and periodically unmount idle images."""
+def _keep_house(snapshots: Snapshots, refutations: Refutations, settings: Settings, stop: threading.Event) -> None:
+    """Remove leftovers of earlier processes; periodically report refuted images, and unmount idle ones."""
     pause = min(_HOUSEKEEPING, settings.idle / 4 or _HOUSEKEEPING)
     try:
         snapshots.cleanup()
@@ -234,6 +240,7 @@ def _keep_house(snapshots: Snapshots, settings: Settings, stop: threading.Event)
         _log.warning("%s", error)
     while not stop.wait(pause):
         try:
+            refutations.report()
             snapshots.images.unmount_unused()
         except OcifsError as error:
             _log.warning("%s", error)

@@ -17,7 +17,7 @@ from ocifs.snapshotter.database import Step
 from ocifs.snapshotter.directories import Directories, Owner, disk_usage, owner_of
 from ocifs.snapshotter.id_mapping import id_mapping
 from ocifs.snapshotter.images import Images
-from ocifs.snapshotter.metadata import Metadata, Snapshot
+from ocifs.snapshotter.metadata import Kind, Metadata, Snapshot
 from ocifs.snapshotter.pulls import Pulls
 from ocifs.snapshotter.requested_image import TARGET
 from ocifs.snapshotter.status import SnapshotError, already_exists
@@ -37,6 +37,8 @@ class Mount(NamedTuple):
 
 
 class _Counted(NamedTuple):
+    kind: Kind
+    """That of the snapshot when it was counted."""
     usage: tuple[int, int]
     until: float
 
@@ -113,14 +115,21 @@ class Snapshots:
             return found.usage
         began = time.monotonic()
         counted = self._counted.get(found.id)
-        if counted is None or counted.until < began or found.kind == "committed":
+        if counted is None or counted.kind != found.kind or counted.until < began:
             usage = disk_usage(self._directories.files(found.id))
             ended = time.monotonic()
-            counted = self._counted[found.id] = _Counted(usage, ended + _REUSE * (ended - began))
+            counted = self._counted[found.id] = _Counted(found.kind, usage, ended + _REUSE * (ended - began))
             if found.kind == "committed":
-                self.metadata.note_usage(found, *usage)
-                self._counted.pop(found.id, None)
+                self._keep_usage(found, usage)
         return counted.usage
+
+    def _keep_usage(self, committed: Snapshot, usage: tuple[int, int]) -> None:
+        try:
+            self.metadata.note_usage(committed, *usage)
+        except SnapshotError as error:  # on a full disk, the kubelet needs to know the usage all the more
+            _log.warning("%s", error)
+        else:
+            self._counted.pop(committed.id, None)
 
     def _serve_lazily(self, key: str, parent: str, labels: Mapping[str, str]) -> None:
         """Commit the snapshot of a pull if its image is served lazily; then raise ALREADY_EXISTS."""

@@ -33,6 +33,9 @@ _FOOTER_SIZE = _FOOTER.size + _FOOTER_CRC.size
 NAME = re.compile(r"[a-z][a-z-]*\d+-(?:[a-z0-9]+-)+[0-9a-f]{64,128}(?:-\d+)?(?:\.tmp)?")
 """Names of files in the store: kind and version, algorithm and hex digits of the subject, the claimed size."""
 
+SPARED = frozenset({"refuted"})
+"""Names of the kinds that eviction spares: small notes, of which their writers keep few."""
+
 
 class Kind(NamedTuple):
     """A type of entry. Each format version has its own entries, so two versions of ocifs can share the cache."""
@@ -75,6 +78,11 @@ def file_name(kind: Kind, subject: str) -> str:
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not a valid name of an entry")
     return name
+
+
+def is_spared(name: str) -> bool:
+    """Whether eviction spares the file of an entry."""
+    return name.partition("-")[0].rstrip("0123456789") in SPARED
 
 
 def sized(subject: str, size: int) -> str:

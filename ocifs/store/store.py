@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from ocifs.errors import StoreError, printable_path, raise_if_short
-from ocifs.store.entry import NAME, Kind, StoredFile, checked, file_name, open_checked, sized
+from ocifs.store.entry import NAME, Kind, StoredFile, checked, file_name, is_spared, open_checked, sized
 from ocifs.store.writer import Build, Writer
 from ocifs.trusted_directory import TrustedDirectory, is_own_file
 
@@ -170,7 +170,7 @@ class Store:
         """Remove least recently used entries until at most `max_size` bytes remain; return the bytes freed.
 
         Mounts are not affected: they keep their files open. Entries that a process is building stay, as do the file
-        `keep` and all files that the store has not created.
+        `keep`, all files that the store has not created, and, unless `max_size` is 0, notes of false indexes.
         """
         if self.opened is None:
             return 0
@@ -180,7 +180,7 @@ class Store:
         for name, _ in files:
             if freed >= excess:
                 break
-            if name != keep:
+            if name != keep and not (max_size and is_spared(name)):
                 freed += _remove(self.opened, name)
         leftovers = [name for name, _ in self._files() if name.endswith(_TEMPORARY)]
         return freed + sum(_remove(self.opened, name) for name in leftovers)

@@ -710,6 +710,7 @@ def fuzz_hot_pack(data: bytes) -> None:
         with _clean_errors():
             table = read_table(file, _STREAMS, 40_000)
             assert table.size <= 40_000
+            assert sum(count for _, count in table.recordings) <= sum(len(frame.blocks) for frame in table.frames)
             opened = HotPack(lambda file=file, table=table: (file, table), verified=False)  # type: ignore[misc]
             for number, frame in enumerate(table.frames):
                 for block in frame.blocks:
@@ -734,8 +735,9 @@ def _hot_pack_seeds() -> list[bytes]:
         stored=pack_u64(map(len, frames)),
         recordings=((5, 3),),
     )
-    packed = msgspec.msgpack.encode(head)
-    return [struct.pack("<I", len(packed)) + packed + frames[0] + frames[1]]
+    many = msgspec.structs.replace(head, recordings=((5, 3), *[(0, 0)] * 15_000))
+    packed = map(msgspec.msgpack.encode, (head, many))
+    return [struct.pack("<I", len(each)) + each + frames[0] + frames[1] for each in packed]
 
 
 # tar-split files, with their lines laid open.

@@ -32,8 +32,8 @@ from tests.images import write_directory
 
 __all__ = ["tmp_path"]
 
-_BLOCK = 700
-_SECTOR = 64
+_BLOCK = 4096
+_SECTOR = 48
 """Bytes that a disk writes at once; fewer than really, as the pack is small."""
 _DAMAGE: dict[str, Callable[[bytes], Iterator[bytes]]] = {"flips": flips, "cuts": cuts}
 if FULL:
@@ -60,9 +60,9 @@ def everything(layers: list[Layer]) -> list[Range]:
 
 
 def save_pack(image: Path, store: Store, alter: Callable[[bytes], bytes] = bytes) -> Path:
-    """Save a pack of the whole image, with three blocks in each frame; return its path."""
+    """Save a pack of the whole image, with two blocks in each frame; return its path."""
     with open_image(image, Options(store=store)) as opened:
-        return save(store, opened.layers, forged(opened.layers, everything(opened.layers), alter, per_frame=3))
+        return save(store, opened.layers, forged(opened.layers, everything(opened.layers), alter, per_frame=2))
 
 
 @contextmanager

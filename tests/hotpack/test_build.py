@@ -22,12 +22,19 @@ def layers() -> list[Layer]:
 
 
 def build(
-    layers: list[Layer], found: list[Range], limit: int = 64 * MIB, old: Built | None = None, now: float = 0.0
+    layers: list[Layer],
+    found: list[Range],
+    limit: int = 64 * MIB,
+    old: Built | None = None,
+    now: float = 0.0,
+    *,
+    is_scan: bool = False,
 ) -> Built:
+
     def missing(skip: list[Range]) -> list[Range]:
         return [each for each in found if each[:2] not in {(layer, begin) for layer, begin, _ in skip}]
 
-    return build_pack(layers, missing, limit, None if old is None else read(layers, old), now)
+    return build_pack(layers, missing, limit, None if old is None else read(layers, old), now, is_scan=is_scan)
 
 
 def read(layers: list[Layer], built: Built) -> tuple[ReaderAt, PackTable]:
@@ -82,11 +89,33 @@ def test_an_old_recording_makes_room(layers: list[Layer]) -> None:
     assert blocks(layers, third) == [THIRD, (0, 0, 128 * KIB)]
 
 
-def test_a_smaller_bound_shortens_a_pack(layers: list[Layer]) -> None:
+def test_a_pack_over_the_bound_stays_as_it_is(layers: list[Layer]) -> None:
+    """Another mount may have a larger one."""
     first = build(layers, [SECOND], now=1)
     second = build(layers, [THIRD], old=first, now=2)
-    assert blocks(layers, build(layers, [], 40 * KIB, second)) == [SECOND]
-    assert blocks(layers, build(layers, [], PAGE, second)) == []
+    third = build(layers, [FIRST], 40 * KIB, second, now=2 * WEEK)
+    assert blocks(layers, third) == [SECOND, THIRD]
+    assert third.added == 0
+
+
+def test_the_next_recording_takes_the_room_of_a_scan(layers: list[Layer]) -> None:
+    scan = build(layers, [FIRST], 320 * KIB, now=WEEK, is_scan=True)
+    assert read(layers, scan)[1].recordings == ((0, 3),)
+    assert blocks(layers, build(layers, [THIRD], 320 * KIB, scan, now=2 * WEEK)) == [THIRD]
+    assert blocks(layers, build(layers, [], 320 * KIB, scan, now=WEEK)) == blocks(layers, scan)
+
+
+def test_a_recording_of_the_future_is_one_of_now(layers: list[Layer]) -> None:
+    future = build(layers, [SECOND], now=100 * WEEK)
+    again = build(layers, [THIRD], old=future, now=WEEK)
+    assert read(layers, again)[1].recordings == ((WEEK, 1), (WEEK, 1))
+
+
+def test_bytes_that_are_known_are_not_decoded(layers: list[Layer]) -> None:
+    known = {SECOND: TARS[1][PAGE : 40 * KIB]}
+    lost = [layers[0], Layer(1, layers[1].index, BytesReader(b""), layers[1]._cache)]  # type: ignore[arg-type]
+    built = build_pack(lost, lambda skip: [SECOND, THIRD], 64 * MIB, read=known.get)
+    assert blocks(layers, built) == [SECOND, THIRD]
 
 
 def test_a_damaged_frame_is_made_again(layers: list[Layer]) -> None:

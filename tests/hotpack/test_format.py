@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -104,6 +105,16 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "too few blocks in frames": (changed(counts=pack_u64([1, 1])), "its frames contradict its blocks"),
     "an empty frame": (changed(counts=pack_u64([3, 0])), "its frames contradict its blocks"),
     "too many frames": (changed(counts=pack_u64([1, 1, 1])), "its frames contradict its blocks"),
+    "a block within a page": (changed(offsets=pack_u64([1, PAGE, 2 * PAGE])), "not in whole pages"),
+    "a part of a page": (changed(sizes=pack_u64([PAGE, PAGE - 1, PAGE])), "not in whole pages"),
+    "blocks of a byte": (changed(**huge(1 << 18, 1)), "not in whole pages"),
+    "too many blocks": (changed(**huge((1 << 18) + 1, 1)), "length <= "),
+    "more recorded blocks than there are": (changed(recordings=((5, 2), (6, 2))), "its recordings contradict"),
+    "a negative time": (changed(recordings=((-1, 1),)), ">= 0"),
+    "a negative number of blocks": (changed(recordings=((5, 4), (6, -1))), ">= 0"),
+    "too many recordings": (changed(recordings=((0, 0),) * 20_000), "length <= 16384"),
+    "too many streams": (changed(streams=("sha256:base",) * 20_000), "length <= 16384"),
+    "a long name of a stream": (changed(streams=("sha256:base", "s" * 300)), "length <= 256"),
 }
 
 
@@ -112,6 +123,25 @@ def test_heads_with_impossible_values_are_refused(name: str) -> None:
     data, why = WRONG[name]
     with pytest.raises(InvalidImageError, match=why):
         read_table(BytesReader(data), STREAMS, 64 << 20)
+
+
+def test_the_last_block_of_a_stream_may_be_a_part_of_a_page() -> None:
+    streams = [STREAMS[0], Stream("sha256:top", 2 * PAGE + 5)]
+    table = read_table(BytesReader(changed(sizes=pack_u64([PAGE, PAGE, 5]))), streams, 3 * PAGE)
+    assert table.frames[1].blocks[0].size == 5
+
+
+@pytest.mark.parametrize("members", [{"recordings": ((0, 0),) * 2_000_000}, {"streams": ("",) * 2_000_000}])
+def test_a_small_head_takes_no_memory_for_what_it_claims(members: dict[str, Any]) -> None:
+    data = changed(**members)
+    assert len(data) < 10_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidImageError):
+            read_table(BytesReader(data), STREAMS, 64 << 20)
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_pack_over_its_bound_is_refused() -> None:

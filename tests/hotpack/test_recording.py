@@ -1,5 +1,7 @@
 """A recording: which reads belong to the start, and what they touched."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from ocifs.hotpack.recording import QUIET, Range, Recording, beside, ranges
@@ -42,6 +44,33 @@ def test_a_recording_is_over_after_a_minute() -> None:
     recording.note(1, MIB)
     clock.now += 60
     recording.note(1, MIB)
+    recording.wait()
+
+
+def test_a_read_that_waits_for_its_bytes_is_no_pause() -> None:
+    """As one that waits for a slow registry: its program has not paused."""
+    clock = Clock()
+    recording = Recording(MIB, MIB, clock)
+    recording.note(1, MIB)
+    recording.begin_wait()
+    clock.now += 10 * QUIET
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(recording.wait)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.1)
+        recording.end_wait()
+        recording.note(1, MIB)
+        clock.now += QUIET
+        waiting.result(60)
+    assert len(recording.reads) == 2
+
+
+def test_a_read_that_waits_for_ever_ends_a_recording_after_a_minute() -> None:
+    clock = Clock()
+    recording = Recording(MIB, MIB, clock)
+    recording.note(1, MIB)
+    recording.begin_wait()
+    clock.now += 60
     recording.wait()
 
 

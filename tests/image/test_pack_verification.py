@@ -75,7 +75,7 @@ def test_packs_of_the_image_and_of_its_base(layout: Path, store: Store) -> None:
 
 @pytest.mark.parametrize("alter", FALSE.values(), ids=FALSE)
 def test_a_false_block(layout: Path, store: Store, alter: Callable[[bytes], bytes]) -> None:
-    put(layout, store, lambda layers: forged(layers, [(0, 0, 4 * KIB), (1, KIB, 2 * KIB)], alter))
+    put(layout, store, lambda layers: forged(layers, [(0, 0, 4 * KIB), (1, 4 * KIB, 8 * KIB)], alter))
     (check,) = packs(layout, store)
     assert str(check.problem).startswith("hot pack: bytes 0..4096 differ from those of layer sha256:")
 
@@ -138,7 +138,7 @@ def test_a_pack_of_chunks(registry: Registry, store: Store, alter: Callable[[byt
     reference = registry.add("app", layout_files(Image((layer, LAYERS[1]))))
     with open_image(reference, Options(store=store)) as opened:
         assert isinstance(opened.layers[0].index, ChunkedIndex)
-        data = forged(opened.layers, [(0, 8 * KIB, 100 * KIB), (1, 0, KIB)], alter)
+        data = forged(opened.layers, [(0, 8 * KIB, 100 * KIB), (1, 0, 4 * KIB)], alter)
         save(store, opened.layers, data)
         manifest, blobs = make_artifact(opened.resolved, opened.indexes, data)
         opened.source.referrers().attach(opened.resolved.descriptor, manifest, blobs)

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,9 +29,9 @@ from ocifs.mount.handoff import Handoff
 from ocifs.options import Options
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
-from tests.images import Image, Layer, layout_files, tar
+from tests.images import Image, Layer, digest, layout_files, tar
 from tests.indexes.windowed import BASE, DATA, SPANS, Alter, files, index, publish, ranges
-from tests.registry import Registry, cut, hang_up, shorter, status, whole, wrong_bytes
+from tests.registry import Blob, Handler, Registry, cut, hang_up, shorter, status, whole, wrong_bytes
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -160,6 +162,37 @@ def test_a_full_disk_does_not_matter(registry: Registry, reference: str, small_d
     (small_disk / "fill").write_bytes(bytes(56 << 10))
     with open_image(reference, Options(store=Store(small_disk / "cache"))) as image:
         read(image, 5)
+
+
+def test_a_span_and_its_window_are_fetched_at_the_same_time(registry: Registry, reference: str, store: Store) -> None:
+    published = publish(registry)
+    both = threading.Barrier(2, timeout=20)
+
+    def together(handler: Handler, blob: Blob) -> None:
+        both.wait()
+        handler.route()
+
+    with open_image(reference, Options(store=store)) as image:
+        for blob in (published, digest(BASE.blob)):
+            registry.fault(together, blob, times=1)
+        read(image, 5)
+    assert not both.broken
+
+
+def test_no_thread_uses_the_index_after_a_read_has_failed(registry: Registry, reference: str, store: Store) -> None:
+    published = publish(registry)
+
+    def late(handler: Handler, blob: Blob) -> None:
+        time.sleep(0.3)
+        handler.route()
+
+    with open_image(reference, Options(store=store)) as image:
+        registry.fault(status(404), digest(BASE.blob))
+        registry.fault(late, published)
+        with pytest.raises(NotFoundError):
+            read(image, 5)
+        groups = image.layers[0].index.windows.groups
+        assert part_of_index(image).has(groups, groups.group_of(5))
 
 
 # What makes it whole

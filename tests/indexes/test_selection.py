@@ -8,6 +8,7 @@ import pytest
 
 from ocifs.errors import InvalidImageError, OcifsError, RegistryError, ShortageError
 from ocifs.indexes.candidate import Candidate, LookupContext, Provider
+from ocifs.indexes.refuted import note_refuted
 from ocifs.indexes.selection import find_candidates, select_indexes
 from ocifs.limits import DEFAULT_LIMITS
 from ocifs.spec.digest import Digest
@@ -21,9 +22,9 @@ class _Named:
     name = "app"
 
 
-def place() -> LookupContext:
+def place(store: Store | None = None) -> LookupContext:
     anything: Any = _Named()
-    return LookupContext(anything, anything, Store(None), DEFAULT_LIMITS, ExitStack())
+    return LookupContext(anything, anything, store or Store(None), DEFAULT_LIMITS, ExitStack())
 
 
 def offer(layer: Digest, name: str, *, bound: bool = False, fails: str = "") -> Candidate:
@@ -67,6 +68,17 @@ def test_what_does_not_open_is_told_and_the_next_one_taken() -> None:
     taken, warnings = choose([provider("1", [offer(A, "1", fails="torn")]), provider("2", [offer(A, "2")])])
     assert taken == {A: "2"}
     assert warnings == [f"layer {A}: its index 1 {Digest.of(b'1')} is not used: torn"]
+
+
+def test_a_refuted_one_is_not_opened_and_the_next_one_taken(store: Store) -> None:
+    """Not even fetched. It may still be right for another layer."""
+    false = offer(A, "1", fails="it was opened")
+    note_refuted(store, str(false), A, "it lies")
+    warnings: list[str] = []
+    providers = [provider("1", [false, offer(B, "1")]), provider("2", [offer(A, "2")])]
+    taken = select_indexes(place(store), [A, B], warnings.append, bound=False, providers=providers)
+    assert {layer: each.candidate.format for layer, each in taken.items()} == {A: "2", B: "1"}
+    assert warnings == [f"layer {A}: its index {false} is not used: it is refuted: it lies"]
 
 
 def test_a_provider_that_fails_is_told_and_the_next_one_asked() -> None:

@@ -129,6 +129,12 @@ def test_a_scan_does_not_extend_a_pack(layout: Path, store: Store) -> None:
     assert record(layout, store, (1, 0, 3 * MIB), is_scan=True) == PackRecord()
 
 
+def test_the_first_start_takes_the_place_of_a_scan(layout: Path, store: Store) -> None:
+    record(layout, store, (0, 0, 3 * MIB), is_scan=True)
+    assert sizes(record(layout, store, LATE)) == (132 * KIB, 132 * KIB)
+    assert record(layout, store, (0, 0, 3 * MIB), is_scan=True) == PackRecord()
+
+
 def test_a_refuted_layer_is_not_read_from_the_pack(layout: Path, store: Store) -> None:
     record(layout, store, HOT)
     with started(layout, store) as rootfs:
@@ -216,13 +222,19 @@ def test_a_pack_of_another_image_is_ignored_and_made_again(layout: Path, store: 
         assert record(layout, store, HOT).added == PACKED
 
 
-def test_a_pack_over_the_bound_is_ignored_and_shortened(layout: Path, store: Store) -> None:
-    record(layout, store, HOT, LATE)
+def test_a_mount_with_a_smaller_bound_uses_a_part_of_a_pack_and_keeps_it(layout: Path, store: Store) -> None:
+    record(layout, store, HOT)
+    record(layout, store, LATE)
     spoil(layout)
     with started(layout, store, 250 * KIB) as rootfs:
-        assert read(rootfs, *HOT) is None
+        assert read(rootfs, *HOT)
+        assert read(rootfs, *LATE) is None
     layout_again(layout)
-    assert record(layout, store, HOT, LATE, limit=250 * KIB).size <= 250 * KIB
+    assert record(layout, store, HOT, (1, 0, 200 * KIB), limit=250 * KIB) == PackRecord()
+    spoil(layout)
+    with started(layout, store) as rootfs:
+        assert read(rootfs, *HOT)
+        assert read(rootfs, *LATE)
 
 
 def layout_again(layout: Path) -> None:

@@ -266,6 +266,18 @@ def test_an_index_that_lied_is_refuted(ocifs: Ocifs, registry: Registry, engine:
     with ocifs.mounted(image, "--engine", engine) as mnt:
         assert_refuted(ocifs, mnt)
     assert "its index has other entries than its tar stream" in ocifs.log.read_text()
+    assert_not_used_again(ocifs, image, engine)
+
+
+def assert_not_used_again(ocifs: Ocifs, image: str, engine: str) -> None:
+    """Mount an image again whose published index was refuted: it has an index of its own."""
+    ocifs.output("cache", "prune", "--max-size", "1")
+    assert "is not used: it is refuted: " in ocifs.run("ls", "--trust-index", image).err
+    with ocifs.mounted(image, "--engine", engine) as mnt:
+        assert state(ocifs)["layers"][0]["index"] is None  # type: ignore[index]
+        assert (mnt / "first").read_bytes() == FIRST
+    assert ocifs.run("cache", "clear").code == 0
+    assert "is not used" not in ocifs.run("ls", image).err
 
 
 # An index that SOCI's own tools might have made
@@ -317,6 +329,7 @@ def test_a_ztoc_that_lied_is_refuted(ocifs: Ocifs, registry: Registry, engine: s
         assert "has other entries than its tar stream" in str(state(ocifs)["refuted"])
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
             (mnt / "first").read_bytes()
+    assert_not_used_again(ocifs, f"docker://{registry.host}/app", engine)
 
 
 def test_secrets_stay_out_of_log_and_record(ocifs: Ocifs, registry: Registry, image: str, engine: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.service.notify import JournalHandler, is_journal, notify
+from ocifs.service.notify import IMAGE, MESSAGE_ID, JournalHandler, is_journal, notify
 from tests.cli.command import Ocifs
 from tests.service.running import Service
 
@@ -62,6 +62,19 @@ def test_records_reach_the_journal_with_fields(tmp_path: Path) -> None:
         b"OCIFS_MOUNT=/mnt",
         b"OCIFS_IMAGE=debian:latest",
     ]
+
+
+def test_a_record_may_have_fields_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(os.fspath(path))
+        handler = JournalHandler(path=os.fspath(path))
+        record = logging.LogRecord("ocifs", logging.ERROR, "", 0, "refuted", None, None)
+        vars(record).update({MESSAGE_ID: "0" * 32, IMAGE: "app"})
+        handler.emit(record)
+        handler.close()
+        lines = journal.recv(65536).splitlines()
+    assert {b"MESSAGE_ID=" + b"0" * 32, b"OCIFS_IMAGE=app"} <= {*lines}
 
 
 def test_the_journal_is_recognised_by_its_inode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

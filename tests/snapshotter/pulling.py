@@ -11,6 +11,7 @@ import grpc
 
 from ocifs.image.opening import open_image
 from ocifs.indexes.artifact import make_artifact
+from ocifs.layer.index import LayerIndex
 from ocifs.options import Options
 from ocifs.spec.digest import DiffID, Digest, chain_id
 from tests.images import Image, add_image, digest, layout_files
@@ -47,12 +48,19 @@ class Published:
         return [request.path for request in self.registry.sent if request.path.rpartition("/")[2] in self.layers]
 
 
-def publish(registry: Registry, repository: str, image: Image, *, index: bool = True) -> Published:
-    """Put an image into a registry, by default with an index beside it."""
+def publish(
+    registry: Registry,
+    repository: str,
+    image: Image,
+    *,
+    index: bool = True,
+    alter: Callable[[LayerIndex], LayerIndex] = lambda index: index,
+) -> Published:
+    """Put an image into a registry, by default with an index beside it; `alter` changes that of each layer."""
     reference = registry.add(repository, layout_files(image))
     if index:
         with open_image(reference, Options(lazy=False)) as opened:
-            manifest, blobs = make_artifact(opened.resolved, opened.indexes)
+            manifest, blobs = make_artifact(opened.resolved, [alter(each) for each in opened.indexes])
             opened.source.referrers().attach(opened.resolved.descriptor, manifest, blobs)
     registry.requests.clear()
     return Published(registry, repository, image)

@@ -1,12 +1,14 @@
 """The database and the directories: damage, full disks, kills at every step. Nothing that a container wrote is lost."""
 
+import errno
 import itertools
+import json
 import os
 import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +16,14 @@ import pytest
 
 from ocifs.errors import StoreError
 from ocifs.options import Options
+from ocifs.snapshotter.database import MIGRATIONS, Database
 from ocifs.snapshotter.metadata import ImageSource
 from ocifs.snapshotter.serving import open_snapshots
 from ocifs.snapshotter.settings import Settings
 from ocifs.snapshotter.snapshots import Snapshots
 from ocifs.snapshotter.status import SnapshotError
+from ocifs.trusted_directory import TrustedDirectory
+from tests.faults import refusing
 from tests.snapshotter.killing import killed_after
 
 CHAIN = "sha256:" + "1" * 64
@@ -90,6 +95,72 @@ def test_a_damaged_database_is_refused_and_no_snapshot_touched(what: str, root_d
     assert written(root_directory) == "by the container"
 
 
+def _many_snapshots(root: Path) -> None:
+    """Add so many snapshots that SQLite cannot keep the database in memory."""
+    with sqlite3.connect(root / "metadata.db") as connection:
+        connection.executemany(
+            "INSERT INTO snapshots (name, kind, created, updated, labels) VALUES (?, 'committed', 1, 1, ?)",
+            [(f"many {number}", json.dumps({"label": "x" * 4000})) for number in range(1500)],
+        )
+    connection.close()
+
+
+def _scribble_over_the_middle(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 4)
+        file.write(b"\xff" * (size // 2))
+
+
+def _write_no_json(path: Path) -> None:
+    """Change a byte in each label, which SQLite does not notice."""
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'{"label"', b'["label"'))
+
+
+@pytest.mark.parametrize("damage", [_scribble_over_the_middle, _write_no_json])
+def test_damage_while_it_runs_is_data_loss(damage: Callable[[Path], None], root_directory: Path) -> None:
+    _many_snapshots(root_directory)
+    with open_snapshots(settings(root_directory)) as snapshots:
+        damage(root_directory / "metadata.db")
+        with pytest.raises(SnapshotError, match=r"metadata\.db is damaged: .*: restore it from a backup") as caught:
+            snapshots.metadata.all()
+        assert caught.value.status == "DATA_LOSS"
+        assert "\n" not in str(caught.value)
+    assert written(root_directory) == "by the container"
+
+
+def test_a_damaged_log_loses_no_files(root_directory: Path) -> None:
+    """SQLite ignores the log from the first wrong checksum on; the directories of what is lost are set aside."""
+    with open_snapshots(settings(root_directory)) as snapshots:
+        snapshots.prepare("later", "base", {})
+        (root_directory / "snapshots/3/fs/file").touch()
+        shutil.copytree(root_directory, root_directory.parent / "crashed")  # with a log
+    crashed = root_directory.parent / "crashed"
+    log = crashed / "metadata.db-wal"
+    log.write_bytes(log.read_bytes()[:32] + os.urandom(log.stat().st_size - 32))
+    with open_snapshots(settings(crashed)) as snapshots:
+        assert "later" not in [each.name for each in snapshots.metadata.all()]
+        snapshots.cleanup()
+    assert [*(crashed / "snapshots").glob("kept-3-*/fs/file")]
+    assert written(crashed) == "by the container"
+
+
+def test_a_later_version_migrates_the_database(root_directory: Path) -> None:
+    """A migration takes effect completely or not at all; the version before it refuses the result."""
+    root = TrustedDirectory.open(root_directory)
+    addition = "ALTER TABLE snapshots ADD COLUMN added TEXT NOT NULL DEFAULT 'x';"
+    with pytest.raises(StoreError, match="no such table: missing"):
+        Database(root, migrations=(*MIGRATIONS, f"{addition} UPDATE missing SET x = 1;"))
+    for _ in range(2):  # it is made once
+        with closing(Database(root, migrations=(*MIGRATIONS, addition))) as database:
+            assert database.read("SELECT name, added FROM snapshots") == [("base", "x"), ("container", "x")]
+            assert database.read("PRAGMA user_version") == [(len(MIGRATIONS) + 1,)]
+    with pytest.raises(StoreError, match="was written by a later version"), open_snapshots(settings(root_directory)):
+        pass
+    assert written(root_directory) == "by the container"
+
+
 def test_an_older_copy_of_the_database_loses_no_files(root_directory: Path) -> None:
     with open_snapshots(settings(root_directory)) as snapshots:
         shutil.copytree(root_directory, root_directory.parent / "backup")
@@ -147,7 +218,7 @@ def _prepare_after_a_failure(snapshots: Snapshots) -> None:
     def fail(number: int) -> None:
         directory = snapshots.images.mountpoint(CHAIN).parents[1] / "snapshots" / str(number)
         for name in ("fs", "work"):
-            (directory / name).mkdir(parents=True)
+            (directory / name).mkdir(parents=True, exist_ok=True)
         raise SnapshotError("RESOURCE_EXHAUSTED", "no space")
 
     with suppress(SnapshotError):
@@ -172,31 +243,98 @@ _REQUESTS: dict[str, Callable[[Snapshots], object]] = {
 }
 
 
-def test_a_full_disk_fails_requests_and_loses_nothing(tmp_path: Path, root: None) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path, root: None) -> Iterator[Path]:
+    """A file system of a mebibyte."""
     disk = tmp_path / "disk"
     disk.mkdir(mode=0o700)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "ocifs-test", disk], check=True)
-    try:
-        with open_snapshots(settings(disk / "root")) as snapshots:
-            snapshots.prepare("a", "", {})
-            snapshots.commit("base", "a", {})
-            snapshots.prepare("container", "base", {})
-            (disk / "root/snapshots/2/fs/written").write_text("by the container")
-            before = snapshots.metadata.all()
-            with suppress(OSError), (disk / "filler").open("wb") as filler:
-                while filler.write(bytes(1 << 10)):
-                    filler.flush()
-            for request in (_REQUESTS["Prepare"], _REQUESTS["View"], _REQUESTS["Prepare of a remote layer"]):
-                with pytest.raises(SnapshotError, match=r"No space left|free space") as caught:
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def fill(disk: Path) -> None:
+    with suppress(OSError), (disk / "filler").open("wb") as filler:
+        while filler.write(bytes(1 << 10)):
+            filler.flush()
+
+
+def test_a_full_disk_fails_requests_and_loses_nothing(small_disk: Path) -> None:
+    with open_snapshots(settings(small_disk / "root")) as snapshots:
+        snapshots.prepare("a", "", {})
+        snapshots.commit("base", "a", {})
+        snapshots.prepare("container", "base", {})
+        snapshots.cleanup()
+        files = small_disk / "root/snapshots" / str(snapshots.metadata.get("container").id) / "fs"
+        (files / "written").write_text("by the container")
+        before = snapshots.metadata.all()
+        fill(small_disk)
+        for request in (_REQUESTS["Prepare"], _REQUESTS["View"], _REQUESTS["Prepare of a remote layer"]):
+            with pytest.raises(SnapshotError, match=r"No space left|free space") as caught:
+                request(snapshots)
+            assert caught.value.status == "RESOURCE_EXHAUSTED"
+        assert snapshots.metadata.all() == before
+        snapshots.cleanup()
+        (small_disk / "filler").unlink()
+        snapshots.prepare("new", "base", {})
+    with open_snapshots(settings(small_disk / "root")) as snapshots:
+        assert [each.name for each in snapshots.metadata.all()] == ["base", "container", "new"]
+    assert (files / "written").read_text() == "by the container"
+
+
+def test_a_disk_that_is_full_at_the_start(small_disk: Path) -> None:
+    with open_snapshots(settings(small_disk / "root")) as snapshots:
+        snapshots.prepare("container", "", {})
+    fill(small_disk)
+    with pytest.raises(StoreError, match=r"free space on its disk") as caught:
+        open_snapshots(settings(small_disk / "root")).__enter__()
+    assert "damaged" not in str(caught.value)
+    (small_disk / "filler").unlink()
+    with open_snapshots(settings(small_disk / "root")) as snapshots:
+        assert snapshots.metadata.get("container").kind == "active"
+
+
+_CHANGING = {name: request for name, request in _REQUESTS.items() if name not in {"Usage", "Remove and Cleanup"}}
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "status", "message"),
+    [
+        ("pwrite", errno.ENOSPC, "RESOURCE_EXHAUSTED", "is full: free space on its disk"),
+        ("pwrite", errno.EIO, "UNAVAILABLE", "disk I/O error: check the disk"),
+        ("fdatasync", errno.EIO, "UNAVAILABLE", "disk I/O error: check the disk"),
+    ],
+)
+def test_a_full_or_failing_disk_fails_each_change(
+    call: str, code: int, status: str, message: str, root_directory: Path
+) -> None:
+    """Whatever the request, it changes nothing, and the reason is right; reads go on."""
+    with open_snapshots(settings(root_directory)) as snapshots:
+        snapshots.prepare("container 2", "base", {})
+        before = snapshots.metadata.all()
+
+        def failures() -> Iterator[tuple[str, str]]:
+            for name, request in _CHANGING.items():
+                with pytest.raises(SnapshotError, match=message) as caught:
                     request(snapshots)
-                assert caught.value.status == "RESOURCE_EXHAUSTED"
+                yield name, caught.value.status
             assert snapshots.metadata.all() == before
-            snapshots.cleanup()
-            (disk / "filler").unlink()
-            snapshots.prepare("container 2", "base", {})
-        assert len(_consistent(disk / "root")) == 3
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
+            assert snapshots.usage("base")[1] == 1  # it cannot be kept, but is known
+
+        assert refusing(call, code, lambda: [*failures()]) == [(name, status) for name in _CHANGING]
+        assert snapshots.metadata.all() == before
+        snapshots.prepare("container 3", "base", {})
+    assert len(_consistent(root_directory)) == 4
+
+
+def test_a_database_that_cannot_be_opened_for_writing(root_directory: Path) -> None:
+    """The system's limit, not a damaged or full disk."""
+    (root_directory / "metadata.db-wal").unlink(missing_ok=True)
+    (root_directory / "metadata.db-wal").mkdir()
+    with pytest.raises(StoreError, match=r"unable to open database file: check the permissions"):
+        open_snapshots(settings(root_directory)).__enter__()
+    (root_directory / "metadata.db-wal").rmdir()
+    assert len(_consistent(root_directory)) == 2
 
 
 def test_a_directory_whose_id_will_be_given_again_is_not_removed(root_directory: Path) -> None:

@@ -77,7 +77,7 @@ def dockerd(node: Node, registry: str) -> Iterator[Docker]:
             process.terminate()
 
 
-@pytest.fixture(params=["trixie", "sid"])
+@pytest.fixture(params=["trixie", "forky"])
 def node(
     request: pytest.FixtureRequest,
     of_debian: Callable[[str], Release],

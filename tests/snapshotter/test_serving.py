@@ -58,6 +58,7 @@ def test_bad_settings_are_one_line(tmp_path: Path, root: None, capsys: pytest.Ca
         (2, ["--root", str(tmp_path / "file")], "is a file"),
         (2, ["--idle", "-1"], "--idle"),
         (2, ["--index-up-to", "much"], "--index-up-to"),
+        (2, ["--no-prefetch"], "only the work in the background verifies them: limit it with --prefetch-rate"),
         (2, ["nothing"], "nothing"),
     ]
     for code, options, message in rows:
@@ -123,6 +124,7 @@ def test_metrics(tmp_path: Path, root: None) -> None:
         meter.observe("Prepare", "OK", 0.002)
         meter.observe("Prepare", "OK", 100.0)
         meter.observe("Prepare", "ALREADY_EXISTS", 0.002)
+        meter.observe_refuted()
         stop = threading.Event()
         writing = threading.Thread(target=meter.run, args=[stop])
         writing.start()
@@ -136,6 +138,7 @@ def test_metrics(tmp_path: Path, root: None) -> None:
         'ocifs_snapshotter_snapshots{kind="active"} 0.0',
         'ocifs_snapshotter_snapshots{kind="remote"} 0.0',
         "ocifs_snapshotter_images 0.0",
+        "ocifs_snapshotter_refuted_images_total 1.0",
         'ocifs_snapshotter_requests_total{method="Prepare",status="OK"} 2.0',
         'ocifs_snapshotter_requests_total{method="Prepare",status="ALREADY_EXISTS"} 1.0',
         'ocifs_snapshotter_request_seconds_bucket{le="0.005",method="Prepare"} 2.0',

@@ -4,11 +4,12 @@ Files are read below a root directory, which tests replace; processes and socket
 """
 
 import contextlib
+import importlib
 import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -59,11 +60,31 @@ def running_processes() -> list[Process]:
     return found
 
 
+def fuse_engine_problem() -> str | None:
+    """Return why this installation cannot use the fuse engine; None: it can."""
+    try:
+        importlib.import_module("ocifs.mount.fuse_engine")
+    except ImportError as failure:
+        return str(missing_extra(failure) or f"the fuse engine cannot be loaded: {failure}")
+    return None
+
+
 class Node:
     """The programs that are installed and run on a node."""
 
-    def __init__(self, root: Path = Path("/"), processes: Sequence[Process] = (), config: Path | None = None) -> None:
-        """`config` is containerd's configuration file; None: that of the running containerd, or the default one."""
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        processes: Sequence[Process] = (),
+        config: Path | None = None,
+        fuse_engine: Callable[[], str | None] = fuse_engine_problem,
+    ) -> None:
+        """Describe a node.
+
+        `config` is containerd's configuration file; None: that of the running containerd, or the default one.
+        `fuse_engine` returns why the fuse engine cannot be used; None: it can.
+        """
+        self._fuse_engine = fuse_engine
         self._root = root
         self._processes = processes
         self._config = config
@@ -94,31 +115,37 @@ class Node:
             yield _registry(image, options)
 
     def kernel(self) -> Iterator[Finding]:
-        """Yield findings about the file systems of the kernel."""
+        """Yield findings about the kernel, and about the engines that can mount images on it."""
         release = self._text("/proc/sys/kernel/osrelease").strip() or os.uname().release
-        known = self._text("/proc/filesystems").split()
-        version = parse_version(release) or (0, 0)
-        for name, level, effect in (
-            ("overlay", error, "no container can run"),
-            ("fuse", error, "nothing can be mounted"),
-            ("erofs", warning, "the fuse engine serves images instead, which is slower"),
-        ):
-            if name not in known and not self._has_module(release, name):
-                yield level("kernel", f"Linux {shown(release, 60)} has no {name}, so {effect}", f"modprobe {name}")
-                if name == "erofs":
-                    return
+        linux = f"Linux {shown(release, 60)}"
+        for name, effect in (("overlay", "no container can run"), ("fuse", "nothing can be mounted")):
+            if not self._has_file_system(release, name):
+                yield error("kernel", f"{linux} has no {name}, so {effect}", f"modprobe {name}")
         if not self._at("/dev/fuse").exists():
             yield error("kernel", "/dev/fuse is missing, so nothing can be mounted", "modprobe fuse")
-        if version < _EROFS_FROM_FILES or "# CONFIG_EROFS_FS_BACKED_BY_FILE is not set" in self._text(
-            f"/boot/config-{release}"
-        ):
-            yield warning(
-                "kernel",
-                f"Linux {shown(release, 60)} cannot mount EROFS from a file, so the fuse engine serves images",
-                "use Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE",
-            )
+            return
+        lacking, advice = self._erofs_problem(release)
+        if not lacking:
+            yield ok("kernel", f"{linux} can mount EROFS from a file")
+        elif (problem := self._fuse_engine()) is None:
+            yield warning("kernel", f"{linux} {lacking}, so the fuse engine serves images, which is slower", advice)
         else:
-            yield ok("kernel", f"Linux {shown(release, 60)} can mount EROFS from a file")
+            why = problem.partition(": ")[0]
+            yield error(
+                "kernel",
+                f"{linux} {lacking}, and {why}, so containerd unpacks all images",
+                f"{advice}, or install the extra fuse of ocifs (pip install 'ocifs[fuse]')",
+            )
+
+    def _erofs_problem(self, release: str) -> tuple[str, str]:
+        """Return what the kernel lacks for the erofs engine, and what to do about it; empty: nothing."""
+        if not self._has_file_system(release, "erofs"):
+            return "has no erofs", "modprobe erofs"
+        is_old = (parse_version(release) or (0, 0)) < _EROFS_FROM_FILES
+        if is_old or "# CONFIG_EROFS_FS_BACKED_BY_FILE is not set" in self._text(f"/boot/config-{release}"):
+            advice = "use Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE"
+            return "cannot mount EROFS from a file", advice
+        return "", ""
 
     def containerd(self, expected: Expected) -> Iterator[Finding]:
         """Yield findings about containerd."""
@@ -188,6 +215,9 @@ class Node:
                 return file.read(_MAX_FILE).decode(errors="replace")
         except OSError:
             return ""
+
+    def _has_file_system(self, release: str, name: str) -> bool:
+        return name in self._text("/proc/filesystems").split() or self._has_module(release, name)
 
     def _has_module(self, release: str, name: str) -> bool:
         directory = self._at(f"/lib/modules/{release}/kernel/fs")

@@ -10,7 +10,7 @@ import pytest
 
 from ocifs.cli.verbs import run
 from ocifs.snapshotter.check.containerd import Expected
-from ocifs.snapshotter.check.node import Node, Process, running_processes
+from ocifs.snapshotter.check.node import Node, Process, fuse_engine_problem, running_processes
 from tests.images import Image, layout_files
 from tests.registry import Registry, status
 
@@ -32,8 +32,8 @@ def node(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def kernel(node: Path) -> list[str]:
-    return [f"{each.level} {each.message}" for each in Node(node).kernel()]
+def kernel(node: Path, fuse_engine: str | None = None) -> list[str]:
+    return [f"{each.level} {each.message}" for each in Node(node, fuse_engine=lambda: fuse_engine).kernel()]
 
 
 def test_a_kernel_that_supports_everything(node: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_kernel_with_modules(node: Path) -> None:
 
 
 def test_kernels_that_lack_something(node: Path) -> None:
-    old = f"warning Linux {RELEASE} cannot mount EROFS from a file, so the fuse engine serves images"
+    old = f"warning Linux {RELEASE} cannot mount EROFS from a file, so the fuse engine serves images, which is slower"
     (node / f"boot/config-{RELEASE}").parent.mkdir()
     (node / f"boot/config-{RELEASE}").write_text("# CONFIG_EROFS_FS_BACKED_BY_FILE is not set\n")
     assert kernel(node) == [old]
@@ -62,8 +62,28 @@ def test_kernels_that_lack_something(node: Path) -> None:
     assert [each.partition(", so")[0] for each in kernel(node)] == [
         "error Linux ../../x has no overlay",
         "error Linux ../../x has no fuse",
-        "warning Linux ../../x has no erofs",
+        "error /dev/fuse is missing",
     ]
+
+
+def test_a_kernel_without_erofs_and_an_installation_without_the_fuse_engine(node: Path) -> None:
+    """No engine can mount, and the finding says both ways out."""
+    missing = "the fuse engine needs pyfuse3, which is not installed: pip install 'ocifs[fuse]'"
+    assert kernel(node, missing) == [f"ok Linux {RELEASE} can mount EROFS from a file"]
+    for release, lacks in (("6.1.0", "cannot mount EROFS from a file"), (RELEASE, "has no erofs")):
+        (node / "proc/sys/kernel/osrelease").write_text(release)
+        (found,) = Node(node, fuse_engine=lambda: missing).kernel()
+        assert (found.level, found.message) == (
+            "error",
+            f"Linux {release} {lacks}, and the fuse engine needs pyfuse3, which is not installed, so containerd "
+            "unpacks all images",
+        )
+        assert found.advice.endswith(", or install the extra fuse of ocifs (pip install 'ocifs[fuse]')")
+        (node / "proc/filesystems").write_text("nodev\toverlay\nnodev\tfuse\n")
+
+
+def test_the_fuse_engine_of_this_installation(fuse: None) -> None:
+    assert fuse_engine_problem() is None
 
 
 def messages(node: Node) -> list[str]:
