@@ -85,9 +85,11 @@ def report(question: str, taken: Mapping[str, list[float]], reference: str, unit
         )
 
 
-def arguments(**numbers: int) -> argparse.Namespace:
-    """Return the options of every benchmark, and those of this one: numbers with their defaults."""
+def arguments(*texts: str, **numbers: int) -> argparse.Namespace:
+    """Return the options of every benchmark, and those of this one: texts, and numbers with their defaults."""
     parser = argparse.ArgumentParser()
+    for name in texts:
+        parser.add_argument(f"--{name}")
     for name, value in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     default = os.environ.get("OCIFS_DEBIAN_IMAGE", str(Path.home() / ".cache/ocifs-tests/debian"))

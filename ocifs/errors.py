@@ -47,6 +47,11 @@ def printable_path(path: str) -> str:
     return printable(os.fsencode(path))
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return a number with its noun, such as `1 span`; `several` is the plural if that is not `one` with an s."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 class OcifsError(Exception):
     """Base of all errors raised on purpose."""
 

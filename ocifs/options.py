@@ -13,6 +13,8 @@ from ocifs.spec.digest import Digest
 from ocifs.spec.platform import Platform
 from ocifs.store import Store
 
+TocMode = Literal["use", "find", "verify", "ignore"]
+
 
 def ignore(*_: object) -> None:
     """Do nothing."""
@@ -28,7 +30,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     trust_index: bool | None = None
     """Whether an index published in the registry may be used before it is verified. None: yes for a tag, whose meaning
     the registry decides anyway; no for a digest, unless the manifest commits to the index."""
-    toc: Literal["use", "find", "verify", "ignore"] = "use"
+    toc: TocMode = "use"
     """Treatment of a TOC in a layer (eStargz, zstd:chunked). `use`: use it if the layer's descriptor names it; `find`:
     also look for one at the end of other blobs; `verify`: index the tar, and compare the TOC with it; `ignore`: ignore
     it."""

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Literal, get_args, get_origin
 
 import click
 
@@ -104,13 +105,23 @@ def _describe_class(module: ModuleType, node: ast.ClassDef) -> Iterator[str]:
     for base in getattr(module, node.name).__mro__:
         if not base.__module__.startswith("ocifs.") or base.__name__ not in {node.name, "Image"}:
             continue
-        for defined in ast.parse(inspect.getsource(base)).body:
+        for defined in _with_choices(ast.parse(inspect.getsource(base)), sys.modules[base.__module__]).body:
             for name, text in _members(defined) if isinstance(defined, ast.ClassDef) else ():
                 if name not in seen:
                     seen.add(name)
                     members.append(text)
     if members:
         yield "\n" + "".join(members)
+
+
+def _with_choices(tree: ast.Module, module: ModuleType) -> ast.Module:
+    """Replace the names of choices in annotations by the choices."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.annotation, ast.Name):
+            named = getattr(module, node.annotation.id, None)
+            if get_origin(named) is Literal:
+                node.annotation = ast.parse(f"Literal{list(get_args(named))}", mode="eval").body
+    return tree
 
 
 def _members(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
@@ -191,7 +202,7 @@ def _joined(text: str) -> str:
 def completion_commands() -> str:
     """Return the module that tells completion what the commands accept."""
     lines = [
-        '"""The commands and their options, written by `scripts/generate.py`: the arguments of `model.Command`.',
+        '"""The commands and their options, written by `scripts/generate.py`: the arguments of `model.CommandModel`.',
         "",
         "Constants load faster than objects.",
         '"""',
@@ -263,7 +274,6 @@ _VALUES: dict[str, Value] = {
 _OTHER: dict[tuple[str, str], Value] = {
     ("run", "args"): "path or file",
     ("run", "command"): "path or file",
-    ("grep", "pattern"): "none",
     ("help", "words"): tuple(cli.list_commands(click.Context(cli))),
 }
 _NUMBERS = (click.types.IntParamType, click.types.FloatParamType)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from ocifs.sources.registry.timeouts import Timeouts
-from tests.images import INDEX, MANIFEST, REF_NAME, Files, Json, digest, to_json
+from tests.images import INDEX, MANIFEST, REF_NAME, Files, Image, Json, digest, layout_files, to_json
 
 SECRET = "s3cr3t-signature"
 """In each query that the registry signs."""
@@ -176,6 +176,24 @@ def endless_chunk(handler: "Handler", blob: Blob) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     while not handler.registry.closing.is_set():
         handler.wfile.write(b"0" * 65536)
+
+
+def endless_trailers(handler: "Handler", blob: Blob) -> None:
+    """Send a body in chunks, but its last byte, and trailers without end."""
+    handler.close_connection = True
+    data = blob.data[:-1]
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    handler.wfile.write(b"%x\r\n%b\r\n0\r\n" % (len(data), data))
+    while not handler.registry.closing.is_set():
+        handler.wfile.write(b"X: y\r\n" * 1000)
+
+
+def trickled_extension(handler: "Handler", blob: Blob) -> None:
+    """Begin a body in chunks with the extension of a chunk that never ends, a byte now and then."""
+    handler.close_connection = True
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;")
+    while not handler.registry.closing.wait(0.05):
+        handler.wfile.write(b"x")
 
 
 def stall(handler: "Handler", blob: Blob) -> None:
@@ -476,6 +494,14 @@ def running(context: ssl.SSLContext | None = None, address: str = "127.0.0.1") -
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def serving(*images: Image) -> Iterator[Registry]:
+    """Run a registry that has these images in the repository `app`."""
+    with running() as registry:
+        registry.add("app", layout_files(*images))
+        yield registry
 
 
 def make_certificate(directory: Path, name: str, issuer: Path | None = None, *, of: str = "IP:127.0.0.1") -> Path:

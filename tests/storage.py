@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 from ocifs.tarsplit.entries import encode
-from ocifs.tarsplit.stream import FileRange, disassemble
+from ocifs.tarsplit.stream import MemberRange, disassemble
 from tests.images import CONFIG, LAYER, MANIFEST, Image, config_of, digest, to_json
 
 
@@ -74,7 +74,7 @@ def _extract(store: Path, identity: str, stream: bytes, driver: str) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             if member.isreg():
                 path.write_bytes(stream[member.offset_data : member.offset_data + member.size])
-                ranges.append(FileRange(member.offset_data, member.size, os.fsencode(member.name)))
+                ranges.append(MemberRange(member.offset_data, member.size, os.fsencode(member.name)))
             elif member.issym():
                 path.symlink_to(member.linkname)
     entries = disassemble([stream], ranges, 1 << 30, crc=lambda data, before: 0)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocifs import errors
-from ocifs.errors import OcifsError, printable, printable_path, shortage
+from ocifs.errors import OcifsError, counted, printable, printable_path, shortage
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,8 @@ def test_each_class_has_an_exit_code_of_its_own() -> None:
 def test_a_shortage_says_what_to_raise(error: Exception, said: str | None) -> None:
     short = shortage(error)
     assert (short and (str(short), short.exit_code)) == (said and (said, 6))
+
+
+def test_counts_have_the_right_noun() -> None:
+    assert [counted(number, "span") for number in (0, 1, 2)] == ["0 spans", "1 span", "2 spans"]
+    assert [counted(number, "entry", "entries") for number in (1, 2)] == ["1 entry", "2 entries"]

@@ -8,14 +8,13 @@ from an image names a file outside of it.
 import errno
 import io
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from fnmatch import translate
 from functools import total_ordering
 from pathlib import PurePath, PurePosixPath
-from typing import Literal, Self, TypeVar, overload
+from typing import Literal, Self, overload
 
+from ocifs.api.glob import glob
 from ocifs.erofs.format import DIRECTORY, SYMLINK
 from ocifs.erofs.reader import Inode
 from ocifs.image.lookup import MAX_SYMLINKS, PathError
@@ -24,10 +23,7 @@ from ocifs.image.rootfs import BUFFER_SIZE, Rootfs
 Segment = str | bytes | PurePath
 """What a path can be joined with."""
 
-P = TypeVar("P", bound="ImagePath")
-
 _BLOCK = 4096
-_MAGIC = re.compile(r"[*?\[]")
 _BINARY = {"rb", "br"}
 _MODES = {"r", "rt", "tr"} | _BINARY
 
@@ -324,16 +320,7 @@ class ImagePath:
         matches any number of directories, without following symlinks, and at the end also all files in them. Raises
         ValueError for an empty pattern, NotImplementedError for an absolute one.
         """
-        pure = PurePosixPath(pattern)
-        if pure.is_absolute():
-            raise NotImplementedError("Non-relative patterns are unsupported")
-        if not pure.parts:
-            raise ValueError(f"Unacceptable pattern: {pattern!r}")
-        names = [*pure.parts, *([""] if pattern.endswith("/") else [])]
-        found = _select(self, names)
-        if names.count("**") > 1:  # a file may match in several ways
-            return iter(dict.fromkeys(found))
-        return found
+        return glob(self, pattern)
 
     def rglob(self, pattern: str) -> Iterator[Self]:
         """Yield the files anywhere below this directory that match `pattern`, as `glob("**/" + pattern)` does."""
@@ -414,24 +401,3 @@ class ImagePath:
             return self.inode(follow_symlinks=follow_symlinks).mode
         except OSError:
             return 0
-
-
-def _select(path: P, names: list[str]) -> Iterator[P]:
-    """Yield the files below `path`, which exists, that match names or patterns; an empty one matches directories."""
-    if not names or names == [""]:
-        if not names or path.is_dir():
-            yield path
-        return
-    first, rest = names[0], names[1:]
-    if not path.is_dir():
-        return
-    if first == "**":
-        for each in path.below(directories=bool(rest)):
-            yield from _select(each, rest)
-    elif _MAGIC.search(first):
-        matches = re.compile(translate(first)).match
-        for each in path.iterdir():
-            if matches(each.name):
-                yield from _select(each, rest)
-    elif (path / first).exists(follow_symlinks=False):
-        yield from _select(path / first, rest)

@@ -37,6 +37,10 @@ class RemoteSource(Protocol):
         """Return what `reference` names."""
         ...
 
+    def pinned(self, reference: Reference, digest: Digest) -> str:
+        """Return a reference that means the image `digest` later too."""
+        ...
+
     def images(self) -> tuple[NamedImage, ...]:
         """Return its images. Raises UnsupportedError if it does not list them."""
         ...
@@ -103,6 +107,10 @@ class CachingSource:
             finally:
                 file.close()
         return self._registry.resolve(reference)
+
+    def pinned(self, reference: Reference, digest: Digest) -> str:
+        """Return a reference that means the image `digest` later too."""
+        return self._registry.pinned(reference, digest)
 
     def images(self) -> tuple[NamedImage, ...]:
         """Return the images there; raises UnsupportedError for a registry, which may not list them."""

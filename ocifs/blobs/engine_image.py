@@ -13,7 +13,7 @@ from ocifs.blobs.kept import Keeping, keep
 from ocifs.errors import InvalidImageError, NotFoundError
 from ocifs.reader import BlobReader, FileReader
 from ocifs.sources.archive import Archive
-from ocifs.sources.docker_daemon import Engine, find_engine
+from ocifs.sources.docker_daemon import EngineAddress, find_engine
 from ocifs.sources.reference import Reference
 from ocifs.sources.resolve import manifests_of, open_archive
 from ocifs.sources.source import LocalSource, NamedImage
@@ -26,7 +26,7 @@ from ocifs.spec.manifest import Manifest, parse_document
 class EngineImageSource(LocalSource):
     """The image that a name stands for at an engine."""
 
-    def __init__(self, engine: Engine, image: str, keeping: Keeping) -> None:
+    def __init__(self, engine: EngineAddress, image: str, keeping: Keeping) -> None:
         super().__init__(f"image {shown(image)} of the Docker engine", keeping.limits)
         self._engine = engine
         self._image = image

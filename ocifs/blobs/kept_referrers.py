@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from ocifs.errors import InvalidImageError, RegistryError
-from ocifs.sources.referrers import Content, Referrers
+from ocifs.sources.referrers import NewBlob, Referrers
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import decode
@@ -58,7 +58,7 @@ class KeptReferrers:
             return decode(file.pread(min(file.size, _MAX), 0), list[Descriptor], "the last referrers")
         return None
 
-    def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
+    def attach(self, subject: Descriptor, manifest: NewBlob, blobs: list[NewBlob]) -> None:
         """Write an artifact."""
         self._referrers.attach(subject, manifest, blobs)
 
@@ -66,6 +66,6 @@ class KeptReferrers:
         """Remove an artifact."""
         self._referrers.detach(subject, manifest)
 
-    def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
+    def put(self, tag: str, manifests: list[NewBlob], blobs: list[NewBlob]) -> None:
         """Write an image."""
         self._referrers.put(tag, manifests, blobs)

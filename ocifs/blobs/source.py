@@ -7,8 +7,10 @@ from typing import Protocol
 
 from ocifs.blobs.download import Blob
 from ocifs.reader import BlobReader
+from ocifs.sources.reference import Reference
 from ocifs.sources.source import DocumentSource
 from ocifs.spec.descriptor import Descriptor
+from ocifs.spec.digest import Digest
 
 
 class Source(DocumentSource, Protocol):
@@ -16,6 +18,13 @@ class Source(DocumentSource, Protocol):
 
     is_remote: bool
     """Whether blobs have to be fetched; else all are complete."""
+
+    def pinned(self, reference: Reference, digest: Digest) -> str:
+        """Return a reference to the image `digest`, which `reference` names, that means the same from any directory.
+
+        It means the same image later too, as far as images of the source have names that do not change.
+        """
+        ...
 
     def tags(self) -> list[str]:
         """Return the names of the images, each once: those that `PATH:NAME` takes, the fullest of each image.

@@ -18,7 +18,7 @@ from ocifs.reader import BlobReader, FileReader
 from ocifs.sources.assembled import AssembledReader, write_table
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.containers_storage import (
-    Store,
+    PodmanStore,
     StoredImage,
     StoredLayer,
     diff_id_of,
@@ -47,7 +47,7 @@ _CHUNK = 1 << 20
 class StoredImages(LocalSource):
     """The image that a name means in the first of several stores that has it."""
 
-    def __init__(self, stores: Sequence[Store], name: str, keeping: Keeping) -> None:
+    def __init__(self, stores: Sequence[PodmanStore], name: str, keeping: Keeping) -> None:
         """`name` may be empty if only the tags are listed."""
         super().__init__(f"image {shown(name)} of containers-storage", keeping.limits)
         self._stores = stores
@@ -94,7 +94,7 @@ class StoredImages(LocalSource):
             self._described = image, self._make_manifest(store, image)
         return self._described
 
-    def _make_manifest(self, store: Store, image: StoredImage) -> Descriptor:
+    def _make_manifest(self, store: PodmanStore, image: StoredImage) -> Descriptor:
         config_data = self._config(store, image)
         config = parse_config(config_data, f"config of {self.name}")
         chain = store.chain(image)
@@ -110,7 +110,7 @@ class StoredImages(LocalSource):
         )
         return self._add(msgspec.json.encode(manifest, enc_hook=str), OCI_MANIFEST)
 
-    def _config(self, store: Store, image: StoredImage) -> bytes:
+    def _config(self, store: PodmanStore, image: StoredImage) -> bytes:
         """Return the config, its digest verified."""
         most = self.limits.document
         manifest = parse_document(store.big_data(image, "manifest", most), f"manifest of {self.name}")
@@ -122,14 +122,14 @@ class StoredImages(LocalSource):
             raise InvalidImageError(f"config {digest} of {self.name} is damaged: pull the image again")
         return data
 
-    def _layer(self, store: Store, layer: StoredLayer) -> Descriptor:
+    def _layer(self, store: PodmanStore, layer: StoredLayer) -> Descriptor:
         digest = diff_id_of(layer)
         if digest not in self._blobs:
             root = store.folder.open_directory(store.diff(layer))
             self._blobs[digest] = AssembledReader(self._table(store, layer), root)
         return Descriptor(media_type=OCI_LAYER, digest=digest, size=self._blobs[digest].size)
 
-    def _table(self, store: Store, layer: StoredLayer) -> FileReader:
+    def _table(self, store: PodmanStore, layer: StoredLayer) -> FileReader:
         """Return the table of a layer, from the cache or made now."""
         path = store.tar_split(layer)
         try:
@@ -165,7 +165,7 @@ def open_stored_image(reference: Reference, keeping: Keeping) -> StoredImages:
     """Open the stores that a reference names; raises as `split_places` and `open_stores`, and NotFoundError."""
     places, name = split_places(reference.path)
     with ExitStack() as undo:
-        stores: list[Store] = []
+        stores: list[PodmanStore] = []
         for store in open_stores(places):
             undo.callback(store.folder.close)
             stores.append(store)

@@ -22,10 +22,9 @@ from ocifs.errors import UnsupportedError
 from ocifs.layer.compressed_archive import KIND as DIGEST
 from ocifs.reader import BlobReader
 from ocifs.sources.archive import Archive, scan_members
-from ocifs.sources.layout import Layout
 from ocifs.sources.magic import compression_of
 from ocifs.sources.reference import Reference
-from ocifs.sources.referrers import Content, Referrers
+from ocifs.sources.referrers import NewBlob, Referrers
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.file import HEAD, FilePart, FileSession, OpenedFile, name_of, open_file
 from ocifs.sources.registry.peer import FileVersion
@@ -45,7 +44,7 @@ _PAGES = 128
 
 
 class RemoteTar:
-    """An uncompressed tar on a web server; implements `ocifs.sources.archive.Content`."""
+    """An uncompressed tar on a web server; implements `ocifs.sources.archive.TarContent`."""
 
     def __init__(self, session: FileSession, opened: OpenedFile, name: str, keeping: Keeping) -> None:
         self.size = opened.version.size or 0
@@ -163,6 +162,10 @@ class ArchiveAtUrl:
         """Return what `reference` names."""
         return self._images.resolve(reference)
 
+    def pinned(self, reference: Reference, digest: Digest) -> str:
+        """Return the URL, with the digest if the archive is a layout."""
+        return self._images.pinned(reference, digest)
+
     def images(self) -> tuple[NamedImage, ...]:
         """Return the images in the archive."""
         return self._images.images()
@@ -188,9 +191,9 @@ class ArchiveAtUrl:
 
     def list_referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
         """Return the artifacts in a layout; an archive of `docker save` has none."""
-        return self._images.list_referrers(subject, artifact_type) if isinstance(self._images, Layout) else []
+        return self._images.list_referrers(subject, artifact_type)
 
-    def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
+    def attach(self, subject: Descriptor, manifest: NewBlob, blobs: list[NewBlob]) -> None:
         """Raise UnsupportedError."""
         raise self._read_only()
 
@@ -198,7 +201,7 @@ class ArchiveAtUrl:
         """Raise UnsupportedError."""
         raise self._read_only()
 
-    def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
+    def put(self, tag: str, manifests: list[NewBlob], blobs: list[NewBlob]) -> None:
         """Raise UnsupportedError."""
         raise self._read_only()
 

@@ -1,7 +1,8 @@
 """Add and drop capabilities, as `podman run --cap-add` and `--cap-drop` do (capabilities(7))."""
 
 from collections.abc import Collection
-from pathlib import Path
+
+from ocifs.process import status_of
 
 ALL = "ALL"
 _PREFIX = "CAP_"
@@ -44,7 +45,6 @@ def changed(default: Collection[str], add: Collection[str], drop: Collection[str
     return tuple(name for name in names if name in kept)
 
 
-def bounding_set(status: Path = Path("/proc/self/status")) -> int:
-    """Return the capabilities that a process may ever have (proc_pid_status(5)), as a mask."""
-    fields = dict(line.split(":", 1) for line in status.read_text(errors="replace").split("\n") if line)
-    return int(fields["CapBnd"], 16)
+def bounding_set() -> int:
+    """Return the capabilities that this process may ever have (proc_pid_status(5)), as a mask."""
+    return int(status_of("self")["CapBnd"], 16)

@@ -1,20 +1,20 @@
 """Check, before a container starts, that its command can be executed: the program, its interpreter, its machine.
 
-This follows execve(2) and the search of execvp(3), in the tree image. It decides only what the image alone decides: a
-path at or below a mount is left to the kernel. Exit statuses are those of env(1): 127 if a file does not exist, 126 for
-every other reason.
+This follows execve(2) and the search of execvp(3), in the tree image and in what is mounted on it. It decides only what
+these files decide: the rest, such as a path in /proc, is left to the kernel. Exit statuses are those of env(1): 127 if
+a file does not exist, 126 for every other reason.
 """
 
+import errno
 import os
 import stat
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
+from ocifs.bundle.container_files import Attributes, ContainerFiles, File, Mounted, UndecidedError
 from ocifs.bundle.machine import can_execute
-from ocifs.bundle.mount_destinations import names_of
-from ocifs.erofs.reader import Inode
 from ocifs.errors import NotFoundError, UnsupportedError, printable
 from ocifs.image.rootfs import Rootfs
 from ocifs.spec.document import shown
@@ -28,9 +28,12 @@ _INTERPRETERS = 4
 """The number of scripts that Linux accepts as interpreters of each other."""
 _PT_INTERP = 3
 _PROGRAM_HEADERS = 64
-_DIRECTORIES = 32
-"""Directories of a PATH to search; a longer one is left to the kernel, since each may take many lookups."""
-_ACL = b"system.posix_acl_access"
+_WHY = {
+    errno.ENOTDIR: "a file of its path is not a directory",
+    errno.EACCES: "the user may not enter a directory of its path",
+    errno.E2BIG: "the search for it takes too many lookups: name its path",
+}
+"""Why a lookup fails, where the kernel's words would say too little."""
 
 
 class CommandNotFoundError(NotFoundError):
@@ -45,14 +48,6 @@ class NotExecutableError(UnsupportedError):
     exit_code = 126
 
 
-class _NoDirectoryError(NotExecutableError):
-    """A component of the path is a file: a search along PATH passes over it."""
-
-
-class _HiddenError(Exception):
-    """The image does not decide: the path leads to a mount, or PATH is too long."""
-
-
 class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """A command, and what the search for its program depends on."""
 
@@ -62,43 +57,48 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str
     uid: int
     gids: tuple[int, ...]
-    mounts: tuple[str, ...]
-    """Mount destinations that hide what the image has there."""
+    rootless: bool = False
+    """Whether the container's root is this user, and no other user of the host exists in it."""
+    mounts: Mapping[str, Mounted] = {}
+    """What hides files of the image, by destination."""
 
 
-def check_command(execution: Execution, rootfs: Rootfs, machine: str) -> None:
-    """Check that a machine, named as by `uname -m`, can execute the command, as far as the image decides that.
+def check_command(
+    execution: Execution, rootfs: Rootfs, machine: str, images: Mapping[str, Rootfs] | None = None
+) -> None:
+    """Check that a machine, named as by `uname -m`, can execute the command, as far as the files decide that.
+
+    `images` are those of `Mounted.image`.
 
     Raises:
         CommandNotFoundError: The program or its interpreter does not exist.
         NotExecutableError: The program is a directory, or not executable, or for another machine.
         InvalidImageError: A span fails its verification.
     """
+    files = ContainerFiles(rootfs, execution.mounts, images or {})
     try:
         if "/" in execution.command:
             path = os.path.join(execution.cwd, execution.command)
-            nid = _executable(path, execution, rootfs)
+            program = _executable(path, execution, files)
         else:
-            path, nid = _search(execution, rootfs)
-        _check_format(nid, path, execution, rootfs, machine)
-    except _HiddenError:
+            path, program = _search(execution, files)
+        _check_format(program, path, execution, files, machine)
+    except UndecidedError:
         return
 
 
-def _search(execution: Execution, rootfs: Rootfs) -> tuple[str, int]:
-    """Return the (path, nid) of a command without a slash, along PATH."""
-    directories = dict.fromkeys(execution.path.split(":"))
-    if len(directories) > _DIRECTORIES:
-        raise _HiddenError
+def _search(execution: Execution, files: ContainerFiles) -> tuple[str, File]:
+    """Return the path and file of a command without a slash, along PATH."""
     denied: NotExecutableError | None = None
-    for directory in directories:
+    for directory in dict.fromkeys(execution.path.split(":")):
         path = os.path.join(execution.cwd, directory, execution.command)
         try:
-            return path, _executable(path, execution, rootfs)
-        except (CommandNotFoundError, _NoDirectoryError):
+            return path, _executable(path, execution, files)
+        except CommandNotFoundError:
             continue
         except NotExecutableError as error:
-            denied = denied or error
+            if not isinstance(error.__cause__, NotADirectoryError):
+                denied = denied or error
     if denied is not None:
         raise denied
     raise CommandNotFoundError(
@@ -107,55 +107,48 @@ def _search(execution: Execution, rootfs: Rootfs) -> tuple[str, int]:
     )
 
 
-def _executable(path: str, execution: Execution, rootfs: Rootfs) -> int:
-    """Return the nid of the file at `path` that execve(2) would load."""
-    encoded = path.encode()
-    _check_mounts(names_of(path), execution.mounts)
+def _executable(path: str, execution: Execution, files: ContainerFiles) -> File:
+    """Return the file at `path` that execve(2) would load."""
     try:
-        names = rootfs.canonical(encoded + b"/.")
-    except NotFoundError as error:  # a loop of symlinks
-        raise _refusal(path, str(error)) from None
-    _check_mounts(names, execution.mounts)
-    nid = rootfs.root
-    for name in names:
-        inode = rootfs.tree.inode(nid)
-        if not stat.S_ISDIR(inode.mode):
-            raise _NoDirectoryError(f"command {shown(path)} cannot be executed: a file of its path is not a directory")
-        if not _permits(inode, execution, rootfs):
-            raise _refusal(path, "the user may not enter a directory of its path")
-        below = rootfs.tree.lookup(nid, name)
-        if below is None:
-            raise CommandNotFoundError(f"command {shown(path)} does not exist in the image")
-        nid = below
-    inode = rootfs.tree.inode(nid)
-    if stat.S_ISDIR(inode.mode):
+        found = files.lookup(path.encode(), lambda each: _permits(each.attributes(), execution))
+    except FileNotFoundError:
+        raise CommandNotFoundError(f"command {shown(path)} does not exist in the container") from None
+    except OSError as error:
+        raise _refusal(path, _WHY.get(error.errno or 0) or str(error.strerror)) from error
+    attributes = found.attributes()
+    if stat.S_ISDIR(attributes.mode):
         raise _refusal(path, "it is a directory")
-    if not stat.S_ISREG(inode.mode):
+    if not stat.S_ISREG(attributes.mode):
         raise _refusal(path, "it is not a regular file")
-    if not _permits(inode, execution, rootfs):
-        raise _refusal(path, f"its mode is {stat.S_IMODE(inode.mode):04o}")
-    return nid
+    if not _permits(attributes, execution):
+        raise _refusal(path, f"its mode is {stat.S_IMODE(attributes.mode):04o}")
+    if not found.executable:
+        raise _refusal(path, "it is on a mount with the option noexec")
+    return found
 
 
 def _refusal(path: str, why: str) -> NotExecutableError:
     return NotExecutableError(f"command {shown(path)} cannot be executed: {why}")
 
 
-def _permits(inode: Inode, execution: Execution, rootfs: Rootfs) -> bool:
-    """Whether the user may execute a file, or search a directory; yes if an access control list decides."""
-    if execution.uid == 0:
-        return bool(inode.mode & 0o111) or stat.S_ISDIR(inode.mode)
-    if inode.has_xattrs and _ACL in rootfs.tree.xattrs(inode.nid):
+def _permits(file: Attributes, execution: Execution) -> bool:
+    """Whether the user may execute a file, or search a directory; yes if other things than its mode decide."""
+    uid, gids = execution.uid, execution.gids
+    if execution.rootless and file.of_host:
+        uid, gids = os.geteuid(), (os.getegid(), *os.getgroups())
+    if execution.uid == 0 and (uid in {0, file.uid}):
+        return bool(file.mode & 0o111) or stat.S_ISDIR(file.mode)
+    if file.has_acl:
         return True
-    if inode.uid == execution.uid:
-        return bool(inode.mode & 0o100)
-    return bool(inode.mode & (0o010 if inode.gid in execution.gids else 0o001))
+    if file.uid == uid:
+        return bool(file.mode & 0o100)
+    return bool(file.mode & (0o010 if file.gid in gids else 0o001))
 
 
-def _check_format(nid: int, path: str, execution: Execution, rootfs: Rootfs, machine: str) -> None:
+def _check_format(program: File, path: str, execution: Execution, files: ContainerFiles, machine: str) -> None:
     """Check the format of a program, and of the interpreters that it names."""
     for _ in range(_INTERPRETERS + 1):
-        head = rootfs.read(nid, _HEAD, 0)
+        head = program.head(_HEAD)
         if not can_execute(head, machine):
             what = "a program for another machine" if head.startswith(_ELF) else "neither a program nor a script"
             raise _refusal(path, f"it is {what}")
@@ -164,29 +157,22 @@ def _check_format(nid: int, path: str, execution: Execution, rootfs: Rootfs, mac
             return
         inner = os.path.join(execution.cwd, os.fsdecode(interpreter))
         try:
-            nid = _executable_interpreter(inner, execution, rootfs)
+            program = _executable_interpreter(inner, execution, files)
         except CommandNotFoundError:
             raise CommandNotFoundError(
                 f"command {shown(path)} cannot be executed: its interpreter {printable(interpreter)} does not exist in "
-                "the image"
+                "the container"
             ) from None
         if head.startswith(_ELF):
             return
 
 
-def _executable_interpreter(path: str, execution: Execution, rootfs: Rootfs) -> int:
+def _executable_interpreter(path: str, execution: Execution, files: ContainerFiles) -> File:
     try:
         path.encode()
     except UnicodeEncodeError:
-        raise _HiddenError from None
-    return _executable(path, execution, rootfs)
-
-
-def _check_mounts(names: Sequence[bytes], mounts: Iterable[str]) -> None:
-    for mount in mounts:
-        above = names_of(mount)
-        if list(names[: len(above)]) == above:
-            raise _HiddenError
+        raise UndecidedError from None
+    return _executable(path, execution, files)
 
 
 def _interpreter_of(head: bytes) -> bytes:

@@ -54,6 +54,7 @@ def runtime_spec(
     env = _environment(spec.process.env, warn) | _environment(config.env, warn)
     if account.home:
         env.setdefault("HOME", account.home)
+    env = {} if overrides.unset_all else {name: env[name] for name in env if name not in overrides.unset_env}
     cwd = config.working_dir or "/" if overrides.cwd is None else overrides.cwd
     spec = replace(
         spec,

@@ -7,6 +7,9 @@ import msgspec
 from ocifs.errors import MountError, NotFoundError, printable_path
 from ocifs.trusted_directory import TrustedDirectory
 
+RootfsKind = Literal["mount", "overlay", "tmpfs", "copy"]
+"""Kind of rootfs: the image itself, writable with writes kept or discarded, or copied."""
+
 _NAME = "ocifs.json"
 _MAX = 64 << 10
 
@@ -16,7 +19,7 @@ class BundleOrigin(msgspec.Struct, frozen=True):
 
     digest: str
     """Digest of the manifest."""
-    rootfs: Literal["mount", "overlay", "tmpfs", "copy"]
+    rootfs: RootfsKind
     images: tuple[tuple[str, str], ...] = ()
     """Reference and digest of each image in `images/N`."""
 

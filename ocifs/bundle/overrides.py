@@ -13,6 +13,10 @@ class Overrides(msgspec.Struct, frozen=True, kw_only=True):
     entrypoint: tuple[str, ...] | None = None
     """An empty one clears the image's."""
     env: Mapping[str, str] = {}
+    unset_env: tuple[str, ...] = ()
+    """Variables of the image, and of every container, to leave out."""
+    unset_all: bool = False
+    """Leave out all of them."""
     user: str | None = None
     cwd: str | None = None
     hostname: str = "ocifs"

@@ -11,13 +11,14 @@ from msgspec.structs import replace
 
 from ocifs.bundle.command import Execution
 from ocifs.bundle.config import Host, runtime_spec
+from ocifs.bundle.container_files import Mounted
 from ocifs.bundle.host_files import host_files
 from ocifs.bundle.mount_destinations import check_destinations, directories_of, names_of, resolve_destination
 from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.paths import normalised
 from ocifs.bundle.requested_mounts import RequestedMount, refuse_duplicates
 from ocifs.bundle.runtime_spec import Mount, Spec
-from ocifs.bundle.settings import Settings, customised, with_mounts
+from ocifs.bundle.settings import ContainerSettings, customised, with_mounts
 from ocifs.bundle.volumes import Volumes, find_volumes
 from ocifs.errors import NotFoundError, UnsupportedError
 from ocifs.image.passwd import Accounts
@@ -47,7 +48,7 @@ def plan(
     config: ImageConfig,
     rootfs: Rootfs,
     overrides: Overrides,
-    settings: Settings,
+    settings: ContainerSettings,
     host: Host,
     warn: Callable[[str], None],
 ) -> Plan:
@@ -72,7 +73,7 @@ def plan(
     not_directories = {*files, *(each.destination for each in spec.mounts if each.type == "bind")}
     not_directories |= {each.destination for each in requested if each.is_file}
     spec = with_mounts(spec, others)
-    hiding = tuple(each.destination for each in spec.mounts)
+    hiding = {each.destination: _mounted(each) for each in spec.mounts}
     spec = check_destinations(with_mounts(spec, volumes.mounts()), rootfs, not_directories)
     user = spec.process.user
     return Plan(
@@ -86,6 +87,7 @@ def plan(
             cwd=spec.process.cwd,
             uid=user.uid,
             gids=(user.gid, *user.additional_gids),
+            rootless=host.rootless is not None,
             mounts=hiding,
         ),
     )
@@ -115,8 +117,18 @@ def _mount(requested: RequestedMount, references: Sequence[str]) -> Mount:
     return Mount(destination=requested.destination, type="bind", source=source, options=requested.options)
 
 
+def _mounted(mount: Mount) -> Mounted:
+    """Return what a command finds at a mount. Only the runtime knows what it makes in /dev."""
+    executable = "noexec" not in mount.options
+    if mount.type == "bind" and mount.source.startswith("/"):
+        return Mounted(host=mount.source, executable=executable)
+    if mount.type == "bind" and mount.source.startswith(f"{IMAGES}/"):
+        return Mounted(image=mount.source, executable=executable)
+    return Mounted(empty=mount.type == "tmpfs" and mount.destination != "/dev", executable=executable)
+
+
 def _files(
-    settings: Settings,
+    settings: ContainerSettings,
     hostname: str,
     spec: Spec,
     requested: Sequence[RequestedMount],

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ocifs.errors import NotFoundError, UnsupportedError, printable_path
+from ocifs.process import status_of
 
 RUNTIMES = ("runc", "crun")
 """Runtimes to look up by name, in order of preference."""
@@ -134,14 +135,12 @@ class Container:
 def _is_unhandled(pid: int, number: signal.Signals) -> bool:
     """Whether a process runs, but neither handles, ignores nor blocks a signal (proc_pid_status(5))."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        fields = status_of(pid)
     except OSError:
         return False
-    # The name of a program may contain any line ending but a newline.
-    fields = dict(line.split(":", 1) for line in status.split("\n") if line)
     # An init such as catatonit blocks signals and reads them from a descriptor.
     masks = int(fields["SigCgt"], 16) | int(fields["SigIgn"], 16) | int(fields["SigBlk"], 16)
-    return not fields["State"].strip().startswith(("Z", "X")) and not masks >> (number - 1) & 1
+    return not fields["State"].startswith(("Z", "X")) and not masks >> (number - 1) & 1
 
 
 def _kill(pid: int | None, runtime: "subprocess.Popen[bytes]") -> None:

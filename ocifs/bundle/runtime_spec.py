@@ -33,6 +33,7 @@ class User(_Object, frozen=True, kw_only=True):
     uid: int
     gid: int
     additional_gids: tuple[int, ...] = ()
+    umask: int | None = None
 
 
 class Capabilities(_Object, frozen=True, kw_only=True):
@@ -64,6 +65,8 @@ class Process(_Object, frozen=True, kw_only=True):
     capabilities: Capabilities
     rlimits: tuple[Rlimit, ...]
     no_new_privileges: bool = False
+    oom_score_adj: int | None = None
+    """proc_pid_oom_score_adj(5)."""
 
 
 class Root(_Object, frozen=True, kw_only=True):

@@ -31,7 +31,7 @@ _PERIOD = 100_000
 _ALL_DEVICES = DeviceRule(allow=True, access="rwm")
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class ContainerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The user's settings; the defaults are those of `ocifs run`."""
 
     mounts: tuple[RequestedMount, ...] = ()
@@ -49,6 +49,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pids: int | None = None
     init: str | None = None
     """Path of a program of the host that becomes PID 1."""
+    umask: int | None = None
+    oom_score_adj: int | None = None
+    annotations: tuple[tuple[str, str], ...] = ()
+    """(key, value)"""
 
     @property
     def limited(self) -> dict[str, str]:
@@ -61,15 +65,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return {controller: option for controller, (option, value) in options.items() if value is not None}
 
 
-def customised(spec: Spec, settings: Settings, *, rootless: bool) -> Spec:
-    """Return the spec with the settings, but for the mounts of `Settings.mounts`."""
+def customised(spec: Spec, settings: ContainerSettings, *, rootless: bool) -> Spec:
+    """Return the spec with the settings, but for the mounts of `ContainerSettings.mounts`."""
     devices = settings.devices
     if settings.privileged:
         spec = _privileged(spec)
         devices = tuple({each.path: each for each in (*host_devices(), *devices)}.values())
     spec = _with_network(_with_capabilities(spec, settings), settings.network)
     spec = _with_devices(spec, devices, rootless=rootless)
-    spec = _with_limits(spec, settings)
+    spec = _with_process(_with_limits(spec, settings), settings)
     if settings.init is None:
         return spec
     program = Mount(
@@ -77,6 +81,12 @@ def customised(spec: Spec, settings: Settings, *, rootless: bool) -> Spec:
     )
     arguments = (INIT, "--", *spec.process.args)
     return replace(spec, mounts=(*spec.mounts, program), process=replace(spec.process, args=arguments))
+
+
+def _with_process(spec: Spec, settings: ContainerSettings) -> Spec:
+    user = spec.process.user if settings.umask is None else replace(spec.process.user, umask=settings.umask)
+    process = replace(spec.process, user=user, oom_score_adj=settings.oom_score_adj)
+    return replace(spec, process=process, annotations={**spec.annotations, **dict(settings.annotations)})
 
 
 def with_mounts(spec: Spec, mounts: Sequence[Mount]) -> Spec:
@@ -101,7 +111,7 @@ def _privileged(spec: Spec) -> Spec:
     )
 
 
-def _with_capabilities(spec: Spec, settings: Settings) -> Spec:
+def _with_capabilities(spec: Spec, settings: ContainerSettings) -> Spec:
     added = (*settings.cap_add, ALL) if settings.privileged else settings.cap_add
     if not added and not settings.cap_drop:
         return spec
@@ -158,7 +168,7 @@ def _with_devices(spec: Spec, devices: Sequence[DeviceRequest], *, rootless: boo
     return replace(spec, linux=replace(spec.linux, devices=nodes, resources=resources))
 
 
-def _with_limits(spec: Spec, settings: Settings) -> Spec:
+def _with_limits(spec: Spec, settings: ContainerSettings) -> Spec:
     resources = spec.linux.resources or Resources()
     if settings.privileged and resources.devices:
         resources = replace(resources, devices=(*resources.devices, _ALL_DEVICES))

@@ -64,13 +64,28 @@ def _gid(name: str, accounts: Accounts) -> int:
     raise NotFoundError(f"group '{shown(name)}' is not in the image's /etc/group: choose another with --user")
 
 
+def check_ids(user: str) -> None:
+    """Check the numbers in `USER[:GROUP]`. Raises ValueError if one is no ID."""
+    name, _, group = user.partition(":")
+    _id_of(name, "user")
+    _id_of(group, "group")
+
+
 def _parse_id(text: str, what: str) -> int | None:
     """Parse an ID; return None for a name. Raises NotFoundError if the ID is out of range."""
+    try:
+        return _id_of(text, what)
+    except ValueError as error:
+        raise NotFoundError(f"{error}: choose another with --user") from None
+
+
+def _id_of(text: str, what: str) -> int | None:
+    """Parse an ID; return None for a name. Raises ValueError if the ID is out of range."""
     match = _ID.fullmatch(text)
     if match is None:
         return None
     sign, digits = match[1], match[2].lstrip("0") or "0"
     number = int(digits) if len(digits) <= len(str(MAX_ID)) else MAX_ID + 1
     if number > MAX_ID or (sign == "-" and number):
-        raise NotFoundError(f"{what} ID {shown(text)} is out of range 0 to {MAX_ID}: choose another with --user")
+        raise ValueError(f"{what} ID {shown(text)} is out of range 0 to {MAX_ID}")
     return number

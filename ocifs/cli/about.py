@@ -11,7 +11,7 @@ import msgspec
 
 from ocifs.cli.command import command
 from ocifs.cli.options import document_options, json_option, open_source
-from ocifs.cli.output import write_bytes
+from ocifs.cli.output import terminal_width, write_bytes
 from ocifs.options import Options
 from ocifs.sources.resolve import resolve_image
 
@@ -51,7 +51,8 @@ def inspect(
     with _opened(image, options) as (source, reference):
         if show_all:
             images = list(list_images(source))
-            _print_lines((msgspec.json.encode(image).decode() for image in images) if as_json else image_lines(images))
+            objects = (msgspec.json.encode(image).decode() for image in images)
+            _print_lines(objects if as_json else image_lines(images, terminal_width()))
             return
         resolved = resolve_image(source, reference, options.platform)
         if raw or config_only:

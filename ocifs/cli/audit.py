@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from ocifs.cli.command import command
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
 from ocifs.cli.options import image_options, json_option, open_image
-from ocifs.cli.output import Output
+from ocifs.cli.output import Output, terminal_width
 from ocifs.cli.progress import indexing, working
 from ocifs.cli.types import Size
 from ocifs.cli.unsupported import each_unsupported, unsupported
@@ -76,7 +76,11 @@ def waste(
         broken = broken_rules(rules, found.efficiency, found.hidden_bytes)
         with working("looking for duplicates") as progress:
             same = duplicates(opened.rootfs, progress) if copies else None
-        output.lines([to_json(found, same, count, broken)] if as_json else waste_lines(found, same, count, output.show))
+        output.lines(
+            [to_json(found, same, count, broken)]
+            if as_json
+            else waste_lines(found, same, count, output.show, terminal_width())
+        )
     for rule in broken:
         click.echo(f"ocifs: {rule}", err=True)
     return NO if broken else YES

@@ -14,16 +14,24 @@ import msgspec
 from click.core import ParameterSource
 from msgspec.structs import replace
 
+from ocifs.bundle.origin import RootfsKind
 from ocifs.cli.command import command
-from ocifs.cli.container_options import ContainerOption, ContainerOptions, container_options, refuse_pull
+from ocifs.cli.container_options import (
+    ContainerCommand,
+    ContainerOption,
+    ContainerOptions,
+    container_options,
+    refuse_pull,
+)
 from ocifs.cli.mount_options import serving_options
 from ocifs.cli.options import image_options, open_image, warn
+from ocifs.cli.unsupported import unsupported
 from ocifs.errors import MountError, NotFoundError, printable_path
 from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, real_mountpoint
 from ocifs.mount.mountpoint import check_fuse
 from ocifs.mount.options import MountOptions
-from ocifs.mount.overlay import RootfsKind, make_directories, open_bundle, untrusted
+from ocifs.mount.overlay import make_directories, open_bundle, untrusted
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.options import Options
 from ocifs.service.client import Mounter
@@ -32,7 +40,7 @@ from ocifs.trusted_directory import TrustedDirectory
 if TYPE_CHECKING:
     from ocifs.bundle.overrides import Overrides
     from ocifs.bundle.plan import Plan
-    from ocifs.bundle.settings import Settings
+    from ocifs.bundle.settings import ContainerSettings
     from ocifs.bundle.volumes import Volumes
     from ocifs.image.opening import Image
 
@@ -45,11 +53,13 @@ class BundleRequest(msgspec.Struct, frozen=True, kw_only=True):
     mounting: MountOptions
 
 
-@command()
+@command(cls=ContainerCommand)
 @image_options
 @click.option("--args", metavar="COMMAND", help="Arguments after the Entrypoint, in one word.")
 @click.option("--remount", is_flag=True, help="Mount the existing bundle DIR again.")
 @container_options
+@unsupported("--name", use="DIR names the bundle")
+@unsupported("--rm", use="`ocifs umount DIR` unmounts it")
 @serving_options
 @click.argument("image")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=str))
@@ -141,7 +151,7 @@ def _mount_again(mounter: Mounter, directory: str, request: BundleRequest, optio
             if str(others[reference].digest) != digest:
                 raise NotFoundError(f"{printable_path(reference)} is another image than the one of {shown}, {digest}")
         undo.callback(unmount_bundle, str(bundle), lazy=True)
-        make_directories(opened_bundle, request.kind)
+        _make_mountpoints(opened_bundle, request.kind)
         mount_all(mounter, bundle, opened, others, request)
         if origin.rootfs == "tmpfs":  # a new tmpfs is empty; other kinds keep their volumes
             make_missing(bundle, _volumes_of(opened, options, readonly=False))
@@ -160,7 +170,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def prepare(request: BundleRequest, settings: "Settings | None", mounter: Mounter) -> None:
+def prepare(request: BundleRequest, settings: "ContainerSettings | None", mounter: Mounter) -> None:
     """Check the prerequisites before anything is made. Raises MountError, UnsupportedError."""
     if request.kind == "copy":
         mounter.kill()
@@ -173,13 +183,13 @@ def prepare(request: BundleRequest, settings: "Settings | None", mounter: Mounte
         check_delegated(settings.limited if settings else {}, os.geteuid(), bus)
 
 
-def needs_systemd(request: BundleRequest, settings: "Settings | None") -> bool:
+def needs_systemd(request: BundleRequest, settings: "ContainerSettings | None") -> bool:
     """Whether the runtime has to ask the user's systemd for a cgroup, to limit the container."""
     return settings is not None and bool(settings.limited) and request.rootless and os.geteuid() != 0
 
 
 def plan_of(
-    image: "Image", request: BundleRequest, overrides: "Overrides", settings: "Settings", options: Options
+    image: "Image", request: BundleRequest, overrides: "Overrides", settings: "ContainerSettings", options: Options
 ) -> "Plan":
     """Plan a container of the image, for this machine and user. Raises OcifsError."""
     from ocifs.bundle.config import Host
@@ -233,7 +243,7 @@ def write_bundle(
     directory.write_file("config.json", to_json(planned.spec))
     images = tuple((reference, str(other.digest)) for reference, other in others.items())
     BundleOrigin(str(image.digest), request.kind, images).write(directory)
-    make_directories(directory, request.kind)
+    _make_mountpoints(directory, request.kind)
     if planned.files:
         files = directory.directory(FILES, make=True)
         for name, content in planned.files.items():
@@ -254,6 +264,10 @@ def write_bundle(
         else:
             target.mkdir()
             target.chmod(0o755)
+
+
+def _make_mountpoints(bundle: TrustedDirectory, kind: RootfsKind) -> None:
+    make_directories(bundle, overlay=kind in {"overlay", "tmpfs"}, tmpfs=kind == "tmpfs")
 
 
 def make_missing(bundle: Path, volumes: "Volumes") -> None:

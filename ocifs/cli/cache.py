@@ -9,7 +9,7 @@ from ocifs.cli.command import Group
 from ocifs.cli.options import cache_dir_option, json_option
 from ocifs.cli.output import terminal_width
 from ocifs.cli.types import Size
-from ocifs.errors import printable_path
+from ocifs.errors import counted, printable_path
 from ocifs.image.names import forget_unused, names_by_subject, names_of
 from ocifs.report.text import fitted, human_size, local_time, table
 from ocifs.store import Store, default_directory
@@ -48,7 +48,7 @@ def list_entries(cache_dir: Path | None, as_json: bool) -> None:
     ]  # fmt: skip
     for line in table(fitted(rows, width, elastic=(4,)) if rows else [], right=(1,)):
         click.echo(line.rstrip())
-    click.echo(f"{len(entries)} entries, {human_size(sum(entry.size for entry in entries))}")
+    click.echo(f"{counted(len(entries), 'entry', 'entries')}, {human_size(sum(entry.size for entry in entries))}")
 
 
 def _summary(names: list[str]) -> str:

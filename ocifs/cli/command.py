@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 import click
 
 from ocifs.cli.types import Size
+from ocifs.cli.unsupported import table_of
 from ocifs.limits import in_units
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,6 +59,19 @@ class GroupedOption(Option):
 
 class Command(click.Command):
     """A command with groups of options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; an unsupported option is a UsageError that says what to use."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            self.refuse_unsupported(error.option_name)
+            raise
+
+    def refuse_unsupported(self, option: str) -> None:
+        """Raise UsageError if users know the option from another tool."""
+        if (message := table_of(self.callback).get(option)) is not None:
+            raise click.UsageError(message)
 
     def invoke(self, ctx: click.Context) -> object:
         """Build the value of each group, and run the command."""

@@ -14,7 +14,7 @@ from ocifs.cli.exit_status import NO, YES, failures_not_as_no
 from ocifs.cli.options import image_options, json_option, open_image
 from ocifs.cli.output import ColourWhen, Output, colour_option, null_option, with_colour_argument
 from ocifs.cli.progress import working
-from ocifs.cli.unsupported import unsupported
+from ocifs.cli.unsupported import each_unsupported, unsupported
 from ocifs.errors import NotFoundError
 from ocifs.image.rootfs import Rootfs
 from ocifs.options import Options
@@ -64,6 +64,21 @@ _TEXT_OPTIONS = (
         help="Accepted: diff always compares so.",
     ),
     unsupported("-e", "--ed", "-n", "--rcs", use="write -u"),
+    each_unsupported("--normal", "-D --ifdef", use="write -u"),
+    each_unsupported("-F --show-function-line", "-p --show-c-function", use="write -U N for N lines of context"),
+    each_unsupported("-W --width", "--left-column", "--suppress-common-lines", use="write -u"),
+    each_unsupported("-I --ignore-matching-lines", "-E --ignore-tab-expansion", use="-b and -w ignore white space"),
+    each_unsupported("-Z --ignore-trailing-space", use="-b ignores white space at the end of lines"),
+    each_unsupported("-X --exclude-from", use="name each: --exclude GLOB"),
+    each_unsupported("-S --starting-file", "--from-file", "--to-file", use="name a PATH in both images"),
+    each_unsupported("--ignore-file-name-case", "--no-ignore-file-name-case", use="names are compared byte by byte"),
+    each_unsupported("--unidirectional-new-file", use="every file that only one image has is listed"),
+    each_unsupported("--label", "--palette", use="pipe the output into sed"),
+    each_unsupported("-t --expand-tabs", "-T --initial-tab", "--tabsize", use="pipe the output into expand(1)"),
+    each_unsupported("--suppress-blank-empty", use="pipe the output into `sed 's/^ $//'`"),
+    each_unsupported("-l --paginate", use="pipe the output into pr(1)"),
+    each_unsupported("-d --minimal", "--horizon-lines", "-H --speed-large-files", use="leave it out"),
+    each_unsupported("--GTYPE-group-format", "--line-format", "--LTYPE-line-format", use="write --json"),
     unsupported("-s", "--report-identical-files", use="only differences are printed"),
     unsupported("-y", "--side-by-side", "-c", "-C", "--context", use="write -u, or -U N for N lines of context"),
 )  # fmt: skip
@@ -84,7 +99,7 @@ _TEXT_OPTIONS = (
 @click.option(
     "--stat", "statistics", is_flag=True, help="Print only file and byte counts for each top-level directory."
 )
-@click.option("-q", "--brief", is_flag=True, help="Print nothing; only set the exit status.")
+@click.option("-q", "--brief", is_flag=True, help="Print only which files differ, like GNU diff -rq.")
 @null_option
 @colour_option
 @json_option
@@ -142,8 +157,8 @@ def diff(
             found = (each for each in found if not _is_excluded(each.path, exclude))
             found = filter(None, map(texts.without_ignored, found)) if how.ignores else found
             one = next(found, None)
-        if one is None or brief:
-            return YES if one is None else NO
+        if one is None:
+            return YES
         found = chain([one], found)
         if statistics:
             totals = changes.add_up(found)
@@ -153,6 +168,12 @@ def diff(
                 output.lines(changes.totals_lines(totals, output.show))
         elif as_json:
             output.lines(map(changes.to_json, found))
+        elif brief:
+            before_side, after_side = (
+                changes.Operand(os.fsencode(image), os.fsencode(named))
+                for image, named in zip((first, second), paths, strict=True)
+            )
+            output.lines(changes.brief_lines(found, before_side, after_side, output.show))
         else:
             in_full = unified or context is not None
             for each in found:

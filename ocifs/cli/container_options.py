@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import click
 import msgspec
@@ -16,21 +16,26 @@ from ocifs.bundle.capabilities import check_changes, parse_capability
 from ocifs.bundle.devices import parse_device
 from ocifs.bundle.environment import parse_variable, read_variables
 from ocifs.bundle.host_files import parse_added_host, parse_hostname
+from ocifs.bundle.origin import RootfsKind
 from ocifs.bundle.overrides import Overrides
+from ocifs.bundle.paths import check_utf8
 from ocifs.bundle.requested_mounts import RequestedMount
-from ocifs.bundle.settings import Settings
-from ocifs.cli.command import GroupedOption, OptionGroup, add_options
+from ocifs.bundle.settings import ContainerSettings
+from ocifs.cli.command import Command, GroupedOption, OptionGroup, add_options
 from ocifs.cli.options import warn
+from ocifs.cli.podman_flags import podman_flags
 from ocifs.cli.types import parse_size
-from ocifs.cli.unsupported import unsupported
-from ocifs.mount.overlay import RootfsKind
+from ocifs.errors import printable_path
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
+_DEFAULTS = ContainerSettings()
 _MIN_MEMORY = 6 << 20
 """Bytes; with less, no container starts."""
 _MIN_CPUS = 0.01
+_UMASK = re.compile(r"[0-7]{1,3}|0[0-7]{3}")
+_MAX_OOM_SCORE_ADJ = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SELINUX = Path("/sys/fs/selinux/enforce")
 
@@ -123,7 +128,60 @@ def parse_name(text: str) -> str:
     return text
 
 
+def parse_user(text: str) -> str:
+    """Return `USER[:GROUP]`, the numbers of which are ids. Raises ValueError."""
+    from ocifs.bundle.user import check_ids
+
+    check_ids(text)
+    return text
+
+
+def parse_umask(text: str) -> int:
+    """Parse an octal file mode creation mask. Raises ValueError."""
+    if not _UMASK.fullmatch(text):
+        raise ValueError(f"{text!r} is not an octal mask from 0 to 0777")
+    return int(text, 8)
+
+
+def parse_oom_score_adj(text: str) -> int:
+    """Parse a number from -1000 to 1000. Raises ValueError."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = _MAX_OOM_SCORE_ADJ + 1
+    if abs(number) > _MAX_OOM_SCORE_ADJ:
+        raise ValueError(f"{text!r} is not a number from -{_MAX_OOM_SCORE_ADJ} to {_MAX_OOM_SCORE_ADJ}")
+    return number
+
+
+def parse_annotation(text: str) -> tuple[str, str]:
+    """Parse KEY=VALUE. Raises ValueError."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ValueError(f"{printable_path(text)!r} is not KEY=VALUE")
+    check_utf8(text)
+    return key, value
+
+
+def parse_runtime(text: str) -> str:
+    """Return the name or path of a program. Raises ValueError."""
+    import shutil
+
+    if shutil.which(text) is None:
+        raise ValueError(f"{printable_path(text)!r} is no program: name runc, crun or a path")
+    return text
+
+
 NAME = _Parsed("NAME", parse_name)
+RUNTIME = _Parsed("PROGRAM", parse_runtime)
+
+
+class ContainerCommand(Command):
+    """A command with `container_options`: a `-h` alone asks for help, and with a value it is the host name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; `-h` needs a value unless it is the only word."""
+        return super().parse_args(ctx, ["--help"] if args == ["-h"] else args)
 
 
 class ContainerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,50 +195,7 @@ class ContainerOptions(msgspec.Struct, frozen=True, kw_only=True):
     pull: str
     overrides: Overrides
     """Without the arguments, and without a terminal."""
-    settings: Settings
-
-
-_PODMAN = "use `podman run` or `nerdctl run`"
-_UNSUPPORTED: tuple[tuple[tuple[str, ...], str], ...] = (
-    (
-        ("-d", "--detach"),
-        "the container ends with `ocifs run`: `podman run -d` or `nerdctl run -d` runs it in the background",
-    ),
-    (("-p", "--publish"), "use --net host, or `podman run -p` or `nerdctl run -p`"),
-    (("-P", "--publish-all"), "use --net host, or `podman run -P`"),
-    (("--expose",), "use --net host, or `podman run --expose`"),
-    (("--restart",), "use `podman run --restart`, or a systemd unit with Restart="),
-    (("--link",), "use `podman pod create` and `podman run --pod`, which connect containers"),
-    (("--pod",), "use `podman run --pod`"),
-    (("--gpus",), "use `nerdctl run --gpus`, or --device for each device node"),
-    (("--dns",), "mount a file instead: -v ./resolv.conf:/etc/resolv.conf"),
-    (("--ip",), "use `podman run --ip`"),
-    (("--mac-address",), "use `podman run --mac-address`"),
-    (("--network-alias",), "use `podman run --network-alias`"),
-    (("--shm-size",), "use --tmpfs /dev/shm:size=SIZE"),
-    (("--volumes-from",), "name the directories with --volume, or use `podman run --volumes-from`"),
-    (("--memory-swap",), "use `podman run --memory-swap`"),
-    (("-c", "--cpu-shares"), "use --cpus, or `podman run --cpu-shares`"),
-    (("--cpuset-cpus",), "use --cpus, or run ocifs with taskset(1)"),
-    (("--ulimit",), "use `podman run --ulimit`"),
-    (("--sysctl",), "use `podman run --sysctl`"),
-    (("--security-opt",), "use --privileged or --cap-add, or `podman run --security-opt`"),
-    (("--userns",), "see --rootless, or use `podman run --userns`"),
-    (("--pid",), "use `podman run --pid`"),
-    (("--ipc",), "use `podman run --ipc`"),
-    (("--uts",), "use `podman run --uts`"),
-    (("--group-add",), "name the groups in the image's /etc/group, or use `podman run --group-add`"),
-    (("-l", "--label"), "labels are of no use to a container that is removed: use `podman run --label`"),
-    (("--secret",), "mount a file with --volume, or use `podman run --secret`"),
-    (("--stop-signal",), "send the signal to `ocifs run`, which forwards it"),
-    (("--stop-timeout",), "use timeout(1) with `ocifs run`"),
-    (("--health-cmd",), "use `podman run --health-cmd`"),
-    (("--log-driver",), "redirect the output of `ocifs run`, or use `podman run --log-driver`"),
-    (("--cidfile",), "use --name, or `podman run --cidfile`"),
-    (("-a", "--attach"), "the standard streams are always attached; -i keeps standard input"),
-    (("--sig-proxy",), "`ocifs run` always forwards signals"),
-    (("--detach-keys",), "`ocifs run` does not detach: use `podman run`"),
-)
+    settings: ContainerSettings
 
 
 def _container(values: dict[str, Any]) -> ContainerOptions:
@@ -201,15 +216,17 @@ def _container(values: dict[str, Any]) -> ContainerOptions:
         overrides=Overrides(
             entrypoint=values["entrypoint"],
             env=_variables(values["env_files"], values["env"]),
+            unset_env=values["unset_env"],
+            unset_all=values["unset_all"],
             user=values["user"],
             cwd=values["workdir"],
             hostname=values["hostname"],
             terminal=False,
         ),
-        settings=Settings(
+        settings=ContainerSettings(
             mounts=mounts,
             init=_init() if values["init"] else None,
-            **{name: values[name] for name in Settings.__struct_fields__ if name not in {"mounts", "init"}},
+            **{name: values[name] for name in ContainerSettings.__struct_fields__ if name not in {"mounts", "init"}},
         ),
     )
 
@@ -277,19 +294,25 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         metavar="FILE", parse=lambda text: read_variables(Path(text), os.environ), multiple=True,
         help="Set the variables in FILE.", details="One on each line (repeatable).",
     ),
+    _flag("--unsetenv", "unset_env", multiple=True, metavar="NAME", help="Leave a variable of the image out."),
+    _flag("--unsetenv-all", "unset_all", is_flag=True, help="Leave all variables of the image out."),
     _option(
         "--entrypoint", "entrypoint",
         metavar="COMMAND", parse=parse_entrypoint,
         help="Replace the image's Entrypoint; '' clears it.", details="A program, or a JSON array of words.",
     ),
     _option("-w", "--workdir", "--cwd", "workdir", metavar="PATH", parse=parse_workdir, help="Working directory."),
-    _flag("-u", "--user", metavar="USER[:GROUP]", help="User to run as, by name or number."),
+    _option("-u", "--user", metavar="USER[:GROUP]", parse=parse_user, help="User to run as, by name or number."),
+    _option("--umask", metavar="MASK", parse=parse_umask, help="File mode creation mask, e.g. 0027."),
     _option(
         "--net", "--network", "network",
-        metavar="NET", parse=parse_network, default="none",
+        metavar="NET", parse=parse_network, default=_DEFAULTS.network,
         help="none: only loopback; or host.", details="host: the host's interfaces, hosts and resolv.conf.",
     ),
-    _option("--hostname", metavar="NAME", parse=parse_hostname, default="ocifs", help="The container's host name."),
+    _option(
+        "-h", "--hostname",
+        metavar="NAME", parse=parse_hostname, default=Overrides().hostname, help="The container's host name.",
+    ),
     _option(
         "--add-host", "added_hosts",
         metavar="NAME:ADDRESS", parse=parse_added_host, multiple=True,
@@ -314,6 +337,14 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     _option("--cpus", metavar="NUMBER", parse=parse_cpus, help="Limit the processors, e.g. 1.5."),
     _option("--pids-limit", "pids", metavar="NUMBER", parse=parse_pids, help="Limit the number of processes."),
     _option(
+        "--oom-score-adj", metavar="NUMBER", parse=parse_oom_score_adj, help="Who is killed first if memory is short."
+    ),
+    _option(
+        "--annotation", "annotations",
+        metavar="KEY=VALUE", parse=parse_annotation, multiple=True,
+        help="Add an annotation for the runtime.", details="Repeatable.",
+    ),
+    _option(
         "--device", "devices",
         metavar="HOST[:DEVICE]", parse=parse_device, multiple=True,
         help="Add a device node of the host.",
@@ -330,7 +361,7 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     ),
     _flag(
         "--rootfs",
-        type=click.Choice(["mount", "overlay", "tmpfs", "copy"]),
+        type=click.Choice(get_args(RootfsKind)),
         metavar="KIND",
         help="mount, overlay, tmpfs or copy.",
         details=(
@@ -347,13 +378,30 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
 
 def container_options(command: F) -> F:
     """Add the options of commands that make a container; the command receives them as one `ContainerOptions`."""
-    return add_options((*_OPTIONS, *(unsupported(*names, use=use) for names, use in _UNSUPPORTED)))(command)
+    return add_options(_OPTIONS)(podman_flags(command))
 
 
 def refuse_pull(container: ContainerOptions, image: str) -> None:
-    """Refuse an image in a registry with `--pull never`. Raises UsageError."""
-    if container.pull == "never" and image.startswith("docker://"):
-        raise click.UsageError(f"--pull never: {image} is in a registry: copy it into a layout with `skopeo copy`")
+    """Refuse an image that is not on this machine with `--pull never`, also among the mounts.
+
+    Raises:
+        UsageError: One is in a registry, be it by a short name, or on a web server.
+        OcifsError: As `reference_of`.
+    """
+    if container.pull != "never":
+        return
+    from ocifs.sources.naming import reference_of
+
+    mounted = [each.source for each in container.settings.mounts if each.kind == "image"]
+    for name in (image, *mounted):
+        reference = reference_of(name)
+        if reference.transport == "docker":
+            full = "" if reference.text == name else f", {reference}"
+            raise click.UsageError(
+                f"--pull never: {printable_path(name)} is in a registry{full}: copy it into a layout with `skopeo copy`"
+            )
+        if reference.is_url:  # which may contain a password or a signature
+            raise click.UsageError("--pull never: the image is in an archive on a web server: download it first")
 
 
 def _variables(files: tuple[dict[str, str], ...], variables: tuple[tuple[str, str] | None, ...]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from ocifs.image.glob import expand
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.grep import FileNames
 from ocifs.report.grep import grep as search
-from ocifs.report.grep_text import Format, Printed, Wanted, colours
+from ocifs.report.grep_text import GrepFormat, Printed, Wanted, colours
 from ocifs.report.pattern import Matching, Pattern, Syntax
 from ocifs.report.selected_lines import Selection
 
@@ -39,7 +39,10 @@ class _Grep(Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         args = with_colour_argument(args)
-        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        try:
+            given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        except click.UsageError:  # the command reports it
+            given = {}
         if given.keys() & {"patterns", "pattern_files"}:
             args = ["", *args]
         return super().parse_args(ctx, args)
@@ -100,10 +103,20 @@ _FILES = (
     click.option("--include", multiple=True, metavar="GLOB", help="Search only files of such a name (repeatable)."),
     click.option("--exclude", multiple=True, metavar="GLOB", help="Skip files of such a name (repeatable)."),
     click.option("--exclude-dir", multiple=True, metavar="GLOB", help="Skip directories of such a name (repeatable)."),
-    _flag("-r", "-R", "--recursive", expose_value=False, help="Accepted: directories are always searched."),
+    _flag(
+        "-r",
+        "-R",
+        "--recursive",
+        "--dereference-recursive",
+        expose_value=False,
+        help="Accepted: directories are always searched.",
+    ),
     _flag("--line-buffered", "-U", "--binary", expose_value=False, hidden=True, help="Accepted: has no effect."),
 )
 _LACKED = (
+    unsupported("--exclude-from", use="name each: --exclude GLOB"),
+    unsupported("--label", use="there is no standard input: names are paths in the image"),
+    unsupported("--no-ignore-case", use="leave -i out"),
     unsupported("-b", "--byte-offset", use="mount the image and use grep(1)"),
     unsupported("-T", "--initial-tab", use="pipe the output to `sed`"),
     unsupported("-d", "--directories", "-D", "--devices", use="only regular files are searched"),
@@ -178,7 +191,7 @@ def grep(
         if missing and not (silent or quiet):
             raise missing
         regex = _compile(source, how)
-        form = Format(
+        form = GrepFormat(
             wanted, _names_files(opened.rootfs, starts) if named is None else named, numbers, parts, invert, text,
             skip_binary, os.fsencode(separator or "") if grouped else None, null, null_names, as_json,
         )  # fmt: skip

@@ -99,7 +99,10 @@ def head(
 @_count_options(
     "Print the last N lines; +N: from line N on.  [default: 10]", "Print the last N bytes; +N: from byte N on."
 )
-@each_unsupported("-f --follow", "-F", "--retry", "--pid", use="the files of an image never change: leave it out")
+@each_unsupported(
+    *("-f --follow", "-F", "--retry", "--pid", "-s --sleep-interval", "--max-unchanged-stats"),
+    use="the files of an image never change: leave it out",
+)
 @unsupported("-r", use="pipe `ocifs cat` into tac")
 def tail(
     view: View, paths: tuple[str, ...], lines: Count | None, size: Count | None, quiet: bool, verbose: bool

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from ocifs.cli.command import Group, Option
 from ocifs.cli.options import document_options, image_options, json_option, open_image, open_source, warn
+from ocifs.cli.output import terminal_width
 from ocifs.cli.types import Size
-from ocifs.errors import NotFoundError, OcifsError, printable_path
+from ocifs.errors import NotFoundError, OcifsError, counted, printable_path
 from ocifs.indexes.soci_writer import MIN_LAYER_SIZE
 from ocifs.options import Options
 from ocifs.report.index import index_report, render_index
@@ -91,7 +92,9 @@ def make(
     with open_image(image, replace(options, low_memory=low_memory, lazy=record is not None, gzidx=gzidx)) as opened:
         recorded = _record(record, opened, options.store) if record is not None else None
         report = index_report(opened, time.monotonic() - began)
-    click.echo(msgspec.json.format(msgspec.json.encode(report)).decode() if as_json else render_index(report))
+    click.echo(
+        msgspec.json.format(msgspec.json.encode(report)).decode() if as_json else render_index(report, terminal_width())
+    )
     if recorded and not as_json:
         click.echo(recorded)
 
@@ -215,7 +218,7 @@ def push(
             return 0
         done = publish(opened, images[0], options, form, min_layer_size)
     name = "soci-v1" if form == "soci" else form
-    described = f"{name}  {done.index}  {done.layers} layers  {human_size(done.size or 0)}"
+    described = f"{name}  {done.index}  {counted(done.layers or 0, 'layer')}  {human_size(done.size or 0)}"
     click.echo(msgspec.json.encode(done, enc_hook=str).decode() if as_json else described)
     return 0
 
@@ -344,4 +347,4 @@ def _described(offers: "list[Candidate]") -> str:
     where = offers[0].artifact or "in the layers"
     size = f"  {human_size(sum(offer.size or 0 for offer in offers))}" if offers[0].size is not None else ""
     bound = "  bound" if all(offer.bound for offer in offers) else ""
-    return f"{offers[0].format}  {where}  {len(offers)} layers{size}{bound}"
+    return f"{offers[0].format}  {where}  {counted(len(offers), 'layer')}{size}{bound}"

@@ -26,6 +26,7 @@ from ocifs.report.stat_format import Form, FormatError, parse_format
 )
 @unsupported("-f", "--file-system", use="`ocifs du` adds up sizes, and `ocifs inspect` shows the image")
 @unsupported("-t", "--terse", use="-c FORMAT")
+@unsupported("--cached", use="an image never changes: leave it out")
 @json_option
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
 def stat(view: View, paths: tuple[str, ...], follow: bool, line: str | None, text: str | None, as_json: bool) -> None:

@@ -11,19 +11,50 @@ import msgspec
 from ocifs.cli.command import command
 from ocifs.cli.options import json_option
 from ocifs.cli.output import ColourWhen, Output, colour_option, human_option, null_option, terminal_width
-from ocifs.cli.unsupported import each_unsupported, unsupported
+from ocifs.cli.unsupported import all_unsupported
 from ocifs.cli.view import View, view_options
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Listed, Paint, Show, long_lines, to_json
-from ocifs.report.ls import Arrangement, Listing, Mark, Sort, columns, listings, mark, text_width
+from ocifs.report.ls import Arrangement, IndicatorStyle, Listing, Sort, columns, listings, mark, text_width
+
+_LACKED = (
+    ("-L --dereference", "-H follows each PATH, and `ocifs stat -L` a symlink"),
+    ("--dereference-command-line-symlink-to-dir", "without -l, -F and -d a PATH is followed to a directory"),
+    *((names, "an image has modification times only: -t") for names in ("-c", "-u", "--time")),
+    *((names, "-C prints columns, and -1 lines") for names in ("-x", "-m", "--format", "-T --tabsize")),
+    *((names, "-l") for names in ("-g", "-o", "-G --no-group", "--author")),
+    *(
+        (names, "only a terminal gets escaped names")
+        for names in (
+            *("-Q --quote-name", "-b --escape", "-N --literal", "-q --hide-control-chars", "--show-control-chars"),
+            "--quoting-style",
+        )
+    ),
+    *((names, "-l prints bytes, and -lh units of 1024 bytes") for names in ("-k --kibibytes", "--block-size", "--si")),
+    *((names, "-F marks types, and -p directories") for names in ("--file-type", "--indicator-style")),
+    *((names, "`ocifs find IMAGE PATH ! -name PATTERN`") for names in ("-I --ignore", "--hide", "-B --ignore-backups")),
+    *((names, "`ocifs stat -c '%y %n'`") for names in ("--full-time", "--time-style")),
+    ("--sort", "-S sorts by size, -t by time, -X by extension, -U not at all"),
+    ("-f", "-aU"),
+    ("-w --width", "set COLUMNS"),
+    ("-v", "pipe `ocifs ls -1` into `sort -V`"),
+    ("-s --size", "`ocifs du -a`"),
+    ("-Z --context", "`ocifs stat` prints extended attributes"),
+    ("-D --dired", "--json"),
+    ("--zero", "-z"),
+    ("--hyperlink", "an image has no URLs of files: leave it out"),
+)
+"""Flags of GNU ls, and what to use."""
 
 
 @command()
 @view_options
-@click.option("-l", "-n", "long", is_flag=True, help="Print mode, links, owner, size, time and link target.")
+@click.option(
+    "-l", "-n", "--numeric-uid-gid", "long", is_flag=True, help="Print mode, links, owner, size, time and link target."
+)
 @click.option("-1", "single", is_flag=True, help="Print one name on a line.")
 @click.option("-C", "columned", is_flag=True, help="Print names in columns; the default on a terminal.")
-@click.option("-R", "recursive", is_flag=True, help="List directories recursively.")
+@click.option("-R", "--recursive", "recursive", is_flag=True, help="List directories recursively.")
 @click.option("-a", "--all", "show_all", is_flag=True, help="Include names that begin with a dot.")
 @click.option("-A", "--almost-all", "almost", is_flag=True, help="Like -a, but without . and ...")
 @click.option("-d", "--directory", "itself", is_flag=True, help="List a directory itself, not its content.")
@@ -36,18 +67,10 @@ from ocifs.report.ls import Arrangement, Listing, Mark, Sort, columns, listings,
 @click.option("-F", "--classify", "classify", is_flag=True, help="Append one of */=@| to names, by type.")
 @click.option("-p", "slashes", is_flag=True, help="Append / to directories.")
 @click.option("-i", "--inode", "inodes", is_flag=True, help="Print inode numbers.")
-@click.option("-H", "dereference", is_flag=True, help="Follow each symlink named as PATH.")
-@unsupported("-L", "--dereference", use="-H follows each PATH, and `ocifs stat -L` a symlink")
-@each_unsupported("-c", "-u", "--time", use="an image has modification times only: -t")
-@each_unsupported("-x", "-m", "--format", use="-C prints columns, and -1 lines")
-@each_unsupported("-g", "-o", "-G --no-group", use="-l")
-@each_unsupported("-Q --quote-name", "-b --escape", "-N --literal", "-q", use="only a terminal gets escaped names")
-@unsupported("-w", "--width", use="set COLUMNS")
-@unsupported("-v", use="pipe `ocifs ls -1` into `sort -V`")
-@unsupported("-s", "--size", use="`ocifs du -a`")
-@unsupported("-Z", "--context", use="`ocifs stat` prints extended attributes")
-@unsupported("-I", "--ignore", use="`ocifs find IMAGE PATH ! -name PATTERN`")
-@each_unsupported("--full-time", "--time-style", use="`ocifs stat -c '%y %n'`")
+@click.option(
+    "-H", "--dereference-command-line", "dereference", is_flag=True, help="Follow each symlink named as PATH."
+)
+@all_unsupported(_LACKED)
 @human_option
 @null_option
 @colour_option
@@ -117,7 +140,7 @@ class _Printed(NamedTuple):
     output: Output
     long: bool
     columns: bool
-    marks: Mark
+    marks: IndicatorStyle
     inodes: bool
     human: bool
 

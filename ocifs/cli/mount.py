@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from ocifs.cli.command import Option, command
 from ocifs.cli.fstab_options import MountCommand
 from ocifs.cli.mount_options import mount_options
+from ocifs.cli.mount_table import mount_lines
 from ocifs.cli.options import image_options, json_option, open_image, tell
 from ocifs.cli.output import terminal_width
 from ocifs.errors import MountError, OcifsError, printable_path
@@ -24,7 +25,6 @@ from ocifs.mount.options import MountOptions
 from ocifs.mount.record import LOG, ListedMount, list_mounts, runtime_directory
 from ocifs.mount.unmount import is_bundle, unmount_bundle, unmount_image
 from ocifs.options import Options
-from ocifs.report.text import fitted, local_time, table
 from ocifs.service.client import Mounter
 from ocifs.service.notify import notify
 from ocifs.sources.naming import reference_of
@@ -223,52 +223,8 @@ def mounts(as_json: bool, verbose: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(list(map(_members, listed)))))
         return
-    width = terminal_width()
-    rows = [_HEAD, *(_row(mount, short=width is not None) for mount in listed)]
-    lines = table(fitted(rows, width, elastic=(0, 1)))
-    for line, mount in zip(lines, [None, *listed], strict=True):
-        click.echo(line.rstrip())
-        for note in _notes(mount, width, verbose=verbose) if mount else ():
-            click.echo(f"  {note}")
-
-
-_HEAD = ("MOUNTPOINT", "IMAGE", "DIGEST", "PID", "STATE", "KIND", "ENGINE")
-
-
-def _row(mount: ListedMount, *, short: bool) -> tuple[str, ...]:
-    return (
-        printable_path(mount.bundle or mount.mountpoint),
-        printable_path(mount.image),
-        mount.digest.partition(":")[2][:12] if short else mount.digest[:19],
-        str(mount.pid or "?"),
-        mount.state
-        + (f", restarts: {mount.numbers.restarts}" if mount.numbers and mount.numbers.restarts else "")
-        + (", refuted" if mount.refuted else "" if mount.is_verified else ", unverified"),
-        "bundle" if mount.bundle else "mount",
-        printable_path(f"{mount.engine} ({mount.reason})" if mount.reason and not short else mount.engine),
-    )
-
-
-def _notes(mount: ListedMount, width: int | None, *, verbose: bool) -> Iterator[str]:
-    """Yield what is to be told of a mount below its row: on a terminal the reason for its engine; details."""
-    if width is not None and mount.reason:
-        import textwrap
-
-        reason = printable_path(f"by {mount.engine}: {mount.reason}")
-        yield from textwrap.wrap(reason, max(20, width - 2), subsequent_indent="  ")
-    if mount.kept is not None and mount.numbers is not None and verbose:
-        yield (
-            f"mounted {local_time(mount.since)}, kept by process {mount.kept.keeper}, "
-            f"restarts: {mount.numbers.restarts}, served by this process since {local_time(mount.kept.began)}"
-            + (", idle" if mount.kept.dormant else "")
-        )
-    for number, layer in enumerate(mount.layers if verbose else ()):
-        yield (
-            f"layer {number}: blob {layer.blob[:19]} and diff ID {layer.diff_id[:19]} "
-            + (f"verified {local_time(layer.verified_at)}" if layer.verified_at else "not yet verified")
-            + f", each of {layer.spans} spans whenever it is decoded"
-            + (f"; index {layer.index}" if layer.index else "")
-        )
+    for line in mount_lines(listed, terminal_width(), verbose=verbose):
+        click.echo(line)
 
 
 def _members(mount: ListedMount) -> dict[str, object]:

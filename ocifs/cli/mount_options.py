@@ -3,13 +3,13 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from ocifs.cli.command import GroupedOption, OptionGroup, add_options
 from ocifs.cli.types import Size
-from ocifs.mount.options import MountOptions
+from ocifs.mount.options import EngineChoice, MountOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,7 +35,7 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
     return (
         option(
             "--engine",
-            type=click.Choice(["auto", "erofs", "fuse"]),
+            type=click.Choice(get_args(EngineChoice)),
             default=_DEFAULTS.engine,
             envvar="OCIFS_ENGINE",
             show_default=True,
@@ -63,7 +63,7 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
         option(
             "--prefetch/--no-prefetch",
             default=_DEFAULTS.prefetch,
-            show_default="yes",
+            show_default="yes" if _DEFAULTS.prefetch else "no",
             help="Fetch the rest in the background.",
             details="Then verify published indexes. --no-prefetch: fetch and verify only what is read.",
         ),
@@ -88,7 +88,7 @@ def _serving(cls: type[GroupedOption]) -> tuple[Callable[[F], F], ...]:
             "--no-service",
             "service",
             flag_value=False,
-            default=True,
+            default=_DEFAULTS.service,
             envvar="OCIFS_NO_SERVICE",
             help="Mount without the service.",
             details="The service of root serves mounts of the erofs engine, if it runs.",

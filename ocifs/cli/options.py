@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from msgspec.structs import replace
@@ -12,7 +12,7 @@ from ocifs.cli.command import GroupedOption, OptionGroup, add_options
 from ocifs.cli.types import LimitType, PlatformType, Size
 from ocifs.errors import printable_path
 from ocifs.limits import DEFAULT_LIMITS
-from ocifs.options import Options
+from ocifs.options import Options, TocMode
 from ocifs.service.client import Mounter
 from ocifs.sources.registry.access import Access
 from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
@@ -118,7 +118,7 @@ _DOCUMENT_OPTIONS = (
     ),
     _option(
         "--authfile",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
         metavar="FILE",
         envvar="REGISTRY_AUTH_FILE",
         show_default="podman's, docker's",
@@ -177,7 +177,7 @@ _DOCUMENT_OPTIONS = (
     ),
     _option(
         "--toc",
-        type=click.Choice(["use", "find", "verify", "ignore"]),
+        type=click.Choice(get_args(TocMode)),
         default=_DEFAULTS.toc,
         metavar="MODE",
         envvar="OCIFS_TOC",

@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from ocifs.cli.options import warn
-from ocifs.errors import InvalidImageError, OcifsError, printable_path
+from ocifs.errors import InvalidImageError, OcifsError, counted, printable_path
 from ocifs.options import Options
 from ocifs.report.text import human_size
 
@@ -35,7 +35,7 @@ class Pushed(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
     def __str__(self) -> str:
-        detail = self.reason or f"{self.index}  {self.layers} layers  {human_size(self.size or 0)}"
+        detail = self.reason or f"{self.index}  {counted(self.layers or 0, 'layer')}  {human_size(self.size or 0)}"
         return f"{self.outcome:7}  {printable_path(self.image)}  {detail}"
 
 
@@ -120,7 +120,7 @@ def publish_converted(opened: "Image", options: Options, tag: str, min_layer_siz
     image, index = convert_image(opened.source, opened.resolved, made)
     opened.source.referrers().put(tag, [made.manifest, image, index], made.blobs)
     click.echo(f"image {tag}  {index.descriptor.digest}")
-    click.echo(f"soci-v2  {made.manifest.descriptor.digest}  {made.layers} layers  {human_size(made.size)}")
+    click.echo(f"soci-v2  {made.manifest.descriptor.digest}  {counted(made.layers, 'layer')}  {human_size(made.size)}")
 
 
 def find_published(reference: "Reference", options: Options, form: Form) -> "tuple[Digest, bool]":

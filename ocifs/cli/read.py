@@ -58,6 +58,15 @@ def cat(view: View, paths: tuple[str, ...]) -> None:
 @unsupported("-t", "--target-directory", use="name the directory last")
 @each_unsupported("-l --link", "-s --symbolic-link", use="`ocifs mount` the image, and link into the mount")
 @unsupported("--parents", use="`ocifs cp IMAGE DIRECTORY - | tar -x`")
+@each_unsupported("-b --backup", "-S --suffix", use="-n keeps existing files")
+@each_unsupported("--reflink", "--sparse", "--copy-contents", use="holes stay holes: leave it out")
+@each_unsupported("--no-preserve", use="leave -p and -a out")
+@each_unsupported("--attributes-only", use="`ocifs stat` prints attributes")
+@each_unsupported(
+    "--remove-destination", "--strip-trailing-slashes", use="a copy replaces an existing file: leave it out"
+)
+@each_unsupported("-x --one-file-system", use="an image is one file system: leave it out")
+@each_unsupported("-Z --context", use="-p preserves extended attributes; or use chcon(1)")
 @click.argument("paths", nargs=-1, metavar="[PATH...]")
 @click.argument("destination", metavar="DEST")
 def cp(

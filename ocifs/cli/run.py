@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from msgspec.structs import replace
 
+from ocifs.bundle.origin import RootfsKind
 from ocifs.bundle.paths import check_utf8
 from ocifs.cli.bundle import (
     BundleRequest,
@@ -21,12 +22,19 @@ from ocifs.cli.bundle import (
     write_bundle,
 )
 from ocifs.cli.command import command
-from ocifs.cli.container_options import NAME, ContainerOptions, container_options, refuse_pull
+from ocifs.cli.container_options import (
+    NAME,
+    RUNTIME,
+    ContainerCommand,
+    ContainerOptions,
+    container_options,
+    refuse_pull,
+)
 from ocifs.cli.mount_options import serving_options
 from ocifs.cli.options import image_options, open_image
 from ocifs.errors import MountError, printable_path
 from ocifs.mount.options import MountOptions
-from ocifs.mount.overlay import RootfsKind, untrusted
+from ocifs.mount.overlay import untrusted
 from ocifs.mount.record import runtime_directory
 from ocifs.options import Options
 from ocifs.service.client import Mounter
@@ -35,12 +43,12 @@ from ocifs.trusted_directory import TrustedDirectory
 _PREFIX = "ocifs-"
 
 
-@command(context_settings={"allow_interspersed_args": False})
+@command(cls=ContainerCommand, context_settings={"allow_interspersed_args": False})
 @image_options
 @container_options
 @click.option("--name", type=NAME, metavar="NAME", help="Name of the container and its bundle.")
 @click.option("--keep/--rm", default=False, show_default="rm", help="Keep or remove the bundle.")
-@click.option("--runtime", metavar="PROGRAM", show_default="runc, else crun", help="OCI runtime.")
+@click.option("--runtime", type=RUNTIME, metavar="PROGRAM", show_default="runc, else crun", help="OCI runtime.")
 @serving_options
 @click.argument("image")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS...]")
@@ -80,6 +88,7 @@ def run(
         raise click.UsageError("--tty needs a terminal on standard input")
     with ExitStack() as last, ExitStack() as stack:
         from ocifs.bundle.command import check_command
+        from ocifs.bundle.plan import IMAGES
         from ocifs.bundle.runtime import Container, check_user_namespaces, find_runtime
         from ocifs.cli.container import cleaned_up
 
@@ -92,7 +101,8 @@ def run(
         planned = plan_of(opened, request, overrides, container.settings, options)
         others = open_others(planned, options, stack)
         parent = _bundle_parent(large=_is_large(request.kind) or bool(planned.volumes.copied))
-        check_command(planned.execution, opened.rootfs, os.uname().machine)
+        mounted = {f"{IMAGES}/{number}": each.rootfs for number, each in enumerate(others.values())}
+        check_command(planned.execution, opened.rootfs, os.uname().machine, mounted)
         bundle = _make_bundle(parent, name)
         systemd = needs_systemd(request, container.settings)
         held = last.enter_context(cleaned_up(parent, bundle, program, keep=keep))

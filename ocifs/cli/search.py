@@ -2,7 +2,7 @@
 
 import click
 
-from ocifs.cli.command import command
+from ocifs.cli.command import Command, command
 from ocifs.cli.options import json_option
 from ocifs.cli.output import Output, write_bytes
 from ocifs.cli.unsupported import unsupported
@@ -26,7 +26,17 @@ Actions: -print (if no other is named)  -print0  -printf FORMAT  -ls  -quit
 """
 
 
+class _Find(Command):
+    """A command whose unknown options are tests, except those in front."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args:
+            self.refuse_unsupported(args[0])
+        return super().parse_args(ctx, args)
+
+
 @command(
+    cls=_Find,
     epilog=_EXPRESSION,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )

@@ -12,7 +12,9 @@ from ocifs.cli.types import Size
 from ocifs.errors import MountError
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.service.notify import is_journal
-from ocifs.service.protocol import Settings
+from ocifs.service.protocol import KeeperSettings
+
+_DEFAULTS = KeeperSettings()
 
 
 @command()
@@ -27,7 +29,7 @@ from ocifs.service.protocol import Settings
 @click.option(
     "--restart-limit",
     type=click.IntRange(0, 100000),
-    default=5,
+    default=_DEFAULTS.restart_limit,
     show_default=True,
     metavar="N",
     help="Give a mount up after N restarts of its process within a minute.",
@@ -35,7 +37,7 @@ from ocifs.service.protocol import Settings
 @click.option(
     "--idle",
     type=click.FloatRange(0, 86400),
-    default=Settings().idle_seconds,
+    default=_DEFAULTS.idle_seconds,
     show_default=True,
     metavar="SECONDS",
     help="Free the memory of a mount after SECONDS without reads; 0: never.",
@@ -43,7 +45,7 @@ from ocifs.service.protocol import Settings
 @click.option(
     "--span-cache",
     type=Size(),
-    default=Settings().span_cache,
+    default=_DEFAULTS.span_cache,
     show_default=True,
     help="Memory for decoded data of all mounts together; 0: each has its own.",
 )
@@ -102,7 +104,7 @@ def service(
         click.echo(f"ocifs: mounts that go on without a service: {mounts}; `ocifs service` keeps them again", err=True)
 
 
-def _settings(log: Path | None, restart_limit: int, metrics: str | None) -> Settings:
+def _settings(log: Path | None, restart_limit: int, metrics: str | None) -> KeeperSettings:
     """Return the settings of a new service. Raises BadParameter, MountError."""
     from ocifs.service.exporter import check_address
 
@@ -114,7 +116,7 @@ def _settings(log: Path | None, restart_limit: int, metrics: str | None) -> Sett
     journal = log is None and is_journal(2)
     if log is None and not journal:
         log = runtime_directory().path / LOG
-    return Settings(
+    return KeeperSettings(
         log=None if log is None else str(log.absolute()), journal=journal, restart_limit=restart_limit, metrics=metrics
     )
 

@@ -1,7 +1,9 @@
 """`ocifs snapshotter`: serve images to containerd, which runs containers on them without unpacking."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -11,11 +13,21 @@ from ocifs.cli.command import Group, Option
 from ocifs.cli.exit_status import NO, YES, failures_not_as_no
 from ocifs.cli.mount_options import serving_options
 from ocifs.cli.options import document_options, json_option
-from ocifs.cli.types import Size
+from ocifs.cli.types import Size, parse_size
 from ocifs.errors import MountError
 from ocifs.mount.options import MountOptions
 from ocifs.options import Options
+from ocifs.snapshotter.settings import (
+    DEFAULT_ADDRESS,
+    DEFAULT_CONTAINERD,
+    DEFAULT_IDLE,
+    DEFAULT_INDEX_UP_TO,
+    DEFAULT_ROOT,
+    SnapshotterSettings,
+)
 from ocifs.sources.registry.access import CONTAINERD_HOSTS
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Snapshotter(Group):
@@ -42,7 +54,7 @@ def snapshotter() -> None:
 _root_option = click.option(
     "--root",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("/var/lib/ocifs/snapshotter"),
+    default=DEFAULT_ROOT,
     show_default=True,
     metavar="DIR",
     help="Directory of the snapshots.",
@@ -50,11 +62,23 @@ _root_option = click.option(
 _address_option = click.option(
     "--address",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("/run/ocifs/snapshotter.sock"),
+    default=DEFAULT_ADDRESS,
     show_default=True,
     metavar="SOCKET",
     help="Unix socket of the snapshotter.",
 )
+
+
+def _index_option(default: int | None) -> Callable[[F], F]:
+    return click.option(
+        "--index-up-to",
+        type=Size(),
+        default=default,
+        show_default=True if default is not None else "that of the running one, else 16MiB",
+        cls=Option,
+        help="Index layers of up to SIZE that have no index.",
+        details="SIZE is that of all such layers of an image together. containerd unpacks an image that has more.",
+    )
 
 
 @snapshotter.command(short_help="Run the snapshotter (the default).")
@@ -65,20 +89,12 @@ _address_option = click.option(
 @click.option(
     "--idle",
     type=click.FloatRange(0, 1e6),
-    default=300.0,
+    default=DEFAULT_IDLE,
     show_default=True,
     metavar="SECONDS",
     help="Unmount images without a container after SECONDS (0: never).",
 )
-@click.option(
-    "--index-up-to",
-    type=Size(),
-    default=16 << 20,
-    show_default=True,
-    cls=Option,
-    help="Index layers of up to SIZE that have no index.",
-    details="SIZE is that of all such layers of an image together. containerd unpacks an image that has more.",
-)
+@_index_option(DEFAULT_INDEX_UP_TO)
 @click.option(
     "--image-service",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -90,7 +106,7 @@ _address_option = click.option(
 @click.option(
     "--containerd",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("/run/containerd/containerd.sock"),
+    default=DEFAULT_CONTAINERD,
     show_default=True,
     metavar="SOCKET",
     help="containerd's socket, for --image-service.",
@@ -119,9 +135,7 @@ def serve(
         )
     if os.geteuid():
         raise MountError("only root can run the snapshotter, because containerd runs as root")
-    from ocifs.snapshotter.settings import Settings
-
-    settings = Settings(
+    settings = SnapshotterSettings(
         root=root.absolute(),
         address=address.absolute(),
         options=_with_hosts(options),
@@ -166,6 +180,7 @@ def _with_hosts(options: Options) -> Options:
     show_default="of the running one",
     help="containerd's configuration.",
 )
+@_index_option(None)
 @json_option
 @click.argument("images", metavar="[IMAGE...]", nargs=-1)
 def check(
@@ -175,6 +190,7 @@ def check(
     address: Path,
     name: str,
     containerd_config: Path | None,
+    index_up_to: int | None,
     as_json: bool,
 ) -> int:
     """Find out why images are not served lazily: check containerd's configuration, the kernel and the snapshotter.
@@ -187,15 +203,19 @@ def check(
           ocifs snapshotter check registry.example/app:1
     """
     from ocifs.snapshotter.check.containerd import Expected
-    from ocifs.snapshotter.check.node import Node, running_processes
+    from ocifs.snapshotter.check.node import NodeCheck, running_processes
 
     if os.geteuid():
         raise MountError("only root can check a node, because containerd's files and sockets are root's")
     with failures_not_as_no():
         options = _with_hosts(options)
-        node = Node(processes=running_processes(), config=containerd_config)
+        node = NodeCheck(processes=running_processes(), config=containerd_config)
         hosts_dir = options.access.hosts_dir or CONTAINERD_HOSTS
-        expected = Expected(name, address.absolute(), root.absolute(), hosts_dir, node.has_kubelet)
+        if index_up_to is None:
+            index_up_to = parse_size(node.index_up_to() or "")
+        if index_up_to is None:
+            index_up_to = DEFAULT_INDEX_UP_TO
+        expected = Expected(name, address.absolute(), root.absolute(), hosts_dir, node.has_kubelet, index_up_to)
         has_errors = False
         for finding in node.findings(expected, options, images):
             has_errors = has_errors or finding.level == "error"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ocifs.imagestore.directory import StoreDirectory
     from ocifs.imagestore.members import Member
-    from ocifs.imagestore.records import IdRanges, ImageRecord, Origin, Records
+    from ocifs.imagestore.records import IdRanges, ImageOrigin, ImageRecord, Records
 
 _store_argument = click.argument("directory", metavar="STORE", type=click.Path(path_type=Path))
 _survive = click.option("--survive", is_flag=True, help="Survive the end of the daemon (root only).")
@@ -260,13 +260,13 @@ class _Failures:
     def __init__(self) -> None:
         self.status = 0
 
-    def note(self, origin: "Origin", error: OcifsError) -> None:
+    def note(self, origin: "ImageOrigin", error: OcifsError) -> None:
         """Warn of an image that is left out."""
         self.status = error.exit_code
         warn(f"image {origin.id[:12]} is left out: {error}: make its source available, or `ocifs store rm` it")
 
 
-def _refuse(origin: "Origin", error: OcifsError) -> None:
+def _refuse(origin: "ImageOrigin", error: OcifsError) -> None:
     """Raise the error of an image of the store that cannot be opened."""
     raise type(error)(
         f"image {origin.id[:12]} of the store: {error}: make its source available, or `ocifs store rm` it"

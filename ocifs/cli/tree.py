@@ -45,6 +45,14 @@ from ocifs.report.tree import to_json as branch_json
 @unsupported("-o", use="redirect the output")
 @each_unsupported("--prune", "--matchdirs", use="`ocifs find IMAGE PATH -name PATTERN`")
 @unsupported("--filelimit", use="-L N")
+@each_unsupported("--gitignore", "--gitfile", "--info", "--infofile", use="-I leaves out files that match a pattern")
+@each_unsupported("--inodes", "--device", use="`ocifs ls -lRi`")
+@each_unsupported("-q", "-N", "-Q", use="only a terminal gets escaped names")
+@each_unsupported("-R", "--fromfile", "--fromtabfile", "--filesfrom", "--hintro", "--houtro", use="name the PATHs")
+@each_unsupported("-A", "-S", "--charset", use="-i prints no lines")
+@each_unsupported("--nolinks", "--fflinks", "--metafirst", use="`ocifs report` writes a page")
+@each_unsupported("--si", use="-h")
+@each_unsupported("--filesfirst", use="--dirsfirst")
 @human_option
 @colour_option
 @json_option

@@ -21,7 +21,7 @@ import msgspec
 from ocifs.erofs import directory, sparse, xattr
 from ocifs.erofs import format as erofs
 from ocifs.erofs.format import BLOCK, FILE_TYPES, INODE, NID_BITS, NID_UNIT, round_up
-from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError, printable
+from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError, counted, printable
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.tree.node import Extent, Node
 
@@ -171,7 +171,10 @@ def _plan(inodes: Sequence[_Inode], layer_sizes: Sequence[int], warn: Callable[[
         except OcifsError as error:
             raise _at(inodes, number, error) from error
     if left_out:
-        warn(f"{len(left_out)} files lose extended attributes that EROFS has no namespace for, as {left_out[0]}")
+        warn(
+            f"extended attributes that EROFS has no namespace for are lost: of {counted(len(left_out), 'file')}, "
+            f"as {left_out[0]}"
+        )
 
 
 def _plan_xattrs(inode: _Inode) -> list[bytes]:

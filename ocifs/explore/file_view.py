@@ -6,7 +6,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from ocifs.errors import printable
-from ocifs.explore.lines import Lines, Part
+from ocifs.explore.lines import Lines, StyledText
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Listed
 from ocifs.report.preview import hex_lines, is_binary, text_lines
@@ -71,7 +71,7 @@ class FileView(Lines):
         """Return the number of lines."""
         return len(self.lines)
 
-    def parts(self, index: int, width: int) -> list[Part]:
+    def parts(self, index: int, width: int) -> list[StyledText]:
         """Return a line."""
         return [(self.lines[index][self.left : self.left + width], "")]
 

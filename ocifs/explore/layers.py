@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
+from rich.cells import cell_len
 from textual.binding import Binding, BindingType
 
-from ocifs.explore.lines import Lines, Part, bar, bar_width, cut
+from ocifs.explore.lines import Lines, StyledText, bar, bar_width, cut
 from ocifs.image.opening import Image
 from ocifs.report.history import build_history, shown_command
-from ocifs.report.text import short_size
-
-_TEXT = 42
-"""Columns that a number, a size and the beginning of a command need."""
+from ocifs.report.text import human_size
 
 
 class LayerLine(NamedTuple):
@@ -61,22 +59,23 @@ class LayersPane(Lines):
         self.lines = layers
         self.cursor = max(0, len(layers) - 1)
         self._largest = max((layer.size for layer in layers), default=0) or 1
+        self._longest = max((cell_len(layer.created_by) for layer in layers), default=0)
 
     def count(self) -> int:
         """Return the number of layers."""
         return len(self.lines)
 
-    def parts(self, index: int, width: int) -> list[Part]:
+    def parts(self, index: int, width: int) -> list[StyledText]:
         """Return the line of a layer."""
         layer = self.lines[index]
         digits = len(str(len(self.lines) - 1))
         begin = f" {layer.number:>{digits}} "
-        size = f"{short_size(layer.size):>5} "
-        columns = bar_width(width, _TEXT)
-        rest = width - len(begin) - len(size) - columns - 1
+        size = f"{human_size(layer.size):>8} "
+        room = width - len(begin) - len(size) - 1
+        columns = bar_width(room, self._longest)
         return [
             (begin, ""),
             (size, "layers--size"),
             (bar(layer.size / self._largest, columns) + " ", "layers--bar"),
-            (cut(layer.created_by, max(0, rest)), ""),
+            (cut(layer.created_by, max(0, room - columns)), ""),
         ]

@@ -14,9 +14,9 @@ from textual.strip import Strip
 
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 
-_NARROWEST_BAR, _WIDEST_BAR = 4, 24
+_NARROWEST_BAR, _WIDEST_BAR = 4, 60
 
-Part = tuple[str, str]
+StyledText = tuple[str, str]
 """A piece of a line: the text, and the component classes that style it, separated by blanks."""
 
 
@@ -58,7 +58,7 @@ class Lines(ScrollView, can_focus=True):
         """Return the number of lines."""
         raise NotImplementedError
 
-    def parts(self, index: int, width: int) -> list[Part]:
+    def parts(self, index: int, width: int) -> list[StyledText]:
         """Return one line, for a width in columns."""
         raise NotImplementedError
 
@@ -110,9 +110,9 @@ class Lines(ScrollView, can_focus=True):
         self.move(self.scroll_offset.y + event.get_content_offset_capture(self).y)
 
 
-def bar_width(width: int, text: int) -> int:
-    """Return the columns of the bars in lines of `width` columns whose text deserves `text` columns."""
-    return max(_NARROWEST_BAR, min(_WIDEST_BAR, (width - text) // 2))
+def bar_width(room: int, text: int) -> int:
+    """Return the columns of bars in `room`: what texts of up to `text` columns leave, but at least a quarter."""
+    return max(_NARROWEST_BAR, room // 4, min(_WIDEST_BAR, room - text))
 
 
 def bar(part: float, width: int) -> str:
@@ -127,11 +127,11 @@ def cut(text: str, width: int) -> str:
     return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + "…"
 
 
-def cut_parts(parts: Sequence[Part], width: int) -> list[Part]:
+def cut_parts(parts: Sequence[StyledText], width: int) -> list[StyledText]:
     """Return parts cut to a number of columns, with an ellipsis if they are too long."""
     if sum(cell_len(text) for text, _ in parts) <= width:
         return list(parts)
-    kept: list[Part] = []
+    kept: list[StyledText] = []
     for text, names in parts:
         if cell_len(text) >= width:
             return [*kept, (cut(text + " ", width), names)] if width > 0 else kept

@@ -4,22 +4,25 @@ import re
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
+from rich.cells import cell_len
 from textual.binding import Binding, BindingType
 from textual.events import Click
 from textual.message import Message
 
 from ocifs.errors import printable
 from ocifs.explore.file_view import FileAt
-from ocifs.explore.lines import Lines, Part, bar, bar_width, cut_parts
+from ocifs.explore.lines import Lines, StyledText, bar, bar_width, cut_parts
 from ocifs.explore.outline import Outline, Row
 from ocifs.report.listing import Listed
 from ocifs.report.overlay import Change, Overlay, Sizes, Stack
-from ocifs.report.text import short_size
+from ocifs.report.text import human_size
 
-_TEXT = 52
-"""Columns that the text of a row deserves before its bar gets more than the fewest."""
 _ATTRIBUTES = 26
 """Columns of mode, owner and layer."""
+_ATTRIBUTED = 78
+"""Columns from which mode, owner and layer are visible."""
+_BEGIN = 12
+"""Columns of the mark, the size and blanks."""
 _INDENT = 2
 _MARKS: dict[Change, str] = {"added": "+", "changed": "~", "removed": "-", "unchanged": " "}
 
@@ -80,6 +83,8 @@ class TreePane(Lines):
         self._before: Stack = ()
         self._after: Stack = ()
         self._sizes = Sizes(self.overlay)
+        self._longest = 0
+        """Columns of the longest name, with its indentation."""
 
     def show(self, overlay: Overlay, before: Stack, after: Stack) -> None:
         """Show a tree, and keep the cursor on its path."""
@@ -124,18 +129,28 @@ class TreePane(Lines):
         shown = row.entry.shown if row else ()
         return FileAt(self.overlay.rootfs(shown), row.path, shown[-1][1]) if row and shown else None
 
+    def recount(self, cursor: int | None = None) -> None:
+        """Refresh after the rows have changed."""
+        names = (
+            _INDENT * (row.parent.depth + 1) + cell_len(printable(row.entry.name))
+            for row in self.outline.rows
+            if isinstance(row, Row)
+        )
+        self._longest = max(names, default=0)
+        super().recount(cursor)
+
     def count(self) -> int:
         """Return the number of rows."""
         return len(self.outline.rows)
 
-    def parts(self, index: int, width: int) -> list[Part]:
+    def parts(self, index: int, width: int) -> list[StyledText]:
         """Return a row."""
         row = self.outline.rows[index]
         attributed = self._shows_attributes(width)
-        bars = bar_width(width - _ATTRIBUTES * attributed, _TEXT)
+        bars = bar_width(width - _BEGIN - _ATTRIBUTES * attributed, self._longest)
         indent = " " * (_INDENT * row.parent.depth)
         if not isinstance(row, Row):
-            return [(" " * (bars + 9) + f"{indent}… Enter shows more, / finds", "tree--faint")]
+            return [(" " * (bars + _BEGIN) + f"{indent}… Enter shows more, / finds", "tree--faint")]
         listed = Listed.of(self.overlay.rootfs(row.entry.shown), row.entry.name, row.entry.shown[-1][1])
         change = row.entry.change
         size = self._sizes.of(row.entry.shown)
@@ -146,7 +161,7 @@ class TreePane(Lines):
         before = [
             (_MARKS[change] + " ", f"tree--{change}"),
             *([(_attributes(listed), "tree--faint")] if attributed else []),
-            (f"{'…' if size is None else short_size(size):>5} ", "tree--faint"),
+            (f"{'…' if size is None else human_size(size):>8} ", "tree--faint"),
             (bar((size or 0) / whole if whole else 0, bars) + " ", "tree--bar"),
         ]
         room = width - sum(len(text) for text, _ in before)
@@ -216,7 +231,7 @@ class TreePane(Lines):
             self.action_look()
 
     def _shows_attributes(self, width: int) -> bool:
-        return width >= _TEXT + _ATTRIBUTES if self.attributes is None else self.attributes
+        return width >= _ATTRIBUTED if self.attributes is None else self.attributes
 
     def _use(self, sizes: Sizes) -> None:
         self._sizes = sizes

@@ -10,13 +10,14 @@ from textual.message import Message
 
 from ocifs.errors import printable
 from ocifs.explore.file_view import FileAt
-from ocifs.explore.lines import Lines, Part, bar, bar_width, cut
+from ocifs.explore.lines import Lines, StyledText, bar, bar_width, cut
 from ocifs.image.opening import Image
-from ocifs.report.text import human_size, short_size
+from ocifs.report.text import human_size
 from ocifs.report.waste import Hidden, Waste, waste
 from ocifs.report.waste_directories import HiddenDirectory, by_directory
 
-_TEXT = 52
+_BEGIN = 10
+"""Columns of the size and blanks."""
 
 
 class Audit(NamedTuple):
@@ -68,6 +69,8 @@ class WastePane(Lines):
         self._directories: list[HiddenDirectory] | None = None
         self._open: set[bytes] = set()
         self.rows: list[WasteRow] = []
+        self._longest = 0
+        """Columns of the longest text of a row."""
         self.border_title = "Hidden bytes: adding up …"
 
     @property
@@ -110,21 +113,19 @@ class WastePane(Lines):
         """Return the number of rows."""
         return len(self.rows)
 
-    def parts(self, index: int, width: int) -> list[Part]:
+    def parts(self, index: int, width: int) -> list[StyledText]:
         """Return a row."""
-        directory, hidden = self.rows[index]
-        columns = bar_width(width, _TEXT)
+        row = self.rows[index]
+        directory, hidden = row
         if hidden is None:
             size, whole = directory.size, self.rows[0].directory.size
-            marker = "▾ " if directory.path in self._open else "▸ "
-            name, note = marker + printable(directory.path), f" {_files(len(directory.files))}"
         else:
             size, whole = hidden.size, directory.size
-            below = hidden.path.removeprefix(directory.path).lstrip(b"/")
-            name, note = f"    {printable(below)}", f" L{hidden.layer} → L{hidden.by}"
-        room = max(0, width - 8 - columns - cell_len(note))
+        name, note = self._text(row)
+        columns = bar_width(width - _BEGIN, self._longest)
+        room = max(0, width - _BEGIN - columns - cell_len(note))
         return [
-            (f"{short_size(size):>6} ", "waste--faint"),
+            (f"{human_size(size):>8} ", "waste--faint"),
             (bar(size / whole, columns) + " ", "waste--bar"),
             (set_cell_size(cut(name, room), room), "waste--directory" if hidden is None else "waste--file"),
             (note, "waste--faint"),
@@ -146,8 +147,18 @@ class WastePane(Lines):
             self._rebuild()
             self.move(next(place for place, row in enumerate(self.rows) if row.directory.path == path))
 
+    def _text(self, row: WasteRow) -> tuple[str, str]:
+        """Return the name of a row, and the note behind it."""
+        directory, hidden = row
+        if hidden is None:
+            marker = "▾ " if directory.path in self._open else "▸ "
+            return marker + printable(directory.path), f" {_files(len(directory.files))}"
+        below = hidden.path.removeprefix(directory.path).lstrip(b"/")
+        return f"    {printable(below)}", f" L{hidden.layer} → L{hidden.by}"
+
     def _rebuild(self) -> None:
         self.rows = list(self._visible())
+        self._longest = max((sum(map(cell_len, self._text(row))) for row in self.rows), default=0)
         self.recount()
 
     def _visible(self) -> Iterator[WasteRow]:

@@ -11,7 +11,7 @@ import os
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Directories:
+class DirectoryTable:
     """Number to nid, name and parent. Number 0 is the top, and each number exceeds its parent's."""
 
     def __init__(self, nid: int) -> None:
@@ -41,7 +41,7 @@ class Directories:
 class Cursor:
     """One open directory that moves through the tree."""
 
-    def __init__(self, directories: Directories, top: int) -> None:
+    def __init__(self, directories: DirectoryTable, top: int) -> None:
         """Start at the open directory `top`; call `close` at the end."""
         self._directories = directories
         self._number = 0

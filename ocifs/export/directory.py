@@ -20,7 +20,7 @@ from ocifs.erofs.xattr import ACL_NAMES
 from ocifs.errors import InvalidImageError
 from ocifs.export.attributes import Attributes, PlainModes
 from ocifs.export.data import Data, Progress, contents, data_of, directory_at, place_of
-from ocifs.export.directories import OPEN_DIRECTORY, Cursor, Directories
+from ocifs.export.directories import OPEN_DIRECTORY, Cursor, DirectoryTable
 from ocifs.export.losses import Loss, Losses
 from ocifs.export.target import new_directory
 from ocifs.image.readahead import take
@@ -95,7 +95,7 @@ class _Export:
         self.attributes = attributes
         self.stored = 0
         """Bytes of all files, without holes."""
-        self.directories = Directories(nid)
+        self.directories = DirectoryTable(nid)
         self.files = _Files()
         self.first: dict[int, tuple[int, bytes]] = {}
         """First name of each hard-linked file: nid to directory and name."""

@@ -17,7 +17,7 @@ from ocifs.erofs.format import DIRECTORY
 from ocifs.errors import OcifsError, printable, printable_path
 from ocifs.export.attributes import Attributes
 from ocifs.export.data import Progress, directory_at
-from ocifs.export.directories import OPEN_DIRECTORY, Cursor, Directories
+from ocifs.export.directories import OPEN_DIRECTORY, Cursor, DirectoryTable
 from ocifs.export.directory import write_below
 from ocifs.export.losses import Losses
 from ocifs.export.target import staging_directory
@@ -77,7 +77,7 @@ class _Merge:
         self.rootfs = rootfs
         self.target = target
         self.keep = keep
-        self.directories = Directories(nid)
+        self.directories = DirectoryTable(nid)
         self.staged = staged
         self.into = into
 

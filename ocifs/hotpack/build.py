@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import zstandard
 
 from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
-from ocifs.hotpack.format import BLOCK_MAX, Block, Frame, PackTable, encode_head
+from ocifs.hotpack.format import BLOCK_MAX, Block, PackFrame, PackTable, encode_head
 from ocifs.hotpack.recording import Range
 from ocifs.layer.layer import Layer
 from ocifs.reader import ReaderAt
@@ -134,7 +134,7 @@ def _recordings(file: ReaderAt, table: PackTable, now: int) -> list[_Recording]:
     return [each for each in recordings if each.frames]
 
 
-def _verified(file: ReaderAt, frame: Frame) -> bytes | None:
+def _verified(file: ReaderAt, frame: PackFrame) -> bytes | None:
     try:
         stored = file.pread(frame.stored, frame.offset)
     except OSError:

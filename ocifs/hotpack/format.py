@@ -89,7 +89,7 @@ class Block(msgspec.Struct, frozen=True, gc=False):
         return self.offset + self.size
 
 
-class Frame(msgspec.Struct, frozen=True):
+class PackFrame(msgspec.Struct, frozen=True):
     """Consecutive blocks that are compressed together, as stored bytes in the file."""
 
     blocks: tuple[Block, ...]
@@ -120,7 +120,7 @@ class PackTable(msgspec.Struct, frozen=True):
     """The decoded head of a pack."""
 
     streams: tuple[str, ...]
-    frames: tuple[Frame, ...]
+    frames: tuple[PackFrame, ...]
     recordings: tuple[tuple[int, int], ...]
     start: int
     """Where the first frame begins."""
@@ -255,13 +255,13 @@ def _blocks(
     return [Block(*each) for each in zip(layers, offsets, lengths, digests, strict=True)]
 
 
-def _frames(blocks: list[Block], counts: "array[int]", stored: "array[int]", start: int) -> tuple[Frame, ...]:
+def _frames(blocks: list[Block], counts: "array[int]", stored: "array[int]", start: int) -> tuple[PackFrame, ...]:
     if len(counts) != len(stored) or sum(counts) != len(blocks) or (counts and min(counts) < 1):
         raise _wrong("its frames contradict its blocks")
     frames = []
     first = 0
     for count, size in zip(counts, stored, strict=True):
-        frame = Frame(tuple(blocks[first : first + count]), start, size)
+        frame = PackFrame(tuple(blocks[first : first + count]), start, size)
         if size > _STORED_MAX or sum(block.size for block in frame.blocks) > FRAME_MAX:
             raise _wrong("a frame is too large")
         frames.append(frame)

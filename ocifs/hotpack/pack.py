@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ocifs.errors import OcifsError
 from ocifs.hotpack.arriving import PATIENCE, ArrivingFile
-from ocifs.hotpack.format import Block, Frame, PackTable
+from ocifs.hotpack.format import Block, PackFrame, PackTable
 from ocifs.layer.single_flight import SingleFlight
 from ocifs.reader import ReaderAt
 
@@ -183,7 +183,7 @@ class HotPack:
 
     def _decode(self, table: PackTable, number: int) -> list[memoryview]:
         assert self._opened is not None  # noqa: S101 - its table is known
-        frame: Frame = table.frames[number]
+        frame: PackFrame = table.frames[number]
         blocks = frame.decode(self._opened[0].pread(frame.stored, frame.offset))
         if blocks is None:
             raise OcifsError(f"hot pack: frame {number} is damaged")

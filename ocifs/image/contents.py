@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ocifs.image.readahead import read_ahead, take
 from ocifs.image.rootfs import Rootfs
 
-Part = memoryview | int
+ContentPart = memoryview | int
 """Bytes, or the length of a hole in bytes."""
 
 _NID_BITS = 48
@@ -34,7 +34,7 @@ def first_address(rootfs: Rootfs, addresses: Iterable[int]) -> int:
     return next((address for address in addresses if address >= layers), 0)
 
 
-def read_files(rootfs: Rootfs, nids: Iterable[int]) -> Iterator[tuple[int, Iterator[Part]]]:
+def read_files(rootfs: Rootfs, nids: Iterable[int]) -> Iterator[tuple[int, Iterator[ContentPart]]]:
     """Yield (nid, its bytes in parts) of regular files, in data order.
 
     Parts have at most 8 MiB, holes any length. The caller need not read all parts of a file; the next file skips the
@@ -64,7 +64,7 @@ def _stored(rootfs: Rootfs, nid: int) -> Iterator[tuple[int, int]]:
     return ((address, size) for address, size in _extents(rootfs, nid) if address is not None)
 
 
-def _parts(rootfs: Rootfs, nid: int, data: Iterator[memoryview]) -> Iterator[Part]:
+def _parts(rootfs: Rootfs, nid: int, data: Iterator[memoryview]) -> Iterator[ContentPart]:
     for address, size in _extents(rootfs, nid):
         if address is None:
             yield size

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from ocifs.blobs.opening import Preparing, open_cached
 from ocifs.blobs.source import Source
-from ocifs.errors import NotFoundError, OcifsError
+from ocifs.errors import NotFoundError, OcifsError, counted
 from ocifs.image.hot_pack import OpenedPack, load_pack, pack_name
 from ocifs.image.layers import open_layers
 from ocifs.image.names import note_image
@@ -247,5 +247,5 @@ def _number(layer: int, resolved: ResolvedImage) -> int:
     count = len(resolved.layers)
     if not -count <= layer < count:
         valid = f"they are 0 to {count - 1}" if count else "there are none"
-        raise NotFoundError(f"no layer {layer} among the {count} layers of {resolved.name}: {valid}")
+        raise NotFoundError(f"no layer {layer} among the {counted(count, 'layer')} of {resolved.name}: {valid}")
     return layer % count

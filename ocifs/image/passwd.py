@@ -18,7 +18,7 @@ MAX_ID = (1 << 32) - 2
 _NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
 
 
-class User(NamedTuple):
+class PasswdEntry(NamedTuple):
     """A line of /etc/passwd."""
 
     name: str
@@ -27,7 +27,7 @@ class User(NamedTuple):
     home: str
 
 
-class Group(NamedTuple):
+class GroupEntry(NamedTuple):
     """A line of /etc/group."""
 
     name: str
@@ -46,21 +46,21 @@ class Accounts(NamedTuple):
         """Read the files of an image. Raises LimitError."""
         return cls(_read(rootfs, "/etc/passwd", limits), _read(rootfs, "/etc/group", limits))
 
-    def users(self) -> Iterator[User]:
+    def users(self) -> Iterator[PasswdEntry]:
         """Yield the users in the order of the file."""
         for line in self.passwd.decode(errors="replace").split("\n"):
             fields = line.split(":")
             if len(fields) >= 6:
                 uid, gid = _number(fields[2]), _number(fields[3])
                 if fields[0] and uid is not None and gid is not None:
-                    yield User(fields[0], uid, gid, fields[5])
+                    yield PasswdEntry(fields[0], uid, gid, fields[5])
 
-    def groups(self) -> Iterator[Group]:
+    def groups(self) -> Iterator[GroupEntry]:
         """Yield the groups in the order of the file."""
         for line in self.group.decode(errors="replace").split("\n"):
             fields = line.rstrip("\r").split(":")
             if len(fields) >= 4 and fields[0] and (gid := _number(fields[2])) is not None:
-                yield Group(fields[0], gid, fields[3].split(","))
+                yield GroupEntry(fields[0], gid, fields[3].split(","))
 
 
 class Names:

@@ -19,7 +19,7 @@ import msgspec
 from ocifs.blobs.download import Blob, in_file, stoppable
 from ocifs.blobs.source import Source
 from ocifs.compression.codecs import CODECS
-from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, raise_if_short
+from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, counted, raise_if_short
 from ocifs.hotpack.format import PackTable
 from ocifs.image.chain import chain_of
 from ocifs.image.kinds import CHANGES, TREE
@@ -234,8 +234,8 @@ class _LayerCheck:
         if not self._check_spans(index):
             raise InvalidImageError("the LayerIndex in the cache has other entries than the tar stream")
         return index, (
-            f"decodes to {index.size} bytes of that digest, in {index.span_count} spans of the LayerIndex; "
-            f"its {index.summary.entries} entries are those of the LayerIndex"
+            f"decodes to {index.size} bytes of that digest, in {counted(index.span_count, 'span')} of the LayerIndex; "
+            f"it has the same {counted(index.summary.entries, 'entry', 'entries')}"
         )
 
     def _building(self, layer: Digest, done: int, total: int) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError, printable_path
 from ocifs.image.opening import Image
 from ocifs.imagestore.records import (
+    ImageOrigin,
     ImageRecord,
     LayerRecord,
-    Origin,
     compression_number,
     data_file,
     layer_id,
@@ -22,9 +22,7 @@ from ocifs.imagestore.records import (
 )
 from ocifs.imagestore.tree import StackedImage, stream_key
 from ocifs.layer.layer import Layer
-from ocifs.options import Options
-from ocifs.sources.dir import DirImage
-from ocifs.sources.layout import Layout
+from ocifs.options import Options, TocMode
 from ocifs.sources.naming import reference_of
 from ocifs.sources.reference import Reference, canonical, unconfigured
 from ocifs.spec.digest import CANONICAL, Digest
@@ -50,7 +48,7 @@ class NewImage(NamedTuple):
     layers: tuple[LayerRecord, ...]
     files: tuple[tuple[str, bytes], ...]
     """Its documents, by the names of their files."""
-    origin: Origin
+    origin: ImageOrigin
 
 
 def stacked(image: Image) -> StackedImage:
@@ -150,12 +148,12 @@ def _valid_time(text: str) -> str:
         return ""
 
 
-def _origin(image: Image, identity: str) -> Origin:
+def _origin(image: Image, identity: str) -> ImageOrigin:
     reference, options = image.reference, image.options
     trust = options.trust_index
     if trust is None and reference.digest is None:
         trust = True  # trust as for the tag: the origin has a digest instead
-    return Origin(
+    return ImageOrigin(
         id=identity,
         reference=_pinned(image, reference),
         platform=str(options.platform or ""),
@@ -167,18 +165,12 @@ def _origin(image: Image, identity: str) -> Origin:
 
 def _pinned(image: Image, reference: Reference) -> str:
     """Return a reference that means the same image later. Raises UnsupportedError."""
-    if reference.transport == "docker":
-        return f"docker://{reference.path}@{image.digest}"
     if reference.is_stdin:
         raise UnsupportedError("an archive from standard input cannot be opened again: write it to a file")
-    path = os.path.abspath(reference.path)
-    if isinstance(image.source, (Layout, DirImage)):
-        return f"{reference.transport + ':' if reference.transport else ''}{path}@{image.digest}"
-    before, _, after = reference.text.partition(reference.path)
-    return f"{before}{path}{after}" if os.path.lexists(path) else reference.text
+    return image.source.pinned(reference, image.digest)
 
 
-def reopened(origin: Origin, options: Options) -> Image:
+def reopened(origin: ImageOrigin, options: Options) -> Image:
     """Open an image of a store again.
 
     Raises:
@@ -188,7 +180,7 @@ def reopened(origin: Origin, options: Options) -> Image:
     options = replace(options, trust_index=origin.trust_index)
     if origin.platform:
         options = replace(options, platform=Platform.parse(origin.platform))
-    if origin.toc in {"use", "find", "verify", "ignore"}:
+    if origin.toc in get_args(TocMode):
         options = replace(options, toc=origin.toc)
     image = Image.open(reference_of(origin.reference), options)
     if str(image.digest) != origin.digest:

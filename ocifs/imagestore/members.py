@@ -10,7 +10,7 @@ from ocifs.errors import OcifsError
 from ocifs.image.opening import Image
 from ocifs.imagestore.directory import StoreDirectory
 from ocifs.imagestore.images import NewImage, described, reopened, stacked
-from ocifs.imagestore.records import ImageRecord, Origin, Records
+from ocifs.imagestore.records import ImageOrigin, ImageRecord, Records
 from ocifs.imagestore.tar_split import is_complete, write_tar_split
 from ocifs.imagestore.tree import StackedImage, StoreTree
 from ocifs.options import Options
@@ -24,7 +24,7 @@ class Member(NamedTuple):
 
 
 def open_members(
-    records: Records, options: Options, closing: ExitStack, failed: Callable[[Origin, OcifsError], None]
+    records: Records, options: Options, closing: ExitStack, failed: Callable[[ImageOrigin, OcifsError], None]
 ) -> list[Member]:
     """Open the images of a store again; call `failed` for each that cannot be opened, and leave it out."""
     members = []
@@ -39,7 +39,9 @@ def open_members(
     return members
 
 
-def _reopened(records: Records, origin: Origin, record: ImageRecord, options: Options, closing: ExitStack) -> Member:
+def _reopened(
+    records: Records, origin: ImageOrigin, record: ImageRecord, options: Options, closing: ExitStack
+) -> Member:
     """Open an image again. What its records call verified must be verified: podman relies on it."""
     is_verified = all(layer.is_verified for layer in records.chain(record.layer))
     image = closing.enter_context(reopened(origin, options))

@@ -64,7 +64,7 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     created: str = ""
 
 
-class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ImageOrigin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where an image of the store comes from: enough to open it again."""
 
     id: str
@@ -95,7 +95,7 @@ class StoreRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = FORMAT
     ids: IdRanges | None = None
-    images: tuple[Origin, ...] = ()
+    images: tuple[ImageOrigin, ...] = ()
 
 
 class Records(msgspec.Struct, frozen=True):
@@ -111,7 +111,7 @@ class Records(msgspec.Struct, frozen=True):
         short = [each for each in self.images if len(name) >= _SHORT_ID and each.id.startswith(name)]
         return exact[0] if exact else short[0] if len(short) == 1 else None
 
-    def origin(self, image: str) -> Origin | None:
+    def origin(self, image: str) -> ImageOrigin | None:
         """Return where an image comes from, by its ID."""
         return next((each for each in self.own.images if each.id == image), None)
 

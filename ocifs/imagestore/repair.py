@@ -10,7 +10,7 @@ from ocifs.errors import OcifsError, StoreError
 from ocifs.imagestore.checking import damage_of_tar_split
 from ocifs.imagestore.directory import StoreDirectory
 from ocifs.imagestore.members import Member, open_members, records_of, write_members
-from ocifs.imagestore.records import ImageRecord, Origin, Records
+from ocifs.imagestore.records import ImageOrigin, ImageRecord, Records
 from ocifs.imagestore.tar_split import is_complete, write_tar_split
 from ocifs.imagestore.tree import StoreTree
 from ocifs.options import Options
@@ -40,7 +40,7 @@ class Repair(NamedTuple):
 
 
 def plan_repair(
-    at: StoreDirectory, options: Options, closing: ExitStack, failed: Callable[[Origin, OcifsError], None]
+    at: StoreDirectory, options: Options, closing: ExitStack, failed: Callable[[ImageOrigin, OcifsError], None]
 ) -> Repair:
     """Open the images of a damaged store; `failed` as for `open_members`: their records stay as they are.
 

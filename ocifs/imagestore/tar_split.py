@@ -13,7 +13,7 @@ from ocifs.imagestore.tree import StoreTree, stream_key
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.tarsplit.entries import encode
-from ocifs.tarsplit.stream import FileRange, disassemble
+from ocifs.tarsplit.stream import MemberRange, disassemble
 
 MAX_RAW = 4 << 30
 """Bytes of a layer's tar stream that its tar-split may have, before compression."""
@@ -40,18 +40,18 @@ def write_tar_split(directory: StoreDirectory, identity: str, layer: Layer, tree
     directory.write_tar_split(identity, pieces)
 
 
-def _files(identity: str, layer: Layer, tree: StoreTree) -> list[FileRange]:
+def _files(identity: str, layer: Layer, tree: StoreTree) -> list[MemberRange]:
     """Return the files in the layer's directory that lie in its own tar stream in one piece, by their offsets."""
     image = tree.rootfs.tree
     key = stream_key(layer)
     number = next(each.number for each in tree.rootfs.served.layers if stream_key(each) == key)
-    found: dict[int, FileRange] = {}
+    found: dict[int, MemberRange] = {}
     for name, inode in _regular(identity, tree):
         extents = image.extents_of(inode)
         address, size = extents[0]
         location = None if len(extents) > 1 or address is None else image.layer_of(address)
         if location is not None and location[0] == number:
-            found.setdefault(location[1], FileRange(location[1], size, name))
+            found.setdefault(location[1], MemberRange(location[1], size, name))
     return [found[offset] for offset in sorted(found)]
 
 

@@ -21,7 +21,7 @@ from ocifs.layer.index import ChunkedIndex, LayerIndex, open_index
 from ocifs.layer.index_format import KIND
 from ocifs.layer.profile import Prefetch, Run, spans_of
 from ocifs.reader import BytesReader, FileReader, FileSection
-from ocifs.sources.referrers import Content
+from ocifs.sources.referrers import NewBlob
 from ocifs.sources.resolve import ImageLayer, ResolvedImage
 from ocifs.spec.artifact import EMPTY, EMPTY_CONFIG, Artifact, encode_artifact, parse_artifact
 from ocifs.spec.descriptor import Descriptor
@@ -55,12 +55,12 @@ class PublishedIndex(NamedTuple):
 
 def make_artifact(
     resolved: ResolvedImage, indexes: list[LayerIndex], pack: bytes | None = None
-) -> tuple[Content, list[Content]]:
+) -> tuple[NewBlob, list[NewBlob]]:
     """Return the manifest of an artifact with the indexes of an image and its hot pack, and its blobs.
 
     It leaves out reframed indexes, because they contain a copy of the layer.
     """
-    contents: dict[tuple[str, str], Content] = {}
+    contents: dict[tuple[str, str], NewBlob] = {}
     for layer, index in zip(resolved.layers, indexes, strict=True):
         if not index.summary.reframed:
             data, annotations = published_form(index)
@@ -68,7 +68,7 @@ def make_artifact(
             descriptor = Descriptor(
                 media_type=INDEX_TYPE, digest=Digest.of(data), size=len(data), annotations=of_layer | annotations
             )
-            contents[layer.descriptor.digest, "index"] = Content(descriptor, BytesReader(data))
+            contents[layer.descriptor.digest, "index"] = NewBlob(descriptor, BytesReader(data))
     if pack is not None:
         descriptor = Descriptor(
             media_type=PACK_TYPE,
@@ -76,7 +76,7 @@ def make_artifact(
             size=len(pack),
             annotations={PACK_HEAD: head_digest(BytesReader(pack)).hex()},
         )
-        contents["", "pack"] = Content(descriptor, BytesReader(pack))
+        contents["", "pack"] = NewBlob(descriptor, BytesReader(pack))
     subject = resolved.descriptor
     manifest = Artifact(
         schema_version=2,
@@ -90,8 +90,8 @@ def make_artifact(
     descriptor = Descriptor(
         media_type=OCI_MANIFEST, digest=Digest.of(data), size=len(data), artifact_type=ARTIFACT_TYPE
     )
-    blobs = [Content(EMPTY_CONFIG, BytesReader(EMPTY)), *contents.values()]
-    return Content(descriptor, BytesReader(data)), blobs
+    blobs = [NewBlob(EMPTY_CONFIG, BytesReader(EMPTY)), *contents.values()]
+    return NewBlob(descriptor, BytesReader(data)), blobs
 
 
 def prefetch_document(runs: Iterable[Run]) -> bytes:

@@ -18,7 +18,7 @@ from ocifs.indexes.soci import INDEX, LAYER, LAYER_TYPE, TYPES, ZTOC_TYPE, Versi
 from ocifs.layer.layer import Layer
 from ocifs.layer.profile import Profile, Run, spans_of
 from ocifs.reader import BytesReader
-from ocifs.sources.referrers import Content
+from ocifs.sources.referrers import NewBlob
 from ocifs.sources.resolve import ResolvedImage
 from ocifs.spec.artifact import EMPTY, Artifact, encode_artifact
 from ocifs.spec.descriptor import Descriptor
@@ -41,8 +41,8 @@ Warn = Callable[[str], None]
 class SociIndex(NamedTuple):
     """A new SOCI index."""
 
-    manifest: Content
-    blobs: list[Content]
+    manifest: NewBlob
+    blobs: list[NewBlob]
     layers: int
     """How many layers have a zTOC."""
     size: int
@@ -62,7 +62,7 @@ def make_soci_index(
     Raises:
         UnsupportedError: The index would be empty.
     """
-    contents: list[Content] = []
+    contents: list[NewBlob] = []
     seen: set[Digest] = set()
     for layer, image_layer in zip(layers, resolved.layers, strict=True):
         descriptor = image_layer.descriptor
@@ -87,12 +87,12 @@ def make_soci_index(
         else None,
         annotations={_BUILD_TOOL: _TOOL},
     )
-    empty = Content(manifest.config, BytesReader(EMPTY))
+    empty = NewBlob(manifest.config, BytesReader(EMPTY))
     written = _document(encode_artifact(manifest), artifact_type=TYPES[version])
     return SociIndex(written, [empty, *contents], len(ztocs), sum(each.size for each in ztocs))
 
 
-def convert_image(source: Source, resolved: ResolvedImage, index: SociIndex) -> list[Content]:
+def convert_image(source: Source, resolved: ResolvedImage, index: SociIndex) -> list[NewBlob]:
     """Return the manifest of an image that names the SOCI index, and an image index with both: the converted image.
 
     Raises the errors of reading the manifest.
@@ -120,7 +120,7 @@ def convert_image(source: Source, resolved: ResolvedImage, index: SociIndex) -> 
     return [manifest, _document(msgspec.json.encode(listed, enc_hook=str), OCI_INDEX)]
 
 
-def _ztoc_of(layer: Layer, descriptor: Descriptor, warn: Warn, runs: tuple[Run, ...]) -> list[Content]:
+def _ztoc_of(layer: Layer, descriptor: Descriptor, warn: Warn, runs: tuple[Run, ...]) -> list[NewBlob]:
     """Return the zTOC of a layer, and its prefetch artifact if `runs` lists spans."""
     from ocifs.indexes.ztoc.write import write_ztoc
 
@@ -143,11 +143,11 @@ def _span(spans: list[int], number: int) -> int:
     return bisect_right(spans, number) - 1
 
 
-def _content(data: bytes, media_type: str, annotations: dict[str, str]) -> Content:
+def _content(data: bytes, media_type: str, annotations: dict[str, str]) -> NewBlob:
     descriptor = Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data), annotations=annotations)
-    return Content(descriptor, BytesReader(data))
+    return NewBlob(descriptor, BytesReader(data))
 
 
-def _document(data: bytes, media_type: str = OCI_MANIFEST, artifact_type: str | None = None) -> Content:
+def _document(data: bytes, media_type: str = OCI_MANIFEST, artifact_type: str | None = None) -> NewBlob:
     descriptor = Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data), artifact_type=artifact_type)
-    return Content(descriptor, BytesReader(data))
+    return NewBlob(descriptor, BytesReader(data))

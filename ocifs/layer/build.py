@@ -30,7 +30,7 @@ from ocifs.toc import ChunkReader, read_entries
 _MAX_WARNINGS = 100
 
 
-class Progress(Protocol):
+class IndexingProgress(Protocol):
     """A callback for the progress of indexing a layer; several threads call it."""
 
     def __call__(self, layer: Digest, done: int, total: int, /) -> None:
@@ -78,7 +78,7 @@ def open_layer_index(
     store: Store,
     limits: Limits,
     warn: Callable[[str], None],
-    progress: Progress,
+    progress: IndexingProgress,
     *,
     low_memory: bool = False,
 ) -> LayerIndex:
@@ -131,7 +131,13 @@ class _Build:
     """Builds one index."""
 
     def __init__(
-        self, layer: LayerBlob, limits: Limits, warn: Callable[[str], None], progress: Progress, *, low_memory: bool
+        self,
+        layer: LayerBlob,
+        limits: Limits,
+        warn: Callable[[str], None],
+        progress: IndexingProgress,
+        *,
+        low_memory: bool,
     ) -> None:
         self.layer = layer
         self.blob = layer.blob

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from ocifs.errors import InvalidImageError, OcifsError, UnsupportedError
 from ocifs.layer.archive_member import ArchiveMember
-from ocifs.layer.build import LayerBlob, Progress, open_layer_index
+from ocifs.layer.build import IndexingProgress, LayerBlob, open_layer_index
 from ocifs.layer.layer import Layer
 from ocifs.layer.span_cache import SpanCache
 from ocifs.limits import Limits
@@ -30,7 +30,7 @@ _CHUNK = 1 << 20
 
 
 class CompressedArchive:
-    """The members of an archive; implements `ocifs.sources.archive.Content`."""
+    """The members of an archive; implements `ocifs.sources.archive.TarContent`."""
 
     def __init__(self, archive: Layer, file: FileReader) -> None:
         self._archive = archive
@@ -55,7 +55,7 @@ def open_compressed(
     name: str,
     store: Store,
     limits: Limits,
-    progress: Progress,
+    progress: IndexingProgress,
     *,
     low_memory: bool = False,
 ) -> CompressedArchive:

@@ -18,7 +18,7 @@ from typing import Protocol
 from ocifs.errors import InvalidImageError, RegistryError
 from ocifs.layer.single_flight import SingleFlight
 from ocifs.reader import FileReader
-from ocifs.sources.registry.peer import NoRangesError, Origin
+from ocifs.sources.registry.peer import BlobOrigin, NoRangesError
 
 _REQUEST_MAX = 8 << 20
 """Maximum bytes of one request."""
@@ -80,7 +80,7 @@ class LazyBlob(FileReader):
         self,
         fd: int,
         size: int,
-        origin: Callable[[], Origin],
+        origin: Callable[[], BlobOrigin],
         open_remote: Callable[[], BlobRanges],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

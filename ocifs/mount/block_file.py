@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ocifs.mount import fuse_protocol
 from ocifs.mount.counters import AWAKE, IDLE, Counters
-from ocifs.mount.fuse_protocol import NOT_ANSWERED, REQUEST_MAX, ROOT, Operation, Request, parse_request
+from ocifs.mount.fuse_protocol import NOT_ANSWERED, REQUEST_MAX, ROOT, FuseRequest, Operation, parse_request
 from ocifs.mount.rate_limited_log import log_failure
 from ocifs.mount.reading import Reading, Views
 
@@ -77,7 +77,7 @@ class BlockFile:
             os.close(self._device)
             self._device = -1
 
-    def _take(self, request: Request) -> None:
+    def _take(self, request: FuseRequest) -> None:
         """Answer in a thread if data has to be decoded, else at once."""
         if request.operation == Operation.READ:
             began = time.monotonic()
@@ -109,7 +109,7 @@ class BlockFile:
             self._send(unique, result[0])
             self._counters.note_read(time.monotonic() - began, sum(map(len, result[0])), hit=False)
 
-    def _reply(self, request: Request) -> bytes | int:
+    def _reply(self, request: FuseRequest) -> bytes | int:
         """Return the result of any other operation, or an errno."""
         match request.operation:
             case Operation.LOOKUP:

@@ -40,7 +40,7 @@ from ocifs.mount.rate_limited_log import OneLineFormatter, log_failure
 from ocifs.mount.record import (
     LOG,
     KeptRecord,
-    LayerRecord,
+    MountedLayer,
     MountRecord,
     PackRecord,
     recorded,
@@ -281,9 +281,9 @@ class _Record:
             self._write(self._record)
 
 
-def _layer_record(layer: Layer) -> LayerRecord:
+def _layer_record(layer: Layer) -> MountedLayer:
     summary = layer.index.summary
-    return LayerRecord(
+    return MountedLayer(
         blob=summary.blob_digest,
         diff_id=summary.diff_id,
         verified_at=layer.verified_at,

@@ -56,7 +56,7 @@ class Operation(IntEnum):
 NOT_ANSWERED = frozenset({Operation.FORGET, Operation.BATCH_FORGET})
 
 
-class Request(NamedTuple):
+class FuseRequest(NamedTuple):
     """A request; its answer repeats `unique`."""
 
     operation: int
@@ -65,10 +65,10 @@ class Request(NamedTuple):
     body: memoryview
 
 
-def parse_request(data: bytes) -> Request:
+def parse_request(data: bytes) -> FuseRequest:
     """Parse a request of the kernel."""
     _, operation, unique, inode, *_ = _HEADER.unpack_from(data)
-    return Request(operation, unique, inode, memoryview(data)[_HEADER.size :])
+    return FuseRequest(operation, unique, inode, memoryview(data)[_HEADER.size :])
 
 
 def name_in(body: memoryview) -> bytes:

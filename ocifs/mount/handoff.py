@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from ocifs.blobs.download import BLOB
-from ocifs.image.hot_pack import OpenedPack
+from ocifs.image.hot_pack import OpenedPack, pack_name
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.archive_member import ArchiveMember
 from ocifs.layer.compressed_archive import ARCHIVE_CACHE
@@ -25,7 +25,7 @@ from ocifs.layer.span_cache import SpanCache
 from ocifs.layer.verified_mark import is_marked
 from ocifs.reader import BlobReader, FileReader, FileSection
 from ocifs.sources.assembled import AssembledReader
-from ocifs.sources.registry.peer import Origin
+from ocifs.sources.registry.peer import BlobOrigin
 from ocifs.store import Store, StoredFile
 from ocifs.store.sparse import is_finished
 
@@ -74,7 +74,7 @@ class PackSource(msgspec.Struct, frozen=True):
     file: FileRange
     verified: bool
     """Whether it was made of verified layers."""
-    origin: Origin | None = None
+    origin: BlobOrigin | None = None
     """The registry that has it; None: the file is complete."""
     head: bytes | None = None
     """sha256 of its head, if it is published."""
@@ -102,7 +102,7 @@ class Handoff(msgspec.Struct, frozen=True):
     """LayerIndex and blob; the blob may be a range of an uncompressed archive, or a table (`directories`)."""
     checksums: tuple[int, ...] = ()
     """The checksum of the LayerIndex, so that both processes use the same index."""
-    origins: tuple[Origin | None, ...] = ()
+    origins: tuple[BlobOrigin | None, ...] = ()
     """The registry that has the blob; None: the blob is complete."""
     published: tuple[str | None, ...] = ()
     """The published index that an unverified LayerIndex was made from."""
@@ -117,10 +117,12 @@ class Handoff(msgspec.Struct, frozen=True):
     pack: PackSource | None = None
     cache: CacheDirectory | None = None
     """Where to save hot packs, and to note false indexes; None: nowhere."""
-    index_origins: tuple[Origin | None, ...] = ()
+    index_origins: tuple[BlobOrigin | None, ...] = ()
     """The registry that has the missing windows of the LayerIndex; None: it is complete."""
     tails: tuple[bytes | None, ...] = ()
     """sha256 of the sections behind the windows of a published LayerIndex, which other processes may write to."""
+    unverified_pack: str | None = None
+    """The subject of the hot pack of these layers, as long as they are unverified; None: they are verified."""
 
     @classmethod
     def of(cls, rootfs: Rootfs, pack: PackSource | None = None, cache: CacheDirectory | None = None) -> Self:
@@ -145,6 +147,7 @@ class Handoff(msgspec.Struct, frozen=True):
                 layer.index.file.origin() if isinstance(layer.index.file, LazyBlob) else None for layer in layers
             ),
             tails=tuple(layer.index.tail for layer in layers),
+            unverified_pack=_unverified_pack(layers),
         )
 
     def open(self, cache: SpanCache) -> Rootfs:
@@ -224,6 +227,11 @@ def source_of(pack: OpenedPack | None) -> PackSource | None:
     return PackSource(FileRange.of(pack.file), pack.verified, origin, pack.head, pack.digest)
 
 
+def _unverified_pack(layers: Sequence[Layer]) -> str | None:
+    name = pack_name(layers) if layers else None
+    return None if name is None or name.is_verified else name.subject
+
+
 def _range_of(blob: BlobReader) -> FileRange:
     """Return the range of a blob in its file, or in its uncompressed archive."""
     if isinstance(blob, AssembledReader):
@@ -240,7 +248,7 @@ def _digest_of(member: ArchiveMember) -> str:
     return member.archive.index.summary.blob_digest
 
 
-def _reconnect(parts: Sequence[tuple[FileRange, Origin | None]]) -> list[FileReader]:
+def _reconnect(parts: Sequence[tuple[FileRange, BlobOrigin | None]]) -> list[FileReader]:
     """Return the opened parts.
 
     Those with an origin fetch missing spans from there, and connect at the first one, unless they were finished
@@ -273,9 +281,9 @@ def _was_verified(index: LayerIndex) -> bool:
     return is_marked(index) and not isinstance(index.file, LazyBlob)
 
 
-def _is_finished(part: FileRange, origin: Origin) -> bool:
+def _is_finished(part: FileRange, origin: BlobOrigin) -> bool:
     return is_finished(part.fd, BLOB, origin.digest, part.size)
 
 
-def _same(origin: Origin) -> Origin:
+def _same(origin: BlobOrigin) -> BlobOrigin:
     return origin

@@ -25,7 +25,15 @@ from ocifs.hotpack.format import BLOCK_MAX, Block, PackTable, read_table
 from ocifs.hotpack.pack import HotPack
 from ocifs.hotpack.recording import Recording
 from ocifs.hotpack.verification import blocks_of, verify_pack
-from ocifs.image.hot_pack import UNVERIFIED_PACK, PackName, adopt_pack, pack_name, save_published, streams_of
+from ocifs.image.hot_pack import (
+    UNVERIFIED_PACK,
+    PackName,
+    adopt_pack,
+    pack_name,
+    save_published,
+    streams_of,
+    verified_table,
+)
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.mount.engine import Engine
@@ -58,10 +66,10 @@ class HotStart:
         self._handoff = handoff
         self._rootfs = rootfs
         self._limit = limit
+        subject = handoff.unverified_pack
+        self._unverified = None if subject is None else PackName(UNVERIFIED_PACK, subject)
         self._ended = threading.Event()
         self._download: PackDownload | None = None
-        self._name: PackName | None = None
-        """Of the pack of these layers, before they were verified."""
         self._report: Report = lambda record: None
         self._saved = PackRecord()
         self._compared: frozenset[Block] | None = None
@@ -73,7 +81,6 @@ class HotStart:
         served = rootfs.served
         if not limit or not served.layers:
             return
-        self._name = pack_name(served.layers)
         if handoff.pack is not None and served.pack_file is not None:
             served.pack = self._opened(handoff.pack, served.pack_file)
         if handoff.cache is not None:
@@ -145,14 +152,12 @@ class HotStart:
             InvalidImageError: It has false bytes.
             NotFoundError, RegistryError: Parts of a layer cannot be fetched.
         """
-        if self._name is None:
-            return
         served = self._rootfs.served
         if self._download is not None and not self._download.has_head and served.pack is not None:
             served.pack.abandon("its head arrives too late")  # it would not be compared any more
         table = None if served.pack is None or served.pack.verified else served.pack.table()
         if table is not None:
-            verify_pack(table, served.layers, pause)
+            verify_pack(table, served.layers, pause, self._verified_blocks())
         self._compared = frozenset() if table is None else blocks_of(table)
         if served.pack is not None:
             served.pack.verified = True
@@ -160,14 +165,23 @@ class HotStart:
             if not served.is_saving:  # else `_save` does that
                 self._adopt(pause)
 
+    def _verified_blocks(self) -> frozenset[Block]:
+        """Return the blocks of the pack of the verified layers: another process has compared them before."""
+        if self._handoff.cache is None:
+            return frozenset()
+        if (found := verified_table(self._handoff.cache.open(), self._rootfs.served.layers)) is None:
+            return frozenset()
+        found[0].close()
+        return blocks_of(found[1])
+
     def drop(self) -> None:
         """Remove the unverified packs of the layers from the cache."""
-        if self._handoff.cache is None or self._name is None:
+        if self._handoff.cache is None:
             return
         store = self._handoff.cache.open()
         with contextlib.suppress(OSError):
-            if not self._name.is_verified:
-                store.remove(*self._name)
+            if self._unverified is not None:
+                store.remove(*self._unverified)
             self._discard_published(store)
 
     def _discard_published(self, store: Store) -> None:
@@ -274,8 +288,8 @@ class HotStart:
             elif served.is_fetching_pack or served.pack.has_served:
                 return None  # it lacks what was read from the published pack
         # Blocks that were not compared yet must not become those of a verified pack.
-        name = self._name if served.pack is not None and not served.pack.verified else pack_name(served.layers)
-        assert name is not None  # noqa: S101 - something is recorded
+        is_unverified = served.pack is not None and not served.pack.verified
+        name = (is_unverified and self._unverified) or pack_name(served.layers)
         with contextlib.suppress(OSError):
             return start_builder(self._handoff, recording, self._limit, name, published)
         return None
@@ -285,8 +299,8 @@ class HotStart:
 
     def _adopt(self, pause: Callable[[int], None]) -> None:
         """Let the pack of the unverified layers, or else the published one, become that of the verified layers."""
-        name, served = self._name, self._rootfs.served
-        if self._handoff.cache is None or name is None or name.kind != UNVERIFIED_PACK:
+        name, served = self._unverified, self._rootfs.served
+        if self._handoff.cache is None or name is None:
             return
         store = self._handoff.cache.open()
         try:

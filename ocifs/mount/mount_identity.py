@@ -17,6 +17,7 @@ from ocifs.descriptor import opened
 from ocifs.errors import MountError
 from ocifs.mount import syscalls
 from ocifs.mount.mountinfo import mount_at, mount_table, unmount
+from ocifs.process import stat_of
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -96,7 +97,7 @@ class MountIdentity:
         Nothing is looked up: on a map of autofs, that would mount the image again.
         """
         try:
-            mounts = [mount for mount in mount_table(Path("/proc", pid)) if mount.mountpoint == self.path]
+            mounts = [mount for mount in mount_table(Path("/proc", str(pid))) if mount.mountpoint == self.path]
         except OSError:  # too many open files
             return True
         return bool(mounts) and self.device in {None, mounts[-1].device}
@@ -116,19 +117,18 @@ def leave_private_namespace() -> int | None:
     return own
 
 
-def _ancestors() -> Iterator[str]:
+def _ancestors() -> Iterator[int]:
     """Yield the PIDs of the visible ancestors of this process, its parent first."""
-    pid = str(os.getppid())
-    while pid != "0":
+    pid = os.getppid()
+    while pid:
         yield pid
         try:
-            status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+            pid = stat_of(pid).parent
         except OSError:
             return
-        pid = status.rpartition(")")[2].split()[1]
 
 
-def _namespace_of(pid: str) -> int | None:
+def _namespace_of(pid: int | str) -> int | None:
     try:
         return os.stat(f"/proc/{pid}/ns/mnt").st_ino
     except OSError:

@@ -6,6 +6,8 @@ import msgspec
 
 from ocifs.layer.span_cache import DEFAULT_CAPACITY
 
+EngineChoice = Literal["auto", "erofs", "fuse"]
+
 DEFAULT_HOT_PACK = 64 << 20
 """Bytes."""
 
@@ -13,7 +15,7 @@ DEFAULT_HOT_PACK = 64 << 20
 class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to serve a mount; the defaults are the safest choices."""
 
-    engine: Literal["auto", "erofs", "fuse"] = "auto"
+    engine: EngineChoice = "auto"
     """`auto`: erofs if this process may and the kernel can, else fuse."""
     span_cache: int = DEFAULT_CAPACITY
     """Most bytes of decoded spans in memory."""

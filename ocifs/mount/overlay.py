@@ -16,15 +16,11 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Literal
 
 from ocifs.errors import MountError, printable_path
 from ocifs.mount import syscalls
 from ocifs.mount.mountinfo import MountEntry, mount_table, unmount
 from ocifs.trusted_directory import TrustedDirectory
-
-RootfsKind = Literal["mount", "overlay", "tmpfs", "copy"]
-"""Kind of rootfs: the image itself, writable with writes kept or discarded, or copied."""
 
 _IMAGES = "images"
 _SOURCE = "ocifs"
@@ -46,10 +42,9 @@ def untrusted(path: str, error: OSError) -> MountError:
     return MountError(f"{printable_path(path)}: {error.strerror}{advice}")
 
 
-def make_directories(bundle: TrustedDirectory, kind: RootfsKind) -> None:
-    """Make the missing mountpoints of a bundle."""
-    names = ["rootfs", *(["lower"] if kind in {"overlay", "tmpfs"} else []), *(["tmpfs"] if kind == "tmpfs" else [])]
-    for name in names:
+def make_directories(bundle: TrustedDirectory, *, overlay: bool, tmpfs: bool) -> None:
+    """Make the missing mountpoints of a bundle: of its rootfs, an `overlay` on the image, which a `tmpfs` may hold."""
+    for name in ("rootfs", *(["lower"] if overlay else []), *(["tmpfs"] if tmpfs else [])):
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, dir_fd=bundle.fd)
 

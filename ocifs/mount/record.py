@@ -22,6 +22,7 @@ import msgspec
 from ocifs.errors import MountError, printable_path, raise_if_short
 from ocifs.mount.counters import DEAD, Counters, Numbers
 from ocifs.mount.mountinfo import MountEntry, mount_table
+from ocifs.process import stat_of, status_of
 from ocifs.trusted_directory import ForeignOwnerError, TrustedDirectory
 
 _PF_EXITING = 0x4
@@ -45,7 +46,7 @@ KEEPER_NAME = "ocifs-keeper"
 """Name of the process of a keeper (`comm` in proc(5))."""
 
 
-class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
+class MountedLayer(msgspec.Struct, frozen=True, kw_only=True):
     """What is verified of a layer. Besides, each span is verified whenever it is decoded."""
 
     blob: str
@@ -108,7 +109,7 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Directory of the bundle that this mount is the rootfs, or its lower layer, of."""
     device: str | None = None
     """major:minor of the file system, unlike that of other mounts on the same mountpoint; None: unknown."""
-    layers: tuple[LayerRecord, ...] = ()
+    layers: tuple[MountedLayer, ...] = ()
     """One for each layer, the base first."""
     hot_pack: PackRecord | None = None
     """The hot pack that has the first reads, once they have paused; None: not saved yet, or too few were new."""
@@ -301,10 +302,10 @@ def _without_process(record: MountRecord, counters: Counters | None) -> State:
 def is_keeper(pid: int) -> bool:
     """Whether a process is a keeper of mounts that still runs."""
     try:
-        before, _, after = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+        stat = stat_of(pid)
     except OSError:
         return False
-    return before.partition("(")[2] == KEEPER_NAME and after.split()[0] not in {"Z", "X"}
+    return stat.name == KEEPER_NAME and stat.state not in {"Z", "X"}
 
 
 def read_record(directory: TrustedDirectory, pid: int) -> MountRecord | None:
@@ -345,12 +346,11 @@ def is_alive(pid: int, directory: TrustedDirectory) -> bool:
 def _is_dying(pid: int) -> bool:
     """Whether a process was killed but still exists: it has SIGKILL pending, or is exiting (proc(5))."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
-        stat_fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        status, flags = status_of(pid), stat_of(pid).flags
     except OSError:
         return True
-    pending = [int(mask, 16) for mask in re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)", status, re.MULTILINE)]
-    return bool(int(stat_fields[6]) & _PF_EXITING) or any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
+    pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+    return bool(flags & _PF_EXITING or pending >> (signal.SIGKILL - 1) & 1)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -57,6 +58,49 @@ def _changed_keys(before: Mapping[bytes, bytes], after: Mapping[bytes, bytes]) -
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
+class Operand(NamedTuple):
+    """One side of a comparison."""
+
+    image: bytes
+    start: bytes
+    """The path in it that is compared."""
+
+    def named(self, below: bytes, show: Show) -> bytes:
+        """Return IMAGE:/PATH of a file `below` the start."""
+        return show(self.image) + b":/" + show((self.start.rstrip(b"/") + b"/" + below.lstrip(b"/")).strip(b"/"))
+
+
+def brief_lines(found: Iterable[Difference], before: Operand, after: Operand, show: Show) -> Iterator[bytes]:
+    """Yield a line for each difference, as `diff -rq` of GNU writes it.
+
+    A directory that only one image has takes one line, like one that is a file in the other.
+    """
+    alone: set[tuple[bytes, Change]] = set()
+    for each in found:
+        below = each.path.removeprefix(before.start)
+        old, new = (operand.named(below, show) for operand in (before, after))
+        if each.before is None or each.after is None:
+            alone.add((each.path, each.change))
+            directory, _, name = (old if each.after is None else new).rpartition(b"/")
+            if (each.path.rpartition(b"/")[0], each.change) not in alone:
+                yield b"Only in %b: %b" % (directory + b"/" * directory.endswith(b":"), name)
+        elif "type" in each.aspects:
+            alone |= {(each.path, "added"), (each.path, "removed")}
+            kinds = (_KINDS.get(entry.type, entry.type).encode() for entry in (each.before, each.after))
+            yield b"File %b is a %b while file %b is a %b" % (old, next(kinds), new, next(kinds))
+        else:
+            yield b"Files %b and %b differ" % (old, new)
+
+
+_KINDS = {
+    "regular": "regular file",
+    "symlink": "symbolic link",
+    "character": "character special file",
+    "block": "block special file",
+}
+"""Words of GNU tools for types of files."""
+
+
 def to_json(difference: Difference) -> bytes:
     """Return a JSON object on one line."""
     fields = named("path", difference.path) | {"change": difference.change}
@@ -68,7 +112,7 @@ def to_json(difference: Difference) -> bytes:
     return msgspec.json.encode(fields)
 
 
-class Total(msgspec.Struct):
+class DifferenceTotal(msgspec.Struct):
     """The sum of some differences."""
 
     files: int = 0
@@ -77,7 +121,7 @@ class Total(msgspec.Struct):
     """The growth of the regular files among them; negative if they shrank."""
 
 
-Totals = dict[Change, Total]
+Totals = dict[Change, DifferenceTotal]
 
 
 def add_up(found: Iterable[Difference]) -> dict[bytes, Totals]:
@@ -90,7 +134,9 @@ def add_up(found: Iterable[Difference]) -> dict[bytes, Totals]:
     for difference in found:
         names = difference.path.split(b"/")
         directory = b"/".join(names[:2]) if len(names) > 2 or _is_directory(difference) else b""
-        total = totals.setdefault(directory or b"/", {change: Total() for change in CHANGES})[difference.change]
+        total = totals.setdefault(directory or b"/", {change: DifferenceTotal() for change in CHANGES})[
+            difference.change
+        ]
         total.files += 1
         entry = difference.after or difference.before
         if entry is not None and (difference.change, entry.inode.nid) not in seen:
@@ -111,7 +157,7 @@ def _size(entry: Listed | None) -> int:
 
 def totals_lines(totals: Mapping[bytes, Totals], show: Show) -> Iterator[bytes]:
     """Yield a table: a line for each directory, and one for the total."""
-    everything = {change: Total() for change in CHANGES}
+    everything = {change: DifferenceTotal() for change in CHANGES}
     for each in totals.values():
         for change, total in each.items():
             everything[change].files += total.files
@@ -122,7 +168,7 @@ def totals_lines(totals: Mapping[bytes, Totals], show: Show) -> Iterator[bytes]:
         yield "   ".join(cells).encode() + b"   " + name
 
 
-def _column(change: Change, totals: Sequence[Total]) -> list[str]:
+def _column(change: Change, totals: Sequence[DifferenceTotal]) -> list[str]:
     """Return the cells of each change, with its name as heading, padded to one width."""
     files = max(len(str(total.files)) for total in totals)
     sizes = max(len(_signed(total.bytes)) for total in totals)

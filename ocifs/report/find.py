@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ocifs.errors import OcifsError, printable_path
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.find_printf import parse_format
-from ocifs.report.find_tests import PLAIN, TESTS, Settings, true
+from ocifs.report.find_tests import PLAIN, TESTS, FindContext, true
 from ocifs.report.listing import Listed, Show, shown_time, shown_with_target, size_or_device, unpainted
 from ocifs.report.visit import Action, Test, Visit
 
@@ -78,7 +78,7 @@ def parse(words: Sequence[str], rootfs: Rootfs, now: int | None = None) -> Expre
         ExpressionError: The expression is malformed; the text says where.
         NotFoundError: A path or user does not exist.
     """
-    parser = _Parser(words, Settings(rootfs, time.time_ns() if now is None else now))
+    parser = _Parser(words, FindContext(rootfs, time.time_ns() if now is None else now))
     test = parser.sequence() if words else true
     if parser.words:
         raise ExpressionError("find: ')' closes nothing")
@@ -90,9 +90,9 @@ def parse(words: Sequence[str], rootfs: Rootfs, now: int | None = None) -> Expre
 class _Parser:
     """The remaining words, the next one last, and the options found so far."""
 
-    def __init__(self, words: Sequence[str], settings: Settings) -> None:
+    def __init__(self, words: Sequence[str], context: FindContext) -> None:
         self.words = list(words)[::-1]
-        self.settings = settings
+        self.context = context
         self.acts = False
         self.least = 0
         self.most: int | None = None
@@ -132,7 +132,7 @@ class _Parser:
             self.acts = True
             return _quit
         if word in PLAIN:
-            return PLAIN[word](self.settings)
+            return PLAIN[word](self.context)
         if word not in _WITH_ARGUMENT:
             raise _unknown(word)
         argument = self._next(f"what {word} takes")
@@ -162,10 +162,10 @@ class _Parser:
         """Return the test or action `word`. Raises ValueError, re.error."""
         if word == "-printf":
             self.acts = True
-            return _act(parse_format(argument, self.settings))
+            return _act(parse_format(argument, self.context))
         if word in {"-maxdepth", "-mindepth"}:
             return self._depth(argument, least=word == "-mindepth")
-        return TESTS[word](self.settings, argument)
+        return TESTS[word](self.context, argument)
 
     def _next(self, what: str) -> str:
         if not self.words:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ocifs.errors import NotFoundError
 from ocifs.report.escapes import CONTROL, ESCAPE, number_of
-from ocifs.report.find_tests import TYPES, Settings
+from ocifs.report.find_tests import TYPES, FindContext
 from ocifs.report.listing import Listed, Show, bounded_seconds
 from ocifs.report.visit import Visit
 
@@ -27,7 +27,7 @@ _TYPES = {kind: letter.encode() for letter, kind in TYPES.items()}
 _Value = Callable[[Visit, Show], bytes]
 
 
-class Format(NamedTuple):
+class PrintfFormat(NamedTuple):
     """A parsed format: text, and functions that return a part."""
 
     pieces: tuple[bytes | _Value, ...]
@@ -37,23 +37,23 @@ class Format(NamedTuple):
         return b"".join(piece if isinstance(piece, bytes) else piece(visit, show) for piece in self.pieces)
 
 
-def parse_format(text: str, settings: Settings) -> Format:
+def parse_format(text: str, context: FindContext) -> PrintfFormat:
     """Parse a format.
 
     Raises:
         ValueError: It contains a directive or an escape that does not exist, or that images have nothing for.
     """
-    return Format(tuple(_pieces(text, settings)))
+    return PrintfFormat(tuple(_pieces(text, context)))
 
 
-def _pieces(text: str, settings: Settings) -> Iterator[bytes | _Value]:
+def _pieces(text: str, context: FindContext) -> Iterator[bytes | _Value]:
     at = 0
     while at < len(text):
         if text[at] == "%":
             match = _DIRECTIVE.match(text, at)
             if match is None or not match[4]:
                 raise ValueError(f"the directive {text[at : at + 2]!r} at character {at + 1} is incomplete")
-            yield _directive(match, settings)
+            yield _directive(match, context)
             at = match.end()
         elif text[at] == "\\":
             match = ESCAPE.match(text, at)
@@ -75,13 +75,13 @@ def _escaped(escape: re.Match[str]) -> bytes:
     return value
 
 
-def _directive(match: re.Match[str], settings: Settings) -> bytes | _Value:
+def _directive(match: re.Match[str], context: FindContext) -> bytes | _Value:
     flags, width, precision, name = match[1], int(match[2] or 0), match[3], match[4]
     if name == "%":
         return b"%"
     if max(width, int(precision or 0)) > _MAX_WIDTH:
         raise ValueError(f"widths have at most {_MAX_WIDTH} characters")
-    value = _value(name, settings)
+    value = _value(name, context)
     if name == "m" and "#" in flags:
         value = _octal
     if not (flags or width or precision is not None):
@@ -104,14 +104,14 @@ def _pad(text: bytes, flags: str, width: int, precision: str | None, *, is_numbe
     return text.rjust(width, b"0" if "0" in flags and (is_number or is_mode) else b" ")
 
 
-def _value(name: str, settings: Settings) -> _Value:
+def _value(name: str, context: FindContext) -> _Value:
     if name[0] == "T":
         return _time(name[1])
     match name:
         case "u":
-            return lambda visit, show: _named(settings.names.users, visit.inode.uid, show)
+            return lambda visit, show: _named(context.names.users, visit.inode.uid, show)
         case "g":
-            return lambda visit, show: _named(settings.names.groups, visit.inode.gid, show)
+            return lambda visit, show: _named(context.names.groups, visit.inode.gid, show)
     if name in _VALUES:
         return _VALUES[name]
     if name in {"a", "A", "c", "C", "B"}:

@@ -24,7 +24,7 @@ _REGEXTYPES = {
 }
 
 
-class Settings:
+class FindContext:
     """What tests refer to: the image, the time, and the syntax of the regular expressions that follow."""
 
     def __init__(self, rootfs: Rootfs, now: int) -> None:
@@ -145,22 +145,22 @@ def _size(argument: str) -> Test:
     return _counted(count, lambda visit: -(-visit.inode.size // (unit or 512)))
 
 
-def _age(settings: Settings, argument: str, seconds: int) -> Test:
-    return _counted(argument, lambda visit: (settings.now - visit.inode.mtime_ns) // (seconds * 1_000_000_000))
+def _age(context: FindContext, argument: str, seconds: int) -> Test:
+    return _counted(argument, lambda visit: (context.now - visit.inode.mtime_ns) // (seconds * 1_000_000_000))
 
 
-def _minutes(settings: Settings, argument: str) -> Test:
+def _minutes(context: FindContext, argument: str) -> Test:
     # Minutes compare to the nanosecond; days, in `_age`, compare in whole days.
     number = 60_000_000_000 * int(argument.lstrip("+-"))
     if argument.startswith("+"):
-        return lambda visit: settings.now - visit.inode.mtime_ns > number
+        return lambda visit: context.now - visit.inode.mtime_ns > number
     if argument.startswith("-"):
-        return lambda visit: settings.now - visit.inode.mtime_ns < number
-    return lambda visit: 0 <= number - (settings.now - visit.inode.mtime_ns) < 60_000_000_000
+        return lambda visit: context.now - visit.inode.mtime_ns < number
+    return lambda visit: 0 <= number - (context.now - visit.inode.mtime_ns) < 60_000_000_000
 
 
-def _newer(settings: Settings, argument: str) -> Test:
-    than = settings.rootfs.tree.inode(settings.rootfs.lookup(argument, follow=False)).mtime_ns
+def _newer(context: FindContext, argument: str) -> Test:
+    than = context.rootfs.tree.inode(context.rootfs.lookup(argument, follow=False)).mtime_ns
     return lambda visit: visit.inode.mtime_ns > than
 
 
@@ -179,17 +179,17 @@ def _permissions(argument: str) -> Test:
     return lambda visit: kind == "/" or stat.S_IMODE(visit.inode.mode) == bits
 
 
-def _owned(settings: Settings, argument: str, *, group: bool) -> Test:
-    number = int(argument) if argument.isdecimal() else _number_of(settings, argument, group=group)
+def _owned(context: FindContext, argument: str, *, group: bool) -> Test:
+    number = int(argument) if argument.isdecimal() else _number_of(context, argument, group=group)
     if group:
         return lambda visit: visit.inode.gid == number
     return lambda visit: visit.inode.uid == number
 
 
-def _number_of(settings: Settings, name: str, *, group: bool) -> int:
+def _number_of(context: FindContext, name: str, *, group: bool) -> int:
     """Return the uid of a user, or the gid of a `group`. Raises NotFoundError, LimitError."""
     text = os.fsencode(name).decode(errors="replace")
-    names = settings.names.groups if group else settings.names.users
+    names = context.names.groups if group else context.names.users
     for number, each in names.items():
         if each == text:
             return number
@@ -202,48 +202,48 @@ def _xattr(argument: str) -> Test:
     return lambda visit: any(fnmatch.fnmatchcase(each, name) for each in visit.rootfs.tree.xattrs(visit.nid))
 
 
-PLAIN: dict[str, Callable[[Settings], Test]] = {
-    "-true": lambda settings: true,
-    "-false": lambda settings: lambda visit: False,
-    "-prune": lambda settings: _prune,
-    "-empty": lambda settings: _empty,
-    "-nouser": lambda settings: lambda visit: visit.inode.uid not in settings.names.users,
-    "-nogroup": lambda settings: lambda visit: visit.inode.gid not in settings.names.groups,
+PLAIN: dict[str, Callable[[FindContext], Test]] = {
+    "-true": lambda context: true,
+    "-false": lambda context: lambda visit: False,
+    "-prune": lambda context: _prune,
+    "-empty": lambda context: _empty,
+    "-nouser": lambda context: lambda visit: visit.inode.uid not in context.names.users,
+    "-nogroup": lambda context: lambda visit: visit.inode.gid not in context.names.groups,
     # An image is one file system, and none of its files changes during the search.
-    "-xdev": lambda settings: true,
-    "-mount": lambda settings: true,
-    "-noleaf": lambda settings: true,
-    "-ignore_readdir_race": lambda settings: true,
-    "-noignore_readdir_race": lambda settings: true,
-    "-warn": lambda settings: true,
-    "-nowarn": lambda settings: true,
+    "-xdev": lambda context: true,
+    "-mount": lambda context: true,
+    "-noleaf": lambda context: true,
+    "-ignore_readdir_race": lambda context: true,
+    "-noignore_readdir_race": lambda context: true,
+    "-warn": lambda context: true,
+    "-nowarn": lambda context: true,
 }
-TESTS: dict[str, Callable[[Settings, str], Test]] = {
-    "-name": lambda settings, argument: _glob(argument),
-    "-iname": lambda settings, argument: _glob(argument, fold=True),
-    "-path": lambda settings, argument: _glob(argument, whole=True),
-    "-wholename": lambda settings, argument: _glob(argument, whole=True),
-    "-ipath": lambda settings, argument: _glob(argument, whole=True, fold=True),
-    "-iwholename": lambda settings, argument: _glob(argument, whole=True, fold=True),
-    "-lname": lambda settings, argument: _link(argument),
-    "-ilname": lambda settings, argument: _link(argument, fold=True),
-    "-regex": lambda settings, argument: _matching(settings.regex(argument), whole=True),
-    "-iregex": lambda settings, argument: _matching(settings.regex(argument), whole=True, fold=True),
-    "-regextype": lambda settings, argument: settings.use_regextype(argument),
-    "-type": lambda settings, argument: _type(argument),
-    "-size": lambda settings, argument: _size(argument),
-    "-mtime": lambda settings, argument: _age(settings, argument, 86_400),
+TESTS: dict[str, Callable[[FindContext, str], Test]] = {
+    "-name": lambda context, argument: _glob(argument),
+    "-iname": lambda context, argument: _glob(argument, fold=True),
+    "-path": lambda context, argument: _glob(argument, whole=True),
+    "-wholename": lambda context, argument: _glob(argument, whole=True),
+    "-ipath": lambda context, argument: _glob(argument, whole=True, fold=True),
+    "-iwholename": lambda context, argument: _glob(argument, whole=True, fold=True),
+    "-lname": lambda context, argument: _link(argument),
+    "-ilname": lambda context, argument: _link(argument, fold=True),
+    "-regex": lambda context, argument: _matching(context.regex(argument), whole=True),
+    "-iregex": lambda context, argument: _matching(context.regex(argument), whole=True, fold=True),
+    "-regextype": lambda context, argument: context.use_regextype(argument),
+    "-type": lambda context, argument: _type(argument),
+    "-size": lambda context, argument: _size(argument),
+    "-mtime": lambda context, argument: _age(context, argument, 86_400),
     "-mmin": _minutes,
     "-newer": _newer,
-    "-samefile": lambda settings, argument: _same(settings.rootfs.lookup(argument, follow=False)),
-    "-newermt": lambda settings, argument: _newer_than_time(argument),
-    "-perm": lambda settings, argument: _permissions(argument),
-    "-user": lambda settings, argument: _owned(settings, argument, group=False),
-    "-group": lambda settings, argument: _owned(settings, argument, group=True),
-    "-uid": lambda settings, argument: _counted(argument, lambda visit: visit.inode.uid),
-    "-gid": lambda settings, argument: _counted(argument, lambda visit: visit.inode.gid),
-    "-links": lambda settings, argument: _counted(argument, lambda visit: visit.inode.nlink),
-    "-inum": lambda settings, argument: _counted(argument, lambda visit: visit.nid),
-    "-xattr": lambda settings, argument: _xattr(argument),
-    "-layer": lambda settings, argument: _counted(argument, lambda visit: visit.inode.layer),
+    "-samefile": lambda context, argument: _same(context.rootfs.lookup(argument, follow=False)),
+    "-newermt": lambda context, argument: _newer_than_time(argument),
+    "-perm": lambda context, argument: _permissions(argument),
+    "-user": lambda context, argument: _owned(context, argument, group=False),
+    "-group": lambda context, argument: _owned(context, argument, group=True),
+    "-uid": lambda context, argument: _counted(argument, lambda visit: visit.inode.uid),
+    "-gid": lambda context, argument: _counted(argument, lambda visit: visit.inode.gid),
+    "-links": lambda context, argument: _counted(argument, lambda visit: visit.inode.nlink),
+    "-inum": lambda context, argument: _counted(argument, lambda visit: visit.nid),
+    "-xattr": lambda context, argument: _xattr(argument),
+    "-layer": lambda context, argument: _counted(argument, lambda visit: visit.inode.layer),
 }

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from ocifs.image.contents import Part, read_files
+from ocifs.image.contents import ContentPart, read_files
 from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import named
 from ocifs.report.pattern import Pattern
-from ocifs.report.selected_lines import EVERY, Context, Found, Selection, select_lines
+from ocifs.report.selected_lines import EVERY, Context, FoundLine, Selection, select_lines
 
 _BEGINNING = 1 << 15
 """Bytes at the start of a file that are checked for NUL, which marks it as binary."""
@@ -46,7 +46,7 @@ class Searched(msgspec.Struct, frozen=True):
 
     path: bytes
     binary: bool
-    matches: Iterator[Found]
+    matches: Iterator[FoundLine]
     named: bool = False
     """Whether it is one of the paths to search itself, and not below one."""
 
@@ -131,7 +131,7 @@ class _Reading:
         self._progress(self._read, self._total)
 
 
-def _bytes(parts: Iterable[Part], reading: _Reading | None) -> Iterator[bytes]:
+def _bytes(parts: Iterable[ContentPart], reading: _Reading | None) -> Iterator[bytes]:
     for part in parts:
         if isinstance(part, int):
             yield _HOLE[:part]
@@ -141,7 +141,7 @@ def _bytes(parts: Iterable[Part], reading: _Reading | None) -> Iterator[bytes]:
             yield bytes(part)
 
 
-def to_json(path: bytes, match: Found | None = None, **more: int | bool) -> bytes:
+def to_json(path: bytes, match: FoundLine | None = None, **more: int | bool) -> bytes:
     """Return a JSON object on one line: a file, and a selected line, a line around one, or another fact about it."""
     line = {} if match is None else {"line_number": match.number} | named("line", match.line)
     context = {"context": True} if isinstance(match, Context) else {}

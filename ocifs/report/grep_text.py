@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from ocifs.report.grep import Searched, to_json
 from ocifs.report.listing import Show
 from ocifs.report.pattern import Pattern
-from ocifs.report.selected_lines import Context, Found
+from ocifs.report.selected_lines import Context, FoundLine
 
 Wanted = Literal["lines", "counts", "names", "names without"]
 
@@ -15,7 +15,7 @@ _COLOURS = {"ms": "01;31", "fn": "35", "ln": "32", "se": "36"}
 _CODE = re.compile(r"[\d;]*")
 
 
-class Format(NamedTuple):
+class GrepFormat(NamedTuple):
     """What to print, and how."""
 
     wanted: Wanted = "lines"
@@ -44,7 +44,7 @@ class Printed:
     def __init__(
         self,
         pattern: Pattern,
-        format_: Format,
+        format_: GrepFormat,
         show: Show,
         show_line: Show,
         colours: dict[str, bytes] | None = None,
@@ -94,7 +94,7 @@ class Printed:
             return to_json(path, binary=True) + b"\n"
         return b"Binary file " + self._show(path) + b" matches" + self._end
 
-    def _line(self, path: bytes, found: Found) -> Iterator[bytes]:
+    def _line(self, path: bytes, found: FoundLine) -> Iterator[bytes]:
         if self._begins_group(path, found.number):
             yield self._painted("se", self._format.separator or b"") + b"\n"
         self._last = (path, found.number)
@@ -110,7 +110,7 @@ class Printed:
             return False
         return self._last[0] != path or number > self._last[1] + 1
 
-    def _record(self, path: bytes, found: Found, shown: bytes) -> bytes:
+    def _record(self, path: bytes, found: FoundLine, shown: bytes) -> bytes:
         if self._format.as_json:
             return to_json(path, found._replace(line=shown)) + b"\n"
         mark = b"-" if isinstance(found, Context) else b":"
@@ -122,7 +122,7 @@ class Printed:
             return b""
         return self._painted("fn", self._show(path)) + (b"\0" if self._format.null_names else self._painted("se", mark))
 
-    def _text(self, found: Found, shown: bytes) -> bytes:
+    def _text(self, found: FoundLine, shown: bytes) -> bytes:
         """Return a line to print, with its matching parts in colour."""
         if not self._colours or isinstance(found, Context) or self._format.invert:
             return self._show_line(shown)

@@ -2,8 +2,9 @@
 
 import msgspec
 
+from ocifs.errors import counted
 from ocifs.image.opening import Image
-from ocifs.report.text import human_size
+from ocifs.report.text import human_size, table
 
 
 class LayerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,16 +59,29 @@ def index_report(image: Image, seconds: float) -> IndexReport:
     )
 
 
-def render_index(report: IndexReport) -> str:
-    """Return the report as lines."""
+_WIDE = 93
+"""Columns of a layer in full."""
+
+
+def _cells(layer: LayerReport) -> tuple[str, ...]:
+    sizes = f"{human_size(layer.size)} -> {human_size(layer.uncompressed)}"
+    reframed = " (reframed)" if layer.reframed else ""
+    counts = (counted(layer.entries, "entry", "entries"), counted(layer.spans, "span"))
+    return (layer.digest.partition(":")[2][:12], sizes, *counts, f"index {human_size(layer.index_size)}{reframed}")
+
+
+def render_index(report: IndexReport, width: int | None = None) -> str:
+    """Return the report as lines; for less than 93 columns with short digests and narrow columns."""
     lines = [f"{report.image} ({report.digest})"]
-    lines += [
-        f"  {layer.digest[:19]}  {human_size(layer.size):>9} -> {human_size(layer.uncompressed):>9}  "
-        f"{layer.entries:>7} entries  {layer.spans:>6} spans  index {human_size(layer.index_size):>9}"
-        + ("  (reframed)" if layer.reframed else "")
-        for layer in report.layers
-    ]
-    lines.append(
-        f"  {report.inodes} inodes  tree image {human_size(report.tree_image_size)}  {report.seconds:.2f} seconds"
-    )
+    if width is not None and width < _WIDE:
+        lines += [f"  {line}".rstrip() for line in table(list(map(_cells, report.layers)), right=range(1, 5))]
+    else:
+        lines += [
+            f"  {layer.digest[:19]}  {human_size(layer.size):>9} -> {human_size(layer.uncompressed):>9}  "
+            f"{counted(layer.entries, 'entry', 'entries'):>15}  {counted(layer.spans, 'span'):>12}  "
+            f"index {human_size(layer.index_size):>9}" + ("  (reframed)" if layer.reframed else "")
+            for layer in report.layers
+        ]
+    tree_image = f"tree image {human_size(report.tree_image_size)}"
+    lines.append(f"  {counted(report.inodes, 'inode')}  {tree_image}  {report.seconds:.2f} seconds")
     return "\n".join(lines)

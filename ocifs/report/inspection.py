@@ -13,7 +13,7 @@ from ocifs.errors import OcifsError
 from ocifs.image.kinds import TREE
 from ocifs.layer.index import LayerIndex, index_in
 from ocifs.layer.index_format import KIND as LAYER_INDEX
-from ocifs.report.text import human_size, table
+from ocifs.report.text import fitted, human_size, table
 from ocifs.sources.resolve import ImageLayer, ResolvedImage, manifests_of, resolve_manifest
 from ocifs.sources.source import NamedImage
 from ocifs.spec.config import ExecutionParameters
@@ -245,8 +245,8 @@ def _known(layer: LayerInspection) -> str:
     return f"{size}, entries {layer.entries}, whiteouts {layer.whiteouts}"
 
 
-def image_lines(images: Sequence[ListedImage]) -> Iterator[str]:
-    """Yield a table, and a line for each image that cannot be opened."""
+def image_lines(images: Sequence[ListedImage], width: int | None = None) -> Iterator[str]:
+    """Yield a table, with names cut to a total `width` in columns, and a line for each image that cannot be opened."""
     rows = [("NAME", "PLATFORM", "DIGEST", "LAYERS", "SIZE")]
     for image in images:
         if image.error is None:
@@ -254,7 +254,7 @@ def image_lines(images: Sequence[ListedImage]) -> Iterator[str]:
         else:
             cells = ("?", "?", "?")
         rows.append((_name(image), shown(cells[0]), image.digest[:19], cells[1], cells[2]))
-    yield from table(rows, right=(3, 4))
+    yield from table(fitted(rows, width, elastic=(0,)), right=(3, 4))
     for image in images:
         if image.error is not None:
             yield f"{_name(image)}: {shown(image.error, _LONG)}"

@@ -35,7 +35,7 @@ Show = Callable[[bytes], bytes]
 """Returns a name in the form to print."""
 Paint = Callable[[bytes, "Listed"], bytes]
 """Returns a printable name in the colour of its file."""
-Mark = Callable[["Listed"], bytes]
+Indicator = Callable[["Listed"], bytes]
 """Returns what to append to the name of a file."""
 
 
@@ -114,7 +114,7 @@ def long_lines(
     entries: Iterable[Listed],
     show: Show,
     paint: Paint = unpainted,
-    mark: Mark = unmarked,
+    mark: Indicator = unmarked,
     *,
     human: bool = False,
     inodes: bool = False,

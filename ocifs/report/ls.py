@@ -15,11 +15,11 @@ from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Listed
 
 Sort = Literal["name", "time", "size", "extension", "none"]
-Hidden = Literal["none", "almost", "all"]
+DotFiles = Literal["none", "almost", "all"]
 """Names with a dot to show: none, all but `.` and `..`, or all."""
 Follow = Literal["none", "directories", "named"]
 """Symlinks among the operands to follow: none, those that lead to directories, or all."""
-Mark = Literal["none", "directories", "types"]
+IndicatorStyle = Literal["none", "directories", "types"]
 """Characters to append to names: none, a slash to directories, or one for each type."""
 
 _GAP = 2
@@ -37,7 +37,7 @@ _KEYS: dict[Sort, Callable[[Listed], object]] = {
 class Arrangement(msgspec.Struct, frozen=True, kw_only=True):
     """What to list, and in which order."""
 
-    hidden: Hidden = "none"
+    hidden: DotFiles = "none"
     itself: bool = False
     """List directories themselves, not their content."""
     recursive: bool = False
@@ -99,7 +99,7 @@ def _listings(rootfs: Rootfs, operand: Listed, how: Arrangement, *, headed: bool
             ]
 
 
-def _entries(rootfs: Rootfs, nid: int, hidden: Hidden) -> Iterator[Listed]:
+def _entries(rootfs: Rootfs, nid: int, hidden: DotFiles) -> Iterator[Listed]:
     for name, child, _, _ in rootfs.tree.readdir(nid):
         if hidden == "all" or not name.startswith(b".") or (hidden == "almost" and name not in {b".", b".."}):
             yield Listed.of(rootfs, name, child)
@@ -113,7 +113,7 @@ def _sorted(entries: list[Listed], how: Arrangement) -> list[Listed]:
     return entries
 
 
-def mark(rootfs: Rootfs, directory: bytes, entry: Listed, marks: Mark, *, long: bool) -> bytes:
+def mark(rootfs: Rootfs, directory: bytes, entry: Listed, marks: IndicatorStyle, *, long: bool) -> bytes:
     """Return the character that `ls -F` or `ls -p` appends to a name; after a link's target, that of the target."""
     mode = entry.inode.mode
     if long and entry.target:

@@ -32,7 +32,7 @@ class Context(NamedTuple):
     line: bytes
 
 
-Found = Match | Context
+FoundLine = Match | Context
 
 
 class Selection(NamedTuple):
@@ -52,7 +52,7 @@ EVERY = Selection()
 
 def select_lines(
     pattern: Pattern, first: bytes, others: Iterable[bytes], selection: Selection = EVERY
-) -> Iterator[Found]:
+) -> Iterator[FoundLine]:
     """Yield the selected lines of a file, which comes in parts, with their context."""
     selecting = _Selecting(pattern, selection)
     number = 1
@@ -99,7 +99,7 @@ class _Selecting:
         """Whether no further line will be yielded."""
         return self._left == 0 and not self._after
 
-    def lines(self, lines: bytes, number: int) -> Iterator[Found]:
+    def lines(self, lines: bytes, number: int) -> Iterator[FoundLine]:
         """Yield the selected lines of a piece of the file, and their context; its first line has that number."""
         with_context = self._selection.before or self._selection.after
         at = 0

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Collection, Iterator, Sequence
 
-_NARROWEST = 12
+NARROWEST = 12
 """Characters that a column keeps when a table is fitted to a terminal."""
 
 
@@ -57,8 +57,8 @@ def fitted(rows: Sequence[Sequence[str]], width: int | None, elastic: Sequence[i
     excess = 0 if width is None else sum(widths) + 2 * (len(widths) - 1) - width
     for column in sorted(elastic, key=lambda column: widths[column]):
         # The narrowest first: what it cannot give up, wider ones do.
-        spare = sum(max(0, widths[each] - _NARROWEST) for each in elastic if widths[each] >= widths[column])
-        own = max(0, widths[column] - _NARROWEST)
+        spare = sum(max(0, widths[each] - NARROWEST) for each in elastic if widths[each] >= widths[column])
+        own = max(0, widths[column] - NARROWEST)
         cut = min(own, -(-max(0, excess) * own // spare) if spare else 0)
         widths[column] -= cut
         excess -= cut

@@ -10,20 +10,20 @@ import msgspec
 
 from ocifs.erofs.format import DIRECTORY
 from ocifs.erofs.reader import Inode
-from ocifs.errors import NotFoundError
+from ocifs.errors import NotFoundError, counted
 from ocifs.image.rootfs import Rootfs
-from ocifs.report.listing import Listed, Mark, Paint, Show, members, shown_with_target, unmarked
+from ocifs.report.listing import Indicator, Listed, Paint, Show, members, shown_with_target, unmarked
 from ocifs.report.text import short_size
 
 _LAST = ("└── ", "    ")
 _OTHER = ("├── ", "│   ")
 
 
-Pattern = Callable[[bytes, bool], bool]
+NamePattern = Callable[[bytes, bool], bool]
 """Returns whether a name, perhaps of a directory, matches."""
 
 
-def parse_pattern(text: str, *, ignore_case: bool = False) -> Pattern:
+def parse_pattern(text: str, *, ignore_case: bool = False) -> NamePattern:
     """Parse a pattern of tree(1): globs with `|` between them; one with a slash at its end matches directories only."""
     globs = text.split("|")
     flags = re.IGNORECASE if ignore_case else 0
@@ -65,9 +65,9 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     """Include names that begin with a dot."""
     directories_first: bool = False
     """Draw the directories of a directory before its files."""
-    wanted: Pattern | None = None
+    wanted: NamePattern | None = None
     """Include only files that match, and all directories."""
-    ignored: Pattern | None = None
+    ignored: NamePattern | None = None
     """Leave out files and directories that match."""
 
 
@@ -180,7 +180,7 @@ def directory_totals(drawn: Iterable[Branch]) -> dict[int, int]:
 
 
 def tree_lines(
-    drawn: Iterable[Branch], show: Show, paint: Paint, columns: Columns, mark: Mark = unmarked
+    drawn: Iterable[Branch], show: Show, paint: Paint, columns: Columns, mark: Indicator = unmarked
 ) -> Iterator[bytes]:
     """Yield the lines of the drawing; the last line counts its entries, including each top directory.
 
@@ -206,14 +206,10 @@ def tree_lines(
         yield indent + columns.beside(entry.inode) + shown_with_target(entry, show, paint) + after
     if columns.report:
         yield b""
-        count = _counted(directories, "directory", "directories")
+        count = counted(directories, "directory", "directories")
         used = "" if columns.totals is None else f"{short_size(size) if columns.human else f'{size} bytes'} used in "
-        counted = f"{count}, {_counted(files, 'file', 'files')}" if columns.count_files else count
-        yield (used + counted).encode()
-
-
-def _counted(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"
+        found = f"{count}, {counted(files, 'file')}" if columns.count_files else count
+        yield (used + found).encode()
 
 
 def to_json(branch: Branch) -> bytes:

@@ -9,7 +9,7 @@ from ocifs.image.rootfs import Rootfs
 from ocifs.report.listing import Show, whiteout_name
 
 
-class Format(Protocol):
+class RecordFormat(Protocol):
     """What an action prints, with its end."""
 
     def record(self, visit: "Visit", show: Show) -> bytes:
@@ -17,7 +17,7 @@ class Format(Protocol):
         ...
 
 
-Action = Literal["print", "print0", "ls"] | Format
+Action = Literal["print", "print0", "ls"] | RecordFormat
 
 
 class Visit:

@@ -87,16 +87,19 @@ class Waste(NamedTuple):
 
 
 def waste(image: Image, progress: Progress | None = None) -> Waste:
-    """Return what is hidden in an image. `progress` receives the progress in bytes of tar streams."""
+    """Return what is hidden in an image.
+
+    `progress` receives (bytes of tar streams done, in total): half of a layer is done with its entries.
+    """
     stored: list[int] = []
-    advance = advancing(2 * sum(layer.size for layer in image.layers), progress)
+    advance = advancing(sum(layer.size for layer in image.layers), progress)
 
     def tocs() -> Iterator[list[Entry]]:
         for layer in image.layers:
             toc = layer.index.toc()
             stored.append(sum(entry.stored for entry in toc if entry.kind == REGULAR))
             yield toc
-            advance(layer.size)
+            advance(layer.size // 2)
 
     score = efficiency(tocs())
     hidden = _Walk(image, advance).hidden()
@@ -176,7 +179,7 @@ class _Walk:
         self._trees: list[Rootfs] = []
         for number, layer in enumerate(image.layers):
             self._trees.append(image.changes(number))
-            advance(layer.size)
+            advance(layer.size - layer.size // 2)
         self._hidden: dict[_Key, Hidden] = {}
         self._seen: set[_Key] = set()
         """Keys of files stored only in the tree image that a visible name shows."""

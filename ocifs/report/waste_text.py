@@ -6,7 +6,7 @@ import msgspec
 
 from ocifs.report.efficiency import Efficiency
 from ocifs.report.listing import Show, named
-from ocifs.report.text import human_size, table
+from ocifs.report.text import NARROWEST, elided, human_size, table
 from ocifs.report.waste import Duplicates, LayerWaste, Waste
 
 _NAMES = 4
@@ -37,8 +37,10 @@ def broken_rules(rules: Rules, found: Efficiency, hidden: int = 0) -> list[str]:
     return broken
 
 
-def waste_lines(found: Waste, same: Sequence[Duplicates] | None, count: int, show: Show) -> Iterator[bytes]:
-    """Yield the tables, with at most `count` files of each kind."""
+def waste_lines(
+    found: Waste, same: Sequence[Duplicates] | None, count: int, show: Show, width: int | None = None
+) -> Iterator[bytes]:
+    """Yield the tables, with at most `count` files of each kind; paths are cut so that a line has `width` columns."""
     share = found.hidden_bytes / found.stored_bytes if found.stored_bytes else 0.0
     stored = f"{share:.1%} of the {human_size(found.stored_bytes)} in the layers"
     yield f"{human_size(found.hidden_bytes)} hidden, {stored}: later layers replace or remove these files".encode()
@@ -55,7 +57,7 @@ def waste_lines(found: Waste, same: Sequence[Duplicates] | None, count: int, sho
         yield b"   HIDDEN  LAYER  BY"
         for each in found.hidden[:count]:
             line = f"{human_size(each.size):>9}  {each.layer:>5}  {each.how} by {each.by}  "
-            yield line.encode() + show(each.path)
+            yield line.encode() + _cut(show(each.path), width, len(line))
         yield from _left(len(found.hidden) - count, sum(each.size for each in found.hidden[count:]))
     if same is not None:
         yield b""
@@ -64,8 +66,14 @@ def waste_lines(found: Waste, same: Sequence[Duplicates] | None, count: int, sho
             names = list(map(show, group.paths[:_NAMES]))
             if len(group.paths) > _NAMES:
                 names.append(f"and {len(group.paths) - _NAMES} more".encode())
-            yield f"{human_size(group.wasted):>9}  ".encode() + b"  ".join(names)
+            line = f"{human_size(group.wasted):>9}  "
+            yield line.encode() + _cut(b"  ".join(names), width, len(line))
         yield from _left(len(same) - count, sum(group.wasted for group in same[count:]))
+
+
+def _cut(shown: bytes, width: int | None, before: int) -> bytes:
+    """Return printable text cut in the middle, to what `before` columns leave of the width."""
+    return shown if width is None else elided(shown.decode(), max(NARROWEST, width - before)).encode()
 
 
 def _layer_lines(layers: Sequence[LayerWaste]) -> Iterator[bytes]:

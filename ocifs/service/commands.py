@@ -9,15 +9,14 @@ import contextlib
 import gc
 import logging
 import os
-import re
 import select
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from ocifs.errors import OcifsError
+from ocifs.process import status_of
 from ocifs.service.caller import COMMANDS
 from ocifs.service.protocol import listen_in, peer
 from ocifs.service.template import become, reaped, woken_by_children
@@ -28,7 +27,6 @@ _DELAY: Final = 5.0
 _AT_ONCE: Final = 64
 """Commands at a time; further callers wait."""
 _ROOT: Final = 0
-_CAPABILITIES: Final = re.compile(r"^CapEff:\t([0-9a-f]+)$", re.MULTILINE)
 _log = logging.getLogger(__name__)
 
 
@@ -118,7 +116,7 @@ def _accept(listener: socket.socket, serve: Callable[[socket.socket], int]) -> i
     connection, _ = listener.accept()
     with connection:
         caller = peer(connection)
-        if caller.uid != _ROOT or _capabilities("self") & ~_capabilities(str(caller.pid)):
+        if caller.uid != _ROOT or _capabilities("self") & ~_capabilities(caller.pid):
             raise PermissionError  # it runs the command with its own rights
         pid = os.fork()
         if pid == 0:
@@ -131,7 +129,6 @@ def _accept(listener: socket.socket, serve: Callable[[socket.socket], int]) -> i
         return pid
 
 
-def _capabilities(pid: str) -> int:
+def _capabilities(pid: int | Literal["self"]) -> int:
     """Return the effective capabilities of a process (proc_pid_status(5)). Raises OSError."""
-    match = _CAPABILITIES.search(Path(f"/proc/{pid}/status").read_text(errors="replace"))
-    return int(match[1], 16) if match else 0
+    return int(status_of(pid)["CapEff"], 16)

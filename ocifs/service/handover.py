@@ -22,7 +22,7 @@ from ocifs.mount.record import ListedMount, from_json, is_keeper, list_mounts, t
 from ocifs.service.keeper import Keeper
 from ocifs.service.kept import PROTOCOL, Kept, OtherVersionError, decode_versioned
 from ocifs.service.mounts import Mounts
-from ocifs.service.protocol import Handover, Request, Settings
+from ocifs.service.protocol import Handover, KeeperSettings, Request
 from ocifs.service.served import Served
 from ocifs.trusted_directory import TrustedDirectory
 from ocifs.version import __version__
@@ -46,7 +46,7 @@ class Taken(NamedTuple):
     """Descriptor of the locked file of the service."""
     metrics: socket.socket | None
     """The listening socket for metrics."""
-    settings: Settings
+    settings: KeeperSettings
     mounts: list[Served]
 
 

@@ -22,7 +22,7 @@ from ocifs.mount.record import to_json
 from ocifs.service.commands import Commands
 from ocifs.service.exporter import Exporter
 from ocifs.service.mounts import Mounts
-from ocifs.service.protocol import Pong, Settings, decode_request, peer
+from ocifs.service.protocol import KeeperSettings, Pong, decode_request, peer
 from ocifs.service.served import Served
 from ocifs.service.span_broker import SpanBroker
 
@@ -58,7 +58,7 @@ class Keeper:
         self,
         mounts: Mounts,
         listener: socket.socket | None,
-        settings: Settings,
+        settings: KeeperSettings,
         exporter: Exporter | None = None,
         commands: Commands | None = None,
     ) -> None:

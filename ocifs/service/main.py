@@ -26,7 +26,7 @@ from ocifs.service.handover import adopt, give, take
 from ocifs.service.keeper import Keeper
 from ocifs.service.mounts import Mounts
 from ocifs.service.notify import JournalHandler, notify
-from ocifs.service.protocol import LOCK, Settings, listen_in, unusable
+from ocifs.service.protocol import LOCK, KeeperSettings, listen_in, unusable
 from ocifs.service.template import Template, name_process
 from ocifs.service.worker import warm_up, work
 from ocifs.trusted_directory import TrustedDirectory
@@ -39,7 +39,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """How to start a keeper."""
 
     what: Literal["service", "successor", "single"]
-    settings: Settings
+    settings: KeeperSettings
     connection: int = -1
     """Descriptor of the socket to the running service, or to the command of the single mount."""
     ready: int = -1
@@ -126,7 +126,7 @@ def _lock(runtime: TrustedDirectory) -> int:
     return lock
 
 
-def _open_log(settings: Settings, runtime: TrustedDirectory) -> None:
+def _open_log(settings: KeeperSettings, runtime: TrustedDirectory) -> None:
     if settings.log is None and settings.journal:
         logging.getLogger().addHandler(JournalHandler())
     else:

@@ -44,7 +44,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """The sender's root directory (`ocifs.service.caller.root`), in its mount namespace."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class KeeperSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a keeper, which the next one takes over."""
 
     log: str | None = None
@@ -67,7 +67,7 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     """The beginning of a handover: the mounts follow, each in a message."""
 
     mounts: int
-    settings: Settings
+    settings: KeeperSettings
     protocol: int = PROTOCOL
     version: str = __version__
 
@@ -77,7 +77,7 @@ class Pong(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int
     mounts: int
-    settings: Settings
+    settings: KeeperSettings
     since: float
     spans: int = 0
     """Bytes of decoded spans that workers have."""
@@ -126,17 +126,17 @@ def _opened_log(path: str | None) -> int | None:
         raise MountError(f"cannot write the log {printable_path(path)}: {error.strerror}") from None
 
 
-class Peer(NamedTuple):
+class PeerCredentials(NamedTuple):
     """The process at the other end of a connection."""
 
     pid: int
     uid: int
 
 
-def peer(connection: socket.socket) -> Peer:
+def peer(connection: socket.socket) -> PeerCredentials:
     """Return the process that has connected (SO_PEERCRED). Raises OSError."""
     pid, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return Peer(pid, uid)
+    return PeerCredentials(pid, uid)
 
 
 def listen_in(runtime: TrustedDirectory, name: str) -> socket.socket:

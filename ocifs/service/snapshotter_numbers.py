@@ -5,13 +5,13 @@ runs.
 """
 
 import contextlib
-import os
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from ocifs.atomic import atomic_file
 from ocifs.mount.record import from_json, to_json
+from ocifs.process import stat_of
 from ocifs.trusted_directory import TrustedDirectory
 
 BOUNDS: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0)
@@ -49,18 +49,15 @@ class SnapshotterNumbers(msgspec.Struct, frozen=True, kw_only=True):
 def began(pid: int) -> int:
     """Return when a process began, in ticks since the machine did; 0 if it does not run."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
+        return stat_of(pid).began
     except OSError:
         return 0
 
 
 def write_numbers(runtime: TrustedDirectory, numbers: SnapshotterNumbers) -> None:
     """Replace the file. Raises OSError."""
-    temporary = f"{_NAME}.{os.getpid()}"
-    with open(runtime.open_file(temporary, os.O_WRONLY | os.O_CREAT), "wb") as file:
-        file.truncate()
+    with atomic_file(runtime.fd, _NAME, 0o600) as file:
         file.write(to_json(numbers))
-    runtime.rename(temporary, _NAME)
 
 
 def remove_numbers(runtime: TrustedDirectory) -> None:

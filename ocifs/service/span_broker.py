@@ -25,7 +25,7 @@ from ocifs.compression import MAX_SPAN
 from ocifs.errors import printable_path
 from ocifs.mount.job import Job
 from ocifs.mount.record import to_json
-from ocifs.service.span_ledger import Entry, Peer, SpanLedger
+from ocifs.service.span_ledger import SpanEntry, SpanHolder, SpanLedger
 from ocifs.service.span_messages import (
     DIFFERS,
     DROP,
@@ -66,7 +66,7 @@ class SpanBroker:
         """`watch` calls a function when a descriptor is readable, until `unwatch`. Raises OSError."""
         self.capacity = capacity
         self._watch, self._unwatch = watch, unwatch
-        self._peers: dict[int, Peer] = {}
+        self._peers: dict[int, SpanHolder] = {}
         self._ledger = SpanLedger()
         self._files_max = min(_FILES_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._turn = 0
@@ -96,11 +96,11 @@ class SpanBroker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(0)
         fd = ours.fileno()
-        self._peers[fd] = Peer(ours, _domain(job), job.mountpoint)
+        self._peers[fd] = SpanHolder(ours, _domain(job), job.mountpoint)
         self._watch(fd, lambda: self._receive(self._peers[fd]))
         return theirs
 
-    def _receive(self, peer: Peer) -> None:
+    def _receive(self, peer: SpanHolder) -> None:
         for _ in range(_PACKETS):
             try:
                 records, fd = receive(peer.connection)
@@ -116,7 +116,7 @@ class SpanBroker:
                 if fd is not None:
                     os.close(fd)
 
-    def _handle(self, peer: Peer, record: Record, fd: int | None) -> bool:
+    def _handle(self, peer: SpanHolder, record: Record, fd: int | None) -> bool:
         """Handle a record of a worker; return False if it is malformed, or the worker is disconnected by now."""
         kind, name, value = record
         if peer.connection.fileno() < 0:  # by an earlier record: what it has would never be forgotten again
@@ -137,7 +137,7 @@ class SpanBroker:
             return False
         return True
 
-    def _get(self, peer: Peer, name: Name, end: int) -> None:
+    def _get(self, peer: SpanHolder, name: Name, end: int) -> None:
         entry = self._ledger.entries.get(name)
         if entry is not None:
             self._dropped(peer, name)  # it asks, so it has the span no longer
@@ -151,7 +151,7 @@ class SpanBroker:
         else:
             entry.waiting[peer] = end
 
-    def _ask(self, name: Name, entry: Entry, domain: bytes | None, end: int) -> bool:
+    def _ask(self, name: Name, entry: SpanEntry, domain: bytes | None, end: int) -> bool:
         """Ask a worker for a file with `end` bytes, one of a domain if that is given; return whether there is one."""
         if entry.asked is not None:
             in_time = time.monotonic() < entry.asked_until
@@ -163,13 +163,13 @@ class SpanBroker:
                 return True
         return False
 
-    def _have(self, peer: Peer, name: Name, size: int) -> None:
+    def _have(self, peer: SpanHolder, name: Name, size: int) -> None:
         """Note a decoded span; if others have it too, let them share it."""
         if size < MIN_SPAN:
             return
         self._turn += 1
         peer.turn = self._turn
-        entry = self._ledger.entries.setdefault(name, Entry())
+        entry = self._ledger.entries.setdefault(name, SpanEntry())
         self._ledger.note(peer, name)
         self._ledger.set_own(peer, entry, size)
         if not entry.disputed:
@@ -179,7 +179,7 @@ class SpanBroker:
                 self._ask(name, entry, None, size)
         self._keep_budget(peer)
 
-    def _put(self, peer: Peer, name: Name, size: int, fd: int) -> bool:
+    def _put(self, peer: SpanHolder, name: Name, size: int, fd: int) -> bool:
         entry = self._ledger.entries.get(name)
         if entry is None or entry.asked is not peer:
             return entry is None or not entry.disputed  # the entry was forgotten meanwhile
@@ -208,7 +208,7 @@ class SpanBroker:
         self._keep_budget(peer)
         return True
 
-    def _compared(self, peer: Peer, name: Name, inode: int, *, same: bool) -> None:
+    def _compared(self, peer: SpanHolder, name: Name, inode: int, *, same: bool) -> None:
         """Note a worker's verdict on a file, unless another file has replaced it meanwhile."""
         entry = self._ledger.entries.get(name)
         if entry is None or peer not in entry.own or entry.fd is None or entry.inode != inode:
@@ -225,7 +225,7 @@ class SpanBroker:
             entry.disputed = True
             self._withdraw(name, entry)
 
-    def _dropped(self, peer: Peer, name: Name) -> None:
+    def _dropped(self, peer: SpanHolder, name: Name) -> None:
         self._ledger.forget(peer, name)
         entry = self._ledger.entries.get(name)
         if entry is None:
@@ -240,7 +240,7 @@ class SpanBroker:
             entry.waiting.clear()
         self._ledger.remove_unused(name, entry)
 
-    def _offer(self, peer: Peer, name: Name, entry: Entry) -> None:
+    def _offer(self, peer: SpanHolder, name: Name, entry: SpanEntry) -> None:
         """Send the file to a worker: to use, or to compare with its own bytes if it has any."""
         assert entry.fd is not None  # noqa: S101 - the caller has checked
         self._ledger.files.move_to_end(name)
@@ -250,7 +250,7 @@ class SpanBroker:
             entry.users.add(peer)
             self._ledger.note(peer, name)
 
-    def _keep_budget(self, active: Peer) -> None:
+    def _keep_budget(self, active: SpanHolder) -> None:
         """Evict until the budget suffices: files that no worker uses, idle workers' own spans, then used files."""
         while self.shared + self.own > self.capacity or len(self._ledger.files) > self._files_max:
             unused = next((each for each in self._ledger.files.items() if not each[1].users), None)
@@ -266,7 +266,7 @@ class SpanBroker:
                 self._trim(active)
                 return
 
-    def _trim(self, peer: Peer) -> None:
+    def _trim(self, peer: SpanHolder) -> None:
         """Let a worker give up all its spans."""
         if not send(peer.connection, [Record(TRIM, _NO_NAME)]):
             self._disconnect(peer)
@@ -274,12 +274,12 @@ class SpanBroker:
         for name in [*peer.spans]:
             self._dropped(peer, name)
 
-    def _withdraw(self, name: Name, entry: Entry) -> None:
+    def _withdraw(self, name: Name, entry: SpanEntry) -> None:
         """Close the file of a span, and let workers give it up."""
         self._unpublish(name, entry)
         self._ledger.remove_unused(name, entry)
 
-    def _unpublish(self, name: Name, entry: Entry) -> None:
+    def _unpublish(self, name: Name, entry: SpanEntry) -> None:
         if (fd := self._ledger.take_file(name, entry)) is None:
             return
         os.close(fd)
@@ -290,7 +290,7 @@ class SpanBroker:
                 self._ledger.forget(each, name)
         entry.users.clear()
 
-    def _disconnect(self, peer: Peer) -> None:
+    def _disconnect(self, peer: SpanHolder) -> None:
         """Forget a worker that has ended, does not read, or sends malformed records; it goes on without sharing."""
         fd = peer.connection.fileno()
         if self._peers.pop(fd, None) is None:

@@ -1,7 +1,8 @@
 """What a keeper knows of decoded spans: which worker has decoded which, which are in shared files, and how many bytes.
 
-Invariants: `SpanLedger.own` is the sum of all `Peer.own`, and of all values of `Entry.own`. `shared` is the sum of the
-sizes of the files. A hint counts the pairs of worker and span that fall on it. This module sends and closes nothing.
+Invariants: `SpanLedger.own` is the sum of all `SpanHolder.own`, and of all values of `SpanEntry.own`. `shared` is the
+sum of the sizes of the files. A hint counts the pairs of worker and span that fall on it. This module sends and closes
+nothing.
 """
 
 import fcntl
@@ -16,7 +17,7 @@ from ocifs.service.span_messages import HINTS, Name, hint_of
 _F_SEAL_FUTURE_WRITE: Final = 0x10  # linux/fcntl.h
 
 
-class Peer:
+class SpanHolder:
     """A worker."""
 
     def __init__(self, connection: socket.socket, domain: bytes, mountpoint: str) -> None:
@@ -32,13 +33,13 @@ class Peer:
         """When it last decoded something."""
 
 
-class Entry:
+class SpanEntry:
     """A span that a worker has."""
 
     def __init__(self) -> None:
-        self.own: dict[Peer, int] = {}
+        self.own: dict[SpanHolder, int] = {}
         """How many bytes workers have decoded, which are not shared."""
-        self.users: set[Peer] = set()
+        self.users: set[SpanHolder] = set()
         """Workers that use the file."""
         self.fd: int | None = None
         self.inode = 0
@@ -46,9 +47,9 @@ class Entry:
         """Bytes in the file."""
         self.domains: set[bytes] = set()
         """Domains whose workers may use the file without comparing it."""
-        self.waiting: dict[Peer, int] = {}
+        self.waiting: dict[SpanHolder, int] = {}
         """How many bytes workers wait for."""
-        self.asked: Peer | None = None
+        self.asked: SpanHolder | None = None
         """The worker that was asked for the file."""
         self.asked_until = 0.0
         """Until when others wait for its answer, by the monotonic clock."""
@@ -65,8 +66,8 @@ class SpanLedger:
         """Bytes of the files."""
         self.own = 0
         """Bytes that workers have decoded and not shared."""
-        self.entries: dict[Name, Entry] = {}
-        self.files: OrderedDict[Name, Entry] = OrderedDict()
+        self.entries: dict[Name, SpanEntry] = {}
+        self.files: OrderedDict[Name, SpanEntry] = OrderedDict()
         """Entries with a file, the least recently used one first."""
         self.hints = os.memfd_create("ocifs-hints", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         """Descriptor of the hints, which workers can only read."""
@@ -75,7 +76,7 @@ class SpanLedger:
         seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
         fcntl.fcntl(self.hints, fcntl.F_ADD_SEALS, seals)
 
-    def set_own(self, peer: Peer, entry: Entry, size: int) -> None:
+    def set_own(self, peer: SpanHolder, entry: SpanEntry, size: int) -> None:
         """Note how many bytes of a span a worker has decoded and not shared."""
         change = size - entry.own.pop(peer, 0)
         if size:
@@ -83,13 +84,13 @@ class SpanLedger:
         peer.own += change
         self.own += change
 
-    def set_file(self, name: Name, entry: Entry, fd: int, size: int) -> None:
+    def set_file(self, name: Name, entry: SpanEntry, fd: int, size: int) -> None:
         """Note the file with a span, which has none."""
         entry.fd, entry.inode, entry.size = fd, os.fstat(fd).st_ino, size
         self.shared += size
         self.files[name] = entry
 
-    def take_file(self, name: Name, entry: Entry) -> int | None:
+    def take_file(self, name: Name, entry: SpanEntry) -> int | None:
         """Forget the file with a span; return its descriptor, which the caller closes."""
         fd, entry.fd = entry.fd, None
         if fd is not None:
@@ -97,19 +98,19 @@ class SpanLedger:
             del self.files[name]
         return fd
 
-    def note(self, peer: Peer, name: Name) -> None:
+    def note(self, peer: SpanHolder, name: Name) -> None:
         """Note that a worker has a span."""
         if name not in peer.spans:
             peer.spans.add(name)
             self._hints[hint_of(name)] += 1
 
-    def forget(self, peer: Peer, name: Name) -> None:
+    def forget(self, peer: SpanHolder, name: Name) -> None:
         """Note that a worker no longer has a span."""
         if name in peer.spans:
             peer.spans.discard(name)
             self._hints[hint_of(name)] -= 1
 
-    def remove_unused(self, name: Name, entry: Entry) -> None:
+    def remove_unused(self, name: Name, entry: SpanEntry) -> None:
         """Remove the entry of a span that no worker has, and that is in no file."""
         if entry.fd is None and not entry.own and not entry.users:
             self.entries.pop(name, None)

@@ -16,7 +16,7 @@ from ocifs.mount.process import ENVIRONMENT
 from ocifs.mount.record import from_json, to_json
 from ocifs.service.connection import connect
 from ocifs.service.main import Start
-from ocifs.service.protocol import Pong, Request, Settings
+from ocifs.service.protocol import KeeperSettings, Pong, Request
 
 _READY_SECONDS: Final = 90.0
 _STOP_SECONDS: Final = 10.0
@@ -24,13 +24,13 @@ _REPLY_MAX: Final = 64 << 10
 _PACKAGE: Final = Path(__file__).parents[1]
 
 
-def run_in_foreground(settings: Settings) -> NoReturn:
+def run_in_foreground(settings: KeeperSettings) -> NoReturn:
     """Become the keeper. Raises OSError."""
     arguments = _command(Start(what="service", settings=settings))
     os.execve(arguments[0], arguments, os.environ | ENVIRONMENT)  # noqa: S606
 
 
-def start(settings: Settings) -> None:
+def start(settings: KeeperSettings) -> None:
     """Start the service in the background; return once it accepts requests. Raises MountError."""
     _start(Start(what="service", settings=settings))
 
@@ -38,7 +38,7 @@ def start(settings: Settings) -> None:
 def upgrade() -> None:
     """Let a keeper of this version take over from the running service. Raises MountError; then that one stays."""
     with _connected() as connection:
-        _start(Start(what="successor", settings=Settings(), connection=connection.fileno()))
+        _start(Start(what="successor", settings=KeeperSettings(), connection=connection.fileno()))
 
 
 def ping() -> Pong:

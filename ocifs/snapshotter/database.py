@@ -59,7 +59,7 @@ _PAGES_MAX: Final = 1 << 20
 """Most pages of 4 KiB: no client fills the disk with labels."""
 
 
-Step = Callable[[str], None]
+StepHook = Callable[[str], None]
 """Called with the name of each step that changes something, before the step; tests end the process there."""
 
 
@@ -69,7 +69,7 @@ class Database:
     def __init__(
         self,
         root: TrustedDirectory,
-        step: Step = lambda name: None,
+        step: StepHook = lambda name: None,
         migrations: Sequence[str] = MIGRATIONS,
     ) -> None:
         """Open it, or create it in a new directory; bring it to the version that the `migrations` lead to.

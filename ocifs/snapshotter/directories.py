@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from ocifs.errors import MountError, StoreError, printable_path
 from ocifs.mount.overlay import remove_tree
-from ocifs.snapshotter.database import SNAPSHOTS, Step
+from ocifs.snapshotter.database import SNAPSHOTS, StepHook
 from ocifs.snapshotter.metadata import Metadata
 from ocifs.snapshotter.status import SnapshotError, Status
 from ocifs.trusted_directory import TrustedDirectory
@@ -35,10 +35,10 @@ class Owner(NamedTuple):
     mode: int = _MODE
 
 
-class Directories:
+class SnapshotDirectories:
     """The directories below `snapshots`."""
 
-    def __init__(self, root: TrustedDirectory, step: Step = lambda name: None) -> None:
+    def __init__(self, root: TrustedDirectory, step: StepHook = lambda name: None) -> None:
         self._directory = root.directory(SNAPSHOTS, make=True)
         self._step = step
 

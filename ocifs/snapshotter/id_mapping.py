@@ -19,7 +19,7 @@ _RANGE: Final = re.compile(r"(\d{1,10}):(\d{1,10}):(\d{1,10})", re.ASCII)
 _ID_MAX: Final = (1 << 32) - 1
 
 
-class IDMapping(NamedTuple):
+class UserNamespace(NamedTuple):
     """The IDs of a user namespace."""
 
     uids: tuple[IdRange, ...]
@@ -35,7 +35,7 @@ class IDMapping(NamedTuple):
         return f"uidmap={self.labels[0]}", f"gidmap={self.labels[1]}"
 
 
-def id_mapping(labels: Mapping[str, str]) -> IDMapping | None:
+def id_mapping(labels: Mapping[str, str]) -> UserNamespace | None:
     """Return the mapping that the labels of a snapshot request; None: none.
 
     Raises:
@@ -46,7 +46,7 @@ def id_mapping(labels: Mapping[str, str]) -> IDMapping | None:
         return None
     if not uids or not gids:
         raise SnapshotError("INVALID_ARGUMENT", f"the labels {_UIDS} and {_GIDS} need each other")
-    return IDMapping(_ranges(_UIDS, uids), _ranges(_GIDS, gids), (uids, gids))
+    return UserNamespace(_ranges(_UIDS, uids), _ranges(_GIDS, gids), (uids, gids))
 
 
 def _ranges(label: str, text: str) -> tuple[IdRange, ...]:

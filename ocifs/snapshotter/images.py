@@ -30,11 +30,11 @@ from ocifs.mount.lock import locked
 from ocifs.mount.mountinfo import mount_at, mount_table, unmount
 from ocifs.mount.record import ListedMount, list_mounts
 from ocifs.mount.unmount import unmount_image
-from ocifs.snapshotter.database import Step
+from ocifs.snapshotter.database import StepHook
 from ocifs.snapshotter.metadata import Metadata
 from ocifs.snapshotter.mounting import Mounting
 from ocifs.snapshotter.requested_image import by_digest, find_requested
-from ocifs.snapshotter.settings import Settings
+from ocifs.snapshotter.settings import SnapshotterSettings
 from ocifs.snapshotter.status import SnapshotError
 from ocifs.sources.reference import Reference
 from ocifs.sources.registry.access import Access
@@ -65,10 +65,10 @@ class Images:
     def __init__(
         self,
         root: TrustedDirectory,
-        settings: Settings,
+        settings: SnapshotterSettings,
         metadata: Metadata,
         access: Callable[[Reference], Access] | None = None,
-        step: Step = lambda name: None,
+        step: StepHook = lambda name: None,
     ) -> None:
         """Use the credentials that `access` returns for a reference, else those of the options."""
         self._directory = root.directory(IMAGES, make=True)

@@ -18,7 +18,7 @@ from ocifs.errors import OcifsError
 from ocifs.snapshotter.cri_pb2 import AuthConfig
 from ocifs.sources.reference import Reference, canonical, parse_reference, unconfigured
 from ocifs.sources.registry.access import Access
-from ocifs.sources.registry.peer import Credentials
+from ocifs.sources.registry.peer import Credentials, KeychainEntry
 
 _MOST: Final = 1000
 _SECONDS: Final = 24 * 3600.0
@@ -35,9 +35,18 @@ class Keychain:
     """Credentials by repository. Safe to use from several threads."""
 
     def __init__(
-        self, access: Access, most: int = _MOST, seconds: float = _SECONDS, clock: Callable[[], float] = time.monotonic
+        self,
+        access: Access,
+        socket: str | None = None,
+        most: int = _MOST,
+        seconds: float = _SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`access` has everything else about registries, and the credentials where the keychain has none."""
+        """`access` has everything else about registries, and the credentials where the keychain has none.
+
+        `socket` is the path at which mounts ask for others.
+        """
+        self._socket = socket
         self._access = access
         self._most = most
         self._seconds = seconds
@@ -48,13 +57,20 @@ class Keychain:
     def access(self, reference: Reference) -> Access:
         """Return how to access the registry of an image."""
         name = unconfigured(reference.path, "")[0]
+        entry = None if self._socket is None else KeychainEntry(self._socket, name)
+        found = self.find(name)
+        return (
+            self._access if found is None and entry is None else replace(self._access, provided=found, keychain=entry)
+        )
+
+    def find(self, name: str) -> Credentials | None:
+        """Return the credentials for a repository, if there are any."""
         with self._lock:
             self._expire()
-            kept = self._kept.get(name)
-            if kept is None:
-                return self._access
+            if (kept := self._kept.get(name)) is None:
+                return None
             self._keep(name, kept.credentials)
-        return replace(self._access, provided=kept.credentials)
+            return kept.credentials
 
     def replace(self, name: str, credentials: Credentials | None) -> Credentials | None:
         """Keep other credentials for a repository, or none; return the earlier ones."""

@@ -17,7 +17,7 @@ import msgspec
 from ocifs.snapshotter.database import Database
 from ocifs.snapshotter.status import SnapshotError, already_exists, not_found
 
-Kind = Literal["active", "view", "committed"]
+SnapshotKind = Literal["active", "view", "committed"]
 LABEL_MAX = 4096
 """Most bytes of the key and the value of a label, as in containerd."""
 _NAME_MAX = 4096
@@ -31,7 +31,7 @@ class Snapshot(NamedTuple):
     name: str
     parent: str
     """Empty: none."""
-    kind: Kind
+    kind: SnapshotKind
     created: int
     """Nanoseconds since the epoch."""
     updated: int
@@ -258,7 +258,7 @@ class Metadata:
         with self._lock, self._database.transaction():
             yield
 
-    def _add(self, name: str, parent: int | None, kind: Kind, labels: str, chain: str | None) -> int:
+    def _add(self, name: str, parent: int | None, kind: SnapshotKind, labels: str, chain: str | None) -> int:
         now = time.time_ns()
         return self._database.write(
             "INSERT INTO snapshots (name, parent, kind, created, updated, labels, chain) "
@@ -303,7 +303,7 @@ def _parsed(row: tuple[object, ...]) -> Snapshot:
         cast("int", number),
         str(name),
         str(parent or ""),
-        msgspec.convert(kind, Kind),
+        msgspec.convert(kind, SnapshotKind),
         cast("int", created),
         cast("int", updated),
         msgspec.json.decode(str(labels), type=dict[str, str]),

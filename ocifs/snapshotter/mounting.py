@@ -22,7 +22,7 @@ from ocifs.mount.mountinfo import mount_at, unmount
 from ocifs.mount.record import LOG, runtime_directory
 from ocifs.mount.unmount import unmount_image
 from ocifs.service.client import Mounter
-from ocifs.snapshotter.settings import Settings
+from ocifs.snapshotter.settings import SnapshotterSettings
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
 
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 class Mounting:
     """Makes the mounts of a snapshotter. Safe for several threads."""
 
-    def __init__(self, settings: Settings, probe_again: float = _PROBE_AGAIN) -> None:
+    def __init__(self, settings: SnapshotterSettings, probe_again: float = _PROBE_AGAIN) -> None:
         """Repeat a failed probe after `probe_again` seconds."""
         self._settings = settings
         self._probe_again = probe_again

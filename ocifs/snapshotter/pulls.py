@@ -18,11 +18,11 @@ from typing import Final, NamedTuple
 from ocifs.errors import MountError, OcifsError, ShortageError, missing_extra, printable_path, shortage
 from ocifs.image.opening import FoundImage
 from ocifs.pool import start
-from ocifs.snapshotter.database import Step
+from ocifs.snapshotter.database import StepHook
 from ocifs.snapshotter.images import Images
 from ocifs.snapshotter.metadata import ImageSource, Snapshot, stands_for
 from ocifs.snapshotter.requested_image import TARGET, RequestedImage, find_requested, requested_image
-from ocifs.snapshotter.settings import Settings
+from ocifs.snapshotter.settings import SnapshotterSettings
 from ocifs.sources.reference import Reference
 from ocifs.sources.registry.access import Access
 from ocifs.spec.digest import chain_id
@@ -37,7 +37,7 @@ _SHARED_SECONDS: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Plan(NamedTuple):
+class PullPlan(NamedTuple):
     """An image that is served lazily."""
 
     repository: str
@@ -54,20 +54,20 @@ class _Deciding:
     def __init__(self, patience: float) -> None:
         self.began = self.used = time.monotonic()
         self.is_decided = False
-        self.plan: Plan | None = None
+        self.plan: PullPlan | None = None
         """The decision; None: the image is left to containerd."""
         self._deadline = self.began + patience
-        self._expected: Plan | None = None
+        self._expected: PullPlan | None = None
         self._changed = threading.Condition()
 
-    def expect(self, plan: Plan, seconds: float, *, decides: bool) -> None:
+    def expect(self, plan: PullPlan, seconds: float, *, decides: bool) -> None:
         """Let requests wait so long for the mount; if it `decides`, the plan is the decision after that time."""
         with self._changed:
             self._deadline = time.monotonic() + seconds
             self._expected = plan if decides else None
             self._changed.notify_all()
 
-    def decide(self, plan: Plan | None) -> bool:
+    def decide(self, plan: PullPlan | None) -> bool:
         """Decide, unless that was done before; return whether it was not."""
         with self._changed:
             if self.is_decided:
@@ -77,7 +77,7 @@ class _Deciding:
             self._changed.notify_all()
         return True
 
-    def wait(self) -> Plan | None:
+    def wait(self) -> PullPlan | None:
         """Return the decision. Raises TimeoutError if there is none in time."""
         with self._changed:
             while not self.is_decided and (left := self._deadline - time.monotonic()) > 0:
@@ -95,10 +95,10 @@ class Pulls:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: SnapshotterSettings,
         images: Images,
         access: Callable[[Reference], Access] | None = None,
-        step: Step = lambda name: None,
+        step: StepHook = lambda name: None,
     ) -> None:
         """Use the credentials that `access` returns for a reference, else those of the options."""
         self._settings = settings
@@ -131,7 +131,7 @@ class Pulls:
             return None
         return ImageSource(plan.repository, plan.manifest, depth + 1, len(plan.chains))
 
-    def _plan(self, requested: RequestedImage, *, begins: bool) -> Plan | None:
+    def _plan(self, requested: RequestedImage, *, begins: bool) -> PullPlan | None:
         """Return the plan for an image, for its first layer if the pull `begins`; decide unless it is known."""
         with self._lock:
             deciding = self._known(requested, begins=begins)
@@ -185,7 +185,7 @@ class Pulls:
             else:
                 _log.warning("%s: not mounted during the pull: %s", printable_path(requested.name), reason)
 
-    def _mounted_plan(self, requested: RequestedImage, deciding: _Deciding) -> Plan | None:
+    def _mounted_plan(self, requested: RequestedImage, deciding: _Deciding) -> PullPlan | None:
         """Return the plan for an image once it is mounted; None: its layers have no indexes.
 
         Layers without an index are fetched and indexed before the decision, so that no container waits for them.
@@ -204,7 +204,7 @@ class Pulls:
                 self._images.mount(plan.chains[-1], found)
         return plan
 
-    def _plan_of(self, requested: RequestedImage, found: FoundImage) -> Plan | None:
+    def _plan_of(self, requested: RequestedImage, found: FoundImage) -> PullPlan | None:
         """Return the plan for an image that can be served lazily, else None."""
         resolved = found.resolved
         unindexed = sum(layer.descriptor.size for layer in found.unindexed)
@@ -217,7 +217,7 @@ class Pulls:
             )  # fmt: skip
             return None
         diff_ids = [layer.diff_id for layer in resolved.layers]
-        return Plan(
+        return PullPlan(
             requested.reference.path,
             str(resolved.digest),
             tuple(str(chain_id(diff_ids[: count + 1])) for count in range(len(diff_ids))),

@@ -18,7 +18,7 @@ from ocifs.snapshotter import snapshots_pb2 as pb
 from ocifs.snapshotter.filters import Path as FieldPath
 from ocifs.snapshotter.filters import parse_filters
 from ocifs.snapshotter.metadata import Snapshot
-from ocifs.snapshotter.snapshots import Mount, Snapshots
+from ocifs.snapshotter.snapshots import SnapshotMount, Snapshots
 from ocifs.snapshotter.status import SnapshotError
 
 SERVICE: Final = "containerd.services.snapshots.v1.Snapshots"
@@ -163,7 +163,7 @@ _METHODS: Final = {
 }
 
 
-def _mounts(mounts: list[Mount]) -> pb.MountsResponse:
+def _mounts(mounts: list[SnapshotMount]) -> pb.MountsResponse:
     made = [pb.Mount(type=each.type, source=each.source, options=each.options) for each in mounts]
     return pb.MountsResponse(mounts=made)
 

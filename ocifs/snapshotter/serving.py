@@ -27,18 +27,19 @@ from ocifs.pool import start
 from ocifs.service import starting
 from ocifs.service.connection import connect
 from ocifs.service.notify import JournalHandler, is_journal, notify
-from ocifs.service.protocol import Settings as ServiceSettings
-from ocifs.snapshotter.database import Database, Step
-from ocifs.snapshotter.directories import Directories
+from ocifs.service.protocol import KeeperSettings
+from ocifs.snapshotter.database import Database, StepHook
+from ocifs.snapshotter.directories import SnapshotDirectories
 from ocifs.snapshotter.image_service import ImageService, make_image_server
 from ocifs.snapshotter.images import Images
 from ocifs.snapshotter.keychain import Keychain
+from ocifs.snapshotter.keychain_socket import SOCKET, answering
 from ocifs.snapshotter.metadata import Metadata
 from ocifs.snapshotter.meter import Meter
 from ocifs.snapshotter.pulls import Pulls
 from ocifs.snapshotter.refutations import Refutations
 from ocifs.snapshotter.server import Observe, make_server
-from ocifs.snapshotter.settings import Settings
+from ocifs.snapshotter.settings import SnapshotterSettings
 from ocifs.snapshotter.snapshots import Snapshots
 from ocifs.sources.reference import Reference
 from ocifs.sources.registry.access import Access
@@ -69,7 +70,7 @@ AccessOf = Callable[[Reference], Access]
 
 @contextlib.contextmanager
 def open_snapshots(
-    settings: Settings, access: AccessOf | None = None, step: Step = lambda name: None
+    settings: SnapshotterSettings, access: AccessOf | None = None, step: StepHook = lambda name: None
 ) -> Iterator[Snapshots]:
     """Open the directory of a snapshotter, which is locked until the end of the block.
 
@@ -82,7 +83,7 @@ def open_snapshots(
             root = TrustedDirectory.open(settings.root, make=True)
             stack.callback(os.close, _lock(root, "lock", f"the directory {shown}"))
             metadata = Metadata(stack.enter_context(contextlib.closing(Database(root, step))))
-            directories = Directories(root, step)
+            directories = SnapshotDirectories(root, step)
             directories.check(metadata)
             images = Images(root, settings, metadata, access, step)
             stack.callback(images.close)
@@ -92,12 +93,13 @@ def open_snapshots(
         yield Snapshots(metadata, directories, images, Pulls(settings, images, access, step), step)
 
 
-def serve(settings: Settings, access: AccessOf | None = None) -> None:
+def serve(settings: SnapshotterSettings, access: AccessOf | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises OcifsError."""
     for module in _MODULES:
         importlib.import_module(module)
     stop = threading.Event()
-    keychain = Keychain(settings.options.access) if settings.image_service else None
+    socket = str(_keychain_socket(settings))
+    keychain = Keychain(settings.options.access, socket) if settings.image_service else None
     settings = _logging(settings)
     with open_snapshots(settings, access or (keychain.access if keychain else None)) as snapshots:
         if settings.service:
@@ -123,7 +125,9 @@ def serve(settings: Settings, access: AccessOf | None = None) -> None:
 
 
 @contextlib.contextmanager
-def listening(settings: Settings, snapshots: Snapshots, observe: Observe = lambda *_: None) -> Iterator[None]:
+def listening(
+    settings: SnapshotterSettings, snapshots: Snapshots, observe: Observe = lambda *_: None
+) -> Iterator[None]:
     """Answer containerd on the address of the settings. Raises as `listening_at`."""
     with listening_at(settings.address, partial(make_server, snapshots, observe)):
         yield
@@ -169,17 +173,25 @@ def listening_at(address: Path, make: Callable[[str], grpc.Server]) -> Iterator[
 
 
 @contextlib.contextmanager
-def _image_service(settings: Settings, keychain: Keychain | None) -> Iterator[None]:
-    """Forward CRI's image service to containerd, if the settings say where."""
+def _image_service(settings: SnapshotterSettings, keychain: Keychain | None) -> Iterator[None]:
+    """Forward CRI's image service to containerd, and let mounts ask for its credentials, if the settings say where."""
     if settings.image_service is None or keychain is None:
         yield
         return
     service = ImageService(f"unix:{settings.containerd}", keychain)
-    with contextlib.closing(service), listening_at(settings.image_service, make_image_server(service)):
+    with (
+        answering(_keychain_socket(settings), keychain),
+        contextlib.closing(service),
+        listening_at(settings.image_service, make_image_server(service)),
+    ):
         yield
 
 
-def _logging(settings: Settings) -> Settings:
+def _keychain_socket(settings: SnapshotterSettings) -> Path:
+    return settings.root.absolute() / SOCKET
+
+
+def _logging(settings: SnapshotterSettings) -> SnapshotterSettings:
     """Log to the file of the settings, the journal or stderr, also the warnings of images. Raises MountError."""
     log = settings.mounting.log
     try:
@@ -210,7 +222,7 @@ def _lock(directory: TrustedDirectory, name: str, what: str) -> int:
     return lock
 
 
-def _start_service(settings: Settings) -> None:
+def _start_service(settings: SnapshotterSettings) -> None:
     """Start the service of ocifs unless it runs; without it, each mount gets a daemon of its own."""
     if os.geteuid() or settings.mounting.engine == "fuse":
         return
@@ -218,7 +230,7 @@ def _start_service(settings: Settings) -> None:
         if (connection := connect()) is None:
             journal = is_journal(2)
             log = None if journal else str(runtime_directory().path / LOG)
-            starting.start(ServiceSettings(log=log, journal=journal, metrics=settings.metrics))
+            starting.start(KeeperSettings(log=log, journal=journal, metrics=settings.metrics))
             return
         connection.close()
         if (running := starting.ping()).version != __version__:
@@ -231,7 +243,9 @@ def _start_service(settings: Settings) -> None:
         _log.warning("the service of ocifs runs already, so its own option --metrics counts")
 
 
-def _keep_house(snapshots: Snapshots, refutations: Refutations, settings: Settings, stop: threading.Event) -> None:
+def _keep_house(
+    snapshots: Snapshots, refutations: Refutations, settings: SnapshotterSettings, stop: threading.Event
+) -> None:
     """Remove leftovers of earlier processes; periodically report refuted images, and unmount idle ones."""
     pause = min(_HOUSEKEEPING, settings.idle / 4 or _HOUSEKEEPING)
     try:

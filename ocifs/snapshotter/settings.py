@@ -14,7 +14,7 @@ DEFAULT_IDLE = 300.0
 DEFAULT_INDEX_UP_TO = 16 << 20
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class SnapshotterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How to run a snapshotter."""
 
     root: Path = DEFAULT_ROOT

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from ocifs.snapshotter.database import Step
-from ocifs.snapshotter.directories import Directories, Owner, disk_usage, owner_of
+from ocifs.snapshotter.database import StepHook
+from ocifs.snapshotter.directories import Owner, SnapshotDirectories, disk_usage, owner_of
 from ocifs.snapshotter.id_mapping import id_mapping
 from ocifs.snapshotter.images import Images
-from ocifs.snapshotter.metadata import Kind, Metadata, Snapshot
+from ocifs.snapshotter.metadata import Metadata, Snapshot, SnapshotKind
 from ocifs.snapshotter.pulls import Pulls
 from ocifs.snapshotter.requested_image import TARGET
 from ocifs.snapshotter.status import SnapshotError, already_exists
@@ -28,7 +28,7 @@ _REUSE: Final = 20.0
 _log = logging.getLogger(__name__)
 
 
-class Mount(NamedTuple):
+class SnapshotMount(NamedTuple):
     """A mount for containerd to make (containerd's type Mount)."""
 
     type: str
@@ -37,7 +37,7 @@ class Mount(NamedTuple):
 
 
 class _Counted(NamedTuple):
-    kind: Kind
+    kind: SnapshotKind
     """That of the snapshot when it was counted."""
     usage: tuple[int, int]
     until: float
@@ -49,10 +49,10 @@ class Snapshots:
     def __init__(
         self,
         metadata: Metadata,
-        directories: Directories,
+        directories: SnapshotDirectories,
         images: Images,
         pulls: Pulls,
-        step: Step = lambda name: None,
+        step: StepHook = lambda name: None,
     ) -> None:
         self.metadata = metadata
         self.images = images
@@ -62,7 +62,7 @@ class Snapshots:
         self._counted: dict[int, _Counted] = {}
         self._sweeping = threading.Lock()
 
-    def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
+    def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> list[SnapshotMount]:
         """Add an active snapshot, and return its mounts.
 
         A snapshot that a pull will commit, and whose image is served lazily, is committed at once: then the error is
@@ -72,11 +72,11 @@ class Snapshots:
             self._serve_lazily(key, parent, labels)
         return self._create("active", key, parent, labels)
 
-    def view(self, key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
+    def view(self, key: str, parent: str, labels: Mapping[str, str]) -> list[SnapshotMount]:
         """Add a view, which is read-only, and return its mounts."""
         return self._create("view", key, parent, labels)
 
-    def mounts(self, key: str) -> list[Mount]:
+    def mounts(self, key: str) -> list[SnapshotMount]:
         """Return the mounts of an active snapshot or a view; mount its image again if it is not mounted."""
         lineage = self.metadata.lineage(key)
         if lineage[0].kind == "committed":
@@ -140,7 +140,9 @@ class Snapshots:
         self.metadata.add_remote(key, parent, labels, labels[TARGET], source)
         raise already_exists(labels[TARGET])
 
-    def _create(self, kind: Literal["active", "view"], key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
+    def _create(
+        self, kind: Literal["active", "view"], key: str, parent: str, labels: Mapping[str, str]
+    ) -> list[SnapshotMount]:
         ancestors = self.metadata.lineage(parent) if parent else []
         mapping = id_mapping(labels) if kind == "active" else None
         base = next((each.chain for each in ancestors if each.chain is not None), None)
@@ -181,7 +183,7 @@ class Snapshots:
             return owner_of(self.images.mountpoint(parent.chain))
         return self._directories.owner(parent.id)
 
-    def _mounts(self, lineage: Sequence[Snapshot]) -> list[Mount]:
+    def _mounts(self, lineage: Sequence[Snapshot]) -> list[SnapshotMount]:
         """Return the mounts of a snapshot, given it and its ancestors."""
         snapshot, *ancestors = lineage
         lower: list[str] = []
@@ -193,17 +195,19 @@ class Snapshots:
         files = str(self._directories.files(snapshot.id))
         if snapshot.kind == "view":
             if len(lower) <= 1:
-                return [Mount("bind", lower[0] if lower else files, ("ro", "rbind"))]
-            return [Mount("overlay", "overlay", (*_overlay_options(), f"lowerdir={':'.join(lower)}"))]
+                return [SnapshotMount("bind", lower[0] if lower else files, ("ro", "rbind"))]
+            return [SnapshotMount("overlay", "overlay", (*_overlay_options(), f"lowerdir={':'.join(lower)}"))]
         if not lower:
-            return [Mount("bind", files, ("rw", "rbind"))]
+            return [SnapshotMount("bind", files, ("rw", "rbind"))]
         own = (f"workdir={self._directories.work(snapshot.id)}", f"upperdir={files}")
         mapping = id_mapping(snapshot.labels)
         if mapping is not None and ancestors[0].chain is not None:
             # containerd 2.1 maps a copy of the mount of the parent of `lowerdir`: with the slash, the image itself.
             lower[0] += "/"
         mapped = () if mapping is None else mapping.options()
-        return [Mount("overlay", "overlay", (*_overlay_options(), *mapped, *own, f"lowerdir={':'.join(lower)}"))]
+        return [
+            SnapshotMount("overlay", "overlay", (*_overlay_options(), *mapped, *own, f"lowerdir={':'.join(lower)}"))
+        ]
 
 
 def _overlay_options() -> tuple[str, ...]:

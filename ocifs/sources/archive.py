@@ -37,7 +37,7 @@ _LINK_DEPTH = 8
 _CHUNK = 1 << 20
 
 
-class Content(Protocol):
+class TarContent(Protocol):
     """The uncompressed tar of an archive."""
 
     def entries(self) -> Iterable[Entry]:
@@ -53,7 +53,7 @@ class Content(Protocol):
         ...
 
 
-Decompress = Callable[[FileReader, str], Content]
+Decompress = Callable[[FileReader, str], TarContent]
 """Opens a file that is compressed with gzip or zstd, under a name for errors; the result owns the descriptor."""
 
 
@@ -103,7 +103,7 @@ def no_random_access(name: str, compression: str) -> UnsupportedError:
 class Archive:
     """An open tar file."""
 
-    def __init__(self, content: Content, name: str, *, is_compressed: bool = False) -> None:
+    def __init__(self, content: TarContent, name: str, *, is_compressed: bool = False) -> None:
         self.name = name
         """Name in errors."""
         self.is_compressed = is_compressed
@@ -157,7 +157,7 @@ class Archive:
         with ExitStack() as undo:
             undo.callback(os.close, file.fd)
             compression = compression_of(file.pread(HEAD, 0))
-            content: Content = _Tar(file, name, limits)
+            content: TarContent = _Tar(file, name, limits)
             if compression in ("gzip", "zstd") and decompress is not None:
                 content = decompress(file, name)
             elif compression != "tar":

@@ -22,7 +22,7 @@ from ocifs.errors import InvalidImageError, OcifsError, UnsupportedError, printa
 from ocifs.limits import Limits
 from ocifs.reader import FileReader
 from ocifs.sources.in_root import open_in_root
-from ocifs.tarsplit.entries import Content, Entry
+from ocifs.tarsplit.entries import Content, TarSplitEntry
 
 _COUNT = struct.Struct("<QQ")  # pieces, bytes before the arrays
 _LENGTH = struct.Struct("<I")
@@ -30,7 +30,7 @@ _FILE = 1 << 63
 """Bit of a place that marks the name of a file."""
 
 
-def write_table(entries: Iterable[Entry], limits: Limits, write: Callable[[bytes], None]) -> None:
+def write_table(entries: Iterable[TarSplitEntry], limits: Limits, write: Callable[[bytes], None]) -> None:
     """Write the table of a tar-split file in pieces. Raises the errors of `entries`, and LimitError."""
     starts, places = array("Q", [0]), array("Q")
     written = position = 0

@@ -87,7 +87,7 @@ class Places(NamedTuple):
     """Empty: whichever driver a store has."""
 
 
-class Store(NamedTuple):
+class PodmanStore(NamedTuple):
     """One graph root with one driver."""
 
     folder: Directory
@@ -170,7 +170,7 @@ def configured() -> Places:
     return Places(tuple(roots), os.environ.get("STORAGE_DRIVER") or found.driver)
 
 
-def open_stores(places: Places) -> Iterator[Store]:
+def open_stores(places: Places) -> Iterator[PodmanStore]:
     """Yield the stores that exist; the caller closes the folder of each.
 
     Raises:
@@ -192,12 +192,12 @@ def open_stores(places: Places) -> Iterator[Store]:
             folder.close()
             raise
         if driver:
-            yield Store(folder, driver, tuple(images))
+            yield PodmanStore(folder, driver, tuple(images))
         else:
             folder.close()
 
 
-def find(stores: Sequence[Store], name: str) -> tuple[Store, StoredImage]:
+def find(stores: Sequence[PodmanStore], name: str) -> tuple[PodmanStore, StoredImage]:
     """Return the image that a name, a digest or an ID means in the first store that has one.
 
     A name may lack its first components, such as `localhost/`, if it still means one image; without a tag, `latest`.
@@ -218,7 +218,7 @@ def find(stores: Sequence[Store], name: str) -> tuple[Store, StoredImage]:
     raise NotFoundError(f"no image '{shown(name)}' in {where}; `podman images` lists them")
 
 
-def tags_in(stores: Sequence[Store], name: str) -> list[str]:
+def tags_in(stores: Sequence[PodmanStore], name: str) -> list[str]:
     """Return the tags of the images in the repository of a name. Raises NotFoundError if there are none."""
     wanted = _untagged(name.partition("@")[0])
     names = [each for store in stores for image in store.images for each in image.names or () if "@" not in each]

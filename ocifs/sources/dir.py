@@ -46,6 +46,10 @@ class DirImage(LocalSource):
             raise NotFoundError(f"{self.name} has no image @{reference.position}: it holds one image")
         return (self._root,)
 
+    def pinned(self, reference: Reference, digest: Digest) -> str:
+        """Return the absolute path with the digest."""
+        return reference.absolute(digest)
+
     def images(self) -> tuple[NamedImage, ...]:
         """Return the image, which has no name."""
         return (NamedImage((), self._root),)

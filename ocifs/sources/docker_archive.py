@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 import msgspec
 
-from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError, printable_path
+from ocifs.errors import InvalidImageError, NotFoundError, UnsupportedError, counted, printable_path
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import BlobReader
 from ocifs.sources.archive import Archive
@@ -75,7 +75,8 @@ class DockerArchive(LocalSource):
         data = read_metadata(config_blob, name, self.limits)
         diff_ids = parse_config(data, name).rootfs.diff_ids
         if len(diff_ids) != len(image.layers):
-            raise InvalidImageError(f"{name} has {len(diff_ids)} diff IDs for {len(image.layers)} layers")
+            given, needed = counted(len(diff_ids), "diff ID"), counted(len(image.layers), "layer")
+            raise InvalidImageError(f"{name} has {given} for {needed}")
         config = self._describe(config_blob, OCI_CONFIG, Digest.of(data))
         layers = tuple(map(self._layer, image.layers, diff_ids))
         manifest = Manifest(schema_version=2, media_type=OCI_MANIFEST, config=config, layers=layers)

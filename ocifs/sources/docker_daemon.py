@@ -19,13 +19,14 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, UnsupportedError, printable_path
+from ocifs.sources.registry.url import parse_url
+from ocifs.sources.timed_response import Pace, TimedResponse
 from ocifs.spec.digest import Digest
 from ocifs.spec.document import decode, shown
 
 _SOCKET = "/var/run/docker.sock"
 _NAME = re.compile(r"[A-Za-z0-9][\w.:/@-]{0,511}", re.ASCII)
 _TCP = re.compile(r"tcp://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?", re.ASCII)
-_SECONDS = 30.0
 _SAVING_SECONDS = 600.0
 """An engine writes all layers to its disk before it sends the first byte of an archive."""
 _MAX_ANSWER = 16 << 20
@@ -45,13 +46,15 @@ class _Refusal(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class Engine(NamedTuple):
+class EngineAddress(NamedTuple):
     """Where an engine listens: the path of a socket, or a host with a port."""
 
     socket: str | None
     host: str = ""
     port: int = 0
     tls: ssl.SSLContext | None = None
+    patience: float = 30.0
+    """Seconds for each answer but an archive."""
 
     def __str__(self) -> str:
         return printable_path(self.socket) if self.socket is not None else f"{self.host}:{self.port}"
@@ -63,7 +66,7 @@ class Engine(NamedTuple):
             NotFoundError: The engine has no such image.
             RegistryError: The engine cannot be reached, or refuses.
         """
-        with self._get(f"/images/{_checked(name)}/json", f"image {shown(name)}", _SECONDS) as response:
+        with self._get(f"/images/{_checked(name)}/json", f"image {shown(name)}", self.patience) as response:
             image = decode(_all_of(response, self), EngineImage, f"the engine's answer about {shown(name)}")
         Digest(image.id)  # validates it: it will name files in the cache
         return image
@@ -71,7 +74,7 @@ class Engine(NamedTuple):
     def images(self, repository: str) -> list[EngineImage]:
         """Return the images with a name in `repository`. Raises RegistryError."""
         query = urlencode({"filters": msgspec.json.encode({"reference": [repository]}).decode()})
-        with self._get(f"/images/json?{query}", "the list of images", _SECONDS) as response:
+        with self._get(f"/images/json?{query}", "the list of images", self.patience) as response:
             return decode(_all_of(response, self), list[EngineImage], "the engine's list of images")
 
     def save(self, image: EngineImage) -> Iterator[bytes]:
@@ -83,9 +86,12 @@ class Engine(NamedTuple):
         """
         path = f"/images/{quote(image.id, safe=':')}/get"
         with self._get(path, f"image {image.id}", _SAVING_SECONDS) as response:
+            pace = Pace(_SAVING_SECONDS)
             try:
-                while piece := response.read(_PIECE):
+                while piece := pace.read(lambda: response.read1(_PIECE)):
                     yield piece
+                    if pace.is_lost:
+                        raise TimeoutError
             except (OSError, http.client.HTTPException) as error:
                 raise RegistryError(
                     f"the Docker engine at {self} stopped within image {image.id}: {_reason(error)}: try again"
@@ -93,7 +99,7 @@ class Engine(NamedTuple):
 
     @contextmanager
     def _get(self, path: str, what: str, seconds: float) -> Iterator[http.client.HTTPResponse]:
-        """Yield the response with status 200; `what` names it in errors, `seconds` bounds each wait for bytes."""
+        """Yield the response with status 200, a `TimedResponse` of so many `seconds`; `what` names it in errors."""
         with closing(_Connection(self, seconds)) as connection:
             try:
                 connection.request("GET", path, headers={"Host": "docker", "User-Agent": "ocifs"})
@@ -129,7 +135,9 @@ class Engine(NamedTuple):
 class _Connection(http.client.HTTPConnection):
     """A connection to an engine."""
 
-    def __init__(self, engine: Engine, seconds: float) -> None:
+    response_class = TimedResponse
+
+    def __init__(self, engine: EngineAddress, seconds: float) -> None:
         super().__init__("docker", timeout=seconds)
         self._engine = engine
 
@@ -146,18 +154,19 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(engine.socket)
 
 
-def find_engine() -> Engine:
+def find_engine() -> EngineAddress:
     """Return the engine that DOCKER_HOST names, else the one of the system.
 
     Raises:
         UnsupportedError: Its address is none that ocifs handles.
+        RegistryError: Its host or its port is invalid.
         OcifsError: A certificate cannot be read.
     """
     address = os.environ.get("DOCKER_HOST", "")
     if not address:
-        return Engine(_SOCKET)
+        return EngineAddress(_SOCKET)
     if address.startswith("unix://") and len(address) > len("unix://"):
-        return Engine(address.removeprefix("unix://"))
+        return EngineAddress(address.removeprefix("unix://"))
     match = _TCP.fullmatch(address)
     if match is None:
         raise UnsupportedError(
@@ -165,7 +174,8 @@ def find_engine() -> Engine:
             "tcp://HOST:PORT, or `docker save NAME | ocifs … -`"
         )
     tls = _context() if os.environ.get("DOCKER_TLS_VERIFY") or os.environ.get("DOCKER_TLS") else None
-    return Engine(None, match[1].strip("[]"), int(match[2] or (2376 if tls else 2375)), tls)
+    url = parse_url(f"http://{match[1]}:{match[2] or (2376 if tls else 2375)}", "DOCKER_HOST names")
+    return EngineAddress(None, url.host.strip("[]"), url.port, tls)
 
 
 def _context() -> ssl.SSLContext:
@@ -197,7 +207,7 @@ def _checked(name: str) -> str:
     return quote(name, safe="/:@")
 
 
-def _all_of(response: http.client.HTTPResponse, engine: Engine) -> bytes:
+def _all_of(response: http.client.HTTPResponse, engine: EngineAddress) -> bytes:
     try:
         data = response.read(_MAX_ANSWER + 1)
     except (OSError, http.client.HTTPException) as error:

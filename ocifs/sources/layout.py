@@ -19,7 +19,7 @@ from ocifs.sources.blob import memory_blob
 from ocifs.sources.directory import Directory
 from ocifs.sources.platforms import with_platforms
 from ocifs.sources.reference import Reference, choices, matching
-from ocifs.sources.referrers import Content, Referrers
+from ocifs.sources.referrers import NewBlob, Referrers
 from ocifs.sources.source import LocalSource, NamedImage, descriptor_of, read_metadata
 from ocifs.spec.artifact import parse_artifact, referrers_tag
 from ocifs.spec.descriptor import Descriptor
@@ -82,6 +82,10 @@ class Layout(LocalSource):
             raise NotFoundError(f"{reference} names several images: {self._choices(named)}")
         return tuple(named)
 
+    def pinned(self, reference: Reference, digest: Digest) -> str:
+        """Return the absolute path with the digest."""
+        return reference.absolute(digest)
+
     def images(self) -> tuple[NamedImage, ...]:
         """Return the images and indexes that `index.json` lists, then its other tagged entries."""
         return tuple(NamedImage(_names(each), each) for each in (*self._images, *self._others))
@@ -122,13 +126,13 @@ class Layout(LocalSource):
         named = [each for each in self._listed if each.artifact_type == artifact_type]
         return [each for each in named if self._subject(each) == subject.digest]
 
-    def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
+    def attach(self, subject: Descriptor, manifest: NewBlob, blobs: list[NewBlob]) -> None:
         """Write an artifact and list it in `index.json`, under a tag by which other tools can copy it."""
         tag = {_REF_NAME: referrers_tag(subject.digest)}
         listed = msgspec.structs.replace(manifest.descriptor, annotations=tag)
         self._add([*blobs, manifest], lambda members: [*_unlisted(members, listed), _to_json(listed)])
 
-    def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
+    def put(self, tag: str, manifests: list[NewBlob], blobs: list[NewBlob]) -> None:
         """Write an image, of which some blobs may exist, and list it under `tag`, which no other image keeps."""
         listed = msgspec.structs.replace(manifests[-1].descriptor, annotations={_REF_NAME: tag})
         self._add([*blobs, *manifests], lambda members: [*_untagged(members, tag), _to_json(listed)])
@@ -139,7 +143,7 @@ class Layout(LocalSource):
         with folder.locked():
             self._relist(folder, lambda members: _unlisted(members, manifest))
 
-    def _add(self, contents: list[Content], change: Callable[[list[object]], list[object]]) -> None:
+    def _add(self, contents: list[NewBlob], change: Callable[[list[object]], list[object]]) -> None:
         """Write blobs, then change the list in `index.json`."""
         folder = self._writable()
         with folder.locked():

@@ -98,8 +98,22 @@ class Reference(NamedTuple):
         """Whether `path` is a path on this machine."""
         return self.transport in _OF_PATHS and not self.is_stdin and not self.is_url
 
+    def absolute(self, digest: Digest | None = None) -> str:
+        """Return its text with an absolute path; `digest`, if given, takes the place of tag and position."""
+        if self.transport not in _OF_PATHS:
+            return self.text
+        prefix = f"{self.transport}:" if self.transport else ""
+        suffix = self.text.removeprefix(prefix).removeprefix(self.path) if digest is None else f"@{digest}"
+        return prefix + (os.path.abspath(self.path) if self.is_path else self.path) + suffix
+
     def __str__(self) -> str:
         return printable_path(self.text)
+
+
+class PathInImageError(UnsupportedError):
+    """A path in an image, where only an image can be named: a usage error."""
+
+    exit_code = 2
 
 
 def host_of(name: str) -> str | None:
@@ -135,11 +149,12 @@ def parse_reference(
     Raises:
         NotFoundError: No path in it exists, and it is no short name that stands for one image; or it is incomplete.
         InvalidImageError: Its digest, or the name of an image in a registry, is malformed.
-        UnsupportedError: It names a transport or a digest algorithm that ocifs does not handle, or a path in the image.
+        UnsupportedError: It names a transport or a digest algorithm that ocifs does not handle.
+        PathInImageError: It is `REFERENCE:/PATH`.
     """
     _, inside = split_path(text, exists)
     if inside is not None:
-        raise UnsupportedError(f"'{printable_path(inside)}' is a path in the image: name a whole image here")
+        raise PathInImageError(f"IMAGE: '{printable_path(inside)}' is a path in the image: name a whole image here")
     if text.startswith(_REGISTRY):
         return _in_registry(text)
     if (elsewhere := _elsewhere(text)) is not None:

@@ -9,7 +9,7 @@ from ocifs.reader import ReaderAt
 from ocifs.spec.descriptor import Descriptor
 
 
-class Content(NamedTuple):
+class NewBlob(NamedTuple):
     """A blob to be written."""
 
     descriptor: Descriptor
@@ -23,7 +23,7 @@ class Referrers(Protocol):
         """Return the manifests of that type whose subject is `subject`, in the order in which they are listed."""
         ...
 
-    def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
+    def attach(self, subject: Descriptor, manifest: NewBlob, blobs: list[NewBlob]) -> None:
         """Write an artifact, whose manifest names `subject`; the manifest comes last, so no artifact is partial."""
         ...
 
@@ -31,6 +31,6 @@ class Referrers(Protocol):
         """Remove an artifact; its blobs are left to the garbage collection there."""
         ...
 
-    def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
+    def put(self, tag: str, manifests: list[NewBlob], blobs: list[NewBlob]) -> None:
         """Write an image of which some blobs may exist there, and tag the last of `manifests`."""
         ...

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ocifs.errors import InvalidImageError, LimitError, NotFoundError, UnsupportedError
+from ocifs.errors import InvalidImageError, LimitError, NotFoundError, UnsupportedError, counted
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.sources.directory import Directory
 from ocifs.sources.layout import Layout, open_layout
@@ -165,7 +165,7 @@ def resolve_image(source: DocumentSource, reference: Reference, platform: Platfo
     if platform is not None and built_for.os and best_match(platform, [built_for]) is None:
         raise NotFoundError(f"{reference} is for {shown(str(built_for))} only, not for {platform}")
     if reference.without > len(resolved.layers):
-        raise NotFoundError(f"{reference}: the image has only {len(resolved.layers)} layers")
+        raise NotFoundError(f"{reference}: the image has only {counted(len(resolved.layers), 'layer')}")
     return resolved._replace(layers=resolved.layers[: len(resolved.layers) - reference.without])
 
 
@@ -255,7 +255,8 @@ def _layers(manifest: Manifest, config: ImageConfig, limits: Limits, docker_refe
     if len(diff_ids) != len(manifest.layers):
         hint = f": Docker 25.0 wrote such layouts, so name it {docker_reference}" if docker_reference else ""
         raise InvalidImageError(
-            f"config {manifest.config.digest} has {len(diff_ids)} diff IDs for {len(manifest.layers)} layers{hint}"
+            f"config {manifest.config.digest} has {counted(len(diff_ids), 'diff ID')} for "
+            f"{counted(len(manifest.layers), 'layer')}{hint}"
         )
     if len(diff_ids) > limits.layers:
         raise limits.passed("layers", f"the image has {len(diff_ids)} layers")

@@ -105,6 +105,14 @@ class LocalSource(DocumentSource):
         """Return False: nothing is fetched."""
         return False
 
+    def pinned(self, reference: Reference, _: Digest) -> str:
+        """Return the reference with an absolute path."""
+        return reference.absolute()
+
+    def list_referrers(self, _subject: Descriptor, _artifact_type: str) -> list[Descriptor]:
+        """Return no artifacts: it cannot hold any."""
+        return []
+
     def referrers(self) -> Referrers:
         """Raise UnsupportedError."""
         raise UnsupportedError(f"{self.name} cannot hold published indexes: use a registry or a layout directory")

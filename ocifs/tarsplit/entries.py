@@ -46,7 +46,7 @@ class Content(NamedTuple):
     """CRC-64/GO-ISO of the bytes; None for an empty file."""
 
 
-Entry = Raw | Content
+TarSplitEntry = Raw | Content
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
@@ -62,7 +62,7 @@ _DECODER = msgspec.json.Decoder(_Line)
 _ENCODER = msgspec.json.Encoder()
 
 
-def encode(entries: Iterable[Entry], level: int = 6) -> Iterator[bytes]:
+def encode(entries: Iterable[TarSplitEntry], level: int = 6) -> Iterator[bytes]:
     """Yield the bytes of a tar-split file with these entries, in pieces; equal entries give equal bytes."""
     packing = zlib.compressobj(level, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     for position, entry in enumerate(_split(entries)):
@@ -71,7 +71,7 @@ def encode(entries: Iterable[Entry], level: int = 6) -> Iterator[bytes]:
     yield packing.flush()
 
 
-def _split(entries: Iterable[Entry]) -> Iterator[Entry]:
+def _split(entries: Iterable[TarSplitEntry]) -> Iterator[TarSplitEntry]:
     """Yield the entries; cut long raw ones, and leave out empty ones."""
     for entry in entries:
         if isinstance(entry, Content):
@@ -81,7 +81,7 @@ def _split(entries: Iterable[Entry]) -> Iterator[Entry]:
             yield from (Raw(bytes(view[start : start + MAX_RAW])) for start in range(0, len(view), MAX_RAW))
 
 
-def _to_line(entry: Entry, position: int) -> _Line:
+def _to_line(entry: TarSplitEntry, position: int) -> _Line:
     if isinstance(entry, Raw):
         return _Line(type=_RAW, payload=base64.b64encode(entry.data).decode(), position=position)
     payload = None if entry.crc is None else base64.b64encode(entry.crc.to_bytes(_CRC_SIZE)).decode()
@@ -93,7 +93,7 @@ def _to_line(entry: Entry, position: int) -> _Line:
     return line
 
 
-def decode(file: BinaryIO, what: str = "tar-split", max_total: int = MAX_TOTAL) -> Iterator[Entry]:
+def decode(file: BinaryIO, what: str = "tar-split", max_total: int = MAX_TOTAL) -> Iterator[TarSplitEntry]:
     """Yield the entries of a tar-split file, which is open for reading; `what` names it in errors.
 
     Raises, also between entries:
@@ -120,7 +120,7 @@ def _next_line(lines: gzip.GzipFile, what: str) -> bytes:
         raise InvalidImageError(f"{what}: not a complete gzip file: {error}") from None
 
 
-def _of_line(line: bytes, what: str) -> Entry:
+def _of_line(line: bytes, what: str) -> TarSplitEntry:
     try:
         parsed = _DECODER.decode(line)
         payload = base64.b64decode(parsed.payload or "", validate=True)

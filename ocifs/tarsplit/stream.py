@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from ocifs.errors import InvalidImageError, LimitError, printable
-from ocifs.tarsplit.entries import Content, Entry, Raw, crc64
+from ocifs.tarsplit.entries import Content, Raw, TarSplitEntry, crc64
 
 
-class FileRange(NamedTuple):
+class MemberRange(NamedTuple):
     """The bytes of a file in a tar stream."""
 
     offset: int
@@ -22,8 +22,8 @@ class FileRange(NamedTuple):
 
 
 def disassemble(
-    chunks: Iterable[bytes], files: Iterable[FileRange], max_raw: int, crc: Callable[[bytes, int | None], int] = crc64
-) -> Iterator[Entry]:
+    chunks: Iterable[bytes], files: Iterable[MemberRange], max_raw: int, crc: Callable[[bytes, int | None], int] = crc64
+) -> Iterator[TarSplitEntry]:
     """Yield the entries of the tar stream `chunks`; `files` are in the order of their offsets and do not overlap.
 
     Raises:
@@ -33,7 +33,7 @@ def disassemble(
     stream = _Stream(chunks)
     raw = 0
 
-    def counted(pieces: Iterable[bytes]) -> Iterator[Entry]:
+    def counted(pieces: Iterable[bytes]) -> Iterator[TarSplitEntry]:
         nonlocal raw
         for piece in pieces:
             raw += len(piece)
@@ -74,7 +74,7 @@ class _Stream:
 
 
 def assemble(
-    entries: Iterable[Entry],
+    entries: Iterable[TarSplitEntry],
     read: Callable[[Content], Iterable[bytes]],
     crc: Callable[[bytes, int | None], int] = crc64,
 ) -> Iterator[bytes]:

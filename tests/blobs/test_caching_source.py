@@ -17,7 +17,7 @@ from ocifs.spec.digest import Digest
 from ocifs.store import Store
 from tests.blobs.test_download import Scripted, begun
 from tests.images import Image, Layer, layout_files, tar
-from tests.registry import SECRET, Registry, cut, redirect, running, slowly, status, wrong_bytes
+from tests.registry import SECRET, Registry, cut, redirect, running, serving, slowly, status, wrong_bytes
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -26,8 +26,7 @@ BIG = tar({f"file{number}": bytes([number]) * 400_000 for number in range(5)})
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    with running() as registry:
-        registry.add("app", layout_files(Image((Layer(BIG), Layer(BIG, "zstd"), Layer(BIG, "tar"), Layer(BIG)))))
+    with serving(Image((Layer(BIG), Layer(BIG, "zstd"), Layer(BIG, "tar"), Layer(BIG)))) as registry:
         yield registry
 
 

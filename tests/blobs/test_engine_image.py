@@ -7,8 +7,9 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ocifs.errors import InvalidImageError, LimitError, NotFoundError, OcifsErro
 from ocifs.image.opening import open_image
 from ocifs.limits import Limits
 from ocifs.options import Options
+from ocifs.sources.docker_daemon import EngineAddress
 from ocifs.sources.reference import parse_reference
 from ocifs.store import Store
 from tests.depth import FULL
@@ -186,7 +188,7 @@ def test_what_goes_wrong(
         ("../containers", NotFoundError, "cannot be the name of an image: write docker-daemon:NAME"),
         ("a/../b", NotFoundError, "cannot be the name of an image"),
         ("app?x", NotFoundError, "cannot be the name of an image"),
-        ("app:1~2", NotFoundError, "the image has only 1 layers"),
+        ("app:1~2", NotFoundError, "the image has only 1 layer"),
     ],
 )
 def test_names(engine: Engine, store: Store, name: str, error: type[OcifsError], message: str) -> None:
@@ -206,6 +208,15 @@ def test_it_is_bounded(engine: Engine, store: Store) -> None:
         ("tcp://127.0.0.1:1", RegistryError, "no Docker engine listens at 127.0.0.1:1"),
         ("ssh://me@host", UnsupportedError, "cannot reach, ssh://me@host: use unix:///PATH or tcp://HOST:PORT"),
         ("unix://", UnsupportedError, "cannot reach"),
+        ("tcp://a..b", RegistryError, "DOCKER_HOST names an unusable URL: its host is neither a name nor an address"),
+        ("tcp://[:::]:1", RegistryError, "DOCKER_HOST names an unusable URL: its host is neither"),
+        ("tcp://" + "a" * 64, RegistryError, "DOCKER_HOST names an unusable URL: its host is neither"),
+        (
+            "tcp://127.0.0.1:99999",
+            RegistryError,
+            "DOCKER_HOST names an unusable URL: port 99999 is not a number from 1",
+        ),
+        ("tcp://127.0.0.1:0", RegistryError, "DOCKER_HOST names an unusable URL: port 0 is not a number from 1"),
     ],
 )
 def test_addresses(
@@ -214,6 +225,22 @@ def test_addresses(
     monkeypatch.setenv("DOCKER_HOST", address)
     with pytest.raises(error, match=message):
         read("app", store)
+
+
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n"])
+def test_an_answer_that_never_ends(engine: Engine, begin: bytes) -> None:
+    def trickle(handler: Handler) -> bool:
+        handler.close_connection = True
+        with suppress(OSError):
+            handler.wfile.write(begin)
+            while True:
+                handler.wfile.write(b"H")
+                time.sleep(0.02)
+        return True
+
+    engine.answer = trickle
+    with pytest.raises(RegistryError, match="no answer in time"):
+        EngineAddress(engine.address.removeprefix("unix://"), patience=0.3).inspect("app:1")
 
 
 def test_a_forbidden_socket(user: object, engine: Engine, tmp_path: Path) -> None:

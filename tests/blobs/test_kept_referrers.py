@@ -6,7 +6,7 @@ import pytest
 
 from ocifs.blobs.kept_referrers import KeptReferrers
 from ocifs.errors import OcifsError, RegistryError
-from ocifs.sources.referrers import Content
+from ocifs.sources.referrers import NewBlob
 from ocifs.spec.descriptor import Descriptor
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
@@ -24,13 +24,13 @@ class _Registry:
             raise self.found
         return self.found
 
-    def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
+    def attach(self, subject: Descriptor, manifest: NewBlob, blobs: list[NewBlob]) -> None:
         raise NotImplementedError
 
     def detach(self, subject: Descriptor, manifest: Descriptor) -> None:
         raise NotImplementedError
 
-    def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
+    def put(self, tag: str, manifests: list[NewBlob], blobs: list[NewBlob]) -> None:
         raise NotImplementedError
 
 

@@ -22,6 +22,7 @@ from tests.registry import (
     SECRET,
     Act,
     Blob,
+    Handler,
     Registry,
     basic,
     chunked,
@@ -36,6 +37,7 @@ from tests.registry import (
     whole,
     wrong_bytes,
 )
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -94,6 +96,20 @@ def test_a_compressed_archive_is_downloaded_once(registry: Registry, store: Stor
     registry.requests.clear()
     assert read(f"{url}:1", store) == b"one"
     assert ranges(registry) == [(0, 65535)]
+
+
+@pytest.mark.parametrize(
+    ("data", "names_digest"),
+    [(LAYOUT, True), (gzip.compress(LAYOUT), True), (SAVED, False)],
+    ids=["oci-archive", "compressed oci-archive", "docker-archive"],
+)
+def test_a_reference_to_the_same_image_later(registry: Registry, store: Store, data: bytes, names_digest: bool) -> None:
+    """An archive of `docker save` does not name images by digests, so its tag is kept."""
+    url = serve(registry, data)
+    with open_image(f"{url}:app:2", Options(store=store, access=FAST)) as image:
+        pinned = image.source.pinned(image.reference, image.digest)
+        assert pinned == (f"{url}@{image.digest}" if names_digest else f"{url}:app:2")
+    assert read(pinned, store) == b"two"
 
 
 @pytest.mark.parametrize(
@@ -175,6 +191,33 @@ def test_what_is_requested_again(registry: Registry, store: Store, act: Act) -> 
     url = serve(registry, LAYOUT)
     registry.fault(act, "/a.tar", times=1, after=2)
     assert read(f"{url}:1", store, "/a") == NOISE
+
+
+def test_no_more_than_the_range_is_read(registry: Registry, store: Store) -> None:
+    """The server states the right range, and sends far more, until the connection is closed."""
+    closed: list[bool] = []
+
+    def act(handler: Handler, blob: Blob) -> None:
+        start, end = handler.range_of(blob)
+        handler.close_connection = True
+        handler.send_response(206)
+        for name, value in (("Content-Range", f"bytes {start}-{end - 1}/{len(blob.data)}"), *blob.headers):
+            handler.send_header(name, value)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"%x\r\n%b\r\n" % (end - start, blob.data[start:end]))
+        try:
+            for _ in range(64):
+                handler.wfile.write(b"%x\r\n%b\r\n" % (1 << 20, bytes(1 << 20)))
+            closed.append(False)
+        except OSError:
+            closed.append(True)
+
+    url = serve(registry, LAYOUT)
+    registry.fault(act, "/a.tar", times=1)
+    assert read(f"{url}:2", store) == b"two"
+    wait_for(lambda: bool(closed))
+    assert closed == [True]
 
 
 @pytest.mark.parametrize(

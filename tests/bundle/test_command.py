@@ -1,18 +1,25 @@
 """Whether a command can be executed: looked up in the tree image as execvp(3) and execve(2) would."""
 
+import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from ocifs.bundle.command import CommandNotFoundError, Execution, NotExecutableError, check_command
+from ocifs.bundle.container_files import Mounted
 from ocifs.image.opening import open_image
 from tests.images import Image, Layer, write_layout
 from tests.tars import directory, file, header, symlink, tar
 
 _AMD64, _ARM64 = 62, 183
 _DEFAULT = Execution(
-    command="", path="/bin:/usr/bin:/srv/local", cwd="/srv", uid=0, gids=(0,), mounts=("/proc", "/data")
+    command="",
+    path="/bin:/usr/bin:/srv/local",
+    cwd="/srv",
+    uid=0,
+    gids=(0,),
+    mounts={"/proc": Mounted(), "/data": Mounted()},
 )
 
 
@@ -141,6 +148,104 @@ def test_the_user_decides(layout: Path) -> None:
 def test_an_empty_part_of_the_path_is_the_current_directory(layout: Path) -> None:
     check(layout, "local", path="/bin:")
     check(layout, "static", path="/none:/bin")
-    check(layout, "none", path=":".join(map(str, range(100))))  # so long a search is left to the kernel
     with pytest.raises(CommandNotFoundError):
         check(layout, "static", path="/none")
+
+
+def test_a_long_path_is_searched(layout: Path) -> None:
+    path = ":".join(f"/none{number}" for number in range(1000))
+    check(layout, "static", path=f"{path}:/bin")
+    with pytest.raises(CommandNotFoundError, match="in no directory"):
+        check(layout, "static", path=path)
+
+
+def test_a_search_that_an_image_makes_too_long_is_refused(layout: Path) -> None:
+    path = ":".join("/bin/" + "../bin/" * number for number in range(1, 400))
+    with pytest.raises(NotExecutableError, match="too many lookups: name its path"):
+        check(layout, "none", path=path)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A directory of the host, to be mounted on /src."""
+    made = tmp_path / "source"
+    made.mkdir()
+    for name, content, mode in [
+        ("build", "#!/bin/static\n", 0o755),
+        ("unfinished", "#!/bin/static\n", 0o644),
+        ("nowhere", "#!/src/none\n", 0o755),
+        ("text", "hello\n", 0o755),
+        ("own", "#!/src/build\n", 0o755),
+        ("closed", "#!/bin/static\n", 0o700),
+    ]:
+        (made / name).write_text(content)
+        (made / name).chmod(mode)
+    for name, target in [
+        ("link", "build"),
+        ("absolute", "/bin/static"),
+        ("host", str(made / "build")),
+        ("up", "../bin"),
+    ]:
+        (made / name).symlink_to(target)
+    return made
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["/src/build", "/src/own", "/src/link", "/src/absolute", "/src/up/static", "static", "/src/../bin/static"],
+)
+def test_a_bind_is_looked_up_on_the_host(layout: Path, source: Path, command: str) -> None:
+    check(layout, command, mounts={"/src": Mounted(host=str(source))}, path="/src:/src/up")
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "complaint"),
+    [
+        ("/src/none", CommandNotFoundError, "does not exist in the container"),
+        ("/src/build/x", NotExecutableError, "not a directory"),
+        ("/src/unfinished", NotExecutableError, "its mode is 0644"),
+        ("/src/nowhere", CommandNotFoundError, "its interpreter /src/none does not exist"),
+        ("/src/text", NotExecutableError, "neither a program nor a script"),
+        ("/src/up", NotExecutableError, "it is a directory"),
+        ("/src/host", CommandNotFoundError, "does not exist"),  # a symlink stays in the container
+        ("none", CommandNotFoundError, "in no directory"),
+        ("/data/x", CommandNotFoundError, "does not exist"),
+        ("/made/x", CommandNotFoundError, "does not exist"),  # the runtime makes the directory /made
+        ("/made/on/the/way", NotExecutableError, "the option noexec"),
+        ("/file", NotExecutableError, "its mode is 0644"),
+    ],
+)
+def test_what_a_bind_cannot_do(
+    layout: Path, source: Path, command: str, error: type[Exception], complaint: str
+) -> None:
+    mounts = {
+        "/src": Mounted(host=str(source)),
+        "/data": Mounted(empty=True),
+        "/made/on/the/way": Mounted(host=str(source / "build"), executable=False),
+        "/file": Mounted(host=str(source / "unfinished")),
+    }
+    with pytest.raises(error, match=complaint):
+        check(layout, command, mounts=mounts, path="/src")
+
+
+def test_the_host_has_the_owners_of_its_files(layout: Path, source: Path) -> None:
+    owner = os.geteuid()
+    mounts = {"/src": Mounted(host=str(source))}
+    check(layout, "/src/closed", mounts=mounts, uid=owner, gids=(owner,))
+    with pytest.raises(NotExecutableError, match="its mode is 0700"):
+        check(layout, "/src/closed", mounts=mounts, uid=owner + 1, gids=(owner + 1,))
+    check(layout, "/src/closed", mounts=mounts, rootless=True)  # whose root is this user
+
+
+def test_another_image_is_looked_up_too(layout: Path) -> None:
+    mounts = {"/other": Mounted(image="images/0")}
+    execution = msgspec.structs.replace(_DEFAULT, command="/other/bin/dynamic", mounts=mounts)
+    with open_image(layout) as image:
+        check_command(execution, image.rootfs, "x86_64", {"images/0": image.rootfs})
+        with pytest.raises(CommandNotFoundError):
+            check_command(
+                msgspec.structs.replace(execution, command="/other/bin/none"),
+                image.rootfs,
+                "x86_64",
+                {"images/0": image.rootfs},
+            )

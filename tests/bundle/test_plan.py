@@ -10,7 +10,7 @@ from ocifs.bundle.overrides import Overrides
 from ocifs.bundle.plan import Plan, plan
 from ocifs.bundle.requested_mounts import RequestedMount, parse_tmpfs
 from ocifs.bundle.runtime_spec import Cpu, DeviceRule, Memory, Pids
-from ocifs.bundle.settings import Settings
+from ocifs.bundle.settings import ContainerSettings
 from ocifs.errors import OcifsError, UnsupportedError
 from ocifs.image.opening import open_image
 from tests.images import Image, Layer, write_layout
@@ -23,7 +23,7 @@ _ZERO = DeviceRequest("/dev/zero", "/dev/z", "r", "c", 1, 5, 0o666, 0, 0)
 
 def planned(
     where: Path,
-    settings: Settings | None = None,
+    settings: ContainerSettings | None = None,
     members: list[bytes] | None = None,
     *,
     readonly: bool = False,
@@ -37,7 +37,9 @@ def planned(
     warnings: list[str] = []
     with open_image(write_layout(where / "image", Image((layer,), config={"config": config}))) as image:
         host = Host(readonly=readonly, rootless=(1000, 1000) if rootless else None)
-        made = plan(image.resolved.config, image.rootfs, Overrides(), settings or Settings(), host, warnings.append)
+        made = plan(
+            image.resolved.config, image.rootfs, Overrides(), settings or ContainerSettings(), host, warnings.append
+        )
     return made, warnings
 
 
@@ -63,7 +65,7 @@ def test_a_destination_is_resolved_in_the_image(
     tmp_path: Path, members: list[bytes], destination: str, resolved: str
 ) -> None:
     """The runtime sees no symlink, so it cannot follow one on the host."""
-    made, _ = planned(tmp_path, Settings(mounts=(parse_tmpfs(destination),)), members)
+    made, _ = planned(tmp_path, ContainerSettings(mounts=(parse_tmpfs(destination),)), members)
     assert destinations(made)[-1] == resolved or resolved in destinations(made)
     assert destination == resolved or destination not in destinations(made)
 
@@ -87,20 +89,20 @@ def test_where_nothing_is_mounted(
     tmp_path: Path, members: list[bytes], mounts: list[RequestedMount], complaint: str
 ) -> None:
     with pytest.raises(OcifsError, match=complaint):
-        planned(tmp_path, Settings(mounts=tuple(mounts)), members)
+        planned(tmp_path, ContainerSettings(mounts=tuple(mounts)), members)
 
 
 def test_a_missing_destination_needs_a_writable_rootfs(tmp_path: Path) -> None:
     for number, mount in enumerate((parse_tmpfs("/new"), file_bind("/srv/new"))):
         with pytest.raises(UnsupportedError, match="cannot be made in a read-only rootfs: use --rootfs overlay"):
-            planned(tmp_path / str(number), Settings(mounts=(mount,)), readonly=True)
+            planned(tmp_path / str(number), ContainerSettings(mounts=(mount,)), readonly=True)
     mounts = (parse_tmpfs("/srv"), file_bind("/srv/new"), file_bind("/etc/hosts"))
-    assert "/srv/new" in destinations(planned(tmp_path, Settings(mounts=mounts), readonly=True)[0])
+    assert "/srv/new" in destinations(planned(tmp_path, ContainerSettings(mounts=mounts), readonly=True)[0])
 
 
 def test_a_mount_takes_the_place_of_another_one(tmp_path: Path) -> None:
     mounts = (parse_tmpfs("/dev/shm:size=1g"), parse_tmpfs("/srv"), file_bind("/etc/hosts"))
-    made, _ = planned(tmp_path, Settings(mounts=mounts), readonly=True, volumes=("/srv", "/srv/"))
+    made, _ = planned(tmp_path, ContainerSettings(mounts=mounts), readonly=True, volumes=("/srv", "/srv/"))
     assert len(destinations(made)) == len(set(destinations(made)))
     (shm,) = (each for each in made.spec.mounts if each.destination == "/dev/shm")
     assert "size=1g" in shm.options
@@ -110,7 +112,7 @@ def test_a_mount_takes_the_place_of_another_one(tmp_path: Path) -> None:
 
 def test_a_mount_comes_after_those_that_would_hide_it(tmp_path: Path) -> None:
     mounts = (parse_tmpfs("/srv/a/b"), parse_tmpfs("/srv"), parse_tmpfs("/srv/a"))
-    made = destinations(planned(tmp_path, Settings(mounts=mounts))[0])
+    made = destinations(planned(tmp_path, ContainerSettings(mounts=mounts))[0])
     assert made.index("/srv") < made.index("/srv/a") < made.index("/srv/a/b")
     assert made.index("/dev") < made.index("/dev/shm")
 
@@ -140,18 +142,19 @@ def test_the_files_of_an_engine(
 
 def test_a_host_cannot_be_added_where_its_file_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"^--add-host"):
-        planned(tmp_path, Settings(added_hosts=(("::1", "db"),)), [], readonly=True)
+        planned(tmp_path, ContainerSettings(added_hosts=(("::1", "db"),)), [], readonly=True)
 
 
 @pytest.mark.parametrize("rootless", [False, True])
 def test_the_network_is_none_unless_it_is_the_host_s(tmp_path: Path, rootless: bool) -> None:
     for network, own in (("none", True), ("host", False)):
-        made, _ = planned(tmp_path / network, Settings(network=network), rootless=rootless)  # type: ignore[arg-type]
+        settings = ContainerSettings(network=network)  # type: ignore[arg-type]
+        made, _ = planned(tmp_path / network, settings, rootless=rootless)
         assert [each.type for each in made.spec.linux.namespaces].count("network") == own
 
 
 def test_limits(tmp_path: Path) -> None:
-    settings = Settings(memory=64 << 20, cpus=1.5, pids=7)
+    settings = ContainerSettings(memory=64 << 20, cpus=1.5, pids=7)
     resources = planned(tmp_path / "root", settings)[0].spec.linux.resources
     assert resources
     assert (resources.memory, resources.pids) == (Memory(limit=64 << 20), Pids(limit=7))
@@ -164,19 +167,19 @@ def test_limits(tmp_path: Path) -> None:
 
 
 def test_a_device_is_made_or_bound(tmp_path: Path) -> None:
-    made = planned(tmp_path / "root", Settings(devices=(_ZERO,)))[0].spec
+    made = planned(tmp_path / "root", ContainerSettings(devices=(_ZERO,)))[0].spec
     (node,) = made.linux.devices
     assert (node.path, node.type, node.major, node.minor, node.file_mode) == ("/dev/z", "c", 1, 5, 0o666)
     assert made.linux.resources
     assert made.linux.resources.devices[1:] == (DeviceRule(allow=True, type="c", major=1, minor=5, access="r"),)
-    made = planned(tmp_path / "rootless", Settings(devices=(_ZERO,)), rootless=True)[0].spec
+    made = planned(tmp_path / "rootless", ContainerSettings(devices=(_ZERO,)), rootless=True)[0].spec
     assert made.linux.devices == ()
     (bound,) = (each for each in made.mounts if each.destination == "/dev/z")
     assert (bound.type, bound.source, "ro" in bound.options) == ("bind", "/dev/zero", True)
 
 
 def test_added_capabilities_survive_for_another_user_than_root(tmp_path: Path) -> None:
-    settings = Settings(cap_add=("CAP_NET_RAW",), cap_drop=("ALL",))
+    settings = ContainerSettings(cap_add=("CAP_NET_RAW",), cap_drop=("ALL",))
     root = planned(tmp_path / "root", settings)[0].spec.process.capabilities
     assert (root.bounding, root.effective, root.ambient) == (("CAP_NET_RAW",), ("CAP_NET_RAW",), ())
     user = planned(tmp_path / "user", settings, user="7")[0].spec.process.capabilities
@@ -184,7 +187,7 @@ def test_added_capabilities_survive_for_another_user_than_root(tmp_path: Path) -
 
 
 def test_privileged_hides_and_protects_nothing(tmp_path: Path) -> None:
-    made = planned(tmp_path, Settings(privileged=True, cap_drop=("CAP_BPF",)))[0].spec
+    made = planned(tmp_path, ContainerSettings(privileged=True, cap_drop=("CAP_BPF",)))[0].spec
     assert (made.linux.masked_paths, made.linux.readonly_paths, made.process.no_new_privileges) == ((), (), False)
     assert "CAP_BPF" not in made.process.capabilities.effective
     assert "ro" not in next(each for each in made.mounts if each.destination == "/sys").options
@@ -193,7 +196,7 @@ def test_privileged_hides_and_protects_nothing(tmp_path: Path) -> None:
 
 
 def test_an_init_runs_the_command_and_is_not_the_command(tmp_path: Path) -> None:
-    made, _ = planned(tmp_path, Settings(init="/usr/bin/tini-static"))
+    made, _ = planned(tmp_path, ContainerSettings(init="/usr/bin/tini-static"))
     assert made.spec.process.args == ("/dev/ocifs-init", "--", "/x")
     assert made.execution.command == "/x"
     (program,) = (each for each in made.spec.mounts if each.destination == "/dev/ocifs-init")
@@ -205,7 +208,7 @@ def test_images_are_mounted_once(tmp_path: Path) -> None:
         RequestedMount(kind="image", source=name, destination=f"/{number}", options=("ro",))
         for number, name in enumerate(["a", "b", "a"])
     ]
-    made, _ = planned(tmp_path, Settings(mounts=tuple(mounts)))
+    made, _ = planned(tmp_path, ContainerSettings(mounts=tuple(mounts)))
     assert made.images == ("a", "b")
     assert [each.source for each in made.spec.mounts if each.source.startswith("images/")] == [
         "images/0",

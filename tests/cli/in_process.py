@@ -11,11 +11,12 @@ from tests.cli.command import Argument, Result
 Run = Callable[..., Result]
 
 
-def running(capture: pytest.CaptureFixture[bytes], cache: Path) -> Run:
-    """Return what runs `ocifs VERB ARGUMENTS...` with that cache; stdout is no terminal."""
+def running(capture: pytest.CaptureFixture[bytes], cache: Path | None = None) -> Run:
+    """Return what runs `ocifs VERB ARGUMENTS...`, with that cache or the user's; stdout is no terminal."""
+    options = [] if cache is None else ["--cache-dir", str(cache)]
 
     def call(verb: str, *arguments: Argument) -> Result:
-        code = run([verb, "--cache-dir", str(cache), *map(str, arguments)], None)
+        code = run([verb, *options, *map(str, arguments)], None)
         out, err = capture.readouterr()
         return Result(code, out, err.decode())
 

@@ -11,6 +11,7 @@ import pytest
 
 from ocifs.cli.command import command
 from ocifs.cli.container_options import (
+    ContainerCommand,
     ContainerOptions,
     container_options,
     parse_cpus,
@@ -21,7 +22,7 @@ from ocifs.cli.container_options import (
 )
 
 
-@command(context_settings={"allow_interspersed_args": False})
+@command(cls=ContainerCommand, context_settings={"allow_interspersed_args": False})
 @container_options
 @click.argument("image")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
@@ -130,11 +131,47 @@ def test_conflicts_are_named(arguments: list[str], named: str) -> None:
     assert named in refused(*arguments, "img")
 
 
-def test_what_cannot_be_without_a_registry() -> None:
-    container, _ = parsed("--pull", "never", "img")
-    refuse_pull(container, "img")
-    with pytest.raises(click.UsageError, match="skopeo copy"):
-        refuse_pull(container, "docker://host/image")
+_ALIASED = """unqualified-search-registries = ["host.example"]
+[aliases]
+alias = "other.example/team/app"
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["img:1"], None),
+        (["oci:img"], None),
+        (["docker-daemon:app"], None),
+        (["containers-storage:app"], None),
+        (["docker://host/image"], "docker://host/image is in a registry: copy it into a layout with `skopeo copy`"),
+        (["docker://host/image~1"], "in a registry"),
+        (["alias:2"], "alias:2 is in a registry, docker://other.example/team/app:2: copy it"),
+        (["debian"], "debian is in a registry, docker://host.example/debian: copy it"),
+        (["https://me:pw@host/a.tar"], "the image is in an archive on a web server: download it first"),
+        (["--mount", "type=image,source=img,target=/x", "img"], None),
+        (["--mount", "type=image,source=docker://host/tools,target=/x", "img"], "docker://host/tools is in a registry"),
+        (["--mount", "type=image,source=debian,target=/x", "img"], "debian is in a registry, docker://host.example"),
+        (["--mount", "type=image,source=https://host/a.tar:1,target=/x", "img"], "archive on a web server"),
+    ],
+)
+def test_pull_never(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str | None
+) -> None:
+    """What a name stands for decides, not how it is written."""
+    (tmp_path / "registries.conf").write_text(_ALIASED)
+    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(tmp_path / "registries.conf"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "img").mkdir()
+    for policy in ("always", "missing", "newer", "never"):
+        container, _ = parsed("--pull", policy, *arguments)
+        if policy != "never" or message is None:
+            refuse_pull(container, arguments[-1])
+            continue
+        with pytest.raises(click.UsageError) as caught:
+            refuse_pull(container, arguments[-1])
+        assert message in caught.value.message
+        assert "pw" not in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -159,3 +196,73 @@ def test_what_cannot_be_without_a_registry() -> None:
 )
 def test_what_podman_does_is_named(arguments: list[str], instead: str) -> None:
     assert instead in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "process"),
+    [
+        (["--umask", "0027"], ("umask", 0o27)),
+        (["--umask", "77"], ("umask", 0o77)),
+        (["--oom-score-adj", "-1000"], ("oom_score_adj", -1000)),
+        (["--annotation", "a.b=c=d", "--annotation", "e="], ("annotations", (("a.b", "c=d"), ("e", "")))),
+    ],
+)
+def test_settings_of_podman(options: list[str], process: tuple[str, object]) -> None:
+    container, _ = parsed(*options, "img")
+    assert getattr(container.settings, process[0]) == process[1]
+
+
+def test_variables_are_left_out() -> None:
+    container, _ = parsed("--unsetenv", "A", "--unsetenv", "B", "--unsetenv-all", "img")
+    assert container.overrides.unset_env == ("A", "B")
+    assert container.overrides.unset_all
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--umask", "8"], "octal mask"),
+        (["--umask", "1777"], "octal mask"),
+        (["--umask", ""], "octal mask"),
+        (["--oom-score-adj", "1001"], "from -1000 to 1000"),
+        (["--oom-score-adj", "x"], "from -1000 to 1000"),
+        (["--annotation", "x"], "KEY=VALUE"),
+        (["--annotation", "=x"], "KEY=VALUE"),
+        (["--annotation", "a=\udcff"], "not UTF-8"),
+        (["-u", "4294967295"], "user ID 4294967295 is out of range 0 to 4294967294"),
+        (["--user", "0:-1"], "group ID -1 is out of range"),
+        (["-h", "not a host"], "not a host name"),
+        (["-h", ""], "not a host name"),
+    ],
+)
+def test_wrong_values_of_these(options: list[str], message: str) -> None:
+    assert message in refused(*options, "img")
+
+
+def test_h_is_the_host_name_as_in_podman() -> None:
+    container, args = parsed("-h", "box", "img", "ls", "-h")
+    assert container.overrides.hostname == "box"
+    assert args == ("ls", "-h")
+    assert parsed("img", "-h")[1] == ("-h",)
+
+
+def test_h_alone_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(click.exceptions.Exit) as raised:
+        parsed("-h")
+    assert raised.value.exit_code == 0
+    assert "--hostname" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--replace", "ocifs umount"),
+        ("--timeout=5", "timeout(1)"),
+        ("--cgroupns=host", "cgroup namespace of its own"),
+        ("--ulimit=nofile=1", "use `podman run --ulimit`"),
+        ("--health-interval=1s", "podman run"),
+        ("--retry-delay=1s", "ocifs fetches"),
+    ],
+)
+def test_flags_of_podman_say_what_to_use(option: str, message: str) -> None:
+    assert message in refused(option, "img")

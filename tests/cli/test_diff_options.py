@@ -1,6 +1,7 @@
 """Options of diff that users of GNU diff type, in one process."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -103,3 +104,34 @@ def test_colours(run: Diff) -> None:
 def test_wrong_usage(run: Diff, options: str, says: str) -> None:
     with pytest.raises(click.UsageError, match=says):
         run(*options.split())
+
+
+def test_brief_is_like_gnu(tmp_path: Path) -> None:
+    base = [
+        directory(b"etc"), file(b"etc/conf", b"1"), directory(b"etc/old"), file(b"etc/old/a", b"a"), file(b"same", b""),
+        directory(b"etc/type"), file(b"etc/type/x", b"x"), file(b"top", b"t"),
+    ]  # fmt: skip
+    top = [
+        file(b"etc/conf", b"2"), file(b"etc/.wh.old"), file(b"etc/type", b"now a file"), directory(b"etc/new"),
+        file(b"etc/new/b", b"b"), file(b".wh.top"),
+    ]  # fmt: skip
+    image = str(write_layout(tmp_path / "image", Image((Layer(tar(base)), Layer(tar(top))))))
+    before, after = f"{image}~1", image
+
+    def brief(first: str, second: str) -> list[str]:
+        words = ["diff", "--cache-dir", str(tmp_path / "cache"), "-rq", "--ignore", "mtime", first, second]
+        result = CliRunner().invoke(cli, words, standalone_mode=False)
+        assert result.return_value == 1
+        return result.stdout.splitlines()
+
+    assert brief(before, after) == [
+        f"Files {before}:/etc/conf and {after}:/etc/conf differ",
+        f"Only in {after}:/etc: new",
+        f"Only in {before}:/etc: old",
+        f"File {before}:/etc/type is a directory while file {after}:/etc/type is a regular file",
+        f"Only in {before}:/: top",
+    ]
+    assert brief(f"{before}:/etc/old", f"{after}:/etc/new") == [
+        f"Only in {before}:/etc/old: a",
+        f"Only in {after}:/etc/new: b",
+    ]

@@ -14,6 +14,7 @@ from ocifs.cli.habits import INSTEAD
 from ocifs.cli.verbs import VERBS, cli, run
 from ocifs.limits import DEFAULT_LIMITS, Limits
 
+_ROOT = Path(__file__).parent.parent.parent
 SHARED = "Registry, cache and limits"
 
 
@@ -125,6 +126,12 @@ def test_a_help_names_the_variables_of_its_options(ocifs: Run) -> None:
         "REGISTRY_AUTH_FILE",
     }
     assert "\nEnvironment: OCIFS_CACHE_DIR\n" in ocifs("help cache ls").out
+    section = (_ROOT / "docs/cli.md").read_text().partition("\n## Files and environment\n")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert {each for each in documented if each.startswith("OCIFS_")} - {"OCIFS_DEBUG"} | {
+        "REGISTRY_AUTH_FILE"
+    } == variables
+    assert "REGISTRY_AUTH_FILE" in documented
 
 
 def test_version(ocifs: Run) -> None:
@@ -190,6 +197,12 @@ def test_wrong_usage_is_shown_with_the_right_one(ocifs: Run, line: str, message:
         ("ls a", {"OCIFS_LIMITS": "entries=5 colour=1"}, "OCIFS_LIMITS: 'colour' is not a limit"),
         ("ls a", {"OCIFS_CACHE_DIR": "/etc/passwd"}, "OCIFS_CACHE_DIR: directory '/etc/passwd' is a file"),
         ("ls a", {"REGISTRY_AUTH_FILE": "/"}, "REGISTRY_AUTH_FILE: file '/' is a directory"),
+        ("ls a", {"REGISTRY_AUTH_FILE": "/missing"}, "REGISTRY_AUTH_FILE: file '/missing' does not exist"),
+        ("ls --authfile /missing a", {"REGISTRY_AUTH_FILE": "/"}, "--authfile: file '/missing' does not exist"),
+        ("ls a", {"OCIFS_HOSTS_DIR": "/missing"}, "OCIFS_HOSTS_DIR: directory '/missing' does not exist"),
+        ("ls a", {"OCIFS_HOSTS_DIR": "/etc/passwd"}, "OCIFS_HOSTS_DIR: directory '/etc/passwd' is a file"),
+        ("ls a", {"OCIFS_FOLLOW_LINKS": "maybe"}, "OCIFS_FOLLOW_LINKS: 'maybe' is not a valid boolean"),
+        ("mount a b", {"OCIFS_NO_SERVICE": "maybe"}, "OCIFS_NO_SERVICE: 'maybe' is not a valid boolean"),
         ("ls a", {"OCIFS_LIMITS": "help"}, "OCIFS_LIMITS: 'help' is not a limit"),
         ("ls --limit colour=1 a", {"OCIFS_LIMITS": "x"}, "--limit: 'colour' is not a limit; --limit help lists them"),
         ("ls --limit entries=many a", {}, "--limit: 'many' is not a number; write entries=5000000 or entries=64MiB"),

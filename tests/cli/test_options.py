@@ -75,7 +75,7 @@ def test_without_options_the_values_are_the_defaults_of_the_library(runner: CliR
         ("--limit layers=7", "limits.entries", DEFAULT_LIMITS.entries),
         ("--max-cache-size 1GiB", "store.max_size", 1 << 30),
         ("--creds me:secret", "access.credentials", "me:secret"),
-        ("--authfile auth.json", "access.authfile", Path("auth.json")),
+        ("--authfile /etc/passwd", "access.authfile", Path("/etc/passwd")),
         ("--cert-dir certs", "access.cert_dir", Path("certs")),
         ("--tls-verify false", "access.tls_verify", False),
         ("--allow-foreign-urls", "access.allow_foreign_urls", True),

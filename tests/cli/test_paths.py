@@ -112,8 +112,8 @@ def test_diff_compares_different_paths(ocifs: Run, place: Path) -> None:
         ("diff IMG:/etc IMG", 2, "name a path in both images, as IMAGE1:/PATH IMAGE2:/PATH, or one PATH after them"),
         ("diff IMG:/etc IMG:/etc /usr", 2, "name a path in both images"),
         ("diff IMG:/etc IMG:/none", 3, "/none: no such file or directory in the image"),
-        ("verify IMG:/etc", 5, "'/etc' is a path in the image: name a whole image here"),
-        ("inspect IMG:latest:/etc", 5, "'/etc' is a path in the image: name a whole image here"),
+        ("verify IMG:/etc", 2, "IMAGE: '/etc' is a path in the image: name a whole image here"),
+        ("inspect IMG:latest:/etc", 2, "IMAGE: '/etc' is a path in the image: name a whole image here"),
         ("cat nowhere:/etc/a.conf", 3, "no such file or directory: 'nowhere'"),
     ],
 )

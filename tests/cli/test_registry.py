@@ -15,7 +15,20 @@ from tests.cli.command import Ocifs
 from tests.cli.docker_registry import docker_registry, push
 from tests.depth import depth
 from tests.images import Image, Layer, layout_files, tar, write_layout
-from tests.registry import SECRET, Registry, basic, bearer, cut, redirect, running, slowly, stall, status, whole
+from tests.registry import (
+    SECRET,
+    Registry,
+    basic,
+    bearer,
+    cut,
+    redirect,
+    running,
+    serving,
+    slowly,
+    stall,
+    status,
+    whole,
+)
 
 IMAGE = Image((Layer(tar({"etc": None, "etc/motd": b"hello\n"})), Layer(tar({"big": bytes(3_000_000)}), "zstd")))
 
@@ -31,8 +44,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    with running() as registry:
-        registry.add("app", layout_files(IMAGE))
+    with serving(IMAGE) as registry:
         yield registry
 
 
@@ -85,7 +97,7 @@ def test_publishing_for_soci(ocifs: Ocifs, host: str, tmp_path: Path) -> None:
     ran = ocifs.run("index", "push", "--format", "soci", "--min-layer-size", "0", image)
     assert "is left out: SOCI cannot represent layers that are compressed with zstd" in ran.err
     assert ran.text.split()[0] == "soci-v1"
-    assert ran.text.split()[2:4] == ["1", "layers"]
+    assert ran.text.split()[2:4] == ["1", "layer"]
     assert ocifs.output("index", "ls", image) == ran.text
     (listed,) = json.loads(ocifs.output("index", "ls", "--json", image))
     assert (listed["format"], listed["bound"], listed["artifact"]) == ("soci-v1", False, ran.text.split()[1])
@@ -105,7 +117,7 @@ def test_converting_for_soci(ocifs: Ocifs, host: str) -> None:
     assert converted[:2] == ["image", "soci"]
     other = f"docker://{host}/team/app:soci"
     assert ocifs.output("index", "ls", other).rstrip("\n") == "  ".join(
-        ["soci-v2", index[1], "1 layers", " ".join(index[4:]), "bound"]
+        ["soci-v2", index[1], "1 layer", " ".join(index[4:]), "bound"]
     )
     assert ocifs.output("index", "rm", other) == ""
     manifest = json.loads(ocifs.output("inspect", "--json", other))["digest"]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.cli.verbs import run
 from ocifs.mount.mountinfo import mount_at
-from tests.cli.command import Argument, Result
+from tests.cli.command import Argument
+from tests.cli.in_process import Run, running
 from tests.images import Image, Layer, layout_files, tar, write_docker_archive, write_layout
 from tests.registry import Registry
 from tests.tocs import estargz
@@ -30,14 +30,9 @@ CONTENTS = {"base": b"base\n", "first": b"1", "second": b"2", "third": b"3"}
 class Commands:
     """`ocifs`, run in this process."""
 
-    def __init__(self, home: Path, capture: pytest.CaptureFixture[bytes]) -> None:
+    def __init__(self, home: Path, run: Run) -> None:
         self.home = home
-        self._capture = capture
-
-    def run(self, *arguments: Argument) -> Result:
-        code = run([*map(str, arguments)], None)
-        out, err = self._capture.readouterr()
-        return Result(code, out, err.decode())
+        self.run = run
 
     def output(self, *arguments: Argument) -> str:
         result = self.run(*arguments)
@@ -66,7 +61,7 @@ def ocifs(
         (tmp_path / name).mkdir(mode=0o700)
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path / "home")
-    return Commands(tmp_path / "home", capfdbinary)
+    return Commands(tmp_path / "home", running(capfdbinary))
 
 
 @pytest.fixture

@@ -4,14 +4,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ocifs.cli.unsupported import unsupported
+from ocifs.cli.command import command as a_command
+from ocifs.cli.unsupported import each_unsupported, unsupported
 
 
-@click.command()
+@a_command()
 @unsupported("-p", "--publish", use="`podman run -p`")
-@unsupported("--detach", use="add `&`")
+@each_unsupported("--detach", "-e --edit", use="add `&`")
+@click.option("-i", is_flag=True)
 @click.argument("image")
-def command(image: str) -> None:
+def command(image: str, i: bool) -> None:
     click.echo(image)
 
 
@@ -20,9 +22,11 @@ def command(image: str) -> None:
     [
         (["-p", "80:80", "image"], "-p / --publish is not supported: `podman run -p`"),
         (["-p80:80", "image"], "-p / --publish is not supported: `podman run -p`"),
+        (["-ip", "80:80", "image"], "-p / --publish is not supported: `podman run -p`"),
         (["--publish=80:80", "image"], "-p / --publish is not supported: `podman run -p`"),
         (["--publish", "80:80"], "-p / --publish is not supported: `podman run -p`"),
         (["--detach"], "--detach is not supported: add `&`"),
+        (["image", "--edit"], "-e / --edit is not supported: add `&`"),
     ],
 )
 def test_the_error_names_the_alternative(arguments: list[str], message: str) -> None:

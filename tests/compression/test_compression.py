@@ -262,7 +262,7 @@ def test_a_span_that_is_short_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rapidgzip", "blocks", "low_memory", "apart", "here"),
+    ("rapidgzip", "blocks", "low_memory", "in_subprocess", "in_process"),
     [
         (True, True, False, [RapidgzipPass], BlockPass),
         (True, True, True, [BlockPass], BlockPass),
@@ -275,8 +275,8 @@ def test_which_pass_goes_first(
     rapidgzip: bool,
     blocks: bool,
     low_memory: bool,
-    apart: list[type],
-    here: type,
+    in_subprocess: list[type],
+    in_process: type,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -288,11 +288,11 @@ def test_which_pass_goes_first(
     with (tmp_path / "blob").open("w+b") as file:
         file.write(GZIP["one member"])
         file.truncate(20 << 20)
-        for blob, kinds in ((FileReader(file.fileno()), apart), (BytesReader(GZIP["one member"]), [])):
+        for blob, kinds in ((FileReader(file.fileno()), in_subprocess), (BytesReader(GZIP["one member"]), [])):
             *others, last = (way() for way in gzip.passes(blob, no_warning, low_memory=low_memory))
             assert [each.kind for each in others if isinstance(each, SubprocessPass)] == kinds
             assert len(others) == len(kinds)
-            assert type(last) is here
+            assert type(last) is in_process
 
 
 def gzidx(points: int = 3, size: int = 100) -> bytes:

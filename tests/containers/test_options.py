@@ -117,9 +117,16 @@ def test_an_init_that_this_machine_has(ocifs: Ocifs, programs: Path) -> None:
     assert process.returncode == 3
 
 
-def test_a_command_that_cannot_be_executed(ocifs: Ocifs, programs: Path) -> None:
-    for command, status in (("/etc", 126), ("/etc/secret", 126), ("/none", 127)):
-        assert f"command {command} " in ocifs.complaint(status, "run", programs, command)
+def test_a_command_that_cannot_be_executed(ocifs: Ocifs, programs: Path, shared: Path, runtime: str) -> None:
+    (shared / "build").write_text("#!/bin/sh\necho built\n")
+    (shared / "script").write_text("#!/bin/none\n")
+    (shared / "script").chmod(0o755)
+    options = ["--runtime", runtime, "-v", f"{shared}:/src"]
+    commands = [("/etc", 126), ("/etc/secret", 126), ("/none", 127), ("/src/build", 126), ("/src/script", 127)]
+    for command, status in [*commands, ("/src/none", 127), ("/src", 126)]:
+        assert f"command {command} " in ocifs.complaint(status, "run", *options, programs, command)
+    (shared / "build").chmod(0o755)
+    assert ocifs.output("run", *options, programs, "/src/build") == "built\n"
 
 
 def test_a_name_is_taken_once(ocifs: Ocifs, programs: Path) -> None:

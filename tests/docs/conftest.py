@@ -36,17 +36,23 @@ def indexed_debian(session_ocifs: Ocifs, debian: Path) -> Path:
 @pytest.fixture
 def world(ocifs: Ocifs, debian: Path, indexed_debian: Path, tmp_path: Path) -> World:
     """A directory with the images and the scripts."""
-    command = tmp_path / "bin" / "ocifs"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from ocifs.cli.main import main; main()" "$@"\n')
+    made = furnish(ocifs, tmp_path / "bin", indexed_debian)
+    (made.home / "debian").symlink_to(debian)
+    return made
+
+
+def furnish(ocifs: Ocifs, programs: Path, cache: Path) -> World:
+    """Make a world, but for the image `debian`, in the home directory of a command, and `ocifs` in `programs`."""
+    command = programs / "ocifs"
+    programs.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {ocifs.interpreter} -c "from ocifs.cli.main import main; main()" "$@"\n')
     command.chmod(0o755)
     home = ocifs.home
-    (home / "debian").symlink_to(debian)
     (home / "scripts").symlink_to(ROOT / "scripts")
     subprocess.run([sys.executable, ROOT / "scripts/sample_image.py", home / "sample"], check=True)
-    shutil.copytree(indexed_debian, home / ".cache" / "ocifs")
+    shutil.copytree(cache, home / ".cache" / "ocifs")
     environment = ocifs.variables(
-        PATH=f"{command.parent}:{os.environ['PATH']}",
+        PATH=f"{programs}:{os.environ['PATH']}",
         HOME=str(home),
         XDG_CACHE_HOME=str(home / ".cache"),
         COLUMNS="120",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.export.directories import Cursor, Directories
+from ocifs.export.directories import Cursor, DirectoryTable
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def cursor(tmp_path: Path) -> Iterator[tuple[Path, Cursor]]:
     """A cursor in `top`, where number 1 is `a` and number 2 is `a/b`."""
     top = tmp_path / "top"
     (top / "a/b").mkdir(parents=True)
-    directories = Directories(0)
+    directories = DirectoryTable(0)
     directories.add(0, b"b", directories.add(0, b"a", 0))
     fd = os.open(top, os.O_RDONLY)
     with closing(Cursor(directories, fd)) as made:

@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import zstandard
@@ -53,7 +53,7 @@ from ocifs.snapshotter.check.containerd_config import ContainerdConfig, read_con
 from ocifs.sources.blob import memory_blob
 from ocifs.sources.layout import open_layout
 from ocifs.sources.reference import matching, parse_reference
-from ocifs.sources.referrers import Content
+from ocifs.sources.referrers import NewBlob
 from ocifs.sources.registry.blob import RemoteBlob
 from ocifs.sources.registry.hosts import host_endpoints, unknown_fields
 from ocifs.sources.registry.peer import Credentials, Peer
@@ -61,7 +61,7 @@ from ocifs.sources.registry.referrers import list_referrers, push_image
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.source import RegistrySource
 from ocifs.sources.registry.timeouts import Timeouts
-from ocifs.sources.registry.transport import HttpConnection, HttpPool, HttpsConnection, HttpsPool, Transport
+from ocifs.sources.registry.transport import HttpConnection, HttpPool, HttpsConnection, HttpsPool, HttpTransport
 from ocifs.sources.registry.url import parse_url
 from ocifs.sources.resolve import ImageLayer, resolve_image
 from ocifs.spec.config import parse_config
@@ -506,7 +506,7 @@ def fuzz_containerd(data: bytes) -> None:
 def _containerd_seeds() -> list[bytes]:
     hosts = b"""server = "https://a"\n[host."http://b:5000/x"]\ncapabilities = ["pull"]\nskip_verify = true
 override_path = true\ndial_timeout = "1m5s"\nclient = [["a", "b"], "c"]\n[host."c".header]\nx = ["1", "2"]"""
-    config = b"""version = 3\nimports = ["x"]\n[proxy_plugins.ocifs]\ntype = "snapshot"\naddress = "/s"
+    config = b"""version = 3\nimports = ["x", "**y"]\n[proxy_plugins.ocifs]\ntype = "snapshot"\naddress = "/s"
 [plugins."io.containerd.cri.v1.images"]\nsnapshotter = "ocifs"\nregistry = {config_path = "/x"}
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]\nsnapshotter = "ocifs"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.x]\nsnapshotter = "y\""""
@@ -581,11 +581,28 @@ def _ztoc_seeds() -> list[bytes]:
 # Answers of registries.
 
 
-class _Script:
-    """Connections to no host: each returns the next of some answers, and then its end."""
+class _Endless(socket.socket):
+    """A connection whose answer goes on with its last line, for ever."""
 
-    def __init__(self, answers: list[bytes]) -> None:
+    def answer(self, data: bytes) -> None:
+        self._rest = data
+        self._repeated = data[data.rstrip(b"\n").rfind(b"\n") + 1 :] or b"x"
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        if not self._rest:
+            self._rest = self._repeated * (len(buffer) // len(self._repeated) + 1)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
+class _Script:
+    """Connections to no host: each returns the next of some answers, and then its end, if it has one."""
+
+    def __init__(self, answers: list[bytes], *, endless: bool = False) -> None:
         self._answers = iter(answers)
+        self._endless = endless
+        self.timeouts = Timeouts(answer=0.005, rate=0.005) if endless else Timeouts()
         self._far: list[tuple[str, socket.socket]] = []
         """The other end of each connection, with the host that it was for."""
 
@@ -595,12 +612,16 @@ class _Script:
         except StopIteration:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused") from None
         near, far = socket.socketpair()
-        far.sendall(answer)
+        if self._endless:
+            near = _Endless(fileno=near.detach())
+            near.answer(answer)
+        else:
+            far.sendall(answer)
         far.shutdown(socket.SHUT_WR)
         self._far.append((host, far))
         return near
 
-    def transport(self) -> Transport:
+    def transport(self) -> HttpTransport:
         script = self
 
         class Plain(HttpConnection):
@@ -616,7 +637,9 @@ class _Script:
             "http": type("PlainPool", (HttpPool,), {"ConnectionCls": Plain}),
             "https": type("EncryptedPool", (HttpsPool,), {"ConnectionCls": Encrypted}),
         }
-        made: Transport = type("Scripted", (Transport,), {"pools": pools})(_NO_CERTIFICATES, Timeouts(), proxies=False)
+        made: HttpTransport = type("Scripted", (HttpTransport,), {"pools": pools})(
+            _NO_CERTIFICATES, self.timeouts, proxies=False
+        )
         return made
 
     def close(self) -> None:
@@ -643,12 +666,21 @@ class _OnlyOnce(Session):
 
 
 def fuzz_answers(data: bytes) -> None:
-    """Take two bytes for the scheme and what is asked, the rest for the answers, apart by a line of two dashes."""
-    scheme = "https" if data[:1] == b"s" else "http"
-    script = _Script(data[2:].split(b"\n--\n"))
+    """Take two bytes for the scheme and what is asked, the rest for the answers, apart by a line of two dashes.
+
+    With a scheme in upper case, each answer goes on with its last line.
+    """
+    scheme = "https" if data[:1] in b"sS" else "http"
+    script = _Script(data[2:].split(b"\n--\n"), endless=data[:1].isupper())
     credentials = Credentials("me", "s3cr3t-password")
     peer = Peer(
-        host=_REGISTRY, address=_REGISTRY, repository="app", plain_http=True, scheme=scheme, credentials=credentials
+        host=_REGISTRY,
+        address=_REGISTRY,
+        repository="app",
+        plain_http=True,
+        scheme=scheme,
+        credentials=credentials,
+        timeouts=script.timeouts,
     )
     digest = Digest.of(_BLOB)
     with closing(script), closing(_OnlyOnce(peer, transport=script.transport())) as session, _clean_errors():
@@ -660,7 +692,7 @@ def fuzz_answers(data: bytes) -> None:
             case b"r":
                 list_referrers(session, digest)
             case b"p":
-                content = Content(Descriptor(media_type="x", digest=digest, size=len(_BLOB)), BytesReader(_BLOB))
+                content = NewBlob(Descriptor(media_type="x", digest=digest, size=len(_BLOB)), BytesReader(_BLOB))
                 push_image(session, "latest", [content], [content])
             case _:
                 RegistrySource([session]).resolve(parse_reference(f"docker://{_REGISTRY}/app"))
@@ -690,6 +722,8 @@ def _answer_seeds() -> list[bytes]:
         b"hr": [listed % (following, len(index), index), listed % (b"", len(index), index)],
         b"sr": [missing, listed % (b"", len(index), index), later],
         b"sp": [missing, created, created, created, encoded],
+        b"Hm": [chunked.removesuffix(b"\r\n")],
+        b"Sm": [chunked[: chunked.index(b"3;x")] + b"3;x"],
     }
     return [kind + b"\n--\n".join(answers) for kind, answers in conversations.items()]
 
@@ -753,7 +787,7 @@ def fuzz_tar_split(data: bytes) -> None:
 
 
 def _tar_split_seeds() -> list[bytes]:
-    entries: list[tarsplit.Entry] = [
+    entries: list[tarsplit.TarSplitEntry] = [
         tarsplit.Raw(b"header"),
         tarsplit.Content(b"a/b", 5, 7),
         tarsplit.Content(b"\xff", 0, None),

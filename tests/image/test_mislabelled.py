@@ -15,7 +15,7 @@ from ocifs.options import Options
 from ocifs.spec.mediatypes import COMPRESSIONS, Compression
 from ocifs.store import Store
 from tests.images import LAYER, Image, Layer, blob_path, digest, layout_files, tar, write_directory, write_layout
-from tests.registry import Registry, running
+from tests.registry import Registry, serving
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -148,8 +148,7 @@ MISLABELLED = labelled("gzip", "zstd", tar({"a": b"same", "big": bytes(range(256
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    with running() as registry:
-        registry.add("app", layout_files(Image((MISLABELLED,))))
+    with serving(Image((MISLABELLED,))) as registry:
         yield registry
 
 

@@ -59,7 +59,7 @@ def test_what_is_proven(layout: Path, cache: Path) -> None:
     ]
     verified = {(check.what, check.layer): check.verified for check in _verify(layout, cache)}
     assert verified["layer", 0] == (
-        "decodes to 10240 bytes of that digest, in 1 spans of the LayerIndex; its 3 entries are those of the LayerIndex"
+        "decodes to 10240 bytes of that digest, in 1 span of the LayerIndex; it has the same 3 entries"
     )
     assert verified["tree", 2].endswith("bytes equal those of a new merge")
 

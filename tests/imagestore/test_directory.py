@@ -9,13 +9,13 @@ import pytest
 
 from ocifs.errors import StoreError
 from ocifs.imagestore.directory import StoreDirectory
-from ocifs.imagestore.records import ImageRecord, LayerRecord, Origin, Records, StoreRecord
+from ocifs.imagestore.records import ImageOrigin, ImageRecord, LayerRecord, Records, StoreRecord
 
 A, B = "a" * 64, "b" * 64
 RECORDS = Records(
     (ImageRecord(id=A, digest=f"sha256:{A}", layer=B),),
     (LayerRecord(id=B, created="2026-01-01T00:00:00Z"),),
-    StoreRecord(images=(Origin(id=A, reference="x", digest="y"),)),
+    StoreRecord(images=(ImageOrigin(id=A, reference="x", digest="y"),)),
 )
 _LOCK = """
 import fcntl, sys

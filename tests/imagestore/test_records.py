@@ -4,9 +4,9 @@ import pytest
 
 from ocifs.errors import StoreError
 from ocifs.imagestore.records import (
+    ImageOrigin,
     ImageRecord,
     LayerRecord,
-    Origin,
     Records,
     StoreRecord,
     data_file,
@@ -73,7 +73,7 @@ def test_a_chain_begins_with_the_base_and_is_whole() -> None:
 
 
 def test_what_no_image_uses_is_left_out() -> None:
-    origin = Origin(id=A, reference="x", digest="y")
+    origin = ImageOrigin(id=A, reference="x", digest="y")
     records = Records((image(A, B),), (layer(A), layer(B, A), layer(C)), StoreRecord(images=(origin,)))
     assert [each.id for each in records.pruned().layers] == [A, B]
     assert Records((), records.layers, records.own).pruned() == Records()

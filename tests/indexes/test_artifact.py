@@ -21,7 +21,7 @@ from ocifs.layer.index_format import KIND, encode_tail
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.options import Options
 from ocifs.reader import BytesReader
-from ocifs.sources.referrers import Content
+from ocifs.sources.referrers import NewBlob
 from ocifs.sources.resolve import resolve_image
 from ocifs.spec.artifact import referrers_tag
 from ocifs.spec.descriptor import Descriptor
@@ -33,13 +33,12 @@ from tests.images import (
     Image,
     Layer,
     digest,
-    layout_files,
     tar,
     to_json,
     write_layout,
     write_oci_archive,
 )
-from tests.registry import SECRET, Registry, basic, running, status
+from tests.registry import SECRET, Registry, basic, serving, status
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -51,9 +50,8 @@ IMAGE = Image((BASE, UPPER, PLAIN))
 
 @pytest.fixture(params=["referrers API", "tag schema"])
 def registry(request: pytest.FixtureRequest) -> Iterator[Registry]:
-    with running() as registry:
+    with serving(IMAGE) as registry:
         registry.has_referrers = request.param == "referrers API"
-        registry.add("app", layout_files(IMAGE))
         yield registry
 
 
@@ -169,7 +167,7 @@ def test_an_artifact_may_have_null_for_what_it_lacks(registry: Registry, referen
             }
         )
         artifact = Descriptor(media_type=MANIFEST, digest=Digest.of(data), size=len(data))
-        image.source.referrers().attach(descriptor, Content(artifact, BytesReader(data)), [])
+        image.source.referrers().attach(descriptor, NewBlob(artifact, BytesReader(data)), [])
         listed = list_artifacts(image.source, image.resolved)
         assert [each.digest for each in listed] == [artifact.digest]
         assert indexes_in(image.source, listed[0], image.digest) == []

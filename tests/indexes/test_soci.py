@@ -34,7 +34,7 @@ from tests.images import (
     write_layout,
 )
 from tests.indexes.ztoc import independent
-from tests.registry import Registry, running, status
+from tests.registry import Registry, serving, status
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -50,8 +50,7 @@ TREE = [b"big", b"etc", b"etc/motd", b"last", b"plain", b"upper"]
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    with running() as registry:
-        registry.add("app", layout_files(IMAGE))
+    with serving(IMAGE) as registry:
         yield registry
 
 
@@ -521,8 +520,7 @@ def test_a_layer_whose_media_type_is_wrong_has_its_ztoc(store: Store) -> None:
     """The media type says an uncompressed tar, the bytes and the zTOC say gzip."""
     media_type = "application/vnd.oci.image.layer.v1.tar"
     mislabelled = Layer(BASE.tar, descriptor={"mediaType": media_type})
-    with running() as registry:
-        registry.add("app", layout_files(Image((mislabelled, PLAIN))))
+    with serving(Image((mislabelled, PLAIN))) as registry:
         publish_v1(registry)
         warnings: list[str] = []
         with open_image(f"docker://{registry.host}/app", Options(store=store, warn=warnings.append)) as image:

@@ -17,8 +17,7 @@ import msgspec
 import pytest
 import zstandard
 
-from ocifs.compression import MAX_SPAN, SPACING, rapid, zng
-from ocifs.compression import subprocess_pass as apart
+from ocifs.compression import MAX_SPAN, SPACING, rapid, subprocess_pass, zng
 from ocifs.errors import InvalidImageError, LimitError, OcifsError, UnsupportedError
 from ocifs.layer.build import LayerBlob, open_layer_index
 from ocifs.layer.index import LayerIndex
@@ -100,7 +99,7 @@ BLOBS: dict[str, tuple[Compression, bytes]] = {
 }
 
 
-WAYS = ["rapidgzip", "blocks", "blocks apart", "indexed_gzip"]
+WAYS = ["rapidgzip", "blocks", "blocks in a subprocess", "indexed_gzip"]
 
 
 def go_first(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +108,9 @@ def go_first(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("rapidgzip is not installed")
     if not way.startswith("rapidgzip"):
         monkeypatch.setitem(sys.modules, "rapidgzip", None)
-    monkeypatch.setattr(apart, "is_worth_a_process", lambda blob: way in {"rapidgzip", "blocks apart"})
+    monkeypatch.setattr(
+        subprocess_pass, "is_worth_a_process", lambda blob: way in {"rapidgzip", "blocks in a subprocess"}
+    )
     monkeypatch.setattr(zng, "can_stop_between_blocks", lambda: way != "indexed_gzip")
 
 

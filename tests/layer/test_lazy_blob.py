@@ -17,7 +17,7 @@ from ocifs.layer.span_cache import SpanCache
 from ocifs.layer.verification import fetch_all, verify_blob, verify_index
 from ocifs.limits import DEFAULT_LIMITS
 from ocifs.reader import BytesReader
-from ocifs.sources.registry.peer import NoRangesError, Origin
+from ocifs.sources.registry.peer import BlobOrigin, NoRangesError
 from ocifs.spec.digest import DiffID, Digest
 from ocifs.store import Kind, Store
 from ocifs.store.sparse import finish_sparse, open_sparse
@@ -25,7 +25,7 @@ from tests import images
 
 TAR = images.tar({f"file{number}": os.urandom(700_000) for number in range(12)})
 BLOB = images.Layer(TAR).blob
-ORIGIN = Origin(peers=(), path="", digest="", size=len(BLOB))
+ORIGIN = BlobOrigin(peers=(), path="", digest="", size=len(BLOB))
 
 
 class Far:

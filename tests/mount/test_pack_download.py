@@ -204,7 +204,7 @@ def test_the_next_worker_fetches_nothing_that_is_there(registry: Registry, store
     with started(published.reference, store) as start:
         start.wait()
         with start_of(start.handoff, resumed=True) as second:
-            second.wait()
+            assert second.hot._download is None
             assert [second.read(each) for each in ALL] == list(map(right, ALL))
             second.verify()
         assert published.requests == [""]

@@ -25,7 +25,7 @@ from tests.cli.command import Ocifs
 from tests.depth import depth
 from tests.images import MANIFEST, Image, Layer, digest, layout_files, tar, to_json
 from tests.indexes.ztoc import independent
-from tests.registry import SECRET, Blob, Handler, Registry, basic, hang_up, running, status
+from tests.registry import SECRET, Blob, Handler, Registry, basic, hang_up, serving, status
 from tests.waiting import wait_for
 
 FIRST, LAST = os.urandom(3_000_000), os.urandom(3_000_000)
@@ -42,8 +42,7 @@ def registry(registry: Registry) -> Registry:
 @pytest.fixture(scope="module")
 def published() -> dict[str, bytes]:
     """The blobs of the image and of an index beside it."""
-    with running() as registry:
-        registry.add("app", layout_files(IMAGE))
+    with serving(IMAGE) as registry:
         publish(registry, lambda index: index.file.pread(index.file.size, 0))
         return registry.blobs["app"]
 
@@ -345,6 +344,37 @@ def test_secrets_stay_out_of_log_and_record(ocifs: Ocifs, registry: Registry, im
             if path.is_file() and not path.is_relative_to(mnt):
                 assert b"s3cr3t" not in path.read_bytes()
     assert SECRET not in ocifs.log.read_text()
+
+
+def test_credentials_that_expire(ocifs: Ocifs, registry: Registry, image: str, engine: str, tmp_path: Path) -> None:
+    """Reads fail as long as the registry refuses them, and no longer: the mount finds a new login by itself."""
+    password = "old"
+
+    def guard(handler: Handler, blob: Blob) -> None:
+        basic("me", password)(handler, blob)
+
+    registry.fault(guard, "/v2/app/")
+    authfile = tmp_path / "auth.json"
+
+    def log_in() -> None:
+        authfile.write_text(json.dumps({"auths": {registry.host: {"username": "me", "password": password}}}))
+
+    log_in()
+    with ocifs.mounted(image, "--engine", engine, "--no-prefetch", "--authfile", str(authfile)) as mnt:
+        assert (mnt / "first").read_bytes() == FIRST
+        password = "new"
+        with (mnt / "last").open("rb") as file, pytest.raises(OSError, match="Input/output error"):
+            file.read(1)
+        assert "refuses" in ocifs.log.read_text()
+        log_in()
+
+        def is_read() -> bool:
+            try:
+                return (mnt / "last").read_bytes() == LAST
+            except OSError:
+                return False
+
+        wait_for(is_read)
 
 
 @pytest.mark.parametrize("seconds", [2, 6, 12][: depth(1, 3)])

@@ -13,7 +13,7 @@ from ocifs.image.opening import Image, open_image
 from ocifs.report import selected_lines as module
 from ocifs.report.grep import FileNames, grep, to_json
 from ocifs.report.pattern import Matching, Pattern
-from ocifs.report.selected_lines import Context, Found, Match, Selection, select_lines
+from ocifs.report.selected_lines import Context, FoundLine, Match, Selection, select_lines
 from tests import images
 from tests.tars import directory, file, hardlink, pax, symlink, tar
 
@@ -45,7 +45,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
         yield opened
 
 
-def _found(image: Image, pattern: Pattern, *paths: bytes, include: Sequence[str] = ()) -> dict[bytes, list[Found]]:
+def _found(image: Image, pattern: Pattern, *paths: bytes, include: Sequence[str] = ()) -> dict[bytes, list[FoundLine]]:
     searched = grep(image.rootfs, paths or (b"/",), pattern, FileNames(include))
     return {each.path: matches for each in searched if (matches := list(each.matches))}
 

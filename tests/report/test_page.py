@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -199,7 +200,7 @@ def chromium() -> str:
     return found
 
 
-def _dump(page_text: str, chromium: str, tmp_path: Path, *, done: str) -> str:
+def _dump(page_text: str, chromium: str, tmp_path: Path, *, done: str, options: Sequence[str] = ()) -> str:
     """Return the page as a browser has it once `done` is found in it, and fail on any error of its script."""
     (tmp_path / "page.html").write_text(page_text)
     command = [
@@ -211,6 +212,7 @@ def _dump(page_text: str, chromium: str, tmp_path: Path, *, done: str) -> str:
         "--enable-logging=stderr",
         "--window-size=900,900",
         "--virtual-time-budget=10000",  # so long the page may take, by its own clock
+        *options,
         "--dump-dom",
         f"file://{tmp_path}/page.html",
     ]
@@ -277,3 +279,84 @@ def test_a_browser_filters_searches_and_follows_links(text: str, chromium: str, 
     assert seen["opened"] == "/big/"
     assert seen["marked"] == ["two"]
     assert seen["told"] == "/gone is not in the map: it was removed or is too small. This is /"
+
+
+_LOOK = """<!DOCTYPE html><title>-</title>{frames}
+<script>
+const seen = [];
+const channels = (colour) => {{ const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; }};
+const over = (top, below, alpha) => [0, 1, 2].map((at) => top[at] * alpha + below[at] * (1 - alpha));
+const light = (colour) => {{
+  const linear = (part) => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4;
+  const [r, g, b] = colour.map((part) => linear(part / 255));
+  return .2126 * r + .7152 * g + .0722 * b;
+}};
+// Text and ground as they are drawn, the opacity of each element included.
+function drawn(element, view) {{
+  const chain = [];
+  for (let each = element; each; each = each.parentElement) chain.unshift(each);
+  let ground = [255, 255, 255], text = ground;
+  for (const each of chain) {{
+    const style = view.getComputedStyle(each), [r, g, b, a] = channels(style.backgroundColor);
+    text = over(channels(style.color), ground, Number(style.opacity));
+    ground = over([r, g, b], ground, a * Number(style.opacity));
+  }}
+  return [text, ground];
+}}
+function contrast(element, view) {{
+  const [one, other] = drawn(element, view).map(light);
+  return (Math.max(one, other) + .05) / (Math.min(one, other) + .05);
+}}
+const wait = setInterval(() => {{
+  const frames = [...document.querySelectorAll("iframe")];
+  if (!frames.every((each) => each.contentDocument.querySelector("#map div"))) return;
+  clearInterval(wait);
+  for (const frame of frames) {{
+    const page = frame.contentDocument, view = frame.contentWindow;
+    page.querySelectorAll("details").forEach((each) => {{ each.open = true; }});
+    const texts = [...page.body.querySelectorAll("*")].filter((each) => each.checkVisibility() && !each.closest("svg")
+      && [...each.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()));
+    const area = (each) => each.offsetWidth * each.offsetHeight, map = page.getElementById("map");
+    const boxes = [...map.querySelectorAll("div:not(.directory)")].map(area);
+    seen.push({{
+      width: view.innerWidth, wide: page.documentElement.scrollWidth,
+      dark: view.matchMedia("(prefers-color-scheme: dark)").matches,
+      texts: texts.length, faint: texts.map((each) => [contrast(each, view), each])
+        .filter(([ratio]) => ratio < 4.5).map(([ratio, each]) => [ratio, each.className, each.textContent]),
+      badges: [...page.querySelectorAll("[data-layer]")].filter((each) => each.tagName !== "BUTTON").length,
+      filled: boxes.reduce((sum, each) => sum + each, 0) / (map.clientWidth * map.clientHeight),
+    }});
+  }}
+  document.title = JSON.stringify(seen);
+}}, 50);
+</script>"""
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_each_size_and_colour_scheme_is_legible(scheme: str, chromium: str, tmp_path: Path) -> None:
+    """The colours of the page are those of its browser, so each scheme takes a browser."""
+    inner = html.escape(crowded(tmp_path), quote=True)
+    frames = "".join(f'<iframe width="{width}" height="900" srcdoc="{inner}"></iframe>' for width in (1280, 390))
+    options = [f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"]
+    dom = _dump(_LOOK.format(frames=frames), chromium, tmp_path, done=r"<title>\[", options=options)
+    found = re.search("<title>(.*?)</title>", dom)
+    assert found
+    for seen in json.loads(html.unescape(found[1])):
+        assert seen["dark"] == (scheme == "dark")
+        assert seen["wide"] <= seen["width"]
+        assert seen["texts"] > 50
+        assert seen["faint"] == []
+        assert seen["badges"] == 0  # each is a button
+        assert seen["filled"] > 0.85
+
+
+def crowded(tmp_path: Path) -> str:
+    """Return the page of an image with a directory of many small files beside a large one, and long names."""
+    small = [file(f"lib/gconv/{number:04}.so".encode(), bytes(200)) for number in range(2000)]
+    long = file(b"/".join([b"long-name-" * 4] * 2), bytes(60_000))
+    layers = [[file(b"big", bytes(900_000)), *small, long], [file(b".wh.big"), file(b"new", bytes(300_000))]]
+    config: images.Json = {"config": {"Env": ["VALUE=" + "x" * 400]}, "history": [{"created_by": "RUN " + "y" * 300}]}
+    image = images.Image(tuple(images.Layer(tar(members)) for members in layers), config=config)
+    layout = images.write_layout(tmp_path / "crowded", image)
+    with open_image(layout) as opened:
+        return "".join(page(build_report(opened, inspect_image(opened.resolved, Store(None)))))

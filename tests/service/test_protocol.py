@@ -15,7 +15,7 @@ from ocifs.mount.counters import SIZE, Counters
 from ocifs.mount.framing import FDS_MAX, MESSAGE_MAX, Incoming, receive_message, send_message
 from ocifs.mount.record import from_json
 from ocifs.service.kept import Kept
-from ocifs.service.protocol import Handover, Pong, Settings, decode_request
+from ocifs.service.protocol import Handover, KeeperSettings, Pong, decode_request
 from ocifs.service.starting import is_outdated
 from ocifs.version import __version__
 from tests.cli.command import Ocifs
@@ -250,7 +250,7 @@ def test_a_service_is_outdated_if_a_module_is_newer(tmp_path: Path, seconds: flo
     module.write_text("")
     os.utime(module, (0, 0))
     installed = module.stat().st_ctime
-    pong = Pong(pid=1, mounts=0, settings=Settings(), since=installed + seconds)
+    pong = Pong(pid=1, mounts=0, settings=KeeperSettings(), since=installed + seconds)
     assert is_outdated(pong, tmp_path) == outdated
     (tmp_path / "cache.pyc").write_text("")
     assert not is_outdated(pong, module.parent / "none")

@@ -17,10 +17,10 @@ from ocifs.mount.mountinfo import is_below, mount_table
 from ocifs.mount.options import MountOptions
 from ocifs.options import Options
 from ocifs.snapshotter import snapshots_pb2 as pb
-from ocifs.snapshotter.database import Step
+from ocifs.snapshotter.database import StepHook
 from ocifs.snapshotter.server import SERVICE
 from ocifs.snapshotter.serving import AccessOf, listening, open_snapshots
-from ocifs.snapshotter.settings import Settings
+from ocifs.snapshotter.settings import SnapshotterSettings
 from ocifs.snapshotter.snapshots import Snapshots
 
 Answer = TypeVar("Answer", bound=Message)
@@ -91,7 +91,7 @@ class Snapshotter:
 
     client: Client
     snapshots: Snapshots
-    settings: Settings
+    settings: SnapshotterSettings
 
     @property
     def root(self) -> Path:
@@ -105,9 +105,9 @@ def settings_in(
     engine: str = "auto",
     prefetch: bool = True,
     settings: Mapping[str, object] | None = None,
-) -> Settings:
+) -> SnapshotterSettings:
     """Return the settings of a snapshotter whose files are in `directory`, without the service of ocifs."""
-    return Settings(
+    return SnapshotterSettings(
         root=directory / "root",
         address=directory / "run" / "s.sock",
         options=options or Options(),
@@ -124,7 +124,7 @@ def running(
     engine: str = "auto",
     prefetch: bool = True,
     access: AccessOf | None = None,
-    step: Step = lambda name: None,
+    step: StepHook = lambda name: None,
     settings: Mapping[str, object] | None = None,
 ) -> Iterator[Snapshotter]:
     """Run a snapshotter whose files are in `directory`; it does not start the service of ocifs."""

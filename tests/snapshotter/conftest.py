@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from ocifs.service import starting
-from ocifs.service.protocol import Settings
+from ocifs.service.protocol import KeeperSettings
 from tests.snapshotter import releases
 from tests.snapshotter.releases import Release
 
@@ -14,7 +14,7 @@ from tests.snapshotter.releases import Release
 @pytest.fixture(scope="module")
 def service(root: None, erofs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Run the service in the runtime directory of the test process: mounts by it need no start of Python."""
-    starting.start(Settings(log=str(tmp_path_factory.mktemp("service") / "log")))
+    starting.start(KeeperSettings(log=str(tmp_path_factory.mktemp("service") / "log")))
     yield
     starting.stop()
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ocifs.snapshotter.serving import open_snapshots
-from ocifs.snapshotter.settings import Settings
+from ocifs.snapshotter.settings import SnapshotterSettings
 from ocifs.snapshotter.snapshots import Snapshots
 
 
-def killed_after(steps: int, settings: Settings, request: Callable[[Snapshots], object]) -> bool:
+def killed_after(steps: int, settings: SnapshotterSettings, request: Callable[[Snapshots], object]) -> bool:
     """Carry out a request in a child that is killed after so many steps; return whether it was."""
     child = os.fork()
     if child == 0:

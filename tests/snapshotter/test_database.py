@@ -19,7 +19,7 @@ from ocifs.options import Options
 from ocifs.snapshotter.database import MIGRATIONS, Database
 from ocifs.snapshotter.metadata import ImageSource
 from ocifs.snapshotter.serving import open_snapshots
-from ocifs.snapshotter.settings import Settings
+from ocifs.snapshotter.settings import SnapshotterSettings
 from ocifs.snapshotter.snapshots import Snapshots
 from ocifs.snapshotter.status import SnapshotError
 from ocifs.trusted_directory import TrustedDirectory
@@ -29,8 +29,8 @@ from tests.snapshotter.killing import killed_after
 CHAIN = "sha256:" + "1" * 64
 
 
-def settings(root: Path) -> Settings:
-    return Settings(root=root, options=Options(), service=False)
+def settings(root: Path) -> SnapshotterSettings:
+    return SnapshotterSettings(root=root, options=Options(), service=False)
 
 
 @pytest.fixture

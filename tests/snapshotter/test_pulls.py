@@ -14,14 +14,17 @@ import pytest
 
 from ocifs.mount.record import LOG, ListedMount, list_mounts, runtime_directory, watch_exit
 from ocifs.options import Options
+from ocifs.snapshotter.keychain import Keychain
+from ocifs.snapshotter.keychain_socket import SOCKET, answering
 from ocifs.snapshotter.snapshots import Snapshots
 from ocifs.snapshotter.status import SnapshotError
 from ocifs.sources.registry.access import Access
+from ocifs.sources.registry.peer import Credentials
 from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.store import Store
 from tests.depth import depth
 from tests.images import Image, Layer
-from tests.registry import Act, Registry, hang_up, slowly, stall, status
+from tests.registry import Act, Blob, Handler, Registry, basic, hang_up, slowly, stall, status
 from tests.snapshotter.client import Snapshotter, mounted, running, settings_in, status_of
 from tests.snapshotter.killing import killed_after
 from tests.snapshotter.pulling import (
@@ -624,6 +627,34 @@ def test_a_registry_that_is_gone_at_the_first_read(
         registry.faults.clear()
         wait_for(lambda: _can_read(path / "top"))
         assert shown(path) == {**MERGED, "own": "own"}
+
+
+def test_a_later_pull_renews_the_credentials_of_a_mount(registry: Registry, tmp_path: Path, service: None) -> None:
+    """Such as tokens for some hours: kubelet sends another one with the pull of another Pod."""
+    password = "old"
+    image = publish(registry, "app", IMAGE)
+
+    def guard(handler: Handler, blob: Blob) -> None:
+        basic("me", password)(handler, blob)
+
+    registry.fault(guard, "/v2/app/")
+    keychain, name = Keychain(_HASTY, str(tmp_path / "root" / SOCKET)), f"{registry.host}/app"
+    keychain.replace(name, Credentials("me", "old"))
+    options = Options(store=Store(tmp_path / "cache"), access=_HASTY)
+    settings = {"service": True}
+    with (
+        running(tmp_path, options, prefetch=False, access=keychain.access, settings=settings) as snapshotter,
+        answering(snapshotter.root / SOCKET, keychain),
+    ):
+        containerd = Containerd(snapshotter.client, tmp_path)
+        assert containerd.pull(image) == ["lazy", "lazy", "lazy"]
+        with containerd.container(image.chains[-1]) as path:
+            password = "new"
+            with pytest.raises(OSError, match="Input/output error"):
+                (path / "top").read_bytes()
+            keychain.replace(name, Credentials("me", "new"))
+            wait_for(lambda: _can_read(path / "top"))
+            assert shown(path) == MERGED
 
 
 def _can_read(path: Path) -> bool:

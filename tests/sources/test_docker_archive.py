@@ -182,7 +182,7 @@ BZ2_LAYER = {"l.tar": bz2.compress(ONE.layers[0].tar)}
         (changed(Config="no\x1b"), NotFoundError, r"no member no\\x1b"),
         (changed(Config="../../etc/passwd"), NotFoundError, "no member"),
         (changed(Layers=["missing"]), NotFoundError, "no member missing"),
-        (changed(Layers=[]), InvalidImageError, "1 diff IDs for 0 layers"),
+        (changed(Layers=[]), InvalidImageError, "1 diff ID for 0 layers"),
         (changed(Layers=["l.tar"]) | BZ2_LAYER, UnsupportedError, "l.tar of .* compressed with bzip2"),
         (changed(Layers=[5]), InvalidImageError, "Layers"),
     ],

@@ -1,3 +1,4 @@
+import os
 from contextlib import suppress
 
 import pytest
@@ -232,6 +233,26 @@ def test_without_the_last_layers(text: str, expected: tuple[object, ...]) -> Non
     reference = parse_reference(text, exists)
     assert (reference.path, reference.tag, reference.digest, reference.without) == expected
     assert reference.text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "same", "pinned"),
+    [
+        ("dir", "{}/dir", f"{{}}/dir@{X}"),
+        ("dir:1.0", "{}/dir:1.0", f"{{}}/dir@{X}"),
+        ("/dir:1.0", "/dir:1.0", f"/dir@{X}"),
+        ("odd:path:2", "{}/odd:path:2", f"{{}}/odd:path@{X}"),
+        (f"oci:dir@{X512}", f"oci:{{}}/dir@{X512}", f"oci:{{}}/dir@{X}"),
+        ("oci:oci:oci", "oci:{}/oci:oci", f"oci:{{}}/oci@{X}"),
+        ("docker-archive:a.tar:@1", "docker-archive:{}/a.tar:@1", f"docker-archive:{{}}/a.tar@{X}"),
+        ("https://host/a.tar:1", "https://host/a.tar:1", f"https://host/a.tar@{X}"),
+        ("containers-storage:dir", "containers-storage:dir", "containers-storage:dir"),
+    ],
+)
+def test_with_an_absolute_path(text: str, same: str, pinned: str) -> None:
+    reference, directory = parse(text), os.getcwd()
+    assert reference.absolute() == same.format(directory)
+    assert reference.absolute(X) == pinned.format(directory)
 
 
 def test_names_that_registries_conf_resolves() -> None:

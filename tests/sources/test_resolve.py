@@ -151,11 +151,11 @@ def test_a_layout_of_docker_25_without_layers_points_to_the_archive(tmp_path: Pa
     saved = docker_files((Image((Layer(compression="tar"),)), ["app:1"]))
     layout = layout_files(Image((Layer(compression="tar"),), manifest={"layers": []}))
     write_archive(tmp_path / "x.tar", saved | layout)
-    with pytest.raises(InvalidImageError, match=f"1 diff IDs for 0 layers: .* docker-archive:{tmp_path}/x.tar$"):
+    with pytest.raises(InvalidImageError, match=f"1 diff ID for 0 layers: .* docker-archive:{tmp_path}/x.tar$"):
         resolve(f"{tmp_path}/x.tar")
     assert resolve(f"docker-archive:{tmp_path}/x.tar").layers
     write_archive(tmp_path / "y.tar", layout)
-    with pytest.raises(InvalidImageError, match=r"1 diff IDs for 0 layers$"):
+    with pytest.raises(InvalidImageError, match=r"1 diff ID for 0 layers$"):
         resolve(f"{tmp_path}/y.tar")
 
 
@@ -405,8 +405,8 @@ ENCRYPTED: Json = {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip+enc
             UnsupportedError,
             "is an artifact of the type 'application/x', not a container image",
         ),
-        (Image(manifest={"layers": []}), InvalidImageError, "1 diff IDs for 0 layers"),
-        (Image(config={"rootfs": {"type": "layers", "diff_ids": []}}), InvalidImageError, "0 diff IDs for 1 layers"),
+        (Image(manifest={"layers": []}), InvalidImageError, "1 diff ID for 0 layers"),
+        (Image(config={"rootfs": {"type": "layers", "diff_ids": []}}), InvalidImageError, "0 diff IDs for 1 layer"),
         (Image(config={"rootfs": {"type": "x", "diff_ids": []}}), InvalidImageError, "config sha256:.*rootfs.type"),
         (Image((Layer(),) * 501), LimitError, "501 layers"),
         (Image((Layer(descriptor=ENCRYPTED),)), UnsupportedError, "layer sha256:.* is encrypted"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocifs.errors import InvalidImageError, LimitError
-from ocifs.tarsplit.entries import MAX_RAW, Content, Entry, Raw, crc64, decode, encode
+from ocifs.tarsplit.entries import MAX_RAW, Content, Raw, TarSplitEntry, crc64, decode, encode
 
 _NAMES = st.binary(min_size=1, max_size=20)
 _ENTRIES = st.lists(
@@ -19,7 +19,7 @@ _ENTRIES = st.lists(
 )
 
 
-def _decoded(data: bytes, max_total: int = 1 << 20) -> list[Entry]:
+def _decoded(data: bytes, max_total: int = 1 << 20) -> list[TarSplitEntry]:
     return [*decode(io.BytesIO(data), "x.tar-split.gz", max_total)]
 
 
@@ -28,12 +28,12 @@ def _lines(*lines: object) -> bytes:
 
 
 @given(_ENTRIES)
-def test_what_was_encoded_is_decoded(entries: list[Entry]) -> None:
+def test_what_was_encoded_is_decoded(entries: list[TarSplitEntry]) -> None:
     assert _decoded(b"".join(encode(entries))) == entries
 
 
 def test_the_lines_are_those_of_the_go_library() -> None:
-    entries: list[Entry] = [Raw(b"header"), Content(b"a/b", 5, 0x0102030405060708), Content(b"\xff", 0, None)]
+    entries: list[TarSplitEntry] = [Raw(b"header"), Content(b"a/b", 5, 0x0102030405060708), Content(b"\xff", 0, None)]
     lines = gzip.decompress(b"".join(encode(entries))).splitlines()
     assert [json.loads(line) for line in lines] == [
         {"type": 2, "payload": base64.b64encode(b"header").decode(), "position": 0},
@@ -87,7 +87,7 @@ def test_a_bomb_is_refused_before_it_takes_memory() -> None:
 
 
 def test_entries_before_the_damage_are_read() -> None:
-    def entries() -> Iterator[Entry]:
+    def entries() -> Iterator[TarSplitEntry]:
         yield from decode(io.BytesIO(_lines({"type": 2, "payload": "AA=="}, {"type": 9})))
 
     reading = entries()

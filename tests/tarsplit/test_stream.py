@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 
 from ocifs.errors import InvalidImageError, LimitError
 from ocifs.tarsplit.entries import Content, Raw, decode, encode
-from ocifs.tarsplit.stream import FileRange, assemble, disassemble
+from ocifs.tarsplit.stream import MemberRange, assemble, disassemble
 from tests import tars
 
 _FILES = {b"a": b"x" * 700, b"d/b": b"y" * 512, b"\xff": b"z"}
 _STREAM = tars.tar(tars.file(name, data) for name, data in _FILES.items()) + bytes(3000)
 
 
-def _ranges() -> list[FileRange]:
+def _ranges() -> list[MemberRange]:
     with tarfile.open(fileobj=io.BytesIO(_STREAM), encoding="utf-8", errors="surrogateescape") as archive:
         return [
-            FileRange(each.offset_data, each.size, each.name.encode("utf-8", "surrogateescape")) for each in archive
+            MemberRange(each.offset_data, each.size, each.name.encode("utf-8", "surrogateescape")) for each in archive
         ]
 
 
@@ -49,12 +49,12 @@ def test_a_changed_file_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
-        ([FileRange(len(_STREAM), 1, b"late")], "'late' lies beyond the end"),
-        ([FileRange(len(_STREAM) - 1, 2, b"late")], "'late' lies beyond the end"),
-        ([FileRange(0, 10, b"a"), FileRange(9, 10, b"b")], "'b' overlaps"),
+        ([MemberRange(len(_STREAM), 1, b"late")], "'late' lies beyond the end"),
+        ([MemberRange(len(_STREAM) - 1, 2, b"late")], "'late' lies beyond the end"),
+        ([MemberRange(0, 10, b"a"), MemberRange(9, 10, b"b")], "'b' overlaps"),
     ],
 )
-def test_ranges_that_are_not_in_the_stream_are_refused(ranges: list[FileRange], message: str) -> None:
+def test_ranges_that_are_not_in_the_stream_are_refused(ranges: list[MemberRange], message: str) -> None:
     with pytest.raises(InvalidImageError, match=message):
         list(disassemble([_STREAM], ranges, 1 << 20))
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ocifs.cli.complete import bash
 from ocifs.cli.complete.candidates import Answer, answer, files
-from ocifs.cli.complete.model import Candidate
+from ocifs.cli.complete.model import Completion
 from ocifs.cli.complete.request import understand
 
 _SECONDS = 2.0
@@ -72,7 +72,7 @@ def _fish(words: Sequence[str]) -> list[str]:
     return ["files 0"] if found.files_from is not None else ["words", *map(_fish_line, found.candidates)]
 
 
-def _fish_line(candidate: Candidate) -> str:
+def _fish_line(candidate: Completion) -> str:
     return f"{candidate.word}\t{candidate.help}"
 
 

@@ -6,7 +6,7 @@ candidates as they are; so they are cut there and quoted here (bash(1), QUOTING 
 
 from typing import NamedTuple
 
-from ocifs.cli.complete.model import Candidate
+from ocifs.cli.complete.model import Completion
 
 _BLANKS = " \t\n"
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:=@%+,-")
@@ -88,7 +88,7 @@ def _arguments(words: list[_Word]) -> list[str]:
     return kept
 
 
-def insertions(line: Line, candidates: list[Candidate]) -> list[str]:
+def insertions(line: Line, candidates: list[Completion]) -> list[str]:
     """Return the text that replaces the word at the cursor, for each candidate that can be written."""
     texts = []
     for candidate in candidates:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocifs.cli.complete.commands import COMMANDS
-from ocifs.cli.complete.model import ELSEWHERE, Candidate
-from ocifs.cli.complete.request import Request
+from ocifs.cli.complete.model import ELSEWHERE, Completion
+from ocifs.cli.complete.request import CompletionRequest
 from ocifs.errors import OcifsError
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ _PLATFORMS = (
 class Answer(NamedTuple):
     """Candidates, or names of files, which the shell completes itself."""
 
-    candidates: list[Candidate]
+    candidates: list[Completion]
     files_from: int | None = None
     """Where the name of a file begins in the word; None: it is none."""
 
 
-def answer(request: Request) -> Answer:
+def answer(request: CompletionRequest) -> Answer:
     """Return what the word at the cursor can become.
 
     Raises what opening an image does.
@@ -46,63 +46,64 @@ def answer(request: Request) -> Answer:
     if request.value is None:
         return _fitting(request, _subcommands(request))
     if isinstance(request.value, tuple):
-        return _values(request, map(Candidate, request.value))
+        return _values(request, map(Completion, request.value))
     match request.value:
         case "image":
             return _image(request)
         case "path" | "path or file":
             return _path(request)
         case "mountpoint":
-            found = _values(request, map(Candidate, _mountpoints()))
+            found = _values(request, map(Completion, _mountpoints()))
             return found if found.candidates else Answer([], request.start)
         case "layer" | "limit" | "platform" | "none":
-            return _values(request, _named(request))
+            found = _values(request, _named(request))
+            return found if found.candidates else Answer([], request.start)
         case "file":
             return Answer([], request.start)
 
 
-def _named(request: Request) -> Iterator[Candidate]:
+def _named(request: CompletionRequest) -> Iterator[Completion]:
     """Yield the values of a kind that has names."""
     match request.value:
         case "layer" if request.arguments:
             yield from _lookup(request).layers()
         case "limit":
-            yield from (Candidate(f"{name}=", "", is_whole=False) for name in _limits())
+            yield from (Completion(f"{name}=", "", is_whole=False) for name in _limits())
         case "platform":
-            yield from map(Candidate, _PLATFORMS)
+            yield from map(Completion, _PLATFORMS)
 
 
-def _values(request: Request, values: Iterable[Candidate]) -> Answer:
+def _values(request: CompletionRequest, values: Iterable[Completion]) -> Answer:
     """Return the values that fit, behind the option that the word begins with."""
     prefix = request.word[: request.start]
     return _fitting(request, (each._replace(word=prefix + each.word) for each in values))
 
 
-def _fitting(request: Request, candidates: Iterable[Candidate]) -> Answer:
+def _fitting(request: CompletionRequest, candidates: Iterable[Completion]) -> Answer:
     found = [each for each in candidates if each.word.startswith(request.word) and each.word.isprintable()]
     return Answer(found[:MAX])
 
 
-def _options(request: Request) -> Iterator[Candidate]:
+def _options(request: CompletionRequest) -> Iterator[Completion]:
     """Yield the long names, and short ones if an option has no other, or a letter is typed."""
     for option in request.command.options:
         long = [name for name in option.names if name.startswith("--")]
         for name in (long if request.word == "-" else ()) or option.names:
-            yield Candidate(name, option.help)
+            yield Completion(name, option.help)
 
 
-def _subcommands(request: Request) -> Iterator[Candidate]:
+def _subcommands(request: CompletionRequest) -> Iterator[Completion]:
     for name in request.command.subcommands:
-        yield Candidate(name, COMMANDS[f"{request.group} {name}".strip()][0])
+        yield Completion(name, COMMANDS[f"{request.group} {name}".strip()][0])
 
 
-def _lookup(request: Request, image: str | None = None) -> "Lookup":
+def _lookup(request: CompletionRequest, image: str | None = None) -> "Lookup":
     from ocifs.cli.complete.image import Lookup
 
     return Lookup(_named_image(request)[0] if image is None else image, request.options)
 
 
-def _named_image(request: Request) -> tuple[str, str | None]:
+def _named_image(request: CompletionRequest) -> tuple[str, str | None]:
     """Return the image among the arguments so far, and the path that was written with it."""
     values = zip(request.arguments, request.command.arguments, strict=False)
     return _split(next((argument for argument, value in values if value == "image"), ""))
@@ -115,7 +116,7 @@ def _split(text: str) -> tuple[str, str | None]:
     return split_path(text, lambda path: os.path.lexists(os.path.expanduser(path)))
 
 
-def _image(request: Request) -> Answer:
+def _image(request: CompletionRequest) -> Answer:
     text = request.word[request.start :]
     prefix = request.word[: request.start]
     image, inside = _split(text)
@@ -124,11 +125,11 @@ def _image(request: Request) -> Answer:
     if text.startswith(ELSEWHERE):
         from ocifs.cli.complete.image import known_images_elsewhere
 
-        return _fitting(request, (Candidate(prefix + name) for name in known_images_elsewhere()))
+        return _fitting(request, (Completion(prefix + name) for name in known_images_elsewhere()))
     transport = next((each for each in _TRANSPORTS if text.startswith(each)), "")
     starts = [each for each in (*_TRANSPORTS, *ELSEWHERE) if text and text != each and each.startswith(text)]
     if starts and not files(text, 0):
-        return Answer([Candidate(prefix + each, "", is_whole=False) for each in starts])
+        return Answer([Completion(prefix + each, "", is_whole=False) for each in starts])
     if ":" not in text[len(transport) :]:
         return Answer([], request.start + len(transport))
     try:
@@ -136,10 +137,10 @@ def _image(request: Request) -> Answer:
     except (OcifsError, OSError):
         return Answer([], request.start)
     before = request.word[: len(request.word) - typed]
-    return _fitting(request, (Candidate(before + tag) for tag in tags))
+    return _fitting(request, (Completion(before + tag) for tag in tags))
 
 
-def _path(request: Request) -> Answer:
+def _path(request: CompletionRequest) -> Answer:
     path = request.word[request.start :]
     if request.value == "path or file" and not path.startswith("/"):
         return Answer([], request.start)
@@ -150,7 +151,7 @@ def _path(request: Request) -> Answer:
     return _paths_below(request, _lookup(request), request.start)
 
 
-def _paths_below(request: Request, lookup: "Lookup", start: int) -> Answer:
+def _paths_below(request: CompletionRequest, lookup: "Lookup", start: int) -> Answer:
     """Return the paths inside the image that begin like the word from `start`."""
     parent, slash, _ = request.word[start:].rpartition("/")
     typed = request.word[: start + len(parent) + len(slash)] + ("" if request.word[start:] else "/")
@@ -159,10 +160,10 @@ def _paths_below(request: Request, lookup: "Lookup", start: int) -> Answer:
         entries = lookup.entries(parent + slash, last, MAX)
     except (OcifsError, OSError, ValueError):  # files of this machine would be the wrong ones
         return Answer([])
-    return Answer([Candidate(typed + name + "/" * is_dir, "", is_whole=not is_dir) for name, is_dir in entries])
+    return Answer([Completion(typed + name + "/" * is_dir, "", is_whole=not is_dir) for name, is_dir in entries])
 
 
-def files(word: str, start: int) -> list[Candidate]:
+def files(word: str, start: int) -> list[Completion]:
     """Return the files of this machine whose names begin like `word` from `start`. Raises OSError."""
     directory, slash, name = word[start:].rpartition("/")
     before = word[: start + len(directory) + len(slash)]
@@ -171,7 +172,7 @@ def files(word: str, start: int) -> list[Candidate]:
         for entry, _ in zip(entries, range(_SCANNED), strict=False):
             if entry.name.startswith(name) and entry.name.isprintable() and (name or not entry.name.startswith(".")):
                 is_directory = entry.is_dir()
-                found.append(Candidate(before + entry.name + "/" * is_directory, "", is_whole=not is_directory))
+                found.append(Completion(before + entry.name + "/" * is_directory, "", is_whole=not is_directory))
     return sorted(found)[:MAX]
 
 

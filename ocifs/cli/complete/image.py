@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 
-from ocifs.cli.complete.model import ELSEWHERE, Candidate
+from ocifs.cli.complete.model import ELSEWHERE, Completion
 from ocifs.erofs import format as erofs
 from ocifs.erofs.reader import TreeImage
 from ocifs.errors import NotFoundError, UnsupportedError
@@ -50,12 +50,12 @@ class Lookup:
             names = {name for own in source.names() for name in own if typed or not _is_long(name, own)}
         return typed, sorted(names)
 
-    def layers(self) -> Iterator[Candidate]:
+    def layers(self) -> Iterator[Completion]:
         """Yield the numbers of the layers, each with the command that made it."""
         steps = [step for step in self._resolved.config.history if not step.empty_layer]
         for number in range(len(self._resolved.layers)):
             step = steps[number].created_by if number < len(steps) else ""
-            yield Candidate(str(number), "".join(filter(str.isprintable, step))[:_HELP_MAX])
+            yield Completion(str(number), "".join(filter(str.isprintable, step))[:_HELP_MAX])
 
     def entries(self, directory: str, start: str, limit: int) -> list[tuple[str, bool]]:
         """Return (name, whether it is a directory) of the files whose names begin with `start`, in order.

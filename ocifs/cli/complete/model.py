@@ -2,11 +2,11 @@
 
 from typing import Literal, NamedTuple
 
-Kind = Literal["file", "image", "path", "path or file", "layer", "mountpoint", "limit", "platform", "none"]
+ValueKind = Literal["file", "image", "path", "path or file", "layer", "mountpoint", "limit", "platform", "none"]
 """What a value is. `path`: inside the image; `path or file`: inside the image if absolute; `file` is also anything
 unknown, so that the shell completes files."""
 
-Value = Kind | tuple[str, ...]
+Value = ValueKind | tuple[str, ...]
 """A kind, or the choices."""
 
 
@@ -14,7 +14,7 @@ ELSEWHERE = ("docker://", "https://", "http://", "docker-daemon:", "containers-s
 """Beginnings of references to images that are not in a file or directory of this machine."""
 
 
-class Option(NamedTuple):
+class OptionModel(NamedTuple):
     """An option. A flag takes no value."""
 
     names: tuple[str, ...]
@@ -22,11 +22,11 @@ class Option(NamedTuple):
     help: str
 
 
-class Command(NamedTuple):
+class CommandModel(NamedTuple):
     """A command or a group of commands."""
 
     help: str
-    options: tuple[Option, ...]
+    options: tuple[OptionModel, ...]
     arguments: tuple[Value, ...] = ()
     """The arguments in order; the last one of a command that takes any number repeats."""
     repeats: bool = False
@@ -38,15 +38,15 @@ class Command(NamedTuple):
 RawCommand = tuple[
     str, tuple[tuple[tuple[str, ...], Value | None, str], ...], tuple[Value, ...], bool, bool, tuple[str, ...]
 ]
-"""The fields of a `Command`, and of its options, as constants."""
+"""The fields of a `CommandModel`, and of its options, as constants."""
 
 
-def command_of(raw: RawCommand) -> Command:
+def command_of(raw: RawCommand) -> CommandModel:
     """Return a command from its constants."""
-    return Command(raw[0], tuple(Option(*option) for option in raw[1]), *raw[2:])
+    return CommandModel(raw[0], tuple(OptionModel(*option) for option in raw[1]), *raw[2:])
 
 
-class Candidate(NamedTuple):
+class Completion(NamedTuple):
     """What the whole word can become."""
 
     word: str

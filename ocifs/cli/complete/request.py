@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ocifs.cli.complete.commands import COMMANDS
-from ocifs.cli.complete.model import Command, Option, Value, command_of
+from ocifs.cli.complete.model import CommandModel, OptionModel, Value, command_of
 
 _PATTERNS = {"--regexp", "--file"}
 """Options of grep with the patterns, in place of the argument PATTERN."""
 
 
-class Request(NamedTuple):
+class CompletionRequest(NamedTuple):
     """The word at the cursor, and what precedes it."""
 
     word: str
@@ -18,7 +18,7 @@ class Request(NamedTuple):
     """Where the value begins in the word: after `--option=`."""
     value: Value | None
     """What the word is, if it is a value."""
-    command: Command
+    command: CommandModel
     options: Mapping[str, str]
     """The values of the command's options so far, by their longest names."""
     arguments: Sequence[str]
@@ -29,7 +29,7 @@ class Request(NamedTuple):
     """The group of commands, if the word is one of them."""
 
 
-def understand(words: Sequence[str]) -> Request:
+def understand(words: Sequence[str]) -> CompletionRequest:
     """Return what the last of `words` is; the first one is `ocifs`."""
     command = command_of(COMMANDS[""])
     path = ""
@@ -39,20 +39,20 @@ def understand(words: Sequence[str]) -> Request:
             position += 1
         if position >= len(words) - 1:
             word = words[-1]
-            return Request(word, 0, None, command, {}, (), word.startswith("-"), path)
+            return CompletionRequest(word, 0, None, command, {}, (), word.startswith("-"), path)
         path = f"{path} {words[position]}".strip()
         position += 1
         if path not in COMMANDS:
-            return Request(words[-1], 0, "file", Command("", ()), {}, (), offers_options=False)
+            return CompletionRequest(words[-1], 0, "file", CommandModel("", ()), {}, (), offers_options=False)
         command = command_of(COMMANDS[path])
     return _in_command(command, words[position:])
 
 
-def _in_command(command: Command, words: Sequence[str]) -> Request:
+def _in_command(command: CommandModel, words: Sequence[str]) -> CompletionRequest:
     by_name = {name: option for option in command.options for name in option.names}
     options: dict[str, str] = {}
     arguments: list[str] = []
-    expected: Option | None = None
+    expected: OptionModel | None = None
     open_to_options = True
     for word in words[:-1]:
         if expected is not None:
@@ -70,16 +70,20 @@ def _in_command(command: Command, words: Sequence[str]) -> Request:
         arguments.insert(0, "")  # as `ocifs grep` does
     word = words[-1]
     if expected is not None:
-        return Request(word, 0, expected.value, command, options, arguments, offers_options=False)
+        return CompletionRequest(word, 0, expected.value, command, options, arguments, offers_options=False)
     if word.startswith("-") and open_to_options:
         name, equals, _ = word.partition("=")
         if equals and name in by_name and by_name[name].value is not None:
-            return Request(word, len(name) + 1, by_name[name].value, command, options, arguments, offers_options=False)
-        return Request(word, 0, None, command, options, arguments, offers_options=True)
-    return Request(word, 0, _argument(command, len(arguments)), command, options, arguments, offers_options=False)
+            return CompletionRequest(
+                word, len(name) + 1, by_name[name].value, command, options, arguments, offers_options=False
+            )
+        return CompletionRequest(word, 0, None, command, options, arguments, offers_options=True)
+    return CompletionRequest(
+        word, 0, _argument(command, len(arguments)), command, options, arguments, offers_options=False
+    )
 
 
-def _option(word: str, by_name: Mapping[str, Option]) -> tuple[Option | None, dict[str, str]]:
+def _option(word: str, by_name: Mapping[str, OptionModel]) -> tuple[OptionModel | None, dict[str, str]]:
     """Return the option whose value the next word is, if any, and the values in this word."""
     name, equals, value = word.partition("=")
     if word.startswith("--"):
@@ -94,11 +98,11 @@ def _option(word: str, by_name: Mapping[str, Option]) -> tuple[Option | None, di
     return None, {}
 
 
-def _longest(option: Option) -> str:
+def _longest(option: OptionModel) -> str:
     return max(option.names, key=len)
 
 
-def _argument(command: Command, position: int) -> Value:
+def _argument(command: CommandModel, position: int) -> Value:
     if position < len(command.arguments):
         return command.arguments[position]
     return command.arguments[-1] if command.repeats and command.arguments else "none"

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from ocifs.compression import MAX_SPAN
 from ocifs.compression.zstd_frame import window_packer
-from ocifs.errors import InvalidImageError, OcifsError, UnsupportedError, printable
+from ocifs.errors import InvalidImageError, OcifsError, UnsupportedError, counted, printable
 from ocifs.indexes.ztoc import GZIP, GZIP_HEAD, GZIP_POINT, IMPLICIT_START, KINDS, TAR_POINTS, UNCOMPRESSED, WINDOW
 from ocifs.indexes.ztoc.flatbuffer import BYTE, INT, LONG, UINT, Buffer, Table
 from ocifs.layer.index_format import Summary, encode_tail, pack_u64
@@ -68,7 +68,9 @@ def read_ztoc(data: bytes, limits: Limits) -> Ztoc:
         checkpoints = memoryview(spans.string(3))
         count = spans.count(2)
         if spans.number(1, INT) + 1 != count:
-            raise InvalidImageError(f"it has {count} digests for {spans.number(1, INT) + 1} spans")
+            raise InvalidImageError(
+                f"it has {counted(count, 'digest')} for {counted(spans.number(1, INT) + 1, 'span')}"
+            )
         if not (0 <= size <= INT64_MAX >> 1 and blob_size >= 0):
             raise InvalidImageError(f"it says that {blob_size} bytes of the blob are {size} bytes of tar")
         algorithm = spans.number(0, BYTE, GZIP)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
 from ocifs.erofs.xattr import is_storable
-from ocifs.errors import InvalidImageError, printable
+from ocifs.errors import InvalidImageError, counted, printable
 from ocifs.layer.index import ChunkedIndex
 from ocifs.layer.layer import Layer
 from ocifs.limits import DEFAULT_LIMITS, Limits
@@ -46,7 +46,8 @@ def agrees(claimed: ChunkedIndex, layer: Layer, pause: Callable[[int], None], li
             raise _difference(claimed.summary.blob_digest, entry, "other bytes")
     if claimed_count != actual_count:
         raise InvalidImageError(
-            f"layer {claimed.summary.blob_digest}: its TOC has {claimed_count} entries, its tar {actual_count}"
+            f"layer {claimed.summary.blob_digest}: its TOC has {counted(claimed_count, 'entry', 'entries')}, "
+            f"its tar {actual_count}"
         )
     return exact
 

@@ -37,7 +37,7 @@ COLOURS = 12
 """Number of layer colours in the style sheet."""
 
 
-class Layer(msgspec.Struct, frozen=True, kw_only=True):
+class PageLayer(msgspec.Struct, frozen=True, kw_only=True):
     """A layer, as the page shows it."""
 
     number: int
@@ -51,11 +51,11 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     created_by: str
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class ImageReport(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the page shows."""
 
     inspection: Inspection
-    layers: list[Layer]
+    layers: list[PageLayer]
     steps: list[Step]
     treemap: Treemap
     files: Files
@@ -63,13 +63,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     hidden: list[HiddenDirectory]
 
 
-def build_report(image: Image, inspection: Inspection, most_nodes: int = MOST_NODES) -> Report:
+def build_report(image: Image, inspection: Inspection, most_nodes: int = MOST_NODES) -> ImageReport:
     """Return the content of the page for an image, with up to `most_nodes` files and directories in its map."""
     steps = build_history(image.resolved)
     found = waste(image)
     commands = {step.layer: shown_command(step) for step in steps}
     layers = [
-        Layer(
+        PageLayer(
             number=number,
             digest=str(layer.descriptor.digest),
             stored=layer.descriptor.size,
@@ -80,7 +80,7 @@ def build_report(image: Image, inspection: Inspection, most_nodes: int = MOST_NO
         )
         for number, (layer, index) in enumerate(zip(image.resolved.layers, image.indexes, strict=True))
     ]
-    return Report(
+    return ImageReport(
         inspection=inspection,
         layers=layers,
         steps=steps,
@@ -91,7 +91,7 @@ def build_report(image: Image, inspection: Inspection, most_nodes: int = MOST_NO
     )
 
 
-def page(report: Report) -> Iterator[str]:
+def page(report: ImageReport) -> Iterator[str]:
     """Yield the page in pieces."""
     folder = files(__name__)
     environment = jinja2.Environment(

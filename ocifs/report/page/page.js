@@ -11,7 +11,7 @@
   const search = document.getElementById("search");
   const found = document.getElementById("found");
   const matches = document.getElementById("matches");
-  const HEAD = 16, LEAST = 3, READABLE = 34, LISTED = 30, LONGEST = 1000;
+  const HEAD = 16, LEAST = 2, SMALL = 30, READABLE = 34, LISTED = 30, LONGEST = 1000;
 
   const inside = names.map(() => []);
   parents.forEach((parent, number) => { if (parent >= 0) inside[parent].push(number); });
@@ -41,8 +41,20 @@
     const listed = inside[number].filter((each) => sizes[each] > 0);
     const left = sizes[number] - listed.reduce((sum, each) => sum + sizes[each], 0);
     const all = listed.map((each) => ({ number: each, size: sizes[each] }));
-    if (leftOut && left > 0 && listed.length) all.push({ number, size: left, rest: true });
+    if (leftOut && left > 0 && listed.length) all.push({ number, size: left, rest: [] });
     return all.sort((one, other) => other.size - one.size);
+  }
+
+  // The items to draw in an area in square pixels: those that would be specks share one cell.
+  function visible(number, area) {
+    const all = items(number);
+    const scale = area / all.reduce((sum, item) => sum + item.size, 0);
+    const large = all.filter((item) => !item.rest && item.size * scale >= SMALL);
+    const small = all.filter((item) => item.rest || item.size * scale < SMALL);
+    if (!small.length) return all;
+    const size = small.reduce((sum, item) => sum + item.size, 0);
+    const rest = small.filter((item) => !item.rest).map((item) => item.number);
+    return [...large, { number, size, rest }].sort((one, other) => other.size - one.size);
   }
 
   function worst(row, total, side, scale) {
@@ -83,7 +95,7 @@
     const element = document.createElement("div");
     Object.assign(element.style, { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` });
     element.dataset.number = item.number;
-    if (item.rest) element.dataset.rest = "";
+    if (item.rest) element.dataset.rest = item.size;
     map.append(element);
     return element;
   }
@@ -94,19 +106,19 @@
     const number = item.number;
     const element = box(item, x, y, width, height);
     const children = item.rest ? [] : inside[number];
-    const hit = hits !== null && !item.rest && hits.has(number);
+    const hit = hits !== null && (item.rest || [number]).some((each) => hits.has(each));
     if (hit) element.classList.add("hit");
     if (children.length && width > READABLE && height > READABLE) {
       element.classList.add("directory");
       element.textContent = names[number];
       const place = (...at) => draw(...at, inHit || hit);
-      squarify(items(number), x + 2, y + HEAD, width - 4, height - HEAD - 2, place);
+      squarify(visible(number, (width - 4) * (height - HEAD - 2)), x + 2, y + HEAD, width - 4, height - HEAD - 2, place);
       return;
     }
     element.classList.add(`c${layers[number] % colours}`);
     if (children.length) element.classList.add("closed");
     if (item.rest) element.classList.add("rest");
-    const lit = hits === null || hit || inHit || (children.length && above.has(number));
+    const lit = hits === null || hit || inHit || (item.rest || [number]).some((each) => hits.has(each) || above.has(each));
     if (!lit || (only !== null && layers[number] !== only)) element.classList.add("dim");
     if (width > READABLE && height > HEAD) element.textContent = item.rest ? "smaller ones" : names[number];
   }
@@ -122,29 +134,30 @@
       return button;
     }));
     const inHit = hits !== null && way(number).some((each) => hits.has(each));
-    squarify(items(number), 0, 0, map.clientWidth, map.clientHeight, (...at) => draw(...at, inHit));
+    squarify(visible(number, map.clientWidth * map.clientHeight), 0, 0, map.clientWidth, map.clientHeight, (...at) => draw(...at, inHit));
     for (const element of map.querySelectorAll(".directory, .closed")) {
       element.tabIndex = 0;
       element.setAttribute("role", "button");
       element.setAttribute("aria-label", `${names[element.dataset.number]} ${human(sizes[element.dataset.number])}`);
     }
-    tell(number, false);
+    tell(number);
   }
 
+  // `rest`: the bytes of the smaller ones in the directory, if the cell is theirs.
   function tell(number, rest) {
-    const size = rest ? items(number).find((item) => item.rest).size : sizes[number];
+    const size = rest ? Number(rest) : sizes[number];
     told.textContent = `${rest ? "smaller ones in " : ""}${paths[number]}: ${human(size)}, most of it from layer ${layers[number]}`;
   }
 
   map.addEventListener("pointerover", (event) => {
     const { number, rest } = event.target.dataset;
-    if (number !== undefined) tell(Number(number), rest !== undefined);
+    if (number !== undefined) tell(Number(number), rest);
   });
   function into(event) {
     const { number, rest } = event.target.dataset;
     if (number === undefined) return;
-    tell(Number(number), rest !== undefined);
-    if (rest === undefined && inside[number].length) show(Number(number));
+    tell(Number(number), rest);
+    if (inside[number].length && (rest === undefined || Number(number) !== top)) show(Number(number));
   }
   map.addEventListener("click", into);
   map.addEventListener("keydown", (event) => {
@@ -168,7 +181,7 @@
   // Show a file in its directory, or a directory.
   function reveal(number) {
     show(inside[number].length ? number : Math.max(0, parents[number]));
-    tell(number, false);
+    tell(number);
   }
 
   function find() {

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from ocifs.errors import printable_path
 from ocifs.snapshotter.check.containerd_config import ContainerdConfig
 from ocifs.snapshotter.check.finding import Finding, error, ok, warning
+from ocifs.snapshotter.settings import DEFAULT_INDEX_UP_TO
 from ocifs.spec.document import shown
 
 _TRANSFER_PULLS: Final = (2, 1)
@@ -34,6 +35,8 @@ class Expected(NamedTuple):
     """Where it reads hosts.toml files."""
     has_kubelet: bool
     """Whether the node runs Pods."""
+    index_up_to: int = DEFAULT_INDEX_UP_TO
+    """Most compressed bytes of layers without an index that the snapshotter indexes itself."""
 
 
 def check_containerd(config: ContainerdConfig, path: Path, expected: Expected) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from ocifs.spec.document import shown
 _MAX_FILE = 1 << 20
 _IMPORTS_MAX = 64
 _VERSION = re.compile(r"v?([0-9]{1,4})\.([0-9]{1,4})(?:\.[0-9].*)?", re.ASCII)
+_STARS = re.compile(r"\*+")
 
 Version = tuple[int, int]
 """Major and minor."""
@@ -149,13 +150,19 @@ def _read(path: Path, read: list[Path]) -> dict[str, Any]:
 
 
 def _imports(path: Path, values: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the files that a file imports; a pattern stands for those that match."""
+    """Yield the files that a file imports; a pattern stands for those that match. Raises OcifsError."""
     imports = values.get("imports", [])
     for pattern in imports if isinstance(imports, list) else []:
         if isinstance(pattern, str) and pattern:
             base = Path("/") if pattern.startswith("/") else path.parent
-            name = pattern.lstrip("/")
-            yield from sorted(base.glob(name)) if "*" in name else [base / name]
+            name = _STARS.sub("*", pattern.lstrip("/"))  # `**` is `*` to Go
+            try:
+                found = sorted(base.glob(name)) if "*" in name else [base / name]
+            except (OSError, ValueError) as failure:
+                raise OcifsError(
+                    f"cannot use {printable_path(str(path))}: it imports {shown(pattern)!r}: {shown(str(failure))}"
+                ) from None
+            yield from found
 
 
 def _merge(values: dict[str, Any], imported: Mapping[str, Any]) -> None:

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from ocifs.errors import OcifsError, missing_extra, printable_path
 from ocifs.options import Options
 from ocifs.snapshotter.check.containerd import Expected, check_containerd, check_docker
 from ocifs.snapshotter.check.containerd_config import ContainerdConfig, Version, parse_version, read_config
 from ocifs.snapshotter.check.finding import Finding, error, ok, warning
+from ocifs.snapshotter.settings import DEFAULT_CONTAINERD
 from ocifs.spec.document import shown
 
 _CONFIGS: Final = (
@@ -25,7 +28,7 @@ _CONFIGS: Final = (
     "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
     "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
 )
-_SOCKETS: Final = ("/run/containerd/containerd.sock", "/run/k3s/containerd/containerd.sock")
+_SOCKETS: Final = (str(DEFAULT_CONTAINERD), "/run/k3s/containerd/containerd.sock")
 _EROFS_FROM_FILES: Final = (6, 12)
 _PATIENCE: Final = 5.0
 """Seconds to wait for a program or a socket."""
@@ -33,7 +36,7 @@ _MAX_FILE: Final = 1 << 20
 _ENDPOINT: Final = re.compile(r"""^[ {]*"?imageServiceEndpoint"?: *["']?([^"'\s,}]+)""", re.MULTILINE)
 
 
-class Process(NamedTuple):
+class RunningProcess(NamedTuple):
     """A process of this machine."""
 
     name: str
@@ -49,14 +52,14 @@ class Process(NamedTuple):
         return None
 
 
-def running_processes() -> list[Process]:
+def running_processes() -> list[RunningProcess]:
     """Return the processes of this machine."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
-                found.append(Process(os.path.basename(words[0]), tuple(words[1:])))
+                found.append(RunningProcess(os.path.basename(words[0]), tuple(words[1:])))
     return found
 
 
@@ -69,13 +72,13 @@ def fuse_engine_problem() -> str | None:
     return None
 
 
-class Node:
+class NodeCheck:
     """The programs that are installed and run on a node."""
 
     def __init__(
         self,
         root: Path = Path("/"),
-        processes: Sequence[Process] = (),
+        processes: Sequence[RunningProcess] = (),
         config: Path | None = None,
         fuse_engine: Callable[[], str | None] = fuse_engine_problem,
     ) -> None:
@@ -103,6 +106,14 @@ class Node:
                 return Path(named)
         return next((self._at(each) for each in _CONFIGS if self._at(each).exists()), None)
 
+    def index_up_to(self) -> str | None:
+        """Return the option of the running snapshotter; None: it has its default, or none runs."""
+        for process in self._processes:
+            programs = map(os.path.basename, (process.name, *process.arguments[:1]))
+            if "ocifs" in programs and "snapshotter" in process.arguments:
+                return process.option("--index-up-to")
+        return None
+
     def findings(self, expected: Expected, options: Options, images: Sequence[str] = ()) -> Iterator[Finding]:
         """Yield all findings; `images` are looked up in their registries as `options` say."""
         yield from self.kernel()
@@ -112,7 +123,7 @@ class Node:
         yield from _snapshotter(expected)
         yield from _hosts(expected.hosts_dir)
         for image in images:
-            yield _registry(image, options)
+            yield _registry(image, options, expected)
 
     def kernel(self) -> Iterator[Finding]:
         """Yield findings about the kernel, and about the engines that can mount images on it."""
@@ -200,7 +211,7 @@ class Node:
                 else:
                     yield ok("kubelet", f"pulls through {shown(endpoint, 200)}")
 
-    def _configured_endpoint(self, kubelet: Process) -> str | None:
+    def _configured_endpoint(self, kubelet: RunningProcess) -> str | None:
         """Return the endpoint in the kubelet's configuration file, which is YAML with one such line, or JSON."""
         match = _ENDPOINT.search(self._text(kubelet.option("--config") or "/var/lib/kubelet/config.yaml"))
         return match[1] if match else None
@@ -311,24 +322,37 @@ def _hosts(directory: Path) -> Iterator[Finding]:
             yield ok("hosts.toml", path)
 
 
-def _registry(image: str, options: Options) -> Finding:
-    """Return whether a pull of this image would be lazy."""
+def _registry(image: str, options: Options, expected: Expected) -> Finding:
+    """Return whether a pull of this image would be lazy. The credentials of the last pull count, as for a pull."""
+    from ocifs.snapshotter.keychain_socket import SOCKET
     from ocifs.snapshotter.requested_image import find_requested
-    from ocifs.sources.reference import parse_reference
+    from ocifs.sources.reference import parse_reference, unconfigured
+    from ocifs.sources.registry.keychain import ask
+    from ocifs.sources.registry.peer import KeychainEntry
 
     name = printable_path(image)
     try:
         reference = parse_reference(f"docker://{image.removeprefix('docker://')}", lambda path: False)
-        with find_requested(reference, options) as found:
+        kept = ask(KeychainEntry(str(expected.root / SOCKET), unconfigured(reference.path, "")[0]))
+        access = replace(options.access, provided=kept)
+        with find_requested(reference, options, lambda reference: access) as found:
             layers = len(found.resolved.layers)
             without = found.unindexed
             size = sum(layer.descriptor.size for layer in without)
     except OcifsError as failure:
-        return error("registry", f"{name}: {failure}", "repair access to the registry")
-    if without:
+        return error(
+            "registry",
+            f"{name}: {failure}",
+            "repair access to the registry; ocifs knows the imagePullSecrets of a Pod after its pull only, if kubelet "
+            "pulls through --image-service: before that, use --authfile or --creds here",
+        )
+    missing = f"{name}: {len(without)} of {layers} layers, with {size} bytes, have no index"
+    if size > expected.index_up_to:
         return warning(
             "registry",
-            f"{name}: {len(without)} of {layers} layers, with {size} bytes, have no index",
+            f"{missing}, more than --index-up-to={expected.index_up_to}: containerd unpacks the image",
             f"publish one with `ocifs index push docker://{name.removeprefix('docker://')}`",
         )
-    return ok("registry", f"{name}: all {layers} layers have an index, so it is served lazily")
+    if without:
+        return ok("registry", f"{missing}: ocifs indexes them during the pull, and serves the image lazily")
+    return ok("registry", f"{name}: layers with an index: {layers} of {layers}, so it is served lazily")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from ocifs.sources.registry.peer import Credentials
+from ocifs.sources.registry.peer import Credentials, KeychainEntry
 from ocifs.sources.registry.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 
@@ -24,6 +24,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     """`USER[:PASSWORD]`, for the registry in the reference only."""
     provided: Credentials | None = None
     """Credentials for the registry in the reference only, in any form; `credentials` take precedence."""
+    keychain: KeychainEntry | None = None
+    """What has other credentials for that registry, once these are refused."""
     authfile: Path | None = None
     """File with credentials, as `podman login` writes them."""
     tls_verify: bool | None = None

@@ -5,7 +5,9 @@ if the registry is accessed so. Tokens are cached by the actions they allow, unt
 """
 
 import ipaddress
+import math
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -13,17 +15,23 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from ocifs.errors import RegistryError
+from ocifs.errors import OcifsError, RegistryError
 from ocifs.sources.registry.peer import Credentials, Peer
-from ocifs.sources.registry.transport import TransientError, Transport, read_all
+from ocifs.sources.registry.transport import HttpTransport, TransientError, read_all
 from ocifs.sources.registry.url import Url, parse_url
 from ocifs.spec.document import shown
 
 _MAX_ANSWER = 1 << 20
 _DEFAULT_SECONDS = 60
+_BETWEEN_LOOKS = 1.0
+"""Seconds."""
 _PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*,?\s*')
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9_-]*)(?:\s+|$)")
 _TOKEN = re.compile(r"[!-~]{1,65536}")
+
+
+class _RefusedError(RegistryError):
+    """A token server refuses the credentials, or wants some."""
 
 
 class Challenge(NamedTuple):
@@ -80,13 +88,13 @@ def _is_address(host: str) -> bool:
 
 
 class Authorization:
-    """Credentials and tokens for one endpoint."""
+    """Credentials and tokens for one endpoint. Safe to use from several threads."""
 
     def __init__(
         self,
         peer: Peer,
         find: Callable[[], Credentials | None],
-        transport: Transport,
+        transport: HttpTransport,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._peer = peer
@@ -96,6 +104,8 @@ class Authorization:
         self.credentials = peer.credentials
         """Those found so far."""
         self._basic: str | None = None
+        self._renewing = threading.Lock()
+        self._next_look = -math.inf
         self._tokens: dict[str, tuple[str, float]] = {}
         """By actions: the token, and its expiry on the clock."""
 
@@ -115,14 +125,20 @@ class Authorization:
         challenges = parse_challenges(headers.get("WWW-Authenticate", ""))
         for challenge in challenges:
             if challenge.scheme == "bearer":
-                self._fetch_token(challenge, url, actions)
+                credentials = self._find()
+                try:
+                    self._fetch_token(challenge, url, actions, credentials)
+                except _RefusedError:
+                    if not self.renew(credentials):
+                        raise
+                    self._fetch_token(challenge, url, actions, self.credentials)
                 return
-        credentials = self._find()
         if any(challenge.scheme == "basic" for challenge in challenges):
+            credentials = self._find()
+            if credentials is None and self.renew(None):
+                credentials = self.credentials
             if credentials is None or credentials.identity_token:
                 raise RegistryError(f"{self._peer.host} requires a login: use `podman login`, --authfile or --creds")
-            if self._basic == credentials.basic:
-                raise RegistryError(f"{self._peer.host} refuses the credentials: log in again")
             self._basic = credentials.basic
             return
         raise RegistryError(f"{self._peer.host} requires an authorization scheme that ocifs does not support")
@@ -132,7 +148,39 @@ class Authorization:
             self.credentials = self._find_credentials()
         return self.credentials
 
-    def _fetch_token(self, challenge: Challenge, url: Url, actions: str) -> None:
+    def renew(self, refused: Credentials | None) -> bool:
+        """Use other credentials than those that the registry has refused; return whether there are any.
+
+        They have expired, or the user has logged in since. They are looked up where the command has found the first
+        ones, but at most once a second, because that may take a helper.
+
+        Raises:
+            RegistryError: Looking them up failed.
+        """
+        with self._renewing:
+            if self.credentials != refused:  # another thread was faster
+                return True
+            lookup = self._peer.lookup
+            if lookup is None or self._clock() < self._next_look:
+                return False
+            from ocifs.sources.registry.credentials import look_again  # and subprocess
+
+            try:
+                found = look_again(lookup, refused)
+            except OcifsError as error:
+                raise RegistryError(
+                    f"{self._peer.host} refuses the credentials, and there are no others: {error}"
+                ) from None
+            finally:
+                self._next_look = self._clock() + _BETWEEN_LOOKS
+            if found is None:
+                return False
+            self.credentials = found
+            self._basic = None
+            self._tokens.clear()
+            return True
+
+    def _fetch_token(self, challenge: Challenge, url: Url, actions: str, credentials: Credentials | None) -> None:
         realm = parse_url(
             challenge.parameters.get("realm", ""), f"{self._peer.host} names as its token server", encoding="latin-1"
         )
@@ -140,7 +188,6 @@ class Authorization:
             raise RegistryError(
                 f"{self._peer.host} names the token server {realm.authority} without encryption: refused"
             )
-        credentials = self._find()
         home = is_same_domain(url.host, realm.host)
         if not home and (realm.scheme == "http" or _is_address(realm.host) or "." not in realm.host):
             raise RegistryError(
@@ -172,9 +219,9 @@ class Authorization:
         else:
             headers = {} if credentials is None else {"Authorization": credentials.basic}
             response = self._transport.send("GET", realm.with_query(urlencode(query)), headers)
-        data = read_all(response, host, _MAX_ANSWER)
+        data = read_all(response, host, _MAX_ANSWER, self._peer.timeouts)
         if response.status in {401, 403}:
-            raise RegistryError(
+            raise _RefusedError(
                 f"{host} refuses the credentials for {self._peer.host}: log in again"
                 if credentials
                 else f"{self._peer.host} requires a login: use `podman login`, --authfile or --creds"

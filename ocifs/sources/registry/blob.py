@@ -5,11 +5,12 @@ within the budget of `session`. The caller verifies the digest.
 """
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
-from ocifs.sources.registry.peer import NoRangesError, Origin
+from ocifs.sources.registry.peer import BlobOrigin, NoRangesError
 from ocifs.sources.registry.session import RetryBudget, Session
 from ocifs.sources.registry.transport import TransientError, body
 from ocifs.spec.digest import Digest
@@ -65,10 +66,10 @@ class RemoteBlob:
             return True
         return False
 
-    def origin(self) -> Origin:
+    def origin(self) -> BlobOrigin:
         """Return its endpoints and path, for another process."""
         peers = tuple(session.peer for session in self._sessions)
-        return Origin(peers=peers, path=self._path, digest=str(self.digest), size=self.size, offset=self._offset)
+        return BlobOrigin(peers=peers, path=self._path, digest=str(self.digest), size=self.size, offset=self._offset)
 
     def _pieces(self, start: int, end: int, *, accept_whole: bool) -> Iterator[bytes]:
         """Yield the bytes from `start` to `end`, trying one endpoint after the other."""
@@ -80,9 +81,11 @@ class RemoteBlob:
                 try:
                     for piece in self._request(session, position, end, accept_whole=accept_whole):
                         position += len(piece)
+                        if accept_whole:  # a read has one budget, a stream another one as long as it keeps its pace
+                            budget.note(len(piece))
+                        began = time.monotonic()
                         yield piece
-                        if accept_whole:  # a read has one budget, a long stream a new one for each piece
-                            budget.restart()
+                        budget.leave_out(time.monotonic() - began)
                 except (NotFoundError, RegistryError, InvalidImageError) as error:
                     if isinstance(error, TransientError) and budget.pause(error):
                         continue
@@ -97,13 +100,13 @@ class RemoteBlob:
         # Always state the end: some registries answer an open range with 416.
         start, end = start + self._offset, end + self._offset
         ranged = {} if (start, end) == (0, self._whole) else {"Range": f"bytes={start}-{end - 1}"}
-        response, host = session.get(self._path, {**self._headers, **ranged}, what=self._what)
+        response, host, timeouts = session.get(self._path, {**self._headers, **ranged}, what=self._what)
         complete = False
         try:
             position = self._begin(response, host, start, end)
             if position != start and not accept_whole:
                 raise NoRangesError(f"{host} does not support range requests")
-            for piece in body(response, host, session.timeouts):
+            for piece in body(response, host, timeouts):
                 useful = piece[max(start - position, 0) : end - position]
                 position += len(piece)
                 if useful:

@@ -15,7 +15,7 @@ import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, printable_path
 from ocifs.sources.reference import DOCKER, canonical, host_of, unconfigured
-from ocifs.sources.registry.peer import Certificates, Settings
+from ocifs.sources.registry.peer import Certificates, EndpointSettings
 from ocifs.sources.registry.url import parse_url
 from ocifs.spec.document import shown
 
@@ -68,7 +68,7 @@ class Endpoint(NamedTuple):
     """Whether it is another registry than the one in the reference, and gets no credentials that are meant for that."""
     certificates: Certificates | None = None
     """None: those of containers-certs.d(5)."""
-    settings: Settings = Settings()
+    settings: EndpointSettings = EndpointSettings()
 
     @property
     def address(self) -> str:

@@ -8,7 +8,7 @@ import base64
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,8 @@ import msgspec
 from ocifs.errors import OcifsError, RegistryError, printable_path
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.configuration import Endpoint
-from ocifs.sources.registry.peer import Credentials
+from ocifs.sources.registry.keychain import ask
+from ocifs.sources.registry.peer import CredentialLookup, Credentials
 
 _MAX_FILE = 4 << 20
 _HELPER_SECONDS = 30
@@ -55,22 +56,57 @@ def find_credentials(endpoint: Endpoint, access: Access) -> Credentials | None:
         return Credentials(username, password)
     if access.provided is not None:
         return access.provided
-    for path in _files(access):
+    return _in_files(lookup_of(endpoint, access), access.warn)
+
+
+def lookup_of(endpoint: Endpoint, access: Access) -> CredentialLookup:
+    """Return where to look for credentials other than those in `access`."""
+    files = _places() if access.authfile is None else [access.authfile]
+    return CredentialLookup(
+        host=endpoint.host,
+        repository=endpoint.repository,
+        files=tuple(os.path.abspath(path) for path in files),
+        is_named=access.authfile is not None,
+        keychain=access.keychain,
+        environment=(
+            ("HOME", os.environ.get("HOME") or str(Path.home())),  # systemd sets none
+            ("PATH", os.environ.get("PATH", os.defpath)),
+        ),
+    )
+
+
+def look_again(lookup: CredentialLookup, refused: Credentials | None) -> Credentials | None:
+    """Return other credentials than the refused ones, from the keychain or the files; None: there are none.
+
+    Raises as `find_credentials`.
+    """
+    if lookup.keychain is not None and (kept := ask(lookup.keychain)) not in {None, refused}:
+        return kept
+    found = _in_files(lookup, lambda message: None)
+    return None if found == refused else found
+
+
+def _in_files(lookup: CredentialLookup, warn: Callable[[str], None]) -> Credentials | None:
+    environment = dict(lookup.environment)
+    for path in _existing(lookup):
         try:
             file = _read(path)
         except _UnreadableError as error:
-            if access.authfile is not None:
+            if lookup.is_named:
                 raise
-            access.warn(f"{error}: continuing without its credentials")
+            warn(f"{error}: continuing without its credentials")
             continue
-        for key in _keys(endpoint):
+        for key in _keys(lookup):
             if (helper := file.cred_helpers.get(key)) is not None:
-                return _run_helper(helper, key)
+                return _run_helper(helper, key, environment)
             found = next((entry for name, entry in file.auths.items() if _normal(name) == key), None)
             credentials = None if found is None else _decode(found, path)
             if credentials is not None:
                 return credentials
-        if file.creds_store and (credentials := _run_helper(file.creds_store, _server(endpoint))) is not None:
+        if (
+            file.creds_store
+            and (credentials := _run_helper(file.creds_store, _server(lookup.host), environment)) is not None
+        ):
             return credentials
     return None
 
@@ -79,22 +115,23 @@ class _UnreadableError(OcifsError):
     """A file exists, or may exist, and cannot be read."""
 
 
-def _files(access: Access) -> Iterator[Path]:
-    """Yield the files that may exist, in the order of containers-auth.json(5)."""
-    if (authfile := access.authfile) is not None:
-        if not authfile.exists():
-            raise OcifsError(f"no such file: {printable_path(str(authfile))}, which --authfile names")
-        yield authfile
-        return
+def _places() -> list[Path]:
+    """Return the files that may exist, in the order of containers-auth.json(5)."""
     home = Path.home()
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{os.geteuid()}"
-    for path in (
+    return [
         Path(runtime) / "containers/auth.json" if "XDG_RUNTIME_DIR" in os.environ else Path(runtime) / "auth.json",
         Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "containers/auth.json",
         Path(os.environ.get("DOCKER_CONFIG") or home / ".docker") / "config.json",
-    ):
+    ]
+
+
+def _existing(lookup: CredentialLookup) -> Iterator[Path]:
+    for path in map(Path, lookup.files):
         if not _is_absent(path):
             yield path
+        elif lookup.is_named:
+            raise OcifsError(f"no such file of credentials: {printable_path(str(path))}")
 
 
 def _is_absent(path: Path) -> bool:
@@ -115,10 +152,12 @@ def _read(path: Path) -> _File:
     except OSError as error:
         raise _UnreadableError(f"cannot read {name}: {error.strerror}") from None
     except ValueError:  # its text would quote the file
-        raise OcifsError(f"{name} is malformed: log in again, or name another file with --authfile") from None
+        raise OcifsError(
+            f"{name} is malformed: log in again, or name another file with --authfile or REGISTRY_AUTH_FILE"
+        ) from None
 
 
-def _keys(endpoint: Endpoint) -> Iterator[str]:
+def _keys(endpoint: CredentialLookup) -> Iterator[str]:
     """Yield the keys that an entry may have, the most specific first."""
     name = f"{endpoint.host}/{endpoint.repository}"
     while "/" in name:
@@ -134,8 +173,8 @@ def _normal(key: str) -> str:
     return key.partition("://")[2].partition("/")[0]
 
 
-def _server(endpoint: Endpoint) -> str:
-    return "https://index.docker.io/v1/" if endpoint.host in _DOCKER_KEYS else endpoint.host
+def _server(host: str) -> str:
+    return "https://index.docker.io/v1/" if host in _DOCKER_KEYS else host
 
 
 def _decode(entry: _Entry, path: Path) -> Credentials | None:
@@ -154,14 +193,19 @@ def _decode(entry: _Entry, path: Path) -> Credentials | None:
     return Credentials(username, password.rstrip("\0"))
 
 
-def _run_helper(helper: str, server: str) -> Credentials | None:
-    """Run `docker-credential-HELPER get`."""
+def _run_helper(helper: str, server: str, environment: Mapping[str, str]) -> Credentials | None:
+    """Run `docker-credential-HELPER get`; `environment` replaces some variables of this process."""
     if not _HELPER_NAME.fullmatch(helper):
         raise OcifsError(f"invalid name of a credential helper: {printable_path(helper)!r}")
     program = f"docker-credential-{helper}"
     try:
         answer = subprocess.run(
-            [program, "get"], input=server.encode(), capture_output=True, check=False, timeout=_HELPER_SECONDS
+            [program, "get"],
+            input=server.encode(),
+            capture_output=True,
+            check=False,
+            timeout=_HELPER_SECONDS,
+            env={**os.environ, **environment},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = error.strerror if isinstance(error, OSError) else f"no answer in {_HELPER_SECONDS} seconds"

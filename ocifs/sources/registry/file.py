@@ -60,14 +60,14 @@ class FileSession(Session):
 
     def get(self, path: str, headers: Mapping[str, str], *, what: str) -> RegistryResponse:
         """Request the file once, whatever `path` is; raises as `Session.get`, and InvalidImageError if it changed."""
-        response, host = self._exchange("GET", self._url_of_file, headers, what=what, actions="")
+        response, host, timeouts = self._exchange("GET", self._url_of_file, headers, what=what, actions="")
         if self._peer.file is not None and not is_same(self._peer.file, version_of(response)):
             response.close()
             raise InvalidImageError(
                 f"{what} has changed on {host} since it was opened: run the command again, and mount the image again "
                 "if it is mounted"
             )
-        return RegistryResponse(response, host)
+        return RegistryResponse(response, host, timeouts)
 
     def first(self, what: str) -> OpenedFile:
         """Request the beginning of the file, and learn which version it is.
@@ -85,12 +85,12 @@ class FileSession(Session):
 
     def whole(self, what: str) -> Iterator[bytes]:
         """Yield the whole file in one attempt; for a server that does not state its length."""
-        response, host = self.get("", {}, what=what)
+        response, host, timeouts = self.get("", {}, what=what)
         with closing(response):
-            yield from body(response, host, self.timeouts)
+            yield from body(response, host, timeouts)
 
     def _first(self, what: str) -> OpenedFile:
-        response, host = self.get("", {"Range": f"bytes=0-{HEAD - 1}"}, what=what)
+        response, host, timeouts = self.get("", {"Range": f"bytes=0-{HEAD - 1}"}, what=what)
         with closing(response):
             version = version_of(response)
             match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -98,7 +98,12 @@ class FileSession(Session):
                 if version.size == 0:
                     raise _empty(what, host)
                 return OpenedFile(version, b"", has_ranges=False)
-            data = b"".join(body(response, host, self.timeouts))[:HEAD]
+            data = b""
+            for piece in body(response, host, timeouts):
+                data += piece
+                if len(data) >= HEAD:  # whatever the server sends after its range
+                    break
+        data = data[:HEAD]
         if len(data) != min(HEAD, int(match[3])):
             raise RegistryError(f"{host} sent {len(data)} bytes of {what}, another range than requested")
         return OpenedFile(version, data, has_ranges=True)

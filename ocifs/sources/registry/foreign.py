@@ -14,7 +14,7 @@ from ocifs.sources.registry.peer import Peer
 from ocifs.sources.registry.session import RegistryResponse, Session
 from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.registry.tls import make_context
-from ocifs.sources.registry.transport import HttpsConnection, HttpsPool, Transport
+from ocifs.sources.registry.transport import HttpsConnection, HttpsPool, HttpTransport
 from ocifs.sources.registry.url import parse_url
 
 _MOST = 8
@@ -71,7 +71,7 @@ class ForeignSession(Session):
         """Request the peer's URL once, whatever `path` is; raises as `Session.get`."""
         last, response = self._follow("GET", parse_url(self._peer.url or "", "the image names"), headers, None)
         if response.status in {200, 206}:
-            return RegistryResponse(response, last.authority)
+            return RegistryResponse(response, last.authority, self.timeouts)
         response.close()
         raise self._failure(response, "", last, what)
 
@@ -89,5 +89,5 @@ class _PublicPool(HttpsPool):
     ConnectionCls = _PublicConnection
 
 
-class _PublicTransport(Transport):
+class _PublicTransport(HttpTransport):
     pools = {"https": _PublicPool}  # noqa: RUF012 - as the base has it

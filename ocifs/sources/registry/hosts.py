@@ -17,7 +17,7 @@ import msgspec
 from ocifs.errors import OcifsError, RegistryError, printable_path
 from ocifs.sources.reference import canonical
 from ocifs.sources.registry.configuration import Endpoint, endpoint_of, is_loopback
-from ocifs.sources.registry.peer import CAPABILITIES, Certificates, Settings
+from ocifs.sources.registry.peer import CAPABILITIES, Certificates, EndpointSettings
 from ocifs.sources.registry.tls import read_certificates
 from ocifs.sources.registry.url import Url, parse_url
 from ocifs.spec.document import shown
@@ -185,13 +185,13 @@ def _with_tls(endpoint: Endpoint, tls_verify: bool | None) -> Endpoint:
     )
 
 
-def _settings(host: _Host, name: str) -> Settings:
+def _settings(host: _Host, name: str) -> EndpointSettings:
     capabilities = tuple(each.lower() for each in host.capabilities)
     if unknown := set(capabilities) - CAPABILITIES:
         raise OcifsError(
             f"cannot use {name}: unknown capability '{shown(min(unknown), 40)}': write pull, resolve or push"
         )
-    return Settings(
+    return EndpointSettings(
         capabilities=frozenset(capabilities) or CAPABILITIES,
         headers=tuple(_headers(host, name)),
         connect=_seconds(host.dial_timeout, name) if host.dial_timeout else None,

@@ -21,7 +21,7 @@ def read_page(session: Session, path: str, headers: Mapping[str, str], what: str
     def once() -> tuple[bytes, str]:
         answer = session.get(path, headers, what=what)
         link = _NEXT.search(answer.response.headers.get("Link", ""))
-        return read_all(answer.response, answer.host, DEFAULT_LIMITS.document), link[1] if link else ""
+        return read_all(answer.response, answer.host, DEFAULT_LIMITS.document, answer.timeouts), link[1] if link else ""
 
     return session.with_retries(once)
 

@@ -1,7 +1,8 @@
 """Endpoints and the location of blobs, as values that can be sent to another process.
 
-They contain no paths, so the receiver needs neither the configuration files nor permission to read them. They contain
-secrets: they are never written to a file, and their `repr` shows none.
+The receiver needs neither the configuration files nor permission to read them. It looks at paths only when a registry
+refuses the credentials in the value, which may have expired (`CredentialLookup`). The values contain secrets: they are
+never written to a file, and their `repr` shows none.
 """
 
 import os
@@ -34,6 +35,31 @@ class Credentials(msgspec.Struct, frozen=True):
         return "Basic " + b2a_base64(os.fsencode(f"{self.username}:{self.password}"), newline=False).decode()
 
 
+class KeychainEntry(msgspec.Struct, frozen=True):
+    """Credentials that the snapshotter keeps from the last pull."""
+
+    socket: str
+    """Absolute path (`ocifs.sources.registry.keychain`)."""
+    name: str
+    """`HOST[:PORT]/REPOSITORY` of the image in the pull."""
+
+
+class CredentialLookup(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to look for other credentials of an endpoint, once the registry refuses those that were found at first."""
+
+    host: str
+    """`HOST[:PORT]`."""
+    repository: str
+    files: tuple[str, ...]
+    """Absolute paths of files that may exist, in the order of their precedence."""
+    is_named: bool = False
+    """Whether the user has named the file, so that it must be readable."""
+    keychain: KeychainEntry | None = None
+    """What is asked before the files are read."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """HOME and PATH for credential helpers: those of the command."""
+
+
 class Certificates(msgspec.Struct, frozen=True):
     """Trusted CAs and client certificates, each as (name in errors, PEM text)."""
 
@@ -52,7 +78,7 @@ CAPABILITIES = frozenset(("pull", "resolve", "push"))
 """The permitted uses of an endpoint: to fetch by digest, to resolve tags, to write."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of an endpoint in containerd's hosts.toml."""
 
     root: str = "/v2"
@@ -71,7 +97,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """Show no header and no proxy, which may contain secrets."""
-        return f"Settings(root={self.root!r}, namespace={self.namespace!r}, capabilities={sorted(self.capabilities)})"
+        capabilities = sorted(self.capabilities)
+        return f"EndpointSettings(root={self.root!r}, namespace={self.namespace!r}, {capabilities=})"
 
 
 class FileVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,18 +125,20 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str | None = None
     """`http` or `https`; None: not known yet."""
     credentials: Credentials | None = None
+    lookup: CredentialLookup | None = None
+    """None: there are no others."""
     url: str | None = None
     """URL of one blob, named by the image, or of a file; then only it is requested, and `repository` is empty."""
     file: FileVersion | None = None
     """The version of the file at `url`, which the user has named; None: `url` is that of a blob."""
     timeouts: Timeouts = DEFAULT_TIMEOUTS
-    settings: Settings = Settings()
+    settings: EndpointSettings = EndpointSettings()
 
     def __str__(self) -> str:
         return f"{self.host}/{self.repository}"
 
 
-class Origin(msgspec.Struct, frozen=True, kw_only=True):
+class BlobOrigin(msgspec.Struct, frozen=True, kw_only=True):
     """The location of a blob."""
 
     peers: tuple[Peer, ...]

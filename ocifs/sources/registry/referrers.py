@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from ocifs.errors import InvalidImageError, NotFoundError, RegistryError
-from ocifs.sources.referrers import Content
+from ocifs.sources.referrers import NewBlob
 from ocifs.sources.registry.pages import read_page
 from ocifs.sources.registry.session import RegistryResponse, Session
 from ocifs.sources.registry.transport import read_all
@@ -53,7 +53,7 @@ def list_referrers(session: Session, subject: Digest) -> list[Descriptor]:
     return [msgspec.structs.replace(each, artifact_type=types.get(each.digest, each.artifact_type)) for each in found]
 
 
-def push(session: Session, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
+def push(session: Session, subject: Descriptor, manifest: NewBlob, blobs: list[NewBlob]) -> None:
     """Write an artifact, and list it under the referrers tag if the registry does not support the API."""
     for blob in blobs:
         _push_blob(session, blob)
@@ -64,7 +64,7 @@ def push(session: Session, subject: Descriptor, manifest: Content, blobs: list[C
         _change_tag(session, subject.digest, lambda found: [*_without(found, listed), listed])
 
 
-def push_image(session: Session, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
+def push_image(session: Session, tag: str, manifests: list[NewBlob], blobs: list[NewBlob]) -> None:
     """Write manifests, tag the last one, and write the blobs that the repository lacks."""
     for blob in blobs:
         _push_blob(session, blob)
@@ -147,7 +147,7 @@ def _change_tag(session: Session, subject: Digest, change: Callable[[list[Descri
         raise RegistryError(f"another client changes the referrers of {subject} at the same time: try again")
 
 
-def _push_blob(session: Session, blob: Content) -> None:
+def _push_blob(session: Session, blob: NewBlob) -> None:
     digest = blob.descriptor.digest
     what = f"blob {digest}"
     try:
@@ -181,4 +181,4 @@ def _put_manifest(session: Session, name: str, data: bytes, media_type: str) -> 
 def _finish(answer: RegistryResponse) -> None:
     """Release the connection; the body is ignored."""
     with contextlib.suppress(RegistryError):
-        read_all(answer.response, answer.host, _MAX_BODY)
+        read_all(answer.response, answer.host, _MAX_BODY, answer.timeouts)

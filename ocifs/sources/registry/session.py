@@ -18,11 +18,12 @@ import urllib3
 
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError
 from ocifs.sources.registry.authorization import Authorization
-from ocifs.sources.registry.peer import Credentials, FileVersion, Peer, Settings
+from ocifs.sources.registry.peer import Credentials, EndpointSettings, FileVersion, Peer
 from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.registry.tls import make_context
-from ocifs.sources.registry.transport import NoTlsError, TransientError, Transport, read_all
+from ocifs.sources.registry.transport import HttpTransport, NoTlsError, TransientError, read_all
 from ocifs.sources.registry.url import Url, parse_url
+from ocifs.sources.timed_response import MIN_RATE
 from ocifs.spec.document import shown
 
 _MAX_PAUSE = 5.0
@@ -40,6 +41,8 @@ class RegistryResponse(NamedTuple):
 
     response: urllib3.BaseHTTPResponse
     host: str
+    timeouts: Timeouts
+    """Of its body."""
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -54,11 +57,11 @@ class Session:
     """One endpoint. Safe to use from several threads."""
 
     def __init__(
-        self, peer: Peer, find: Callable[[], Credentials | None] | None = None, transport: Transport | None = None
+        self, peer: Peer, find: Callable[[], Credentials | None] | None = None, transport: HttpTransport | None = None
     ) -> None:
         """`find` is called for credentials when the registry requires them and `peer` has none."""
         self._peer = peer
-        self.transport = transport or Transport(
+        self.transport = transport or HttpTransport(
             make_context(peer.certificates), peer.timeouts, proxy=peer.settings.proxy
         )
         self._find = find or (lambda: peer.credentials)
@@ -78,7 +81,7 @@ class Session:
         )
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> EndpointSettings:
         """The settings of the endpoint."""
         return self._peer.settings
 
@@ -135,22 +138,29 @@ class Session:
         body: bytes | None = None,
     ) -> RegistryResponse:
         """Send a request to a URL, with authorization for `actions` unless they are None; raises as `get`."""
-        retried = False
+        answered = renewed = False
         while True:
+            credentials = self._authorization.credentials
             own = {} if actions is None else {**dict(self.settings.headers), **self._authorization.headers(actions)}
             last, response = self._follow(method, url, {**headers, **own}, body)
             self._answered = True
             if response.status in {200, 201, 202, 204, 206}:
-                return RegistryResponse(response, last.authority)
-            code = _code(response, last.authority)
-            if response.status not in {401, 403} or retried:
+                return RegistryResponse(response, last.authority, self.timeouts)
+            code = _code(response, last.authority, self.timeouts)
+            at_home = last.origin == url.origin
+            is_final = response.status == 403 and at_home and "Authorization" not in own
+            if response.status not in {401, 403} or is_final:
                 raise self._failure(response, code, last, what)
-            # A token, or the signature of a redirect's URL, may have expired: renew both, once.
-            retried = True
-            if last.origin == url.origin:
-                if response.status == 403 and "Authorization" not in own:
-                    raise self._failure(response, code, last, what)
+            # A token, or the signature of a redirect's URL, may have expired: renew both, once. Then the credentials.
+            if not answered and not at_home:
+                answered = True
+            elif not answered and (response.status == 401 or "WWW-Authenticate" in response.headers):
+                answered = True
                 self._authorize(response.headers, last, actions or "pull")
+            elif at_home and not renewed and self._authorization.renew(credentials):
+                answered, renewed = False, True
+            else:
+                raise self._failure(response, code, last, what)
 
     def _authorize(self, headers: Mapping[str, str], url: Url, actions: str) -> None:
         """Answer the challenge in a response."""
@@ -231,16 +241,30 @@ class Session:
 
 
 class RetryBudget:
-    """The budget of an operation and its retries. It starts again whenever data arrives."""
+    """The budget of an operation and its retries.
+
+    That of a stream starts again as long as its bytes come at `MIN_RATE`, with all pauses and failed requests since the
+    last start. So a link may fail any number of times, but no server can send a byte in each of endless responses.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.restart()
+        self._start()
 
-    def restart(self) -> None:
-        """Start again."""
+    def _start(self) -> None:
         self._since = time.monotonic()
+        self._received = 0
         self._pause = self._session.timeouts.pause
+
+    def note(self, received: int) -> None:
+        """Note bytes that have been received, and start again if they are enough."""
+        self._received += received
+        if self._received >= MIN_RATE * (time.monotonic() - self._since):
+            self._start()
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count the time that the reader has taken between two pieces."""
+        self._since += seconds
 
     def pause(self, error: TransientError) -> bool:
         """Sleep before the next try; return False at once if the budget does not allow that."""
@@ -254,10 +278,10 @@ class RetryBudget:
         return True
 
 
-def _code(response: urllib3.BaseHTTPResponse, host: str) -> str:
+def _code(response: urllib3.BaseHTTPResponse, host: str, timeouts: Timeouts) -> str:
     """Return the code of an error (distribution spec, Error Codes), not its message, which is free text."""
     try:
-        errors = msgspec.json.decode(read_all(response, host, _MAX_ERROR), type=_Errors).errors
+        errors = msgspec.json.decode(read_all(response, host, _MAX_ERROR, timeouts), type=_Errors).errors
     except (RegistryError, ValueError):
         return ""
     code = errors[0].code if errors else ""

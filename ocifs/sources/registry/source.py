@@ -14,7 +14,7 @@ import msgspec
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, UnsupportedError
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.sources.reference import Reference
-from ocifs.sources.referrers import Content
+from ocifs.sources.referrers import NewBlob
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.blob import RemoteBlob
 from ocifs.sources.registry.configuration import (
@@ -24,10 +24,10 @@ from ocifs.sources.registry.configuration import (
     is_loopback,
     read_configuration,
 )
-from ocifs.sources.registry.credentials import find_credentials
+from ocifs.sources.registry.credentials import find_credentials, lookup_of
 from ocifs.sources.registry.file import FilePart, FileSession
 from ocifs.sources.registry.foreign import ForeignSession, foreign_peers
-from ocifs.sources.registry.peer import Origin, Peer
+from ocifs.sources.registry.peer import BlobOrigin, Peer
 from ocifs.sources.registry.referrers import list_referrers, push, push_image, remove
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.tags import list_tags
@@ -80,6 +80,10 @@ class RegistrySource:
         """Return the tags of the repository; raises as `list_tags`."""
         return self._first_success(list_tags, "resolve")
 
+    def pinned(self, reference: Reference, digest: Digest) -> str:
+        """Return the repository with the digest."""
+        return f"docker://{reference.path}@{digest}"
+
     def images(self) -> tuple[NamedImage, ...]:
         """Raise UnsupportedError: not all registries can list their images."""
         raise UnsupportedError("ocifs does not list the images of a registry: `ocifs tags` lists their tags")
@@ -119,7 +123,7 @@ class RegistrySource:
             raise found
         return [each for each in found if each.artifact_type == artifact_type]
 
-    def attach(self, subject: Descriptor, manifest: Content, blobs: list[Content]) -> None:
+    def attach(self, subject: Descriptor, manifest: NewBlob, blobs: list[NewBlob]) -> None:
         """Write an artifact to the registry itself, not to a mirror."""
         self._referrers.clear()
         push(self._home(), subject, manifest, blobs)
@@ -129,7 +133,7 @@ class RegistrySource:
         self._referrers.clear()
         remove(self._home(), subject, manifest)
 
-    def put(self, tag: str, manifests: list[Content], blobs: list[Content]) -> None:
+    def put(self, tag: str, manifests: list[NewBlob], blobs: list[NewBlob]) -> None:
         """Write an image to the registry itself; the repository may have some of its blobs."""
         push_image(self._home(), tag, manifests, blobs)
 
@@ -186,7 +190,7 @@ class RegistrySource:
 
         def once() -> bytes:
             answer = session.get(f"manifests/{name}", {"Accept": _ACCEPT}, what=what)
-            return read_all(answer.response, answer.host, self.limits.document)
+            return read_all(answer.response, answer.host, self.limits.document, answer.timeouts)
 
         data = session.with_retries(once)
         if digest is not None and Digest.of(data, digest.algorithm) != digest:
@@ -201,7 +205,7 @@ def open_registry(reference: Reference, access: Access, limits: Limits = DEFAULT
         NotFoundError: It is a short name that the configuration does not resolve.
         OcifsError: It is blocked, or a configuration file is malformed.
     """
-    for_mirrors = msgspec.structs.replace(access, credentials=None, provided=None)  # mirrors get none
+    for_mirrors = msgspec.structs.replace(access, credentials=None, provided=None, keychain=None)  # mirrors get none
     return RegistrySource(
         [
             open_session(endpoint, for_mirrors if endpoint.is_mirror else access)
@@ -244,16 +248,17 @@ def open_session(endpoint: Endpoint, access: Access) -> Session:
         certificates=certificates,
         timeouts=timeouts,
         settings=endpoint.settings,
+        lookup=None if access.credentials is not None else lookup_of(endpoint, access),
     )
     return Session(peer, lambda: find_credentials(endpoint, access))
 
 
-def open_origins(origins: Sequence[Origin]) -> list[Callable[[], RemoteBlob]]:
+def open_origins(origins: Sequence[BlobOrigin]) -> list[Callable[[], RemoteBlob]]:
     """Return a function for each origin that opens its blob; origins in one registry share its connections."""
     sessions: dict[tuple[str, ...], list[Session]] = {}
     lock = threading.Lock()
 
-    def opened(origin: Origin) -> RemoteBlob:
+    def opened(origin: BlobOrigin) -> RemoteBlob:
         with lock:
             key = tuple(peer.url or str(peer) for peer in origin.peers)
             if key not in sessions:

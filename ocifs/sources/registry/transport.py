@@ -6,12 +6,9 @@ redirects and knows no credentials. No message contains a query, because URLs ca
 
 import contextlib
 import logging
-import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any, ClassVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -31,15 +28,12 @@ from urllib3.exceptions import (
 )
 
 from ocifs.errors import RegistryError
-from ocifs.pool import start
-from ocifs.sources.registry.timeouts import DEFAULT_TIMEOUTS, Timeouts
+from ocifs.sources.registry.timeouts import Timeouts
 from ocifs.sources.registry.url import Url, parse_url
+from ocifs.sources.timed_response import MIN_RATE, Pace, TimedResponse
 
 # urllib3 logs whole URLs, with their queries.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
-
-_MIN_RATE = 1024
-"""Bytes per second: a slower server counts as stuck."""
 
 _PIECE = 256 << 10
 _CONNECTIONS = 8
@@ -58,27 +52,16 @@ class NoTlsError(RegistryError):
     """TLS handshake failed."""
 
 
-class _Watched:
-    """A connection with a timeout for the whole header, so that a server cannot send it a byte at a time."""
-
-    sock: socket.socket | None
-    timeout: Any
-
-    def getresponse(self) -> Any:
-        answered = threading.Event()
-        start(partial(_cut_off_unless, answered, self.timeout, self.sock))
-        try:
-            return super().getresponse()  # type: ignore[misc]  # of the connection that it is mixed into
-        finally:
-            answered.set()
-
-
-class HttpConnection(_Watched, HTTPConnection):
+class HttpConnection(HTTPConnection):
     """A connection without TLS."""
 
+    response_class = TimedResponse
 
-class HttpsConnection(_Watched, HTTPSConnection):
+
+class HttpsConnection(HTTPSConnection):
     """A connection with TLS."""
+
+    response_class = TimedResponse
 
     def connect(self) -> None:
         """Connect, and do the TLS handshake."""
@@ -98,13 +81,7 @@ class HttpsPool(HTTPSConnectionPool):
     ConnectionCls = HttpsConnection
 
 
-def _cut_off_unless(answered: threading.Event, timeout: float, sock: socket.socket | None) -> None:
-    if not answered.wait(timeout) and sock is not None:
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not ssl's, which would pull TLS from under the reader
-
-
-class Transport:
+class HttpTransport:
     """Connection pools for a registry and the hosts that it redirects to. Safe to use from several threads."""
 
     pools: ClassVar[dict[str, type[HTTPConnectionPool]]] = {"http": HttpPool, "https": HttpsPool}
@@ -219,21 +196,19 @@ def body(response: urllib3.BaseHTTPResponse, host: str, timeouts: Timeouts) -> I
     Raises:
         TransientError: It is cut short, or arrives too slowly.
     """
-    since = time.monotonic()
-    received = 0
+    pace = Pace(timeouts.rate)
     try:
-        while piece := response.read1(_PIECE, decode_content=False):
+        while piece := pace.read(lambda: response.read1(_PIECE, decode_content=False)):
             yield piece
-            received += len(piece)
-            if (passed := time.monotonic() - since) > timeouts.rate:
-                if received < _MIN_RATE * passed:
-                    raise TransientError(f"{host} sends less than {_MIN_RATE} bytes a second")
-                since, received = time.monotonic(), 0
+            if pace.is_lost:
+                raise TransientError(f"{host} sends less than {MIN_RATE} bytes a second")
+    except UrllibTimeoutError:
+        raise TransientError(f"{host} stopped sending in the middle of an answer") from None
     except (HTTPError, OSError, ValueError) as error:  # ValueError: a malformed chunk
         raise TransientError(f"the connection to {host} was lost: {_reason(error)}") from None
 
 
-def read_all(response: urllib3.BaseHTTPResponse, host: str, limit: int, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> bytes:
+def read_all(response: urllib3.BaseHTTPResponse, host: str, limit: int, timeouts: Timeouts) -> bytes:
     """Return a body of up to `limit` bytes, and release the connection.
 
     Raises:

@@ -58,6 +58,7 @@ class Shell:
     def __init__(self, terminal: int, process: "subprocess.Popen[bytes]") -> None:
         self._terminal = terminal
         self._process = process
+        self.pid = process.pid
         self.name = ""
 
     def run(self, command: str) -> None:

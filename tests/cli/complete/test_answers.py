@@ -15,7 +15,7 @@ from ocifs.cli.complete import answer as request
 from ocifs.cli.complete.bash import insertions, split
 from ocifs.cli.complete.candidates import MAX, answer
 from ocifs.cli.complete.commands import COMMANDS
-from ocifs.cli.complete.model import Candidate
+from ocifs.cli.complete.model import Completion
 from ocifs.cli.complete.request import understand
 from ocifs.cli.verbs import cli
 from tests.cli.command import Ocifs
@@ -62,8 +62,8 @@ _ROWS: list[tuple[str, list[str] | str]] = [
     ("ocifs ls --platform linux/s", ["linux/s390x"]),
     ("ocifs ls --limit=zs", ["--limit=zstd-window="]),
     ("ocifs ls --span", []),
-    ("ocifs mount --span-cache ", []),
-    ("ocifs grep ", []),
+    ("ocifs mount --span-cache ", "files "),
+    ("ocifs grep ", "files "),
     # files of this machine, also for what is unknown
     ("ocifs ls im", "files im"),
     ("ocifs ls ", "files "),
@@ -122,7 +122,7 @@ _ROWS: list[tuple[str, list[str] | str]] = [
     # layers
     ("ocifs ls image:lab --layer ", ["0", "1"]),
     ("ocifs ls image:lab --only-layer=", ["--only-layer=0", "--only-layer=1"]),
-    ("ocifs ls --layer ", []),
+    ("ocifs ls --layer ", "files "),
     # what is not indexed, or not there
     ("ocifs ls cold /un", []),
     ("ocifs ls cold:latest:/un", []),
@@ -143,7 +143,7 @@ def test_words_have_their_candidates(here: Path) -> None:
 
 def test_layers_are_described_on_one_printable_line(here: Path) -> None:
     found = answer(understand(["ocifs", "ls", "image", "--layer", ""])).candidates
-    assert found == [Candidate("0", "COPY everything /[31m")]
+    assert found == [Completion("0", "COPY everything /[31m")]
 
 
 def test_large_directories_are_cut_and_keep_their_common_beginning(here: Path) -> None:
@@ -211,7 +211,7 @@ def test_lines_are_split_like_those_of_bash(line: str, words: list[str], kept: i
     ],
 )  # fmt: skip
 def test_candidates_are_quoted_for_bash(line: str, candidate: str, text: str | None) -> None:
-    assert insertions(split(line, _BREAKS), [Candidate(candidate)]) == ([] if text is None else [text])
+    assert insertions(split(line, _BREAKS), [Completion(candidate)]) == ([] if text is None else [text])
 
 
 def test_a_directory_in_quotes_is_completed_with_its_files(

@@ -39,6 +39,9 @@ _LINES = [
     ("ocifs cat image:/hard/doll", r"ocifs cat image:/hard/dollar\$\(touch\ PWNED\) "),
     ("ocifs cat image:/hard/bac", r"ocifs cat image:/hard/back\`touch\ PWNED\`tick "),
     ("ocifs ls cold:latest:/un", "ocifs ls cold:latest:/un"),
+    ("ocifs ls image:latest --layer ", "ocifs ls image:latest --layer 0 "),
+    ("ocifs grep pl", "ocifs grep plain.txt "),
+    ("ocifs head -n pl", "ocifs head -n plain.txt "),
 ]
 
 _IN_QUOTES = [
@@ -78,10 +81,19 @@ def test_candidates_are_listed(shell: Shell) -> None:
     assert {"bundle", "cache", "completion"} <= set(shown.split())
     _, shown = shell.complete("ocifs ls image:la")
     assert {"lab", "latest"} <= {word.rpartition(":")[2] for word in shown.split()}
+    _, shown = shell.complete("ocifs ls image:lab --layer ")
+    assert {"0", "1"} <= set(shown.split())
     _, shown = shell.complete("ocifs ls image:/hard/")
     assert "colon:x" in shown.replace("\\", "")
     assert not {"lines", "red", "latin"} & {word.rpartition("/")[2] for word in shown.split()}
     assert "\x1b[31mx" not in shown
+
+
+def test_mountpoints_are_completed(shell: Shell, session_ocifs: Ocifs, place: Path, fuse: None) -> None:
+    mountpoint = place / "mounted"
+    mountpoint.mkdir(exist_ok=True)
+    with session_ocifs.mounted(f"{place}/image:latest", "--engine", "fuse", at=mountpoint):
+        assert shell.complete(f"ocifs umount {place}/m")[0] == f"ocifs umount {mountpoint} "
 
 
 def test_a_failure_shows_nothing(shell: Shell, place: Path) -> None:

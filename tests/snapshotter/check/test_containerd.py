@@ -205,12 +205,28 @@ def test_an_imported_file_replaces_sections_of_plugins(tmp_path: Path) -> None:
         (b"a = " + b"[" * 5000, "cannot use .*config.toml: "),
         (b"#" * ((1 << 20) + 1), "larger than 1048576 bytes"),
         (b'imports = ["missing.toml"]', "missing.toml: No such file or directory"),
+        (b'imports = ["a\\u0000"]', "a.*: embedded null byte"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "config.toml").write_bytes(data)
     with pytest.raises(OcifsError, match=message):
         read_config(tmp_path / "config.toml")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [("**.toml", {"a": 1, "b": 2}), ("x.**/***l", {"c": 3}), ("x.d/**", {"c": 3}), ("nowhere/**x", {})],
+)
+def test_patterns_of_imports_are_those_of_go(tmp_path: Path, pattern: str, found: dict[str, int]) -> None:
+    """`**` is no other than `*`."""
+    (tmp_path / "conf/x.d").mkdir(parents=True)
+    (tmp_path / "conf/a.toml").write_text("a = 1")
+    (tmp_path / "conf/b.toml").write_text("b = 2")
+    (tmp_path / "conf/x.d/c.toml").write_text("c = 3")
+    (tmp_path / "config").write_text(f"imports = ['conf/{pattern}']")
+    values = read_config(tmp_path / "config")
+    assert {key: value for key, value in values.items() if key != "imports"} == found
 
 
 def test_too_many_imports(tmp_path: Path) -> None:

@@ -10,9 +10,13 @@ import pytest
 
 from ocifs.cli.verbs import run
 from ocifs.snapshotter.check.containerd import Expected
-from ocifs.snapshotter.check.node import Node, Process, fuse_engine_problem, running_processes
+from ocifs.snapshotter.check.node import NodeCheck, RunningProcess, fuse_engine_problem, running_processes
+from ocifs.snapshotter.keychain import Keychain
+from ocifs.snapshotter.keychain_socket import SOCKET, answering
+from ocifs.sources.registry.access import Access
+from ocifs.sources.registry.peer import Credentials
 from tests.images import Image, layout_files
-from tests.registry import Registry, status
+from tests.registry import Registry, basic, status
 
 EXPECTED = Expected("ocifs", Path("/run/ocifs/s.sock"), Path("/var/lib/ocifs"), Path("/no/certs.d"), False)
 RELEASE = "6.12.1-test"
@@ -33,7 +37,7 @@ def node(tmp_path: Path) -> Path:
 
 
 def kernel(node: Path, fuse_engine: str | None = None) -> list[str]:
-    return [f"{each.level} {each.message}" for each in Node(node, fuse_engine=lambda: fuse_engine).kernel()]
+    return [f"{each.level} {each.message}" for each in NodeCheck(node, fuse_engine=lambda: fuse_engine).kernel()]
 
 
 def test_a_kernel_that_supports_everything(node: Path) -> None:
@@ -72,7 +76,7 @@ def test_a_kernel_without_erofs_and_an_installation_without_the_fuse_engine(node
     assert kernel(node, missing) == [f"ok Linux {RELEASE} can mount EROFS from a file"]
     for release, lacks in (("6.1.0", "cannot mount EROFS from a file"), (RELEASE, "has no erofs")):
         (node / "proc/sys/kernel/osrelease").write_text(release)
-        (found,) = Node(node, fuse_engine=lambda: missing).kernel()
+        (found,) = NodeCheck(node, fuse_engine=lambda: missing).kernel()
         assert (found.level, found.message) == (
             "error",
             f"Linux {release} {lacks}, and the fuse engine needs pyfuse3, which is not installed, so containerd "
@@ -86,7 +90,7 @@ def test_the_fuse_engine_of_this_installation(fuse: None) -> None:
     assert fuse_engine_problem() is None
 
 
-def messages(node: Node) -> list[str]:
+def messages(node: NodeCheck) -> list[str]:
     return [f"{each.level} {each.message}" for each in node.containerd(EXPECTED)]
 
 
@@ -94,10 +98,10 @@ def test_the_configuration_of_the_running_containerd(node: Path, tmp_path: Path)
     other = tmp_path / "other.toml"
     other.write_text('version = 2\n[proxy_plugins.ocifs]\ntype = "snapshot"\naddress = "/run/ocifs/s.sock"')
     for arguments in (("--config", str(other)), (f"--config={other}",), ("-l", "debug", "-c", str(other))):
-        found = messages(Node(node, [Process("containerd", arguments)]))
+        found = messages(NodeCheck(node, [RunningProcess("containerd", arguments)]))
         assert found[0] == "ok [proxy_plugins.ocifs] connects to /run/ocifs/s.sock"
-    assert messages(Node(node))[0] == "warning it is not running"
-    assert "has no section [proxy_plugins.ocifs]" in messages(Node(node))[1]
+    assert messages(NodeCheck(node))[0] == "warning it is not running"
+    assert "has no section [proxy_plugins.ocifs]" in messages(NodeCheck(node))[1]
 
 
 def test_k3s(node: Path) -> None:
@@ -105,27 +109,29 @@ def test_k3s(node: Path) -> None:
     config = node / "var/lib/rancher/k3s/agent/etc/containerd/config.toml"
     config.parent.mkdir(parents=True)
     config.write_text("version = 3\n")
-    found = messages(Node(node, [Process("k3s", ("server",)), Process("containerd", ("-c", str(config)))]))
+    found = messages(
+        NodeCheck(node, [RunningProcess("k3s", ("server",)), RunningProcess("containerd", ("-c", str(config)))])
+    )
     assert found[0].startswith(f"ok k3s writes {config}: change config.toml.tmpl")
-    assert Node(node, [Process("k3s", ("server",))]).has_kubelet
-    assert not Node(node).has_kubelet
+    assert NodeCheck(node, [RunningProcess("k3s", ("server",))]).has_kubelet
+    assert not NodeCheck(node).has_kubelet
 
 
 def test_no_containerd(node: Path) -> None:
     (node / "etc/containerd/config.toml").unlink()
-    assert messages(Node(node)) == ["error it is not installed"]
+    assert messages(NodeCheck(node)) == ["error it is not installed"]
 
 
 def test_a_malformed_configuration(node: Path) -> None:
     (node / "etc/containerd/config.toml").write_text("version")
-    found = messages(Node(node, [Process("containerd", ())]))
+    found = messages(NodeCheck(node, [RunningProcess("containerd", ())]))
     assert found == [f"error cannot use {node}/etc/containerd/config.toml: " + found[0].partition(".toml: ")[2]]
 
 
 def test_a_malformed_daemon_json(node: Path) -> None:
     (node / "etc/docker").mkdir()
     (node / "etc/docker/daemon.json").write_text("{")
-    assert [each.message for each in Node(node).docker(EXPECTED)] == ["/etc/docker/daemon.json is malformed"]
+    assert [each.message for each in NodeCheck(node).docker(EXPECTED)] == ["/etc/docker/daemon.json is malformed"]
 
 
 def test_the_endpoint_of_kubelet(node: Path, tmp_path: Path) -> None:
@@ -137,12 +143,12 @@ def test_the_endpoint_of_kubelet(node: Path, tmp_path: Path) -> None:
             ((f"--image-service-endpoint=unix://{path}",), "ok"),
             (("--image-service-endpoint", "unix:///none\x1b"), "error"),
         ):
-            (found,) = Node(node, [Process("kubelet", arguments)]).kubelet(EXPECTED)
+            (found,) = NodeCheck(node, [RunningProcess("kubelet", arguments)]).kubelet(EXPECTED)
             assert found.level == expected
             assert "\x1b" not in str(found)
         for text in (f"kind: X\nimageServiceEndpoint: unix://{path}\n", f'{{"imageServiceEndpoint": "unix://{path}"}}'):
             (node / "kubelet.yaml").write_text(text)
-            (found,) = Node(node, [Process("kubelet", ("--config", "/kubelet.yaml"))]).kubelet(EXPECTED)
+            (found,) = NodeCheck(node, [RunningProcess("kubelet", ("--config", "/kubelet.yaml"))]).kubelet(EXPECTED)
             assert found.level == "ok"
 
 
@@ -176,9 +182,73 @@ def test_the_command(capfdbinary: pytest.CaptureFixture[bytes], registry: Regist
         by_subject.setdefault(each["subject"], []).append(f"{each['level']} {each['message']}")
     assert [each.partition(" ")[0] for each in by_subject["hosts.toml"]] == ["warning", "error", "ok"]
     assert by_subject["snapshotter"] == [f"error it does not run: there is no {tmp_path}/s.sock"]
-    with_index, missing = by_subject["registry"]
-    assert "1 of 1 layers" in with_index
+    small, missing = by_subject["registry"]
+    assert small.startswith("ok ")
+    assert "1 of 1 layers" in small
+    assert "ocifs indexes them during the pull, and serves the image lazily" in small
+    assert missing.startswith("error ")
     assert "/missing:1: " in missing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "level", "message"),
+    [
+        (["--index-up-to", "10"], "warning", "have no index, more than --index-up-to=10: containerd unpacks the image"),
+        (["--index-up-to", "0"], "warning", "more than --index-up-to=0"),
+        (["--index-up-to", "1MiB"], "ok", "ocifs indexes them during the pull"),
+    ],
+)
+def test_small_images_need_no_index(
+    capfdbinary: pytest.CaptureFixture[bytes],
+    registry: Registry,
+    tmp_path: Path,
+    root: None,
+    arguments: list[str],
+    level: str,
+    message: str,
+) -> None:
+    registry.add("app", layout_files(Image(tag="1")))
+    _, found = check(capfdbinary, "--cache-dir", str(tmp_path), *arguments, f"{registry.host}/app:1")
+    (finding,) = [each for each in found if each["subject"] == "registry"]
+    assert finding["level"] == level
+    assert message in finding["message"]
+
+
+@pytest.mark.parametrize(
+    ("process", "expected"),
+    [
+        (RunningProcess("ocifs", ("snapshotter", "--index-up-to", "5MiB")), "5MiB"),
+        (RunningProcess("python3", ("/opt/ocifs/bin/ocifs", "snapshotter", "serve", "--index-up-to=0")), "0"),
+        (RunningProcess("ocifs", ("snapshotter",)), None),
+        (RunningProcess("vi", ("ocifs", "--index-up-to=5")), None),
+        (RunningProcess("grep", ("x", "snapshotter", "--index-up-to=5")), None),
+    ],
+)
+def test_the_limit_is_that_of_the_running_snapshotter(process: RunningProcess, expected: str | None) -> None:
+    assert NodeCheck(processes=[RunningProcess("init", ()), process]).index_up_to() == expected
+
+
+def test_the_credentials_of_the_last_pull_count(
+    capfdbinary: pytest.CaptureFixture[bytes], registry: Registry, tmp_path: Path, root: None
+) -> None:
+    """A running snapshotter has them; without one, the finding says where they would come from."""
+    registry.add("app", layout_files(Image(tag="1")))
+    registry.fault(basic("me", "s3cr3t"), "/v2/app/")
+    arguments = ("--cache-dir", str(tmp_path / "cache"), "--root", str(tmp_path), f"{registry.host}/app:1")
+
+    def checked() -> dict[str, str]:
+        _, found = check(capfdbinary, *arguments)
+        (finding,) = [each for each in found if each["subject"] == "registry"]
+        return finding
+
+    without = checked()
+    assert without["level"] == "error"
+    assert "requires a login" in without["message"]
+    assert "imagePullSecrets of a Pod after its pull only" in without["advice"]
+    keychain = Keychain(Access())
+    keychain.replace(f"{registry.host}/app", Credentials("me", "s3cr3t"))
+    with answering(tmp_path / SOCKET, keychain):
+        assert checked()["level"] == "ok"
 
 
 def test_a_socket_without_a_snapshotter(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path, root: None) -> None:

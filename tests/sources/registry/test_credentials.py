@@ -85,7 +85,7 @@ def test_podmans_file_comes_before_dockers(alone: Path) -> None:
 def test_authfile_is_the_only_one(alone: Path, tmp_path: Path) -> None:
     write(alone / ".docker/config.json", {"auths": {"host.example": entry("docker:2")}})
     assert find(access=Access(authfile=write(tmp_path / "a.json", {}))) is None
-    with pytest.raises(OcifsError, match=r"no such file: /missing, which --authfile names"):
+    with pytest.raises(OcifsError, match=r"no such file of credentials: /missing"):
         find(access=Access(authfile=Path("/missing")))
 
 

@@ -3,9 +3,11 @@
 import json
 import logging
 import shutil
+import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from tests.images import Image, layout_files
 from tests.registry import (
     HASTY,
     SECRET,
+    Act,
     Blob,
     Fault,
     Handler,
@@ -32,6 +35,7 @@ from tests.registry import (
     basic,
     bearer,
     endless_chunk,
+    endless_trailers,
     half_headers,
     hang_up,
     let_expire,
@@ -40,6 +44,7 @@ from tests.registry import (
     running,
     stall,
     status,
+    trickled_extension,
 )
 
 ONCE = Timeouts(first_operation=0.0)
@@ -61,7 +66,7 @@ def asking(
 def manifest(asked: Session) -> bytes:
     def once() -> bytes:
         answer = asked.get("manifests/latest", {}, what="manifest latest")
-        return read_all(answer.response, answer.host, 1 << 20)
+        return read_all(answer.response, answer.host, 1 << 20, answer.timeouts)
 
     return asked.with_retries(once)
 
@@ -182,11 +187,33 @@ def test_headers_that_never_end(registry: Registry) -> None:
     assert len(registry.requests) == 2
 
 
-def test_a_chunk_that_never_ends(registry: Registry) -> None:
-    registry.fault(endless_chunk, "/manifests/", times=1)
-    with asking(registry) as asked:
+@pytest.mark.parametrize("fault", [endless_chunk, endless_trailers, trickled_extension])
+def test_a_body_whose_framing_never_ends(registry: Registry, fault: Act) -> None:
+    registry.fault(fault, "/manifests/", times=1)
+    with asking(registry, timeouts=Timeouts(answer=0.3, pause=0.01)) as asked:
         assert manifest(asked) == expected(registry)
     assert len(registry.requests) == 2
+
+
+def test_the_text_of_an_error_that_never_ends(registry: Registry) -> None:
+    def act(handler: Handler, blob: Blob) -> None:
+        handler.close_connection = True
+        handler.wfile.write(b"HTTP/1.1 418 No\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while not handler.registry.closing.wait(0.05):
+            handler.wfile.write(b"0")
+
+    registry.fault(act, "/manifests/")
+    with asking(registry, timeouts=Timeouts(answer=0.3)) as asked:
+        with pytest.raises(RegistryError, match=r"does not send manifest latest: status 418$"):
+            manifest(asked)
+
+
+def test_a_token_that_never_ends(registry: Registry) -> None:
+    registry.fault(bearer("t0ken", registry.base + "/v2/tokens"), "/manifests/")
+    registry.fault(trickled_extension, "/v2/tokens")
+    with asking(registry, timeouts=Timeouts(answer=0.3, operation=0.1)) as asked:
+        with pytest.raises(TransientError, match=r"stopped sending"):
+            manifest(asked)
 
 
 def test_headers_decide_nothing(registry: Registry) -> None:
@@ -282,6 +309,28 @@ def test_proxies_with_a_malformed_url(registry: Registry, proxy: str, monkeypatc
     monkeypatch.setenv("https_proxy", proxy)
     with asking(registry) as asked, pytest.raises(RegistryError, match=r"^https?_proxy names an unusable URL"):
         manifest(asked)
+
+
+def test_a_proxy_whose_header_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def trickle() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                while True:
+                    connection.sendall(b"X: y\r\n")
+                    time.sleep(0.02)
+
+        proxy = threading.Thread(target=trickle)
+        proxy.start()
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "")
+        timeouts = Timeouts(connect=0.3, first_operation=0.0)
+        asked = open_session(Endpoint("registry.example", "app", insecure=False), Access(timeouts=timeouts))
+        with closing(asked), pytest.raises(TransientError, match=r"registry\.example"):
+            manifest(asked)
+        proxy.join()
 
 
 def test_a_password_of_any_bytes(registry: Registry) -> None:

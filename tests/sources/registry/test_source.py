@@ -27,6 +27,7 @@ from tests.registry import (
     Registry,
     cut,
     encoded,
+    endless_trailers,
     hang_up,
     other_range,
     running,
@@ -34,6 +35,7 @@ from tests.registry import (
     slowly,
     stall,
     status,
+    trickled_extension,
     whole,
     wrong_bytes,
 )
@@ -234,6 +236,27 @@ def test_a_stream_is_resumed_where_it_was(blob: RemoteBlob, registry: Registry) 
     ]
 
 
+@pytest.mark.parametrize("timeouts", [Timeouts(operation=0.5, first_operation=0.5, pause=0.02)])
+def test_a_stream_may_be_cut_any_number_of_times_if_it_keeps_its_pace(blob: RemoteBlob, registry: Registry) -> None:
+    registry.fault(cut(20_000))  # the pauses alone take longer than one operation
+    assert b"".join(blob.stream()) == DATA
+
+
+@pytest.mark.parametrize("timeouts", [Timeouts(operation=0.3, first_operation=0.3, pause=0.01)])
+def test_a_stream_with_a_byte_in_each_response_ends(blob: RemoteBlob, registry: Registry) -> None:
+    registry.fault(cut(1))
+    received = bytearray()
+
+    def read() -> None:
+        for piece in blob.stream():
+            received.extend(piece)
+            assert len(received) < 100
+
+    with pytest.raises(RegistryError):
+        read()
+    assert DATA.startswith(received)
+
+
 def test_a_stream_takes_a_whole_blob_for_its_rest(blob: RemoteBlob, registry: Registry) -> None:
     registry.fault(cut(300_000), times=1)
     registry.fault(whole, times=1)
@@ -289,6 +312,14 @@ def test_a_slow_server_is_left(blob: RemoteBlob, registry: Registry) -> None:
 def test_a_stalled_server_is_left(blob: RemoteBlob, registry: Registry) -> None:
     registry.fault(stall, times=1)
     assert blob.pread(1000, 5) == DATA[5:1005]
+
+
+@pytest.mark.parametrize("timeouts", [Timeouts(answer=0.2, pause=0.01)])
+@pytest.mark.parametrize("fault", [endless_trailers, trickled_extension])
+def test_an_answer_without_an_end_is_left(blob: RemoteBlob, registry: Registry, fault: Act) -> None:
+    registry.fault(fault, times=1)
+    assert b"".join(blob.stream()) == DATA
+    assert len(registry.sent) == 2
 
 
 def test_wrong_bytes_are_for_the_reader_to_notice(blob: RemoteBlob, registry: Registry) -> None:
