@@ -25,7 +25,7 @@ Table = dict[str, Any]
 
 
 def draw(question: str, tables: list[Table], target: Path) -> None:
-    """Write one SVG with a panel for each table: a bar from least to greatest, a mark at the median."""
+    """Write one SVG with a panel for each table: a bar up to the median, and a line from minimum to maximum."""
     heights = [len(table["rows"]) + 1.8 for table in tables]
     figure, panels = plt.subplots(
         len(tables), 1, figsize=(8, 0.3 * sum(heights)), squeeze=False, gridspec_kw={"height_ratios": heights}
@@ -36,7 +36,7 @@ def draw(question: str, tables: list[Table], target: Path) -> None:
             colour = _OURS if "ocifs" in row["way"] else _LIMIT if row["way"] == table["reference"] else _OTHERS
             panel.barh(place, row["median"], color=colour, height=0.6)
             panel.plot([row["min"], row["max"]], [place, place], color="black", linewidth=1)
-            label = f" {row['median']:.3g} {row['unit']}"
+            label = f" {_figure(row['median'])} {row['unit']}"
             panel.text(row["max"], place, label, va="center", fontsize=8)
         panel.set_yticks(range(len(rows)), [row["way"].strip() for row in rows], fontsize=8)
         panel.set_title(table["question"], fontsize=9, loc="left")
@@ -50,6 +50,12 @@ def draw(question: str, tables: list[Table], target: Path) -> None:
     plt.close(figure)
 
 
+def _figure(value: float) -> str:
+    """Return three significant digits, from 1,000 on with separators instead of an exponent."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if rounded >= 1000 else f"{rounded:.3g}"
+
+
 def section(name: str, tables: list[Table], picture: str) -> str:
     """Return the Markdown of one question."""
     machine = tables[0]["machine"]
@@ -58,17 +64,18 @@ def section(name: str, tables: list[Table], picture: str) -> str:
         lines += [
             f"**{table['question']}**",
             "",
-            f"| | median | least to greatest | to {table['reference'].strip()} |",
+            f"| | median | min to max | to {table['reference'].strip()} |",
             "|---|---|---|---|",
         ]
         for row in table["rows"]:
             unit = row["unit"]
             lines.append(
-                f"| {row['way'].strip()} | {row['median']:.3g} {unit} | {row['min']:.3g} to {row['max']:.3g} {unit} "
-                f"| x {row['ratio']:.2f} |"
+                f"| {row['way'].strip()} | {_figure(row['median'])} {unit} "
+                f"| {_figure(row['min'])} to {_figure(row['max'])} {unit} | x {row['ratio']:.2f} |"
             )
         lines.append("")
-    lines += [f"`scripts/bench {name}`, {machine}, {tables[0]['rounds']} rounds.", ""]
+    rounds = tables[0]["rounds"]
+    lines += [f"`scripts/bench {name}`, {machine}, {rounds} {'round' if rounds == 1 else 'rounds'}.", ""]
     return "\n".join(lines)
 
 

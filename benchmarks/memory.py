@@ -1,7 +1,7 @@
 """How much memory does a mount take, and how much does indexing take at its peak?
 
-Side by side: the memory of the daemon of each mount when idle, after `find`, and after every byte was read (the span
-cache of ocifs has 64 MiB); and the peak memory of indexing the image.
+Side by side: the resident memory (RSS) of the daemon of each mount when idle, after `find`, and after every byte was
+read (the span cache of ocifs has 64 MiB); and the peak of the proportional memory (PSS) of indexing the image.
 """
 
 import argparse

@@ -158,7 +158,7 @@ def _mounts(options: argparse.Namespace, extracted: Path, work: Path) -> dict[st
 
 
 def resident(pid: int) -> float:
-    """Return the memory of a process in MiB."""
+    """Return the resident memory (RSS) of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 

@@ -14,7 +14,8 @@ def main() -> None:
     with trees_of(options) as trees:
         for tail in ([], ["-ls"]):
             ways = {name: partial(cold, ["find", str(tree), *tail]) for name, tree in trees.items()}
-            report(f"find {' '.join(tail)}, nothing cached", side_by_side(ways, options.rounds), EXTRACTED)
+            question = f"{' '.join(['find', *tail])}, nothing cached"
+            report(question, side_by_side(ways, options.rounds), EXTRACTED)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Descriptors that are closed at the end of a block."""
+"""Descriptors that are closed at the end of a block, and files that are read without waiting for another process."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,3 +18,25 @@ def opened(path: str | bytes | os.PathLike[str], flags: int, *, dir_fd: int | No
         yield fd
     finally:
         os.close(fd)
+
+
+def read_at_once(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Return a configuration file of up to `limit` bytes, in a directory that may be another user's.
+
+    A FIFO there would block the reader. `/dev/null` is a usual way to have no configuration.
+
+    Raises:
+        OSError: It is neither a regular file nor a character device, is larger, or cannot be read.
+    """
+    with opened(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) as fd:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
+            raise OSError(errno.EINVAL, "not a regular file")
+        data = b""
+        while piece := os.read(fd, limit + 1 - len(data)):
+            data += piece
+            if len(data) > limit:
+                raise OSError(errno.EFBIG, f"it is larger than {limit} bytes")
+        return data

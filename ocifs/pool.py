@@ -36,6 +36,11 @@ class Thread:
         self._ended = ended
         """Held until the thread ends."""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the thread has ended."""
+        return not self._ended.locked()
+
     def join(self, timeout: float = -1) -> bool:
         """Wait up to `timeout` seconds, by default without end; return whether the thread has ended."""
         if has_ended := self._ended.acquire(timeout=timeout):
@@ -44,15 +49,19 @@ class Thread:
 
 
 def start(work: Callable[[], object], patience: float = _PATIENCE) -> Thread:
-    """Run `work` in a new thread. Raises ShortageError if the system refuses it, or it does not begin in time."""
-    begun, ended = Lock(), Lock()
+    """Run `work` in a new thread. Raises ShortageError if the system refuses it, or it does not begin in time.
+
+    After the error, `work` never runs, even if the thread begins late.
+    """
+    begun, ended, decided = Lock(), Lock(), Lock()
     begun.acquire()
     ended.acquire()
 
     def run() -> None:
-        begun.release()
         try:
-            work()
+            if decided.acquire(blocking=False):  # else the caller has given up
+                begun.release()
+                work()
         finally:
             ended.release()
 
@@ -61,7 +70,8 @@ def start(work: Callable[[], object], patience: float = _PATIENCE) -> Thread:
     except RuntimeError as error:
         raise_if_short(error)
         raise
-    if not any(begun.acquire(timeout=_LOOK) for _ in range(ceil(patience / _LOOK))):
+    in_time = any(begun.acquire(timeout=_LOOK) for _ in range(ceil(patience / _LOOK)))
+    if not in_time and decided.acquire(blocking=False):
         raise ShortageError("a new thread did not begin: raise the limit on memory (ulimit -v, MemoryMax)")
     return Thread(ended)
 
@@ -72,13 +82,21 @@ class Pool(Executor):
     As a context manager, it shuts down at the end.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, waits: bool = False) -> None:
+        """With `waits`, a submission that needs another thread and gets none waits for one that runs."""
         self._count = count
+        self._waits = waits
         self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._threads: list[Thread] = []
         self._idle: SimpleQueue[None] = SimpleQueue()
         """An item for each idle thread. A signal may interrupt a Semaphore while it holds its lock."""
         self._is_open = True
+
+    def start(self) -> None:
+        """Start a thread if none runs, before it is needed. Raises ShortageError."""
+        if not self._living():
+            self._start()
+            self._idle.put(None)
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `work` in a thread; the future raises its exception. Raises ShortageError, with nothing submitted."""
@@ -87,8 +105,12 @@ class Pool(Executor):
         try:
             self._idle.get_nowait()
         except Empty:
-            if len(self._threads) < self._count:
-                self._threads.append(start(self._work))
+            if self._living() < self._count:
+                try:
+                    self._start()
+                except ShortageError:
+                    if not (self._waits and self._threads):
+                        raise
         future: Future[T] = Future()
         self._queue.put((future, partial(work, *args, **kwargs)))
         return future
@@ -105,18 +127,30 @@ class Pool(Executor):
             for thread in self._threads:
                 thread.join()
 
+    def _living(self) -> int:
+        """Return the number of threads, after forgetting those that had no memory even to begin."""
+        if any(thread.has_ended for thread in self._threads):
+            self._threads = [thread for thread in self._threads if not thread.has_ended]
+        return len(self._threads)
+
+    def _start(self) -> None:
+        self._threads.append(start(self._work))
+
     def _work(self) -> None:
         while (submission := self._queue.get()) is not None:
             try:
                 _answer(*submission)
-            except MemoryError as error:  # before the work, or after it
+            except BaseException as error:  # noqa: BLE001 - no memory before or after the work, or a callback failed
                 _fail(submission[0], error)
             del submission  # an idle thread keeps neither the work nor its result
-            self._idle.put(None)
+            try:  # noqa: SIM105 - `suppress` takes memory
+                self._idle.put(None)
+            except MemoryError:  # then a submission starts one thread more, or waits
+                pass
         self._queue.put(None)  # for the next thread; `_threads` lacks one if a signal has interrupted `submit`
 
 
-def _fail(future: Future[T], error: MemoryError) -> None:
+def _fail(future: Future[T], error: BaseException) -> None:
     """Make the future raise an error, as soon as there is memory for that."""
     while not future.done():
         with suppress(MemoryError):

@@ -1,6 +1,9 @@
 import subprocess
 import sys
+import time
 from concurrent.futures import CancelledError
+from contextlib import suppress
+from functools import partial
 from threading import Event, Semaphore
 
 import pytest
@@ -20,6 +23,19 @@ def test_a_pool_says_that_there_is_no_thread_and_ends() -> None:
 def test_a_thread_that_cannot_be_started_says_so() -> None:
     with no_threads(), pytest.raises(ShortageError, match="no more threads"):
         start(print)
+
+
+def test_work_whose_thread_begins_too_late_never_runs() -> None:
+    """Without patience, the thread and the caller compete: either the caller gets the thread, or the work is over."""
+    ran: list[int] = []
+    begun: list[int] = []
+    for number in range(300):
+        with suppress(ShortageError):
+            start(partial(ran.append, number), patience=0).join()
+            begun.append(number)
+    time.sleep(0.1)  # for threads that are late
+    assert ran == begun
+    assert len(begun) < 300
 
 
 _STARVED = """
@@ -76,6 +92,39 @@ def test_a_pool_raises_the_exceptions_of_its_work_and_takes_no_work_after_its_en
         assert pool.submit(int, "1").result() == 1
     with pytest.raises(RuntimeError, match="shut down"):
         pool.submit(len, b"x")
+
+
+def test_a_pool_outlives_a_callback_that_ends_its_thread() -> None:
+    with Pool(1) as pool:
+        go = Event()
+        first = pool.submit(go.wait)
+        first.add_done_callback(lambda _: sys.exit())
+        second = pool.submit(len, b"x")
+        go.set()
+        assert (first.result(), second.result()) == (True, 1)
+        assert pool.submit(len, b"yes").result() == 3
+
+
+def test_a_pool_that_waits_needs_one_thread() -> None:
+    begun, go = Event(), Event()
+
+    def work() -> None:
+        begun.set()
+        go.wait()
+
+    with Pool(8, waits=True) as pool:
+        with no_threads(), pytest.raises(ShortageError):
+            pool.start()
+        with no_threads(), pytest.raises(ShortageError):
+            pool.submit(len, b"x")
+        pool.start()
+        with no_threads():
+            first, others = pool.submit(work), [pool.submit(len, bytes(size)) for size in range(9)]
+            begun.wait()
+            assert not any(each.done() for each in others)
+            go.set()
+            assert [each.result() for each in others] == [*range(9)]
+        assert first.result() is None
 
 
 def test_a_pool_starts_no_more_threads_than_it_needs_or_may() -> None:

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from ocifs.errors import ShortageError, StoreError
+from ocifs.errors import OcifsError, ShortageError, StoreError
 from ocifs.store import Kind, Store, StoredFile, Writer, default_directory
+from ocifs.store.entry import file_name
 from tests.faults import AT_LEAST, EQUAL, HAS_BITS, refuse, refusing, within
+from tests.locking import Holder
 
 KIND = Kind("thing", 1)
 SEALED = KIND._replace(sealed=True)
@@ -146,6 +148,33 @@ def test_what_a_killed_builder_left_is_taken_over(tmp_path: Path) -> None:
 
 
 SLOW = Kind("slow", 1, checked=False, begun="begun")
+
+
+@pytest.mark.parametrize("kind", [KIND, SLOW])
+def test_an_entry_whose_builder_is_stopped_is_built_beside_it(tmp_path: Path, kind: Kind) -> None:
+    """Every thread gets the entry, with one warning; the builder goes on later, and nothing else is left."""
+    said: list[str] = []
+    store = Store(tmp_path, warn=said.append)
+    name = file_name(kind._replace(name=kind.begun), SUBJECT) if kind.begun else f"{file_name(kind, SUBJECT)}.tmp"
+    with Holder(tmp_path / "entries" / name) as builder, ThreadPoolExecutor(2) as threads:
+        builder.stop()
+        got = [threads.submit(store.get, kind, SUBJECT, writing(b"payload"), anew=True) for _ in range(2)]
+        assert [content(each.result()) for each in got] == [b"payload"] * 2
+        assert said == [
+            f"process {builder.pid} is stopped, so what it puts into the cache is built again here: "
+            "continue it (kill -CONT) or end it"
+        ]
+        assert sorted(os.listdir(tmp_path / "entries")) == sorted([name, file_name(kind, SUBJECT)])
+        assert content(store.get(kind, SUBJECT, writing(b"other"))) == b"payload"
+
+
+def test_a_wait_for_a_builder_can_be_ended(tmp_path: Path) -> None:
+    def check() -> None:
+        raise OcifsError("interrupted")
+
+    store = Store(tmp_path)
+    with Holder(tmp_path / "entries" / f"{path_of(tmp_path).name}.tmp"), pytest.raises(OcifsError, match="interrupted"):
+        store.get(KIND, SUBJECT, writing(b"payload"), check=check)
 
 
 def test_what_was_begun_is_gone_on_with(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ reads again.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
-from ocifs.errors import InvalidImageError, OcifsError, StoreError, UnsupportedError
+from ocifs.errors import InvalidImageError, OcifsError, ShortageError, StoreError, UnsupportedError
 from ocifs.layer.archive_member import ArchiveMember
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.pool import start
@@ -33,6 +33,8 @@ PART = Kind("part", 1, checked=False)
 MAX_IN_MEMORY = 64 << 20
 """Bytes of a blob that may move into memory when the disk of the cache is full: documents, and small layers."""
 _PIECE = 1 << 20
+_LOOK = 1.0
+"""Seconds after which a reader looks whether the download still runs."""
 
 T = TypeVar("T")
 
@@ -76,7 +78,7 @@ class Download:
         self._wrong = False
         self._file: StoredFile | None = None
         self._error: Exception | None = None
-        start(self._run)
+        self._thread = start(self._run)
 
     def pread(self, size: int, offset: int) -> bytes:
         """Wait for up to `size` bytes at `offset` and return them; a read of the whole blob waits until it is verified.
@@ -88,23 +90,21 @@ class Download:
             return self.in_file().pread(size, offset)
         with self._changed:
             while self._file is None or self._wrong:
-                if self._error is not None:
-                    raise self._error
+                self._check()
                 if self._wrong:  # earlier reads may have returned bytes of another blob
                     raise InvalidImageError(f"the registry first sent wrong bytes for blob {self._remote.digest}")
                 if self._out is not None and self._available >= end:
                     # Under the lock, because a full disk makes the writer close its file.
                     return FileReader(self._out.fd, 0, self._available).pread(size, offset)
-                self._changed.wait()
+                self._wait()
         return self._file.pread(size, offset)
 
     def in_file(self) -> StoredFile:
         """Wait until the blob is complete and verified; return its file. Raises the error that ended the download."""
         with self._changed:
             while self._file is None:
-                if self._error is not None:
-                    raise self._error
-                self._changed.wait()
+                self._check()
+                self._wait()
             return self._file
 
     def began_wrong(self) -> bool:
@@ -140,7 +140,7 @@ class Download:
 
     def _stored(self) -> StoredFile:
         with self._slots:
-            file = self._store.get(BLOB, self._remote.digest, self._fetch, size=self.size)
+            file = self._store.get(BLOB, self._remote.digest, self._fetch, size=self.size, check=self._check)
         if file.size != self.size:
             file.close()
             raise InvalidImageError(f"blob {self._remote.digest} has {file.size} bytes, not {self.size}")
@@ -151,6 +151,17 @@ class Download:
             if self._file is None and self._error is None:
                 self._error = error
             self._changed.notify_all()
+
+    def _check(self) -> None:
+        """Raise the error that has ended the download."""
+        if self._error is not None:
+            raise self._error
+
+    def _wait(self) -> None:
+        """Wait for a change. The thread may end without one, if there is no memory even for the error."""
+        has_ended = self._thread.has_ended
+        if not self._changed.wait(_LOOK) and has_ended and self._file is None and self._error is None:
+            self._error = ShortageError(f"blob {self._remote.digest}: its download has ended: out of memory: try again")
 
     def _fetch(self, out: Writer) -> None:
         """Write the blob, resuming an earlier download, and verify it."""
@@ -198,8 +209,7 @@ class Download:
 
     def _arrived(self, out: Writer, size: int) -> None:
         with self._changed:
-            if self._error is not None:
-                raise self._error
+            self._check()
             self._out, self._available = out, size
             self._changed.notify_all()
         self._progress(self._remote.digest, size, self.size)
@@ -230,6 +240,13 @@ def discard(store: Store, digest: str, size: int) -> None:
     """Remove a blob from the store, or what was fetched of it."""
     store.remove(BLOB, digest)
     store.remove(PART, sized(digest, size))
+
+
+def stop_downloads(blobs: Iterable[Blob]) -> None:
+    """End the downloads among some blobs."""
+    for blob in blobs:
+        if isinstance(blob, Download):
+            blob.stop()
 
 
 def stoppable(blob: Blob, stop: threading.Event) -> Blob:

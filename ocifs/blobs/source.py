@@ -39,7 +39,7 @@ class Source(DocumentSource, Protocol):
 
         Raises:
             NotFoundError: There is no such blob.
-            InvalidImageError: It is no regular file, or not of that size.
+            InvalidImageError: It is not a regular file, or not of that size.
         """
         ...
 

@@ -175,7 +175,7 @@ class ArchiveAtUrl:
         return self._images.tags()
 
     def fetched(self, descriptor: Descriptor) -> bytes | None:
-        """Return a blob that is no member of the archive, such as a manifest made for the image."""
+        """Return a blob that is not a member of the archive, such as a manifest made for the image."""
         blob = self._images.open(descriptor)
         return None if isinstance(blob, RemoteSection) else blob.pread(blob.size, 0)
 

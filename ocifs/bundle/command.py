@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ocifs.bundle.container_files import Attributes, ContainerFiles, File, Mounted, UndecidedError
+from ocifs.bundle.container_files import ContainerFiles, File, FileStatus, MountedSource, UndecidedError
 from ocifs.bundle.machine import can_execute
 from ocifs.errors import NotFoundError, UnsupportedError, printable
 from ocifs.image.rootfs import Rootfs
@@ -59,7 +59,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     gids: tuple[int, ...]
     rootless: bool = False
     """Whether the container's root is this user, and no other user of the host exists in it."""
-    mounts: Mapping[str, Mounted] = {}
+    mounts: Mapping[str, MountedSource] = {}
     """What hides files of the image, by destination."""
 
 
@@ -68,7 +68,7 @@ def check_command(
 ) -> None:
     """Check that a machine, named as by `uname -m`, can execute the command, as far as the files decide that.
 
-    `images` are those of `Mounted.image`.
+    `images` are those of `MountedSource.image`.
 
     Raises:
         CommandNotFoundError: The program or its interpreter does not exist.
@@ -131,7 +131,7 @@ def _refusal(path: str, why: str) -> NotExecutableError:
     return NotExecutableError(f"command {shown(path)} cannot be executed: {why}")
 
 
-def _permits(file: Attributes, execution: Execution) -> bool:
+def _permits(file: FileStatus, execution: Execution) -> bool:
     """Whether the user may execute a file, or search a directory; yes if other things than its mode decide."""
     uid, gids = execution.uid, execution.gids
     if execution.rootless and file.of_host:

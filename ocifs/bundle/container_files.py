@@ -25,7 +25,7 @@ class UndecidedError(Exception):
     """Only the kernel knows the file."""
 
 
-class Mounted(msgspec.Struct, frozen=True, kw_only=True):
+class MountedSource(msgspec.Struct, frozen=True, kw_only=True):
     """What a mount destination shows: one of these; if nothing is set, only the kernel knows."""
 
     host: str | None = None
@@ -38,7 +38,7 @@ class Mounted(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the mount lacks `noexec`."""
 
 
-class Attributes(NamedTuple):
+class FileStatus(NamedTuple):
     """What decides who may execute a file, or search a directory."""
 
     mode: int
@@ -56,7 +56,7 @@ class File(Protocol):
         """Whether its mount lacks `noexec`."""
         ...
 
-    def attributes(self) -> Attributes:
+    def attributes(self) -> FileStatus:
         """Return its mode and owner."""
         ...
 
@@ -76,7 +76,7 @@ class File(Protocol):
 class ContainerFiles:
     """The files of a container."""
 
-    def __init__(self, rootfs: Rootfs, mounts: Mapping[str, Mounted], images: Mapping[str, Rootfs]) -> None:
+    def __init__(self, rootfs: Rootfs, mounts: Mapping[str, MountedSource], images: Mapping[str, Rootfs]) -> None:
         """`mounts` are by destination, and `images` by their directory in the bundle."""
         self._root = _ImageFile(rootfs, rootfs.root, executable=True)
         self._mounts = {_names(path): mount for path, mount in mounts.items()}
@@ -151,10 +151,10 @@ class _ImageFile(NamedTuple):
     nid: int
     executable: bool
 
-    def attributes(self) -> Attributes:
+    def attributes(self) -> FileStatus:
         inode = self.rootfs.tree.inode(self.nid)
         has_acl = inode.has_xattrs and _ACL.encode() in self.rootfs.tree.xattrs(self.nid)
-        return Attributes(inode.mode, inode.uid, inode.gid, has_acl)
+        return FileStatus(inode.mode, inode.uid, inode.gid, has_acl)
 
     def child(self, name: bytes) -> "_ImageFile | None":
         nid = self.rootfs.tree.lookup(self.nid, name)
@@ -173,13 +173,13 @@ class _HostFile(NamedTuple):
     path: bytes
     executable: bool
 
-    def attributes(self) -> Attributes:
+    def attributes(self) -> FileStatus:
         try:
             found = os.lstat(self.path)
             has_acl = not stat.S_ISLNK(found.st_mode) and _ACL in os.listxattr(self.path)
         except OSError:
             raise UndecidedError from None
-        return Attributes(found.st_mode, found.st_uid, found.st_gid, has_acl, of_host=True)
+        return FileStatus(found.st_mode, found.st_uid, found.st_gid, has_acl, of_host=True)
 
     def child(self, name: bytes) -> "_HostFile | None":
         path = os.path.join(self.path, name)
@@ -211,8 +211,8 @@ class _EmptyDirectory(NamedTuple):
 
     executable: bool = True
 
-    def attributes(self) -> Attributes:
-        return Attributes(stat.S_IFDIR | 0o755, 0, 0, has_acl=False)
+    def attributes(self) -> FileStatus:
+        return FileStatus(stat.S_IFDIR | 0o755, 0, 0, has_acl=False)
 
     def child(self, name: bytes) -> None:
         return None

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ocifs.bundle.command import Execution
 from ocifs.bundle.config import Host, runtime_spec
-from ocifs.bundle.container_files import Mounted
+from ocifs.bundle.container_files import MountedSource
 from ocifs.bundle.host_files import host_files
 from ocifs.bundle.mount_destinations import check_destinations, directories_of, names_of, resolve_destination
 from ocifs.bundle.overrides import Overrides
@@ -117,14 +117,14 @@ def _mount(requested: RequestedMount, references: Sequence[str]) -> Mount:
     return Mount(destination=requested.destination, type="bind", source=source, options=requested.options)
 
 
-def _mounted(mount: Mount) -> Mounted:
+def _mounted(mount: Mount) -> MountedSource:
     """Return what a command finds at a mount. Only the runtime knows what it makes in /dev."""
     executable = "noexec" not in mount.options
     if mount.type == "bind" and mount.source.startswith("/"):
-        return Mounted(host=mount.source, executable=executable)
+        return MountedSource(host=mount.source, executable=executable)
     if mount.type == "bind" and mount.source.startswith(f"{IMAGES}/"):
-        return Mounted(image=mount.source, executable=executable)
-    return Mounted(empty=mount.type == "tmpfs" and mount.destination != "/dev", executable=executable)
+        return MountedSource(image=mount.source, executable=executable)
+    return MountedSource(empty=mount.type == "tmpfs" and mount.destination != "/dev", executable=executable)
 
 
 def _files(

@@ -49,7 +49,7 @@ def cleaned_up(parent: TrustedDirectory, bundle: TrustedDirectory, runtime: str,
 
 def is_container(directory: str) -> bool:
     """Whether `ocifs run` of this user made the bundle `directory`, and no other user can have changed it."""
-    if mount_at(directory) is not None:  # a mountpoint is no bundle, and reading it may hang
+    if mount_at(directory) is not None:  # a mountpoint is not a bundle, and reading it may hang
         return False
     try:
         TrustedDirectory.open(Path(directory)).read_file(_RUNTIME, _NAME_MAX)

@@ -95,7 +95,7 @@ def shown_name(name: bytes) -> bytes:
 
 
 def terminal_width() -> int | None:
-    """Return the columns of the terminal that is stdout; None if it is none, and nothing is to be cut."""
+    """Return the columns of the terminal that is stdout; None if it is not a terminal, and nothing is to be cut."""
     if not sys.stdout.isatty():
         return None
     from shutil import get_terminal_size

@@ -130,7 +130,7 @@ def listed_images(path: Path) -> list[str]:
     """Return the references in a file, or on standard input for `-`: one a line; `#` begins a comment.
 
     Raises:
-        OcifsError: It cannot be read, is too long, or is no text.
+        OcifsError: It cannot be read, is too long, or is not text.
     """
     name = "standard input" if str(path) == "-" else printable_path(str(path))
     try:
@@ -141,7 +141,7 @@ def listed_images(path: Path) -> list[str]:
                 data = file.read(_MOST_BYTES + 1)
         lines = [line.partition(" #")[0].strip() for line in data.decode().splitlines()]
     except (OSError, ValueError) as error:
-        raise OcifsError(f"cannot read {name}: {getattr(error, 'strerror', None) or 'it is no text'}") from None
+        raise OcifsError(f"cannot read {name}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
     images = [line for line in lines if line and not line.startswith("#")]
     if len(data) > _MOST_BYTES or len(images) > _MOST_IMAGES:
         raise OcifsError(f"{name} lists more than {_MOST_IMAGES} images: split it")

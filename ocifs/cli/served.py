@@ -18,7 +18,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from types import FrameType
@@ -104,7 +104,7 @@ def serve(connection: socket.socket, installed: list[bytes]) -> int:
     sys.stderr = io.TextIOWrapper(_Printed(2, printed), encodings[2], encodings[3], write_through=True)
     mounter = _ServedMounter(connection, printed)
     with contextlib.suppress(BrokenPipeError):  # the caller is gone
-        send_message(connection, packed([STARTED]))
+        send_message(connection, packed([STARTED, str_bytes(os.getpid())]))
         with mounter.signals.armed():
             status = _run([os.fsdecode(word) for word in caller.arguments], mounter)
         mounter.signals.ignore()
@@ -267,7 +267,16 @@ class _ServedMounter(Mounter):
 class _FullStore(Store):
     """A store that already has every entry that a command needs: it builds nothing."""
 
-    def get(self, kind: Kind, subject: str, build: Build, *, anew: bool = False, size: int | None = None) -> StoredFile:
+    def get(
+        self,
+        kind: Kind,
+        subject: str,
+        build: Build,
+        *,
+        anew: bool = False,
+        size: int | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> StoredFile:
         entry = None if anew else self.load(kind, subject)
         if entry is None:
             raise UnfitError

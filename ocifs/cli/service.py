@@ -64,9 +64,9 @@ def service(
 
     \b
     start    start the service (the default)
-    upgrade  replace the running service by one of this version; mounts go on
+    upgrade  replace the running service by one of this version; mounts continue
     status   show whether it runs, its version, and how many mounts it keeps
-    stop     stop the service; its mounts go on, and the next service keeps them
+    stop     stop the service; its mounts continue, and the next service keeps them
     unit     print a unit for systemd
 
     \b
@@ -99,9 +99,9 @@ def service(
                 f"shared between mounts: {human_size(pong.shared_spans)}"
             )
         if starting.is_outdated(pong):
-            click.echo("ocifs was installed anew since then: `ocifs service upgrade` lets the service use the new code")
+            click.echo("ocifs was installed again since then: run `ocifs service upgrade` to use the new code")
     elif mounts := starting.stop():
-        click.echo(f"ocifs: mounts that go on without a service: {mounts}; `ocifs service` keeps them again", err=True)
+        click.echo(f"ocifs: mounts that continue without a service: {mounts}: `ocifs service` keeps them", err=True)
 
 
 def _settings(log: Path | None, restart_limit: int, metrics: str | None) -> KeeperSettings:

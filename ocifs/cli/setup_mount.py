@@ -39,7 +39,7 @@ def setup_mount(remove: bool, directory: Path) -> None:
     links = [directory / name for name in _NAMES]
     foreign = next((link for link in links if os.path.lexists(link) and not _is_link_of_ours(link)), None)
     if foreign is not None:
-        raise OcifsError(f"{printable_path(str(foreign))} exists, and is no link to {_HELPER}: remove it first")
+        raise OcifsError(f"{printable_path(str(foreign))} exists, and is not a link to {_HELPER}: remove it first")
     if remove:
         for link in links:
             if os.path.lexists(link):

@@ -76,7 +76,7 @@ def add(
 ) -> None:
     """Add images to STORE, make it if it is missing, and mount it.
 
-    Running containers go on. An image that is in STORE already gets the new names, and the tar-splits of layers that
+    Running containers continue. An image that is in STORE already gets the new names, and the tar-splits of layers that
     are complete by now. If several images are added with one name, the latest one has it.
     """
     from ocifs.imagestore.directory import StoreDirectory
@@ -128,7 +128,7 @@ def rm(
     """Remove images from STORE, by name or by the first digits of their ID.
 
     First remove the containers and images that podman has built on them: podman does not know that these need them.
-    Running containers go on.
+    Running containers continue.
     """
     from ocifs.imagestore.directory import StoreDirectory
     from ocifs.imagestore.images import full_name
@@ -177,7 +177,7 @@ def mount(directory: Path, options: Options, mounting: MountOptions, survive: bo
 @store.command()
 @_store_argument
 def umount(directory: Path) -> None:
-    """Unmount STORE. Running containers go on; new ones fail to start until STORE is mounted again."""
+    """Unmount STORE. Running containers continue; new ones fail to start until STORE is mounted again."""
     from ocifs.imagestore.directory import StoreDirectory
     from ocifs.mount.lock import locked
     from ocifs.mount.unmount import unmount_image

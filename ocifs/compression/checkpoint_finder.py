@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from ocifs.compression import SPACING, Checkpoint
 from ocifs.compression.gzidx import read_gzidx
 from ocifs.compression.seekable import seekable_file
+from ocifs.compression.stop_limit import StopLimit
 from ocifs.errors import InvalidImageError, OcifsError
 from ocifs.reader import FileReader, FileSection, ReaderAt
 
@@ -26,8 +27,10 @@ _POLL_INTERVAL = 0.2
 class IndexedGzipFinder:
     """Runs indexed_gzip over a blob, concurrently with the caller."""
 
-    def __init__(self, blob: ReaderAt) -> None:
+    def __init__(self, blob: ReaderAt, *, most_stopped: float = 5.0) -> None:
+        """`most_stopped`: seconds that the process may be stopped."""
         self.blob = blob
+        self._most_stopped = most_stopped
         self.process: subprocess.Popen[bytes] | None = None
         self.found: int | None = None
         self._end = blob.size
@@ -72,12 +75,15 @@ class IndexedGzipFinder:
             yield from read_gzidx(found, self.blob.size)
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> bytes:
-        """Wait for the end of the process; return its standard error."""
+        """Wait for the end of the process; return its standard error. Raises OcifsError if it was stopped (SIGSTOP)."""
+        limit = StopLimit(process.pid, self._most_stopped)
         while True:
             try:
                 return process.communicate(timeout=_POLL_INTERVAL)[1]
             except subprocess.TimeoutExpired:
                 self.blob.pread(1, 0)  # raises if the caller was interrupted
+            if limit.is_exceeded():
+                raise OcifsError("the search for checkpoints was stopped: try again")
 
     def stop(self) -> None:
         """End the process and close its file, finished or not."""

@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import importlib
 import io
-import math
 import mmap
 import os
 import resource
@@ -17,13 +16,13 @@ import select
 import struct
 import subprocess
 import sys
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import BinaryIO, Protocol, Self, TypeGuard
 
 from ocifs.compression import Checkpoint, Chunk, Pass
+from ocifs.compression.stop_limit import StopLimit
 from ocifs.errors import InvalidImageError
 from ocifs.reader import FileReader, FileSection, ReaderAt
 
@@ -94,7 +93,6 @@ class SubprocessPass:
         self.consumed = 0
         self.found: list[Checkpoint] = []
         self._points: list[Checkpoint] = []
-        self._stopped_since = math.inf
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -125,6 +123,7 @@ class SubprocessPass:
             stderr=self._errors,
         )
         self._process = stack.enter_context(process)
+        self._stop_limit = StopLimit(process.pid, self._most_stopped)
         stack.callback(process.kill)
         free.close()
         filled.close()
@@ -170,12 +169,7 @@ class SubprocessPass:
     def _check_process(self) -> None:
         """Raise InvalidImageError if the process was stopped (SIGSTOP), and what a read of the blob raises."""
         self.blob.pread(1, 0)  # raises if the caller was interrupted
-        state = None
-        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored
-            state = os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        now = time.monotonic()
-        self._stopped_since = min(self._stopped_since, now) if state and state.si_code == os.CLD_STOPPED else math.inf
-        if now - self._stopped_since > self._most_stopped:
+        if self._stop_limit.is_exceeded():
             raise InvalidImageError("the inflating process was stopped")
 
     def _receive(self, count: int) -> Iterator[Checkpoint]:

@@ -191,7 +191,7 @@ class Explorer(BackgroundApp):
         if self._notes.get("copy"):
             self._complain("another copy is in progress: wait for its end")
         elif kind not in {"regular", "directory"}:
-            self._complain(f"{printable(file.path)} is no regular file or directory")
+            self._complain(f"{printable(file.path)} is not a regular file or directory")
         elif kind == "directory" and self._pane is self._tree and self._tree.is_removed:
             self._complain(f"layer {self._layers.cursor} removes {printable(file.path)}: choose an earlier layer")
         else:
@@ -330,7 +330,7 @@ class Explorer(BackgroundApp):
     def _preview(self, file: FileAt) -> None:
         entry = file.listed()
         if entry.type != "regular":
-            self._complain(f"{printable(entry.name)} is no regular file")
+            self._complain(f"{printable(entry.name)} is not a regular file")
             return
 
         def read(stop: Stop) -> None:

@@ -26,7 +26,7 @@ def check_new_directory(target: str) -> None:
     if status is None:
         return
     if not stat.S_ISDIR(status.st_mode):
-        raise OcifsError(f"{printable_path(target)} exists and is no directory: name a new or empty one")
+        raise OcifsError(f"{printable_path(target)} exists and is not a directory: name a new or empty one")
     if os.path.ismount(real) or os.path.samefile(real, "."):
         # A rename over either would not be visible there.
         what = "a mountpoint" if os.path.ismount(real) else "the current directory"

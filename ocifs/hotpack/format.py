@@ -144,7 +144,7 @@ def read_table(file: ReaderAt, streams: Sequence[Stream], limit: int, digest: by
     Its sha256 must be `digest`, if given.
 
     Raises:
-        InvalidImageError: It is no pack, has another version, or is of other layers; or a number in it is impossible.
+        InvalidImageError: It is not a hot pack, has another version or layers, or has an impossible number.
     """
     head, start = _read_head(file, digest)
     try:
@@ -170,7 +170,7 @@ def stated_streams(file: ReaderAt, digest: bytes | None = None) -> tuple[str, ..
     """Return the names of the streams that a pack claims to be of; its head has the sha256 `digest`, if given.
 
     Raises:
-        InvalidImageError: It is no pack, or has another version.
+        InvalidImageError: It is not a hot pack, or has another version.
     """
     return _read_head(file, digest)[0].streams
 

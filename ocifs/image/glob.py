@@ -68,7 +68,7 @@ def _below(rootfs: Rootfs, prefix: bytes, names: Sequence[bytes]) -> Iterator[by
 
 
 def _named(rootfs: Rootfs, prefix: bytes, pattern: bytes) -> Iterator[bytes]:
-    """Yield the names in a directory that match; none if it is no directory."""
+    """Yield the names in a directory that match; none if it is not a directory."""
     nid = _nid(rootfs, prefix)
     if nid is None:
         return

@@ -41,9 +41,11 @@ def pack_name(layers: Sequence[Layer]) -> PackName:
     """Return the name of the pack of one or more layers, which depends on whether they are verified now."""
     if not all(layer.verification.is_verified for layer in layers):
         return PackName(UNVERIFIED_PACK, str(unverified_name(layers)))
-    # Streams of chunks are not the tar streams of the chain.
+    # Streams of chunks are not the tar streams of the chain. The first word keeps the name apart from a chain ID, which
+    # is the digest of two digests or of a tar.
     if any(isinstance(layer.index, ChunkedIndex) for layer in layers):
-        return PackName(PACK, str(Digest.of(" ".join(layer.index.stream for layer in layers).encode())))
+        words = ["streams", *(layer.index.stream for layer in layers)]
+        return PackName(PACK, str(Digest.of(" ".join(words).encode())))
     return PackName(PACK, str(chain_of(layers)))
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 
-from ocifs.blobs.download import Blob, Download, in_file, stoppable, with_verified_bytes
+from ocifs.blobs.download import Blob, in_file, stop_downloads, stoppable, with_verified_bytes
 from ocifs.blobs.source import Source
 from ocifs.errors import OcifsError, UnsupportedError
 from ocifs.indexes.gzidx import match_gzidx
@@ -105,7 +105,7 @@ def _open_indexes(
         opening: dict[tuple[Digest, Digest], Future[LayerIndex]] = {}
         undo.callback(_close_opened, opening.values())
         undo.callback(threads.shutdown, cancel_futures=True)
-        undo.callback(_stop_downloads, blobs.values())
+        undo.callback(stop_downloads, blobs.values())
         undo.callback(stop.set)
         for key in largest_first:
             opening[key] = threads.submit(open_one, distinct[key])
@@ -114,13 +114,6 @@ def _open_indexes(
     for index in indexes.values():
         stack.callback(os.close, index.file.fd)
     return [indexes[layer.digest, layer.diff_id] for layer in layers]
-
-
-def _stop_downloads(blobs: Iterable[Blob]) -> None:
-    for blob in blobs:
-        match blob:
-            case Download():
-                blob.stop()
 
 
 def _close_opened(opening: Iterable[Future[LayerIndex]]) -> None:

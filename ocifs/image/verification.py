@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from ocifs.blobs.download import Blob, in_file, stoppable
+from ocifs.blobs.download import Blob, in_file, stop_downloads, stoppable
 from ocifs.blobs.source import Source
 from ocifs.compression.codecs import CODECS
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, counted, raise_if_short
@@ -137,6 +137,8 @@ def _verified_layers(
     ):
         undo.callback(decoding.shutdown, cancel_futures=True)
         undo.callback(hashing.shutdown, cancel_futures=True)
+        blobs: list[Blob] = []
+        undo.callback(stop_downloads, blobs)
         undo.callback(stop.set)
         for number, layer in enumerate(resolved.layers):
             try:
@@ -144,6 +146,7 @@ def _verified_layers(
             except (NotFoundError, InvalidImageError) as error:
                 opened.append(_Verified([_blob_check(number, layer.descriptor.digest, str(error))]))
                 continue
+            blobs.append(blob)
             key = (layer.descriptor.digest, layer.diff_id, layer.compression)
             if key not in found:
                 of = LayerBlob(layer.descriptor.digest, layer.diff_id, blob, decoded=decoded)

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class LayerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A layer. Unless it is verified, its digests are none that another image could have."""
+    """A layer. The digests of an unverified layer are those of no other image."""
 
     id: str
     parent: str = ""

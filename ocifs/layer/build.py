@@ -84,6 +84,8 @@ def open_layer_index(
 ) -> LayerIndex:
     """Return the layer's index, from the store or newly built; `low_memory` selects the pass that needs least memory.
 
+    `progress` is also called while another process builds the index; its exception ends the wait.
+
     Raises:
         InvalidImageError: The blob does not have its digest, its size or the diff ID.
         UnsupportedError, LimitError: It contains something that ocifs does not handle, or too much.
@@ -98,10 +100,13 @@ def open_layer_index(
     def build(out: Writer) -> None:
         _Build(layer, limits, note, progress, low_memory=low_memory).write(out, warnings)
 
+    def check() -> None:
+        progress(layer.digest, 0, layer.blob.size)
+
     try:
-        index = _of_layer(store.get(KIND, layer.digest, build), layer)
+        index = _of_layer(store.get(KIND, layer.digest, build, check=check), layer)
         if index is None:  # the cached index may be wrong, or lack an algorithm
-            index = _of_layer(store.get(KIND, layer.digest, build, anew=True), layer)
+            index = _of_layer(store.get(KIND, layer.digest, build, anew=True, check=check), layer)
         assert index is not None  # noqa: S101 - it was built of the layer just now
         if layer.decoded:
             layer.decoded.grow(layer.digest, index.size)

@@ -256,7 +256,7 @@ class _Run:
         return span
 
     def _following(self, number: int, data: bytes) -> Decoder | None:
-        """Return the decoder of the last load if it can go on with this span, whose bytes are `data`."""
+        """Return the decoder of the last load if it can continue with this span, whose bytes are `data`."""
         layer = self._layer
         if self._before is None:
             return None

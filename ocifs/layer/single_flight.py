@@ -10,7 +10,7 @@ V = TypeVar("V")
 KS = TypeVar("KS", bound=Iterable[Any])
 
 
-class StillLoading(Exception):  # noqa: N818 - it is no error of the thing's
+class StillLoading(Exception):  # noqa: N818 - not an error
     """Another thread is still loading the thing after the patience of this one."""
 
 

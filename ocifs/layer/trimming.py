@@ -26,7 +26,7 @@ from ocifs.store import Store, StoredFile, Writer
 
 
 def trim_index(index: LayerIndex, blob: ReaderAt, out: Writer) -> None:
-    """Write an index anew, with trimmed windows.
+    """Write a copy of an index with trimmed windows.
 
     Raises:
         InvalidImageError: The blob or the index has changed.

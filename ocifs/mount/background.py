@@ -3,7 +3,8 @@
 A published index is used before it is verified. Once its whole blob is present, the index is verified. If that
 succeeds, the mount is as trusted as any; if it fails, every further read fails, because it is unknown which parts of
 the tree are right, and the cache gets a note, so that no other mount uses the index. The work pauses while a reader
-waits for the registry, or the hot pack arrives, and is retried later when the registry is unreachable.
+waits for the registry, or the hot pack arrives, and is retried later when the registry is unreachable, or threads,
+files or memory run out.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from ocifs.blobs.download import finish, is_finished
-from ocifs.errors import InvalidImageError, RegistryError
+from ocifs.errors import InvalidImageError, RegistryError, shortage
 from ocifs.image.rootfs import Rootfs
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
@@ -82,6 +83,8 @@ class Background:
         self._progress = progress
         self._began = time.monotonic()
         self._pack = pack
+        self.retry = _RETRY
+        """Seconds to wait after the first failure; twice as many after each further one."""
         self._note = note
         self._current: Layer | None = None
         """The layer that is being fetched or verified."""
@@ -98,7 +101,7 @@ class Background:
     def _run(self) -> None:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        delay = _RETRY
+        delay = self.retry
         with contextlib.suppress(_EndedError):
             while True:
                 try:
@@ -106,13 +109,12 @@ class Background:
                 except InvalidImageError as error:
                     self._refute(error)
                     return
-                except RegistryError as error:
-                    log_failure("prefetch", error)
                 except _EndedError:
                     raise
                 except Exception as error:  # noqa: BLE001 - only the log can say why this thread ends
                     log_failure("prefetch", error)
-                    return
+                    if not isinstance(error, RegistryError) and shortage(error) is None:
+                        return
                 else:
                     self._report(None)
                     return

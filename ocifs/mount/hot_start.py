@@ -92,7 +92,12 @@ class HotStart:
         with contextlib.suppress(ShortageError):
             if (file := engine.open_served_file(self._released)) is not None:
                 self._is_filling = True
-                start(lambda: self._fill(file))
+                try:
+                    start(lambda: self._fill(file))
+                except ShortageError:
+                    self._is_filling = False
+                    os.close(file)
+                    raise
             elif self._rootfs.served.pack is not None:
                 self._rootfs.served.pack.capacity = self._limit
                 start(self._decode)

@@ -140,7 +140,7 @@ def unmount(path: str, *, lazy: bool, patience: float = 0.0) -> None:
 
 
 def detach(path: str) -> None:
-    """Detach the topmost mount on `path`, even if it is in use: it then goes on for its users. Raises MountError."""
+    """Detach the topmost mount on `path`, even if it is in use: it then continues for its users. Raises MountError."""
     unmount(path, lazy=True)
 
 
@@ -207,7 +207,7 @@ def _namespace(process: Path) -> str | None:
 
 
 def _busy(path: str) -> str:
-    """Return why `path` is busy. This process is no user: it ends, and its directory is that of the shell."""
+    """Return why `path` is busy. This process does not count: it ends, and its directory is that of the shell."""
     shown = printable_path(path)
     inside = is_below(_own_directory(), path)
     own = {os.getpid(), os.getppid()} if inside else {os.getpid()}

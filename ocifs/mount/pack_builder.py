@@ -31,6 +31,8 @@ from ocifs.version import __version__
 MIN_RECORDING = 64 << 10
 """Bytes. Fewer are not worth a file, or a new one."""
 _NICE = 19
+_SECONDS = 600.0
+"""A builder works for about a second; with low priority on a busy machine, for longer."""
 
 
 class PackJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,9 +52,13 @@ class PackJob(msgspec.Struct, frozen=True, kw_only=True):
     """Version of ocifs: the program may have been replaced since the daemon began."""
 
 
-def result_of(process: "subprocess.Popen[bytes]") -> PackRecord:
-    """Wait for a builder, and return its result."""
-    output, _ = process.communicate()
+def result_of(process: "subprocess.Popen[bytes]", seconds: float = _SECONDS) -> PackRecord:
+    """Wait for a builder, and return its result; end one that takes `seconds`, because it was stopped (SIGSTOP)."""
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
     try:
         return from_json(output, PackRecord)
     except ValueError:

@@ -4,8 +4,9 @@ A thread that waits for a disk which does not answer cannot be interrupted. So a
 and another thread replaces the stuck one, which exits when its work returns; the late result is dropped. These threads
 delay neither `close` nor the exit of the process.
 
-The system may refuse a thread. Only one that has started counts, so the next submission tries again; as long as one
-thread and the watchdog run, submissions wait for them until their deadlines.
+The system may refuse a thread. Only one that runs counts, so the next submission tries again; as long as one thread and
+the watchdog run, submissions wait for them until their deadlines. If there is no memory to answer a submission, it
+becomes overdue soon, and is answered then.
 """
 
 import contextlib
@@ -23,6 +24,8 @@ T = TypeVar("T")
 
 _STOPPED_SECONDS = 1.0
 """Seconds. If the watchdog wakes later than that, the process was stopped (SIGSTOP), so deadlines are extended."""
+_AGAIN_SECONDS = 0.1
+"""Seconds after which to try again what failed for lack of memory."""
 _CLOSE_SECONDS = 1.0
 """Seconds that `close` waits for threads to finish their work."""
 
@@ -55,7 +58,7 @@ class Threads:
         self._queue: SimpleQueue[_Submission | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._pending: dict[_Submission, None] = {}
-        """In the order of their deadlines."""
+        """Those without an answer."""
         self._threads: dict[int, Thread] = {}
         self._numbers = itertools.count()
         self._idle = 0
@@ -67,6 +70,7 @@ class Threads:
         """Start the watchdog and one thread, which suffice for any work. Raises ShortageError."""
         with self._lock:
             self._start_watchdog()
+            self._forget_ended()
             if not self._threads:
                 self._start()
 
@@ -102,6 +106,7 @@ class Threads:
 
     def _short_of_threads(self) -> ShortageError | None:
         """Start the threads that one more submission needs; return the error if no running thread can do it."""
+        self._forget_ended()
         try:
             self._start_watchdog()
         except ShortageError as error:
@@ -116,18 +121,27 @@ class Threads:
         return None
 
     def _start_watchdog(self) -> None:
-        if self._watchdog is None:
+        if self._watchdog is None or self._watchdog.has_ended:
             self._watchdog = start(self._watch)
 
     def _start(self) -> None:
         number = next(self._numbers)
         self._threads[number] = start(lambda: self._work(number))  # it waits for the lock, held here
 
+    def _forget_ended(self) -> None:
+        """Forget threads that have ended on their own: they had no memory."""
+        if ended := [number for number, thread in self._threads.items() if thread.has_ended]:
+            for number in ended:
+                del self._threads[number]
+            self._idle = min(self._idle, len(self._threads))
+
     def _work(self, number: int) -> None:
-        while (submission := self._next()) is not None and self._serve(submission):
-            pass
-        with self._lock:
-            del self._threads[number]
+        try:
+            while (submission := self._next()) is not None and self._serve(submission):
+                pass
+        finally:
+            with self._lock:
+                self._threads.pop(number, None)
 
     def _next(self) -> _Submission | None:
         with self._lock:  # also held by `submit`: no work comes in between, and no busy thread counts as idle
@@ -152,29 +166,61 @@ class Threads:
             self._pending.pop(submission, None)
             self._stuck -= submission.is_replaced
         if in_time:
-            submission.answer(result)
+            self._answer(submission, result)
         return not submission.is_replaced
+
+    def _answer(self, submission: _Submission, result: Any) -> None:
+        try:
+            submission.answer(result)
+        except MemoryError:
+            with self._lock:
+                submission.has_begun = False  # no thread is stuck in it
+                submission.deadline = time.monotonic() + _AGAIN_SECONDS
+                self._pending[submission] = None
 
     def _watch(self) -> None:
         due = time.monotonic() + self._seconds
-        while not self._closing.wait(due - time.monotonic()):
-            now = time.monotonic()
-            with self._lock:
-                if now - due > _STOPPED_SECONDS:
-                    for submission in self._pending:
-                        submission.deadline += now - due
-                overdue = [submission for submission in self._pending if submission.deadline <= now]
-                for submission in overdue:
-                    self._give_up(submission)
-                due = min([now + self._seconds, *(submission.deadline for submission in self._pending)])
-            for submission in overdue:
-                submission.answer(Overdue())
+        while True:
+            try:
+                if self._closing.wait(due - time.monotonic()):
+                    return
+                due = self._answer_overdue(due)
+            except MemoryError:
+                time.sleep(_AGAIN_SECONDS)
+                due = time.monotonic()
 
-    def _give_up(self, submission: _Submission) -> None:
-        del self._pending[submission]
-        if submission.has_begun and self._stuck < self._most_stuck:
-            submission.is_replaced = True
-            self._stuck += 1
+    def _answer_overdue(self, due: float) -> float:
+        """Answer the overdue submissions; return when the next ones are due. `due` is when this call was."""
+        now = time.monotonic()
+        late = Overdue()
+        with self._lock:
+            if now - due > _STOPPED_SECONDS:
+                for submission in self._pending:
+                    submission.deadline += now - due
+            overdue = [submission for submission in self._pending if submission.deadline <= now]
+        for submission in overdue:
+            self._give_up(submission, late)
+        with self._lock:
+            return min([now + self._seconds, *(submission.deadline for submission in self._pending)])
+
+    def _give_up(self, submission: _Submission, late: Overdue) -> None:
+        """Answer an overdue submission, unless that was done meanwhile; replace the thread that is stuck in it."""
+        is_stuck = False
+        with self._lock:
+            if submission not in self._pending:
+                return
+            del self._pending[submission]
+            if submission.has_begun and self._stuck < self._most_stuck:
+                submission.is_replaced = is_stuck = True
+                self._stuck += 1
+        try:
+            if is_stuck:
+                self._start_for_queued()
+        finally:
+            self._answer(submission, late)
+
+    def _start_for_queued(self) -> None:
+        """Start a thread if work is queued. Without one, it becomes overdue, unless a thread returns."""
+        with self._lock, contextlib.suppress(ShortageError):
             if not self._queue.empty():
-                with contextlib.suppress(ShortageError):  # then queued work becomes overdue, unless a thread returns
-                    self._start()
+                self._start()

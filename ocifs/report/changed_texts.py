@@ -52,7 +52,7 @@ class Texts:
         yield from map(show_line, unified_diff(*texts, (names[0], names[1]), self._how))
 
     def _texts(self, difference: Difference) -> tuple[bytes, bytes] | None:
-        """Return the texts of both sides; None if one is no text, or too large."""
+        """Return the texts of both sides; None if one is not text, or too large."""
         sides = (difference.before, difference.after)
         if any(entry is not None and not stat.S_ISREG(entry.inode.mode) for entry in sides) or any(
             map(_is_large, sides)

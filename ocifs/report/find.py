@@ -212,10 +212,10 @@ def _unknown(word: str) -> ExpressionError:
     if word.startswith("-newer"):
         return ExpressionError(f"find: {shown} is not supported: {_NO_TIME}")
     if word.startswith("--"):
-        return ExpressionError(f"find: {shown} is no test: options go before IMAGE")
+        return ExpressionError(f"find: {shown} is not a test: options go before IMAGE")
     if not word.startswith("-"):
-        return ExpressionError(f"find: {shown} is no test: paths go before the expression")
-    return ExpressionError(f"find: {shown} is no test: see `ocifs find --help`")
+        return ExpressionError(f"find: {shown} is not a test: paths go before the expression")
+    return ExpressionError(f"find: {shown} is not a test: see `ocifs find --help`")
 
 
 def _act(action: Action) -> Test:

@@ -62,7 +62,7 @@ def unified_diff(before: bytes, after: bytes, names: tuple[bytes, bytes], how: C
     is ignored are those of `before`.
     """
     old, new = _lines(before), _lines(after)
-    # Ignored lines are no anchors. One that is not in the other text makes no difference, and is still shown near one.
+    # Ignored lines are not anchors. One that is not in the other text makes no difference, and is still shown near one.
     ignored = (lambda key: not key.strip(b"\n")) if how.ignore_blank else None
     matcher = difflib.SequenceMatcher(ignored, [how.key(line) for line in old], [how.key(line) for line in new])
     begun = False

@@ -20,8 +20,8 @@ FORMAT = b"1"
 MESSAGE_MAX = 16 << 20
 """Bytes of a message: as many as `ocifs.mount.framing` accepts."""
 STARTED, UNFIT, PRINT, RUN, DONE = b"started", b"unfit", b"print", b"run", b"done"
-"""Kinds of messages to the caller: the command runs; the caller must run it itself, and nothing has changed; the caller
-is to print something; it is to run a container; the command has ended."""
+"""Kinds of messages to the caller: the command runs, in the process with this PID; the caller must run it itself, and
+nothing has changed; the caller is to print something; it is to run a container; the command has ended."""
 STATUS = b"\0"
 """The byte before the exit status of a container in the caller's messages; other bytes are signals."""
 

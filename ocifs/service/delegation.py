@@ -4,6 +4,8 @@ A process of the service that has loaded the modules runs it, with the arguments
 umask and limits of this process. It sends back the output and the exit status. If the command fails, or needs slow
 work, it leaves no changes, and this process runs it itself. So errors and progress come from this process, and
 containers are its children.
+
+No signal is lost: if the process of the service does not react to one, this process ends by it.
 """
 
 import contextlib
@@ -28,6 +30,10 @@ _UNWINDING = {"run", "bundle"}
 """Commands that clean up after SIGTERM and SIGHUP, which end others at once."""
 _START_SECONDS = 10.0
 """Seconds that the service may take to start a process; then this one runs the command."""
+_LOOK_SECONDS = 1.0
+_LOOKS = 5
+"""So often the process may be found stopped, or without a reaction to a signal, before this one gives up."""
+_ENDED = "the service has ended while it ran this command: see its log, and try again"
 _FAILED = 7
 """The exit status of `MountError`."""
 _HEADER = struct.Struct("<II")
@@ -35,7 +41,40 @@ _PIECE = 64 << 10
 
 
 class _LostError(Exception):
-    """The process that runs the command is gone."""
+    """The process that runs the command is gone or stopped, or does not react to a signal. The text is for the user."""
+
+
+class _Watch:
+    """Looks after the process that runs the command, whenever that has sent nothing for `_LOOK_SECONDS`."""
+
+    def __init__(self, forwarded: list[int]) -> None:
+        self.pid: int | None = None
+        """The process, once it has started."""
+        self._forwarded = forwarded
+        self._unheeded = self._stopped = 0
+
+    def look(self) -> None:
+        """Raise _LostError if nothing more can be expected; TimeoutError if the process has not started."""
+        if self.pid is None:
+            raise TimeoutError
+        self._unheeded += bool(self._forwarded)
+        self._stopped = self._stopped + 1 if _is_stopped(self.pid) else 0
+        if self._unheeded > _LOOKS:
+            raise _LostError(f"process {self.pid} of the service does not react to the signal")
+        if self._stopped > _LOOKS:
+            raise _LostError(
+                f"process {self.pid} of the service, which runs this command, is stopped: continue it "
+                f"(kill -CONT {self.pid}) or end it, and try again"
+            )
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process is stopped (SIGSTOP) or traced (proc_pid_stat(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in (b"T", b"t")
+    except OSError:
+        return False
 
 
 def delegate(verb: str | None, arguments: list[str]) -> int | None:
@@ -56,12 +95,12 @@ def delegate(verb: str | None, arguments: list[str]) -> int | None:
         if verb == "run":  # import while the service works
             import ocifs.bundle.runtime  # noqa: F401
         try:
-            return _follow(connection)
-        except _LostError:
-            for number in forwarded:  # the process died before it could handle the signal
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-            os.write(2, b"ocifs: the service has ended while it ran this command: see its log, and try again\n")
+            if (status := _follow(connection, _Watch(forwarded))) is None:
+                _end_by(forwarded)
+            return status
+        except _LostError as error:
+            _end_by(forwarded)
+            os.write(2, f"ocifs: {error}\n".encode())
             return _FAILED
         finally:
             for heeded, handler in before.items():
@@ -86,9 +125,14 @@ def _send(connection: socket.socket, caller: Caller) -> None:
 def _forward_signals(
     connection: socket.socket, numbers: tuple[signal.Signals, ...], forwarded: list[int]
 ) -> "dict[signal.Signals, Handler]":
-    """Forward and note the signals that this process does not ignore; return their previous handlers."""
+    """Forward and note the signals that this process does not ignore; return their previous handlers.
+
+    A signal that comes again ends this process.
+    """
 
     def forward(number: int, frame: "FrameType | None") -> None:
+        if number in forwarded:
+            _end_by([number])
         forwarded.append(number)
         with contextlib.suppress(OSError):  # the service has ended: `_follow` notices that
             connection.send(bytes([number]), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -97,19 +141,29 @@ def _forward_signals(
     return {number: signal.signal(number, forward) for number in heeded}
 
 
-def _follow(connection: socket.socket) -> int | None:
-    """Follow the messages of the service until the command has ended; return its exit status. Raises _LostError."""
+def _end_by(signals: list[int]) -> None:
+    """End this process by the first of some signals, as if it had not handled it."""
+    for number in signals:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+
+def _follow(connection: socket.socket, watch: _Watch) -> int | None:
+    """Follow the messages of the service until the command has ended; return its exit status. Raises _LostError.
+
+    None: the command did nothing, and this process has to run it.
+    """
     is_started, status, printed = False, None, None
     while True:
         try:
-            (kind, *fields), fds = _receive(connection)
-        except (OSError, ValueError, _LostError):
+            (kind, *fields), fds = _receive(connection, watch)
+        except (OSError, ValueError, _LostError) as error:
             if is_started and status is None:
-                raise _LostError from None
+                raise error if isinstance(error, _LostError) else _LostError(_ENDED) from None
             return status  # the process has done nothing, or all but the clean-up
         if kind == STARTED:
-            is_started = True
-            connection.settimeout(None)
+            is_started, watch.pid = True, int(fields[0])
+            connection.settimeout(_LOOK_SECONDS)
         elif kind == PRINT:
             printed = printed or _print(int(fields[0]), fields[1])
         elif kind == RUN:
@@ -150,20 +204,27 @@ def _run(fields: list[bytes], fds: list[int]) -> int:
             os.close(fd)
 
 
-def _receive(connection: socket.socket) -> tuple[list[bytes], list[int]]:
+def _receive(connection: socket.socket, watch: _Watch) -> tuple[list[bytes], list[int]]:
     """Receive a message with at most one descriptor. Raises OSError, ValueError, _LostError."""
-    size, count = _HEADER.unpack(_exactly(connection, _HEADER.size))
+    size, count = _HEADER.unpack(_exactly(connection, _HEADER.size, watch))
     fds: list[int] = []
     if count:
+        patience = connection.gettimeout()
+        connection.settimeout(_START_SECONDS)
         _, fds, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
-    return unpacked(_exactly(connection, size)), fds
+        connection.settimeout(patience)
+    return unpacked(_exactly(connection, size, watch)), fds
 
 
-def _exactly(connection: socket.socket, size: int) -> bytes:
+def _exactly(connection: socket.socket, size: int, watch: _Watch) -> bytes:
     data = b""
     while len(data) < size:
-        piece = connection.recv(min(size - len(data), _PIECE))
+        try:
+            piece = connection.recv(min(size - len(data), _PIECE))
+        except TimeoutError:
+            watch.look()
+            continue
         if not piece:
-            raise _LostError
+            raise _LostError(_ENDED)
         data += piece
     return data

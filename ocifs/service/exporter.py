@@ -53,7 +53,7 @@ def listen(address: str) -> socket.socket:
 def _listen_at_path(path: str) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "it exists, and is no socket")
+            raise FileExistsError(errno.EEXIST, "it exists, and is not a socket")
         os.unlink(path)
     return listen_at(path, _BACKLOG)
 

@@ -1,7 +1,7 @@
 """How mounts come from one keeper to the next: over a socket from a running one, or out of the workers of a dead one.
 
-Only the next keeper acts: once it has everything, it says so, and the other one exits at once. Its workers go on until
-workers of the next keeper end them. So at every point either keeper, or none, can die without effect on a mount.
+Only the next keeper acts: once it has everything, it says so, and the other one exits at once. Its workers continue
+until workers of the next keeper end them. At every point either keeper, or none, can die without effect on a mount.
 """
 
 import ctypes
@@ -173,7 +173,7 @@ def _orphan(mount: ListedMount) -> Served | None:
     try:
         state = _copy_of(worker, mount.kept.state)
         try:
-            kept = Kept.read(state)  # `is_alive` has checked that it is no other process
+            kept = Kept.read(state)  # `is_alive` has checked that it is the same process
         finally:
             os.close(state)
         served = _kept_again(kept.renumbered({fd: copy(fd) for fd in kept.fds()}), mount.pid, worker)

@@ -1,7 +1,7 @@
 """The keeper: it holds the FUSE connections of mounts, and forks a worker for each one.
 
 It has a single thread, which waits for commands, for workers that exit, and for signals, and never for one peer only.
-A command that stalls, or sends a malformed request, costs nothing but its connection. The workers go on however the
+A command that stalls, or sends a malformed request, costs nothing but its connection. The workers continue however the
 keeper ends.
 """
 
@@ -205,7 +205,7 @@ class Keeper:
         self._follow(served)
 
     def _leave(self) -> None:
-        """Let the mounts go on without a keeper: those without a worker get one, which keeps the device open."""
+        """Let the mounts continue without a keeper: those without a worker get one, which keeps the device open."""
         self.mounts.remove_ended()
         for served in self.mounts:
             if served.due is not None:

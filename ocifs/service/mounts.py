@@ -146,7 +146,7 @@ class Mounts:
     def replace_idle(self, served: Served) -> tuple[int, int]:
         """Start a dormant worker, which ends the idle one; return PID and pidfd of that one.
 
-        Raises OSError; then the idle one goes on.
+        Raises OSError; then the idle one continues.
         """
         assert served.pidfd is not None  # noqa: S101 - `is_idle`
         pid, pidfd = served.pid, served.pidfd

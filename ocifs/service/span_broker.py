@@ -291,7 +291,7 @@ class SpanBroker:
         entry.users.clear()
 
     def _disconnect(self, peer: SpanHolder) -> None:
-        """Forget a worker that has ended, does not read, or sends malformed records; it goes on without sharing."""
+        """Forget a worker that has ended, does not read, or sends malformed records; it continues without sharing."""
         fd = peer.connection.fileno()
         if self._peers.pop(fd, None) is None:
             return

@@ -119,7 +119,7 @@ class _Parser:
         return self._unquoted(quoted[1:-1], quoted[0])
 
     def _token(self, pattern: re.Pattern[str]) -> str | None:
-        """Return the token at this place, and go on behind it; None if it is another one."""
+        """Return the token at this place, and continue behind it; None if it is another one."""
         space = _SPACE.match(self._text, self._place)
         found = pattern.match(self._text, space.end() if space else self._place)
         if found is None:

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Container, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -45,8 +45,9 @@ IMAGES: Final = "images"
 _SHA256_HEX: Final = 64
 _ABANDONED_SECONDS: Final = 120.0
 """Seconds after which a mount is unmounted whose pull has added no snapshot."""
-_CLOSING_SECONDS: Final = 10.0
-"""Seconds for which the end of the process waits for mounts under way."""
+_MOUNTING_SECONDS: Final = 900.0
+"""Seconds that one request waits for a mount that another makes. It may have to index the layers first."""
+_CLOSING_SECONDS: Final = 60.0
 _SERVED: Final = ("mounted", "restarting")
 """States of a mount that is served."""
 _log = logging.getLogger(__name__)
@@ -142,17 +143,13 @@ class Images:
         self._used[chain] = -_ABANDONED_SECONDS
 
     def close(self) -> None:
-        """Wait a while until the mounts under way are made, or fail; make no more.
-
-        One that needs longer, because a registry is slow, ends with the process: as if that were killed.
-        """
+        """Wait for a minute until the mounts under way are made; make no more."""
         with self._lock:
             self._closed = True
             claims = [*self._claims.values()]
-        deadline = time.monotonic() + _CLOSING_SECONDS
-        for claim in claims:
-            with contextlib.suppress(TimeoutError):
-                claim.done.result(max(0.0, deadline - time.monotonic()))
+        _, late = wait([claim.done for claim in claims], _CLOSING_SECONDS)
+        if late:
+            _log.warning("%d mounts are not made after %g s", len(late), _CLOSING_SECONDS)
 
     def _remove_unused_mountpoints(self) -> None:
         """Remove the mountpoints whose process was killed before it mounted, or after it unmounted."""
@@ -221,11 +218,20 @@ class Images:
         return 0 < idle <= unused if chain in self._metadata.chains() else unused >= _ABANDONED_SECONDS
 
     def _wait(self, chain: str) -> None:
-        """Wait until the thread that has a chain is done, whether it succeeds or fails."""
+        """Wait until the thread that has a chain is done, whether it succeeds or fails.
+
+        Raises:
+            SnapshotError: It takes too long.
+        """
         with self._lock:
             claim = self._claims.get(chain)
         if claim is not None:
-            claim.done.result()
+            try:
+                claim.done.result(_MOUNTING_SECONDS)
+            except TimeoutError:
+                raise SnapshotError(
+                    "UNAVAILABLE", f"the layers {chain} are not mounted after {_MOUNTING_SECONDS:g} s: try again"
+                ) from None
 
     @contextlib.contextmanager
     def _doing(self, claim: Claim) -> Iterator[None]:

@@ -85,7 +85,7 @@ class Meter:
                 self._changed.clear()
                 try:
                     write_numbers(runtime, self.numbers())
-                except (OSError, OcifsError) as error:
+                except (OSError, OcifsError, MemoryError) as error:
                     _log.warning("no metrics: %s", error)
             stop.wait(_PAUSE)
         with contextlib.suppress(OcifsError):

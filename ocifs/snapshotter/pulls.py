@@ -3,7 +3,7 @@
 containerd sends a request for each layer, the base first, and downloads the layers that the snapshotter does not have.
 So the first request decides for the image: ocifs reads manifest and config, looks up published indexes, and answers all
 layers alike. It answers once the image is mounted, because containerd never fetches a layer that was answered: so an
-image that cannot be mounted here is left to containerd. A mount that takes long goes on in the background. ocifs
+image that cannot be mounted here is left to containerd. A mount that takes long continues in the background. ocifs
 fetches and indexes layers without an index within the request, up to a size that the operator chooses: so the pull
 waits for them, and no container does.
 """
@@ -33,7 +33,7 @@ _PLAN_SECONDS: Final = 600.0
 _REFUSAL_SECONDS: Final = 30.0
 """Seconds for which an image is left to containerd, before the registry is asked again."""
 _SHARED_SECONDS: Final = 5.0
-"""Seconds in which pulls that begin share a decision and its mount; a later pull is decided, and mounted, anew."""
+"""Seconds in which pulls that begin share a decision and its mount; a later pull is decided, and mounted, again."""
 _log = logging.getLogger(__name__)
 
 
@@ -144,7 +144,7 @@ class Pulls:
         if is_new:
             try:
                 start(lambda: self._decide(requested, deciding))
-            except ShortageError as error:
+            except (ShortageError, MemoryError) as error:
                 deciding.decide(None)
                 _log.warning("%s: left to containerd: %s", printable_path(requested.name), error)
         try:

@@ -6,7 +6,7 @@ It turns messages into calls of `Snapshots` and back, and each SnapshotError int
 import logging
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
@@ -22,8 +22,6 @@ from ocifs.snapshotter.snapshots import SnapshotMount, Snapshots
 from ocifs.snapshotter.status import SnapshotError
 
 SERVICE: Final = "containerd.services.snapshots.v1.Snapshots"
-_THREADS: Final = 256
-"""Most requests at once; each may wait for a registry. Threads are started as they are needed."""
 _PAGE: Final = 100
 """Most snapshots in a message of List."""
 _KINDS: Final = {"view": pb.VIEW, "active": pb.ACTIVE, "committed": pb.COMMITTED}
@@ -39,14 +37,14 @@ class _Method(NamedTuple):
     answer: Callable[[Snapshots, Any], Message | Iterator[Message]]
 
 
-def make_server(snapshots: Snapshots, observe: Observe, address: str) -> grpc.Server:
-    """Return a server that answers at `address`, such as `unix:/run/x.sock`, once it is started.
+def make_server(snapshots: Snapshots, observe: Observe, address: str, threads: Executor) -> grpc.Server:
+    """Return a server that answers at `address`, such as `unix:/run/x.sock`, in `threads`, once it is started.
 
     Raises:
         RuntimeError: The address cannot be bound.
     """
     server = grpc.server(
-        ThreadPoolExecutor(_THREADS, "rpc"),
+        threads,
         handlers=[grpc.method_handlers_generic_handler(SERVICE, _handlers(snapshots, observe))],
         options=[("grpc.so_reuseport", 0)],
     )

@@ -13,6 +13,7 @@ import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ from msgspec.structs import replace
 from ocifs.errors import MountError, OcifsError, StoreError, printable_path, raise_if_short
 from ocifs.mount.rate_limited_log import OneLineFormatter
 from ocifs.mount.record import LOG, runtime_directory
-from ocifs.pool import start
+from ocifs.pool import Pool, start
 from ocifs.service import starting
 from ocifs.service.connection import connect
 from ocifs.service.notify import JournalHandler, is_journal, notify
@@ -50,6 +51,10 @@ _ADDRESS_MAX: Final = 107
 """Bytes of a path in the address of a Unix socket (unix(7))."""
 _GRACE: Final = 10.0
 """Seconds that requests may take to finish after SIGTERM."""
+_CANCELLING: Final = 2.0
+"""Seconds that they may take to end once they are cancelled."""
+_THREADS: Final = 256
+"""Most requests at once; each may wait for a registry. Threads are started as they are needed."""
 _HOUSEKEEPING: Final = 30.0
 """Maximum seconds between two searches for refuted and idle mounts."""
 _MODULES: Final = (
@@ -106,7 +111,11 @@ def serve(settings: SnapshotterSettings, access: AccessOf | None = None) -> None
             _start_service(settings)
         meter = Meter(snapshots)
         refutations = Refutations(snapshots.images, snapshots.metadata, settings.containerd, meter.observe_refuted)
-        with listening(settings, snapshots, meter.observe), _image_service(settings, keychain):
+        with (
+            listening(settings, snapshots, meter.observe),
+            _image_service(settings, keychain),
+            ended_by_dead_threads(stop),
+        ):
             gc.freeze()
             gc.set_threshold(700, 10, 10)  # the command line has set it so high that it almost never runs
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -125,6 +134,29 @@ def serve(settings: SnapshotterSettings, access: AccessOf | None = None) -> None
 
 
 @contextlib.contextmanager
+def ended_by_dead_threads(stop: threading.Event) -> Iterator[None]:
+    """Set `stop` if a thread of gRPC dies, for example for lack of memory: it would leave requests without an answer.
+
+    Raises:
+        MountError: At the end, if that has happened. systemd then starts the process again.
+    """
+    errors: list[BaseException | None] = []
+
+    def note(arguments: threading.ExceptHookArgs) -> None:
+        errors.append(arguments.exc_value)
+        stop.set()
+
+    before, threading.excepthook = threading.excepthook, note
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+    if errors:
+        why = printable_path(f"{type(errors[0]).__name__}: {errors[0]}")
+        raise MountError(f"a thread of gRPC has ended: {why}: start the snapshotter again, as its unit does")
+
+
+@contextlib.contextmanager
 def listening(
     settings: SnapshotterSettings, snapshots: Snapshots, observe: Observe = lambda *_: None
 ) -> Iterator[None]:
@@ -134,14 +166,17 @@ def listening(
 
 
 @contextlib.contextmanager
-def listening_at(address: Path, make: Callable[[str], grpc.Server]) -> Iterator[None]:
+def listening_at(address: Path, make: Callable[[str, Executor], grpc.Server]) -> Iterator[None]:
     """Answer on the address, a socket of mode 0600; at the end, let requests finish, and remove it.
 
-    `make` makes a server for an address of gRPC.
+    `make` makes a server for an address of gRPC and the threads of its requests. gRPC does not survive an exception
+    when it submits a request, so one thread runs from the start, and requests wait if the system refuses another.
 
     Raises:
         MountError: The address cannot be used.
+        ShortageError: The system refuses the threads.
     """
+    threads = Pool(_THREADS, waits=True)
     address = address.absolute()
     shown = printable_path(str(address))
     if len(os.fsencode(address)) > _ADDRESS_MAX:
@@ -151,25 +186,36 @@ def listening_at(address: Path, make: Callable[[str], grpc.Server]) -> Iterator[
         lock = _lock(directory, f"{address.name}.lock", f"the address {shown}")
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(os.lstat(address).st_mode):
-                raise MountError(f"cannot listen on {shown}: it exists, and is no socket: remove it")
+                raise MountError(f"cannot listen on {shown}: it exists, and is not a socket: remove it")
             os.unlink(address)
         before = os.umask(0o177)
         try:
-            server = make(f"unix:{address}")
+            server = make(f"unix:{address}", threads)
         finally:
             os.umask(before)
         os.chmod(address, 0o600)
+        threads.start()
+        server.start()
     except (OSError, RuntimeError) as error:
+        raise_if_short(error)
         why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise MountError(f"cannot listen on {shown}: {printable_path(why or '?')}") from None
-    server.start()
     try:
         yield
     finally:
-        server.stop(_GRACE).wait()
+        _stop(server)
+        threads.shutdown(wait=False)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address)
         os.close(lock)
+
+
+def _stop(server: grpc.Server) -> None:
+    """Let requests finish for a time, then cancel them."""
+    with contextlib.suppress(RuntimeError):  # there is no thread to cancel them; the end of this process does that
+        server.stop(_GRACE)
+    if server.wait_for_termination(_GRACE + _CANCELLING):
+        _log.warning("requests are still running after %g s", _GRACE + _CANCELLING)
 
 
 @contextlib.contextmanager
@@ -250,11 +296,11 @@ def _keep_house(
     pause = min(_HOUSEKEEPING, settings.idle / 4 or _HOUSEKEEPING)
     try:
         snapshots.cleanup()
-    except OcifsError as error:
+    except (OcifsError, OSError, MemoryError) as error:
         _log.warning("%s", error)
     while not stop.wait(pause):
         try:
             refutations.report()
             snapshots.images.unmount_unused()
-        except OcifsError as error:
+        except (OcifsError, OSError, MemoryError) as error:
             _log.warning("%s", error)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Self
 
+from ocifs import file_lock
 from ocifs.atomic import atomic_file
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, printable_path, raise_if_short
 from ocifs.reader import FileReader, ReaderAt
@@ -158,8 +159,20 @@ class Directory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the directory against other processes that change it under this lock."""
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        """Lock the directory against other processes that change it under this lock.
+
+        Raises:
+            OcifsError: Another one has the lock and makes no progress, or the file system has no locks.
+        """
+        try:
+            file_lock.lock(self._fd)
+        except file_lock.StuckHolderError as stuck:
+            raise OcifsError(
+                f"cannot write to {self.name}: {stuck} while it writes there: continue it (kill -CONT) or end it, "
+                "and try again"
+            ) from None
+        except OSError as error:
+            raise OcifsError(f"cannot lock {self.name}: {error.strerror}") from None
         try:
             yield
         finally:

@@ -158,7 +158,7 @@ def find_engine() -> EngineAddress:
     """Return the engine that DOCKER_HOST names, else the one of the system.
 
     Raises:
-        UnsupportedError: Its address is none that ocifs handles.
+        UnsupportedError: ocifs does not handle its address.
         RegistryError: Its host or its port is invalid.
         OcifsError: A certificate cannot be read.
     """

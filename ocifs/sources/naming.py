@@ -1,6 +1,6 @@
 """References as users write them: paths of this machine, and short names by its registries.conf.
 
-The configuration is read for a name that is no path, so a command on local images does not pay for it.
+The configuration is read for a name that is not a path, so a command on local images does not pay for it.
 """
 
 import os

@@ -147,7 +147,7 @@ def parse_reference(
     `lengthen` returns the full name of an image, as `ocifs.sources.registry.configuration.full_name`.
 
     Raises:
-        NotFoundError: No path in it exists, and it is no short name that stands for one image; or it is incomplete.
+        NotFoundError: No path in it exists, and it is not a short name that stands for one image; or it is incomplete.
         InvalidImageError: Its digest, or the name of an image in a registry, is malformed.
         UnsupportedError: It names a transport or a digest algorithm that ocifs does not handle.
         PathInImageError: It is `REFERENCE:/PATH`.

@@ -2,8 +2,9 @@
 
 Entries are in `entries/`, which is a `TrustedDirectory`. `get` returns a complete and correct entry, or builds it. The
 store writes a file under a temporary name, syncs it, and renames it atomically. The builder holds a lock on the
-temporary file, so two processes never build the same entry, and the next builder takes over the file of one that was
-killed. For slow kinds, it continues where the last builder stopped. If the directory is not writable, the store keeps
+temporary file, so two processes do not build the same entry, and the next builder takes over the file of one that was
+killed. For slow kinds, it continues where the last builder stopped. If a builder makes no progress, for example after
+Ctrl-Z, others warn and build the entry under another temporary name. If the directory is not writable, the store keeps
 entries in memory, with one warning. A lack of memory or of open files is an error instead: memory would not help.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from ocifs import file_lock
 from ocifs.errors import StoreError, printable_path, raise_if_short
 from ocifs.store.entry import NAME, Kind, StoredFile, checked, file_name, is_spared, open_checked, sized
 from ocifs.store.writer import Build, Writer
@@ -58,6 +60,8 @@ class Store:
         self.max_size = max_size
         self._warn = warn
         self._warned = False
+        self._stuck: set[str] = set()
+        """The warnings about builders without progress."""
         self._root: TrustedDirectory | None = None
         self.opened: TrustedDirectory | None = None
         """The directory of the entries."""
@@ -117,13 +121,31 @@ class Store:
         raise_if_short(error)
         self.warn(f"cache directory {printable_path(str(directory))}: {error.strerror}: continuing without it")
 
-    def get(self, kind: Kind, subject: str, build: Build, *, anew: bool = False, size: int | None = None) -> StoredFile:
+    def _warn_of_stuck(self, stuck: file_lock.StuckHolderError) -> None:
+        """Warn once of each builder that makes no progress."""
+        message = f"{stuck}, so what it puts into the cache is built again here: continue it (kill -CONT) or end it"
+        if message not in self._stuck:
+            self._stuck.add(message)
+            self._warn(message)
+
+    def get(
+        self,
+        kind: Kind,
+        subject: str,
+        build: Build,
+        *,
+        anew: bool = False,
+        size: int | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> StoredFile:
         """Return the entry from the directory, or build it with `build`; with `anew`, replace an existing one.
 
         `size` is the length in bytes that the caller expects of a kind that may be partial. Only callers that expect
-        the same size share a partial entry.
+        the same size share a partial entry. `check` is called while another process builds the entry; its exception
+        ends the wait.
 
-        Raises the errors of `build`, ShortageError, and LimitError if a sealed entry does not fit into memory.
+        Raises the errors of `build` and `check`, ShortageError, and LimitError if a sealed entry does not fit into
+        memory.
         """
         entries = self.opened
         if entries is None:
@@ -132,7 +154,12 @@ class Store:
             return entry
         temporary = _temporary(kind, subject, size)
         try:
-            lock = _lock(entries, temporary)
+            try:
+                lock = _lock(entries, temporary, check)
+            except file_lock.StuckHolderError as stuck:
+                self._warn_of_stuck(stuck)
+                kind, temporary = kind._replace(begun=""), _temporary_beside(kind, subject)
+                lock = _lock(entries, temporary, check)
         except OSError as error:
             self.warn_of(error, self.directory)
             return _build_in_memory(kind, subject, build, self.warn)
@@ -236,20 +263,30 @@ def _temporary(kind: Kind, subject: str, size: int | None) -> str:
     return file_name(kind, subject) + _TEMPORARY
 
 
+def _temporary_beside(kind: Kind, subject: str) -> str:
+    """Return a temporary name that no other builder has."""
+    return f"{file_name(kind, subject)}-{int.from_bytes(os.urandom(6))}{_TEMPORARY}"
+
+
 def _occupied(status: os.stat_result) -> int:
     """Return the bytes that a file takes on disk; a sparse file takes fewer than its length."""
     return min(status.st_size, status.st_blocks * 512)
 
 
-def _lock(entries: TrustedDirectory, temporary: str) -> int:
-    """Open and lock `temporary`, waiting for its builder; check that the name still refers to the locked file."""
+def _lock(entries: TrustedDirectory, temporary: str, check: Callable[[], object]) -> int:
+    """Open and lock `temporary`, waiting for its builder; check that the name still refers to the locked file.
+
+    Raises what `check` does, OSError, and StuckHolderError.
+    """
     while True:
         fd = entries.open_file(temporary, os.O_RDWR | os.O_CREAT)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(entries.status(temporary), os.fstat(fd)):
-                return fd
-        os.close(fd)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, fd)
+            file_lock.lock(fd, check)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(entries.status(temporary), os.fstat(fd)):
+                    undo.pop_all()
+                    return fd
 
 
 def _abandon(lock: int, entries: TrustedDirectory, temporary: str, *, keep: bool = False) -> None:

@@ -10,8 +10,10 @@ import pytest
 from ocifs.blobs.download import BLOB, MAX_IN_MEMORY, Download
 from ocifs.errors import InvalidImageError, OcifsError, RegistryError, ShortageError, StoreError
 from ocifs.spec.digest import Digest
-from ocifs.store import Store
+from ocifs.store import Kind, Store
+from ocifs.store.entry import file_name, sized
 from tests.faults import refusing
+from tests.locking import Holder
 from tests.shortage import no_threads
 
 
@@ -98,6 +100,34 @@ def test_every_waiting_reader_gets_the_error(store: Store) -> None:
     again.close()
     assert remote.streams == [0, 3]  # it goes on where it ended
     assert entries(store) == ["blob1"]
+
+
+def test_a_reader_learns_that_the_thread_has_ended_without_a_word(store: Store) -> None:
+    """As it does if there is no memory for an error. `SystemExit` ends a thread silently."""
+
+    class Ending(Scripted):
+        def stream(self, start: int = 0) -> Iterator[bytes]:
+            raise SystemExit
+
+    blob = download(Ending(b"abcdef"), store)
+    with pytest.raises(ShortageError, match="its download has ended: out of memory"):
+        blob.pread(1, 0)
+    with pytest.raises(ShortageError):
+        blob.in_file()
+    blob.close()
+
+
+def test_a_download_that_waits_for_another_process_can_be_stopped(store: Store) -> None:
+    remote = Scripted(b"abcdef")
+    assert store.directory is not None
+    begun = file_name(Kind(BLOB.begun, BLOB.version), sized(remote.digest, remote.size))
+    with Holder(store.directory / "entries" / begun):
+        blob = download(remote, store)
+        blob.stop()
+        with pytest.raises(OcifsError, match="interrupted"):
+            blob.pread(1, 0)
+        assert blob._thread.join(30)
+        blob.close()
 
 
 def test_a_defect_reaches_every_waiting_reader(store: Store) -> None:

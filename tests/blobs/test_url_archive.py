@@ -243,7 +243,7 @@ def test_images_that_the_archive_lacks(
     ("data", "error", "message"),
     [
         (b"<html>hello", InvalidImageError, r"a.tar is not a usable archive: it is HTML$"),
-        (b"", InvalidImageError, "is empty: it is no archive of images"),
+        (b"", InvalidImageError, "is empty: it is not an archive of images"),
         (tar({"file": b""}), InvalidImageError, "was not written by `docker save`"),
         (lzma.compress(LAYOUT), UnsupportedError, "compressed with xz, .* download it, and decompress it with `xz -d`"),
         (LAYOUT[:300], InvalidImageError, "is not a usable archive"),

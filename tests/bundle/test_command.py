@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from ocifs.bundle.command import CommandNotFoundError, Execution, NotExecutableError, check_command
-from ocifs.bundle.container_files import Mounted
+from ocifs.bundle.container_files import MountedSource
 from ocifs.image.opening import open_image
 from tests.images import Image, Layer, write_layout
 from tests.tars import directory, file, header, symlink, tar
@@ -19,7 +19,7 @@ _DEFAULT = Execution(
     cwd="/srv",
     uid=0,
     gids=(0,),
-    mounts={"/proc": Mounted(), "/data": Mounted()},
+    mounts={"/proc": MountedSource(), "/data": MountedSource()},
 )
 
 
@@ -195,7 +195,7 @@ def source(tmp_path: Path) -> Path:
     ["/src/build", "/src/own", "/src/link", "/src/absolute", "/src/up/static", "static", "/src/../bin/static"],
 )
 def test_a_bind_is_looked_up_on_the_host(layout: Path, source: Path, command: str) -> None:
-    check(layout, command, mounts={"/src": Mounted(host=str(source))}, path="/src:/src/up")
+    check(layout, command, mounts={"/src": MountedSource(host=str(source))}, path="/src:/src/up")
 
 
 @pytest.mark.parametrize(
@@ -219,10 +219,10 @@ def test_what_a_bind_cannot_do(
     layout: Path, source: Path, command: str, error: type[Exception], complaint: str
 ) -> None:
     mounts = {
-        "/src": Mounted(host=str(source)),
-        "/data": Mounted(empty=True),
-        "/made/on/the/way": Mounted(host=str(source / "build"), executable=False),
-        "/file": Mounted(host=str(source / "unfinished")),
+        "/src": MountedSource(host=str(source)),
+        "/data": MountedSource(empty=True),
+        "/made/on/the/way": MountedSource(host=str(source / "build"), executable=False),
+        "/file": MountedSource(host=str(source / "unfinished")),
     }
     with pytest.raises(error, match=complaint):
         check(layout, command, mounts=mounts, path="/src")
@@ -230,7 +230,7 @@ def test_what_a_bind_cannot_do(
 
 def test_the_host_has_the_owners_of_its_files(layout: Path, source: Path) -> None:
     owner = os.geteuid()
-    mounts = {"/src": Mounted(host=str(source))}
+    mounts = {"/src": MountedSource(host=str(source))}
     check(layout, "/src/closed", mounts=mounts, uid=owner, gids=(owner,))
     with pytest.raises(NotExecutableError, match="its mode is 0700"):
         check(layout, "/src/closed", mounts=mounts, uid=owner + 1, gids=(owner + 1,))
@@ -238,7 +238,7 @@ def test_the_host_has_the_owners_of_its_files(layout: Path, source: Path) -> Non
 
 
 def test_another_image_is_looked_up_too(layout: Path) -> None:
-    mounts = {"/other": Mounted(image="images/0")}
+    mounts = {"/other": MountedSource(image="images/0")}
     execution = msgspec.structs.replace(_DEFAULT, command="/other/bin/dynamic", mounts=mounts)
     with open_image(layout) as image:
         check_command(execution, image.rootfs, "x86_64", {"images/0": image.rootfs})

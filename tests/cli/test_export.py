@@ -93,7 +93,7 @@ def test_wrong_usage(ocifs: Ocifs, demo: Path, options: list[str]) -> None:
     ("options", "says"),
     [
         (["--to-dir", "full"], "full is not empty: name a new or empty directory"),
-        (["--to-dir", "file"], "file exists and is no directory: name a new or empty one"),
+        (["--to-dir", "file"], "file exists and is not a directory: name a new or empty one"),
         (["--to-dir", "."], ". is the current directory: name a new directory in it"),
         (["--to-dir", "/proc"], "/proc is a mountpoint: name a new directory in it"),
         (["--to-dir", "none/out"], "/none: No such file or directory"),

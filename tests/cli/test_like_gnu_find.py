@@ -156,7 +156,7 @@ def test_as_find(copies: tuple[str, Path], run: Find, row: str) -> None:
         ("-fstype ext4", "an image is one file system"),
         ("-daystart", "use -newermt"),
         ("-name x /usr", "paths go before the expression"),
-        ("-name x -o -frobnicate", "-frobnicate is no test: see `ocifs find --help`"),
+        ("-name x -o -frobnicate", "-frobnicate is not a test: see `ocifs find --help`"),
         ("-name x )", "closes nothing"),
         ("! " * 200 + "-true", "nested more than 100 deep"),
         ("-regextype emacs", "the types are posix-extended"),

@@ -99,7 +99,7 @@ def test_setup_leaves_what_it_has_not_made(
 ) -> None:
     (tmp_path / "mount.fuse.ocifs").write_text("of a package")
     assert setup(tmp_path, *remove) == 1
-    message = f"ocifs: {tmp_path}/mount.fuse.ocifs exists, and is no link to mount.ocifs: remove it first\n"
+    message = f"ocifs: {tmp_path}/mount.fuse.ocifs exists, and is not a link to mount.ocifs: remove it first\n"
     assert capsys.readouterr().err == message
     assert os.listdir(tmp_path) == ["mount.fuse.ocifs"]
 

@@ -169,7 +169,7 @@ def test_a_full_cache(push: Push, registry: Registry, small_disk: Path) -> None:
         (["--format", "soci-v2", "--tag", "t", "a", "b"], "--tag and --record are for a single IMAGE"),
         (["-j", "0", "a", "b"], "0 is not in the range 1<=x<=32"),
         (["--from", "/missing"], "cannot read /missing: No such file or directory"),
-        (["--from", "/proc/self/exe"], "cannot read /proc/self/exe: it is no text"),
+        (["--from", "/proc/self/exe"], "cannot read /proc/self/exe: it is not text"),
     ],
 )
 def test_refused(push: Push, arguments: list[str], message: str) -> None:

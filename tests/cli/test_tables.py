@@ -70,7 +70,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "table"),
     [
-        (["index"], r"  [0-9a-f]{12}  .* -> 3 MiB  +3 entries +\d+ spans  index +\S+ B$"),
+        (["index"], r"  [0-9a-f]{12}  .* -> 3 MiB  +3 entries +\d+ spans?  index +\S+ B$"),
         (["inspect", "--all"], r"^regis\S*…\S*app:1 +linux/\w+ +sha256:[0-9a-f]{12} +2 +\S+ KiB$"),
         (["history"], r"^ +1  sha256:[0-9a-f]{12} "),
         (["waste", "--duplicates"], r"^ +3 MiB +0  replaced by 1  /dir\S*…\S*/one$"),

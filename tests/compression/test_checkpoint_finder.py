@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import signal
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -228,3 +229,14 @@ def test_what_rapidgzip_finds_on_its_way_is_what_comes_out() -> None:
         kept = list(evenly(iter(found)))[:-1]
         assert len(kept) > 1
         assert kept == points[: len(kept)]
+
+
+def test_a_search_that_is_stopped_is_given_up(blob_file: Callable[[bytes], FileReader]) -> None:
+    blob = blob_file(member(LARGE))
+    finder = IndexedGzipFinder(blob, most_stopped=0.3)
+    finder.start()
+    assert finder.process is not None
+    finder.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(OcifsError, match="the search for checkpoints was stopped: try again"):
+        list(finder.checkpoints(blob.size))
+    finder.stop()

@@ -1,6 +1,7 @@
 """A directory as the documents assume it: the images `debian` and `sample`, and `ocifs` on the PATH."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -57,4 +58,20 @@ def furnish(ocifs: Ocifs, programs: Path, cache: Path) -> World:
         XDG_CACHE_HOME=str(home / ".cache"),
         COLUMNS="120",
     )
+    return World(home, environment)
+
+
+@pytest.fixture
+def user_world(user: Ocifs, debian: Path, root: None) -> World:
+    """The same for an ordinary user, without anything in the cache."""
+    home = user.home
+    command = home / "bin" / "ocifs"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(user.command()[len(user.become) :])} "$@"\n')
+    command.chmod(0o755)
+    subprocess.run([sys.executable, ROOT / "scripts/sample_image.py", home / "sample"], check=True)
+    copied = ["skopeo", "copy", "--quiet", "--insecure-policy", f"oci:{debian}:base", f"oci:{home}/debian:base"]
+    subprocess.run(copied, check=True)
+    subprocess.run(["chmod", "-R", "a+rX", home / "debian"], check=True)
+    environment = user.variables(PATH=f"{command.parent}:{os.environ['PATH']}", COLUMNS="120")
     return World(home, environment)

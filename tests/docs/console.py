@@ -1,24 +1,29 @@
 """The console blocks of a document: find them, run them in a shell, and compare what the shell prints.
 
 A line that begins with `$ `, or with `# ` for root, is a command; the lines below it are its output. Numbers, dates and
-digests may differ from the document, and a line `…` stands for any lines; all other text is compared. Above a block,
-`<!-- not run: REASON -->` excludes it, and `<!-- first run: COMMAND -->` prepares it. One shell runs all blocks of a
-document in turn, as a reader would.
+digests may differ from the document, and a line `…` stands for any lines; all other text is compared. One shell runs
+all blocks of a document in turn, as a reader would. Marks directly above a block, one on a line, change that:
+
+    <!-- not run: REASON -->       leave the block out
+    <!-- if: COMMAND -->           leave it out unless this command succeeds
+    <!-- first run: COMMAND -->    prepare the block
+    <!-- as user -->               run it, and what prepares it, in the shell of an ordinary user
 """
 
 import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-_BLOCK = re.compile(
-    r"(?:<!-- (?:not run: (?P<reason>[^\n]+)|first run: (?P<before>[^\n]+)) -->\n)?```console\n(?P<text>.*?)^```$",
+_FENCE = re.compile(
+    r"(?P<marks>(?:^<!--[^\n]*-->\n)*)^(?P<indent> *)```(?P<language>[^\n]*)\n(?P<text>.*?)^ *```$",
     re.DOTALL | re.MULTILINE,
 )
+_MARK = re.compile(r"<!-- (?:(not run|if|first run): (\S.*)|(as user)) -->")
 _END = re.compile(rb"(?s)(.*)\x1e(\d+)\n")
 
 _VARIES = [
@@ -42,28 +47,66 @@ class Step(NamedTuple):
         return status == 0 or (status == 1 and finds) or any(line.startswith(errors) for line in self.output)
 
 
-class Block(NamedTuple):
-    """A console block; `line` is the number of its first line in the document."""
+class Fence(NamedTuple):
+    """A fenced block of any language; `line` is the number of its first line in the document."""
 
     line: int
-    reason: str | None
-    before: str | None
+    marks: list[str]
+    language: str
+    text: str
+
+
+class Block(NamedTuple):
+    """A console block, with what its marks say."""
+
+    line: int
     steps: list[Step]
+    reason: str | None = None
+    condition: str | None = None
+    before: str | None = None
+    as_user: bool = False
+
+
+_FIELDS = {"not run": "reason", "if": "condition", "first run": "before"}
+
+
+def fences(text: str) -> Iterator[Fence]:
+    """Yield the fenced blocks of a document, without their indentation."""
+    for match in _FENCE.finditer(text):
+        line = text.count("\n", 0, match.start("text")) + 1
+        lines = [each.removeprefix(match["indent"]) for each in match["text"].splitlines()]
+        yield Fence(line, match["marks"].splitlines(), match["language"], "\n".join(lines))
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """Yield the console blocks of a document."""
-    for match in _BLOCK.finditer(text):
-        steps: list[Step] = []
-        for line in match["text"].splitlines():
-            if line.startswith(("$ ", "# ")):
-                steps.append(Step(line[2:], []))
-            elif steps and (line or steps[-1].output):
-                steps[-1].output.append(line)
-        for step in steps:
-            while step.output and not step.output[-1]:  # an empty line before the next command
-                step.output.pop()
-        yield Block(text.count("\n", 0, match.start("text")) + 1, match["reason"], match["before"], steps)
+    """Yield the console blocks of a document. Raises ValueError if a mark is unknown, or lacks its value."""
+    for fence in fences(text):
+        if fence.language == "console":
+            yield Block(fence.line, _steps(fence.text), **_marks(fence))
+
+
+def _steps(text: str) -> list[Step]:
+    steps: list[Step] = []
+    for line in text.splitlines():
+        if line.startswith(("$ ", "# ")):
+            steps.append(Step(line[2:], []))
+        elif steps and (line or steps[-1].output):
+            steps[-1].output.append(line)
+    for step in steps:
+        while step.output and not step.output[-1]:  # an empty line before the next command
+            step.output.pop()
+    return steps
+
+
+def _marks(fence: Fence) -> dict[str, Any]:
+    """Return the fields of a block that its marks set."""
+    found: dict[str, Any] = {}
+    for mark in fence.marks:
+        match = _MARK.fullmatch(mark)
+        if match is None:
+            raise ValueError(f"line {fence.line}: not a mark of a console block: {mark}")
+        found |= {"as_user": True} if match[3] else {_FIELDS[match[1]]: match[2]}
+    return found
 
 
 def differs(expected: list[str], printed: list[str]) -> str | None:
@@ -99,11 +142,11 @@ class Shell:
     process: "subprocess.Popen[bytes]"
 
     @classmethod
-    def start(cls, directory: Path, environment: Mapping[str, str]) -> Self:
-        """Start a shell in `directory`, in a mount namespace of its own (root)."""
+    def start(cls, directory: Path, environment: Mapping[str, str], become: Sequence[str] = ()) -> Self:
+        """Start a shell in `directory`, in a mount namespace of its own (root); `become` runs it as another user."""
         return cls(
             subprocess.Popen(
-                ["unshare", "--mount", "bash", "--noprofile", "--norc"],
+                ["unshare", "--mount", *become, "bash", "--noprofile", "--norc"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

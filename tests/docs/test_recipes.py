@@ -5,15 +5,13 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 import yaml
 
-from ocifs.cli.verbs import cli
+from tests.docs.command_lines import commands, parse
 
 _ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```ya?ml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_PLACEHOLDER = re.compile(r"\$\{\{[^}]*\}\}|\$\{?\w+\}?")
 
 
 def _documents() -> Iterator[tuple[str, str]]:
@@ -45,36 +43,6 @@ def _strings(value: object) -> Iterator[str]:
                 yield from _strings(each)
 
 
-def _commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of each command of ocifs in shell code, without `ocifs`."""
-    for line in text.replace("\\\n", " ").splitlines():
-        words: list[str] | None = None
-        begins = True
-        for word in [*shlex.split(_PLACEHOLDER.sub("placeholder", line), comments=True), "&&"]:
-            if word in {"&&", "||", "|", ";", "!", "]", "--", "then", "do", "sudo"} and not (words and word == "--"):
-                if words:
-                    yield words
-                words, begins = None, True
-            elif words is not None:
-                if not word.startswith((">", "<", "2>")):
-                    words.append(word)
-            elif begins and (word == "ocifs" or word.endswith("/bin/ocifs")):
-                words = []
-            else:
-                begins = False
-
-
-def _parse(words: list[str]) -> None:
-    """Parse a command line down to the last subcommand, without running it."""
-    command: click.Command = cli
-    context = click.Context(cli, info_name="ocifs", **cli.context_settings)
-    while isinstance(command, click.Group):
-        name, resolved, words = command.resolve_command(context, words)
-        assert resolved is not None
-        command, context = resolved, click.Context(resolved, context, info_name=name)
-    command.parse_args(context, list(words))
-
-
 def test_the_documents_have_manifests() -> None:
     assert len(DOCUMENTS) >= 5
 
@@ -85,14 +53,8 @@ def test_every_manifest_parses(name: str) -> None:
         assert isinstance(document, (dict, list))
         for text in _strings(document):
             if "ocifs " in text:
-                for words in _commands(text):
-                    _parse(words)
-
-
-def test_a_wrong_option_is_detected() -> None:
-    (words,) = _commands("x && ocifs index push --all-tag docker://x/y | cat")
-    with pytest.raises(click.UsageError):
-        _parse(words)
+                for words in commands(text):
+                    parse(words)
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ def test_a_file_as_text_and_hex(image: Image) -> None:
         await screen.go_to("link")
         await screen.press("enter")
         assert screen.over is not Preview
-        assert "link is no regular file" in screen.told
+        assert "link is not a regular file" in screen.told
 
     on_screen(image, use)
 
@@ -397,7 +397,7 @@ def test_files_are_copied_out(image: Image, tmp_path: Path) -> None:
         assert not (tmp_path / "directory/old").exists()
         await screen.go_to("link")
         await screen.press("e")
-        assert "link is no regular file or directory" in screen.told
+        assert "link is not a regular file or directory" in screen.told
         await screen.go_to(HOSTILE.decode("latin-1"))
         await screen.press("home", "e")
         field = screen.app.screen.query_one(Input)

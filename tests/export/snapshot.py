@@ -18,7 +18,7 @@ class Seen(NamedTuple):
     content: bytes
     xattrs: dict[bytes, bytes]
     names: frozenset[bytes]
-    """Of a file that is no directory: all names that it has."""
+    """Of a file that is not a directory: all names that it has."""
 
 
 Snapshot = dict[bytes, Seen]

@@ -1,18 +1,22 @@
 """What a daemon does in the background: here only what is computed (tests/mounted/test_registry.py has the rest)."""
 
+import errno
 import logging
 import subprocess
 import sys
 import time
+from queue import Queue
 
 import pytest
 
 from ocifs.blobs.download import finish
+from ocifs.errors import InvalidImageError, ShortageError
 from ocifs.image.opening import open_image
 from ocifs.layer.layer import Layer
 from ocifs.layer.lazy_blob import LazyBlob
 from ocifs.mount.background import Background
 from ocifs.options import Options
+from ocifs.reader import BlobReader
 from ocifs.spec.digest import Digest
 from ocifs.store import Store
 from tests.indexes.test_on_demand import cached, verified
@@ -26,6 +30,28 @@ class _Defective(Layer):
 
     def __init__(self) -> None:
         """Have no blob."""
+
+
+class _Short(Layer):
+    """A layer for which files, threads or memory suffice at the third attempt only; then it proves to be invalid."""
+
+    def __init__(self) -> None:
+        self.errors = [OSError(errno.EMFILE, "too many"), ShortageError("no more threads"), InvalidImageError("bad")]
+
+    @property
+    def blob(self) -> BlobReader:  # type: ignore[override]
+        raise self.errors.pop(0)
+
+    def conclude(self, refuted: str | None = None) -> None:
+        """Be refuted."""
+
+
+def test_a_shortage_ends_nothing() -> None:
+    told: Queue[str | None] = Queue()
+    background = Background([_Short()], None, told.put)
+    background.retry = 0.01
+    background.start()
+    assert told.get(timeout=20) == "bad"
 
 
 def test_a_defect_ends_the_thread_with_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -25,6 +25,7 @@ from ocifs.mount.record import PackRecord
 from ocifs.options import Options
 from ocifs.store import Store
 from tests import faults, images
+from tests.shortage import no_threads
 from tests.tars import file, tar
 
 MIB = 1 << 20
@@ -268,3 +269,18 @@ def test_what_was_read_of_a_refuted_layer_is_not_saved(layout: Path, store: Stor
         recording.note(200 * KIB, rootfs.served.bases[0])
         rootfs.served.layers[0].conclude("it lied")
         assert hot._build(recording) is None
+
+
+def test_without_a_thread_the_served_file_is_closed(layout: Path, store: Store) -> None:
+    class Opened:
+        def open_served_file(self, released: Callable[[], None]) -> int:
+            return fd
+
+    with opened(layout, store) as (_, handoff), handoff.open(SpanCache()) as rootfs:
+        fd = os.open("/", os.O_PATH)
+        hot = HotStart(handoff, rootfs, MIB)
+        with no_threads():
+            hot.start(Opened())  # type: ignore[arg-type] # all that it asks of the engine
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        hot.finish()

@@ -173,3 +173,43 @@ def test_a_stuck_thread_that_cannot_be_replaced_delays_no_caller_beyond_the_dead
     back.set()
     assert submitted(threads, lambda: "again").answer() == "again"
     threads.close()
+
+
+def test_what_cannot_be_answered_for_lack_of_memory_is_overdue(threads: Threads) -> None:
+    waiting = Waiting()
+    tried: list[object] = []
+
+    def answer(result: object) -> None:
+        tried.append(result)
+        if len(tried) < 3:
+            raise MemoryError
+        waiting(result)
+
+    threads.submit(lambda: 7, answer)
+    assert isinstance(waiting.answer(), Overdue)
+    assert tried[0] == 7
+    assert not threads.is_busy()
+    assert submitted(threads, lambda: "served").answer() == "served"
+
+
+@pytest.mark.parametrize("seconds", [60, 0.05])
+def test_a_thread_that_dies_is_replaced(seconds: float) -> None:
+    """The only one that works, and with the shorter time the watchdog, too. `SystemExit` ends a thread silently."""
+    threads = Threads(1, seconds, most_stuck=0)
+    died = threading.Event()
+
+    def answer(result: object) -> None:
+        died.set()
+        raise SystemExit
+
+    back = threading.Event()
+    threads.submit((lambda: 7) if seconds == 60 else back.wait, answer)
+    assert died.wait(_PATIENCE)
+    back.set()
+    if seconds < 1:
+        assert threads._watchdog is not None
+        assert threads._watchdog.join(_PATIENCE)
+        assert isinstance(submitted(threads, threading.Event().wait).answer(), Overdue)
+    else:
+        assert submitted(threads, lambda: "served").answer() == "served"
+    threads.close()

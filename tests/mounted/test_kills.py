@@ -16,10 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from ocifs.layer.index_format import KIND
+from ocifs.store.entry import file_name
 from tests.cli.command import Ocifs
 from tests.depth import depth
 from tests.images import Image, Layer, write_layout
+from tests.locking import Holder, waits_for
 from tests.tars import directory, file, tar
+from tests.waiting import wait_for
 
 _FILES = 12
 _EMPTY = 5000
@@ -99,20 +103,54 @@ def test_indexing_that_is_killed_anywhere_is_done_by_who_comes_next(
     assert ocifs.leftovers() == []
 
 
+@contextmanager
+def building(ocifs: Ocifs, layout: Path) -> Iterator[Holder]:
+    """Let another process hold the lock under which the largest layer of an image is indexed."""
+    blob = max((layout / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    entries = ocifs.cache / "entries"
+    entries.mkdir(parents=True, mode=0o700)
+    ocifs.cache.chmod(0o700)
+    with Holder(entries / f"{file_name(KIND, f'sha256:{blob.name}')}.tmp") as holder:
+        yield holder
+
+
+def wait_for_the_builder(ocifs: Ocifs, process: "subprocess.Popen[bytes]") -> None:
+    (lock,) = (ocifs.cache / "entries").glob(f"{KIND.name}{KIND.version}-*.tmp")
+    wait_for(lambda: waits_for(process.pid, lock))
+
+
 @one_engine
 def test_who_waits_for_a_builder_that_is_killed_takes_over(ocifs: Ocifs, large: Path) -> None:
-    first = ocifs.start("index", large)
-    while not list((ocifs.cache / "entries").glob("*.tmp")):
-        time.sleep(0.001)
-    first.send_signal(signal.SIGSTOP)
-    others = [ocifs.start("index", large) for _ in range(3)]
-    time.sleep(1)
-    assert [other.poll() for other in others] == [None] * 3
-    first.kill()
-    first.communicate()
-    assert [other.communicate(timeout=60) for other in others] == [other.communicate() for other in others]
-    assert [other.returncode for other in others] == [0] * 3
+    with building(ocifs, large) as builder:
+        others = [ocifs.start("index", "--low-memory", large) for _ in range(2)]
+        wait_for_the_builder(ocifs, others[0])
+        builder.kill()
+        assert [other.communicate(timeout=60)[1] for other in others] == [b""] * 2
+    assert [other.returncode for other in others] == [0] * 2
     assert list((ocifs.cache / "entries").glob("*.tmp")) == []
+
+
+@one_engine
+def test_a_builder_that_is_stopped_keeps_no_command_waiting(ocifs: Ocifs, large: Path) -> None:
+    with building(ocifs, large) as builder:
+        builder.stop()
+        result = ocifs.run("index", large)
+        assert (result.code, result.err.count("\n")) == (0, 1)
+        assert result.err.startswith(
+            f"ocifs: warning: process {builder.pid} is stopped, so what it puts into the cache"
+        )
+        assert len(list((ocifs.cache / "entries").glob("*.tmp"))) == 1
+        assert ocifs.run("index", large).err == ""
+
+
+@one_engine
+def test_who_waits_for_a_builder_can_be_interrupted(ocifs: Ocifs, large: Path) -> None:
+    with building(ocifs, large):
+        waiting = ocifs.start("index", "--low-memory", large)
+        wait_for_the_builder(ocifs, waiting)
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.communicate(timeout=60)[1] == b"ocifs: interrupted\n"
+        assert waiting.returncode == 130
 
 
 def test_a_mount_that_is_killed_anywhere_is_there_or_not(warm: Ocifs, large: Path) -> None:

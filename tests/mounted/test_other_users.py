@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ import pytest
 from ocifs.mount.record import runtime_directory
 from ocifs.store import Store
 from tests.cli.command import Ocifs
-from tests.images import Image, Layer, write_layout
+from tests.images import Image, Layer, layout_files, write_layout
+from tests.registry import Registry
 from tests.tars import directory, file, tar
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -172,6 +174,71 @@ def test_a_user_does_not_use_the_runtime_directory_of_root_either(user: Ocifs, e
     shared.chmod(0o1777)
     user.output("mounts", XDG_RUNTIME_DIR=str(tmp_path), TMPDIR=str(shared))
     assert os.listdir(shared) == ["ocifs-65534"]
+
+
+@one_engine
+def test_cannot_choose_the_service_of_root(ocifs: Ocifs, user: Ocifs) -> None:
+    """`tests/service/test_connection.py` has the ways to try; here is the command."""
+    (user.runtime / "ocifs").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(ocifs.home / "listener"))
+        listener.listen()
+        listener.setblocking(False)
+        for name in ("service.sock", "commands.sock"):
+            (user.runtime / "ocifs" / name).symlink_to(ocifs.home / "listener")
+        os.chown(user.runtime / "ocifs", 65534, -1)
+        assert ocifs.run("mounts", **mine_kept_by_sudo(user), OCIFS_NO_SERVICE="").code == 0
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+@one_engine
+def test_a_fifo_in_place_of_credentials_blocks_no_command(ocifs: Ocifs, user: Ocifs, registry: Registry) -> None:
+    for place in (user.runtime / "containers", user.home / ".config/containers"):
+        place.mkdir(parents=True)
+        os.mkfifo(place / "auth.json")
+    reference = registry.add("app", layout_files(Image(layers=(Layer(tar([file(b"hello", b"hello\n")])),))))
+    result = ocifs.run("cat", reference, "/hello", **mine_kept_by_sudo(user), XDG_CONFIG_HOME="")
+    assert (result.code, result.text) == (0, "hello\n")
+    assert result.err.count("auth.json: not a regular file: continuing without its credentials\n") == 2
+
+
+@one_engine
+def test_cannot_look_into_a_podman_store_or_have_root_use_theirs(ocifs: Ocifs, user: Ocifs, open_image: Path) -> None:
+    ocifs.home.parent.chmod(0o755)
+    store = ocifs.home / "store"
+    assert ocifs.run("store", "add", store, open_image).code == 0
+    ocifs.output("store", "umount", store)
+    assert store.stat().st_mode & 0o7777 == 0o700
+    assert as_user(user, "ls", store).returncode != 0
+    complaint = ocifs.complaint(8, "store", "add", user.home / "store", open_image)
+    assert f"{user.home} belongs to uid 65534" in complaint
+    assert not (user.home / "store").exists()
+    subprocess.run(["cp", "-r", store, user.home / "store"], check=True)
+    subprocess.run(["chown", "-R", "65534", user.home / "store"], check=True)
+    assert f"{user.home} belongs to uid 65534" in ocifs.complaint(8, "store", "mount", user.home / "store")
+
+
+@one_engine
+def test_cannot_ask_a_snapshotter_or_have_root_use_their_directory(ocifs: Ocifs, user: Ocifs) -> None:
+    pytest.importorskip("grpc")
+    from tests.snapshotter.client import running
+
+    ocifs.home.parent.chmod(0o755)
+    ocifs.home.chmod(0o755)
+    with running(ocifs.home / "snapshotter") as snapshotter:
+        (ocifs.home / "snapshotter").chmod(0o755)
+        for place in (snapshotter.root, snapshotter.settings.address.parent):
+            assert as_user(user, "ls", place).returncode != 0
+        snapshotter.settings.address.parent.chmod(0o755)  # then the mode of the socket decides
+        connect = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+        tried = as_user(user, user.interpreter, "-S", "-c", connect, snapshotter.settings.address)
+        assert "PermissionError" in tried.stderr
+    for option, code in (("--root", 8), ("--address", 7)):
+        places = {"--root": ocifs.home / "root", "--address": ocifs.home / "s.sock", option: user.home / "theirs"}
+        arguments = [str(word) for place in places.items() for word in place]
+        complaint = ocifs.complaint(code, "snapshotter", "--no-service", *arguments)
+        assert f"{user.home} belongs to uid 65534" in complaint
 
 
 @one_engine

@@ -157,7 +157,7 @@ def test_actions_in_their_order(layered: Image) -> None:
 @pytest.mark.parametrize(
     ("expression", "says"),
     [
-        ("-foo", "'?-foo'? is no test"),
+        ("-foo", "'?-foo'? is not a test"),
         ("--json", "options go before IMAGE"),
         ("-exec ls {} ;", "mount the image"),
         ("-name", "-name takes is missing"),

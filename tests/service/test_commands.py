@@ -3,14 +3,16 @@
 import fcntl
 import os
 import pty
+import re
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
@@ -86,8 +88,7 @@ class Caller:
 
     def waits_for_a_lock(self) -> bool:
         """Whether one of its processes waits for the lock of a mountpoint, having opened it."""
-        lock = str(self.ocifs.runtime / "ocifs" / "mountpoints.lock")
-        return any(lock in open_files(pid) for pid in self.ocifs.processes())
+        return any(waits_for_the_lock(self.ocifs, pid) for pid in self.ocifs.processes())
 
     def commands(self) -> list[int]:
         return [pid for pid in self.ocifs.processes() if name_of(pid) == "ocifs-command"]
@@ -103,6 +104,10 @@ class Running:
         by = os.read(self.reading, 100).decode()
         os.close(self.reading)
         return Ran(by, self.process.returncode, out.decode(), err.decode())
+
+
+def waits_for_the_lock(ocifs: Ocifs, pid: int) -> bool:
+    return str(ocifs.runtime / "ocifs" / "mountpoints.lock") in open_files(pid)
 
 
 def open_files(pid: int) -> set[str]:
@@ -297,6 +302,34 @@ def test_the_end_of_its_process_is_one_error(caller: Caller, image: Path) -> Non
     assert (ended.code, ended.out) == (7, "")
     assert ended.err == "ocifs: the service has ended while it ran this command: see its log, and try again\n"
     wait_for(lambda: caller.ocifs.mounts() == [])
+
+
+def test_a_stopped_process_of_the_service_keeps_no_command_waiting(caller: Caller, image: Path) -> None:
+    """A first signal ends the command after a time, a second one at once; without a signal, it is an error."""
+    places = [caller.ocifs.mountpoint() for _ in range(3)]
+    with ExitStack() as stack:
+        for place in places:
+            stack.enter_context(blocked(caller.ocifs, place))
+        left, once, twice = (caller.start("mount", image, place) for place in places)
+        wait_for(lambda: len([pid for pid in caller.ocifs.processes() if waits_for_the_lock(caller.ocifs, pid)]) == 3)
+        stopped = caller.commands()
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        once.process.send_signal(signal.SIGINT)
+        while twice.process.poll() is None:
+            twice.process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+        codes = [each.process.wait(90) for each in (left, once, twice)]
+        for pid in stopped:  # they have the outputs open
+            os.kill(pid, signal.SIGKILL)
+    assert codes == [7, -signal.SIGINT, -signal.SIGINT]
+    ended, *interrupted = (each.end() for each in (left, once, twice))
+    assert [each.out + each.err for each in interrupted] == ["", ""]
+    (pid,) = re.findall(r"^ocifs: process (\d+) of the service, which runs this command, is stopped: ", ended.err)
+    assert int(pid) in stopped
+    assert ended.err.endswith(f": continue it (kill -CONT {pid}) or end it, and try again\n")
+    wait_for(caller.is_idle)
+    assert caller.ocifs.mounts() == []
 
 
 def test_without_the_process_for_commands_they_run_themselves(service: Service, caller: Caller, image: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_stopped_service_leaves_its_mounts(service: Service) -> None:
         stopped = service.ocifs.run("service", "stop")
         assert (stopped.code, stopped.err) == (
             0,
-            "ocifs: mounts that go on without a service: 1; `ocifs service` keeps them again\n",
+            "ocifs: mounts that continue without a service: 1: `ocifs service` keeps them\n",
         )
         assert digests(mountpoint) == EXPECTED
         service.start()

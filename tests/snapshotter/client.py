@@ -1,7 +1,6 @@
 """A client of a snapshotter, like containerd, and a snapshotter in the process of the test."""
 
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -153,7 +152,7 @@ def mounted(mounts: list[pb.Mount], where: Path) -> Iterator[Path]:
     try:
         yield where
     finally:
-        subprocess.run(["umount", str(where)], check=True, stdout=sys.stderr)
+        subprocess.run(["umount", str(where)], check=True)
 
 
 def status_of(error: pytest.ExceptionInfo[grpc.RpcError]) -> str:

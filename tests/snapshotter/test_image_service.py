@@ -18,6 +18,7 @@ from ocifs.snapshotter.serving import listening_at
 from ocifs.sources.reference import parse_reference
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.peer import Credentials
+from tests.shortage import no_threads
 
 ME = Credentials("me", "secret")
 V1, V1ALPHA2 = "/runtime.v1.ImageService", "/runtime.v1alpha2.ImageService"
@@ -206,6 +207,13 @@ def test_only_root_can_use_the_socket(world: World, tmp_path: Path) -> None:
     path = tmp_path / "run/cri.sock"
     assert path.stat().st_mode & 0o777 == 0o600
     (tmp_path / "run/file").write_text("")
-    taken = listening_at(tmp_path / "run/file", lambda address: grpc.server(ThreadPoolExecutor(1)))
-    with pytest.raises(MountError, match="it exists, and is no socket: remove it"):
+    taken = listening_at(tmp_path / "run/file", lambda address, threads: grpc.server(threads))
+    with pytest.raises(MountError, match="it exists, and is not a socket: remove it"):
         taken.__enter__()
+
+
+def test_no_further_thread_is_needed_to_ask_containerd(world: World) -> None:
+    world.call(f"{V1}/ListImages")  # so that containerd has a thread
+    with no_threads():
+        assert world.call(f"{V1}/ListImages") == b"answer"
+    assert world.call(f"{V1}/ListImages") == b"answer"

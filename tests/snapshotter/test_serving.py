@@ -5,18 +5,24 @@ import random
 import stat
 import sys
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 
 from ocifs.cli.verbs import run
+from ocifs.errors import MountError
 from ocifs.mount.record import runtime_directory
 from ocifs.service.snapshotter_numbers import read_numbers
 from ocifs.snapshotter import snapshots_pb2 as pb
 from ocifs.snapshotter.meter import Meter
 from ocifs.snapshotter.server import SERVICE
-from tests.snapshotter.client import running
+from ocifs.snapshotter.serving import ended_by_dead_threads
+from tests.shortage import no_threads
+from tests.snapshotter.client import Snapshotter, running
 from tests.waiting import wait_for
 
 _METHODS = ("Prepare", "View", "Mounts", "Commit", "Remove", "Stat", "Update", "List", "Usage", "Cleanup")
@@ -51,7 +57,7 @@ def test_bad_settings_are_one_line(tmp_path: Path, root: None, capsys: pytest.Ca
     (tmp_path / "open").chmod(0o777)
     long = tmp_path / ("x" * 110)
     rows = [
-        (7, ["--address", str(tmp_path / "file")], "it exists, and is no socket"),
+        (7, ["--address", str(tmp_path / "file")], "it exists, and is not a socket"),
         (7, ["--address", str(long)], "has at most 107 bytes"),
         (7, ["--address", str(tmp_path / "open/s")], "can be written by"),
         (8, ["--root", str(tmp_path / "open")], "can be written by"),
@@ -110,6 +116,51 @@ def test_any_bytes_get_an_answer(tmp_path: Path, root: None) -> None:
             snapshotter.client.remove(info.name)
         snapshotter.client.cleanup()
         assert os.listdir(snapshotter.root / "snapshots") == []
+
+
+def test_without_more_threads_requests_wait_for_those_that_run(tmp_path: Path, root: None) -> None:
+    """gRPC would not survive an exception in its pool, neither for a request nor at the end."""
+    at_once = threading.Barrier(4)
+    with ThreadPoolExecutor(4) as callers:
+        list(callers.map(lambda _: at_once.wait(), range(4)))
+        with ExitStack() as stack:
+            snapshotter = stack.enter_context(running(tmp_path))
+            with no_threads():
+                snapshotter.client.prepare("a")
+                assert [*callers.map(lambda _: snapshotter.client.stat("a").name, range(8))] == ["a"] * 8
+            assert snapshotter.client.stat("a").name == "a"
+            stack.enter_context(no_threads())
+            stack.enter_context(ended_at_once(snapshotter))
+
+
+@contextmanager
+def ended_at_once(snapshotter: Snapshotter) -> Iterator[None]:
+    """Check, before the end, that requests are still answered."""
+    yield
+    assert snapshotter.client.stat("a").name == "a"
+
+
+def test_a_start_without_threads_is_one_line(tmp_path: Path, root: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with no_threads():
+        arguments = ["--root", str(tmp_path / "root"), "--address", str(tmp_path / "run/s.sock")]
+        assert run(["snapshotter", "--no-service", *arguments], None) == 6
+    said = capsys.readouterr().err
+    assert said.startswith("ocifs: no more threads: raise the limit")
+    assert said.count("\n") == 1
+
+
+def test_a_dead_thread_of_grpc_ends_the_process() -> None:
+    def die() -> None:
+        raise MemoryError
+
+    def serve() -> None:
+        with ended_by_dead_threads(stop):
+            threading.Thread(target=die).start()
+            assert stop.wait(30)
+
+    stop = threading.Event()
+    with pytest.raises(MountError, match=r"^a thread of gRPC has ended: MemoryError: "):
+        serve()
 
 
 def test_metrics(tmp_path: Path, root: None) -> None:

@@ -76,7 +76,7 @@ def split(line: str, breaks: str) -> Line:
 
 
 def _arguments(words: list[_Word]) -> list[str]:
-    """Return the words that are no redirections."""
+    """Return the words that are not redirections."""
     kept: list[str] = []
     follows = False
     for word in words:

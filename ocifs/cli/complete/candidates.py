@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
     candidates: list[Completion]
     files_from: int | None = None
-    """Where the name of a file begins in the word; None: it is none."""
+    """Where the name of a file begins in the word; None: it is not one."""
 
 
 def answer(request: CompletionRequest) -> Answer:

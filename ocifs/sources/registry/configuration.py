@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from ocifs.descriptor import read_at_once
 from ocifs.errors import InvalidImageError, NotFoundError, OcifsError, RegistryError, printable_path
 from ocifs.sources.reference import DOCKER, canonical, host_of, unconfigured
 from ocifs.sources.registry.peer import Certificates, EndpointSettings
@@ -21,6 +22,7 @@ from ocifs.spec.document import shown
 
 SYSTEM = Path("/etc/containers")
 """Configuration for all users."""
+_MAX_FILE = 4 << 20
 
 
 class Mirror(msgspec.Struct, frozen=True, rename="kebab"):
@@ -92,7 +94,7 @@ def read_configuration() -> Configuration:
     first = next((path for path in main if named or path.exists()), None)
     dropped = [sorted(directory.glob("*.conf")) for directory in (_drop_ins(SYSTEM), _drop_ins(home))]
     for path in [*([first] if first else []), *dropped[0], *dropped[1]]:
-        file = _read(path)
+        file = _read(path, is_named=str(path) == named)
         prefixes = {registry.prefix for registry in file.registry}
         found = Configuration(
             (*(each for each in found.registries if each.prefix not in prefixes), *file.registry),
@@ -106,9 +108,11 @@ def _drop_ins(directory: Path) -> Path:
     return directory / "registries.conf.d"
 
 
-def _read(path: Path) -> _File:
+def _read(path: Path, *, is_named: bool) -> _File:
+    """Read a file; one that the environment names may be a pipe."""
     try:
-        file = msgspec.convert(tomllib.loads(path.read_text()), _File)
+        text = path.read_text() if is_named else read_at_once(path, _MAX_FILE).decode()
+        file = msgspec.convert(tomllib.loads(text), _File)
     except (OSError, ValueError) as error:  # errors of TOML, of UTF-8 and of msgspec are ValueErrors
         reason = error.strerror if isinstance(error, OSError) else shown(str(error))
         raise OcifsError(f"cannot use {printable_path(str(path))}: {reason}") from None
@@ -186,7 +190,7 @@ def endpoint_of(full: str, *, insecure: bool = False, tls_verify: bool | None = 
     """Return the endpoint `HOST[:PORT]/REPOSITORY`.
 
     Raises:
-        OcifsError: It is no name of a registry and a repository.
+        OcifsError: It is not the name of a registry and a repository.
     """
     host, _, repository = canonical(full).partition("/")
     if not repository:

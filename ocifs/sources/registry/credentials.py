@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from ocifs.descriptor import read_at_once
 from ocifs.errors import OcifsError, RegistryError, printable_path
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.configuration import Endpoint
@@ -90,7 +91,7 @@ def _in_files(lookup: CredentialLookup, warn: Callable[[str], None]) -> Credenti
     environment = dict(lookup.environment)
     for path in _existing(lookup):
         try:
-            file = _read(path)
+            file = _read(path, is_named=lookup.is_named)
         except _UnreadableError as error:
             if lookup.is_named:
                 raise
@@ -141,13 +142,17 @@ def _is_absent(path: Path) -> bool:
         return False
 
 
-def _read(path: Path) -> _File:
+def _read(path: Path, *, is_named: bool) -> _File:
+    """Read a file; one that the user names may be a pipe, as in `--authfile <(...)`."""
     name = printable_path(str(path))
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
-        if len(data) > _MAX_FILE:
-            raise OcifsError(f"{name} is too large for a credentials file")
+        if is_named:
+            with path.open("rb") as file:
+                data = file.read(_MAX_FILE + 1)
+            if len(data) > _MAX_FILE:
+                raise OcifsError(f"{name} is too large for a credentials file")
+        else:
+            data = read_at_once(path, _MAX_FILE)
         return msgspec.json.decode(data or b"{}", type=_File)
     except OSError as error:
         raise _UnreadableError(f"cannot read {name}: {error.strerror}") from None

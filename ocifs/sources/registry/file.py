@@ -202,4 +202,4 @@ def _credentials(access: Access) -> Credentials | None:
 
 
 def _empty(what: str, host: str) -> InvalidImageError:
-    return InvalidImageError(f"{what} on {host} is empty: it is no archive of images")
+    return InvalidImageError(f"{what} on {host} is empty: it is not an archive of images")

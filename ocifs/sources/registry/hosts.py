@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from ocifs.descriptor import read_at_once
 from ocifs.errors import OcifsError, RegistryError, printable_path
 from ocifs.sources.reference import canonical
 from ocifs.sources.registry.configuration import Endpoint, endpoint_of, is_loopback
@@ -108,10 +109,7 @@ def read_hosts(directory: Path) -> _File | None:
     path = directory / "hosts.toml"
     name = printable_path(str(path))
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
-        if len(data) > _MAX_FILE:
-            raise OcifsError(f"cannot use {name}: it is larger than {_MAX_FILE} bytes")
+        data = read_at_once(path, _MAX_FILE)
         return msgspec.convert(tomllib.loads(data.decode()), _File) if data.strip() else None
     except FileNotFoundError:
         return None
@@ -124,7 +122,7 @@ def unknown_fields(directory: Path) -> list[str]:
     """Return the keys of a directory's hosts.toml that ocifs does not know; raises as `read_hosts`."""
     if read_hosts(directory) is None:
         return []
-    tables = tomllib.loads((directory / "hosts.toml").read_text())
+    tables = tomllib.loads(read_at_once(directory / "hosts.toml", _MAX_FILE).decode())
     found = [key for key in tables if key not in FIELDS]
     for host in tables.get("host", {}).values():
         found += [key for key in host if key not in FIELDS - {"server", "host"}]
@@ -208,14 +206,14 @@ def _headers(host: _Host, name: str) -> Iterator[tuple[str, str]]:
             raise OcifsError(f"cannot use {name}: '{shown(key, 40)}' cannot be set as a header")
         joined = value if isinstance(value, str) else ", ".join(value)
         if not _VALUE.fullmatch(joined):
-            raise OcifsError(f"cannot use {name}: the value of header {key} is too long, or is no printable ASCII")
+            raise OcifsError(f"cannot use {name}: the value of header {key} is too long, or is not printable ASCII")
         yield key, joined
 
 
 def _seconds(text: str, name: str) -> float:
     """Parse a duration as Go writes it, such as 1m30s or 500ms."""
     if not _DURATION.fullmatch(text):
-        raise OcifsError(f"cannot use {name}: dial_timeout '{shown(text, 40)}' is no duration: write 5s, for example")
+        raise OcifsError(f"cannot use {name}: dial_timeout '{shown(text, 40)}' is not a duration: write it as 5s")
     parts = re.findall(r"([0-9.]+)(ms|s|m|h)", text)
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if not 0 < seconds <= 3600:
@@ -254,13 +252,9 @@ def _read(names: Iterable[str], path: Path) -> tuple[str, str]:
         shown_file = printable_path(str(file))
         first = first or shown_file
         try:
-            with file.open("rb") as opened:
-                data = opened.read(_MAX_FILE + 1)
-            if len(data) > _MAX_FILE:
-                raise OcifsError(f"cannot use the certificate {shown_file}: it is too large")
-            text += data.decode("ascii") + "\n"
+            text += read_at_once(file, _MAX_FILE).decode("ascii") + "\n"
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "it is not text"
             raise OcifsError(
                 f"cannot use the certificate {shown_file}, which {printable_path(str(path))} names: {reason}"
             ) from None

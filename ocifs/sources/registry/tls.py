@@ -9,11 +9,13 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
+from ocifs.descriptor import read_at_once
 from ocifs.errors import OcifsError, printable_path
 from ocifs.sources.registry import configuration
 from ocifs.sources.registry.peer import Certificates
 
 _DOCKER = Path("/etc/docker")
+_MAX_FILE = 4 << 20
 
 
 def read_certificates(host: str, cert_dir: Path | None, *, verify: bool) -> Certificates:
@@ -30,14 +32,18 @@ def read_certificates(host: str, cert_dir: Path | None, *, verify: bool) -> Cert
         name = printable_path(str(path))
         try:
             if path.suffix == ".crt":
-                authorities.append((name, path.read_text()))
+                authorities.append((name, _text(path)))
             elif path.suffix == ".cert":
-                clients.append((name, path.read_text() + path.with_suffix(".key").read_text()))
+                clients.append((name, _text(path) + _text(path.with_suffix(".key"))))
         except FileNotFoundError:
             raise _unusable(name, f"it has no {printable_path(path.with_suffix('.key').name)} beside it") from None
         except (OSError, ValueError) as error:
-            raise _unusable(name, getattr(error, "strerror", None) or "it is no text") from None
+            raise _unusable(name, getattr(error, "strerror", None) or "it is not text") from None
     return Certificates(verify, tuple(authorities), tuple(clients))
+
+
+def _text(path: Path) -> str:
+    return read_at_once(path, _MAX_FILE).decode()
 
 
 def make_context(certificates: Certificates) -> ssl.SSLContext:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,15 @@ def test_malformed(alone: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     path.write_bytes(text.encode("latin-1"))
     monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(path))
     with pytest.raises(OcifsError, match=r"cannot use .*own.conf: "):
+        places("app")
+
+
+@pytest.mark.parametrize("name", ["registries.conf", "registries.conf.d/a.conf"])
+def test_a_fifo_blocks_nobody(alone: Path, name: str) -> None:
+    path = alone / ".config/containers" / name
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    with pytest.raises(OcifsError, match=rf"cannot use {path}: not a regular file"):
         places("app")
 
 

@@ -1,5 +1,7 @@
 import base64
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,20 @@ def test_an_unreadable_file_is_skipped_with_a_warning(alone: Path) -> None:
     assert told == [f"cannot read {path}: Is a directory: continuing without its credentials"]
     with pytest.raises(OcifsError, match=r"auth\.json: Is a directory"):
         find(access=Access(authfile=path))
+
+
+def test_a_fifo_is_skipped_unless_the_user_names_it(alone: Path) -> None:
+    """Under `sudo -E`, another user may have put it there."""
+    path = alone / "runtime/containers/auth.json"
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    write(alone / ".docker/config.json", {"auths": {"host.example": entry("me:1")}})
+    told: list[str] = []
+    assert find(access=Access(warn=told.append)) == ("me", "1", "")
+    assert told == [f"cannot read {path}: not a regular file: continuing without its credentials"]
+    with ThreadPoolExecutor(1) as writing:
+        writing.submit(write, path, {"auths": {"host.example": entry("named:2")}})
+        assert find(access=Access(authfile=path)) == ("named", "2", "")
 
 
 def test_none() -> None:

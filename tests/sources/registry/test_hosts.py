@@ -1,5 +1,6 @@
 """hosts.toml, as containerd documents it: the endpoints it stands for, what is requested, and what is refused."""
 
+import os
 import re
 from contextlib import closing
 from pathlib import Path
@@ -232,9 +233,9 @@ BAD = [
     ('[host."https://a"]\nskip_verify = "yes"', "Expected `bool"),
     ('[host."https://a"]\nheader = {"a b" = "1"}', "'a b' cannot be set as a header"),
     ('[host."https://a"]\nheader = {Content-Length = "1"}', "'Content-Length' cannot be set as a header"),
-    ('[host."https://a"]\nheader = {A = "x\\r\\nB: y"}', "the value of header A is too long, or is no printable ASCII"),
+    ('[host."https://a"]\nheader = {A = "x\\r\\nB: y"}', "header A is too long, or is not printable ASCII"),
     ('[host."https://a"]\nheader = {A = 1}', "got `int`"),
-    ('[host."https://a"]\ndial_timeout = "soon"', "dial_timeout 'soon' is no duration: write 5s, for example"),
+    ('[host."https://a"]\ndial_timeout = "soon"', "dial_timeout 'soon' is not a duration: write it as 5s"),
     ('[host."https://a"]\ndial_timeout = "0s"', "more than 0 and up to 1h"),
     ('[host."https://a"]\nproxy = "socks5://p:1"', "no SOCKS proxies"),
     ('[host."https://a"]\nproxy = "http://p/x"', "must have no path"),
@@ -262,6 +263,14 @@ def test_refused(hosts: Path, text: str, message: str) -> None:
 def test_refused_bytes(hosts: Path) -> None:
     write(hosts, "docker.io", "").write_bytes(b'server = "\xff"')
     with pytest.raises(OcifsError, match="'utf-8' codec"):
+        host_endpoints(hosts, "docker.io/library/app")
+
+
+def test_a_fifo_blocks_nobody(hosts: Path) -> None:
+    path = write(hosts, "docker.io", "")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OcifsError, match="not a regular file"):
         host_endpoints(hosts, "docker.io/library/app")
 
 
