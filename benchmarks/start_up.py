@@ -1,8 +1,8 @@
 """How long does a command take to start, and completion to answer?
 
-Side by side: `ocifs -V`, `--help`, `ls` and `cat` with a complete cache, beside a Python that does nothing; and a path
-in an indexed image, completed by bash, zsh and fish on a terminal. `--before DIR` adds another checkout, with its own
-`.venv`. Wall time, and processor time of the process and its children.
+Side by side: `ocifs --version`, `--help`, `ls` and `cat` with a complete cache, beside a Python that does nothing; and
+a path in an indexed image, completed by bash, zsh and fish on a terminal. `--before DIR` adds another checkout, with
+its own `.venv`. Wall time, and processor time of the process and its children.
 """
 
 import os
@@ -25,14 +25,14 @@ from tests.cli.complete.shells import SCRIPTS, SHELLS, Shell, started
 
 _IDLE = "python -c pass"
 _COMMANDS = {
-    "-V": ["-V"],
+    "--version": ["--version"],
     "--help": ["--help"],
     "ls": ["ls", "IMAGE", "/etc"],
     "cat": ["cat", "IMAGE", "/etc/passwd"],
 }
 _TYPED = "ocifs cat debian:latest:/etc/pass"
 _TICK = os.sysconf("SC_CLK_TCK")
-_EACH = 10
+_EACH = 5
 """Completions of one measurement: processor time is counted in ticks of a hundredth of a second."""
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocifs.blobs.download import Progress, ignored
-from ocifs.blobs.kept import Keeping
 from ocifs.blobs.source import Source
 from ocifs.limits import DEFAULT_LIMITS, Limits
 from ocifs.reader import FileReader
@@ -18,6 +17,7 @@ from ocifs.spec.digest import Digest
 from ocifs.store import Store
 
 if TYPE_CHECKING:
+    from ocifs.blobs.kept import Keeping
     from ocifs.layer.compressed_archive import CompressedArchive
 
 
@@ -36,6 +36,9 @@ class Preparing(NamedTuple):
 
 
 _SILENT = Preparing()
+
+
+_KEPT = {"docker-daemon", "containers-storage"}
 
 
 def open_cached(
@@ -72,17 +75,24 @@ def open_cached(
 
         return open_compressed(file, name, store, limits, preparing.progress, low_memory=preparing.low_memory)
 
-    keeping = Keeping(store, limits, decompress, preparing.downloading, preparing.warn)
+    if reference.is_url or reference.transport in _KEPT:
+        from ocifs.blobs.kept import Keeping
+
+        keeping = Keeping(store, limits, decompress, preparing.downloading, preparing.warn)
+        return _open_kept(reference, access or Access(), keeping)
+    return open_source(reference, limits, follow_links=follow_links, decompress=decompress, warn=preparing.warn)
+
+
+def _open_kept(reference: Reference, access: Access, keeping: "Keeping") -> Source:
+    """Open a source of which the cache may keep a copy, or what a reader needs beside it."""
     if reference.is_url:
         from ocifs.blobs.url_archive import open_url
 
-        return open_url(reference, access or Access(), keeping)
+        return open_url(reference, access, keeping)
     if reference.transport == "docker-daemon":
         from ocifs.blobs.engine_image import open_engine_image
 
         return open_engine_image(reference, keeping)
-    if reference.transport == "containers-storage":
-        from ocifs.blobs.stored_image import open_stored_image
+    from ocifs.blobs.stored_image import open_stored_image
 
-        return open_stored_image(reference, keeping)
-    return open_source(reference, limits, follow_links=follow_links, decompress=decompress, warn=preparing.warn)
+    return open_stored_image(reference, keeping)

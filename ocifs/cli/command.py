@@ -11,9 +11,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import click
 
-from ocifs.cli.types import Size
 from ocifs.cli.unsupported import table_of
-from ocifs.limits import in_units
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -208,6 +206,8 @@ def _metavar(option: click.Option, ctx: click.Context) -> Iterator[str]:
 def _default(option: click.Option) -> str:
     if isinstance(option.show_default, str):
         return option.show_default
-    if isinstance(option.type, Size) and isinstance(option.default, int):
+    if option.type.name == "size" and isinstance(option.default, int):
+        from ocifs.limits import in_units
+
         return in_units(option.default)
     return str(option.default)

@@ -168,7 +168,7 @@ def parse_runtime(text: str) -> str:
     import shutil
 
     if shutil.which(text) is None:
-        raise ValueError(f"{printable_path(text)!r} is no program: name runc, crun or a path")
+        raise ValueError(f"{printable_path(text)!r} is not a program: name runc, crun or a path")
     return text
 
 

@@ -10,6 +10,12 @@ import signal
 import sys
 from contextlib import nullcontext
 
+from ocifs.service import VERBS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # without an import of typing
+    from ocifs.service.client import Mounter
+
 _GARBAGE = 1_000_000
 """Allocations between runs of Python's cycle collector: most objects of a command live to its end."""
 
@@ -31,16 +37,9 @@ def main() -> None:
     _allow_many_files()
     gc.set_threshold(_GARBAGE)
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    from ocifs.service.delegation import delegate
-
-    if (done := delegate(verb, sys.argv[1:])) is not None:
+    if verb in VERBS and (done := _delegated(verb)) is not None:
         sys.exit(done)
-    from ocifs.service.client import Mounter
-
-    try:
-        early = Mounter(sys.argv[1:]) if verb in _MOUNTING else None
-    except OSError as error:
-        sys.exit(f"ocifs: cannot start the daemon: {error.strerror}")
+    early = _mounter() if verb in _MOUNTING else None
     with early or nullcontext():
         from ocifs.cli.verbs import INTERRUPTED, run
 
@@ -53,6 +52,23 @@ def main() -> None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.freeze()  # otherwise Python runs the cycle collector over all objects once more before it exits
     sys.exit(status)
+
+
+def _delegated(verb: str) -> int | None:
+    """Have the service run the command; return its exit status, or None if this process has to run it."""
+    from ocifs.service.delegation import delegate
+
+    return delegate(verb, sys.argv[1:])
+
+
+def _mounter() -> "Mounter":
+    """Start the daemon."""
+    from ocifs.service.client import Mounter
+
+    try:
+        return Mounter(sys.argv[1:])
+    except OSError as error:
+        sys.exit(f"ocifs: cannot start the daemon: {error.strerror}")
 
 
 def _open_closed_streams() -> None:

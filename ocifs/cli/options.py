@@ -13,13 +13,13 @@ from ocifs.cli.types import LimitType, PlatformType, Size
 from ocifs.errors import printable_path
 from ocifs.limits import DEFAULT_LIMITS
 from ocifs.options import Options, TocMode
-from ocifs.service.client import Mounter
 from ocifs.sources.registry.access import Access
 from ocifs.store import DEFAULT_MAX_SIZE, Store, default_directory
 
 if TYPE_CHECKING:
     from ocifs.blobs.source import Source
     from ocifs.image.opening import Image
+    from ocifs.service.client import Mounter
     from ocifs.sources.reference import Reference
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -228,9 +228,13 @@ def open_image(image: str, options: Options) -> "Image":
         return opening.open_image(image, replace(options, progress=progress, downloading=progress.downloading))
 
 
-def _mounter() -> Mounter | None:
+def _mounter() -> "Mounter | None":
     context = click.get_current_context(silent=True)
-    return None if context is None else context.find_object(Mounter)
+    if context is None or context.obj is None:
+        return None
+    from ocifs.service.client import Mounter
+
+    return context.find_object(Mounter)
 
 
 def open_source(image: str, options: Options) -> "tuple[Source, Reference]":

@@ -34,10 +34,10 @@ from ocifs.mount import syscalls
 from ocifs.mount.framing import receive_message, send_message
 from ocifs.mount.job import Job, MountReply
 from ocifs.options import Options
+from ocifs.service import VERBS
 from ocifs.service.caller import DONE, PRINT, RUN, STARTED, STATUS, UNFIT, Caller, packed, root, str_bytes
 from ocifs.service.client import Mounter, ServiceConnection, mount_by_service
 from ocifs.service.connection import connect
-from ocifs.service.delegation import VERBS
 from ocifs.sources.naming import reference_of
 from ocifs.store import Build, Kind, Store, StoredFile
 

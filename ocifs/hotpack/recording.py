@@ -63,7 +63,7 @@ class Recording:
             self._waiting += 1
 
     def end_wait(self) -> None:
-        """Note that it waits no more: its reader goes on."""
+        """Note that it no longer waits: its reader continues."""
         with self._lock:
             self._waiting -= 1
             self._last = self._clock()

@@ -62,6 +62,11 @@ class OpenedPack(NamedTuple):
     """The digest of the blob, if it is published."""
 
 
+def published_name(digest: Digest) -> str:
+    """Return the name of a published pack in the memory of what is false (`ocifs.indexes.refuted`)."""
+    return f"hot-pack {digest}"
+
+
 def load_pack(store: Store, layers: Sequence[Layer]) -> tuple[PackName, StoredFile] | None:
     """Return a usable pack of some layers in the cache, a verified one if possible; its frames are not checked."""
     if not layers:
@@ -123,7 +128,7 @@ def save_verified(
                 raise InvalidImageError(f"hot pack: frame {number} is damaged")
             out.write(stored)
 
-    store.get(*name, write, anew=True).close()
+    store.get(*name, write, anew=store.has(*name)).close()  # only a damaged one is replaced
 
 
 def save_published(store: Store, layers: Sequence[Layer], file: ReaderAt, table: PackTable) -> None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Self
 from ocifs.blobs.opening import Preparing, open_cached
 from ocifs.blobs.source import Source
 from ocifs.errors import NotFoundError, OcifsError, counted
-from ocifs.image.hot_pack import OpenedPack, load_pack, pack_name
+from ocifs.image.hot_pack import OpenedPack, load_pack, pack_name, published_name
 from ocifs.image.layers import open_layers
 from ocifs.image.names import note_image
 from ocifs.image.rootfs import Rootfs
 from ocifs.image.trees import Trees, refuse_warnings
-from ocifs.indexes.artifact import published_head
 from ocifs.indexes.lookup import FoundIndex, Key, key_of, look_up_indexes, refuse_false_tocs
+from ocifs.indexes.refuted import why_refuted
 from ocifs.layer.index import LayerIndex
 from ocifs.layer.layer import Layer
 from ocifs.options import Options
@@ -145,6 +145,11 @@ class Image:
         published = self._published_pack
         if published is None or published.size > limit:
             return None
+        if (reason := why_refuted(self.options.store, published_name(published.digest))) is not None:
+            self.options.warn(f"hot pack {published.digest} is not used: it is refuted: {reason}")
+            return None
+        from ocifs.indexes.artifact import published_head
+
         try:
             head = published_head(published)
             blob = self.source.open_lazily(published)

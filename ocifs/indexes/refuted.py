@@ -20,7 +20,7 @@ def note_refuted(store: Store, published: str, layer: str, reason: str, *, most:
     Args:
         store: The cache.
         published: Format and digest of the published document (`Verification.published`).
-        layer: Digest of the blob.
+        layer: Digest of the blob; empty: of a document about the whole image.
         reason: One line that says why; at most 2000 characters are kept.
         most: How many notes to keep, the latest ones.
 
@@ -33,8 +33,8 @@ def note_refuted(store: Store, published: str, layer: str, reason: str, *, most:
         store.remove(_REFUTED, subject)
 
 
-def why_refuted(store: Store, published: str, layer: str) -> str | None:
-    """Return why a published index is false for a layer; None: nothing is known against it."""
+def why_refuted(store: Store, published: str, layer: str = "") -> str | None:
+    """Return why a published document is false for a layer, or at all; None: nothing is known against it."""
     subject = _subject(published, layer)
     if not store.has(_REFUTED, subject):
         return None

@@ -7,12 +7,14 @@ thread. It does not know how to decode a span, nor how other mounts share theirs
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ocifs.errors import InvalidImageError
 from ocifs.layer.single_flight import SingleFlight
 from ocifs.layer.span import Span, in_heap
-from ocifs.layer.span_memory import SpanMemory
+
+if TYPE_CHECKING:  # it loads ctypes, which only a mount needs
+    from ocifs.layer.span_memory import SpanMemory
 
 DEFAULT_CAPACITY = 64 << 20
 """Bytes."""
@@ -49,7 +51,7 @@ class SpanCache:
     """
 
     def __init__(
-        self, capacity: int = DEFAULT_CAPACITY, patience: float | None = None, memory: SpanMemory | None = None
+        self, capacity: int = DEFAULT_CAPACITY, patience: float | None = None, memory: "SpanMemory | None" = None
     ) -> None:
         self.capacity = capacity
         self.used = 0

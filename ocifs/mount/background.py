@@ -40,8 +40,8 @@ _NICE = 10
 
 
 Report = Callable[[str | None], None]
-Note = Callable[[Layer, str], None]
-"""Called with a layer whose published index is false, and the reason."""
+Note = Callable[[Layer | None, str], None]
+"""Called with the layer whose published index is false, or None if the published pack is, and the reason."""
 
 
 class Pack(Protocol):
@@ -75,7 +75,7 @@ class Background:
     ) -> None:
         """Fetch up to `rate` bytes per second; `report` that all is verified, or an error.
 
-        Call `progress` after each piece, and `note` for a false index.
+        Call `progress` after each piece, and `note` for a false index or pack.
         """
         self._layers = layers
         self._rate = rate
@@ -87,7 +87,7 @@ class Background:
         """Seconds to wait after the first failure; twice as many after each further one."""
         self._note = note
         self._current: Layer | None = None
-        """The layer that is being fetched or verified."""
+        """The layer that is being fetched or verified; None: the pack is."""
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -185,8 +185,7 @@ class Background:
         for layer in self._layers:
             layer.conclude(f"the mount is refuted: {error}")
         log_failure("prefetch", error)
-        if self._current is not None:
-            self._note(self._current, str(error))
+        self._note(self._current, str(error))
         if self._pack is not None:
             self._pack.drop()
         self._report(str(error))

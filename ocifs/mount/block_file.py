@@ -41,7 +41,7 @@ class BlockFile:
         self._reading = reading
         self._counters = counters or Counters.private()
         self.released: Callable[[], None] = lambda: None
-        """Called when somebody has closed the file."""
+        """Called when a process has closed the file."""
         os.set_blocking(device, False)
 
     def serve(self, stop: int, idleness: Idleness | None = None) -> bool:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from ocifs.errors import MissingExtraError, MountError, OcifsError, missing_extra, printable_path, shortage
+from ocifs.image.hot_pack import published_name
 from ocifs.image.rootfs import Rootfs
 from ocifs.indexes.refuted import note_refuted
 from ocifs.layer.layer import Layer
@@ -29,7 +30,7 @@ from ocifs.layer.span_memory import SpanMemory
 from ocifs.mount.background import in_background, is_unfinished
 from ocifs.mount.engine import Engine, stop_on_signals
 from ocifs.mount.erofs_engine import ErofsEngine
-from ocifs.mount.handoff import CacheDirectory
+from ocifs.mount.handoff import Handoff
 from ocifs.mount.hot_start import HotStart
 from ocifs.mount.job import Job, MountReply, receive_job
 from ocifs.mount.lock import locked
@@ -48,6 +49,7 @@ from ocifs.mount.record import (
     to_json,
 )
 from ocifs.mount.unmount import replace_mount
+from ocifs.spec.digest import Digest
 from ocifs.trusted_directory import TrustedDirectory
 
 _ON_DEMAND = (
@@ -191,7 +193,7 @@ def serve_mounted(  # noqa: PLR0913 - two callers, which differ in all of it
             load_modules()
         if job.options.prefetch:  # before the answer, which is an error if the system refuses the thread
             report = partial(record.report, rootfs)
-            note = partial(_note_refuted, job.rootfs.cache)
+            note = partial(_note_refuted, job.rootfs)
             stack.enter_context(in_background(rootfs, job.options.prefetch_rate, report, mounted.progress, hot, note))
         recorded_now()
         engine.serve(stop, partial(answer, MountReply(engine=engine.name, reason=mounted.reason)))
@@ -223,12 +225,17 @@ def _mount(job: Job, rootfs: Rootfs) -> Mounted:
     return Mounted(fuse, fuse.mount(), reason)
 
 
-def _note_refuted(cache: CacheDirectory | None, layer: Layer, reason: str) -> None:
-    """Let no other mount use the published index of a layer, which is false."""
-    published = layer.verification.published
-    if cache is not None and published is not None:
+def _note_refuted(handoff: Handoff, layer: Layer | None, reason: str) -> None:
+    """Let no other mount use the published index of a layer, or the published hot pack, which is false."""
+    if layer is None:
+        pack = handoff.pack
+        published = None if pack is None or pack.digest is None else published_name(Digest(pack.digest))
+        blob = ""
+    else:
+        published, blob = layer.verification.published, layer.index.summary.blob_digest
+    if handoff.cache is not None and published is not None:
         with contextlib.suppress(OcifsError, OSError):  # a full disk: this mount fails all the same
-            note_refuted(cache.open(), published, layer.index.summary.blob_digest, reason)
+            note_refuted(handoff.cache.open(), published, blob, reason)
 
 
 def load_modules() -> None:

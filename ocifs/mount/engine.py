@@ -38,7 +38,7 @@ class Engine(Protocol):
     def open_served_file(self, released: Callable[[], None]) -> int | None:
         """Return a descriptor of the served file, if the kernel has it as a file; once, and the caller closes it.
 
-        The mount does not end before that, so `released` is called once nobody else has the file open any more.
+        The mount does not end before that, so `released` is called once no other process has the file open.
         """
 
     def raise_readahead(self) -> None:

@@ -158,6 +158,8 @@ class HotStart:
             NotFoundError, RegistryError: Parts of a layer cannot be fetched.
         """
         served = self._rootfs.served
+        if not self._limit:
+            return
         if self._download is not None and not self._download.has_head and served.pack is not None:
             served.pack.abandon("its head arrives too late")  # it would not be compared any more
         table = None if served.pack is None or served.pack.verified else served.pack.table()
@@ -292,9 +294,11 @@ class HotStart:
                 published = None if served.pack.table() is None else source
             elif served.is_fetching_pack or served.pack.has_served:
                 return None  # it lacks what was read from the published pack
-        # Blocks that were not compared yet must not become those of a verified pack.
-        is_unverified = served.pack is not None and not served.pack.verified
-        name = (is_unverified and self._unverified) or pack_name(served.layers)
+        name = pack_name(served.layers)
+        # Blocks that were not compared yet must not become those of a verified pack. Once some of the layers are
+        # verified, unverified ones have another name than that which `_adopt` looks for.
+        if not name.is_verified or (served.pack is not None and not served.pack.verified):
+            name = self._unverified or name
         with contextlib.suppress(OSError):
             return start_builder(self._handoff, recording, self._limit, name, published)
         return None

@@ -2,7 +2,8 @@
 
 The bytes go to a sparse file of the cache, to which other mounts may write at the same time. The head is written only
 once it is complete and has the digest that the artifact states, and then every frame is verified by the digests in the
-head. So whoever opens the file can tell which frames are there. The download stops once the pack is of no use.
+head. A process that opens the file can therefore tell which frames are there. The download stops once the pack is
+useless.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ class PackDownload:
 
     @property
     def has_head(self) -> bool:
-        """Whether the head is there, so that nobody waits for it."""
+        """Whether the head has arrived, so that no reader waits for it."""
         return self.file.present > 0
 
     def run(self, pack: HotPack, *, fetch: bool = True) -> None:

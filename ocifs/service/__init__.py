@@ -5,3 +5,6 @@ worker: the keeper forks another one, which asks the kernel for the unanswered r
 keeper, too: the workers continue, and the next keeper takes over from them. This package imports `mount` and what lies
 below it. The keeper imports nothing heavy, and has a single thread, because it forks.
 """
+
+VERBS = frozenset({"mount", "umount", "mounts", "run", "bundle"})
+"""The commands that the service can run for a caller."""

@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 
+from ocifs.service import VERBS
 from ocifs.service.caller import COMMANDS, DONE, PRINT, RUN, STARTED, STATUS, Caller, unpacked
 from ocifs.service.connection import connect, is_allowed
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:  # without an import of typing
 
     Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
-VERBS = {"mount", "umount", "mounts", "run", "bundle"}
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _UNWINDING = {"run", "bundle"}
 """Commands that clean up after SIGTERM and SIGHUP, which end others at once."""

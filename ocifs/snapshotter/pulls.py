@@ -49,7 +49,7 @@ class PullPlan(NamedTuple):
 
 
 class _Deciding:
-    """The decision for an image, for which several requests wait. Whoever calls `decide` first decides."""
+    """The decision for an image, for which several requests wait. The first one to call `decide` decides."""
 
     def __init__(self, patience: float) -> None:
         self.began = self.used = time.monotonic()

@@ -71,8 +71,8 @@ class Refutations:
                 "reason": mount.refuted or "",
             }
         )
-        event = Any()
-        event.Pack(value)
+        # As containerd has them, without the host of a URL: so `ctr events` knows the type.
+        event = Any(type_url=value.DESCRIPTOR.full_name, value=value.SerializeToString())
         # containerd puts the namespace of a client in front of the names of its snapshots.
         users = (name.partition("/") for name in self._metadata.users(chain))
         for namespace in sorted({first for first, slash, _ in users if slash}) or [_DEFAULT]:

@@ -379,7 +379,7 @@ def test_an_image_without_directories_to_mount_on_needs_a_writable_rootfs(
 def test_refusals(ocifs: Ocifs, programs: Path, tmp_path: Path) -> None:
     no_command = write_layout(tmp_path / "no-command", Image(layers=(Layer(tar([directory(b"./")])),)))
     assert "no command" in ocifs.complaint(3, "run", no_command)
-    assert "--runtime: 'nosuch' is no program" in ocifs.complaint(2, "run", "--runtime", "nosuch", programs)
+    assert "--runtime: 'nosuch' is not a program" in ocifs.complaint(2, "run", "--runtime", "nosuch", programs)
     assert "neither runc nor crun" in ocifs.complaint(3, "run", programs, PATH=str(tmp_path))
     assert "/etc/passwd" in ocifs.complaint(3, "run", "--user", "stranger", programs)
     assert "/etc/group" in ocifs.complaint(3, "run", "--user", "web:strangers", programs)

@@ -62,6 +62,8 @@ def publish(
     damage: Callable[[bytes, PackTable], bytes] = lambda data, table: data,
     of: Callable[[list[OpenedLayer]], list[OpenedLayer]] = list,
     found: tuple[Range, ...] = (FIRST, SECOND, THIRD),
+    *,
+    has_pack: bool = True,
 ) -> Published:
     """Publish an image with its index, and with a pack of altered blocks whose digests are right, damaged then."""
     reference = registry.add("app", layout_files(Image(LAYERS)))
@@ -70,7 +72,7 @@ def publish(
         pack = forged(layers, found, alter)
         table = read_table(BytesReader(pack), streams_of(layers), 64 * MIB)
         pack = damage(pack, table)
-        manifest, blobs = make_artifact(opened.resolved, opened.indexes, pack)
+        manifest, blobs = make_artifact(opened.resolved, opened.indexes, pack if has_pack else None)
         opened.source.referrers().attach(opened.resolved.descriptor, manifest, blobs)
     registry.requests.clear()
     borders = (*(frame.offset for frame in table.frames), table.end)

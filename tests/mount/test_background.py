@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from queue import Queue
 
 import pytest
@@ -99,3 +100,24 @@ def test_processes_that_share_a_layer_verify_it_once(registry: Registry, store: 
         assert layer.partial == []
         assert isinstance(layer.blob, LazyBlob)
         assert layer.blob.fetched == 0
+
+
+class _Arriving:
+    """A hot pack on its way."""
+
+    def is_arriving(self) -> bool:
+        return True
+
+    def verify(self, pause: Callable[[int], None]) -> None:
+        """Do nothing."""
+
+    def drop(self) -> None:
+        """Do nothing."""
+
+
+def test_the_link_is_left_to_a_pack_that_arrives() -> None:
+    """As to a reader that waits now."""
+    without, arriving = (Background([], None, lambda news: None, pack=pack) for pack in (None, _Arriving()))
+    now = time.monotonic()
+    assert without._last_wait() <= now
+    assert arriving._last_wait() >= now

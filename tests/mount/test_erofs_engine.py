@@ -91,5 +91,9 @@ def test_a_mount_may_be_idle_if_another_process_could_go_on_with_nothing_lost(op
     served.is_saving = True
     assert not engine.may_be_idle()
     served.is_saving = False
+    served.is_fetching_pack = True
+    assert not engine.may_be_idle()
+    served.is_fetching_pack = False
+    assert engine.may_be_idle()
     served.layers[0].conclude("refuted")
     assert not engine.may_be_idle()

@@ -1,10 +1,12 @@
 """What a mount of an image in a registry learns extends a published pack, and is kept once the layers are verified."""
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ocifs.cli.verbs import run
 from ocifs.errors import InvalidImageError
 from ocifs.hotpack.format import BLOCK_MAX, PackTable, read_table
 from ocifs.hotpack.recording import Range
@@ -35,6 +37,7 @@ from tests.mount.published import (
 )
 from tests.registry import Registry, status
 from tests.tocs import estargz
+from tests.waiting import wait_for
 
 ALL = [FIRST, SECOND, THIRD, COLD]
 
@@ -154,18 +157,39 @@ def test_false_bytes_that_were_learnt_elsewhere_are_dropped(registry: Registry, 
 
 
 def test_what_is_saved_while_the_layers_are_verified_is_kept(registry: Registry, store: Store) -> None:
-    """The process that saves it has begun before, so it names it as of unverified layers."""
+    """Whichever ends first."""
     published = publish(registry)
     with started(published.reference, store) as start:
         start.wait()
-        start.rootfs.served.is_saving = True
+        served = start.rootfs.served
+        assert served.recording is not None
+        start.read(COLD)
+        served.recording.note(COLD[2] - COLD[1], served.bases[0] + COLD[1])
+        served.recording.end()
+        wait_for(lambda: served.is_saving or start.reported != [])
         start.verify()
-        assert kinds(store) == set()
-        # As `_save` does once that process has ended.
+        wait_for(lambda: not served.is_saving)
+        assert kinds(store) == {"pack1"}
+        assert start.reported[-1].kind == "pack1"
+    with started(published.reference, store) as start:
+        assert only_from_the_pack(start) == list(map(right, ALL))
+
+
+def test_what_is_saved_while_the_mount_is_refuted_is_dropped(registry: Registry, store: Store) -> None:
+    published = publish(registry, bytes.swapcase)
+    with started(published.reference, store) as start:
+        start.wait()
+        served = start.rootfs.served
+        assert served.recording is not None
+        start.read(COLD)
+        served.recording.note(COLD[2] - COLD[1], served.bases[0] + COLD[1])
+        served.recording.end()
+        wait_for(lambda: served.is_saving or start.reported != [])
         for layer in start.layers:
-            assert layer.verification.is_verified
-        recording = start.rootfs.served.recording
-        assert recording is not None
+            layer.conclude("it lied")
+        start.hot.drop()
+        wait_for(lambda: not served.is_saving)
+        assert kinds(store) == set()
 
 
 def test_a_pack_that_was_not_compared_yet_adds_nothing_to_that_of_verified_layers(
@@ -238,17 +262,60 @@ def test_a_damaged_pack_hides_no_other(registry: Registry, store: Store) -> None
         assert (found.digest, found.verified) == (None, False)
 
 
-def test_the_pack_of_the_tars_does_not_hide_that_of_the_chunks(registry: Registry, store: Store) -> None:
+def test_the_pack_of_the_tars_does_not_hide_that_of_the_chunks(
+    registry: Registry, store: Store, tmp_path: Path
+) -> None:
     """Layers that are read by their TOC have the same chain, but other streams."""
     layer = estargz(LAYERS[0].tar)
     reference = registry.add("app", layout_files(Image((layer,))))
     with open_image(reference, Options(store=store, lazy=False)) as tars:
         save(store, tars.layers, pack_of(tars.layers, [FIRST]))
-    with open_image(reference, Options(store=Store(store.directory), toc="use")) as chunks:
-        if chunks.layers[0].verification.is_verified:
-            pytest.skip("no TOC is used")
+    with open_image(reference, Options(store=Store(tmp_path / "without indexes"))) as chunks:
+        assert not chunks.layers[0].verification.is_verified
         assert load_pack(store, chunks.layers) is None
         save(store, chunks.layers, pack_of(chunks.layers, [FIRST]))
         found = load_pack(store, chunks.layers)
         assert found is not None
         found[1].close()
+
+
+# Commands
+
+
+def ocifs(store: Store, *arguments: str) -> None:
+    assert run(["index", arguments[0], "--cache-dir", str(store.directory), *arguments[1:]], None) == 0
+
+
+def test_pull_fetches_the_pack_for_a_later_mount(registry: Registry, store: Store) -> None:
+    published = publish(registry)
+    ocifs(store, "pull", published.reference)
+    assert published.requests == [""]
+    with started(published.reference, store) as start:
+        assert start.hot._download is None
+        assert only_from_the_pack(start) == [*map(right, ALL[:3]), None]
+    assert published.requests == [""]
+
+
+def test_an_index_is_pulled_without_its_pack_if_that_is_missing(
+    registry: Registry, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = publish(registry)
+    published.fault(status(404))
+    ocifs(store, "pull", published.reference)
+    assert "its hot pack cannot be fetched" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("alter", [bytes, bytes.swapcase])
+def test_a_plain_push_publishes_what_mounts_have_learnt_if_it_is_right(
+    registry: Registry, store: Store, alter: Callable[[bytes], bytes]
+) -> None:
+    """Also of a mount that has verified nothing."""
+    published = publish(registry, has_pack=False)
+    with started(published.reference, store) as start:
+        if alter is bytes:
+            assert record(start, COLD) is not None
+        else:
+            save(store, start.layers, forged(start.layers, [FIRST], alter))
+    ocifs(store, "push", published.reference)
+    with open_image(published.reference, Options(store=Store(None))) as image:
+        assert (image.hot_pack(64 * MIB) is not None) == (alter is bytes)

@@ -212,6 +212,16 @@ def test_a_published_pack_that_lied_is_refuted(ocifs: Ocifs, registry: Registry,
         assert_refuted(ocifs, mnt)
     assert "differ from those of layer" in ocifs.log.read_text()
     assert "pack1" not in ocifs.output("cache", "ls")
+    ocifs.output("cache", "prune", "--max-size", "1")
+    registry.requests.clear()
+    again = ocifs.home / "again"
+    again.mkdir()
+    mounted = ocifs.run("mount", "--engine", engine, image, again)
+    assert mounted.code == 0
+    assert "is not used: it is refuted: hot pack: " in mounted.err
+    assert (again / "first").read_bytes() == FIRST
+    assert not fetches_of_pack(registry)
+    ocifs.output("umount", again)
 
 
 def test_a_published_pack_of_other_layers_is_ignored(ocifs: Ocifs, registry: Registry, engine: str) -> None:

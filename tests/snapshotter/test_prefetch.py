@@ -22,7 +22,7 @@ _PATIENCE = 120.0
 
 
 def test_the_first_reads_of_one_node_reach_another_without_the_layers(
-    registry: Registry, tmp_path: Path, service: None, capsys: pytest.CaptureFixture[str]
+    registry: Registry, tmp_path: Path, service: None
 ) -> None:
     """Node B reads them although the registry has lost the layers; what A has not read fails there."""
     image = publish(registry, "app", IMAGE)
@@ -40,7 +40,6 @@ def test_the_first_reads_of_one_node_reach_another_without_the_layers(
             wait_for(lambda: "pack1" in [entry.kind for entry in store.entries()], _PATIENCE)
     name = f"docker://{registry.host}/app:latest"
     assert run(["index", "push", "--cache-dir", str(caches["a"]), name], None) == 0
-    assert "hot pack" in capsys.readouterr().out
 
     registry.requests.clear()
     registry.fault(status(404), "|".join(f"/blobs/{layer}" for layer in image.layers))

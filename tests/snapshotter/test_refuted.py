@@ -167,8 +167,9 @@ def test_the_operator_learns_of_it_once(
             reported.report()
         assert [namespace for namespace, _ in events.taken] == ["one", "two"]
         assert [event.topic for _, event in events.taken] == [TOPIC] * 2
-        value = Struct()
-        assert events.taken[0][1].event.Unpack(value)
+        event = events.taken[0][1].event
+        assert event.type_url == "google.protobuf.Struct"
+        value = Struct.FromString(event.value)
         mountpoint = str(snapshots.images.mountpoint(image.chains[-1]))
         assert {**value, "reason": ""} == {
             "image": f"docker://{image.registry.host}/app@{image.manifest}",
