@@ -211,7 +211,7 @@ def containerd(
             grpc.insecure_channel(f"unix:{images or socket}") as image,
         ):
             client = Cri(messages(), directory, runtime, image)
-            wait_for(lambda: socket.exists() and _is_ready(client, process))
+            wait_for(lambda: socket.exists() and _is_ready(client, process), _PATIENCE)
             yield client
     finally:
         process.terminate()
