@@ -72,7 +72,10 @@ main()
 
 @pytest.mark.parametrize("attempts", [3, 10, 30])
 def test_a_thread_that_runs_out_of_memory_before_it_begins_blocks_no_caller(attempts: int) -> None:
-    """With `threading.Thread`, about every other of these programs waits in `start` for ever."""
+    """With `threading.Thread`, about every other of these programs waits in `start` for ever.
+
+    How many threads die depends on the sizes of free blocks; after three the program has seen enough.
+    """
     subprocess.run([sys.executable, "-c", _STARVED, str(attempts)], timeout=60, stderr=subprocess.DEVNULL, check=True)
 
 

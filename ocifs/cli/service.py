@@ -66,7 +66,7 @@ def service(
     start    start the service (the default)
     upgrade  replace the running service by one of this version; mounts continue
     status   show whether it runs, its version, and how many mounts it keeps
-    stop     stop the service; its mounts continue, and the next service keeps them
+    stop     stop the service; its mounts continue, and the next one keeps them
     unit     print a unit for systemd
 
     \b

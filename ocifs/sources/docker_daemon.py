@@ -222,6 +222,6 @@ def _all_of(response: http.client.HTTPResponse, engine: EngineAddress) -> bytes:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()  # a path that is too long has no strerror
     return "its answer was cut short" if isinstance(error, http.client.IncompleteRead) else "its answer is malformed"

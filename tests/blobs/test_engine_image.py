@@ -207,6 +207,7 @@ def test_it_is_bounded(engine: Engine, store: Store) -> None:
         ("unix:///nowhere/docker.sock", RegistryError, "no Docker engine listens at /nowhere/docker.sock: start it"),
         ("tcp://127.0.0.1:1", RegistryError, "no Docker engine listens at 127.0.0.1:1"),
         ("ssh://me@host", UnsupportedError, "cannot reach, ssh://me@host: use unix:///PATH or tcp://HOST:PORT"),
+        ("unix:///" + "a" * 200, RegistryError, "cannot talk to the Docker engine at .*: af_unix path too long"),
         ("unix://", UnsupportedError, "cannot reach"),
         ("tcp://a..b", RegistryError, "DOCKER_HOST names an unusable URL: its host is neither a name nor an address"),
         ("tcp://[:::]:1", RegistryError, "DOCKER_HOST names an unusable URL: its host is neither"),

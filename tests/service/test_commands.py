@@ -328,8 +328,7 @@ def test_a_stopped_process_of_the_service_keeps_no_command_waiting(caller: Calle
     (pid,) = re.findall(r"^ocifs: process (\d+) of the service, which runs this command, is stopped: ", ended.err)
     assert int(pid) in stopped
     assert ended.err.endswith(f": continue it (kill -CONT {pid}) or end it, and try again\n")
-    wait_for(caller.is_idle)
-    assert caller.ocifs.mounts() == []
+    wait_for(lambda: caller.is_idle() and caller.ocifs.mounts() == [])
 
 
 def test_without_the_process_for_commands_they_run_themselves(service: Service, caller: Caller, image: Path) -> None:

@@ -13,6 +13,9 @@ import pytest
 
 from ocifs.mount.mountinfo import is_below, mount_table
 from ocifs.snapshotter.check.containerd_config import parse_version
+from ocifs.snapshotter.keychain_socket import SOCKET
+from ocifs.sources.registry.keychain import ask
+from ocifs.sources.registry.peer import Credentials, KeychainEntry
 from tests.cli.command import Ocifs
 from tests.cli.docker_registry import (
     PASSWORD,
@@ -159,6 +162,8 @@ def test_a_pod_runs_lazily_with_the_credentials_of_the_pull(node: Node) -> None:
     answers = layer_answers(node.answers("app"), node.app)
     assert {each.agent for each in answers} == {"ocifs"}
     assert whole_layers(answers, node.app) == []
+    kept = ask(KeychainEntry(str(node.log.parent / "root" / SOCKET), f"{node.registry.host}/app"))
+    assert kept == Credentials("me", "secret")  # for the worker, if the registry refuses others
     assert "secret" not in node.log.read_text()
 
 

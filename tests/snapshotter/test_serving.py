@@ -21,8 +21,9 @@ from ocifs.snapshotter import snapshots_pb2 as pb
 from ocifs.snapshotter.meter import Meter
 from ocifs.snapshotter.server import SERVICE
 from ocifs.snapshotter.serving import ended_by_dead_threads
-from tests.shortage import no_threads
-from tests.snapshotter.client import Snapshotter, running
+from tests.cli.command import Ocifs
+from tests.shortage import no_threads, pids_cgroup
+from tests.snapshotter.client import Client, Snapshotter, running
 from tests.waiting import wait_for
 
 _METHODS = ("Prepare", "View", "Mounts", "Commit", "Remove", "Stat", "Update", "List", "Usage", "Cleanup")
@@ -138,6 +139,28 @@ def ended_at_once(snapshotter: Snapshotter) -> Iterator[None]:
     """Check, before the end, that requests are still answered."""
     yield
     assert snapshotter.client.stat("a").name == "a"
+
+
+def test_no_more_processes_and_threads_once_it_listens(ocifs: Ocifs, root: None) -> None:
+    address = ocifs.home / "run/s.sock"
+    with pids_cgroup() as pids, ThreadPoolExecutor(8) as callers:
+        places: list[str | Path] = ["--root", ocifs.home / "root", "--address", address]
+        with pids.inside(ocifs).start("snapshotter", "--no-service", "--log", ocifs.home / "log", *places) as process:
+            wait_for(lambda: "listening" in _text(ocifs.home / "log"))
+            pids.allow()
+            client = Client(address)
+            with client.channel:
+                client.prepare("a")
+                assert [*callers.map(lambda _: client.stat("a").name, range(16))] == ["a"] * 16
+                pids.lift()
+                assert [*callers.map(lambda _: client.stat("a").name, range(16))] == ["a"] * 16
+                pids.allow()
+                process.terminate()
+                assert (process.wait(60), process.communicate()) == (0, (b"", b""))
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def test_a_start_without_threads_is_one_line(tmp_path: Path, root: None, capsys: pytest.CaptureFixture[str]) -> None:

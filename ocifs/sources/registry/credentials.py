@@ -21,6 +21,8 @@ from ocifs.sources.registry.keychain import ask
 from ocifs.sources.registry.peer import CredentialLookup, Credentials
 
 _MAX_FILE = 4 << 20
+_OPEN_FILES = ("/dev/", "/proc/")
+"""Where paths name other files in another process, as in `--authfile <(...)`."""
 _HELPER_SECONDS = 30
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DOCKER_KEYS = ("docker.io", "index.docker.io", "registry-1.docker.io")
@@ -76,6 +78,17 @@ def lookup_of(endpoint: Endpoint, access: Access) -> CredentialLookup:
     )
 
 
+def renewal_of(endpoint: Endpoint, access: Access) -> CredentialLookup | None:
+    """Return where to look again, also in another process; None: --creds are final, and a pipe is read only once."""
+    named = access.authfile
+    is_final = access.credentials is not None
+    if is_final or (
+        named is not None and (not os.path.isfile(named) or os.path.abspath(named).startswith(_OPEN_FILES))
+    ):
+        return None
+    return lookup_of(endpoint, access)
+
+
 def look_again(lookup: CredentialLookup, refused: Credentials | None) -> Credentials | None:
     """Return other credentials than the refused ones, from the keychain or the files; None: there are none.
 
@@ -83,6 +96,9 @@ def look_again(lookup: CredentialLookup, refused: Credentials | None) -> Credent
     """
     if lookup.keychain is not None and (kept := ask(lookup.keychain)) not in {None, refused}:
         return kept
+    for path in lookup.files if lookup.is_named else ():
+        if os.path.exists(path) and not os.path.isfile(path):  # such as a pipe, at which this process would wait
+            raise OcifsError(f"{printable_path(path)} is not a file any more")
     found = _in_files(lookup, lambda message: None)
     return None if found == refused else found
 

@@ -24,7 +24,7 @@ from ocifs.sources.registry.configuration import (
     is_loopback,
     read_configuration,
 )
-from ocifs.sources.registry.credentials import find_credentials, lookup_of
+from ocifs.sources.registry.credentials import find_credentials, renewal_of
 from ocifs.sources.registry.file import FilePart, FileSession
 from ocifs.sources.registry.foreign import ForeignSession, foreign_peers
 from ocifs.sources.registry.peer import BlobOrigin, Peer
@@ -248,7 +248,7 @@ def open_session(endpoint: Endpoint, access: Access) -> Session:
         certificates=certificates,
         timeouts=timeouts,
         settings=endpoint.settings,
-        lookup=None if access.credentials is not None else lookup_of(endpoint, access),
+        lookup=renewal_of(endpoint, access),
     )
     return Session(peer, lambda: find_credentials(endpoint, access))
 

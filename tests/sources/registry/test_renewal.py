@@ -1,6 +1,7 @@
 """Credentials that expire while an image is open: others are looked up where the first ones were found."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -15,6 +16,8 @@ from ocifs.sources.reference import parse_reference
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.authorization import Authorization
 from ocifs.sources.registry.blob import RemoteBlob
+from ocifs.sources.registry.configuration import Endpoint
+from ocifs.sources.registry.credentials import renewal_of
 from ocifs.sources.registry.peer import BlobOrigin, CredentialLookup, Credentials, Peer
 from ocifs.sources.registry.session import Session
 from ocifs.sources.registry.source import open_origins, open_registry
@@ -215,3 +218,51 @@ def test_one_lookup_serves_all_threads(tmp_path: Path) -> None:
         now[0] = 1.0
         assert authorization.renew(new)
         assert authorization.credentials == Credentials("me", "newer")
+
+
+@pytest.mark.parametrize("at", [lambda blob: blob, elsewhere], ids=["the command", "its daemon"])
+def test_a_pipe_is_read_once(
+    registry: Registry, login: Login, tmp_path: Path, at: Callable[[RemoteBlob], RemoteBlob]
+) -> None:
+    """As in `--authfile <(pass show registry)`: nothing waits for a second login there."""
+    registry.blobs["app"] = {str(Digest.of(DATA)): DATA}
+    registry.fault(login.basic, "/v2/app/")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: log_in(pipe, registry, "old"))
+    writer.start()
+    with opened(registry, Access(authfile=pipe)) as first:
+        assert first.pread(4, 0) == DATA[:4]
+        writer.join()
+        login.password = "new"
+        with pytest.raises(RegistryError, match="refuses"):
+            at(first).pread(4, 0)
+
+
+def test_a_file_that_became_a_pipe(registry: Registry, login: Login, authfile: Path) -> None:
+    registry.blobs["app"] = {str(Digest.of(DATA)): DATA}
+    registry.fault(login.basic, "/v2/app/")
+    log_in(authfile, registry, "old")
+    with opened(registry, Access(authfile=authfile)) as blob:
+        assert blob.pread(4, 0) == DATA[:4]
+        login.password = "new"
+        authfile.unlink()
+        os.mkfifo(authfile)
+        with pytest.raises(RegistryError, match=r"auth\.json is not a file any more"):
+            blob.pread(4, 0)
+
+
+@pytest.mark.parametrize(
+    ("access", "again"),
+    [
+        (Access(), True),
+        (Access(authfile=Path("/etc/passwd")), True),
+        (Access(authfile=Path("/missing")), False),
+        (Access(authfile=Path("/dev/stdin")), False),
+        (Access(authfile=Path("/proc/self/mounts")), False),
+        (Access(credentials="me:pw"), False),
+        (Access(provided=Credentials("me", "pw")), True),
+    ],
+)
+def test_what_can_be_looked_up_again(access: Access, again: bool) -> None:
+    assert (renewal_of(Endpoint("host.example", "app", insecure=False), access) is not None) == again
