@@ -36,6 +36,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     it."""
     access: Access = Access()
     """How to access registries."""
+    prefer_kept: bool = False
+    """Do not ask a registry for published indexes again, if the store has its last answer."""
     follow_links: bool = False
     """Whether symlinks in a layout directory may lead out of it; those that stay inside are always followed."""
     platform: Platform | None = None

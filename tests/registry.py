@@ -53,6 +53,9 @@ class Transfer(NamedTuple):
     began: float
     ended: float
     size: int
+    status: int = 0
+    """Of the answer; 0: there was none."""
+    agent: str = ""
 
 
 class Blob(NamedTuple):
@@ -314,6 +317,7 @@ class Handler(BaseHTTPRequestHandler):
         """Note the request, and answer it, or do what a fault says."""
         began = time.monotonic()
         self.answered = 0
+        self.status = 0
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         request = Request(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
         with self.registry.lock:
@@ -330,7 +334,8 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         with self.registry.lock:
-            transfer = Transfer(self.path, request.range, began, time.monotonic(), self.answered)
+            ended, agent = time.monotonic(), request.headers.get("user-agent", "")
+            transfer = Transfer(self.path, request.range, began, ended, self.answered, self.status, agent)
             self.registry.transfers.append(transfer)
 
     def route(self) -> None:
@@ -445,6 +450,7 @@ class Handler(BaseHTTPRequestHandler):
         rate: float | None = None,
     ) -> None:
         """Send an answer."""
+        self.status = code
         self.send_response(code)
         for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
             self.send_header(name, value)

@@ -79,16 +79,19 @@ class CachingSource:
         *,
         is_addressed_by_digest: bool = True,
         repository: str | None = None,
+        prefer_kept: bool = False,
     ) -> None:
         """Read from `registry`; `downloading` receives the progress of each download of a whole blob.
 
-        The last list of artifacts is kept for `repository`, `HOST[:PORT]/REPOSITORY`, if it is one.
+        The last list of artifacts is kept for `repository`, `HOST[:PORT]/REPOSITORY`, if it is one. With
+        `prefer_kept`, the registry is not asked for it again.
         Unless it `is_addressed_by_digest`, it resolves a digest itself, even if the store has the manifest.
         """
         self.limits = registry.limits
         self._is_addressed_by_digest = is_addressed_by_digest
         self._registry = registry
         self._repository = repository
+        self._prefer_kept = prefer_kept
         self._store = store
         self._downloading = downloading
         self._slots = threading.Semaphore(_CONCURRENT_DOWNLOADS)
@@ -154,7 +157,9 @@ class CachingSource:
     def referrers(self) -> Referrers:
         """Return the artifacts there."""
         referrers = self._registry.referrers()
-        return referrers if self._repository is None else KeptReferrers(referrers, self._store, self._repository)
+        if self._repository is None:
+            return referrers
+        return KeptReferrers(referrers, self._store, self._repository, prefer_kept=self._prefer_kept)
 
     def close(self) -> None:
         """Stop downloads and close everything."""

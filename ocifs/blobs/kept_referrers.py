@@ -23,23 +23,29 @@ _MAX: Final = 4 << 20
 class KeptReferrers:
     """Referrers of a repository."""
 
-    def __init__(self, referrers: Referrers, store: Store, repository: str) -> None:
-        """Keep the answers for `repository`, `HOST[:PORT]/REPOSITORY`: another one may have other artifacts."""
+    def __init__(self, referrers: Referrers, store: Store, repository: str, *, prefer_kept: bool = False) -> None:
+        """Keep the answers for `repository`, `HOST[:PORT]/REPOSITORY`: another one may have other artifacts.
+
+        With `prefer_kept`, the registry is asked only if no answer is kept.
+        """
         self._referrers = referrers
         self._store = store
         self._repository = repository
+        self._prefer_kept = prefer_kept
 
     def list_referrers(self, subject: Descriptor, artifact_type: str) -> list[Descriptor]:
         """Return the artifacts of that type, or those of the last answer if the registry cannot be reached."""
         name = Digest.of(f"{self._repository} {subject.digest} {artifact_type}".encode())
         kept = self._kept(name)
+        if self._prefer_kept and kept is not None:
+            return kept
         try:
             found = self._referrers.list_referrers(subject, artifact_type)
         except RegistryError:
             if kept is None:
                 raise
             return kept
-        if found != (kept or []):
+        if found != kept:
             data = msgspec.json.encode(found, enc_hook=str)
             self._store.get(REFERRERS, name, lambda out: out.write(data), anew=True).close()
         return found

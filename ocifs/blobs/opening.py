@@ -31,6 +31,8 @@ class Preparing(NamedTuple):
     low_memory: bool = False
     warn: Callable[[str], None] = lambda message: None
     """Called with a notice if standard input has to be copied first."""
+    prefer_kept: bool = False
+    """Whether to ask no registry for a list of artifacts that the store has."""
 
 
 _SILENT = Preparing()
@@ -64,7 +66,9 @@ def open_cached(
         from ocifs.sources.registry.source import open_registry
 
         registry = open_registry(reference, access or Access(), limits)
-        return CachingSource(registry, store, preparing.downloading, repository=reference.path)
+        return CachingSource(
+            registry, store, preparing.downloading, repository=reference.path, prefer_kept=preparing.prefer_kept
+        )
 
     def decompress(file: FileReader, name: str) -> "CompressedArchive":
         from ocifs.layer.compressed_archive import open_compressed

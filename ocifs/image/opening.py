@@ -233,7 +233,13 @@ def open_source(reference: Reference, options: Options) -> Source:
         options.access,
         options.limits,
         follow_links=options.follow_links,
-        preparing=Preparing(options.downloading, options.progress, low_memory=options.low_memory, warn=options.warn),
+        preparing=Preparing(
+            options.downloading,
+            options.progress,
+            low_memory=options.low_memory,
+            warn=options.warn,
+            prefer_kept=options.prefer_kept,
+        ),
     )
 
 

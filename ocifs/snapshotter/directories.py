@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from ocifs.errors import MountError, StoreError, printable_path
 from ocifs.mount.overlay import remove_tree
-from ocifs.snapshotter.database import SNAPSHOTS
+from ocifs.snapshotter.database import SNAPSHOTS, StepHook
 from ocifs.snapshotter.metadata import Metadata
 from ocifs.snapshotter.status import SnapshotError, Status
 from ocifs.trusted_directory import TrustedDirectory
@@ -38,8 +38,9 @@ class Owner(NamedTuple):
 class SnapshotDirectories:
     """The directories below `snapshots`."""
 
-    def __init__(self, root: TrustedDirectory) -> None:
+    def __init__(self, root: TrustedDirectory, step: StepHook = lambda name: None) -> None:
         self._directory = root.directory(SNAPSHOTS, make=True)
+        self._step = step
 
     def files(self, snapshot: int) -> Path:
         """Return the directory with the files of a snapshot."""
@@ -57,6 +58,7 @@ class SnapshotDirectories:
         """
         name = str(snapshot)
         try:
+            self._step("make directory")
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=self._directory.fd)
             parent = self._directory.directory(name)
@@ -64,10 +66,14 @@ class SnapshotDirectories:
                 self._remove_empty(name)
                 os.mkdir(name, 0o700, dir_fd=self._directory.fd)
                 parent = self._directory.directory(name)
+            self._step("make fs")
             os.mkdir("fs", 0o700, dir_fd=parent.fd)
             if active:
+                self._step("make work")
                 os.mkdir("work", 0o711, dir_fd=parent.fd)
+            self._step("chown")
             os.chown("fs", owner.uid, owner.gid, dir_fd=parent.fd, follow_symlinks=False)
+            self._step("chmod")
             os.chmod("fs", owner.mode, dir_fd=parent.fd)  # after chown, which clears bits
         except OSError as error:
             status: Status = "RESOURCE_EXHAUSTED" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "INTERNAL"
@@ -88,6 +94,7 @@ class SnapshotDirectories:
             unused = [name for name in self._numbered() if int(name) <= greatest and int(name) not in ids]
         for name in unused:
             try:
+                self._step("remove files")
                 remove_tree(self._directory, name)
             except MountError as error:
                 _log.warning("%s", error)
@@ -108,6 +115,7 @@ class SnapshotDirectories:
                 if self._remove_empty(name):
                     continue
                 kept = f"kept-{name}-{os.urandom(4).hex()}"
+                self._step("set aside")
                 self._directory.rename(name, kept)
                 _log.warning("%s: the database does not know the snapshot %s: set aside as %s", shown, name, kept)
         except OSError as error:
@@ -120,12 +128,14 @@ class SnapshotDirectories:
         """Remove the directory of a snapshot unless it has files; return whether it had none."""
         directory = self._directory.directory(name)
         for below in ("fs", "work"):
+            self._step(f"remove empty {below}")
             try:
                 os.rmdir(below, dir_fd=directory.fd)
             except FileNotFoundError:
                 continue
             except OSError:
                 return False
+        self._step("remove empty directory")
         os.rmdir(name, dir_fd=self._directory.fd)
         return True
 

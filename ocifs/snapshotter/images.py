@@ -20,6 +20,8 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from ocifs.errors import MountError, OcifsError, printable_path
 from ocifs.image.opening import FoundImage, Image
 from ocifs.layer.span_memory import trim_heap
@@ -71,6 +73,7 @@ class Images:
     ) -> None:
         """Use the credentials that `access` returns for a reference, else those of the options."""
         self._directory = root.directory(IMAGES, make=True)
+        self._remove_unused_mountpoints()
         self._settings = settings
         self._metadata = metadata
         self._access = access
@@ -147,6 +150,12 @@ class Images:
         _, late = wait([claim.done for claim in claims], _CLOSING_SECONDS)
         if late:
             _log.warning("%d mounts are not made after %g s", len(late), _CLOSING_SECONDS)
+
+    def _remove_unused_mountpoints(self) -> None:
+        """Remove the mountpoints whose process was killed before it mounted, or after it unmounted."""
+        for name in os.listdir(self._directory.fd):
+            with contextlib.suppress(OSError):  # EBUSY: something is mounted on it, perhaps dead
+                os.rmdir(name, dir_fd=self._directory.fd)
 
     def _ensure(self, chain: str, mount: Callable[[], None]) -> Path:
         """Mount a chain with `mount` unless it is served; wait for another thread that does. Raises as `ensure`."""
@@ -239,7 +248,7 @@ class Images:
         for source in self._metadata.sources(chain):
             reference = by_digest(source.repository, Digest(source.manifest), source.total - source.depth)
             try:
-                with find_requested(reference, self._settings.options, self._access) as found:
+                with self._find(reference) as found:
                     self._mount(chain, found)
             except (OcifsError, OSError, MemoryError) as error:
                 reason = str(error)
@@ -248,14 +257,28 @@ class Images:
                 return
         raise SnapshotError("UNAVAILABLE", f"cannot mount the layers {chain}: {reason}")
 
+    def _find(self, reference: Reference) -> FoundImage:
+        """Find an image that was found before, without network if the cache has all of it. Raises OcifsError.
+
+        Otherwise the registry is asked: if the image is gone there, another source of the chain may have it.
+        """
+        options = self._settings.options
+        found = find_requested(reference, replace(options, prefer_kept=True), self._access)
+        if not found.unindexed and all(found.source.is_cached(each.descriptor) for each in found.resolved.layers):
+            return found
+        with found:
+            return find_requested(reference, options, self._access)
+
     def _mount(self, chain: str, found: FoundImage) -> None:
         path = self.mountpoint(chain)
         self._step("mount")
         if mount_at(str(path)) is not None:  # containers on it fail anyway, and keep it
             _log.warning("%s is dead or refuted, and is mounted again", printable_path(str(path)))
             unmount(str(path), lazy=True)
+        self._step("make mountpoint")
         with contextlib.suppress(FileExistsError):
             os.mkdir(path.name, 0o700, dir_fd=self._directory.fd)
+        self._step("mount image")
         with Image.of(found) as image:
             self.mounting.mount(Job.of(image, str(path), self.mounting.options))
         self._step("mounted")
@@ -271,6 +294,7 @@ class Images:
         except MountError as error:
             _log.warning("%s", error)
             return
+        self._step("remove mountpoint")
         with contextlib.suppress(OSError):
             os.rmdir(path)
         self._used.pop(chain, None)

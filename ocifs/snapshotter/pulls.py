@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from ocifs.errors import MountError, OcifsError, ShortageError, missing_extra, printable_path, shortage
 from ocifs.image.opening import FoundImage
 from ocifs.pool import start
+from ocifs.snapshotter.database import StepHook
 from ocifs.snapshotter.images import Images
 from ocifs.snapshotter.metadata import ImageSource, Snapshot, stands_for
 from ocifs.snapshotter.requested_image import TARGET, RequestedImage, find_requested, requested_image
@@ -33,12 +34,6 @@ _REFUSAL_SECONDS: Final = 30.0
 """Seconds for which an image is left to containerd, before the registry is asked again."""
 _SHARED_SECONDS: Final = 5.0
 """Seconds in which pulls that begin share a decision and its mount; a later pull is decided, and mounted, again."""
-_DECISION_SECONDS: Final = 15.0
-"""Seconds to wait for the registry; then containerd pulls the layer. Meanwhile it collects no garbage."""
-_MOUNT_SECONDS: Final = 10.0
-"""Seconds to wait for the mount of an image whose layers have indexes; then its layers are answered before it."""
-_INDEXING_SECONDS: Final = 600.0
-"""Seconds to wait for layers without an index; then containerd pulls them, too."""
 _log = logging.getLogger(__name__)
 
 
@@ -56,12 +51,12 @@ class PullPlan(NamedTuple):
 class _Deciding:
     """The decision for an image, for which several requests wait. The first one to call `decide` decides."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
         self.began = self.used = time.monotonic()
         self.is_decided = False
         self.plan: PullPlan | None = None
         """The decision; None: the image is left to containerd."""
-        self._deadline = self.began + _DECISION_SECONDS
+        self._deadline = self.began + patience
         self._expected: PullPlan | None = None
         self._changed = threading.Condition()
 
@@ -103,13 +98,13 @@ class Pulls:
         settings: SnapshotterSettings,
         images: Images,
         access: Callable[[Reference], Access] | None = None,
-        mount_seconds: float = _MOUNT_SECONDS,
+        step: StepHook = lambda name: None,
     ) -> None:
         """Use the credentials that `access` returns for a reference, else those of the options."""
-        self._mount_seconds = mount_seconds
         self._settings = settings
         self._images = images
         self._access = access
+        self._step = step
         self._lock = threading.Lock()
         self._deciding: OrderedDict[str, _Deciding] = OrderedDict()
 
@@ -142,7 +137,7 @@ class Pulls:
             deciding = self._known(requested, begins=begins)
             is_new = deciding is None
             if deciding is None:
-                deciding = self._deciding[requested.reference.text] = _Deciding()
+                deciding = self._deciding[requested.reference.text] = _Deciding(self._settings.decision_seconds)
                 while len(self._deciding) > _PLANS_MAX:
                     self._deciding.popitem(last=False)
             deciding.used = time.monotonic()
@@ -176,7 +171,10 @@ class Pulls:
     def _decide(self, requested: RequestedImage, deciding: _Deciding) -> None:
         """Decide, and mount the image if it is served; runs in a thread of its own."""
         try:
-            deciding.decide(self._mounted_plan(requested, deciding))
+            self._step("decide")
+            plan = self._mounted_plan(requested, deciding)
+            self._step("decided")
+            deciding.decide(plan)
         except Exception as error:  # noqa: BLE001 - the boundary of this thread
             known = error if isinstance(error, OcifsError) else missing_extra(error) or shortage(error)
             reason = f"{type(error).__name__}: {error}" if known is None else str(known)
@@ -201,7 +199,8 @@ class Pulls:
             plan = self._plan_of(requested, found)
             if plan is not None:
                 is_indexed = not found.unindexed
-                deciding.expect(plan, self._mount_seconds if is_indexed else _INDEXING_SECONDS, decides=is_indexed)
+                seconds = self._settings.mount_seconds if is_indexed else self._settings.indexing_seconds
+                deciding.expect(plan, seconds, decides=is_indexed)
                 self._images.mount(plan.chains[-1], found)
         return plan
 

@@ -88,14 +88,14 @@ def open_snapshots(
             root = TrustedDirectory.open(settings.root, make=True)
             stack.callback(os.close, _lock(root, "lock", f"the directory {shown}"))
             metadata = Metadata(stack.enter_context(contextlib.closing(Database(root, step))))
-            directories = SnapshotDirectories(root)
+            directories = SnapshotDirectories(root, step)
             directories.check(metadata)
             images = Images(root, settings, metadata, access, step)
             stack.callback(images.close)
         except OSError as error:
             raise_if_short(error)
             raise StoreError(f"cannot use {shown}: {error.strerror}: choose a directory of root with --root") from None
-        yield Snapshots(metadata, directories, images, Pulls(settings, images, access), step)
+        yield Snapshots(metadata, directories, images, Pulls(settings, images, access, step), step)
 
 
 def serve(settings: SnapshotterSettings, access: AccessOf | None = None) -> None:

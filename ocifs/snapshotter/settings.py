@@ -30,6 +30,13 @@ class SnapshotterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds after which a merged mount without a user is unmounted; 0: never."""
     index_up_to: int = DEFAULT_INDEX_UP_TO
     """Most compressed bytes of layers without an index that ocifs indexes itself; containerd unpacks larger images."""
+    decision_seconds: float = 15.0
+    """Seconds that a pull waits for the registry; then containerd pulls the layer. Meanwhile it collects no garbage."""
+    mount_seconds: float = 10.0
+    """Seconds that a pull waits for the mount of an image whose layers have indexes; then they are answered before it.
+    """
+    indexing_seconds: float = 600.0
+    """Seconds that a pull waits for layers without an index; then containerd pulls them, too."""
     image_service: Path | None = None
     """Where CRI's image service is forwarded to containerd, to learn credentials; None: nowhere."""
     containerd: Path = DEFAULT_CONTAINERD

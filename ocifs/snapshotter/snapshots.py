@@ -155,7 +155,6 @@ class Snapshots:
             owner = mapping.shift(owner)
 
         def make(number: int) -> None:
-            self._step("make directory")
             self._directories.make(number, owner, active=kind == "active")
 
         self.metadata.create(kind, key, parent, labels, make)

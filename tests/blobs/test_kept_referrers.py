@@ -49,6 +49,17 @@ def test_the_last_answer_counts_while_the_registry_is_down(tmp_path: Path) -> No
     assert KeptReferrers(registry, store, "host/app").list_referrers(SUBJECT, "t") == []
 
 
+@pytest.mark.parametrize("found", [[ARTIFACT], []])
+def test_the_registry_is_not_asked_again(tmp_path: Path, found: list[Descriptor]) -> None:
+    registry = _Registry()
+    registry.found = found
+    store = Store(tmp_path / "cache")
+    for _ in range(2):
+        kept = KeptReferrers(registry, store, "host/app", prefer_kept=True)
+        assert kept.list_referrers(SUBJECT, "t") == found
+        registry.found = RegistryError("down")
+
+
 def test_a_damaged_answer_does_not_count(tmp_path: Path) -> None:
     registry = _Registry()
     store = Store(tmp_path / "cache")

@@ -1,17 +1,22 @@
 """The registry that others use: Debian's docker-registry on loopback, with images that skopeo has pushed."""
 
 import json
+import math
 import os
+import re
 import shutil
 import socket
 import subprocess
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+from tests.images import Image, digest
 
 _CONFIG = """\
 version: 0.1
@@ -67,6 +72,37 @@ def push(image: str, host: str, name: str, *options: str) -> None:
 def credentials(host: str, password: str = PASSWORD) -> str:
     """Return a config.json of Docker with the credentials for a registry."""
     return json.dumps({"auths": {host: {"auth": b64encode(f"{USER}:{password}".encode()).decode()}}})
+
+
+class Answer(NamedTuple):
+    """The answer to a GET request for a blob."""
+
+    blob: str
+    """Its digest."""
+    status: int
+    size: int
+    """Bytes of the body: of all ranges of the request together."""
+    agent: str
+    """First word of the client's name."""
+
+
+def blob_answers(log: Path, repository: str) -> list[Answer]:
+    """Return the answers in the log of a registry to requests for blobs of a repository."""
+    pattern = rf'"GET /v2/{repository}/blobs/(\S+) \S+" (\d+) (\d+) "[^"]*" "(\w*)'
+    found = re.findall(pattern, log.read_text("latin-1"))
+    return [Answer(blob, int(status), int(size), agent) for blob, status, size, agent in found]
+
+
+def layer_answers(answers: Iterable[Answer], image: Image) -> list[Answer]:
+    """Return the answers for layers of an image, without those that want a login."""
+    layers = {digest(layer.blob) for layer in image.layers}
+    return [each for each in answers if each.blob in layers and each.status != 401]
+
+
+def whole_layers(answers: Iterable[Answer], image: Image) -> list[Answer]:
+    """Return the answers that have a whole layer of an image, whatever ranges they are for."""
+    sizes = {digest(layer.blob): len(layer.blob) for layer in image.layers}
+    return [each for each in answers if each.size >= sizes.get(each.blob, math.inf)]
 
 
 def _wait_for(host: str) -> None:

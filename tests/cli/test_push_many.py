@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from ocifs.cli.verbs import run
 from tests.cli.command import Ocifs, Result
 from tests.images import Image, Layer, digest, layout_files, tar, write_layout
-from tests.registry import Registry, slowly, status, wrong_bytes
+from tests.registry import Blob, Handler, Registry, slowly, status, wrong_bytes
 
 TAGS = ("1.0", "1.1", "2.0")
 IMAGES = tuple(Image((Layer(tar({name: name.encode()})),), tag=name) for name in TAGS)
@@ -95,6 +96,25 @@ def test_a_list_on_standard_input(push: Push, registry: Registry, monkeypatch: p
     repository = registry.add("app", layout_files(*IMAGES))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{repository}:1.0\n".encode())))
     assert push.outcomes("--from", "-") == {"1.0": "pushed"}
+
+
+@pytest.mark.parametrize("jobs", [2, 3])
+def test_so_many_images_at_the_same_time(push: Push, registry: Registry, jobs: int) -> None:
+    """The registry answers no request for a layer before those of so many images have come."""
+    repository = registry.add("app", layout_files(*IMAGES))
+    layers = {digest(image.layers[0].blob) for image in IMAGES}
+    requested: set[str] = set()
+    changed = threading.Condition()
+
+    def meet(handler: Handler, blob: Blob) -> None:
+        with changed:
+            requested.add(handler.path)
+            changed.notify_all()
+            met = changed.wait_for(lambda: len(requested) >= jobs, 60)
+        handler.serve(blob) if met else handler.answer(404, b"")
+
+    registry.fault(meet, "|".join(layers))
+    assert push.outcomes("--all-tags", "-j", str(jobs), repository) == dict.fromkeys(TAGS, "pushed")
 
 
 def test_a_layout_directory_with_many_images(push: Push, tmp_path: Path) -> None:

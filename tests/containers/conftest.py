@@ -28,10 +28,11 @@ def _fuse(fuse: None) -> None:
 
 
 @functools.cache
-def image_of_programs() -> Image:
-    """Return an image with programs and the shared libraries they need."""
+def image_of_programs(*more: str) -> Image:
+    """Return an image with programs, and others by name, and the shared libraries they need."""
     paths: set[str] = set()
-    for program in _PROGRAMS:
+    programs = (*_PROGRAMS, *more)
+    for program in programs:
         path = shutil.which(program)
         assert path
         linked = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
@@ -40,7 +41,7 @@ def image_of_programs() -> Image:
     members[4] = directory(b"root/", mode=0o700)
     members += [
         file(b"bin/" + program.encode(), Path(shutil.which(program) or "").read_bytes(), mode=0o755)
-        for program in _PROGRAMS
+        for program in programs
     ]
     members += [file(path.lstrip("/").encode(), Path(path).read_bytes(), mode=0o755) for path in sorted(paths)]
     members += [

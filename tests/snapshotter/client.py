@@ -1,7 +1,6 @@
 """A client of a snapshotter, like containerd, and a snapshotter in the process of the test."""
 
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,6 +97,24 @@ class Snapshotter:
         return self.settings.root
 
 
+def settings_in(
+    directory: Path,
+    options: Options | None = None,
+    *,
+    engine: str = "auto",
+    prefetch: bool = True,
+    settings: Mapping[str, object] | None = None,
+) -> SnapshotterSettings:
+    """Return the settings of a snapshotter whose files are in `directory`, without the service of ocifs."""
+    return SnapshotterSettings(
+        root=directory / "root",
+        address=directory / "run" / "s.sock",
+        options=options or Options(),
+        mounting=MountOptions(engine=engine, prefetch=prefetch),  # type: ignore[arg-type]
+        **{"service": False, **(settings or {})},  # type: ignore[arg-type]
+    )
+
+
 @contextmanager
 def running(
     directory: Path,
@@ -110,13 +127,7 @@ def running(
     settings: Mapping[str, object] | None = None,
 ) -> Iterator[Snapshotter]:
     """Run a snapshotter whose files are in `directory`; it does not start the service of ocifs."""
-    chosen = SnapshotterSettings(
-        root=directory / "root",
-        address=directory / "run" / "s.sock",
-        options=options or Options(),
-        mounting=MountOptions(engine=engine, prefetch=prefetch),  # type: ignore[arg-type]
-        **{"service": False, **(settings or {})},  # type: ignore[arg-type]
-    )
+    chosen = settings_in(directory, options, engine=engine, prefetch=prefetch, settings=settings)
     try:
         with open_snapshots(chosen, access, step) as snapshots, listening(chosen, snapshots):
             client = Client(chosen.address)
@@ -141,7 +152,7 @@ def mounted(mounts: list[pb.Mount], where: Path) -> Iterator[Path]:
     try:
         yield where
     finally:
-        subprocess.run(["umount", str(where)], check=True, stdout=sys.stderr)
+        subprocess.run(["umount", str(where)], check=True)
 
 
 def status_of(error: pytest.ExceptionInfo[grpc.RpcError]) -> str:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 
 from ocifs.mount.mountinfo import is_below, mount_table
+from tests.docs.toml_blocks import Table, containerd_1, containerd_2, merged, to_toml
 from tests.snapshotter.releases import HERE, Release
 from tests.waiting import wait_for
 
@@ -39,77 +40,51 @@ echo '{"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "/none"
 """
 """A network plugin that makes no network."""
 
-_COMMON = """
-root = "{directory}/root"
-state = "{state}"
-[grpc]
-  address = "{directory}/containerd.sock"
-[ttrpc]
-  address = "{directory}/containerd.ttrpc"
-[proxy_plugins.ocifs]
-  type = "snapshot"
-  address = "{snapshotter}"
-  capabilities = ["remap-ids"]
-"""
-_VERSION_2 = """
-version = 2
-{common}
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{directory}/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{pause}"
-  restrict_oom_score_adj = true
-  disable_apparmor = true
-[plugins."io.containerd.grpc.v1.cri".cni]
-  conf_dir = "{directory}/cni"
-  bin_dir = "{directory}/bin"
-[plugins."io.containerd.grpc.v1.cri".containerd]
-  snapshotter = "ocifs"
-  disable_snapshot_annotations = false
-{runtimes}
-[plugins."io.containerd.grpc.v1.cri".registry]
-  config_path = "{hosts}"
-"""
-_VERSION_3 = """
-version = 3
-{common}
-  [proxy_plugins.ocifs.exports]
-    root = "{directory}/exported"
-    enable_remote_snapshot_annotations = "true"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{directory}/opt"
-[plugins."io.containerd.cri.v1.images"]
-  snapshotter = "ocifs"
-{images}
-[plugins."io.containerd.cri.v1.images".pinned_images]
-  sandbox = "{pause}"
-[plugins."io.containerd.cri.v1.images".registry]
-  config_path = "{hosts}"
-[plugins."io.containerd.cri.v1.runtime"]
-  restrict_oom_score_adj = true
-  disable_apparmor = true
-[plugins."io.containerd.cri.v1.runtime".cni]
-  conf_dir = "{directory}/cni"
-  bin_dirs = ["{directory}/bin"]
-{unpack}
-"""
-_RUNTIMES = """
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-  runtime_type = "io.containerd.runc.v2"
-"""
-_UNPACK = """
-[[plugins."io.containerd.transfer.v1.local".unpack_config]]
-  platform = "linux"
-  snapshotter = "ocifs"
-"""
-_NOTHING = {"runtimes": "", "images": "", "unpack": ""}
-_CONFIGURATIONS = {
-    "version 2": (_VERSION_2, _NOTHING),
-    "version 2 with runtimes": (_VERSION_2, _NOTHING | {"runtimes": _RUNTIMES}),
-    "version 3": (_VERSION_3, _NOTHING | {"images": "  disable_snapshot_annotations = false"}),
-    "version 3 with transfer": (_VERSION_3, _NOTHING | {"unpack": _UNPACK}),
+_LOCAL = {"plugins": {"io.containerd.cri.v1.images": {"disable_snapshot_annotations": False}}}
+_RUNTIMES = {
+    "plugins": {
+        "io.containerd.grpc.v1.cri": {"containerd": {"runtimes": {"runc": {"runtime_type": "io.containerd.runc.v2"}}}}
+    }
+}
+_CONFIGURATIONS: dict[str, Callable[[], Table]] = {
+    "version 2": containerd_1,
+    "version 2 with runtimes": lambda: merged(containerd_1(), _RUNTIMES),
+    "version 3": lambda: merged(containerd_2(), _LOCAL),
+    "version 3 with transfer": containerd_2,
 }
 """Those of docs/kubernetes.md, by the version of the file, and whether the transfer service pulls."""
+
+
+def _configuration(name: str, directory: Path, state: Path, snapshotter: Path, hosts: Path, pause: str) -> str:
+    """Return a documented configuration as a file of containerd whose files are in `directory` and `state`."""
+    documented = _CONFIGURATIONS[name]()
+    runtime = {"restrict_oom_score_adj": True, "disable_apparmor": True}
+    if documented["version"] == 2:
+        cni: Table = {"conf_dir": f"{directory}/cni", "bin_dir": f"{directory}/bin"}
+        registry = {"config_path": str(hosts)}
+        cri: Table = {
+            "io.containerd.grpc.v1.cri": {"sandbox_image": pause, **runtime, "cni": cni, "registry": registry}
+        }
+    else:
+        cni = {"conf_dir": f"{directory}/cni", "bin_dirs": [f"{directory}/bin"]}
+        cri = {
+            "io.containerd.cri.v1.images": {
+                "pinned_images": {"sandbox": pause}, "registry": {"config_path": str(hosts)},
+            },
+            "io.containerd.cri.v1.runtime": {**runtime, "cni": cni},
+        }  # fmt: skip
+    proxy: Table = {"address": str(snapshotter)}
+    if "exports" in documented["proxy_plugins"]["ocifs"]:
+        proxy["exports"] = {"root": f"{directory}/exported"}
+    own = {
+        "root": f"{directory}/root",
+        "state": str(state / "containerd"),
+        "grpc": {"address": f"{directory}/containerd.sock"},
+        "ttrpc": {"address": f"{directory}/containerd.ttrpc"},
+        "proxy_plugins": {"ocifs": proxy},
+        "plugins": {"io.containerd.internal.v1.opt": {"path": f"{directory}/opt"}, **cri},
+    }
+    return to_toml(merged(documented, own))
 
 
 def messages() -> ModuleType:
@@ -225,9 +200,7 @@ def containerd(
     state = Path(tempfile.mkdtemp(prefix="ocifs-test-"))
     state.chmod(0o711)  # root in a user namespace has to reach its file system
     config = directory / "config.toml"
-    template, sections = _CONFIGURATIONS[configuration]
-    common = _COMMON.format(directory=directory, snapshotter=snapshotter, state=state / "containerd")
-    config.write_text(template.format(directory=directory, common=common, hosts=hosts, pause=pause, **sections))
+    config.write_text(_configuration(configuration, directory, state, snapshotter, hosts, pause))
     socket = directory / "containerd.sock"
     command = [release.program("containerd"), "--config", str(config)]
     with (directory / "containerd.log").open("wb") as log:
@@ -238,12 +211,12 @@ def containerd(
             grpc.insecure_channel(f"unix:{images or socket}") as image,
         ):
             client = Cri(messages(), directory, runtime, image)
-            wait_for(lambda: socket.exists() and _is_ready(client, process))
+            wait_for(lambda: socket.exists() and _is_ready(client, process), _PATIENCE)
             yield client
     finally:
         process.terminate()
         process.wait(30)
-        for pid in _shims(directory):
+        for pid in shims(socket):
             os.kill(pid, signal.SIGKILL)
         for entry in reversed(mount_table()):
             if is_below(entry.mountpoint, str(directory)) or is_below(entry.mountpoint, str(state)):
@@ -251,17 +224,14 @@ def containerd(
         shutil.rmtree(state)
 
 
-def _shims(directory: Path) -> list[int]:
-    """Return the shims that this containerd has started."""
+def shims(address: Path) -> list[int]:
+    """Return the shims that the containerd at this socket has started."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if (
-                    words[0].endswith(b"containerd-shim-runc-v2")
-                    and os.fsencode(f"{directory}/containerd.sock") in words
-                ):
+                if words[0].endswith(b"containerd-shim-runc-v2") and os.fsencode(address) in words:
                     found.append(int(entry.name))
     return found
 

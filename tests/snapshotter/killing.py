@@ -1,5 +1,6 @@
 """Requests in a process that is killed before one of their steps."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -14,6 +15,7 @@ def killed_after(steps: int, settings: SnapshotterSettings, request: Callable[[S
     """Carry out a request in a child that is killed after so many steps; return whether it was."""
     child = os.fork()
     if child == 0:
+        gc.freeze()  # finalizers of grpc's objects would wait for threads that this process does not have
         taken = 0
 
         def step(name: str) -> None:

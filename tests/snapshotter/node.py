@@ -9,26 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.cli.command import Ocifs
+from tests.docs.toml_blocks import Table, merged, to_toml, with_docker
 from tests.snapshotter.releases import HERE, Release
 from tests.waiting import wait_for
-
-_CONFIG = """\
-version = 2
-root = "{directory}/root"
-state = "{state}"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
-[grpc]
-  address = "{directory}/c.sock"
-[ttrpc]
-  address = "{directory}/c.ttrpc"
-[proxy_plugins.ocifs]
-  type = "snapshot"
-  address = "{directory}/s.sock"
-  capabilities = ["remap-ids"]
-  [proxy_plugins.ocifs.exports]
-    root = "{directory}/snapshots"
-    enable_remote_snapshot_annotations = "true"
-"""
 
 
 @dataclass(frozen=True)
@@ -58,12 +41,27 @@ class Node:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     @contextmanager
-    def containerd(self, state: Path | None = None) -> Iterator[None]:
+    def containerd(self, state: Path | None = None) -> Iterator["subprocess.Popen[bytes]"]:
         """Run containerd, with mounts for containers below `state`."""
         config = self.directory / "config.toml"
-        config.write_text(_CONFIG.format(directory=self.directory, state=state or self.directory / "state"))
+        own: Table = {
+            "root": f"{self.directory}/root",
+            "state": str(state or self.directory / "state"),
+            "version": 2,
+            "disabled_plugins": ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"],
+            "grpc": {"address": f"{self.directory}/c.sock"},
+            "ttrpc": {"address": f"{self.directory}/c.ttrpc"},
+            "proxy_plugins": {
+                "ocifs": {
+                    "address": f"{self.directory}/s.sock",
+                    "capabilities": ["remap-ids"],
+                    "exports": {"root": f"{self.directory}/snapshots"},
+                }
+            },
+        }
+        config.write_text(to_toml(merged(with_docker(), own)))
         with (
-            (self.directory / "log").open("wb") as log,
+            (self.directory / "log").open("ab") as log,
             subprocess.Popen(
                 [self.release.program("containerd"), "--config", config],
                 stdout=log,
@@ -72,8 +70,9 @@ class Node:
             ) as process,
         ):
             try:
-                wait_for((self.directory / "c.sock").exists)
-                yield
+                wait_for(lambda: (self.directory / "c.sock").exists() or process.poll() is not None)
+                assert process.poll() is None, (self.directory / "log").read_text()[-2000:]
+                yield process
             finally:
                 process.terminate()
 

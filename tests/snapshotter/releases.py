@@ -1,4 +1,4 @@
-"""Releases of containerd and Docker: those of this machine, and with --full those of later Debians.
+"""Releases of containerd and Docker: those of this machine, and those of later Debians, most of them with --full only.
 
 The programs of a later Debian run from the directory into which its packages were unpacked: written in Go, they need
 only an older libc. They use the runc of this machine, which does need the new one.
@@ -14,6 +14,8 @@ import pytest
 
 from tests.depth import FULL
 
+_SOON = 60.0
+"""Seconds for each command of apt, unless the tests run in full."""
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
@@ -46,9 +48,12 @@ class Release:
 HERE = Release()
 
 
-def of_debian(suite: str, place: Path, *packages: str) -> Release:
-    """Unpack packages of a Debian below `place`, once; skip the test unless it runs in full."""
-    if not FULL:
+def of_debian(suite: str, place: Path, *packages: str, bounded: bool = False) -> Release:
+    """Unpack packages of a Debian below `place`, once.
+
+    Skip the test unless it runs in full. If it is `bounded`, skip it only if apt cannot download the packages soon.
+    """
+    if not (FULL or bounded):
         pytest.skip(f"{', '.join(packages)} of Debian {suite} are for scripts/test --full")
     if not os.path.exists(_KEYRING):
         pytest.skip("Debian's keyring is missing")
@@ -60,8 +65,13 @@ def of_debian(suite: str, place: Path, *packages: str) -> Release:
     names = {"Dir::State": "state", "Dir::State::status": "status", "Dir::Cache": "cache", "Dir::Etc": "etc"}
     apt = ["apt-get", "-q", *(f"--option={name}={directory / path}" for name, path in names.items())]
     apt += ["--option=APT::Sandbox::User=root"]
-    for command in ([*apt, "update"], [*apt, "download", *packages]):
-        subprocess.run(command, cwd=directory, check=True, capture_output=True)
+    try:
+        for command in ([*apt, "update"], [*apt, "download", *packages]):
+            subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=None if FULL else _SOON)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        if FULL:
+            raise
+        pytest.skip(f"{', '.join(packages)} of Debian {suite} cannot be downloaded: {error}")
     for archive in directory.glob("*.deb"):
         subprocess.run(["dpkg-deb", "--extract", archive, directory / "root"], check=True)
         archive.unlink()

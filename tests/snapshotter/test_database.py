@@ -1,6 +1,7 @@
 """The database and the directories: damage, full disks, kills at every step. Nothing that a container wrote is lost."""
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -211,8 +212,23 @@ def _consistent(root: Path) -> list[tuple[str, str, str]]:
     return [(each.name, each.kind, each.parent) for each in found]
 
 
+def _prepare_after_a_failure(snapshots: Snapshots) -> None:
+    """Prepare with the ID of an addition that has failed, and left its directory."""
+
+    def fail(number: int) -> None:
+        directory = snapshots.images.mountpoint(CHAIN).parents[1] / "snapshots" / str(number)
+        for name in ("fs", "work"):
+            (directory / name).mkdir(parents=True, exist_ok=True)
+        raise SnapshotError("RESOURCE_EXHAUSTED", "no space")
+
+    with suppress(SnapshotError):
+        snapshots.metadata.create("active", "new", "", {}, fail)
+    snapshots.prepare("new", "base", {})
+
+
 _REQUESTS: dict[str, Callable[[Snapshots], object]] = {
     "Prepare": lambda snapshots: snapshots.prepare("new", "base", {}),
+    "Prepare after a failure": _prepare_after_a_failure,
     "View": lambda snapshots: snapshots.view("new", "base", {}),
     "Commit": lambda snapshots: snapshots.commit("new", "container 2", {}),
     "Remove": lambda snapshots: snapshots.remove("container 2"),
@@ -346,7 +362,7 @@ def test_a_kill_at_each_step_leaves_metadata_and_directories_that_agree(
     (root_directory / "snapshots/3/fs/file").touch()
     before = _consistent(root_directory)
     outcomes = []
-    for last in range(20):
+    for last in range(40):
         copy = tmp_path / f"copy{last}"
         subprocess.run(["cp", "-a", root_directory, copy], check=True)
         killed = killed_after(last, settings(copy), _REQUESTS[request_name])
@@ -358,3 +374,53 @@ def test_a_kill_at_each_step_leaves_metadata_and_directories_that_agree(
     assert len(outcomes) > 1
     states = [each for number, each in enumerate(outcomes) if each not in outcomes[:number]]
     assert states in ([before, outcomes[-1]], [before])  # all or nothing
+
+
+def _copies(root: Path, place: Path) -> Iterator[Path]:
+    """Yield copies of a snapshotter's directory, one after the other."""
+    for number in itertools.count():
+        copy = place / f"copy{number}"
+        subprocess.run(["cp", "-a", root, copy], check=True)
+        yield copy
+
+
+def test_a_kill_while_files_are_removed(root_directory: Path, tmp_path: Path) -> None:
+    """rm(1) is killed after each file and directory: the next clean-up removes the others."""
+    before = _consistent(root_directory)
+    with open_snapshots(settings(root_directory)) as snapshots:
+        snapshots.prepare("removed", "base", {})
+        removed = root_directory / "snapshots" / str(snapshots.metadata.get("removed").id)
+        snapshots.remove("removed")
+    for name in ("fs/a/b", "fs/c", "work/work"):
+        (removed / name).mkdir(parents=True, exist_ok=True)
+    (removed / "fs/a/file").touch()
+    order = [
+        Path(where).relative_to(root_directory) / name
+        for where, directories, files in os.walk(removed, topdown=False)
+        for name in [*files, *directories]
+    ]
+    assert len(order) == 7
+    for count, copy in zip(range(len(order) + 1), _copies(root_directory, tmp_path), strict=False):
+        for path in order[:count]:
+            (copy / path).rmdir() if (copy / path).is_dir() else (copy / path).unlink()
+        assert _consistent(copy) == before
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_kill_while_leftovers_are_removed_or_set_aside(written: bool, root_directory: Path, tmp_path: Path) -> None:
+    """The directory of an addition that was not committed, or of one that an old copy of the database lacks."""
+    before = _consistent(root_directory)
+    for name in ("fs", "work"):
+        (root_directory / "snapshots/99" / name).mkdir(parents=True)
+    if written:
+        (root_directory / "snapshots/99/fs/file").touch()
+    for last, copy in enumerate(_copies(root_directory, tmp_path)):
+        killed = killed_after(last, settings(copy), lambda snapshots: None)
+        with open_snapshots(settings(copy)):
+            assert len([*(copy / "snapshots").glob("kept-99-*/fs/file")]) == written
+        for kept in (copy / "snapshots").glob("kept-*"):
+            shutil.rmtree(kept)
+        assert _consistent(copy) == before
+        if not killed:
+            break
+    assert last == (2 if written else 3)

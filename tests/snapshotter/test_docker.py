@@ -1,7 +1,6 @@
 """Docker with containerd's image store on the snapshotter, as docs/docker.md says. `scripts/test --full` only."""
 
 import json
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Ocifs
-from tests.cli.docker_registry import PASSWORD, USER, docker_registry, push
+from tests.cli.docker_registry import PASSWORD, USER, blob_answers, docker_registry, layer_answers, push
 from tests.containers.conftest import image_of_programs
 from tests.depth import FULL
-from tests.images import Image, Layer, digest, write_layout
+from tests.images import Image, Layer, write_layout
 from tests.snapshotter.node import Node, made_node
 from tests.snapshotter.releases import Release
 from tests.tars import directory, file, tar
@@ -78,7 +77,7 @@ def dockerd(node: Node, registry: str) -> Iterator[Docker]:
             process.terminate()
 
 
-@pytest.fixture(params=["trixie", "sid"])
+@pytest.fixture(params=["trixie", "forky"])
 def node(
     request: pytest.FixtureRequest,
     of_debian: Callable[[str], Release],
@@ -117,7 +116,8 @@ def test_docker_runs_builds_and_pushes(node: Node, tmp_path: Path) -> None:
         docker.output("pull", image)
         assert docker.container(image, "cat", "/srv/answer") == "42\n"
         assert len(node.mounts()) == 1
-        assert agents(log, app) == {("206", "ocifs")}
+        answers = layer_answers(blob_answers(log, "app"), app)
+        assert {(each.status, each.agent) for each in answers} == {(206, "ocifs")}
 
         (context / "Dockerfile").write_text(f"FROM {image}\nRUN cat /srv/answer >/srv/copy\nCOPY Dockerfile /\n")
         docker.output("build", "--network=none", f"--tag={built}", str(context))
@@ -147,10 +147,3 @@ def test_docker_runs_builds_and_pushes(node: Node, tmp_path: Path) -> None:
 
         docker.output("rmi", image, built, "committed:1", "base:1")
         wait_for(lambda: node.mounts() == [], 120)
-
-
-def agents(log: Path, image: Image) -> set[tuple[str, str]]:
-    """Return the status of requests for layers of an image that were authorized, and the client's name."""
-    layers = "|".join(digest(layer.blob) for layer in image.layers)
-    requests = re.findall(rf'"GET /v2/app/blobs/(?:{layers}) \S+" (\d+) \d+ "[^"]*" "(\w+)', log.read_text("latin-1"))
-    return {each for each in requests if each[0] != "401"}

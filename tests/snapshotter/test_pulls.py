@@ -1,20 +1,23 @@
 """Pulls: which images are served lazily, from which snapshots, and which files a container sees."""
 
+import gc
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
 import pytest
 
-from ocifs.mount.record import LOG, list_mounts, runtime_directory, watch_exit
+from ocifs.mount.record import LOG, ListedMount, list_mounts, runtime_directory, watch_exit
 from ocifs.options import Options
 from ocifs.snapshotter.keychain import Keychain
 from ocifs.snapshotter.keychain_socket import SOCKET, answering
 from ocifs.snapshotter.snapshots import Snapshots
+from ocifs.snapshotter.status import SnapshotError
 from ocifs.sources.registry.access import Access
 from ocifs.sources.registry.peer import Credentials
 from ocifs.sources.registry.timeouts import Timeouts
@@ -22,7 +25,7 @@ from ocifs.store import Store
 from tests.depth import depth
 from tests.images import Image, Layer
 from tests.registry import Act, Blob, Handler, Registry, basic, hang_up, slowly, stall, status
-from tests.snapshotter.client import Snapshotter, mounted, running, status_of
+from tests.snapshotter.client import Snapshotter, mounted, running, settings_in, status_of
 from tests.snapshotter.killing import killed_after
 from tests.snapshotter.pulling import (
     TARGET,
@@ -36,7 +39,7 @@ from tests.snapshotter.pulling import (
 )
 from tests.tars import directory, file, hardlink, tar
 from tests.tocs import estargz, zstd_chunked
-from tests.waiting import wait_for
+from tests.waiting import thread_count, wait_for
 
 BASE = Layer(tar([directory(b"./"), directory(b"d/", uid=5), file(b"d/old", b"old"), file(b"f", b"base"), file(b"g")]))
 MIDDLE = Layer(tar([file(b"d/.wh.old"), file(b"f", b"middle"), file(b"d/new", b"new", mode=0o4755)]), "zstd")
@@ -44,6 +47,7 @@ TOP = Layer(tar([file(b".wh.g"), file(b"top", b"top"), hardlink(b"link", b"top")
 IMAGE = Image((BASE, MIDDLE, TOP))
 
 _HASTY = Access(timeouts=Timeouts(pause=0.01, operation=0.3, first_operation=0.3))
+_PATIENT = Access(timeouts=Timeouts(answer=120, operation=120, first_operation=120))
 
 Start = Callable[..., Snapshotter]
 
@@ -53,9 +57,11 @@ def start(tmp_path: Path, service: None) -> Iterator[Start]:
     """Return what runs a snapshotter; of several, one at a time."""
     with ExitStack() as stack:
 
-        def begin(engine: str = "erofs", *, prefetch: bool = True, **settings: object) -> Snapshotter:
+        def begin(
+            engine: str = "erofs", *, prefetch: bool = True, access: Access = _HASTY, **settings: object
+        ) -> Snapshotter:
             stack.pop_all().close()
-            options = Options(store=Store(tmp_path / "cache"), access=_HASTY)
+            options = Options(store=Store(tmp_path / "cache"), access=access)
             return stack.enter_context(
                 running(tmp_path, options, engine=engine, prefetch=prefetch, settings={"service": True, **settings})
             )
@@ -318,7 +324,8 @@ def test_an_idle_image_is_unmounted_and_returns_without_network(
     containerd.pull(image)
     images = snapshotter.snapshots.images
     with containerd.container(image.chains[-1]) as path:
-        assert shown(path) == MERGED  # all bytes are local now
+        assert shown(path) == MERGED
+        wait_for(lambda: _listed(snapshotter, image).is_verified)  # all bytes are local now
         images.unmount_unused(idle=0.001)
         assert os.listdir(snapshotter.root / "images")
     images.unmount_unused(idle=1000)
@@ -326,8 +333,18 @@ def test_an_idle_image_is_unmounted_and_returns_without_network(
     images.unmount_unused(idle=0.001)
     assert not os.listdir(snapshotter.root / "images")
     registry.fault(status(503), "/")
+    registry.requests.clear()
     with containerd.container(image.chains[-1]) as path:
         assert shown(path) == MERGED
+        wait_for(lambda: _listed(snapshotter, image).is_verified)
+    assert registry.requests == []
+
+
+def _listed(snapshotter: Snapshotter, image: Published) -> ListedMount:
+    """Return the mount of an image."""
+    where = str(snapshotter.snapshots.images.mountpoint(image.chains[-1]))
+    (mount,) = [each for each in list_mounts() if each.mountpoint == where]
+    return mount
 
 
 def test_a_dead_mount_is_made_again(registry: Registry, start: Start, tmp_path: Path) -> None:
@@ -336,8 +353,7 @@ def test_a_dead_mount_is_made_again(registry: Registry, start: Start, tmp_path: 
     image = publish(registry, "app", IMAGE)
     containerd.pull(image)
     with containerd.container(image.chains[-1]) as path:
-        where = str(snapshotter.snapshots.images.mountpoint(image.chains[-1]))
-        (mount,) = [each for each in list_mounts() if each.mountpoint == where]
+        mount = _listed(snapshotter, image)
         with watch_exit(mount.pid) as has_ended:
             os.kill(mount.pid, signal.SIGKILL)
             assert has_ended(30)
@@ -345,6 +361,48 @@ def test_a_dead_mount_is_made_again(registry: Registry, start: Start, tmp_path: 
             (path / "top").read_bytes()
         with containerd.container(image.chains[-1]) as another:
             assert shown(another) == MERGED
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_kill_at_each_step_of_a_pull_is_repaired(
+    registry: Registry, tmp_path: Path, service: None, indexed: bool
+) -> None:
+    """Without an index, the image is mounted before the snapshot is committed."""
+    more = {"service": True, "index_up_to": 1 << 20}
+    image = publish(registry, "app", IMAGE, index=indexed)
+    labels = {TARGET: image.chains[0], **cri_labels(image, 0)}
+    top = image.chains[-1]
+    seen: list[str] = []
+
+    def pull(snapshots: Snapshots) -> None:
+        with suppress(SnapshotError):
+            snapshots.prepare("key", "", labels)
+
+    for steps in range(40):
+        place = tmp_path / str(steps)
+        options = Options(store=Store(place / "cache"), access=_HASTY)
+        killed = killed_after(steps, settings_in(place, options, settings=more), pull)
+        with running(place, options, step=seen.append, settings=more) as snapshotter:
+            names = snapshotter.client.names()
+            assert names in ([], [image.chains[0]])
+            if steps % 2:  # nothing continues the pull
+                for name in names:
+                    snapshotter.client.remove(name)
+                snapshotter.snapshots.images.forget(top)
+                snapshotter.snapshots.images.unmount_unused()
+                assert os.listdir(snapshotter.root / "images") == []
+            containerd = Containerd(snapshotter.client, tmp_path)
+            assert containerd.pull(image) == ["lazy"] * 3
+            with containerd.container(top) as path:
+                assert shown(path) == MERGED
+            containerd.remove_image(image)
+            assert os.listdir(snapshotter.root / "snapshots") == os.listdir(snapshotter.root / "images") == []
+        if not killed:
+            break
+    assert names == [image.chains[0]]
+    assert 8 < steps < 39
+    if not indexed:
+        assert seen.index("mounted") < seen.index("commit")
 
 
 def test_a_kill_at_each_step_of_a_mount_is_repaired(registry: Registry, tmp_path: Path, service: None) -> None:
@@ -402,6 +460,46 @@ def test_concurrent_pulls_of_an_image_share_one_decision_and_one_mount(
     assert len(os.listdir(snapshotter.root / "images")) == 1
 
 
+def test_parallel_pulls_of_different_images(registry: Registry, start: Start, tmp_path: Path) -> None:
+    """Each image is decided and mounted once; threads end, and memory and requests do not grow with the pulls."""
+    snapshotter = start()
+    tops = [Layer(tar([file(b"top", b"%d" % number)])) for number in range(depth(8, 20))]
+    images = [publish(registry, f"app{number}", Image((BASE, MIDDLE, top))) for number, top in enumerate(tops)]
+    pulls = [(name, image) for name in range(depth(3, 10)) for image in images]
+    results: list[list[str]] = []
+    threads_before, memory_before = _threads(), _memory()
+
+    def pull(name: int, image: Published) -> None:
+        results.append(Containerd(snapshotter.client, tmp_path, f"n{name}-{image.repository}").pull(image))
+
+    threads = [threading.Thread(target=pull, args=each) for each in pulls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [["lazy"] * 3] * len(pulls)
+    for image in images:
+        assert len([each for each in registry.requests if each.path.endswith(f"manifests/{image.manifest}")]) == 1
+        names = dict.fromkeys(image.chains, image.chains[-1])
+        with Containerd(snapshotter.client, tmp_path, "x", names).container(image.chains[-1]) as path:
+            assert (path / "top").read_bytes() == b"%d" % images.index(image)
+    assert len(snapshotter.client.walk()) == len(images) + 2
+    assert len(snapshotter.snapshots.images.mounted()) == len(images)
+    wait_for(lambda: _threads() <= threads_before + len(pulls))  # those that answer requests stay
+    assert _memory() - memory_before < 100 << 20
+
+
+def _threads() -> int:
+    """Return the number of threads, without those of the registry: the processes of mounts keep connections to it."""
+    return thread_count() - sum("process_request_thread" in each.name for each in threading.enumerate())
+
+
+def _memory() -> int:
+    """Return the bytes of memory of this process."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_200_containers_at_once(registry: Registry, start: Start, tmp_path: Path) -> None:
     snapshotter = start()
     containerd = Containerd(snapshotter.client, tmp_path)
@@ -457,6 +555,53 @@ def test_a_registry_that_fails_when_an_image_has_to_be_mounted_again_is_named(
     registry.faults.clear()
     with containerd.container(image.chains[-1]) as path:
         assert shown(path) == MERGED
+
+
+def test_the_mounts_of_a_container_after_its_image_was_lost(registry: Registry, start: Start, tmp_path: Path) -> None:
+    """The image is not mounted any more, none of its bytes is in the cache, and the registry is down, then back."""
+    snapshotter = start()
+    containerd = Containerd(snapshotter.client, tmp_path)
+    image = publish(registry, "app", IMAGE)
+    containerd.pull(image)
+    before = snapshotter.client.prepare("container", containerd.names[image.chains[-1]])
+    where = snapshotter.snapshots.images.mountpoint(image.chains[-1])
+    for down in (status(500), hang_up):
+        subprocess.run(["umount", "-l", where], check=True)
+        for path in (tmp_path / "cache").rglob("*"):
+            if path.is_file():
+                path.unlink()
+        registry.fault(down, "/")
+        with pytest.raises(grpc.RpcError, match="cannot mount the layers sha256:") as caught:
+            snapshotter.client.mounts("container")
+        assert status_of(caught) == "UNAVAILABLE"
+        registry.faults.clear()
+        assert snapshotter.client.mounts("container") == before
+        with mounted(before, tmp_path / "m") as path:
+            assert shown(path) == MERGED
+
+
+def test_a_registry_that_stalls_is_left_to_containerd(registry: Registry, start: Start, tmp_path: Path) -> None:
+    """The pull asks once and waits once, not for each layer; nor do later pulls while that request is under way."""
+    snapshotter = start(access=_PATIENT, decision_seconds=0.5)
+    image = publish(registry, "app", IMAGE)
+    registry.fault(stall, "/manifests/")
+    assert Containerd(snapshotter.client, tmp_path).pull(image) == ["unpacked"] * 3
+    assert len(registry.requests) == 1
+    assert Containerd(snapshotter.client, tmp_path, "other").pull(image) == ["unpacked"] * 3
+    assert len(registry.requests) == 1
+    registry.closing.set()
+
+
+def test_layers_that_stall_while_they_are_indexed_are_left_to_containerd(
+    registry: Registry, start: Start, tmp_path: Path
+) -> None:
+    snapshotter = start(access=_PATIENT, index_up_to=1 << 20, decision_seconds=0.5, indexing_seconds=1.0)
+    image = publish(registry, "app", IMAGE, index=False)
+    registry.fault(stall, image.layers[1])
+    assert Containerd(snapshotter.client, tmp_path).pull(image) == ["unpacked"] * 3
+    wait_for(lambda: image.layers[1] in " ".join(image.requests()))
+    registry.faults.clear()
+    registry.closing.set()  # ends the requests that stall
 
 
 @pytest.mark.parametrize("fault", depth([status(503), hang_up], [status(503), hang_up, stall]))

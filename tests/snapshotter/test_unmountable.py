@@ -113,8 +113,10 @@ def test_a_slow_mount_goes_on_in_the_background(image: Published, tmp_path: Path
             assert may_mount.wait(60)
 
     options = Options(store=Store(tmp_path / "cache"))
-    with running(tmp_path, options, engine="erofs", step=step, settings={"service": True}) as snapshotter:
-        pulls = Pulls(snapshotter.settings, snapshotter.snapshots.images, mount_seconds=0.05)
+    with running(
+        tmp_path, options, engine="erofs", step=step, settings={"service": True, "mount_seconds": 0.05}
+    ) as snapshotter:
+        pulls = Pulls(snapshotter.settings, snapshotter.snapshots.images)
         labels = {TARGET: image.chains[0], **cri_labels(image, 0)}
         source = pulls.source_of(labels, None)
         assert source is not None
