@@ -1,6 +1,7 @@
 """An image of three layers, open, and the trees of what they change."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, chdir
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,9 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def image(layout: Path) -> Iterator[Image]:
-    with open_image(layout) as opened:
+    with ExitStack() as stack:
+        with chdir(layout.parent):  # so that the name is short enough for the screen
+            opened = stack.enter_context(open_image(Path(layout.name)))
         yield opened
 
 

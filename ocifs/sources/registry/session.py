@@ -27,6 +27,8 @@ from ocifs.sources.timed_response import MIN_RATE
 from ocifs.spec.document import shown
 
 _MAX_PAUSE = 5.0
+_spread = random.Random()  # noqa: S311 - only to spread requests
+"""Not the generator of the module `random`, whose state other threads may rely on."""
 _MAX_RETRY_AFTER = 60.0
 _REDIRECTS = 5
 _REDIRECT = {301, 302, 303, 307, 308}
@@ -268,7 +270,7 @@ class RetryBudget:
 
     def pause(self, error: TransientError) -> bool:
         """Sleep before the next try; return False at once if the budget does not allow that."""
-        pause = self._pause * random.uniform(0.5, 1.5)  # noqa: S311 - only to spread requests
+        pause = self._pause * _spread.uniform(0.5, 1.5)
         self._pause = min(self._pause * 2, _MAX_PAUSE)
         if error.retry_after is not None:
             pause = max(error.retry_after, pause)
