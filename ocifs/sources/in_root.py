@@ -4,7 +4,6 @@ The kernel resolves the whole path as if the layer's directory were the root: ne
 out of it, no mount in it is entered, and a concurrent rename cannot change that.
 """
 
-import ctypes
 import errno
 import os
 import struct
@@ -17,8 +16,6 @@ _RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x1, 0x2, 0x10
 _TRIES = 100
 """The kernel gives up (EAGAIN) if a directory is renamed meanwhile."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def open_in_root(root: int, path: bytes) -> int:
     """Return a descriptor of the file at `path` below the directory `root`; opening a FIFO does not block.
@@ -26,9 +23,12 @@ def open_in_root(root: int, path: bytes) -> int:
     Raises:
         OSError: It cannot be opened; ENOSYS before Linux 5.6.
     """
+    import ctypes  # only extracted layers need it
+
+    libc = ctypes.CDLL(None, use_errno=True)
     how = _HOW.pack(_FLAGS, 0, _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_IN_ROOT)
     for _ in range(_TRIES):
-        fd: int = _libc.syscall(_OPENAT2, root, path, how, len(how))
+        fd: int = libc.syscall(_OPENAT2, root, path, how, len(how))
         if fd >= 0:
             return fd
         if ctypes.get_errno() != errno.EAGAIN:
