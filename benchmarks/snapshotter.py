@@ -246,7 +246,8 @@ def memory(
             while used > _QUIET * _IDLE_SECONDS and time.monotonic() - began < _SETTLED:
                 before = _processor_seconds(made.processes())
                 time.sleep(_IDLE_SECONDS)
-                used = _processor_seconds(made.processes()) - before
+                after = _processor_seconds(made.processes())  # some may have ended, others begun
+                used = sum(seconds - before.get(pid, 0) for pid, seconds in after.items())
             busy = time.monotonic() - began - _IDLE_SECONDS
             pss = sum(map(proportional, made.processes()))
             return {"PSS": pss, "idle": 100 * used / _IDLE_SECONDS, "busy": busy}
@@ -263,12 +264,13 @@ def proportional(pid: int) -> float:
     return 0.0
 
 
-def _processor_seconds(pids: list[int]) -> float:
-    total = 0
+def _processor_seconds(pids: list[int]) -> dict[int, float]:
+    taken = {}
     for pid in pids:
         with suppress(OSError):
-            total += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
-    return total / os.sysconf("SC_CLK_TCK")
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            taken[pid] = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+    return taken
 
 
 def quietly(command: list[str]) -> None:
