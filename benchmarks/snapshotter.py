@@ -5,8 +5,8 @@ stargz-snapshotter with the image converted to eStargz, and with one of a single
 this start; ocifs with a published index and the hot pack of a start, with an index alone, with the same eStargz images,
 and without an index. Each measurement has a new containerd and a new snapshotter, whose start is not counted. The
 registry is docker-registry, once behind a link of 100 Mbit/s and 20 ms, and once on loopback. Then the memory for 30
-Pods of 10 images that share all layers but one. As root, with docker-registry, skopeo, ctr-remote, Go and golang-
-github-containerd-stargz-snapshotter-dev.
+Pods of 10 images that share all layers but one. As root, with docker-registry, skopeo, ctr-remote, Go and
+golang-github-containerd-stargz-snapshotter-dev.
 """
 
 import json
@@ -230,8 +230,7 @@ def memory(
 ) -> dict[str, float]:
     """Run Pods until they are idle.
 
-    Return the PSS in MiB of the processes that serve them, their share of a processor when idle, and the seconds that
-    they were busy before.
+    Return the PSS in MiB of the processes that serve them, and their share of a processor when idle.
     """
     with node(snapshotter, stargz, parent, *options) as made:
         for image in images:
@@ -248,9 +247,8 @@ def memory(
                 time.sleep(_IDLE_SECONDS)
                 after = _processor_seconds(made.processes())  # some may have ended, others begun
                 used = sum(seconds - before.get(pid, 0) for pid, seconds in after.items())
-            busy = time.monotonic() - began - _IDLE_SECONDS
             pss = sum(map(proportional, made.processes()))
-            return {"PSS": pss, "idle": 100 * used / _IDLE_SECONDS, "busy": busy}
+            return {"PSS": pss, "idle": 100 * used / _IDLE_SECONDS}
         finally:
             for name in names:
                 subprocess.run(made.ctr("tasks", "delete", "--force", name), check=False, capture_output=True)
@@ -329,7 +327,6 @@ def pods_of(options: object, host: str, layouts: dict[str, str], stargz: Path, w
     figures = {
         "PSS": ("memory of idle processes", "MiB"),
         "idle": ("processor time when idle", "% of a processor"),
-        "busy": ("time until they are idle", "s"),
     }
     for figure, (what, unit) in figures.items():
         report(

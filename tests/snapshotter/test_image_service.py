@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ import grpc
 import pytest
 
 from ocifs.errors import MountError
+from ocifs.pool import Pool
 from ocifs.snapshotter.cri_pb2 import AuthConfig, ImageSpec, PullImageRequest
 from ocifs.snapshotter.image_service import ImageService, make_image_server
 from ocifs.snapshotter.keychain import Keychain
@@ -68,17 +68,19 @@ def kept(keychain: Keychain) -> Credentials | None:
 def world(tmp_path: Path) -> Iterator[World]:
     keychain = Keychain(Access())
     containerd = Containerd(keychain)
-    server = grpc.server(ThreadPoolExecutor(8), handlers=[containerd])
-    server.add_insecure_port(f"unix:{tmp_path}/containerd.sock")
-    server.start()
     service = ImageService(f"unix:{tmp_path}/containerd.sock", keychain)
-    with (
-        closing(service),
-        listening_at(tmp_path / "run/cri.sock", make_image_server(service)),
-        grpc.insecure_channel(f"unix:{tmp_path}/run/cri.sock") as channel,
-    ):
-        yield World(containerd, keychain, channel, server)
-    server.stop(0).wait()
+    with Pool(8, waits=True) as threads:  # with other pools, a refused thread ends the server, and its `stop` waits
+        threads.start()
+        server = grpc.server(threads, handlers=[containerd])
+        server.add_insecure_port(f"unix:{tmp_path}/containerd.sock")
+        server.start()
+        with (
+            closing(service),
+            listening_at(tmp_path / "run/cri.sock", make_image_server(service)),
+            grpc.insecure_channel(f"unix:{tmp_path}/run/cri.sock") as channel,
+        ):
+            yield World(containerd, keychain, channel, server)
+        assert server.stop(0).wait(30)
 
 
 @pytest.mark.parametrize("service", [V1, V1ALPHA2])
