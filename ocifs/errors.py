@@ -16,7 +16,7 @@ _NO_THREAD = "can't start new thread"
 """Text of CPython's RuntimeError if the system refuses a thread."""
 
 
-_NO_EXCEPTION = "without setting an exception"
+_NO_EXCEPTION = ("without setting an exception", "error return without exception set")
 """What the interpreter says of its own functions when there is no memory even for a MemoryError."""
 _NOT_MAPPED = "failed to map segment from shared object"
 """Text of glibc, in CPython's ImportError, if there is no memory for a library."""
@@ -110,7 +110,7 @@ def shortage(error: Exception) -> ShortageError | None:
         return too_many_files()
     if (
         isinstance(error, MemoryError)
-        or (isinstance(error, SystemError) and _NO_EXCEPTION in str(error))
+        or (isinstance(error, SystemError) and any(each in str(error) for each in _NO_EXCEPTION))
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or (isinstance(error, ImportError) and _NOT_MAPPED in str(error))
     ):

@@ -219,7 +219,12 @@ def _fail_by_system(error: OSError) -> int:
 
 def _drop_output() -> None:
     """Discard unwritten output at exit, instead of failing again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # too many open files
+        os.close(1)
+        null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
 
 
 def _fail(message: str, exit_code: int) -> int:
