@@ -1,8 +1,11 @@
-"""An exclusive lock on an open file (flock(2)) that no process waits for without end.
+"""An exclusive lock on an open file that no process waits for without end.
 
 The holder may work for hours, so a time limit alone would be wrong. Instead, the wait ends if the holder makes no
 progress: it is stopped (SIGSTOP, Ctrl-Z), or it neither computes nor changes the file. /proc/locks names the holder,
 unless it is in another PID namespace; then only the file counts. This module does not know what the file is.
+
+A lock belongs to the open file (flock(2)), or to the process (fcntl(2)): the latter is released when its process ends,
+even if another one has the same open file.
 """
 
 import fcntl
@@ -38,27 +41,31 @@ def lock(
     fd: int,
     check: Callable[[], object] = lambda: None,
     *,
+    of_process: bool = False,
     patience: float = PATIENCE,
     stopped_patience: float = STOPPED_PATIENCE,
 ) -> None:
-    """Lock an open file. `check` is called while another process has the lock; its exception ends the wait.
+    """Lock an open file, or with `of_process` let this process lock it.
+
+    `check` is called while another process has the lock; its exception ends the wait.
 
     Raises:
         StuckHolderError: The holder makes no progress.
         OSError: The file system has no locks, for example.
     """
+    take, kind = (fcntl.lockf, "POSIX") if of_process else (fcntl.flock, "FLOCK")  # as in proc_locks(5)
     pause = _PAUSE
     before: _Activity | None = None
     inactive = stopped = 0.0  # sums of pauses, so that the time for which this process is stopped does not count
     while True:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             check()
         else:
             return
         time.sleep(pause)
-        activity, is_stopped = _look(fd)
+        activity, is_stopped = _look(fd, kind)
         inactive = inactive + pause if activity == before else 0.0
         stopped = stopped + pause if is_stopped else 0.0
         if stopped > stopped_patience:
@@ -70,10 +77,10 @@ def lock(
         pause = min(2 * pause, _PAUSE_MAX)
 
 
-def _look(fd: int) -> tuple[_Activity, bool]:
+def _look(fd: int, kind: str) -> tuple[_Activity, bool]:
     """Return the activity of the process that holds the lock, and whether the process is stopped."""
     status = os.fstat(fd)
-    pid, ticks, is_stopped = _holder(status), 0, False
+    pid, ticks, is_stopped = _holder(status, kind), 0, False
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         is_stopped = fields[0] in {"T", "t"}  # proc_pid_stat(5)
@@ -83,8 +90,8 @@ def _look(fd: int) -> tuple[_Activity, bool]:
     return _Activity(pid, ticks, status.st_size, status.st_mtime_ns), is_stopped
 
 
-def _holder(status: os.stat_result) -> int | None:
-    """Return the PID of the process that has a flock on a file (proc_locks(5)); None if it is unknown.
+def _holder(status: os.stat_result, kind: str) -> int | None:
+    """Return the PID of the process that has a lock of this kind on a file; None if it is unknown.
 
     Some file systems show another device there than stat(2) does, so the inode number decides if no device matches.
     """
@@ -93,7 +100,7 @@ def _holder(status: os.stat_result) -> int | None:
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
         return None
-    found = [fields for line in lines if (fields := line.split())[1] == "FLOCK" and int(fields[4]) > 0]
+    found = [fields for line in lines if (fields := line.split())[1] == kind and int(fields[4]) > 0]
     matching = [fields for fields in found if fields[5] == device] or [
         fields for fields in found if fields[5].rpartition(":")[2] == str(status.st_ino)
     ]

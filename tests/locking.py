@@ -1,4 +1,4 @@
-"""Another process that holds a lock (flock(2)), and can be stopped, continued and killed."""
+"""Another process that holds a lock, and can be stopped, continued and killed."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ _HOLD = """
 import fcntl, os, sys
 
 fd = os.open(sys.argv[1], os.O_RDONLY if os.path.isdir(sys.argv[1]) else os.O_RDWR | os.O_CREAT, 0o600)
-fcntl.flock(fd, fcntl.LOCK_EX)
+getattr(fcntl, sys.argv[2])(fd, fcntl.LOCK_EX)
 print(flush=True)
 for line in sys.stdin:
     os.write(fd, line.encode())
@@ -22,9 +22,10 @@ for line in sys.stdin:
 class Holder:
     """Holds the lock on a file, which it creates if it is missing, or on a directory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, of_process: bool = False) -> None:
+        take = "lockf" if of_process else "flock"
         self._process = subprocess.Popen(
-            [sys.executable, "-S", "-c", _HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-S", "-c", _HOLD, path, take], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
     def __enter__(self) -> Self:

@@ -13,6 +13,8 @@ from ocifs.file_lock import StuckHolderError, lock
 from tests.locking import Holder
 from tests.waiting import wait_for
 
+BOTH = pytest.mark.parametrize("of_process", [False, True])
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
@@ -39,23 +41,26 @@ def test_a_free_lock_is_taken(tmp_path: Path) -> None:
     assert not is_locked(tmp_path / "file")
 
 
-def test_a_holder_is_awaited_and_its_end_noticed(tmp_path: Path) -> None:
-    with Holder(tmp_path / "file") as holder, opened(tmp_path / "file") as fd:
-        lock(fd, check=holder.kill)
+@BOTH
+def test_a_holder_is_awaited_and_its_end_noticed(tmp_path: Path, *, of_process: bool) -> None:
+    with Holder(tmp_path / "file", of_process=of_process) as holder, opened(tmp_path / "file") as fd:
+        lock(fd, of_process=of_process, check=holder.kill)
 
 
-def test_a_stopped_holder_is_named(tmp_path: Path) -> None:
-    with Holder(tmp_path / "file") as holder, opened(tmp_path / "file") as fd:
+@BOTH
+def test_a_stopped_holder_is_named(tmp_path: Path, *, of_process: bool) -> None:
+    with Holder(tmp_path / "file", of_process=of_process) as holder, opened(tmp_path / "file") as fd:
         holder.stop()
         with pytest.raises(StuckHolderError, match=rf"^process {holder.pid} is stopped$"):
-            lock(fd, stopped_patience=0.05)
+            lock(fd, of_process=of_process, stopped_patience=0.05)
 
 
-def test_a_holder_without_progress_is_named(tmp_path: Path) -> None:
-    with Holder(tmp_path / "file") as holder, opened(tmp_path / "file") as fd:
+@BOTH
+def test_a_holder_without_progress_is_named(tmp_path: Path, *, of_process: bool) -> None:
+    with Holder(tmp_path / "file", of_process=of_process) as holder, opened(tmp_path / "file") as fd:
         message = rf"^process {holder.pid} has made no progress for 0\.5 s$"
         with pytest.raises(StuckHolderError, match=message):
-            lock(fd, patience=0.5)
+            lock(fd, of_process=of_process, patience=0.5)
 
 
 def test_a_holder_that_changes_the_file_makes_progress(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import functools
 
 from zlib_ng import zlib_ng
 
-_OK, _STREAM_END, _BUF_ERROR = 0, 1, -5
+_OK, _STREAM_END, _MEM_ERROR, _BUF_ERROR = 0, 1, -4, -5
 _NO_FLUSH, _BLOCK = 0, 5
 _GZIP_WBITS = 31
 _WINDOW = 32 << 10
@@ -124,6 +124,7 @@ class Inflate:
 
         Raises:
             InflateError: The stream is damaged.
+            MemoryError: There is none for its state.
         """
         if not 0 <= begin < end <= len(buffer):
             raise ValueError(f"{begin} to {end} is not inside {len(buffer)} bytes")
@@ -150,6 +151,8 @@ class Inflate:
         self.ended = False
 
     def _check(self, status: int) -> None:
+        if status == _MEM_ERROR:
+            raise MemoryError
         if status != _OK:
             message = self._stream.msg
             raise InflateError(message.decode(errors="replace") if message else f"zlib-ng returns status {status}")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from ocifs import file_lock
 from ocifs.blobs.download import finish, is_finished
 from ocifs.errors import InvalidImageError, RegistryError, shortage
 from ocifs.image.rootfs import Rootfs
@@ -32,8 +33,6 @@ QUIET = 2.0
 _PROFILE_PIECE = 4 << 20
 _LOOK = 2.0
 """Seconds after which to look again whether a reader waits."""
-_TURN = 1800.0
-"""Seconds to wait for another process: it may be stopped."""
 _RETRY = 30.0
 _RETRY_MAX = 600.0
 _NICE = 10
@@ -140,27 +139,25 @@ class Background:
 
     @contextmanager
     def _alone(self, layer: Layer) -> Iterator[None]:
-        """Wait while another process works on the blob of a layer, up to `_TURN` seconds, to do nothing twice.
+        """Wait while another process works on the blob of a layer, to do nothing twice, unless it is stuck.
 
         The lock is that of a process, not of an open file, which the keeper of the service shares with its workers.
         Raises _EndedError.
         """
-        fd = layer.blob.fd if isinstance(layer.blob, LazyBlob) else None
-        until = time.monotonic() + _TURN
-        with contextlib.suppress(OSError):
-            while fd is not None and time.monotonic() < until:
-                try:
-                    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if self._ended.wait(_LOOK):
-                        raise _EndedError from None
+        if not isinstance(layer.blob, LazyBlob):
+            yield
+            return
+        with contextlib.suppress(OSError, file_lock.StuckHolderError):
+            file_lock.lock(layer.blob.fd, self._raise_if_ended, of_process=True)
         try:
             yield
         finally:
-            if fd is not None:
-                with contextlib.suppress(OSError):
-                    fcntl.lockf(fd, fcntl.LOCK_UN)
+            with contextlib.suppress(OSError):
+                fcntl.lockf(layer.blob.fd, fcntl.LOCK_UN)
+
+    def _raise_if_ended(self) -> None:
+        if self._ended.is_set():
+            raise _EndedError
 
     def _verify(self, layer: Layer) -> None:
         """Do the work, unless another process has done it meanwhile."""
@@ -213,8 +210,7 @@ class Background:
         while (left := max(until, self._last_wait() + QUIET) - time.monotonic()) > 0:
             if self._ended.wait(min(left, _LOOK)):
                 raise _EndedError
-        if self._ended.is_set():
-            raise _EndedError
+        self._raise_if_ended()
 
     def _last_wait(self) -> float:
         if self._pack is not None and self._pack.is_arriving():

@@ -63,7 +63,7 @@ class _TimedReader(io.RawIOBase):
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
-        """Give the socket its timeout back; the connection closes it, or sends the next request."""
+        """Restore the socket's timeout. The connection then closes the socket, or sends the next request."""
         if not self.closed:
             with suppress(OSError):  # it may be closed
                 self._sock.settimeout(self._seconds)

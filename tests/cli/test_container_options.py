@@ -14,12 +14,9 @@ from ocifs.cli.container_options import (
     ContainerCommand,
     ContainerOptions,
     container_options,
-    parse_cpus,
-    parse_entrypoint,
-    parse_memory,
-    parse_pids,
     refuse_pull,
 )
+from ocifs.cli.container_values import parse_cpus, parse_entrypoint, parse_memory, parse_pids
 
 
 @command(cls=ContainerCommand, context_settings={"allow_interspersed_args": False})

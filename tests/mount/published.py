@@ -132,9 +132,9 @@ class Start(NamedTuple):
         return b"".join(served.views(end - begin, served.bases[layer] + begin))
 
     def wait(self) -> None:
-        """Wait until the pack has arrived, or will not."""
-        assert self.hot._download is not None
-        self.hot._download.wait()
+        """Wait until the pack has arrived, or will not; it may be in the cache."""
+        if self.hot._download is not None:
+            self.hot._download.wait()
 
     def be_impatient(self) -> None:
         """Let no reader wait for long."""

@@ -2,8 +2,6 @@
 
 import errno
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from queue import Queue
@@ -22,6 +20,7 @@ from ocifs.spec.digest import Digest
 from ocifs.store import Store
 from tests.indexes.test_on_demand import cached, verified
 from tests.indexes.windowed import BASE, files, publish
+from tests.locking import Holder
 from tests.registry import Registry
 from tests.waiting import wait_for
 
@@ -67,26 +66,13 @@ def test_a_defect_ends_the_thread_with_a_line_in_the_log(caplog: pytest.LogCaptu
     assert told == []
 
 
-_LOCK = """
-import fcntl, sys
-file = open(sys.argv[1], "r+b")
-fcntl.lockf(file, fcntl.LOCK_EX)
-print(flush=True)
-sys.stdin.read()
-"""
-
-
 @pytest.mark.usefixtures("alone")
 def test_processes_that_share_a_layer_verify_it_once(registry: Registry, store: Store) -> None:
     reference = registry.add("app", files())
     publish(registry)
     with open_image(reference, Options(store=store)) as image, open_image(reference, Options(store=store)) as other:
         (layer,) = image.layers
-        command = [sys.executable, "-c", _LOCK, str(cached(store, Digest.of(BASE.blob)))]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdout.readline()
+        with Holder(cached(store, Digest.of(BASE.blob)), of_process=True):
             told: list[str | None] = []
             background = Background([layer], None, told.append)
             background.start()
@@ -94,7 +80,6 @@ def test_processes_that_share_a_layer_verify_it_once(registry: Registry, store: 
             assert isinstance(other.layers[0].blob, LazyBlob)
             finish(other.layers[0].blob)
             assert layer.verification.at is None
-            process.stdin.close()
         wait_for(lambda: told == [None])
         assert layer.verification.is_verified
         assert layer.partial == []

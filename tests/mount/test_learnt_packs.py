@@ -13,6 +13,7 @@ from ocifs.hotpack.recording import Range
 from ocifs.image.chain import chain_of
 from ocifs.image.hot_pack import PACK, UNVERIFIED_PACK, PackName, load_pack, pack_name, save_published, streams_of
 from ocifs.image.opening import open_image
+from ocifs.image.served_file import ServedFile
 from ocifs.mount.pack_builder import result_of
 from ocifs.mount.record import PackRecord
 from ocifs.options import Options
@@ -156,17 +157,23 @@ def test_false_bytes_that_were_learnt_elsewhere_are_dropped(registry: Registry, 
     assert kinds(store) == set()
 
 
+def record_cold_start(start: Start) -> ServedFile:
+    """Read what the pack lacks, and wait until its recording is being saved."""
+    served = start.rootfs.served
+    assert served.recording is not None
+    start.read(COLD)
+    served.recording.note(COLD[2] - COLD[1], served.bases[0] + COLD[1])
+    served.recording.end()
+    wait_for(lambda: served.is_saving or start.reported != [])
+    return served
+
+
 def test_what_is_saved_while_the_layers_are_verified_is_kept(registry: Registry, store: Store) -> None:
     """Whichever ends first."""
     published = publish(registry)
     with started(published.reference, store) as start:
         start.wait()
-        served = start.rootfs.served
-        assert served.recording is not None
-        start.read(COLD)
-        served.recording.note(COLD[2] - COLD[1], served.bases[0] + COLD[1])
-        served.recording.end()
-        wait_for(lambda: served.is_saving or start.reported != [])
+        served = record_cold_start(start)
         start.verify()
         wait_for(lambda: not served.is_saving)
         assert kinds(store) == {"pack1"}
@@ -179,12 +186,7 @@ def test_what_is_saved_while_the_mount_is_refuted_is_dropped(registry: Registry,
     published = publish(registry, bytes.swapcase)
     with started(published.reference, store) as start:
         start.wait()
-        served = start.rootfs.served
-        assert served.recording is not None
-        start.read(COLD)
-        served.recording.note(COLD[2] - COLD[1], served.bases[0] + COLD[1])
-        served.recording.end()
-        wait_for(lambda: served.is_saving or start.reported != [])
+        served = record_cold_start(start)
         for layer in start.layers:
             layer.conclude("it lied")
         start.hot.drop()
