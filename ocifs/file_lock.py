@@ -8,12 +8,15 @@ A lock belongs to the open file (flock(2)), or to the process (fcntl(2)): the la
 even if another one has the same open file.
 """
 
+import contextlib
 import fcntl
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+from ocifs.process import stat_of
 
 PATIENCE = 120.0
 """Seconds without progress, longer than a request to a registry takes with its retries."""
@@ -80,14 +83,12 @@ def lock(
 def _look(fd: int, kind: str) -> tuple[_Activity, bool]:
     """Return the activity of the process that holds the lock, and whether the process is stopped."""
     status = os.fstat(fd)
-    pid, ticks, is_stopped = _holder(status, kind), 0, False
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        is_stopped = fields[0] in {"T", "t"}  # proc_pid_stat(5)
-        ticks = int(fields[11]) + int(fields[12])
-    except (OSError, IndexError, ValueError):  # it has just ended, or is unknown
-        pid = None
-    return _Activity(pid, ticks, status.st_size, status.st_mtime_ns), is_stopped
+    pid = _holder(status, kind)
+    if pid is not None:
+        with contextlib.suppress(OSError):  # it has just ended
+            stat = stat_of(pid)
+            return _Activity(pid, stat.ticks, status.st_size, status.st_mtime_ns), stat.is_stopped
+    return _Activity(None, 0, status.st_size, status.st_mtime_ns), False
 
 
 def _holder(status: os.stat_result, kind: str) -> int | None:

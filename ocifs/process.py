@@ -20,15 +20,23 @@ class ProcessStat(NamedTuple):
     parent: int
     """PID of its parent; 0 if that is in another PID namespace, or there is none."""
     flags: int
+    ticks: int
+    """Processor time, user and system, in clock ticks."""
     began: int
     """Ticks after the start of the machine."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it is stopped (SIGSTOP, Ctrl-Z) or traced."""
+        return self.state in {"T", "t"}
 
 
 def stat_of(pid: int, proc: Path = _PROC) -> ProcessStat:
     """Return fields of `stat`. Raises OSError if there is no such process."""
     before, _, after = _text(proc / f"{pid}/stat").rpartition(")")
     fields = after.split()
-    return ProcessStat(before.partition("(")[2], fields[0], int(fields[1]), int(fields[6]), int(fields[19]))
+    ticks = int(fields[11]) + int(fields[12])
+    return ProcessStat(before.partition("(")[2], fields[0], int(fields[1]), int(fields[6]), ticks, int(fields[19]))
 
 
 def status_of(pid: int | Literal["self"], proc: Path = _PROC) -> dict[str, str]:

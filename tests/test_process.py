@@ -25,10 +25,12 @@ def test_a_name_is_no_other_field(name: bytes, tmp_path: Path) -> None:
     process = tmp_path / "1"
     process.mkdir()
     escaped = name.replace(b"\n", b"\\n")
-    (process / "stat").write_bytes(b"1 (" + name + b") S 7 1 1 0 -1 4194560 " + b"0 " * 12 + b"99 0 0\n")
+    zeros = b"0 "
+    rest = b"S 7 1 1 0 -1 4194560 " + zeros * 4 + b"3 4 " + zeros * 6 + b"99 0 0\n"
+    (process / "stat").write_bytes(b"1 (" + name + b") " + rest)
     (process / "status").write_bytes(b"Name:\t" + escaped + b"\nState:\tS (sleeping)\nCapEff:\t0000000000000001\n")
     stat, status = stat_of(1, tmp_path), status_of(1, tmp_path)
-    assert stat == (name.decode(errors="replace"), "S", 7, 0x400100, 99)
+    assert stat == (name.decode(errors="replace"), "S", 7, 0x400100, 3 + 4, 99)
     assert (status["State"], status["CapEff"]) == ("S (sleeping)", "0000000000000001")
     assert status["Name"] == escaped.decode(errors="replace")
 

@@ -13,7 +13,7 @@ _WIDE = 110
 
 
 def mount_lines(listed: Sequence[ListedMount], width: int | None, *, verbose: bool) -> Iterator[str]:
-    """Yield the lines, of at most `width` columns; None: complete. `verbose`: with what was verified of each layer."""
+    """Yield the lines, cut to `width` columns, if given; if `verbose`, with what was verified of each layer."""
     rows = [_HEAD, *(_row(mount, width) for mount in listed)]
     lines = table(fitted(rows, width, elastic=(0, 1)))
     for line, mount in zip(lines, [None, *listed], strict=True):

@@ -9,7 +9,7 @@ import time
 class StopLimit:
     """Notices that a child process has been stopped for more than `seconds` without a break.
 
-    Ctrl-Z stops the child along with this process, so a child that goes on soon is fine.
+    Ctrl-Z stops the child along with this process, so a child that continues soon is fine.
     """
 
     def __init__(self, pid: int, seconds: float = 5.0) -> None:

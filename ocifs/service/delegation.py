@@ -69,10 +69,11 @@ class _Watch:
 
 
 def _is_stopped(pid: int) -> bool:
-    """Whether a process is stopped (SIGSTOP) or traced (proc_pid_stat(5))."""
+    """Whether a process is stopped (SIGSTOP) or traced."""
+    from ocifs.process import stat_of  # only for one that says nothing for a second
+
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1] in (b"T", b"t")
+        return stat_of(pid).is_stopped
     except OSError:
         return False
 

@@ -31,7 +31,7 @@ _TOKEN = re.compile(r"[!-~]{1,65536}")
 
 
 class _RefusedError(RegistryError):
-    """A token server refuses the credentials, or wants some."""
+    """A token server refuses the credentials, or requires some."""
 
 
 class Challenge(NamedTuple):
